@@ -1,0 +1,112 @@
+//! What every framed protocol's messages have in common.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+/// What a frame is for, as far as its fixed header tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A call that wants an answer.
+    Request,
+    /// A call that wants none.
+    OneWay,
+    /// The answer to a request.
+    Response,
+    /// A heartbeat that wants an answer.
+    Ping,
+    /// The answer to a heartbeat.
+    Pong,
+    /// The peer is going away: finish what is in flight, send nothing new.
+    Goodbye,
+    /// The peer takes a [`Kind::Goodbye`] back.
+    Welcome,
+    /// A message about the connection that means nothing to a proxy; dropped.
+    Notice,
+}
+
+/// The fixed header of one frame: all that core needs to pass it on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// What the frame is for.
+    pub kind: Kind,
+    /// The request id as on the wire, zero-extended.
+    pub id: u64,
+    /// Length of the whole frame in bytes, fixed header included.
+    pub len: usize,
+    /// Frames of different variants must not share an upstream connection (a peer that learns
+    /// its dialect from the first frame, say). 0 where the protocol has only one.
+    pub variant: u8,
+    /// The codec's own memory of the frame: whatever `encode`, `signal` and `reject` need of it
+    /// after its bytes are gone (serialization, flags). Core only carries it.
+    pub note: u32,
+}
+
+/// How a call ended, as its response tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The service answered.
+    Success,
+    /// The service answered with an exception of its own: the application's business.
+    Exception,
+    /// The server's framework failed the call.
+    Failed,
+    /// The server did not run the call (too busy, shutting down): another endpoint may safely.
+    Refused,
+    /// The server gave up waiting for its own work.
+    TimedOut,
+}
+
+/// What a frame says beyond its fixed header.
+#[derive(Debug)]
+pub enum Reading<'a> {
+    /// Of a request or one-way.
+    Call(Metadata<'a>),
+    /// Of a response.
+    Answer(Outcome),
+}
+
+/// What routing may see of a request: views into its frame.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metadata<'a> {
+    /// The service (interface) name, without version and group. Never empty.
+    pub service: Cow<'a, str>,
+    /// The method, or "" if the frame does not say.
+    pub method: Cow<'a, str>,
+    /// The service's version, or "" for none.
+    pub version: Cow<'a, str>,
+    /// The service's group (or unique id), or "" for none.
+    pub group: Cow<'a, str>,
+    /// How long the caller will wait, if it says so.
+    pub timeout: Option<Duration>,
+    /// Where in the frame the attributes begin; the codec's own business.
+    pub attributes_at: usize,
+}
+
+/// What [`Codec::encode`](crate::codec::Codec::encode) changes in a frame.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Edit<'a> {
+    /// The id the frame shall carry.
+    pub id: u64,
+    /// Attributes to add, or to replace where the frame has them already.
+    pub attributes: &'a [(&'a str, &'a str)],
+}
+
+/// Bytes that can never become a frame, sorted by what is to be done about them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Not this protocol, or not any more: the connection can only be closed.
+    #[error("{0}")]
+    Garbage(&'static str),
+    /// A frame whose header is sound but whose length is over the limit: it can still be
+    /// answered natively, then the connection is closed.
+    #[error("frame of {} bytes is over the limit of {limit}", head.len)]
+    TooLarge {
+        /// The frame's own header, for the answer.
+        head: Head,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// A whole frame whose content cannot be read: answered natively, the connection lives on.
+    #[error("{0}")]
+    Content(&'static str),
+}

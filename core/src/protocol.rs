@@ -1,0 +1,35 @@
+//! The plug of any protocol: recognising a connection and serving it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::driver::{Connection, Worker};
+
+/// What the first bytes of a connection say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sniff {
+    /// This protocol.
+    Match,
+    /// Not this protocol, whatever follows.
+    Mismatch,
+    /// More bytes are needed.
+    Undecided,
+}
+
+/// A future that stays on its worker's thread.
+pub type Served = Pin<Box<dyn Future<Output = ()>>>;
+
+/// A protocol that a listener can speak.
+pub trait Protocol: Send + Sync + 'static {
+    /// Its name in configuration, metrics and logs.
+    fn name(&self) -> &'static str;
+
+    /// Whether a connection that begins with `head` speaks it. Must decide within 64 bytes, and
+    /// never change its mind.
+    fn sniff(&self, head: &[u8]) -> Sniff;
+
+    /// Serves one accepted connection to its end.
+    fn serve(self: Arc<Self>, connection: Connection, worker: Rc<Worker>) -> Served;
+}
