@@ -80,6 +80,9 @@ pub struct Metadata<'a> {
     pub timeout: Option<Duration>,
     /// Where in the frame the attributes begin; the codec's own business.
     pub attributes_at: usize,
+    /// [`Head::note`] made complete by what only the body tells (its dialect, say). Takes that
+    /// one's place from now on; a codec with nothing to add copies it.
+    pub note: u32,
 }
 
 /// What [`Codec::encode`](crate::codec::Codec::encode) changes in a frame.
