@@ -5,6 +5,7 @@
 //! hessian 3.x writes.
 
 pub mod draft;
+mod text;
 pub mod v2;
 
 /// What a reader will put up with.
