@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod codec;
+pub mod conformance;
 pub mod discovery;
 pub mod endpoint;
 pub mod frame;

@@ -1,0 +1,147 @@
+//! What a driver does with a codec, step by step, each step's result checked.
+
+use bytes::BytesMut;
+
+use super::PROBE;
+use crate::codec::{Codec, Signal};
+use crate::frame::{Edit, Head, Kind, Malformed, Metadata, Outcome, Reading};
+use crate::rejection::Rejection;
+
+/// Does to one whole frame what a driver does to it.
+pub(super) fn exercise_frame(codec: &dyn Codec, mut head: Head, wire: &[u8]) {
+    const WHAT: &str = "arbitrary bytes";
+    match head.kind {
+        Kind::Request | Kind::OneWay | Kind::Response => {}
+        Kind::Ping => {
+            let mut pong = BytesMut::new();
+            if codec.signal(Signal::Pong { wire }, &head, &mut pong) {
+                let answer = sole(codec, &pong, WHAT);
+                assert_eq!((answer.kind, answer.id), (Kind::Pong, head.id), "pong");
+            }
+            return;
+        }
+        Kind::Pong | Kind::Goodbye | Kind::Welcome | Kind::Notice => return,
+    }
+    match codec.read(&head, wire) {
+        Ok(Reading::Call(metadata)) => {
+            assert!(!metadata.service.is_empty(), "a call of no service");
+            for name in [PROBE, "", "timeout", "service"] {
+                codec.attribute(wire, &metadata, name);
+            }
+            head.note = metadata.note;
+        }
+        Ok(Reading::Answer(_)) => {}
+        Err(Malformed::Garbage(_)) => return,
+        Err(_) => {
+            reject(codec, &head, Rejection::BadRequest, "unreadable", WHAT);
+            return;
+        }
+    }
+    assert_eq!(
+        edited(codec, &head, wire, head.id, &[]),
+        wire,
+        "identity of {wire:02x?}"
+    );
+    let id = head.id ^ 1;
+    let changed = edited(codec, &head, wire, id, &[(PROBE, "value")]);
+    assert_eq!(sole(codec, &changed, WHAT).id, id, "a new id");
+    reject(codec, &head, Rejection::NoRoute, "no route", WHAT);
+}
+
+/// The head of a frame that is all of `bytes`.
+pub(super) fn sole(codec: &dyn Codec, bytes: &[u8], name: &str) -> Head {
+    match codec.peek(bytes) {
+        Ok(Some(head)) => {
+            assert_eq!(head.len, bytes.len(), "{name}: the frame's length");
+            head
+        }
+        other => panic!("{name}: a whole frame, yet peek says {other:?}"),
+    }
+}
+
+/// The frame as `encode` makes it, put together as a driver does.
+pub(super) fn edited(
+    codec: &dyn Codec,
+    head: &Head,
+    wire: &[u8],
+    id: u64,
+    attributes: &[(&str, &str)],
+) -> Vec<u8> {
+    const BEFORE: &[u8] = b"what was there before";
+    let mut out = BytesMut::from(BEFORE);
+    let stands_for = codec.encode(head, wire, &Edit { id, attributes }, &mut out);
+    out.extend_from_slice(&wire[stands_for..]);
+    assert!(out.starts_with(BEFORE), "encode must append");
+    out[BEFORE.len()..].to_vec()
+}
+
+/// The call's metadata.
+fn metadata<'a>(codec: &dyn Codec, head: &Head, wire: &'a [u8], name: &str) -> Metadata<'a> {
+    match codec.read(head, wire) {
+        Ok(Reading::Call(metadata)) => metadata,
+        other => panic!("{name}: a call that reads as {other:?}"),
+    }
+}
+
+pub(super) fn attribute(codec: &dyn Codec, wire: &[u8], name: &str, key: &str) -> Option<String> {
+    let head = sole(codec, wire, name);
+    let metadata = metadata(codec, &head, wire, name);
+    codec
+        .attribute(wire, &metadata, key)
+        .map(|value| value.into_owned())
+}
+
+/// Both frames say the same, except where their attributes stand.
+pub(super) fn same_reading(
+    codec: &dyn Codec,
+    name: &str,
+    before: (&Head, &[u8]),
+    after: (&Head, &[u8]),
+) {
+    match (codec.read(before.0, before.1), codec.read(after.0, after.1)) {
+        (Ok(Reading::Call(before)), Ok(Reading::Call(after))) => {
+            let after = Metadata {
+                attributes_at: before.attributes_at,
+                ..after
+            };
+            assert_eq!(before, after, "rewriting: {name}: what it says");
+        }
+        (Ok(Reading::Answer(before)), Ok(Reading::Answer(after))) => {
+            assert_eq!(before, after, "rewriting: {name}: how it ended");
+        }
+        (before, after) => panic!("rewriting: {name}: reads {before:?}, then {after:?}"),
+    }
+}
+
+/// Rejects the frame of `head` and checks what comes of it.
+pub(super) fn reject(codec: &dyn Codec, head: &Head, reason: Rejection, text: &str, name: &str) {
+    let mut out = BytesMut::from(&b"before"[..]);
+    let answered = codec.reject(head, reason, text, &mut out);
+    assert!(
+        out.starts_with(b"before"),
+        "rejection: {name}: reject must append"
+    );
+    let wire = &out[6..];
+    let wanted = head.kind == Kind::Request;
+    assert_eq!(
+        answered, wanted,
+        "rejection: {name}: {reason:?}: who wants an answer gets one"
+    );
+    if !answered {
+        assert!(
+            wire.is_empty(),
+            "rejection: {name}: {reason:?}: bytes of no answer"
+        );
+        return;
+    }
+    let answer = sole(codec, wire, name);
+    assert_eq!(
+        (answer.kind, answer.id, answer.variant),
+        (Kind::Response, head.id, head.variant),
+        "rejection: {name}: {reason:?}"
+    );
+    match codec.read(&answer, wire) {
+        Ok(Reading::Answer(outcome)) if outcome != Outcome::Success => {}
+        other => panic!("rejection: {name}: {reason:?} reads back as {other:?}"),
+    }
+}
