@@ -1,0 +1,230 @@
+//! A named set of endpoints with the policy that all calls to it share.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::balance::Policy;
+use crate::budget::Budget;
+use crate::clock::Clock;
+use crate::discovery::{Discovery, Instance, Lane, Lookup, Sink, Snapshot, WatchGuard};
+use crate::endpoint::{Endpoint, Health};
+use crate::outlier::Outlier;
+
+/// How calls to a cluster are spread, bounded and kept away from bad endpoints.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterPolicy {
+    /// How an endpoint is chosen. Default: round robin.
+    pub balance: Policy,
+    /// How long a connection may take to be made. Default: 1 s.
+    pub connect_timeout: Duration,
+    /// Upstream connections per endpoint and worker, at most. Default: 4.
+    pub connections: u32,
+    /// An upstream connection that was silent this long is sent a heartbeat. Default: 5 s.
+    pub heartbeat_interval: Duration,
+    /// A connection silent for this many intervals is given up. Default: 3.
+    pub heartbeat_misses: u32,
+    /// Calls in flight to the whole cluster, at most; 0 = no limit. Default: 10,000.
+    pub max_in_flight: u32,
+    /// Calls in flight to one endpoint, at most; 0 = no limit. Default: 0.
+    pub per_endpoint: u32,
+    /// When an endpoint is ejected.
+    pub outlier: Outlier,
+    /// If fewer than this share of the endpoints (percent) is available, all are used.
+    /// Default: 50.
+    pub panic_percent: u32,
+    /// Retries in flight, at most, in percent of the calls in flight. Default: 20.
+    pub retry_budget: u32,
+}
+
+impl Default for ClusterPolicy {
+    fn default() -> Self {
+        Self {
+            balance: Policy::default(),
+            connect_timeout: Duration::from_secs(1),
+            connections: 4,
+            heartbeat_interval: Duration::from_secs(5),
+            heartbeat_misses: 3,
+            max_in_flight: 10_000,
+            per_endpoint: 0,
+            outlier: Outlier::default(),
+            panic_percent: 50,
+            retry_budget: 20,
+        }
+    }
+}
+
+/// Where a cluster's endpoints come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// Listed in the configuration.
+    Listed(Vec<Instance>),
+    /// Watched in a registry.
+    Discovered(Lookup),
+}
+
+/// A cluster as configured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterSpec {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where its endpoints come from.
+    pub source: Source,
+    /// Its policy.
+    pub policy: ClusterPolicy,
+}
+
+/// The endpoints of a cluster at one moment.
+#[derive(Debug, Default)]
+pub struct Endpoints {
+    /// Whether a first snapshot has arrived.
+    pub ready: bool,
+    /// Whether the registry knows the service.
+    pub known: bool,
+    /// All of them, those of weight 0 included.
+    pub all: Vec<Arc<Endpoint>>,
+    /// The framework's own split.
+    pub lane: Option<Lane>,
+}
+
+/// A cluster at work: shared by all workers.
+pub struct Cluster {
+    /// What it was made from.
+    pub spec: ClusterSpec,
+    /// Calls in flight to it, from all workers.
+    pub in_flight: AtomicU32,
+    /// What retries may cost.
+    pub budget: Budget,
+    endpoints: ArcSwap<Endpoints>,
+    version: AtomicU64,
+    ready: watch::Sender<bool>,
+    clock: Clock,
+    guard: Mutex<Option<WatchGuard>>,
+}
+
+impl Cluster {
+    /// Makes the cluster and begins to watch its registry if it has one. Endpoints of `former`,
+    /// the cluster it replaces, keep what was learnt about them.
+    #[must_use]
+    pub fn start(
+        spec: ClusterSpec,
+        clock: Clock,
+        discovery: &dyn Discovery,
+        former: Option<&Self>,
+    ) -> Arc<Self> {
+        let cluster = Arc::new(Self {
+            in_flight: AtomicU32::new(0),
+            budget: Budget::new(spec.policy.retry_budget, 3),
+            endpoints: ArcSwap::from_pointee(Endpoints::default()),
+            version: AtomicU64::new(0),
+            ready: watch::Sender::new(false),
+            clock,
+            guard: Mutex::new(None),
+            spec,
+        });
+        if let Some(former) = former {
+            let known = former.endpoints.load();
+            if known.ready && former.spec.source == cluster.spec.source {
+                cluster.endpoints.store(known.clone());
+                cluster.version.store(1, Ordering::Release);
+                cluster.ready.send_replace(true);
+            }
+        }
+        match &cluster.spec.source {
+            Source::Listed(instances) => cluster.update(Snapshot {
+                known: true,
+                instances: instances.clone(),
+                lane: None,
+            }),
+            Source::Discovered(lookup) => {
+                let sink = Arc::new(ClusterSink(Arc::downgrade(&cluster)));
+                let guard = discovery.watch(lookup, sink);
+                *cluster.guard.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
+            }
+        }
+        cluster
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.spec.name
+    }
+
+    /// The endpoints now.
+    #[must_use]
+    pub fn endpoints(&self) -> Arc<Endpoints> {
+        self.endpoints.load_full()
+    }
+
+    /// A number that changes with every change of the endpoints.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Waits until the first snapshot has arrived.
+    pub async fn until_ready(&self) {
+        // An error means that the sender is gone, which `self` rules out.
+        let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
+    }
+
+    /// Puts a snapshot in force. Endpoints that stay keep their health, and those that did not
+    /// change at all stay the same object.
+    pub fn update(&self, snapshot: Snapshot) {
+        let before = self.endpoints.load();
+        let by_address: HashMap<SocketAddr, &Arc<Endpoint>> =
+            before.all.iter().map(|endpoint| (endpoint.address, endpoint)).collect();
+        let all = snapshot
+            .instances
+            .into_iter()
+            .map(|instance| self.endpoint(instance, &by_address))
+            .collect();
+        let next =
+            Endpoints { ready: true, known: snapshot.known, all, lane: snapshot.lane };
+        self.endpoints.store(Arc::new(next));
+        self.version.fetch_add(1, Ordering::AcqRel);
+        self.ready.send_replace(true);
+    }
+
+    fn endpoint(
+        &self,
+        instance: Instance,
+        before: &HashMap<SocketAddr, &Arc<Endpoint>>,
+    ) -> Arc<Endpoint> {
+        let warm_up = instance.warm_up.map(|warm_up| {
+            (self.clock.from_wall(warm_up.since), crate::clock::micros(warm_up.period))
+        });
+        let former = before.get(&instance.address).copied();
+        if let Some(former) = former
+            && former.weight == instance.weight
+            && former.labels == instance.labels
+            && former.warm_up == warm_up
+        {
+            return former.clone();
+        }
+        Arc::new(Endpoint {
+            address: instance.address,
+            weight: instance.weight,
+            labels: instance.labels,
+            warm_up,
+            health: former.map_or_else(|| Arc::new(Health::default()), |f| f.health.clone()),
+        })
+    }
+}
+
+/// Holds the cluster weakly: a watch must not keep alive what nobody routes to.
+struct ClusterSink(Weak<Cluster>);
+
+impl Sink for ClusterSink {
+    fn update(&self, snapshot: Snapshot) {
+        if let Some(cluster) = self.0.upgrade() {
+            cluster.update(snapshot);
+        }
+    }
+}

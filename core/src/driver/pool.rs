@@ -1,0 +1,113 @@
+//! A worker's connections to one endpoint in one protocol.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::cluster::Cluster;
+use crate::codec::Codec;
+use crate::endpoint::Endpoint;
+use crate::mesh::Seat;
+
+use super::upstream::Upstream;
+use super::worker::Worker;
+
+/// Calls in flight on every connection of a pool before it grows. Fewer connections carry more
+/// calls per system call; more of them keep a peer that reads each with one thread busy.
+const GROW_AT: usize = 256;
+
+/// What tells a worker's pools apart.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct PoolKey {
+    pub(crate) cluster: *const Cluster,
+    pub(crate) address: std::net::SocketAddr,
+    pub(crate) protocol: &'static str,
+    pub(crate) variant: u8,
+}
+
+/// A worker's connections to one endpoint, in one protocol and variant.
+pub(crate) struct Pool {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) codec: Arc<dyn Codec>,
+    pub(crate) protocol: &'static str,
+    pub(crate) variant: u8,
+    upstreams: RefCell<Vec<Rc<Upstream>>>,
+}
+
+impl Seat {
+    /// The worker's pool to this endpoint.
+    pub(crate) fn pool(
+        &self,
+        worker: &Rc<Worker>,
+        codec: &Arc<dyn Codec>,
+        protocol: &'static str,
+        variant: u8,
+    ) -> Rc<Pool> {
+        let mut pools = self.pools.borrow_mut();
+        let known =
+            pools.iter().find(|pool| pool.variant == variant && pool.protocol == protocol);
+        if let Some(pool) = known {
+            return pool.clone();
+        }
+        let key = PoolKey {
+            cluster: Arc::as_ptr(&self.cluster),
+            address: self.endpoint.address,
+            protocol,
+            variant,
+        };
+        let pool = worker.pool(key, || Pool {
+            cluster: self.cluster.clone(),
+            endpoint: self.endpoint.clone(),
+            codec: codec.clone(),
+            protocol,
+            variant,
+            upstreams: RefCell::default(),
+        });
+        pools.push(pool.clone());
+        pool
+    }
+}
+
+impl Pool {
+    /// The connection that shall carry the next call: the least loaded, or a new one. `None` if
+    /// none may be made and those there are do not read what they are sent.
+    pub(crate) fn choose(self: &Rc<Self>, worker: &Rc<Worker>) -> Option<Rc<Upstream>> {
+        let upstreams = self.upstreams.borrow();
+        let best = upstreams
+            .iter()
+            .filter(|upstream| upstream.takes_calls())
+            .min_by_key(|upstream| upstream.load());
+        let room = upstreams.len() < self.cluster.spec.policy.connections.max(1) as usize;
+        match best {
+            Some(best) if best.load() < GROW_AT || !room => Some(best.clone()),
+            None if !room => None,
+            Some(_) | None => {
+                drop(upstreams);
+                let fresh = Upstream::start(self, worker);
+                self.upstreams.borrow_mut().push(fresh.clone());
+                Some(fresh)
+            }
+        }
+    }
+
+    /// Lets go of a connection that ended.
+    pub(crate) fn forget(&self, ended: &Rc<Upstream>) {
+        self.upstreams.borrow_mut().retain(|upstream| !Rc::ptr_eq(upstream, ended));
+    }
+
+    /// Its connections.
+    pub(crate) fn upstreams(&self) -> Vec<Rc<Upstream>> {
+        self.upstreams.borrow().clone()
+    }
+
+    /// Connections, ended ones excepted.
+    pub(crate) fn len(&self) -> usize {
+        self.upstreams.borrow().len()
+    }
+
+    /// Whether any seat still leads here, besides the worker's own list and the connections.
+    pub(crate) fn is_wanted(self: &Rc<Self>) -> bool {
+        Rc::strong_count(self) > 1 + self.len()
+    }
+}

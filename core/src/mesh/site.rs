@@ -1,0 +1,201 @@
+//! What all calls to one service and method through one listener have in common, resolved once.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::driver::{Listening, Worker};
+use crate::frame::Metadata;
+use crate::record::{Series, SeriesKey};
+use crate::rejection::Rejection;
+use crate::route::{Call, Candidates, Destination, Route};
+
+use super::view::View;
+
+/// Sites that one connection remembers.
+const PER_CONNECTION: usize = 16;
+/// Sites that one worker remembers.
+const PER_WORKER: usize = 16_384;
+
+/// What tells sites apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SiteKey {
+    pub(crate) service: Box<str>,
+    pub(crate) method: Box<str>,
+    pub(crate) version: Box<str>,
+    pub(crate) group: Box<str>,
+    /// Only where a route of the table asks for it.
+    source: Option<IpAddr>,
+    listener: u64,
+    protocol: &'static str,
+}
+
+/// A resolved call key: its routes, its series, and the views its calls went to.
+pub(crate) struct Site {
+    pub(crate) key: SiteKey,
+    pub(crate) epoch: u64,
+    pub(crate) protocol: &'static str,
+    pub(crate) listening: Rc<Listening>,
+    pub(crate) series: Arc<dyn Series>,
+    pub(crate) candidates: Candidates,
+    targets: RefCell<Vec<Target>>,
+}
+
+struct Target {
+    route: usize,
+    destination: usize,
+    view: Rc<RefCell<View>>,
+}
+
+impl Site {
+    fn is_for(&self, metadata: &Metadata<'_>) -> bool {
+        *self.key.service == *metadata.service
+            && *self.key.method == *metadata.method
+            && *self.key.version == *metadata.version
+            && *self.key.group == *metadata.group
+    }
+
+    /// The candidate route of this number.
+    pub(crate) fn route(&self, number: usize) -> &Arc<Route> {
+        &self.candidates.routes()[number]
+    }
+
+    /// The view that one destination of a route leads to.
+    pub(crate) fn view(
+        &self,
+        worker: &Worker,
+        route: usize,
+        destination: usize,
+    ) -> Result<Rc<RefCell<View>>, Rejection> {
+        let mut targets = self.targets.borrow_mut();
+        let known = targets.iter().find(|t| t.route == route && t.destination == destination);
+        if let Some(target) = known {
+            return Ok(target.view.clone());
+        }
+        let (cluster, subset) = match &self.route(route).to {
+            Destination::Clusters(weighted) => {
+                let chosen = weighted.get(destination).ok_or(Rejection::NoEndpoint)?;
+                let routing = worker.routing();
+                let cluster = routing.cluster(&chosen.cluster).ok_or(Rejection::NoEndpoint)?;
+                (cluster.clone(), chosen.subset.as_ref())
+            }
+            Destination::Registry { registry, layout } => {
+                let found =
+                    worker.mesh().look_up(registry, layout.as_ref(), self.protocol, &self.key);
+                (found.ok_or(Rejection::Overloaded)?, None)
+            }
+        };
+        let view = worker.view(&cluster, subset);
+        targets.push(Target { route, destination, view: view.clone() });
+        Ok(view)
+    }
+}
+
+/// The sites that one connection used last.
+#[derive(Default)]
+pub(crate) struct SiteCache(Vec<Rc<Site>>);
+
+impl SiteCache {
+    /// The site of a call. Mostly the same as for the call before: four comparisons.
+    pub(crate) fn find(
+        &mut self,
+        worker: &Worker,
+        listening: &Rc<Listening>,
+        protocol: &'static str,
+        source: IpAddr,
+        metadata: &Metadata<'_>,
+    ) -> Rc<Site> {
+        let epoch = worker.epoch();
+        let found = self.0.iter().position(|site| site.is_for(metadata));
+        if let Some(at) = found {
+            if self.0[at].epoch == epoch {
+                if at > 0 {
+                    self.0.swap(at, at - 1);
+                    return self.0[at - 1].clone();
+                }
+                return self.0[0].clone();
+            }
+            self.0.clear();
+        }
+        let site = worker.site(listening, protocol, source, metadata);
+        if self.0.len() >= PER_CONNECTION {
+            self.0.pop();
+        }
+        self.0.push(site.clone());
+        site
+    }
+}
+
+/// All sites of one worker.
+#[derive(Default)]
+pub(crate) struct Sites(HashMap<SiteKey, Rc<Site>>);
+
+impl Sites {
+    pub(crate) fn of(
+        &mut self,
+        worker: &Worker,
+        listening: &Rc<Listening>,
+        protocol: &'static str,
+        source: IpAddr,
+        metadata: &Metadata<'_>,
+    ) -> Rc<Site> {
+        let routing = worker.routing();
+        let table = routing.table(&listening.routes);
+        let by_source = table
+            .is_some_and(|table| table.routes.iter().any(|r| !r.when.sources.is_empty()));
+        let key = SiteKey {
+            service: metadata.service.as_ref().into(),
+            method: metadata.method.as_ref().into(),
+            version: metadata.version.as_ref().into(),
+            group: metadata.group.as_ref().into(),
+            source: by_source.then_some(source),
+            listener: listening.id,
+            protocol,
+        };
+        if let Some(site) = self.0.get(&key)
+            && site.epoch == routing.epoch
+        {
+            return site.clone();
+        }
+        let call = Call {
+            protocol,
+            service: &key.service,
+            method: &key.method,
+            version: &key.version,
+            group: &key.group,
+            source,
+        };
+        let candidates =
+            table.map_or_else(Candidates::default, |table| table.candidates(&call));
+        let series = worker.mesh().observer.series(
+            worker.index(),
+            &SeriesKey {
+                protocol,
+                listener: listening.name.clone(),
+                service: key.service.as_ref().into(),
+                method: key.method.as_ref().into(),
+            },
+        );
+        let site = Rc::new(Site {
+            key: key.clone(),
+            epoch: routing.epoch,
+            protocol,
+            listening: listening.clone(),
+            series,
+            candidates,
+            targets: RefCell::default(),
+        });
+        if self.0.len() >= PER_WORKER {
+            self.0.clear();
+        }
+        self.0.insert(key, site.clone());
+        site
+    }
+
+    /// Lets go of sites that no connection remembers.
+    pub(crate) fn forget_unused(&mut self) {
+        self.0.retain(|_, site| Rc::strong_count(site) > 1);
+    }
+}
