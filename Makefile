@@ -1,0 +1,21 @@
+# What a developer types. Each target does its own set-up on a Debian with Rust.
+
+.PHONY: demo test peers check
+
+# The mesh at work: stand-in services, callers and the proxy in one process.
+demo:
+	cargo run --profile quick -- demo
+
+# Every test: units, laws, properties, and end to end with third-party clients and servers.
+test: peers
+	cargo test --workspace
+
+# The third-party clients and servers that the end-to-end tests run.
+peers:
+	scripts/peers.sh
+
+# What CI asks for besides the tests.
+check:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
