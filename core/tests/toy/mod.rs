@@ -1,0 +1,385 @@
+//! A framed protocol made for tests, its clients and its scripted servers.
+//!
+//! ```text
+//! 0      4     5    6        10
+//! | len  | kind|flag| id     | text: service SP method { SP key=value }  or  answer text
+//! ```
+//! `len` counts the whole frame. Kinds: 1 request, 2 one-way, 3 response, 4 ping, 5 pong,
+//! 6 goodbye, 7 welcome. The flag of a response is its outcome, of a rejection 100 + its reason.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use finback_core::cluster::{ClusterPolicy, ClusterSpec, Source};
+use finback_core::codec::{Codec, Sharing, Signal};
+use finback_core::discovery::{Discovery, Instance, Lookup, Sink, WatchGuard};
+use finback_core::driver::{Connection, ListenerSpec, Worker, Workers, serve_framed};
+use finback_core::frame::{Edit, Head, Kind, Malformed, Metadata, Outcome, Reading};
+use finback_core::mesh::{Limits, Mesh, RoutingSpec};
+use finback_core::protocol::{Protocol, Served, Sniff};
+use finback_core::record::{Observer, Record, Series, SeriesKey};
+use finback_core::rejection::Rejection;
+use finback_core::route::{Destination, Match, Retry, Route, RouteTable, Weighted};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+pub const MAX_FRAME: usize = 1 << 20;
+const HEADER: usize = 10;
+
+pub struct Toy;
+
+pub fn frame(kind: u8, flag: u8, id: u32, text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.put_u32(u32::try_from(HEADER + text.len()).unwrap());
+    out.put_u8(kind);
+    out.put_u8(flag);
+    out.put_u32(id);
+    out.put_slice(text.as_bytes());
+    out
+}
+
+impl Codec for Toy {
+    fn sharing(&self) -> Sharing {
+        Sharing::Multiplexed { id_bits: 32 }
+    }
+
+    fn peek(&self, bytes: &[u8]) -> Result<Option<Head>, Malformed> {
+        let Some(header) = bytes.get(..HEADER) else { return Ok(None) };
+        let len = u32::from_be_bytes(header[..4].try_into().unwrap()) as usize;
+        let kind = match header[4] {
+            1 => Kind::Request,
+            2 => Kind::OneWay,
+            3 => Kind::Response,
+            4 => Kind::Ping,
+            5 => Kind::Pong,
+            6 => Kind::Goodbye,
+            7 => Kind::Welcome,
+            _ => return Err(Malformed::Garbage("unknown kind")),
+        };
+        let id = u64::from(u32::from_be_bytes(header[6..10].try_into().unwrap()));
+        let head = Head { kind, id, len, variant: 0, note: u32::from(header[5]) };
+        if len > MAX_FRAME {
+            return Err(Malformed::TooLarge { head, limit: MAX_FRAME });
+        }
+        if len < HEADER {
+            return Err(Malformed::Garbage("length too short"));
+        }
+        Ok(Some(head))
+    }
+
+    fn read<'a>(&self, head: &Head, wire: &'a [u8]) -> Result<Reading<'a>, Malformed> {
+        if head.kind == Kind::Response {
+            return Ok(Reading::Answer(match head.note {
+                0 => Outcome::Success,
+                1 => Outcome::Exception,
+                2 => Outcome::Refused,
+                _ => Outcome::Failed,
+            }));
+        }
+        let text = std::str::from_utf8(&wire[HEADER..]).map_err(|_| Malformed::Content("text"))?;
+        let mut words = text.split(' ');
+        let timeout = attribute(text, "timeout").map(|ms| Duration::from_millis(ms.parse().unwrap()));
+        Ok(Reading::Call(Metadata {
+            service: words.next().unwrap_or_default().into(),
+            method: words.next().unwrap_or_default().into(),
+            timeout,
+            note: head.note,
+            ..Metadata::default()
+        }))
+    }
+
+    fn attribute<'a>(&self, wire: &'a [u8], _: &Metadata<'_>, name: &str) -> Option<Cow<'a, str>> {
+        attribute(std::str::from_utf8(&wire[HEADER..]).ok()?, name).map(Cow::Borrowed)
+    }
+
+    fn encode(&self, _: &Head, wire: &[u8], edit: &Edit<'_>, out: &mut BytesMut) -> usize {
+        out.put_slice(&wire[..6]);
+        out.put_u32(u32::try_from(edit.id).unwrap());
+        HEADER
+    }
+
+    fn signal(&self, signal: Signal<'_>, _: &Head, out: &mut BytesMut) -> bool {
+        let frame = match signal {
+            Signal::Ping { id } => frame(4, 0, u32::try_from(id).unwrap(), ""),
+            Signal::Pong { wire } => {
+                let mut pong = wire.to_vec();
+                pong[4] = 5;
+                pong
+            }
+            Signal::Goodbye { .. } => frame(6, 0, 0, ""),
+        };
+        out.put_slice(&frame);
+        true
+    }
+
+    fn reject(&self, head: &Head, rejection: Rejection, text: &str, out: &mut BytesMut) -> bool {
+        if head.kind == Kind::OneWay {
+            return false;
+        }
+        let reason = Rejection::ALL.iter().position(|each| *each == rejection).unwrap();
+        let flag = 100 + u8::try_from(reason).unwrap();
+        out.put_slice(&frame(3, flag, u32::try_from(head.id).unwrap(), text));
+        true
+    }
+}
+
+fn attribute<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.split(' ').skip(2).find_map(|word| word.split_once('=').filter(|(k, _)| *k == name)).map(|(_, v)| v)
+}
+
+impl Protocol for Toy {
+    fn name(&self) -> &'static str {
+        "toy"
+    }
+    fn sniff(&self, head: &[u8]) -> Sniff {
+        match head.first() {
+            None => Sniff::Undecided,
+            Some(0) => Sniff::Match,
+            Some(_) => Sniff::Mismatch,
+        }
+    }
+    fn serve(self: Arc<Self>, connection: Connection, worker: Rc<Worker>) -> Served {
+        serve_framed(self, "toy", connection, worker)
+    }
+}
+
+// === The mesh under test ===
+
+#[derive(Default)]
+pub struct Records(Mutex<Vec<(String, Record)>>);
+
+impl Records {
+    /// Endings so far, sorted.
+    pub fn endings(&self) -> Vec<&'static str> {
+        let mut names: Vec<_> =
+            self.0.lock().unwrap().iter().map(|(_, record)| record.ending.name()).collect();
+        names.sort_unstable();
+        names
+    }
+    pub fn last(&self) -> Record {
+        self.0.lock().unwrap().last().unwrap().1
+    }
+}
+
+struct Seen(Arc<Records>, String);
+
+impl Series for Seen {
+    fn record(&self, record: &Record) {
+        self.0.0.lock().unwrap().push((self.1.clone(), *record));
+    }
+}
+
+pub struct Watcher(pub Arc<Records>);
+
+impl Observer for Watcher {
+    fn series(&self, _: usize, key: &SeriesKey) -> Arc<dyn Series> {
+        Arc::new(Seen(self.0.clone(), format!("{}.{}", key.service, key.method)))
+    }
+}
+
+/// A registry whose snapshots the test delivers.
+#[derive(Default)]
+pub struct Hand(pub Mutex<HashMap<String, Vec<Arc<dyn Sink>>>>);
+
+struct Handed(Arc<Hand>);
+
+impl Discovery for Handed {
+    fn watch(&self, lookup: &Lookup, sink: Arc<dyn Sink>) -> WatchGuard {
+        self.0.0.lock().unwrap().entry(lookup.service.to_string()).or_default().push(sink);
+        Box::new(())
+    }
+}
+
+pub struct Mess {
+    pub mesh: Arc<Mesh>,
+    pub workers: Workers,
+    pub address: SocketAddr,
+    pub records: Arc<Records>,
+    pub hand: Arc<Hand>,
+}
+
+pub fn instance(address: SocketAddr) -> Instance {
+    Instance { address, weight: 100, labels: Default::default(), warm_up: None }
+}
+
+pub fn policy() -> ClusterPolicy {
+    ClusterPolicy { connect_timeout: Duration::from_millis(500), ..ClusterPolicy::default() }
+}
+
+pub fn limits() -> Limits {
+    Limits {
+        call_timeout: Duration::from_secs(5),
+        drain_grace: Duration::from_millis(300),
+        drain: Duration::from_secs(2),
+        ..Limits::default()
+    }
+}
+
+pub fn retry(attempts: u32) -> Retry {
+    Retry { attempts, ..Retry::default() }
+}
+
+/// Routing in which every call goes to one cluster of these endpoints.
+pub fn routing(endpoints: &[SocketAddr], policy: ClusterPolicy, retry: Retry) -> RoutingSpec {
+    let to = Destination::Clusters(vec![Weighted { cluster: "all".into(), weight: 1, subset: None }]);
+    RoutingSpec {
+        tables: vec![table(to, retry)],
+        clusters: vec![ClusterSpec {
+            name: "all".into(),
+            source: Source::Listed(endpoints.iter().copied().map(instance).collect()),
+            policy,
+        }],
+        registry_policy: ClusterPolicy::default(),
+        limits: limits(),
+    }
+}
+
+pub fn table(to: Destination, retry: Retry) -> RouteTable {
+    let route =
+        Route { name: "only".into(), when: Match::default(), to, timeout: None, retry };
+    RouteTable { name: "main".into(), routes: vec![Arc::new(route)] }
+}
+
+/// A mesh with one worker and one listener.
+pub fn mess(spec: RoutingSpec) -> Mess {
+    let records = Arc::new(Records::default());
+    let hand = Arc::new(Hand::default());
+    let mesh = Mesh::new(
+        spec,
+        HashMap::from([("toy", Arc::from("by-hand"))]),
+        Arc::new(Handed(hand.clone())),
+        Arc::new(Watcher(records.clone())),
+    );
+    let workers = Workers::start(&mesh, 1).unwrap();
+    let bound = workers
+        .bind(ListenerSpec {
+            name: "front".into(),
+            address: "127.0.0.1:0".parse().unwrap(),
+            protocols: vec![Arc::new(Toy)],
+            routes: "main".into(),
+        })
+        .unwrap();
+    let address = bound.address();
+    workers.listen(bound);
+    Mess { mesh, workers, address, records, hand }
+}
+
+// === Peers ===
+
+pub struct Peer(pub TcpStream);
+
+#[derive(Debug, PartialEq, Eq, Clone)]
+pub struct Got {
+    pub kind: u8,
+    pub flag: u8,
+    pub id: u32,
+    pub text: String,
+}
+
+impl Got {
+    /// The rejection that this is, if it is one.
+    pub fn rejection(&self) -> Option<Rejection> {
+        self.flag.checked_sub(100).map(|n| Rejection::ALL[usize::from(n)])
+    }
+}
+
+impl Peer {
+    pub async fn connect(address: SocketAddr) -> Self {
+        Self(TcpStream::connect(address).await.unwrap())
+    }
+    pub async fn send(&mut self, kind: u8, id: u32, text: &str) {
+        self.0.write_all(&frame(kind, 0, id, text)).await.unwrap();
+    }
+    pub async fn answer(&mut self, to: &Got, flag: u8, text: &str) {
+        self.0.write_all(&frame(3, flag, to.id, text)).await.unwrap();
+    }
+    /// The next frame, or `None` at the end of the stream.
+    pub async fn get(&mut self) -> Option<Got> {
+        let mut header = [0; HEADER];
+        let read = tokio::time::timeout(Duration::from_secs(10), self.0.read_exact(&mut header));
+        read.await.expect("a frame within 10 s").ok()?;
+        let len = u32::from_be_bytes(header[..4].try_into().unwrap()) as usize;
+        let mut text = vec![0; len - HEADER];
+        self.0.read_exact(&mut text).await.ok()?;
+        Some(Got {
+            kind: header[4],
+            flag: header[5],
+            id: u32::from_be_bytes(header[6..].try_into().unwrap()),
+            text: String::from_utf8(text).unwrap(),
+        })
+    }
+    pub async fn call(&mut self, id: u32, text: &str) -> Got {
+        self.send(1, id, text).await;
+        let got = self.get().await.expect("an answer");
+        assert_eq!((got.kind, got.id), (3, id));
+        got
+    }
+    pub async fn get_nothing(&mut self, within: Duration) {
+        let mut byte = [0];
+        let read = tokio::time::timeout(within, self.0.read(&mut byte)).await;
+        assert!(read.is_err(), "nothing was to come, but {read:?} did");
+    }
+}
+
+pub struct Server {
+    pub listener: TcpListener,
+    pub address: SocketAddr,
+}
+
+impl Server {
+    pub async fn bind() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        Self { listener, address }
+    }
+    pub async fn accept(&self) -> Peer {
+        let accepted = tokio::time::timeout(Duration::from_secs(10), self.listener.accept());
+        Peer(accepted.await.expect("a connection within 10 s").unwrap().0)
+    }
+}
+
+/// A server that answers every request with its own text and counts them.
+pub async fn echo() -> (SocketAddr, Arc<AtomicUsize>) {
+    let server = Server::bind().await;
+    let count = Arc::new(AtomicUsize::new(0));
+    let (address, counted) = (server.address, count.clone());
+    tokio::spawn(async move {
+        loop {
+            let mut peer = Peer(server.listener.accept().await.unwrap().0);
+            let counted = counted.clone();
+            tokio::spawn(async move {
+                while let Some(got) = peer.get_forever().await {
+                    match got.kind {
+                        1 => {
+                            counted.fetch_add(1, Ordering::SeqCst);
+                            let text = got.text.clone();
+                            if peer.0.write_all(&frame(3, 0, got.id, &text)).await.is_err() {
+                                return;
+                            }
+                        }
+                        2 => {
+                            counted.fetch_add(1, Ordering::SeqCst);
+                        }
+                        4 => peer.0.write_all(&frame(5, 0, got.id, "")).await.unwrap(),
+                        _ => {}
+                    }
+                }
+            });
+        }
+    });
+    (address, count)
+}
+
+impl Peer {
+    async fn get_forever(&mut self) -> Option<Got> {
+        let mut byte = [0];
+        self.0.peek(&mut byte).await.ok()?;
+        self.get().await
+    }
+}
