@@ -52,7 +52,14 @@ impl<'a> Reader<'a> {
     /// A reader at the beginning of `bytes`.
     #[must_use]
     pub fn new(bytes: &'a [u8], limits: Limits) -> Self {
-        Self { bytes, at: 0, values: 0, limits, classes: Vec::new(), outer: Vec::new() }
+        Self {
+            bytes,
+            at: 0,
+            values: 0,
+            limits,
+            classes: Vec::new(),
+            outer: Vec::new(),
+        }
     }
 
     /// How many bytes have been read.
@@ -376,12 +383,19 @@ impl<'a> Reader<'a> {
         let end = text::end(self.bytes, self.at, units)?;
         let bytes = self.bytes.get(self.at..end).ok_or(Error::Truncated)?;
         self.at = end;
-        Ok(Chunk { bytes, more: matches!(tag, b's' | b'x') })
+        Ok(Chunk {
+            bytes,
+            more: matches!(tag, b's' | b'x'),
+        })
     }
 
     fn spend(&mut self) -> Result<(), Error> {
         self.values += 1;
-        if self.values > self.limits.values { Err(Error::Limit("values")) } else { Ok(()) }
+        if self.values > self.limits.values {
+            Err(Error::Limit("values"))
+        } else {
+            Ok(())
+        }
     }
 
     fn ahead(&self) -> Result<u8, Error> {
@@ -399,7 +413,10 @@ impl<'a> Reader<'a> {
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Error> {
-        let array = self.bytes[self.at..].first_chunk().copied().ok_or(Error::Truncated)?;
+        let array = self.bytes[self.at..]
+            .first_chunk()
+            .copied()
+            .ok_or(Error::Truncated)?;
         self.at += N;
         Ok(array)
     }

@@ -24,7 +24,11 @@ pub(crate) fn end(bytes: &[u8], at: usize, units: usize) -> Result<usize, Error>
         end += len;
         left = left.checked_sub(worth).ok_or(Error::Text)?;
     }
-    if end > bytes.len() { Err(Error::Truncated) } else { Ok(end) }
+    if end > bytes.len() {
+        Err(Error::Truncated)
+    } else {
+        Ok(end)
+    }
 }
 
 /// Text from UTF-8, or from Java's variant of it (surrogates of three bytes each).
@@ -55,5 +59,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Cow<'_, str>, Error> {
             }
         }
     }
-    String::from_utf16(&units).map(Cow::Owned).map_err(|_| Error::Text)
+    String::from_utf16(&units)
+        .map(Cow::Owned)
+        .map_err(|_| Error::Text)
 }

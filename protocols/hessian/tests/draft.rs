@@ -84,28 +84,53 @@ fn every_tag_is_passed_to_its_last_byte() {
     for body in bodies {
         assert_eq!(skipped(body), Ok(body.len()), "{body:02x?}");
         for cut in 0..body.len() {
-            assert_eq!(skipped(&body[..cut]), Err(Error::Truncated), "{body:02x?} cut at {cut}");
+            assert_eq!(
+                skipped(&body[..cut]),
+                Err(Error::Truncated),
+                "{body:02x?} cut at {cut}"
+            );
         }
     }
 }
 
 #[test]
 fn what_is_no_value_is_refused() {
-    for tag in [0x30, 0x37, 0x40, b'C', b'z', b'H', b'n', b'l', b't', b'u', b'{'] {
+    for tag in [
+        0x30, 0x37, 0x40, b'C', b'z', b'H', b'n', b'l', b't', b'u', b'{',
+    ] {
         assert_eq!(skipped(&[tag; 16]), Err(Error::Tag(tag)));
     }
-    assert_eq!(skipped(b"o\x90"), Err(Error::Reference), "an object of no class");
+    assert_eq!(
+        skipped(b"o\x90"),
+        Err(Error::Reference),
+        "an object of no class"
+    );
     assert_eq!(skipped(b"o\x8f"), Err(Error::Reference), "a negative class");
-    assert_eq!(skipped(b"O\x91a\x91N"), Err(Error::Tag(b'N')), "a field without a name");
-    assert_eq!(skipped(b"b\0\0N"), Err(Error::Tag(b'N')), "binary that turns into something else");
-    assert_eq!(skipped(b"s\0\0N"), Err(Error::Tag(b'N')), "text that turns into something else");
+    assert_eq!(
+        skipped(b"O\x91a\x91N"),
+        Err(Error::Tag(b'N')),
+        "a field without a name"
+    );
+    assert_eq!(
+        skipped(b"b\0\0N"),
+        Err(Error::Tag(b'N')),
+        "binary that turns into something else"
+    );
+    assert_eq!(
+        skipped(b"s\0\0N"),
+        Err(Error::Tag(b'N')),
+        "text that turns into something else"
+    );
     assert_eq!(skipped(b"\x01\xff"), Err(Error::Text));
 }
 
 #[test]
 fn a_request_s_fields_are_found_by_name_whatever_their_order() {
-    let mut body =
-        object(0, "com.acme.Request", &["props", "methodName", "sigs", "targetServiceUniqueName"]);
+    let mut body = object(
+        0,
+        "com.acme.Request",
+        &["props", "methodName", "sigs", "targetServiceUniqueName"],
+    );
     body.extend_from_slice(b"M\x01a\x01bz");
     body.extend_from_slice(b"\x04echo");
     body.extend_from_slice(b"Vt\0\x07[stringn\x01\x10java.lang.Stringz");
@@ -147,7 +172,11 @@ fn a_second_object_of_a_known_class_is_read_too() {
             .unwrap();
     }
     let expected = [("x", 1), ("y", 2), ("x", 100), ("y", 256)];
-    assert!(seen.iter().map(|(name, value)| (name.as_str(), *value)).eq(expected));
+    assert!(
+        seen.iter()
+            .map(|(name, value)| (name.as_str(), *value))
+            .eq(expected)
+    );
 }
 
 #[test]
@@ -166,8 +195,14 @@ fn a_map_s_entries_are_found_by_key_and_the_rest_passed_over() {
         .unwrap();
     assert_eq!(seen, ["k", "n"]);
     assert_eq!(reader.int(), Ok(0));
-    assert_eq!(Reader::new(b"N", Limits::default()).map(&mut |_, _| Ok(false)), Ok(()));
-    assert_eq!(Reader::new(b"N", Limits::default()).object(&mut |_, _| Ok(false)), Ok(()));
+    assert_eq!(
+        Reader::new(b"N", Limits::default()).map(&mut |_, _| Ok(false)),
+        Ok(())
+    );
+    assert_eq!(
+        Reader::new(b"N", Limits::default()).object(&mut |_, _| Ok(false)),
+        Ok(())
+    );
 }
 
 #[test]
@@ -177,13 +212,27 @@ fn text_is_counted_as_java_counts_it() {
         let java = [body, b"\xed\xa0\xbd\xed\xb8\x80"].concat();
         assert_eq!(reader(&java).string().unwrap().unwrap(), "\u{1f600}");
         let real = [body, "\u{1f600}".as_bytes()].concat();
-        assert!(matches!(reader(&real).string(), Ok(Some(Cow::Borrowed("\u{1f600}")))));
+        assert!(matches!(
+            reader(&real).string(),
+            Ok(Some(Cow::Borrowed("\u{1f600}")))
+        ));
     }
     let chunked = b"s\0\x01\xed\xa0\xbds\0\x02\xed\xb8\x80\xc3\xa9\x01!";
-    assert_eq!(reader(chunked).string().unwrap().unwrap(), "\u{1f600}\u{e9}!");
+    assert_eq!(
+        reader(chunked).string().unwrap().unwrap(),
+        "\u{1f600}\u{e9}!"
+    );
     assert_eq!(skipped(chunked), Ok(chunked.len()));
-    assert_eq!(reader(b"\x01\xed\xa0\xbd").string(), Err(Error::Text), "half a pair");
-    assert_eq!(reader(b"\x01\xf0\x9f\x98\x80").string(), Err(Error::Text), "half a pair's count");
+    assert_eq!(
+        reader(b"\x01\xed\xa0\xbd").string(),
+        Err(Error::Text),
+        "half a pair"
+    );
+    assert_eq!(
+        reader(b"\x01\xf0\x9f\x98\x80").string(),
+        Err(Error::Text),
+        "half a pair's count"
+    );
     assert_eq!(reader(b"N").string(), Ok(None));
     assert_eq!(reader(b"\x90").string(), Err(Error::Tag(0x90)));
 }
@@ -196,7 +245,11 @@ fn bombs_cost_an_error_and_nothing_else() {
     assert_eq!(skipped(b"O\x91aI\x7f\xff\xff\xff"), Err(Error::Truncated));
     assert_eq!(skipped(b"OI\x7f\xff\xff\xffa"), Err(Error::Truncated));
     for nest in [&b"V"[..], b"M\x90", b"v\x90\x91", b"Vt\0\0"] {
-        assert_eq!(skipped(&nest.repeat(100_000)), Err(Error::Limit("depth")), "{nest:02x?}");
+        assert_eq!(
+            skipped(&nest.repeat(100_000)),
+            Err(Error::Limit("depth")),
+            "{nest:02x?}"
+        );
     }
     let classes = b"O\x91a\x90".repeat(1_000_000);
     assert_eq!(skipped(&classes), Err(Error::Limit("class definitions")));
@@ -205,7 +258,11 @@ fn bombs_cost_an_error_and_nothing_else() {
     assert_eq!(skipped(&wide), Err(Error::Limit("values")));
     let mut selfish = object(0, "A", &["self"]);
     selfish.extend_from_slice(b"\x4a\x00");
-    assert_eq!(skipped(&selfish), Ok(selfish.len()), "a reference is never followed");
+    assert_eq!(
+        skipped(&selfish),
+        Ok(selfish.len()),
+        "a reference is never followed"
+    );
     let mut endless = b"s\xff\xff".to_vec();
     endless.extend_from_slice(&[b'a'; 1000]);
     assert_eq!(skipped(&endless), Err(Error::Truncated));

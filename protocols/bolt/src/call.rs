@@ -1,0 +1,259 @@
+//! Reads what a frame says: whose method a request calls, how a response ended.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use finback_core::frame::{Malformed, Metadata, Outcome};
+use finback_hessian::{Limits, draft, v2};
+
+use crate::map::{self, Entries};
+use crate::wire::{Fixed, codec, status};
+
+/// The class of SOFA-RPC's requests. Other classes are those of applications that use sofa-bolt
+/// alone; their header, if they have one, is their own.
+pub(crate) const REQUEST_CLASS: &[u8] = b"com.alipay.sofa.rpc.core.request.SofaRequest";
+
+/// Keys of SOFA-RPC's header map (`RemotingConstants`).
+pub(crate) mod key {
+    /// The service's unique name, in every request.
+    pub(crate) const SERVICE: &str = "service";
+    /// The same again; what a server goes by where the body does not say.
+    pub(crate) const TARGET_SERVICE: &str = "sofa_head_target_service";
+    /// The method; absent from hessian requests of node clients.
+    pub(crate) const METHOD: &str = "sofa_head_method_name";
+    /// Milliseconds left to the caller, as newer clients say it.
+    pub(crate) const DEADLINE: &str = "sofa_head_deadline_remain_time";
+    /// "true" in a response whose body holds an error.
+    pub(crate) const ERROR: &str = "sofa_head_response_error";
+}
+
+/// What an answer of our own must look like for the caller to understand it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// The body was not read, or is of a kind that we cannot write.
+    Unknown,
+    /// SOFA-RPC, hessian 3.x.
+    SofaDraft,
+    /// SOFA-RPC, hessian 4.x.
+    SofaV2,
+    /// SOFA-RPC, protobuf: errors are plain text.
+    SofaProtobuf,
+    /// sofa-bolt alone, hessian 3.x.
+    PlainDraft,
+    /// sofa-bolt alone, hessian 4.x.
+    PlainV2,
+}
+
+impl Form {
+    const ALL: [Self; 6] = [
+        Self::Unknown,
+        Self::SofaDraft,
+        Self::SofaV2,
+        Self::SofaProtobuf,
+        Self::PlainDraft,
+        Self::PlainV2,
+    ];
+
+    fn of_call(fixed: &Fixed, is_sofa: bool, content: &[u8]) -> Self {
+        // Both dialects begin a body with a class definition, whose tag gives them away.
+        let is_v2 = content.first() == Some(&b'C');
+        match (fixed.codec, is_sofa) {
+            (codec::HESSIAN, true) if is_v2 => Self::SofaV2,
+            (codec::HESSIAN, true) => Self::SofaDraft,
+            (codec::HESSIAN, false) if is_v2 => Self::PlainV2,
+            (codec::HESSIAN, false) => Self::PlainDraft,
+            (codec::PROTOBUF, true) => Self::SofaProtobuf,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// What outlives a frame's bytes: [`Head::note`](finback_core::frame::Head::note), unpacked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Note {
+    pub(crate) codec: u8,
+    pub(crate) form: Form,
+}
+
+impl Note {
+    pub(crate) fn pack(self) -> u32 {
+        u32::from(self.codec) | (self.form as u32) << 8
+    }
+
+    pub(crate) fn unpack(note: u32) -> Self {
+        let form = Form::ALL.get((note >> 8) as usize);
+        Self {
+            codec: note as u8,
+            form: form.copied().unwrap_or(Form::Unknown),
+        }
+    }
+}
+
+/// Whether the header of this frame is a map that we may add to.
+pub(crate) fn is_editable(fixed: &Fixed, wire: &[u8]) -> bool {
+    wire[fixed.class_at..fixed.header_at] == *REQUEST_CLASS
+        || map::find(&wire[fixed.header_at..fixed.content_at], key::SERVICE).is_some()
+}
+
+/// Reads a request or one-way in one pass over its header map; its body only where the map does
+/// not name service and method.
+pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Metadata<'a>, Malformed> {
+    let class = &wire[fixed.class_at..fixed.header_at];
+    let content = &wire[fixed.content_at..fixed.content_end];
+    let is_sofa = class == REQUEST_CLASS;
+    let named = match Named::read(&wire[fixed.header_at..fixed.content_at]) {
+        Ok(named) => named,
+        Err(error) if is_sofa => return Err(error),
+        Err(_) => Named::default(),
+    };
+    let mut service = named.service.map(text).transpose()?;
+    let mut method = named.method.map(text).transpose()?;
+    let form = Form::of_call(fixed, is_sofa, content);
+    if service.is_none() || method.is_none() {
+        let body = match form {
+            Form::SofaDraft => Body::of_draft(content),
+            Form::SofaV2 => Body::of_v2(content),
+            _ => Body::default(),
+        };
+        service = service.or(body.service);
+        method = method.or(body.method);
+    }
+    if service.is_none() && !is_sofa {
+        service = Some(text(class)?);
+    }
+    let [service, version, group] = split(service.unwrap_or_default());
+    if service.is_empty() {
+        return Err(Malformed::Content("the request names no service"));
+    }
+    Ok(Metadata {
+        service,
+        method: method.unwrap_or_default(),
+        version,
+        group,
+        timeout: timeout(fixed, named.deadline),
+        attributes_at: fixed.header_at,
+        note: Note {
+            codec: fixed.codec,
+            form,
+        }
+        .pack(),
+    })
+}
+
+/// Reads how a response ended.
+pub(crate) fn outcome(fixed: &Fixed, wire: &[u8]) -> Outcome {
+    match fixed.status() {
+        status::SUCCESS => {
+            // Framework errors and the service's own exceptions share this flag, and only the
+            // body, in the application's own classes, would tell them apart.
+            let map = &wire[fixed.header_at..fixed.content_at];
+            match map::find(map, key::ERROR) {
+                Some(entry) if entry.value == Some(b"true") => Outcome::Exception,
+                _ => Outcome::Success,
+            }
+        }
+        status::SERVER_THREADPOOL_BUSY => Outcome::Refused,
+        status::TIMEOUT => Outcome::TimedOut,
+        _ => Outcome::Failed,
+    }
+}
+
+/// What the header map says of a call. Empty values count as absent.
+#[derive(Default)]
+struct Named<'a> {
+    service: Option<&'a [u8]>,
+    method: Option<&'a [u8]>,
+    deadline: Option<&'a [u8]>,
+}
+
+impl<'a> Named<'a> {
+    fn read(map: &'a [u8]) -> Result<Self, Malformed> {
+        let mut named = Self::default();
+        let mut entries = Entries::new(map);
+        while let Some(entry) = entries.next()? {
+            let (Some(key), Some(value)) = (entry.key, entry.value) else {
+                continue;
+            };
+            // Slices of different lengths compare in one step, so most keys cost four.
+            if key == key::SERVICE.as_bytes() {
+                // Only in the other's absence, whatever the order.
+                named.service = named.service.or(Some(value));
+            } else if key == key::TARGET_SERVICE.as_bytes() {
+                named.service = Some(value);
+            } else if key == key::METHOD.as_bytes() {
+                named.method = Some(value);
+            } else if key == key::DEADLINE.as_bytes() {
+                named.deadline = Some(value);
+            }
+        }
+        named.service = named.service.filter(|value| !value.is_empty());
+        named.method = named.method.filter(|value| !value.is_empty());
+        Ok(named)
+    }
+}
+
+/// What the `SofaRequest` at a body's beginning says; nothing, where it cannot be read.
+#[derive(Default)]
+struct Body<'a> {
+    service: Option<Cow<'a, str>>,
+    method: Option<Cow<'a, str>>,
+}
+
+/// Both dialects have their reader, alike in all but type.
+macro_rules! read_body {
+    ($reader:expr) => {{
+        let mut body = Body::default();
+        // An error after the fields that we need takes nothing away from them.
+        let _ = $reader.object(&mut |field, reader| {
+            match field {
+                "methodName" => body.method = reader.string()?,
+                "targetServiceUniqueName" => body.service = reader.string()?,
+                _ => return Ok(false),
+            }
+            Ok(true)
+        });
+        body
+    }};
+}
+
+impl<'a> Body<'a> {
+    fn of_draft(content: &'a [u8]) -> Self {
+        read_body!(draft::Reader::new(content, Limits::default()))
+    }
+
+    fn of_v2(content: &'a [u8]) -> Self {
+        read_body!(v2::Reader::new(content, Limits::default()))
+    }
+}
+
+/// A unique name `interface:version[:uniqueId]` as service, version and group.
+fn split(name: Cow<'_, str>) -> [Cow<'_, str>; 3] {
+    match name {
+        Cow::Borrowed(name) => parts(name).map(Cow::Borrowed),
+        Cow::Owned(name) => parts(&name).map(|part| Cow::Owned(part.to_owned())),
+    }
+}
+
+fn parts(name: &str) -> [&str; 3] {
+    let mut parts = name.splitn(3, ':');
+    [(); 3].map(|()| parts.next().unwrap_or_default())
+}
+
+/// The shorter of the two ways to say it.
+fn timeout(fixed: &Fixed, deadline: Option<&[u8]>) -> Option<Duration> {
+    let timeout = fixed.timeout().map(u64::from);
+    let deadline = deadline
+        .and_then(|text| str::from_utf8(text).ok()?.parse().ok())
+        .filter(|left| *left > 0);
+    timeout
+        .into_iter()
+        .chain(deadline)
+        .min()
+        .map(Duration::from_millis)
+}
+
+fn text(bytes: &[u8]) -> Result<Cow<'_, str>, Malformed> {
+    str::from_utf8(bytes)
+        .map(Cow::Borrowed)
+        .map_err(|_| Malformed::Content("a name in the header is not UTF-8"))
+}

@@ -1,0 +1,103 @@
+//! The header map: names and values of a frame, as SOFA-RPC's `SimpleMapSerializer` writes them.
+//!
+//! ```text
+//! +--------+-----+--------+-------+
+//! | keyLen | key | valLen | value |   again until headerLen is used up
+//! |  int32 | ... |  int32 |  ...  |   UTF-8; lengths are bytes; -1 is null
+//! +--------+-----+--------+-------+
+//! ```
+
+use bytes::{BufMut, BytesMut};
+use finback_core::frame::Malformed;
+
+/// The entries of a header map, one after another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entries<'a> {
+    rest: &'a [u8],
+}
+
+/// One entry, and its bytes as they stand in the map.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry<'a> {
+    /// `None` for null, which no one looks for.
+    pub(crate) key: Option<&'a [u8]>,
+    pub(crate) value: Option<&'a [u8]>,
+    pub(crate) raw: &'a [u8],
+}
+
+impl<'a> Entries<'a> {
+    pub(crate) fn new(map: &'a [u8]) -> Self {
+        Self { rest: map }
+    }
+
+    /// The next entry; `None` at the end.
+    pub(crate) fn next(&mut self) -> Result<Option<Entry<'a>>, Malformed> {
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let before = self.rest;
+        let key = self.text()?;
+        let value = self.text()?;
+        let raw = &before[..before.len() - self.rest.len()];
+        Ok(Some(Entry { key, value, raw }))
+    }
+
+    fn text(&mut self) -> Result<Option<&'a [u8]>, Malformed> {
+        const BROKEN: Malformed = Malformed::Content("the header map's lengths do not add up");
+        let (len, rest) = self.rest.split_first_chunk().ok_or(BROKEN)?;
+        let len = i32::from_be_bytes(*len);
+        if len == -1 {
+            self.rest = rest;
+            return Ok(None);
+        }
+        let len = usize::try_from(len).map_err(|_| BROKEN)?;
+        let (text, rest) = rest.split_at_checked(len).ok_or(BROKEN)?;
+        self.rest = rest;
+        Ok(Some(text))
+    }
+}
+
+/// The first entry with this key, if the map is sound up to there.
+pub(crate) fn find<'a>(map: &'a [u8], key: &str) -> Option<Entry<'a>> {
+    let mut entries = Entries::new(map);
+    while let Ok(Some(entry)) = entries.next() {
+        if entry.key == Some(key.as_bytes()) {
+            return Some(entry);
+        }
+    }
+    None
+}
+
+/// Appends one entry.
+pub(crate) fn put(key: &str, value: &str, out: &mut BytesMut) {
+    for text in [key, value] {
+        out.put_u32(text.len() as u32);
+        out.put_slice(text.as_bytes());
+    }
+}
+
+/// Appends the map with these attributes in it: in the place of entries that have their keys,
+/// else after them.
+///
+/// # Errors
+/// [`Malformed::Content`] if the map is broken; what was appended is then of no use.
+pub(crate) fn put_edited(
+    map: &[u8],
+    attributes: &[(&str, &str)],
+    out: &mut BytesMut,
+) -> Result<(), Malformed> {
+    let mut entries = Entries::new(map);
+    while let Some(entry) = entries.next()? {
+        let named = |(key, _): &&(&str, &str)| entry.key == Some(key.as_bytes());
+        match attributes.iter().find(named) {
+            Some((key, value)) => put(key, value, out),
+            None => out.put_slice(entry.raw),
+        }
+    }
+    for (key, value) in attributes {
+        if find(map, key).is_none() {
+            put(key, value, out);
+        }
+    }
+    Ok(())
+}
