@@ -27,8 +27,8 @@ pub struct WarmUp {
     pub period: std::time::Duration,
 }
 
-/// A framework's own rule that splits endpoints by an attribute of the call, such as Dubbo's
-/// tags: a call that has the attribute goes to endpoints with the equal label if there are any;
+/// A framework's own rule that splits endpoints by an attribute of the call, such as a
+/// tag: a call that has the attribute goes to endpoints with the equal label if there are any;
 /// every other call goes to endpoints without the label.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lane {
@@ -54,7 +54,7 @@ pub struct Snapshot {
 pub struct Lookup {
     /// The configured name of the registry.
     pub registry: Arc<str>,
-    /// The layout's name (`dubbo`, `sofa`, ...).
+    /// The layout's name, as the binary knows it.
     pub layout: Arc<str>,
     /// The service (interface).
     pub service: Arc<str>,
