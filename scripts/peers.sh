@@ -51,7 +51,7 @@ if ! fresh node node; then
 fi
 if ! fresh java java; then
     echo "building Java peers"
-    mvn -q -B -ntp -f tests/peers/java/pom.xml package "-Dout=$out/java"
+    mvn -q -B -ntp -Dstyle.color=never -f tests/peers/java/pom.xml package "-Dout=$out/java"
     mv "$out/java.now" "$out/java.stamp"
 fi
 rm -f "$out"/*.now

@@ -59,7 +59,7 @@ const servers = new Map();
 async function serve(fields) {
   const server = new RpcServer({
     logger,
-    registry: await registry(fields),
+    registry: fields.registry ? await registry(fields) : undefined,
     port: Number(fields.port),
     publishAddress: fields.host || '127.0.0.1',
     protocol: protocols[fields.protocol],

@@ -59,7 +59,9 @@ public final class Main {
     }
 
     private static Object export(Map<String, String> fields) {
-        RegistryConfig registry = new RegistryConfig("zookeeper://" + fields.get("registry"));
+        RegistryConfig registry = fields.containsKey("registry")
+                ? new RegistryConfig("zookeeper://" + fields.get("registry"))
+                : new RegistryConfig("N/A");
         ProtocolConfig protocol =
                 new ProtocolConfig("dubbo", Integer.parseInt(fields.get("port")));
         protocol.setSerialization(fields.get("serialization"));

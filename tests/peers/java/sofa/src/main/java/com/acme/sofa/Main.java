@@ -90,8 +90,10 @@ public final class Main {
                 .setApplication(new ApplicationConfig().setAppName("acme-provider"))
                 .setInterfaceId(Greeter.class.getName())
                 .setRef(new GreeterService(name, Main::baggage))
-                .setServer(server)
-                .setRegistry(registry(fields));
+                .setServer(server);
+        if (fields.containsKey("registry")) {
+            provider.setRegistry(registry(fields));
+        }
         if (fields.containsKey("group")) {
             provider.setUniqueId(fields.get("group"));
         }

@@ -1,0 +1,14 @@
+//! Real third-party clients and servers, a real ZooKeeper and the real binary between them.
+//!
+//! `make peers` installs what these tests run; a missing part fails them and says so.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod bolt_java;
+mod bolt_node;
+mod dubbo_java;
+mod dubbo_node;
+mod errors;
+mod lifecycle;
+mod reload;
+mod support;

@@ -1,0 +1,172 @@
+//! A child process whose output is kept for the reader of a failure.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::reaper;
+
+/// A running child; dropping it kills it.
+pub(crate) struct Process {
+    name: String,
+    child: Mutex<Child>,
+    pid: u32,
+    output: Arc<Output>,
+}
+
+#[derive(Default)]
+struct Output {
+    lines: Mutex<Vec<String>>,
+    grown: Condvar,
+}
+
+impl Process {
+    /// Starts a child that reads nothing.
+    pub(crate) fn start(name: &str, command: &mut Command) -> Self {
+        command.stdin(Stdio::null());
+        Self::spawn(name, command, |_| {}).0
+    }
+
+    /// Starts a child and hears every line of its standard output.
+    pub(crate) fn converse(
+        name: &str,
+        command: &mut Command,
+        hear: impl FnMut(&str) + Send + 'static,
+    ) -> (Self, ChildStdin) {
+        command.stdin(Stdio::piped());
+        let (process, stdin) = Self::spawn(name, command, hear);
+        (process, stdin.unwrap())
+    }
+
+    fn spawn(
+        name: &str,
+        command: &mut Command,
+        hear: impl FnMut(&str) + Send + 'static,
+    ) -> (Self, Option<ChildStdin>) {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {name} ({command:?}): {error}"));
+        reaper::kill(child.id());
+        let output = Arc::<Output>::default();
+        keep(&output, child.stdout.take().unwrap(), hear);
+        keep(&output, child.stderr.take().unwrap(), |_| {});
+        let stdin = child.stdin.take();
+        let pid = child.id();
+        let name = name.to_owned();
+        (
+            Self {
+                name,
+                child: Mutex::new(child),
+                pid,
+                output,
+            },
+            stdin,
+        )
+    }
+
+    /// Waits for a line of output after the first `from` that `wanted` makes something of.
+    pub(crate) fn wait_for<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        from: usize,
+        mut wanted: impl FnMut(&str) -> Option<T>,
+    ) -> T {
+        let end = Instant::now() + limit;
+        let mut seen = from;
+        let mut lines = self.lines();
+        loop {
+            while seen < lines.len() {
+                if let Some(found) = wanted(&lines[seen]) {
+                    return found;
+                }
+                seen += 1;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.child.lock().unwrap().try_wait().unwrap().is_some() {
+                drop(lines);
+                panic!("{}: no {what} within {limit:?}\n{}", self.name, self.tail());
+            }
+            let nap = left.min(Duration::from_millis(100));
+            lines = self.output.grown.wait_timeout(lines, nap).unwrap().0;
+        }
+    }
+
+    /// How many lines it has said so far.
+    pub(crate) fn said(&self) -> usize {
+        self.lines().len()
+    }
+
+    /// Sends a signal by name, such as `TERM`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let pid = self.pid.to_string();
+        let status = Command::new("kill")
+            .args(["-s", signal, &pid])
+            .status()
+            .unwrap();
+        assert!(status.success(), "cannot signal {}", self.name);
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait_for_end(&self, limit: Duration) -> ExitStatus {
+        let end = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.lock().unwrap().try_wait().unwrap() {
+                return status;
+            }
+            assert!(
+                Instant::now() < end,
+                "{} still runs after {limit:?}\n{}",
+                self.name,
+                self.tail()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The last lines of its output, for a failure's text.
+    pub(crate) fn tail(&self) -> String {
+        let lines = self.lines();
+        let from = lines.len().saturating_sub(60);
+        format!(
+            "--- last output of {} ---\n{}\n---",
+            self.name,
+            lines[from..].join("\n")
+        )
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Vec<String>> {
+        self.output.lines.lock().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Ok(child) = self.child.get_mut() {
+            // It may have ended already; either way it is gone afterwards.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        reaper::spare(self.pid);
+    }
+}
+
+fn keep(
+    output: &Arc<Output>,
+    stream: impl Read + Send + 'static,
+    mut hear: impl FnMut(&str) + Send + 'static,
+) {
+    let output = Arc::clone(output);
+    thread::spawn(move || {
+        for line in BufReader::new(stream).split(b'\n') {
+            let Ok(line) = line else { return };
+            let line = String::from_utf8_lossy(&line).into_owned();
+            hear(&line);
+            output.lines.lock().unwrap().push(line);
+            output.grown.notify_all();
+        }
+    });
+}
