@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use finback_core::frame::{Malformed, Metadata, Outcome};
-use finback_hessian::{Limits, draft, v2};
+use finback_hessian::{Error, Limits, draft, v2};
 
 use crate::map::{self, Entries};
 use crate::wire::{Fixed, codec, status};
@@ -106,22 +106,23 @@ pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Metadata<'a>, Ma
         Err(error) if is_sofa => return Err(error),
         Err(_) => Named::default(),
     };
-    let mut service = named.service.map(text).transpose()?;
-    let mut method = named.method.map(text).transpose()?;
+    let mut callee = Callee {
+        service: named.service.map(text).transpose()?,
+        method: named.method.map(text).transpose()?,
+    };
     let form = Form::of_call(fixed, is_sofa, content);
-    if service.is_none() || method.is_none() {
-        let body = match form {
-            Form::SofaDraft => Body::of_draft(content),
-            Form::SofaV2 => Body::of_v2(content),
-            _ => Body::default(),
-        };
-        service = service.or(body.service);
-        method = method.or(body.method);
+    match form {
+        _ if callee.is_complete() => {}
+        Form::SofaDraft => callee.complete_from_draft(content),
+        Form::SofaV2 => callee.complete_from_v2(content),
+        _ => {}
     }
-    if service.is_none() && !is_sofa {
-        service = Some(text(class)?);
-    }
-    let [service, version, group] = split(service.unwrap_or_default());
+    let Callee { service, method } = callee;
+    let service = match service {
+        None if !is_sofa => text(class)?,
+        service => service.unwrap_or_default(),
+    };
+    let [service, version, group] = split(service);
     if service.is_empty() {
         return Err(Malformed::Content("the request names no service"));
     }
@@ -192,37 +193,50 @@ impl<'a> Named<'a> {
     }
 }
 
-/// What the `SofaRequest` at a body's beginning says; nothing, where it cannot be read.
-#[derive(Default)]
-struct Body<'a> {
+/// Whose method is called.
+struct Callee<'a> {
     service: Option<Cow<'a, str>>,
     method: Option<Cow<'a, str>>,
 }
 
-/// Both dialects have their reader, alike in all but type.
-macro_rules! read_body {
-    ($reader:expr) => {{
-        let mut body = Body::default();
-        // An error after the fields that we need takes nothing away from them.
+/// Ends the reading of a body that has told all that was wanted of it.
+const ENOUGH: Error = Error::Limit("what was wanted");
+
+/// Fills in what is missing from the `SofaRequest` at a body's beginning. The dialects' readers
+/// are alike in all but type.
+macro_rules! complete {
+    ($callee:ident, $reader:expr) => {{
+        // An error takes nothing away from the fields before it, and so is no error here.
         let _ = $reader.object(&mut |field, reader| {
-            match field {
-                "methodName" => body.method = reader.string()?,
-                "targetServiceUniqueName" => body.service = reader.string()?,
+            let missing = match field {
+                "methodName" => &mut $callee.method,
+                "targetServiceUniqueName" => &mut $callee.service,
                 _ => return Ok(false),
+            };
+            if missing.is_some() {
+                return Ok(false);
             }
-            Ok(true)
+            *missing = reader.string()?;
+            if $callee.is_complete() {
+                Err(ENOUGH)
+            } else {
+                Ok(true)
+            }
         });
-        body
     }};
 }
 
-impl<'a> Body<'a> {
-    fn of_draft(content: &'a [u8]) -> Self {
-        read_body!(draft::Reader::new(content, Limits::default()))
+impl<'a> Callee<'a> {
+    fn is_complete(&self) -> bool {
+        self.service.is_some() && self.method.is_some()
     }
 
-    fn of_v2(content: &'a [u8]) -> Self {
-        read_body!(v2::Reader::new(content, Limits::default()))
+    fn complete_from_draft(&mut self, content: &'a [u8]) {
+        complete!(self, draft::Reader::new(content, Limits::default()));
+    }
+
+    fn complete_from_v2(&mut self, content: &'a [u8]) {
+        complete!(self, v2::Reader::new(content, Limits::default()));
     }
 }
 
