@@ -62,9 +62,7 @@ impl Clock {
     pub fn from_wall(&self, wall: SystemTime) -> i64 {
         match wall.duration_since(self.start_wall) {
             Ok(after) => i64::try_from(after.as_micros()).unwrap_or(i64::MAX),
-            Err(before) => {
-                -i64::try_from(before.duration().as_micros()).unwrap_or(i64::MAX)
-            }
+            Err(before) => -i64::try_from(before.duration().as_micros()).unwrap_or(i64::MAX),
         }
     }
 }

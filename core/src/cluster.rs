@@ -178,15 +178,22 @@ impl Cluster {
     /// change at all stay the same object.
     pub fn update(&self, snapshot: Snapshot) {
         let before = self.endpoints.load();
-        let by_address: HashMap<SocketAddr, &Arc<Endpoint>> =
-            before.all.iter().map(|endpoint| (endpoint.address, endpoint)).collect();
+        let by_address: HashMap<SocketAddr, &Arc<Endpoint>> = before
+            .all
+            .iter()
+            .map(|endpoint| (endpoint.address, endpoint))
+            .collect();
         let all = snapshot
             .instances
             .into_iter()
             .map(|instance| self.endpoint(instance, &by_address))
             .collect();
-        let next =
-            Endpoints { ready: true, known: snapshot.known, all, lane: snapshot.lane };
+        let next = Endpoints {
+            ready: true,
+            known: snapshot.known,
+            all,
+            lane: snapshot.lane,
+        };
         self.endpoints.store(Arc::new(next));
         self.version.fetch_add(1, Ordering::AcqRel);
         self.ready.send_replace(true);
@@ -198,7 +205,10 @@ impl Cluster {
         before: &HashMap<SocketAddr, &Arc<Endpoint>>,
     ) -> Arc<Endpoint> {
         let warm_up = instance.warm_up.map(|warm_up| {
-            (self.clock.from_wall(warm_up.since), crate::clock::micros(warm_up.period))
+            (
+                self.clock.from_wall(warm_up.since),
+                crate::clock::micros(warm_up.period),
+            )
         });
         let former = before.get(&instance.address).copied();
         if let Some(former) = former

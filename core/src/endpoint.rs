@@ -49,13 +49,17 @@ impl Endpoint {
         let Some((since, period)) = self.warm_up else {
             return self.weight;
         };
-        let age = i64::try_from(now.0).unwrap_or(i64::MAX).saturating_sub(since);
+        let age = i64::try_from(now.0)
+            .unwrap_or(i64::MAX)
+            .saturating_sub(since);
         let age = u64::try_from(age).unwrap_or(0);
         if age >= period || self.weight == 0 {
             return self.weight;
         }
         let grown = u128::from(self.weight) * u128::from(age) / u128::from(period.max(1));
-        u32::try_from(grown).unwrap_or(self.weight).clamp(1, self.weight)
+        u32::try_from(grown)
+            .unwrap_or(self.weight)
+            .clamp(1, self.weight)
     }
 
     /// Whether it is neither ejected nor leaving.

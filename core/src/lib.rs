@@ -3,11 +3,21 @@
 //! Core names no protocol, no registry and no exporter: protocols implement [`codec::Codec`] or
 //! [`protocol::Protocol`], registries [`discovery::Discovery`], exporters [`record::Observer`].
 
+pub mod balance;
+pub mod budget;
 pub mod clock;
+pub mod cluster;
 pub mod codec;
 pub mod conformance;
 pub mod discovery;
+pub mod driver;
 pub mod endpoint;
 pub mod frame;
+pub mod mesh;
+pub mod outlier;
+pub mod protocol;
 pub mod record;
 pub mod rejection;
+pub mod rng;
+pub mod route;
+pub mod subset;

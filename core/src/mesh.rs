@@ -242,8 +242,11 @@ impl Mesh {
             })
             .collect();
         let policy_changed = before.registry_policy != spec.registry_policy;
-        let tables =
-            spec.tables.into_iter().map(|t| (t.name.clone(), Arc::new(t))).collect();
+        let tables = spec
+            .tables
+            .into_iter()
+            .map(|t| (t.name.clone(), Arc::new(t)))
+            .collect();
         self.routing.store(Arc::new(Routing {
             epoch: before.epoch + 1,
             limits: spec.limits,
@@ -255,8 +258,7 @@ impl Mesh {
             let policy = &self.routing.load().registry_policy;
             for (lookup, cluster) in self.lock_looked_up().iter_mut() {
                 let again = lookup_spec(lookup.clone(), policy.clone());
-                *cluster =
-                    Cluster::start(again, self.clock, &*self.discovery, Some(&**cluster));
+                *cluster = Cluster::start(again, self.clock, &*self.discovery, Some(&**cluster));
             }
         }
     }
@@ -308,7 +310,8 @@ impl Mesh {
 
     /// Stops watching services that no worker has used for a while.
     pub(crate) fn forget_unused(&self) {
-        self.lock_looked_up().retain(|_, cluster| Arc::strong_count(cluster) > 1);
+        self.lock_looked_up()
+            .retain(|_, cluster| Arc::strong_count(cluster) > 1);
     }
 
     /// All clusters, configured and looked up, by name.
@@ -318,14 +321,18 @@ impl Mesh {
         let routing = self.routing.load();
         let mut clusters: Vec<Arc<Cluster>> = routing.clusters.values().cloned().collect();
         clusters.extend(self.lock_looked_up().values().cloned());
-        let mut status: Vec<ClusterStatus> =
-            clusters.iter().map(|cluster| cluster_status(cluster, now)).collect();
+        let mut status: Vec<ClusterStatus> = clusters
+            .iter()
+            .map(|cluster| cluster_status(cluster, now))
+            .collect();
         status.sort_by(|a, b| a.name.cmp(&b.name));
         status
     }
 
     fn lock_looked_up(&self) -> std::sync::MutexGuard<'_, HashMap<Lookup, Arc<Cluster>>> {
-        self.looked_up.lock().unwrap_or_else(PoisonError::into_inner)
+        self.looked_up
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -337,7 +344,11 @@ fn lookup_spec(lookup: Lookup, policy: ClusterPolicy) -> ClusterSpec {
             name.push_str(part);
         }
     }
-    ClusterSpec { name: name.into(), source: Source::Discovered(lookup), policy }
+    ClusterSpec {
+        name: name.into(),
+        source: Source::Discovered(lookup),
+        policy,
+    }
 }
 
 fn cluster_status(cluster: &Cluster, now: crate::clock::Now) -> ClusterStatus {
@@ -359,7 +370,11 @@ fn cluster_status(cluster: &Cluster, now: crate::clock::Now) -> ClusterStatus {
                 weight: endpoint.weight,
                 in_flight: endpoint.in_flight(),
                 available: endpoint.available(now),
-                labels: endpoint.labels.iter().map(|(k, v)| format!("{k}={v}")).collect(),
+                labels: endpoint
+                    .labels
+                    .iter()
+                    .map(|(k, v)| format!("{k}={v}"))
+                    .collect(),
             })
             .collect(),
     }

@@ -15,7 +15,11 @@ use tokio::io::AsyncWriteExt;
 use toy::*;
 
 fn idempotent(attempts: u32) -> Retry {
-    Retry { attempts, idempotent: true, ..Retry::default() }
+    Retry {
+        attempts,
+        idempotent: true,
+        ..Retry::default()
+    }
 }
 
 #[tokio::test]
@@ -169,7 +173,11 @@ async fn a_lost_connection_answers_every_call_and_retries_only_what_is_idempoten
 async fn a_refused_call_is_tried_elsewhere_if_the_route_says_so() {
     let busy = Server::bind().await;
     let (free, _) = echo().await;
-    let refusals = Retry { attempts: 2, refused: true, ..Retry::default() };
+    let refusals = Retry {
+        attempts: 2,
+        refused: true,
+        ..Retry::default()
+    };
     let mess = mess(routing(&[busy.address, free], policy(), refusals));
     tokio::spawn(async move {
         let mut peer = busy.accept().await;
@@ -187,7 +195,10 @@ async fn a_refused_call_is_tried_elsewhere_if_the_route_says_so() {
 #[tokio::test]
 async fn a_peer_that_falls_silent_is_found_by_heartbeats() {
     let server = Server::bind().await;
-    let quick = ClusterPolicy { heartbeat_interval: Duration::from_millis(300), ..policy() };
+    let quick = ClusterPolicy {
+        heartbeat_interval: Duration::from_millis(300),
+        ..policy()
+    };
     let mess = mess(routing(&[server.address], quick, retry(1)));
     let mut client = Peer::connect(mess.address).await;
     client.send(1, 1, "svc m timeout=30000").await;
@@ -197,21 +208,40 @@ async fn a_peer_that_falls_silent_is_found_by_heartbeats() {
     assert_eq!(upstream.get().await.unwrap().kind, 4, "a heartbeat");
     let answer = client.get().await.unwrap();
     assert_eq!(answer.rejection(), Some(Rejection::ConnectionLost));
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
-    assert_eq!(mess.mesh.gauges.heartbeat_failures.load(Ordering::Relaxed), 1);
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(
+        mess.mesh.gauges.heartbeat_failures.load(Ordering::Relaxed),
+        1
+    );
 }
 
 #[tokio::test]
 async fn a_peer_that_answers_heartbeats_is_kept() {
     let (server, _) = echo().await;
-    let quick = ClusterPolicy { heartbeat_interval: Duration::from_millis(100), ..policy() };
+    let quick = ClusterPolicy {
+        heartbeat_interval: Duration::from_millis(100),
+        ..policy()
+    };
     let mess = mess(routing(&[server], quick, retry(1)));
     let mut client = Peer::connect(mess.address).await;
     client.call(1, "svc m").await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     client.call(2, "svc m").await;
-    assert_eq!(mess.mesh.gauges.heartbeat_failures.load(Ordering::Relaxed), 0);
-    assert_eq!(mess.mesh.gauges.upstream_connections.load(Ordering::Relaxed), 1);
+    assert_eq!(
+        mess.mesh.gauges.heartbeat_failures.load(Ordering::Relaxed),
+        0
+    );
+    assert_eq!(
+        mess.mesh
+            .gauges
+            .upstream_connections
+            .load(Ordering::Relaxed),
+        1
+    );
 }
 
 #[tokio::test]
@@ -227,17 +257,33 @@ async fn pings_of_clients_are_answered_on_the_spot() {
 async fn no_endpoint_no_route_and_unreadable_calls_get_native_answers() {
     let mess = mess(routing(&[], policy(), retry(1)));
     let mut client = Peer::connect(mess.address).await;
-    assert_eq!(client.call(1, "svc m").await.rejection(), Some(Rejection::NoEndpoint));
-    client.0.write_all(&[0, 0, 0, 11, 1, 0, 0, 0, 0, 5, 0xff]).await.unwrap();
+    assert_eq!(
+        client.call(1, "svc m").await.rejection(),
+        Some(Rejection::NoEndpoint)
+    );
+    client
+        .0
+        .write_all(&[0, 0, 0, 11, 1, 0, 0, 0, 0, 5, 0xff])
+        .await
+        .unwrap();
     let unreadable = client.get().await.unwrap();
-    assert_eq!((unreadable.id, unreadable.rejection()), (5, Some(Rejection::BadRequest)));
+    assert_eq!(
+        (unreadable.id, unreadable.rejection()),
+        (5, Some(Rejection::BadRequest))
+    );
     // The connection lives on.
-    assert_eq!(client.call(6, "svc m").await.rejection(), Some(Rejection::NoEndpoint));
+    assert_eq!(
+        client.call(6, "svc m").await.rejection(),
+        Some(Rejection::NoEndpoint)
+    );
 
     let mut spec = routing(&[], policy(), retry(1));
     spec.tables.clear();
     mess.mesh.apply(spec);
-    assert_eq!(client.call(2, "svc m").await.rejection(), Some(Rejection::NoRoute));
+    assert_eq!(
+        client.call(2, "svc m").await.rejection(),
+        Some(Rejection::NoRoute)
+    );
 }
 
 #[tokio::test]
@@ -249,7 +295,10 @@ async fn garbage_ends_its_connection_after_what_is_in_flight_and_disturbs_no_oth
     bad.send(1, 1, "svc m").await;
     let mut upstream = server.accept().await;
     let in_flight = upstream.get().await.unwrap();
-    bad.0.write_all(&[0, 0, 0, 20, 99, 0, 0, 0, 0, 0, 0, 0]).await.unwrap();
+    bad.0
+        .write_all(&[0, 0, 0, 20, 99, 0, 0, 0, 0, 0, 0, 0])
+        .await
+        .unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
     upstream.answer(&in_flight, 0, "done").await;
     assert_eq!(bad.get().await.unwrap().text, "done");
@@ -260,9 +309,16 @@ async fn garbage_ends_its_connection_after_what_is_in_flight_and_disturbs_no_oth
     assert_eq!(good.get().await.unwrap().text, "fine");
 
     let mut lying = Peer::connect(mess.address).await;
-    lying.0.write_all(&[0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0, 0, 3]).await.unwrap();
+    lying
+        .0
+        .write_all(&[0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0, 0, 3])
+        .await
+        .unwrap();
     let answer = lying.get().await.unwrap();
-    assert_eq!((answer.id, answer.rejection()), (3, Some(Rejection::TooLarge)));
+    assert_eq!(
+        (answer.id, answer.rejection()),
+        (3, Some(Rejection::TooLarge))
+    );
     assert_eq!(lying.get().await, None);
     assert_eq!(mess.mesh.gauges.malformed.load(Ordering::Relaxed), 2);
 }
@@ -270,14 +326,20 @@ async fn garbage_ends_its_connection_after_what_is_in_flight_and_disturbs_no_oth
 #[tokio::test]
 async fn calls_over_the_cluster_limit_are_rejected_and_the_rest_go_on() {
     let server = Server::bind().await;
-    let tight = ClusterPolicy { max_in_flight: 2, ..policy() };
+    let tight = ClusterPolicy {
+        max_in_flight: 2,
+        ..policy()
+    };
     let mess = mess(routing(&[server.address], tight, retry(1)));
     let mut client = Peer::connect(mess.address).await;
     for id in 1..=3 {
         client.send(1, id, "svc m").await;
     }
     let over = client.get().await.unwrap();
-    assert_eq!((over.id, over.rejection()), (3, Some(Rejection::Overloaded)));
+    assert_eq!(
+        (over.id, over.rejection()),
+        (3, Some(Rejection::Overloaded))
+    );
     let mut upstream = server.accept().await;
     for _ in 0..2 {
         let got = upstream.get().await.unwrap();
@@ -292,7 +354,11 @@ async fn calls_over_the_cluster_limit_are_rejected_and_the_rest_go_on() {
 async fn a_client_that_does_not_read_is_disconnected_and_others_are_served() {
     let (server, _) = echo().await;
     let mut spec = routing(&[server], policy(), retry(1));
-    spec.limits = Limits { queue_soft: 64 * 1024, queue_hard: 1024 * 1024, ..limits() };
+    spec.limits = Limits {
+        queue_soft: 64 * 1024,
+        queue_hard: 1024 * 1024,
+        ..limits()
+    };
     let mess = mess(spec);
     let mut slow = Peer::connect(mess.address).await;
     let text = format!("svc m {}", "x".repeat(100_000));
@@ -314,8 +380,19 @@ async fn a_client_that_does_not_read_is_disconnected_and_others_are_served() {
 #[tokio::test]
 async fn an_upstream_that_does_not_read_stops_the_reading_from_clients_then_rejects() {
     let server = Server::bind().await;
-    let mut spec = routing(&[server.address], ClusterPolicy { connections: 1, ..policy() }, retry(1));
-    spec.limits = Limits { queue_soft: 64 * 1024, queue_hard: 1024 * 1024, ..limits() };
+    let mut spec = routing(
+        &[server.address],
+        ClusterPolicy {
+            connections: 1,
+            ..policy()
+        },
+        retry(1),
+    );
+    spec.limits = Limits {
+        queue_soft: 64 * 1024,
+        queue_hard: 1024 * 1024,
+        ..limits()
+    };
     let mess = mess(spec);
     let mut client = Peer::connect(mess.address).await;
     let text = format!("svc m timeout=60000 {}", "x".repeat(100_000));
@@ -331,11 +408,17 @@ async fn an_upstream_that_does_not_read_stops_the_reading_from_clients_then_reje
         writer
     });
     let mut header = [0; 10];
-    tokio::time::timeout(Duration::from_secs(8), tokio::io::AsyncReadExt::read_exact(&mut reader, &mut header))
-        .await
-        .expect("rejections once the peer has stalled")
-        .unwrap();
-    assert_eq!(Rejection::ALL[usize::from(header[5] - 100)], Rejection::Overloaded);
+    tokio::time::timeout(
+        Duration::from_secs(8),
+        tokio::io::AsyncReadExt::read_exact(&mut reader, &mut header),
+    )
+    .await
+    .expect("rejections once the peer has stalled")
+    .unwrap();
+    assert_eq!(
+        Rejection::ALL[usize::from(header[5] - 100)],
+        Rejection::Overloaded
+    );
     flood.abort();
 }
 
@@ -343,7 +426,10 @@ async fn an_upstream_that_does_not_read_stops_the_reading_from_clients_then_reje
 async fn the_first_caller_of_a_service_waits_for_the_registry() {
     let (server, _) = echo().await;
     let mut spec = routing(&[], policy(), retry(1));
-    let to = Destination::Registry { registry: "r".into(), layout: None };
+    let to = Destination::Registry {
+        registry: "r".into(),
+        layout: None,
+    };
     spec.tables = vec![table(to, retry(1))];
     let mess = mess(spec);
     let mut client = Peer::connect(mess.address).await;
@@ -351,12 +437,22 @@ async fn the_first_caller_of_a_service_waits_for_the_registry() {
     client.send(1, 2, "other m timeout=200").await;
     client.send(1, 3, "gone m").await;
     let unanswered = client.get().await.unwrap();
-    assert_eq!((unanswered.id, unanswered.rejection()), (2, Some(Rejection::DeadlineExceeded)));
+    assert_eq!(
+        (unanswered.id, unanswered.rejection()),
+        (2, Some(Rejection::DeadlineExceeded))
+    );
     let sinks = |name: &str| mess.hand.0.lock().unwrap()[name].clone();
     sinks("gone")[0].update(Snapshot::default());
     let unknown = client.get().await.unwrap();
-    assert_eq!((unknown.id, unknown.rejection()), (3, Some(Rejection::NoService)));
-    let snapshot = Snapshot { known: true, instances: vec![instance(server)], lane: None };
+    assert_eq!(
+        (unknown.id, unknown.rejection()),
+        (3, Some(Rejection::NoService))
+    );
+    let snapshot = Snapshot {
+        known: true,
+        instances: vec![instance(server)],
+        lane: None,
+    };
     sinks("svc")[0].update(snapshot.clone());
     assert_eq!(client.get().await.unwrap().text, "svc m");
     // It appears later: the watch went on.
@@ -389,15 +485,22 @@ async fn an_endpoint_that_says_goodbye_finishes_its_calls_and_gets_no_new_ones()
 #[tokio::test]
 async fn draining_says_goodbye_finishes_and_ends() {
     let server = Server::bind().await;
-    let Mess { workers, address, records, .. } =
-        mess(routing(&[server.address], policy(), retry(1)));
+    let Mess {
+        workers,
+        address,
+        records,
+        ..
+    } = mess(routing(&[server.address], policy(), retry(1)));
     let mut client = Peer::connect(address).await;
     client.send(1, 1, "svc m").await;
     let mut upstream = server.accept().await;
     let in_flight = upstream.get().await.unwrap();
     let drained = tokio::spawn(workers.drain());
     assert_eq!(client.get().await.unwrap().kind, 6, "a goodbye");
-    assert!(tokio::net::TcpStream::connect(address).await.is_err(), "accepts no more");
+    assert!(
+        tokio::net::TcpStream::connect(address).await.is_err(),
+        "accepts no more"
+    );
     // Within the grace new calls are still served, after it they are answered.
     client.send(1, 2, "svc m").await;
     let graced = upstream.get().await.unwrap();
@@ -418,7 +521,9 @@ async fn draining_says_goodbye_finishes_and_ends() {
 #[tokio::test]
 async fn draining_that_takes_too_long_answers_what_is_left() {
     let server = Server::bind().await;
-    let Mess { workers, address, .. } = mess(routing(&[server.address], policy(), retry(1)));
+    let Mess {
+        workers, address, ..
+    } = mess(routing(&[server.address], policy(), retry(1)));
     let mut client = Peer::connect(address).await;
     client.send(1, 1, "svc m timeout=60000").await;
     let mut upstream = server.accept().await;
@@ -426,7 +531,10 @@ async fn draining_that_takes_too_long_answers_what_is_left() {
     let began = Instant::now();
     let drained = tokio::spawn(workers.drain());
     assert_eq!(client.get().await.unwrap().kind, 6);
-    assert_eq!(client.get().await.unwrap().rejection(), Some(Rejection::Draining));
+    assert_eq!(
+        client.get().await.unwrap().rejection(),
+        Some(Rejection::Draining)
+    );
     assert_eq!(client.get().await, None);
     drop(client);
     drained.await.unwrap();

@@ -38,7 +38,13 @@ pub fn serve(
     connection: Connection,
     worker: Rc<Worker>,
 ) -> Served {
-    let Connection { stream, prefix, peer, listening, presence } = connection;
+    let Connection {
+        stream,
+        prefix,
+        peer,
+        listening,
+        presence,
+    } = connection;
     let (reader, writer) = stream.into_split();
     let client = Rc::new(Client {
         link: Link::new(writer),
@@ -54,7 +60,12 @@ pub fn serve(
         cue: Cell::new(None),
         leaving: Cell::new(None),
     });
-    let session = Session { inbox: Inbox::new(reader, &prefix), client, worker, _presence: presence };
+    let session = Session {
+        inbox: Inbox::new(reader, &prefix),
+        client,
+        worker,
+        _presence: presence,
+    };
     Box::pin(session.run())
 }
 
@@ -105,7 +116,10 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn lost(rejection: Rejection) -> Self {
-        Self { rejection, sent: true }
+        Self {
+            rejection,
+            sent: true,
+        }
     }
 }
 
@@ -126,7 +140,9 @@ impl Client {
             Kind::Ping => {
                 self.cue.set(Some(head));
                 let codec = &self.codec;
-                self.link.append(worker, |out| codec.signal(Signal::Pong { wire }, &head, out));
+                self.link.append(worker, |out| {
+                    codec.signal(Signal::Pong { wire }, &head, out)
+                });
                 self.check_queue(worker);
                 Ok(())
             }
@@ -173,7 +189,11 @@ impl Client {
             self.refuse(worker, &head, exchange, rejection);
             return Ok(());
         }
-        if self.leaving.get().is_some_and(|leaving| leaving.grace_ends <= worker.now()) {
+        if self
+            .leaving
+            .get()
+            .is_some_and(|leaving| leaving.grace_ends <= worker.now())
+        {
             self.refuse(worker, &head, exchange, Rejection::Draining);
             self.finish();
             return Ok(());
@@ -199,13 +219,22 @@ impl Client {
         exchange: Exchange,
         lease: Lease,
     ) {
-        let pool = lease.seat.clone().pool(worker, &self.codec, self.protocol, head.variant);
+        let pool = lease
+            .seat
+            .clone()
+            .pool(worker, &self.codec, self.protocol, head.variant);
         let deadline = exchange.attempt_deadline();
         let Some(upstream) = pool.choose(worker) else {
             return self.refuse(worker, &head, exchange, Rejection::Overloaded);
         };
-        let call =
-            Call { client: self.clone(), head, exchange, lease, deadline, wire: retained };
+        let call = Call {
+            client: self.clone(),
+            head,
+            exchange,
+            lease,
+            deadline,
+            wire: retained,
+        };
         if let Err(call) = upstream.send(worker, call, wire) {
             let Call { head, exchange, .. } = call;
             self.refuse(worker, &head, exchange, Rejection::Overloaded);
@@ -286,21 +315,34 @@ impl Client {
             Outcome::Success | Outcome::Exception => Verdict::Good,
             Outcome::Failed | Outcome::Refused | Outcome::TimedOut => Verdict::Bad,
         });
-        if outcome == Outcome::Refused
-            && call.wire.is_some()
-            && call.exchange.may_retry(true, true)
+        if outcome == Outcome::Refused && call.wire.is_some() && call.exchange.may_retry(true, true)
         {
-            let Call { client, head, exchange, lease, wire, .. } = call;
+            let Call {
+                client,
+                head,
+                exchange,
+                lease,
+                wire,
+                ..
+            } = call;
             drop(lease);
             if let Some(wire) = wire {
                 client.again(worker, head, wire, exchange, Rejection::Overloaded);
             }
             return;
         }
-        let Call { client, head: asked, mut exchange, .. } = call;
+        let Call {
+            client,
+            head: asked,
+            mut exchange,
+            ..
+        } = call;
         if client.phase.get() != Phase::Gone {
             client.link.append(worker, |out| {
-                let edit = Edit { id: asked.id, attributes: &[] };
+                let edit = Edit {
+                    id: asked.id,
+                    attributes: &[],
+                };
                 let used = client.codec.encode(head, wire, &edit, out);
                 out.extend_from_slice(wire.get(used..).unwrap_or_default());
             });
@@ -314,7 +356,14 @@ impl Client {
     /// mesh's own answer.
     pub(crate) fn settle(mut call: Call, worker: &Rc<Worker>, failure: Failure) {
         call.conclude(Verdict::Bad);
-        let Call { client, head, mut exchange, lease, wire, .. } = call;
+        let Call {
+            client,
+            head,
+            mut exchange,
+            lease,
+            wire,
+            ..
+        } = call;
         drop(lease);
         if let Some(wire) = wire
             && exchange.may_retry(failure.sent, false)
@@ -329,7 +378,8 @@ impl Client {
         if self.phase.get() != Phase::Gone {
             let text = exchange.explain(why);
             tracing::debug!(protocol = self.protocol, source = %self.source, text, "rejected");
-            self.link.append(worker, |out| self.codec.reject(head, why, &text, out));
+            self.link
+                .append(worker, |out| self.codec.reject(head, why, &text, out));
             exchange.rejected(why);
             self.check_queue(worker);
         }
@@ -343,7 +393,8 @@ impl Client {
         let mut exchange = Exchange::unreadable(worker, site, self.source, head.len);
         exchange.rejected(why);
         let text = format!("{}: {detail}", exchange.explain(why));
-        self.link.append(worker, |out| self.codec.reject(head, why, &text, out));
+        self.link
+            .append(worker, |out| self.codec.reject(head, why, &text, out));
         self.check_queue(worker);
     }
 
@@ -415,8 +466,11 @@ impl Client {
         self.leaving.set(Some(Leaving { grace_ends }));
         if let Some(cue) = self.cue.get() {
             let codec = &self.codec;
-            let goodbye = Signal::Goodbye { id: worker.random() };
-            self.link.append(worker, |out| codec.signal(goodbye, &cue, out));
+            let goodbye = Signal::Goodbye {
+                id: worker.random(),
+            };
+            self.link
+                .append(worker, |out| codec.signal(goodbye, &cue, out));
         }
         self.link.wake_owner();
     }
@@ -463,9 +517,9 @@ impl Session {
     fn take_prefix(&mut self) {
         let (client, worker) = (&self.client, &self.worker);
         worker.read_clock();
-        let taken = self
-            .inbox
-            .split_prefix(&*client.codec, |head, wire| client.receive(worker, head, wire));
+        let taken = self.inbox.split_prefix(&*client.codec, |head, wire| {
+            client.receive(worker, head, wire)
+        });
         if let Err(malformed) = taken {
             self.reject_malformed(malformed);
         }
@@ -494,7 +548,12 @@ impl Session {
     }
 
     fn poll_requests(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { inbox, client, worker, .. } = self;
+        let Self {
+            inbox,
+            client,
+            worker,
+            ..
+        } = self;
         let read = inbox.poll_frames(cx, worker, &*client.codec, |head, wire| {
             client.receive(worker, head, wire)
         });
@@ -533,7 +592,9 @@ impl Session {
             return Poll::Pending;
         }
         ready!(client.link.poll_shutdown(cx));
-        client.phase.set(Phase::Lingering(self.worker.now().after(LINGER)));
+        client
+            .phase
+            .set(Phase::Lingering(self.worker.now().after(LINGER)));
         Poll::Ready(())
     }
 

@@ -35,7 +35,10 @@ pub(crate) enum Read {
 impl Inbox {
     /// An inbox that has already received `prefix`.
     pub(crate) fn new(reader: impl AsyncRead + 'static, prefix: &[u8]) -> Self {
-        Self { reader: Box::pin(reader), unfinished: BytesMut::from(prefix) }
+        Self {
+            reader: Box::pin(reader),
+            unfinished: BytesMut::from(prefix),
+        }
     }
 
     /// Reads once and gives each whole frame to `take`, whose error ends the reading.
@@ -77,11 +80,15 @@ impl Inbox {
     pub(crate) fn poll_discard(&mut self, cx: &mut Context<'_>, worker: &Worker) -> Poll<Read> {
         let mut scratch = worker.take_scratch();
         let mut buffer = ReadBuf::new(&mut scratch);
-        let read = self.reader.as_mut().poll_read(cx, &mut buffer).map(|result| match result {
-            Err(error) => Read::Failed(error),
-            Ok(()) if buffer.filled().is_empty() => Read::End,
-            Ok(()) => Read::Bytes,
-        });
+        let read = self
+            .reader
+            .as_mut()
+            .poll_read(cx, &mut buffer)
+            .map(|result| match result {
+                Err(error) => Read::Failed(error),
+                Ok(()) if buffer.filled().is_empty() => Read::End,
+                Ok(()) => Read::Bytes,
+            });
         worker.return_scratch(scratch);
         read
     }
@@ -119,7 +126,9 @@ fn take_frames(
     let mut used = 0;
     while let Some(rest) = bytes.get(used..).filter(|rest| !rest.is_empty()) {
         let Some(head) = codec.peek(rest)? else { break };
-        let Some(frame) = rest.get(..head.len.max(1)) else { break };
+        let Some(frame) = rest.get(..head.len.max(1)) else {
+            break;
+        };
         take(head, frame)?;
         used += frame.len();
     }

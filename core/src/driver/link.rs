@@ -136,7 +136,10 @@ impl Link {
         let mut queue = self.queue.borrow_mut();
         let mut writer = self.writer.borrow_mut();
         while queue.written < queue.bytes.len() {
-            match writer.as_mut().poll_write(cx, &queue.bytes[queue.written..]) {
+            match writer
+                .as_mut()
+                .poll_write(cx, &queue.bytes[queue.written..])
+            {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(n)) => queue.written += n,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -166,7 +169,11 @@ impl Link {
         if self.failed.get() {
             return Poll::Ready(());
         }
-        self.writer.borrow_mut().as_mut().poll_shutdown(cx).map(|_| ())
+        self.writer
+            .borrow_mut()
+            .as_mut()
+            .poll_shutdown(cx)
+            .map(|_| ())
     }
 }
 
@@ -176,7 +183,9 @@ pub(crate) struct Buffers(Vec<BytesMut>);
 
 impl Buffers {
     pub(crate) fn borrow(&mut self) -> BytesMut {
-        self.0.pop().unwrap_or_else(|| BytesMut::with_capacity(4096))
+        self.0
+            .pop()
+            .unwrap_or_else(|| BytesMut::with_capacity(4096))
     }
 
     pub(crate) fn give_back(&mut self, mut buffer: BytesMut) {

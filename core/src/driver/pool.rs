@@ -45,8 +45,9 @@ impl Seat {
         variant: u8,
     ) -> Rc<Pool> {
         let mut pools = self.pools.borrow_mut();
-        let known =
-            pools.iter().find(|pool| pool.variant == variant && pool.protocol == protocol);
+        let known = pools
+            .iter()
+            .find(|pool| pool.variant == variant && pool.protocol == protocol);
         if let Some(pool) = known {
             return pool.clone();
         }
@@ -93,7 +94,9 @@ impl Pool {
 
     /// Lets go of a connection that ended.
     pub(crate) fn forget(&self, ended: &Rc<Upstream>) {
-        self.upstreams.borrow_mut().retain(|upstream| !Rc::ptr_eq(upstream, ended));
+        self.upstreams
+            .borrow_mut()
+            .retain(|upstream| !Rc::ptr_eq(upstream, ended));
     }
 
     /// Its connections.

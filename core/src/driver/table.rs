@@ -46,7 +46,10 @@ impl<T> Table<T> {
     pub(crate) fn new(id_bits: u8) -> Self {
         let index_bits = u32::from(id_bits.clamp(8, 64)) / 2;
         let generation_mask = u32::MAX >> (32 - index_bits);
-        let reserved = Slot { generation: 0, state: State::Abandoned };
+        let reserved = Slot {
+            generation: 0,
+            state: State::Abandoned,
+        };
         Self {
             slots: vec![reserved],
             free: Vec::new(),
@@ -73,11 +76,14 @@ impl<T> Table<T> {
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
-                let next = u32::try_from(self.slots.len()).ok().filter(|index| {
-                    u64::from(*index) < 1_u64 << self.index_bits.min(31)
-                });
+                let next = u32::try_from(self.slots.len())
+                    .ok()
+                    .filter(|index| u64::from(*index) < 1_u64 << self.index_bits.min(31));
                 let Some(index) = next else { return Err(value) };
-                self.slots.push(Slot { generation: 0, state: State::Free });
+                self.slots.push(Slot {
+                    generation: 0,
+                    state: State::Free,
+                });
                 index
             }
         };
@@ -95,7 +101,9 @@ impl<T> Table<T> {
 
     /// The call that `id` stands for; its id becomes free.
     pub(crate) fn claim(&mut self, id: u64) -> Claim<T> {
-        let Some(index) = self.index_of(id) else { return Claim::Unknown };
+        let Some(index) = self.index_of(id) else {
+            return Claim::Unknown;
+        };
         let slot = &mut self.slots[index as usize];
         let claim = match std::mem::replace(&mut slot.state, State::Free) {
             State::Taken(value) => {
@@ -150,13 +158,16 @@ impl<T> Table<T> {
     /// The calls in flight with their ids.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut T)> {
         let bits = self.index_bits;
-        self.slots.iter_mut().enumerate().filter_map(move |(index, slot)| {
-            let id = (u64::from(slot.generation) << bits) | index as u64;
-            match &mut slot.state {
-                State::Taken(value) => Some((id, value)),
-                State::Free | State::Abandoned => None,
-            }
-        })
+        self.slots
+            .iter_mut()
+            .enumerate()
+            .filter_map(move |(index, slot)| {
+                let id = (u64::from(slot.generation) << bits) | index as u64;
+                match &mut slot.state {
+                    State::Taken(value) => Some((id, value)),
+                    State::Free | State::Abandoned => None,
+                }
+            })
     }
 
     /// Empties the table: the connection is gone, no answer can come.

@@ -22,9 +22,17 @@ use super::worker::Worker;
 const BACKLOG: i32 = 4096;
 
 enum Command {
-    Listen { id: u64, spec: ListenerSpec, socket: TcpListener },
-    Unlisten { id: u64 },
-    Drain { done: oneshot::Sender<()> },
+    Listen {
+        id: u64,
+        spec: ListenerSpec,
+        socket: TcpListener,
+    },
+    Unlisten {
+        id: u64,
+    },
+    Drain {
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// The worker threads.
@@ -68,8 +76,10 @@ impl Workers {
             next_listener: AtomicU64::new(0),
         };
         for index in 0..count.max(1) {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_io()
+                .enable_time()
+                .build()?;
             let (commands, received) = unbounded_channel();
             let mesh = mesh.clone();
             let thread = std::thread::Builder::new()
@@ -95,15 +105,26 @@ impl Workers {
             sockets.push(socket);
         }
         let id = self.next_listener.fetch_add(1, Ordering::Relaxed);
-        Ok(Bound { id, spec, address, sockets })
+        Ok(Bound {
+            id,
+            spec,
+            address,
+            sockets,
+        })
     }
 
     /// Begins to serve a bound listener.
     pub fn listen(&self, bound: Bound) {
-        let Bound { id, spec, sockets, .. } = bound;
+        let Bound {
+            id, spec, sockets, ..
+        } = bound;
         for (commands, socket) in self.commands.iter().zip(sockets) {
             // A worker that ended serves nothing more; nothing to tell it.
-            let _ = commands.send(Command::Listen { id, spec: spec.clone(), socket });
+            let _ = commands.send(Command::Listen {
+                id,
+                spec: spec.clone(),
+                socket,
+            });
         }
     }
 
@@ -138,7 +159,11 @@ impl Workers {
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
@@ -154,7 +179,8 @@ async fn work(index: usize, mesh: Arc<Mesh>, mut commands: UnboundedReceiver<Com
     let mut listeners: HashMap<u64, Rc<Listening>> = HashMap::new();
     while let Some(command) = commands.recv().await {
         match command {
-            Command::Listen { id, spec, socket } => match tokio::net::TcpListener::from_std(socket) {
+            Command::Listen { id, spec, socket } => match tokio::net::TcpListener::from_std(socket)
+            {
                 Ok(socket) => {
                     let listening = Listening::new(id, &spec);
                     tokio::task::spawn_local(listening.clone().accept(socket, worker.clone()));

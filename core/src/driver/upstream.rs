@@ -128,8 +128,13 @@ impl Upstream {
         wire: &[u8],
     ) -> Result<(), Call> {
         self.called.set(worker.now());
-        let open = self.link.get().filter(|_| self.state.get() != State::Connecting);
-        let Some(link) = open else { return self.keep(worker, call, wire) };
+        let open = self
+            .link
+            .get()
+            .filter(|_| self.state.get() != State::Connecting);
+        let Some(link) = open else {
+            return self.keep(worker, call, wire);
+        };
         self.cue.set(Some(call.head));
         if link.queued() > worker.queue_soft() {
             self.hold_back(worker, &call.client);
@@ -159,7 +164,8 @@ impl Upstream {
             return Err(call);
         }
         self.waiting_bytes.set(bytes);
-        call.wire.get_or_insert_with(|| Bytes::copy_from_slice(wire));
+        call.wire
+            .get_or_insert_with(|| Bytes::copy_from_slice(wire));
         if call.head.kind == Kind::OneWay {
             self.waiting.borrow_mut().push(call);
             return Ok(());
@@ -184,7 +190,10 @@ impl Upstream {
 
     fn put(&self, worker: &Worker, link: &Rc<Link>, head: &Head, wire: &[u8], id: u64) {
         link.append(worker, |out| {
-            let edit = Edit { id, attributes: &[] };
+            let edit = Edit {
+                id,
+                attributes: &[],
+            };
             let used = self.pool.codec.encode(head, wire, &edit, out);
             out.extend_from_slice(wire.get(used..).unwrap_or_default());
         });
@@ -324,7 +333,9 @@ impl Upstream {
         match head.kind {
             Kind::Response => return self.answer(worker, head, wire),
             Kind::Ping => {
-                link.append(worker, |out| codec.signal(Signal::Pong { wire }, &head, out));
+                link.append(worker, |out| {
+                    codec.signal(Signal::Pong { wire }, &head, out)
+                });
             }
             Kind::Pong => {
                 if self.ping.get() == Some(head.id) {
@@ -348,7 +359,9 @@ impl Upstream {
                 // A server that calls its client: on a shared connection it cannot be known
                 // which client is meant.
                 let text = "[finback] a shared connection takes no calls from the server";
-                link.append(worker, |out| codec.reject(&head, Rejection::Denied, text, out));
+                link.append(worker, |out| {
+                    codec.reject(&head, Rejection::Denied, text, out)
+                });
             }
             Kind::OneWay | Kind::Notice => {}
         }
@@ -422,7 +435,10 @@ impl Upstream {
         let sent = self.state.get() != State::Connecting;
         for entry in expired {
             if let Entry::Call(call) = entry {
-                let failure = Failure { rejection: Rejection::DeadlineExceeded, sent };
+                let failure = Failure {
+                    rejection: Rejection::DeadlineExceeded,
+                    sent,
+                };
                 Client::settle(call, worker, failure);
             }
         }
@@ -442,7 +458,11 @@ impl Upstream {
         let now = worker.now();
         let policy = &self.pool.cluster.spec.policy;
         let interval = policy.heartbeat_interval;
-        if self.full_since.get().is_some_and(|since| now.since(since) >= STALLED) {
+        if self
+            .full_since
+            .get()
+            .is_some_and(|since| now.since(since) >= STALLED)
+        {
             // Waiting longer would only stall the clients' calls to other endpoints.
             self.stalled.set(true);
             self.let_go();
@@ -506,7 +526,10 @@ impl Upstream {
     }
 
     fn fail_calls(self: &Rc<Self>, worker: &Rc<Worker>, rejection: Rejection) {
-        let failure = Failure { rejection, sent: rejection != Rejection::ConnectFailed };
+        let failure = Failure {
+            rejection,
+            sent: rejection != Rejection::ConnectFailed,
+        };
         let entries = self.table.borrow_mut().drain();
         self.ping.set(None);
         for entry in entries {

@@ -137,7 +137,9 @@ impl Worker {
         source: IpAddr,
         metadata: &Metadata<'_>,
     ) -> Rc<Site> {
-        self.sites.borrow_mut().of(self, listening, protocol, source, metadata)
+        self.sites
+            .borrow_mut()
+            .of(self, listening, protocol, source, metadata)
     }
 
     pub(crate) fn view(
@@ -149,7 +151,11 @@ impl Worker {
     }
 
     pub(crate) fn pool(&self, key: PoolKey, make: impl FnOnce() -> Pool) -> Rc<Pool> {
-        self.pools.borrow_mut().entry(key).or_insert_with(|| Rc::new(make())).clone()
+        self.pools
+            .borrow_mut()
+            .entry(key)
+            .or_insert_with(|| Rc::new(make()))
+            .clone()
     }
 
     // === Bounds ===
@@ -302,12 +308,18 @@ impl Worker {
     fn sweep(&self) {
         self.sites.borrow_mut().forget_unused();
         self.views.borrow_mut().forget_unused();
-        self.pools.borrow_mut().retain(|_, pool| pool.len() > 0 || pool.is_wanted());
+        self.pools
+            .borrow_mut()
+            .retain(|_, pool| pool.len() > 0 || pool.is_wanted());
         self.mesh.forget_unused();
     }
 
     fn upstreams(&self) -> Vec<Rc<Upstream>> {
-        self.pools.borrow().values().flat_map(|pool| pool.upstreams()).collect()
+        self.pools
+            .borrow()
+            .values()
+            .flat_map(|pool| pool.upstreams())
+            .collect()
     }
 
     // === Clients ===
@@ -343,11 +355,17 @@ impl Worker {
     /// and ends them.
     pub(crate) async fn drain(self: &Rc<Self>) {
         let limit = self.limits.borrow().drain;
-        if tokio::time::timeout(limit, self.until_empty()).await.is_ok() {
+        if tokio::time::timeout(limit, self.until_empty())
+            .await
+            .is_ok()
+        {
             return;
         }
         self.read_clock();
-        tracing::warn!(worker = self.index, "draining took too long; ending what is left");
+        tracing::warn!(
+            worker = self.index,
+            "draining took too long; ending what is left"
+        );
         for upstream in self.upstreams() {
             upstream.abandon_all(self, Rejection::Draining);
         }

@@ -17,9 +17,9 @@ use crate::record::{Ending, Record};
 use crate::rejection::Rejection;
 use crate::route::{self, Destination, Route};
 
+use super::Gauges;
 use super::site::Site;
 use super::view::{Seat, View};
-use super::Gauges;
 
 /// How a call's attributes are read.
 pub(crate) type Attributes<'a, 'b> = &'a mut dyn FnMut(&str) -> Option<Cow<'b, str>>;
@@ -129,8 +129,11 @@ impl Exchange {
         worker: &Worker,
         attributes: Attributes<'_, '_>,
     ) -> Result<Attempt, Rejection> {
-        let view =
-            self.site.view(worker, usize::from(self.route), usize::from(self.destination))?;
+        let view = self.site.view(
+            worker,
+            usize::from(self.route),
+            usize::from(self.destination),
+        )?;
         let mut view = view.borrow_mut();
         let now = worker.now();
         view.refresh(now, worker.random());
@@ -171,7 +174,10 @@ impl Exchange {
         now: Now,
         attributes: Attributes<'_, '_>,
     ) -> Result<Rc<Seat>, Rejection> {
-        let lane = view.lane_attribute().and_then(|name| attributes(name)).map(Cow::into_owned);
+        let lane = view
+            .lane_attribute()
+            .and_then(|name| attributes(name))
+            .map(Cow::into_owned);
         let policy = &view.cluster.spec.policy;
         let hash = match &policy.balance {
             Policy::ConsistentHash(HashOn::Source) => Some(hash_source(self.source)),
@@ -212,9 +218,8 @@ impl Exchange {
     pub(crate) fn may_retry(&mut self, sent: bool, refused: bool) -> bool {
         let retry = &self.route().retry;
         let safe = !sent || retry.idempotent || (refused && retry.refused);
-        let allowed = safe
-            && u32::from(self.attempts) < retry.attempts
-            && self.deadline > self.clock.get();
+        let allowed =
+            safe && u32::from(self.attempts) < retry.attempts && self.deadline > self.clock.get();
         if allowed {
             self.tried.extend(self.endpoint);
         }
@@ -339,7 +344,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let Seat { cluster, endpoint, .. } = &*self.seat;
+        let Seat {
+            cluster, endpoint, ..
+        } = &*self.seat;
         endpoint.health.in_flight.fetch_sub(1, Relaxed);
         cluster.in_flight.fetch_sub(1, Relaxed);
         if self.retry {

@@ -70,7 +70,9 @@ impl Site {
         destination: usize,
     ) -> Result<Rc<RefCell<View>>, Rejection> {
         let mut targets = self.targets.borrow_mut();
-        let known = targets.iter().find(|t| t.route == route && t.destination == destination);
+        let known = targets
+            .iter()
+            .find(|t| t.route == route && t.destination == destination);
         if let Some(target) = known {
             return Ok(target.view.clone());
         }
@@ -78,17 +80,25 @@ impl Site {
             Destination::Clusters(weighted) => {
                 let chosen = weighted.get(destination).ok_or(Rejection::NoEndpoint)?;
                 let routing = worker.routing();
-                let cluster = routing.cluster(&chosen.cluster).ok_or(Rejection::NoEndpoint)?;
+                let cluster = routing
+                    .cluster(&chosen.cluster)
+                    .ok_or(Rejection::NoEndpoint)?;
                 (cluster.clone(), chosen.subset.as_ref())
             }
             Destination::Registry { registry, layout } => {
                 let found =
-                    worker.mesh().look_up(registry, layout.as_ref(), self.protocol, &self.key);
+                    worker
+                        .mesh()
+                        .look_up(registry, layout.as_ref(), self.protocol, &self.key);
                 (found.ok_or(Rejection::Overloaded)?, None)
             }
         };
         let view = worker.view(&cluster, subset);
-        targets.push(Target { route, destination, view: view.clone() });
+        targets.push(Target {
+            route,
+            destination,
+            view: view.clone(),
+        });
         Ok(view)
     }
 }
@@ -143,8 +153,7 @@ impl Sites {
     ) -> Rc<Site> {
         let routing = worker.routing();
         let table = routing.table(&listening.routes);
-        let by_source = table
-            .is_some_and(|table| table.routes.iter().any(|r| !r.when.sources.is_empty()));
+        let by_source = table.is_some_and(|table| table.matches_on_source());
         let key = SiteKey {
             service: metadata.service.as_ref().into(),
             method: metadata.method.as_ref().into(),
@@ -167,8 +176,7 @@ impl Sites {
             group: &key.group,
             source,
         };
-        let candidates =
-            table.map_or_else(Candidates::default, |table| table.candidates(&call));
+        let candidates = table.map_or_else(Candidates::default, |table| table.candidates(&call));
         let series = worker.mesh().observer.series(
             worker.index(),
             &SeriesKey {

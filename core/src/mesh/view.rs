@@ -83,13 +83,22 @@ impl View {
         };
         self.plain = Members::new(&self.cluster, choose(None), &former, now, seed);
         let values: BTreeSet<&String> = lane
-            .map(|lane| endpoints.all.iter().filter_map(|e| e.labels.get(&lane.label)).collect())
+            .map(|lane| {
+                endpoints
+                    .all
+                    .iter()
+                    .filter_map(|e| e.labels.get(&lane.label))
+                    .collect()
+            })
             .unwrap_or_default();
         self.laned = values
             .into_iter()
             .map(|value| {
                 let chosen = choose(Some(value));
-                (value.clone(), Members::new(&self.cluster, chosen, &former, now, seed))
+                (
+                    value.clone(),
+                    Members::new(&self.cluster, chosen, &former, now, seed),
+                )
             })
             .collect();
     }
@@ -117,17 +126,24 @@ impl Members {
         let seats = endpoints
             .iter()
             .map(|endpoint| {
-                former.get(&Arc::as_ptr(endpoint)).cloned().unwrap_or_else(|| {
-                    Rc::new(Seat {
-                        cluster: cluster.clone(),
-                        endpoint: endpoint.clone(),
-                        pools: RefCell::default(),
+                former
+                    .get(&Arc::as_ptr(endpoint))
+                    .cloned()
+                    .unwrap_or_else(|| {
+                        Rc::new(Seat {
+                            cluster: cluster.clone(),
+                            endpoint: endpoint.clone(),
+                            pools: RefCell::default(),
+                        })
                     })
-                })
             })
             .collect();
         let balancer = Balancer::new(&cluster.spec.policy.balance, &endpoints, now, seed);
-        Self { endpoints, seats, balancer }
+        Self {
+            endpoints,
+            seats,
+            balancer,
+        }
     }
 }
 

@@ -29,12 +29,12 @@ use finback_core::route::{Destination, Match, Retry, Route, RouteTable, Weighted
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-pub const MAX_FRAME: usize = 1 << 20;
+pub(crate) const MAX_FRAME: usize = 1 << 20;
 const HEADER: usize = 10;
 
-pub struct Toy;
+pub(crate) struct Toy;
 
-pub fn frame(kind: u8, flag: u8, id: u32, text: &str) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flag: u8, id: u32, text: &str) -> Vec<u8> {
     let mut out = Vec::new();
     out.put_u32(u32::try_from(HEADER + text.len()).unwrap());
     out.put_u8(kind);
@@ -50,7 +50,9 @@ impl Codec for Toy {
     }
 
     fn peek(&self, bytes: &[u8]) -> Result<Option<Head>, Malformed> {
-        let Some(header) = bytes.get(..HEADER) else { return Ok(None) };
+        let Some(header) = bytes.get(..HEADER) else {
+            return Ok(None);
+        };
         let len = u32::from_be_bytes(header[..4].try_into().unwrap()) as usize;
         let kind = match header[4] {
             1 => Kind::Request,
@@ -63,9 +65,18 @@ impl Codec for Toy {
             _ => return Err(Malformed::Garbage("unknown kind")),
         };
         let id = u64::from(u32::from_be_bytes(header[6..10].try_into().unwrap()));
-        let head = Head { kind, id, len, variant: 0, note: u32::from(header[5]) };
+        let head = Head {
+            kind,
+            id,
+            len,
+            variant: 0,
+            note: u32::from(header[5]),
+        };
         if len > MAX_FRAME {
-            return Err(Malformed::TooLarge { head, limit: MAX_FRAME });
+            return Err(Malformed::TooLarge {
+                head,
+                limit: MAX_FRAME,
+            });
         }
         if len < HEADER {
             return Err(Malformed::Garbage("length too short"));
@@ -84,7 +95,8 @@ impl Codec for Toy {
         }
         let text = std::str::from_utf8(&wire[HEADER..]).map_err(|_| Malformed::Content("text"))?;
         let mut words = text.split(' ');
-        let timeout = attribute(text, "timeout").map(|ms| Duration::from_millis(ms.parse().unwrap()));
+        let timeout =
+            attribute(text, "timeout").map(|ms| Duration::from_millis(ms.parse().unwrap()));
         Ok(Reading::Call(Metadata {
             service: words.next().unwrap_or_default().into(),
             method: words.next().unwrap_or_default().into(),
@@ -122,7 +134,10 @@ impl Codec for Toy {
         if head.kind == Kind::OneWay {
             return false;
         }
-        let reason = Rejection::ALL.iter().position(|each| *each == rejection).unwrap();
+        let reason = Rejection::ALL
+            .iter()
+            .position(|each| *each == rejection)
+            .unwrap();
         let flag = 100 + u8::try_from(reason).unwrap();
         out.put_slice(&frame(3, flag, u32::try_from(head.id).unwrap(), text));
         true
@@ -130,7 +145,10 @@ impl Codec for Toy {
 }
 
 fn attribute<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    text.split(' ').skip(2).find_map(|word| word.split_once('=').filter(|(k, _)| *k == name)).map(|(_, v)| v)
+    text.split(' ')
+        .skip(2)
+        .find_map(|word| word.split_once('=').filter(|(k, _)| *k == name))
+        .map(|(_, v)| v)
 }
 
 impl Protocol for Toy {
@@ -152,17 +170,22 @@ impl Protocol for Toy {
 // === The mesh under test ===
 
 #[derive(Default)]
-pub struct Records(Mutex<Vec<(String, Record)>>);
+pub(crate) struct Records(Mutex<Vec<(String, Record)>>);
 
 impl Records {
     /// Endings so far, sorted.
-    pub fn endings(&self) -> Vec<&'static str> {
-        let mut names: Vec<_> =
-            self.0.lock().unwrap().iter().map(|(_, record)| record.ending.name()).collect();
+    pub(crate) fn endings(&self) -> Vec<&'static str> {
+        let mut names: Vec<_> = self
+            .0
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(_, record)| record.ending.name())
+            .collect();
         names.sort_unstable();
         names
     }
-    pub fn last(&self) -> Record {
+    pub(crate) fn last(&self) -> Record {
         self.0.lock().unwrap().last().unwrap().1
     }
 }
@@ -175,44 +198,61 @@ impl Series for Seen {
     }
 }
 
-pub struct Watcher(pub Arc<Records>);
+pub(crate) struct Watcher(pub Arc<Records>);
 
 impl Observer for Watcher {
     fn series(&self, _: usize, key: &SeriesKey) -> Arc<dyn Series> {
-        Arc::new(Seen(self.0.clone(), format!("{}.{}", key.service, key.method)))
+        Arc::new(Seen(
+            self.0.clone(),
+            format!("{}.{}", key.service, key.method),
+        ))
     }
 }
 
 /// A registry whose snapshots the test delivers.
 #[derive(Default)]
-pub struct Hand(pub Mutex<HashMap<String, Vec<Arc<dyn Sink>>>>);
+pub(crate) struct Hand(pub Mutex<HashMap<String, Vec<Arc<dyn Sink>>>>);
 
 struct Handed(Arc<Hand>);
 
 impl Discovery for Handed {
     fn watch(&self, lookup: &Lookup, sink: Arc<dyn Sink>) -> WatchGuard {
-        self.0.0.lock().unwrap().entry(lookup.service.to_string()).or_default().push(sink);
+        self.0
+            .0
+            .lock()
+            .unwrap()
+            .entry(lookup.service.to_string())
+            .or_default()
+            .push(sink);
         Box::new(())
     }
 }
 
-pub struct Mess {
-    pub mesh: Arc<Mesh>,
-    pub workers: Workers,
-    pub address: SocketAddr,
-    pub records: Arc<Records>,
-    pub hand: Arc<Hand>,
+pub(crate) struct Mess {
+    pub(crate) mesh: Arc<Mesh>,
+    pub(crate) workers: Workers,
+    pub(crate) address: SocketAddr,
+    pub(crate) records: Arc<Records>,
+    pub(crate) hand: Arc<Hand>,
 }
 
-pub fn instance(address: SocketAddr) -> Instance {
-    Instance { address, weight: 100, labels: Default::default(), warm_up: None }
+pub(crate) fn instance(address: SocketAddr) -> Instance {
+    Instance {
+        address,
+        weight: 100,
+        labels: Default::default(),
+        warm_up: None,
+    }
 }
 
-pub fn policy() -> ClusterPolicy {
-    ClusterPolicy { connect_timeout: Duration::from_millis(500), ..ClusterPolicy::default() }
+pub(crate) fn policy() -> ClusterPolicy {
+    ClusterPolicy {
+        connect_timeout: Duration::from_millis(500),
+        ..ClusterPolicy::default()
+    }
 }
 
-pub fn limits() -> Limits {
+pub(crate) fn limits() -> Limits {
     Limits {
         call_timeout: Duration::from_secs(5),
         drain_grace: Duration::from_millis(300),
@@ -221,13 +261,24 @@ pub fn limits() -> Limits {
     }
 }
 
-pub fn retry(attempts: u32) -> Retry {
-    Retry { attempts, ..Retry::default() }
+pub(crate) fn retry(attempts: u32) -> Retry {
+    Retry {
+        attempts,
+        ..Retry::default()
+    }
 }
 
 /// Routing in which every call goes to one cluster of these endpoints.
-pub fn routing(endpoints: &[SocketAddr], policy: ClusterPolicy, retry: Retry) -> RoutingSpec {
-    let to = Destination::Clusters(vec![Weighted { cluster: "all".into(), weight: 1, subset: None }]);
+pub(crate) fn routing(
+    endpoints: &[SocketAddr],
+    policy: ClusterPolicy,
+    retry: Retry,
+) -> RoutingSpec {
+    let to = Destination::Clusters(vec![Weighted {
+        cluster: "all".into(),
+        weight: 1,
+        subset: None,
+    }]);
     RoutingSpec {
         tables: vec![table(to, retry)],
         clusters: vec![ClusterSpec {
@@ -240,14 +291,22 @@ pub fn routing(endpoints: &[SocketAddr], policy: ClusterPolicy, retry: Retry) ->
     }
 }
 
-pub fn table(to: Destination, retry: Retry) -> RouteTable {
-    let route =
-        Route { name: "only".into(), when: Match::default(), to, timeout: None, retry };
-    RouteTable { name: "main".into(), routes: vec![Arc::new(route)] }
+pub(crate) fn table(to: Destination, retry: Retry) -> RouteTable {
+    let route = Route {
+        name: "only".into(),
+        when: Match::default(),
+        to,
+        timeout: None,
+        retry,
+    };
+    RouteTable {
+        name: "main".into(),
+        routes: vec![Arc::new(route)],
+    }
 }
 
 /// A mesh with one worker and one listener.
-pub fn mess(spec: RoutingSpec) -> Mess {
+pub(crate) fn mess(spec: RoutingSpec) -> Mess {
     let records = Arc::new(Records::default());
     let hand = Arc::new(Hand::default());
     let mesh = Mesh::new(
@@ -267,40 +326,51 @@ pub fn mess(spec: RoutingSpec) -> Mess {
         .unwrap();
     let address = bound.address();
     workers.listen(bound);
-    Mess { mesh, workers, address, records, hand }
+    Mess {
+        mesh,
+        workers,
+        address,
+        records,
+        hand,
+    }
 }
 
 // === Peers ===
 
-pub struct Peer(pub TcpStream);
+pub(crate) struct Peer(pub(crate) TcpStream);
 
 #[derive(Debug, PartialEq, Eq, Clone)]
-pub struct Got {
-    pub kind: u8,
-    pub flag: u8,
-    pub id: u32,
-    pub text: String,
+pub(crate) struct Got {
+    pub(crate) kind: u8,
+    pub(crate) flag: u8,
+    pub(crate) id: u32,
+    pub(crate) text: String,
 }
 
 impl Got {
     /// The rejection that this is, if it is one.
-    pub fn rejection(&self) -> Option<Rejection> {
-        self.flag.checked_sub(100).map(|n| Rejection::ALL[usize::from(n)])
+    pub(crate) fn rejection(&self) -> Option<Rejection> {
+        self.flag
+            .checked_sub(100)
+            .map(|n| Rejection::ALL[usize::from(n)])
     }
 }
 
 impl Peer {
-    pub async fn connect(address: SocketAddr) -> Self {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
         Self(TcpStream::connect(address).await.unwrap())
     }
-    pub async fn send(&mut self, kind: u8, id: u32, text: &str) {
+    pub(crate) async fn send(&mut self, kind: u8, id: u32, text: &str) {
         self.0.write_all(&frame(kind, 0, id, text)).await.unwrap();
     }
-    pub async fn answer(&mut self, to: &Got, flag: u8, text: &str) {
-        self.0.write_all(&frame(3, flag, to.id, text)).await.unwrap();
+    pub(crate) async fn answer(&mut self, to: &Got, flag: u8, text: &str) {
+        self.0
+            .write_all(&frame(3, flag, to.id, text))
+            .await
+            .unwrap();
     }
     /// The next frame, or `None` at the end of the stream.
-    pub async fn get(&mut self) -> Option<Got> {
+    pub(crate) async fn get(&mut self) -> Option<Got> {
         let mut header = [0; HEADER];
         let read = tokio::time::timeout(Duration::from_secs(10), self.0.read_exact(&mut header));
         read.await.expect("a frame within 10 s").ok()?;
@@ -314,38 +384,38 @@ impl Peer {
             text: String::from_utf8(text).unwrap(),
         })
     }
-    pub async fn call(&mut self, id: u32, text: &str) -> Got {
+    pub(crate) async fn call(&mut self, id: u32, text: &str) -> Got {
         self.send(1, id, text).await;
         let got = self.get().await.expect("an answer");
         assert_eq!((got.kind, got.id), (3, id));
         got
     }
-    pub async fn get_nothing(&mut self, within: Duration) {
+    pub(crate) async fn get_nothing(&mut self, within: Duration) {
         let mut byte = [0];
         let read = tokio::time::timeout(within, self.0.read(&mut byte)).await;
         assert!(read.is_err(), "nothing was to come, but {read:?} did");
     }
 }
 
-pub struct Server {
-    pub listener: TcpListener,
-    pub address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) listener: TcpListener,
+    pub(crate) address: SocketAddr,
 }
 
 impl Server {
-    pub async fn bind() -> Self {
+    pub(crate) async fn bind() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         Self { listener, address }
     }
-    pub async fn accept(&self) -> Peer {
+    pub(crate) async fn accept(&self) -> Peer {
         let accepted = tokio::time::timeout(Duration::from_secs(10), self.listener.accept());
         Peer(accepted.await.expect("a connection within 10 s").unwrap().0)
     }
 }
 
 /// A server that answers every request with its own text and counts them.
-pub async fn echo() -> (SocketAddr, Arc<AtomicUsize>) {
+pub(crate) async fn echo() -> (SocketAddr, Arc<AtomicUsize>) {
     let server = Server::bind().await;
     let count = Arc::new(AtomicUsize::new(0));
     let (address, counted) = (server.address, count.clone());

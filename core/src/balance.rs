@@ -1,0 +1,174 @@
+//! Which endpoint takes the next call.
+//!
+//! A balancer proposes endpoints in the order of its policy; a [`Gate`] turns down those that
+//! may not be used now. While all is well the first proposal is good, and no policy but
+//! consistent hashing looks at all endpoints to make it.
+
+mod choices;
+mod gate;
+mod latency;
+mod rendezvous;
+mod rotation;
+mod urn;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::clock::Now;
+use crate::endpoint::Endpoint;
+use crate::rng::mix;
+
+use gate::Gate;
+use rendezvous::Rendezvous;
+use rotation::Rotation;
+use urn::Urn;
+
+pub use latency::observe_latency;
+
+/// How calls are spread over endpoints. Every policy respects weights and warm-up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// In turn, the turns of unequal weights spread out evenly.
+    #[default]
+    RoundRobin,
+    /// By chance.
+    Random,
+    /// The one with the fewest calls in flight for its weight: of all if there are few, else of
+    /// two chosen by chance.
+    LeastRequest,
+    /// The one of two chosen by chance that promises the sooner answer, by its recent peak
+    /// latency and its calls in flight.
+    PeakEwma,
+    /// The same endpoint for the same key, as long as that endpoint may be used.
+    ConsistentHash(HashOn),
+}
+
+/// The key of consistent hashing. Calls that lack it are spread by chance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashOn {
+    /// The value of this attribute of the call.
+    Attribute(String),
+    /// The caller's address.
+    Source,
+}
+
+/// What the choice of an endpoint depends on besides the endpoints.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// The time.
+    pub now: Now,
+    /// A fresh uniform draw.
+    pub random: u64,
+    /// The hash of the call's key, for consistent hashing.
+    pub hash: Option<u64>,
+    /// Endpoints that were tried already: used again only if no other may be.
+    pub avoid: &'a [SocketAddr],
+    /// Endpoints with this many calls in flight take no more; 0 = no limit.
+    pub per_endpoint: u32,
+    /// If fewer than this share of the endpoints (percent) is available, they are all used.
+    pub panic_percent: u32,
+}
+
+/// Why no endpoint was picked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPick {
+    /// There is none that may be used: none at all, or none available and no panic.
+    Empty,
+    /// All that may be used have as many calls in flight as they may.
+    Busy,
+}
+
+/// One worker's choice among the endpoints of one snapshot.
+#[derive(Debug)]
+pub struct Balancer(Method);
+
+#[derive(Debug)]
+enum Method {
+    RoundRobin(Rotation),
+    Random(Urn),
+    LeastRequest(Urn),
+    PeakEwma(Urn),
+    ConsistentHash {
+        rendezvous: Rendezvous,
+        without_key: Urn,
+    },
+}
+
+impl Balancer {
+    /// A balancer for these members. Balancers with different seeds begin at different places,
+    /// so that workers do not all turn to the same endpoint at once.
+    #[must_use]
+    pub fn new(policy: &Policy, members: &[Arc<Endpoint>], now: Now, seed: u64) -> Self {
+        Self(match policy {
+            Policy::RoundRobin => Method::RoundRobin(Rotation::new(members, now, seed)),
+            Policy::Random => Method::Random(Urn::new(members)),
+            Policy::LeastRequest => Method::LeastRequest(Urn::new(members)),
+            Policy::PeakEwma => Method::PeakEwma(Urn::new(members)),
+            Policy::ConsistentHash(_) => Method::ConsistentHash {
+                rendezvous: Rendezvous::new(members),
+                without_key: Urn::new(members),
+            },
+        })
+    }
+
+    /// The place in `members`, the same that the balancer was made for, of the endpoint to use.
+    /// Never one of weight 0.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn pick(&mut self, members: &[Arc<Endpoint>], ask: &Ask<'_>) -> Result<usize, NoPick> {
+        let gate = Gate::new(members, ask, ask.avoid);
+        if let Some(picked) = self.0.pick(&gate) {
+            return Ok(picked);
+        }
+        if !ask.avoid.is_empty() {
+            let again = Gate::new(members, ask, &[]);
+            if let Some(picked) = self.0.pick(&again) {
+                return Ok(picked);
+            }
+        }
+        Err(gate.refusal())
+    }
+}
+
+impl Method {
+    fn pick(&mut self, gate: &Gate<'_>) -> Option<usize> {
+        match self {
+            Self::RoundRobin(rotation) => rotation.pick(gate),
+            Self::Random(urn) => choices::random(urn, gate),
+            Self::LeastRequest(urn) => choices::least_request(urn, gate),
+            Self::PeakEwma(urn) => choices::peak_ewma(urn, gate),
+            Self::ConsistentHash {
+                rendezvous,
+                without_key,
+            } => match gate.ask.hash {
+                Some(hash) => rendezvous.pick(hash, gate),
+                None => choices::random(without_key, gate),
+            },
+        }
+    }
+}
+
+/// When the last of the members has warmed up.
+fn settled(members: &[Arc<Endpoint>]) -> Now {
+    let ends = members.iter().filter_map(|each| {
+        let (since, period) = each.warm_up?;
+        u64::try_from(i128::from(since) + i128::from(period)).ok()
+    });
+    Now(ends.max().unwrap_or(0))
+}
+
+/// The hash of a key: 64-bit FNV-1a, its bits scattered by `SplitMix64`'s finaliser. It is the
+/// same in every process, on every machine and in every version, so that all proxies send one
+/// key to one endpoint. It does not resist keys made to collide.
+#[must_use]
+pub fn hash_bytes(bytes: &[u8]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in bytes {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    mix(hash)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,217 @@
+//! Which route a call takes: ordered rules over its metadata, the first match wins.
+
+mod cidr;
+mod text;
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::rng::below;
+use crate::subset::Subset;
+
+pub use cidr::{Cidr, CidrError};
+pub use text::Text;
+
+/// Conditions on a call, all of which must hold. The default matches every call.
+#[derive(Clone, Debug, Default)]
+pub struct Match {
+    /// The protocol's name.
+    pub protocol: Text,
+    /// The service.
+    pub service: Text,
+    /// The method.
+    pub method: Text,
+    /// The service's version; a call without one has the version "".
+    pub version: Text,
+    /// The service's group; a call without one has the group "".
+    pub group: Text,
+    /// Attributes by name. A call that lacks the attribute fails the condition, whatever the
+    /// text: [`Text::Any`] asks for the attribute with any value.
+    pub attributes: Vec<(String, Text)>,
+    /// Networks, one of which the caller's address must be in; empty = any address.
+    pub sources: Vec<Cidr>,
+}
+
+/// One rule of a route table.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Its name, for metrics and logs.
+    pub name: Arc<str>,
+    /// The calls that take it.
+    pub when: Match,
+    /// Where they go.
+    pub to: Destination,
+    /// Bounds the caller's own deadline, and stands in for a missing one.
+    pub timeout: Option<Duration>,
+    /// How often they are tried.
+    pub retry: Retry,
+}
+
+/// Where the calls of a route go.
+#[derive(Clone, Debug)]
+pub enum Destination {
+    /// To configured clusters, by weight.
+    Clusters(Vec<Weighted>),
+    /// To the endpoints that a registry knows for the call's own service.
+    Registry {
+        /// The configured name of the registry.
+        registry: Arc<str>,
+        /// The layout to look the service up in; `None` = the protocol's own.
+        layout: Option<Arc<str>>,
+    },
+}
+
+/// One of several destinations of a route.
+#[derive(Clone, Debug)]
+pub struct Weighted {
+    /// The cluster.
+    pub cluster: Arc<str>,
+    /// Its share of the calls, in relation to its siblings'; 0 gets exactly nothing.
+    pub weight: u32,
+    /// The endpoints of the cluster to use; `None` = all.
+    pub subset: Option<Arc<Subset>>,
+}
+
+/// How often a call is tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Attempts in all, the first included; 0 counts as 1. Default: 2.
+    pub attempts: u32,
+    /// Whether a call that may have reached an endpoint may be sent again. Default: no.
+    pub idempotent: bool,
+    /// Whether a call that an endpoint answered by refusing to begin it may be sent again.
+    /// Default: no.
+    pub refused: bool,
+    /// Bounds each attempt within the call's deadline; `None` = no bound of its own.
+    pub per_try_timeout: Option<Duration>,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            attempts: 2,
+            idempotent: false,
+            refused: false,
+            per_try_timeout: None,
+        }
+    }
+}
+
+/// Routes in the order in which they are tried.
+#[derive(Clone, Debug)]
+pub struct RouteTable {
+    /// The name by which listeners refer to it.
+    pub name: Arc<str>,
+    /// The routes; the first that matches a call takes it.
+    pub routes: Vec<Arc<Route>>,
+}
+
+/// What routing sees of a call, its attributes aside.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// The protocol's name.
+    pub protocol: &'a str,
+    /// The service.
+    pub service: &'a str,
+    /// The method.
+    pub method: &'a str,
+    /// The service's version, "" for none.
+    pub version: &'a str,
+    /// The service's group, "" for none.
+    pub group: &'a str,
+    /// The caller's address.
+    pub source: IpAddr,
+}
+
+impl Match {
+    /// Whether all conditions but those on attributes hold.
+    fn holds(&self, call: &Call<'_>) -> bool {
+        self.protocol.matches(call.protocol)
+            && self.service.matches(call.service)
+            && self.method.matches(call.method)
+            && self.version.matches(call.version)
+            && self.group.matches(call.group)
+            && (self.sources.is_empty() || self.sources.iter().any(|n| n.contains(call.source)))
+    }
+}
+
+impl RouteTable {
+    /// The routes that a call like this may take, depending on its attributes. They are the
+    /// same for all calls with an equal [`Call`], and so worth keeping.
+    #[must_use]
+    pub fn candidates(&self, call: &Call<'_>) -> Candidates {
+        let mut routes = Vec::new();
+        for route in self.routes.iter().filter(|route| route.when.holds(call)) {
+            routes.push(route.clone());
+            if route.when.attributes.is_empty() {
+                break;
+            }
+        }
+        Candidates(routes)
+    }
+
+    /// Whether the caller's address plays a part in this table.
+    #[must_use]
+    pub fn matches_on_source(&self) -> bool {
+        self.routes
+            .iter()
+            .any(|route| !route.when.sources.is_empty())
+    }
+}
+
+/// The routes that calls of one kind may take; of these, only the last may be without
+/// conditions on attributes. The default has none.
+#[derive(Clone, Debug, Default)]
+pub struct Candidates(Vec<Arc<Route>>);
+
+impl Candidates {
+    /// The routes, in order.
+    #[must_use]
+    pub fn routes(&self) -> &[Arc<Route>] {
+        &self.0
+    }
+
+    /// The number of the first route whose conditions on attributes hold, too. `attribute`
+    /// reads an attribute of the call; it is not called if the first route asks for none.
+    pub fn select<'a>(
+        &self,
+        attribute: &mut dyn FnMut(&str) -> Option<Cow<'a, str>>,
+    ) -> Option<usize> {
+        // Reading may mean a scan of the frame, and neighbouring routes mostly ask for the
+        // same attribute (a lane's `gray`, `blue`, ...): the last value read is kept.
+        let mut last: Option<(&str, Option<Cow<'a, str>>)> = None;
+        let mut holds = |name, text: &Text| {
+            if last.as_ref().is_none_or(|(read, _)| *read != name) {
+                last = Some((name, attribute(name)));
+            }
+            let value = last.as_ref().and_then(|(_, value)| value.as_deref());
+            value.is_some_and(|value| text.matches(value))
+        };
+        self.0.iter().position(|route| {
+            route
+                .when
+                .attributes
+                .iter()
+                .all(|(name, text)| holds(name.as_str(), text))
+        })
+    }
+}
+
+/// Chooses a destination by weight from a uniform draw; `None` if there is none with a weight.
+/// A destination of weight 0 is never chosen, and no other is favoured by more than the total
+/// weight / 2^64.
+#[must_use]
+pub fn choose(destinations: &[Weighted], random: u64) -> Option<usize> {
+    let total: u64 = destinations.iter().map(|each| u64::from(each.weight)).sum();
+    let mut left = below(random, total);
+    destinations.iter().position(|each| {
+        let weight = u64::from(each.weight);
+        if left < weight {
+            return true;
+        }
+        left -= weight;
+        false
+    })
+}

@@ -1,0 +1,142 @@
+//! First match wins, attributes decide last, and weights are exact.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::rng::Rng;
+
+fn route(name: &str, when: Match) -> Arc<Route> {
+    Arc::new(Route {
+        name: name.into(),
+        when,
+        to: Destination::Clusters(Vec::new()),
+        timeout: None,
+        retry: Retry::default(),
+    })
+}
+
+fn exact(text: &str) -> Text {
+    Text::Exact(text.into())
+}
+
+fn call(service: &str) -> Call<'_> {
+    let source = IpAddr::from([10, 0, 0, 1]);
+    Call { protocol: "p", service, method: "m", version: "1", group: "g", source }
+}
+
+fn selected(table: &RouteTable, call: &Call<'_>, attributes: &[(&str, &str)]) -> Option<String> {
+    let candidates = table.candidates(call);
+    let number = candidates.select(&mut |name| {
+        attributes.iter().find(|(own, _)| *own == name).map(|(_, v)| Cow::Borrowed(*v))
+    });
+    number.map(|number| candidates.routes()[number].name.to_string())
+}
+
+#[test]
+fn every_condition_must_hold() {
+    let call = call("a.Pay");
+    let holds = |when: Match| when.admits(&call);
+    assert!(holds(Match::default()));
+    assert!(holds(Match { service: exact("a.Pay"), method: exact("m"), ..Match::default() }));
+    assert!(!holds(Match { service: exact("a.Pay"), method: exact("n"), ..Match::default() }));
+    assert!(!holds(Match { protocol: exact("q"), ..Match::default() }));
+    assert!(!holds(Match { version: exact(""), ..Match::default() }));
+    assert!(!holds(Match { group: exact("h"), ..Match::default() }));
+    let sources = vec!["11.0.0.0/8".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
+    assert!(holds(Match { sources: sources.clone(), ..Match::default() }));
+    assert!(!holds(Match { sources: sources[..1].to_vec(), ..Match::default() }));
+}
+
+#[test]
+fn the_first_match_wins_and_attributes_are_asked_last() {
+    let gray = vec![("lane".to_owned(), exact("gray"))];
+    let any = vec![("lane".to_owned(), Text::Any)];
+    let table = RouteTable {
+        name: "t".into(),
+        routes: vec![
+            route("other", Match { service: exact("b"), ..Match::default() }),
+            route("gray", Match { attributes: gray, ..Match::default() }),
+            route("laned", Match { attributes: any, ..Match::default() }),
+            route("rest", Match::default()),
+            route("never", Match::default()),
+        ],
+    };
+    assert_eq!(table.candidates(&call("a")).routes().len(), 3);
+    assert_eq!(table.candidates(&call("b")).routes().len(), 1);
+    assert_eq!(selected(&table, &call("a"), &[("lane", "gray")]).unwrap(), "gray");
+    assert_eq!(selected(&table, &call("a"), &[("lane", "blue")]).unwrap(), "laned");
+    assert_eq!(selected(&table, &call("a"), &[]).unwrap(), "rest");
+    assert_eq!(selected(&table, &call("b"), &[("lane", "gray")]).unwrap(), "other");
+    let none = RouteTable { name: "t".into(), routes: table.routes[..2].to_vec() };
+    assert_eq!(selected(&none, &call("a"), &[]), None);
+}
+
+fn weighted(weights: &[u32]) -> Vec<Weighted> {
+    let one = |weight: &u32| Weighted { cluster: "c".into(), weight: *weight, subset: None };
+    weights.iter().map(one).collect()
+}
+
+#[test]
+fn shares_are_exact_over_fifty_thousand_calls() {
+    // The 99.9 % points of chi-squared for 1 and 2 degrees of freedom.
+    for (weights, bound) in
+        [(vec![1, 1], 10.83), (vec![99, 1], 10.83), (vec![50, 50], 10.83), (vec![0, 1, 1], 10.83), (vec![5, 3, 2], 13.82)]
+    {
+        let destinations = weighted(&weights);
+        let mut rng = Rng::new(42);
+        let mut counts = vec![0_u32; weights.len()];
+        for _ in 0..50_000 {
+            counts[choose(&destinations, rng.number()).unwrap()] += 1;
+        }
+        let total: u32 = weights.iter().sum();
+        let mut chi_squared = 0.0;
+        for (count, weight) in counts.iter().zip(&weights) {
+            if *weight == 0 {
+                assert_eq!(*count, 0, "weight 0 gets exactly nothing");
+                continue;
+            }
+            let expected = 50_000.0 * f64::from(*weight) / f64::from(total);
+            chi_squared += (f64::from(*count) - expected).powi(2) / expected;
+        }
+        assert!(chi_squared < bound, "{weights:?}: {counts:?}, chi-squared {chi_squared}");
+    }
+}
+
+#[test]
+fn no_weight_no_choice() {
+    assert_eq!(choose(&weighted(&[0, 0]), 7), None);
+    assert_eq!(choose(&[], 7), None);
+}
+
+proptest! {
+    /// Candidates and selection together are the naive reading of the table.
+    #[test]
+    fn selection_is_the_first_route_all_of_whose_conditions_hold(
+        rules in prop::collection::vec((0_u8..3, 0_u8..3, 0_u8..3), 0..8),
+        service in 0_u8..3, lane in 0_u8..3,
+    ) {
+        let text = |n: u8| if n == 0 { Text::Any } else { exact(&n.to_string()) };
+        let routes: Vec<_> = rules.iter().enumerate().map(|(n, (s, has_lane, l))| {
+            let attributes =
+                if *has_lane > 0 { vec![("lane".to_owned(), text(*l))] } else { Vec::new() };
+            route(&n.to_string(), Match { service: text(*s), attributes, ..Match::default() })
+        }).collect();
+        let table = RouteTable { name: "t".into(), routes };
+        let (service, lane_value) = (service.to_string(), lane.to_string());
+        let attributes = if lane > 0 { vec![("lane", lane_value.as_str())] } else { Vec::new() };
+        let naive = rules.iter().position(|(s, has_lane, l)| {
+            (*s == 0 || s.to_string() == service)
+                && (*has_lane == 0 || (lane > 0 && (*l == 0 || *l == lane)))
+        });
+        prop_assert_eq!(selected(&table, &call(&service), &attributes), naive.map(|n| n.to_string()));
+    }
+
+    #[test]
+    fn a_choice_is_never_of_weight_zero(weights in prop::collection::vec(0_u32..5, 0..8), random: u64) {
+        match choose(&weighted(&weights), random) {
+            Some(chosen) => prop_assert!(weights[chosen] > 0),
+            None => prop_assert!(weights.iter().all(|w| *w == 0)),
+        }
+    }
+}
