@@ -21,7 +21,11 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { depth: 64, values: 1_000_000, classes: 1024 }
+        Self {
+            depth: 64,
+            values: 1_000_000,
+            classes: 1024,
+        }
     }
 }
 
