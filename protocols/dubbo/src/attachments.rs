@@ -1,0 +1,229 @@
+//! The attachments at the end of a request: read, searched, and written anew.
+
+use std::borrow::Cow;
+
+use bytes::{BufMut, BytesMut};
+use finback_core::frame::{Edit, Metadata};
+use finback_hessian::{Error, Limits, v2};
+
+use crate::jsonb;
+use crate::wire::{FASTJSON2, Fixed, HEADER, HESSIAN2, ID, LENGTH};
+
+/// Arguments of this prefix are functions that the server calls back.
+const CALLBACK: &str = "sys_callback_arg-";
+
+/// The attachments that every call is asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Attachments<'a> {
+    pub(crate) interface: Option<Cow<'a, str>>,
+    pub(crate) group: Option<Cow<'a, str>>,
+    pub(crate) timeout: Option<Cow<'a, str>>,
+    pub(crate) has_callback: bool,
+}
+
+/// Calls `visit` with every attachment whose value is a scalar, as text, until it has enough.
+/// What cannot be read ends the visit: what was found before counts.
+fn visit<'a>(serialization: u8, bytes: &'a [u8], visit: &mut dyn FnMut(&str, Cow<'a, str>)) {
+    if serialization == FASTJSON2 {
+        visit_jsonb(bytes, visit);
+        return;
+    }
+    let mut reader = v2::Reader::new(bytes, Limits::default());
+    let _ = reader.map(&mut |key, reader| {
+        let Some(value) = scalar(reader)? else {
+            return Ok(false);
+        };
+        visit(key, value);
+        Ok(true)
+    });
+}
+
+fn visit_jsonb<'a>(bytes: &'a [u8], visit: &mut dyn FnMut(&str, Cow<'a, str>)) {
+    let Some(mut rest) = jsonb_entries(bytes) else {
+        return;
+    };
+    while let Some((key, after)) = jsonb::take_text(rest) {
+        let Some((value, after)) = jsonb::take_scalar(after) else {
+            return;
+        };
+        visit(&key, value);
+        rest = after;
+    }
+}
+
+/// The entries of a whole, length-prefixed JSONB object, its end included.
+fn jsonb_entries(bytes: &[u8]) -> Option<&[u8]> {
+    jsonb::Values::new(bytes)
+        .next()?
+        .strip_prefix(&[jsonb::OBJECT])
+}
+
+/// Reads a scalar as text; `None`, and nothing read, if the value is none.
+fn scalar<'a>(reader: &mut v2::Reader<'a>) -> Result<Option<Cow<'a, str>>, Error> {
+    Ok(Some(match reader.tag() {
+        Some(0x00..=0x1f | 0x30..=0x33 | b'R' | b'S' | b'N') => {
+            reader.string()?.unwrap_or_default()
+        }
+        Some(tag @ (b'T' | b'F')) => {
+            reader.skip()?;
+            Cow::Borrowed(if tag == b'T' { "true" } else { "false" })
+        }
+        Some(0x80..=0xbf | 0xc0..=0xd7 | b'I' | 0xd8..=0xff | 0x38..=0x3f | 0x59 | b'L') => {
+            Cow::Owned(reader.long()?.to_string())
+        }
+        _ => return Ok(None),
+    }))
+}
+
+/// Reads what every call is asked for.
+pub(crate) fn read(serialization: u8, bytes: &[u8]) -> Attachments<'_> {
+    let mut found = Attachments::default();
+    visit(serialization, bytes, &mut |key, value| match key {
+        "interface" => found.interface = Some(value),
+        "group" => found.group = Some(value),
+        "timeout" => found.timeout = Some(value),
+        _ if key.starts_with(CALLBACK) => found.has_callback = true,
+        _ => {}
+    });
+    found
+}
+
+/// The value of one attachment of a whole request.
+pub(crate) fn find<'a>(
+    wire: &'a [u8],
+    metadata: &Metadata<'_>,
+    name: &str,
+) -> Option<Cow<'a, str>> {
+    let fixed = Fixed::read(wire).ok().flatten()?;
+    let bytes = wire.get(metadata.attributes_at..)?;
+    if metadata.attributes_at < HEADER {
+        return None;
+    }
+    let mut found = None;
+    visit(fixed.serialization(), bytes, &mut |key, value| {
+        if key == name {
+            found = Some(value);
+        }
+    });
+    found
+}
+
+/// Writes the whole request with its attachments changed; false, and nothing written, if they
+/// cannot be read or the frame would become longer than `max_frame`.
+pub(crate) fn rewrite(wire: &[u8], edit: &Edit<'_>, max_frame: usize, out: &mut BytesMut) -> bool {
+    let Ok(Some(fixed)) = Fixed::read(wire) else {
+        return false;
+    };
+    let Ok(metadata) = crate::call::read(&fixed, wire, "") else {
+        return false;
+    };
+    let at = metadata.attributes_at;
+    let Some(attachments) = wire.get(at..).filter(|_| at >= HEADER) else {
+        return false;
+    };
+    let written = match fixed.serialization() {
+        HESSIAN2 => rewrite_hessian2(attachments, edit),
+        FASTJSON2 => rewrite_jsonb(attachments, edit),
+        _ => None,
+    };
+    let Some(written) = written else { return false };
+    let body = at - HEADER + written.len();
+    let Ok(length) = u32::try_from(body) else {
+        return false;
+    };
+    if HEADER + body > max_frame {
+        return false;
+    }
+    out.put_slice(&wire[..ID]);
+    out.put_u64(edit.id);
+    debug_assert_eq!(ID + 8, LENGTH);
+    out.put_u32(length);
+    out.put_slice(&wire[HEADER..at]);
+    out.put_slice(&written);
+    true
+}
+
+/// The map without the entries that are replaced, with the new ones at its end, where no
+/// reference of an earlier value can be disturbed.
+fn rewrite_hessian2(bytes: &[u8], edit: &Edit<'_>) -> Option<BytesMut> {
+    let mut out = BytesMut::with_capacity(bytes.len() + 64);
+    let mut reader = v2::Reader::new(bytes, Limits::default());
+    let tail = match reader.tag()? {
+        b'N' => {
+            out.put_u8(b'H');
+            &bytes[1..]
+        }
+        b'H' => {
+            out.put_u8(b'H');
+            let mut at = 1;
+            loop {
+                let mut entry = v2::Reader::new(&bytes[at..], Limits::default());
+                if entry.tag()? == b'Z' {
+                    break;
+                }
+                let key = if is_text(entry.tag()?) {
+                    entry.string().ok()?
+                } else {
+                    None
+                };
+                if key.is_none() {
+                    entry.skip().ok()?;
+                }
+                entry.skip().ok()?;
+                let end = at + entry.position();
+                if !key.is_some_and(|key| is_edited(edit, &key)) {
+                    out.put_slice(&bytes[at..end]);
+                }
+                at = end;
+            }
+            &bytes[at + 1..]
+        }
+        _ => return None,
+    };
+    for (key, value) in edit.attributes {
+        crate::reject::put_hessian_text(key, &mut out);
+        crate::reject::put_hessian_text(value, &mut out);
+    }
+    out.put_u8(b'Z');
+    out.put_slice(tail);
+    Some(out)
+}
+
+fn rewrite_jsonb(bytes: &[u8], edit: &Edit<'_>) -> Option<BytesMut> {
+    let value = jsonb::Values::new(bytes).next()?;
+    let mut object = BytesMut::with_capacity(value.len() + 64);
+    object.put_u8(jsonb::OBJECT);
+    let mut rest = match value {
+        [jsonb::NULL] => &[jsonb::OBJECT_END][..],
+        [jsonb::OBJECT, entries @ ..] => entries,
+        _ => return None,
+    };
+    while let Some((key, after)) = jsonb::take_text(rest) {
+        let (_, after) = jsonb::take_scalar(after)?;
+        if !is_edited(edit, &key) {
+            object.put_slice(&rest[..rest.len() - after.len()]);
+        }
+        rest = after;
+    }
+    if rest != [jsonb::OBJECT_END] {
+        return None;
+    }
+    for (key, value) in edit.attributes {
+        jsonb::put_text(key, &mut object);
+        jsonb::put_text(value, &mut object);
+    }
+    object.put_u8(jsonb::OBJECT_END);
+    let mut out = BytesMut::with_capacity(object.len() + 4);
+    out.put_u32(u32::try_from(object.len()).ok()?);
+    out.put_slice(&object);
+    out.put_slice(&bytes[4 + value.len()..]);
+    Some(out)
+}
+
+fn is_edited(edit: &Edit<'_>, key: &str) -> bool {
+    edit.attributes.iter().any(|(name, _)| *name == key)
+}
+
+fn is_text(tag: u8) -> bool {
+    matches!(tag, 0x00..=0x1f | 0x30..=0x33 | b'R' | b'S')
+}
