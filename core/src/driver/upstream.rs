@@ -43,6 +43,10 @@ pub(crate) struct Call {
     pub(crate) wire: Option<Bytes>,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are calls, and a box each would be an allocation per call"
+)]
 enum Entry {
     Call(Call),
     Ping,
@@ -121,6 +125,10 @@ impl Upstream {
 
     /// Sends a call, or keeps it until the connection is made. Gives the call back if it cannot
     /// be taken.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the error is the call itself, given back"
+    )]
     pub(crate) fn send(
         self: &Rc<Self>,
         worker: &Worker,
@@ -158,6 +166,10 @@ impl Upstream {
         Ok(())
     }
 
+    #[expect(
+        clippy::result_large_err,
+        reason = "the error is the call itself, given back"
+    )]
     fn keep(self: &Rc<Self>, worker: &Worker, mut call: Call, wire: &[u8]) -> Result<(), Call> {
         let bytes = self.waiting_bytes.get() + wire.len();
         if bytes > worker.queue_hard() {
@@ -174,6 +186,10 @@ impl Upstream {
     }
 
     /// Gives the call an id.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the error is the call itself, given back"
+    )]
     fn enter(&self, worker: &Worker, call: Call) -> Result<u64, Call> {
         let deadline = call.deadline;
         let entered = self.table.borrow_mut().insert(Entry::Call(call));

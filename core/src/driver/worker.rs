@@ -299,7 +299,7 @@ impl Worker {
         for client in self.all_clients() {
             client.tick(self);
         }
-        if ticks % TICKS_PER_SWEEP == 0 {
+        if ticks.is_multiple_of(TICKS_PER_SWEEP) {
             self.sweep();
         }
     }

@@ -176,7 +176,7 @@ impl Exchange {
     ) -> Result<Rc<Seat>, Rejection> {
         let lane = view
             .lane_attribute()
-            .and_then(|name| attributes(name))
+            .and_then(&mut *attributes)
             .map(Cow::into_owned);
         let policy = &view.cluster.spec.policy;
         let hash = match &policy.balance {

@@ -143,24 +143,18 @@ pub(crate) fn rewrite(wire: &[u8], edit: &Edit<'_>, max_frame: usize, out: &mut 
     true
 }
 
-/// The map without the entries that are replaced, with the new ones at its end, where no
-/// reference of an earlier value can be disturbed.
+/// The map with values replaced where they stand and new entries at its end, where no reference
+/// to an earlier value is disturbed.
 fn rewrite_hessian2(bytes: &[u8], edit: &Edit<'_>) -> Option<BytesMut> {
     let mut out = BytesMut::with_capacity(bytes.len() + 64);
-    let mut reader = v2::Reader::new(bytes, Limits::default());
-    let tail = match reader.tag()? {
-        b'N' => {
-            out.put_u8(b'H');
-            &bytes[1..]
-        }
+    let mut left = edit.attributes.to_vec();
+    out.put_u8(b'H');
+    let mut at = 1;
+    match bytes.first()? {
+        b'N' => {}
         b'H' => {
-            out.put_u8(b'H');
-            let mut at = 1;
-            loop {
+            while *bytes.get(at)? != b'Z' {
                 let mut entry = v2::Reader::new(&bytes[at..], Limits::default());
-                if entry.tag()? == b'Z' {
-                    break;
-                }
                 let key = if is_text(entry.tag()?) {
                     entry.string().ok()?
                 } else {
@@ -169,46 +163,59 @@ fn rewrite_hessian2(bytes: &[u8], edit: &Edit<'_>) -> Option<BytesMut> {
                 if key.is_none() {
                     entry.skip().ok()?;
                 }
-                entry.skip().ok()?;
+                let value_at = at + entry.position();
+                let replaceable = scalar(&mut entry).ok()?.is_some();
+                if !replaceable {
+                    entry.skip().ok()?;
+                }
                 let end = at + entry.position();
-                if !key.is_some_and(|key| is_edited(edit, &key)) {
-                    out.put_slice(&bytes[at..end]);
+                match key.and_then(|key| take(&mut left, &key)) {
+                    Some(value) if replaceable => {
+                        out.put_slice(&bytes[at..value_at]);
+                        crate::reject::put_hessian_text(value, &mut out);
+                    }
+                    _ => out.put_slice(&bytes[at..end]),
                 }
                 at = end;
             }
-            &bytes[at + 1..]
+            at += 1;
         }
         _ => return None,
-    };
-    for (key, value) in edit.attributes {
+    }
+    for (key, value) in left {
         crate::reject::put_hessian_text(key, &mut out);
         crate::reject::put_hessian_text(value, &mut out);
     }
     out.put_u8(b'Z');
-    out.put_slice(tail);
+    out.put_slice(&bytes[at..]);
     Some(out)
 }
 
 fn rewrite_jsonb(bytes: &[u8], edit: &Edit<'_>) -> Option<BytesMut> {
     let value = jsonb::Values::new(bytes).next()?;
     let mut object = BytesMut::with_capacity(value.len() + 64);
+    let mut left = edit.attributes.to_vec();
     object.put_u8(jsonb::OBJECT);
     let mut rest = match value {
         [jsonb::NULL] => &[jsonb::OBJECT_END][..],
         [jsonb::OBJECT, entries @ ..] => entries,
         _ => return None,
     };
-    while let Some((key, after)) = jsonb::take_text(rest) {
-        let (_, after) = jsonb::take_scalar(after)?;
-        if !is_edited(edit, &key) {
-            object.put_slice(&rest[..rest.len() - after.len()]);
+    while let Some((key, value)) = jsonb::take_text(rest) {
+        let (_, after) = jsonb::take_scalar(value)?;
+        match take(&mut left, &key) {
+            Some(new) => {
+                object.put_slice(&rest[..rest.len() - value.len()]);
+                jsonb::put_text(new, &mut object);
+            }
+            None => object.put_slice(&rest[..rest.len() - after.len()]),
         }
         rest = after;
     }
     if rest != [jsonb::OBJECT_END] {
         return None;
     }
-    for (key, value) in edit.attributes {
+    for (key, value) in left {
         jsonb::put_text(key, &mut object);
         jsonb::put_text(value, &mut object);
     }
@@ -220,8 +227,10 @@ fn rewrite_jsonb(bytes: &[u8], edit: &Edit<'_>) -> Option<BytesMut> {
     Some(out)
 }
 
-fn is_edited(edit: &Edit<'_>, key: &str) -> bool {
-    edit.attributes.iter().any(|(name, _)| *name == key)
+/// Takes the value for `key` out of what is left to set.
+fn take<'a>(left: &mut Vec<(&str, &'a str)>, key: &str) -> Option<&'a str> {
+    let at = left.iter().position(|(name, _)| *name == key)?;
+    Some(left.remove(at).1)
 }
 
 fn is_text(tag: u8) -> bool {

@@ -104,14 +104,11 @@ fn hessian2(body: &[u8]) -> Option<Beginning<'_>> {
     let _protocol = text()?;
     let (path, version, mut method, descriptor) = (text()?, text()?, text()?, text()?);
     let mut arguments = count_parameters(&descriptor);
-    if let Some(real) = generic_method(&method, &descriptor) {
-        real.then(|| reader.string().ok().flatten())
-            .flatten()
-            .into_iter()
-            .for_each(|name| {
-                method = name;
-                arguments = arguments.map(|count| count - 1);
-            });
+    if is_generic(&method, &descriptor) {
+        if let Some(name) = reader.string().ok().flatten() {
+            method = name;
+        }
+        arguments = arguments.map(|count| count - 1);
     }
     let passed = arguments.and_then(|count| (0..count).try_for_each(|_| reader.skip().ok()));
     let attachments_at = passed
@@ -136,7 +133,7 @@ fn fastjson2(body: &[u8]) -> Option<Beginning<'_>> {
     let _protocol = text()?;
     let (path, version, mut method, descriptor) = (text()?, text()?, text()?, text()?);
     let mut arguments = count_parameters(&descriptor);
-    if generic_method(&method, &descriptor).is_some() {
+    if is_generic(&method, &descriptor) {
         if let Some(name) = values.next().and_then(jsonb::text).flatten() {
             method = name;
         }
@@ -154,9 +151,9 @@ fn fastjson2(body: &[u8]) -> Option<Beginning<'_>> {
     })
 }
 
-/// `Some` if it is a generic call, whose first argument is the real method's name.
-fn generic_method(method: &str, descriptor: &str) -> Option<bool> {
-    (matches!(method, "$invoke" | "$invokeAsync") && descriptor == GENERIC).then_some(true)
+/// Whether it is a generic call, whose first argument is the real method's name.
+fn is_generic(method: &str, descriptor: &str) -> bool {
+    matches!(method, "$invoke" | "$invokeAsync") && descriptor == GENERIC
 }
 
 /// The number of parameters of a descriptor such as `Ljava/lang/String;[I`; `None` if it is
