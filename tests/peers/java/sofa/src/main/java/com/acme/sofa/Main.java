@@ -90,6 +90,7 @@ public final class Main {
                 .setApplication(new ApplicationConfig().setAppName("acme-provider"))
                 .setInterfaceId(Greeter.class.getName())
                 .setRef(new GreeterService(name, Main::baggage))
+                .setRepeatedExportLimit(-1)
                 .setServer(server);
         if (fields.containsKey("registry")) {
             provider.setRegistry(registry(fields));
