@@ -1,1 +1,2 @@
+//! Finback.
 fn main() {}

@@ -47,7 +47,8 @@ use crate::call::{Form, Note};
 use crate::wire::{Dialect, Fixed, Version};
 
 /// The protocol's name in configuration, metrics and logs.
-const NAME: &str = "bolt";
+/// The protocol's name in configuration, metrics and logs.
+pub const NAME: &str = "bolt";
 
 /// What can be set about Bolt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,168 @@
+//! The configuration: the file's types become core's, or an error that says where and what.
+
+mod convert;
+pub mod file;
+pub mod units;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use finback_core::discovery::Instance;
+use finback_core::driver::ListenerSpec;
+use finback_core::mesh::RoutingSpec;
+
+/// A configuration that was checked whole.
+pub struct Config {
+    /// Worker threads.
+    pub workers: usize,
+    /// Where the admin port listens, if anywhere.
+    pub admin: Option<SocketAddr>,
+    /// Registries by name.
+    pub registries: Vec<(String, RegistrySpec)>,
+    /// Listeners.
+    pub listeners: Vec<ListenerSpec>,
+    /// Everything about routing.
+    pub routing: RoutingSpec,
+}
+
+/// A registry as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RegistrySpec {
+    /// ZooKeeper servers, with a chroot or without.
+    ZooKeeper(String),
+    /// A file of services.
+    File(PathBuf),
+    /// Services in the configuration itself.
+    Memory(Vec<MemoryService>),
+}
+
+/// A service of a memory registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryService {
+    /// Its name.
+    pub service: String,
+    /// Its version, "" for none.
+    pub version: String,
+    /// Its group, "" for none.
+    pub group: String,
+    /// Its endpoints.
+    pub instances: Vec<Instance>,
+}
+
+/// Why a configuration is refused.
+#[derive(Debug)]
+pub struct ConfigError {
+    file: PathBuf,
+    place: Option<(u64, u64)>,
+    message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some((line, column)) = self.place {
+            write!(f, ":{line}:{column}")?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// What is wrong, and where in the file.
+pub(crate) struct Wrong {
+    place: (u64, u64),
+    message: String,
+}
+
+impl Wrong {
+    pub(crate) fn at(place: (u64, u64), message: impl Into<String>) -> Self {
+        Self {
+            place,
+            message: message.into(),
+        }
+    }
+}
+
+/// Reads and checks the file at `path`.
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
+        file: path.to_owned(),
+        place: None,
+        message: format!("cannot be read: {error}"),
+    })?;
+    parse(&text, path)
+}
+
+/// Checks the text of the file at `path`, which need not exist; paths in it are relative to its
+/// folder.
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
+    let refuse = |place, message| ConfigError {
+        file: path.to_owned(),
+        place,
+        message,
+    };
+    let file: file::File = serde_saphyr::from_str(text).map_err(|error| {
+        let place = error
+            .location()
+            .map(|location| (location.line(), location.column()));
+        refuse(place, explain(&error.without_snippet().to_string()))
+    })?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    convert::config(file, folder).map_err(|wrong| refuse(Some(wrong.place), wrong.message))
+}
+
+/// The parser's message in one line, with the key that was probably meant.
+fn explain(message: &str) -> String {
+    let message = message.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    // The place stands at the beginning already.
+    let message = message.split(" at line ").next().unwrap_or_default();
+    let parts = message
+        .strip_prefix("unknown field `")
+        .and_then(|rest| rest.split_once("`, expected "));
+    let Some((unknown, expected)) = parts else {
+        return message.to_owned();
+    };
+    let known = expected.trim_start_matches("one of ").split(", ");
+    let nearest = known
+        .map(|known| known.trim_matches('`'))
+        .map(|known| (distance(unknown, known), known))
+        .min();
+    match nearest {
+        Some((steps, known)) if steps <= 2.max(unknown.len() / 3) => {
+            format!("{message}; did you mean `{known}`?")
+        }
+        _ => message.to_owned(),
+    }
+}
+
+/// How many letters must be changed, added or left out to turn one word into the other.
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, c) in one.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, d) in other.iter().enumerate() {
+            let change = diagonal + usize::from(c != *d);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[other.len()]
+}
+
+/// The JSON Schema of the file.
+#[must_use]
+pub fn schema() -> schemars::Schema {
+    schemars::schema_for!(file::File)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,402 @@
+//! The configuration file's types: what may be written, nothing about what it means.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::units::{Placed, Size, Time};
+
+/// A Finback configuration.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Worker threads. Default: one per core. Read at the start only.
+    pub workers: Option<Placed<usize>>,
+    /// The admin port: metrics, health, clusters. Read at the start only.
+    pub admin: Option<Admin>,
+    /// Registries by name.
+    #[serde(default)]
+    pub registries: BTreeMap<String, Placed<Registry>>,
+    /// Addresses to accept on.
+    pub listeners: Vec<Listener>,
+    /// Route tables by name.
+    #[serde(default)]
+    pub routes: BTreeMap<String, Vec<Route>>,
+    /// Clusters by name.
+    #[serde(default)]
+    pub clusters: BTreeMap<String, Placed<Cluster>>,
+    /// The policy of clusters that routes to a registry make: a cluster without endpoints.
+    pub registry_clusters: Option<Placed<Policy>>,
+    /// Bounds that hold for every connection and call.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// The admin port.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// Where it listens, such as `127.0.0.1:9901`. Loopback only.
+    pub address: Placed<String>,
+}
+
+/// Where services are registered. Exactly one of the keys.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Registry {
+    /// ZooKeeper servers: `host:port,host:port/chroot`.
+    pub zookeeper: Option<String>,
+    /// A file of services and endpoints, relative to this one; read again when it changes.
+    pub file: Option<String>,
+    /// Services and endpoints right here.
+    pub memory: Option<Vec<Service>>,
+}
+
+/// A service of a `memory` registry.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// Its name.
+    pub service: String,
+    /// Its version. Default: none.
+    #[serde(default)]
+    pub version: String,
+    /// Its group. Default: none.
+    #[serde(default)]
+    pub group: String,
+    /// Where it listens.
+    pub endpoints: Vec<Placed<Endpoint>>,
+}
+
+/// An address to accept on.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// Its name in logs and metrics. Default: the address.
+    pub name: Option<String>,
+    /// Where to listen, such as `0.0.0.0:12220`; port 0 takes a free one.
+    pub address: Placed<String>,
+    /// `bolt`, `dubbo`, or `auto` to tell by a connection's first bytes. Default: auto.
+    pub protocol: Option<Placed<String>>,
+    /// The route table for its calls.
+    pub routes: Placed<String>,
+    /// The service as which calls are routed whose serialization cannot be read.
+    /// Default: `(opaque)`.
+    pub opaque_service: Option<String>,
+}
+
+/// One rule of a route table; the first that matches wins.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Its name in logs. Default: table and number.
+    pub name: Option<String>,
+    /// Which calls it is for. Default: all.
+    #[serde(rename = "match")]
+    pub when: Option<Match>,
+    /// Where they go.
+    pub to: Placed<To>,
+    /// The longest that a call may take; a caller's own shorter limit holds.
+    pub timeout: Option<Time>,
+    /// When a call is tried again.
+    pub retry: Option<Placed<Retry>>,
+}
+
+/// Conditions; all must hold.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Match {
+    /// On the protocol's name.
+    pub protocol: Option<Placed<Text>>,
+    /// On the service, without version and group.
+    pub service: Option<Placed<Text>>,
+    /// On the method.
+    pub method: Option<Placed<Text>>,
+    /// On the service's version.
+    pub version: Option<Placed<Text>>,
+    /// On the service's group (SOFA: unique id).
+    pub group: Option<Placed<Text>>,
+    /// On headers or attachments by name; one that the call lacks fails.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, Placed<Text>>,
+    /// On the caller's address: an address or range, or a list of them.
+    pub source: Option<Placed<OneOrMany>>,
+}
+
+/// A text as it is, or a rule for texts.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Text {
+    /// Exactly this text.
+    Exact(String),
+    /// Texts that fit a rule.
+    Rule(TextRule),
+}
+
+/// A rule for texts.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum TextRule {
+    /// Texts that begin so.
+    Prefix(String),
+    /// Texts that match this regular expression as a whole.
+    Regex(String),
+}
+
+/// One text or several.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// One.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum To {
+    /// `registry`: the only registry there is.
+    Word(String),
+    /// The call's own service in a registry.
+    Registry(ToRegistry),
+    /// One cluster.
+    Cluster(ToCluster),
+    /// Several clusters by weight.
+    Clusters(Vec<ToCluster>),
+}
+
+/// The call's own service in a registry.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ToRegistry {
+    /// The registry's name.
+    pub registry: String,
+    /// `dubbo`, `sofa` or `native`. Default: the protocol's own.
+    pub layout: Option<String>,
+}
+
+/// One cluster.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ToCluster {
+    /// Its name.
+    pub cluster: String,
+    /// Its share; 0 gets nothing. Default: 1.
+    pub weight: Option<u32>,
+    /// Labels that its endpoints must have.
+    pub subset: Option<BTreeMap<String, String>>,
+    /// What is done if none has them: `none` (reject), `any`, or other labels. Default: none.
+    pub fallback: Option<Fallback>,
+}
+
+/// What a subset without endpoints gives instead.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Fallback {
+    /// `none` or `any`.
+    Word(String),
+    /// The endpoints with these labels.
+    Labels(BTreeMap<String, String>),
+}
+
+/// When a call is tried again.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Retry {
+    /// Attempts in all, the first included. Default: 2.
+    pub attempts: Option<u32>,
+    /// Whether a call may run twice. Default: false; then only calls of which nothing was sent
+    /// are tried again.
+    #[serde(default)]
+    pub idempotent: bool,
+    /// Whether a call that the server says it did not run is tried elsewhere. Default: true.
+    pub refused: Option<bool>,
+    /// How long one attempt may take. Default: as long as the call.
+    pub per_try_timeout: Option<Time>,
+}
+
+/// A named set of endpoints: `endpoints` or `discover`, and the policy's keys.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    /// Its endpoints.
+    pub endpoints: Option<Vec<Placed<Endpoint>>>,
+    /// Where to look them up.
+    pub discover: Option<Placed<Discover>>,
+    /// See [`Policy::balance`].
+    pub balance: Option<Placed<Balance>>,
+    /// See [`Policy::connect_timeout`].
+    pub connect_timeout: Option<Time>,
+    /// See [`Policy::connections`].
+    pub connections: Option<u32>,
+    /// See [`Policy::heartbeat`].
+    pub heartbeat: Option<Heartbeat>,
+    /// See [`Policy::limits`].
+    pub limits: Option<ClusterLimits>,
+    /// See [`Policy::outlier`].
+    pub outlier: Option<Outlier>,
+    /// See [`Policy::retry_budget`].
+    pub retry_budget: Option<u32>,
+}
+
+/// How calls to a cluster are spread, bounded and kept away from bad endpoints.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// `round-robin`, `random`, `least-request`, `peak-ewma`, `{ consistent-hash: source }` or
+    /// `{ consistent-hash: { attribute: NAME } }`. Default: round-robin.
+    pub balance: Option<Placed<Balance>>,
+    /// How long a connection may take to be made. Default: 1s.
+    pub connect_timeout: Option<Time>,
+    /// Connections per endpoint and worker, at most. Default: 4.
+    pub connections: Option<u32>,
+    /// Heartbeats to silent endpoints.
+    pub heartbeat: Option<Heartbeat>,
+    /// Calls in flight.
+    pub limits: Option<ClusterLimits>,
+    /// When an endpoint is left alone.
+    pub outlier: Option<Outlier>,
+    /// Retries in flight, at most, in percent of the calls in flight. Default: 20.
+    pub retry_budget: Option<u32>,
+}
+
+/// An endpoint: its address, or more about it.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Endpoint {
+    /// `host:port`.
+    Address(String),
+    /// Address, weight and labels.
+    Full(FullEndpoint),
+}
+
+/// An endpoint with weight and labels.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FullEndpoint {
+    /// `ip:port`.
+    pub address: String,
+    /// Its share of the calls; 0 takes none. Default: 100.
+    pub weight: Option<u32>,
+    /// Labels that subsets select by.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A service in a registry.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Discover {
+    /// The registry's name.
+    pub registry: String,
+    /// `dubbo`, `sofa` or `native`.
+    pub layout: String,
+    /// The service.
+    pub service: String,
+    /// Its version. Default: none.
+    #[serde(default)]
+    pub version: String,
+    /// Its group or unique id. Default: none.
+    #[serde(default)]
+    pub group: String,
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Balance {
+    /// A policy without a key.
+    Word(String),
+    /// The same endpoint for the same key.
+    Hash(ConsistentHash),
+}
+
+/// Consistent hashing.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConsistentHash {
+    /// `source`, or `{ attribute: NAME }`.
+    #[serde(rename = "consistent-hash")]
+    pub on: HashOn,
+}
+
+/// The key of consistent hashing.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum HashOn {
+    /// `source`: the caller's address.
+    Word(String),
+    /// An attribute of the call.
+    Attribute {
+        /// Its name.
+        attribute: String,
+    },
+}
+
+/// Heartbeats to silent endpoints.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Heartbeat {
+    /// After this much silence one is sent; 0s sends none. Default: 5s.
+    pub interval: Option<Time>,
+    /// After so many silent intervals the connection is given up. Default: 3.
+    pub misses: Option<u32>,
+}
+
+/// Calls in flight.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterLimits {
+    /// To the whole cluster; 0 = no limit. Default: 10000.
+    pub in_flight: Option<u32>,
+    /// To one endpoint; 0 = no limit. Default: 0.
+    pub per_endpoint: Option<u32>,
+}
+
+/// When an endpoint is left alone.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Outlier {
+    /// After so many failures in a row; 0 never. Default: 5.
+    pub consecutive: Option<u32>,
+    /// For how long, times the number of ejections. Default: 30s.
+    pub base: Option<Time>,
+    /// The longest. Default: 5m.
+    pub max: Option<Time>,
+    /// At most this share of the endpoints at a time. Default: 10.
+    pub max_percent: Option<u32>,
+    /// If fewer than this share is available, all are used. Default: 50.
+    pub panic_percent: Option<u32>,
+}
+
+/// Bounds that hold for every connection and call.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// The longest frame. Default: 16 MiB for bolt, 8 MiB (and header) for dubbo.
+    pub frame: Option<Size>,
+    /// Client connections in all. Default: 80 % of half the process's descriptors.
+    pub connections: Option<usize>,
+    /// Calls in flight of one client connection. Default: 4096.
+    pub in_flight_per_connection: Option<u32>,
+    /// A client that leaves so many bytes unread is read from no more. Default: 256KiB.
+    pub queue_soft: Option<Size>,
+    /// A client that leaves so many bytes unread is disconnected. Default: 16MiB.
+    pub queue_hard: Option<Size>,
+    /// A client without traffic is disconnected after this. Default: 3m.
+    pub idle: Option<Time>,
+    /// The time a connection has to show its protocol, from its first byte. Default: 5s.
+    pub sniff: Option<Time>,
+    /// The deadline of calls for which nobody gives one. Default: 60s.
+    pub call_timeout: Option<Time>,
+    /// Services watched because calls named them. Default: 10000.
+    pub services: Option<usize>,
+    /// While stopping, new calls are served for this long where the protocol has no goodbye.
+    /// Default: 5s.
+    pub drain_grace: Option<Time>,
+    /// Stopping takes no longer than this. Default: 30s.
+    pub drain: Option<Time>,
+}

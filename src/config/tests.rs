@@ -1,0 +1,153 @@
+//! What is wrong is said with its place and its remedy.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::path::Path;
+
+use super::*;
+
+fn refused(text: &str) -> String {
+    match parse(text, Path::new("dir/f.yaml")) {
+        Ok(_) => panic!("accepted: {text}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+const GOOD: &str = r#"
+workers: 2
+admin: { address: "127.0.0.1:0" }
+registries:
+  zk: { zookeeper: "127.0.0.1:2181" }
+  local: { file: "endpoints.yaml" }
+  mem: { memory: [ { service: a.B, version: "1.0", endpoints: [ "127.0.0.1:1" ] } ] }
+listeners:
+  - { name: rpc, address: "127.0.0.1:0", protocol: auto, routes: rpc }
+routes:
+  rpc:
+    - match: { service: com.acme.Pay, method: { prefix: get }, attributes: { lane: { regex: "g.*" } }, source: "10.0.0.0/8" }
+      to: [ { cluster: pay, subset: { version: "2" }, fallback: any, weight: 10 }, { cluster: pay, weight: 90 } ]
+      timeout: 800ms
+      retry: { attempts: 3, idempotent: true }
+    - to: { registry: zk, layout: dubbo }
+clusters:
+  pay:
+    endpoints: [ "127.0.0.1:2", { address: "127.0.0.1:3", weight: 50, labels: { version: "2" } } ]
+    balance: { consistent-hash: { attribute: uid } }
+    heartbeat: { interval: 2s }
+  found:
+    discover: { registry: zk, layout: sofa, service: com.acme.Pay }
+limits: { frame: 1MiB, drain: 10s }
+"#;
+
+#[test]
+fn the_whole_shape_is_understood() {
+    let config = parse(GOOD, Path::new("dir/f.yaml")).unwrap();
+    assert_eq!(
+        (
+            config.workers,
+            config.listeners.len(),
+            config.registries.len()
+        ),
+        (2, 1, 3)
+    );
+    assert_eq!(config.routing.clusters.len(), 2);
+    assert_eq!(config.routing.tables[0].routes.len(), 2);
+    assert_eq!(
+        config.routing.limits.drain,
+        std::time::Duration::from_secs(10)
+    );
+    let local = config
+        .registries
+        .iter()
+        .find(|(name, _)| name == "local")
+        .unwrap();
+    assert_eq!(local.1, RegistrySpec::File("dir/endpoints.yaml".into()));
+}
+
+#[test]
+fn mistakes_are_refused_with_place_and_remedy() {
+    for (from, to, expected) in [
+        ("workers: 2", "wokers: 2", "dir/f.yaml:2:1: "),
+        ("workers: 2", "wokers: 2", "did you mean `workers`?"),
+        (
+            "workers: 2",
+            "workers: 0",
+            "2:10: 0 workers can do no work; write 1 or more",
+        ),
+        (
+            "127.0.0.1:0\" }\nreg",
+            "0.0.0.0:1\" }\nreg",
+            "3:19: the admin port is for this machine only",
+        ),
+        (
+            "routes: rpc }",
+            "routes: rcp }",
+            "no route table is called `rcp`; write one of: rpc",
+        ),
+        (
+            "protocol: auto",
+            "protocol: thrift",
+            "no protocol is called `thrift`",
+        ),
+        (
+            "cluster: pay, weight",
+            "cluster: pya, weight",
+            "no cluster is called `pya`",
+        ),
+        (
+            "weight: 10 }, { cluster: pay, weight: 90",
+            "weight: 0 }, { cluster: pay, weight: 0",
+            "weight above 0",
+        ),
+        ("\"g.*\"", "\"g(\"", "`g(` is no regular expression"),
+        ("10.0.0.0/8", "10.0.0.0/99", "is no address range"),
+        ("800ms", "800", "write 800ms, 5s, 2m or 1h"),
+        ("attempts: 3", "attempts: 0", "write 1 or more"),
+        (
+            "layout: dubbo",
+            "layout: dubo",
+            "no layout is called `dubo`",
+        ),
+        (
+            "registry: zk, layout: dubbo",
+            "registry: zoo",
+            "no registry is called `zoo`",
+        ),
+        (
+            "{ registry: zk, layout: dubbo }",
+            "registry",
+            "which registry?",
+        ),
+        ("\"127.0.0.1:2\"", "\"127.0.0.1\"", "is no address"),
+        ("\"127.0.0.1:2\"", "\"127.0.0.1:3\"", "listed twice"),
+        ("{ attribute: uid }", "header", "is no way to balance"),
+        ("fallback: any", "fallback: all", "is no fallback"),
+        ("frame: 1MiB", "frame: 1MB", "16MiB"),
+        ("{ zookeeper: \"127.0.0.1:2181\" }", "{}", "exactly one of"),
+        (
+            "    discover:",
+            "    balance: random\n    #",
+            "needs either",
+        ),
+    ] {
+        assert!(GOOD.contains(from), "{from}");
+        let error = refused(&GOOD.replacen(from, to, 1));
+        assert!(error.contains(expected), "{to}: {error}");
+        assert!(error.starts_with("dir/f.yaml:"), "{error}");
+        let place: Vec<&str> = error.split(": ").next().unwrap().split(':').collect();
+        assert_eq!(place.len(), 3, "line and column: {error}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+}
+
+#[test]
+fn the_schema_names_every_part() {
+    let schema = serde_json::to_string(&schema()).unwrap();
+    for part in [
+        "listeners",
+        "consistent-hash",
+        "retry_budget",
+        "opaque_service",
+    ] {
+        assert!(schema.contains(part), "{part}");
+    }
+}

@@ -1,0 +1,77 @@
+//! THE list of protocols, in sniffing order.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use finback_core::protocol::Protocol;
+
+/// What a listener may set about its protocols.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// The longest frame in bytes; `None` for each protocol's own default.
+    pub max_frame: Option<usize>,
+    /// The service as which calls are routed whose serialization cannot be read.
+    pub opaque_service: Option<String>,
+}
+
+/// One protocol as the binary knows it.
+struct Entry {
+    name: &'static str,
+    /// Where its services are registered unless a route says otherwise.
+    layout: &'static str,
+    make: fn(&Settings) -> Arc<dyn Protocol>,
+}
+
+const ENTRIES: &[Entry] = &[
+    Entry {
+        name: finback_dubbo::NAME,
+        layout: "dubbo",
+        make: dubbo,
+    },
+    Entry {
+        name: finback_bolt::NAME,
+        layout: "sofa",
+        make: bolt,
+    },
+];
+
+fn dubbo(settings: &Settings) -> Arc<dyn Protocol> {
+    let mut config = finback_dubbo::Config::default();
+    config.max_frame = settings.max_frame.unwrap_or(config.max_frame);
+    if let Some(service) = &settings.opaque_service {
+        config.opaque_service.clone_from(service);
+    }
+    Arc::new(finback_dubbo::Dubbo::new(config))
+}
+
+fn bolt(settings: &Settings) -> Arc<dyn Protocol> {
+    let mut config = finback_bolt::Config::default();
+    config.max_frame = settings.max_frame.unwrap_or(config.max_frame);
+    Arc::new(finback_bolt::Bolt::new(config))
+}
+
+/// The names of all protocols.
+#[must_use]
+pub fn names() -> Vec<&'static str> {
+    ENTRIES.iter().map(|entry| entry.name).collect()
+}
+
+/// The protocol of this name, or for `auto` all of them; `None` if there is no such name.
+#[must_use]
+pub fn named(name: &str, settings: &Settings) -> Option<Vec<Arc<dyn Protocol>>> {
+    let chosen: Vec<_> = ENTRIES
+        .iter()
+        .filter(|entry| name == "auto" || entry.name == name)
+        .map(|entry| (entry.make)(settings))
+        .collect();
+    (!chosen.is_empty()).then_some(chosen)
+}
+
+/// The layout of each protocol's services.
+#[must_use]
+pub fn layouts() -> HashMap<&'static str, Arc<str>> {
+    ENTRIES
+        .iter()
+        .map(|entry| (entry.name, Arc::from(entry.layout)))
+        .collect()
+}
