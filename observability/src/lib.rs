@@ -1,1 +1,7 @@
-//! Stub.
+//! Turns records into metrics.
+
+mod metrics;
+mod prometheus;
+
+pub use metrics::Metrics;
+pub use prometheus::Page;
