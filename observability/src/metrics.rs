@@ -14,6 +14,12 @@ use crate::prometheus::Page;
 /// that callers cannot fill the memory with names.
 const MAX_SERIES: usize = 4096;
 
+/// The service of what has no series of its own.
+const OTHER: &str = "(other)";
+
+/// A label is cut to this many bytes: callers choose its length, we keep it for long.
+const MAX_LABEL: usize = 256;
+
 /// Upper bounds of the latency histogram, in microseconds.
 const BOUNDS: [u64; 16] = [
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
@@ -35,7 +41,8 @@ const ENDINGS: usize = OTHER_ENDINGS.len() + Rejection::ALL.len();
 /// The metrics of all exchanges.
 #[derive(Default)]
 pub struct Metrics {
-    series: Mutex<HashMap<(usize, SeriesKey), Arc<Counts>>>,
+    /// By worker.
+    series: Mutex<Vec<HashMap<SeriesKey, Arc<Counts>>>>,
 }
 
 /// One series of one worker. Only that worker's thread writes, so a plain load and store do.
@@ -60,16 +67,30 @@ struct Sums {
 
 impl Observer for Metrics {
     fn series(&self, worker: usize, key: &SeriesKey) -> Arc<dyn Series> {
-        let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = series.get(&(worker, key.clone())) {
-            return known.clone();
+        let mut key = SeriesKey {
+            protocol: key.protocol,
+            listener: key.listener.clone(),
+            service: cut(&key.service),
+            method: cut(&key.method),
+        };
+        let mut workers = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        if workers.len() <= worker {
+            workers.resize_with(worker + 1, HashMap::new);
         }
-        let mut key = key.clone();
-        if series.keys().filter(|(own, _)| *own == worker).count() >= MAX_SERIES {
-            key.service = "(other)".into();
+        let series = &mut workers[worker];
+        if series.len() >= MAX_SERIES && !series.contains_key(&key) {
+            key.service = OTHER.into();
             key.method = "".into();
         }
-        series.entry((worker, key)).or_default().clone()
+        series.entry(key).or_default().clone()
+    }
+}
+
+/// The text, or as many whole characters of it as a label may have.
+fn cut(text: &Arc<str>) -> Arc<str> {
+    match text.floor_char_boundary(MAX_LABEL) {
+        end if end < text.len() => text[..end].into(),
+        _ => text.clone(),
     }
 }
 
@@ -166,7 +187,7 @@ impl Metrics {
     fn sums(&self) -> BTreeMap<(&'static str, String, String, String), Sums> {
         let series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all: BTreeMap<_, Sums> = BTreeMap::new();
-        for ((_, key), counts) in &*series {
+        for (key, counts) in series.iter().flatten() {
             let name = (
                 key.protocol,
                 key.listener.to_string(),
@@ -281,10 +302,36 @@ mod tests {
         assert_eq!(sums.len(), MAX_SERIES + 1);
         let (_, other) = sums
             .iter()
-            .find(|(key, _)| key.2 == "(other)")
+            .find(|(key, _)| key.2 == OTHER)
             .into_iter()
             .next()
             .unwrap_or_else(|| panic!("none"));
         assert_eq!(other.endings[5], 100);
+    }
+
+    #[test]
+    fn long_names_are_cut_between_characters() {
+        let metrics = Metrics::default();
+        let long = "é".repeat(200);
+        for name in [long.clone(), format!("{long}!")] {
+            metrics
+                .series(0, &key(&name))
+                .record(&record(Ending::Sent, 1));
+        }
+        let sums = metrics.sums();
+        let services: Vec<_> = sums.keys().map(|key| key.2.clone()).collect();
+        assert_eq!(services, ["é".repeat(MAX_LABEL / 2)]);
+    }
+
+    #[test]
+    fn a_series_asked_for_again_goes_on_counting() {
+        let metrics = Metrics::default();
+        for _ in 0..3 {
+            metrics
+                .series(5, &key("s"))
+                .record(&record(Ending::Sent, 1));
+        }
+        assert!(metrics.sums().values().all(|sums| sums.endings[5] == 3));
+        assert_eq!(metrics.sums().len(), 1);
     }
 }
