@@ -8,9 +8,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use finback_core::discovery::Instance;
 use finback_core::driver::ListenerSpec;
 use finback_core::mesh::RoutingSpec;
+use finback_registry::RegistryConfig;
 
 /// A configuration that was checked whole.
 pub struct Config {
@@ -19,35 +19,11 @@ pub struct Config {
     /// Where the admin port listens, if anywhere.
     pub admin: Option<SocketAddr>,
     /// Registries by name.
-    pub registries: Vec<(String, RegistrySpec)>,
+    pub registries: Vec<(String, RegistryConfig)>,
     /// Listeners.
     pub listeners: Vec<ListenerSpec>,
     /// Everything about routing.
     pub routing: RoutingSpec,
-}
-
-/// A registry as configured.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RegistrySpec {
-    /// ZooKeeper servers, with a chroot or without.
-    ZooKeeper(String),
-    /// A file of services.
-    File(PathBuf),
-    /// Services in the configuration itself.
-    Memory(Vec<MemoryService>),
-}
-
-/// A service of a memory registry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemoryService {
-    /// Its name.
-    pub service: String,
-    /// Its version, "" for none.
-    pub version: String,
-    /// Its group, "" for none.
-    pub group: String,
-    /// Its endpoints.
-    pub instances: Vec<Instance>,
 }
 
 /// Why a configuration is refused.

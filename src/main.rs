@@ -1,2 +1,70 @@
-//! Finback.
-fn main() {}
+//! The `finback` command.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use finback::commands::{check, demo, run};
+use finback::config;
+
+/// A multi-protocol mesh proxy: Bolt (SOFA-RPC) and Dubbo through one routing core.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Log lines go to stderr; RUST_LOG sets how many (error, warn, info, debug)."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the mesh until SIGTERM or SIGINT.
+    ///
+    /// Reloads the file when it changes or on SIGHUP: whole, or not at all. Prints one line per
+    /// listener and then `ready`. On SIGTERM it accepts no more, says goodbye, finishes what is
+    /// in flight and exits 0; a second signal ends it at once.
+    Run {
+        /// The configuration file.
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Check a configuration file: exit 0 if it is good, 1 with FILE:LINE:COLUMN if not.
+    Check {
+        /// The configuration file.
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Print the configuration file's JSON Schema.
+    Schema,
+    /// Show it at work, with no server and no file: services, proxy and callers in one process.
+    Demo(demo::Options),
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_env_filter(filter.unwrap_or_else(|_| "info".into()))
+        .init();
+    // Calls are carried by the workers' own threads; this runtime only keeps them supplied.
+    let control = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("control")
+        .enable_all()
+        .build()?;
+    let exit = match arguments.command {
+        Command::Run { config } => control.block_on(run::run(config)),
+        Command::Check { config } => Ok(check::check(&config)),
+        Command::Schema => {
+            println!("{}", serde_json::to_string_pretty(&config::schema())?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Demo(options) => control.block_on(demo::demo(options)),
+    };
+    control.shutdown_background();
+    exit
+}

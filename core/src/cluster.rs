@@ -98,6 +98,8 @@ pub struct Cluster {
     pub spec: ClusterSpec,
     /// Calls in flight to it, from all workers.
     pub in_flight: AtomicU32,
+    /// Endpoints ejected since it began.
+    pub ejections: AtomicU64,
     /// What retries may cost.
     pub budget: Budget,
     endpoints: ArcSwap<Endpoints>,
@@ -119,6 +121,7 @@ impl Cluster {
     ) -> Arc<Self> {
         let cluster = Arc::new(Self {
             in_flight: AtomicU32::new(0),
+            ejections: AtomicU64::new(0),
             budget: Budget::new(spec.policy.retry_budget, 3),
             endpoints: ArcSwap::from_pointee(Endpoints::default()),
             version: AtomicU64::new(0),

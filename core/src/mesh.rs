@@ -128,8 +128,6 @@ pub struct Gauges {
     pub unknown_answers: AtomicU64,
     /// Retries made.
     pub retries: AtomicU64,
-    /// Endpoints ejected since the start.
-    pub ejections: AtomicU64,
 }
 
 impl Gauges {
@@ -155,6 +153,8 @@ pub struct ClusterStatus {
     pub known: bool,
     /// Calls in flight to it.
     pub in_flight: u32,
+    /// Endpoints ejected since it began.
+    pub ejections: u64,
     /// Its endpoints.
     pub endpoints: Vec<EndpointStatus>,
 }
@@ -362,6 +362,7 @@ fn cluster_status(cluster: &Cluster, now: crate::clock::Now) -> ClusterStatus {
         ready: endpoints.ready,
         known: endpoints.known,
         in_flight: cluster.in_flight.load(Ordering::Relaxed),
+        ejections: cluster.ejections.load(Ordering::Relaxed),
         endpoints: endpoints
             .all
             .iter()

@@ -495,7 +495,7 @@ async fn draining_says_goodbye_finishes_and_ends() {
     client.send(1, 1, "svc m").await;
     let mut upstream = server.accept().await;
     let in_flight = upstream.get().await.unwrap();
-    let drained = tokio::spawn(workers.drain());
+    let drained = tokio::spawn(async move { workers.drain().await });
     assert_eq!(client.get().await.unwrap().kind, 6, "a goodbye");
     assert!(
         tokio::net::TcpStream::connect(address).await.is_err(),
@@ -529,7 +529,7 @@ async fn draining_that_takes_too_long_answers_what_is_left() {
     let mut upstream = server.accept().await;
     upstream.get().await.unwrap();
     let began = Instant::now();
-    let drained = tokio::spawn(workers.drain());
+    let drained = tokio::spawn(async move { workers.drain().await });
     assert_eq!(client.get().await.unwrap().kind, 6);
     assert_eq!(
         client.get().await.unwrap().rejection(),

@@ -12,10 +12,11 @@ use finback_core::driver::ListenerSpec;
 use finback_core::mesh::{self, RoutingSpec};
 use finback_core::route::{self, Destination, RouteTable, Weighted};
 use finback_core::subset;
+use finback_registry::{ListedService, RegistryConfig};
 
 use super::file::{self, File};
 use super::units::{Placed, Size, Time};
-use super::{Config, MemoryService, RegistrySpec, Wrong};
+use super::{Config, Wrong};
 use crate::protocols;
 
 /// The weight of an endpoint that states none.
@@ -122,33 +123,33 @@ fn admin_address(placed: &Placed<String>) -> Result<SocketAddr> {
     Ok(address)
 }
 
-fn registry_spec(registry: Placed<file::Registry>, folder: &Path) -> Result<RegistrySpec> {
+fn registry_spec(registry: Placed<file::Registry>, folder: &Path) -> Result<RegistryConfig> {
     let place = registry.place;
     match registry.value {
         file::Registry {
             zookeeper: Some(servers),
             file: None,
             memory: None,
-        } => Ok(RegistrySpec::ZooKeeper(servers)),
+        } => Ok(RegistryConfig::ZooKeeper(servers)),
         file::Registry {
             zookeeper: None,
             file: Some(path),
             memory: None,
-        } => Ok(RegistrySpec::File(folder.join(path))),
+        } => Ok(RegistryConfig::File(folder.join(path))),
         file::Registry {
             zookeeper: None,
             file: None,
             memory: Some(services),
         } => {
             let services = services.into_iter().map(|service| {
-                Ok(MemoryService {
+                Ok(ListedService {
                     service: service.service,
                     version: service.version,
                     group: service.group,
                     instances: instances(service.endpoints)?,
                 })
             });
-            Ok(RegistrySpec::Memory(services.collect::<Result<_>>()?))
+            Ok(RegistryConfig::Memory(services.collect::<Result<_>>()?))
         }
         _ => Err(Wrong::at(
             place,

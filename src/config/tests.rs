@@ -60,7 +60,7 @@ fn the_whole_shape_is_understood() {
         .iter()
         .find(|(name, _)| name == "local")
         .unwrap();
-    assert_eq!(local.1, RegistrySpec::File("dir/endpoints.yaml".into()));
+    assert_eq!(local.1, RegistryConfig::File("dir/endpoints.yaml".into()));
 }
 
 #[test]

@@ -6,7 +6,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -38,7 +37,6 @@ enum Command {
 /// The worker threads.
 pub struct Workers {
     commands: Vec<UnboundedSender<Command>>,
-    threads: Vec<JoinHandle<()>>,
     next_listener: AtomicU64,
 }
 
@@ -51,6 +49,12 @@ pub struct Bound {
 }
 
 impl Bound {
+    /// What it was bound for.
+    #[must_use]
+    pub fn spec(&self) -> &ListenerSpec {
+        &self.spec
+    }
+
     /// Where it listens: the spec's address with the port that was taken.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
@@ -72,7 +76,6 @@ impl Workers {
     pub fn start(mesh: &Arc<Mesh>, count: usize) -> io::Result<Self> {
         let mut workers = Self {
             commands: Vec::new(),
-            threads: Vec::new(),
             next_listener: AtomicU64::new(0),
         };
         for index in 0..count.max(1) {
@@ -82,11 +85,10 @@ impl Workers {
                 .build()?;
             let (commands, received) = unbounded_channel();
             let mesh = mesh.clone();
-            let thread = std::thread::Builder::new()
+            std::thread::Builder::new()
                 .name(format!("worker-{index}"))
                 .spawn(move || LocalSet::new().block_on(&runtime, work(index, mesh, received)))?;
             workers.commands.push(commands);
-            workers.threads.push(thread);
         }
         Ok(workers)
     }
@@ -137,7 +139,7 @@ impl Workers {
 
     /// Accepts no more anywhere, says goodbye to every client, finishes what is in flight
     /// (bounded by [`Limits::drain`](crate::mesh::Limits::drain)), and ends the workers.
-    pub async fn drain(self) {
+    pub async fn drain(&self) {
         let mut waits = Vec::new();
         for commands in &self.commands {
             let (done, wait) = oneshot::channel();
@@ -146,12 +148,7 @@ impl Workers {
             }
         }
         for wait in waits {
-            // An error means that the worker ended some other way: nothing to wait for.
-            let _ = wait.await;
-        }
-        drop(self.commands);
-        for thread in self.threads {
-            if thread.join().is_err() {
+            if wait.await.is_err() {
                 tracing::error!("a worker ended by a panic");
             }
         }

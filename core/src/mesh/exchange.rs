@@ -366,6 +366,7 @@ impl Drop for Lease {
             Verdict::Bad => {
                 let all = cluster.endpoints();
                 if policy.outlier.failure(&endpoint.health, now, &all.all) {
+                    cluster.ejections.fetch_add(1, Relaxed);
                     tracing::warn!(
                         cluster = %cluster.name(), endpoint = %endpoint.address,
                         "endpoint ejected after repeated failures"

@@ -1,0 +1,255 @@
+//! Services that are listed: in a file, or from the start. No layout is needed to find them.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use finback_core::discovery::{Instance, Lookup, Sink, Snapshot};
+use serde::Deserialize;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+/// How often a file is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+/// The weight of an endpoint that states none.
+const WEIGHT: u32 = 100;
+
+/// One listed service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedService {
+    /// Its name.
+    pub service: String,
+    /// Its version; "" serves every version.
+    pub version: String,
+    /// Its group; "" serves every group.
+    pub group: String,
+    /// Its endpoints.
+    pub instances: Vec<Instance>,
+}
+
+/// A list of services that may be replaced.
+pub(crate) struct Listed {
+    services: watch::Receiver<Option<Arc<Vec<ListedService>>>>,
+    /// Keeps the list of a memory registry open.
+    _owner: Option<watch::Sender<Option<Arc<Vec<ListedService>>>>>,
+}
+
+impl Listed {
+    pub(crate) fn memory(services: Vec<ListedService>) -> Arc<Self> {
+        let (owner, services) = watch::channel(Some(Arc::new(services)));
+        Arc::new(Self {
+            services,
+            _owner: Some(owner),
+        })
+    }
+
+    /// Follows a file until the list is no longer used. While it cannot be read, or is wrong,
+    /// its last good content stays.
+    pub(crate) fn file(handle: &Handle, path: &Path) -> Arc<Self> {
+        let (owner, services) = watch::channel(None);
+        let path = path.to_owned();
+        handle.spawn(async move {
+            tokio::select! {
+                () = keep_reading(&path, &owner) => {}
+                () = owner.closed() => {}
+            }
+        });
+        Arc::new(Self {
+            services,
+            _owner: None,
+        })
+    }
+
+    /// Delivers a snapshot now and with each change of the service.
+    pub(crate) async fn follow(&self, lookup: &Lookup, sink: &dyn Sink) {
+        let mut services = self.services.clone();
+        let mut last = None;
+        loop {
+            let now = services.borrow_and_update().clone();
+            if let Some(services) = now {
+                let snapshot = snapshot(&services, lookup);
+                if last.as_ref() != Some(&snapshot) {
+                    sink.update(snapshot.clone());
+                    last = Some(snapshot);
+                }
+            }
+            if services.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn snapshot(services: &[ListedService], lookup: &Lookup) -> Snapshot {
+    let serves = |own: &str, wanted: &str| own.is_empty() || own == wanted;
+    let mut seen = HashSet::new();
+    let matching: Vec<&ListedService> = services
+        .iter()
+        .filter(|service| {
+            *service.service == *lookup.service
+                && serves(&service.version, &lookup.version)
+                && serves(&service.group, &lookup.group)
+        })
+        .collect();
+    let instances = matching
+        .iter()
+        .flat_map(|service| &service.instances)
+        .filter(|instance| seen.insert(instance.address))
+        .cloned()
+        .collect();
+    Snapshot {
+        known: !matching.is_empty(),
+        instances,
+        lane: None,
+    }
+}
+
+async fn keep_reading(path: &Path, owner: &watch::Sender<Option<Arc<Vec<ListedService>>>>) {
+    let mut last = None;
+    loop {
+        let text = read(path).await.map_err(|error| error.to_string());
+        if last.as_ref() != Some(&text) {
+            match text.as_deref().map_err(Clone::clone).and_then(parse) {
+                Ok(services) => {
+                    owner.send_replace(Some(Arc::new(services)));
+                }
+                Err(why) => {
+                    let path = path.display();
+                    tracing::error!("{path}:{why}; what it said before stays in force");
+                }
+            }
+            last = Some(text);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Reads the file off the runtime's threads.
+async fn read(path: &Path) -> Result<String, String> {
+    let path = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(path)).await;
+    match read {
+        Ok(Ok(text)) => Ok(text),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    services: Vec<Service>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Service {
+    service: String,
+    #[serde(default)]
+    version: String,
+    #[serde(default)]
+    group: String,
+    endpoints: Vec<Endpoint>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Endpoint {
+    Address(SocketAddr),
+    Full(FullEndpoint),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FullEndpoint {
+    address: SocketAddr,
+    weight: Option<u32>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
+
+/// Reads the file's text; the error begins with line and column.
+fn parse(text: &str) -> Result<Vec<ListedService>, String> {
+    let file: File = serde_saphyr::from_str(text).map_err(|error| {
+        let place = error
+            .location()
+            .map_or((0, 0), |place| (place.line(), place.column()));
+        let message = error.without_snippet().to_string();
+        let message = message
+            .split(" at line ")
+            .next()
+            .unwrap_or_default()
+            .to_owned();
+        format!("{}:{}: {message}", place.0, place.1)
+    })?;
+    Ok(file
+        .services
+        .into_iter()
+        .map(
+            |Service {
+                 service,
+                 version,
+                 group,
+                 endpoints,
+             }| {
+                let instances = endpoints.into_iter().map(instance).collect();
+                ListedService {
+                    service,
+                    version,
+                    group,
+                    instances,
+                }
+            },
+        )
+        .collect())
+}
+
+fn instance(endpoint: Endpoint) -> Instance {
+    let (address, weight, labels) = match endpoint {
+        Endpoint::Address(address) => (address, None, BTreeMap::new()),
+        Endpoint::Full(full) => (full.address, full.weight, full.labels),
+    };
+    Instance {
+        address,
+        weight: weight.unwrap_or(WEIGHT),
+        labels,
+        warm_up: None,
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_found_by_name_version_and_group() {
+        let text = "services:\n  - { service: a.B, version: \"1\", endpoints: [\"127.0.0.1:1\"] }\n  - { service: a.B, endpoints: [{ address: \"127.0.0.1:2\", weight: 5, labels: { zone: x } }, \"127.0.0.1:1\"] }\n";
+        let services = parse(text).unwrap();
+        let of = |service: &str, version: &str| {
+            snapshot(
+                &services,
+                &Lookup {
+                    registry: "r".into(),
+                    layout: "native".into(),
+                    service: service.into(),
+                    version: version.into(),
+                    group: "".into(),
+                },
+            )
+        };
+        assert_eq!(of("a.B", "1").instances.len(), 2);
+        assert_eq!(of("a.B", "2").instances.len(), 2);
+        assert_eq!(of("a.B", "2").instances[0].weight, 5);
+        assert!(!of("a.C", "1").known);
+    }
+
+    #[test]
+    fn a_wrong_file_is_refused_with_its_place() {
+        let error = parse("services:\n  - { service: a.B, endpoint: [] }\n").unwrap_err();
+        assert!(error.starts_with("2:"), "{error}");
+        assert!(error.contains("endpoint"), "{error}");
+    }
+}

@@ -1,0 +1,274 @@
+//! The admin port: metrics, health and clusters over HTTP, for this machine only.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use finback_core::mesh::{ClusterStatus, Gauges};
+use finback_observability::Page;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::running::Running;
+
+/// The longest request that is read.
+const MAX_REQUEST: usize = 8 * 1024;
+/// How long a client may take for all of its request, and for all of the answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Clients served at a time.
+const CLIENTS: usize = 16;
+
+/// Serves until the runtime ends.
+pub async fn serve(listener: TcpListener, running: Arc<Running>) {
+    let places = Arc::new(Semaphore::new(CLIENTS));
+    loop {
+        // Never closed, so there is always a place by and by.
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let running = running.clone();
+                tokio::spawn(async move {
+                    let _ = tokio::time::timeout(PATIENCE, answer(stream, &running)).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "admin port cannot accept; pausing");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn answer(mut stream: TcpStream, running: &Running) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    while !request.windows(4).any(|window| window == b"\r\n\r\n") {
+        if request.len() >= MAX_REQUEST || stream.read_buf(&mut request).await? == 0 {
+            return Ok(());
+        }
+    }
+    let line = String::from_utf8_lossy(&request);
+    let line = line.lines().next().unwrap_or_default().to_owned();
+    let mut words = line.split(' ');
+    let (method, target) = (
+        words.next().unwrap_or_default(),
+        words.next().unwrap_or_default(),
+    );
+    let path = target.split('?').next().unwrap_or_default();
+    let (status, kind, body) = match method {
+        "GET" | "HEAD" => page(path, running),
+        _ => (
+            "405 Method Not Allowed",
+            TEXT,
+            "only GET is served here\n".to_owned(),
+        ),
+    };
+    let mut response = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    if method != "HEAD" {
+        response.push_str(&body);
+    }
+    stream.write_all(response.as_bytes()).await?;
+    stream.shutdown().await
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+const INDEX: &str = "Finback admin port\n\n\
+/metrics   for Prometheus\n\
+/healthz   200 while the process lives\n\
+/readyz    200 while it takes new connections, 503 while it stops\n\
+/clusters  endpoints as routing sees them, JSON\n";
+
+fn page(path: &str, running: &Running) -> (&'static str, &'static str, String) {
+    match path {
+        "/" => ("200 OK", TEXT, INDEX.to_owned()),
+        "/healthz" => ("200 OK", TEXT, "alive\n".to_owned()),
+        "/readyz" if running.is_draining() => {
+            ("503 Service Unavailable", TEXT, "stopping\n".to_owned())
+        }
+        "/readyz" => ("200 OK", TEXT, "ready\n".to_owned()),
+        "/metrics" => ("200 OK", METRICS, metrics(running)),
+        "/clusters" => ("200 OK", JSON, clusters(&running.mesh.status())),
+        _ => (
+            "404 Not Found",
+            TEXT,
+            format!("nothing here; see\n\n{INDEX}"),
+        ),
+    }
+}
+
+fn metrics(running: &Running) -> String {
+    let mut page = Page::default();
+    running.metrics.write(&mut page);
+    let Gauges {
+        connections,
+        accepted,
+        malformed,
+        slow_readers,
+        upstream_connections,
+        connect_failures,
+        heartbeat_failures,
+        late_answers,
+        unknown_answers,
+        retries,
+    } = &running.mesh.gauges;
+    let reloads = &running.reloads;
+    for (name, kind, help, value) in [
+        (
+            "finback_connections",
+            "gauge",
+            "Client connections open.",
+            connections,
+        ),
+        (
+            "finback_connections_total",
+            "counter",
+            "Client connections accepted.",
+            accepted,
+        ),
+        (
+            "finback_malformed_total",
+            "counter",
+            "Client connections closed because their bytes made no sense.",
+            malformed,
+        ),
+        (
+            "finback_slow_readers_total",
+            "counter",
+            "Client connections closed because they did not read their answers.",
+            slow_readers,
+        ),
+        (
+            "finback_upstream_connections",
+            "gauge",
+            "Connections open to endpoints.",
+            upstream_connections,
+        ),
+        (
+            "finback_connect_failures_total",
+            "counter",
+            "Connections to endpoints that could not be made.",
+            connect_failures,
+        ),
+        (
+            "finback_heartbeat_failures_total",
+            "counter",
+            "Connections given up because the endpoint fell silent.",
+            heartbeat_failures,
+        ),
+        (
+            "finback_late_answers_total",
+            "counter",
+            "Answers that came after their call was given up.",
+            late_answers,
+        ),
+        (
+            "finback_unknown_answers_total",
+            "counter",
+            "Answers to nothing that was asked.",
+            unknown_answers,
+        ),
+        (
+            "finback_retries_total",
+            "counter",
+            "Attempts after a call's first.",
+            retries,
+        ),
+        (
+            "finback_reloads_total",
+            "counter",
+            "Configurations put in force after the first.",
+            &reloads.accepted,
+        ),
+        (
+            "finback_reloads_refused_total",
+            "counter",
+            "Configurations refused.",
+            &reloads.refused,
+        ),
+    ] {
+        page.family(name, kind, help);
+        page.sample(name, &[], value.load(Relaxed) as f64);
+    }
+    let clusters = running.mesh.status();
+    page.family(
+        "finback_ejections_total",
+        "counter",
+        "Endpoints ejected after repeated failures.",
+    );
+    for cluster in &clusters {
+        let labels = [("cluster", cluster.name.to_string())];
+        page.sample("finback_ejections_total", &labels, cluster.ejections as f64);
+    }
+    endpoints(&mut page, &clusters);
+    page.into_text()
+}
+
+fn endpoints(page: &mut Page, clusters: &[ClusterStatus]) {
+    for (name, help, value) in [
+        (
+            "finback_cluster_endpoints",
+            "Endpoints of a cluster.",
+            (|cluster| cluster.endpoints.len()) as fn(&ClusterStatus) -> usize,
+        ),
+        (
+            "finback_cluster_endpoints_available",
+            "Endpoints that take calls.",
+            |cluster| {
+                cluster
+                    .endpoints
+                    .iter()
+                    .filter(|endpoint| endpoint.available)
+                    .count()
+            },
+        ),
+        (
+            "finback_cluster_in_flight",
+            "Calls in flight to a cluster.",
+            |cluster| cluster.in_flight as usize,
+        ),
+    ] {
+        page.family(name, "gauge", help);
+        for cluster in clusters {
+            let labels = [("cluster", cluster.name.to_string())];
+            page.sample(name, &labels, value(cluster) as f64);
+        }
+    }
+}
+
+fn clusters(clusters: &[ClusterStatus]) -> String {
+    let list: Vec<_> = clusters
+        .iter()
+        .map(|cluster| {
+            let endpoints: Vec<_> = cluster
+                .endpoints
+                .iter()
+                .map(|endpoint| {
+                    serde_json::json!({
+                        "address": endpoint.address.to_string(),
+                        "weight": endpoint.weight,
+                        "in_flight": endpoint.in_flight,
+                        "available": endpoint.available,
+                        "labels": endpoint.labels,
+                    })
+                })
+                .collect();
+            serde_json::json!({
+                "name": *cluster.name,
+                "ready": cluster.ready,
+                "known": cluster.known,
+                "in_flight": cluster.in_flight,
+                "endpoints": endpoints,
+            })
+        })
+        .collect();
+    format!("{:#}\n", serde_json::Value::from(list))
+}

@@ -1,0 +1,106 @@
+//! `finback run`: the mesh itself.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::running::Running;
+use crate::{admin, config};
+
+/// How often the configuration file is looked at.
+const WATCH: Duration = Duration::from_millis(500);
+
+/// Runs until SIGTERM or SIGINT; a second one ends it at once.
+pub async fn run(path: PathBuf) -> anyhow::Result<ExitCode> {
+    let config = match config::load(&path) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{error}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let admin = match config.admin {
+        Some(address) => Some(
+            TcpListener::bind(address)
+                .await
+                .with_context(|| format!("the admin port cannot listen on {address}"))?,
+        ),
+        None => None,
+    };
+    let running = Arc::new(Running::start(config)?);
+    announce(&running).await;
+    if let Some(listener) = admin {
+        eprintln!("listening admin {} protocol=http", listener.local_addr()?);
+        tokio::spawn(admin::serve(listener, running.clone()));
+    }
+    tokio::spawn(keep_up(path, running.clone()));
+    eprintln!("ready");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    eprintln!("stopping: finishing what is in flight; a second signal ends it at once");
+    tokio::select! {
+        () = running.drain() => eprintln!("stopped"),
+        _ = terminate.recv() => eprintln!("ended at once"),
+        _ = interrupt.recv() => eprintln!("ended at once"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn announce(running: &Running) {
+    for (name, address, protocol) in running.listening().await {
+        eprintln!("listening {name} {address} protocol={protocol}");
+    }
+}
+
+/// Reloads the file when it changes, and on SIGHUP.
+async fn keep_up(path: PathBuf, running: Arc<Running>) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+        tracing::error!("SIGHUP cannot be watched for");
+        return;
+    };
+    let mut known = read(&path).await;
+    loop {
+        let asked = tokio::select! {
+            _ = hangup.recv() => true,
+            () = tokio::time::sleep(WATCH) => false,
+        };
+        let now = read(&path).await;
+        // A file that is gone for a moment is being replaced: wait for the new one.
+        if asked || (now.is_some() && now != known) {
+            known = now;
+            reload(&path, &running).await;
+        }
+    }
+}
+
+async fn read(path: &Path) -> Option<Vec<u8>> {
+    tokio::fs::read(path).await.ok()
+}
+
+async fn reload(path: &Path, running: &Running) {
+    let reloaded = match config::load(path) {
+        Ok(config) => running.reload(config).await,
+        Err(error) => Err(error.into()),
+    };
+    match reloaded {
+        Ok(()) => {
+            running.reloads.accepted.fetch_add(1, Ordering::Relaxed);
+            announce(running).await;
+            eprintln!("reloaded {}", path.display());
+        }
+        Err(error) => {
+            running.reloads.refused.fetch_add(1, Ordering::Relaxed);
+            eprintln!("{error:#}\nnot reloaded; the configuration before stays in force");
+        }
+    }
+}

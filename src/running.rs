@@ -1,0 +1,151 @@
+//! Finback at work: what `run`, `demo` and tests start, reload and stop.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use anyhow::Context;
+use finback_core::driver::{Bound, ListenerSpec, Workers};
+use finback_core::mesh::Mesh;
+use finback_observability::Metrics;
+use finback_registry::Registries;
+use tokio::runtime::Handle;
+use tokio::sync::Mutex;
+
+use crate::config::Config;
+use crate::protocols;
+
+/// A running mesh.
+pub struct Running {
+    /// What the workers share.
+    pub mesh: Arc<Mesh>,
+    /// What was counted.
+    pub metrics: Arc<Metrics>,
+    /// Reloads that were put in force, and that were refused.
+    pub reloads: Reloads,
+    registries: Arc<Registries>,
+    workers: Workers,
+    listeners: Mutex<Vec<Listener>>,
+    draining: AtomicBool,
+}
+
+/// Counts of reloads.
+#[derive(Debug, Default)]
+pub struct Reloads {
+    /// Put in force.
+    pub accepted: AtomicU64,
+    /// Refused; the configuration before stayed.
+    pub refused: AtomicU64,
+}
+
+/// A listener in service.
+struct Listener {
+    id: u64,
+    spec: ListenerSpec,
+    address: SocketAddr,
+}
+
+impl Running {
+    /// Starts everything that `config` asks for but the admin port. Must be called within a
+    /// tokio runtime, which registries then use.
+    ///
+    /// # Errors
+    /// If a thread cannot be started or an address not be bound.
+    pub fn start(config: Config) -> anyhow::Result<Self> {
+        let registries = Arc::new(Registries::start(Handle::current(), config.registries));
+        let metrics = Arc::new(Metrics::default());
+        let mesh = Mesh::new(
+            config.routing,
+            protocols::layouts(),
+            registries.clone(),
+            metrics.clone(),
+        );
+        let workers = Workers::start(&mesh, config.workers).context("cannot start the workers")?;
+        let bound = bind(&workers, config.listeners)?;
+        let listeners = bound
+            .into_iter()
+            .map(|bound| listen(&workers, bound))
+            .collect();
+        Ok(Self {
+            mesh,
+            metrics,
+            reloads: Reloads::default(),
+            registries,
+            workers,
+            listeners: Mutex::new(listeners),
+            draining: AtomicBool::new(false),
+        })
+    }
+
+    /// Puts a new configuration in force, or nothing of it: new addresses are bound before
+    /// anything is changed. The number of workers and the admin port stay as they are.
+    ///
+    /// # Errors
+    /// If a new address cannot be bound; then everything stays as it is.
+    pub async fn reload(&self, config: Config) -> anyhow::Result<()> {
+        let mut listeners = self.listeners.lock().await;
+        let is_new = |spec: &ListenerSpec| !listeners.iter().any(|own| own.spec == *spec);
+        let wanted = config.listeners.clone();
+        let fresh = config.listeners.into_iter().filter(is_new).collect();
+        let bound = bind(&self.workers, fresh)?;
+        self.registries.replace(config.registries);
+        self.mesh.apply(config.routing);
+        listeners.retain(|listener| {
+            let kept = wanted.contains(&listener.spec);
+            if !kept {
+                tracing::info!(listener = %listener.spec.name, "listener removed");
+                self.workers.unlisten(listener.id);
+            }
+            kept
+        });
+        listeners.extend(bound.into_iter().map(|bound| listen(&self.workers, bound)));
+        Ok(())
+    }
+
+    /// Name, address and protocols of every listener.
+    pub async fn listening(&self) -> Vec<(String, SocketAddr, String)> {
+        let describe = |listener: &Listener| {
+            let protocols: Vec<_> = listener.spec.protocols.iter().map(|p| p.name()).collect();
+            let protocols = match &*protocols {
+                [only] => (*only).to_owned(),
+                _ => "auto".to_owned(),
+            };
+            (listener.spec.name.to_string(), listener.address, protocols)
+        };
+        self.listeners.lock().await.iter().map(describe).collect()
+    }
+
+    /// Whether it has been told to stop.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Says that it is going to stop: readiness fails from now on.
+    pub fn begin_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Accepts no more, says goodbye, finishes what is in flight, and ends the workers.
+    pub async fn drain(&self) {
+        self.begin_draining();
+        self.workers.drain().await;
+    }
+}
+
+fn bind(workers: &Workers, specs: Vec<ListenerSpec>) -> anyhow::Result<Vec<Bound>> {
+    specs
+        .into_iter()
+        .map(|spec| {
+            let (name, address) = (spec.name.clone(), spec.address);
+            workers
+                .bind(spec)
+                .with_context(|| format!("listener {name} cannot listen on {address}"))
+        })
+        .collect()
+}
+
+fn listen(workers: &Workers, bound: Bound) -> Listener {
+    let (id, spec, address) = (bound.id(), bound.spec().clone(), bound.address());
+    workers.listen(bound);
+    Listener { id, spec, address }
+}
