@@ -1,6 +1,30 @@
 //! `finback demo`: the main job with no server and no file.
 
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use anyhow::Context;
+use finback_simulations::echo::{self, Faults};
+use finback_simulations::load::{self, Load, Progress, Summary};
+use finback_simulations::speech::{SERVICE, Speech};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::config;
+use crate::running::Running;
+
+/// Every protocol that can be shown.
+const SPEECHES: [Speech; 2] = [Speech::Bolt, Speech::Dubbo];
+/// Calls of one round.
+const ROUND: u64 = 20_000;
+/// Calls of `--once`, per protocol.
+const ONCE: u64 = 5_000;
 
 /// How to show it.
 #[derive(clap::Args)]
@@ -8,15 +32,191 @@ pub struct Options {
     /// One bounded round; exit 0 only if every call came back right.
     #[arg(long)]
     once: bool,
-    /// Print one JSON object: per protocol calls, errors, p50_us, p99_us.
+    /// Print one JSON object: for each protocol calls, errors, p50_us, p99_us. Implies --once.
     #[arg(long)]
     json: bool,
+    /// Stop after so many seconds; without it (and without --once) it goes on until Ctrl-C.
+    #[arg(long, value_name = "SECONDS")]
+    duration: Option<u64>,
 }
 
-/// Shows it.
+/// Shows it: stand-in services that an embedded registry knows, the proxy, and callers that only
+/// know the proxy, all in this process.
 ///
 /// # Errors
 /// If something cannot be started.
-pub async fn demo(_options: Options) -> anyhow::Result<ExitCode> {
-    Ok(ExitCode::SUCCESS)
+pub async fn demo(options: Options) -> anyhow::Result<ExitCode> {
+    let mut services = JoinSet::new();
+    let mut endpoints = BTreeMap::new();
+    for speech in SPEECHES {
+        let mut addresses = Vec::new();
+        for _ in 0..2 {
+            let listener = TcpListener::bind("127.0.0.1:0").await?;
+            addresses.push(listener.local_addr()?);
+            services.spawn(echo::serve(listener, speech, Faults::default()));
+        }
+        endpoints.insert(speech.name(), addresses);
+    }
+    let config = config::parse(&configuration(&endpoints), Path::new("demo.yaml"))?;
+    let running = Running::start(config)?;
+    let listening = running.listening().await;
+    let (_, front, _) = listening.first().context("no listener")?;
+    let front = *front;
+    if !options.json {
+        println!("One port, {front}, takes Bolt and Dubbo calls to {SERVICE}.");
+        for (protocol, addresses) in &endpoints {
+            println!(
+                "  {protocol}: two stand-in services, {} and {}",
+                addresses[0], addresses[1]
+            );
+        }
+    }
+    let summaries = if options.once || options.json {
+        round(front, ONCE, &[Arc::default(), Arc::default()]).await?
+    } else {
+        show(front, options.duration).await?
+    };
+    running.drain().await;
+    report(&summaries, options.json)
+}
+
+/// The demo's own configuration: what a user would write.
+fn configuration(endpoints: &BTreeMap<&str, Vec<SocketAddr>>) -> String {
+    let mut text = String::from("workers: 1\nregistries:\n");
+    for (protocol, addresses) in endpoints {
+        let list: Vec<_> = addresses
+            .iter()
+            .map(|address| format!("\"{address}\""))
+            .collect();
+        let list = list.join(", ");
+        text.push_str(&format!(
+            "  {protocol}: {{ memory: [ {{ service: {SERVICE}, endpoints: [ {list} ] }} ] }}\n"
+        ));
+    }
+    text.push_str(
+        "listeners:\n  - { name: demo, address: \"127.0.0.1:0\", protocol: auto, routes: all }\n\
+         routes:\n  all:\n",
+    );
+    for protocol in endpoints.keys() {
+        text.push_str(&format!(
+            "    - {{ match: {{ protocol: {protocol} }}, to: {{ registry: {protocol} }} }}\n"
+        ));
+    }
+    text
+}
+
+type Summaries = BTreeMap<&'static str, Summary>;
+
+/// One bounded round of calls in every protocol at once.
+async fn round(
+    front: SocketAddr,
+    count: u64,
+    progress: &[Arc<Progress>; 2],
+) -> anyhow::Result<Summaries> {
+    let mut callers = JoinSet::new();
+    for (speech, progress) in SPEECHES.into_iter().zip(progress.clone()) {
+        callers.spawn(async move {
+            let load = Load {
+                speech,
+                target: front,
+                connections: 8,
+                in_flight: 4,
+                count,
+                warm_up: 0,
+                patience: Duration::from_secs(10),
+            };
+            (speech, load::run(&load, &progress).await)
+        });
+    }
+    let mut summaries = BTreeMap::new();
+    while let Some(ended) = callers.join_next().await {
+        let (speech, summary) = ended?;
+        let summary = summary.with_context(|| format!("{} calls broke off", speech.name()))?;
+        summaries.insert(speech.name(), summary);
+    }
+    Ok(summaries)
+}
+
+/// Round after round, until Ctrl-C or the end of the time; in a terminal the lines are
+/// rewritten in place.
+async fn show(front: SocketAddr, duration: Option<u64>) -> anyhow::Result<Summaries> {
+    let live = std::io::stdout().is_terminal();
+    println!(
+        "Calling it round after round{}.\n",
+        if duration.is_some() {
+            ""
+        } else {
+            "; Ctrl-C ends it"
+        }
+    );
+    println!(
+        "{:<10}{:>14}{:>10}{:>12}{:>10}{:>10}",
+        "protocol", "calls", "errors", "calls/s", "p50 us", "p99 us"
+    );
+    let time = Duration::from_secs(duration.unwrap_or(u64::from(u32::MAX)));
+    let end = tokio::time::sleep(time);
+    tokio::pin!(end);
+    let progress = [Arc::<Progress>::default(), Arc::default()];
+    let mut latest = Summaries::new();
+    let mut first = true;
+    loop {
+        tokio::select! {
+            summaries = round(front, ROUND, &progress) => latest = summaries?,
+            _ = tokio::signal::ctrl_c() => break,
+            () = &mut end => break,
+        }
+        if live && !first {
+            print!("\x1b[{}A", SPEECHES.len());
+        }
+        first = false;
+        for (speech, progress) in SPEECHES.iter().zip(&progress) {
+            let Some(summary) = latest.get(speech.name()) else {
+                continue;
+            };
+            println!(
+                "{:<10}{:>14}{:>10}{:>12.0}{:>10}{:>10}",
+                speech.name(),
+                progress.calls.load(Relaxed),
+                progress.errors.load(Relaxed),
+                summary.per_second,
+                summary.p50_us,
+                summary.p99_us
+            );
+        }
+        std::io::stdout().flush()?;
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(300)) => {}
+            _ = tokio::signal::ctrl_c() => break,
+            () = &mut end => break,
+        }
+    }
+    for (speech, progress) in SPEECHES.iter().zip(&progress) {
+        if let Some(summary) = latest.get_mut(speech.name()) {
+            summary.calls = progress.calls.load(Relaxed);
+            summary.errors = progress.errors.load(Relaxed);
+        }
+    }
+    println!();
+    Ok(latest)
+}
+
+fn report(summaries: &Summaries, json: bool) -> anyhow::Result<ExitCode> {
+    if json {
+        println!("{}", serde_json::to_string(summaries)?);
+    } else {
+        for (protocol, summary) in summaries {
+            println!(
+                "{protocol}: {} calls, {} errors, p50 {} us, p99 {} us",
+                summary.calls, summary.errors, summary.p50_us, summary.p99_us
+            );
+        }
+    }
+    let right = summaries
+        .values()
+        .all(|summary| summary.errors == 0 && summary.calls > 0);
+    Ok(if right {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
