@@ -215,3 +215,6 @@ pub fn choose(destinations: &[Weighted], random: u64) -> Option<usize> {
         false
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,3 +79,170 @@ fn labelled(
 fn lane_of<'a>(endpoint: &'a Endpoint, lane: &Lane) -> Option<&'a str> {
     endpoint.labels.get(&lane.label).map(String::as_str)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Pairs<'a> = &'a [(&'a str, &'a str)];
+
+    fn labels(pairs: Pairs<'_>) -> BTreeMap<String, String> {
+        pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
+    }
+
+    /// Endpoints on the ports 0, 1, 2, ... with these weights and labels.
+    fn endpoints(each: &[(u32, Pairs<'_>)]) -> Vec<Arc<Endpoint>> {
+        let endpoint = |(port, (weight, pairs)): (u16, &(u32, Pairs<'_>))| {
+            Arc::new(Endpoint {
+                address: ([127, 0, 0, 1], port).into(),
+                weight: *weight,
+                labels: labels(pairs),
+                warm_up: None,
+                health: Arc::default(),
+            })
+        };
+        (0..).zip(each).map(endpoint).collect()
+    }
+
+    fn subset(pairs: Pairs<'_>, fallback: Fallback) -> Subset {
+        Subset {
+            labels: labels(pairs),
+            fallback,
+        }
+    }
+
+    fn ports(chosen: &[Arc<Endpoint>]) -> Vec<u16> {
+        chosen.iter().map(|each| each.address.port()).collect()
+    }
+
+    fn tag() -> Lane {
+        Lane {
+            attribute: "call.tag".into(),
+            label: "tag".into(),
+        }
+    }
+
+    #[test]
+    fn no_subset_is_all_that_have_weight() {
+        let all = endpoints(&[(100, &[]), (0, &[]), (1, &[("version", "2")])]);
+        assert_eq!(ports(&members(&all, None, None)), [0, 2]);
+        assert!(members(&[], None, None).is_empty());
+    }
+
+    #[test]
+    fn every_label_must_be_equal() {
+        let all = endpoints(&[
+            (1, &[("version", "2"), ("zone", "a")]),
+            (1, &[("version", "2"), ("zone", "b")]),
+            (1, &[("version", "1"), ("zone", "a")]),
+            (1, &[("zone", "a")]),
+            (1, &[]),
+            (0, &[("version", "2"), ("zone", "a")]),
+        ]);
+        let both = subset(&[("version", "2"), ("zone", "a")], Fallback::None);
+        assert_eq!(ports(&members(&all, Some(&both), None)), [0]);
+        let one = subset(&[("zone", "a")], Fallback::None);
+        assert_eq!(ports(&members(&all, Some(&one), None)), [0, 2, 3]);
+    }
+
+    #[test]
+    fn an_empty_subset_does_as_its_fallback_says() {
+        let all = endpoints(&[
+            (1, &[("version", "1")]),
+            (1, &[("version", "2")]),
+            (0, &[("version", "3")]),
+        ]);
+        let of = |fallback| {
+            ports(&members(
+                &all,
+                Some(&subset(&[("version", "3")], fallback)),
+                None,
+            ))
+        };
+        assert!(of(Fallback::None).is_empty());
+        assert_eq!(of(Fallback::Any), [0, 1]);
+        assert_eq!(of(Fallback::Labels(labels(&[("version", "1")]))), [0]);
+        assert!(of(Fallback::Labels(labels(&[("version", "4")]))).is_empty());
+    }
+
+    #[test]
+    fn a_subset_with_endpoints_never_falls_back() {
+        let all = endpoints(&[(1, &[("version", "1")]), (1, &[("version", "2")])]);
+        let two = subset(&[("version", "2")], Fallback::Any);
+        assert_eq!(ports(&members(&all, Some(&two), None)), [1]);
+    }
+
+    #[test]
+    fn lanes_part_endpoints_by_the_label() {
+        let all = endpoints(&[(1, &[]), (1, &[("tag", "gray")]), (1, &[("tag", "blue")])]);
+        let lane = tag();
+        let of = |value| ports(&members(&all, None, Some((&lane, value))));
+        assert_eq!(of(Some("gray")), [1]);
+        assert_eq!(of(Some("blue")), [2]);
+        assert_eq!(of(None), [0]);
+        assert_eq!(
+            of(Some("green")),
+            [0],
+            "no such lane: the endpoints without one"
+        );
+        assert_eq!(of(Some("")), [0]);
+    }
+
+    #[test]
+    fn a_call_without_a_lane_gets_none_of_the_laned_endpoints() {
+        let all = endpoints(&[(1, &[("tag", "gray")])]);
+        assert!(members(&all, None, Some((&tag(), None))).is_empty());
+        assert!(members(&all, None, Some((&tag(), Some("blue")))).is_empty());
+    }
+
+    #[test]
+    fn a_lane_of_endpoints_without_weight_does_not_exist() {
+        let all = endpoints(&[(1, &[]), (0, &[("tag", "gray")])]);
+        assert_eq!(
+            ports(&members(&all, None, Some((&tag(), Some("gray"))))),
+            [0]
+        );
+    }
+
+    #[test]
+    fn lanes_part_what_the_subset_leaves() {
+        let all = endpoints(&[
+            (1, &[("version", "1"), ("tag", "gray")]),
+            (1, &[("version", "2")]),
+            (1, &[("version", "3"), ("tag", "gray")]),
+        ]);
+        let of = |version, fallback, value| {
+            let subset = subset(&[("version", version)], fallback);
+            ports(&members(&all, Some(&subset), Some((&tag(), value))))
+        };
+        assert_eq!(of("1", Fallback::None, Some("gray")), [0]);
+        assert_eq!(of("2", Fallback::None, Some("gray")), [1]);
+        assert!(of("3", Fallback::None, None).is_empty());
+        assert_eq!(of("3", Fallback::Any, None), [1]);
+    }
+
+    #[test]
+    fn a_subset_that_names_the_lane_decides_it() {
+        let all = endpoints(&[(1, &[]), (1, &[("tag", "gray")]), (1, &[("tag", "blue")])]);
+        let gray = subset(&[("tag", "gray")], Fallback::None);
+        for value in [None, Some("gray"), Some("blue")] {
+            assert_eq!(
+                ports(&members(&all, Some(&gray), Some((&tag(), value)))),
+                [1]
+            );
+        }
+        let gone = subset(
+            &[("tag", "red")],
+            Fallback::Labels(labels(&[("tag", "blue")])),
+        );
+        assert_eq!(
+            ports(&members(&all, Some(&gone), Some((&tag(), None)))),
+            [2]
+        );
+        let any = subset(&[("tag", "red")], Fallback::Any);
+        assert_eq!(ports(&members(&all, Some(&any), Some((&tag(), None)))), [0]);
+    }
+}

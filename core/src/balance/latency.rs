@@ -47,3 +47,73 @@ fn share_left(health: &Health, now: Now) -> f64 {
     let age = now.since(Now(health.ewma_at.load(Relaxed)));
     (-(micros(age) as f64) / micros(DECAY) as f64).exp()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000;
+
+    fn average(health: &Health) -> u64 {
+        health.ewma_nanos.load(Relaxed)
+    }
+
+    #[test]
+    fn a_peak_counts_at_once() {
+        let health = Health::default();
+        observe_latency(&health, 5_000, Now(SECOND));
+        assert_eq!(average(&health), 5_000);
+        observe_latency(&health, 9_000_000, Now(SECOND));
+        assert_eq!(average(&health), 9_000_000);
+    }
+
+    #[test]
+    fn better_answers_pull_it_down_in_ten_seconds() {
+        let health = Health::default();
+        observe_latency(&health, 1_000_000, Now(SECOND));
+        for tick in 1..=1000 {
+            observe_latency(&health, 1, Now(SECOND + tick * SECOND / 100));
+        }
+        // After the time of decay, 1/e is left.
+        assert!(
+            average(&health).abs_diff(367_879) < 1000,
+            "{}",
+            average(&health)
+        );
+    }
+
+    #[test]
+    fn what_is_expected_falls_while_no_answer_comes() {
+        let health = Health::default();
+        observe_latency(&health, 1_000_000, Now(SECOND));
+        assert!((expected_nanos(&health, Now(SECOND)) - 1e6).abs() < 1.0);
+        assert!((expected_nanos(&health, Now(11 * SECOND)) - 367_879.4).abs() < 1.0);
+        assert!(expected_nanos(&health, Now(1000 * SECOND)) < 1e-9);
+    }
+
+    #[test]
+    fn an_older_answer_that_comes_late_does_no_harm() {
+        let health = Health::default();
+        observe_latency(&health, 1_000_000, Now(10 * SECOND));
+        observe_latency(&health, 1_000, Now(9 * SECOND));
+        assert_eq!(average(&health), 1_000_000);
+        assert_eq!(health.ewma_at.load(Relaxed), 10 * SECOND);
+    }
+
+    #[test]
+    fn no_time_at_all_is_still_known() {
+        let health = Health::default();
+        observe_latency(&health, 0, Now(SECOND));
+        assert_eq!(average(&health), 1);
+        observe_latency(&health, u64::MAX, Now(SECOND));
+        assert_eq!(average(&health), u64::MAX);
+    }
+
+    #[test]
+    fn the_unknown_is_free_until_it_owes_an_answer() {
+        let health = Health::default();
+        assert!(expected_nanos(&health, Now(SECOND)) <= 0.0);
+        health.in_flight.store(1, Relaxed);
+        assert!(expected_nanos(&health, Now(SECOND)) > 1e8);
+    }
+}

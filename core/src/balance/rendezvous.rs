@@ -3,8 +3,8 @@
 //!
 //! When a member leaves, its keys and no others move, to all others in proportion to their
 //! weights; when it returns, so do they. A gain of weight, as in warm-up, draws keys to that
-//! member only. There is no table: a pick costs about a nanosecond per member, several where
-//! weights differ.
+//! member only. There is no table: a pick costs about two nanoseconds per member, some thirty
+//! where weights differ.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -106,4 +106,23 @@ fn ln(number: f64) -> f64 {
         sum = sum * square + 1.0 / odd;
     }
     exponent * std::f64::consts::LN_2 + 2.0 * s * sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_logarithm_is_one() {
+        let mut rng = crate::rng::Rng::new(1);
+        for _ in 0..100_000 {
+            let number = unit(rng.next());
+            assert!((ln(number) - number.ln()).abs() < 1e-9, "ln {number}");
+        }
+        for draw in [0, 1, u64::MAX] {
+            let number = unit(draw);
+            assert!(number > 0.0 && number < 1.0, "{number}");
+            assert!((ln(number) - number.ln()).abs() < 1e-9, "ln {number}");
+        }
+    }
 }

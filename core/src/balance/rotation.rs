@@ -180,3 +180,54 @@ impl Schedule {
 fn interval(weight: u32) -> u64 {
     TURN / u64::from(weight.max(1))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balance::Ask;
+
+    #[test]
+    fn shares_survive_the_end_of_virtual_time() {
+        let endpoint = |(port, weight): (u16, u32)| {
+            Arc::new(Endpoint {
+                address: ([127, 0, 0, 1], port).into(),
+                weight,
+                labels: Default::default(),
+                warm_up: None,
+                health: Arc::default(),
+            })
+        };
+        let members: Vec<_> = [(1, 3), (2, 1)].into_iter().map(endpoint).collect();
+        let mut rotation = Rotation::new(&members, Now(1), 7);
+        let Some(schedule) = &mut rotation.schedule else {
+            panic!("weights are unequal")
+        };
+        // As after a million turns of a member of weight 1.
+        let mut turns = std::mem::take(&mut schedule.turns).into_vec();
+        turns
+            .iter_mut()
+            .for_each(|turn| turn.0.0 += REBASE - 10 * TURN);
+        schedule.turns = turns.into();
+        schedule.time = REBASE - 10 * TURN;
+
+        let ask = Ask {
+            now: Now(1),
+            random: 0,
+            hash: None,
+            avoid: &[],
+            per_endpoint: 0,
+            panic_percent: 50,
+        };
+        let mut light = 0;
+        for pick in 1..400_i32 {
+            let gate = Gate::new(&members, &ask, &[]);
+            light += i32::from(rotation.pick(&gate) == Some(1));
+            assert!((light - pick / 4).abs() <= 1, "{light} of {pick}");
+        }
+        let time = rotation.schedule.map(|schedule| schedule.time);
+        assert!(
+            time.is_some_and(|time| time < REBASE / 2),
+            "brought down: {time:?}"
+        );
+    }
+}

@@ -22,13 +22,23 @@ fn exact(text: &str) -> Text {
 
 fn call(service: &str) -> Call<'_> {
     let source = IpAddr::from([10, 0, 0, 1]);
-    Call { protocol: "p", service, method: "m", version: "1", group: "g", source }
+    Call {
+        protocol: "p",
+        service,
+        method: "m",
+        version: "1",
+        group: "g",
+        source,
+    }
 }
 
 fn selected(table: &RouteTable, call: &Call<'_>, attributes: &[(&str, &str)]) -> Option<String> {
     let candidates = table.candidates(call);
     let number = candidates.select(&mut |name| {
-        attributes.iter().find(|(own, _)| *own == name).map(|(_, v)| Cow::Borrowed(*v))
+        attributes
+            .iter()
+            .find(|(own, _)| *own == name)
+            .map(|(_, v)| Cow::Borrowed(*v))
     });
     number.map(|number| candidates.routes()[number].name.to_string())
 }
@@ -36,16 +46,39 @@ fn selected(table: &RouteTable, call: &Call<'_>, attributes: &[(&str, &str)]) ->
 #[test]
 fn every_condition_must_hold() {
     let call = call("a.Pay");
-    let holds = |when: Match| when.admits(&call);
+    let holds = |when: Match| when.holds(&call);
     assert!(holds(Match::default()));
-    assert!(holds(Match { service: exact("a.Pay"), method: exact("m"), ..Match::default() }));
-    assert!(!holds(Match { service: exact("a.Pay"), method: exact("n"), ..Match::default() }));
-    assert!(!holds(Match { protocol: exact("q"), ..Match::default() }));
-    assert!(!holds(Match { version: exact(""), ..Match::default() }));
-    assert!(!holds(Match { group: exact("h"), ..Match::default() }));
+    assert!(holds(Match {
+        service: exact("a.Pay"),
+        method: exact("m"),
+        ..Match::default()
+    }));
+    assert!(!holds(Match {
+        service: exact("a.Pay"),
+        method: exact("n"),
+        ..Match::default()
+    }));
+    assert!(!holds(Match {
+        protocol: exact("q"),
+        ..Match::default()
+    }));
+    assert!(!holds(Match {
+        version: exact(""),
+        ..Match::default()
+    }));
+    assert!(!holds(Match {
+        group: exact("h"),
+        ..Match::default()
+    }));
     let sources = vec!["11.0.0.0/8".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
-    assert!(holds(Match { sources: sources.clone(), ..Match::default() }));
-    assert!(!holds(Match { sources: sources[..1].to_vec(), ..Match::default() }));
+    assert!(holds(Match {
+        sources: sources.clone(),
+        ..Match::default()
+    }));
+    assert!(!holds(Match {
+        sources: sources[..1].to_vec(),
+        ..Match::default()
+    }));
 }
 
 #[test]
@@ -55,39 +88,155 @@ fn the_first_match_wins_and_attributes_are_asked_last() {
     let table = RouteTable {
         name: "t".into(),
         routes: vec![
-            route("other", Match { service: exact("b"), ..Match::default() }),
-            route("gray", Match { attributes: gray, ..Match::default() }),
-            route("laned", Match { attributes: any, ..Match::default() }),
+            route(
+                "other",
+                Match {
+                    service: exact("b"),
+                    ..Match::default()
+                },
+            ),
+            route(
+                "gray",
+                Match {
+                    attributes: gray,
+                    ..Match::default()
+                },
+            ),
+            route(
+                "laned",
+                Match {
+                    attributes: any,
+                    ..Match::default()
+                },
+            ),
             route("rest", Match::default()),
             route("never", Match::default()),
         ],
     };
     assert_eq!(table.candidates(&call("a")).routes().len(), 3);
     assert_eq!(table.candidates(&call("b")).routes().len(), 1);
-    assert_eq!(selected(&table, &call("a"), &[("lane", "gray")]).unwrap(), "gray");
-    assert_eq!(selected(&table, &call("a"), &[("lane", "blue")]).unwrap(), "laned");
+    assert_eq!(
+        selected(&table, &call("a"), &[("lane", "gray")]).unwrap(),
+        "gray"
+    );
+    assert_eq!(
+        selected(&table, &call("a"), &[("lane", "blue")]).unwrap(),
+        "laned"
+    );
     assert_eq!(selected(&table, &call("a"), &[]).unwrap(), "rest");
-    assert_eq!(selected(&table, &call("b"), &[("lane", "gray")]).unwrap(), "other");
-    let none = RouteTable { name: "t".into(), routes: table.routes[..2].to_vec() };
+    assert_eq!(
+        selected(&table, &call("b"), &[("lane", "gray")]).unwrap(),
+        "other"
+    );
+    let none = RouteTable {
+        name: "t".into(),
+        routes: table.routes[..2].to_vec(),
+    };
     assert_eq!(selected(&none, &call("a"), &[]), None);
 }
 
+#[test]
+fn all_attributes_of_a_route_must_hold() {
+    let both = vec![
+        ("lane".to_owned(), exact("gray")),
+        ("user".to_owned(), Text::Any),
+    ];
+    let table = RouteTable {
+        name: "t".into(),
+        routes: vec![route(
+            "both",
+            Match {
+                attributes: both,
+                ..Match::default()
+            },
+        )],
+    };
+    let taken = |attributes: &[_]| selected(&table, &call("a"), attributes).is_some();
+    assert!(taken(&[("user", ""), ("lane", "gray")]));
+    assert!(
+        !taken(&[("lane", "gray")]),
+        "a missing attribute matches nothing, not even Any"
+    );
+    assert!(!taken(&[("user", "u"), ("lane", "grey")]));
+    assert!(!taken(&[("user", "u")]));
+}
+
+#[test]
+fn attributes_are_read_only_when_asked_for_and_once_for_neighbours() {
+    let lane = |value: &str| Match {
+        attributes: vec![("lane".to_owned(), exact(value))],
+        ..Match::default()
+    };
+    let reads = |routes: Vec<Arc<Route>>| {
+        let table = RouteTable {
+            name: "t".into(),
+            routes,
+        };
+        let mut reads = Vec::new();
+        let chosen = table.candidates(&call("a")).select(&mut |name| {
+            reads.push(name.to_owned());
+            Some("blue".into())
+        });
+        (chosen, reads)
+    };
+    let (chosen, read) = reads(vec![
+        route("rest", Match::default()),
+        route("x", lane("blue")),
+    ]);
+    assert_eq!((chosen, read.len()), (Some(0), 0));
+    let laned = ["gray", "green", "blue"].map(|value| route(value, lane(value)));
+    assert_eq!(reads(laned.to_vec()), (Some(2), vec!["lane".to_owned()]));
+}
+
+#[test]
+fn a_table_knows_whether_it_asks_for_the_source() {
+    let table = |when| RouteTable {
+        name: "t".into(),
+        routes: vec![route("r", when)],
+    };
+    assert!(!table(Match::default()).matches_on_source());
+    let sources = vec!["10.0.0.0/8".parse().unwrap()];
+    assert!(
+        table(Match {
+            sources,
+            ..Match::default()
+        })
+        .matches_on_source()
+    );
+}
+
+#[test]
+fn no_candidates_no_route() {
+    assert_eq!(
+        Candidates::default().select(&mut |_| Some("x".into())),
+        None
+    );
+}
+
 fn weighted(weights: &[u32]) -> Vec<Weighted> {
-    let one = |weight: &u32| Weighted { cluster: "c".into(), weight: *weight, subset: None };
+    let one = |weight: &u32| Weighted {
+        cluster: "c".into(),
+        weight: *weight,
+        subset: None,
+    };
     weights.iter().map(one).collect()
 }
 
 #[test]
 fn shares_are_exact_over_fifty_thousand_calls() {
     // The 99.9 % points of chi-squared for 1 and 2 degrees of freedom.
-    for (weights, bound) in
-        [(vec![1, 1], 10.83), (vec![99, 1], 10.83), (vec![50, 50], 10.83), (vec![0, 1, 1], 10.83), (vec![5, 3, 2], 13.82)]
-    {
+    for (weights, bound) in [
+        (vec![1, 1], 10.83),
+        (vec![99, 1], 10.83),
+        (vec![50, 50], 10.83),
+        (vec![0, 1, 1], 10.83),
+        (vec![5, 3, 2], 13.82),
+    ] {
         let destinations = weighted(&weights);
         let mut rng = Rng::new(42);
         let mut counts = vec![0_u32; weights.len()];
         for _ in 0..50_000 {
-            counts[choose(&destinations, rng.number()).unwrap()] += 1;
+            counts[choose(&destinations, rng.next()).unwrap()] += 1;
         }
         let total: u32 = weights.iter().sum();
         let mut chi_squared = 0.0;
@@ -99,12 +248,23 @@ fn shares_are_exact_over_fifty_thousand_calls() {
             let expected = 50_000.0 * f64::from(*weight) / f64::from(total);
             chi_squared += (f64::from(*count) - expected).powi(2) / expected;
         }
-        assert!(chi_squared < bound, "{weights:?}: {counts:?}, chi-squared {chi_squared}");
+        assert!(
+            chi_squared < bound,
+            "{weights:?}: {counts:?}, chi-squared {chi_squared}"
+        );
     }
 }
 
 #[test]
+fn the_largest_weights_and_draws_fit() {
+    let both = weighted(&[u32::MAX, u32::MAX]);
+    assert_eq!(choose(&both, 0), Some(0));
+    assert_eq!(choose(&both, u64::MAX), Some(1));
+}
+
+#[test]
 fn no_weight_no_choice() {
+    assert_eq!(choose(&weighted(&[0]), 7), None);
     assert_eq!(choose(&weighted(&[0, 0]), 7), None);
     assert_eq!(choose(&[], 7), None);
 }
