@@ -2,6 +2,7 @@
 
 mod convert;
 pub mod file;
+mod forms;
 pub mod units;
 
 use std::fmt;

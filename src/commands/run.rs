@@ -18,6 +18,8 @@ const WATCH: Duration = Duration::from_millis(500);
 
 /// Runs until SIGTERM or SIGINT; a second one ends it at once.
 pub async fn run(path: PathBuf) -> anyhow::Result<ExitCode> {
+    // Read before it is loaded: a change in between is seen as one later, and loaded again.
+    let known = read(&path).await;
     let config = match config::load(&path) {
         Ok(config) => config,
         Err(error) => {
@@ -41,7 +43,7 @@ pub async fn run(path: PathBuf) -> anyhow::Result<ExitCode> {
         eprintln!("listening admin {} protocol=http", listener.local_addr()?);
         tokio::spawn(admin::serve(listener, running.clone()));
     }
-    tokio::spawn(keep_up(path, running.clone()));
+    tokio::spawn(keep_up(path, known, running.clone()));
     eprintln!("ready");
     tokio::select! {
         _ = terminate.recv() => {}
@@ -63,12 +65,11 @@ async fn announce(running: &Running) {
 }
 
 /// Reloads the file when it changes, and on SIGHUP.
-async fn keep_up(path: PathBuf, running: Arc<Running>) {
+async fn keep_up(path: PathBuf, mut known: Option<Vec<u8>>, running: Arc<Running>) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else {
         tracing::error!("SIGHUP cannot be watched for");
         return;
     };
-    let mut known = read(&path).await;
     loop {
         let asked = tokio::select! {
             _ = hangup.recv() => true,

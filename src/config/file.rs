@@ -1,11 +1,13 @@
 //! The configuration file's types: what may be written, nothing about what it means.
 
 use std::collections::BTreeMap;
+use std::num::{NonZeroU32, NonZeroUsize};
 
+use super::forms::forms;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::units::{Placed, Size, Time};
+use super::units::{Pause, Percent, Placed, Size, Time};
 
 /// A Finback configuration.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -18,8 +20,8 @@ pub struct File {
     /// Registries by name.
     #[serde(default)]
     pub registries: BTreeMap<String, Placed<Registry>>,
-    /// Addresses to accept on.
-    pub listeners: Vec<Listener>,
+    /// Addresses to accept on; at least one.
+    pub listeners: Placed<Vec<Listener>>,
     /// Route tables by name.
     #[serde(default)]
     pub routes: BTreeMap<String, Vec<Route>>,
@@ -46,7 +48,7 @@ pub struct Admin {
 #[serde(deny_unknown_fields)]
 pub struct Registry {
     /// ZooKeeper servers: `host:port,host:port/chroot`.
-    pub zookeeper: Option<String>,
+    pub zookeeper: Option<Placed<String>>,
     /// A file of services and endpoints, relative to this one; read again when it changes.
     pub file: Option<String>,
     /// Services and endpoints right here.
@@ -58,7 +60,7 @@ pub struct Registry {
 #[serde(deny_unknown_fields)]
 pub struct Service {
     /// Its name.
-    pub service: String,
+    pub service: Placed<String>,
     /// Its version. Default: none.
     #[serde(default)]
     pub version: String,
@@ -125,8 +127,8 @@ pub struct Match {
 }
 
 /// A text as it is, or a rule for texts.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
 pub enum Text {
     /// Exactly this text.
     Exact(String),
@@ -134,19 +136,26 @@ pub enum Text {
     Rule(TextRule),
 }
 
-/// A rule for texts.
+forms!(
+    Text,
+    "a text (in quotes if it looks like a number), { prefix: TEXT } or { regex: TEXT }",
+    Exact,
+    map Rule(TextRule)
+);
+
+/// A rule for texts. Exactly one of the keys.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase", deny_unknown_fields)]
-pub enum TextRule {
+#[serde(deny_unknown_fields)]
+pub struct TextRule {
     /// Texts that begin so.
-    Prefix(String),
+    pub prefix: Option<String>,
     /// Texts that match this regular expression as a whole.
-    Regex(String),
+    pub regex: Option<String>,
 }
 
 /// One text or several.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
 pub enum OneOrMany {
     /// One.
     One(String),
@@ -154,47 +163,54 @@ pub enum OneOrMany {
     Many(Vec<String>),
 }
 
+forms!(
+    OneOrMany,
+    "an address range such as 10.0.0.0/8, or a list of them",
+    One,
+    list Many(Vec<String>)
+);
+
 /// Where a route leads.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
 pub enum To {
     /// `registry`: the only registry there is.
     Word(String),
-    /// The call's own service in a registry.
-    Registry(ToRegistry),
-    /// One cluster.
-    Cluster(ToCluster),
+    /// A registry or a cluster.
+    One(Target),
     /// Several clusters by weight.
-    Clusters(Vec<ToCluster>),
+    Several(Vec<Placed<Target>>),
 }
 
-/// The call's own service in a registry.
+forms!(
+    To,
+    "registry, { registry: NAME }, { cluster: NAME } or a list of clusters",
+    Word,
+    map One(Target),
+    list Several(Vec<Placed<Target>>)
+);
+
+/// Where calls go: `registry` (and `layout`), or `cluster` (and the other keys).
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ToRegistry {
-    /// The registry's name.
-    pub registry: String,
+pub struct Target {
+    /// The registry in which to look up the call's own service.
+    pub registry: Option<Placed<String>>,
     /// `dubbo`, `sofa` or `native`. Default: the protocol's own.
-    pub layout: Option<String>,
-}
-
-/// One cluster.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ToCluster {
-    /// Its name.
-    pub cluster: String,
+    pub layout: Option<Placed<String>>,
+    /// The cluster's name.
+    pub cluster: Option<Placed<String>>,
     /// Its share; 0 gets nothing. Default: 1.
     pub weight: Option<u32>,
     /// Labels that its endpoints must have.
     pub subset: Option<BTreeMap<String, String>>,
     /// What is done if none has them: `none` (reject), `any`, or other labels. Default: none.
-    pub fallback: Option<Fallback>,
+    pub fallback: Option<Placed<Fallback>>,
 }
 
 /// What a subset without endpoints gives instead.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
 pub enum Fallback {
     /// `none` or `any`.
     Word(String),
@@ -202,17 +218,24 @@ pub enum Fallback {
     Labels(BTreeMap<String, String>),
 }
 
+forms!(
+    Fallback,
+    "none, any or { LABEL: VALUE }",
+    Word,
+    map Labels(BTreeMap<String, String>)
+);
+
 /// When a call is tried again.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Retry {
     /// Attempts in all, the first included. Default: 2.
-    pub attempts: Option<u32>,
+    pub attempts: Option<Placed<u32>>,
     /// Whether a call may run twice. Default: false; then only calls of which nothing was sent
     /// are tried again.
     #[serde(default)]
     pub idempotent: bool,
-    /// Whether a call that the server says it did not run is tried elsewhere. Default: true.
+    /// Whether a call that the server says it did not run is tried elsewhere. Default: false.
     pub refused: Option<bool>,
     /// How long one attempt may take. Default: as long as the call.
     pub per_try_timeout: Option<Time>,
@@ -231,7 +254,7 @@ pub struct Cluster {
     /// See [`Policy::connect_timeout`].
     pub connect_timeout: Option<Time>,
     /// See [`Policy::connections`].
-    pub connections: Option<u32>,
+    pub connections: Option<NonZeroU32>,
     /// See [`Policy::heartbeat`].
     pub heartbeat: Option<Heartbeat>,
     /// See [`Policy::limits`].
@@ -252,7 +275,7 @@ pub struct Policy {
     /// How long a connection may take to be made. Default: 1s.
     pub connect_timeout: Option<Time>,
     /// Connections per endpoint and worker, at most. Default: 4.
-    pub connections: Option<u32>,
+    pub connections: Option<NonZeroU32>,
     /// Heartbeats to silent endpoints.
     pub heartbeat: Option<Heartbeat>,
     /// Calls in flight.
@@ -264,14 +287,21 @@ pub struct Policy {
 }
 
 /// An endpoint: its address, or more about it.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
 pub enum Endpoint {
     /// `host:port`.
     Address(String),
     /// Address, weight and labels.
     Full(FullEndpoint),
 }
+
+forms!(
+    Endpoint,
+    "an address such as \"127.0.0.1:12200\", or { address: ..., weight: ..., labels: ... }",
+    Address,
+    map Full(FullEndpoint)
+);
 
 /// An endpoint with weight and labels.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -291,11 +321,11 @@ pub struct FullEndpoint {
 #[serde(deny_unknown_fields)]
 pub struct Discover {
     /// The registry's name.
-    pub registry: String,
+    pub registry: Placed<String>,
     /// `dubbo`, `sofa` or `native`.
-    pub layout: String,
+    pub layout: Placed<String>,
     /// The service.
-    pub service: String,
+    pub service: Placed<String>,
     /// Its version. Default: none.
     #[serde(default)]
     pub version: String,
@@ -305,14 +335,21 @@ pub struct Discover {
 }
 
 /// How an endpoint is chosen.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
 pub enum Balance {
     /// A policy without a key.
     Word(String),
     /// The same endpoint for the same key.
     Hash(ConsistentHash),
 }
+
+forms!(
+    Balance,
+    "round-robin, random, least-request, peak-ewma or { consistent-hash: ... }",
+    Word,
+    map Hash(ConsistentHash)
+);
 
 /// Consistent hashing.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -324,16 +361,28 @@ pub struct ConsistentHash {
 }
 
 /// The key of consistent hashing.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
 pub enum HashOn {
     /// `source`: the caller's address.
     Word(String),
     /// An attribute of the call.
-    Attribute {
-        /// Its name.
-        attribute: String,
-    },
+    Attribute(HashAttribute),
+}
+
+forms!(
+    HashOn,
+    "source or { attribute: NAME }",
+    Word,
+    map Attribute(HashAttribute)
+);
+
+/// An attribute as the key.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HashAttribute {
+    /// Its name.
+    pub attribute: String,
 }
 
 /// Heartbeats to silent endpoints.
@@ -341,9 +390,9 @@ pub enum HashOn {
 #[serde(deny_unknown_fields)]
 pub struct Heartbeat {
     /// After this much silence one is sent; 0s sends none. Default: 5s.
-    pub interval: Option<Time>,
+    pub interval: Option<Pause>,
     /// After so many silent intervals the connection is given up. Default: 3.
-    pub misses: Option<u32>,
+    pub misses: Option<NonZeroU32>,
 }
 
 /// Calls in flight.
@@ -367,9 +416,9 @@ pub struct Outlier {
     /// The longest. Default: 5m.
     pub max: Option<Time>,
     /// At most this share of the endpoints at a time. Default: 10.
-    pub max_percent: Option<u32>,
+    pub max_percent: Option<Percent>,
     /// If fewer than this share is available, all are used. Default: 50.
-    pub panic_percent: Option<u32>,
+    pub panic_percent: Option<Percent>,
 }
 
 /// Bounds that hold for every connection and call.
@@ -379,11 +428,11 @@ pub struct Limits {
     /// The longest frame. Default: 16 MiB for bolt, 8 MiB (and header) for dubbo.
     pub frame: Option<Size>,
     /// Client connections in all. Default: 80 % of half the process's descriptors.
-    pub connections: Option<usize>,
+    pub connections: Option<NonZeroUsize>,
     /// Calls in flight of one client connection. Default: 4096.
-    pub in_flight_per_connection: Option<u32>,
+    pub in_flight_per_connection: Option<NonZeroU32>,
     /// A client that leaves so many bytes unread is read from no more. Default: 256KiB.
-    pub queue_soft: Option<Size>,
+    pub queue_soft: Option<Placed<Size>>,
     /// A client that leaves so many bytes unread is disconnected. Default: 16MiB.
     pub queue_hard: Option<Size>,
     /// A client without traffic is disconnected after this. Default: 3m.
@@ -393,10 +442,10 @@ pub struct Limits {
     /// The deadline of calls for which nobody gives one. Default: 60s.
     pub call_timeout: Option<Time>,
     /// Services watched because calls named them. Default: 10000.
-    pub services: Option<usize>,
+    pub services: Option<NonZeroUsize>,
     /// While stopping, new calls are served for this long where the protocol has no goodbye.
     /// Default: 5s.
-    pub drain_grace: Option<Time>,
+    pub drain_grace: Option<Pause>,
     /// Stopping takes no longer than this. Default: 30s.
-    pub drain: Option<Time>,
+    pub drain: Option<Pause>,
 }

@@ -99,7 +99,7 @@ fn mistakes_are_refused_with_place_and_remedy() {
             "weight above 0",
         ),
         ("\"g.*\"", "\"g(\"", "`g(` is no regular expression"),
-        ("10.0.0.0/8", "10.0.0.0/99", "is no address range"),
+        ("10.0.0.0/8", "10.0.0.0/99", "write a number from 0 to 32"),
         ("800ms", "800", "write 800ms, 5s, 2m or 1h"),
         ("attempts: 3", "attempts: 0", "write 1 or more"),
         (
@@ -123,6 +123,73 @@ fn mistakes_are_refused_with_place_and_remedy() {
         ("fallback: any", "fallback: all", "is no fallback"),
         ("frame: 1MiB", "frame: 1MB", "16MiB"),
         ("{ zookeeper: \"127.0.0.1:2181\" }", "{}", "exactly one of"),
+        (
+            "{ registry: zk, layout: dubbo }",
+            "{ regsitry: zk }",
+            "16:13: unknown field `regsitry`",
+        ),
+        (
+            "[ { cluster: pay, subset",
+            "[ { clutser: pay, subset",
+            "did you mean `cluster`?",
+        ),
+        (
+            "cluster: pay, weight",
+            "cluster: pay, registry: zk, weight",
+            "stand alone",
+        ),
+        (
+            "{ registry: zk, layout: dubbo }",
+            "{ registry: zk, weight: 1 }",
+            "only `layout` has a meaning",
+        ),
+        (
+            "service: com.acme.Pay, method",
+            "version: 1.0, method",
+            "in quotes",
+        ),
+        (
+            "{ prefix: get }",
+            "{ prefx: get }",
+            "did you mean `prefix`?",
+        ),
+        (
+            "{ prefix: get }",
+            "{ prefix: get, regex: g }",
+            "exactly one of `prefix` and `regex`",
+        ),
+        ("\"10.0.0.0/8\"", "[]", "no address could match"),
+        (
+            "attribute: uid",
+            "atribute: uid",
+            "did you mean `attribute`?",
+        ),
+        ("interval: 2s", "interval: 8761h", "at most 8760h"),
+        ("drain: 10s", "idle: 0s", "leaves no time"),
+        ("frame: 1MiB", "connections: 0", "nonzero"),
+        (
+            "frame: 1MiB",
+            "queue_soft: 17MiB",
+            "is over `queue_hard` (16777216 bytes)",
+        ),
+        (
+            "heartbeat: { interval: 2s }",
+            "outlier: { max_percent: 101 }",
+            "write 0 to 100",
+        ),
+        ("2181\" }", "2181,localhost\" }", "`localhost` is no server"),
+        ("service: a.B,", "service: \"\",", "write its name"),
+        (
+            "endpoints: [ \"127.0.0.1:1\" ] } ]",
+            "endpoints: [] }, { service: a.B, version: \"1.0\", endpoints: [] } ]",
+            "service `a.B` is listed twice",
+        ),
+        ("workers: 2", "workers: 100000", "too many"),
+        (
+            "workers: 2",
+            "workers: 2\nworkers: 3",
+            "3:1: duplicate mapping key: workers",
+        ),
         (
             "    discover:",
             "    balance: random\n    #",

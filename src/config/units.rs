@@ -40,18 +40,19 @@ impl<T: JsonSchema> JsonSchema for Placed<T> {
     }
 }
 
-/// A length of time, written with its unit: `800ms`, `5s`, `2m`, `1h`.
+/// A length of time above zero, written with its unit: `800ms`, `5s`, `2m`, `1h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Time(pub Duration);
 
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        parse_time(&text).map(Self).ok_or_else(|| {
-            D::Error::custom(format!(
-                "`{text}` is no length of time; write 800ms, 5s, 2m or 1h"
-            ))
-        })
+        match parse_time(&text) {
+            Some(Duration::ZERO) => Err(D::Error::custom(format!(
+                "`{text}` leaves no time at all; write 1ms or more"
+            ))),
+            time => time.map(Self).ok_or_else(|| no_time(&text)),
+        }
     }
 }
 
@@ -67,14 +68,67 @@ impl JsonSchema for Time {
     }
 }
 
+fn no_time<E: serde::de::Error>(text: &str) -> E {
+    E::custom(format!(
+        "`{text}` is no length of time; write 800ms, 5s, 2m or 1h, at most 8760h"
+    ))
+}
+
+/// No more than a year: sums and multiples of times never overflow.
 fn parse_time(text: &str) -> Option<Duration> {
     let (number, unit) = split_unit(text)?;
-    match unit {
-        "ms" => Some(Duration::from_millis(number)),
-        "s" => Some(Duration::from_secs(number)),
-        "m" => Some(Duration::from_secs(number.checked_mul(60)?)),
-        "h" => Some(Duration::from_secs(number.checked_mul(3600)?)),
-        _ => None,
+    let millis = number.checked_mul(match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    })?;
+    let time = Duration::from_millis(millis);
+    (time <= Duration::from_secs(365 * 24 * 3600)).then_some(time)
+}
+
+/// A length of time that may be zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pause(pub Duration);
+
+impl<'de> Deserialize<'de> for Pause {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse_time(&text).map(Self).ok_or_else(|| no_time(&text))
+    }
+}
+
+impl JsonSchema for Pause {
+    fn schema_name() -> Cow<'static, str> {
+        Time::schema_name()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Time::json_schema(generator)
+    }
+}
+
+/// A share from 0 to 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Percent(pub u32);
+
+impl<'de> Deserialize<'de> for Percent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match u32::deserialize(deserializer)? {
+            share @ 0..=100 => Ok(Self(share)),
+            other => Err(D::Error::custom(format!(
+                "{other} is no share in percent; write 0 to 100"
+            ))),
+        }
+    }
+}
+
+impl JsonSchema for Percent {
+    fn schema_name() -> Cow<'static, str> {
+        "Percent".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "minimum": 0, "maximum": 100 })
     }
 }
 
@@ -141,6 +195,7 @@ mod tests {
             "5 s",
             "99999999999999999999s",
             "18446744073709551615h",
+            "8761h",
         ] {
             assert_eq!(parse_time(wrong), None, "{wrong}");
         }

@@ -1,0 +1,151 @@
+//! Clusters: endpoints, where they are looked up, and the policy of calls to them.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use finback_core::balance::{self, HashOn};
+use finback_core::cluster::{ClusterPolicy, ClusterSpec, Source};
+use finback_core::discovery::{Instance, Lookup};
+
+use super::{Names, Result, address, check_layout, known, named, set, set_time};
+use crate::config::Wrong;
+use crate::config::file;
+use crate::config::units::{Pause, Percent, Placed};
+
+/// The weight of an endpoint that states none.
+const WEIGHT: u32 = 100;
+
+pub(super) fn cluster_spec(
+    name: &str,
+    Placed { value, place }: Placed<file::Cluster>,
+    names: &Names,
+) -> Result<ClusterSpec> {
+    let source = match (value.endpoints, value.discover) {
+        (Some(endpoints), None) => Source::Listed(instances(endpoints)?),
+        (
+            None,
+            Some(Placed {
+                value: discover, ..
+            }),
+        ) => {
+            known(&names.registries, "registry", &discover.registry)?;
+            check_layout(&discover.layout)?;
+            Source::Discovered(Lookup {
+                registry: discover.registry.value.into(),
+                layout: discover.layout.value.into(),
+                service: named(discover.service)?.into(),
+                version: discover.version.into(),
+                group: discover.group.into(),
+            })
+        }
+        _ => {
+            let message = format!("cluster `{name}` needs either `endpoints` or `discover`");
+            return Err(Wrong::at(place, message));
+        }
+    };
+    let policy = policy(file::Policy {
+        balance: value.balance,
+        connect_timeout: value.connect_timeout,
+        connections: value.connections,
+        heartbeat: value.heartbeat,
+        limits: value.limits,
+        outlier: value.outlier,
+        retry_budget: value.retry_budget,
+    })?;
+    Ok(ClusterSpec {
+        name: name.into(),
+        source,
+        policy,
+    })
+}
+
+pub(super) fn policy(from: file::Policy) -> Result<ClusterPolicy> {
+    let mut policy = ClusterPolicy::default();
+    if let Some(balance) = from.balance {
+        policy.balance = self::balance(balance)?;
+    }
+    set_time(&mut policy.connect_timeout, from.connect_timeout);
+    set(
+        &mut policy.connections,
+        from.connections.map(NonZeroU32::get),
+    );
+    set(&mut policy.retry_budget, from.retry_budget);
+    if let Some(heartbeat) = from.heartbeat {
+        let interval = heartbeat.interval.map(|Pause(time)| time);
+        set(&mut policy.heartbeat_interval, interval);
+        set(
+            &mut policy.heartbeat_misses,
+            heartbeat.misses.map(NonZeroU32::get),
+        );
+    }
+    if let Some(limits) = from.limits {
+        set(&mut policy.max_in_flight, limits.in_flight);
+        set(&mut policy.per_endpoint, limits.per_endpoint);
+    }
+    if let Some(outlier) = from.outlier {
+        set(&mut policy.outlier.consecutive, outlier.consecutive);
+        set_time(&mut policy.outlier.base, outlier.base);
+        set_time(&mut policy.outlier.max, outlier.max);
+        let percent = |share: Option<Percent>| share.map(|Percent(share)| share);
+        set(
+            &mut policy.outlier.max_percent,
+            percent(outlier.max_percent),
+        );
+        set(&mut policy.panic_percent, percent(outlier.panic_percent));
+    }
+    Ok(policy)
+}
+
+fn balance(Placed { value, place }: Placed<file::Balance>) -> Result<balance::Policy> {
+    use balance::Policy;
+    let wrong = |word: &str| {
+        let message = format!(
+            "`{word}` is no way to balance; write round-robin, random, least-request, peak-ewma, \
+             {{ consistent-hash: source }} or {{ consistent-hash: {{ attribute: NAME }} }}"
+        );
+        Wrong::at(place, message)
+    };
+    match value {
+        file::Balance::Word(word) => match &*word {
+            "round-robin" => Ok(Policy::RoundRobin),
+            "random" => Ok(Policy::Random),
+            "least-request" => Ok(Policy::LeastRequest),
+            "peak-ewma" => Ok(Policy::PeakEwma),
+            _ => Err(wrong(&word)),
+        },
+        file::Balance::Hash(hash) => match hash.on {
+            file::HashOn::Word(word) if word == "source" => {
+                Ok(Policy::ConsistentHash(HashOn::Source))
+            }
+            file::HashOn::Word(word) => Err(wrong(&word)),
+            file::HashOn::Attribute(on) => {
+                Ok(Policy::ConsistentHash(HashOn::Attribute(on.attribute)))
+            }
+        },
+    }
+}
+
+pub(super) fn instances(endpoints: Vec<Placed<file::Endpoint>>) -> Result<Vec<Instance>> {
+    let mut instances: Vec<Instance> = Vec::new();
+    for Placed { value, place } in endpoints {
+        let (text, weight, labels) = match value {
+            file::Endpoint::Address(text) => (text, None, BTreeMap::new()),
+            file::Endpoint::Full(full) => (full.address, full.weight, full.labels),
+        };
+        let address = address(&text, place)?;
+        if instances.iter().any(|instance| instance.address == address) {
+            return Err(Wrong::at(
+                place,
+                format!("{address} is listed twice; write it once"),
+            ));
+        }
+        let weight = weight.unwrap_or(WEIGHT);
+        instances.push(Instance {
+            address,
+            weight,
+            labels,
+            warm_up: None,
+        });
+    }
+    Ok(instances)
+}

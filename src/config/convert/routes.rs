@@ -1,0 +1,231 @@
+//! Route tables: which calls, where to, how often.
+
+use std::sync::Arc;
+
+use finback_core::route::{self, Destination, RouteTable, Text, Weighted};
+use finback_core::subset::{self, Subset};
+
+use super::{Names, Result, check_layout, known};
+use crate::config::Wrong;
+use crate::config::file;
+use crate::config::units::{Placed, Time};
+
+pub(super) fn table(name: &str, routes: Vec<file::Route>, names: &Names) -> Result<RouteTable> {
+    let routes = routes
+        .into_iter()
+        .enumerate()
+        .map(|(number, from)| route(name, number, from, names).map(Arc::new))
+        .collect::<Result<_>>()?;
+    Ok(RouteTable {
+        name: name.into(),
+        routes,
+    })
+}
+
+fn route(table: &str, number: usize, from: file::Route, names: &Names) -> Result<route::Route> {
+    Ok(route::Route {
+        name: from
+            .name
+            .unwrap_or_else(|| format!("{table}[{number}]"))
+            .into(),
+        when: from.when.map(conditions).transpose()?.unwrap_or_default(),
+        to: destination(from.to, names)?,
+        timeout: from.timeout.map(|Time(timeout)| timeout),
+        retry: from.retry.map(retry).transpose()?.unwrap_or_default(),
+    })
+}
+
+fn conditions(when: file::Match) -> Result<route::Match> {
+    let optional = |placed: Option<Placed<file::Text>>| placed.map_or(Ok(Text::Any), text);
+    Ok(route::Match {
+        protocol: optional(when.protocol)?,
+        service: optional(when.service)?,
+        method: optional(when.method)?,
+        version: optional(when.version)?,
+        group: optional(when.group)?,
+        attributes: when
+            .attributes
+            .into_iter()
+            .map(|(name, placed)| Ok((name, text(placed)?)))
+            .collect::<Result<_>>()?,
+        sources: when.source.map_or(Ok(Vec::new()), sources)?,
+    })
+}
+
+fn text(Placed { value, place }: Placed<file::Text>) -> Result<Text> {
+    match value {
+        file::Text::Exact(text) => Ok(Text::Exact(text.into())),
+        file::Text::Rule(file::TextRule {
+            prefix: Some(text),
+            regex: None,
+        }) => Ok(Text::Prefix(text.into())),
+        file::Text::Rule(file::TextRule {
+            prefix: None,
+            regex: Some(text),
+        }) => Text::regex(&text).map_err(|error| {
+            let error = error.to_string();
+            let last = error.lines().last().unwrap_or_default().trim().to_owned();
+            Wrong::at(place, format!("`{text}` is no regular expression: {last}"))
+        }),
+        file::Text::Rule(_) => Err(Wrong::at(
+            place,
+            "write a text, or exactly one of `prefix` and `regex`",
+        )),
+    }
+}
+
+fn sources(Placed { value, place }: Placed<file::OneOrMany>) -> Result<Vec<route::Cidr>> {
+    let texts = match value {
+        file::OneOrMany::One(text) => vec![text],
+        file::OneOrMany::Many(texts) => texts,
+    };
+    if texts.is_empty() {
+        let message = "no address could match an empty list; leave `source` out, or fill it";
+        return Err(Wrong::at(place, message));
+    }
+    texts
+        .iter()
+        .map(|text| text.parse())
+        .collect::<std::result::Result<_, route::CidrError>>()
+        .map_err(|error| Wrong::at(place, error.to_string()))
+}
+
+fn destination(Placed { value, place }: Placed<file::To>, names: &Names) -> Result<Destination> {
+    match value {
+        file::To::Word(word) if word == "registry" => match &*names.registries {
+            [only] => Ok(Destination::Registry {
+                registry: only.as_str().into(),
+                layout: None,
+            }),
+            [] => Err(Wrong::at(
+                place,
+                "no registry is configured; add one under `registries`",
+            )),
+            several => {
+                let several = several.join(", ");
+                let message =
+                    format!("which registry? write {{ registry: NAME }}, one of: {several}");
+                Err(Wrong::at(place, message))
+            }
+        },
+        file::To::Word(word) => {
+            let message = format!(
+                "`{word}` is no destination; write registry, {{ registry: NAME }} or {{ cluster: NAME }}"
+            );
+            Err(Wrong::at(place, message))
+        }
+        file::To::One(target) if target.registry.is_some() => registry(target, place, names),
+        file::To::One(target) => clusters(
+            vec![Placed {
+                value: target,
+                place,
+            }],
+            place,
+            names,
+        ),
+        file::To::Several(targets) => clusters(targets, place, names),
+    }
+}
+
+fn registry(target: file::Target, place: (u64, u64), names: &Names) -> Result<Destination> {
+    let file::Target {
+        registry: Some(registry),
+        layout,
+        cluster: None,
+        weight: None,
+        subset: None,
+        fallback: None,
+    } = target
+    else {
+        let message = "beside `registry` only `layout` has a meaning; take the other keys away";
+        return Err(Wrong::at(place, message));
+    };
+    known(&names.registries, "registry", &registry)?;
+    if let Some(layout) = &layout {
+        check_layout(layout)?;
+    }
+    Ok(Destination::Registry {
+        registry: registry.value.into(),
+        layout: layout.map(|layout| layout.value.into()),
+    })
+}
+
+fn clusters(
+    targets: Vec<Placed<file::Target>>,
+    place: (u64, u64),
+    names: &Names,
+) -> Result<Destination> {
+    let weighted = targets
+        .into_iter()
+        .map(|target| weighted(target, names))
+        .collect::<Result<Vec<_>>>()?;
+    if weighted.iter().all(|destination| destination.weight == 0) {
+        let message =
+            "no cluster has a weight above 0, so calls could go nowhere; write one that has";
+        return Err(Wrong::at(place, message));
+    }
+    Ok(Destination::Clusters(weighted))
+}
+
+fn weighted(Placed { value, place }: Placed<file::Target>, names: &Names) -> Result<Weighted> {
+    let file::Target {
+        registry: None,
+        layout: None,
+        cluster: Some(cluster),
+        weight,
+        subset,
+        fallback,
+    } = value
+    else {
+        let message = "a destination needs a `cluster`; `registry` and `layout` stand alone";
+        return Err(Wrong::at(place, message));
+    };
+    known(&names.clusters, "cluster", &cluster)?;
+    let subset = match (subset, fallback) {
+        (None, None) => None,
+        (None, Some(fallback)) => {
+            let message = "`fallback` needs a `subset` to fall back from";
+            return Err(Wrong::at(fallback.place, message));
+        }
+        (Some(labels), given) => {
+            let fallback = given.map(self::fallback).transpose()?.unwrap_or_default();
+            Some(Arc::new(Subset { labels, fallback }))
+        }
+    };
+    Ok(Weighted {
+        cluster: cluster.value.into(),
+        weight: weight.unwrap_or(1),
+        subset,
+    })
+}
+
+fn fallback(Placed { value, place }: Placed<file::Fallback>) -> Result<subset::Fallback> {
+    match value {
+        file::Fallback::Word(word) => match &*word {
+            "none" => Ok(subset::Fallback::None),
+            "any" => Ok(subset::Fallback::Any),
+            _ => Err(Wrong::at(
+                place,
+                format!("`{word}` is no fallback; write none, any, or {{ LABEL: VALUE }}"),
+            )),
+        },
+        file::Fallback::Labels(labels) => Ok(subset::Fallback::Labels(labels)),
+    }
+}
+
+fn retry(Placed { value, .. }: Placed<file::Retry>) -> Result<route::Retry> {
+    let default = route::Retry::default();
+    let attempts = match value.attempts {
+        Some(Placed { value: 0, place }) => {
+            let message = "`attempts` counts the first one too; write 1 or more";
+            return Err(Wrong::at(place, message));
+        }
+        given => given.map_or(default.attempts, |given| given.value),
+    };
+    Ok(route::Retry {
+        attempts,
+        idempotent: value.idempotent,
+        refused: value.refused.unwrap_or(default.refused),
+        per_try_timeout: value.per_try_timeout.map(|Time(time)| time),
+    })
+}
