@@ -31,7 +31,11 @@ const sleep = (millis) => new Promise((resolve) => setTimeout(resolve, millis));
 const registries = new Map();
 
 async function registry(fields) {
-  const address = fields.protocol === 'dubbo' ? `${fields.registry}/${fields.root || 'dubbo'}` : fields.registry;
+  // The library shares one connection per server name and then waits for an event that has passed:
+  // each protocol calls the server by another name.
+  const address = fields.protocol === 'dubbo'
+    ? `${fields.registry.replace('127.0.0.1', 'localhost')}/${fields.root || 'dubbo'}`
+    : fields.registry;
   if (!registries.has(address)) registries.set(address, new ZookeeperRegistry({ logger, address }));
   const found = registries.get(address);
   await found.ready();
