@@ -139,12 +139,6 @@ async fn read(path: &Path) -> Result<String, String> {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
-    services: Vec<Service>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Service {
     service: String,
     #[serde(default)]
@@ -172,7 +166,7 @@ struct FullEndpoint {
 
 /// Reads the file's text; the error begins with line and column.
 fn parse(text: &str) -> Result<Vec<ListedService>, String> {
-    let file: File = serde_saphyr::from_str(text).map_err(|error| {
+    let services: Vec<Service> = serde_saphyr::from_str(text).map_err(|error| {
         let place = error
             .location()
             .map_or((0, 0), |place| (place.line(), place.column()));
@@ -184,8 +178,7 @@ fn parse(text: &str) -> Result<Vec<ListedService>, String> {
             .to_owned();
         format!("{}:{}: {message}", place.0, place.1)
     })?;
-    Ok(file
-        .services
+    Ok(services
         .into_iter()
         .map(
             |Service {
@@ -226,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_service_is_found_by_name_version_and_group() {
-        let text = "services:\n  - { service: a.B, version: \"1\", endpoints: [\"127.0.0.1:1\"] }\n  - { service: a.B, endpoints: [{ address: \"127.0.0.1:2\", weight: 5, labels: { zone: x } }, \"127.0.0.1:1\"] }\n";
+        let text = "- { service: a.B, version: \"1\", endpoints: [\"127.0.0.1:1\"] }\n- { service: a.B, endpoints: [{ address: \"127.0.0.1:2\", weight: 5, labels: { zone: x } }, \"127.0.0.1:1\"] }\n";
         let services = parse(text).unwrap();
         let of = |service: &str, version: &str| {
             snapshot(
@@ -248,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_wrong_file_is_refused_with_its_place() {
-        let error = parse("services:\n  - { service: a.B, endpoint: [] }\n").unwrap_err();
+        let error = parse("- service: a.B\n  endpoint: []\n").unwrap_err();
         assert!(error.starts_with("2:"), "{error}");
         assert!(error.contains("endpoint"), "{error}");
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::running::Running;
 use crate::{admin, config};
@@ -29,6 +29,7 @@ pub async fn run(path: PathBuf) -> anyhow::Result<ExitCode> {
     };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let hangup = signal(SignalKind::hangup())?;
     let admin = match config.admin {
         Some(address) => Some(
             TcpListener::bind(address)
@@ -43,7 +44,7 @@ pub async fn run(path: PathBuf) -> anyhow::Result<ExitCode> {
         eprintln!("listening admin {} protocol=http", listener.local_addr()?);
         tokio::spawn(admin::serve(listener, running.clone()));
     }
-    tokio::spawn(keep_up(path, known, running.clone()));
+    tokio::spawn(keep_up(path, known, hangup, running.clone()));
     eprintln!("ready");
     tokio::select! {
         _ = terminate.recv() => {}
@@ -65,11 +66,12 @@ async fn announce(running: &Running) {
 }
 
 /// Reloads the file when it changes, and on SIGHUP.
-async fn keep_up(path: PathBuf, mut known: Option<Vec<u8>>, running: Arc<Running>) {
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
-        tracing::error!("SIGHUP cannot be watched for");
-        return;
-    };
+async fn keep_up(
+    path: PathBuf,
+    mut known: Option<Vec<u8>>,
+    mut hangup: Signal,
+    running: Arc<Running>,
+) {
     loop {
         let asked = tokio::select! {
             _ = hangup.recv() => true,

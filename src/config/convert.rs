@@ -260,6 +260,7 @@ fn listener_spec(
         address,
         protocols,
         routes: from.routes.value.as_str().into(),
+        settings: format!("{settings:?}").into(),
     })
 }
 

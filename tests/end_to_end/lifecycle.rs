@@ -24,6 +24,7 @@ routes:
   rpc:
     - to: {{ registry: zk }}
       retry: {{ attempts: 2 }}
+registry_clusters: {{ outlier: {{ base: 2s }} }}
 "#
     ))
 }

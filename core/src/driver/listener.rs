@@ -33,6 +33,8 @@ pub struct ListenerSpec {
     pub protocols: Vec<Arc<dyn Protocol>>,
     /// The name of its route table.
     pub routes: Arc<str>,
+    /// What its protocols were configured with, so that a reload notices a change.
+    pub settings: Arc<str>,
 }
 
 impl PartialEq for ListenerSpec {
@@ -41,6 +43,7 @@ impl PartialEq for ListenerSpec {
         self.name == other.name
             && self.address == other.address
             && self.routes == other.routes
+            && self.settings == other.settings
             && names(self) == names(other)
     }
 }

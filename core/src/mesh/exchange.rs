@@ -107,9 +107,7 @@ impl Exchange {
     }
 
     fn choose_destination(&mut self, random: u64) -> Result<(), Rejection> {
-        if let Destination::Clusters(weighted) = &self.route().to
-            && weighted.len() > 1
-        {
+        if let Destination::Clusters(weighted) = &self.route().to {
             let chosen = route::choose(weighted, random).ok_or(Rejection::NoEndpoint)?;
             self.destination = u16::try_from(chosen).unwrap_or(0);
         }
@@ -284,13 +282,15 @@ impl Exchange {
                 format!("cannot connect to {endpoint} for {call}; nothing was sent")
             }
             Rejection::ConnectionLost => {
-                format!("{endpoint} closed its connection while {call} was in flight")
+                format!("the connection to {endpoint} was lost while {call} was in flight")
             }
             Rejection::DeadlineExceeded => format!(
                 "{endpoint} did not answer {call} within {:?}",
                 self.deadline.since(self.started)
             ),
-            Rejection::Overloaded => format!("too many calls in flight to take {call}"),
+            Rejection::Overloaded => {
+                format!("too many calls are in flight to take {call}: a limit is reached")
+            }
             Rejection::Denied => format!("{call} is not allowed"),
             Rejection::BadRequest => "the request cannot be read".to_owned(),
             Rejection::TooLarge => "the request is longer than the limit".to_owned(),

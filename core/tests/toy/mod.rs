@@ -322,6 +322,7 @@ pub(crate) fn mess(spec: RoutingSpec) -> Mess {
             address: "127.0.0.1:0".parse().unwrap(),
             protocols: vec![Arc::new(Toy)],
             routes: "main".into(),
+            settings: "".into(),
         })
         .unwrap();
     let address = bound.address();

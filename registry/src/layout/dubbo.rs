@@ -40,7 +40,7 @@ impl Layout for Dubbo {
             && lookup
                 .group
                 .split(',')
-                .any(|group| is_match(group, entry.get("group")))
+                .any(|group| is_match(group, group_of(entry)))
     }
 
     fn warm_up(&self, entry: &Url) -> Option<WarmUp> {
@@ -54,6 +54,13 @@ impl Layout for Dubbo {
             label: "tag".to_owned(),
         })
     }
+}
+
+/// What npm's `sofa-rpc-node` writes as the group of Dubbo providers that have none.
+const NO_GROUP: &str = "SOFA";
+
+fn group_of(entry: &Url) -> Option<&str> {
+    entry.get("group").filter(|group| *group != NO_GROUP)
 }
 
 /// Whether a provider's version (or group) is the one asked for; `*` on either side is any.

@@ -31,11 +31,7 @@ const sleep = (millis) => new Promise((resolve) => setTimeout(resolve, millis));
 const registries = new Map();
 
 async function registry(fields) {
-  // The library shares one connection per server name and then waits for an event that has passed:
-  // each protocol calls the server by another name.
-  const address = fields.protocol === 'dubbo'
-    ? `${fields.registry.replace('127.0.0.1', 'localhost')}/${fields.root || 'dubbo'}`
-    : fields.registry;
+  const address = fields.protocol === 'dubbo' ? `${fields.registry}/${fields.root || 'dubbo'}` : fields.registry;
   if (!registries.has(address)) registries.set(address, new ZookeeperRegistry({ logger, address }));
   const found = registries.get(address);
   await found.ready();
@@ -224,11 +220,45 @@ function say(answer) {
   process.stdout.write(`${JSON.stringify(answer)}\n`);
 }
 
+// The library keeps one registry per process, whatever its address: what concerns Dubbo's goes to a
+// process of its own, which this one starts when it is first asked for.
+const CHILD = 'ACME_DUBBO_PEER';
+const children = new Map();
+const moved = new Map();
+
+// The root in the registry whose process a command is for; none if it is for this one.
+function rootOf(operation, fields) {
+  if (process.env[CHILD]) return undefined;
+  if (operation === 'unexport') return moved.get(fields.name);
+  if (fields.protocol !== 'dubbo' || operation === 'dubbo2') return undefined;
+  const root = fields.root || 'dubbo';
+  if (operation === 'export') moved.set(fields.name, root);
+  return root;
+}
+
+function sendToChild(root, line) {
+  if (!children.has(root)) {
+    const env = Object.assign({}, process.env, { [CHILD]: '1' });
+    const stdio = [ 'pipe', 'pipe', 'inherit' ];
+    const child = require('child_process').spawn(process.execPath, [ __filename ], { env, stdio });
+    readline.createInterface({ input: child.stdout }).on('line', (answer) => {
+      if (JSON.parse(answer).id !== 0) process.stdout.write(`${answer}\n`);
+    });
+    children.set(root, child);
+  }
+  children.get(root).stdin.write(`${line}\n`);
+}
+
 process.on('unhandledRejection', (error) => logger.error('unhandled', error));
 const lines = readline.createInterface({ input: process.stdin });
 lines.on('line', async (line) => {
   const [ id, operation, ...pairs ] = line.split('\t');
   const fields = Object.fromEntries(pairs.map((pair) => [ pair.slice(0, pair.indexOf('=')), pair.slice(pair.indexOf('=') + 1) ]));
+  const root = rootOf(operation, fields);
+  if (root) {
+    sendToChild(root, line);
+    return;
+  }
   try {
     const value = await operations[operation](fields);
     say({ id: Number(id), ok: true, value: value === undefined ? null : value });
@@ -236,5 +266,8 @@ lines.on('line', async (line) => {
     say({ id: Number(id), ok: false, error: { class: error.name, message: error.message, code: error.resultCode || null, causes: [] } });
   }
 });
-lines.on('close', () => process.exit(0));
+lines.on('close', () => {
+  children.forEach((child) => child.kill());
+  process.exit(0);
+});
 say({ id: 0, ok: true, value: 'ready' });

@@ -130,7 +130,7 @@ public final class Main {
 
     private static Object reference(Map<String, String> fields, String type, boolean generic) {
         String key = type + "|" + generic + "|" + fields.get("url") + "|" + fields.get("registry")
-                + "|" + fields.get("group") + "|" + fields.get("timeout") + "|" + fields.get("app");
+                + "|" + fields.get("group") + "|" + fields.get("timeout") + "|" + fields.get("app") + "|" + fields.get("interface");
         return REFERENCES.computeIfAbsent(key, k -> refer(fields, type, generic));
     }
 
