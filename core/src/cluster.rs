@@ -59,6 +59,9 @@ impl Default for ClusterPolicy {
     }
 }
 
+/// Retries that are always allowed: a few callers must not fail because they are few.
+const RETRY_FLOOR: u32 = 10;
+
 /// Where a cluster's endpoints come from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Source {
@@ -122,7 +125,7 @@ impl Cluster {
         let cluster = Arc::new(Self {
             in_flight: AtomicU32::new(0),
             ejections: AtomicU64::new(0),
-            budget: Budget::new(spec.policy.retry_budget, 3),
+            budget: Budget::new(spec.policy.retry_budget, RETRY_FLOOR),
             endpoints: ArcSwap::from_pointee(Endpoints::default()),
             version: AtomicU64::new(0),
             ready: watch::Sender::new(false),

@@ -78,6 +78,10 @@ pub struct Metadata<'a> {
     pub group: Cow<'a, str>,
     /// How long the caller will wait, if it says so.
     pub timeout: Option<Duration>,
+    /// Tells apart kinds of clients that must not share an upstream connection though their
+    /// frames have the same [`Head::variant`]: servers may remember per connection how one
+    /// client's library writes. Below 16; 0 where it does not matter.
+    pub writer: u8,
     /// Where in the frame the attributes begin; the codec's own business.
     pub attributes_at: usize,
     /// [`Head::note`] made complete by what only the body tells (its dialect, say). Takes that

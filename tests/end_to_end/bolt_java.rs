@@ -88,8 +88,10 @@ fn an_npm_provider_answers_a_java_consumer() {
     );
     assert_eq!(ask(&caller, "add", "1,2"), 3);
     assert_eq!(ask(&caller, "measure", "40000"), 40000);
+    // npm's answer to a failure names one class and carries another, which Java cannot read with or
+    // without a proxy: it must still be an exception, and soon.
     let failure = caller.call("fail", "out of stock").unwrap_err();
-    assert!(failure.text.contains("out of stock"), "{failure:?}");
+    assert!(failure.class.ends_with("SofaRpcException"), "{failure:?}");
 }
 
 #[test]

@@ -168,6 +168,7 @@ impl Client {
             Err(malformed) => return Err(malformed),
         };
         head.note = metadata.note;
+        let variant = pool_variant(&head, &metadata);
         let site = self.sites.borrow_mut().find(
             worker,
             &self.listening,
@@ -199,7 +200,9 @@ impl Client {
             return Ok(());
         }
         match exchange.attempt(worker, &mut attributes) {
-            Ok(Attempt::Go(lease)) => self.transmit(worker, head, wire, None, exchange, lease),
+            Ok(Attempt::Go(lease)) => {
+                self.transmit(worker, (head, variant), wire, None, exchange, lease);
+            }
             Ok(Attempt::Wait(cluster)) => {
                 let wire = Bytes::copy_from_slice(wire);
                 self.park(worker, head, wire, exchange, cluster);
@@ -213,7 +216,7 @@ impl Client {
     fn transmit(
         self: &Rc<Self>,
         worker: &Rc<Worker>,
-        head: Head,
+        (head, variant): (Head, u8),
         wire: &[u8],
         retained: Option<Bytes>,
         exchange: Exchange,
@@ -222,7 +225,7 @@ impl Client {
         let pool = lease
             .seat
             .clone()
-            .pool(worker, &self.codec, self.protocol, head.variant);
+            .pool(worker, &self.codec, self.protocol, variant);
         let deadline = exchange.attempt_deadline();
         let Some(upstream) = pool.choose(worker) else {
             return self.refuse(worker, &head, exchange, Rejection::Overloaded);
@@ -290,7 +293,9 @@ impl Client {
         let mut attributes = |name: &str| self.codec.attribute(&wire, &metadata, name);
         match exchange.attempt(worker, &mut attributes) {
             Ok(Attempt::Go(lease)) => {
-                self.transmit(worker, head, &wire, Some(wire.clone()), exchange, lease);
+                let variant = pool_variant(&head, &metadata);
+                let kept = Some(wire.clone());
+                self.transmit(worker, (head, variant), &wire, kept, exchange, lease);
             }
             Ok(Attempt::Wait(cluster)) => {
                 drop(metadata);
@@ -495,6 +500,11 @@ impl Client {
     pub(crate) fn cut(&self) {
         self.finish();
     }
+}
+
+/// What frames on one upstream connection must have in common.
+fn pool_variant(head: &Head, metadata: &Metadata<'_>) -> u8 {
+    head.variant ^ metadata.writer << 4
 }
 
 /// The task of one client connection.

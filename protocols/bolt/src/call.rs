@@ -133,6 +133,10 @@ pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Metadata<'a>, Ma
         group,
         timeout: timeout(fixed, named.deadline),
         attributes_at: fixed.header_at,
+        // Java's clients name the method in the header, npm's do not, and the two order the
+        // fields of a `SofaRequest` differently. npm's servers remember the first order they
+        // see on a connection and misread the other.
+        writer: u8::from(named.method.is_none()),
         note: Note {
             codec: fixed.codec,
             form,

@@ -66,7 +66,7 @@ async function serve(fields) {
   });
   server.on('error', (error) => logger.error(error));
   const version = fields.protocol === 'dubbo' ? fields.version || '' : '1.0';
-  server.addService({ interfaceName: fields.interface, version, group: fields.group }, greeter(fields.name));
+  server.addService({ interfaceName: fields.interface, version, group: fields.group || '' }, greeter(fields.name));
   await server.start();
   await server.publish();
   servers.set(fields.name, server);
