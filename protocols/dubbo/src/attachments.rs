@@ -77,15 +77,60 @@ fn scalar<'a>(reader: &mut v2::Reader<'a>) -> Result<Option<Cow<'a, str>>, Error
 
 /// Reads what every call is asked for.
 pub(crate) fn read(serialization: u8, bytes: &[u8]) -> Attachments<'_> {
+    if serialization == HESSIAN2
+        && let Some(found) = read_plain(bytes)
+    {
+        return found;
+    }
     let mut found = Attachments::default();
-    visit(serialization, bytes, &mut |key, value| match key {
-        "interface" => found.interface = Some(value),
-        "group" => found.group = Some(value),
-        "timeout" => found.timeout = Some(value),
-        _ if key.starts_with(CALLBACK) => found.has_callback = true,
-        _ => {}
+    visit(serialization, bytes, &mut |key, value| {
+        found.take(key.as_bytes(), || Some(value));
     });
     found
+}
+
+/// The same for a hessian2 map that holds nothing but ASCII texts of one chunk, as ordinary calls
+/// do: this runs once per call, and such a map can be walked without looking into most of it.
+fn read_plain(bytes: &[u8]) -> Option<Attachments<'_>> {
+    let mut found = Attachments::default();
+    let mut rest = bytes.strip_prefix(b"H")?;
+    loop {
+        if let [b'Z', ..] = rest {
+            return Some(found);
+        }
+        let (key, after) = take_plain(rest)?;
+        let (value, after) = take_plain(after)?;
+        found.take(key, || str::from_utf8(value).ok().map(Cow::Borrowed));
+        rest = after;
+    }
+}
+
+/// An ASCII text of one chunk, and what follows.
+#[inline]
+fn take_plain(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (text, rest) = match bytes {
+        [len @ 0x00..=0x1f, rest @ ..] => rest.split_at_checked(usize::from(*len))?,
+        [high @ 0x30..=0x33, low, rest @ ..] => {
+            rest.split_at_checked(usize::from(high - 0x30) << 8 | usize::from(*low))?
+        }
+        _ => return None,
+    };
+    // Lengths count UTF-16 units, which are bytes in ASCII alone.
+    text.is_ascii().then_some((text, rest))
+}
+
+impl<'a> Attachments<'a> {
+    #[inline]
+    fn take(&mut self, key: &[u8], value: impl FnOnce() -> Option<Cow<'a, str>>) {
+        // Slices of different lengths differ at once.
+        match key {
+            b"interface" => self.interface = value(),
+            b"group" => self.group = value(),
+            b"timeout" => self.timeout = value(),
+            _ if key.starts_with(CALLBACK.as_bytes()) => self.has_callback = true,
+            _ => {}
+        }
+    }
 }
 
 /// The value of one attachment of a whole request.

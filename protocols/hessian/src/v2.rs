@@ -102,10 +102,23 @@ impl<'a> Reader<'a> {
     /// Any [`Error`]; [`Error::Tag`] if the value is not a text.
     pub fn string(&mut self) -> Result<Option<Cow<'a, str>>, Error> {
         self.spend()?;
+        if let Some(text) = self.short_ascii() {
+            return Ok(Some(Cow::Borrowed(text)));
+        }
         match self.byte()? {
             b'N' => Ok(None),
             tag => self.text(tag).map(Some),
         }
+    }
+
+    /// Reads a short ASCII text, which nearly all are, without counting its units.
+    #[inline]
+    fn short_ascii(&mut self) -> Option<&'a str> {
+        let (tag, rest) = self.bytes.get(self.at..)?.split_first()?;
+        let text = rest.get(..usize::from(*tag)).filter(|_| *tag <= 0x1f)?;
+        let text = str::from_utf8(text.is_ascii().then_some(text)?).ok()?;
+        self.at += 1 + text.len();
+        Some(text)
     }
 
     /// Reads an int.
