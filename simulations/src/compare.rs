@@ -144,8 +144,15 @@ pub fn run(comparison: &Comparison) -> anyhow::Result<()> {
     for workload in &WORKLOADS {
         measure(comparison, workload, &proxies)?;
     }
+    drop(proxies);
     if comparison.memory {
-        memory(&proxies)?;
+        // Fresh processes: what the calls above left allocated would hide what connections need.
+        let fresh = [
+            start_haproxy(&folder, bolt, dubbo)?,
+            start_envoy(&folder, &comparison.envoy, dubbo)?,
+            start_finback(&folder, &comparison.finback, bolt, dubbo)?,
+        ];
+        memory(&fresh)?;
     }
     std::fs::remove_dir_all(folder)?;
     Ok(())
@@ -411,9 +418,9 @@ fn start_finback(
 
 fn memory(proxies: &[Proxy]) -> anyhow::Result<()> {
     println!(
-        "\n| proxy | RSS MiB after the table above | bytes per idle connection | RSS MiB after a million calls | after two |"
+        "\n| proxy | RSS MiB idle | idle connections held | bytes per connection | RSS MiB after a million calls | after two million |"
     );
-    println!("|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|");
     for proxy in proxies {
         let (Some(pid), Some(target)) = (proxy.pid(), proxy.target(Speech::Dubbo)) else {
             continue;
@@ -459,7 +466,7 @@ fn memory(proxies: &[Proxy]) -> anyhow::Result<()> {
             after.push(rss_kib(pid)? as f64 / 1024.0);
         }
         println!(
-            "| {} | {:.1} | {each} | {:.1} | {:.1} |",
+            "| {} | {:.1} | {held} | {each} | {:.1} | {:.1} |",
             proxy.name,
             before as f64 / 1024.0,
             after[0],

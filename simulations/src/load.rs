@@ -28,7 +28,7 @@ pub struct Load {
     pub count: u64,
     /// Calls before the measurement begins.
     pub warm_up: u64,
-    /// A call not answered for so long ends the run with an error.
+    /// A connection on which nothing is answered for so long ends the run with an error.
     pub patience: Duration,
 }
 
@@ -122,6 +122,9 @@ pub async fn hold(
     for number in 0..connections {
         let mut caller = Caller::connect(&load, number).await?;
         caller.run(1, &Progress::default()).await?;
+        if caller.errors > 0 {
+            return Err(io::Error::other("a call was answered wrongly"));
+        }
         held.push(caller.stream);
     }
     Ok(held)
@@ -202,7 +205,9 @@ impl Caller {
                     continue;
                 }
                 let id = self.check(frame, id, kind, now, progress)?;
-                waiting -= 1;
+                waiting = waiting
+                    .checked_sub(1)
+                    .ok_or_else(|| io::Error::other("more answers than calls"))?;
                 if left > 0 {
                     self.put(id, now, &mut out);
                     left -= 1;
