@@ -1,6 +1,6 @@
 //! Which endpoint takes the next call.
 //!
-//! A balancer proposes endpoints in the order of its policy; a [`Gate`] turns down those that
+//! A balancer proposes endpoints in the order of its policy; a gate turns down those that
 //! may not be used now. While all is well the first proposal is good, and no policy but
 //! consistent hashing looks at all endpoints to make it.
 

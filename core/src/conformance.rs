@@ -1,4 +1,4 @@
-//! Checks the laws of [`Codec`](crate::codec::Codec): every codec's tests run this one function.
+//! Checks the laws of [`Codec`]: every codec's tests run this one function.
 
 mod driven;
 

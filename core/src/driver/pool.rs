@@ -14,7 +14,7 @@ use super::worker::Worker;
 
 /// Calls in flight on every connection of a pool before it grows. Fewer connections carry more
 /// calls per system call; more of them keep a peer that reads each with one thread busy.
-const GROW_AT: usize = 256;
+const GROW_AT: usize = 512;
 
 /// What tells a worker's pools apart.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
