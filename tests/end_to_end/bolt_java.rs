@@ -109,12 +109,10 @@ fn plain_bolt_applications_pass_in_every_version_of_the_protocol() {
 
 #[test]
 fn many_at_once_get_their_own_answers() {
-    let load = Load::of(
-        world()
-            .sofa_through("bolt")
-            .with("threads", "16")
-            .load(1500),
-    );
+    // A listener of its own means a connection of its own: Bolt for Java fails small calls at once
+    // while a large one of another test waits to be written to the same connection.
+    let caller = world().sofa_through("busy").with("threads", "16");
+    let load = Load::of(caller.load(1500));
     assert_eq!((load.wrong, load.errors.len()), (0, 0), "{load:?}");
     assert!(load.right > 100, "{load:?}");
 }

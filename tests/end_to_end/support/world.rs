@@ -46,6 +46,7 @@ listeners:
   - {{ name: bolt, address: "127.0.0.1:0", protocol: bolt, routes: rpc }}
   - {{ name: dubbo, address: "0.0.0.0:0", protocol: dubbo, routes: rpc }}
   - {{ name: auto, address: "0.0.0.0:0", protocol: auto, routes: rpc }}
+  - {{ name: busy, address: "127.0.0.1:0", protocol: bolt, routes: rpc }}
 routes:
   rpc:
     - match: {{ service: com.acme.sofa.Plain }}
