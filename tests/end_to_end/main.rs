@@ -9,6 +9,7 @@ mod bolt_node;
 mod dubbo_java;
 mod dubbo_node;
 mod errors;
+mod faults;
 mod lifecycle;
 mod reload;
 mod support;

@@ -28,13 +28,27 @@ impl Finback {
 
     /// The same with more files beside the configuration.
     pub(crate) fn start_with(config: &str, files: &[(&str, &str)]) -> Self {
+        Self::launch(Command::new(env!("CARGO_BIN_EXE_finback")), config, files)
+    }
+
+    /// The same with so many file descriptors.
+    pub(crate) fn start_limited(descriptors: u32, config: &str) -> Self {
+        let mut shell = Command::new("sh");
+        let script = format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"");
+        shell
+            .arg("-c")
+            .arg(script)
+            .arg(env!("CARGO_BIN_EXE_finback"));
+        Self::launch(shell, config, &[])
+    }
+
+    fn launch(mut command: Command, config: &str, files: &[(&str, &str)]) -> Self {
         let folder = temporary_folder();
         for (name, text) in files {
             std::fs::write(folder.join(name), text).unwrap();
         }
         let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
         write(&folder, admin, config);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_finback"));
         command
             .arg("run")
             .arg("-c")

@@ -100,6 +100,24 @@ impl Process {
         self.lines().len()
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.pid
+    }
+
+    /// The processor time it has used, to a hundredth of a second.
+    pub(crate) fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap();
+        // User and system ticks of 10 ms: the 12th and 13th field after the name.
+        let ticks: u64 = stat[stat.rfind(')').unwrap() + 2..]
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(|ticks| ticks.parse::<u64>().unwrap())
+            .sum();
+        Duration::from_millis(ticks * 10)
+    }
+
     /// Sends a signal by name, such as `TERM`.
     pub(crate) fn signal(&self, signal: &str) {
         let pid = self.pid.to_string();
