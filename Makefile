@@ -1,21 +1,25 @@
 # What a developer types. Each target does its own set-up on a Debian with Rust.
 
-.PHONY: demo test peers check
+.PHONY: demo test packages peers check
 
 # The mesh at work: stand-in services, callers and the proxy in one process.
-demo:
+demo: packages
 	cargo run --profile quick -- demo
 
 # Every test: units, laws, properties, and end to end with third-party clients and servers.
-test: peers
+test: packages peers
 	cargo test --workspace
+
+# What the build needs beyond Rust.
+packages:
+	scripts/build-packages.sh
 
 # The third-party clients and servers that the end-to-end tests run.
 peers:
 	scripts/peers.sh
 
 # What CI asks for besides the tests.
-check:
+check: packages
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet

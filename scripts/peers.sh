@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need beyond Rust: a ZooKeeper, Java, Maven and Node.js from Debian, and
+# Installs what the tests need beyond the build: ZooKeeper, etcd, Java, Maven and Node.js from Debian, and
 # the third-party frameworks from npm and Maven Central, the latter into target/peers. Looks
 # first, so that a second run takes no time.
 set -euo pipefail
@@ -14,13 +14,15 @@ need() { # COMMAND-OR-FILE PACKAGE...
     shift
     command -v "$what" >/dev/null 2>&1 || [ -e "$what" ] || missing+=("$@")
 }
-need cc gcc libc6-dev
 need /usr/share/java/zookeeper.jar libzookeeper-java
 need javac default-jdk-headless
 need mvn maven
 need node nodejs
 need npm npm
 need ip iproute2
+need etcd etcd-server
+need etcdctl etcd-client
+need openssl openssl
 if [ "${#missing[@]}" -gt 0 ]; then
     echo "installing ${missing[*]}"
     $sudo apt-get update -qq

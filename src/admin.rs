@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use finback_core::mesh::{ClusterStatus, Gauges};
 use finback_observability::Page;
+use finback_registry::RegistryStatus;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -85,7 +86,8 @@ const INDEX: &str = "Finback admin port\n\n\
 /metrics   for Prometheus\n\
 /healthz   200 while the process lives\n\
 /readyz    200 while it takes new connections, 503 while it stops\n\
-/clusters  endpoints as routing sees them, JSON\n";
+/clusters  endpoints as routing sees them, JSON\n\
+/registries  whether registries answer, JSON\n";
 
 fn page(path: &str, running: &Running) -> (&'static str, &'static str, String) {
     match path {
@@ -97,6 +99,7 @@ fn page(path: &str, running: &Running) -> (&'static str, &'static str, String) {
         "/readyz" => ("200 OK", TEXT, "ready\n".to_owned()),
         "/metrics" => ("200 OK", METRICS, metrics(running)),
         "/clusters" => ("200 OK", JSON, clusters(&running.mesh.status())),
+        "/registries" => ("200 OK", JSON, registries(&running.registries.status())),
         _ => (
             "404 Not Found",
             TEXT,
@@ -209,7 +212,47 @@ fn metrics(running: &Running) -> String {
         page.sample("finback_ejections_total", &labels, cluster.ejections as f64);
     }
     endpoints(&mut page, &clusters);
+    registry_samples(&mut page, &running.registries.status());
     page.into_text()
+}
+
+fn registry_samples(page: &mut Page, registries: &[RegistryStatus]) {
+    for (name, help, value) in [
+        (
+            "finback_registry_connected",
+            "Whether a registry's servers answer.",
+            (|registry| f64::from(u8::from(registry.connected))) as fn(&RegistryStatus) -> f64,
+        ),
+        (
+            "finback_registry_stale_seconds",
+            "For how long a registry's servers have not answered.",
+            |registry| registry.stale.as_secs_f64(),
+        ),
+        (
+            "finback_registry_services",
+            "Services followed in a registry.",
+            |registry| registry.services as f64,
+        ),
+        (
+            "finback_registry_services_doubted",
+            "Services whose providers vanished all at once, which is doubted for a while.",
+            |registry| registry.doubted as f64,
+        ),
+        (
+            "finback_registry_services_from_disk",
+            "Services known from the snapshot of an earlier run only.",
+            |registry| registry.from_disk as f64,
+        ),
+    ] {
+        page.family(name, "gauge", help);
+        for registry in registries {
+            page.sample(
+                name,
+                &[("registry", registry.name.clone())],
+                value(registry),
+            );
+        }
+    }
 }
 
 fn endpoints(page: &mut Page, clusters: &[ClusterStatus]) {
@@ -242,6 +285,23 @@ fn endpoints(page: &mut Page, clusters: &[ClusterStatus]) {
             page.sample(name, &labels, value(cluster) as f64);
         }
     }
+}
+
+fn registries(registries: &[RegistryStatus]) -> String {
+    let list: Vec<_> = registries
+        .iter()
+        .map(|registry| {
+            serde_json::json!({
+                "name": registry.name,
+                "connected": registry.connected,
+                "stale_seconds": registry.stale.as_secs(),
+                "services": registry.services,
+                "doubted": registry.doubted,
+                "from_disk": registry.from_disk,
+            })
+        })
+        .collect();
+    format!("{:#}\n", serde_json::Value::from(list))
 }
 
 fn clusters(clusters: &[ClusterStatus]) -> String {

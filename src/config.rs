@@ -21,6 +21,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// Registries by name.
     pub registries: Vec<(String, RegistryConfig)>,
+    /// Where snapshots of registries are kept, if anywhere.
+    pub snapshots: Option<PathBuf>,
     /// Listeners.
     pub listeners: Vec<ListenerSpec>,
     /// Everything about routing.

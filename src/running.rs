@@ -8,7 +8,7 @@ use anyhow::Context;
 use finback_core::driver::{Bound, ListenerSpec, Workers};
 use finback_core::mesh::Mesh;
 use finback_observability::Metrics;
-use finback_registry::Registries;
+use finback_registry::{NoMetadata, Registries};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
@@ -23,7 +23,8 @@ pub struct Running {
     pub metrics: Arc<Metrics>,
     /// Reloads that were put in force, and that were refused.
     pub reloads: Reloads,
-    registries: Arc<Registries>,
+    /// Where services are looked up.
+    pub registries: Arc<Registries>,
     workers: Workers,
     listeners: Mutex<Vec<Listener>>,
     draining: AtomicBool,
@@ -52,7 +53,13 @@ impl Running {
     /// # Errors
     /// If a thread cannot be started or an address not be bound.
     pub fn start(config: Config) -> anyhow::Result<Self> {
-        let registries = Arc::new(Registries::start(Handle::current(), config.registries));
+        let registries = Registries::start(
+            Handle::current(),
+            config.registries,
+            config.snapshots.as_deref(),
+            Arc::new(NoMetadata),
+        );
+        let registries = Arc::new(registries.context("cannot keep snapshots of registries")?);
         let metrics = Arc::new(Metrics::default());
         let mesh = Mesh::new(
             config.routing,

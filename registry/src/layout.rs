@@ -1,18 +1,25 @@
-//! Where frameworks keep a service in a tree, and how they write an instance.
+//! Where frameworks keep a service, and how they write a provider.
 
 mod dubbo;
+mod dubbo_app;
+mod grpc;
+mod native;
 mod sofa;
-mod url;
+mod spring;
+pub(crate) mod url;
+pub(crate) mod write;
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use finback_core::discovery::{Instance, Lane, Lookup, Snapshot, WarmUp};
+use finback_core::discovery::{Lane, Lookup};
+use futures_util::future::select_all;
 
-use url::Url;
+use crate::metadata::Metadata;
+use crate::offer::Provider;
+use crate::store::{Answer, Followed, Query, Store};
 
-/// Parameters of an entry that become labels, and the labels' names.
+/// Parameters of a provider that become labels, and the labels' names.
 const LABELS: &[(&str, &str)] = &[
     ("version", "version"),
     ("group", "group"),
@@ -28,107 +35,369 @@ const LABELS: &[(&str, &str)] = &[
 ];
 /// The longest value that becomes a label, in bytes.
 const MAX_LABEL: usize = 256;
-/// The weight of an entry that states none, in every framework so far.
-const WEIGHT: u32 = 100;
+/// The parameter by which a provider that a bridge wrote tells where it came from.
+pub(crate) const ORIGIN: &str = "finback.origin";
 
-/// A framework's way to keep services in a tree whose leaves' names are the instances.
-pub(crate) trait Layout: Sync {
-    /// The node whose children are the instances of a service.
-    fn path(&self, lookup: &Lookup) -> String;
-
-    /// Whether an entry is an instance of what is looked up, open for calls.
-    fn admits(&self, lookup: &Lookup, entry: &Url) -> bool;
-
-    /// The entry's warm-up.
-    fn warm_up(&self, entry: &Url) -> Option<WarmUp>;
-
-    /// The framework's own split of instances.
-    fn lane(&self) -> Option<Lane>;
+/// A framework's way to keep services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Layout {
+    /// Dubbo, interface and application level together.
+    Dubbo,
+    /// Dubbo's application level alone.
+    DubboApp,
+    /// SOFA-RPC.
+    Sofa,
+    /// Curator's service discovery, as Spring Cloud writes it.
+    Spring,
+    /// gRPC naming as etcd's own clients write it.
+    Grpc,
+    /// Our own, for services without a framework.
+    Native,
 }
 
-/// The layout of this name, if there is one for trees.
-pub(crate) fn named(name: &str) -> Option<&'static dyn Layout> {
-    match name {
-        "dubbo" => Some(&dubbo::Dubbo),
-        "sofa" => Some(&sofa::Sofa),
-        _ => None,
+/// All layouts by name.
+const ALL: &[(&str, Layout)] = &[
+    ("dubbo", Layout::Dubbo),
+    ("dubbo-app", Layout::DubboApp),
+    ("sofa", Layout::Sofa),
+    ("spring", Layout::Spring),
+    ("grpc", Layout::Grpc),
+    ("native", Layout::Native),
+];
+
+/// Where layouts begin in a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Roots {
+    /// Dubbo's group. Default: `/dubbo`.
+    pub dubbo: String,
+    /// Where Dubbo's applications and Spring Cloud's services are. Default: `/services`.
+    pub services: String,
+    /// SOFA-RPC's. Default: `/sofa-rpc`.
+    pub sofa: String,
+    /// What stands before a gRPC service's name. Default: nothing.
+    pub grpc: String,
+    /// Our own. Default: `/finback/services`.
+    pub native: String,
+}
+
+impl Default for Roots {
+    fn default() -> Self {
+        Self {
+            dubbo: "/dubbo".to_owned(),
+            services: "/services".to_owned(),
+            sofa: "/sofa-rpc".to_owned(),
+            grpc: String::new(),
+            native: "/finback/services".to_owned(),
+        }
     }
 }
 
-/// What the children of a service's node say. One that cannot be read costs itself and a log
-/// line, never the service.
-pub(crate) async fn snapshot(
-    layout: &dyn Layout,
-    lookup: &Lookup,
-    children: &[String],
-) -> Snapshot {
-    let mut instances: BTreeMap<SocketAddr, Instance> = BTreeMap::new();
-    let mut unreadable = 0_usize;
-    for child in children {
-        let Some(entry) = Url::decode(child) else {
-            unreadable += 1;
-            continue;
-        };
-        if !layout.admits(lookup, &entry) {
-            continue;
-        }
-        let Some(address) = resolve(&entry).await else {
-            unreadable += 1;
-            continue;
-        };
-        let instance = Instance {
-            address,
-            weight: entry.number("weight").unwrap_or(WEIGHT),
-            labels: labels(&entry),
-            warm_up: layout.warm_up(&entry),
-        };
-        // A restarted provider may stand there twice until its old session ends: the younger
-        // entry counts.
-        match instances.get(&address) {
-            Some(other) if since(other) > since(&instance) => {}
-            _ => {
-                instances.insert(address, instance);
+impl Layout {
+    /// The layout of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        ALL.iter()
+            .find(|(own, _)| *own == name)
+            .map(|(_, layout)| *layout)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        ALL.iter()
+            .find(|(_, layout)| *layout == self)
+            .map_or("", |(name, _)| name)
+    }
+
+    /// The names of all.
+    #[must_use]
+    pub fn names() -> Vec<&'static str> {
+        ALL.iter().map(|(name, _)| *name).collect()
+    }
+
+    /// The framework's own split of providers.
+    pub(crate) fn lane(self) -> Option<Lane> {
+        matches!(self, Self::Dubbo | Self::DubboApp).then(|| Lane {
+            attribute: "dubbo.tag".to_owned(),
+            label: "tag".to_owned(),
+        })
+    }
+
+    /// Whether a provider serves what is looked up.
+    pub(crate) fn serves(self, lookup: &Lookup, provider: &Provider) -> bool {
+        match self {
+            Self::Dubbo | Self::DubboApp => dubbo::serves(lookup, provider),
+            // `version` is a constant there, not the service's version: consumers ignore it too.
+            Self::Sofa => *provider.group == *lookup.group,
+            Self::Spring | Self::Grpc => true,
+            Self::Native => {
+                let serves = |own: &str, wanted: &str| own.is_empty() || own == wanted;
+                serves(&provider.version, &lookup.version) && serves(&provider.group, &lookup.group)
             }
         }
     }
-    if unreadable > 0 {
-        tracing::warn!(service = %lookup.service, unreadable, "entries that cannot be read were left out");
+}
+
+/// A provider whose host may still have to be looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Draft {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// Everything but the address.
+    pub(crate) provider: Provider,
+}
+
+/// What a layout makes of a store's answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Drafts {
+    pub(crate) known: bool,
+    pub(crate) drafts: Vec<Draft>,
+    /// Entries that cannot be read.
+    pub(crate) unreadable: usize,
+}
+
+impl Drafts {
+    /// Reads entries one by one: one that cannot be read costs itself, never the service.
+    /// `read` gives `None` for one that is not readable, and `Some(None)` for one that is no
+    /// provider.
+    fn of(
+        answer: Option<&Answer>,
+        mut read: impl FnMut(&str, &[u8]) -> Option<Option<Draft>>,
+    ) -> Self {
+        let Some(Answer::Entries(entries)) = answer else {
+            return Self::default();
+        };
+        let mut drafts = Self {
+            known: true,
+            ..Self::default()
+        };
+        for (name, value) in &**entries {
+            match read(name, value) {
+                Some(Some(draft)) => drafts.drafts.push(draft),
+                Some(None) => {}
+                None => drafts.unreadable += 1,
+            }
+        }
+        drafts
     }
-    Snapshot {
-        known: true,
-        instances: instances.into_values().collect(),
-        lane: layout.lane(),
+
+    fn extend(&mut self, other: Self) {
+        self.known |= other.known;
+        self.drafts.extend(other.drafts);
+        self.unreadable += other.unreadable;
     }
 }
 
-fn since(instance: &Instance) -> Option<SystemTime> {
-    instance.warm_up.map(|warm_up| warm_up.since)
+/// Follows one service in a store.
+pub(crate) struct Reading {
+    layout: Layout,
+    service: String,
+    parts: Parts,
 }
 
-async fn resolve(entry: &Url) -> Option<SocketAddr> {
-    if let Ok(ip) = entry.host.parse() {
-        return Some(SocketAddr::new(ip, entry.port));
+enum Parts {
+    /// One place holds everything.
+    Single(Followed),
+    Dubbo(Box<DubboParts>),
+}
+
+struct DubboParts {
+    providers: Option<Followed>,
+    applications: dubbo_app::Applications,
+}
+
+impl Reading {
+    pub(crate) fn begin(
+        store: &Arc<Store>,
+        roots: &Roots,
+        metadata: &Metadata,
+        layout: Layout,
+        service: &str,
+    ) -> Self {
+        let single = |query| Parts::Single(store.follow(query));
+        let parts = match layout {
+            Layout::Dubbo | Layout::DubboApp => Parts::Dubbo(Box::new(DubboParts {
+                providers: (layout == Layout::Dubbo)
+                    .then(|| store.follow(Query::Names(dubbo::providers(roots, service)))),
+                applications: dubbo_app::Applications::begin(store, roots, metadata, service),
+            })),
+            Layout::Sofa => single(Query::Names(sofa::providers(roots, service))),
+            Layout::Spring => single(Query::Entries(spring::instances(roots, service))),
+            Layout::Grpc => single(Query::Entries(grpc::target(roots, service))),
+            Layout::Native => single(Query::Entries(native::providers(roots, service))),
+        };
+        Self {
+            layout,
+            service: service.to_owned(),
+            parts,
+        }
     }
-    let found = tokio::net::lookup_host((entry.host.as_str(), entry.port)).await;
-    found.ok()?.next()
+
+    /// What is there now, if all of it is known.
+    pub(crate) fn latest(&mut self) -> Option<Drafts> {
+        let Self {
+            layout,
+            service,
+            parts,
+        } = self;
+        match parts {
+            Parts::Single(followed) => {
+                let answer = followed.latest()?;
+                Some(match layout {
+                    Layout::Sofa => sofa::read(Some(&answer)),
+                    Layout::Spring => spring::read(Some(&answer)),
+                    Layout::Grpc => grpc::read(Some(&answer)),
+                    _ => native::read(Some(&answer)),
+                })
+            }
+            Parts::Dubbo(parts) => {
+                // Both are asked, so that what the one leads to is followed while the other is
+                // still waited for.
+                let applications = parts.applications.latest();
+                let mut drafts = match &mut parts.providers {
+                    Some(followed) => dubbo::read(service, Some(&followed.latest()?)),
+                    None => Drafts::default(),
+                };
+                drafts.extend(applications?);
+                Some(drafts)
+            }
+        }
+    }
+
+    /// Waits until something may have changed.
+    pub(crate) async fn changed(&mut self) {
+        let mut all = Vec::new();
+        match &mut self.parts {
+            Parts::Single(followed) => all.push(followed),
+            Parts::Dubbo(parts) => {
+                all.extend(&mut parts.providers);
+                parts.applications.followed(&mut all);
+            }
+        }
+        select_all(all.into_iter().map(|each| Box::pin(each.changed()))).await;
+    }
 }
 
-fn labels(entry: &Url) -> BTreeMap<String, String> {
+/// Follows the names of all services of a layout.
+pub(crate) struct Directory {
+    layout: Layout,
+    root: String,
+    followed: Vec<Followed>,
+}
+
+impl Directory {
+    pub(crate) fn begin(store: &Arc<Store>, roots: &Roots, layout: Layout) -> Self {
+        let (root, more) = match layout {
+            Layout::Dubbo => (&roots.dubbo, Some(format!("{}/mapping", roots.dubbo))),
+            Layout::DubboApp => (&roots.dubbo, Some(format!("{}/mapping", roots.dubbo))),
+            Layout::Sofa => (&roots.sofa, None),
+            Layout::Spring => (&roots.services, None),
+            Layout::Grpc => (&roots.grpc, None),
+            Layout::Native => (&roots.native, None),
+        };
+        let mut queries = vec![Query::Names(root.clone())];
+        queries.extend(more.map(Query::Names));
+        if layout == Layout::DubboApp {
+            queries.remove(0);
+        }
+        Self {
+            layout,
+            root: root.clone(),
+            followed: queries
+                .into_iter()
+                .map(|query| store.follow(query))
+                .collect(),
+        }
+    }
+
+    /// The names now, if they are known.
+    pub(crate) fn latest(&mut self) -> Option<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        for followed in &mut self.followed {
+            if let Answer::Entries(entries) = followed.latest()? {
+                names.extend(
+                    entries
+                        .keys()
+                        .filter_map(|name| service_in(self.layout, name)),
+                );
+            }
+        }
+        Some(names)
+    }
+
+    /// Waits until something may have changed.
+    pub(crate) async fn changed(&mut self) {
+        select_all(
+            self.followed
+                .iter_mut()
+                .map(|each| Box::pin(each.changed())),
+        )
+        .await;
+    }
+
+    /// Where the services are.
+    pub(crate) fn root(&self) -> &str {
+        &self.root
+    }
+}
+
+/// The service that a name below a layout's root belongs to. In a store of keys, the name is the
+/// whole rest of the key.
+fn service_in(layout: Layout, name: &str) -> Option<String> {
+    let first = name.split('/').next().unwrap_or_default();
+    match layout {
+        Layout::Grpc => name.rsplit_once('/').map(|(service, _)| service.to_owned()),
+        Layout::Dubbo | Layout::DubboApp => {
+            let service = url::decode(first)?;
+            // What Dubbo keeps beside its services.
+            (!matches!(&*service, "mapping" | "metadata" | "config")).then_some(service)
+        }
+        Layout::Sofa | Layout::Spring | Layout::Native => {
+            (!first.is_empty()).then(|| first.to_owned())
+        }
+    }
+}
+
+/// A provider as its parameters describe it.
+fn provider(layout: Layout, protocol: &str, parameters: BTreeMap<String, String>) -> Provider {
+    let number = |name: &str| parameters.get(name)?.parse::<u64>().ok();
+    let text = |name: &str| parameters.get(name).cloned().unwrap_or_default();
+    Provider {
+        address: ([0, 0, 0, 0], 0).into(),
+        layout: layout.name().to_owned(),
+        protocol: protocol.to_owned(),
+        version: text("version"),
+        group: text("group"),
+        weight: number("weight")
+            .and_then(|weight| u32::try_from(weight).ok())
+            .unwrap_or(crate::offer::WEIGHT),
+        labels: labels(&parameters),
+        since: number("timestamp"),
+        warm_up: number("warmup"),
+        origin: parameters.get(ORIGIN).cloned(),
+        parameters,
+    }
+}
+
+fn labels(parameters: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     LABELS
         .iter()
         .filter_map(|(parameter, label)| {
-            let value = entry.get(parameter)?;
+            let value = parameters.get(*parameter)?;
             (!value.is_empty() && value.len() <= MAX_LABEL)
-                .then(|| ((*label).to_owned(), value.to_owned()))
+                .then(|| ((*label).to_owned(), value.clone()))
         })
         .collect()
 }
 
-/// A warm-up that began at `since` and takes `period`, both in milliseconds.
-fn warm_up(since: Option<u64>, period: Option<u64>) -> Option<WarmUp> {
-    let since = UNIX_EPOCH.checked_add(Duration::from_millis(since?))?;
-    let period = Duration::from_millis(period.filter(|millis| *millis > 0)?);
-    Some(WarmUp { since, period })
+/// The names of entries, for tests and listings.
+#[cfg(test)]
+fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> Answer {
+    let entries: crate::store::Entries = names
+        .into_iter()
+        .map(|name| (name.to_owned(), bytes::Bytes::new()))
+        .collect();
+    Answer::Entries(Arc::new(entries))
 }
 
 #[cfg(test)]

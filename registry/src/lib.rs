@@ -1,50 +1,147 @@
 //! Where services live: stores x layouts.
 //!
-//! A *store* holds the entries (ZooKeeper, a file, memory); a *layout* knows where a framework
-//! keeps a service in a tree and how it writes an instance. Whatever becomes of a store, the last
-//! snapshot that it gave stays in force: only a new snapshot changes endpoints.
+//! A *store* holds the entries (ZooKeeper, etcd; a file, memory); a *layout* knows where a
+//! framework keeps a service and how it writes a provider. A *feed* follows one service of a
+//! layout in a store. Whatever becomes of a store, the last offer that it gave stays in force:
+//! only a new offer changes endpoints.
 
+mod bridge;
+mod disk;
+mod feed;
 mod layout;
 mod listed;
-mod zookeeper;
+mod metadata;
+mod offer;
+mod registrar;
+mod store;
 
-use std::collections::HashMap;
-use std::path::PathBuf;
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use finback_core::discovery::{Discovery, Lookup, Sink, Snapshot, WatchGuard};
+use finback_core::discovery::{Discovery, Lookup, Sink, WatchGuard};
 use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinHandle};
 
+use disk::Disk;
+use feed::{Feed, Feeds};
+use layout::Directory;
 use listed::Listed;
+use metadata::Metadata;
+use registrar::Registrar;
+use store::Store;
+
+pub use bridge::Bridge;
+pub use layout::{Layout, Roots};
 pub use listed::ListedService;
-use zookeeper::ZooKeeper;
+pub use metadata::{Asked, MetadataService, NoMetadata};
+pub use offer::{Offer, Provider};
+pub use registrar::{Registration, RegistrationStatus};
+pub use store::{EtcdConfig, StoreConfig, TlsConfig, ZooKeeperConfig};
 
 /// A registry as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RegistryConfig {
-    /// ZooKeeper servers: `host:port,host:port/chroot`.
-    ZooKeeper(String),
+    /// Servers that frameworks register with.
+    Servers(Box<ServersConfig>),
     /// A YAML file of services, read again when it changes.
     File(PathBuf),
     /// Services known from the start.
     Memory(Vec<ListedService>),
 }
 
+/// A registry of servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServersConfig {
+    /// The servers.
+    pub store: StoreConfig,
+    /// Where layouts begin.
+    pub roots: Roots,
+    /// How long an offer that is suddenly empty is doubted. Default: 30 s.
+    pub empty_protection: Duration,
+    /// What is watched from the start, not only when a call asks for it.
+    pub eager: Vec<Eager>,
+}
+
+impl ServersConfig {
+    /// Servers with nothing else set.
+    #[must_use]
+    pub fn new(store: StoreConfig) -> Self {
+        Self {
+            store,
+            roots: Roots::default(),
+            empty_protection: Duration::from_secs(30),
+            eager: Vec::new(),
+        }
+    }
+}
+
+/// Services that are watched from the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Eager {
+    /// The layout.
+    pub layout: Layout,
+    /// Their names; `None` watches all there are.
+    pub services: Option<Vec<String>>,
+}
+
+/// How it stands with a registry.
+#[derive(Clone, Debug)]
+pub struct RegistryStatus {
+    /// Its configured name.
+    pub name: String,
+    /// Whether its servers answer. Files and memory always do.
+    pub connected: bool,
+    /// For how long they have not answered.
+    pub stale: Duration,
+    /// Services that are followed.
+    pub services: usize,
+    /// Of these, services whose last providers vanished at once, which is doubted.
+    pub doubted: usize,
+    /// Of these, services known from the snapshot of an earlier run only.
+    pub from_disk: usize,
+}
+
 /// All configured registries.
 pub struct Registries {
     handle: Handle,
+    disk: Option<Disk>,
+    metadata: Metadata,
     sources: Mutex<HashMap<String, (RegistryConfig, Source)>>,
     watches: Arc<Mutex<HashMap<u64, Watch>>>,
     next_watch: AtomicU64,
+    registrar: Registrar,
+    bridges: Mutex<Vec<RunningBridge>>,
+}
+
+/// A bridge at work.
+struct RunningBridge {
+    bridge: Bridge,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
 }
 
 /// A registry at work.
 #[derive(Clone)]
 enum Source {
-    Tree(Arc<ZooKeeper>),
+    Servers(Arc<Servers>),
     Listed(Arc<Listed>),
+}
+
+struct Servers {
+    feeds: Arc<Feeds>,
+    eager: Vec<AbortHandle>,
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        for task in &self.eager {
+            task.abort();
+        }
+    }
 }
 
 struct Watch {
@@ -54,17 +151,29 @@ struct Watch {
 }
 
 impl Registries {
-    /// Registries that work on the runtime of `handle`.
-    #[must_use]
-    pub fn start(handle: Handle, configs: Vec<(String, RegistryConfig)>) -> Self {
+    /// Registries that work on the runtime of `handle`. Snapshots are kept in the folder, if
+    /// there is one.
+    ///
+    /// # Errors
+    /// If the folder cannot be made or written to.
+    pub fn start(
+        handle: Handle,
+        configs: Vec<(String, RegistryConfig)>,
+        snapshots: Option<&Path>,
+        metadata: Arc<dyn MetadataService>,
+    ) -> std::io::Result<Self> {
         let registries = Self {
+            registrar: Registrar::new(&handle),
+            bridges: Mutex::default(),
             handle,
+            disk: snapshots.map(Disk::open).transpose()?,
+            metadata: Metadata(metadata),
             sources: Mutex::default(),
             watches: Arc::default(),
             next_watch: AtomicU64::new(0),
         };
         registries.replace(configs);
-        registries
+        Ok(registries)
     }
 
     /// Puts other registries in place of these. Those that did not change keep their sessions;
@@ -95,12 +204,119 @@ impl Registries {
                 watch.task = self.follow(&watch.lookup, &watch.sink);
             }
         }
+        drop(watches);
+        for registration in self.registrar.all() {
+            if changed.contains(&registration.registry) {
+                self.registrar.remove(&registration);
+                self.register(&registration);
+            }
+        }
+        let mut bridges = lock(&self.bridges);
+        for running in std::mem::take(&mut *bridges) {
+            let touched =
+                |end: &(String, Layout)| changed.contains(&end.0) || self.feeds(&end.0).is_none();
+            if touched(&running.bridge.from) || touched(&running.bridge.to) {
+                running.stop.send_replace(true);
+                bridges.extend(self.start_bridge(running.bridge));
+            } else {
+                bridges.push(running);
+            }
+        }
+    }
+
+    fn feeds(&self, registry: &str) -> Option<Arc<Feeds>> {
+        match &lock(&self.sources).get(registry)?.1 {
+            Source::Servers(servers) => Some(servers.feeds.clone()),
+            Source::Listed(_) => None,
+        }
+    }
+
+    /// Registers a local service until [`unregister`](Self::unregister) or
+    /// [`withdraw`](Self::withdraw). Does nothing if it is registered already.
+    pub fn register(&self, registration: &Registration) {
+        match self.feeds(&registration.registry) {
+            Some(feeds) => self.registrar.add(registration, &feeds),
+            None => tracing::error!(
+                registry = registration.registry,
+                "no such registry of servers to register with"
+            ),
+        }
+    }
+
+    /// Takes a registration back.
+    pub fn unregister(&self, registration: &Registration) {
+        self.registrar.remove(registration);
+    }
+
+    /// What is registered for local services.
+    #[must_use]
+    pub fn registrations(&self) -> Vec<RegistrationStatus> {
+        self.registrar.status()
+    }
+
+    /// Runs these bridges and no others; those that did not change go on undisturbed.
+    pub fn set_bridges(&self, wanted: Vec<Bridge>) {
+        let mut bridges = lock(&self.bridges);
+        let mut running = std::mem::take(&mut *bridges);
+        for bridge in wanted {
+            let former = running.iter().position(|own| own.bridge == bridge);
+            match former {
+                Some(former) => bridges.push(running.swap_remove(former)),
+                None => bridges.extend(self.start_bridge(bridge)),
+            }
+        }
+        for ended in running {
+            ended.stop.send_replace(true);
+        }
+    }
+
+    fn start_bridge(&self, bridge: Bridge) -> Option<RunningBridge> {
+        let (Some(from), Some(to)) = (self.feeds(&bridge.from.0), self.feeds(&bridge.to.0)) else {
+            tracing::error!(?bridge, "a bridge needs registries of servers at both ends");
+            return None;
+        };
+        let (stop, stopped) = watch::channel(false);
+        let running = bridge::run(self.handle.clone(), bridge.clone(), from, to, stopped);
+        Some(RunningBridge {
+            bridge,
+            stop,
+            task: self.handle.spawn(running),
+        })
+    }
+
+    /// Takes everything back that was registered or mirrored: the first thing on the way out.
+    pub async fn withdraw(&self) {
+        let bridges = std::mem::take(&mut *lock(&self.bridges));
+        for bridge in &bridges {
+            bridge.stop.send_replace(true);
+        }
+        self.registrar.withdraw().await;
+        for bridge in bridges {
+            // A bridge takes its entries back within a bound of its own.
+            let _ = bridge.task.await;
+        }
     }
 
     fn open(&self, name: &str, config: &RegistryConfig) -> Source {
         match config {
-            RegistryConfig::ZooKeeper(servers) => {
-                Source::Tree(ZooKeeper::start(&self.handle, name, servers))
+            RegistryConfig::Servers(config) => {
+                let feeds = Feeds::new(
+                    &self.handle,
+                    Store::start(&self.handle, name, &config.store),
+                    config.roots.clone(),
+                    config.empty_protection,
+                    self.disk.clone(),
+                    self.metadata.clone(),
+                );
+                let eager = config
+                    .eager
+                    .iter()
+                    .map(|eager| {
+                        let watching = keep_watching(feeds.clone(), eager.clone());
+                        self.handle.spawn(watching).abort_handle()
+                    })
+                    .collect();
+                Source::Servers(Arc::new(Servers { feeds, eager }))
             }
             RegistryConfig::File(path) => Source::Listed(Listed::file(&self.handle, path)),
             RegistryConfig::Memory(services) => Source::Listed(Listed::memory(services.clone())),
@@ -113,28 +329,165 @@ impl Registries {
         let task = self.handle.spawn(async move {
             match source {
                 Source::Listed(listed) => listed.follow(&lookup, &*sink).await,
-                Source::Tree(store) => follow_tree(&store, &lookup, &*sink).await,
+                Source::Servers(servers) => {
+                    let Some(layout) = Layout::named(&lookup.layout) else {
+                        tracing::error!(layout = %lookup.layout, "no such layout");
+                        return;
+                    };
+                    let feed = servers.feeds.feed(layout, &lookup.service);
+                    drop(servers);
+                    deliver(&feed, &lookup, &*sink).await;
+                }
             }
         });
         Some(task.abort_handle())
     }
+
+    /// How it stands with each registry, by name.
+    #[must_use]
+    pub fn status(&self) -> Vec<RegistryStatus> {
+        let sources = lock(&self.sources);
+        let mut all: Vec<RegistryStatus> = sources
+            .iter()
+            .map(|(name, (_, source))| source.status(name))
+            .collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// Follows one service of a registry of servers: its offers of every version and group.
+    /// `None` if there is no such registry, or it is a list.
+    #[must_use]
+    pub fn offers(&self, registry: &str, layout: Layout, service: &str) -> Option<Offers> {
+        let Some((_, Source::Servers(servers))) = lock(&self.sources).get(registry).cloned() else {
+            return None;
+        };
+        let feed = servers.feeds.feed(layout, service);
+        Some(Offers {
+            offers: feed.offers(),
+            _feed: feed,
+        })
+    }
+
+    /// The names of all services of a layout in a registry of servers. `None` if there is no
+    /// such registry, it is a list, or its servers do not answer within `patience`.
+    pub async fn services(
+        &self,
+        registry: &str,
+        layout: Layout,
+        patience: Duration,
+    ) -> Option<BTreeSet<String>> {
+        let Some((_, Source::Servers(servers))) = lock(&self.sources).get(registry).cloned() else {
+            return None;
+        };
+        let feeds = &servers.feeds;
+        let mut directory = Directory::begin(feeds.store(), feeds.roots(), layout);
+        let names = async {
+            loop {
+                if let Some(names) = directory.latest() {
+                    return names;
+                }
+                directory.changed().await;
+            }
+        };
+        tokio::time::timeout(patience, names).await.ok()
+    }
 }
 
-/// Follows one service in a tree, by the layout of its lookup.
-async fn follow_tree(store: &ZooKeeper, lookup: &Lookup, sink: &dyn Sink) {
-    let Some(layout) = layout::named(&lookup.layout) else {
-        tracing::error!(layout = %lookup.layout, "no such layout in a tree");
-        return;
-    };
-    let mut children = store.children(&layout.path(lookup));
-    while let Some(children) = children.next().await {
-        let snapshot = match children {
-            None => Snapshot::default(),
-            Some(children) => layout::snapshot(layout, lookup, &children).await,
+/// The offers of one service, followed for as long as this lives.
+pub struct Offers {
+    offers: watch::Receiver<Option<Arc<Offer>>>,
+    _feed: Arc<Feed>,
+}
+
+impl Offers {
+    /// The latest offer; `None` until the first.
+    #[must_use]
+    pub fn latest(&mut self) -> Option<Arc<Offer>> {
+        self.offers.borrow_and_update().clone()
+    }
+
+    /// Waits for another offer.
+    pub async fn changed(&mut self) {
+        if self.offers.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Source {
+    fn status(&self, name: &str) -> RegistryStatus {
+        let mut status = RegistryStatus {
+            name: name.to_owned(),
+            connected: true,
+            stale: Duration::ZERO,
+            services: 0,
+            doubted: 0,
+            from_disk: 0,
         };
-        let endpoints = snapshot.instances.len();
-        tracing::debug!(registry = %lookup.registry, service = %lookup.service, endpoints, "snapshot");
-        sink.update(snapshot);
+        if let Self::Servers(servers) = self {
+            let store = servers.feeds.store().status();
+            let feeds = servers.feeds.all();
+            status.connected = store.connected;
+            if !store.connected {
+                status.stale = Instant::now().duration_since(store.since);
+            }
+            status.services = feeds.len();
+            status.doubted = feeds.iter().filter(|(_, feed)| feed.is_held()).count();
+            status.from_disk = feeds.iter().filter(|(_, feed)| feed.is_from_disk()).count();
+        }
+        status
+    }
+}
+
+/// Gives a sink what a lookup finds in a feed's offers, as it changes.
+async fn deliver(feed: &Feed, lookup: &Lookup, sink: &dyn Sink) {
+    let mut offers = feed.offers();
+    let mut last = None;
+    loop {
+        let offer = offers.borrow_and_update().clone();
+        if let Some(offer) = offer {
+            let snapshot = offer.snapshot(feed.layout, lookup);
+            if last.as_ref() != Some(&snapshot) {
+                sink.update(snapshot.clone());
+                last = Some(snapshot);
+            }
+        }
+        if offers.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Keeps services followed that nobody has asked for yet.
+async fn keep_watching(feeds: Arc<Feeds>, eager: Eager) {
+    if let Some(services) = &eager.services {
+        let _kept: Vec<Arc<Feed>> = services
+            .iter()
+            .map(|service| feeds.feed(eager.layout, service))
+            .collect();
+        return std::future::pending().await;
+    }
+    let mut directory = Directory::begin(feeds.store(), feeds.roots(), eager.layout);
+    let mut kept: HashMap<String, Arc<Feed>> = HashMap::new();
+    loop {
+        if let Some(names) = directory.latest() {
+            // One that is gone from the list may be gone for a moment only; its feed tells.
+            kept.retain(|name, feed| {
+                names.contains(name)
+                    || feed
+                        .offers()
+                        .borrow()
+                        .as_ref()
+                        .is_some_and(|offer| !offer.providers.is_empty())
+            });
+            for name in names {
+                kept.entry(name)
+                    .or_insert_with_key(|name| feeds.feed(eager.layout, name));
+            }
+            tracing::debug!(root = directory.root(), services = kept.len(), "directory");
+        }
+        directory.changed().await;
     }
 }
 

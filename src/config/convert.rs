@@ -1,9 +1,9 @@
 //! The file's types become core's; what does not make sense is refused with its place.
 
 mod clusters;
+mod registries;
 mod routes;
 
-use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
@@ -11,20 +11,19 @@ use std::path::Path;
 use finback_core::cluster::ClusterPolicy;
 use finback_core::driver::ListenerSpec;
 use finback_core::mesh::{self, RoutingSpec};
-use finback_registry::{ListedService, RegistryConfig};
+use finback_registry::Layout;
 
 use super::file::{self, File};
 use super::units::{Pause, Placed, Size, Time};
 use super::{Config, Wrong};
 use crate::protocols;
 
-use clusters::{cluster_spec, instances, policy};
+use clusters::{cluster_spec, policy};
+use registries::registry_spec;
 use routes::table;
 
 /// More workers than any machine has cores for; a slip of the keyboard.
 const MAX_WORKERS: usize = 1024;
-/// The layouts that there are.
-const LAYOUTS: &[&str] = &["dubbo", "sofa", "native"];
 
 type Result<T> = std::result::Result<T, Wrong>;
 
@@ -71,6 +70,9 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
         workers,
         admin,
         registries,
+        snapshots: file
+            .snapshots
+            .map(|snapshots| folder.join(snapshots.folder)),
         listeners,
         routing,
     })
@@ -105,16 +107,12 @@ fn named(name: Placed<String>) -> Result<String> {
     Ok(name.value)
 }
 
-fn check_layout(layout: &Placed<String>) -> Result<()> {
-    if LAYOUTS.contains(&&*layout.value) {
-        return Ok(());
-    }
-    let all = LAYOUTS.join(", ");
-    let message = format!(
-        "no layout is called `{}`; write one of: {all}",
-        layout.value
-    );
-    Err(Wrong::at(layout.place, message))
+fn layout(name: &Placed<String>) -> Result<Layout> {
+    Layout::named(&name.value).ok_or_else(|| {
+        let all = Layout::names().join(", ");
+        let message = format!("no layout is called `{}`; write one of: {all}", name.value);
+        Wrong::at(name.place, message)
+    })
 }
 
 fn workers(given: Option<&Placed<usize>>) -> Result<usize> {
@@ -148,62 +146,6 @@ fn admin_address(placed: &Placed<String>) -> Result<SocketAddr> {
         return Err(Wrong::at(placed.place, message));
     }
     Ok(address)
-}
-
-fn registry_spec(registry: Placed<file::Registry>, folder: &Path) -> Result<RegistryConfig> {
-    match registry.value {
-        file::Registry {
-            zookeeper: Some(servers),
-            file: None,
-            memory: None,
-        } => zookeeper(servers),
-        file::Registry {
-            zookeeper: None,
-            file: Some(path),
-            memory: None,
-        } => Ok(RegistryConfig::File(folder.join(path))),
-        file::Registry {
-            zookeeper: None,
-            file: None,
-            memory: Some(services),
-        } => memory(services),
-        _ => Err(Wrong::at(
-            registry.place,
-            "write exactly one of `zookeeper`, `file` and `memory`",
-        )),
-    }
-}
-
-fn zookeeper(servers: Placed<String>) -> Result<RegistryConfig> {
-    let hosts = servers.value.split('/').next().unwrap_or_default();
-    for server in hosts.split(',') {
-        let port = server.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-        if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
-            let message = format!("`{server}` is no server; write host:port,host:port/chroot");
-            return Err(Wrong::at(servers.place, message));
-        }
-    }
-    Ok(RegistryConfig::ZooKeeper(servers.value))
-}
-
-fn memory(services: Vec<file::Service>) -> Result<RegistryConfig> {
-    let mut seen = HashSet::new();
-    let mut listed = Vec::new();
-    for from in services {
-        let place = from.service.place;
-        let service = named(from.service)?;
-        if !seen.insert((service.clone(), from.version.clone(), from.group.clone())) {
-            let message = format!("service `{service}` is listed twice; list all endpoints once");
-            return Err(Wrong::at(place, message));
-        }
-        listed.push(ListedService {
-            service,
-            version: from.version,
-            group: from.group,
-            instances: instances(from.endpoints)?,
-        });
-    }
-    Ok(RegistryConfig::Memory(listed))
 }
 
 fn listeners(

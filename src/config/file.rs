@@ -20,6 +20,9 @@ pub struct File {
     /// Registries by name.
     #[serde(default)]
     pub registries: BTreeMap<String, Placed<Registry>>,
+    /// Where registries' endpoints are kept for a start while a registry is away. Default:
+    /// nowhere. Read at the start only.
+    pub snapshots: Option<Snapshots>,
     /// Addresses to accept on; at least one.
     pub listeners: Placed<Vec<Listener>>,
     /// Route tables by name.
@@ -43,16 +46,102 @@ pub struct Admin {
     pub address: Placed<String>,
 }
 
-/// Where services are registered. Exactly one of the keys.
+/// Where services are registered. Exactly one of `zookeeper`, `etcd`, `file` and `memory`; the
+/// other keys are for the first two.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Registry {
     /// ZooKeeper servers: `host:port,host:port/chroot`.
     pub zookeeper: Option<Placed<String>>,
+    /// etcd servers: `host:port` or a URL, or a list of them.
+    pub etcd: Option<Placed<Servers>>,
     /// A file of services and endpoints, relative to this one; read again when it changes.
     pub file: Option<String>,
     /// Services and endpoints right here.
     pub memory: Option<Vec<Service>>,
+    /// The user to log in as.
+    pub user: Option<Placed<String>>,
+    /// The user's password.
+    pub password: Option<String>,
+    /// A file with the user's password, relative to this one, in place of `password`.
+    pub password_file: Option<Placed<String>>,
+    /// How to log in to ZooKeeper: `digest` or `sasl` (DIGEST-MD5). Default: digest.
+    pub authentication: Option<Placed<String>>,
+    /// Speak TLS. Default: no.
+    pub tls: Option<Tls>,
+    /// How long a ZooKeeper session outlives its connection. Default: 20s.
+    pub session: Option<Time>,
+    /// How long it is doubted when all providers of a service vanish at once. Default: 30s.
+    pub empty_protection: Option<Time>,
+    /// Services that are watched from the start, not only from their first call. Default: none.
+    #[serde(default)]
+    pub eager: Vec<Eager>,
+    /// Where layouts begin.
+    #[serde(default)]
+    pub roots: Roots,
+}
+
+/// One or several servers.
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
+pub enum Servers {
+    /// One.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
+
+forms!(
+    Servers,
+    "a server such as 127.0.0.1:2379, or a list of them",
+    One,
+    list Many(Vec<String>)
+);
+
+/// Certificates, as PEM files relative to this one.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Authorities that the servers' certificates must descend from. Default: the public ones.
+    pub ca: Option<String>,
+    /// Our own certificate chain, where servers ask for one.
+    pub certificate: Option<Placed<String>>,
+    /// Its key.
+    pub key: Option<Placed<String>>,
+}
+
+/// Services that are watched from the start.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Eager {
+    /// The layout they are in.
+    pub layout: Placed<String>,
+    /// Their names. Default: all there are.
+    pub services: Option<Vec<String>>,
+}
+
+/// Where layouts begin in a registry.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Roots {
+    /// Dubbo's group. Default: /dubbo.
+    pub dubbo: Option<Placed<String>>,
+    /// Where Dubbo's applications and Spring Cloud's services are. Default: /services.
+    pub services: Option<Placed<String>>,
+    /// SOFA-RPC's. Default: /sofa-rpc.
+    pub sofa: Option<Placed<String>>,
+    /// What stands before a gRPC service's name. Default: nothing.
+    pub grpc: Option<Placed<String>>,
+    /// That of `native`. Default: /finback/services.
+    pub native: Option<Placed<String>>,
+}
+
+/// Snapshots of registries on disk.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshots {
+    /// The folder, relative to this file; made if need be.
+    pub folder: String,
 }
 
 /// A service of a `memory` registry.

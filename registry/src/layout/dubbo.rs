@@ -1,77 +1,77 @@
 //! Dubbo's interface level: `/dubbo/{interface}/providers/{url}` (Dubbo's `ZookeeperRegistry`).
 
-use finback_core::discovery::{Lane, Lookup, WarmUp};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use finback_core::discovery::Lookup;
 
-use super::Layout;
-use super::url::Url;
+use super::url::{self, Url};
+use super::{Draft, Drafts, Layout, Roots, provider};
+use crate::offer::Provider;
+use crate::store::Answer;
 
 /// How long a provider warms up that does not say (`AbstractLoadBalance`), in milliseconds.
-const WARM_UP: u64 = 600_000;
-/// What Java's `URLEncoder` leaves as it is.
-const KEPT: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'.')
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'*');
-
-pub(super) struct Dubbo;
-
-impl Layout for Dubbo {
-    fn path(&self, lookup: &Lookup) -> String {
-        format!(
-            "/dubbo/{}/providers",
-            utf8_percent_encode(&lookup.service, KEPT)
-        )
-    }
-
-    fn admits(&self, lookup: &Lookup, entry: &Url) -> bool {
-        // Providers written by Node have no path; those with a context path have it before the
-        // interface.
-        let interface = entry.get("interface").unwrap_or(&entry.path);
-        entry.scheme == "dubbo"
-            && interface == &*lookup.service
-            && entry
-                .get("category")
-                .is_none_or(|category| category == "providers")
-            && entry.flag("enabled", true)
-            && !entry.flag("disabled", false)
-            && is_match(&lookup.version, entry.get("version"))
-            && lookup
-                .group
-                .split(',')
-                .any(|group| is_match(group, group_of(entry)))
-    }
-
-    fn warm_up(&self, entry: &Url) -> Option<WarmUp> {
-        let period = entry.number("warmup").unwrap_or(WARM_UP);
-        super::warm_up(entry.number("timestamp"), Some(period))
-    }
-
-    fn lane(&self) -> Option<Lane> {
-        Some(Lane {
-            attribute: "dubbo.tag".to_owned(),
-            label: "tag".to_owned(),
-        })
-    }
-}
-
+pub(super) const WARM_UP: u64 = 600_000;
 /// What npm's `sofa-rpc-node` writes as the group of Dubbo providers that have none.
 const NO_GROUP: &str = "SOFA";
+/// Dubbo's name for "no version".
+const NO_VERSION: &str = "0.0.0";
 
-fn group_of(entry: &Url) -> Option<&str> {
-    entry.get("group").filter(|group| *group != NO_GROUP)
+/// Where the providers of a service are.
+pub(super) fn providers(roots: &Roots, service: &str) -> String {
+    format!("{}/{}/providers", roots.dubbo, url::encode(service))
 }
 
-/// Whether a provider's version (or group) is the one asked for; `*` on either side is any.
-fn is_match(wanted: &str, provided: Option<&str>) -> bool {
-    let plain = |text: &str| {
-        if text == "0.0.0" {
-            String::new()
-        } else {
-            text.to_owned()
+/// The providers among the entries.
+pub(super) fn read(service: &str, answer: Option<&Answer>) -> Drafts {
+    Drafts::of(answer, |name, _| {
+        // etcd holds keys of folders too.
+        if name.is_empty() {
+            return Some(None);
         }
-    };
-    let provided = provided.unwrap_or("");
+        let url = Url::decode(name)?;
+        Some(draft(service, url))
+    })
+}
+
+/// The provider that a URL describes; `None` if it takes no calls for the service.
+pub(super) fn draft(service: &str, url: Url) -> Option<Draft> {
+    // Providers written by Node have no path; those with a context path have it before the
+    // interface.
+    let interface = url.get("interface").unwrap_or(&url.path);
+    let serves = !matches!(&*url.scheme, "empty" | "override" | "route" | "consumer")
+        && interface == service
+        && url
+            .get("category")
+            .is_none_or(|category| category == "providers")
+        && url.flag("enabled", true)
+        && !url.flag("disabled", false);
+    serves.then(|| {
+        let mut provider = provider(Layout::Dubbo, &url.scheme, url.parameters);
+        provider.warm_up = provider.warm_up.or(Some(WARM_UP));
+        if provider.group == NO_GROUP {
+            provider.group.clear();
+        }
+        if provider.version == NO_VERSION {
+            provider.version.clear();
+        }
+        Draft {
+            host: url.host,
+            port: url.port,
+            provider,
+        }
+    })
+}
+
+/// Whether a provider's version and group are those asked for; `*` on either side is any, and
+/// several groups may be asked for.
+pub(super) fn serves(lookup: &Lookup, provider: &Provider) -> bool {
+    provider.protocol == "dubbo"
+        && is_match(&lookup.version, &provider.version)
+        && lookup
+            .group
+            .split(',')
+            .any(|group| is_match(group, &provider.group))
+}
+
+fn is_match(wanted: &str, provided: &str) -> bool {
+    let plain = |text| if text == NO_VERSION { "" } else { text };
     wanted == "*" || provided == "*" || plain(wanted) == plain(provided)
 }

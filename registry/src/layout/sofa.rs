@@ -1,29 +1,36 @@
 //! SOFA-RPC: `/sofa-rpc/{interface}/providers/{url}` (SOFA-RPC's registry-zk).
 
-use finback_core::discovery::{Lane, Lookup, WarmUp};
-
-use super::Layout;
 use super::url::Url;
+use super::{Draft, Drafts, Layout, Roots, provider};
+use crate::store::Answer;
 
-pub(super) struct Sofa;
+/// Where the providers of a service are.
+pub(super) fn providers(roots: &Roots, service: &str) -> String {
+    format!("{}/{service}/providers", roots.sofa)
+}
 
-impl Layout for Sofa {
-    fn path(&self, lookup: &Lookup) -> String {
-        format!("/sofa-rpc/{}/providers", lookup.service)
-    }
-
-    fn admits(&self, lookup: &Lookup, entry: &Url) -> bool {
-        // `version` is a constant there, not the service's version: consumers ignore it too.
-        entry.scheme == "bolt"
-            && entry.get("uniqueId").unwrap_or("") == &*lookup.group
-            && !entry.flag("disabled", false)
-    }
-
-    fn warm_up(&self, entry: &Url) -> Option<WarmUp> {
-        super::warm_up(entry.number("startTime"), entry.number("warmupTime"))
-    }
-
-    fn lane(&self) -> Option<Lane> {
-        None
-    }
+/// The providers among the entries.
+pub(super) fn read(answer: Option<&Answer>) -> Drafts {
+    Drafts::of(answer, |name, _| {
+        let url = Url::decode(name)?;
+        if url.scheme != "bolt" || url.flag("disabled", false) {
+            return Some(None);
+        }
+        let since = url.number("startTime");
+        let warm_up = url.number("warmupTime");
+        let unique_id = url.get("uniqueId").unwrap_or_default().to_owned();
+        let mut provider = provider(Layout::Sofa, &url.scheme, url.parameters);
+        // The parameter of that name is a constant, and there are no groups.
+        provider.version.clear();
+        provider.labels.remove("version");
+        provider.labels.remove("group");
+        provider.group = unique_id;
+        provider.since = since;
+        provider.warm_up = warm_up;
+        Some(Some(Draft {
+            host: url.host,
+            port: url.port,
+            provider,
+        }))
+    })
 }

@@ -1,33 +1,52 @@
 //! Entries as real frameworks wrote them, and worse ones.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use finback_core::discovery::Snapshot;
 use proptest::prelude::*;
 
+use super::url::Url;
 use super::*;
+use crate::offer::Offer;
 
-fn lookup(layout: &str, service: &str, version: &str, group: &str) -> Lookup {
+fn lookup(layout: Layout, service: &str, version: &str, group: &str) -> Lookup {
     Lookup {
         registry: "r".into(),
-        layout: layout.into(),
+        layout: layout.name().into(),
         service: service.into(),
         version: version.into(),
         group: group.into(),
     }
 }
 
-fn read(lookup: &Lookup, urls: &[&str]) -> Snapshot {
-    let children: Vec<String> = urls
-        .iter()
-        .map(|url| {
-            percent_encoding::utf8_percent_encode(url, percent_encoding::NON_ALPHANUMERIC)
-                .to_string()
+fn offer(layout: Layout, drafts: Drafts) -> Offer {
+    let providers = drafts
+        .drafts
+        .into_iter()
+        .map(|draft| {
+            let mut provider = draft.provider;
+            let host = draft.host.parse().unwrap();
+            provider.address = std::net::SocketAddr::new(host, draft.port);
+            provider
         })
         .collect();
-    let layout = named(&lookup.layout).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
-    runtime.block_on(snapshot(layout, lookup, &children))
+    Offer::new(layout, drafts.known, providers)
+}
+
+fn encoded(urls: &[&str]) -> Answer {
+    let urls: Vec<String> = urls.iter().map(|text| url::encode(text)).collect();
+    names(urls.iter().map(String::as_str))
+}
+
+fn dubbo_offer(urls: &[&str]) -> Offer {
+    offer(Layout::Dubbo, dubbo::read("a.B", Some(&encoded(urls))))
+}
+
+fn valued(entries: &[(&str, &str)]) -> Answer {
+    let entries: crate::store::Entries = entries
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), bytes::Bytes::from((*value).to_owned())))
+        .collect();
+    Answer::Entries(Arc::new(entries))
 }
 
 fn ports(snapshot: &Snapshot) -> Vec<u16> {
@@ -56,14 +75,21 @@ fn dubbo_providers_by_version_group_and_state() {
         "dubbo://h:0/a.B",
         "dubbo://:1/a.B",
     ];
-    let of = |version, group| ports(&read(&lookup("dubbo", "a.B", version, group), &urls));
+    let offer = dubbo_offer(&urls[..9]);
+    let of = |version, group| {
+        ports(&offer.snapshot(Layout::Dubbo, &lookup(Layout::Dubbo, "a.B", version, group)))
+    };
     assert_eq!(of("1.0", "g"), [1, 9]);
-    assert_eq!(of("", ""), [2, 3, 9, 10]);
+    assert_eq!(of("", ""), [2, 3, 9]);
     assert_eq!(of("1.0", "x,g"), [1, 9]);
     assert_eq!(of("2.0", ""), [9]);
-    let gray = &read(&lookup("dubbo", "a.B", "1.0", "g"), &urls).instances[0];
+    let gray = lookup(Layout::Dubbo, "a.B", "1.0", "g");
+    let gray = &offer.snapshot(Layout::Dubbo, &gray).instances[0];
     assert_eq!((gray.weight, gray.labels["tag"].as_str()), (50, "gray"));
-    assert_eq!(gray.warm_up.unwrap().period, Duration::from_secs(600));
+    assert_eq!(gray.warm_up.unwrap().period.as_secs(), 600);
+    let all = dubbo::read("a.B", Some(&encoded(&urls)));
+    assert_eq!((all.unreadable, all.drafts.len()), (4, 6));
+    assert_eq!(all.drafts.iter().filter(|d| d.host == "fe80::1").count(), 1);
 }
 
 #[test]
@@ -73,16 +99,99 @@ fn sofa_providers_by_unique_id() {
         "bolt://127.0.0.1:22102?uniqueId=blue&weight=7",
         "rest://127.0.0.1:22103?uniqueId=",
     ];
+    let offer = offer(Layout::Sofa, sofa::read(Some(&encoded(&urls))));
     let of = |group| {
-        read(
-            &lookup("sofa", "com.example.HelloService", "1.0", group),
-            &urls,
-        )
+        let lookup = lookup(Layout::Sofa, "com.example.HelloService", "1.0", group);
+        offer.snapshot(Layout::Sofa, &lookup)
     };
     assert_eq!(ports(&of("")), [22101]);
     assert_eq!(of("").instances[0].labels["application"], "demo");
+    assert!(!of("").instances[0].labels.contains_key("version"));
     assert_eq!(ports(&of("blue")), [22102]);
     assert_eq!(of("blue").instances[0].weight, 7);
+}
+
+/// As Curator wrote it for a Spring Cloud application.
+const SPRING: &str = r#"{"name":"orders","id":"0f6a","address":"127.0.0.1","port":8081,"sslPort":null,"payload":{"@class":"org.springframework.cloud.zookeeper.discovery.ZookeeperInstance","id":"application-1","name":"orders","metadata":{"zone":"z1","instance_status":"UP"}},"registrationTimeUTC":1795392757873,"serviceType":"DYNAMIC","uriSpec":{"parts":[{"value":"scheme","variable":true}]}}"#;
+
+#[test]
+fn spring_instances_by_their_state() {
+    let out = SPRING.replace("\"UP\"", "\"OUT_OF_SERVICE\"");
+    let off = SPRING.replace("\"sslPort\":null", "\"enabled\":false");
+    let plain = r#"{"name":"plain","id":"id1","address":"127.0.0.1","port":9,"sslPort":null,"payload":"x","registrationTimeUTC":1,"serviceType":"DYNAMIC","uriSpec":null}"#;
+    let secure = SPRING.replace("8081,\"sslPort\":null", "null,\"sslPort\":8443");
+    let marked = SPRING.replace("\"0f6a\"", "\"finback-bridge-zk@10.0.0.1:80\"");
+    let drafts = spring::read(Some(&valued(&[
+        ("a", SPRING),
+        ("b", &out),
+        ("c", &off),
+        ("d", plain),
+        ("e", &secure),
+        ("f", &marked),
+        ("g", "{\"foreign\": true}"),
+        ("h", "127.0.0.1"),
+        ("i", ""),
+    ])));
+    assert_eq!(drafts.unreadable, 2);
+    let of = |n: usize| &drafts.drafts[n];
+    assert_eq!(drafts.drafts.len(), 4);
+    assert_eq!((of(0).port, of(1).port, of(2).port), (8081, 9, 8443));
+    assert_eq!(of(0).provider.labels["zone"], "z1");
+    assert_eq!(of(2).provider.protocol, "https");
+    assert_eq!(of(3).provider.origin.as_deref(), Some("zk"));
+}
+
+#[test]
+fn grpc_endpoints_with_their_metadata() {
+    let drafts = grpc::read(Some(&valued(&[
+        (
+            "10.0.0.1:5000",
+            r#"{"Op":0,"Addr":"10.0.0.1:5000","Metadata":null}"#,
+        ),
+        (
+            "x",
+            r#"{"Op":0,"Addr":"[::1]:5001","Metadata":{"zone":"a","n":3}}"#,
+        ),
+        ("y", r#"{"Op":1,"Addr":"10.0.0.1:5002","Metadata":null}"#),
+        ("z", "not json"),
+        ("w", r#"{"Op":0,"Addr":"nowhere","Metadata":null}"#),
+    ])));
+    assert_eq!((drafts.drafts.len(), drafts.unreadable), (2, 2));
+    assert_eq!(drafts.drafts[1].host, "::1");
+    assert_eq!(drafts.drafts[1].provider.labels["zone"], "a");
+    assert_eq!(drafts.drafts[1].provider.labels["n"], "3");
+}
+
+#[test]
+fn native_providers_with_labels() {
+    let drafts = native::read(Some(&valued(&[
+        (
+            "1",
+            r#"{"address":"10.0.0.1:80","version":"2","weight":7,"labels":{"zone":"a"}}"#,
+        ),
+        ("2", r#"{"address":"10.0.0.2:80"}"#),
+        ("3", r#"{"adress":"10.0.0.3:80"}"#),
+    ])));
+    assert_eq!(drafts.unreadable, 1);
+    let offer = offer(Layout::Native, drafts);
+    let of = |version| {
+        let lookup = lookup(Layout::Native, "s", version, "");
+        offer.snapshot(Layout::Native, &lookup).instances.len()
+    };
+    assert_eq!((of("2"), of("3")), (2, 1));
+}
+
+#[test]
+fn services_are_named_in_trees_and_in_keys() {
+    let of = |layout, name| service_in(layout, name);
+    assert_eq!(of(Layout::Dubbo, "a.B").as_deref(), Some("a.B"));
+    assert_eq!(of(Layout::Dubbo, "a.B/providers/x").as_deref(), Some("a.B"));
+    assert_eq!(of(Layout::Dubbo, "metadata/app/1"), None);
+    assert_eq!(
+        of(Layout::Grpc, "shop/pay/10.0.0.1:1").as_deref(),
+        Some("shop/pay")
+    );
+    assert_eq!(of(Layout::Grpc, "lonely"), None);
 }
 
 #[test]
@@ -91,9 +200,9 @@ fn of_two_entries_of_one_address_the_younger_counts() {
         "dubbo://10.0.0.1:1/a.B?weight=2&timestamp=2000",
         "dubbo://10.0.0.1:1/a.B?weight=1&timestamp=1000",
     ];
-    let read = read(&lookup("dubbo", "a.B", "", ""), &urls);
-    assert_eq!(read.instances.len(), 1);
-    assert_eq!(read.instances[0].weight, 2);
+    let offer = dubbo_offer(&urls);
+    assert_eq!(offer.providers.len(), 1);
+    assert_eq!(offer.providers[0].weight, 2);
 }
 
 #[test]
@@ -113,5 +222,23 @@ proptest! {
         let _ = Url::decode(&name);
         let _ = Url::decode(&tail);
         let _ = Url::parse(&format!("dubbo://{tail}"));
+    }
+
+    #[test]
+    fn any_value_ends_in_a_result(value in "\\PC{0,200}", json in r#"[\{\}\[\]":,a-zA-Z0-9.]{0,120}"#) {
+        for text in [&value, &json] {
+            let answer = valued(&[("x", text)]);
+            for read in [spring::read, grpc::read, native::read, sofa::read] {
+                let drafts = read(Some(&answer));
+                prop_assert!(drafts.drafts.len() + drafts.unreadable <= 1);
+            }
+        }
+    }
+
+    /// What is written is read as the same.
+    #[test]
+    fn urls_survive_being_written(host in "[a-z0-9.]{1,20}", port in 1_u16.., path in "[a-zA-Z.]{0,20}", values in proptest::collection::btree_map("[a-z.]{1,10}", "[a-zA-Z0-9 ,*/:%+é]{0,20}", 0..5)) {
+        let url = Url { scheme: "dubbo".to_owned(), host, port, path, parameters: values };
+        prop_assert_eq!(Url::decode(&url::encode(&url.to_string())), Some(url));
     }
 }

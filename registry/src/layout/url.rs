@@ -1,11 +1,17 @@
-//! The URLs that frameworks use as node names.
+//! The URLs that frameworks use as names.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-/// The longest node name that is looked at, in bytes.
+/// The longest name that is looked at, in bytes.
 const MAX_NAME: usize = 64 * 1024;
+/// What Java's `URLEncoder` leaves as it is.
+const KEPT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'.')
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'*');
 
 /// One entry: `scheme://host:port/path?name=value&..`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,18 +20,13 @@ pub(crate) struct Url {
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) path: String,
-    parameters: HashMap<String, String>,
+    pub(crate) parameters: BTreeMap<String, String>,
 }
 
 impl Url {
-    /// Reads a node's name, which is the URL encoded once, as Java's `URLEncoder` does.
+    /// Reads a name, which is the URL encoded once, as Java's `URLEncoder` does.
     pub(crate) fn decode(name: &str) -> Option<Self> {
-        if name.len() > MAX_NAME {
-            return None;
-        }
-        let spaced = name.replace('+', "%20");
-        let text = percent_decode_str(&spaced).decode_utf8().ok()?;
-        Self::parse(&text)
+        Self::parse(&decode(name)?)
     }
 
     pub(crate) fn parse(text: &str) -> Option<Self> {
@@ -67,4 +68,46 @@ impl Url {
         self.get(name)
             .map_or(default, |value| value.eq_ignore_ascii_case("true"))
     }
+}
+
+impl std::fmt::Display for Url {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            scheme,
+            host,
+            port,
+            path,
+            parameters,
+        } = self;
+        write!(f, "{scheme}://")?;
+        if host.contains(':') {
+            write!(f, "[{host}]")?;
+        } else {
+            write!(f, "{host}")?;
+        }
+        write!(f, ":{port}")?;
+        if !path.is_empty() {
+            write!(f, "/{path}")?;
+        }
+        for (n, (name, value)) in parameters.iter().enumerate() {
+            let separator = if n == 0 { '?' } else { '&' };
+            write!(f, "{separator}{name}={value}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Decodes a name as Java's `URLDecoder` does.
+pub(crate) fn decode(name: &str) -> Option<String> {
+    if name.len() > MAX_NAME {
+        return None;
+    }
+    let spaced = name.replace('+', "%20");
+    let text = percent_decode_str(&spaced).decode_utf8().ok()?;
+    Some(text.into_owned())
+}
+
+/// Encodes a text as Java's `URLEncoder` does, but for spaces, which it also reads as `%20`.
+pub(crate) fn encode(text: &str) -> String {
+    utf8_percent_encode(text, KEPT).to_string()
 }

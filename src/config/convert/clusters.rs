@@ -7,7 +7,7 @@ use finback_core::balance::{self, HashOn};
 use finback_core::cluster::{ClusterPolicy, ClusterSpec, Source};
 use finback_core::discovery::{Instance, Lookup};
 
-use super::{Names, Result, address, check_layout, known, named, set, set_time};
+use super::{Names, Result, address, known, layout, named, set, set_time};
 use crate::config::Wrong;
 use crate::config::file;
 use crate::config::units::{Pause, Percent, Placed};
@@ -29,7 +29,7 @@ pub(super) fn cluster_spec(
             }),
         ) => {
             known(&names.registries, "registry", &discover.registry)?;
-            check_layout(&discover.layout)?;
+            layout(&discover.layout)?;
             Source::Discovered(Lookup {
                 registry: discover.registry.value.into(),
                 layout: discover.layout.value.into(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use finback_core::route::{self, Destination, RouteTable, Text, Weighted};
 use finback_core::subset::{self, Subset};
 
-use super::{Names, Result, check_layout, known};
+use super::{Names, Result, known};
 use crate::config::Wrong;
 use crate::config::file;
 use crate::config::units::{Placed, Time};
@@ -141,8 +141,8 @@ fn registry(target: file::Target, place: (u64, u64), names: &Names) -> Result<De
         return Err(Wrong::at(place, message));
     };
     known(&names.registries, "registry", &registry)?;
-    if let Some(layout) = &layout {
-        check_layout(layout)?;
+    if let Some(name) = &layout {
+        super::layout(name)?;
     }
     Ok(Destination::Registry {
         registry: registry.value.into(),

@@ -1,5 +1,6 @@
 //! What the end-to-end tests stand on: real processes, a real registry, the real binary.
 
+pub(crate) mod etcd;
 pub(crate) mod finback;
 pub(crate) mod peer;
 pub(crate) mod process;
@@ -13,13 +14,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A port of loopback that is free now.
+/// A port that is free now, outside the range from which the system gives ports to clients: one
+/// of those could be taken by anybody's connection before its server starts, even by the
+/// connection that looks whether the server is there.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("0.0.0.0:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed) + std::process::id() * 37;
+        let port = u16::try_from(12_000 + step % 20_000).unwrap();
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// This machine's address that is not loopback. Dubbo for Java connects to no other.

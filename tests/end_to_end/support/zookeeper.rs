@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,7 +16,8 @@ const JAR: &str = "/usr/share/java/zookeeper.jar";
 pub(crate) struct ZooKeeper {
     /// Its address.
     pub(crate) address: String,
-    _process: Process,
+    folder: PathBuf,
+    process: Option<Process>,
 }
 
 impl ZooKeeper {
@@ -34,8 +35,28 @@ impl ZooKeeper {
              admin.enableServer=false\n4lw.commands.whitelist=*\nmaxClientCnxns=0\n",
             folder.display()
         );
-        let file = folder.join("zoo.cfg");
-        std::fs::write(&file, config).unwrap();
+        std::fs::write(folder.join("zoo.cfg"), config).unwrap();
+        let mut zookeeper = Self {
+            address: format!("127.0.0.1:{port}"),
+            folder,
+            process: None,
+        };
+        zookeeper.restart();
+        zookeeper
+    }
+
+    /// Its process.
+    pub(crate) fn process(&self) -> &Process {
+        self.process.as_ref().unwrap()
+    }
+
+    /// Kills it without a word; its data stay.
+    pub(crate) fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts it (again) on the same port with the same data, and waits until it serves.
+    pub(crate) fn restart(&mut self) {
         let mut command = Command::new("java");
         command.args([
             "-Xmx128m",
@@ -46,11 +67,10 @@ impl ZooKeeper {
         ]);
         command
             .arg("org.apache.zookeeper.server.ZooKeeperServerMain")
-            .arg(file);
+            .arg(self.folder.join("zoo.cfg"));
         let process = Process::start("zookeeper", &mut command);
-        let address = format!("127.0.0.1:{port}");
         let end = Instant::now() + Duration::from_secs(30);
-        while !serves(&address) {
+        while !serves(&self.address) {
             assert!(
                 Instant::now() < end,
                 "ZooKeeper does not serve\n{}",
@@ -58,10 +78,12 @@ impl ZooKeeper {
             );
             thread::sleep(Duration::from_millis(50));
         }
-        Self {
-            address,
-            _process: process,
-        }
+        self.process = Some(process);
+    }
+
+    /// Forgets everything it was told; for when it does not run.
+    pub(crate) fn wipe(&self) {
+        std::fs::remove_dir_all(self.folder.join("version-2")).unwrap();
     }
 }
 
@@ -70,7 +92,10 @@ fn serves(address: &str) -> bool {
         return false;
     };
     let mut answer = String::new();
-    stream.write_all(b"ruok").is_ok()
+    stream
+        .set_read_timeout(Some(Duration::from_secs(2)))
+        .is_ok()
+        && stream.write_all(b"ruok").is_ok()
         && stream.read_to_string(&mut answer).is_ok()
         && answer == "imok"
 }

@@ -1,0 +1,238 @@
+//! Bridges: services of one registry, mirrored into another.
+//!
+//! A legacy consumer that knows only its own registry finds the mesh there. Every mirrored entry
+//! says where it came from, and what came from elsewhere is never mirrored on, so that bridges
+//! in both directions do not feed each other. Several proxies may run the same bridge: an entry
+//! belongs to whoever wrote it first, and the others take over when it goes away.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use futures_util::future::select_all;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::feed::{Feed, Feeds};
+use crate::layout::write::Entry;
+use crate::layout::{Directory, Layout};
+use crate::offer::{Offer, Provider};
+use crate::registrar::{Holder, release_all};
+use crate::store::Claim;
+
+/// A bridge as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    /// The registry and layout that are mirrored.
+    pub from: (String, Layout),
+    /// Those that they are mirrored into.
+    pub to: (String, Layout),
+    /// Names of services, each exact or with a `*` at its end.
+    pub services: Vec<String>,
+    /// What consumers shall connect to; `None` for the providers themselves.
+    pub address: Option<SocketAddr>,
+    /// What is spoken there, as the target's framework calls it; `None` for what the providers
+    /// speak.
+    pub protocol: Option<String>,
+}
+
+impl Bridge {
+    fn takes(&self, service: &str) -> bool {
+        self.services
+            .iter()
+            .any(|wanted| match wanted.strip_suffix('*') {
+                Some(beginning) => service.starts_with(beginning),
+                None => wanted == service,
+            })
+    }
+
+    /// What is to stand in the target for one service.
+    fn entries(&self, service: &str, offer: &Offer) -> Vec<Entry> {
+        let mut entries: BTreeMap<(String, String, String), Entry> = BTreeMap::new();
+        for provider in &offer.providers {
+            // Brought from elsewhere by a bridge, perhaps this one's counterpart.
+            if provider.origin.is_some() {
+                continue;
+            }
+            let entry = self.entry(service, provider);
+            let key = (
+                format!("{}:{}", entry.host, entry.port),
+                entry.version.clone(),
+                entry.group.clone(),
+            );
+            entries.entry(key).or_insert(entry);
+        }
+        entries.into_values().collect()
+    }
+
+    fn entry(&self, service: &str, provider: &Provider) -> Entry {
+        let real = self.address.is_none();
+        let address = self.address.unwrap_or(provider.address);
+        // A framework's own details mean something only to itself and only of the provider.
+        let same = provider.layout == self.to.1.name();
+        Entry {
+            service: service.to_owned(),
+            version: provider.version.clone(),
+            group: provider.group.clone(),
+            protocol: self
+                .protocol
+                .clone()
+                .unwrap_or_else(|| provider.protocol.clone()),
+            host: address.ip().to_string(),
+            port: address.port(),
+            weight: if real {
+                provider.weight
+            } else {
+                crate::offer::WEIGHT
+            },
+            application: provider
+                .labels
+                .get("application")
+                .cloned()
+                .unwrap_or_else(|| "finback".to_owned()),
+            labels: if real {
+                provider.labels.clone()
+            } else {
+                BTreeMap::new()
+            },
+            // The same for every proxy that runs this bridge, so that they write the same entry.
+            since: if real {
+                provider.since.unwrap_or_default()
+            } else {
+                0
+            },
+            origin: Some(self.from.0.clone()),
+            parameters: if real && same {
+                provider.parameters.clone()
+            } else {
+                BTreeMap::new()
+            },
+        }
+    }
+}
+
+/// Runs a bridge until told to stop, and then takes back what it wrote.
+pub(crate) async fn run(
+    handle: Handle,
+    bridge: Bridge,
+    from: Arc<Feeds>,
+    to: Arc<Feeds>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut directory = Directory::begin(from.store(), from.roots(), bridge.from.1);
+    let mut services: HashMap<String, Arc<Feed>> = HashMap::new();
+    let mut holders: HashMap<Entry, Holder> = HashMap::new();
+    loop {
+        if let Some(names) = directory.latest() {
+            for name in names.into_iter().filter(|name| bridge.takes(name)) {
+                // Kept when its name is gone: its feed knows whether to believe that.
+                services
+                    .entry(name)
+                    .or_insert_with_key(|name| from.feed(bridge.from.1, name));
+            }
+        }
+        let mut offers: Vec<_> = services.values().map(|feed| feed.offers()).collect();
+        let mut wanted = Vec::new();
+        let mut complete = true;
+        for ((service, _), offers) in services.iter().zip(&mut offers) {
+            match &*offers.borrow_and_update() {
+                Some(offer) => wanted.extend(bridge.entries(service, offer)),
+                None => complete = false,
+            }
+        }
+        // What a service yet unknown had is not taken back before it is known.
+        let gone: Vec<Entry> = holders
+            .keys()
+            .filter(|entry| complete && !wanted.contains(entry))
+            .cloned()
+            .collect();
+        let gone: Vec<Holder> = gone
+            .iter()
+            .filter_map(|entry| holders.remove(entry))
+            .collect();
+        for entry in wanted {
+            holders.entry(entry).or_insert_with_key(|entry| {
+                Holder::hold(&handle, &to, bridge.to.1, entry, Claim::Shared, None)
+            });
+        }
+        release_all(gone).await;
+        let changed = async {
+            if offers.is_empty() {
+                return std::future::pending().await;
+            }
+            select_all(offers.iter_mut().map(|each| Box::pin(each.changed()))).await
+        };
+        tokio::select! {
+            () = directory.changed() => {}
+            _ = changed => {}
+            _ = stop.wait_for(|stop| *stop) => break,
+        }
+    }
+    release_all(holders.into_values()).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn provider(address: &str, origin: Option<&str>) -> Provider {
+        Provider {
+            address: address.parse().unwrap_or(([0, 0, 0, 0], 0).into()),
+            layout: "sofa".to_owned(),
+            protocol: "bolt".to_owned(),
+            version: String::new(),
+            group: String::new(),
+            weight: 30,
+            labels: BTreeMap::new(),
+            since: Some(5),
+            warm_up: None,
+            origin: origin.map(str::to_owned),
+            parameters: [("rpcVer".to_owned(), "50000".to_owned())].into(),
+        }
+    }
+
+    fn bridge(to: Layout, address: Option<SocketAddr>) -> Bridge {
+        Bridge {
+            from: ("zk".to_owned(), Layout::Sofa),
+            to: ("etcd".to_owned(), to),
+            services: vec!["com.acme.*".to_owned(), "a.B".to_owned()],
+            address,
+            protocol: None,
+        }
+    }
+
+    fn offer() -> Offer {
+        let providers = vec![
+            provider("10.0.0.1:1", None),
+            provider("10.0.0.2:1", None),
+            provider("10.0.0.3:1", Some("etcd")),
+        ];
+        Offer::new(Layout::Sofa, true, providers)
+    }
+
+    #[test]
+    fn what_a_bridge_brought_is_not_mirrored_on() {
+        let entries = bridge(Layout::Sofa, None).entries("a.B", &offer());
+        let hosts: Vec<&str> = entries.iter().map(|entry| &*entry.host).collect();
+        assert_eq!(hosts, ["10.0.0.1", "10.0.0.2"]);
+        assert!(entries.iter().all(|e| e.origin.as_deref() == Some("zk")));
+        assert_eq!(entries[0].parameters["rpcVer"], "50000");
+        assert_eq!(entries[0].weight, 30);
+    }
+
+    #[test]
+    fn our_own_address_stands_once_for_all_providers() {
+        let own = Some(([10, 9, 9, 9], 12220).into());
+        let entries = bridge(Layout::Dubbo, own).entries("a.B", &offer());
+        assert_eq!(entries.len(), 1);
+        assert_eq!((&*entries[0].host, entries[0].port), ("10.9.9.9", 12220));
+        assert!(entries[0].parameters.is_empty());
+    }
+
+    #[test]
+    fn services_are_chosen_by_name_or_beginning() {
+        let bridge = bridge(Layout::Sofa, None);
+        assert!(bridge.takes("com.acme.Pay") && bridge.takes("a.B"));
+        assert!(!bridge.takes("a.Bc") && !bridge.takes("com.other"));
+    }
+}

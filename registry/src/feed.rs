@@ -1,0 +1,397 @@
+//! One service of one layout, followed: what its store says, guarded against what a registry in
+//! trouble says.
+//!
+//! Whatever becomes of the store, the last offer stays in force. An offer that is suddenly empty
+//! is doubted for a while; a single removal that the store reports while all is well is not.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use crate::disk::{Disk, Key};
+use crate::layout::{Draft, Drafts, Layout, Reading, Roots};
+use crate::lock;
+use crate::metadata::Metadata;
+use crate::offer::{Offer, Provider};
+use crate::store::Store;
+
+/// How long the store may take before the snapshot on disk is used.
+const FIRST_ANSWER: Duration = Duration::from_secs(2);
+/// Hosts given by name are looked up again after this.
+const NAMES: Duration = Duration::from_secs(30);
+
+/// What all feeds of one registry have in common.
+pub(crate) struct Feeds {
+    handle: Handle,
+    store: Arc<Store>,
+    roots: Roots,
+    /// How long an offer that is suddenly empty is doubted.
+    protection: Duration,
+    disk: Option<Disk>,
+    metadata: Metadata,
+    feeds: Mutex<HashMap<(Layout, String), Weak<Feed>>>,
+}
+
+/// A service followed for as long as this lives.
+pub(crate) struct Feed {
+    pub(crate) layout: Layout,
+    offers: watch::Receiver<Option<Arc<Offer>>>,
+    state: Arc<State>,
+    task: AbortHandle,
+}
+
+/// What an operator wants to know of a feed.
+#[derive(Default)]
+struct State {
+    /// An empty offer is being doubted.
+    held: AtomicBool,
+    /// Its offer is the snapshot of an earlier run.
+    from_disk: AtomicBool,
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Feed {
+    /// Its offers.
+    pub(crate) fn offers(&self) -> watch::Receiver<Option<Arc<Offer>>> {
+        self.offers.clone()
+    }
+
+    /// Whether an empty offer is being doubted.
+    pub(crate) fn is_held(&self) -> bool {
+        self.state.held.load(Ordering::Relaxed)
+    }
+
+    /// Whether its offer is the snapshot of an earlier run.
+    pub(crate) fn is_from_disk(&self) -> bool {
+        self.state.from_disk.load(Ordering::Relaxed)
+    }
+}
+
+impl Feeds {
+    pub(crate) fn new(
+        handle: &Handle,
+        store: Arc<Store>,
+        roots: Roots,
+        protection: Duration,
+        disk: Option<Disk>,
+        metadata: Metadata,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            handle: handle.clone(),
+            store,
+            roots,
+            protection,
+            disk,
+            metadata,
+            feeds: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    pub(crate) fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
+    /// The feed of a service, begun if need be.
+    pub(crate) fn feed(&self, layout: Layout, service: &str) -> Arc<Feed> {
+        let key = (layout, service.to_owned());
+        let mut feeds = lock(&self.feeds);
+        if let Some(feed) = feeds.get(&key).and_then(Weak::upgrade) {
+            return feed;
+        }
+        if feeds.len().is_power_of_two() {
+            feeds.retain(|_, feed| feed.strong_count() > 0);
+        }
+        let feed = Arc::new(self.begin(layout, service));
+        feeds.insert(key, Arc::downgrade(&feed));
+        feed
+    }
+
+    /// All feeds that are followed now.
+    pub(crate) fn all(&self) -> Vec<(String, Arc<Feed>)> {
+        let feeds = lock(&self.feeds);
+        feeds
+            .iter()
+            .filter_map(|((_, service), feed)| Some((service.clone(), feed.upgrade()?)))
+            .collect()
+    }
+
+    fn begin(&self, layout: Layout, service: &str) -> Feed {
+        let (offers, receiver) = watch::channel(None);
+        let state = Arc::<State>::default();
+        let follower = Follower {
+            key: Key {
+                registry: self.store.name().to_owned(),
+                layout,
+                service: service.to_owned(),
+            },
+            store: self.store.clone(),
+            disk: self.disk.clone(),
+            guard: Guard::new(self.protection),
+            state: state.clone(),
+            offers,
+        };
+        let reading = Reading::begin(&self.store, &self.roots, &self.metadata, layout, service);
+        let task = self.handle.spawn(follower.run(reading)).abort_handle();
+        Feed {
+            layout,
+            offers: receiver,
+            state,
+            task,
+        }
+    }
+}
+
+/// The task of one feed.
+struct Follower {
+    key: Key,
+    store: Arc<Store>,
+    disk: Option<Disk>,
+    guard: Guard,
+    state: Arc<State>,
+    offers: watch::Sender<Option<Arc<Offer>>>,
+}
+
+impl Follower {
+    async fn run(mut self, mut reading: Reading) {
+        self.start_from_disk(&mut reading).await;
+        let mut named = false;
+        let mut unreadable = 0;
+        loop {
+            if let Some(drafts) = reading.latest() {
+                if drafts.unreadable != unreadable {
+                    unreadable = drafts.unreadable;
+                    let Key {
+                        registry, service, ..
+                    } = &self.key;
+                    tracing::warn!(
+                        registry,
+                        service,
+                        unreadable,
+                        "entries that cannot be read are left out"
+                    );
+                }
+                named = drafts.drafts.iter().any(|draft| is_name(&draft.host));
+                let offer = resolve(self.key.layout, drafts).await;
+                self.take(offer);
+            }
+            let again = match (named, self.guard.doubted_until) {
+                (_, Some(until)) => Some(until.saturating_duration_since(Instant::now())),
+                (true, None) => Some(NAMES),
+                (false, None) => None,
+            };
+            match again {
+                None => reading.changed().await,
+                Some(after) => {
+                    // Either way, everything is looked at again.
+                    let _ = tokio::time::timeout(after, reading.changed()).await;
+                }
+            }
+        }
+    }
+
+    /// Offers what was known in an earlier run if the store takes its time.
+    async fn start_from_disk(&mut self, reading: &mut Reading) {
+        let Some(disk) = &self.disk else { return };
+        let connected = self.store.connected_within(FIRST_ANSWER).await;
+        if connected && reading.latest().is_none() {
+            let first = async {
+                while reading.latest().is_none() {
+                    reading.changed().await;
+                }
+            };
+            if tokio::time::timeout(FIRST_ANSWER, first).await.is_ok() {
+                return;
+            }
+        } else if connected {
+            return;
+        }
+        let (disk, key) = (disk.clone(), self.key.clone());
+        let loaded = tokio::task::spawn_blocking(move || disk.load(&key)).await;
+        if let Ok(Some(offer)) = loaded {
+            let Key {
+                registry, service, ..
+            } = &self.key;
+            tracing::warn!(
+                registry,
+                service,
+                providers = offer.providers.len(),
+                "the registry does not answer; using the snapshot of an earlier run"
+            );
+            self.state.from_disk.store(true, Ordering::Relaxed);
+            // Whatever the store says first comes after a gap.
+            self.guard.accepted(offer.providers.len(), None);
+            self.offers.send_replace(Some(Arc::new(offer)));
+        }
+    }
+
+    fn take(&mut self, offer: Offer) {
+        let epoch = self.store.status().epoch;
+        let accepted = self
+            .guard
+            .admits(offer.providers.len(), epoch, Instant::now());
+        let was_held = self.state.held.swap(!accepted, Ordering::Relaxed);
+        let Key {
+            registry, service, ..
+        } = &self.key;
+        if !accepted {
+            if !was_held {
+                let protection = self.guard.protection;
+                tracing::warn!(
+                    registry,
+                    service,
+                    ?protection,
+                    "all providers are gone at once; doubted for a while"
+                );
+            }
+            return;
+        }
+        self.state.from_disk.store(false, Ordering::Relaxed);
+        let changed = self.offers.send_if_modified(|last| {
+            let differs = last.as_deref() != Some(&offer);
+            if differs {
+                *last = Some(Arc::new(offer));
+            }
+            differs
+        });
+        if changed && let Some(offer) = &*self.offers.borrow() {
+            let providers = offer.providers.len();
+            tracing::debug!(registry, service, providers, "offer");
+            if let Some(disk) = &self.disk {
+                disk.save(&self.key, offer);
+            }
+        }
+    }
+}
+
+/// Decides which offers to believe.
+struct Guard {
+    protection: Duration,
+    /// Providers of the last accepted offer, and the store's epoch then.
+    last: Option<(usize, Option<u64>)>,
+    doubted_until: Option<Instant>,
+}
+
+impl Guard {
+    fn new(protection: Duration) -> Self {
+        Self {
+            protection,
+            last: None,
+            doubted_until: None,
+        }
+    }
+
+    fn accepted(&mut self, providers: usize, epoch: Option<u64>) {
+        self.last = Some((providers, epoch));
+        self.doubted_until = None;
+    }
+
+    /// Whether an offer of so many providers is to be believed. An empty one is if there was
+    /// none before, if the last provider was taken away while the store was well, or if it
+    /// stays empty for the time of protection.
+    fn admits(&mut self, providers: usize, epoch: u64, now: Instant) -> bool {
+        let doubtful = providers == 0
+            && match self.last {
+                None | Some((0, _)) => false,
+                Some((1, before)) => before != Some(epoch),
+                Some(_) => true,
+            };
+        if doubtful {
+            let until = *self.doubted_until.get_or_insert(now + self.protection);
+            if now < until {
+                return false;
+            }
+        }
+        self.accepted(providers, Some(epoch));
+        true
+    }
+}
+
+async fn resolve(layout: Layout, drafts: Drafts) -> Offer {
+    let known = drafts.known;
+    let mut providers = Vec::with_capacity(drafts.drafts.len());
+    for draft in drafts.drafts {
+        let (host, port) = (draft.host.clone(), draft.port);
+        match address(draft).await {
+            Some(provider) => providers.push(provider),
+            None => tracing::warn!(host, port, "host is not known; provider left out"),
+        }
+    }
+    Offer::new(layout, known, providers)
+}
+
+async fn address(draft: Draft) -> Option<Provider> {
+    let Draft {
+        host,
+        port,
+        mut provider,
+    } = draft;
+    provider.address = match host.parse() {
+        Ok(ip) => SocketAddr::new(ip, port),
+        Err(_) => tokio::net::lookup_host((host.as_str(), port))
+            .await
+            .ok()?
+            .next()?,
+    };
+    Some(provider)
+}
+
+fn is_name(host: &str) -> bool {
+    host.parse::<std::net::IpAddr>().is_err()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn an_offer_suddenly_empty_is_doubted_for_a_while() {
+        let mut guard = Guard::new(Duration::from_secs(30));
+        let now = Instant::now();
+        assert!(guard.admits(0, 1, now));
+        assert!(guard.admits(3, 1, now));
+        assert!(!guard.admits(0, 1, now));
+        assert!(!guard.admits(0, 1, now + SOON));
+        assert!(guard.admits(0, 1, now + Duration::from_secs(31)));
+    }
+
+    #[test]
+    fn a_single_removal_counts_at_once_unless_the_store_was_away() {
+        let mut guard = Guard::new(Duration::from_secs(30));
+        let now = Instant::now();
+        assert!(guard.admits(2, 1, now));
+        assert!(guard.admits(1, 1, now));
+        assert!(guard.admits(0, 1, now));
+        assert!(guard.admits(1, 1, now));
+        assert!(!guard.admits(0, 2, now));
+        assert!(guard.admits(1, 2, now));
+        assert!(guard.admits(0, 2, now));
+    }
+
+    #[test]
+    fn what_comes_back_ends_the_doubt() {
+        let mut guard = Guard::new(Duration::from_secs(30));
+        let now = Instant::now();
+        assert!(guard.admits(3, 1, now));
+        assert!(!guard.admits(0, 2, now));
+        assert!(guard.admits(2, 2, now + SOON));
+        assert!(!guard.admits(0, 3, now + Duration::from_secs(29)));
+        assert!(!guard.admits(0, 3, now + Duration::from_secs(31)));
+    }
+}

@@ -1,0 +1,360 @@
+//! Dubbo's application level: a service names its applications, an application its instances,
+//! and an instance the revision of its metadata, which lists its services.
+//!
+//! ```text
+//! /dubbo/mapping/{interface}            = app,app
+//! /services/{app}/{ip:port}             = JSON of the instance
+//! /dubbo/metadata/{app}/{revision}      = JSON of the services, unless the instance serves it
+//! ```
+//! Source: Dubbo's `ServiceInstancesChangedListener` and `MetadataInfo`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::dubbo::WARM_UP;
+use super::{Draft, Drafts, Layout, Roots, provider};
+use crate::metadata::Metadata;
+use crate::store::{Answer, Followed, Query, Store};
+
+/// Applications of one service, at most: a mapping that names more is damaged.
+const MAX_APPLICATIONS: usize = 1000;
+/// The revision of an application without services.
+const NO_SERVICES: &str = "0";
+
+/// The applications that provide one service.
+pub(super) struct Applications {
+    store: Arc<Store>,
+    roots: Roots,
+    metadata: Metadata,
+    service: String,
+    mapping: Followed,
+    applications: BTreeMap<String, Application>,
+}
+
+struct Application {
+    instances: Followed,
+    /// By revision.
+    revisions: BTreeMap<String, Followed>,
+}
+
+impl Applications {
+    pub(super) fn begin(
+        store: &Arc<Store>,
+        roots: &Roots,
+        metadata: &Metadata,
+        service: &str,
+    ) -> Self {
+        Self {
+            mapping: store.follow(Query::Value(format!("{}/mapping/{service}", roots.dubbo))),
+            store: store.clone(),
+            roots: roots.clone(),
+            metadata: metadata.clone(),
+            service: service.to_owned(),
+            applications: BTreeMap::new(),
+        }
+    }
+
+    /// Everything that is followed now.
+    pub(super) fn followed<'a>(&'a mut self, all: &mut Vec<&'a mut Followed>) {
+        all.push(&mut self.mapping);
+        for application in self.applications.values_mut() {
+            all.push(&mut application.instances);
+            all.extend(application.revisions.values_mut());
+        }
+    }
+
+    /// The providers, if all that leads to them is known.
+    pub(super) fn latest(&mut self) -> Option<Drafts> {
+        let names = match self.mapping.latest()? {
+            Answer::Value(names) => names,
+            Answer::Missing | Answer::Entries(_) => bytes::Bytes::new(),
+        };
+        let names = std::str::from_utf8(&names).unwrap_or_default();
+        let names: Vec<&str> = names
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty() && !name.contains('/'))
+            .take(MAX_APPLICATIONS)
+            .collect();
+        self.applications
+            .retain(|name, _| names.contains(&name.as_str()));
+        let mut drafts = Drafts::default();
+        let mut complete = true;
+        for name in names {
+            let path = format!("{}/{name}", self.roots.services);
+            let application =
+                self.applications
+                    .entry(name.to_owned())
+                    .or_insert_with(|| Application {
+                        instances: self.store.follow(Query::Entries(path)),
+                        revisions: BTreeMap::new(),
+                    });
+            let Some(instances) = application.instances.latest() else {
+                complete = false;
+                continue;
+            };
+            let (found, unreadable) = read_instances(&instances);
+            drafts.unreadable += unreadable;
+            drafts.known |= !found.is_empty();
+            application
+                .revisions
+                .retain(|revision, _| found.iter().any(|own| own.revision == *revision));
+            for instance in &found {
+                if instance.revision == NO_SERVICES {
+                    continue;
+                }
+                let followed = application
+                    .revisions
+                    .entry(instance.revision.clone())
+                    .or_insert_with(|| {
+                        follow_metadata(&self.store, &self.roots, &self.metadata, name, instance)
+                    });
+                match followed.latest() {
+                    None => complete = false,
+                    Some(Answer::Value(text)) => match read_services(&text) {
+                        Some(services) => drafts.drafts.extend(
+                            services
+                                .iter()
+                                .filter(|service| service.name == self.service)
+                                .map(|service| draft(instance, service)),
+                        ),
+                        None => drafts.unreadable += 1,
+                    },
+                    Some(_) => {}
+                }
+            }
+        }
+        complete.then_some(drafts)
+    }
+}
+
+fn follow_metadata(
+    store: &Arc<Store>,
+    roots: &Roots,
+    metadata: &Metadata,
+    application: &str,
+    instance: &Instance,
+) -> Followed {
+    match instance.service_port {
+        // The instance keeps it: one of the same revision is as good as any.
+        Some(port) if !instance.remote => metadata.follow(
+            store.handle(),
+            &instance.host,
+            port,
+            application,
+            &instance.revision,
+        ),
+        _ => store.follow(Query::Value(format!(
+            "{}/metadata/{application}/{}",
+            roots.dubbo, instance.revision
+        ))),
+    }
+}
+
+/// One running application.
+#[derive(Debug, PartialEq, Eq)]
+struct Instance {
+    host: String,
+    port: u16,
+    revision: String,
+    /// Its metadata is in the registry, not with itself.
+    remote: bool,
+    /// Where its metadata service listens.
+    service_port: Option<u16>,
+    since: Option<u64>,
+    tag: Option<String>,
+    /// Port by protocol.
+    endpoints: BTreeMap<String, u16>,
+}
+
+/// An instance as Curator writes it, or as Dubbo itself does in etcd.
+#[derive(Deserialize)]
+struct Written {
+    #[serde(alias = "address")]
+    host: Option<String>,
+    port: Option<u16>,
+    enabled: Option<bool>,
+    #[serde(rename = "registrationTimeUTC")]
+    registered: Option<u64>,
+    payload: Option<Payload>,
+    metadata: Option<BTreeMap<String, Value>>,
+}
+
+#[derive(Deserialize)]
+struct Payload {
+    metadata: Option<BTreeMap<String, Value>>,
+}
+
+#[derive(Deserialize)]
+struct Endpoint {
+    port: u16,
+    protocol: String,
+}
+
+fn read_instances(answer: &Answer) -> (Vec<Instance>, usize) {
+    let Answer::Entries(entries) = answer else {
+        return (Vec::new(), 0);
+    };
+    let mut unreadable = 0;
+    let instances = entries
+        .values()
+        .filter_map(|value| match read_instance(value) {
+            Some(instance) => instance,
+            None => {
+                unreadable += 1;
+                None
+            }
+        })
+        .collect();
+    (instances, unreadable)
+}
+
+/// `None` if it cannot be read, `Some(None)` if it takes no calls.
+fn read_instance(value: &[u8]) -> Option<Option<Instance>> {
+    let written: Written = serde_json::from_slice(value).ok()?;
+    let metadata = written
+        .metadata
+        .or_else(|| written.payload?.metadata)
+        .unwrap_or_default();
+    let text = |name: &str| metadata.get(name).and_then(Value::as_str);
+    let Some(revision) = text("dubbo.metadata.revision") else {
+        // Spring Cloud keeps its services in the same place.
+        return Some(None);
+    };
+    if written.enabled == Some(false) {
+        return Some(None);
+    }
+    let endpoints: Vec<Endpoint> =
+        serde_json::from_str(text("dubbo.endpoints").unwrap_or("[]")).ok()?;
+    let parameters: Value =
+        serde_json::from_str(text("dubbo.metadata-service.url-params").unwrap_or("{}")).ok()?;
+    let service_port = match &parameters["port"] {
+        Value::String(port) => port.parse().ok(),
+        port => port.as_u64().and_then(|port| u16::try_from(port).ok()),
+    };
+    Some(Some(Instance {
+        host: written.host?,
+        port: written.port?,
+        revision: revision.to_owned(),
+        remote: text("dubbo.metadata.storage-type") == Some("remote"),
+        service_port,
+        since: text("timestamp")
+            .and_then(|since| since.parse().ok())
+            .or(written.registered),
+        tag: text("dubbo.tag").map(str::to_owned),
+        endpoints: endpoints
+            .into_iter()
+            .map(|endpoint| (endpoint.protocol, endpoint.port))
+            .collect(),
+    }))
+}
+
+/// One service of an application.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+struct Service {
+    name: String,
+    group: Option<String>,
+    version: Option<String>,
+    protocol: String,
+    port: u16,
+    params: BTreeMap<String, String>,
+}
+
+fn read_services(text: &[u8]) -> Option<Vec<Service>> {
+    #[derive(Deserialize)]
+    struct Info {
+        #[serde(default)]
+        services: BTreeMap<String, Service>,
+    }
+    let info: Info = serde_json::from_slice(text).ok()?;
+    Some(info.services.into_values().collect())
+}
+
+fn draft(instance: &Instance, service: &Service) -> Draft {
+    let mut parameters = service.params.clone();
+    let mut set = |name: &str, value: &Option<String>| {
+        if let Some(value) = value {
+            parameters.insert(name.to_owned(), value.clone());
+        }
+    };
+    set("version", &service.version);
+    set("group", &service.group);
+    set("dubbo.tag", &instance.tag);
+    set("timestamp", &instance.since.map(|since| since.to_string()));
+    let mut provider = provider(Layout::DubboApp, &service.protocol, parameters);
+    provider.warm_up = provider.warm_up.or(Some(WARM_UP));
+    let port = instance.endpoints.get(&service.protocol).copied();
+    Draft {
+        host: instance.host.clone(),
+        port: port.unwrap_or(if service.port > 0 {
+            service.port
+        } else {
+            instance.port
+        }),
+        provider,
+    }
+}
+
+/// Where the metadata service of an instance listens, for tests.
+#[cfg(test)]
+fn metadata_address(value: &[u8]) -> Option<std::net::SocketAddr> {
+    let instance = read_instance(value)??;
+    format!("{}:{}", instance.host, instance.service_port?)
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    /// As Dubbo 3.3 for Java wrote it into ZooKeeper.
+    const CURATOR: &str = r#"{"name":"demo-provider","id":"192.0.2.2:22890","address":"192.0.2.2","port":22890,"sslPort":null,"payload":{"@class":"org.apache.dubbo.registry.zookeeper.ZookeeperInstance","id":"192.0.2.2:22890","name":"demo-provider","metadata":{"dubbo.endpoints":"[{\"port\":22890,\"protocol\":\"dubbo\"}]","dubbo.metadata-service.url-params":"{\"port\":\"22890\",\"protocol\":\"dubbo\",\"version\":\"1.0.0\"}","dubbo.metadata.revision":"89b2","dubbo.metadata.storage-type":"local","timestamp":"1700000000000"}},"registrationTimeUTC":1,"serviceType":"DYNAMIC","uriSpec":null}"#;
+
+    #[test]
+    fn an_instance_of_java_in_zookeeper_is_read() {
+        let instance = read_instance(CURATOR.as_bytes()).unwrap().unwrap();
+        assert_eq!(instance.host, "192.0.2.2");
+        assert_eq!(instance.endpoints["dubbo"], 22890);
+        assert_eq!(instance.since, Some(1_700_000_000_000));
+        assert!(!instance.remote);
+        assert_eq!(
+            metadata_address(CURATOR.as_bytes()),
+            Some(([192, 0, 2, 2], 22890).into())
+        );
+    }
+
+    #[test]
+    fn an_instance_in_etcd_is_read() {
+        let text = r#"{"serviceName":"app","host":"10.0.0.1","port":20880,"enabled":true,"healthy":true,"metadata":{"dubbo.metadata.revision":"1f","dubbo.metadata.storage-type":"remote","dubbo.endpoints":"[{\"port\":20880,\"protocol\":\"dubbo\"}]"}}"#;
+        let instance = read_instance(text.as_bytes()).unwrap().unwrap();
+        assert!(instance.remote);
+        let off = text.replace("\"enabled\":true", "\"enabled\":false");
+        assert_eq!(read_instance(off.as_bytes()), Some(None));
+    }
+
+    #[test]
+    fn instances_of_others_are_left_alone() {
+        let spring = r#"{"name":"orders","id":"1","address":"127.0.0.1","port":8081,"payload":{"metadata":{"instance_status":"UP"}}}"#;
+        assert_eq!(read_instance(spring.as_bytes()), Some(None));
+        assert_eq!(read_instance(b"127.0.0.1"), None);
+    }
+
+    #[test]
+    fn the_services_of_a_revision_become_providers() {
+        let info = br#"{"app":"a","revision":"89b2","services":{"g1/com.acme.Pay:1.0.0:dubbo":{"name":"com.acme.Pay","group":"g1","version":"1.0.0","protocol":"dubbo","port":22890,"path":"com.acme.Pay","params":{"side":"provider","weight":"50"}}}}"#;
+        let services = read_services(info).unwrap();
+        let instance = read_instance(CURATOR.as_bytes()).unwrap().unwrap();
+        let draft = draft(&instance, &services[0]);
+        assert_eq!((draft.host.as_str(), draft.port), ("192.0.2.2", 22890));
+        let provider = draft.provider;
+        assert_eq!(provider.weight, 50);
+        assert_eq!((&*provider.version, &*provider.group), ("1.0.0", "g1"));
+        assert_eq!(provider.since, Some(1_700_000_000_000));
+    }
+}

@@ -1,0 +1,65 @@
+//! gRPC naming in etcd: `{target}/{anything}` with JSON (etcd's client/v3/naming/endpoints).
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Draft, Drafts, Layout, ORIGIN, Roots, provider};
+use crate::store::Answer;
+
+/// Where the endpoints of a service are.
+pub(super) fn target(roots: &Roots, service: &str) -> String {
+    if roots.grpc.is_empty() {
+        service.to_owned()
+    } else {
+        format!("{}/{service}", roots.grpc)
+    }
+}
+
+/// An update of a target. `Op` 1 would delete, but a deletion removes the key.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Update {
+    #[serde(rename = "Op", default)]
+    pub(crate) op: u8,
+    #[serde(rename = "Addr")]
+    pub(crate) address: String,
+    #[serde(rename = "Metadata", default)]
+    pub(crate) metadata: Value,
+}
+
+/// The endpoints among the entries.
+pub(super) fn read(answer: Option<&Answer>) -> Drafts {
+    Drafts::of(answer, |_, value| {
+        let update: Update = serde_json::from_slice(value).ok()?;
+        if update.op != 0 {
+            return Some(None);
+        }
+        let (host, port) = update.address.rsplit_once(':')?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let parameters = match &update.metadata {
+            Value::Object(fields) => fields
+                .iter()
+                .filter_map(|(name, value)| match value {
+                    Value::String(text) => Some((name.clone(), text.clone())),
+                    Value::Number(number) => Some((name.clone(), number.to_string())),
+                    Value::Bool(flag) => Some((name.clone(), flag.to_string())),
+                    _ => None,
+                })
+                .collect(),
+            _ => std::collections::BTreeMap::new(),
+        };
+        let mut provider = provider(Layout::Grpc, "grpc", parameters);
+        provider.labels = provider
+            .parameters
+            .iter()
+            .filter(|(name, value)| *name != ORIGIN && value.len() <= super::MAX_LABEL)
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        provider.version.clear();
+        provider.group.clear();
+        Some(Some(Draft {
+            host: host.to_owned(),
+            port: port.parse().ok().filter(|port| *port > 0)?,
+            provider,
+        }))
+    })
+}

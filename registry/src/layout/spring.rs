@@ -1,0 +1,84 @@
+//! Curator's service discovery as Spring Cloud uses it: `/services/{name}/{id}` with JSON
+//! (Curator's `ServiceInstance`, Spring Cloud's `ZookeeperInstance`).
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Draft, Drafts, Layout, ORIGIN, Roots, provider};
+use crate::store::Answer;
+
+/// Where the instances of a service are.
+pub(super) fn instances(roots: &Roots, service: &str) -> String {
+    format!("{}/{service}", roots.services)
+}
+
+#[derive(Deserialize)]
+struct Instance {
+    #[serde(default)]
+    id: String,
+    address: Option<String>,
+    port: Option<u16>,
+    #[serde(rename = "sslPort")]
+    ssl_port: Option<u16>,
+    enabled: Option<bool>,
+    #[serde(rename = "registrationTimeUTC")]
+    registered: Option<u64>,
+    payload: Option<Value>,
+}
+
+/// What stands before the id of an instance that a bridge wrote, and after the registry's name.
+pub(crate) const MARK: (&str, char) = ("finback-bridge-", '@');
+
+/// The instances among the entries.
+pub(super) fn read(answer: Option<&Answer>) -> Drafts {
+    Drafts::of(answer, |_, value| {
+        // A folder made before its content.
+        if value.is_empty() {
+            return Some(None);
+        }
+        let instance: Instance = serde_json::from_slice(value).ok()?;
+        let mut parameters = metadata(instance.payload.as_ref());
+        let out = parameters.get("instance_status").map(String::as_str) == Some("OUT_OF_SERVICE");
+        if out || instance.enabled == Some(false) {
+            return Some(None);
+        }
+        let origin = instance
+            .id
+            .strip_prefix(MARK.0)
+            .and_then(|rest| rest.split_once(MARK.1));
+        if let Some((origin, _)) = origin {
+            parameters.insert(ORIGIN.to_owned(), origin.to_owned());
+        }
+        let secure = instance.port.is_none() && instance.ssl_port.is_some();
+        let scheme = if secure { "https" } else { "http" };
+        let mut provider = provider(Layout::Spring, scheme, parameters);
+        provider.labels = provider
+            .parameters
+            .iter()
+            .filter(|(_, value)| !value.is_empty() && value.len() <= super::MAX_LABEL)
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        provider.since = instance.registered;
+        provider.version.clear();
+        provider.group.clear();
+        Some(Some(Draft {
+            host: instance.address?,
+            port: instance.port.or(instance.ssl_port)?,
+            provider,
+        }))
+    })
+}
+
+/// The metadata of Spring Cloud's payload.
+fn metadata(payload: Option<&Value>) -> BTreeMap<String, String> {
+    let metadata = payload
+        .and_then(|payload| payload.get("metadata"))
+        .and_then(Value::as_object);
+    metadata
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+        .collect()
+}

@@ -1,0 +1,347 @@
+//! What a registry keeps: names and values below a path, followed as they change.
+//!
+//! A store outlives its connections. While its servers do not answer, what was followed stays as
+//! it was; when they do again, everything followed is listed anew.
+
+mod etcd;
+mod pause;
+mod zookeeper;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+pub use etcd::EtcdConfig;
+pub use zookeeper::ZooKeeperConfig;
+
+use crate::lock;
+
+/// A value longer than this is treated as empty: no framework writes such.
+const MAX_VALUE: usize = 256 * 1024;
+
+/// Names directly below a path, with their values where those are asked for.
+pub(crate) type Entries = BTreeMap<String, Bytes>;
+
+/// Files with certificates, in PEM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// Those that the servers' certificates must descend from; `None` takes the public ones.
+    pub authorities: Option<std::path::PathBuf>,
+    /// Our own certificate chain and its key, where the servers ask for one.
+    pub identity: Option<(std::path::PathBuf, std::path::PathBuf)>,
+}
+
+/// Where a store's servers are, and how to get in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreConfig {
+    /// ZooKeeper.
+    ZooKeeper(ZooKeeperConfig),
+    /// etcd, version 3 of its interface.
+    Etcd(EtcdConfig),
+}
+
+/// What can be followed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Query {
+    /// The names directly below a path; values are left empty.
+    Names(String),
+    /// The names directly below a path, and their values.
+    Entries(String),
+    /// The value of one path.
+    Value(String),
+}
+
+/// What is there now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// No such path.
+    Missing,
+    /// What is below it.
+    Entries(Arc<Entries>),
+    /// Its value.
+    Value(Bytes),
+}
+
+/// Whether a store's servers answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Status {
+    pub(crate) connected: bool,
+    /// Since when.
+    pub(crate) since: Instant,
+    /// Grows with every connection or session made: what was followed before may have a gap.
+    pub(crate) epoch: u64,
+}
+
+/// Who a node that we hold belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// To us alone: what another left there is replaced.
+    Own,
+    /// To whoever came first: others wait until it is gone.
+    Shared,
+}
+
+/// One registry's servers.
+pub(crate) struct Store {
+    name: String,
+    handle: Handle,
+    kind: Kind,
+    status: watch::Receiver<Status>,
+    followed: Mutex<HashMap<Query, Weak<Following>>>,
+}
+
+enum Kind {
+    ZooKeeper(zookeeper::ZooKeeper),
+    Etcd(etcd::Etcd),
+}
+
+struct Following {
+    answers: watch::Receiver<Option<Answer>>,
+    task: AbortHandle,
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Something followed, for as long as this lives.
+#[derive(Clone)]
+pub(crate) struct Followed {
+    answers: watch::Receiver<Option<Answer>>,
+    _following: Arc<Following>,
+}
+
+impl Followed {
+    /// The latest answer; `None` until the first.
+    pub(crate) fn latest(&mut self) -> Option<Answer> {
+        self.answers.borrow_and_update().clone()
+    }
+
+    /// Waits for another answer.
+    pub(crate) async fn changed(&mut self) {
+        if self.answers.changed().await.is_err() {
+            // The task only ends when nobody listens any more.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// What `task` finds out, for as long as this lives.
+    pub(crate) fn task<F>(handle: &Handle, task: impl FnOnce(Out) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (sender, answers) = watch::channel(None);
+        let task = handle.spawn(task(Out(sender))).abort_handle();
+        let following = Following {
+            answers: answers.clone(),
+            task,
+        };
+        Self {
+            answers,
+            _following: Arc::new(following),
+        }
+    }
+}
+
+impl Store {
+    /// Begins to connect; ends when nothing uses it any more.
+    pub(crate) fn start(handle: &Handle, name: &str, config: &StoreConfig) -> Arc<Self> {
+        let (reporter, status) = watch::channel(Status {
+            connected: false,
+            since: Instant::now(),
+            epoch: 0,
+        });
+        let reporter = Reporter {
+            registry: name.to_owned(),
+            status: reporter,
+        };
+        let kind = match config {
+            StoreConfig::ZooKeeper(config) => {
+                Kind::ZooKeeper(zookeeper::ZooKeeper::start(handle, config, reporter))
+            }
+            StoreConfig::Etcd(config) => Kind::Etcd(etcd::Etcd::start(handle, config, reporter)),
+        };
+        Arc::new(Self {
+            name: name.to_owned(),
+            handle: handle.clone(),
+            kind,
+            status,
+            followed: Mutex::default(),
+        })
+    }
+
+    /// The runtime it works on.
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Its configured name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether its servers answer.
+    pub(crate) fn status(&self) -> Status {
+        *self.status.borrow()
+    }
+
+    /// Waits until its servers answer, but no longer than this.
+    pub(crate) async fn connected_within(&self, limit: Duration) -> bool {
+        let mut status = self.status.clone();
+        let connected = status.wait_for(|status| status.connected);
+        matches!(tokio::time::timeout(limit, connected).await, Ok(Ok(_)))
+    }
+
+    /// Follows something; those who follow the same share one watch.
+    pub(crate) fn follow(&self, query: Query) -> Followed {
+        let mut followed = lock(&self.followed);
+        let following = match followed.get(&query).and_then(Weak::upgrade) {
+            Some(following) => following,
+            None => {
+                if followed.len().is_power_of_two() {
+                    followed.retain(|_, following| following.strong_count() > 0);
+                }
+                let following = Arc::new(self.begin(query.clone()));
+                followed.insert(query, Arc::downgrade(&following));
+                following
+            }
+        };
+        Followed {
+            answers: following.answers.clone(),
+            _following: following,
+        }
+    }
+
+    fn begin(&self, query: Query) -> Following {
+        let (sender, answers) = watch::channel(None);
+        let out = Out(sender);
+        let task = match &self.kind {
+            Kind::ZooKeeper(zookeeper) => self.handle.spawn(zookeeper.clone().follow(query, out)),
+            Kind::Etcd(etcd) => self.handle.spawn(etcd.clone().follow(query, out)),
+        };
+        Following {
+            answers,
+            task: task.abort_handle(),
+        }
+    }
+
+    /// Keeps a node or key that goes away with us, until dropped; `held` tells whether it is
+    /// there. It is not removed then: [`release`](Self::release) does that.
+    pub(crate) async fn hold(
+        &self,
+        path: &str,
+        value: &[u8],
+        claim: Claim,
+        held: &watch::Sender<bool>,
+    ) {
+        match &self.kind {
+            Kind::ZooKeeper(zookeeper) => zookeeper.hold(path, value, claim, held).await,
+            Kind::Etcd(etcd) => etcd.hold(path, value, claim, held).await,
+        }
+    }
+
+    /// Removes what [`hold`](Self::hold) made, if it is still ours.
+    pub(crate) async fn release(&self, path: &str) {
+        match &self.kind {
+            Kind::ZooKeeper(zookeeper) => zookeeper.release(path).await,
+            Kind::Etcd(etcd) => etcd.release(path).await,
+        }
+    }
+}
+
+/// Where the answers of one query go.
+pub(crate) struct Out(watch::Sender<Option<Answer>>);
+
+impl Out {
+    pub(crate) fn publish(&self, answer: Answer) {
+        self.0.send_if_modified(|last| {
+            let differs = last.as_ref() != Some(&answer);
+            if differs {
+                *last = Some(answer);
+            }
+            differs
+        });
+    }
+}
+
+/// Tells, and logs, how it stands with a store's servers.
+pub(crate) struct Reporter {
+    registry: String,
+    status: watch::Sender<Status>,
+}
+
+impl Reporter {
+    fn connected(&self) {
+        self.status.send_modify(|status| {
+            if !status.connected {
+                tracing::info!(registry = self.registry, "connected");
+                *status = Status {
+                    connected: true,
+                    since: Instant::now(),
+                    epoch: status.epoch + 1,
+                };
+            }
+        });
+    }
+
+    fn lost(&self, why: &str) {
+        self.status.send_modify(|status| {
+            if status.connected || status.epoch == 0 {
+                tracing::warn!(
+                    registry = self.registry,
+                    why,
+                    "registry does not answer; endpoints stay as they are"
+                );
+                status.epoch += 1;
+            }
+            if status.connected {
+                status.connected = false;
+                status.since = Instant::now();
+            }
+        });
+    }
+}
+
+/// A value as it is kept.
+fn bounded(path: &str, value: Vec<u8>) -> Bytes {
+    if value.len() > MAX_VALUE {
+        tracing::warn!(path, bytes = value.len(), "value too long; ignored");
+        return Bytes::new();
+    }
+    value.into()
+}
+
+/// Certificates as read from their files.
+struct Pem {
+    authorities: Option<String>,
+    identity: Option<(String, String)>,
+}
+
+impl Pem {
+    async fn read(tls: &TlsConfig) -> Result<Self, String> {
+        let read = |path: std::path::PathBuf| async move {
+            tokio::fs::read_to_string(&path)
+                .await
+                .map_err(|error| format!("{}: {error}", path.display()))
+        };
+        let authorities = match &tls.authorities {
+            Some(path) => Some(read(path.clone()).await?),
+            None => None,
+        };
+        let identity = match &tls.identity {
+            Some((chain, key)) => Some((read(chain.clone()).await?, read(key.clone()).await?)),
+            None => None,
+        };
+        Ok(Self {
+            authorities,
+            identity,
+        })
+    }
+}

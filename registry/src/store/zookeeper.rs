@@ -1,0 +1,384 @@
+//! ZooKeeper as a store.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use zookeeper_client::{
+    Acls, Client, CreateMode, Error, OneshotWatcher, SaslOptions, SessionState, TlsOptions,
+};
+
+use super::pause::Pause;
+use super::{Answer, Claim, Entries, Out, Pem, Query, Reporter, TlsConfig, bounded};
+
+/// Values read at the same time.
+const READS: usize = 64;
+
+/// ZooKeeper servers, and how to get in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ZooKeeperConfig {
+    /// `host:port,host:port/chroot`.
+    pub servers: String,
+    /// What a session asks for; the servers may bound it. Default: 20 s.
+    pub session: Duration,
+    /// `user:password` of the scheme `digest`.
+    pub digest: Option<String>,
+    /// User and password of SASL's DIGEST-MD5.
+    pub sasl: Option<(String, String)>,
+    /// Speak TLS.
+    pub tls: Option<TlsConfig>,
+}
+
+impl ZooKeeperConfig {
+    /// Servers that ask for nothing.
+    #[must_use]
+    pub fn open(servers: impl Into<String>) -> Self {
+        Self {
+            servers: servers.into(),
+            session: Duration::from_secs(20),
+            digest: None,
+            sasl: None,
+            tls: None,
+        }
+    }
+}
+
+/// A connection to ZooKeeper that outlives its sessions.
+#[derive(Clone)]
+pub(super) struct ZooKeeper {
+    client: watch::Receiver<Option<Client>>,
+}
+
+impl ZooKeeper {
+    pub(super) fn start(handle: &Handle, config: &ZooKeeperConfig, reporter: Reporter) -> Self {
+        let (owner, client) = watch::channel(None);
+        let config = config.clone();
+        handle.spawn(async move {
+            tokio::select! {
+                () = keep_connected(&config, &owner, &reporter) => {}
+                () = owner.closed() => {}
+            }
+        });
+        Self { client }
+    }
+
+    /// The client of the session now; waits for one. `None` when the store has ended.
+    async fn client(&mut self) -> Option<Client> {
+        self.client.wait_for(Option::is_some).await.ok()?.clone()
+    }
+
+    pub(super) async fn follow(mut self, query: Query, out: Out) {
+        let mut pause = Pause::default();
+        while let Some(client) = self.client().await {
+            let ended = match &query {
+                Query::Names(path) => names(&client, path, &out, &mut pause).await,
+                Query::Entries(path) => entries(&client, path, &out, &mut pause).await,
+                Query::Value(path) => value(&client, path, &out, &mut pause).await,
+            };
+            let Err(error) = ended;
+            if error == Error::NoAuth {
+                tracing::warn!(?query, "not allowed to read; taken as empty");
+                out.publish(Answer::Missing);
+            }
+            tracing::debug!(?query, %error, "cannot follow; trying again");
+            pause.wait().await;
+        }
+    }
+
+    pub(super) async fn hold(
+        &self,
+        path: &str,
+        value: &[u8],
+        claim: Claim,
+        held: &watch::Sender<bool>,
+    ) {
+        let mut own = self.clone();
+        let mut pause = Pause::default();
+        while let Some(client) = own.client().await {
+            let Err(error) = hold(&client, path, value, claim, held, &mut pause).await;
+            held.send_replace(false);
+            tracing::warn!(path, %error, "registration lost; making it again");
+            pause.wait().await;
+        }
+    }
+
+    pub(super) async fn release(&self, path: &str) {
+        let client = self.client.borrow().clone();
+        let Some(client) = client else { return };
+        let owner = client.check_stat(path).await;
+        if let Ok(Some(stat)) = owner
+            && stat.ephemeral_owner == client.session_id().0
+            && let Err(error) = client.delete(path, None).await
+            && error != Error::NoNode
+        {
+            tracing::warn!(path, %error, "cannot take the registration back");
+        }
+    }
+}
+
+/// The children of a node, or `None` without one; and what tells of the next change.
+async fn list(client: &Client, path: &str) -> Result<(Option<Vec<String>>, OneshotWatcher), Error> {
+    loop {
+        match client.list_and_watch_children(path).await {
+            Ok((children, watcher)) => return Ok((Some(children), watcher)),
+            Err(Error::NoNode) => {}
+            Err(error) => return Err(error),
+        }
+        let (stat, watcher) = client.check_and_watch_stat(path).await?;
+        if stat.is_none() {
+            return Ok((None, watcher));
+        }
+        // It was made between the two looks: list it after all.
+    }
+}
+
+/// Waits for the next change; an error if the session is over.
+async fn changed(watcher: OneshotWatcher) -> Result<(), Error> {
+    match watcher.changed().await.session_state {
+        SessionState::Expired => Err(Error::SessionExpired),
+        SessionState::Closed | SessionState::AuthFailed => Err(Error::ClientClosed),
+        _ => Ok(()),
+    }
+}
+
+async fn names(
+    client: &Client,
+    path: &str,
+    out: &Out,
+    pause: &mut Pause,
+) -> Result<Infallible, Error> {
+    loop {
+        let (children, watcher) = list(client, path).await?;
+        *pause = Pause::default();
+        out.publish(match children {
+            None => Answer::Missing,
+            Some(children) => {
+                let entries = children.into_iter().map(|name| (name, Bytes::new()));
+                Answer::Entries(Arc::new(entries.collect()))
+            }
+        });
+        changed(watcher).await?;
+    }
+}
+
+async fn entries(
+    client: &Client,
+    path: &str,
+    out: &Out,
+    pause: &mut Pause,
+) -> Result<Infallible, Error> {
+    let mut entries = Entries::new();
+    // Each ends with the name whose value has changed.
+    let mut watches: JoinSet<Result<String, Error>> = JoinSet::new();
+    loop {
+        let (children, watcher) = list(client, path).await?;
+        *pause = Pause::default();
+        let mut watcher = pin!(changed(watcher));
+        let Some(children) = children else {
+            entries.clear();
+            watches.abort_all();
+            out.publish(Answer::Missing);
+            watcher.await?;
+            continue;
+        };
+        let children: HashSet<String> = children.into_iter().collect();
+        entries.retain(|name, _| children.contains(name));
+        let fresh: Vec<String> = children
+            .into_iter()
+            .filter(|name| !entries.contains_key(name))
+            .collect();
+        read_values(client, path, fresh, &mut entries, &mut watches).await?;
+        out.publish(Answer::Entries(Arc::new(entries.clone())));
+        loop {
+            let name = tokio::select! {
+                listed = &mut watcher => {
+                    listed?;
+                    break;
+                }
+                Some(Ok(name)) = watches.join_next() => name?,
+            };
+            if entries.contains_key(&name) {
+                read_values(client, path, vec![name], &mut entries, &mut watches).await?;
+                out.publish(Answer::Entries(Arc::new(entries.clone())));
+            }
+        }
+    }
+}
+
+async fn read_values(
+    client: &Client,
+    path: &str,
+    names: Vec<String>,
+    entries: &mut Entries,
+    watches: &mut JoinSet<Result<String, Error>>,
+) -> Result<(), Error> {
+    let mut reads = stream::iter(names)
+        .map(|name| async move {
+            let path = join(path, &name);
+            match client.get_and_watch_data(&path).await {
+                Ok((value, _, watcher)) => Ok(Some((bounded(&path, value), watcher, name))),
+                // Gone since it was listed: the list will say so.
+                Err(Error::NoNode) => Ok(None),
+                // Not for us to read.
+                Err(Error::NoAuth) => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+        .buffer_unordered(READS);
+    while let Some(read) = reads.try_next().await? {
+        if let Some((value, watcher, name)) = read {
+            entries.insert(name.clone(), value);
+            watches.spawn(async move { changed(watcher).await.map(|()| name) });
+        }
+    }
+    Ok(())
+}
+
+async fn value(
+    client: &Client,
+    path: &str,
+    out: &Out,
+    pause: &mut Pause,
+) -> Result<Infallible, Error> {
+    loop {
+        let (answer, watcher) = match client.get_and_watch_data(path).await {
+            Ok((value, _, watcher)) => (Answer::Value(bounded(path, value)), watcher),
+            Err(Error::NoNode) => {
+                let (stat, watcher) = client.check_and_watch_stat(path).await?;
+                if stat.is_some() {
+                    continue;
+                }
+                (Answer::Missing, watcher)
+            }
+            Err(error) => return Err(error),
+        };
+        *pause = Pause::default();
+        out.publish(answer);
+        changed(watcher).await?;
+    }
+}
+
+fn join(path: &str, name: &str) -> String {
+    format!("{}/{name}", path.trim_end_matches('/'))
+}
+
+async fn hold(
+    client: &Client,
+    path: &str,
+    value: &[u8],
+    claim: Claim,
+    held: &watch::Sender<bool>,
+    pause: &mut Pause,
+) -> Result<Infallible, Error> {
+    let anyone = Acls::anyone_all();
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    loop {
+        if !folder.is_empty() {
+            let options = CreateMode::Persistent.with_acls(anyone);
+            match client.mkdir(folder, &options).await {
+                Ok(()) | Err(Error::NodeExists) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let options = CreateMode::Ephemeral.with_acls(anyone);
+        match client.create(path, value, &options).await {
+            Ok(_) | Err(Error::NodeExists) => {}
+            // Its folder was removed in between.
+            Err(Error::NoNode) => continue,
+            Err(error) => return Err(error),
+        }
+        let (stat, watcher) = client.check_and_watch_stat(path).await?;
+        let Some(stat) = stat else { continue };
+        let ours = stat.ephemeral_owner == client.session_id().0;
+        if !ours && claim == Claim::Own {
+            // Left by a session that is over, ours before perhaps: it would go away with that.
+            match client.delete(path, None).await {
+                Ok(()) | Err(Error::NoNode) => continue,
+                Err(error) => return Err(error),
+            }
+        }
+        *pause = Pause::default();
+        held.send_replace(true);
+        // Gone, by whatever hand: make it again.
+        changed(watcher).await?;
+    }
+}
+
+async fn keep_connected(
+    config: &ZooKeeperConfig,
+    owner: &watch::Sender<Option<Client>>,
+    reporter: &Reporter,
+) {
+    let mut pause = Pause::default();
+    loop {
+        match connect(config).await {
+            Ok(client) => {
+                pause = Pause::default();
+                let mut states = client.state_watcher();
+                owner.send_replace(Some(client));
+                reporter.connected();
+                let why = loop {
+                    match states.changed().await {
+                        SessionState::SyncConnected | SessionState::ConnectedReadOnly => {
+                            reporter.connected();
+                        }
+                        SessionState::Disconnected => reporter.lost("disconnected"),
+                        SessionState::Expired => break "the session has expired",
+                        SessionState::AuthFailed => break "authentication failed",
+                        SessionState::Closed => break "the session was closed",
+                    }
+                };
+                reporter.lost(why);
+                owner.send_replace(None);
+                // Whatever ended the session, the next one is wanted soon; jitter spreads many.
+            }
+            Err(why) => reporter.lost(&why),
+        }
+        pause.wait().await;
+    }
+}
+
+async fn connect(config: &ZooKeeperConfig) -> Result<Client, String> {
+    let mut connector = Client::connector().with_session_timeout(config.session);
+    if let Some(digest) = &config.digest {
+        connector = connector.with_auth("digest", digest.as_bytes());
+    }
+    if let Some((user, password)) = &config.sasl {
+        let sasl = SaslOptions::digest_md5(user.clone(), password.clone());
+        connector = connector.with_sasl(sasl);
+    }
+    let connected = match &config.tls {
+        None => connector.connect(&config.servers).await,
+        Some(tls) => {
+            let tls = tls_options(tls).await?;
+            connector
+                .with_tls(tls)
+                .secure_connect(&config.servers)
+                .await
+        }
+    };
+    connected.map_err(|error| error.to_string())
+}
+
+async fn tls_options(tls: &TlsConfig) -> Result<TlsOptions, String> {
+    let pem = Pem::read(tls).await?;
+    let mut options = match &pem.authorities {
+        Some(authorities) => TlsOptions::new()
+            .with_pem_ca(authorities)
+            .map_err(|error| error.to_string())?,
+        None => TlsOptions::new(),
+    };
+    if let Some((chain, key)) = &pem.identity {
+        options = options
+            .with_pem_identity(chain, key)
+            .map_err(|error| error.to_string())?;
+    }
+    Ok(options)
+}

@@ -1,0 +1,235 @@
+//! Registries: servers and how to get in, or lists.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::Duration;
+
+use finback_registry::{
+    Eager, EtcdConfig, ListedService, RegistryConfig, Roots, ServersConfig, StoreConfig, TlsConfig,
+    ZooKeeperConfig,
+};
+
+use super::clusters::instances;
+use super::{Result, layout, named, set_time};
+use crate::config::Wrong;
+use crate::config::file::{self, Registry};
+use crate::config::units::Placed;
+
+/// Sessions shorter or longer than this are slips of the keyboard.
+const SESSION: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
+
+pub(super) fn registry_spec(registry: Placed<Registry>, folder: &Path) -> Result<RegistryConfig> {
+    let Placed { value, place } = registry;
+    let kinds = [
+        value.zookeeper.is_some(),
+        value.etcd.is_some(),
+        value.file.is_some(),
+        value.memory.is_some(),
+    ];
+    if kinds.iter().filter(|kind| **kind).count() != 1 {
+        let message = "write exactly one of `zookeeper`, `etcd`, `file` and `memory`";
+        return Err(Wrong::at(place, message));
+    }
+    if value.zookeeper.is_some() || value.etcd.is_some() {
+        return servers(value, place, folder);
+    }
+    let bare = value.user.is_none()
+        && value.tls.is_none()
+        && value.session.is_none()
+        && value.empty_protection.is_none()
+        && value.eager.is_empty();
+    if !bare {
+        let message = "a list of services needs nothing but itself; take the other keys away";
+        return Err(Wrong::at(place, message));
+    }
+    match (value.file, value.memory) {
+        (Some(path), _) => Ok(RegistryConfig::File(folder.join(path))),
+        (None, services) => memory(services.unwrap_or_default()),
+    }
+}
+
+fn servers(from: Registry, place: (u64, u64), folder: &Path) -> Result<RegistryConfig> {
+    let login = login(&from, folder)?;
+    let tls = from.tls.map(|tls| tls_config(tls, folder)).transpose()?;
+    let store = match (from.zookeeper, from.etcd) {
+        (Some(servers), _) => {
+            let mut config = zookeeper(servers)?;
+            set_time(&mut config.session, from.session);
+            if config.session < SESSION.0 || config.session > SESSION.1 {
+                let message = "a session lasts 1s to 10m; 20s suits most";
+                return Err(Wrong::at(place, message));
+            }
+            config.tls = tls;
+            let how = from
+                .authentication
+                .as_ref()
+                .map(|how| (&*how.value, how.place));
+            match (login, how) {
+                (None, None) => {}
+                (None, Some((_, place))) => {
+                    let message = "to log in there must be a `user` too";
+                    return Err(Wrong::at(place, message));
+                }
+                (Some((user, password)), None | Some(("digest", _))) => {
+                    config.digest = Some(format!("{user}:{password}"));
+                }
+                (Some(login), Some(("sasl", _))) => config.sasl = Some(login),
+                (Some(_), Some((other, place))) => {
+                    let message = format!("cannot log in by `{other}`; write digest or sasl");
+                    return Err(Wrong::at(place, message));
+                }
+            }
+            StoreConfig::ZooKeeper(config)
+        }
+        (None, servers) => {
+            if let Some(how) = from.authentication {
+                let message = "etcd knows only user and password; take the key away";
+                return Err(Wrong::at(how.place, message));
+            }
+            if from.session.is_some() {
+                let message = "etcd has no sessions; take the key `session` away";
+                return Err(Wrong::at(place, message));
+            }
+            StoreConfig::Etcd(EtcdConfig {
+                servers: servers.map(etcd).transpose()?.unwrap_or_default(),
+                user: login,
+                tls,
+            })
+        }
+    };
+    let mut config = ServersConfig::new(store);
+    set_time(&mut config.empty_protection, from.empty_protection);
+    config.roots = roots(from.roots)?;
+    config.eager = from
+        .eager
+        .into_iter()
+        .map(|eager| {
+            Ok(Eager {
+                layout: layout(&eager.layout)?,
+                services: eager.services,
+            })
+        })
+        .collect::<Result<_>>()?;
+    Ok(RegistryConfig::Servers(Box::new(config)))
+}
+
+/// User and password, if there is a user.
+fn login(from: &Registry, folder: &Path) -> Result<Option<(String, String)>> {
+    let Some(user) = &from.user else {
+        return match &from.password_file {
+            Some(file) => Err(Wrong::at(file.place, "a password needs a `user` too")),
+            None => Ok(None),
+        };
+    };
+    let password = match (&from.password, &from.password_file) {
+        (Some(password), None) => password.clone(),
+        (None, Some(file)) => {
+            let path = folder.join(&file.value);
+            let text = std::fs::read_to_string(&path).map_err(|error| {
+                Wrong::at(
+                    file.place,
+                    format!("{} cannot be read: {error}", path.display()),
+                )
+            })?;
+            text.trim_end_matches(['\r', '\n']).to_owned()
+        }
+        _ => {
+            let message = "a user needs exactly one of `password` and `password_file`";
+            return Err(Wrong::at(user.place, message));
+        }
+    };
+    Ok(Some((user.value.clone(), password)))
+}
+
+fn tls_config(tls: file::Tls, folder: &Path) -> Result<TlsConfig> {
+    let identity = match (tls.certificate, tls.key) {
+        (None, None) => None,
+        (Some(certificate), Some(key)) => {
+            Some((folder.join(certificate.value), folder.join(key.value)))
+        }
+        (Some(lonely), None) | (None, Some(lonely)) => {
+            let message = "a certificate and its `key` belong together; write both";
+            return Err(Wrong::at(lonely.place, message));
+        }
+    };
+    Ok(TlsConfig {
+        authorities: tls.ca.map(|ca| folder.join(ca)),
+        identity,
+    })
+}
+
+fn zookeeper(servers: Placed<String>) -> Result<ZooKeeperConfig> {
+    let hosts = servers.value.split('/').next().unwrap_or_default();
+    for server in hosts.split(',') {
+        let port = server.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+            let message = format!("`{server}` is no server; write host:port,host:port/chroot");
+            return Err(Wrong::at(servers.place, message));
+        }
+    }
+    Ok(ZooKeeperConfig::open(servers.value))
+}
+
+fn etcd(servers: Placed<file::Servers>) -> Result<Vec<String>> {
+    let list = match servers.value {
+        file::Servers::One(server) => server.split(',').map(str::to_owned).collect(),
+        file::Servers::Many(servers) => servers,
+    };
+    for server in &list {
+        let bare = ["http://", "https://"]
+            .iter()
+            .find_map(|scheme| server.strip_prefix(scheme))
+            .unwrap_or(server);
+        let port = bare.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+            let message = format!("`{server}` is no server; write host:port or https://host:port");
+            return Err(Wrong::at(servers.place, message));
+        }
+    }
+    if list.is_empty() {
+        let message = "etcd without a server; write host:port";
+        return Err(Wrong::at(servers.place, message));
+    }
+    Ok(list)
+}
+
+fn roots(from: file::Roots) -> Result<Roots> {
+    let mut roots = Roots::default();
+    for (to, from) in [
+        (&mut roots.dubbo, from.dubbo),
+        (&mut roots.services, from.services),
+        (&mut roots.sofa, from.sofa),
+        (&mut roots.native, from.native),
+    ] {
+        let Some(from) = from else { continue };
+        if !from.value.starts_with('/') || from.value.ends_with('/') || from.value.contains("//") {
+            let message = format!("`{}` is no path; write one such as /acme/dubbo", from.value);
+            return Err(Wrong::at(from.place, message));
+        }
+        *to = from.value;
+    }
+    if let Some(grpc) = from.grpc {
+        roots.grpc = grpc.value.trim_end_matches('/').to_owned();
+    }
+    Ok(roots)
+}
+
+fn memory(services: Vec<file::Service>) -> Result<RegistryConfig> {
+    let mut seen = HashSet::new();
+    let mut listed = Vec::new();
+    for from in services {
+        let place = from.service.place;
+        let service = named(from.service)?;
+        if !seen.insert((service.clone(), from.version.clone(), from.group.clone())) {
+            let message = format!("service `{service}` is listed twice; list all endpoints once");
+            return Err(Wrong::at(place, message));
+        }
+        listed.push(ListedService {
+            service,
+            version: from.version,
+            group: from.group,
+            instances: instances(from.endpoints)?,
+        });
+    }
+    Ok(RegistryConfig::Memory(listed))
+}
