@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use finback_core::driver::ListenerSpec;
 use finback_core::mesh::RoutingSpec;
-use finback_registry::RegistryConfig;
+use finback_registry::{Bridge, Registration, RegistryConfig};
 
 /// A configuration that was checked whole.
 pub struct Config {
@@ -21,12 +21,33 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// Registries by name.
     pub registries: Vec<(String, RegistryConfig)>,
+    /// Local services to register.
+    pub registrations: Vec<Registration>,
+    /// Services to mirror.
+    pub bridges: Vec<Bridge>,
+    /// SOFA-RPC's mesh registry, if it is served.
+    pub mesh_registry: Option<MeshRegistry>,
     /// Where snapshots of registries are kept, if anywhere.
     pub snapshots: Option<PathBuf>,
     /// Listeners.
     pub listeners: Vec<ListenerSpec>,
     /// Everything about routing.
     pub routing: RoutingSpec,
+}
+
+/// How SOFA-RPC's mesh registry is served.
+#[derive(Clone, Debug)]
+pub struct MeshRegistry {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The registry that it registers with.
+    pub registry: String,
+    /// Where the application listens.
+    pub application: SocketAddr,
+    /// What other consumers connect to.
+    pub advertise: SocketAddr,
+    /// Our listener for the application's own calls.
+    pub outbound: SocketAddr,
 }
 
 /// Why a configuration is refused.

@@ -3,5 +3,7 @@
 pub mod admin;
 pub mod commands;
 pub mod config;
+pub mod mesh_registry;
+pub mod metadata;
 pub mod protocols;
 pub mod running;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use finback::commands::{check, demo, run};
+use finback::commands::{check, demo, run, services};
 use finback::config;
 
 /// A multi-protocol mesh proxy: Bolt (SOFA-RPC) and Dubbo through one routing core.
@@ -38,18 +38,25 @@ enum Command {
     },
     /// Print the configuration file's JSON Schema.
     Schema,
+    /// List what registries say of services: endpoints, labels, weight and age.
+    Services(services::Options),
     /// Show it at work, with no server and no file: services, proxy and callers in one process.
     Demo(demo::Options),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
+    let default = match arguments.command {
+        // What is printed is the answer; only trouble stands beside it.
+        Command::Services(_) => "warn",
+        _ => "info",
+    };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env();
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_target(false)
-        .with_env_filter(filter.unwrap_or_else(|_| "info".into()))
+        .with_env_filter(filter.unwrap_or_else(|_| default.into()))
         .init();
     // Calls are carried by the workers' own threads; this runtime only keeps them supplied.
     let control = tokio::runtime::Builder::new_multi_thread()
@@ -64,6 +71,7 @@ fn main() -> anyhow::Result<ExitCode> {
             println!("{}", serde_json::to_string_pretty(&config::schema())?);
             Ok(ExitCode::SUCCESS)
         }
+        Command::Services(options) => control.block_on(services::services(options)),
         Command::Demo(options) => control.block_on(demo::demo(options)),
     };
     control.shutdown_background();

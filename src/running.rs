@@ -8,11 +8,12 @@ use anyhow::Context;
 use finback_core::driver::{Bound, ListenerSpec, Workers};
 use finback_core::mesh::Mesh;
 use finback_observability::Metrics;
-use finback_registry::{NoMetadata, Registries};
+use finback_registry::{Registration, Registries};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use crate::config::Config;
+use crate::metadata::DubboMetadata;
 use crate::protocols;
 
 /// A running mesh.
@@ -27,6 +28,8 @@ pub struct Running {
     pub registries: Arc<Registries>,
     workers: Workers,
     listeners: Mutex<Vec<Listener>>,
+    /// Those of the configuration.
+    registrations: Mutex<Vec<Registration>>,
     draining: AtomicBool,
 }
 
@@ -57,7 +60,7 @@ impl Running {
             Handle::current(),
             config.registries,
             config.snapshots.as_deref(),
-            Arc::new(NoMetadata),
+            Arc::new(DubboMetadata),
         );
         let registries = Arc::new(registries.context("cannot keep snapshots of registries")?);
         let metrics = Arc::new(Metrics::default());
@@ -73,7 +76,13 @@ impl Running {
             .into_iter()
             .map(|bound| listen(&workers, bound))
             .collect();
+        // Only what listens already is offered to others.
+        for registration in &config.registrations {
+            registries.register(registration);
+        }
+        registries.set_bridges(config.bridges);
         Ok(Self {
+            registrations: Mutex::new(config.registrations),
             mesh,
             metrics,
             reloads: Reloads::default(),
@@ -106,6 +115,17 @@ impl Running {
             kept
         });
         listeners.extend(bound.into_iter().map(|bound| listen(&self.workers, bound)));
+        let mut registrations = self.registrations.lock().await;
+        for gone in registrations.iter() {
+            if !config.registrations.contains(gone) {
+                self.registries.unregister(gone);
+            }
+        }
+        for wanted in &config.registrations {
+            self.registries.register(wanted);
+        }
+        *registrations = config.registrations;
+        self.registries.set_bridges(config.bridges);
         Ok(())
     }
 
@@ -132,9 +152,11 @@ impl Running {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Accepts no more, says goodbye, finishes what is in flight, and ends the workers.
+    /// Takes back what is registered, accepts no more, says goodbye, finishes what is in flight,
+    /// and ends the workers.
     pub async fn drain(&self) {
         self.begin_draining();
+        self.registries.withdraw().await;
         self.workers.drain().await;
     }
 }

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::running::Running;
-use crate::{admin, config};
+use crate::{admin, config, mesh_registry};
 
 /// How often the configuration file is looked at.
 const WATCH: Duration = Duration::from_millis(500);
@@ -38,11 +38,29 @@ pub async fn run(path: PathBuf) -> anyhow::Result<ExitCode> {
         ),
         None => None,
     };
+    let mesh_registry = match config.mesh_registry.clone() {
+        Some(config) => {
+            let address = config.address;
+            let listener = TcpListener::bind(address)
+                .await
+                .with_context(|| format!("the mesh registry cannot listen on {address}"))?;
+            Some((listener, config))
+        }
+        None => None,
+    };
     let running = Arc::new(Running::start(config)?);
     announce(&running).await;
     if let Some(listener) = admin {
         eprintln!("listening admin {} protocol=http", listener.local_addr()?);
         tokio::spawn(admin::serve(listener, running.clone()));
+    }
+    if let Some((listener, config)) = mesh_registry {
+        eprintln!(
+            "listening mesh-registry {} protocol=http",
+            listener.local_addr()?
+        );
+        let registries = running.registries.clone();
+        tokio::spawn(mesh_registry::serve(listener, config, registries));
     }
     tokio::spawn(keep_up(path, known, hangup, running.clone()));
     eprintln!("ready");

@@ -19,7 +19,7 @@ use super::{Config, Wrong};
 use crate::protocols;
 
 use clusters::{cluster_spec, policy};
-use registries::registry_spec;
+use registries::{bridge, mesh_registry, registration, registry_spec};
 use routes::table;
 
 /// More workers than any machine has cores for; a slip of the keyboard.
@@ -30,6 +30,14 @@ type Result<T> = std::result::Result<T, Wrong>;
 pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
     let names = Names {
         registries: file.registries.keys().cloned().collect(),
+        lists: file
+            .registries
+            .iter()
+            .filter(|(_, registry)| {
+                registry.value.file.is_some() || registry.value.memory.is_some()
+            })
+            .map(|(name, _)| name.clone())
+            .collect(),
         clusters: file.clusters.keys().cloned().collect(),
         tables: file.routes.keys().cloned().collect(),
     };
@@ -44,6 +52,20 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
         .into_iter()
         .map(|(name, registry)| Ok((name, registry_spec(registry, folder)?)))
         .collect::<Result<_>>()?;
+    let registrations = file
+        .register
+        .into_iter()
+        .map(|register| registration(register, &names))
+        .collect::<Result<_>>()?;
+    let bridges = file
+        .bridges
+        .into_iter()
+        .map(|from| bridge(from, &names))
+        .collect::<Result<_>>()?;
+    let mesh_registry = file
+        .mesh_registry
+        .map(|from| mesh_registry(from, &names))
+        .transpose()?;
     let frame = file.limits.frame.map(|Size(bytes)| bytes);
     let listeners = listeners(file.listeners, frame, &names)?;
     let tables = file
@@ -70,6 +92,9 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
         workers,
         admin,
         registries,
+        registrations,
+        bridges,
+        mesh_registry,
         snapshots: file
             .snapshots
             .map(|snapshots| folder.join(snapshots.folder)),
@@ -81,6 +106,8 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
 /// The names that other parts of the file may refer to.
 struct Names {
     registries: Vec<String>,
+    /// Registries that are lists.
+    lists: Vec<String>,
     clusters: Vec<String>,
     tables: Vec<String>,
 }

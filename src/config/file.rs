@@ -23,6 +23,14 @@ pub struct File {
     /// Where registries' endpoints are kept for a start while a registry is away. Default:
     /// nowhere. Read at the start only.
     pub snapshots: Option<Snapshots>,
+    /// Local services to register on behalf of their application.
+    #[serde(default)]
+    pub register: Vec<Register>,
+    /// Services of one registry to mirror into another.
+    #[serde(default)]
+    pub bridges: Vec<Bridge>,
+    /// SOFA-RPC's mesh registry, for Java applications. Read at the start only.
+    pub mesh_registry: Option<MeshRegistry>,
     /// Addresses to accept on; at least one.
     pub listeners: Placed<Vec<Listener>>,
     /// Route tables by name.
@@ -134,6 +142,81 @@ pub struct Roots {
     pub grpc: Option<Placed<String>>,
     /// That of `native`. Default: /finback/services.
     pub native: Option<Placed<String>>,
+}
+
+/// A local service to register.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Register {
+    /// The registry's name; one with servers.
+    pub registry: Placed<String>,
+    /// The layout to write.
+    pub layout: Placed<String>,
+    /// The service.
+    pub service: Placed<String>,
+    /// Its version. Default: none.
+    #[serde(default)]
+    pub version: String,
+    /// Its group (SOFA: unique id). Default: none.
+    #[serde(default)]
+    pub group: String,
+    /// What consumers connect to, such as `10.0.0.5:12220`; no loopback for Dubbo.
+    pub address: Placed<String>,
+    /// What is spoken there, as the framework calls it. Default: the layout's usual.
+    pub protocol: Option<String>,
+    /// Its weight. Default: 100.
+    pub weight: Option<u32>,
+    /// The application's name. Default: finback.
+    pub application: Option<String>,
+    /// Labels. Default: none.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Registered only while something listens at this address. Default: always.
+    pub check: Option<Placed<String>>,
+}
+
+/// Services of one registry to mirror into another.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Bridge {
+    /// What is mirrored.
+    pub from: Placed<End>,
+    /// What it is mirrored into.
+    pub to: Placed<End>,
+    /// Names of services, each exact or with a `*` at its end.
+    pub services: Placed<Vec<String>>,
+    /// What consumers connect to: one of our listeners. Default: the providers themselves.
+    pub address: Option<Placed<String>>,
+    /// What is spoken there, as the framework calls it. Default: what the providers speak.
+    pub protocol: Option<String>,
+}
+
+/// One end of a bridge.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct End {
+    /// The registry's name; one with servers.
+    pub registry: Placed<String>,
+    /// The layout.
+    pub layout: Placed<String>,
+}
+
+/// SOFA-RPC's mesh registry: an HTTP interface through which an application registers and
+/// looks up by its sidecar.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MeshRegistry {
+    /// Where it listens; applications expect 127.0.0.1:13330.
+    pub address: Placed<String>,
+    /// The registry to register with.
+    pub registry: Placed<String>,
+    /// Where the application itself listens. Default: 127.0.0.1:12200.
+    pub application: Option<Placed<String>>,
+    /// What other consumers connect to; a listener of ours, or the application.
+    pub advertise: Placed<String>,
+    /// Our listener for the application's own calls; it always connects to port 12220 of this
+    /// host. Default: 127.0.0.1:12220.
+    pub outbound: Option<Placed<String>>,
 }
 
 /// Snapshots of registries on disk.

@@ -5,15 +5,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use finback_registry::{
-    Eager, EtcdConfig, ListedService, RegistryConfig, Roots, ServersConfig, StoreConfig, TlsConfig,
-    ZooKeeperConfig,
+    Bridge, Eager, EtcdConfig, Layout, ListedService, Registration, RegistryConfig, Roots,
+    ServersConfig, StoreConfig, TlsConfig, ZooKeeperConfig,
 };
 
 use super::clusters::instances;
-use super::{Result, layout, named, set_time};
-use crate::config::Wrong;
+use super::{Names, Result, address, known, layout, named, set_time};
 use crate::config::file::{self, Registry};
 use crate::config::units::Placed;
+use crate::config::{MeshRegistry, Wrong};
 
 /// Sessions shorter or longer than this are slips of the keyboard.
 const SESSION: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
@@ -232,4 +232,107 @@ fn memory(services: Vec<file::Service>) -> Result<RegistryConfig> {
         });
     }
     Ok(RegistryConfig::Memory(listed))
+}
+
+/// The name of a registry that can be written to.
+fn writable(name: Placed<String>, names: &Names) -> Result<String> {
+    known(&names.registries, "registry", &name)?;
+    if names.lists.contains(&name.value) {
+        let message = format!("`{}` is a list; only servers can be written to", name.value);
+        return Err(Wrong::at(name.place, message));
+    }
+    Ok(name.value)
+}
+
+/// What is usually spoken by services of a layout, as the framework calls it.
+fn usual_protocol(layout: Layout) -> &'static str {
+    match layout {
+        Layout::Dubbo | Layout::DubboApp => "dubbo",
+        Layout::Sofa => "bolt",
+        Layout::Spring => "http",
+        Layout::Grpc => "grpc",
+        Layout::Native => "",
+    }
+}
+
+fn target(name: &Placed<String>) -> Result<Layout> {
+    match layout(name)? {
+        Layout::DubboApp => {
+            let message = "the application level cannot be written; write dubbo";
+            Err(Wrong::at(name.place, message))
+        }
+        layout => Ok(layout),
+    }
+}
+
+pub(super) fn registration(from: file::Register, names: &Names) -> Result<Registration> {
+    let layout = target(&from.layout)?;
+    let at = address(&from.address.value, from.address.place)?;
+    if layout == Layout::Dubbo && at.ip().is_loopback() {
+        let message = "Dubbo's consumers never connect to loopback; write this host's address";
+        return Err(Wrong::at(from.address.place, message));
+    }
+    Ok(Registration {
+        registry: writable(from.registry, names)?,
+        layout,
+        service: named(from.service)?,
+        version: from.version,
+        group: from.group,
+        protocol: from
+            .protocol
+            .unwrap_or_else(|| usual_protocol(layout).to_owned()),
+        host: at.ip().to_string(),
+        port: at.port(),
+        weight: from.weight.unwrap_or(100),
+        application: from.application.unwrap_or_else(|| "finback".to_owned()),
+        labels: from.labels,
+        check: from
+            .check
+            .map(|check| address(&check.value, check.place))
+            .transpose()?,
+    })
+}
+
+pub(super) fn bridge(from: file::Bridge, names: &Names) -> Result<Bridge> {
+    let place = from.to.place;
+    let source = (
+        writable(from.from.value.registry, names)?,
+        layout(&from.from.value.layout)?,
+    );
+    let to = (
+        writable(from.to.value.registry, names)?,
+        target(&from.to.value.layout)?,
+    );
+    if source == to {
+        let message = "a bridge from a place to itself; write another registry or layout";
+        return Err(Wrong::at(place, message));
+    }
+    if from.services.value.is_empty() {
+        let message = "a bridge for no service; write names, such as com.acme.*";
+        return Err(Wrong::at(from.services.place, message));
+    }
+    Ok(Bridge {
+        from: source,
+        to,
+        services: from.services.value,
+        address: from
+            .address
+            .map(|own| address(&own.value, own.place))
+            .transpose()?,
+        protocol: from.protocol,
+    })
+}
+
+pub(super) fn mesh_registry(from: file::MeshRegistry, names: &Names) -> Result<MeshRegistry> {
+    let or = |given: Option<Placed<String>>, default: &str| match given {
+        Some(given) => address(&given.value, given.place),
+        None => address(default, (0, 0)),
+    };
+    Ok(MeshRegistry {
+        registry: writable(from.registry, names)?,
+        application: or(from.application, "127.0.0.1:12200")?,
+        advertise: address(&from.advertise.value, from.advertise.place)?,
+        outbound: or(from.outbound, "127.0.0.1:12220")?,
+        address: address(&from.address.value, from.address.place)?,
+    })
 }

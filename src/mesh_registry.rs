@@ -1,0 +1,215 @@
+//! SOFA-RPC's mesh registry: five requests over HTTP by which a Java application registers with and
+//! looks up through its sidecar (SOFA-RPC's registry-mesh).
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use finback_registry::{Layout, Registration, Registries};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::config::MeshRegistry;
+
+/// The longest body that is read.
+const MAX_BODY: usize = 64 * 1024;
+/// Connections at a time.
+const CONNECTIONS: usize = 64;
+/// How long a request's head may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Serves until the runtime ends.
+pub async fn serve(listener: TcpListener, config: MeshRegistry, registries: Arc<Registries>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let config = Arc::new(config);
+    loop {
+        // Never closed, so there is always a place by and by.
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "mesh registry cannot accept; pausing");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (config, registries) = (config.clone(), registries.clone());
+        tokio::spawn(async move {
+            let answering = service_fn(|request| answer(request, &config, &registries));
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(PATIENCE)
+                .serve_connection(TokioIo::new(stream), answering);
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "mesh registry connection ended");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    config: &MeshRegistry,
+    registries: &Registries,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let path = request.uri().path().to_owned();
+    if request.method() != Method::POST {
+        return Ok(respond(
+            StatusCode::METHOD_NOT_ALLOWED,
+            &failure("only POST is served here"),
+        ));
+    }
+    let body = match Limited::new(request.into_body(), MAX_BODY).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) => {
+            return Ok(respond(
+                StatusCode::BAD_REQUEST,
+                &failure(&error.to_string()),
+            ));
+        }
+    };
+    Ok(match handle(&path, &body, config, registries) {
+        Ok(answer) => respond(StatusCode::OK, &answer),
+        Err((status, why)) => respond(status, &failure(&why)),
+    })
+}
+
+fn failure(why: &str) -> Value {
+    json!({ "success": false, "errorMessage": why })
+}
+
+fn respond(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body.to_string()));
+    *response.status_mut() = status;
+    let kind = hyper::header::HeaderValue::from_static("application/json");
+    response
+        .headers_mut()
+        .insert(hyper::header::CONTENT_TYPE, kind);
+    response
+}
+
+/// The part of every request that we need.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Asked {
+    #[serde(default)]
+    service_name: String,
+    provider_meta_info: Option<ProviderMeta>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ProviderMeta {
+    #[serde(default)]
+    app_name: Option<String>,
+}
+
+fn handle(
+    path: &str,
+    body: &[u8],
+    config: &MeshRegistry,
+    registries: &Registries,
+) -> Result<Value, (StatusCode, String)> {
+    let asked: Asked = serde_json::from_slice(body)
+        .map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
+    let done = json!({ "success": true, "errorMessage": null });
+    match path {
+        "/configs/application" | "/services/unsubscribe" => Ok(done),
+        "/services/subscribe" => {
+            // Whoever subscribes will call soon: the service is looked up now.
+            let (service, _) = split(&asked.service_name)?;
+            let outbound = config.outbound;
+            tracing::info!(service, %outbound, "application subscribes");
+            Ok(json!({
+                "success": true,
+                "errorMessage": null,
+                "serviceName": asked.service_name,
+                "datas": [format!("{outbound}?v=4.0&p=1&_SERIALIZETYPE=hessian2&app_name=finback")],
+            }))
+        }
+        "/services/publish" => {
+            let registration = registration(&asked, config)?;
+            tracing::info!(service = registration.service, "application publishes");
+            registries.register(&registration);
+            Ok(done)
+        }
+        "/services/unpublish" => {
+            let (service, unique_id) = split(&asked.service_name)?;
+            for status in registries.registrations() {
+                let own = status.registration;
+                let port = config.advertise.port();
+                if own.layout == Layout::Sofa
+                    && own.service == service
+                    && own.group == unique_id
+                    && own.port == port
+                {
+                    registries.unregister(&own);
+                }
+            }
+            Ok(done)
+        }
+        _ => Err((StatusCode::NOT_FOUND, format!("nothing at {path}"))),
+    }
+}
+
+/// Interface and unique id of `interface:1.0` or `interface:1.0:uniqueId`.
+fn split(name: &str) -> Result<(&str, &str), (StatusCode, String)> {
+    let mut parts = name.splitn(3, ':');
+    let interface = parts.next().unwrap_or_default();
+    let unique_id = parts.nth(1).unwrap_or_default();
+    if interface.is_empty() {
+        let why = "serviceName is missing".to_owned();
+        return Err((StatusCode::BAD_REQUEST, why));
+    }
+    Ok((interface, unique_id))
+}
+
+fn registration(
+    asked: &Asked,
+    config: &MeshRegistry,
+) -> Result<Registration, (StatusCode, String)> {
+    let (service, unique_id) = split(&asked.service_name)?;
+    let application = asked
+        .provider_meta_info
+        .as_ref()
+        .and_then(|meta| meta.app_name.clone());
+    Ok(Registration {
+        registry: config.registry.clone(),
+        layout: Layout::Sofa,
+        service: service.to_owned(),
+        version: String::new(),
+        group: unique_id.to_owned(),
+        protocol: "bolt".to_owned(),
+        host: config.advertise.ip().to_string(),
+        port: config.advertise.port(),
+        weight: 100,
+        application: application.unwrap_or_else(|| "finback".to_owned()),
+        labels: [].into(),
+        check: Some(config.application),
+    })
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_services_are_taken_apart() {
+        assert_eq!(split("a.B:1.0").unwrap(), ("a.B", ""));
+        assert_eq!(split("a.B:1.0:blue").unwrap(), ("a.B", "blue"));
+        assert_eq!(split("a.B").unwrap(), ("a.B", ""));
+        assert!(split("").is_err());
+    }
+}
