@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need beyond the build: ZooKeeper, etcd, Java, Maven and Node.js from Debian, and
-# the third-party frameworks from npm and Maven Central, the latter into target/peers. Looks
+# the third-party frameworks from npm, Maven Central and the Go proxy, all into target/peers. Looks
 # first, so that a second run takes no time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -23,6 +23,8 @@ need ip iproute2
 need etcd etcd-server
 need etcdctl etcd-client
 need openssl openssl
+need curl curl ca-certificates
+need unzip unzip
 if [ "${#missing[@]}" -gt 0 ]; then
     echo "installing ${missing[*]}"
     $sudo apt-get update -qq
@@ -44,6 +46,31 @@ fresh() { # STAMP FOLDER: whether what was built from FOLDER is still good
     find "tests/peers/$2" -type f | LC_ALL=C sort | xargs sha256sum >"$out/$1.now"
     cmp -s "$out/$1.now" "$out/$1.stamp"
 }
+# A Go that is new enough: the one on the path, or one from the Go module proxy, as a `go` that is
+# asked for another version would fetch it. Debian's own is too old for that.
+go_toolchain() {
+    local version=1.26.8 known
+    known=$(command -v go >/dev/null 2>&1 && go env GOVERSION || true)
+    if [ "$(printf '%s\n' go1.26 "$known" | sort -V | head -n1)" = go1.26 ]; then
+        command -v go
+        return
+    fi
+    local machine folder="$out/go-toolchain"
+    case "$(uname -m)" in
+    aarch64) machine=linux-arm64 ;;
+    *) machine=linux-amd64 ;;
+    esac
+    local name="golang.org/toolchain@v0.0.1-go$version.$machine"
+    if [ ! -x "$folder/$name/bin/go" ]; then
+        mkdir -p "$folder"
+        curl -fsSL -o "$folder/go.zip" \
+            "https://proxy.golang.org/golang.org/toolchain/@v/v0.0.1-go$version.$machine.zip"
+        unzip -q -o "$folder/go.zip" -d "$folder"
+        chmod -R u+w "$folder"
+        chmod +x "$folder/$name"/bin/* "$folder/$name"/pkg/tool/*/*
+    fi
+    echo "$folder/$name/bin/go"
+}
 if ! fresh node node; then
     echo "installing npm peers"
     mkdir -p "$out/node"
@@ -53,7 +80,16 @@ if ! fresh node node; then
 fi
 if ! fresh java java; then
     echo "building Java peers"
+    # What an earlier version needed must not stay beside what this one does.
+    rm -rf "$out/java"
     mvn -q -B -ntp -Dstyle.color=never -f tests/peers/java/pom.xml package "-Dout=$out/java"
     mv "$out/java.now" "$out/java.stamp"
+fi
+if ! fresh go go; then
+    echo "building Go peers"
+    go=$(go_toolchain)
+    mkdir -p "$out/go"
+    (cd tests/peers/go && "$go" build -o "$out/go/peer" .)
+    mv "$out/go.now" "$out/go.stamp"
 fi
 rm -f "$out"/*.now

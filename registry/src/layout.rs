@@ -300,6 +300,10 @@ impl Directory {
         if layout == Layout::DubboApp {
             queries.remove(0);
         }
+        if root.is_empty() {
+            // Services without a common root cannot be told from anything else that is there.
+            queries.clear();
+        }
         Self {
             layout,
             root: root.clone(),

@@ -11,5 +11,6 @@ mod dubbo_node;
 mod errors;
 mod faults;
 mod lifecycle;
+mod registries;
 mod reload;
 mod support;

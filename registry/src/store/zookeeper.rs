@@ -83,9 +83,17 @@ impl ZooKeeper {
                 Query::Value(path) => value(&client, path, &out, &mut pause).await,
             };
             let Err(error) = ended;
-            if error == Error::NoAuth {
-                tracing::warn!(?query, "not allowed to read; taken as empty");
-                out.publish(Answer::Missing);
+            match error {
+                Error::NoAuth => {
+                    tracing::warn!(?query, "not allowed to read; taken as empty");
+                    out.publish(Answer::Missing);
+                }
+                // A caller's service whose name is no path there cannot be there.
+                Error::BadArguments(_) => {
+                    out.publish(Answer::Missing);
+                    return std::future::pending().await;
+                }
+                _ => {}
             }
             tracing::debug!(?query, %error, "cannot follow; trying again");
             pause.wait().await;

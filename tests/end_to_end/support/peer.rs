@@ -81,6 +81,16 @@ impl Peer {
         Self::java("dubbo2", "com.acme.dubbo.Main")
     }
 
+    /// The registry clients of Java frameworks.
+    pub(crate) fn registry() -> Self {
+        Self::java("registry", "com.acme.registry.Main")
+    }
+
+    /// The Go libraries.
+    pub(crate) fn go() -> Self {
+        Self::start("go", &mut Command::new(built("go/peer")))
+    }
+
     /// The npm libraries.
     pub(crate) fn node() -> Self {
         let script = built("node/peer.js");
@@ -94,7 +104,6 @@ impl Peer {
         command.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
         command.arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn");
         command.arg("-Ddubbo.application.logger=slf4j");
-        command.arg("-Ddubbo.application.register-mode=interface");
         for package in [
             "java.lang",
             "java.util",

@@ -7,10 +7,12 @@ import com.acme.GreeterService;
 import com.acme.Load;
 import com.acme.Order;
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
 import org.apache.dubbo.config.ApplicationConfig;
+import org.apache.dubbo.config.MetadataReportConfig;
 import org.apache.dubbo.config.MethodConfig;
 import org.apache.dubbo.config.ProtocolConfig;
 import org.apache.dubbo.config.ReferenceConfig;
@@ -52,16 +54,30 @@ public final class Main {
         }
     }
 
-    private static ApplicationConfig application() {
-        ApplicationConfig application = new ApplicationConfig("acme-peer");
+    private static ApplicationConfig application(Map<String, String> fields) {
+        ApplicationConfig application =
+                new ApplicationConfig(fields.getOrDefault("application", "acme-peer"));
         application.setQosEnable(false);
+        if (fields.containsKey("metadata-type")) {
+            application.setMetadataType(fields.get("metadata-type"));
+        }
         return application;
     }
 
+    private static RegistryConfig registry(Map<String, String> fields) {
+        if (!fields.containsKey("registry")) {
+            return new RegistryConfig("N/A");
+        }
+        String address = fields.get("registry");
+        RegistryConfig registry = new RegistryConfig(
+                address.contains("://") ? address : "zookeeper://" + address);
+        // Interface level unless asked for otherwise: "instance" or "all".
+        registry.setParameters(
+                new HashMap<>(Map.of("register-mode", fields.getOrDefault("mode", "interface"))));
+        return registry;
+    }
+
     private static Object export(Map<String, String> fields) {
-        RegistryConfig registry = fields.containsKey("registry")
-                ? new RegistryConfig("zookeeper://" + fields.get("registry"))
-                : new RegistryConfig("N/A");
         ProtocolConfig protocol =
                 new ProtocolConfig("dubbo", Integer.parseInt(fields.get("port")));
         protocol.setSerialization(fields.get("serialization"));
@@ -72,13 +88,23 @@ public final class Main {
         }
         String name = fields.get("name");
         ServiceConfig<Greeter> service = new ServiceConfig<>();
-        service.setApplication(application());
-        service.setRegistry(registry);
+        service.setApplication(application(fields));
+        service.setRegistry(registry(fields));
         service.setProtocol(protocol);
         service.setInterface(Greeter.class);
         service.setVersion(fields.get("version"));
         service.setGroup(fields.get("group"));
         service.setScope("remote");
+        if (fields.containsKey("tag")) {
+            service.setTag(fields.get("tag"));
+        }
+        if (fields.containsKey("weight")) {
+            service.setWeight(Integer.parseInt(fields.get("weight")));
+        }
+        if (fields.containsKey("metadata-type")) {
+            service.setMetadataReportConfig(
+                    new MetadataReportConfig("zookeeper://" + fields.get("registry")));
+        }
         service.setRef(new GreeterService(name, key -> RpcContext.getContext().getAttachment(key)));
         service.export();
         EXPORTS.put(name, service);
@@ -127,9 +153,9 @@ public final class Main {
 
     private static Object refer(Map<String, String> fields, boolean generic) {
         ReferenceConfig<Object> reference = new ReferenceConfig<>();
-        reference.setApplication(application());
+        reference.setApplication(application(fields));
         if (fields.containsKey("registry")) {
-            reference.setRegistry(new RegistryConfig("zookeeper://" + fields.get("registry")));
+            reference.setRegistry(registry(fields));
         } else {
             reference.setUrl(fields.get("url"));
         }

@@ -67,7 +67,9 @@ public final class Main {
     }
 
     private static RegistryConfig registry(Map<String, String> fields) {
-        return new RegistryConfig().setProtocol("zookeeper").setAddress(fields.get("registry"));
+        return new RegistryConfig()
+                .setProtocol(fields.getOrDefault("registry-protocol", "zookeeper"))
+                .setAddress(fields.get("registry"));
     }
 
     private static Object export(Map<String, String> fields) {
