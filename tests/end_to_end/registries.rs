@@ -223,7 +223,6 @@ fn dubbo_go_is_found_in_both_registries() {
         let go = Peer::go();
         go.export(&[
             ("registry", &registry),
-            ("host", &host_address().to_string()),
             ("port", &free_port().to_string()),
             ("name", "go"),
         ]);

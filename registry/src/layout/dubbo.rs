@@ -4,13 +4,17 @@ use finback_core::discovery::Lookup;
 
 use super::url::{self, Url};
 use super::{Draft, Drafts, Layout, Roots, provider};
-use crate::offer::Provider;
+use crate::offer::{Provider, WEIGHT};
 use crate::store::Answer;
 
 /// How long a provider warms up that does not say (`AbstractLoadBalance`), in milliseconds.
 pub(super) const WARM_UP: u64 = 600_000;
 /// What npm's `sofa-rpc-node` writes as the group of Dubbo providers that have none.
 const NO_GROUP: &str = "SOFA";
+/// How the release of a provider written in Go begins.
+const GO: &str = "dubbo-golang";
+/// A time stamp below this is in seconds: in milliseconds it would lie in 1973.
+const SECONDS: u64 = 100_000_000_000;
 /// Dubbo's name for "no version".
 const NO_VERSION: &str = "0.0.0";
 
@@ -46,6 +50,21 @@ pub(super) fn draft(service: &str, url: Url) -> Option<Draft> {
     serves.then(|| {
         let mut provider = provider(Layout::Dubbo, &url.scheme, url.parameters);
         provider.warm_up = provider.warm_up.or(Some(WARM_UP));
+        if provider
+            .labels
+            .get("release")
+            .is_some_and(|release| release.starts_with(GO))
+        {
+            // It writes its default weight as 0, which its own consumers read as the usual one.
+            if provider.weight == 0 {
+                provider.weight = WEIGHT;
+            }
+            // And seconds where everybody else has milliseconds.
+            provider.since =
+                provider
+                    .since
+                    .map(|since| if since < SECONDS { since * 1000 } else { since });
+        }
         if provider.group == NO_GROUP {
             provider.group.clear();
         }

@@ -93,6 +93,21 @@ fn dubbo_providers_by_version_group_and_state() {
 }
 
 #[test]
+fn a_provider_in_go_has_the_usual_weight_and_seconds() {
+    // As dubbo-go 3.3.1 writes it.
+    let urls = [
+        "dubbo://10.0.0.1:1?interface=a.B&release=dubbo-golang-3.3.1&timestamp=1795444850&weight=0",
+    ];
+    let provider = &dubbo_offer(&urls).providers[0];
+    assert_eq!(
+        (provider.weight, provider.since),
+        (100, Some(1_795_444_850_000))
+    );
+    let java = ["dubbo://10.0.0.1:1?interface=a.B&release=3.3.5&weight=0"];
+    assert_eq!(dubbo_offer(&java).providers[0].weight, 0);
+}
+
+#[test]
 fn sofa_providers_by_unique_id() {
     let urls = [
         "bolt://127.0.0.1:22101?version=1.0&accepts=100000&appName=demo&weight=100&language=java&interface=com.example.HelloService&timeout=0&serialization=hessian2&protocol=bolt&delay=-1&dynamic=true&startTime=1700000000000&id=rpc-cfg-0&uniqueId=&rpcVer=51403",

@@ -55,7 +55,7 @@ func export(fields map[string]string) (any, error) {
 	instance, err := dubbo.NewInstance(
 		dubbo.WithName("acme-go"),
 		dubbo.WithRegistry(registryOptions(fields)...),
-		dubbo.WithProtocol(protocol.WithDubbo(), protocol.WithIp(fields["host"]), protocol.WithPort(port)),
+		dubbo.WithProtocol(protocol.WithDubbo(), protocol.WithPort(port)),
 	)
 	if err != nil {
 		return nil, err
