@@ -12,9 +12,10 @@ use tokio::sync::watch;
 use crate::balance::Policy;
 use crate::budget::Budget;
 use crate::clock::Clock;
-use crate::discovery::{Discovery, Instance, Lane, Lookup, Sink, Snapshot, WatchGuard};
+use crate::discovery::{Discovery, Instance, Lane, Lookup, Rule, Sink, Snapshot, WatchGuard};
 use crate::endpoint::{Endpoint, Health};
 use crate::outlier::Outlier;
+use crate::steer;
 
 /// How calls to a cluster are spread, bounded and kept away from bad endpoints.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,6 +94,8 @@ pub struct Endpoints {
     pub all: Vec<Arc<Endpoint>>,
     /// The framework's own split.
     pub lane: Option<Lane>,
+    /// The framework's own rules.
+    pub rules: Vec<Rule>,
 }
 
 /// A cluster at work: shared by all workers.
@@ -145,7 +148,7 @@ impl Cluster {
             Source::Listed(instances) => cluster.update(Snapshot {
                 known: true,
                 instances: instances.clone(),
-                lane: None,
+                ..Snapshot::default()
             }),
             Source::Discovered(lookup) => {
                 let sink = Arc::new(ClusterSink(Arc::downgrade(&cluster)));
@@ -199,6 +202,7 @@ impl Cluster {
             known: snapshot.known,
             all,
             lane: snapshot.lane,
+            rules: bounded(snapshot.rules),
         };
         self.endpoints.store(Arc::new(next));
         self.version.fetch_add(1, Ordering::AcqRel);
@@ -232,6 +236,15 @@ impl Cluster {
             health: former.map_or_else(|| Arc::new(Health::default()), |f| f.health.clone()),
         })
     }
+}
+
+/// The rules that are applied.
+fn bounded(mut rules: Vec<Rule>) -> Vec<Rule> {
+    if rules.len() > steer::MAX_RULES {
+        tracing::warn!(rules = rules.len(), "too many rules; the last are left out");
+        rules.truncate(steer::MAX_RULES);
+    }
+    rules
 }
 
 /// Holds the cluster weakly: a watch must not keep alive what nobody routes to.

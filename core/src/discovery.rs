@@ -36,6 +36,66 @@ pub struct Lane {
     pub attribute: String,
     /// The endpoints' label.
     pub label: String,
+    /// A call that has the attribute goes to endpoints with the equal label or nowhere.
+    pub force: bool,
+    /// A call whose attribute of this name is `true` wants that for itself.
+    pub force_attribute: Option<String>,
+}
+
+/// A framework's own rule that narrows down where certain calls may go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Which calls it is for: all of these hold.
+    pub when: Vec<Condition>,
+    /// Which endpoints are left to them: those for which all of these hold; `None` leaves none.
+    pub then: Option<Vec<Condition>>,
+    /// If it leaves no endpoint, there is none; else it is as if there were no rule.
+    pub force: bool,
+}
+
+/// One condition of a [`Rule`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// What is looked at.
+    pub subject: Subject,
+    /// It must not match.
+    pub negated: bool,
+    /// One of these has to match.
+    pub patterns: Vec<Pattern>,
+}
+
+/// What a condition looks at: the first six of a call, the others of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The method's name.
+    Method,
+    /// The service's name.
+    Service,
+    /// The service's version.
+    Version,
+    /// The service's group.
+    Group,
+    /// The caller's address.
+    Source,
+    /// An attribute of the call.
+    Attribute(String),
+    /// An endpoint's `ip:port`.
+    Address,
+    /// An endpoint's address without port.
+    Host,
+    /// An endpoint's port.
+    Port,
+    /// An endpoint's label.
+    Label(String),
+}
+
+/// What a condition compares with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pattern {
+    /// A text, in which one `*` stands for anything.
+    Glob(String),
+    /// What the call says of this subject.
+    OfCall(Subject),
 }
 
 /// All endpoints of a service at one moment.
@@ -47,6 +107,8 @@ pub struct Snapshot {
     pub instances: Vec<Instance>,
     /// The framework's own split, if it has one.
     pub lane: Option<Lane>,
+    /// The framework's own rules, in the order in which they apply; at most 64.
+    pub rules: Vec<Rule>,
 }
 
 /// What is looked up in a registry.

@@ -20,4 +20,5 @@ pub mod record;
 pub mod rejection;
 pub mod rng;
 pub mod route;
+pub mod steer;
 pub mod subset;

@@ -71,6 +71,9 @@ fn labelled(
         return chosen;
     };
     let equal = value.is_some() && chosen.iter().any(|each| lane_of(each, lane) == value);
+    if value.is_some() && !equal && lane.force {
+        return Vec::new();
+    }
     let wanted = if equal { value } else { None };
     chosen.retain(|each| lane_of(each, lane) == wanted);
     chosen
@@ -122,6 +125,8 @@ mod tests {
         Lane {
             attribute: "call.tag".into(),
             label: "tag".into(),
+            force: false,
+            force_attribute: None,
         }
     }
 
@@ -189,6 +194,18 @@ mod tests {
             "no such lane: the endpoints without one"
         );
         assert_eq!(of(Some("")), [0]);
+    }
+
+    #[test]
+    fn a_forced_lane_is_gone_to_or_nowhere() {
+        let all = endpoints(&[(1, &[]), (1, &[("tag", "gray")])]);
+        let lane = Lane {
+            force: true,
+            ..tag()
+        };
+        let of = |value| ports(&members(&all, None, Some((&lane, value))));
+        assert_eq!((of(Some("gray")), of(None)), (vec![1], vec![0]));
+        assert!(of(Some("green")).is_empty());
     }
 
     #[test]

@@ -451,7 +451,7 @@ async fn the_first_caller_of_a_service_waits_for_the_registry() {
     let snapshot = Snapshot {
         known: true,
         instances: vec![instance(server)],
-        lane: None,
+        ..Snapshot::default()
     };
     sinks("svc")[0].update(snapshot.clone());
     assert_eq!(client.get().await.unwrap().text, "svc m");

@@ -322,7 +322,9 @@ impl Guard {
 }
 
 async fn resolve(layout: Layout, drafts: Drafts) -> Offer {
-    let known = drafts.known;
+    let Drafts {
+        known, lane, rules, ..
+    } = drafts;
     let mut providers = Vec::with_capacity(drafts.drafts.len());
     for draft in drafts.drafts {
         let (host, port) = (draft.host.clone(), draft.port);
@@ -331,7 +333,10 @@ async fn resolve(layout: Layout, drafts: Drafts) -> Offer {
             None => tracing::warn!(host, port, "host is not known; provider left out"),
         }
     }
-    Offer::new(layout, known, providers)
+    let mut offer = Offer::new(layout, known, providers);
+    offer.lane = lane.or(offer.lane);
+    offer.rules = rules;
+    offer
 }
 
 async fn address(draft: Draft) -> Option<Provider> {

@@ -4,6 +4,7 @@ mod dubbo;
 mod dubbo_app;
 mod grpc;
 mod native;
+mod rules;
 mod sofa;
 mod spring;
 pub(crate) mod url;
@@ -12,12 +13,14 @@ pub(crate) mod write;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use finback_core::discovery::{Lane, Lookup};
+use finback_core::discovery::{Lane, Lookup, Rule};
 use futures_util::future::select_all;
 
 use crate::metadata::Metadata;
 use crate::offer::Provider;
 use crate::store::{Answer, Followed, Query, Store};
+use rules::Rules;
+use url::Url;
 
 /// Parameters of a provider that become labels, and the labels' names.
 const LABELS: &[(&str, &str)] = &[
@@ -120,6 +123,8 @@ impl Layout {
         matches!(self, Self::Dubbo | Self::DubboApp).then(|| Lane {
             attribute: "dubbo.tag".to_owned(),
             label: "tag".to_owned(),
+            force: false,
+            force_attribute: Some("dubbo.force.tag".to_owned()),
         })
     }
 
@@ -154,6 +159,10 @@ pub(crate) struct Drafts {
     pub(crate) drafts: Vec<Draft>,
     /// Entries that cannot be read.
     pub(crate) unreadable: usize,
+    /// The framework's own split.
+    pub(crate) lane: Option<Lane>,
+    /// The framework's own rules.
+    pub(crate) rules: Vec<Rule>,
 }
 
 impl Drafts {
@@ -181,6 +190,37 @@ impl Drafts {
         drafts
     }
 
+    /// The same with each provider as the rules want it; those that they disable are left out.
+    fn amended(mut self, rules: &Rules) -> Self {
+        self.drafts = self
+            .drafts
+            .into_iter()
+            .filter_map(|draft| {
+                let mut url = Url {
+                    scheme: draft.provider.protocol.clone(),
+                    host: draft.host.clone(),
+                    port: draft.port,
+                    path: String::new(),
+                    parameters: draft.provider.parameters.clone(),
+                };
+                rules.amend(&mut url);
+                if url.parameters == draft.provider.parameters {
+                    return Some(draft);
+                }
+                let open = url.flag("enabled", true) && !url.flag("disabled", false);
+                open.then(|| {
+                    let mut amended = provider(Layout::DubboApp, &url.scheme, url.parameters);
+                    amended.warm_up = amended.warm_up.or(draft.provider.warm_up);
+                    Draft {
+                        provider: amended,
+                        ..draft
+                    }
+                })
+            })
+            .collect();
+        self
+    }
+
     fn extend(&mut self, other: Self) {
         self.known |= other.known;
         self.drafts.extend(other.drafts);
@@ -203,6 +243,11 @@ enum Parts {
 
 struct DubboParts {
     providers: Option<Followed>,
+    /// Old-style configurators and routers, and the configuration centre, which all services
+    /// share.
+    governing: [Followed; 3],
+    /// What was complained of last, to say it once.
+    complaints: Vec<String>,
     applications: dubbo_app::Applications,
 }
 
@@ -217,8 +262,16 @@ impl Reading {
         let single = |query| Parts::Single(store.follow(query));
         let parts = match layout {
             Layout::Dubbo | Layout::DubboApp => Parts::Dubbo(Box::new(DubboParts {
-                providers: (layout == Layout::Dubbo)
-                    .then(|| store.follow(Query::Names(dubbo::providers(roots, service)))),
+                providers: (layout == Layout::Dubbo).then(|| {
+                    store.follow(Query::Names(dubbo::folder(roots, service, "providers")))
+                }),
+                governing: [
+                    Query::Names(dubbo::folder(roots, service, "configurators")),
+                    Query::Names(dubbo::folder(roots, service, "routers")),
+                    Query::Entries(format!("{}/config/dubbo", roots.dubbo)),
+                ]
+                .map(|query| store.follow(query)),
+                complaints: Vec::new(),
                 applications: dubbo_app::Applications::begin(store, roots, metadata, service),
             })),
             Layout::Sofa => single(Query::Names(sofa::providers(roots, service))),
@@ -250,17 +303,7 @@ impl Reading {
                     _ => native::read(Some(&answer)),
                 })
             }
-            Parts::Dubbo(parts) => {
-                // Both are asked, so that what the one leads to is followed while the other is
-                // still waited for.
-                let applications = parts.applications.latest();
-                let mut drafts = match &mut parts.providers {
-                    Some(followed) => dubbo::read(service, Some(&followed.latest()?)),
-                    None => Drafts::default(),
-                };
-                drafts.extend(applications?);
-                Some(drafts)
-            }
+            Parts::Dubbo(parts) => parts.latest(service),
         }
     }
 
@@ -271,10 +314,41 @@ impl Reading {
             Parts::Single(followed) => all.push(followed),
             Parts::Dubbo(parts) => {
                 all.extend(&mut parts.providers);
+                all.extend(&mut parts.governing);
                 parts.applications.followed(&mut all);
             }
         }
         select_all(all.into_iter().map(|each| Box::pin(each.changed()))).await;
+    }
+}
+
+impl DubboParts {
+    fn latest(&mut self, service: &str) -> Option<Drafts> {
+        // Everything is asked before anything is waited for, so that what the one leads to is
+        // followed meanwhile.
+        let applications = self.applications.latest();
+        let providers = self.providers.as_mut().map(Followed::latest);
+        let [configurators, routers, centre] = self.governing.each_mut().map(Followed::latest);
+        let (configurators, routers, centre) = (configurators?, routers?, centre?);
+        let rules = Rules::read(
+            service,
+            Some(&centre),
+            [Some(&configurators), Some(&routers)],
+        );
+        if rules.complaints != self.complaints {
+            for complaint in &rules.complaints {
+                tracing::warn!(service, complaint, "a rule that is not applied");
+            }
+            self.complaints.clone_from(&rules.complaints);
+        }
+        let mut drafts = match providers {
+            Some(providers) => dubbo::read(service, Some(&providers?), &rules),
+            None => Drafts::default(),
+        };
+        drafts.extend(applications?.amended(&rules));
+        drafts.lane = rules.lane();
+        drafts.rules = rules.steering();
+        Some(drafts)
     }
 }
 

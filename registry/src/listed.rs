@@ -102,7 +102,7 @@ fn snapshot(services: &[ListedService], lookup: &Lookup) -> Snapshot {
     Snapshot {
         known: !matching.is_empty(),
         instances,
-        lane: None,
+        ..Snapshot::default()
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, UNIX_EPOCH};
 
-use finback_core::discovery::{Instance, Lane, Lookup, Snapshot, WarmUp};
+use finback_core::discovery::{Instance, Lane, Lookup, Rule, Snapshot, WarmUp};
 use serde::{Deserialize, Serialize};
 
 use crate::layout::Layout;
@@ -52,6 +52,8 @@ pub struct Offer {
     pub providers: Vec<Provider>,
     /// The framework's own split.
     pub lane: Option<Lane>,
+    /// The framework's own rules.
+    pub rules: Vec<Rule>,
 }
 
 impl Offer {
@@ -76,6 +78,7 @@ impl Offer {
             known,
             providers: chosen.into_values().collect(),
             lane: layout.lane(),
+            rules: Vec::new(),
         }
     }
 
@@ -93,6 +96,7 @@ impl Offer {
             known: self.known,
             instances: instances.into_values().collect(),
             lane: self.lane.clone(),
+            rules: self.rules.clone(),
         }
     }
 }

@@ -284,6 +284,91 @@ fn grpc_endpoints_are_followed_as_the_go_client_writes_them() {
 }
 
 #[test]
+fn rules_of_dubbo_steer_calls_and_end_when_they_are_taken_away() {
+    let zookeeper_ = ZooKeeper::start();
+    let ports = [free_port(), free_port()].map(|port| port.to_string());
+    // One process offers an interface once.
+    let _providers = [("one", &ports[0]), ("two", &ports[1])].map(|(name, port)| {
+        let peer = Peer::dubbo3();
+        peer.export(&[
+            ("registry", &zookeeper_.address),
+            ("serialization", "hessian2"),
+            ("port", port),
+            ("name", name),
+        ]);
+        peer
+    });
+    let finback = finback(&zookeeper(&zookeeper_));
+    let url = format!("dubbo://{}/{GREETER}", finback.public("rpc"));
+    let caller = world().dubbo3().caller(&[("url", &url)]);
+    eventually_answering(&caller, &["one", "two"]);
+    let tools = Peer::registry();
+    let host = host_address();
+    let rule = |key: &str, text: &str| {
+        let path = format!("/dubbo/config/dubbo/{key}");
+        let fields = [
+            ("registry", zookeeper_.address.as_str()),
+            ("path", path.as_str()),
+            ("data", text),
+        ];
+        tools.ask("create", &fields).unwrap();
+        path
+    };
+    let take_away = |path: &str| {
+        let fields = [("registry", zookeeper_.address.as_str()), ("path", path)];
+        tools.ask("delete", &fields).unwrap();
+        eventually_answering(&caller, &["one", "two"]);
+    };
+
+    let disabled = rule(
+        &format!("{GREETER}::.configurators"),
+        &format!(
+            "{{configVersion: v2.7, scope: service, key: {GREETER}, enabled: true, configs: [{{addresses: [\"{host}:{}\"], side: provider, parameters: {{disabled: true}}}}]}}",
+            ports[0]
+        ),
+    );
+    eventually_answering(&caller, &["two"]);
+    take_away(&disabled);
+
+    let by_method = rule(
+        &format!("{GREETER}::.condition-router"),
+        &format!(
+            "{{scope: service, force: true, key: {GREETER}, conditions: [\"method=who => port={}\", \"method=add => host=10.255.255.255\"]}}",
+            ports[0]
+        ),
+    );
+    eventually_answering(&caller, &["one"]);
+    let refused = caller.call("add", "1,2").unwrap_err();
+    assert!(refused.text.contains("no endpoint"), "{refused:?}");
+    assert_eq!(
+        caller
+            .call("sayHello", "you")
+            .unwrap()
+            .as_str()
+            .unwrap()
+            .len(),
+        18
+    );
+    take_away(&by_method);
+
+    let tags = rule(
+        "acme-peer.tag-router",
+        &format!(
+            "{{force: false, enabled: true, key: acme-peer, tags: [{{name: gray, addresses: [\"{host}:{}\"]}}]}}",
+            ports[1]
+        ),
+    );
+    eventually_answering(&caller, &["one"]);
+    eventually_answering(&caller.with("@dubbo.tag", "gray"), &["two"]);
+    eventually_answering(&caller.with("@dubbo.tag", "green"), &["one"]);
+    let forced = caller
+        .with("@dubbo.tag", "green")
+        .with("@dubbo.force.tag", "true");
+    assert!(forced.call("who", "").is_err());
+    take_away(&tags);
+}
+
+#[test]
 fn bad_entries_cost_themselves_only() {
     let etcd_ = Etcd::start();
     etcd_.put(
@@ -323,6 +408,28 @@ fn a_hundred_thousand_children_are_borne() {
 }
 
 // === Getting in ===
+
+#[test]
+fn zookeeper_asks_for_a_digest_and_has_a_root_of_ours() {
+    let zookeeper_ = ZooKeeper::start();
+    let tools = Peer::registry();
+    let child = "/acme/dubbo/a.B/providers/dubbo%3A%2F%2F127.0.0.1%3A7%2Fa.B";
+    let fields = [
+        ("registry", zookeeper_.address.as_str()),
+        ("path", child),
+        ("digest", "mesh:secret"),
+    ];
+    tools.ask("create-guarded", &fields).unwrap();
+    // The first server of the list is not there.
+    let servers = format!("127.0.0.1:{},{}/acme", free_port(), zookeeper_.address);
+    let open = format!("{{ zookeeper: \"{servers}\" }}");
+    let login = format!("{{ zookeeper: \"{servers}\", user: mesh, password: secret }}");
+    let allowed = following(&login, "dubbo", "a.B");
+    eventually_following(&allowed, &["127.0.0.1:7"]);
+    let denied = following(&open, "dubbo", "a.B");
+    eventually_connected(&denied, true);
+    eventually_following(&denied, &[]);
+}
 
 #[test]
 fn etcd_asks_for_certificates_or_passwords() {

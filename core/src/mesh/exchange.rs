@@ -16,6 +16,7 @@ use crate::frame::Outcome;
 use crate::record::{Ending, Record};
 use crate::rejection::Rejection;
 use crate::route::{self, Destination, Route};
+use crate::steer::Facts;
 
 use super::Gauges;
 use super::site::Site;
@@ -172,10 +173,17 @@ impl Exchange {
         now: Now,
         attributes: Attributes<'_, '_>,
     ) -> Result<Rc<Seat>, Rejection> {
-        let lane = view
-            .lane_attribute()
-            .and_then(&mut *attributes)
-            .map(Cow::into_owned);
+        let way = view.is_steered().then(|| {
+            let key = &self.site.key;
+            view.way(&mut Facts {
+                method: &key.method,
+                service: &key.service,
+                version: &key.version,
+                group: &key.group,
+                source: self.source,
+                attribute: &mut |name| attributes(name).map(Cow::into_owned),
+            })
+        });
         let policy = &view.cluster.spec.policy;
         let hash = match &policy.balance {
             Policy::ConsistentHash(HashOn::Source) => Some(hash_source(self.source)),
@@ -192,7 +200,10 @@ impl Exchange {
             per_endpoint: policy.per_endpoint,
             panic_percent: policy.panic_percent,
         };
-        let members = view.members(lane.as_deref());
+        let members = match way {
+            None => view.plain(),
+            Some(way) => view.members(way, now, random),
+        };
         match members.balancer.pick(&members.endpoints, &ask) {
             Ok(chosen) => Ok(members.seats[chosen].clone()),
             Err(NoPick::Empty) => Err(Rejection::NoEndpoint),

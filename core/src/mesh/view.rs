@@ -1,17 +1,21 @@
 //! A worker's own view of a cluster: the endpoints of one subset, seated for balancing.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::balance::Balancer;
 use crate::clock::Now;
-use crate::cluster::Cluster;
-use crate::discovery::Lane;
+use crate::cluster::{Cluster, Endpoints};
+use crate::discovery::{Lane, Rule};
 use crate::driver::Pool;
 use crate::endpoint::Endpoint;
+use crate::steer::{self, Facts};
 use crate::subset::{self, Subset};
+
+/// Sets of endpoints kept for calls that rules tell apart.
+const MAX_WAYS: usize = 64;
 
 /// One endpoint as one worker uses it.
 pub(crate) struct Seat {
@@ -36,9 +40,32 @@ pub(crate) struct View {
     pub(crate) ready: bool,
     pub(crate) known: bool,
     lane: Option<Lane>,
+    rules: Vec<Rule>,
     plain: Members,
-    /// One set per value that the endpoints' lane label takes.
-    laned: Vec<(String, Members)>,
+    /// What calls that the framework's own rules tell apart may use, found out one by one.
+    ways: Vec<(Way, Members)>,
+}
+
+/// What a call says that decides which endpoints it may use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Way {
+    lane: LaneWay,
+    /// The rules that are for it.
+    rules: u64,
+    /// What endpoints are compared with.
+    compared: Vec<Option<String>>,
+}
+
+/// Which lane a call goes to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum LaneWay {
+    /// To the endpoints without a lane.
+    #[default]
+    None,
+    /// To this one.
+    To(String),
+    /// To one that does not exist, and nowhere else.
+    Nowhere,
 }
 
 impl View {
@@ -51,8 +78,9 @@ impl View {
             ready: false,
             known: false,
             lane: None,
+            rules: Vec::new(),
             plain,
-            laned: Vec::new(),
+            ways: Vec::new(),
         }
     }
 
@@ -69,49 +97,108 @@ impl View {
         self.known = endpoints.known;
         self.lane.clone_from(&endpoints.lane);
 
-        let mut former: HashMap<*const Endpoint, Rc<Seat>> = HashMap::new();
-        for members in std::iter::once(&self.plain).chain(self.laned.iter().map(|(_, m)| m)) {
-            for seat in &members.seats {
-                former.insert(Arc::as_ptr(&seat.endpoint), seat.clone());
-            }
-        }
-        let subset = self.subset.as_deref();
+        self.rules.clone_from(&endpoints.rules);
+        let former = self.seats();
+        self.ways.clear();
+        self.plain = self.gather(&endpoints, &Way::default(), &former, now, seed);
+    }
+
+    /// The seats there are, to be kept for endpoints that stay.
+    fn seats(&self) -> HashMap<*const Endpoint, Rc<Seat>> {
+        std::iter::once(&self.plain)
+            .chain(self.ways.iter().map(|(_, members)| members))
+            .flat_map(|members| &members.seats)
+            .map(|seat| (Arc::as_ptr(&seat.endpoint), seat.clone()))
+            .collect()
+    }
+
+    fn gather(
+        &self,
+        endpoints: &Endpoints,
+        way: &Way,
+        former: &HashMap<*const Endpoint, Rc<Seat>>,
+        now: Now,
+        seed: u64,
+    ) -> Members {
         let lane = self.lane.as_ref();
-        let choose = |value: Option<&str>| {
-            let lane = lane.map(|lane| (lane, value));
-            subset::members(&endpoints.all, subset, lane)
+        let chosen = match &way.lane {
+            LaneWay::Nowhere => Vec::new(),
+            LaneWay::None => {
+                let lane = lane.map(|lane| (lane, None));
+                subset::members(&endpoints.all, self.subset.as_deref(), lane)
+            }
+            LaneWay::To(value) => {
+                let lane = lane.map(|lane| (lane, Some(value.as_str())));
+                subset::members(&endpoints.all, self.subset.as_deref(), lane)
+            }
         };
-        self.plain = Members::new(&self.cluster, choose(None), &former, now, seed);
-        let values: BTreeSet<&String> = lane
-            .map(|lane| {
-                endpoints
-                    .all
-                    .iter()
-                    .filter_map(|e| e.labels.get(&lane.label))
-                    .collect()
-            })
-            .unwrap_or_default();
-        self.laned = values
-            .into_iter()
-            .map(|value| {
-                let chosen = choose(Some(value));
-                (
-                    value.clone(),
-                    Members::new(&self.cluster, chosen, &former, now, seed),
-                )
-            })
-            .collect();
+        let chosen = steer::steer(chosen, &self.rules, way.rules, &way.compared);
+        Members::new(&self.cluster, chosen, former, now, seed)
     }
 
-    /// The name of the attribute that splits the endpoints, if one does.
-    pub(crate) fn lane_attribute(&self) -> Option<&str> {
-        self.lane.as_ref().map(|lane| lane.attribute.as_str())
+    /// Whether calls are told apart by what they say.
+    pub(crate) fn is_steered(&self) -> bool {
+        self.lane.is_some() || !self.rules.is_empty()
     }
 
-    /// The endpoints for a call whose lane attribute has this value.
-    pub(crate) fn members(&mut self, lane: Option<&str>) -> &mut Members {
-        let laned = lane.and_then(|value| self.laned.iter_mut().find(|(own, _)| own == value));
-        laned.map_or(&mut self.plain, |(_, members)| members)
+    /// The way of a call.
+    pub(crate) fn way(&self, facts: &mut Facts<'_>) -> Way {
+        let rules = steer::matching(&self.rules, facts);
+        Way {
+            lane: self.lane_way(facts),
+            rules,
+            compared: steer::compared(&self.rules, rules, facts),
+        }
+    }
+
+    fn lane_way(&self, facts: &mut Facts<'_>) -> LaneWay {
+        let Some(lane) = &self.lane else {
+            return LaneWay::None;
+        };
+        let Some(value) = (facts.attribute)(&lane.attribute) else {
+            return LaneWay::None;
+        };
+        let endpoints = self.cluster.endpoints();
+        let exists = endpoints
+            .all
+            .iter()
+            .any(|endpoint| endpoint.labels.get(&lane.label) == Some(&value));
+        if exists {
+            return LaneWay::To(value);
+        }
+        let wanted = lane.force_attribute.as_deref();
+        let forced = wanted.and_then(|name| (facts.attribute)(name));
+        if lane.force || forced.as_deref() == Some("true") {
+            LaneWay::Nowhere
+        } else {
+            LaneWay::None
+        }
+    }
+
+    /// The endpoints of calls that are not told apart.
+    pub(crate) fn plain(&mut self) -> &mut Members {
+        &mut self.plain
+    }
+
+    /// The endpoints of calls that go this way.
+    pub(crate) fn members(&mut self, way: Way, now: Now, seed: u64) -> &mut Members {
+        if way == Way::default() {
+            return &mut self.plain;
+        }
+        let at = match self.ways.iter().position(|(own, _)| *own == way) {
+            Some(at) => at,
+            None => {
+                let former = self.seats();
+                let endpoints = self.cluster.endpoints();
+                let members = self.gather(&endpoints, &way, &former, now, seed);
+                if self.ways.len() >= MAX_WAYS {
+                    self.ways.clear();
+                }
+                self.ways.push((way, members));
+                self.ways.len() - 1
+            }
+        };
+        &mut self.ways[at].1
     }
 }
 

@@ -2,6 +2,7 @@
 
 use finback_core::discovery::Lookup;
 
+use super::rules::Rules;
 use super::url::{self, Url};
 use super::{Draft, Drafts, Layout, Roots, provider};
 use crate::offer::{Provider, WEIGHT};
@@ -18,19 +19,20 @@ const SECONDS: u64 = 100_000_000_000;
 /// Dubbo's name for "no version".
 const NO_VERSION: &str = "0.0.0";
 
-/// Where the providers of a service are.
-pub(super) fn providers(roots: &Roots, service: &str) -> String {
-    format!("{}/{}/providers", roots.dubbo, url::encode(service))
+/// Where the providers, configurators or routers of a service are.
+pub(super) fn folder(roots: &Roots, service: &str, category: &str) -> String {
+    format!("{}/{}/{category}", roots.dubbo, url::encode(service))
 }
 
-/// The providers among the entries.
-pub(super) fn read(service: &str, answer: Option<&Answer>) -> Drafts {
+/// The providers among the entries, as the rules want them.
+pub(super) fn read(service: &str, answer: Option<&Answer>, rules: &Rules) -> Drafts {
     Drafts::of(answer, |name, _| {
         // etcd holds keys of folders too.
         if name.is_empty() {
             return Some(None);
         }
-        let url = Url::decode(name)?;
+        let mut url = Url::decode(name)?;
+        rules.amend(&mut url);
         Some(draft(service, url))
     })
 }
@@ -60,10 +62,9 @@ pub(super) fn draft(service: &str, url: Url) -> Option<Draft> {
                 provider.weight = WEIGHT;
             }
             // And seconds where everybody else has milliseconds.
-            provider.since =
-                provider
-                    .since
-                    .map(|since| if since < SECONDS { since * 1000 } else { since });
+            provider.since = provider
+                .since
+                .map(|since| if since < SECONDS { since * 1000 } else { since });
         }
         if provider.group == NO_GROUP {
             provider.group.clear();

@@ -4,7 +4,6 @@
 use finback_core::discovery::Snapshot;
 use proptest::prelude::*;
 
-use super::url::Url;
 use super::*;
 use crate::offer::Offer;
 
@@ -38,7 +37,10 @@ fn encoded(urls: &[&str]) -> Answer {
 }
 
 fn dubbo_offer(urls: &[&str]) -> Offer {
-    offer(Layout::Dubbo, dubbo::read("a.B", Some(&encoded(urls))))
+    offer(
+        Layout::Dubbo,
+        dubbo::read("a.B", Some(&encoded(urls)), &Rules::default()),
+    )
 }
 
 fn valued(entries: &[(&str, &str)]) -> Answer {
@@ -87,7 +89,7 @@ fn dubbo_providers_by_version_group_and_state() {
     let gray = &offer.snapshot(Layout::Dubbo, &gray).instances[0];
     assert_eq!((gray.weight, gray.labels["tag"].as_str()), (50, "gray"));
     assert_eq!(gray.warm_up.unwrap().period.as_secs(), 600);
-    let all = dubbo::read("a.B", Some(&encoded(&urls)));
+    let all = dubbo::read("a.B", Some(&encoded(&urls)), &Rules::default());
     assert_eq!((all.unreadable, all.drafts.len()), (4, 6));
     assert_eq!(all.drafts.iter().filter(|d| d.host == "fe80::1").count(), 1);
 }

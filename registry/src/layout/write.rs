@@ -103,7 +103,7 @@ fn dubbo(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
     };
     let path = format!(
         "{}/{}",
-        super::dubbo::providers(roots, &entry.service),
+        super::dubbo::folder(roots, &entry.service, "providers"),
         url::encode(&url.to_string())
     );
     (path, Vec::new())
@@ -263,7 +263,9 @@ mod tests {
                 let name = path.rsplit_once('/').unwrap().1.to_owned();
                 let answer = Answer::Entries(std::sync::Arc::new([(name, value.into())].into()));
                 let drafts = match layout {
-                    Layout::Dubbo => dubbo::read("com.acme.Pay", Some(&answer)),
+                    Layout::Dubbo => {
+                        dubbo::read("com.acme.Pay", Some(&answer), &Default::default())
+                    }
                     Layout::Sofa => sofa::read(Some(&answer)),
                     Layout::Spring => spring::read(Some(&answer)),
                     Layout::Grpc => grpc::read(Some(&answer)),

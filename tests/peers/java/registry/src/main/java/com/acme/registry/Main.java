@@ -16,7 +16,11 @@ import org.apache.curator.x.discovery.ServiceInstance;
 import org.apache.curator.x.discovery.UriSpec;
 import org.apache.curator.x.discovery.details.JsonInstanceSerializer;
 import org.apache.zookeeper.CreateMode;
+import org.apache.zookeeper.ZooDefs;
+import org.apache.zookeeper.data.ACL;
+import org.apache.zookeeper.data.Id;
 import org.apache.zookeeper.data.Stat;
+import org.apache.zookeeper.server.auth.DigestAuthenticationProvider;
 import org.springframework.cloud.zookeeper.discovery.ZookeeperInstance;
 
 /** What frameworks' own registry clients do: nodes, and instances as Spring Cloud writes them. */
@@ -45,6 +49,8 @@ public final class Main {
                                 : CreateMode.PERSISTENT)
                         .forPath(path, data);
                 return "created";
+            case "create-guarded":
+                return createGuarded(client, path, fields.get("digest"));
             case "create-many":
                 return createMany(client, path, fields);
             case "set":
@@ -82,6 +88,17 @@ public final class Main {
             client.start();
             return client;
         });
+    }
+
+    /** Makes a node in a folder that only the one of this user and password may read. */
+    private static Object createGuarded(CuratorFramework client, String path, String digest)
+            throws Exception {
+        client.create().creatingParentsIfNeeded().forPath(path);
+        ACL acl = new ACL(
+                ZooDefs.Perms.ALL,
+                new Id("digest", DigestAuthenticationProvider.generateDigest(digest)));
+        client.setACL().withACL(List.of(acl)).forPath(path.substring(0, path.lastIndexOf('/')));
+        return "created";
     }
 
     private static Object createMany(
