@@ -229,7 +229,7 @@ mod tests {
             then: None,
             force: false,
         };
-        assert!(ports(&[deny.clone()], "drop", None).is_empty());
+        assert!(ports(std::slice::from_ref(&deny), "drop", None).is_empty());
         assert_eq!(ports(&[deny], "keep", None).len(), 3);
     }
 
