@@ -234,6 +234,11 @@ fn registry_samples(page: &mut Page, registries: &[RegistryStatus]) {
             |registry| registry.services as f64,
         ),
         (
+            "finback_registry_services_waiting",
+            "Services of which nothing is known yet.",
+            |registry| registry.waiting as f64,
+        ),
+        (
             "finback_registry_services_doubted",
             "Services whose providers vanished all at once, which is doubted for a while.",
             |registry| registry.doubted as f64,
@@ -296,6 +301,7 @@ fn registries(registries: &[RegistryStatus]) -> String {
                 "connected": registry.connected,
                 "stale_seconds": registry.stale.as_secs(),
                 "services": registry.services,
+                "waiting": registry.waiting,
                 "doubted": registry.doubted,
                 "from_disk": registry.from_disk,
             })

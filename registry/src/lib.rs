@@ -99,6 +99,8 @@ pub struct RegistryStatus {
     pub stale: Duration,
     /// Services that are followed.
     pub services: usize,
+    /// Of these, services of which nothing is known yet.
+    pub waiting: usize,
     /// Of these, services whose last providers vanished at once, which is doubted.
     pub doubted: usize,
     /// Of these, services known from the snapshot of an earlier run only.
@@ -422,6 +424,7 @@ impl Source {
             connected: true,
             stale: Duration::ZERO,
             services: 0,
+            waiting: 0,
             doubted: 0,
             from_disk: 0,
         };
@@ -433,6 +436,10 @@ impl Source {
                 status.stale = Instant::now().duration_since(store.since);
             }
             status.services = feeds.len();
+            status.waiting = feeds
+                .iter()
+                .filter(|(_, feed)| feed.offers().borrow().is_none())
+                .count();
             status.doubted = feeds.iter().filter(|(_, feed)| feed.is_held()).count();
             status.from_disk = feeds.iter().filter(|(_, feed)| feed.is_from_disk()).count();
         }

@@ -6,13 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use crate::process::{Folder, Process, cpu_nanos, free_address, on_one_cpu, rss_kib, start};
 use crate::speech::{METHOD, SERVICE, Speech};
 
 /// What to compare, and how long.
@@ -76,17 +77,6 @@ const WORKLOADS: [Workload; 6] = [
     },
 ];
 
-/// A process of ours; dropping it kills it.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended by itself, which is as good.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// A proxy at work.
 struct Proxy {
     name: &'static str,
@@ -122,8 +112,7 @@ struct Run {
 /// # Errors
 /// If a peer is missing (the message says how to install it) or a call fails.
 pub fn run(comparison: &Comparison) -> anyhow::Result<()> {
-    let folder = std::env::temp_dir().join(format!("finback-compare-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
+    let folder = Folder::new("compare")?;
     let (_bolt_echo, bolt) = start_echo(Speech::Bolt)?;
     let (_dubbo_echo, dubbo) = start_echo(Speech::Dubbo)?;
     let proxies = [
@@ -133,9 +122,9 @@ pub fn run(comparison: &Comparison) -> anyhow::Result<()> {
             bolt: Some(bolt),
             dubbo: Some(dubbo),
         },
-        start_haproxy(&folder, bolt, dubbo)?,
-        start_envoy(&folder, &comparison.envoy, dubbo)?,
-        start_finback(&folder, &comparison.finback, bolt, dubbo)?,
+        start_haproxy(folder.path(), bolt, dubbo)?,
+        start_envoy(folder.path(), &comparison.envoy, dubbo)?,
+        start_finback(folder.path(), &comparison.finback, bolt, dubbo)?,
     ];
     println!(
         "| work | proxy | CPU us per call | against HAProxy | against Envoy | p50 us | p99 us |"
@@ -148,13 +137,12 @@ pub fn run(comparison: &Comparison) -> anyhow::Result<()> {
     if comparison.memory {
         // Fresh processes: what the calls above left allocated would hide what connections need.
         let fresh = [
-            start_haproxy(&folder, bolt, dubbo)?,
-            start_envoy(&folder, &comparison.envoy, dubbo)?,
-            start_finback(&folder, &comparison.finback, bolt, dubbo)?,
+            start_haproxy(folder.path(), bolt, dubbo)?,
+            start_envoy(folder.path(), &comparison.envoy, dubbo)?,
+            start_finback(folder.path(), &comparison.finback, bolt, dubbo)?,
         ];
         memory(&fresh)?;
     }
-    std::fs::remove_dir_all(folder)?;
     Ok(())
 }
 
@@ -230,7 +218,7 @@ fn one_run(
         bail!("calls went wrong through {target}: {summary}");
     }
     Ok(Run {
-        cpu_us: (after - before) as f64 / 1000.0 / calls as f64,
+        cpu_us: after.saturating_sub(before) as f64 / 1000.0 / calls as f64,
         p50_us: summary["p50_us"].as_u64().unwrap_or(0),
         p99_us: summary["p99_us"].as_u64().unwrap_or(0),
     })
@@ -245,31 +233,6 @@ fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-/// CPU time of all threads of a process, in nanoseconds.
-fn cpu_nanos(pid: u32) -> anyhow::Result<u64> {
-    let mut sum = 0;
-    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = std::fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
-        let nanos = text.split_whitespace().next().unwrap_or("0");
-        sum += nanos.parse::<u64>().unwrap_or(0);
-    }
-    Ok(sum)
-}
-
-/// Resident memory of a process, in KiB.
-fn rss_kib(pid: u32) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
-    kib.context("no VmRSS")
-}
-
-fn on_one_cpu(program: &Path) -> Command {
-    let mut command = Command::new("taskset");
-    command.args(["-c", "1"]).arg(program);
-    command
-}
-
 fn start_echo(speech: Speech) -> anyhow::Result<(Process, SocketAddr)> {
     let mut child = on_one_cpu(&std::env::current_exe()?)
         .args(["echo", "--protocol", speech.name()])
@@ -282,26 +245,6 @@ fn start_echo(speech: Speech) -> anyhow::Result<(Process, SocketAddr)> {
     BufReader::new(stdout).read_line(&mut line)?;
     let address = line.trim().trim_start_matches("listening ").parse()?;
     Ok((process, address))
-}
-
-fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
-}
-
-fn start(mut command: Command, ports: &[SocketAddr], install: &str) -> anyhow::Result<Process> {
-    let name = format!("{command:?}");
-    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    let mut process = Process(child.with_context(|| format!("cannot run {name}; {install}"))?);
-    let end = Instant::now() + Duration::from_secs(20);
-    for port in ports {
-        while TcpStream::connect(port).is_err() {
-            if process.0.try_wait()?.is_some() || Instant::now() > end {
-                bail!("{name} does not accept connections; {install}");
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-    Ok(process)
 }
 
 fn start_haproxy(folder: &Path, bolt: SocketAddr, dubbo: SocketAddr) -> anyhow::Result<Proxy> {

@@ -3,4 +3,6 @@
 pub mod compare;
 pub mod echo;
 pub mod load;
+mod process;
+pub mod registries;
 pub mod speech;

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use finback_simulations::compare::{self, Comparison};
 use finback_simulations::echo::{self, Faults};
 use finback_simulations::load::{self, Load};
+use finback_simulations::registries::{self, Scale};
 use finback_simulations::speech::Speech;
 use tokio::net::TcpListener;
 
@@ -87,6 +88,17 @@ enum Command {
         #[arg(long)]
         memory: bool,
     },
+    /// Measure what many services in ZooKeeper and in etcd cost Finback. Prints a Markdown table.
+    Registries {
+        #[arg(long, default_value_t = 10_000)]
+        services: usize,
+        /// Providers of each service.
+        #[arg(long, default_value_t = 10)]
+        providers: usize,
+        /// The finback binary (release build).
+        #[arg(long, default_value = "target/release/finback")]
+        finback: PathBuf,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -157,5 +169,14 @@ fn main() -> anyhow::Result<()> {
             envoy,
             memory,
         }),
+        Command::Registries {
+            services,
+            providers,
+            finback,
+        } => runtime.block_on(registries::run(&Scale {
+            services,
+            providers,
+            finback,
+        })),
     }
 }
