@@ -69,7 +69,7 @@ impl Bridge {
         let real = self.address.is_none();
         let address = self.address.unwrap_or(provider.address);
         // A framework's own details mean something only to itself and only of the provider.
-        let same = provider.layout == self.to.1.name();
+        let same = provider.layout == self.to.1;
         Entry {
             service: service.to_owned(),
             version: provider.version.clone(),
@@ -88,10 +88,10 @@ impl Bridge {
             application: provider
                 .labels
                 .get("application")
-                .cloned()
-                .unwrap_or_else(|| "finback".to_owned()),
+                .unwrap_or("finback")
+                .to_owned(),
             labels: if real {
-                provider.labels.clone()
+                provider.labels.to_map()
             } else {
                 BTreeMap::new()
             },
@@ -103,7 +103,7 @@ impl Bridge {
             },
             origin: Some(self.from.0.clone()),
             parameters: if real && same {
-                provider.parameters.clone()
+                provider.parameters.to_map()
             } else {
                 BTreeMap::new()
             },
@@ -178,16 +178,16 @@ mod tests {
     fn provider(address: &str, origin: Option<&str>) -> Provider {
         Provider {
             address: address.parse().unwrap_or(([0, 0, 0, 0], 0).into()),
-            layout: "sofa".to_owned(),
+            layout: Layout::Sofa,
             protocol: "bolt".to_owned(),
             version: String::new(),
             group: String::new(),
             weight: 30,
-            labels: BTreeMap::new(),
+            labels: [].into(),
             since: Some(5),
             warm_up: None,
             origin: origin.map(str::to_owned),
-            parameters: [("rpcVer".to_owned(), "50000".to_owned())].into(),
+            parameters: [("rpcVer", "50000")].into(),
         }
     }
 

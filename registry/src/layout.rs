@@ -15,10 +15,12 @@ use std::sync::Arc;
 
 use finback_core::discovery::{Lane, Lookup, Rule};
 use futures_util::future::select_all;
+use serde::{Deserialize, Serialize};
 
 use crate::metadata::Metadata;
 use crate::offer::Provider;
 use crate::store::{Answer, Followed, Query, Store};
+use crate::texts::Texts;
 use rules::Rules;
 use url::Url;
 
@@ -42,7 +44,8 @@ const MAX_LABEL: usize = 256;
 pub(crate) const ORIGIN: &str = "finback.origin";
 
 /// A framework's way to keep services.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Layout {
     /// Dubbo, interface and application level together.
     Dubbo,
@@ -201,10 +204,11 @@ impl Drafts {
                     host: draft.host.clone(),
                     port: draft.port,
                     path: String::new(),
-                    parameters: draft.provider.parameters.clone(),
+                    parameters: draft.provider.parameters.to_map(),
                 };
+                let before = url.parameters.clone();
                 rules.amend(&mut url);
-                if url.parameters == draft.provider.parameters {
+                if url.parameters == before {
                     return Some(draft);
                 }
                 let open = url.flag("enabled", true) && !url.flag("disabled", false);
@@ -369,7 +373,7 @@ impl Directory {
             Layout::Grpc => (&roots.grpc, None),
             Layout::Native => (&roots.native, None),
         };
-        let mut queries = vec![Query::Names(root.clone())];
+        let mut queries = vec![Query::Folders(root.clone())];
         queries.extend(more.map(Query::Names));
         if layout == Layout::DubboApp {
             queries.remove(0);
@@ -419,12 +423,11 @@ impl Directory {
     }
 }
 
-/// The service that a name below a layout's root belongs to. In a store of keys, the name is the
-/// whole rest of the key.
+/// The service that a folder below a layout's root belongs to.
 fn service_in(layout: Layout, name: &str) -> Option<String> {
     let first = name.split('/').next().unwrap_or_default();
     match layout {
-        Layout::Grpc => name.rsplit_once('/').map(|(service, _)| service.to_owned()),
+        Layout::Grpc => name.strip_suffix('/').map(str::to_owned),
         Layout::Dubbo | Layout::DubboApp => {
             let service = url::decode(first)?;
             // What Dubbo keeps beside its services.
@@ -442,7 +445,7 @@ fn provider(layout: Layout, protocol: &str, parameters: BTreeMap<String, String>
     let text = |name: &str| parameters.get(name).cloned().unwrap_or_default();
     Provider {
         address: ([0, 0, 0, 0], 0).into(),
-        layout: layout.name().to_owned(),
+        layout,
         protocol: protocol.to_owned(),
         version: text("version"),
         group: text("group"),
@@ -453,11 +456,11 @@ fn provider(layout: Layout, protocol: &str, parameters: BTreeMap<String, String>
         since: number("timestamp"),
         warm_up: number("warmup"),
         origin: parameters.get(ORIGIN).cloned(),
-        parameters,
+        parameters: parameters.into(),
     }
 }
 
-fn labels(parameters: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+fn labels(parameters: &BTreeMap<String, String>) -> Texts {
     LABELS
         .iter()
         .filter_map(|(parameter, label)| {

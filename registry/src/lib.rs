@@ -14,6 +14,7 @@ mod metadata;
 mod offer;
 mod registrar;
 mod store;
+mod texts;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -41,6 +42,7 @@ pub use metadata::{Asked, MetadataService, NoMetadata};
 pub use offer::{Offer, Provider};
 pub use registrar::{Registration, RegistrationStatus};
 pub use store::{EtcdConfig, StoreConfig, TlsConfig, ZooKeeperConfig};
+pub use texts::Texts;
 
 /// A registry as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use finback_core::discovery::{Instance, Lane, Lookup, Rule, Snapshot, WarmUp};
 use serde::{Deserialize, Serialize};
 
 use crate::layout::Layout;
+use crate::texts::Texts;
 
 /// The weight of a provider that states none, in every framework so far.
 pub(crate) const WEIGHT: u32 = 100;
@@ -18,7 +19,7 @@ pub struct Provider {
     /// Where it listens.
     pub address: SocketAddr,
     /// The layout in which it was found.
-    pub layout: String,
+    pub layout: Layout,
     /// What it speaks, as the framework calls it.
     pub protocol: String,
     /// The service's version; "" for none.
@@ -28,7 +29,7 @@ pub struct Provider {
     /// Its share of the calls; 0 takes none.
     pub weight: u32,
     /// Labels that subsets select by.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Texts,
     /// Since when it serves, in milliseconds of the Unix epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
@@ -39,8 +40,8 @@ pub struct Provider {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
     /// Everything else that it says of itself.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub parameters: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Texts::is_empty")]
+    pub parameters: Texts,
 }
 
 /// All providers of a service at one moment, of every version and group.
@@ -106,7 +107,7 @@ impl Provider {
         Instance {
             address: self.address,
             weight: self.weight,
-            labels: self.labels.clone(),
+            labels: self.labels.to_map(),
             warm_up: self.warm_up_of(),
         }
     }

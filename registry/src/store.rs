@@ -50,6 +50,9 @@ pub enum StoreConfig {
 pub(crate) enum Query {
     /// The names directly below a path; values are left empty.
     Names(String),
+    /// The names directly below a path that may be folders. A store of keys, which has no folders,
+    /// gives whatever stands before a key's last slash, and the slash, once.
+    Folders(String),
     /// The names directly below a path, and their values.
     Entries(String),
     /// The value of one path.

@@ -100,9 +100,9 @@ pub async fn run(scale: &Scale) -> anyhow::Result<()> {
             _ => start_etcd(folder.path(), address)?,
         };
         let writer = match store {
-            "zookeeper" => Writer::ZooKeeper(
-                zookeeper_client::Client::connect(&address.to_string()).await?,
-            ),
+            "zookeeper" => {
+                Writer::ZooKeeper(zookeeper_client::Client::connect(&address.to_string()).await?)
+            }
             _ => Writer::Etcd(
                 etcd_client::Client::connect([address.to_string()], None)
                     .await?

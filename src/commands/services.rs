@@ -254,7 +254,7 @@ impl Table {
             let labels: Vec<String> = provider
                 .labels
                 .iter()
-                .filter(|(label, _)| !matches!(&***label, "version" | "group"))
+                .filter(|(label, _)| !matches!(*label, "version" | "group"))
                 .map(|(label, value)| format!("{label}={value}"))
                 .chain(
                     provider
@@ -265,7 +265,7 @@ impl Table {
                 .collect();
             println!(
                 "{registry:<8} {:<9} {name:<40} {:<21} {:<8} {:<8} {:<8} {:>6} {:>8}  {}",
-                provider.layout,
+                provider.layout.name(),
                 provider.address,
                 provider.protocol,
                 dash(&provider.version),

@@ -51,8 +51,8 @@ pub(super) fn read(answer: Option<&Answer>) -> Drafts {
         provider.labels = provider
             .parameters
             .iter()
-            .filter(|(name, value)| *name != ORIGIN && value.len() <= super::MAX_LABEL)
-            .map(|(name, value)| (name.clone(), value.clone()))
+            .filter(|(name, value)| name != &ORIGIN && value.len() <= super::MAX_LABEL)
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
         provider.version.clear();
         provider.group.clear();

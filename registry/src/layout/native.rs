@@ -65,7 +65,7 @@ pub(super) fn read(answer: Option<&Answer>) -> Drafts {
         provider.version = written.version;
         provider.group = written.group;
         provider.weight = written.weight.unwrap_or(crate::offer::WEIGHT);
-        provider.labels = written.labels;
+        provider.labels = written.labels.into();
         provider.since = written.since;
         provider.warm_up = written.warm_up;
         Some(Some(Draft {

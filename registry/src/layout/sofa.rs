@@ -22,8 +22,7 @@ pub(super) fn read(answer: Option<&Answer>) -> Drafts {
         let mut provider = provider(Layout::Sofa, &url.scheme, url.parameters);
         // The parameter of that name is a constant, and there are no groups.
         provider.version.clear();
-        provider.labels.remove("version");
-        provider.labels.remove("group");
+        provider.labels = provider.labels.without(&["version", "group"]);
         provider.group = unique_id;
         provider.since = since;
         provider.warm_up = warm_up;

@@ -58,7 +58,7 @@ pub(super) fn read(answer: Option<&Answer>) -> Drafts {
             .parameters
             .iter()
             .filter(|(_, value)| !value.is_empty() && value.len() <= super::MAX_LABEL)
-            .map(|(name, value)| (name.clone(), value.clone()))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
         provider.since = instance.registered;
         provider.version.clear();

@@ -289,7 +289,7 @@ mod tests {
                     assert_eq!(provider.since, Some(1_700_000_000_000), "{layout:?}");
                 }
                 if layout != Layout::Spring {
-                    assert_eq!(provider.labels["zone"], "a", "{layout:?}");
+                    assert_eq!(provider.labels.get("zone"), Some("a"), "{layout:?}");
                 }
             }
         }

@@ -1,11 +1,12 @@
 //! etcd as a store: paths are key prefixes, and one stream carries every watch.
 
+mod gathered;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use etcd_client::{
     Certificate, Client, Compare, CompareOp, ConnectOptions, Error, EventType, GetOptions,
     Identity, PutOptions, TlsOptions, Txn, TxnOp, WatchOptions, WatchResponse, WatchStream,
@@ -13,6 +14,7 @@ use etcd_client::{
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use self::gathered::{Change, Gathered, What};
 use super::pause::Pause;
 use super::{Answer, Claim, Entries, Out, Pem, Query, Reporter, TlsConfig, bounded};
 
@@ -20,8 +22,8 @@ use super::{Answer, Claim, Entries, Out, Pem, Query, Reporter, TlsConfig, bounde
 const PAGE: i64 = 1000;
 /// The longest message that is taken.
 const MAX_MESSAGE: usize = 64 * 1024 * 1024;
-/// Listings at the same time: after a loss of connection, everything is listed anew.
-const LISTINGS: usize = 64;
+/// Requests at the same time: after a loss of connection, everything is listed anew.
+const TURNS: usize = 64;
 /// How long the servers may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often they are asked whether they are there.
@@ -43,15 +45,15 @@ pub struct EtcdConfig {
 /// A connection to etcd that outlives its streams.
 #[derive(Clone)]
 pub(super) struct Etcd {
-    connection: watch::Receiver<Option<Connection>>,
+    connection: watch::Receiver<Option<Arc<Connection>>>,
 }
 
-#[derive(Clone)]
+/// Shared by all followers: a client is large.
 struct Connection {
     client: Client,
     commands: mpsc::UnboundedSender<Command>,
-    listings: Arc<Semaphore>,
-    next_watch: Arc<AtomicI64>,
+    turns: Semaphore,
+    next_watch: AtomicI64,
     /// The lease that what we hold is bound to, once there is one.
     lease: watch::Receiver<Option<i64>>,
     lease_wanted: Arc<tokio::sync::Notify>,
@@ -63,15 +65,10 @@ enum Command {
         key: String,
         prefix: bool,
         revision: i64,
+        /// One that closes means that changes may have been missed.
         changes: mpsc::UnboundedSender<Vec<Change>>,
     },
     Cancel(i64),
-}
-
-/// One key's change; a channel that closes means that changes may have been missed.
-struct Change {
-    key: String,
-    value: Option<Vec<u8>>,
 }
 
 /// Ends a watch when dropped.
@@ -102,7 +99,7 @@ impl Etcd {
     }
 
     /// The connection now; waits for one. `None` when the store has ended.
-    async fn connection(&mut self) -> Option<Connection> {
+    async fn connection(&mut self) -> Option<Arc<Connection>> {
         self.connection
             .wait_for(Option::is_some)
             .await
@@ -113,7 +110,7 @@ impl Etcd {
     pub(super) async fn follow(mut self, query: Query, out: Out) {
         let mut pause = Pause::default();
         while let Some(connection) = self.connection().await {
-            match connection.follow(&query, &out).await {
+            match Box::pin(connection.follow(&query, &out)).await {
                 // A gap: list again.
                 Ok(()) => pause = Pause::default(),
                 Err(error) => {
@@ -149,7 +146,7 @@ impl Etcd {
 
     pub(super) async fn release(&self, path: &str) {
         let connection = self.connection.borrow().clone();
-        let Some(mut connection) = connection else {
+        let Some(connection) = connection else {
             return;
         };
         let Some(lease) = *connection.lease.borrow() else {
@@ -160,7 +157,7 @@ impl Etcd {
         let remove = Txn::new()
             .when([ours])
             .and_then([TxnOp::delete(path, None)]);
-        if let Err(error) = within(connection.client.txn(remove)).await {
+        if let Err(error) = within(connection.kv().txn(remove)).await {
             tracing::warn!(path, %error, "cannot take the registration back");
         }
     }
@@ -176,52 +173,57 @@ impl Connection {
     /// Follows until changes may have been missed.
     async fn follow(&self, query: &Query, out: &Out) -> Result<(), Error> {
         match query {
-            Query::Names(path) => self.follow_prefix(path, false, out).await,
-            Query::Entries(path) => self.follow_prefix(path, true, out).await,
+            Query::Names(path) => {
+                let names = Gathered::Names(Entries::new());
+                self.follow_prefix(path, names, out).await
+            }
+            Query::Folders(path) => {
+                let folders = Gathered::Folders(BTreeMap::new());
+                self.follow_prefix(path, folders, out).await
+            }
+            Query::Entries(path) => {
+                let entries = Gathered::Entries(Entries::new());
+                self.follow_prefix(path, entries, out).await
+            }
             Query::Value(key) => self.follow_value(key, out).await,
         }
     }
 
-    async fn follow_prefix(&self, path: &str, values: bool, out: &Out) -> Result<(), Error> {
+    async fn follow_prefix(
+        &self,
+        path: &str,
+        mut gathered: Gathered,
+        out: &Out,
+    ) -> Result<(), Error> {
         let prefix = format!("{}/", path.trim_end_matches('/'));
-        let (mut entries, revision) = self.list(&prefix, values).await?;
-        let publish = |entries: &Entries| {
-            out.publish(if entries.is_empty() {
-                Answer::Missing
-            } else {
-                Answer::Entries(Arc::new(entries.clone()))
-            });
-        };
-        publish(&entries);
+        // Boxed, and only in its turn: a request is short and large, a follower should be small.
+        let turn = self.turns.acquire().await;
+        let revision = Box::pin(self.list(&prefix, &mut gathered)).await?;
+        drop(turn);
+        out.publish(gathered.answer());
         let mut watching = self.watch(&prefix, true, revision + 1);
         while let Some(first) = watching.changes.recv().await {
             let mut changes = first;
             while let Ok(more) = watching.changes.try_recv() {
                 changes.extend(more);
             }
-            for Change { key, value } in changes {
-                let Some(name) = key.strip_prefix(&prefix).filter(|name| !name.is_empty()) else {
-                    continue;
-                };
-                match value {
-                    None => {
-                        entries.remove(name);
-                    }
-                    Some(value) if values => {
-                        entries.insert(name.to_owned(), bounded(&key, value));
-                    }
-                    Some(_) => {
-                        entries.insert(name.to_owned(), Bytes::new());
-                    }
+            let mut differs = false;
+            for Change { key, what } in changes {
+                if let Some(name) = key.strip_prefix(&prefix) {
+                    differs |= gathered.apply(name, what);
                 }
             }
-            publish(&entries);
+            if differs {
+                out.publish(gathered.answer());
+            }
         }
         Ok(())
     }
 
     async fn follow_value(&self, key: &str, out: &Out) -> Result<(), Error> {
-        let response = within(self.kv().get(key, None)).await?;
+        let turn = self.turns.acquire().await;
+        let response = Box::pin(within(self.kv().get(key, None))).await?;
+        drop(turn);
         let answer = |value: Option<Vec<u8>>| {
             value.map_or(Answer::Missing, |value| Answer::Value(bounded(key, value)))
         };
@@ -232,7 +234,10 @@ impl Connection {
         let mut watching = self.watch(key, false, revision + 1);
         while let Some(changes) = watching.changes.recv().await {
             if let Some(last) = changes.into_iter().last() {
-                out.publish(answer(last.value));
+                out.publish(answer(match last.what {
+                    What::Made(value) | What::Written(value) => Some(value),
+                    What::Removed => None,
+                }));
             }
         }
         Ok(())
@@ -244,11 +249,9 @@ impl Connection {
             .max_decoding_message_size(MAX_MESSAGE)
     }
 
-    /// All keys below a prefix at one revision.
-    async fn list(&self, prefix: &str, values: bool) -> Result<(Entries, i64), Error> {
-        let _turn = self.listings.acquire().await;
+    /// Adds all keys below a prefix as they are at one revision, which is returned.
+    async fn list(&self, prefix: &str, gathered: &mut Gathered) -> Result<i64, Error> {
         let mut kv = self.kv();
-        let mut entries = BTreeMap::new();
         let mut revision = 0;
         let end = after(prefix);
         let mut from = prefix.as_bytes().to_vec();
@@ -257,7 +260,7 @@ impl Connection {
                 .with_range(end.clone())
                 .with_limit(PAGE)
                 .with_revision(revision);
-            if !values {
+            if !gathered.wants_values() {
                 options = options.with_keys_only();
             }
             let page = within(kv.get(from, Some(options))).await?;
@@ -270,13 +273,12 @@ impl Connection {
             });
             for entry in page.kvs() {
                 let Ok(key) = entry.key_str() else { continue };
-                let name = key.strip_prefix(prefix).unwrap_or_default();
-                if !name.is_empty() {
-                    entries.insert(name.to_owned(), bounded(key, entry.value().to_vec()));
+                if let Some(name) = key.strip_prefix(prefix) {
+                    gathered.add(name, entry.value().to_vec());
                 }
             }
             let Some(last) = page.kvs().last().filter(|_| page.more()) else {
-                return Ok((entries, revision));
+                return Ok(revision);
             };
             from = last.key().to_vec();
             from.push(0);
@@ -329,7 +331,7 @@ impl Connection {
         loop {
             tokio::select! {
                 changes = watching.changes.recv() => match changes {
-                    Some(changes) if changes.iter().all(|change| change.value.is_some()) => {}
+                    Some(changes) if changes.iter().all(|change| !matches!(change.what, What::Removed)) => {}
                     // Removed, by whatever hand, or a gap.
                     _ => return Ok(()),
                 },
@@ -353,7 +355,7 @@ fn after(prefix: &str) -> Vec<u8> {
 
 async fn keep_connected(
     config: &EtcdConfig,
-    owner: &watch::Sender<Option<Connection>>,
+    owner: &watch::Sender<Option<Arc<Connection>>>,
     reporter: &Reporter,
 ) {
     let mut pause = Pause::default();
@@ -369,12 +371,12 @@ async fn keep_connected(
                 let connection = Connection {
                     client: client.clone(),
                     commands,
-                    listings: Arc::new(Semaphore::new(LISTINGS)),
-                    next_watch: Arc::new(AtomicI64::new(1)),
+                    turns: Semaphore::new(TURNS),
+                    next_watch: AtomicI64::new(1),
                     lease,
                     lease_wanted: lease_wanted.clone(),
                 };
-                owner.send_replace(Some(connection));
+                owner.send_replace(Some(Arc::new(connection)));
                 reporter.connected();
                 let why = tokio::select! {
                     why = serve(&client, orders) => why,
@@ -541,11 +543,14 @@ fn hand_out(
         .filter_map(|event| {
             let entry = event.kv()?;
             let key = entry.key_str().ok()?.to_owned();
-            let value = match event.event_type() {
-                EventType::Put => Some(entry.value().to_vec()),
-                EventType::Delete => None,
+            let what = match event.event_type() {
+                EventType::Put if entry.create_revision() == entry.mod_revision() => {
+                    What::Made(entry.value().to_vec())
+                }
+                EventType::Put => What::Written(entry.value().to_vec()),
+                EventType::Delete => What::Removed,
             };
-            Some(Change { key, value })
+            Some(Change { key, what })
         })
         .collect();
     if let Some(watch) = watches.get(&number)

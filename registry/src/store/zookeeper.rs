@@ -78,9 +78,12 @@ impl ZooKeeper {
         let mut pause = Pause::default();
         while let Some(client) = self.client().await {
             let ended = match &query {
-                Query::Names(path) => names(&client, path, &out, &mut pause).await,
-                Query::Entries(path) => entries(&client, path, &out, &mut pause).await,
-                Query::Value(path) => value(&client, path, &out, &mut pause).await,
+                // Boxed each, so that a task is no larger than what it does.
+                Query::Names(path) | Query::Folders(path) => {
+                    Box::pin(names(&client, path, &out, &mut pause)).await
+                }
+                Query::Entries(path) => Box::pin(entries(&client, path, &out, &mut pause)).await,
+                Query::Value(path) => Box::pin(value(&client, path, &out, &mut pause)).await,
             };
             let Err(error) = ended;
             match error {
