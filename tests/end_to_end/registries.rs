@@ -644,6 +644,83 @@ fn an_update_reaches_routing_within_a_tenth_of_a_second() {
     );
 }
 
+/// Numbers that look random, the same for the same seed (a linear congruential generator).
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+#[test]
+fn any_sequence_of_events_ends_as_a_fresh_list() {
+    let (zookeeper_, etcd_) = (ZooKeeper::start(), Etcd::start());
+    let tools = Peer::registry();
+    let seed = u64::from(std::process::id());
+    println!("seed {seed}");
+    let mut chance = Chance(seed);
+    let registries = [zookeeper(&zookeeper_), etcd(&etcd_)];
+    let follow = |registry: &String| following(registry, "native", "pay");
+    let long = registries.each_ref().map(follow);
+    let seen = |finback: &Finback| {
+        let (_, body) = finback.admin("/clusters");
+        let clusters: Value = serde_json::from_str(&body).unwrap();
+        let list = clusters[0]["endpoints"].as_array().unwrap();
+        let mut list: Vec<String> = list
+            .iter()
+            .map(|each| format!("{} {} {}", each["address"], each["weight"], each["labels"]))
+            .collect();
+        list.sort();
+        (clusters[0]["ready"] == json!(true)).then_some(list)
+    };
+    let mut there = BTreeSet::new();
+    for round in 0..4 {
+        for _ in 0..40 {
+            let id = chance.below(8);
+            let path = format!("/finback/services/pay/{id}");
+            let zk = [("registry", &*zookeeper_.address), ("path", &*path)];
+            // The last one stays: an empty service would be doubted for a while.
+            if chance.below(3) == 0 && there.len() > 1 {
+                if there.remove(&id) {
+                    tools.ask("delete", &zk).unwrap();
+                    etcd_.delete(&path);
+                }
+                continue;
+            }
+            let value = match chance.below(6) {
+                0 => "not for us".to_owned(),
+                weight => format!(
+                    r#"{{"address":"127.0.0.1:{}","weight":{weight},"labels":{{"zone":"{}"}}}}"#,
+                    chance.below(5) + 1,
+                    chance.below(2),
+                ),
+            };
+            let operation = if there.insert(id) { "create" } else { "set" };
+            let [registry, path_] = zk;
+            tools
+                .ask(operation, &[registry, path_, ("data", &value)])
+                .unwrap();
+            etcd_.put(&path, &value);
+        }
+        let fresh = registries.each_ref().map(follow);
+        for (fresh, long) in fresh.iter().zip(&long) {
+            eventually("the same endpoints", PATIENCE, || {
+                match (seen(fresh), seen(long)) {
+                    (Some(fresh), Some(long)) if fresh == long => Ok(()),
+                    other => Err(format!("round {round}: {other:?}")),
+                }
+            });
+        }
+        let [one, other] = fresh.each_ref().map(seen);
+        assert_eq!(one, other);
+    }
+}
+
 // === What we register ===
 
 #[test]

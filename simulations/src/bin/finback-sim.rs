@@ -45,8 +45,8 @@ enum Command {
     Load {
         #[arg(long, value_enum)]
         protocol: Speech,
-        /// Whom to call.
-        #[arg(long)]
+        /// Whom to call, as `host:port`.
+        #[arg(long, value_parser = resolve)]
         target: SocketAddr,
         #[arg(long, default_value_t = 10)]
         connections: usize,
@@ -99,6 +99,12 @@ enum Command {
         #[arg(long, default_value = "target/release/finback")]
         finback: PathBuf,
     },
+}
+
+fn resolve(target: &str) -> Result<SocketAddr, String> {
+    let found = std::net::ToSocketAddrs::to_socket_addrs(target);
+    let mut found = found.map_err(|error| error.to_string())?;
+    found.next().ok_or_else(|| "no address".to_owned())
 }
 
 fn main() -> anyhow::Result<()> {
