@@ -213,6 +213,27 @@ fn metrics(running: &Running) -> String {
     }
     endpoints(&mut page, &clusters);
     registry_samples(&mut page, &running.registries.status());
+    page.family(
+        "finback_registered",
+        "gauge",
+        "Whether a local service stands in its registry.",
+    );
+    for status in running.registries.registrations() {
+        let own = status.registration;
+        let labels = [
+            ("registry", own.registry),
+            ("layout", own.layout.name().to_owned()),
+            ("service", own.service),
+            ("version", own.version),
+            ("group", own.group),
+            ("address", format!("{}:{}", own.host, own.port)),
+        ];
+        page.sample(
+            "finback_registered",
+            &labels,
+            f64::from(u8::from(status.held)),
+        );
+    }
     page.into_text()
 }
 

@@ -166,6 +166,9 @@ impl Registries {
         snapshots: Option<&Path>,
         metadata: Arc<dyn MetadataService>,
     ) -> std::io::Result<Self> {
+        // The clients of ZooKeeper and etcd bring two providers of cryptography: one must be
+        // chosen for the process. Whoever has chosen already is as good.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let registries = Self {
             registrar: Registrar::new(&handle),
             bridges: Mutex::default(),

@@ -91,6 +91,10 @@ fn the_compose_example_works_with_servers_from_debian() {
             call(&runtime, speech, target).map(|_| ())
         });
     }
+    let (_, metrics) = orders.admin("/metrics");
+    let registered = "finback_registered{registry=\"zookeeper\",layout=\"sofa\"";
+    let line = metrics.lines().find(|line| line.starts_with(registered));
+    assert!(line.is_some_and(|line| line.ends_with(" 1")), "{line:?}");
     // What is stopped takes its registration back first: its callers learn of it at once.
     drop(orders);
     stock.process().signal("TERM");

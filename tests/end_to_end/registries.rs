@@ -143,7 +143,7 @@ fn eventually_following(finback: &Finback, wanted: &[&str]) {
     eventually("the endpoints", PATIENCE, || {
         match endpoints(finback, "followed") {
             Some(found) if found == wanted => Ok(()),
-            found => Err(format!("{found:?}")),
+            found => Err(format!("{found:?}\n{}", finback.process().tail())),
         }
     });
 }
@@ -429,6 +429,45 @@ fn zookeeper_asks_for_a_digest_and_has_a_root_of_ours() {
     let denied = following(&open, "dubbo", "a.B");
     eventually_connected(&denied, true);
     eventually_following(&denied, &[]);
+}
+
+#[test]
+fn zookeeper_asks_for_certificates_and_for_sasl() {
+    let (plain, secure, folder) = ZooKeeper::start_guarded();
+    let tools = Peer::registry();
+    let child = "/dubbo/a.B/providers/dubbo%3A%2F%2F127.0.0.1%3A7%2Fa.B";
+    let fields = [
+        ("registry", plain.address.as_str()),
+        ("path", child),
+        ("sasl", "mesh"),
+    ];
+    tools.ask("create-guarded", &fields).unwrap();
+    let login = "user: mesh, password: secret, authentication: sasl";
+    let tls = format!(
+        "tls: {{ ca: {f}/ca.pem, certificate: {f}/client.pem, key: {f}/client.key }}",
+        f = folder.display()
+    );
+    for config in [
+        format!("{{ zookeeper: \"{}\", {login} }}", plain.address),
+        format!("{{ zookeeper: \"{secure}\", {login}, {tls} }}"),
+    ] {
+        eventually_following(&following(&config, "dubbo", "a.B"), &["127.0.0.1:7"]);
+    }
+    let nobody = following(
+        &format!("{{ zookeeper: \"{secure}\", {tls} }}"),
+        "dubbo",
+        "a.B",
+    );
+    eventually_connected(&nobody, true);
+    eventually_following(&nobody, &[]);
+    let bare = format!("tls: {{ ca: {}/ca.pem }}", folder.display());
+    let stranger = following(
+        &format!("{{ zookeeper: \"{secure}\", {bare} }}"),
+        "dubbo",
+        "a.B",
+    );
+    thread::sleep(Duration::from_secs(2));
+    eventually_connected(&stranger, false);
 }
 
 #[test]
@@ -1003,6 +1042,40 @@ routes: {{ rpc: [ {{ to: {{ registry: zk }} }} ] }}
     });
     one.process().signal("TERM");
     assert!(one.process().wait_for_end(PATIENCE).success());
+}
+
+#[test]
+fn a_bridge_carries_a_sofa_service_to_an_unchanged_consumer() {
+    // Two ZooKeepers, as two data centres have: the consumer knows only its own.
+    let (theirs, ours) = (ZooKeeper::start(), ZooKeeper::start());
+    let provider = Peer::sofa();
+    let export = [("registry", &*theirs.address), ("name", "far")];
+    let port = free_port().to_string();
+    provider.export(&[&export[..], &[("host", "127.0.0.1"), ("port", &port)]].concat());
+    let listener = free_port();
+    let finback = Finback::start(&format!(
+        r#"
+workers: 1
+registries: {{ theirs: {}, ours: {} }}
+bridges:
+  - from: {{ registry: theirs, layout: sofa }}
+    to: {{ registry: ours, layout: sofa }}
+    services: [ "com.acme.*" ]
+    address: "127.0.0.1:{listener}"
+listeners: [ {{ name: rpc, address: "127.0.0.1:{listener}", protocol: bolt, routes: rpc }} ]
+routes: {{ rpc: [ {{ to: {{ registry: theirs }} }} ] }}
+"#,
+        zookeeper(&theirs),
+        zookeeper(&ours),
+    ));
+    let consumer = Peer::sofa();
+    let caller = consumer.caller(&[("registry", ours.address.as_str())]);
+    eventually_answering(&caller, &["far"]);
+    let (_, metrics) = finback.admin("/metrics");
+    assert!(
+        metrics.contains("finback_requests_total{protocol=\"bolt\""),
+        "{metrics}"
+    );
 }
 
 /// Calls one by one before and after; a consumer may try a dead proxy's address once.

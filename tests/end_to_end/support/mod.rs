@@ -1,5 +1,6 @@
 //! What the end-to-end tests stand on: real processes, a real registry, the real binary.
 
+pub(crate) mod certificates;
 pub(crate) mod etcd;
 pub(crate) mod finback;
 pub(crate) mod peer;

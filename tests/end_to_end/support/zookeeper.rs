@@ -7,10 +7,16 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::certificates::certificates;
 use super::process::Process;
 use super::{free_port, temporary_folder};
 
 const JAR: &str = "/usr/share/java/zookeeper.jar";
+/// With these: over TLS it speaks by Netty, more of which is needed than the jar itself names.
+const CLASSES: &str = "/usr/share/java/zookeeper.jar:/usr/share/java/netty-codec.jar:/usr/share/java/netty-resolver.jar";
+
+/// Whom a guarded server knows.
+const JAAS: &str = "jaas.conf";
 
 /// A running server; dropping it kills it.
 pub(crate) struct ZooKeeper {
@@ -23,16 +29,45 @@ pub(crate) struct ZooKeeper {
 impl ZooKeeper {
     /// Starts one and waits until it serves.
     pub(crate) fn start() -> Self {
+        Self::start_in(temporary_folder(), "")
+    }
+
+    /// The same that also speaks TLS, on a port of its own which is returned, to those with a
+    /// certificate; and which knows the user `mesh` of SASL. The folder has the certificates.
+    pub(crate) fn start_guarded() -> (Self, String, PathBuf) {
+        let folder = temporary_folder();
+        certificates(&folder);
+        let pair = ["server.key", "server.pem"]
+            .map(|name| std::fs::read_to_string(folder.join(name)).unwrap());
+        std::fs::write(folder.join("pair.pem"), pair.concat()).unwrap();
+        std::fs::write(
+            folder.join(JAAS),
+            "Server { org.apache.zookeeper.server.auth.DigestLoginModule required user_mesh=\"secret\"; };\n",
+        )
+        .unwrap();
+        let port = free_port();
+        let more = format!(
+            "secureClientPortAddress=127.0.0.1\nsecureClientPort={port}\n\
+             serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory\n\
+             ssl.keyStore.type=PEM\nssl.keyStore.location={f}/pair.pem\n\
+             ssl.trustStore.type=PEM\nssl.trustStore.location={f}/ca.pem\n\
+             authProvider.sasl=org.apache.zookeeper.server.auth.SASLAuthenticationProvider\n",
+            f = folder.display()
+        );
+        let own = Self::start_in(folder.clone(), &more);
+        (own, format!("127.0.0.1:{port}"), folder)
+    }
+
+    fn start_in(folder: PathBuf, more: &str) -> Self {
         assert!(
             Path::new(JAR).exists(),
             "{JAR} is missing: run `make peers`, or `apt-get install libzookeeper-java`"
         );
-        let folder = temporary_folder();
         let port = free_port();
         // A short tick lets sessions of dead clients end within a second or two.
         let config = format!(
             "tickTime=500\ndataDir={}\nclientPortAddress=127.0.0.1\nclientPort={port}\n\
-             admin.enableServer=false\n4lw.commands.whitelist=*\nmaxClientCnxns=0\n",
+             admin.enableServer=false\n4lw.commands.whitelist=*\nmaxClientCnxns=0\n{more}",
             folder.display()
         );
         std::fs::write(folder.join("zoo.cfg"), config).unwrap();
@@ -58,12 +93,19 @@ impl ZooKeeper {
     /// Starts it (again) on the same port with the same data, and waits until it serves.
     pub(crate) fn restart(&mut self) {
         let mut command = Command::new("java");
+        let jaas = self.folder.join(JAAS);
+        if jaas.exists() {
+            command.arg(format!(
+                "-Djava.security.auth.login.config={}",
+                jaas.display()
+            ));
+        }
         command.args([
             "-Xmx128m",
             "-XX:+UseSerialGC",
             "-XX:TieredStopAtLevel=1",
             "-cp",
-            JAR,
+            CLASSES,
         ]);
         command
             .arg("org.apache.zookeeper.server.ZooKeeperServerMain")

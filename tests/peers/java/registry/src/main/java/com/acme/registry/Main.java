@@ -50,7 +50,7 @@ public final class Main {
                         .forPath(path, data);
                 return "created";
             case "create-guarded":
-                return createGuarded(client, path, fields.get("digest"));
+                return createGuarded(client, path, fields);
             case "create-many":
                 return createMany(client, path, fields);
             case "set":
@@ -90,13 +90,16 @@ public final class Main {
         });
     }
 
-    /** Makes a node in a folder that only the one of this user and password may read. */
-    private static Object createGuarded(CuratorFramework client, String path, String digest)
-            throws Exception {
+    /** Makes a node in a folder that only one may read: a user with a password, or one of SASL. */
+    private static Object createGuarded(
+            CuratorFramework client, String path, Map<String, String> fields) throws Exception {
         client.create().creatingParentsIfNeeded().forPath(path);
-        ACL acl = new ACL(
-                ZooDefs.Perms.ALL,
-                new Id("digest", DigestAuthenticationProvider.generateDigest(digest)));
+        Id id = fields.containsKey("sasl")
+                ? new Id("sasl", fields.get("sasl"))
+                : new Id(
+                        "digest",
+                        DigestAuthenticationProvider.generateDigest(fields.get("digest")));
+        ACL acl = new ACL(ZooDefs.Perms.ALL, id);
         client.setACL().withACL(List.of(acl)).forPath(path.substring(0, path.lastIndexOf('/')));
         return "created";
     }
