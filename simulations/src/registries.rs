@@ -36,7 +36,7 @@ pub struct Scale {
 /// Writes what a Dubbo provider would.
 enum Writer {
     ZooKeeper(zookeeper_client::Client),
-    Etcd(etcd_client::KvClient),
+    Etcd(Box<etcd_client::KvClient>),
 }
 
 impl Writer {
@@ -48,7 +48,7 @@ impl Writer {
                 client.create(path, b"", &options).await?;
             }
             Self::Etcd(client) => {
-                client.clone().put(path, "", None).await?;
+                client.as_ref().clone().put(path, "", None).await?;
             }
         }
         Ok(())
@@ -103,11 +103,10 @@ pub async fn run(scale: &Scale) -> anyhow::Result<()> {
             "zookeeper" => {
                 Writer::ZooKeeper(zookeeper_client::Client::connect(&address.to_string()).await?)
             }
-            _ => Writer::Etcd(
-                etcd_client::Client::connect([address.to_string()], None)
-                    .await?
-                    .kv_client(),
-            ),
+            _ => {
+                let client = etcd_client::Client::connect([address.to_string()], None).await?;
+                Writer::Etcd(Box::new(client.kv_client()))
+            }
         };
         let mut filled = 0;
         for services in [10, scale.services] {
