@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use finback_core::protocol::Protocol;
+use finback_http::{Dialect, Http};
 
 /// What a listener may set about its protocols.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +34,17 @@ const ENTRIES: &[Entry] = &[
         layout: "sofa",
         make: bolt,
     },
+    Entry {
+        name: finback_http::NAME,
+        layout: "spring",
+        make: http,
+    },
+];
+
+/// What is spoken in HTTP: names that routes know, and the layouts of their services.
+const DIALECTS: &[(&str, &str)] = &[
+    (finback_grpc::TRIPLE, "dubbo"),
+    (finback_grpc::NAME, "grpc"),
 ];
 
 fn dubbo(settings: &Settings) -> Arc<dyn Protocol> {
@@ -48,6 +60,12 @@ fn bolt(settings: &Settings) -> Arc<dyn Protocol> {
     let mut config = finback_bolt::Config::default();
     config.max_frame = settings.max_frame.unwrap_or(config.max_frame);
     Arc::new(finback_bolt::Bolt::new(config))
+}
+
+fn http(_: &Settings) -> Arc<dyn Protocol> {
+    let dialects: Vec<Arc<dyn Dialect>> =
+        vec![Arc::new(finback_grpc::Triple), Arc::new(finback_grpc::Grpc)];
+    Arc::new(Http::new(finback_http::Config::default(), dialects))
 }
 
 /// The names of all protocols.
@@ -72,6 +90,8 @@ pub fn named(name: &str, settings: &Settings) -> Option<Vec<Arc<dyn Protocol>>> 
 pub fn layouts() -> HashMap<&'static str, Arc<str>> {
     ENTRIES
         .iter()
-        .map(|entry| (entry.name, Arc::from(entry.layout)))
+        .map(|entry| (entry.name, entry.layout))
+        .chain(DIALECTS.iter().copied())
+        .map(|(name, layout)| (name, Arc::from(layout)))
         .collect()
 }

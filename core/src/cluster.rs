@@ -22,6 +22,9 @@ use crate::steer;
 pub struct ClusterPolicy {
     /// How an endpoint is chosen. Default: round robin.
     pub balance: Policy,
+    /// Which version is spoken to its endpoints, for protocols that have several; the protocol's
+    /// own word. Default: whatever the protocol prefers.
+    pub dialect: Option<Arc<str>>,
     /// How long a connection may take to be made. Default: 1 s.
     pub connect_timeout: Duration,
     /// Upstream connections per endpoint and worker, at most. Default: 4.
@@ -47,6 +50,7 @@ impl Default for ClusterPolicy {
     fn default() -> Self {
         Self {
             balance: Policy::default(),
+            dialect: None,
             connect_timeout: Duration::from_secs(1),
             connections: 4,
             heartbeat_interval: Duration::from_secs(5),

@@ -124,6 +124,9 @@ pub struct Lookup {
     pub version: Arc<str>,
     /// Its group or unique id, "" for none.
     pub group: Arc<str>,
+    /// What the caller speaks; "" for what is usual in the layout. Frameworks register several
+    /// ways to reach one service.
+    pub protocol: Arc<str>,
 }
 
 /// Where a watch delivers. Called from the control runtime.

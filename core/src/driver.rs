@@ -10,6 +10,7 @@ mod inbox;
 mod link;
 mod listener;
 mod pool;
+mod streams;
 mod table;
 mod threads;
 mod upstream;
@@ -17,6 +18,7 @@ mod worker;
 
 pub use framed::serve as serve_framed;
 pub use listener::{Connection, ListenerSpec};
+pub use streams::{Caller, Stream};
 pub use threads::{Bound, Workers};
 pub use worker::Worker;
 

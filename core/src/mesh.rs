@@ -131,11 +131,13 @@ pub struct Gauges {
 }
 
 impl Gauges {
-    pub(crate) fn add(counter: &AtomicU64) {
+    /// Counts one more.
+    pub fn add(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn sub(counter: &AtomicU64) {
+    /// Counts one less.
+    pub fn sub(counter: &AtomicU64) {
         counter.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -290,6 +292,7 @@ impl Mesh {
             service: site.service.as_ref().into(),
             version: site.version.as_ref().into(),
             group: site.group.as_ref().into(),
+            protocol: protocol.into(),
         };
         let routing = self.routing.load();
         let mut looked_up = self.lock_looked_up();

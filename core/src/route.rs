@@ -47,6 +47,9 @@ pub struct Route {
     pub timeout: Option<Duration>,
     /// How often they are tried.
     pub retry: Retry,
+    /// What a protocol does with these calls beyond routing them; made for it by the
+    /// configuration, and read by that protocol only.
+    pub treatment: Option<Arc<dyn std::any::Any + Send + Sync>>,
 }
 
 /// Where the calls of a route go.

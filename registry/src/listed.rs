@@ -225,6 +225,7 @@ mod tests {
             snapshot(
                 &services,
                 &Lookup {
+                    protocol: "".into(),
                     registry: "r".into(),
                     layout: "native".into(),
                     service: service.into(),

@@ -35,7 +35,7 @@ pub struct File {
     pub listeners: Placed<Vec<Listener>>,
     /// Route tables by name.
     #[serde(default)]
-    pub routes: BTreeMap<String, Vec<Route>>,
+    pub routes: BTreeMap<String, Vec<Placed<Route>>>,
     /// Clusters by name.
     #[serde(default)]
     pub clusters: BTreeMap<String, Placed<Cluster>>,
@@ -269,12 +269,103 @@ pub struct Route {
     /// Which calls it is for. Default: all.
     #[serde(rename = "match")]
     pub when: Option<Match>,
-    /// Where they go.
-    pub to: Placed<To>,
+    /// Where they go; not beside `respond` or `redirect`.
+    pub to: Option<Placed<To>>,
+    /// HTTP: answer here.
+    pub respond: Option<Placed<Respond>>,
+    /// HTTP: have the client ask elsewhere.
+    pub redirect: Option<Placed<Redirect>>,
+    /// HTTP: ask the endpoint for another host or path.
+    pub rewrite: Option<Placed<Rewrite>>,
+    /// HTTP: change the request's headers.
+    pub request_headers: Option<Headers>,
+    /// HTTP: change the response's headers.
+    pub response_headers: Option<Headers>,
     /// The longest that a call may take; a caller's own shorter limit holds.
     pub timeout: Option<Time>,
     /// When a call is tried again.
     pub retry: Option<Placed<Retry>>,
+}
+
+/// An answer of the route's own.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Respond {
+    /// Its status, 200 to 599.
+    pub status: u16,
+    /// Its body. Default: nothing.
+    #[serde(default)]
+    pub body: String,
+    /// Its type. Default: `text/plain; charset=utf-8`.
+    pub content_type: Option<String>,
+}
+
+/// Where to ask instead; what is left out stays as it was asked for.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Redirect {
+    /// 301, 302, 303, 307 or 308. Default: 302.
+    pub status: Option<u16>,
+    /// `http` or `https`. Default: http.
+    pub scheme: Option<String>,
+    /// Another host.
+    pub host: Option<String>,
+    /// Another path.
+    pub path: Option<PathChange>,
+}
+
+/// What the endpoint is asked for.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rewrite {
+    /// Another host.
+    pub host: Option<String>,
+    /// Another path.
+    pub path: Option<PathChange>,
+}
+
+/// Another path: a text, or a change of the one there is.
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
+pub enum PathChange {
+    /// This path.
+    Whole(String),
+    /// A change.
+    Change(PathRule),
+}
+
+forms!(
+    PathChange,
+    "a path such as /new, { prefix: /old, with: /new } or { regex: TEXT, with: TEXT }",
+    Whole,
+    map Change(PathRule)
+);
+
+/// A change of a path. Either `prefix` or `regex`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PathRule {
+    /// How paths begin that are changed.
+    pub prefix: Option<String>,
+    /// A regular expression; what it finds first is changed.
+    pub regex: Option<String>,
+    /// What takes its place; `$1` is the expression's first group.
+    pub with: String,
+}
+
+/// Changes of headers.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Headers {
+    /// Taken away, before anything is set or added.
+    #[serde(default)]
+    pub remove: Vec<Placed<String>>,
+    /// Set to one value.
+    #[serde(default)]
+    pub set: BTreeMap<String, Placed<String>>,
+    /// Added beside those there are.
+    #[serde(default)]
+    pub add: BTreeMap<String, Placed<String>>,
 }
 
 /// Conditions; all must hold.
@@ -294,6 +385,15 @@ pub struct Match {
     /// On headers or attachments by name; one that the call lacks fails.
     #[serde(default)]
     pub attributes: BTreeMap<String, Placed<Text>>,
+    /// HTTP: on the host that was asked for, with its port where one was given.
+    pub host: Option<Placed<Text>>,
+    /// HTTP: on the path, without the query.
+    pub path: Option<Placed<Text>>,
+    /// HTTP: on parameters of the query by name, as they are written there.
+    #[serde(default)]
+    pub query: BTreeMap<String, Placed<Text>>,
+    /// HTTP: on the request's method.
+    pub http_method: Option<Placed<Text>>,
     /// On the caller's address: an address or range, or a list of them.
     pub source: Option<Placed<OneOrMany>>,
 }
@@ -435,6 +535,8 @@ pub struct Cluster {
     pub outlier: Option<Outlier>,
     /// See [`Policy::retry_budget`].
     pub retry_budget: Option<u32>,
+    /// See [`Policy::http`].
+    pub http: Option<Placed<String>>,
 }
 
 /// How calls to a cluster are spread, bounded and kept away from bad endpoints.
@@ -456,6 +558,9 @@ pub struct Policy {
     pub outlier: Option<Outlier>,
     /// Retries in flight, at most, in percent of the calls in flight. Default: 20.
     pub retry_budget: Option<u32>,
+    /// The version of HTTP that endpoints are spoken to in: `"1.1"` or `"2"`. Default: 2 for gRPC
+    /// and Triple, else 1.1.
+    pub http: Option<Placed<String>>,
 }
 
 /// An endpoint: its address, or more about it.
@@ -504,6 +609,10 @@ pub struct Discover {
     /// Its group or unique id. Default: none.
     #[serde(default)]
     pub group: String,
+    /// What its providers shall speak, where a framework registers several: `dubbo` or `triple`.
+    /// Default: what is usual in the layout.
+    #[serde(default)]
+    pub protocol: String,
 }
 
 /// How an endpoint is chosen.

@@ -1,5 +1,6 @@
 //! One worker: a thread's own connections, views and clock.
 
+use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -24,6 +25,7 @@ use super::framed::Client;
 use super::link::{Buffers, Link};
 use super::listener::Listening;
 use super::pool::{Pool, PoolKey};
+use super::streams::Guest;
 use super::upstream::Upstream;
 
 /// What is read with one system call, at most.
@@ -51,6 +53,10 @@ pub struct Worker {
     views: RefCell<Views>,
     pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
     clients: RefCell<HashMap<u64, Rc<Client>>>,
+    /// Connections of protocols that drive themselves.
+    guests: RefCell<HashMap<u64, Rc<Guest>>>,
+    /// What protocols keep per worker, by type.
+    states: RefCell<HashMap<TypeId, Rc<dyn Any>>>,
     next_client: Cell<u64>,
     /// No call's deadline is earlier.
     deadline: Cell<Now>,
@@ -77,6 +83,8 @@ impl Worker {
             views: RefCell::default(),
             pools: RefCell::default(),
             clients: RefCell::default(),
+            guests: RefCell::default(),
+            states: RefCell::default(),
             next_client: Cell::new(0),
             deadline: Cell::new(Now(u64::MAX)),
             deadline_moved: Notify::new(),
@@ -91,7 +99,7 @@ impl Worker {
     }
 
     /// What it shares with the other workers.
-    pub(crate) fn mesh(&self) -> &Arc<Mesh> {
+    pub fn mesh(&self) -> &Arc<Mesh> {
         &self.mesh
     }
 
@@ -158,6 +166,24 @@ impl Worker {
             .clone()
     }
 
+    /// A protocol's own state in this worker, made when it is first asked for.
+    pub fn state<T: Default + 'static>(&self) -> Rc<T> {
+        let mut states = self.states.borrow_mut();
+        let known = states
+            .get(&TypeId::of::<T>())
+            .and_then(|state| state.clone().downcast::<T>().ok());
+        known.unwrap_or_else(|| {
+            let fresh = Rc::<T>::default();
+            states.insert(TypeId::of::<T>(), fresh.clone());
+            fresh
+        })
+    }
+
+    /// A random number.
+    pub fn chance(&self) -> u64 {
+        self.random()
+    }
+
     // === Bounds ===
 
     pub(crate) fn call_timeout(&self) -> Duration {
@@ -176,7 +202,18 @@ impl Worker {
         self.limits.borrow().in_flight_per_connection
     }
 
-    pub(crate) fn idle(&self) -> Duration {
+    /// How long draining connections are still served new calls.
+    pub fn drain_grace(&self) -> Duration {
+        self.limits.borrow().drain_grace
+    }
+
+    /// The deadline of calls for which neither caller nor route gives one.
+    pub fn default_timeout(&self) -> Duration {
+        self.call_timeout()
+    }
+
+    /// How long a client connection may be idle.
+    pub fn idle(&self) -> Duration {
         self.limits.borrow().idle
     }
 
@@ -336,6 +373,22 @@ impl Worker {
         self.clients.borrow_mut().remove(&number);
     }
 
+    /// Puts a connection that drives itself on the list; returns its number there.
+    pub(crate) fn enlist_guest(&self, guest: &Rc<Guest>) -> u64 {
+        let number = self.next_client.get();
+        self.next_client.set(number + 1);
+        self.guests.borrow_mut().insert(number, guest.clone());
+        number
+    }
+
+    pub(crate) fn strike_off_guest(&self, number: u64) {
+        self.guests.borrow_mut().remove(&number);
+    }
+
+    fn all_guests(&self) -> Vec<Rc<Guest>> {
+        self.guests.borrow().values().cloned().collect()
+    }
+
     fn all_clients(&self) -> Vec<Rc<Client>> {
         self.clients.borrow().values().cloned().collect()
     }
@@ -347,6 +400,11 @@ impl Worker {
         for client in self.all_clients() {
             if listener.is_none_or(|id| client.listening.id == id) {
                 client.leave(self, grace_ends);
+            }
+        }
+        for guest in self.all_guests() {
+            if listener.is_none_or(|id| guest.listener == id) {
+                guest.dismiss();
             }
         }
     }
@@ -372,12 +430,15 @@ impl Worker {
         for client in self.all_clients() {
             client.cut();
         }
+        for guest in self.all_guests() {
+            guest.cut();
+        }
         // What was just answered still has to be written, and read by the clients.
         let _ = tokio::time::timeout(Duration::from_secs(2), self.until_empty()).await;
     }
 
     async fn until_empty(&self) {
-        while !self.clients.borrow().is_empty() {
+        while !self.clients.borrow().is_empty() || !self.guests.borrow().is_empty() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

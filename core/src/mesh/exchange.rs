@@ -119,6 +119,11 @@ impl Exchange {
         self.site.route(usize::from(self.route))
     }
 
+    /// The route that it takes, unless none matched.
+    pub(crate) fn selected_route(&self) -> Option<&Arc<Route>> {
+        self.site.candidates.routes().get(usize::from(self.route))
+    }
+
     /// Asks for the right to send one attempt to one endpoint.
     ///
     /// # Errors
@@ -247,6 +252,11 @@ impl Exchange {
     pub(crate) fn answered(&mut self, outcome: Outcome, bytes: usize) {
         self.ending = Ending::Answered(outcome);
         self.response_bytes = bytes as u64;
+    }
+
+    /// Counts bytes of the request that came after it was opened.
+    pub(crate) fn add_request_bytes(&mut self, bytes: u64) {
+        self.request_bytes += bytes;
     }
 
     /// Ends a one-way that was handed over.

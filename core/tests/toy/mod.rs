@@ -298,6 +298,7 @@ pub(crate) fn table(to: Destination, retry: Retry) -> RouteTable {
         to,
         timeout: None,
         retry,
+        treatment: None,
     };
     RouteTable {
         name: "main".into(),

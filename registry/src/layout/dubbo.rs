@@ -83,7 +83,11 @@ pub(super) fn draft(service: &str, url: Url) -> Option<Draft> {
 /// Whether a provider's version and group are those asked for; `*` on either side is any, and
 /// several groups may be asked for.
 pub(super) fn serves(lookup: &Lookup, provider: &Provider) -> bool {
-    provider.protocol == "dubbo"
+    let wanted = match &*lookup.protocol {
+        "triple" | "grpc" | "http" => "tri",
+        _ => "dubbo",
+    };
+    provider.protocol == wanted
         && is_match(&lookup.version, &provider.version)
         && lookup
             .group

@@ -9,6 +9,7 @@ use crate::offer::Offer;
 
 fn lookup(layout: Layout, service: &str, version: &str, group: &str) -> Lookup {
     Lookup {
+        protocol: "".into(),
         registry: "r".into(),
         layout: layout.name().into(),
         service: service.into(),

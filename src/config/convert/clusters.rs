@@ -36,6 +36,7 @@ pub(super) fn cluster_spec(
                 service: named(discover.service)?.into(),
                 version: discover.version.into(),
                 group: discover.group.into(),
+                protocol: discover.protocol.into(),
             })
         }
         _ => {
@@ -51,6 +52,7 @@ pub(super) fn cluster_spec(
         limits: value.limits,
         outlier: value.outlier,
         retry_budget: value.retry_budget,
+        http: value.http,
     })?;
     Ok(ClusterSpec {
         name: name.into(),
@@ -63,6 +65,12 @@ pub(super) fn policy(from: file::Policy) -> Result<ClusterPolicy> {
     let mut policy = ClusterPolicy::default();
     if let Some(balance) = from.balance {
         policy.balance = self::balance(balance)?;
+    }
+    if let Some(Placed { value, place }) = from.http {
+        if !matches!(&*value, "1.1" | "2") {
+            return Err(Wrong::at(place, "write \"1.1\" or \"2\", in quotes"));
+        }
+        policy.dialect = Some(value.into());
     }
     set_time(&mut policy.connect_timeout, from.connect_timeout);
     set(

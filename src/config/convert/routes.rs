@@ -1,5 +1,7 @@
 //! Route tables: which calls, where to, how often.
 
+mod http;
+
 use std::sync::Arc;
 
 use finback_core::route::{self, Destination, RouteTable, Text, Weighted};
@@ -10,11 +12,17 @@ use crate::config::Wrong;
 use crate::config::file;
 use crate::config::units::{Placed, Time};
 
-pub(super) fn table(name: &str, routes: Vec<file::Route>, names: &Names) -> Result<RouteTable> {
+pub(super) fn table(
+    name: &str,
+    routes: Vec<Placed<file::Route>>,
+    names: &Names,
+) -> Result<RouteTable> {
     let routes = routes
         .into_iter()
         .enumerate()
-        .map(|(number, from)| route(name, number, from, names).map(Arc::new))
+        .map(|(number, Placed { value, place })| {
+            route(name, number, value, place, names).map(Arc::new)
+        })
         .collect::<Result<_>>()?;
     Ok(RouteTable {
         name: name.into(),
@@ -22,32 +30,66 @@ pub(super) fn table(name: &str, routes: Vec<file::Route>, names: &Names) -> Resu
     })
 }
 
-fn route(table: &str, number: usize, from: file::Route, names: &Names) -> Result<route::Route> {
+fn route(
+    table: &str,
+    number: usize,
+    mut from: file::Route,
+    place: (u64, u64),
+    names: &Names,
+) -> Result<route::Route> {
+    let answers = from.respond.is_some() || from.redirect.is_some();
+    let treatment = http::treatment(&mut from)?;
+    let to = match (from.to, answers) {
+        (Some(to), false) => destination(to, names)?,
+        (None, true) => Destination::Clusters(Vec::new()),
+        (Some(to), true) => {
+            let message = "a route that answers itself leads nowhere; take `to` away";
+            return Err(Wrong::at(to.place, message));
+        }
+        (None, false) => {
+            let message = "where to? write `to`, `respond` or `redirect`";
+            return Err(Wrong::at(place, message));
+        }
+    };
     Ok(route::Route {
         name: from
             .name
             .unwrap_or_else(|| format!("{table}[{number}]"))
             .into(),
         when: from.when.map(conditions).transpose()?.unwrap_or_default(),
-        to: destination(from.to, names)?,
+        to,
         timeout: from.timeout.map(|Time(timeout)| timeout),
         retry: from.retry.map(retry).transpose()?.unwrap_or_default(),
+        treatment,
     })
 }
 
 fn conditions(when: file::Match) -> Result<route::Match> {
     let optional = |placed: Option<Placed<file::Text>>| placed.map_or(Ok(Text::Any), text);
+    let mut attributes = Vec::new();
+    for (name, condition) in when.attributes {
+        attributes.push((name, text(condition)?));
+    }
+    // HTTP's own parts are attributes too, by names that no header can have.
+    for (name, condition) in [
+        (":authority", when.host),
+        (":path", when.path),
+        (":method", when.http_method),
+    ] {
+        if let Some(condition) = condition {
+            attributes.push((name.to_owned(), text(condition)?));
+        }
+    }
+    for (name, condition) in when.query {
+        attributes.push((format!("?{name}"), text(condition)?));
+    }
     Ok(route::Match {
         protocol: optional(when.protocol)?,
         service: optional(when.service)?,
         method: optional(when.method)?,
         version: optional(when.version)?,
         group: optional(when.group)?,
-        attributes: when
-            .attributes
-            .into_iter()
-            .map(|(name, placed)| Ok((name, text(placed)?)))
-            .collect::<Result<_>>()?,
+        attributes,
         sources: when.source.map_or(Ok(Vec::new()), sources)?,
     })
 }

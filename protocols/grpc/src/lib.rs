@@ -1,0 +1,196 @@
+//! gRPC and Triple (Dubbo 3's protocol) as dialects of HTTP.
+//!
+//! gRPC: the path is `/{service}/{method}`, the outcome stands in the trailers, and every answer
+//! has status 200 (gRPC's `PROTOCOL-HTTP2.md`). Triple is gRPC with headers for version and group,
+//! and has a second form without message frames whose errors are JSON with a status of HTTP's
+//! (Dubbo's `TripleHeaderEnum`, `TriRpcStatus`).
+
+mod status;
+mod timeout;
+mod triple;
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use finback_core::frame::{Metadata, Outcome};
+use finback_core::rejection::Rejection;
+use finback_http::{Asked, Dialect};
+use http::header::{self, HeaderName};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+
+pub use triple::Triple;
+
+/// gRPC's name.
+pub const NAME: &str = "grpc";
+/// Triple's name.
+pub const TRIPLE: &str = "triple";
+
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// How gRPC's content types begin.
+const CONTENT_TYPE: &str = "application/grpc";
+
+/// gRPC.
+pub struct Grpc;
+
+/// Whether a content type is gRPC's own; gRPC-Web's is not.
+fn is_grpc(content_type: Option<&HeaderValue>) -> bool {
+    let text = content_type.and_then(|value| value.to_str().ok());
+    text.and_then(|text| text.strip_prefix(CONTENT_TYPE))
+        .is_some_and(|rest| matches!(rest.bytes().next(), None | Some(b'+' | b';')))
+}
+
+/// Service and method, as the path has them; an application's context may stand before.
+fn names(path: &str) -> (&str, &str) {
+    let (before, method) = path.rsplit_once('/').unwrap_or(("", path));
+    let service = before.rsplit('/').next().unwrap_or_default();
+    if service.is_empty() {
+        return ("(none)", method);
+    }
+    (service, method)
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+impl Dialect for Grpc {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn claims(&self, head: &Parts) -> bool {
+        is_grpc(head.headers.get(header::CONTENT_TYPE))
+    }
+
+    fn metadata<'a>(&self, head: &'a Parts) -> Metadata<'a> {
+        let (service, method) = names(head.uri.path());
+        Metadata {
+            service: Cow::Borrowed(service),
+            method: Cow::Borrowed(method),
+            timeout: head.headers.get(&TIMEOUT).and_then(timeout::read),
+            ..Metadata::default()
+        }
+    }
+
+    fn prefers_http2(&self, _: &Parts) -> bool {
+        true
+    }
+
+    fn outcome(&self, status: StatusCode, headers: &HeaderMap) -> Option<Outcome> {
+        match headers.get(&STATUS) {
+            Some(value) => Some(status::outcome(value)),
+            None if status != StatusCode::OK => Some(Outcome::Failed),
+            None => None,
+        }
+    }
+
+    fn outcome_of_trailers(&self, trailers: Option<&HeaderMap>) -> Outcome {
+        // A stream that ends without a status did not end well.
+        let status = trailers.and_then(|trailers| trailers.get(&STATUS));
+        status.map_or(Outcome::Failed, status::outcome)
+    }
+
+    fn tell_deadline(&self, headers: &mut HeaderMap, left: Duration) {
+        headers.insert(TIMEOUT, timeout::write(left));
+    }
+
+    fn reject(&self, asked: &Asked, rejection: Rejection, text: &str) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::new());
+        let content_type = asked
+            .content_type
+            .clone()
+            .unwrap_or(HeaderValue::from_static(CONTENT_TYPE));
+        *response.headers_mut() = status::trailers(rejection, text);
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, content_type);
+        response
+    }
+
+    fn late_rejection(&self, rejection: Rejection, text: &str) -> Option<HeaderMap> {
+        Some(status::trailers(rejection, text))
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    fn head(path: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut request = http::Request::post(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn what_is_grpc_tells_the_content_type() {
+        for (kind, is) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;charset=x", true),
+            ("application/grpc-web+proto", false),
+            ("application/json", false),
+        ] {
+            assert_eq!(
+                Grpc.claims(&head("/", &[("content-type", kind)])),
+                is,
+                "{kind}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_path_names_service_and_method() {
+        for (path, service, method) in [
+            ("/shop.Pay/Charge", "shop.Pay", "Charge"),
+            ("/app/shop.Pay/Charge", "shop.Pay", "Charge"),
+            ("/Charge", "(none)", "Charge"),
+            ("/", "(none)", ""),
+        ] {
+            assert_eq!(names(path), (service, method));
+        }
+        let own = head("/a.B/c", &[("grpc-timeout", "250m")]);
+        let metadata = Grpc.metadata(&own);
+        assert_eq!(metadata.timeout, Some(Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn outcomes_come_from_head_or_trailers() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(Grpc.outcome(StatusCode::OK, &headers), None);
+        assert_eq!(
+            Grpc.outcome(StatusCode::BAD_GATEWAY, &headers),
+            Some(Outcome::Failed)
+        );
+        assert_eq!(Grpc.outcome_of_trailers(None), Outcome::Failed);
+        for (code, outcome) in [
+            ("0", Outcome::Success),
+            ("5", Outcome::Exception),
+            ("4", Outcome::TimedOut),
+            ("14", Outcome::Failed),
+            ("x", Outcome::Failed),
+        ] {
+            headers.insert(STATUS, HeaderValue::from_static(code));
+            assert_eq!(Grpc.outcome(StatusCode::OK, &headers), Some(outcome));
+            assert_eq!(Grpc.outcome_of_trailers(Some(&headers)), outcome);
+        }
+    }
+
+    #[test]
+    fn every_rejection_reads_back_as_a_failure() {
+        for rejection in Rejection::ALL {
+            let response = Grpc.reject(&Asked::default(), rejection, "why: ü");
+            assert_eq!(response.status(), StatusCode::OK);
+            let outcome = Grpc.outcome(response.status(), response.headers());
+            assert_ne!(outcome, Some(Outcome::Success), "{rejection:?}");
+            assert_eq!(response.headers()["grpc-message"], "why: %C3%BC");
+        }
+    }
+}

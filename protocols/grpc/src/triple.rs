@@ -1,0 +1,178 @@
+//! Triple: gRPC with Dubbo's version and group, and its form without message frames.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use finback_core::frame::{Metadata, Outcome};
+use finback_core::rejection::Rejection;
+use finback_http::{Asked, Dialect};
+use http::header::{self, HeaderName};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+
+use crate::{Grpc, is_grpc, names, status, text};
+
+const TIMEOUT: HeaderName = HeaderName::from_static("tri-service-timeout");
+/// As dubbo-go names it.
+const GO_TIMEOUT: HeaderName = HeaderName::from_static("triple-timeout-ms");
+
+/// Triple.
+pub struct Triple;
+
+impl Dialect for Triple {
+    fn name(&self) -> &'static str {
+        crate::TRIPLE
+    }
+
+    fn claims(&self, head: &Parts) -> bool {
+        let own = |name: &HeaderName| {
+            let name = name.as_str();
+            name.starts_with("tri-") || name.starts_with("triple-")
+        };
+        head.headers.keys().any(own)
+    }
+
+    fn metadata<'a>(&self, head: &'a Parts) -> Metadata<'a> {
+        let (service, method) = names(head.uri.path());
+        let of = |name| Cow::Borrowed(text(&head.headers, name).unwrap_or_default());
+        let millis = |name: &HeaderName| {
+            let millis = text(&head.headers, name.as_str())?.parse().ok()?;
+            Some(Duration::from_millis(millis))
+        };
+        let timeout = millis(&TIMEOUT).or_else(|| millis(&GO_TIMEOUT));
+        Metadata {
+            service: Cow::Borrowed(service),
+            method: Cow::Borrowed(method),
+            version: of("tri-service-version"),
+            group: of("tri-service-group"),
+            timeout: timeout.or_else(|| Grpc.metadata(head).timeout),
+            ..Metadata::default()
+        }
+    }
+
+    fn prefers_http2(&self, _: &Parts) -> bool {
+        true
+    }
+
+    fn outcome(&self, status: StatusCode, headers: &HeaderMap) -> Option<Outcome> {
+        if is_grpc(headers.get(header::CONTENT_TYPE)) {
+            return Grpc.outcome(status, headers);
+        }
+        Some(match status.as_u16() {
+            ..400 => Outcome::Success,
+            408 | 504 => Outcome::TimedOut,
+            429 => Outcome::Failed,
+            400..500 => Outcome::Exception,
+            _ => Outcome::Failed,
+        })
+    }
+
+    fn outcome_of_trailers(&self, trailers: Option<&HeaderMap>) -> Outcome {
+        Grpc.outcome_of_trailers(trailers)
+    }
+
+    fn tell_deadline(&self, headers: &mut HeaderMap, left: Duration) {
+        if is_grpc(headers.get(header::CONTENT_TYPE)) {
+            Grpc.tell_deadline(headers, left);
+        }
+        for name in [TIMEOUT, GO_TIMEOUT] {
+            let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+            if headers.contains_key(&name) {
+                headers.insert(name, HeaderValue::from(millis));
+            }
+        }
+    }
+
+    fn reject(&self, asked: &Asked, rejection: Rejection, text: &str) -> Response<Bytes> {
+        if is_grpc(asked.content_type.as_ref()) {
+            return Grpc.reject(asked, rejection, text);
+        }
+        let (_, name) = status::code(rejection);
+        let body = serde_json::json!({ "code": name, "message": text }).to_string();
+        let mut response = Response::new(Bytes::from(body));
+        *response.status_mut() = http_status(name);
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        response
+    }
+
+    fn late_rejection(&self, rejection: Rejection, text: &str) -> Option<HeaderMap> {
+        Grpc.late_rejection(rejection, text)
+    }
+}
+
+/// HTTP's status for one of gRPC's, as Triple's own servers choose it.
+fn http_status(name: &str) -> StatusCode {
+    match name {
+        "unimplemented" => StatusCode::NOT_FOUND,
+        "deadline_exceeded" => StatusCode::REQUEST_TIMEOUT,
+        "permission_denied" => StatusCode::FORBIDDEN,
+        "resource_exhausted" => StatusCode::TOO_MANY_REQUESTS,
+        "unavailable" => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    fn head(headers: &[(&str, &str)]) -> Parts {
+        let mut request = http::Request::post("/com.acme.Greeter/hello");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn headers_tell_version_group_and_timeout() {
+        let own = head(&[
+            ("tri-service-version", "1.0.0"),
+            ("tri-service-group", "blue"),
+            ("tri-service-timeout", "3000"),
+        ]);
+        assert!(Triple.claims(&own));
+        let metadata = Triple.metadata(&own);
+        assert_eq!((&*metadata.version, &*metadata.group), ("1.0.0", "blue"));
+        assert_eq!(
+            (&*metadata.service, &*metadata.method),
+            ("com.acme.Greeter", "hello")
+        );
+        assert_eq!(metadata.timeout, Some(Duration::from_secs(3)));
+        assert!(!Triple.claims(&head(&[("content-type", "application/grpc")])));
+        let go = head(&[("triple-timeout-ms", "20")]);
+        assert_eq!(
+            Triple.metadata(&go).timeout,
+            Some(Duration::from_millis(20))
+        );
+    }
+
+    #[test]
+    fn rejections_come_in_both_forms() {
+        for rejection in Rejection::ALL {
+            for kind in ["application/grpc+proto", "application/json"] {
+                let asked = Asked {
+                    content_type: Some(HeaderValue::from_static(kind)),
+                    is_head: false,
+                };
+                let response = Triple.reject(&asked, rejection, "why");
+                let outcome = Triple.outcome(response.status(), response.headers());
+                assert_ne!(outcome, Some(Outcome::Success), "{rejection:?} {kind}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_deadline_goes_on_in_the_form_it_came() {
+        let mut headers = HeaderMap::new();
+        headers.insert(TIMEOUT, HeaderValue::from_static("3000"));
+        Triple.tell_deadline(&mut headers, Duration::from_millis(1200));
+        assert_eq!(headers[&TIMEOUT], "1200");
+        assert_eq!(headers.len(), 1);
+    }
+}

@@ -1,0 +1,244 @@
+//! Bodies as they pass.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use finback_core::driver::Stream;
+use finback_core::frame::Outcome;
+use finback_core::mesh::{Lease, Verdict};
+use finback_core::rejection::Rejection;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use crate::dialect::Dialect;
+use crate::pool::Returned;
+
+/// A body on its way, in either direction.
+pub(crate) enum Payload {
+    /// Known whole, or nothing.
+    Whole(Option<Bytes>),
+    /// A request's, as it arrives.
+    Request(Incoming, Rc<Upload>),
+    /// A response's, as it arrives.
+    Response(Box<Download>),
+}
+
+/// How far a request's body has come.
+#[derive(Debug, Default)]
+pub(crate) struct Upload {
+    bytes: Cell<u64>,
+    moved: Cell<Option<Instant>>,
+    done: Cell<bool>,
+}
+
+impl Upload {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    /// Whether all of it was passed on.
+    pub(crate) fn is_done(&self) -> bool {
+        self.done.get()
+    }
+
+    pub(crate) fn finish(&self) {
+        self.done.set(true);
+    }
+
+    /// When it last moved, if it is not all there yet.
+    pub(crate) fn moved(&self) -> Option<Instant> {
+        self.moved.get()
+    }
+}
+
+/// A response's body with the call that it ends.
+pub(crate) struct Download {
+    pub(crate) body: Incoming,
+    pub(crate) stream: Stream,
+    pub(crate) lease: Lease,
+    pub(crate) dialect: Arc<dyn Dialect>,
+    /// What the head said; else the trailers do.
+    pub(crate) outcome: Option<Outcome>,
+    pub(crate) upload: Rc<Upload>,
+    pub(crate) bytes: u64,
+    /// The connection it comes over, to be used again.
+    pub(crate) connection: Option<Returned>,
+    /// When the caller gives up; or when nothing has moved for too long.
+    pub(crate) timer: Pin<Box<Sleep>>,
+    /// How long nothing may move; `None` where the caller set a deadline of its own.
+    pub(crate) idle: Option<Duration>,
+    /// When data last moved: the timer is set anew when it fires, not with each piece.
+    pub(crate) moved: Instant,
+    pub(crate) ended: bool,
+}
+
+impl Payload {
+    /// Nothing.
+    pub(crate) fn empty() -> Self {
+        Self::Whole(None)
+    }
+}
+
+impl From<Bytes> for Payload {
+    fn from(bytes: Bytes) -> Self {
+        Self::Whole((!bytes.is_empty()).then_some(bytes))
+    }
+}
+
+impl Download {
+    /// The call is over; as the head, or else the trailers, say.
+    pub(crate) fn end(&mut self, trailers: Option<&HeaderMap>) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let outcome = match self.outcome {
+            Some(outcome) => outcome,
+            None => self.dialect.outcome_of_trailers(trailers),
+        };
+        self.lease.went(verdict(outcome));
+        self.stream.add_request_bytes(self.upload.bytes());
+        self.stream.answered(outcome, self.bytes);
+        if let Some(connection) = self.connection.take()
+            && self.upload.is_done()
+        {
+            connection.give_back();
+        }
+    }
+
+    fn fail(&mut self, rejection: Rejection, bad: bool) -> Option<HeaderMap> {
+        self.ended = true;
+        if bad {
+            self.lease.went(Verdict::Bad);
+        }
+        self.stream.add_request_bytes(self.upload.bytes());
+        let text = self.stream.rejected(rejection);
+        self.connection = None;
+        self.dialect.late_rejection(rejection, &text)
+    }
+
+    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let Some(idle) = self.idle else { return true };
+            let moved = self
+                .upload
+                .moved()
+                .map_or(self.moved, |up| up.max(self.moved));
+            if Instant::now() >= moved + idle {
+                return true;
+            }
+            self.timer.as_mut().reset(moved + idle);
+        }
+        false
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    self.bytes += data.len() as u64;
+                    self.moved = Instant::now();
+                    if self.body.is_end_stream() {
+                        self.end(None);
+                    }
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    self.end(Some(trailers));
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                self.end(None);
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let late = self.fail(Rejection::ConnectionLost, true);
+                Poll::Ready(Some(match late {
+                    Some(trailers) => Ok(Frame::trailers(trailers)),
+                    None => Err(io::Error::other(error)),
+                }))
+            }
+            Poll::Pending => {
+                if !self.is_late(cx) {
+                    return Poll::Pending;
+                }
+                let late = self.fail(Rejection::DeadlineExceeded, false);
+                Poll::Ready(Some(match late {
+                    Some(trailers) => Ok(Frame::trailers(trailers)),
+                    None => Err(io::ErrorKind::TimedOut.into()),
+                }))
+            }
+        }
+    }
+}
+
+/// What an outcome tells about the endpoint.
+pub(crate) fn verdict(outcome: Outcome) -> Verdict {
+    match outcome {
+        Outcome::Success | Outcome::Exception => Verdict::Good,
+        Outcome::Failed | Outcome::Refused => Verdict::Bad,
+        Outcome::TimedOut => Verdict::Neutral,
+    }
+}
+
+impl Body for Payload {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        match &mut *self {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Request(body, upload) => {
+                let polled = Pin::new(&mut *body).poll_frame(cx);
+                match &polled {
+                    Poll::Ready(Some(Ok(frame))) => {
+                        let length = frame.data_ref().map_or(0, Bytes::len);
+                        upload.bytes.set(upload.bytes.get() + length as u64);
+                        upload.moved.set(Some(Instant::now()));
+                        if frame.is_trailers() || body.is_end_stream() {
+                            upload.finish();
+                        }
+                    }
+                    Poll::Ready(None) => upload.finish(),
+                    Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+                }
+                polled.map(|frame| frame.map(|frame| frame.map_err(io::Error::other)))
+            }
+            Self::Response(download) => download.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::Request(body, upload) => {
+                let ended = body.is_end_stream();
+                if ended {
+                    upload.finish();
+                }
+                ended
+            }
+            Self::Response(download) => download.ended && download.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Self::Request(body, _) => body.size_hint(),
+            Self::Response(download) => download.body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What is spoken in HTTP.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use finback_core::frame::{Metadata, Outcome};
+use finback_core::rejection::Rejection;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+
+/// A way to use HTTP: how calls are named, how they end, and how the mesh says no.
+pub trait Dialect: Send + Sync + 'static {
+    /// Its name, as the protocol in routes and metrics.
+    fn name(&self) -> &'static str;
+
+    /// Whether a request is of its kind.
+    fn claims(&self, head: &Parts) -> bool;
+
+    /// What routing may see of a request.
+    fn metadata<'a>(&self, head: &'a Parts) -> Metadata<'a>;
+
+    /// Whether its endpoints are spoken to in HTTP/2 unless their cluster says otherwise.
+    fn prefers_http2(&self, head: &Parts) -> bool;
+
+    /// How a call ended, if the response's head tells; else its trailers do.
+    fn outcome(&self, status: StatusCode, headers: &HeaderMap) -> Option<Outcome>;
+
+    /// How a call ended, as the trailers tell; `None` if there were none.
+    fn outcome_of_trailers(&self, trailers: Option<&HeaderMap>) -> Outcome;
+
+    /// Writes what is left of the caller's deadline into a request, where the dialect has a
+    /// place for it.
+    fn tell_deadline(&self, headers: &mut HeaderMap, left: Duration);
+
+    /// The mesh's own answer, which its client libraries turn into a clean error with `text`.
+    fn reject(&self, asked: &Asked, rejection: Rejection, text: &str) -> Response<Bytes>;
+
+    /// Trailers that end a response which has begun already, if there is such a thing.
+    fn late_rejection(&self, rejection: Rejection, text: &str) -> Option<HeaderMap>;
+}
+
+/// What a rejection needs to know of a request that is gone.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// Its content type.
+    pub content_type: Option<HeaderValue>,
+    /// Whether it was a HEAD.
+    pub is_head: bool,
+}
+
+impl Asked {
+    pub(crate) fn of(head: &Parts) -> Self {
+        Self {
+            content_type: head.headers.get(header::CONTENT_TYPE).cloned(),
+            is_head: head.method == Method::HEAD,
+        }
+    }
+}
+
+/// HTTP with nothing in it: the service is the host, the method is HTTP's.
+pub struct Plain;
+
+impl Dialect for Plain {
+    fn name(&self) -> &'static str {
+        crate::NAME
+    }
+
+    fn claims(&self, _: &Parts) -> bool {
+        true
+    }
+
+    fn metadata<'a>(&self, head: &'a Parts) -> Metadata<'a> {
+        let authority = crate::headers::authority(head).unwrap_or_default();
+        let host = match authority.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+            _ => authority,
+        };
+        let service = if host.is_empty() {
+            Cow::Borrowed("(none)")
+        } else if host.bytes().any(|b| b.is_ascii_uppercase()) {
+            Cow::Owned(host.to_ascii_lowercase())
+        } else {
+            Cow::Borrowed(host)
+        };
+        let method = match head.method.as_str() {
+            known @ ("GET" | "POST" | "PUT" | "HEAD" | "DELETE" | "OPTIONS" | "PATCH"
+            | "CONNECT" | "TRACE") => known,
+            // Anything may stand there; metrics shall not follow it.
+            _ => "(other)",
+        };
+        Metadata {
+            service,
+            method: Cow::Borrowed(method),
+            ..Metadata::default()
+        }
+    }
+
+    fn prefers_http2(&self, _: &Parts) -> bool {
+        false
+    }
+
+    fn outcome(&self, status: StatusCode, _: &HeaderMap) -> Option<Outcome> {
+        Some(match status.as_u16() {
+            ..400 => Outcome::Success,
+            400..500 => Outcome::Exception,
+            504 => Outcome::TimedOut,
+            _ => Outcome::Failed,
+        })
+    }
+
+    fn outcome_of_trailers(&self, _: Option<&HeaderMap>) -> Outcome {
+        Outcome::Success
+    }
+
+    fn tell_deadline(&self, _: &mut HeaderMap, _: Duration) {}
+
+    fn reject(&self, asked: &Asked, rejection: Rejection, text: &str) -> Response<Bytes> {
+        let body = if asked.is_head {
+            Bytes::new()
+        } else {
+            Bytes::from(format!("{text}\n"))
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = status(rejection);
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
+        if rejection == Rejection::Draining {
+            let retry = HeaderValue::from_static("1");
+            response.headers_mut().insert(header::RETRY_AFTER, retry);
+        }
+        response
+    }
+
+    fn late_rejection(&self, _: Rejection, _: &str) -> Option<HeaderMap> {
+        None
+    }
+}
+
+/// The status that stands for a rejection (RFC 9110, section 15).
+fn status(rejection: Rejection) -> StatusCode {
+    match rejection {
+        Rejection::NoRoute | Rejection::NoService => StatusCode::NOT_FOUND,
+        Rejection::NoEndpoint | Rejection::Overloaded | Rejection::Draining => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        Rejection::ConnectFailed | Rejection::ConnectionLost => StatusCode::BAD_GATEWAY,
+        Rejection::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        Rejection::Denied => StatusCode::FORBIDDEN,
+        Rejection::BadRequest => StatusCode::BAD_REQUEST,
+        Rejection::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    fn parts(host: &str) -> Parts {
+        let request = http::Request::get("/a?b=c").header("host", host);
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn the_service_is_the_host_without_its_port() {
+        for (host, service) in [
+            ("Pay.Acme:8080", "pay.acme"),
+            ("pay", "pay"),
+            ("[::1]:80", "[::1]"),
+            ("[::1]", "[::1]"),
+        ] {
+            let head = parts(host);
+            assert_eq!(Plain.metadata(&head).service, service, "{host}");
+        }
+    }
+
+    #[test]
+    fn every_rejection_is_an_error() {
+        for rejection in Rejection::ALL {
+            let response = Plain.reject(&Asked::default(), rejection, "why");
+            assert!(response.status().as_u16() >= 400, "{rejection:?}");
+            assert_eq!(&response.body()[..], b"why\n");
+            let outcome = Plain.outcome(response.status(), response.headers());
+            assert_ne!(outcome, Some(Outcome::Success));
+        }
+    }
+}

@@ -1,0 +1,557 @@
+//! One request from its head to its response's head.
+
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use finback_core::driver::{Caller, Stream};
+use finback_core::mesh::{Lease, Verdict};
+use finback_core::rejection::Rejection;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use tokio::time::Instant;
+
+use crate::Http;
+use crate::body::{Download, Payload, Upload};
+use crate::dialect::{Asked, Dialect};
+use crate::headers;
+use crate::pool::{self, Channel, Returned};
+use crate::treatment::{self, Treatment};
+use crate::upgrade::{self, Wanted};
+
+/// A request's body is kept for another attempt up to this many bytes.
+const KEPT: usize = 64 * 1024;
+/// A connection that was idle for so long may have been closed by its peer just now.
+const STALE: Duration = Duration::from_secs(1);
+
+/// Passes one request on; always gives a response, if it is only ours.
+pub(crate) async fn forward(
+    http: Arc<Http>,
+    caller: Rc<Caller>,
+    request: Request<Incoming>,
+    secure: bool,
+) -> Response<Payload> {
+    let version = request.version();
+    let mut response = answer(&http, &caller, request, secure).await;
+    let headers = response.headers_mut();
+    if caller.is_dismissed() && version != Version::HTTP_2 {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+async fn answer(
+    http: &Http,
+    caller: &Rc<Caller>,
+    request: Request<Incoming>,
+    secure: bool,
+) -> Response<Payload> {
+    let (mut head, body) = request.into_parts();
+    let claims = |dialect: &&Arc<dyn Dialect>| dialect.claims(&head);
+    let Some(dialect) = http.dialects.iter().find(claims).cloned() else {
+        // The last one claims everything.
+        return Response::new(Payload::empty());
+    };
+    let asked = Asked::of(&head);
+    let wanted = Wanted::take(&mut head);
+    let fault = fault(http, &head, wanted.is_some());
+    let metadata = dialect.metadata(&head);
+    let own_timeout = metadata.timeout.is_some();
+    let bytes = weight(&head);
+    let mut attributes = |name: &str| headers::attribute(&head, name);
+    let (stream, routed) = caller.open(dialect.name(), &metadata, bytes, &mut attributes);
+    let mut call = Call {
+        caller,
+        bounded: own_timeout || stream.route_timeout().is_some(),
+        stream: Some(stream),
+        dialect,
+        asked,
+        secure,
+    };
+    if let Some((rejection, why)) = fault {
+        return call.reject_for(rejection, why);
+    }
+    if routed == Err(Rejection::NoRoute) {
+        return call.reject(Rejection::NoRoute);
+    }
+    let treatment = call.treatment();
+    if let Some(own) = treatment.as_deref().and_then(|own| own.response(&head)) {
+        return call.answer_itself(own);
+    }
+    if let Err(rejection) = routed {
+        return call.reject(rejection);
+    }
+    headers::strip(&mut head.headers);
+    headers::keep_trailers(&mut head.headers);
+    head.headers.remove(header::EXPECT);
+    headers::forwarded(&mut head, caller.peer().ip(), secure);
+    if let Some(treatment) = &treatment {
+        treatment.amend(&mut head);
+    }
+    let mut response = call.attempts(head, body, wanted).await;
+    if let Some(treatment) = &treatment {
+        treatment::change(response.headers_mut(), &treatment.response);
+    }
+    response
+}
+
+/// Why a request is not even routed.
+fn fault(http: &Http, head: &Parts, upgrades: bool) -> Option<(Rejection, &'static str)> {
+    let target = head
+        .uri
+        .path_and_query()
+        .map_or(0, |own| own.as_str().len());
+    if target > http.config.target {
+        return Some((Rejection::BadRequest, "the target is longer than the limit"));
+    }
+    if head.headers.len() > http.config.headers {
+        return Some((Rejection::BadRequest, "more headers than the limit"));
+    }
+    if head.method == Method::CONNECT && !upgrades {
+        return Some((Rejection::Denied, "CONNECT is not served here"));
+    }
+    headers::fault(head).map(|why| (Rejection::BadRequest, why))
+}
+
+/// What a head weighs, near enough for a record.
+fn weight(head: &Parts) -> usize {
+    let headers = head.headers.iter();
+    let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + 4);
+    head.uri.path().len() + headers.sum::<usize>() + 16
+}
+
+/// One request on its way.
+struct Call<'a> {
+    caller: &'a Rc<Caller>,
+    /// Taken by whoever ends it.
+    stream: Option<Stream>,
+    dialect: Arc<dyn Dialect>,
+    asked: Asked,
+    /// The caller or the route bound it; else a body that moves may take its time.
+    bounded: bool,
+    secure: bool,
+}
+
+/// What came of sending a request.
+enum Sent {
+    Response(Box<Response<Incoming>>, Returned),
+    /// Nothing of it was sent; here it is again.
+    Unsent(Box<Request<Payload>>),
+    /// It may have run; or the peer said that it has not.
+    Lost {
+        refused: bool,
+    },
+    /// No response in time.
+    Late,
+}
+
+/// How an attempt begins anew.
+enum Again {
+    /// The very same request, of which nothing was sent.
+    Same(Box<Request<Payload>>),
+    /// A copy.
+    Copy,
+    /// There is nothing to send again.
+    Never,
+}
+
+impl Call<'_> {
+    fn stream(&mut self) -> &mut Stream {
+        self.stream.as_mut().expect("a call is ended once")
+    }
+
+    fn treatment(&mut self) -> Option<Arc<Treatment>> {
+        let treatment = self.stream().treatment()?;
+        treatment.downcast::<Treatment>().ok()
+    }
+
+    fn reject(&mut self, rejection: Rejection) -> Response<Payload> {
+        let text = self.stream().rejected(rejection);
+        self.word(rejection, &text)
+    }
+
+    fn reject_for(&mut self, rejection: Rejection, why: &str) -> Response<Payload> {
+        self.stream().rejected(rejection);
+        self.word(rejection, &format!("[finback] {why}"))
+    }
+
+    fn word(&mut self, rejection: Rejection, text: &str) -> Response<Payload> {
+        self.stream = None;
+        let response = self.dialect.reject(&self.asked, rejection, text);
+        response.map(Payload::from)
+    }
+
+    fn answer_itself(&mut self, response: Response<Bytes>) -> Response<Payload> {
+        let outcome = self.dialect.outcome(response.status(), response.headers());
+        let outcome = outcome.unwrap_or(finback_core::frame::Outcome::Success);
+        let length = response.body().len() as u64;
+        self.stream().answered(outcome, length);
+        self.stream = None;
+        response.map(Payload::from)
+    }
+
+    async fn attempts(
+        &mut self,
+        mut head: Parts,
+        body: Incoming,
+        wanted: Option<Wanted>,
+    ) -> Response<Payload> {
+        let upload = Rc::new(Upload::default());
+        let mut copy: Option<(Parts, Bytes)> = None;
+        let mut payload = if wanted.is_some() || body.is_end_stream() {
+            upload.finish();
+            Payload::empty()
+        } else {
+            Payload::Request(body, upload.clone())
+        };
+        if wanted.is_none() && self.stream().may_need_resending() {
+            match collect(payload).await {
+                Collected::Whole(bytes) => {
+                    copy = Some((head.clone(), bytes.clone()));
+                    payload = Payload::from(bytes);
+                    upload.finish();
+                }
+                Collected::TooLong(rest) => payload = rest,
+                Collected::Broken => return self.reject(Rejection::BadRequest),
+            }
+        }
+        let mut request: Option<Box<Request<Payload>>> = None;
+        loop {
+            let view = request.as_ref();
+            let attempted = {
+                let stream = self.stream.as_mut().expect("a call is ended once");
+                match view {
+                    // What was sent before lies aimed already; its headers are the same.
+                    Some(request) => {
+                        let parts = request.headers().clone();
+                        let mut attributes =
+                            |name: &str| Some(parts.get(name)?.to_str().ok()?.to_owned());
+                        stream.attempt(&mut attributes).await
+                    }
+                    None => {
+                        let mut attributes = |name: &str| headers::attribute(&head, name);
+                        stream.attempt(&mut attributes).await
+                    }
+                }
+            };
+            let mut lease = match attempted {
+                Ok(lease) => lease,
+                Err(rejection) => return self.reject(rejection),
+            };
+            let http2 = wanted.is_none() && self.speaks_http2(&lease, &head);
+            let mut current = match request.take() {
+                Some(same) => same,
+                None => {
+                    let mut own = std::mem::replace(&mut head, Request::new(()).into_parts().0);
+                    headers::aim(&mut own, http2, false);
+                    if let Some(wanted) = &wanted {
+                        wanted.ask(&mut own, self.caller.worker().chance());
+                    }
+                    let payload = std::mem::replace(&mut payload, Payload::empty());
+                    Box::new(Request::from_parts(own, payload))
+                }
+            };
+            self.tell_deadline(&mut current);
+            let (rejection, sent, again) = match self.send(current, &lease, http2, &upload).await {
+                Ok(Sent::Response(response, returned)) => {
+                    if let Some(outcome) = self.refused(&response)
+                        && copy.is_some()
+                        && self.stream().may_retry(true, outcome)
+                    {
+                        lease.went(Verdict::Bad);
+                        let (parts, bytes) = copy.clone().expect("just looked at");
+                        (head, payload) = (parts, Payload::from(bytes));
+                        continue;
+                    }
+                    return self.pass(*response, returned, lease, upload, wanted);
+                }
+                Ok(Sent::Unsent(same)) => (Rejection::ConnectFailed, false, Again::Same(same)),
+                Ok(Sent::Lost { refused }) => {
+                    let again = if copy.is_some() {
+                        Again::Copy
+                    } else {
+                        Again::Never
+                    };
+                    lease.went(Verdict::Bad);
+                    if refused && copy.is_some() && self.stream().may_retry(false, true) {
+                        let (parts, bytes) = copy.clone().expect("just looked at");
+                        (head, payload) = (parts, Payload::from(bytes));
+                        continue;
+                    }
+                    (Rejection::ConnectionLost, true, again)
+                }
+                Ok(Sent::Late) => {
+                    let again = if copy.is_some() {
+                        Again::Copy
+                    } else {
+                        Again::Never
+                    };
+                    (Rejection::DeadlineExceeded, true, again)
+                }
+                Err((rejection, same)) => (rejection, false, Again::Same(same)),
+            };
+            if rejection != Rejection::DeadlineExceeded {
+                lease.went(Verdict::Bad);
+            }
+            drop(lease);
+            if matches!(again, Again::Never) || !self.stream().may_retry(sent, false) {
+                return self.reject(rejection);
+            }
+            match (again, &copy) {
+                (Again::Same(same), _) => request = Some(same),
+                (_, Some((parts, bytes))) => {
+                    (head, payload) = (parts.clone(), Payload::from(bytes.clone()));
+                }
+                _ => return self.reject(rejection),
+            }
+        }
+    }
+
+    /// Whether a response says that the request did not run, or failed in a way that an
+    /// idempotent one may be tried again after; and which.
+    fn refused(&self, response: &Response<Incoming>) -> Option<bool> {
+        use finback_core::frame::Outcome;
+        match self
+            .dialect
+            .outcome(response.status(), response.headers())?
+        {
+            Outcome::Refused => Some(true),
+            Outcome::Failed if response.status() == StatusCode::SERVICE_UNAVAILABLE => Some(true),
+            Outcome::Failed => Some(false),
+            Outcome::Success | Outcome::Exception | Outcome::TimedOut => None,
+        }
+    }
+
+    fn speaks_http2(&self, lease: &Lease, head: &Parts) -> bool {
+        match lease.cluster().spec.policy.dialect.as_deref() {
+            Some("2") => true,
+            Some("1.1") => false,
+            _ => self.dialect.prefers_http2(head),
+        }
+    }
+
+    /// A caller's own deadline goes on to the endpoint as what is left of it.
+    fn tell_deadline(&mut self, request: &mut Request<Payload>) {
+        if self.bounded {
+            let left = self
+                .stream()
+                .deadline()
+                .saturating_duration_since(Instant::now());
+            self.dialect.tell_deadline(request.headers_mut(), left);
+        }
+    }
+
+    async fn send(
+        &mut self,
+        mut request: Box<Request<Payload>>,
+        lease: &Lease,
+        http2: bool,
+        upload: &Rc<Upload>,
+    ) -> Result<Sent, (Rejection, Box<Request<Payload>>)> {
+        loop {
+            let limit = self.stream().attempt_deadline();
+            let making = pool::channel(self.caller.worker(), lease, http2);
+            let channel = match tokio::time::timeout_at(limit, making).await {
+                Ok(Ok(channel)) => channel,
+                Ok(Err(rejection)) => return Err((rejection, request)),
+                Err(_) => return Err((Rejection::DeadlineExceeded, request)),
+            };
+            match channel {
+                Channel::Single(mut sender, mut returned, idle) => {
+                    let stale = idle.is_some_and(|idle| idle > STALE);
+                    let spare = stale.then(|| repeated(&request)).flatten();
+                    let sending = sender.try_send_request(*request);
+                    let sent = self.await_head(sending, limit, upload).await;
+                    match sent {
+                        Heard::Response(response) => {
+                            returned.keep(sender);
+                            return Ok(Sent::Response(response, returned));
+                        }
+                        // The peer had closed it: another one, or a new one.
+                        Heard::Unsent(same) if idle.is_some() => request = same,
+                        Heard::Unsent(same) => return Ok(Sent::Unsent(same)),
+                        Heard::Lost { .. } if spare.is_some() => {
+                            request = Box::new(spare.expect("just looked at"));
+                        }
+                        Heard::Lost { refused } => return Ok(Sent::Lost { refused }),
+                        Heard::Late => return Ok(Sent::Late),
+                    }
+                }
+                Channel::Shared(mut sender, returned) => {
+                    let sending = sender.try_send_request(*request);
+                    return Ok(match self.await_head(sending, limit, upload).await {
+                        Heard::Response(response) => Sent::Response(response, returned),
+                        Heard::Unsent(same) => Sent::Unsent(same),
+                        Heard::Lost { refused } => Sent::Lost { refused },
+                        Heard::Late => Sent::Late,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Waits for a response's head. Where nobody set a limit, a body that moves is waited for.
+    async fn await_head(
+        &self,
+        sending: impl Future<Output = SendResult>,
+        limit: Instant,
+        upload: &Upload,
+    ) -> Heard {
+        let mut sending = std::pin::pin!(sending);
+        let mut limit = limit;
+        let heard = loop {
+            match tokio::time::timeout_at(limit, &mut sending).await {
+                Ok(heard) => break heard,
+                Err(_) if self.bounded => return Heard::Late,
+                Err(_) => {
+                    let patience = self.caller.worker().default_timeout();
+                    let later = upload.moved().map_or(limit, |moved| moved + patience);
+                    if later <= limit {
+                        return Heard::Late;
+                    }
+                    limit = later;
+                }
+            }
+        };
+        match heard {
+            Ok(response) => Heard::Response(Box::new(response)),
+            Err(mut error) => match error.take_message() {
+                Some(same) => Heard::Unsent(Box::new(same)),
+                None => Heard::Lost {
+                    refused: is_refused(error.error()),
+                },
+            },
+        }
+    }
+
+    /// Makes of an endpoint's response the one for the caller.
+    fn pass(
+        &mut self,
+        response: Response<Incoming>,
+        returned: Returned,
+        lease: Lease,
+        upload: Rc<Upload>,
+        wanted: Option<Wanted>,
+    ) -> Response<Payload> {
+        let (mut head, body) = response.into_parts();
+        let mut stream = self.stream.take().expect("a call is ended once");
+        headers::strip(&mut head.headers);
+        headers::via(&mut head.headers, head.version);
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            let (Some(wanted), Some(endpoint)) = (wanted, head.extensions.remove::<OnUpgrade>())
+            else {
+                self.stream = Some(stream);
+                return self.reject(Rejection::ConnectionLost);
+            };
+            wanted.agree(&mut head.headers);
+            if wanted.extended {
+                head.status = StatusCode::OK;
+            }
+            let caller = self.caller.clone();
+            let relay = upgrade::relay(caller, wanted.client, endpoint, stream, lease);
+            tokio::task::spawn_local(relay);
+            drop(returned);
+            return Response::from_parts(head, Payload::empty());
+        }
+        head.version = Version::HTTP_11;
+        let outcome = self.dialect.outcome(head.status, &head.headers);
+        let idle = self.caller.worker().default_timeout();
+        let timer = if self.bounded {
+            stream.deadline()
+        } else {
+            Instant::now() + idle
+        };
+        stream.add_request_bytes(0);
+        let mut download = Download {
+            stream,
+            lease,
+            dialect: self.dialect.clone(),
+            outcome,
+            upload,
+            bytes: 0,
+            connection: Some(returned),
+            timer: Box::pin(tokio::time::sleep_until(timer)),
+            idle: (!self.bounded).then_some(idle),
+            moved: Instant::now(),
+            ended: false,
+            body,
+        };
+        if download.body.is_end_stream() {
+            // Trailers that came as the head are the head's.
+            let trailers = head.headers.clone();
+            download.end(Some(&trailers));
+        }
+        let _ = self.secure;
+        Response::from_parts(head, Payload::Response(Box::new(download)))
+    }
+}
+
+type SendResult = Result<Response<Incoming>, hyper::client::conn::TrySendError<Request<Payload>>>;
+
+enum Heard {
+    Response(Box<Response<Incoming>>),
+    Unsent(Box<Request<Payload>>),
+    Lost { refused: bool },
+    Late,
+}
+
+/// A copy of a request that may be sent twice: a safe one with no body.
+fn repeated(request: &Request<Payload>) -> Option<Request<Payload>> {
+    let safe = matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS
+    );
+    if !safe || !request.body().is_end_stream() {
+        return None;
+    }
+    let mut copy = Request::new(Payload::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}
+
+/// Whether an HTTP/2 peer says that it did not look at the request (RFC 9113, section 8.7).
+fn is_refused(error: &hyper::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(own) = cause {
+        if let Some(own) = own.downcast_ref::<h2::Error>() {
+            return own.reason() == Some(h2::Reason::REFUSED_STREAM);
+        }
+        cause = own.source();
+    }
+    false
+}
+
+enum Collected {
+    Whole(Bytes),
+    TooLong(Payload),
+    Broken,
+}
+
+/// Reads a body that is short enough.
+async fn collect(mut payload: Payload) -> Collected {
+    let known = payload.size_hint();
+    if known.upper().is_none_or(|upper| upper > KEPT as u64) && !payload.is_end_stream() {
+        return Collected::TooLong(payload);
+    }
+    let mut all = BytesMut::new();
+    loop {
+        let frame =
+            std::future::poll_fn(|cx| std::pin::Pin::new(&mut payload).poll_frame(cx)).await;
+        match frame {
+            None => return Collected::Whole(all.freeze()),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    all.extend_from_slice(&data);
+                }
+            }
+            Some(Err(_)) => return Collected::Broken,
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Headers of a proxy: which stay on one connection, which tell where a request came from.
+
+use std::net::IpAddr;
+
+use http::header::{self, Entry, HeaderName};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+
+/// Headers that mean one connection (RFC 9110, section 7.6.1).
+const HOP_BY_HOP: [HeaderName; 5] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// By whom a message was passed on.
+const OURS: &str = "finback";
+
+/// Whom a request is for: host and port.
+pub(crate) fn authority(head: &Parts) -> Option<&str> {
+    match head.uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => head.headers.get(header::HOST)?.to_str().ok(),
+    }
+}
+
+/// Why a request is refused before it is looked at any further; such requests are how one
+/// request is made to look like two to whoever is behind us.
+pub(crate) fn fault(head: &Parts) -> Option<&'static str> {
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Some("several Host headers");
+    }
+    if let Some(host) = host {
+        let Ok(text) = host.to_str() else {
+            return Some("a Host header that is no host");
+        };
+        if text.contains(['/', '@', ' ', '\\', '#', '?', ',']) {
+            return Some("a Host header that is no host");
+        }
+        // In HTTP/1.1 an absolute target overrides Host (RFC 9112, section 3.2.2); HTTP/2 allows
+        // no difference (RFC 9113, section 8.3.1).
+        let differs = head
+            .uri
+            .authority()
+            .is_some_and(|own| !own.as_str().eq_ignore_ascii_case(text));
+        if differs && head.version == Version::HTTP_2 {
+            return Some(":authority and Host differ");
+        }
+    } else if head.version == Version::HTTP_11 {
+        return Some("no Host header");
+    }
+    if head
+        .uri
+        .authority()
+        .is_some_and(|own| own.as_str().contains('@'))
+    {
+        return Some("user information in the target");
+    }
+    // With HTTP/1.1, hyper has seen to it that a length and an encoding do not contradict each other.
+    let encodings = head.headers.get_all(header::TRANSFER_ENCODING);
+    if encodings
+        .iter()
+        .any(|own| !own.as_bytes().eq_ignore_ascii_case(b"chunked"))
+    {
+        return Some("a Transfer-Encoding other than chunked");
+    }
+    if encodings.iter().count() > 1 {
+        return Some("several Transfer-Encoding headers");
+    }
+    let encoded = head.headers.contains_key(header::TRANSFER_ENCODING);
+    if encoded && head.headers.contains_key(header::CONTENT_LENGTH) {
+        return Some("both a length and an encoding");
+    }
+    let asterisk = head.uri.path() == "*" && head.method == Method::OPTIONS;
+    let path = head.uri.path();
+    if head.method != Method::CONNECT && !path.starts_with('/') && !asterisk {
+        return Some("a target that is no path");
+    }
+    None
+}
+
+/// Whether the connection shall become another protocol's.
+pub(crate) fn wants_upgrade(head: &Parts) -> bool {
+    let asks = head
+        .headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
+    // Becoming HTTP/2 is no use to anybody who can begin with it, and may be ignored.
+    let to = head.headers.get(header::UPGRADE);
+    asks && head.version == Version::HTTP_11
+        && to.is_some_and(|to| !to.as_bytes().eq_ignore_ascii_case(b"h2c"))
+}
+
+/// Takes away what means one connection only.
+pub(crate) fn strip(headers: &mut HeaderMap) {
+    if let Some(named) = headers.remove(header::CONNECTION) {
+        let mut more = vec![named];
+        if let Entry::Occupied(rest) = headers.entry(header::CONNECTION) {
+            more.extend(rest.remove_entry_mult().1);
+        }
+        for value in more {
+            let tokens = value.to_str().unwrap_or_default().split(',');
+            for token in tokens.map(str::trim) {
+                // `Connection: close, Host` shall not take away what a request is made of.
+                let vital = ["host", "content-length", "te"];
+                if !token.is_empty() && !vital.contains(&&*token.to_ascii_lowercase()) {
+                    headers.remove(token);
+                }
+            }
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// `TE` is for one connection, but trailers go all the way.
+pub(crate) fn keep_trailers(headers: &mut HeaderMap) {
+    let Some(te) = headers.remove(header::TE) else {
+        return;
+    };
+    let tokens = te.to_str().unwrap_or_default().split(',');
+    if tokens
+        .map(str::trim)
+        .any(|token| token.eq_ignore_ascii_case("trailers"))
+    {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Tells whom a request came from.
+pub(crate) fn forwarded(head: &mut Parts, source: IpAddr, secure: bool) {
+    let source = source.to_canonical().to_string();
+    let before = head
+        .headers
+        .get(&FORWARDED_FOR)
+        .and_then(|v| v.to_str().ok());
+    let line = match before {
+        Some(before) => format!("{before}, {source}"),
+        None => source,
+    };
+    if let Ok(line) = HeaderValue::from_str(&line) {
+        head.headers.insert(FORWARDED_FOR, line);
+    }
+    if !head.headers.contains_key(&FORWARDED_PROTO) {
+        let scheme = if secure { "https" } else { "http" };
+        head.headers
+            .insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    }
+    if !head.headers.contains_key(&FORWARDED_HOST) {
+        let host = authority(head).and_then(|host| HeaderValue::from_str(host).ok());
+        if let Some(host) = host {
+            head.headers.insert(FORWARDED_HOST, host);
+        }
+    }
+    via(&mut head.headers, head.version);
+}
+
+/// Adds us to those who passed a message on.
+pub(crate) fn via(headers: &mut HeaderMap, version: Version) {
+    let number = match version {
+        Version::HTTP_2 => "2",
+        Version::HTTP_10 => "1.0",
+        _ => "1.1",
+    };
+    let line = match headers.get(header::VIA).and_then(|v| v.to_str().ok()) {
+        Some(before) => format!("{before}, {number} {OURS}"),
+        None => format!("{number} {OURS}"),
+    };
+    if let Ok(line) = HeaderValue::from_str(&line) {
+        headers.insert(header::VIA, line);
+    }
+}
+
+/// Puts a request's target and host into the form of the version that is spoken to the endpoint.
+pub(crate) fn aim(head: &mut Parts, http2: bool, secure: bool) {
+    let authority = authority(head).unwrap_or_default().to_owned();
+    let target = head.uri.path_and_query().cloned();
+    let target = target.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
+    if http2 {
+        head.headers.remove(header::HOST);
+        let scheme = if secure { "https" } else { "http" };
+        let whole = Uri::builder()
+            .scheme(scheme)
+            .authority(authority)
+            .path_and_query(target.clone());
+        // Without a host the endpoint has to do with the path alone.
+        head.uri = whole.build().unwrap_or_else(|_| Uri::from(target));
+        head.version = Version::HTTP_2;
+    } else {
+        if let Ok(host) = HeaderValue::from_str(&authority) {
+            head.headers.insert(header::HOST, host);
+        }
+        head.uri = Uri::from(target);
+        head.version = Version::HTTP_11;
+        join_cookies(&mut head.headers);
+    }
+}
+
+/// HTTP/2 may split cookies over several headers (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().count() < 2 {
+        return;
+    }
+    let all: Vec<&[u8]> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// A part of a request by the name that routes give it: `:authority`, `:method`, `:path`,
+/// `?name` for a parameter of the query, or a header.
+pub(crate) fn attribute(head: &Parts, name: &str) -> Option<String> {
+    match name {
+        ":authority" => Some(authority(head)?.to_ascii_lowercase()),
+        ":method" => Some(head.method.as_str().to_owned()),
+        ":path" => Some(head.uri.path().to_owned()),
+        _ => match name.strip_prefix('?') {
+            Some(parameter) => head.uri.query()?.split('&').find_map(|pair| {
+                let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+                (key == parameter).then(|| value.to_owned())
+            }),
+            None => Some(head.headers.get(name)?.to_str().ok()?.to_owned()),
+        },
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    fn head(target: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut request = http::Request::post(target);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        let fine = [("host", "a")];
+        assert_eq!(fault(&head("/", &fine)), None);
+        assert_eq!(fault(&head("http://b/", &fine)), None);
+        for bad in [
+            head("/", &[]),
+            head("/", &[("host", "a"), ("host", "a")]),
+            head("/", &[("host", "a/b")]),
+            head("/", &[("host", "a"), ("transfer-encoding", "xchunked")]),
+            head(
+                "/",
+                &[("host", "a"), ("transfer-encoding", "chunked, chunked")],
+            ),
+            head(
+                "/",
+                &[
+                    ("host", "a"),
+                    ("transfer-encoding", "chunked"),
+                    ("content-length", "1"),
+                ],
+            ),
+            head("http://u@b/", &fine),
+        ] {
+            assert!(fault(&bad).is_some(), "{bad:?}");
+        }
+        let mut two = head("http://b/", &fine);
+        two.version = Version::HTTP_2;
+        assert!(fault(&two).is_some());
+    }
+
+    #[test]
+    fn what_means_one_connection_stays_there() {
+        let mut own = head(
+            "/",
+            &[
+                ("connection", "close, X-One"),
+                ("connection", "Host"),
+                ("x-one", "1"),
+                ("x-two", "2"),
+                ("host", "a"),
+                ("keep-alive", "5"),
+                ("te", "gzip, trailers"),
+                ("upgrade", "x"),
+            ],
+        );
+        strip(&mut own.headers);
+        keep_trailers(&mut own.headers);
+        let names: Vec<_> = own.headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names.len(), 3, "{names:?}");
+        assert_eq!(own.headers["te"], "trailers");
+        assert_eq!(own.headers["x-two"], "2");
+    }
+
+    #[test]
+    fn a_request_tells_whom_it_came_from() {
+        let mut own = head("/x?y", &[("host", "a"), ("x-forwarded-for", "10.0.0.9")]);
+        forwarded(&mut own, [10, 0, 0, 1].into(), true);
+        assert_eq!(own.headers["x-forwarded-for"], "10.0.0.9, 10.0.0.1");
+        assert_eq!(own.headers["x-forwarded-proto"], "https");
+        assert_eq!(own.headers["x-forwarded-host"], "a");
+        assert_eq!(own.headers["via"], "1.1 finback");
+        aim(&mut own, true, false);
+        assert_eq!(own.uri, "http://a/x?y");
+        own.headers
+            .append("cookie", HeaderValue::from_static("a=1"));
+        own.headers
+            .append("cookie", HeaderValue::from_static("b=2"));
+        aim(&mut own, false, false);
+        assert_eq!(
+            (own.uri.to_string().as_str(), &own.headers["host"]),
+            ("/x?y", &HeaderValue::from_static("a"))
+        );
+        assert_eq!(own.headers["cookie"], "a=1; b=2");
+    }
+
+    #[test]
+    fn routes_see_parts_by_name() {
+        let own = head("/x?y=1&z", &[("host", "A:80"), ("lane", "gray")]);
+        for (name, value) in [
+            (":authority", Some("a:80")),
+            (":path", Some("/x")),
+            (":method", Some("POST")),
+            ("?y", Some("1")),
+            ("?z", Some("")),
+            ("?w", None),
+            ("lane", Some("gray")),
+            ("no", None),
+        ] {
+            assert_eq!(attribute(&own, name).as_deref(), value, "{name}");
+        }
+    }
+}

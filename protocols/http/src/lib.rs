@@ -1,0 +1,140 @@
+//! HTTP/1.1 and HTTP/2, both ways and in any combination, on hyper.
+//!
+//! Requests and responses are streams: they pass without being buffered, and a call is opened
+//! with its request's head and recorded with its response's end. What is spoken *in* HTTP (gRPC,
+//! Triple) is a [`Dialect`]: it reads service and method, tells outcomes, and words rejections.
+
+mod body;
+mod dialect;
+mod forward;
+mod headers;
+mod io;
+mod pool;
+mod serve;
+mod treatment;
+mod upgrade;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use finback_core::driver::{Connection, Worker};
+use finback_core::protocol::{Protocol, Served, Sniff};
+
+pub use dialect::{Asked, Dialect, Plain};
+pub use treatment::{Answer, Change, HeaderChange, Treatment};
+
+/// The protocol's name.
+pub const NAME: &str = "http";
+/// How HTTP/2 begins (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Methods by which HTTP/1.1 is recognised.
+const METHODS: [&[u8]; 9] = [
+    b"GET ",
+    b"POST ",
+    b"PUT ",
+    b"HEAD ",
+    b"DELETE ",
+    b"OPTIONS ",
+    b"PATCH ",
+    b"CONNECT ",
+    b"TRACE ",
+];
+
+/// Bounds of a connection. The defaults are for untrusted clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Bytes of a request's head, at most. Default: 32 KiB.
+    pub head: usize,
+    /// Headers of a request, at most. Default: 100.
+    pub headers: usize,
+    /// Bytes of a request's target, at most. Default: 8 KiB.
+    pub target: usize,
+    /// Requests in flight on one HTTP/2 connection, at most. Default: 100.
+    pub streams: u32,
+    /// How long a request's head may take. Default: 10 s.
+    pub head_timeout: Duration,
+    /// A connection without a request in flight is closed after this. Default: 5 min.
+    pub idle: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            head: 32 * 1024,
+            headers: 100,
+            target: 8 * 1024,
+            streams: 100,
+            head_timeout: Duration::from_secs(10),
+            idle: Duration::from_secs(300),
+        }
+    }
+}
+
+/// HTTP as a listener speaks it.
+pub struct Http {
+    pub(crate) config: Config,
+    /// The first that claims a request has it.
+    pub(crate) dialects: Vec<Arc<dyn Dialect>>,
+}
+
+impl Http {
+    /// HTTP with these dialects, the first of which that claims a request has it; what none
+    /// claims is [`Plain`].
+    #[must_use]
+    pub fn new(config: Config, mut dialects: Vec<Arc<dyn Dialect>>) -> Self {
+        dialects.push(Arc::new(Plain));
+        Self { config, dialects }
+    }
+}
+
+impl Protocol for Http {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn sniff(&self, head: &[u8]) -> Sniff {
+        let mut undecided = false;
+        for beginning in METHODS.iter().copied().chain([PREFACE]) {
+            let common = head.len().min(beginning.len());
+            if head[..common] == beginning[..common] {
+                if common == beginning.len() {
+                    return Sniff::Match;
+                }
+                undecided = true;
+            }
+        }
+        if undecided {
+            Sniff::Undecided
+        } else {
+            Sniff::Mismatch
+        }
+    }
+
+    fn serve(self: Arc<Self>, connection: Connection, worker: Rc<Worker>) -> Served {
+        Box::pin(serve::serve(self, connection, worker))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bytes_tell() {
+        let http = Http::new(Config::default(), Vec::new());
+        for (head, said) in [
+            (&b"GET / HTTP/1.1"[..], Sniff::Match),
+            (b"GE", Sniff::Undecided),
+            (b"P", Sniff::Undecided),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n", Sniff::Undecided),
+            (PREFACE, Sniff::Match),
+            (b"", Sniff::Undecided),
+            (b"\xda\xbb", Sniff::Mismatch),
+            (b"PRX", Sniff::Mismatch),
+            (b"\x16\x03\x01", Sniff::Mismatch),
+        ] {
+            assert_eq!(http.sniff(head), said, "{head:?}");
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! A worker's connections to endpoints.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use finback_core::cluster::Cluster;
+use finback_core::driver::Worker;
+use finback_core::mesh::{Gauges, Lease, Mesh};
+use finback_core::rejection::Rejection;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+use tokio::time::Instant;
+
+use crate::body::Payload;
+
+/// A connection without a request is closed after this; servers mostly wait a little longer.
+const IDLE: Duration = Duration::from_secs(50);
+/// How often connections are looked after.
+const SWEEP: Duration = Duration::from_secs(10);
+/// Streams on an HTTP/2 connection whose peer has not said how many it takes.
+const STREAMS: usize = 100;
+/// Windows of an HTTP/2 connection to an endpoint, in bytes.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// The longest head of a response, in bytes.
+const HEAD: usize = 64 * 1024;
+
+/// Spawns on the worker's own thread.
+#[derive(Clone, Copy)]
+pub(crate) struct Local;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for Local
+where
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+#[derive(PartialEq, Eq, Hash, Clone, Copy)]
+struct Key {
+    cluster: *const Cluster,
+    address: SocketAddr,
+}
+
+/// All connections of one worker.
+#[derive(Default)]
+pub(crate) struct Pools {
+    single: RefCell<HashMap<Key, Rc<Single>>>,
+    shared: RefCell<HashMap<Key, Rc<Shared>>>,
+    swept: Cell<bool>,
+}
+
+/// HTTP/1.1: one request at a time on each connection.
+struct Single {
+    /// Kept, so that the key stays its own.
+    _cluster: Arc<Cluster>,
+    idle: RefCell<Vec<(http1::SendRequest<Payload>, Instant)>>,
+}
+
+/// HTTP/2: many on each.
+struct Shared {
+    _cluster: Arc<Cluster>,
+    connections: RefCell<Vec<Rc<Multiplexed>>>,
+}
+
+struct Multiplexed {
+    sender: OnceCell<http2::SendRequest<Payload>>,
+    streams: Cell<usize>,
+    /// What the peer takes.
+    limit: Cell<usize>,
+    closed: Cell<bool>,
+    used: Cell<Instant>,
+}
+
+/// A connection with the right to send one request on it.
+pub(crate) enum Channel {
+    /// HTTP/1.1, and for how long it was idle; `None` if it is new.
+    Single(http1::SendRequest<Payload>, Returned, Option<Duration>),
+    /// HTTP/2.
+    Shared(http2::SendRequest<Payload>, Returned),
+}
+
+/// What is to be done with a connection after its request.
+pub(crate) struct Returned(Place);
+
+enum Place {
+    Single(Rc<Single>, Option<http1::SendRequest<Payload>>),
+    Shared(Rc<Multiplexed>),
+}
+
+impl Returned {
+    /// The connection may carry another request.
+    pub(crate) fn give_back(mut self) {
+        if let Place::Single(single, sender) = &mut self.0
+            && let Some(sender) = sender.take()
+            && !sender.is_closed()
+        {
+            single.idle.borrow_mut().push((sender, Instant::now()));
+        }
+    }
+
+    pub(crate) fn keep(&mut self, own: http1::SendRequest<Payload>) {
+        if let Place::Single(_, sender) = &mut self.0 {
+            *sender = Some(own);
+        }
+    }
+}
+
+impl Drop for Returned {
+    fn drop(&mut self) {
+        if let Place::Shared(connection) = &self.0 {
+            connection.streams.set(connection.streams.get() - 1);
+            connection.used.set(Instant::now());
+        }
+    }
+}
+
+/// A connection that counts as an upstream's for as long as it lives.
+struct Open(Arc<Mesh>);
+
+impl Open {
+    fn new(mesh: &Arc<Mesh>) -> Self {
+        Gauges::add(&mesh.gauges.upstream_connections);
+        Self(mesh.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        Gauges::sub(&self.0.gauges.upstream_connections);
+    }
+}
+
+/// A connection to the endpoint of a lease.
+///
+/// # Errors
+/// [`Rejection::ConnectFailed`].
+pub(crate) async fn channel(
+    worker: &Rc<Worker>,
+    lease: &Lease,
+    http2: bool,
+) -> Result<Channel, Rejection> {
+    let pools: Rc<Pools> = worker.state();
+    pools.keep_swept();
+    let key = Key {
+        cluster: Arc::as_ptr(lease.cluster()),
+        address: lease.address(),
+    };
+    let found = if http2 {
+        shared(&pools, key, worker, lease).await
+    } else {
+        single(&pools, key, worker, lease).await
+    };
+    if let Err(error) = &found {
+        let endpoint = lease.address();
+        tracing::debug!(%endpoint, %error, "cannot connect");
+        Gauges::add(&worker.mesh().gauges.connect_failures);
+    }
+    found.map_err(|_| Rejection::ConnectFailed)
+}
+
+async fn connect(lease: &Lease) -> std::io::Result<TcpStream> {
+    let limit = lease.cluster().spec.policy.connect_timeout;
+    let stream = tokio::time::timeout(limit, TcpStream::connect(lease.address())).await??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn single(
+    pools: &Pools,
+    key: Key,
+    worker: &Rc<Worker>,
+    lease: &Lease,
+) -> std::io::Result<Channel> {
+    let fresh = || {
+        Rc::new(Single {
+            _cluster: lease.cluster().clone(),
+            idle: RefCell::default(),
+        })
+    };
+    let single = pools
+        .single
+        .borrow_mut()
+        .entry(key)
+        .or_insert_with(fresh)
+        .clone();
+    loop {
+        // The one used last is the least likely to be closed by its peer.
+        let idle = single.idle.borrow_mut().pop();
+        let Some((mut sender, since)) = idle else {
+            break;
+        };
+        if sender.ready().await.is_ok() {
+            let returned = Returned(Place::Single(single, None));
+            return Ok(Channel::Single(sender, returned, Some(since.elapsed())));
+        }
+    }
+    let stream = connect(lease).await?;
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(HEAD)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(std::io::Error::other)?;
+    let open = Open::new(worker.mesh());
+    tokio::task::spawn_local(async move {
+        let _open = open;
+        // Who waits for an answer is told of the error.
+        let _ = connection.with_upgrades().await;
+    });
+    let returned = Returned(Place::Single(single, None));
+    Ok(Channel::Single(sender, returned, None))
+}
+
+async fn shared(
+    pools: &Pools,
+    key: Key,
+    worker: &Rc<Worker>,
+    lease: &Lease,
+) -> std::io::Result<Channel> {
+    let fresh = || {
+        Rc::new(Shared {
+            _cluster: lease.cluster().clone(),
+            connections: RefCell::default(),
+        })
+    };
+    let shared = pools
+        .shared
+        .borrow_mut()
+        .entry(key)
+        .or_insert_with(fresh)
+        .clone();
+    let connection = shared.choose(lease.cluster().spec.policy.connections.max(1) as usize);
+    connection.streams.set(connection.streams.get() + 1);
+    let returned = Returned(Place::Shared(connection.clone()));
+    let made = connection
+        .sender
+        .get_or_try_init(|| handshake(worker, lease, &connection))
+        .await;
+    match made {
+        Ok(sender) => Ok(Channel::Shared(sender.clone(), returned)),
+        Err(error) => {
+            connection.closed.set(true);
+            Err(error)
+        }
+    }
+}
+
+impl Shared {
+    /// The least loaded connection, or a new one.
+    fn choose(&self, most: usize) -> Rc<Multiplexed> {
+        let mut connections = self.connections.borrow_mut();
+        connections.retain(|own| !own.closed.get());
+        let best = connections.iter().min_by_key(|own| own.streams.get());
+        if let Some(best) = best
+            && (best.streams.get() < best.limit.get() || connections.len() >= most)
+        {
+            return best.clone();
+        }
+        let fresh = Rc::new(Multiplexed {
+            sender: OnceCell::new(),
+            streams: Cell::new(0),
+            limit: Cell::new(STREAMS),
+            closed: Cell::new(false),
+            used: Cell::new(Instant::now()),
+        });
+        connections.push(fresh.clone());
+        fresh
+    }
+}
+
+async fn handshake(
+    worker: &Rc<Worker>,
+    lease: &Lease,
+    own: &Rc<Multiplexed>,
+) -> std::io::Result<http2::SendRequest<Payload>> {
+    let stream = connect(lease).await?;
+    let policy = &lease.cluster().spec.policy;
+    let (sender, connection) = http2::Builder::new(Local)
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(u32::try_from(HEAD).unwrap_or(u32::MAX))
+        .keep_alive_interval(policy.heartbeat_interval)
+        .keep_alive_timeout(policy.heartbeat_interval * policy.heartbeat_misses.max(1))
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(std::io::Error::other)?;
+    let open = Open::new(worker.mesh());
+    let own = own.clone();
+    tokio::task::spawn_local(async move {
+        let _open = open;
+        let mut connection = pin!(connection);
+        // Who waits for answers is told of the error.
+        let _ = std::future::poll_fn(|cx| {
+            let polled = connection.as_mut().poll(cx);
+            own.limit.set(connection.current_max_send_streams().max(1));
+            polled
+        })
+        .await;
+        own.closed.set(true);
+    });
+    Ok(sender)
+}
+
+impl Pools {
+    /// Has connections that nobody uses closed.
+    fn keep_swept(self: &Rc<Self>) {
+        if self.swept.replace(true) {
+            return;
+        }
+        let pools = Rc::downgrade(self);
+        tokio::task::spawn_local(async move {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                let Some(pools) = pools.upgrade() else { return };
+                pools.sweep(Instant::now());
+            }
+        });
+    }
+
+    fn sweep(&self, now: Instant) {
+        self.single.borrow_mut().retain(|_, single| {
+            single
+                .idle
+                .borrow_mut()
+                .retain(|(sender, since)| !sender.is_closed() && now < *since + IDLE);
+            !single.idle.borrow().is_empty() || Rc::strong_count(single) > 1
+        });
+        self.shared.borrow_mut().retain(|_, shared| {
+            let mut connections = shared.connections.borrow_mut();
+            connections.retain(|own| {
+                let used = own.streams.get() > 0 || now < own.used.get() + IDLE;
+                used && !own.closed.get()
+            });
+            !connections.is_empty() || Rc::strong_count(shared) > 1
+        });
+    }
+}

@@ -1,0 +1,306 @@
+//! A client's connection.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use finback_core::driver::{Caller, Connection, Worker};
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncReadExt;
+use tokio::time::Instant;
+
+use crate::forward::forward;
+use crate::io::Rewound;
+use crate::pool::Local;
+use crate::{Http, PREFACE};
+
+/// A connection on which nothing was asked for so long is put aside with no buffer.
+const QUIET: Duration = Duration::from_secs(1);
+/// Windows towards a client, in bytes.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Streams that a client may reset before we looked at them, and that we reset for its errors.
+const PENDING_RESETS: usize = 20;
+const LOCAL_RESETS: usize = 256;
+/// Answers to an HTTP/2 client that wait to be sent, in bytes and stream.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// Requests in flight on a connection.
+#[derive(Default)]
+struct Busy {
+    now: Cell<usize>,
+    ever: Cell<u64>,
+}
+
+struct Working(Rc<Busy>);
+
+impl Working {
+    fn new(busy: &Rc<Busy>) -> Self {
+        busy.now.set(busy.now.get() + 1);
+        busy.ever.set(busy.ever.get() + 1);
+        Self(busy.clone())
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.now.set(self.0.now.get() - 1);
+    }
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(http: Arc<Http>, connection: Connection, worker: Rc<Worker>) {
+    let (caller, stream, prefix) = Caller::new(connection, worker);
+    let mut io = Rewound::new(prefix.into(), stream);
+    match begins_with_preface(&http, &caller, &mut io).await {
+        Ok(true) => Box::pin(serve_http2(http, caller, io)).await,
+        Ok(false) => serve_http1(http, caller, io).await,
+        // Gone before it said anything.
+        Err(_) => {}
+    }
+}
+
+/// Whether a connection begins as HTTP/2 does.
+async fn begins_with_preface(http: &Http, caller: &Caller, io: &mut Rewound) -> io::Result<bool> {
+    tokio::select! {
+        first = tokio::time::timeout(http.config.idle, io.readable()) => first??,
+        () = leave_quietly(caller) => return Err(io::ErrorKind::ConnectionAborted.into()),
+    }
+    let mut head = Vec::new();
+    let deadline = Instant::now() + http.config.head_timeout;
+    loop {
+        let mut piece = [0; PREFACE.len()];
+        let room = &mut piece[..PREFACE.len() - head.len()];
+        let length = tokio::time::timeout_at(deadline, io.read(room)).await??;
+        head.extend_from_slice(&room[..length]);
+        let differs = !PREFACE.starts_with(&head);
+        if differs || length == 0 || head.len() == PREFACE.len() {
+            io.unread(Bytes::from(head));
+            return Ok(!differs && length > 0);
+        }
+    }
+}
+
+/// A client without a request in flight is left some time to send one that is on its way.
+async fn leave_quietly(caller: &Caller) {
+    caller.dismissed().await;
+    tokio::select! {
+        () = tokio::time::sleep(caller.worker().drain_grace()) => {}
+        () = caller.cut() => {}
+    }
+}
+
+async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, mut io: Rewound) {
+    // Since when an unfinished head lies there.
+    let mut unfinished: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            first = tokio::time::timeout(http.config.idle, io.readable()) => {
+                if !matches!(first, Ok(Ok(()))) {
+                    return;
+                }
+            }
+            () = leave_quietly(&caller) => return,
+        }
+        let spent = unfinished.map_or(Duration::ZERO, |since| since.elapsed());
+        let left = http.config.head_timeout.saturating_sub(spent);
+        let Some((mut rest, unused)) = Box::pin(awake(&http, &caller, io, left)).await else {
+            return;
+        };
+        if unused.is_empty() {
+            unfinished = None;
+        } else {
+            unfinished.get_or_insert_with(|| Instant::now() - QUIET);
+            rest.unread(unused);
+        }
+        io = rest;
+    }
+}
+
+/// Serves requests until the connection ends, or is quiet; then gives it back with what was read
+/// but not used.
+async fn awake(
+    http: &Arc<Http>,
+    caller: &Rc<Caller>,
+    io: Rewound,
+    head_timeout: Duration,
+) -> Option<(Rewound, Bytes)> {
+    let busy = Rc::<Busy>::default();
+    let service = service_fn(|request: Request<Incoming>| {
+        let working = Working::new(&busy);
+        let (http, caller) = (http.clone(), caller.clone());
+        async move {
+            let response = forward(http, caller, request, false).await;
+            Ok::<_, Infallible>(response.map(|body| Guarded::new(body, working)))
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(head_timeout.max(Duration::from_millis(1)))
+        .max_headers(http.config.headers)
+        .max_buf_size(http.config.head)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    let mut connection = pin!(Some(connection));
+    let mut tick = tokio::time::interval_at(Instant::now() + QUIET, QUIET);
+    let mut seen = 0;
+    let mut leaving = pin!(leave_quietly(caller));
+    let mut left = false;
+    loop {
+        enum Event {
+            Ended(hyper::Result<()>),
+            Tick,
+            Leave,
+        }
+        let event = std::future::poll_fn(|cx| {
+            if let Some(own) = connection.as_mut().as_pin_mut()
+                && let Poll::Ready(ended) = own.poll(cx)
+            {
+                return Poll::Ready(Event::Ended(ended));
+            }
+            if !left && leaving.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Event::Leave);
+            }
+            tick.poll_tick(cx).map(|_| Event::Tick)
+        })
+        .await;
+        match event {
+            Event::Ended(Err(error)) if error.is_parse() || error.is_timeout() => {
+                caller.is_malformed();
+                tracing::info!(source = %caller.peer(), %error, "connection closed");
+                return None;
+            }
+            Event::Ended(_) => return None,
+            Event::Leave => {
+                left = true;
+                if let Some(own) = connection.as_mut().as_pin_mut() {
+                    own.graceful_shutdown();
+                }
+            }
+            Event::Tick if busy.now.get() > 0 || busy.ever.get() > seen || left => {
+                seen = busy.ever.get();
+            }
+            Event::Tick => {
+                // No request is in flight, and none came for a while: nothing can be lost.
+                let parts = take(&mut connection)?;
+                if !parts.0.is_flushed() {
+                    return None;
+                }
+                return Some(parts);
+            }
+        }
+    }
+}
+
+type Awake<S> = http1::UpgradeableConnection<TokioIo<Rewound>, S>;
+
+fn take<S, B>(connection: &mut std::pin::Pin<&mut Option<Awake<S>>>) -> Option<(Rewound, Bytes)>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: http_body::Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    Awake<S>: Unpin,
+{
+    let parts = connection.as_mut().get_mut().take()?.into_parts()?;
+    Some((parts.io.into_inner(), parts.read_buf))
+}
+
+async fn serve_http2(http: Arc<Http>, caller: Rc<Caller>, io: Rewound) {
+    let busy = Rc::<Busy>::default();
+    let service = service_fn(|request: Request<Incoming>| {
+        let working = Working::new(&busy);
+        let (http, caller) = (http.clone(), caller.clone());
+        async move {
+            let response = forward(http, caller, request, false).await;
+            Ok::<_, Infallible>(response.map(|body| Guarded::new(body, working)))
+        }
+    });
+    let config = &http.config;
+    let connection = http2::Builder::new(Local)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(config.streams)
+        .max_header_list_size(u32::try_from(config.head).unwrap_or(u32::MAX))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(LOCAL_RESETS)
+        .max_send_buf_size(SEND_BUFFER)
+        .enable_connect_protocol()
+        .serve_connection(TokioIo::new(io), service);
+    let mut connection = pin!(connection);
+    let mut tick = tokio::time::interval_at(Instant::now() + QUIET, QUIET);
+    let (mut seen, mut since) = (0, Instant::now());
+    let mut left = false;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended
+                    && (error.is_parse() || error.is_timeout())
+                {
+                    caller.is_malformed();
+                    tracing::info!(source = %caller.peer(), %error, "connection closed");
+                }
+                return;
+            }
+            () = caller.dismissed(), if !left => {
+                left = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = caller.cut() => return,
+            _ = tick.tick() => {
+                if busy.now.get() > 0 || busy.ever.get() > seen {
+                    (seen, since) = (busy.ever.get(), Instant::now());
+                } else if since.elapsed() > config.idle && !left {
+                    left = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
+}
+
+/// A response's body that counts its request as in flight.
+struct Guarded {
+    body: crate::body::Payload,
+    _working: Working,
+}
+
+impl Guarded {
+    fn new(body: crate::body::Payload, working: Working) -> Self {
+        Self {
+            body,
+            _working: working,
+        }
+    }
+}
+
+impl http_body::Body for Guarded {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, io::Error>>> {
+        std::pin::Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
