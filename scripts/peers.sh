@@ -90,6 +90,10 @@ if ! fresh go go; then
     go=$(go_toolchain)
     mkdir -p "$out/go"
     (cd tests/peers/go && "$go" build -o "$out/go/peer" .)
+    # Tools that others wrote: gRPC's interoperability cases, and h2spec.
+    (cd tests/peers/go && "$go" build -o "$out/go/grpc-client" google.golang.org/grpc/interop/client)
+    (cd tests/peers/go && "$go" build -o "$out/go/grpc-server" google.golang.org/grpc/interop/server)
+    (cd tests/peers/go && "$go" build -o "$out/go/h2spec" github.com/summerwind/h2spec/cmd/h2spec)
     mv "$out/go.now" "$out/go.stamp"
 fi
 rm -f "$out"/*.now

@@ -251,7 +251,7 @@ pub struct Listener {
     pub name: Option<String>,
     /// Where to listen, such as `0.0.0.0:12220`; port 0 takes a free one.
     pub address: Placed<String>,
-    /// `bolt`, `dubbo`, or `auto` to tell by a connection's first bytes. Default: auto.
+    /// `bolt`, `dubbo`, `http`, or `auto` to tell by a connection's first bytes. Default: auto.
     pub protocol: Option<Placed<String>>,
     /// The route table for its calls.
     pub routes: Placed<String>,

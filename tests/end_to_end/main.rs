@@ -11,6 +11,7 @@ mod dubbo_java;
 mod dubbo_node;
 mod errors;
 mod faults;
+mod http;
 mod lifecycle;
 mod registries;
 mod reload;

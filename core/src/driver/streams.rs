@@ -1,4 +1,4 @@
-//! Calls of protocols that drive themselves: HTTP's streams, sessions.
+//! Calls of protocols that drive themselves: streams, sessions.
 //!
 //! A [`Protocol`](crate::protocol::Protocol) that is no codec makes a [`Caller`] of each accepted
 //! connection, and has it open a [`Stream`] per call. Routing, balancing, deadlines, retries, limits

@@ -97,6 +97,12 @@ impl Peer {
         Self::start("node", Command::new("node").arg(script))
     }
 
+    /// Node's own http and http2, and npm's ws.
+    pub(crate) fn web() -> Self {
+        let script = built("node/web.js");
+        Self::start("web", Command::new("node").arg(script))
+    }
+
     fn java(module: &str, main: &str) -> Self {
         let home = built(&format!("java/{module}"));
         let mut command = Command::new("java");
@@ -305,7 +311,7 @@ fn answer(value: &Value) -> Answer {
 }
 
 /// A part of what `make peers` builds.
-fn built(part: &str) -> PathBuf {
+pub(crate) fn built(part: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("target/peers")
         .join(part);

@@ -118,6 +118,16 @@ impl Process {
         Duration::from_millis(ticks * 10)
     }
 
+    /// Its resident memory, in KiB.
+    pub(crate) fn rss(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
     /// Sends a signal by name, such as `TERM`.
     pub(crate) fn signal(&self, signal: &str) {
         let pid = self.pid.to_string();

@@ -79,8 +79,12 @@ public final class Main {
 
     private static Object export(Map<String, String> fields) {
         ProtocolConfig protocol =
-                new ProtocolConfig("dubbo", Integer.parseInt(fields.get("port")));
-        protocol.setSerialization(fields.get("serialization"));
+                new ProtocolConfig(
+                        fields.getOrDefault("protocol", "dubbo"),
+                        Integer.parseInt(fields.get("port")));
+        if (fields.containsKey("serialization")) {
+            protocol.setSerialization(fields.get("serialization"));
+        }
         if (fields.containsKey("threads")) {
             protocol.setThreadpool("fixed");
             protocol.setThreads(Integer.parseInt(fields.get("threads")));

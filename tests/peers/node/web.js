@@ -1,0 +1,203 @@
+// Servers and clients of HTTP on Node's own http and http2, and of WebSocket on npm's ws, driven over
+// standard input in the same way as peer.js.
+'use strict';
+
+const http = require('http');
+const http2 = require('http2');
+const readline = require('readline');
+const { WebSocket, WebSocketServer } = require('ws');
+
+const sleep = (millis) => new Promise((resolve) => setTimeout(resolve, millis));
+
+const servers = new Map();
+
+function answer(name) {
+  return async (request, response) => {
+    const url = new URL(request.url, 'http://any');
+    const [, verb, argument] = url.pathname.split('/');
+    if (verb === 'events') {
+      response.writeHead(200, { 'content-type': 'text/event-stream' });
+      for (let n = 0; n < 3; n += 1) {
+        response.write(`data: ${n}\n\n`);
+        await sleep(Number(argument));
+      }
+      response.end();
+      return;
+    }
+    let length = 0;
+    let first = '';
+    for await (const piece of request) {
+      if (length === 0) first = piece.toString('latin1').slice(0, 64);
+      length += piece.length;
+    }
+    if (verb === 'sleep') await sleep(Number(argument));
+    if (verb === 'status') response.statusCode = Number(argument);
+    if (verb === 'drop') { request.socket.destroy(); return; }
+    if (verb === 'large') { response.end(Buffer.alloc(Number(argument), 'x')); return; }
+    response.setHeader('x-name', name);
+    response.setHeader('content-type', 'application/json');
+    response.end(JSON.stringify({
+      name, method: request.method, url: request.url, version: request.httpVersion, headers: request.headers, length, first,
+    }));
+  };
+}
+
+async function serve(fields) {
+  const handle = answer(fields.name);
+  const server = fields.version === '2' ? http2.createServer(handle) : http.createServer({ keepAliveTimeout: 60000 }, handle);
+  if (fields.version !== '2') {
+    const sockets = new WebSocketServer({ server });
+    sockets.on('connection', (socket) => socket.on('message', (data, binary) => socket.send(data, { binary })));
+  }
+  await new Promise((resolve) => server.listen(Number(fields.port || 0), '127.0.0.1', resolve));
+  servers.set(fields.name, server);
+  return server.address().port;
+}
+
+// Ends a server as an application does that is deployed anew: what is in flight is finished.
+async function stop(fields) {
+  const server = servers.get(fields.name);
+  servers.delete(fields.name);
+  const closed = new Promise((resolve) => server.close(resolve));
+  if (server.closeIdleConnections) server.closeIdleConnections();
+  await Promise.race([closed, sleep(3000)]);
+  return 'stopped';
+}
+
+function headers(fields) {
+  const own = {};
+  for (const [key, value] of Object.entries(fields)) if (key.startsWith('@')) own[key.slice(1)] = value;
+  return own;
+}
+
+const agent = new http.Agent({ keepAlive: true, maxSockets: 64 });
+
+function fetch1(url, method, own, body) {
+  return new Promise((resolve, reject) => {
+    const request = http.request(url, { method, agent, headers: own }, (response) => {
+      const pieces = [];
+      response.on('data', (piece) => pieces.push(piece));
+      response.on('error', reject);
+      response.on('aborted', () => reject(new Error('aborted')));
+      response.on('end', () => resolve({
+        status: response.statusCode, headers: response.headers, body: Buffer.concat(pieces).toString('latin1'),
+      }));
+    });
+    request.on('error', reject);
+    request.end(body);
+  });
+}
+
+const sessions = new Map();
+
+function session(origin) {
+  let found = sessions.get(origin);
+  if (!found || found.closed || found.destroyed) {
+    found = http2.connect(origin);
+    found.on('error', () => {});
+    // Told to go: the next request begins on another connection.
+    found.on('goaway', () => { if (sessions.get(origin) === found) sessions.delete(origin); });
+    sessions.set(origin, found);
+  }
+  return found;
+}
+
+function fetch2(url, method, own, body) {
+  return new Promise((resolve, reject) => {
+    const at = new URL(url);
+    const stream = session(at.origin).request({ ':method': method, ':path': at.pathname + at.search, ...own });
+    const pieces = [];
+    let head;
+    stream.on('response', (got) => { head = got; });
+    stream.on('data', (piece) => pieces.push(piece));
+    stream.on('error', reject);
+    stream.on('close', () => {
+      if (stream.rstCode) reject(new Error(`reset with ${stream.rstCode}`));
+      else if (!head) reject(new Error('no response'));
+      else resolve({ status: head[':status'], headers: head, body: Buffer.concat(pieces).toString('latin1') });
+    });
+    stream.end(body);
+  });
+}
+
+function fetch(fields) {
+  const body = fields.length ? Buffer.alloc(Number(fields.length), 'y') : fields.body;
+  const call = fields.version === '2' ? fetch2 : fetch1;
+  return call(fields.url, fields.method || 'GET', headers(fields), body);
+}
+
+async function load(fields) {
+  const counts = { right: 0, wrong: 0, errors: {}, who: {} };
+  const end = Date.now() + Number(fields.millis);
+  let number = 0;
+  const one = async () => {
+    while (Date.now() < end) {
+      number += 1;
+      const mark = String(number);
+      try {
+        const url = `${fields.url}?mark=${mark}`;
+        const got = await fetch({ ...fields, url });
+        if (got.status !== 200) throw new Error(`status ${got.status}: ${got.body}`);
+        const said = JSON.parse(got.body);
+        if (said.url.endsWith(`mark=${mark}`)) counts.right += 1; else counts.wrong += 1;
+        counts.who[said.name] = (counts.who[said.name] || 0) + 1;
+      } catch (error) {
+        counts.errors[error.message] = (counts.errors[error.message] || 0) + 1;
+        await sleep(10);
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: Number(fields.workers || 8) }, one));
+  return counts;
+}
+
+function socket(fields) {
+  return new Promise((resolve, reject) => {
+    const own = new WebSocket(fields.url, { headers: headers(fields) });
+    own.on('open', () => own.send(fields.text));
+    own.on('message', (data) => { resolve(data.toString()); own.close(); });
+    own.on('error', reject);
+  });
+}
+
+// WebSocket over HTTP/2 (RFC 8441), which ws has no client for: one masked text frame there and back.
+function extended(fields) {
+  return new Promise((resolve, reject) => {
+    const at = new URL(fields.url);
+    const own = http2.connect(at.origin);
+    own.on('error', reject);
+    own.on('remoteSettings', (settings) => {
+      if (!settings.enableConnectProtocol) { reject(new Error('extended CONNECT is not offered')); return; }
+      const stream = own.request({
+        ':method': 'CONNECT', ':protocol': 'websocket', ':scheme': 'http', ':authority': at.host, ':path': at.pathname,
+        'sec-websocket-version': '13',
+      });
+      const text = Buffer.from(fields.text);
+      stream.on('response', (head) => {
+        if (head[':status'] !== 200) { reject(new Error(`status ${head[':status']}`)); return; }
+        stream.write(Buffer.concat([Buffer.from([0x81, 0x80 | text.length, 0, 0, 0, 0]), text]));
+      });
+      let got = Buffer.alloc(0);
+      stream.on('data', (piece) => {
+        got = Buffer.concat([got, piece]);
+        if (got.length >= 2 + text.length) { resolve(got.subarray(2).toString()); own.destroy(); }
+      });
+      stream.on('error', reject);
+    });
+  });
+}
+
+const operations = { serve, stop, fetch, load, socket, extended };
+
+readline.createInterface({ input: process.stdin }).on('line', async (line) => {
+  const [id, operation, ...pairs] = line.split('\t');
+  const fields = Object.fromEntries(pairs.map((pair) => [pair.slice(0, pair.indexOf('=')), pair.slice(pair.indexOf('=') + 1)]));
+  let said;
+  try {
+    said = { id: Number(id), ok: true, value: await operations[operation](fields) };
+  } catch (error) {
+    said = { id: Number(id), ok: false, error: { class: error.constructor.name, message: error.message } };
+  }
+  process.stdout.write(`${JSON.stringify(said)}\n`);
+}).on('close', () => process.exit(0));
+process.stdout.write(`${JSON.stringify({ id: 0, ok: true, value: 'ready' })}\n`);
