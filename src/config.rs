@@ -5,10 +5,13 @@ pub mod file;
 mod forms;
 pub mod units;
 
+use units::Placed;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use crate::tls::{ClientFiles, ServerFiles};
 use finback_core::driver::ListenerSpec;
 use finback_core::mesh::RoutingSpec;
 use finback_registry::{Bridge, Registration, RegistryConfig};
@@ -33,6 +36,38 @@ pub struct Config {
     pub listeners: Vec<ListenerSpec>,
     /// Everything about routing.
     pub routing: RoutingSpec,
+    /// The files of all TLS, in the order of what they belong to.
+    pub(crate) files: TlsFiles,
+}
+
+/// The files of all TLS of a configuration.
+#[derive(Default)]
+pub(crate) struct TlsFiles {
+    pub(crate) listeners: Vec<Option<Placed<ServerFiles>>>,
+    pub(crate) clusters: Vec<Option<Placed<ClientFiles>>>,
+    pub(crate) registry_clusters: Option<Placed<ClientFiles>>,
+}
+
+impl Config {
+    /// Reads the keys and certificates.
+    fn arm(&mut self) -> Result<(), Wrong> {
+        let wrong = |place: (u64, u64)| move |error| Wrong::at(place, format!("{error:#}"));
+        for (listener, files) in self.listeners.iter_mut().zip(&self.files.listeners) {
+            if let Some(Placed { value, place }) = files {
+                listener.tls = Some(value.build().map_err(wrong(*place))?);
+            }
+        }
+        for (cluster, files) in self.routing.clusters.iter_mut().zip(&self.files.clusters) {
+            if let Some(Placed { value, place }) = files {
+                cluster.policy.tls = Some(value.build().map_err(wrong(*place))?);
+            }
+        }
+        if let Some(Placed { value, place }) = &self.files.registry_clusters {
+            let tls = value.build().map_err(wrong(*place))?;
+            self.routing.registry_policy.tls = Some(tls);
+        }
+        Ok(())
+    }
 }
 
 /// How SOFA-RPC's mesh registry is served.
@@ -95,11 +130,17 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
         place: None,
         message: format!("cannot be read: {error}"),
     })?;
-    parse(&text, path)
+    let mut config = parse(&text, path)?;
+    config.arm().map_err(|wrong| ConfigError {
+        file: path.to_owned(),
+        place: Some(wrong.place),
+        message: wrong.message,
+    })?;
+    Ok(config)
 }
 
 /// Checks the text of the file at `path`, which need not exist; paths in it are relative to its
-/// folder.
+/// folder. Keys and certificates are not read.
 ///
 /// # Errors
 /// The first thing that is wrong with it.

@@ -7,3 +7,4 @@ pub mod mesh_registry;
 pub mod metadata;
 pub mod protocols;
 pub mod running;
+pub mod tls;

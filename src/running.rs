@@ -12,9 +12,9 @@ use finback_registry::{Registration, Registries};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
-use crate::config::Config;
+use crate::config::{Config, TlsFiles};
 use crate::metadata::DubboMetadata;
-use crate::protocols;
+use crate::{protocols, tls};
 
 /// A running mesh.
 pub struct Running {
@@ -71,6 +71,7 @@ impl Running {
             metrics.clone(),
         );
         let workers = Workers::start(&mesh, config.workers).context("cannot start the workers")?;
+        keep_fresh(&config.listeners, &config.files);
         let bound = bind(&workers, config.listeners)?;
         let listeners = bound
             .into_iter()
@@ -102,6 +103,7 @@ impl Running {
         let mut listeners = self.listeners.lock().await;
         let is_new = |spec: &ListenerSpec| !listeners.iter().any(|own| own.spec == *spec);
         let wanted = config.listeners.clone();
+        keep_fresh(&config.listeners, &config.files);
         let fresh = config.listeners.into_iter().filter(is_new).collect();
         let bound = bind(&self.workers, fresh)?;
         self.registries.replace(config.registries);
@@ -158,6 +160,16 @@ impl Running {
         self.begin_draining();
         self.registries.withdraw().await;
         self.workers.drain().await;
+    }
+}
+
+/// Has certificates read again when their files change, as long as their listener lives.
+fn keep_fresh(listeners: &[ListenerSpec], files: &TlsFiles) {
+    for (listener, files) in listeners.iter().zip(&files.listeners) {
+        if let (Some(tls), Some(files)) = (&listener.tls, files) {
+            let tls = Arc::downgrade(tls);
+            tokio::spawn(tls::keep_fresh(tls, files.value.clone()));
+        }
     }
 }
 

@@ -92,7 +92,9 @@ fn every_example_is_good() {
         if path.ends_with("services.yaml") {
             continue;
         }
-        if let Err(error) = config::load(&path) {
+        // What keys and certificates it names need not be there.
+        let text = std::fs::read_to_string(&path).unwrap();
+        if let Err(error) = config::parse(&text, &path) {
             panic!("{error}");
         }
     }

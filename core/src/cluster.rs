@@ -13,6 +13,7 @@ use crate::balance::Policy;
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::discovery::{Discovery, Instance, Lane, Lookup, Rule, Sink, Snapshot, WatchGuard};
+use crate::driver::ClientTls;
 use crate::endpoint::{Endpoint, Health};
 use crate::outlier::Outlier;
 use crate::steer;
@@ -25,6 +26,8 @@ pub struct ClusterPolicy {
     /// Which version is spoken to its endpoints, for protocols that have several; the protocol's
     /// own word. Default: whatever the protocol prefers.
     pub dialect: Option<Arc<str>>,
+    /// TLS, if it is spoken to its endpoints.
+    pub tls: Option<Arc<ClientTls>>,
     /// How long a connection may take to be made. Default: 1 s.
     pub connect_timeout: Duration,
     /// Upstream connections per endpoint and worker, at most. Default: 4.
@@ -51,6 +54,7 @@ impl Default for ClusterPolicy {
         Self {
             balance: Policy::default(),
             dialect: None,
+            tls: None,
             connect_timeout: Duration::from_secs(1),
             connections: 4,
             heartbeat_interval: Duration::from_secs(5),

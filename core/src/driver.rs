@@ -10,16 +10,20 @@ mod inbox;
 mod link;
 mod listener;
 mod pool;
+mod socket;
 mod streams;
 mod table;
 mod threads;
+mod tls;
 mod upstream;
 mod worker;
 
 pub use framed::serve as serve_framed;
 pub use listener::{Connection, ListenerSpec};
+pub use socket::{Socket, dial};
 pub use streams::{Caller, Stream};
 pub use threads::{Bound, Workers};
+pub use tls::{ClientTls, Identify, ServerTls};
 pub use worker::Worker;
 
 pub(crate) use listener::Listening;

@@ -26,6 +26,11 @@ pub trait Protocol: Send + Sync + 'static {
     /// Its name in configuration, metrics and logs.
     fn name(&self) -> &'static str;
 
+    /// What it is called in TLS's negotiation of application protocols, the preferred one first.
+    fn application_protocols(&self) -> &'static [&'static [u8]] {
+        &[]
+    }
+
     /// Whether a connection that begins with `head` speaks it. Must decide within 64 bytes, and
     /// never change its mind.
     fn sniff(&self, head: &[u8]) -> Sniff;

@@ -7,16 +7,19 @@ mod routes;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
+use std::sync::Arc;
 
 use finback_core::cluster::ClusterPolicy;
 use finback_core::driver::ListenerSpec;
 use finback_core::mesh::{self, RoutingSpec};
+use finback_core::protocol::Protocol;
 use finback_registry::Layout;
 
 use super::file::{self, File};
 use super::units::{Pause, Placed, Size, Time};
-use super::{Config, Wrong};
+use super::{Config, TlsFiles, Wrong};
 use crate::protocols;
+use crate::tls::ServerFiles;
 
 use clusters::{cluster_spec, policy};
 use registries::{bridge, mesh_registry, registration, registry_spec};
@@ -67,20 +70,22 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
         .map(|from| mesh_registry(from, &names))
         .transpose()?;
     let frame = file.limits.frame.map(|Size(bytes)| bytes);
-    let listeners = listeners(file.listeners, frame, &names)?;
+    let (listeners, listener_tls) = listeners(file.listeners, frame, &names, folder)?;
     let tables = file
         .routes
         .into_iter()
         .map(|(name, routes)| table(&name, routes, &names))
         .collect::<Result<_>>()?;
-    let clusters = file
-        .clusters
-        .into_iter()
-        .map(|(name, cluster)| cluster_spec(&name, cluster, &names))
-        .collect::<Result<_>>()?;
-    let registry_policy = match file.registry_clusters {
-        Some(placed) => policy(placed.value)?,
-        None => ClusterPolicy::default(),
+    let mut clusters = Vec::new();
+    let mut cluster_tls = Vec::new();
+    for (name, cluster) in file.clusters {
+        let (spec, tls) = cluster_spec(&name, cluster, &names, folder)?;
+        clusters.push(spec);
+        cluster_tls.push(tls);
+    }
+    let (registry_policy, registry_tls) = match file.registry_clusters {
+        Some(placed) => policy(placed.value, folder)?,
+        None => (ClusterPolicy::default(), None),
     };
     let routing = RoutingSpec {
         tables,
@@ -100,6 +105,11 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
             .map(|snapshots| folder.join(snapshots.folder)),
         listeners,
         routing,
+        files: TlsFiles {
+            listeners: listener_tls,
+            clusters: cluster_tls,
+            registry_clusters: registry_tls,
+        },
     })
 }
 
@@ -179,15 +189,18 @@ fn listeners(
     listeners: Placed<Vec<file::Listener>>,
     max_frame: Option<usize>,
     names: &Names,
-) -> Result<Vec<ListenerSpec>> {
+    folder: &Path,
+) -> Result<(Vec<ListenerSpec>, Vec<Option<Placed<ServerFiles>>>)> {
     if listeners.value.is_empty() {
         let message = "without a listener nothing would ever come in; write one";
         return Err(Wrong::at(listeners.place, message));
     }
     let mut specs: Vec<ListenerSpec> = Vec::new();
+    let mut files = Vec::new();
     for listener in listeners.value {
         let place = listener.address.place;
-        let spec = listener_spec(listener, max_frame, names)?;
+        let (spec, tls) = listener_spec(listener, max_frame, names, folder)?;
+        files.push(tls);
         if specs.iter().any(|other| other.name == spec.name) {
             let message = format!("two listeners are called `{}`; rename one", spec.name);
             return Err(Wrong::at(place, message));
@@ -199,14 +212,15 @@ fn listeners(
         }
         specs.push(spec);
     }
-    Ok(specs)
+    Ok((specs, files))
 }
 
 fn listener_spec(
     from: file::Listener,
     max_frame: Option<usize>,
     names: &Names,
-) -> Result<ListenerSpec> {
+    folder: &Path,
+) -> Result<(ListenerSpec, Option<Placed<ServerFiles>>)> {
     let address = address(&from.address.value, from.address.place)?;
     known(&names.tables, "route table", &from.routes)?;
     let settings = protocols::Settings {
@@ -224,13 +238,45 @@ fn listener_spec(
             Wrong::at(name.place, message)
         })?,
     };
-    Ok(ListenerSpec {
+    let tls = match from.tls {
+        None => None,
+        Some(tls) => Some(server_files(tls, &protocols, folder)?),
+    };
+    let spec = ListenerSpec {
         name: from.name.unwrap_or_else(|| address.to_string()).into(),
         address,
         protocols,
         routes: from.routes.value.as_str().into(),
-        settings: format!("{settings:?}").into(),
-    })
+        tls: None,
+        settings: format!("{settings:?} {:?}", tls.as_ref().map(|tls| &tls.value)).into(),
+    };
+    Ok((spec, tls))
+}
+
+fn server_files(
+    Placed { value, place }: Placed<file::ListenerTls>,
+    protocols: &[Arc<dyn Protocol>],
+    folder: &Path,
+) -> Result<Placed<ServerFiles>> {
+    if value.certificates.is_empty() {
+        return Err(Wrong::at(place, "TLS needs a certificate; write one"));
+    }
+    if value.client_optional && value.client_ca.is_none() {
+        let message = "`client_optional` needs a `client_ca` to check the others by";
+        return Err(Wrong::at(place, message));
+    }
+    let pairs = value.certificates.into_iter();
+    let application = protocols.iter().flat_map(|own| own.application_protocols());
+    let value = ServerFiles {
+        pairs: pairs
+            .map(|pair| (folder.join(pair.certificate), folder.join(pair.key)))
+            .collect(),
+        client_authorities: value.client_ca.map(|ca| folder.join(ca)),
+        client_optional: value.client_optional,
+        plain: value.plain,
+        application: application.map(|own| own.to_vec()).collect(),
+    };
+    Ok(Placed { value, place })
 }
 
 fn limits(from: file::Limits) -> Result<mesh::Limits> {

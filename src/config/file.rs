@@ -255,9 +255,51 @@ pub struct Listener {
     pub protocol: Option<Placed<String>>,
     /// The route table for its calls.
     pub routes: Placed<String>,
+    /// TLS, if it is spoken there.
+    pub tls: Option<Placed<ListenerTls>>,
     /// The service as which calls are routed whose serialization cannot be read.
     /// Default: `(opaque)`.
     pub opaque_service: Option<String>,
+}
+
+/// TLS of a listener. Files are PEM, relative to this one, and read again when they change.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerTls {
+    /// Certificates by the names in them; the first is for clients that name nobody known.
+    pub certificates: Vec<KeyPair>,
+    /// Authorities that clients' certificates must descend from. Default: none are asked for.
+    pub client_ca: Option<String>,
+    /// With `client_ca`: whether clients without a certificate are served too. Default: false.
+    #[serde(default)]
+    pub client_optional: bool,
+    /// Whether connections without TLS are served too, on the same port. Default: false.
+    #[serde(default)]
+    pub plain: bool,
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeyPair {
+    /// The certificate chain, our own first.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+}
+
+/// TLS to the endpoints of a cluster. Files are PEM, relative to this one.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterTls {
+    /// Authorities that endpoints' certificates must descend from. Default: the public ones.
+    pub ca: Option<String>,
+    /// Our own certificate chain, where endpoints ask for one.
+    pub certificate: Option<String>,
+    /// Its key.
+    pub key: Option<String>,
+    /// The name that certificates must be for. Default: the endpoint's address.
+    pub server_name: Option<String>,
 }
 
 /// One rule of a route table; the first that matches wins.
@@ -385,6 +427,11 @@ pub struct Match {
     /// On headers or attachments by name; one that the call lacks fails.
     #[serde(default)]
     pub attributes: BTreeMap<String, Placed<Text>>,
+    /// TLS: on the name that the client asked for.
+    pub sni: Option<Placed<Text>>,
+    /// TLS: on who the client's certificate says it is: its SPIFFE id, else its first host name,
+    /// else its common name.
+    pub identity: Option<Placed<Text>>,
     /// HTTP: on the host that was asked for, with its port where one was given.
     pub host: Option<Placed<Text>>,
     /// HTTP: on the path, without the query.
@@ -537,6 +584,8 @@ pub struct Cluster {
     pub retry_budget: Option<u32>,
     /// See [`Policy::http`].
     pub http: Option<Placed<String>>,
+    /// See [`Policy::tls`].
+    pub tls: Option<Placed<ClusterTls>>,
 }
 
 /// How calls to a cluster are spread, bounded and kept away from bad endpoints.
@@ -561,6 +610,8 @@ pub struct Policy {
     /// The version of HTTP that endpoints are spoken to in: `"1.1"` or `"2"`. Default: 2 for gRPC
     /// and Triple, else 1.1.
     pub http: Option<Placed<String>>,
+    /// TLS, if it is spoken to endpoints.
+    pub tls: Option<Placed<ClusterTls>>,
 }
 
 /// An endpoint: its address, or more about it.

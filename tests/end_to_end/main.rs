@@ -16,3 +16,4 @@ mod lifecycle;
 mod registries;
 mod reload;
 mod support;
+mod tls;

@@ -1,5 +1,6 @@
 //! One client connection of a framed protocol: frames in, exchanges opened, answers out.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -19,6 +20,7 @@ use crate::rejection::Rejection;
 use super::inbox::{Inbox, Read};
 use super::link::Link;
 use super::listener::{Connection, Listening, Presence};
+use super::tls::Transport;
 use super::upstream::Call;
 use super::worker::Worker;
 
@@ -39,18 +41,20 @@ pub fn serve(
     worker: Rc<Worker>,
 ) -> Served {
     let Connection {
-        stream,
-        prefix,
+        mut socket,
+        transport,
         peer,
         listening,
         presence,
     } = connection;
-    let (reader, writer) = stream.into_split();
+    let prefix = socket.take_prefix();
+    let (reader, writer) = socket.into_halves();
     let client = Rc::new(Client {
         link: Link::new(writer),
         codec,
         protocol,
         source: peer.ip(),
+        transport,
         listening,
         sites: RefCell::default(),
         in_flight: Cell::new(0),
@@ -94,6 +98,8 @@ pub(crate) struct Client {
     codec: Arc<dyn Codec>,
     protocol: &'static str,
     source: IpAddr,
+    /// What its TLS tells.
+    transport: Option<Rc<Transport>>,
     pub(crate) listening: Rc<Listening>,
     sites: RefCell<SiteCache>,
     in_flight: Cell<u32>,
@@ -176,7 +182,7 @@ impl Client {
             self.source,
             &metadata,
         );
-        let mut attributes = |name: &str| codec.attribute(wire, &metadata, name);
+        let mut attributes = |name: &str| self.attribute(wire, &metadata, name);
         let (mut exchange, routed) = Exchange::open(
             worker,
             site,
@@ -290,7 +296,7 @@ impl Client {
             return self.refuse(worker, &head, exchange, cause);
         };
         let first = exchange.attempts() == 0;
-        let mut attributes = |name: &str| self.codec.attribute(&wire, &metadata, name);
+        let mut attributes = |name: &str| self.attribute(&wire, &metadata, name);
         match exchange.attempt(worker, &mut attributes) {
             Ok(Attempt::Go(lease)) => {
                 let variant = pool_variant(&head, &metadata);
@@ -304,6 +310,20 @@ impl Client {
             Err(rejection) if first => self.refuse(worker, &head, exchange, rejection),
             Err(_) => self.refuse(worker, &head, exchange, cause),
         }
+    }
+
+    /// An attribute of a call, or of the connection that it came over.
+    fn attribute<'a>(
+        &'a self,
+        wire: &'a [u8],
+        metadata: &Metadata<'_>,
+        name: &str,
+    ) -> Option<Cow<'a, str>> {
+        if Transport::names(name) {
+            let found = self.transport.as_deref()?.attribute(name)?;
+            return Some(Cow::Borrowed(found));
+        }
+        self.codec.attribute(wire, metadata, name)
     }
 
     // === Answers ===

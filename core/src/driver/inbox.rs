@@ -34,9 +34,9 @@ pub(crate) enum Read {
 
 impl Inbox {
     /// An inbox that has already received `prefix`.
-    pub(crate) fn new(reader: impl AsyncRead + 'static, prefix: &[u8]) -> Self {
+    pub(crate) fn new(reader: Pin<Box<dyn AsyncRead>>, prefix: &[u8]) -> Self {
         Self {
-            reader: Box::pin(reader),
+            reader,
             unfinished: BytesMut::from(prefix),
         }
     }

@@ -40,9 +40,9 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(writer: impl AsyncWrite + 'static) -> Rc<Self> {
+    pub(crate) fn new(writer: Pin<Box<dyn AsyncWrite>>) -> Rc<Self> {
         Rc::new(Self {
-            writer: RefCell::new(Box::pin(writer)),
+            writer: RefCell::new(writer),
             queue: RefCell::default(),
             dirty: Cell::new(false),
             blocked: Cell::new(false),
@@ -155,7 +155,8 @@ impl Link {
                 }
             }
         }
-        Poll::Ready(Ok(()))
+        // Under TLS, what was written may still wait in a record.
+        writer.as_mut().poll_flush(cx)
     }
 
     fn give_back(&self, worker: &Worker) {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -14,6 +15,8 @@ use tokio::sync::Notify;
 use crate::mesh::{Gauges, Mesh};
 use crate::protocol::{Protocol, Sniff};
 
+use super::socket::Socket;
+use super::tls::{FIRST, ServerTls, Transport};
 use super::worker::Worker;
 
 /// By this many bytes every protocol has decided.
@@ -33,6 +36,8 @@ pub struct ListenerSpec {
     pub protocols: Vec<Arc<dyn Protocol>>,
     /// The name of its route table.
     pub routes: Arc<str>,
+    /// TLS, if it is spoken there.
+    pub tls: Option<Arc<ServerTls>>,
     /// What its protocols were configured with, so that a reload notices a change.
     pub settings: Arc<str>,
 }
@@ -54,15 +59,17 @@ pub(crate) struct Listening {
     pub(crate) name: Arc<str>,
     pub(crate) routes: Arc<str>,
     protocols: Vec<Arc<dyn Protocol>>,
+    tls: Option<Arc<ServerTls>>,
     stop: Notify,
     stopped: Cell<bool>,
 }
 
 /// One accepted connection.
 pub struct Connection {
-    pub(crate) stream: TcpStream,
-    /// What was read of it to find out its protocol.
-    pub(crate) prefix: Vec<u8>,
+    /// With what was read of it to find out its protocol.
+    pub(crate) socket: Socket,
+    /// What its TLS tells of the client.
+    pub(crate) transport: Option<Rc<Transport>>,
     pub(crate) peer: SocketAddr,
     pub(crate) listening: Rc<Listening>,
     pub(crate) presence: Presence,
@@ -92,6 +99,7 @@ impl Listening {
             name: spec.name.clone(),
             routes: spec.routes.clone(),
             protocols: spec.protocols.clone(),
+            tls: spec.tls.clone(),
             stop: Notify::new(),
             stopped: Cell::new(false),
         })
@@ -136,14 +144,14 @@ impl Listening {
             return;
         }
         let connection = Connection {
-            stream,
-            prefix: Vec::new(),
+            socket: Socket::plain(stream),
+            transport: None,
             peer,
             listening: self.clone(),
             presence: Presence::new(worker.mesh()),
         };
         match &*self.protocols {
-            [only] => {
+            [only] if self.tls.is_none() => {
                 let served = only.clone().serve(connection, worker.clone());
                 tokio::task::spawn_local(served);
             }
@@ -164,10 +172,15 @@ fn is_about_the_connection(error: &io::Error) -> bool {
 }
 
 /// Finds out what a connection speaks, and serves it.
-async fn greet(mut connection: Connection, worker: Rc<Worker>) {
-    let Some(protocol) = recognise(&mut connection, &worker).await else {
+async fn greet(connection: Connection, worker: Rc<Worker>) {
+    let (peer, listening) = (connection.peer, connection.listening.clone());
+    let Some(connection) = Box::pin(secure(connection, &worker)).await else {
+        Gauges::add(&worker.mesh().gauges.malformed);
+        return;
+    };
+    let Some((protocol, connection)) = recognise(connection, &worker).await else {
         tracing::info!(
-            source = %connection.peer, listener = %connection.listening.name,
+            source = %peer, listener = %listening.name,
             "connection speaks no protocol of this listener"
         );
         Gauges::add(&worker.mesh().gauges.malformed);
@@ -176,18 +189,61 @@ async fn greet(mut connection: Connection, worker: Rc<Worker>) {
     protocol.serve(connection, worker).await;
 }
 
-async fn recognise(connection: &mut Connection, worker: &Worker) -> Option<Arc<dyn Protocol>> {
+/// Takes TLS off a connection that speaks it, where the listener does.
+async fn secure(mut connection: Connection, worker: &Worker) -> Option<Connection> {
+    let Some(tls) = connection.listening.tls.clone() else {
+        return Some(connection);
+    };
+    // A client may connect long before it says anything.
+    let first = tokio::time::timeout(worker.idle(), connection.socket.readable());
+    first.await.ok()?.ok()?;
+    if tls.serves_plain() {
+        let mut byte = [0];
+        let read = tokio::time::timeout(worker.sniff(), connection.socket.read(&mut byte));
+        let length = read.await.ok()?.ok()?;
+        connection
+            .socket
+            .unread(Bytes::copy_from_slice(&byte[..length]));
+        if byte[0] != FIRST {
+            return Some(connection);
+        }
+    }
+    match tls.accept(connection.socket).await {
+        Ok((socket, transport)) => Some(Connection {
+            socket,
+            transport: Some(Rc::new(transport)),
+            ..connection
+        }),
+        Err(error) => {
+            tracing::info!(
+                source = %connection.peer, listener = %connection.listening.name, %error,
+                "no TLS connection could be made"
+            );
+            None
+        }
+    }
+}
+
+async fn recognise(
+    mut connection: Connection,
+    worker: &Worker,
+) -> Option<(Arc<dyn Protocol>, Connection)> {
+    if let [only] = &*connection.listening.protocols {
+        return Some((only.clone(), connection));
+    }
     let mut head = [0_u8; SNIFFED];
     // A client may connect long before its first call; only from its first byte on is it timed.
-    let first = tokio::time::timeout(worker.idle(), connection.stream.read(&mut head));
+    let first = tokio::time::timeout(worker.idle(), connection.socket.read(&mut head));
     let mut length = first.await.ok()?.ok()?;
     let deadline = tokio::time::Instant::now() + worker.sniff();
     while length > 0 {
         if let Some(decided) = decide(&connection.listening.protocols, &head[..length]) {
-            connection.prefix.extend_from_slice(&head[..length]);
-            return decided.cloned();
+            let protocol = decided.cloned()?;
+            let prefix = Bytes::copy_from_slice(&head[..length]);
+            connection.socket.unread(prefix);
+            return Some((protocol, connection));
         }
-        let more = connection.stream.read(&mut head[length..]);
+        let more = connection.socket.read(&mut head[length..]);
         match tokio::time::timeout_at(deadline, more).await {
             Ok(Ok(n)) if n > 0 => length += n,
             _ => return None,

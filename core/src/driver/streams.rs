@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use crate::cluster::Cluster;
@@ -23,6 +22,8 @@ use crate::rejection::Rejection;
 use crate::route::Route;
 
 use super::listener::{Connection, Listening, Presence};
+use super::socket::Socket;
+use super::tls::Transport;
 use super::worker::Worker;
 
 /// One client connection of a protocol that drives itself; on its worker's list until dropped.
@@ -30,6 +31,7 @@ pub struct Caller {
     worker: Rc<Worker>,
     listening: Rc<Listening>,
     peer: SocketAddr,
+    transport: Option<Rc<Transport>>,
     sites: RefCell<SiteCache>,
     guest: Rc<Guest>,
     number: u64,
@@ -65,13 +67,13 @@ impl Guest {
 }
 
 impl Caller {
-    /// Takes an accepted connection apart: the caller, its socket, and what was read of it to
+    /// Takes an accepted connection apart: the caller, and its socket with what was read of it to
     /// find out its protocol.
     #[must_use]
-    pub fn new(connection: Connection, worker: Rc<Worker>) -> (Rc<Self>, TcpStream, Vec<u8>) {
+    pub fn new(connection: Connection, worker: Rc<Worker>) -> (Rc<Self>, Socket) {
         let Connection {
-            stream,
-            prefix,
+            socket,
+            transport,
             peer,
             listening,
             presence,
@@ -85,12 +87,13 @@ impl Caller {
             worker,
             listening,
             peer,
+            transport,
             sites: RefCell::default(),
             guest,
             number,
             _presence: presence,
         };
-        (Rc::new(caller), stream, prefix)
+        (Rc::new(caller), socket)
     }
 
     /// Whom it is.
@@ -147,14 +150,27 @@ impl Caller {
             source,
             bytes,
             metadata.timeout,
-            &mut |name| attributes(name).map(Cow::Owned),
+            &mut |name| attribute(self.transport.as_deref(), attributes, name),
         );
         let stream = Stream {
             exchange,
+            transport: self.transport.clone(),
             worker: self.worker.clone(),
         };
         (stream, routed)
     }
+}
+
+/// An attribute of a call, or of the connection that it came over.
+fn attribute<'a>(
+    transport: Option<&'a Transport>,
+    attributes: &mut dyn FnMut(&str) -> Option<String>,
+    name: &str,
+) -> Option<Cow<'a, str>> {
+    if Transport::names(name) {
+        return transport?.attribute(name).map(Cow::Borrowed);
+    }
+    attributes(name).map(Cow::Owned)
 }
 
 impl Drop for Caller {
@@ -167,6 +183,7 @@ impl Drop for Caller {
 /// abandoned by its caller.
 pub struct Stream {
     exchange: Exchange,
+    transport: Option<Rc<Transport>>,
     worker: Rc<Worker>,
 }
 
@@ -182,9 +199,10 @@ impl Stream {
     ) -> Result<Lease, Rejection> {
         loop {
             self.worker.read_clock();
-            let attempt = self
-                .exchange
-                .attempt(&self.worker, &mut |name| attributes(name).map(Cow::Owned))?;
+            let transport = self.transport.as_deref();
+            let attempt = self.exchange.attempt(&self.worker, &mut |name| {
+                attribute(transport, attributes, name)
+            })?;
             let cluster: Arc<Cluster> = match attempt {
                 Attempt::Go(lease) => return Ok(lease),
                 Attempt::Wait(cluster) => cluster,

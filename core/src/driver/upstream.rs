@@ -6,7 +6,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
 
 use crate::clock::Now;
 use crate::codec::{Sharing, Signal};
@@ -18,6 +17,7 @@ use super::framed::{Client, Failure};
 use super::inbox::{Inbox, Read};
 use super::link::Link;
 use super::pool::Pool;
+use super::socket::dial;
 use super::table::{Claim, Table};
 use super::worker::Worker;
 
@@ -235,24 +235,20 @@ impl Upstream {
 
     async fn run(self: Rc<Self>, worker: Rc<Worker>) {
         let gauges = &worker.mesh().gauges;
-        let timeout = self.pool.cluster.spec.policy.connect_timeout;
-        let connected = tokio::time::timeout(timeout, connect(self.pool.endpoint.address)).await;
+        let address = self.pool.endpoint.address;
+        // Boxed: connecting is short, and what it needs is large.
+        let connected = Box::pin(dial(&self.pool.cluster, address, None)).await;
         worker.read_clock();
-        let stream = match connected {
-            Ok(Ok(stream)) => stream,
-            failed => {
-                let address = self.pool.endpoint.address;
-                let why = match failed {
-                    Ok(Err(error)) => error.to_string(),
-                    _ => format!("no answer within {timeout:?}"),
-                };
-                tracing::debug!(%address, why, "cannot connect");
+        let socket = match connected {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::debug!(%address, %error, "cannot connect");
                 Gauges::add(&gauges.connect_failures);
                 return self.close(&worker, Rejection::ConnectFailed);
             }
         };
         Gauges::add(&gauges.upstream_connections);
-        let (reader, writer) = stream.into_split();
+        let (reader, writer) = socket.into_halves();
         let link = Link::new(writer);
         // Cannot be set yet: only this task sets it.
         let _ = self.link.set(link.clone());
@@ -564,13 +560,4 @@ impl Call {
     pub(crate) fn conclude(&mut self, verdict: Verdict) {
         self.lease.conclude(verdict);
     }
-}
-
-async fn connect(address: std::net::SocketAddr) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    let socket = socket2::SockRef::from(&stream);
-    // A peer that vanished without a word is noticed also while data waits to be acknowledged.
-    socket.set_tcp_user_timeout(Some(Duration::from_secs(20)))?;
-    Ok(stream)
 }

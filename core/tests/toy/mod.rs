@@ -319,6 +319,7 @@ pub(crate) fn mess(spec: RoutingSpec) -> Mess {
     let workers = Workers::start(&mesh, 1).unwrap();
     let bound = workers
         .bind(ListenerSpec {
+            tls: None,
             name: "front".into(),
             address: "127.0.0.1:0".parse().unwrap(),
             protocols: vec![Arc::new(Toy)],

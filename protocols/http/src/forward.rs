@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use finback_core::driver::{Caller, Stream};
@@ -26,8 +25,6 @@ use crate::upgrade::{self, Wanted};
 
 /// A request's body is kept for another attempt up to this many bytes.
 const KEPT: usize = 64 * 1024;
-/// A connection that was idle for so long may have been closed by its peer just now.
-const STALE: Duration = Duration::from_secs(1);
 
 /// Passes one request on; always gives a response, if it is only ours.
 pub(crate) async fn forward(
@@ -71,7 +68,6 @@ async fn answer(
         stream: Some(stream),
         dialect,
         asked,
-        secure,
     };
     if let Some((rejection, why)) = fault {
         return call.reject_for(rejection, why);
@@ -134,7 +130,6 @@ struct Call<'a> {
     asked: Asked,
     /// The caller or the route bound it; else a body that moves may take its time.
     bounded: bool,
-    secure: bool,
 }
 
 /// What came of sending a request.
@@ -248,7 +243,8 @@ impl Call<'_> {
                 Some(same) => same,
                 None => {
                     let mut own = std::mem::replace(&mut head, Request::new(()).into_parts().0);
-                    headers::aim(&mut own, http2, false);
+                    let tls = lease.cluster().spec.policy.tls.is_some();
+                    headers::aim(&mut own, http2, tls);
                     if let Some(wanted) = &wanted {
                         wanted.ask(&mut own, self.caller.worker().chance());
                     }
@@ -363,8 +359,8 @@ impl Call<'_> {
             };
             match channel {
                 Channel::Single(mut sender, mut returned, idle) => {
-                    let stale = idle.is_some_and(|idle| idle > STALE);
-                    let spare = stale.then(|| repeated(&request)).flatten();
+                    // A connection that was used before may be closed by its peer just now.
+                    let spare = idle.then(|| repeated(&request)).flatten();
                     let sending = sender.try_send_request(*request);
                     let sent = self.await_head(sending, limit, upload).await;
                     match sent {
@@ -373,7 +369,7 @@ impl Call<'_> {
                             return Ok(Sent::Response(response, returned));
                         }
                         // The peer had closed it: another one, or a new one.
-                        Heard::Unsent(same) if idle.is_some() => request = same,
+                        Heard::Unsent(same) if idle => request = same,
                         Heard::Unsent(same) => return Ok(Sent::Unsent(same)),
                         Heard::Lost { .. } if spare.is_some() => {
                             request = Box::new(spare.expect("just looked at"));
@@ -439,7 +435,7 @@ impl Call<'_> {
         wanted: Option<Wanted>,
     ) -> Response<Payload> {
         let (mut head, body) = response.into_parts();
-        let mut stream = self.stream.take().expect("a call is ended once");
+        let stream = self.stream.take().expect("a call is ended once");
         headers::strip(&mut head.headers);
         headers::via(&mut head.headers, head.version);
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -466,7 +462,6 @@ impl Call<'_> {
         } else {
             Instant::now() + idle
         };
-        stream.add_request_bytes(0);
         let mut download = Download {
             stream,
             lease,
@@ -486,7 +481,6 @@ impl Call<'_> {
             let trailers = head.headers.clone();
             download.end(Some(&trailers));
         }
-        let _ = self.secure;
         Response::from_parts(head, Payload::Response(Box::new(download)))
     }
 }
@@ -500,11 +494,12 @@ enum Heard {
     Late,
 }
 
-/// A copy of a request that may be sent twice: a safe one with no body.
+/// A copy of a request that may be sent twice: an idempotent one with no body.
 fn repeated(request: &Request<Payload>) -> Option<Request<Payload>> {
+    // Idempotent ones (RFC 9110, section 9.2.2).
     let safe = matches!(
         *request.method(),
-        Method::GET | Method::HEAD | Method::OPTIONS
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
     );
     if !safe || !request.body().is_end_stream() {
         return None;

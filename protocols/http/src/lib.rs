@@ -8,7 +8,6 @@ mod body;
 mod dialect;
 mod forward;
 mod headers;
-mod io;
 mod pool;
 mod serve;
 mod treatment;
@@ -91,6 +90,10 @@ impl Http {
 impl Protocol for Http {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn application_protocols(&self) -> &'static [&'static [u8]] {
+        &[b"h2", b"http/1.1"]
     }
 
     fn sniff(&self, head: &[u8]) -> Sniff {

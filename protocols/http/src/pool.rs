@@ -9,12 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use finback_core::cluster::Cluster;
-use finback_core::driver::Worker;
+use finback_core::driver::{Worker, dial};
 use finback_core::mesh::{Gauges, Lease, Mesh};
 use finback_core::rejection::Rejection;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
@@ -83,8 +82,8 @@ struct Multiplexed {
 
 /// A connection with the right to send one request on it.
 pub(crate) enum Channel {
-    /// HTTP/1.1, and for how long it was idle; `None` if it is new.
-    Single(http1::SendRequest<Payload>, Returned, Option<Duration>),
+    /// HTTP/1.1, and whether it was used before.
+    Single(http1::SendRequest<Payload>, Returned, bool),
     /// HTTP/2.
     Shared(http2::SendRequest<Payload>, Returned),
 }
@@ -168,13 +167,6 @@ pub(crate) async fn channel(
     found.map_err(|_| Rejection::ConnectFailed)
 }
 
-async fn connect(lease: &Lease) -> std::io::Result<TcpStream> {
-    let limit = lease.cluster().spec.policy.connect_timeout;
-    let stream = tokio::time::timeout(limit, TcpStream::connect(lease.address())).await??;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
 async fn single(
     pools: &Pools,
     key: Key,
@@ -196,15 +188,15 @@ async fn single(
     loop {
         // The one used last is the least likely to be closed by its peer.
         let idle = single.idle.borrow_mut().pop();
-        let Some((mut sender, since)) = idle else {
+        let Some((mut sender, _)) = idle else {
             break;
         };
         if sender.ready().await.is_ok() {
             let returned = Returned(Place::Single(single, None));
-            return Ok(Channel::Single(sender, returned, Some(since.elapsed())));
+            return Ok(Channel::Single(sender, returned, true));
         }
     }
-    let stream = connect(lease).await?;
+    let stream = dial(lease.cluster(), lease.address(), Some(b"http/1.1")).await?;
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(HEAD)
         .handshake(TokioIo::new(stream))
@@ -217,7 +209,7 @@ async fn single(
         let _ = connection.with_upgrades().await;
     });
     let returned = Returned(Place::Single(single, None));
-    Ok(Channel::Single(sender, returned, None))
+    Ok(Channel::Single(sender, returned, false))
 }
 
 async fn shared(
@@ -282,7 +274,7 @@ async fn handshake(
     lease: &Lease,
     own: &Rc<Multiplexed>,
 ) -> std::io::Result<http2::SendRequest<Payload>> {
-    let stream = connect(lease).await?;
+    let stream = dial(lease.cluster(), lease.address(), Some(b"h2")).await?;
     let policy = &lease.cluster().spec.policy;
     let (sender, connection) = http2::Builder::new(Local)
         .timer(TokioTimer::new())

@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use finback_core::driver::{Caller, Connection, Worker};
+use finback_core::driver::{Caller, Connection, Socket, Worker};
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -20,7 +20,6 @@ use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 
 use crate::forward::forward;
-use crate::io::Rewound;
 use crate::pool::Local;
 use crate::{Http, PREFACE};
 
@@ -60,8 +59,7 @@ impl Drop for Working {
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(http: Arc<Http>, connection: Connection, worker: Rc<Worker>) {
-    let (caller, stream, prefix) = Caller::new(connection, worker);
-    let mut io = Rewound::new(prefix.into(), stream);
+    let (caller, mut io) = Caller::new(connection, worker);
     match begins_with_preface(&http, &caller, &mut io).await {
         Ok(true) => Box::pin(serve_http2(http, caller, io)).await,
         Ok(false) => serve_http1(http, caller, io).await,
@@ -71,7 +69,7 @@ pub(crate) async fn serve(http: Arc<Http>, connection: Connection, worker: Rc<Wo
 }
 
 /// Whether a connection begins as HTTP/2 does.
-async fn begins_with_preface(http: &Http, caller: &Caller, io: &mut Rewound) -> io::Result<bool> {
+async fn begins_with_preface(http: &Http, caller: &Caller, io: &mut Socket) -> io::Result<bool> {
     tokio::select! {
         first = tokio::time::timeout(http.config.idle, io.readable()) => first??,
         () = leave_quietly(caller) => return Err(io::ErrorKind::ConnectionAborted.into()),
@@ -100,7 +98,7 @@ async fn leave_quietly(caller: &Caller) {
     }
 }
 
-async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, mut io: Rewound) {
+async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, mut io: Socket) {
     // Since when an unfinished head lies there.
     let mut unfinished: Option<Instant> = None;
     loop {
@@ -132,15 +130,16 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, mut io: Rewound) {
 async fn awake(
     http: &Arc<Http>,
     caller: &Rc<Caller>,
-    io: Rewound,
+    io: Socket,
     head_timeout: Duration,
-) -> Option<(Rewound, Bytes)> {
+) -> Option<(Socket, Bytes)> {
+    let secure = io.is_secure();
     let busy = Rc::<Busy>::default();
     let service = service_fn(|request: Request<Incoming>| {
         let working = Working::new(&busy);
         let (http, caller) = (http.clone(), caller.clone());
         async move {
-            let response = forward(http, caller, request, false).await;
+            let response = forward(http, caller, request, secure).await;
             Ok::<_, Infallible>(response.map(|body| Guarded::new(body, working)))
         }
     });
@@ -202,9 +201,9 @@ async fn awake(
     }
 }
 
-type Awake<S> = http1::UpgradeableConnection<TokioIo<Rewound>, S>;
+type Awake<S> = http1::UpgradeableConnection<TokioIo<Socket>, S>;
 
-fn take<S, B>(connection: &mut std::pin::Pin<&mut Option<Awake<S>>>) -> Option<(Rewound, Bytes)>
+fn take<S, B>(connection: &mut std::pin::Pin<&mut Option<Awake<S>>>) -> Option<(Socket, Bytes)>
 where
     S: hyper::service::HttpService<Incoming, ResBody = B>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -216,13 +215,14 @@ where
     Some((parts.io.into_inner(), parts.read_buf))
 }
 
-async fn serve_http2(http: Arc<Http>, caller: Rc<Caller>, io: Rewound) {
+async fn serve_http2(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
+    let secure = io.is_secure();
     let busy = Rc::<Busy>::default();
     let service = service_fn(|request: Request<Incoming>| {
         let working = Working::new(&busy);
         let (http, caller) = (http.clone(), caller.clone());
         async move {
-            let response = forward(http, caller, request, false).await;
+            let response = forward(http, caller, request, secure).await;
             Ok::<_, Infallible>(response.map(|body| Guarded::new(body, working)))
         }
     });

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::path::Path;
 
 use finback_core::balance::{self, HashOn};
 use finback_core::cluster::{ClusterPolicy, ClusterSpec, Source};
@@ -11,6 +12,7 @@ use super::{Names, Result, address, known, layout, named, set, set_time};
 use crate::config::Wrong;
 use crate::config::file;
 use crate::config::units::{Pause, Percent, Placed};
+use crate::tls::ClientFiles;
 
 /// The weight of an endpoint that states none.
 const WEIGHT: u32 = 100;
@@ -19,7 +21,8 @@ pub(super) fn cluster_spec(
     name: &str,
     Placed { value, place }: Placed<file::Cluster>,
     names: &Names,
-) -> Result<ClusterSpec> {
+    folder: &Path,
+) -> Result<(ClusterSpec, Option<Placed<ClientFiles>>)> {
     let source = match (value.endpoints, value.discover) {
         (Some(endpoints), None) => Source::Listed(instances(endpoints)?),
         (
@@ -44,24 +47,34 @@ pub(super) fn cluster_spec(
             return Err(Wrong::at(place, message));
         }
     };
-    let policy = policy(file::Policy {
-        balance: value.balance,
-        connect_timeout: value.connect_timeout,
-        connections: value.connections,
-        heartbeat: value.heartbeat,
-        limits: value.limits,
-        outlier: value.outlier,
-        retry_budget: value.retry_budget,
-        http: value.http,
-    })?;
-    Ok(ClusterSpec {
+    let (policy, tls) = policy(
+        file::Policy {
+            balance: value.balance,
+            connect_timeout: value.connect_timeout,
+            connections: value.connections,
+            heartbeat: value.heartbeat,
+            limits: value.limits,
+            outlier: value.outlier,
+            retry_budget: value.retry_budget,
+            http: value.http,
+            tls: value.tls,
+        },
+        folder,
+    )?;
+    let spec = ClusterSpec {
         name: name.into(),
         source,
         policy,
-    })
+    };
+    Ok((spec, tls))
 }
 
-pub(super) fn policy(from: file::Policy) -> Result<ClusterPolicy> {
+/// A policy, and the files of its TLS, which are not read yet.
+pub(super) fn policy(
+    from: file::Policy,
+    folder: &Path,
+) -> Result<(ClusterPolicy, Option<Placed<ClientFiles>>)> {
+    let tls = from.tls.map(|tls| client_files(tls, folder)).transpose()?;
     let mut policy = ClusterPolicy::default();
     if let Some(balance) = from.balance {
         policy.balance = self::balance(balance)?;
@@ -101,7 +114,33 @@ pub(super) fn policy(from: file::Policy) -> Result<ClusterPolicy> {
         );
         set(&mut policy.panic_percent, percent(outlier.panic_percent));
     }
-    Ok(policy)
+    Ok((policy, tls))
+}
+
+fn client_files(
+    Placed { value, place }: Placed<file::ClusterTls>,
+    folder: &Path,
+) -> Result<Placed<ClientFiles>> {
+    let pair = match (value.certificate, value.key) {
+        (None, None) => None,
+        (Some(certificate), Some(key)) => Some((folder.join(certificate), folder.join(key))),
+        _ => return Err(Wrong::at(place, "`certificate` and `key` belong together")),
+    };
+    let server_name = match value.server_name {
+        None => None,
+        Some(name) => Some(name.clone().try_into().map_err(|_| {
+            Wrong::at(
+                place,
+                format!("`{name}` is no name that a certificate could be for"),
+            )
+        })?),
+    };
+    let value = ClientFiles {
+        authorities: value.ca.map(|ca| folder.join(ca)),
+        pair,
+        server_name,
+    };
+    Ok(Placed { value, place })
 }
 
 fn balance(Placed { value, place }: Placed<file::Balance>) -> Result<balance::Policy> {

@@ -70,8 +70,10 @@ fn conditions(when: file::Match) -> Result<route::Match> {
     for (name, condition) in when.attributes {
         attributes.push((name, text(condition)?));
     }
-    // HTTP's own parts are attributes too, by names that no header can have.
+    // Parts of HTTP and of TLS are attributes too, by names that no header can have.
     for (name, condition) in [
+        (":sni", when.sni),
+        (":identity", when.identity),
         (":authority", when.host),
         (":path", when.path),
         (":method", when.http_method),

@@ -120,9 +120,21 @@ function fetch2(url, method, own, body) {
   });
 }
 
+// A stream that was refused was not looked at, so it is asked for again (RFC 9113, section 8.7), as
+// every library above Node's bare http2 does; a GOAWAY may cross a request on its way.
+async function asked(url, method, own, body) {
+  try {
+    return await fetch2(url, method, own, body);
+  } catch (error) {
+    if (!/REFUSED_STREAM/.test(error.message)) throw error;
+    sessions.delete(new URL(url).origin);
+    return fetch2(url, method, own, body);
+  }
+}
+
 function fetch(fields) {
   const body = fields.length ? Buffer.alloc(Number(fields.length), 'y') : fields.body;
-  const call = fields.version === '2' ? fetch2 : fetch1;
+  const call = fields.version === '2' ? asked : fetch1;
   return call(fields.url, fields.method || 'GET', headers(fields), body);
 }
 

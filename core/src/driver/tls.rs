@@ -1,0 +1,156 @@
+//! TLS on either side of a connection. Keys and certificates are read by whoever makes these.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+use super::socket::Socket;
+
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// The first byte of a TLS connection: a handshake record (RFC 8446, section 5.1).
+pub(crate) const FIRST: u8 = 0x16;
+
+/// Reads the identity in a peer's certificate.
+pub type Identify = fn(&CertificateDer<'_>) -> Option<String>;
+
+/// TLS as a listener speaks it. What it holds may be replaced while connections live.
+pub struct ServerTls {
+    config: ArcSwap<ServerConfig>,
+    /// Connections without TLS are served too.
+    plain: bool,
+    identify: Identify,
+}
+
+impl ServerTls {
+    /// With these keys; `plain` serves connections without TLS on the same port.
+    #[must_use]
+    pub fn new(config: ServerConfig, plain: bool, identify: Identify) -> Arc<Self> {
+        Arc::new(Self {
+            config: ArcSwap::from_pointee(config),
+            plain,
+            identify,
+        })
+    }
+
+    /// Puts other keys in force for connections to come.
+    pub fn replace(&self, config: ServerConfig) {
+        self.config.store(Arc::new(config));
+    }
+
+    pub(crate) fn serves_plain(&self) -> bool {
+        self.plain
+    }
+
+    pub(crate) async fn accept(&self, socket: Socket) -> io::Result<(Socket, Transport)> {
+        let acceptor = TlsAcceptor::from(self.config.load_full());
+        let accepting = acceptor.accept(socket.into_rewound()?);
+        let stream = tokio::time::timeout(HANDSHAKE, accepting).await??;
+        let (_, state) = stream.get_ref();
+        let certificate = state.peer_certificates().and_then(<[_]>::first);
+        let transport = Transport {
+            server_name: state.server_name().map(Into::into),
+            identity: certificate
+                .and_then(|own| (self.identify)(own))
+                .map(Into::into),
+        };
+        Ok((Socket::tls(TlsStream::Server(stream)), transport))
+    }
+}
+
+/// What a connection's TLS tells about its client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Transport {
+    server_name: Option<Box<str>>,
+    identity: Option<Box<str>>,
+}
+
+impl Transport {
+    /// What routes know it by: `:sni` and `:identity`.
+    pub(crate) fn attribute(&self, name: &str) -> Option<&str> {
+        match name {
+            ":sni" => self.server_name.as_deref(),
+            ":identity" => self.identity.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Whether an attribute is one of a connection, not of a call.
+    pub(crate) fn names(name: &str) -> bool {
+        matches!(name, ":sni" | ":identity")
+    }
+}
+
+/// TLS as endpoints of a cluster are spoken to.
+pub struct ClientTls {
+    config: Arc<ClientConfig>,
+    http1: Arc<ClientConfig>,
+    http2: Arc<ClientConfig>,
+    /// Whose certificate is expected; `None` expects the endpoint's address in it.
+    server_name: Option<ServerName<'static>>,
+    /// What it was made from, so that a change is noticed.
+    settings: Arc<str>,
+}
+
+impl ClientTls {
+    /// With these authorities and keys. Two of the same `settings` are the same.
+    #[must_use]
+    pub fn new(
+        config: ClientConfig,
+        server_name: Option<ServerName<'static>>,
+        settings: Arc<str>,
+    ) -> Arc<Self> {
+        let speaking = |application: &[u8]| {
+            let mut own = config.clone();
+            own.alpn_protocols = vec![application.to_vec()];
+            Arc::new(own)
+        };
+        Arc::new(Self {
+            http1: speaking(b"http/1.1"),
+            http2: speaking(b"h2"),
+            config: Arc::new(config),
+            server_name,
+            settings,
+        })
+    }
+
+    pub(crate) async fn connect(
+        &self,
+        socket: Socket,
+        address: SocketAddr,
+        application: Option<&'static [u8]>,
+    ) -> io::Result<Socket> {
+        let config = match application {
+            Some(b"h2") => &self.http2,
+            Some(_) => &self.http1,
+            None => &self.config,
+        };
+        let name = match &self.server_name {
+            Some(name) => name.clone(),
+            None => ServerName::IpAddress(address.ip().into()),
+        };
+        let connector = TlsConnector::from(config.clone());
+        let stream = connector.connect(name, socket.into_rewound()?).await?;
+        Ok(Socket::tls(TlsStream::Client(stream)))
+    }
+}
+
+impl PartialEq for ClientTls {
+    fn eq(&self, other: &Self) -> bool {
+        self.settings == other.settings
+    }
+}
+
+impl fmt::Debug for ClientTls {
+    /// Never shows a key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientTls").finish_non_exhaustive()
+    }
+}
