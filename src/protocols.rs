@@ -13,6 +13,8 @@ pub struct Settings {
     pub max_frame: Option<usize>,
     /// The service as which calls are routed whose serialization cannot be read.
     pub opaque_service: Option<String>,
+    /// What `auto` does not know is passed through as TCP.
+    pub tcp_fallback: bool,
 }
 
 /// One protocol as the binary knows it.
@@ -38,6 +40,12 @@ const ENTRIES: &[Entry] = &[
         name: finback_http::NAME,
         layout: "spring",
         make: http,
+    },
+    // It claims everything, so it comes last, and only where it is asked for.
+    Entry {
+        name: finback_tcp::NAME,
+        layout: "native",
+        make: |_| Arc::new(finback_tcp::Tcp),
     },
 ];
 
@@ -79,7 +87,10 @@ pub fn names() -> Vec<&'static str> {
 pub fn named(name: &str, settings: &Settings) -> Option<Vec<Arc<dyn Protocol>>> {
     let chosen: Vec<_> = ENTRIES
         .iter()
-        .filter(|entry| name == "auto" || entry.name == name)
+        .filter(|entry| match entry.name {
+            finback_tcp::NAME => name == finback_tcp::NAME || settings.tcp_fallback,
+            own => name == "auto" || name == own,
+        })
         .map(|entry| (entry.make)(settings))
         .collect();
     (!chosen.is_empty()).then_some(chosen)

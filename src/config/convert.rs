@@ -113,6 +113,9 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
     })
 }
 
+/// The files of each listener's TLS.
+type ListenerFiles = Vec<Option<Placed<ServerFiles>>>;
+
 /// The names that other parts of the file may refer to.
 struct Names {
     registries: Vec<String>,
@@ -190,7 +193,7 @@ fn listeners(
     max_frame: Option<usize>,
     names: &Names,
     folder: &Path,
-) -> Result<(Vec<ListenerSpec>, Vec<Option<Placed<ServerFiles>>>)> {
+) -> Result<(Vec<ListenerSpec>, ListenerFiles)> {
     if listeners.value.is_empty() {
         let message = "without a listener nothing would ever come in; write one";
         return Err(Wrong::at(listeners.place, message));
@@ -223,7 +226,16 @@ fn listener_spec(
 ) -> Result<(ListenerSpec, Option<Placed<ServerFiles>>)> {
     let address = address(&from.address.value, from.address.place)?;
     known(&names.tables, "route table", &from.routes)?;
+    let auto = from.protocol.as_ref().is_none_or(|own| own.value == "auto");
+    let tcp_fallback = match from.tcp_fallback {
+        Some(Placed { value: true, place }) if !auto => {
+            let message = "`tcp_fallback` is for `protocol: auto`; take one of them away";
+            return Err(Wrong::at(place, message));
+        }
+        given => given.is_some_and(|given| given.value),
+    };
     let settings = protocols::Settings {
+        tcp_fallback,
         max_frame,
         opaque_service: from.opaque_service,
     };

@@ -251,8 +251,12 @@ pub struct Listener {
     pub name: Option<String>,
     /// Where to listen, such as `0.0.0.0:12220`; port 0 takes a free one.
     pub address: Placed<String>,
-    /// `bolt`, `dubbo`, `http`, or `auto` to tell by a connection's first bytes. Default: auto.
+    /// `bolt`, `dubbo`, `http`, `tcp`, or `auto` to tell by a connection's first bytes. Default: auto.
     pub protocol: Option<Placed<String>>,
+    /// With `auto`: whether what is none of its protocols is passed through as TCP, to where
+    /// routes for `tcp` lead. Default: false.
+    #[serde(default)]
+    pub tcp_fallback: Option<Placed<bool>>,
     /// The route table for its calls.
     pub routes: Placed<String>,
     /// TLS, if it is spoken there.

@@ -16,4 +16,5 @@ mod lifecycle;
 mod registries;
 mod reload;
 mod support;
+mod tcp;
 mod tls;

@@ -167,8 +167,9 @@ fn attribute<'a>(
     attributes: &mut dyn FnMut(&str) -> Option<String>,
     name: &str,
 ) -> Option<Cow<'a, str>> {
-    if Transport::names(name) {
-        return transport?.attribute(name).map(Cow::Borrowed);
+    // Where TLS is not ours to open, the protocol may know what it asks for.
+    if let Some(found) = transport.and_then(|transport| transport.attribute(name)) {
+        return Some(Cow::Borrowed(found));
     }
     attributes(name).map(Cow::Owned)
 }

@@ -243,7 +243,8 @@ impl Worker {
 
     // === Buffers ===
 
-    pub(crate) fn take_scratch(&self) -> Vec<u8> {
+    /// The worker's buffer for reading, until it is returned: nobody else reads meanwhile.
+    pub fn take_scratch(&self) -> Vec<u8> {
         let mut scratch = self.scratch.take();
         if scratch.is_empty() {
             scratch = vec![0; SCRATCH];
@@ -251,7 +252,8 @@ impl Worker {
         scratch
     }
 
-    pub(crate) fn return_scratch(&self, scratch: Vec<u8>) {
+    /// Gives the buffer back.
+    pub fn return_scratch(&self, scratch: Vec<u8>) {
         self.scratch.replace(scratch);
     }
 

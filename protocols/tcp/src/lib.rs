@@ -1,0 +1,136 @@
+//! TCP passed through: for protocols that nobody here speaks, and for TLS that is not ours to open.
+//!
+//! A connection is one call: its service is the server name in its TLS, if it begins with TLS, else
+//! `(tcp)`. A session owns its upstream connection; both ends are closed as the other is.
+
+mod hello;
+mod relay;
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use finback_core::driver::{Caller, Connection, Socket, Stream, Worker, dial};
+use finback_core::frame::{Metadata, Outcome};
+use finback_core::mesh::{Lease, Verdict};
+use finback_core::protocol::{Protocol, Served, Sniff};
+use finback_core::rejection::Rejection;
+use tokio::io::AsyncReadExt;
+use tokio::time::{Instant, timeout_at};
+
+/// The protocol's name.
+pub const NAME: &str = "tcp";
+/// The service of connections that name none.
+const UNNAMED: &str = "(tcp)";
+/// How long a client may take to say whom it wants, once it has begun.
+const HELLO: Duration = Duration::from_secs(5);
+/// A client that says nothing is taken for one whose server speaks first.
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// TCP.
+pub struct Tcp;
+
+impl Protocol for Tcp {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn sniff(&self, _: &[u8]) -> Sniff {
+        Sniff::Match
+    }
+
+    fn serve(self: Arc<Self>, connection: Connection, worker: Rc<Worker>) -> Served {
+        Box::pin(serve(connection, worker))
+    }
+}
+
+async fn serve(connection: Connection, worker: Rc<Worker>) {
+    let (caller, mut client) = Caller::new(connection, worker);
+    let opened = tokio::select! {
+        opened = open(&caller, &mut client) => opened,
+        () = caller.cut() => return,
+    };
+    let Some((mut stream, mut lease, mut endpoint)) = opened else {
+        return;
+    };
+    let carried = tokio::select! {
+        carried = relay::relay(caller.worker(), &mut client, &mut endpoint) => carried,
+        () = caller.cut() => {
+            stream.rejected(Rejection::Draining);
+            return;
+        }
+    };
+    stream.add_request_bytes(carried.up);
+    if carried.broken && carried.down == 0 && carried.up > 0 {
+        // It took what the client said and ended without a word.
+        lease.went(Verdict::Bad);
+        stream.answered(Outcome::Failed, 0);
+    } else {
+        lease.went(Verdict::Good);
+        stream.answered(Outcome::Success, carried.down);
+    }
+}
+
+/// Finds out whom a client wants, and connects to an endpoint of it.
+async fn open(caller: &Rc<Caller>, client: &mut Socket) -> Option<(Stream, Lease, Socket)> {
+    let name = server_name(client).await.ok()?;
+    let metadata = Metadata {
+        service: Cow::Borrowed(name.as_deref().unwrap_or(UNNAMED)),
+        ..Metadata::default()
+    };
+    let mut attributes = |asked: &str| match asked {
+        ":sni" => name.clone(),
+        _ => None,
+    };
+    let (mut stream, routed) = caller.open(NAME, &metadata, 0, &mut attributes);
+    let refuse = |stream: &mut Stream, rejection| {
+        let why = stream.rejected(rejection);
+        tracing::info!(source = %caller.peer(), why, "connection closed");
+        None
+    };
+    if let Err(rejection) = routed {
+        return refuse(&mut stream, rejection);
+    }
+    loop {
+        let mut lease = match stream.attempt(&mut attributes).await {
+            Ok(lease) => lease,
+            Err(rejection) => return refuse(&mut stream, rejection),
+        };
+        match Box::pin(dial(lease.cluster(), lease.address(), None)).await {
+            Ok(endpoint) => return Some((stream, lease, endpoint)),
+            Err(error) => {
+                tracing::debug!(endpoint = %lease.address(), %error, "cannot connect");
+                lease.went(Verdict::Bad);
+                drop(lease);
+                if !stream.may_retry(false, false) {
+                    return refuse(&mut stream, Rejection::ConnectFailed);
+                }
+            }
+        }
+    }
+}
+
+/// The server name in a client's TLS, if it begins with TLS. What was read stays to be passed on.
+async fn server_name(client: &mut Socket) -> std::io::Result<Option<String>> {
+    if tokio::time::timeout(SILENCE, client.readable())
+        .await
+        .is_err()
+    {
+        return Ok(None);
+    }
+    let deadline = Instant::now() + HELLO;
+    let mut head = BytesMut::with_capacity(1024);
+    let name = loop {
+        let read = timeout_at(deadline, client.read_buf(&mut head)).await??;
+        match hello::server_name(&head) {
+            hello::Found::Name(name) => break Some(name),
+            hello::Found::Nothing => break None,
+            hello::Found::Undecided if read == 0 => break None,
+            hello::Found::Undecided => {}
+        }
+    };
+    client.unread(Bytes::from(head));
+    Ok(name)
+}

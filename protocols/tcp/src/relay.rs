@@ -1,0 +1,139 @@
+//! Bytes carried both ways.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BytesMut};
+use finback_core::driver::{Socket, Worker};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Reads in one direction per turn, so that one busy session cannot keep others waiting.
+const READS_PER_TURN: usize = 4;
+
+/// What was carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Carried {
+    /// From the client.
+    pub(crate) up: u64,
+    /// To the client.
+    pub(crate) down: u64,
+    /// It ended by an error of either side.
+    pub(crate) broken: bool,
+}
+
+/// One direction. A buffer is held only while the receiver takes less than the sender sends; the
+/// sender is not read meanwhile.
+#[derive(Default)]
+struct Lane {
+    left: BytesMut,
+    carried: u64,
+    ended: bool,
+    closed: bool,
+}
+
+impl Lane {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &Worker,
+        from: &mut Socket,
+        to: &mut Socket,
+    ) -> Poll<std::io::Result<()>> {
+        let mut turns = 0;
+        loop {
+            while !self.left.is_empty() {
+                match Pin::new(&mut *to).poll_write(cx, &self.left)? {
+                    Poll::Ready(0) => {
+                        return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
+                    }
+                    Poll::Ready(written) => self.left.advance(written),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            if self.left.capacity() > 0 {
+                self.left = BytesMut::new();
+            }
+            if self.ended {
+                if !self.closed {
+                    let closed = Pin::new(&mut *to).poll_shutdown(cx);
+                    if closed.is_pending() {
+                        return Poll::Pending;
+                    }
+                    self.closed = true;
+                }
+                return Poll::Ready(Ok(()));
+            }
+            if turns == READS_PER_TURN {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            turns += 1;
+            let mut scratch = worker.take_scratch();
+            let moved = self.carry(cx, &mut scratch, from, to);
+            worker.return_scratch(scratch);
+            match moved {
+                Poll::Ready(moved) => moved?,
+                Poll::Pending => {
+                    // Under TLS, what was written may still wait in a record.
+                    let _ = Pin::new(&mut *to).poll_flush(cx)?;
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// Reads once and writes what it can; the rest is kept.
+    fn carry(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+        from: &mut Socket,
+        to: &mut Socket,
+    ) -> Poll<std::io::Result<()>> {
+        let mut buffer = ReadBuf::new(scratch);
+        match Pin::new(from).poll_read(cx, &mut buffer)? {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(()) => {}
+        }
+        let mut rest = buffer.filled();
+        self.ended = rest.is_empty();
+        self.carried += rest.len() as u64;
+        while !rest.is_empty() {
+            match Pin::new(&mut *to).poll_write(cx, rest)? {
+                Poll::Ready(0) => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
+                Poll::Ready(written) => rest = &rest[written..],
+                Poll::Pending => {
+                    self.left.extend_from_slice(rest);
+                    break;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Carries bytes both ways until both sides have ended, or one breaks.
+pub(crate) async fn relay(
+    worker: &Rc<Worker>,
+    client: &mut Socket,
+    endpoint: &mut Socket,
+) -> Carried {
+    let (mut up, mut down) = (Lane::default(), Lane::default());
+    let ended = poll_fn(|cx| {
+        let first = up.poll(cx, worker, client, endpoint);
+        let second = down.poll(cx, worker, endpoint, client);
+        match (first, second) {
+            (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
+            _ => Poll::Pending,
+        }
+    })
+    .await;
+    Carried {
+        up: up.carried,
+        down: down.carried,
+        broken: ended.is_err(),
+    }
+}
