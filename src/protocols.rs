@@ -96,6 +96,15 @@ pub fn named(name: &str, settings: &Settings) -> Option<Vec<Arc<dyn Protocol>>> 
     (!chosen.is_empty()).then_some(chosen)
 }
 
+/// What the protocols are called in TLS's negotiation of application protocols.
+#[must_use]
+pub fn applications() -> Vec<&'static [u8]> {
+    let made = ENTRIES.iter().map(|own| (own.make)(&Settings::default()));
+    made.flat_map(|own| own.application_protocols())
+        .copied()
+        .collect()
+}
+
 /// The layout of each protocol's services.
 #[must_use]
 pub fn layouts() -> HashMap<&'static str, Arc<str>> {

@@ -15,6 +15,8 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::protocols;
+
 /// How often certificate files are looked at.
 const WATCH: Duration = Duration::from_secs(1);
 /// How the identities of workloads begin (SPIFFE ID, section 2).
@@ -155,7 +157,9 @@ impl ClientFiles {
             }
         };
         let settings = format!("{self:?}").into();
-        Ok(ClientTls::new(config, self.server_name.clone(), settings))
+        let applications = protocols::applications();
+        let name = self.server_name.clone();
+        Ok(ClientTls::new(config, &applications, name, settings))
     }
 }
 

@@ -91,8 +91,8 @@ impl Transport {
 /// TLS as endpoints of a cluster are spoken to.
 pub struct ClientTls {
     config: Arc<ClientConfig>,
-    http1: Arc<ClientConfig>,
-    http2: Arc<ClientConfig>,
+    /// The same for one application protocol each.
+    speaking: Vec<(&'static [u8], Arc<ClientConfig>)>,
     /// Whose certificate is expected; `None` expects the endpoint's address in it.
     server_name: Option<ServerName<'static>>,
     /// What it was made from, so that a change is noticed.
@@ -100,21 +100,22 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
-    /// With these authorities and keys. Two of the same `settings` are the same.
+    /// With these authorities and keys; `applications` are the application protocols that may be
+    /// asked for. Two of the same `settings` are the same.
     #[must_use]
     pub fn new(
         config: ClientConfig,
+        applications: &[&'static [u8]],
         server_name: Option<ServerName<'static>>,
         settings: Arc<str>,
     ) -> Arc<Self> {
-        let speaking = |application: &[u8]| {
+        let speaking = |application: &&'static [u8]| {
             let mut own = config.clone();
             own.alpn_protocols = vec![application.to_vec()];
-            Arc::new(own)
+            (*application, Arc::new(own))
         };
         Arc::new(Self {
-            http1: speaking(b"http/1.1"),
-            http2: speaking(b"h2"),
+            speaking: applications.iter().map(speaking).collect(),
             config: Arc::new(config),
             server_name,
             settings,
@@ -127,11 +128,11 @@ impl ClientTls {
         address: SocketAddr,
         application: Option<&'static [u8]>,
     ) -> io::Result<Socket> {
-        let config = match application {
-            Some(b"h2") => &self.http2,
-            Some(_) => &self.http1,
-            None => &self.config,
-        };
+        let asked = application.and_then(|asked| {
+            let mut all = self.speaking.iter();
+            all.find_map(|(own, config)| (*own == asked).then_some(config))
+        });
+        let config = asked.unwrap_or(&self.config);
         let name = match &self.server_name {
             Some(name) => name.clone(),
             None => ServerName::IpAddress(address.ip().into()),
