@@ -2,9 +2,9 @@
 
 .PHONY: demo test packages peers check
 
-# The mesh at work: stand-in services, callers and the proxy in one process.
+# The mesh at work: stand-in services, callers and the proxy in one process. DEMO takes options, such as --once.
 demo: packages
-	cargo run --profile quick -- demo
+	cargo run --profile quick -- demo $(DEMO)
 
 # Every test: units, laws, properties, and end to end with third-party clients and servers.
 test: packages peers

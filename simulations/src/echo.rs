@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::speech::{Kind, Speech, TOKEN, Template};
+use crate::speech::{Kind, Protocol, Speech, TOKEN, Template};
+use crate::web;
 
 /// What goes wrong on purpose.
 #[derive(Clone, Debug, Default)]
@@ -24,7 +25,14 @@ pub struct Faults {
 ///
 /// # Errors
 /// If the listener breaks.
-pub async fn serve(listener: TcpListener, speech: Speech, faults: Faults) -> io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    protocol: impl Into<Protocol>,
+    faults: Faults,
+) -> io::Result<()> {
+    let Some(speech) = protocol.into().framed() else {
+        return web::serve(listener, faults).await;
+    };
     let response = Arc::new(speech.response());
     loop {
         let (stream, _) = listener.accept().await?;
@@ -53,6 +61,11 @@ async fn answer(
             match kind {
                 Kind::Request => {
                     calls += 1;
+                    if speech == Speech::Bytes {
+                        out.extend_from_slice(frame);
+                        at += len;
+                        continue;
+                    }
                     let token = speech.token(frame).copied().unwrap_or([b'?'; TOKEN]);
                     response.put(id, &token, &mut out);
                 }

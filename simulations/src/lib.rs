@@ -6,3 +6,4 @@ pub mod load;
 mod process;
 pub mod registries;
 pub mod speech;
+pub mod web;

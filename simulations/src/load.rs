@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,13 +12,16 @@ use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::speech::{Kind, Speech, TOKEN, Template};
+use crate::speech::{Kind, Protocol, Speech, TOKEN, Template};
+use crate::web;
 
 /// What to send where.
 #[derive(Clone, Debug)]
 pub struct Load {
     /// The protocol.
-    pub speech: Speech,
+    pub protocol: Protocol,
+    /// Bytes of a message, where that can be chosen.
+    pub size: usize,
     /// Whom to call.
     pub target: SocketAddr,
     /// Connections.
@@ -69,27 +73,35 @@ pub async fn run(load: &Load, progress: &Arc<Progress>) -> io::Result<Summary> {
         };
         Box::pin(run(&warm_up, &Arc::default())).await?;
     }
-    let times = Arc::new(Mutex::new(new_histogram()));
+    let all = Arc::new(Mutex::new(Tally::default()));
     let began = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..load.connections {
         let share = share(load.count, load.connections as u64, number as u64);
-        let (load, progress, times) = (load.clone(), progress.clone(), times.clone());
+        let (load, progress, all) = (load.clone(), progress.clone(), all.clone());
         tasks.spawn(async move {
-            let mut caller = Caller::connect(&load, number).await?;
-            caller.run(share, &progress).await?;
-            let mut all = times.lock().unwrap_or_else(PoisonError::into_inner);
-            // Histograms of the same shape always add up.
-            let _ = all.add(&caller.times);
-            Ok::<u64, io::Error>(caller.errors)
+            let tally = match load.protocol.framed() {
+                Some(speech) => {
+                    let mut caller = Caller::connect(&load, speech, number).await?;
+                    caller.run(share, &progress).await?;
+                    caller.tally
+                }
+                None => {
+                    let grpc = load.protocol == Protocol::Grpc;
+                    web::calls(&load, grpc, number, share, &progress).await?
+                }
+            };
+            let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+            all.join(&tally);
+            Ok::<_, io::Error>(())
         });
     }
-    let mut errors = 0;
     while let Some(ended) = tasks.join_next().await {
-        errors += ended.map_err(io::Error::other)??;
+        ended.map_err(io::Error::other)??;
     }
     let took = began.elapsed();
-    let times = times.lock().unwrap_or_else(PoisonError::into_inner);
+    let all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    let (times, errors) = (&all.times, all.errors);
     Ok(Summary {
         calls: times.len(),
         errors,
@@ -99,42 +111,93 @@ pub async fn run(load: &Load, progress: &Arc<Progress>) -> io::Result<Summary> {
     })
 }
 
-/// Opens connections, makes one call on each, and gives them back open.
+/// A connection that is held open.
+pub struct Held {
+    _connection: Connection,
+}
+
+enum Connection {
+    Framed(#[expect(dead_code, reason = "it is held, nothing more")] TcpStream),
+    Web(#[expect(dead_code, reason = "it is held, nothing more")] web::Sender),
+}
+
+/// Opens connections, makes one call on each, and gives them back open. `certificate` is the one
+/// that a server under TLS shows (HTTP and gRPC only).
 ///
 /// # Errors
 /// If one cannot be made or is not answered.
 pub async fn hold(
-    speech: Speech,
+    protocol: Protocol,
     target: SocketAddr,
     connections: usize,
-) -> io::Result<Vec<TcpStream>> {
-    let patience = Duration::from_secs(10);
+    certificate: Option<&Path>,
+) -> anyhow::Result<Vec<Held>> {
+    let tls = certificate.map(web::trusting).transpose()?;
     let load = Load {
-        speech,
+        protocol,
+        size: 0,
         target,
         connections,
         in_flight: 1,
         count: 1,
         warm_up: 0,
-        patience,
+        patience: Duration::from_secs(10),
     };
     let mut held = Vec::with_capacity(connections);
     for number in 0..connections {
-        let mut caller = Caller::connect(&load, number).await?;
-        caller.run(1, &Progress::default()).await?;
-        if caller.errors > 0 {
-            return Err(io::Error::other("a call was answered wrongly"));
-        }
-        held.push(caller.stream);
+        let connection = match protocol.framed() {
+            None => {
+                let grpc = protocol == Protocol::Grpc;
+                Connection::Web(web::held(target, grpc, tls.as_ref()).await?)
+            }
+            Some(speech) => {
+                let mut caller = Caller::connect(&load, speech, number).await?;
+                caller.run(1, &Progress::default()).await?;
+                if caller.tally.errors > 0 {
+                    anyhow::bail!("a call was answered wrongly");
+                }
+                Connection::Framed(caller.stream)
+            }
+        };
+        held.push(Held {
+            _connection: connection,
+        });
     }
     Ok(held)
 }
 
-fn new_histogram() -> Histogram<u64> {
-    let mut histogram = Histogram::new_with_bounds(1, 60_000_000, 3)
-        .unwrap_or_else(|_| unreachable!("the bounds are in order"));
-    histogram.auto(true);
-    histogram
+/// What came of some calls.
+pub(crate) struct Tally {
+    times: Histogram<u64>,
+    errors: u64,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        let mut times = Histogram::new_with_bounds(1, 60_000_000, 3)
+            .unwrap_or_else(|_| unreachable!("the bounds are in order"));
+        times.auto(true);
+        Self { times, errors: 0 }
+    }
+}
+
+impl Tally {
+    /// Counts a call that was answered after so long, rightly or not.
+    pub(crate) fn add(&mut self, took: Duration, right: bool, progress: &Progress) {
+        if !right {
+            self.errors += 1;
+            progress.errors.fetch_add(1, Relaxed);
+        }
+        progress.calls.fetch_add(1, Relaxed);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.times.saturating_record(micros.max(1));
+    }
+
+    pub(crate) fn join(&mut self, other: &Self) {
+        // Histograms of the same shape always add up.
+        let _ = self.times.add(&other.times);
+        self.errors += other.errors;
+    }
 }
 
 /// The calls of one of several connections.
@@ -153,26 +216,24 @@ struct Caller {
     tokens: Vec<[u8; TOKEN]>,
     serial: u64,
     number: usize,
-    times: Histogram<u64>,
-    errors: u64,
+    tally: Tally,
 }
 
 impl Caller {
-    async fn connect(load: &Load, number: usize) -> io::Result<Self> {
+    async fn connect(load: &Load, speech: Speech, number: usize) -> io::Result<Self> {
         let stream = TcpStream::connect(load.target).await?;
         stream.set_nodelay(true)?;
         Ok(Self {
             stream,
-            speech: load.speech,
-            request: load.speech.request(),
+            speech,
+            request: speech.request(load.size),
             in_flight: load.in_flight,
             patience: load.patience,
             sent: vec![Instant::now(); load.in_flight],
             tokens: vec![[0; TOKEN]; load.in_flight],
             serial: 0,
             number,
-            times: new_histogram(),
-            errors: 0,
+            tally: Tally::default(),
         })
     }
 
@@ -201,10 +262,14 @@ impl Caller {
             while let Some((len, id, kind)) = self.speech.split(&received[at..]) {
                 let frame = &received[at..at + len];
                 at += len;
-                if !matches!(kind, Kind::Success | Kind::Failure) {
+                let answer = match self.speech {
+                    Speech::Bytes => Kind::Success,
+                    _ => kind,
+                };
+                if !matches!(answer, Kind::Success | Kind::Failure) {
                     continue;
                 }
-                let id = self.check(frame, id, kind, now, progress)?;
+                let id = self.check(frame, id, answer, now, progress)?;
                 waiting = waiting
                     .checked_sub(1)
                     .ok_or_else(|| io::Error::other("more answers than calls"))?;
@@ -242,13 +307,7 @@ impl Caller {
         let id = usize::try_from(id).ok().filter(|id| *id < self.in_flight);
         let id = id.ok_or_else(|| io::Error::other("an answer to nothing that was asked"))?;
         let right = kind == Kind::Success && self.speech.token(frame) == Some(&self.tokens[id]);
-        if !right {
-            self.errors += 1;
-            progress.errors.fetch_add(1, Relaxed);
-        }
-        progress.calls.fetch_add(1, Relaxed);
-        let micros = u64::try_from((now - self.sent[id]).as_micros()).unwrap_or(u64::MAX);
-        self.times.saturating_record(micros.max(1));
+        self.tally.add(now - self.sent[id], right, progress);
         Ok(id)
     }
 }
@@ -262,12 +321,19 @@ mod tests {
 
     #[tokio::test]
     async fn every_call_comes_back_right_and_faults_show() {
-        for speech in [Speech::Bolt, Speech::Dubbo] {
+        for protocol in [
+            Protocol::Bolt,
+            Protocol::Dubbo,
+            Protocol::Bytes,
+            Protocol::Http,
+            Protocol::Grpc,
+        ] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let target = listener.local_addr().unwrap();
-            let server = tokio::spawn(echo::serve(listener, speech, Faults::default()));
+            let server = tokio::spawn(echo::serve(listener, protocol, Faults::default()));
             let load = Load {
-                speech,
+                protocol,
+                size: 100,
                 target,
                 connections: 3,
                 in_flight: 7,
@@ -276,7 +342,7 @@ mod tests {
                 patience: Duration::from_secs(5),
             };
             let summary = run(&load, &Arc::default()).await.unwrap();
-            assert_eq!((summary.calls, summary.errors), (1000, 0), "{speech:?}");
+            assert_eq!((summary.calls, summary.errors), (1000, 0), "{protocol:?}");
             server.abort();
 
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -285,7 +351,7 @@ mod tests {
                 reset_after: 10,
                 ..Faults::default()
             };
-            tokio::spawn(echo::serve(listener, speech, faults));
+            tokio::spawn(echo::serve(listener, protocol, faults));
             let load = Load {
                 target,
                 warm_up: 0,

@@ -16,11 +16,63 @@ pub const METHOD: &str = "queryOrder";
 
 /// A protocol that can be spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Protocol {
+    /// SOFA-RPC's Bolt.
+    Bolt,
+    /// Dubbo 2.
+    Dubbo,
+    /// HTTP/1.1.
+    Http,
+    /// gRPC without TLS.
+    Grpc,
+    /// Messages of no protocol.
+    Bytes,
+}
+
+impl Protocol {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bolt => Speech::Bolt.name(),
+            Self::Dubbo => Speech::Dubbo.name(),
+            Self::Http => "http",
+            Self::Grpc => "grpc",
+            Self::Bytes => Speech::Bytes.name(),
+        }
+    }
+
+    /// How it is framed, if its frames can each be understood alone.
+    #[must_use]
+    pub fn framed(self) -> Option<Speech> {
+        match self {
+            Self::Bolt => Some(Speech::Bolt),
+            Self::Dubbo => Some(Speech::Dubbo),
+            Self::Bytes => Some(Speech::Bytes),
+            Self::Http | Self::Grpc => None,
+        }
+    }
+}
+
+impl From<Speech> for Protocol {
+    fn from(speech: Speech) -> Self {
+        match speech {
+            Speech::Bolt => Self::Bolt,
+            Speech::Dubbo => Self::Dubbo,
+            Speech::Bytes => Self::Bytes,
+        }
+    }
+}
+
+/// A protocol of frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speech {
     /// SOFA-RPC's Bolt v1 with hessian 3.x bodies.
     Bolt,
     /// Dubbo 2 with hessian2 bodies.
     Dubbo,
+    /// A length, an id, a token and padding: something for whoever reads nothing.
+    Bytes,
 }
 
 /// What a whole frame is.
@@ -91,15 +143,17 @@ impl Speech {
         match self {
             Self::Bolt => "bolt",
             Self::Dubbo => "dubbo",
+            Self::Bytes => "bytes",
         }
     }
 
-    /// The call.
+    /// The call; of `size` bytes where that can be chosen.
     #[must_use]
-    pub fn request(self) -> Template {
+    pub fn request(self, size: usize) -> Template {
         match self {
             Self::Bolt => bolt_request(),
             Self::Dubbo => dubbo_request(),
+            Self::Bytes => padded(size),
         }
     }
 
@@ -109,6 +163,8 @@ impl Speech {
         match self {
             Self::Bolt => bolt_response(),
             Self::Dubbo => dubbo_response(),
+            // What was asked is the answer.
+            Self::Bytes => padded(0),
         }
     }
 
@@ -118,6 +174,7 @@ impl Speech {
         let frame = match self {
             Self::Bolt => bolt_split(bytes),
             Self::Dubbo => dubbo_split(bytes),
+            Self::Bytes => bytes_split(bytes),
         };
         frame.filter(|(len, ..)| *len <= bytes.len())
     }
@@ -135,6 +192,7 @@ impl Speech {
                 find(frame, b"\x12Ljava/lang/String;")? + 20
             }
             Self::Dubbo => 18,
+            Self::Bytes => BYTES_HEAD,
         };
         frame.get(marked..marked + TOKEN)?.try_into().ok()
     }
@@ -151,6 +209,7 @@ impl Speech {
                 out.extend_from_slice(&[0xda, 0xbb, 0x22, 20]);
                 out.extend_from_slice(ping.get(4..).unwrap_or_default());
             }
+            Self::Bytes => {}
         }
     }
 }
@@ -192,6 +251,30 @@ fn dubbo_split(bytes: &[u8]) -> Option<(usize, u64, Kind)> {
         _ => Kind::Other,
     };
     Some((len, number(&header[4..12]), kind))
+}
+
+/// The length of the whole, and the id.
+const BYTES_HEAD: usize = 12;
+
+fn padded(size: usize) -> Template {
+    let size = size.max(BYTES_HEAD + TOKEN);
+    let mut frame = BytesMut::with_capacity(size);
+    frame.put_u32(size as u32);
+    frame.put_u64(0);
+    frame.put_slice(HASHES.as_bytes());
+    frame.resize(size, b'.');
+    Template::new(frame, 4, 8)
+}
+
+fn bytes_split(bytes: &[u8]) -> Option<(usize, u64, Kind)> {
+    let head = bytes.get(..BYTES_HEAD)?;
+    let len = usize::try_from(number(&head[..4])).ok()?;
+    // A call and its answer look alike; each side knows which one it hears.
+    Some((
+        len.max(BYTES_HEAD + TOKEN),
+        number(&head[4..]),
+        Kind::Request,
+    ))
 }
 
 /// A text of at most 31 letters, as both hessian dialects write it.
@@ -327,10 +410,14 @@ mod tests {
 
     #[test]
     fn frames_split_and_carry_their_token() {
-        for speech in [Speech::Bolt, Speech::Dubbo] {
+        for speech in [Speech::Bolt, Speech::Dubbo, Speech::Bytes] {
+            let answer = match speech {
+                Speech::Bytes => Kind::Request,
+                _ => Kind::Success,
+            };
             for (template, kind) in [
-                (speech.request(), Kind::Request),
-                (speech.response(), Kind::Success),
+                (speech.request(100), Kind::Request),
+                (speech.response(), answer),
             ] {
                 let mut frame = Vec::new();
                 template.put(77, b"abcdefghijkl", &mut frame);

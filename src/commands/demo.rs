@@ -12,7 +12,8 @@ use std::time::Duration;
 use anyhow::Context;
 use finback_simulations::echo::{self, Faults};
 use finback_simulations::load::{self, Load, Progress, Summary};
-use finback_simulations::speech::{SERVICE, Speech};
+use finback_simulations::speech::{Protocol, SERVICE};
+use finback_simulations::web::HOST_NAME;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -20,7 +21,12 @@ use crate::config;
 use crate::running::Running;
 
 /// Every protocol that can be shown.
-const SPEECHES: [Speech; 2] = [Speech::Bolt, Speech::Dubbo];
+const PROTOCOLS: [Protocol; 4] = [
+    Protocol::Bolt,
+    Protocol::Dubbo,
+    Protocol::Grpc,
+    Protocol::Http,
+];
 /// Calls of one round.
 const ROUND: u64 = 20_000;
 /// Calls of `--once`, per protocol.
@@ -48,14 +54,14 @@ pub struct Options {
 pub async fn demo(options: Options) -> anyhow::Result<ExitCode> {
     let mut services = JoinSet::new();
     let mut endpoints = BTreeMap::new();
-    for speech in SPEECHES {
+    for protocol in PROTOCOLS {
         let mut addresses = Vec::new();
         for _ in 0..2 {
             let listener = TcpListener::bind("127.0.0.1:0").await?;
             addresses.push(listener.local_addr()?);
-            services.spawn(echo::serve(listener, speech, Faults::default()));
+            services.spawn(echo::serve(listener, protocol, Faults::default()));
         }
-        endpoints.insert(speech.name(), addresses);
+        endpoints.insert(protocol.name(), addresses);
     }
     let config = config::parse(&configuration(&endpoints), Path::new("demo.yaml"))?;
     let running = Running::start(config)?;
@@ -63,7 +69,9 @@ pub async fn demo(options: Options) -> anyhow::Result<ExitCode> {
     let (_, front, _) = listening.first().context("no listener")?;
     let front = *front;
     if !options.json {
-        println!("One port, {front}, takes Bolt and Dubbo calls to {SERVICE}.");
+        println!(
+            "One port, {front}, takes Bolt, Dubbo and gRPC calls to {SERVICE}, and HTTP for {HOST_NAME}."
+        );
         for (protocol, addresses) in &endpoints {
             println!(
                 "  {protocol}: two stand-in services, {} and {}",
@@ -72,7 +80,7 @@ pub async fn demo(options: Options) -> anyhow::Result<ExitCode> {
         }
     }
     let summaries = if options.once || options.json {
-        round(front, ONCE, &[Arc::default(), Arc::default()]).await?
+        round(front, ONCE, &Default::default()).await?
     } else {
         show(front, options.duration).await?
     };
@@ -89,8 +97,12 @@ fn configuration(endpoints: &BTreeMap<&str, Vec<SocketAddr>>) -> String {
             .map(|address| format!("\"{address}\""))
             .collect();
         let list = list.join(", ");
+        let service = match *protocol {
+            "http" => HOST_NAME,
+            _ => SERVICE,
+        };
         text.push_str(&format!(
-            "  {protocol}: {{ memory: [ {{ service: {SERVICE}, endpoints: [ {list} ] }} ] }}\n"
+            "  {protocol}: {{ memory: [ {{ service: {service}, endpoints: [ {list} ] }} ] }}\n"
         ));
     }
     text.push_str(
@@ -111,13 +123,14 @@ type Summaries = BTreeMap<&'static str, Summary>;
 async fn round(
     front: SocketAddr,
     count: u64,
-    progress: &[Arc<Progress>; 2],
+    progress: &[Arc<Progress>; PROTOCOLS.len()],
 ) -> anyhow::Result<Summaries> {
     let mut callers = JoinSet::new();
-    for (speech, progress) in SPEECHES.into_iter().zip(progress.clone()) {
+    for (protocol, progress) in PROTOCOLS.into_iter().zip(progress.clone()) {
         callers.spawn(async move {
             let load = Load {
-                speech,
+                protocol,
+                size: 0,
                 target: front,
                 connections: 8,
                 in_flight: 4,
@@ -125,14 +138,14 @@ async fn round(
                 warm_up: 0,
                 patience: Duration::from_secs(10),
             };
-            (speech, load::run(&load, &progress).await)
+            (protocol, load::run(&load, &progress).await)
         });
     }
     let mut summaries = BTreeMap::new();
     while let Some(ended) = callers.join_next().await {
-        let (speech, summary) = ended?;
-        let summary = summary.with_context(|| format!("{} calls broke off", speech.name()))?;
-        summaries.insert(speech.name(), summary);
+        let (protocol, summary) = ended?;
+        let summary = summary.with_context(|| format!("{} calls broke off", protocol.name()))?;
+        summaries.insert(protocol.name(), summary);
     }
     Ok(summaries)
 }
@@ -156,7 +169,7 @@ async fn show(front: SocketAddr, duration: Option<u64>) -> anyhow::Result<Summar
     let time = Duration::from_secs(duration.unwrap_or(u64::from(u32::MAX)));
     let end = tokio::time::sleep(time);
     tokio::pin!(end);
-    let progress = [Arc::<Progress>::default(), Arc::default()];
+    let progress: [Arc<Progress>; PROTOCOLS.len()] = Default::default();
     let mut latest = Summaries::new();
     let mut first = true;
     loop {
@@ -166,16 +179,16 @@ async fn show(front: SocketAddr, duration: Option<u64>) -> anyhow::Result<Summar
             () = &mut end => break,
         }
         if live && !first {
-            print!("\x1b[{}A", SPEECHES.len());
+            print!("\x1b[{}A", PROTOCOLS.len());
         }
         first = false;
-        for (speech, progress) in SPEECHES.iter().zip(&progress) {
-            let Some(summary) = latest.get(speech.name()) else {
+        for (protocol, progress) in PROTOCOLS.iter().zip(&progress) {
+            let Some(summary) = latest.get(protocol.name()) else {
                 continue;
             };
             println!(
                 "{:<10}{:>14}{:>10}{:>12.0}{:>10}{:>10}",
-                speech.name(),
+                protocol.name(),
                 progress.calls.load(Relaxed),
                 progress.errors.load(Relaxed),
                 summary.per_second,
@@ -190,8 +203,8 @@ async fn show(front: SocketAddr, duration: Option<u64>) -> anyhow::Result<Summar
             () = &mut end => break,
         }
     }
-    for (speech, progress) in SPEECHES.iter().zip(&progress) {
-        if let Some(summary) = latest.get_mut(speech.name()) {
+    for (protocol, progress) in PROTOCOLS.iter().zip(&progress) {
+        if let Some(summary) = latest.get_mut(protocol.name()) {
             summary.calls = progress.calls.load(Relaxed);
             summary.errors = progress.errors.load(Relaxed);
         }

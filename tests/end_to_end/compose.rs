@@ -31,7 +31,8 @@ fn example(name: &str, names: &[(&str, &str)]) -> Finback {
 
 fn call(runtime: &Runtime, speech: Speech, target: SocketAddr) -> Result<Summary, String> {
     let load = Load {
-        speech,
+        protocol: speech.into(),
+        size: 0,
         target,
         connections: 4,
         in_flight: 4,

@@ -81,7 +81,7 @@ fn connect(listener: &str) -> TcpStream {
 
 fn request(speech: Speech, id: u64) -> Vec<u8> {
     let mut frame = Vec::new();
-    speech.request().put(id, &token(id), &mut frame);
+    speech.request(0).put(id, &token(id), &mut frame);
     frame
 }
 
@@ -168,7 +168,7 @@ fn what_is_no_protocol_ends_its_own_connection_only() {
             .collect();
         for bytes in [
             &noise[..],
-            b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"SSH-2.0-OpenSSH_9.2p1\r\n",
             &[0; 64],
             &[0xff; 64],
         ] {
@@ -189,6 +189,7 @@ fn lengths_that_lie_are_refused_before_anything_is_buffered() {
             let lengths_at = match speech {
                 Speech::Bolt => 18..22,
                 Speech::Dubbo => 12..16,
+                Speech::Bytes => continue,
             };
             let mut waiting = Vec::new();
             for _ in 0..200 {
@@ -275,6 +276,7 @@ fn a_flood_of_heartbeats_is_answered_or_held_back() {
                     ping.extend_from_slice(&[0, 0, 0, 1, b'N']);
                     ping
                 }
+                Speech::Bytes => continue,
             };
             let count = 200_000;
             let flood = ping.repeat(count);
@@ -286,6 +288,7 @@ fn a_flood_of_heartbeats_is_answered_or_held_back() {
             let pong = match speech {
                 Speech::Bolt => 20,
                 Speech::Dubbo => ping.len(),
+                Speech::Bytes => 0,
             };
             while received < count * pong {
                 let n = stream.read(&mut buffer).unwrap();

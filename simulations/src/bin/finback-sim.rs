@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use finback_simulations::compare::{self, Comparison};
+use finback_simulations::compare::{self, Comparison, Group};
 use finback_simulations::echo::{self, Faults};
 use finback_simulations::load::{self, Load};
 use finback_simulations::registries::{self, Scale};
-use finback_simulations::speech::Speech;
+use finback_simulations::speech::Protocol;
 use tokio::net::TcpListener;
 
 /// Stand-in services, load and benchmarks for Finback. Loopback only.
@@ -26,7 +26,7 @@ enum Command {
     /// Answer every call with its own argument. Prints the address; runs until killed.
     Echo {
         #[arg(long, value_enum)]
-        protocol: Speech,
+        protocol: Protocol,
         /// Where to listen; port 0 takes a free one.
         #[arg(long, default_value = "127.0.0.1:0")]
         address: SocketAddr,
@@ -44,7 +44,7 @@ enum Command {
     /// are checked.
     Load {
         #[arg(long, value_enum)]
-        protocol: Speech,
+        protocol: Protocol,
         /// Whom to call, as `host:port`.
         #[arg(long, value_parser = resolve)]
         target: SocketAddr,
@@ -59,19 +59,28 @@ enum Command {
         /// Calls before the measurement begins.
         #[arg(long, default_value_t = 1000)]
         warm_up: u64,
+        /// Bytes of a message (`bytes` only).
+        #[arg(long, default_value_t = 100)]
+        size: usize,
     },
     /// Open idle connections, one call each, and hold them until standard input ends.
     Idle {
         #[arg(long, value_enum)]
-        protocol: Speech,
+        protocol: Protocol,
         #[arg(long)]
         target: SocketAddr,
         #[arg(long, default_value_t = 10_000)]
         connections: usize,
+        /// The certificate that the server shows, if it speaks TLS (http and grpc only).
+        #[arg(long)]
+        certificate: Option<PathBuf>,
     },
-    /// Compare CPU per call of proxies: HAProxy (TCP), Envoy (dubbo_proxy) and Finback, one
-    /// worker each, in interleaved rounds, all on one CPU. Prints a Markdown table.
+    /// Compare CPU per call of proxies: HAProxy, Envoy and Finback, one worker each, in
+    /// interleaved rounds, all on one CPU. Prints a Markdown table.
     Compare {
+        /// What to compare; without it, everything.
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<Group>,
         /// Rounds; each runs every proxy once per workload.
         #[arg(long, default_value_t = 5)]
         rounds: usize,
@@ -137,9 +146,11 @@ fn main() -> anyhow::Result<()> {
             in_flight,
             count,
             warm_up,
+            size,
         } => {
             let load = Load {
-                speech: protocol,
+                protocol,
+                size,
                 target,
                 connections,
                 in_flight,
@@ -155,20 +166,24 @@ fn main() -> anyhow::Result<()> {
             protocol,
             target,
             connections,
+            certificate,
         } => {
-            let held = runtime.block_on(load::hold(protocol, target, connections))?;
+            let holding = load::hold(protocol, target, connections, certificate.as_deref());
+            let held = runtime.block_on(holding)?;
             println!("holding {}", held.len());
             let mut nothing = Vec::new();
             std::io::stdin().read_to_end(&mut nothing)?;
             Ok(())
         }
         Command::Compare {
+            only,
             rounds,
             scale,
             finback,
             envoy,
             memory,
         } => compare::run(&Comparison {
+            groups: only,
             rounds,
             scale,
             finback,
