@@ -1,5 +1,6 @@
 //! A connection's bytes, plain or under TLS; some of them may have been read already.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -175,6 +176,32 @@ fn take(prefix: &mut Bytes, buf: &mut ReadBuf<'_>) {
     prefix.advance(length);
 }
 
+/// Up to so many bytes are copied together: the system call for one piece is the cheaper one.
+const GATHERED: usize = 16 * 1024;
+
+thread_local! {
+    static GATHER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+fn write_gathered(
+    stream: Pin<&mut TcpStream>,
+    cx: &mut Context<'_>,
+    pieces: &[io::IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    let length: usize = pieces.iter().map(|piece| piece.len()).sum();
+    match pieces {
+        [one] => stream.poll_write(cx, one),
+        _ if length > GATHERED => stream.poll_write_vectored(cx, pieces),
+        _ => GATHER.with_borrow_mut(|whole| {
+            whole.clear();
+            for piece in pieces {
+                whole.extend_from_slice(piece);
+            }
+            stream.poll_write(cx, whole)
+        }),
+    }
+}
+
 impl AsyncRead for Rewound {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -256,7 +283,7 @@ impl AsyncWrite for Socket {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = match &mut self.kind {
-            Kind::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Kind::Plain(stream) => write_gathered(Pin::new(stream), cx, bufs),
             Kind::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         };
         self.blocked = written.is_pending();

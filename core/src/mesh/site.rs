@@ -56,8 +56,10 @@ struct Target {
 }
 
 impl Site {
-    fn is_for(&self, metadata: &Metadata<'_>) -> bool {
-        same(&self.key.service, &metadata.service)
+    fn is_for(&self, protocol: &'static str, metadata: &Metadata<'_>) -> bool {
+        // One connection may carry several protocols, and routes tell them apart.
+        std::ptr::eq(self.protocol, protocol)
+            && same(&self.key.service, &metadata.service)
             && same(&self.key.method, &metadata.method)
             && same(&self.key.version, &metadata.version)
             && same(&self.key.group, &metadata.group)
@@ -124,7 +126,10 @@ impl SiteCache {
         metadata: &Metadata<'_>,
     ) -> Rc<Site> {
         let epoch = worker.epoch();
-        let found = self.0.iter().position(|site| site.is_for(metadata));
+        let found = self
+            .0
+            .iter()
+            .position(|site| site.is_for(protocol, metadata));
         if let Some(at) = found {
             if self.0[at].epoch == epoch {
                 if at > 0 {

@@ -1,6 +1,7 @@
 //! One request from its head to its response's head.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,13 +14,14 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use crate::Http;
 use crate::body::{Download, Payload, Upload};
 use crate::dialect::{Asked, Dialect};
 use crate::headers;
 use crate::pool::{self, Channel, Returned};
+use crate::serve::Client;
 use crate::treatment::{self, Treatment};
 use crate::upgrade::{self, Wanted};
 
@@ -27,27 +29,18 @@ use crate::upgrade::{self, Wanted};
 const KEPT: usize = 64 * 1024;
 
 /// Passes one request on; always gives a response, if it is only ours.
-pub(crate) async fn forward(
-    http: Arc<Http>,
-    caller: Rc<Caller>,
-    request: Request<Incoming>,
-    secure: bool,
-) -> Response<Payload> {
+pub(crate) async fn forward(client: &Client, request: Request<Incoming>) -> Response<Payload> {
     let version = request.version();
-    let mut response = answer(&http, &caller, request, secure).await;
+    let mut response = answer(client, request).await;
     let headers = response.headers_mut();
-    if caller.is_dismissed() && version != Version::HTTP_2 {
+    if client.caller.is_dismissed() && version != Version::HTTP_2 {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
 
-async fn answer(
-    http: &Http,
-    caller: &Rc<Caller>,
-    request: Request<Incoming>,
-    secure: bool,
-) -> Response<Payload> {
+async fn answer(client: &Client, request: Request<Incoming>) -> Response<Payload> {
+    let Client { http, caller, .. } = client;
     let (mut head, body) = request.into_parts();
     let claims = |dialect: &&Arc<dyn Dialect>| dialect.claims(&head);
     let Some(dialect) = http.dialects.iter().find(claims).cloned() else {
@@ -85,7 +78,7 @@ async fn answer(
     headers::strip(&mut head.headers);
     headers::keep_trailers(&mut head.headers);
     head.headers.remove(header::EXPECT);
-    headers::forwarded(&mut head, caller.peer().ip(), secure);
+    headers::forwarded(&mut head, &client.address, client.secure);
     if let Some(treatment) = &treatment {
         treatment.amend(&mut head);
     }
@@ -134,13 +127,12 @@ struct Call<'a> {
 
 /// What came of sending a request.
 enum Sent {
-    Response(Box<Response<Incoming>>, Returned),
+    /// With the timer that waited for it.
+    Response(Box<Response<Incoming>>, Returned, Timer),
     /// Nothing of it was sent; here it is again.
     Unsent(Box<Request<Payload>>),
     /// It may have run; or the peer said that it has not.
-    Lost {
-        refused: bool,
-    },
+    Lost { refused: bool },
     /// No response in time.
     Late,
 }
@@ -254,7 +246,7 @@ impl Call<'_> {
             };
             self.tell_deadline(&mut current);
             let (rejection, sent, again) = match self.send(current, &lease, http2, &upload).await {
-                Ok(Sent::Response(response, returned)) => {
+                Ok(Sent::Response(response, returned, timer)) => {
                     if let Some(outcome) = self.refused(&response)
                         && copy.is_some()
                         && self.stream().may_retry(true, outcome)
@@ -264,7 +256,7 @@ impl Call<'_> {
                         (head, payload) = (parts, Payload::from(bytes));
                         continue;
                     }
-                    return self.pass(*response, returned, lease, upload, wanted);
+                    return self.pass(*response, (returned, timer), lease, upload, wanted);
                 }
                 Ok(Sent::Unsent(same)) => (Rejection::ConnectFailed, false, Again::Same(same)),
                 Ok(Sent::Lost { refused }) => {
@@ -351,22 +343,29 @@ impl Call<'_> {
     ) -> Result<Sent, (Rejection, Box<Request<Payload>>)> {
         loop {
             let limit = self.stream().attempt_deadline();
-            let making = pool::channel(self.caller.worker(), lease, http2);
-            let channel = match tokio::time::timeout_at(limit, making).await {
-                Ok(Ok(channel)) => channel,
-                Ok(Err(rejection)) => return Err((rejection, request)),
-                Err(_) => return Err((Rejection::DeadlineExceeded, request)),
+            let worker = self.caller.worker();
+            let channel = match pool::ready(worker, lease, http2) {
+                Some(channel) => channel,
+                None => {
+                    let making = Box::pin(pool::channel(worker, lease, http2));
+                    match tokio::time::timeout_at(limit, making).await {
+                        Ok(Ok(channel)) => channel,
+                        Ok(Err(rejection)) => return Err((rejection, request)),
+                        Err(_) => return Err((Rejection::DeadlineExceeded, request)),
+                    }
+                }
             };
+            let mut timer = Box::pin(tokio::time::sleep_until(limit));
             match channel {
                 Channel::Single(mut sender, mut returned, idle) => {
                     // A connection that was used before may be closed by its peer just now.
                     let spare = idle.then(|| repeated(&request)).flatten();
                     let sending = sender.try_send_request(*request);
-                    let sent = self.await_head(sending, limit, upload).await;
+                    let sent = self.await_head(sending, timer.as_mut(), upload).await;
                     match sent {
                         Heard::Response(response) => {
                             returned.keep(sender);
-                            return Ok(Sent::Response(response, returned));
+                            return Ok(Sent::Response(response, returned, timer));
                         }
                         // The peer had closed it: another one, or a new one.
                         Heard::Unsent(same) if idle => request = same,
@@ -380,12 +379,14 @@ impl Call<'_> {
                 }
                 Channel::Shared(mut sender, returned) => {
                     let sending = sender.try_send_request(*request);
-                    return Ok(match self.await_head(sending, limit, upload).await {
-                        Heard::Response(response) => Sent::Response(response, returned),
-                        Heard::Unsent(same) => Sent::Unsent(same),
-                        Heard::Lost { refused } => Sent::Lost { refused },
-                        Heard::Late => Sent::Late,
-                    });
+                    return Ok(
+                        match self.await_head(sending, timer.as_mut(), upload).await {
+                            Heard::Response(response) => Sent::Response(response, returned, timer),
+                            Heard::Unsent(same) => Sent::Unsent(same),
+                            Heard::Lost { refused } => Sent::Lost { refused },
+                            Heard::Late => Sent::Late,
+                        },
+                    );
                 }
             }
         }
@@ -395,22 +396,21 @@ impl Call<'_> {
     async fn await_head(
         &self,
         sending: impl Future<Output = SendResult>,
-        limit: Instant,
+        mut timer: Pin<&mut Sleep>,
         upload: &Upload,
     ) -> Heard {
         let mut sending = std::pin::pin!(sending);
-        let mut limit = limit;
         let heard = loop {
-            match tokio::time::timeout_at(limit, &mut sending).await {
-                Ok(heard) => break heard,
-                Err(_) if self.bounded => return Heard::Late,
-                Err(_) => {
-                    let patience = self.caller.worker().default_timeout();
+            tokio::select! {
+                biased;
+                heard = &mut sending => break heard,
+                () = &mut timer => {
+                    let (limit, patience) = (timer.deadline(), self.caller.worker().default_timeout());
                     let later = upload.moved().map_or(limit, |moved| moved + patience);
-                    if later <= limit {
+                    if self.bounded || later <= limit {
                         return Heard::Late;
                     }
-                    limit = later;
+                    timer.as_mut().reset(later);
                 }
             }
         };
@@ -429,7 +429,7 @@ impl Call<'_> {
     fn pass(
         &mut self,
         response: Response<Incoming>,
-        returned: Returned,
+        (returned, mut timer): (Returned, Timer),
         lease: Lease,
         upload: Rc<Upload>,
         wanted: Option<Wanted>,
@@ -457,11 +457,10 @@ impl Call<'_> {
         head.version = Version::HTTP_11;
         let outcome = self.dialect.outcome(head.status, &head.headers);
         let idle = self.caller.worker().default_timeout();
-        let timer = if self.bounded {
-            stream.deadline()
-        } else {
-            Instant::now() + idle
-        };
+        // Where nobody set a deadline, the timer may fire early: it looks what has moved.
+        if self.bounded && timer.deadline() != stream.deadline() {
+            timer.as_mut().reset(stream.deadline());
+        }
         let mut download = Download {
             stream,
             lease,
@@ -470,7 +469,7 @@ impl Call<'_> {
             upload,
             bytes: 0,
             connection: Some(returned),
-            timer: Box::pin(tokio::time::sleep_until(timer)),
+            timer,
             idle: (!self.bounded).then_some(idle),
             moved: Instant::now(),
             ended: false,
@@ -485,6 +484,7 @@ impl Call<'_> {
     }
 }
 
+type Timer = Pin<Box<Sleep>>;
 type SendResult = Result<Response<Incoming>, hyper::client::conn::TrySendError<Request<Payload>>>;
 
 enum Heard {
@@ -537,8 +537,7 @@ async fn collect(mut payload: Payload) -> Collected {
     }
     let mut all = BytesMut::new();
     loop {
-        let frame =
-            std::future::poll_fn(|cx| std::pin::Pin::new(&mut payload).poll_frame(cx)).await;
+        let frame = std::future::poll_fn(|cx| Pin::new(&mut payload).poll_frame(cx)).await;
         match frame {
             None => return Collected::Whole(all.freeze()),
             Some(Ok(frame)) => {

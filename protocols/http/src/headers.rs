@@ -17,8 +17,6 @@ const HOP_BY_HOP: [HeaderName; 5] = [
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// By whom a message was passed on.
-const OURS: &str = "finback";
 
 /// Whom a request is for: host and port.
 pub(crate) fn authority(head: &Parts) -> Option<&str> {
@@ -137,20 +135,29 @@ pub(crate) fn keep_trailers(headers: &mut HeaderMap) {
     }
 }
 
-/// Tells whom a request came from.
-pub(crate) fn forwarded(head: &mut Parts, source: IpAddr, secure: bool) {
-    let source = source.to_canonical().to_string();
-    let before = head
-        .headers
-        .get(&FORWARDED_FOR)
-        .and_then(|v| v.to_str().ok());
-    let line = match before {
-        Some(before) => format!("{before}, {source}"),
-        None => source,
+/// An address as headers write it.
+pub(crate) fn address(source: IpAddr) -> HeaderValue {
+    let text = source.to_canonical().to_string();
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("unknown"))
+}
+
+/// One more at the end of those that a header lists.
+fn append(headers: &mut HeaderMap, name: HeaderName, own: HeaderValue) {
+    let line = match headers.get(&name) {
+        Some(before) => [before.as_bytes(), b", ", own.as_bytes()].concat(),
+        None => {
+            headers.insert(name, own);
+            return;
+        }
     };
-    if let Ok(line) = HeaderValue::from_str(&line) {
-        head.headers.insert(FORWARDED_FOR, line);
+    if let Ok(line) = HeaderValue::from_bytes(&line) {
+        headers.insert(name, line);
     }
+}
+
+/// Tells whom a request came from.
+pub(crate) fn forwarded(head: &mut Parts, source: &HeaderValue, secure: bool) {
+    append(&mut head.headers, FORWARDED_FOR, source.clone());
     if !head.headers.contains_key(&FORWARDED_PROTO) {
         let scheme = if secure { "https" } else { "http" };
         head.headers
@@ -167,28 +174,32 @@ pub(crate) fn forwarded(head: &mut Parts, source: IpAddr, secure: bool) {
 
 /// Adds us to those who passed a message on.
 pub(crate) fn via(headers: &mut HeaderMap, version: Version) {
-    let number = match version {
-        Version::HTTP_2 => "2",
-        Version::HTTP_10 => "1.0",
-        _ => "1.1",
+    let own = match version {
+        Version::HTTP_2 => "2 finback",
+        Version::HTTP_10 => "1.0 finback",
+        _ => "1.1 finback",
     };
-    let line = match headers.get(header::VIA).and_then(|v| v.to_str().ok()) {
-        Some(before) => format!("{before}, {number} {OURS}"),
-        None => format!("{number} {OURS}"),
-    };
-    if let Ok(line) = HeaderValue::from_str(&line) {
-        headers.insert(header::VIA, line);
-    }
+    append(headers, header::VIA, HeaderValue::from_static(own));
 }
 
 /// Puts a request's target and host into the form of the version that is spoken to the endpoint.
 pub(crate) fn aim(head: &mut Parts, http2: bool, secure: bool) {
+    let scheme = if secure { "https" } else { "http" };
+    let whole = head.uri.scheme_str() == Some(scheme) && head.uri.authority().is_some();
+    if http2 && whole && head.uri.path_and_query().is_some() {
+        head.headers.remove(header::HOST);
+        head.version = Version::HTTP_2;
+        return;
+    }
+    if !http2 && head.uri.authority().is_none() && head.headers.contains_key(header::HOST) {
+        head.version = Version::HTTP_11;
+        return;
+    }
     let authority = authority(head).unwrap_or_default().to_owned();
     let target = head.uri.path_and_query().cloned();
     let target = target.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
     if http2 {
         head.headers.remove(header::HOST);
-        let scheme = if secure { "https" } else { "http" };
         let whole = Uri::builder()
             .scheme(scheme)
             .authority(authority)
@@ -308,7 +319,7 @@ mod tests {
     #[test]
     fn a_request_tells_whom_it_came_from() {
         let mut own = head("/x?y", &[("host", "a"), ("x-forwarded-for", "10.0.0.9")]);
-        forwarded(&mut own, [10, 0, 0, 1].into(), true);
+        forwarded(&mut own, &address([10, 0, 0, 1].into()), true);
         assert_eq!(own.headers["x-forwarded-for"], "10.0.0.9, 10.0.0.1");
         assert_eq!(own.headers["x-forwarded-proto"], "https");
         assert_eq!(own.headers["x-forwarded-host"], "a");

@@ -139,7 +139,39 @@ impl Drop for Open {
     }
 }
 
-/// A connection to the endpoint of a lease.
+fn key(lease: &Lease) -> Key {
+    Key {
+        cluster: Arc::as_ptr(lease.cluster()),
+        address: lease.address(),
+    }
+}
+
+/// A connection to the endpoint of a lease, if one is there and can take a request now.
+pub(crate) fn ready(worker: &Rc<Worker>, lease: &Lease, http2: bool) -> Option<Channel> {
+    let pools: Rc<Pools> = worker.state();
+    if http2 {
+        let shared = pools.shared.borrow().get(&key(lease))?.clone();
+        let connection = shared.choose(lease.cluster().spec.policy.connections.max(1) as usize);
+        let sender = connection.sender.get()?.clone();
+        connection.streams.set(connection.streams.get() + 1);
+        let returned = Returned(Place::Shared(connection));
+        return Some(Channel::Shared(sender, returned));
+    }
+    let single = pools.single.borrow().get(&key(lease))?.clone();
+    let sender = {
+        let mut idle = single.idle.borrow_mut();
+        // The one used last is the least likely to be closed by its peer.
+        let last = idle.iter().rposition(|(sender, _)| sender.is_ready())?;
+        idle.remove(last).0
+    };
+    Some(Channel::Single(
+        sender,
+        Returned(Place::Single(single, None)),
+        true,
+    ))
+}
+
+/// A connection to the endpoint of a lease, made if need be.
 ///
 /// # Errors
 /// [`Rejection::ConnectFailed`].
@@ -150,10 +182,7 @@ pub(crate) async fn channel(
 ) -> Result<Channel, Rejection> {
     let pools: Rc<Pools> = worker.state();
     pools.keep_swept();
-    let key = Key {
-        cluster: Arc::as_ptr(lease.cluster()),
-        address: lease.address(),
-    };
+    let key = key(lease);
     let found = if http2 {
         shared(&pools, key, worker, lease).await
     } else {
@@ -186,7 +215,6 @@ async fn single(
         .or_insert_with(fresh)
         .clone();
     loop {
-        // The one used last is the least likely to be closed by its peer.
         let idle = single.idle.borrow_mut().pop();
         let Some((mut sender, _)) = idle else {
             break;

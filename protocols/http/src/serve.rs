@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use finback_core::driver::{Caller, Connection, Socket, Worker};
-use http::Request;
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -20,6 +20,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 
 use crate::forward::forward;
+use crate::headers;
 use crate::pool::Local;
 use crate::{Http, PREFACE};
 
@@ -34,20 +35,50 @@ const LOCAL_RESETS: usize = 256;
 /// Answers to an HTTP/2 client that wait to be sent, in bytes and stream.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// Requests in flight on a connection.
-#[derive(Default)]
-struct Busy {
+/// What all requests of a connection have in common.
+pub(crate) struct Client {
+    pub(crate) http: Arc<Http>,
+    pub(crate) caller: Rc<Caller>,
+    /// Its requests come under TLS.
+    pub(crate) secure: bool,
+    /// Its address, as headers write it.
+    pub(crate) address: HeaderValue,
+    /// Requests in flight, and ever.
     now: Cell<usize>,
     ever: Cell<u64>,
 }
 
-struct Working(Rc<Busy>);
+impl Client {
+    fn new(http: &Arc<Http>, caller: &Rc<Caller>, secure: bool) -> Rc<Self> {
+        Rc::new(Self {
+            http: http.clone(),
+            caller: caller.clone(),
+            secure,
+            address: headers::address(caller.peer().ip()),
+            now: Cell::default(),
+            ever: Cell::default(),
+        })
+    }
+
+    /// Boxed, because what serves hyper moves it about.
+    fn answer(self: Rc<Self>, request: Request<Incoming>) -> Answering {
+        let working = Working::new(&self);
+        Box::pin(async move {
+            let response = forward(&self, request).await;
+            Ok(response.map(|body| Guarded::new(body, working)))
+        })
+    }
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Guarded>, Infallible>>>>;
+
+struct Working(Rc<Client>);
 
 impl Working {
-    fn new(busy: &Rc<Busy>) -> Self {
-        busy.now.set(busy.now.get() + 1);
-        busy.ever.set(busy.ever.get() + 1);
-        Self(busy.clone())
+    fn new(client: &Rc<Client>) -> Self {
+        client.now.set(client.now.get() + 1);
+        client.ever.set(client.ever.get() + 1);
+        Self(client.clone())
     }
 }
 
@@ -133,16 +164,8 @@ async fn awake(
     io: Socket,
     head_timeout: Duration,
 ) -> Option<(Socket, Bytes)> {
-    let secure = io.is_secure();
-    let busy = Rc::<Busy>::default();
-    let service = service_fn(|request: Request<Incoming>| {
-        let working = Working::new(&busy);
-        let (http, caller) = (http.clone(), caller.clone());
-        async move {
-            let response = forward(http, caller, request, secure).await;
-            Ok::<_, Infallible>(response.map(|body| Guarded::new(body, working)))
-        }
-    });
+    let client = Client::new(http, caller, io.is_secure());
+    let service = service_fn(|request| client.clone().answer(request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(head_timeout.max(Duration::from_millis(1)))
@@ -186,8 +209,8 @@ async fn awake(
                     own.graceful_shutdown();
                 }
             }
-            Event::Tick if busy.now.get() > 0 || busy.ever.get() > seen || left => {
-                seen = busy.ever.get();
+            Event::Tick if client.now.get() > 0 || client.ever.get() > seen || left => {
+                seen = client.ever.get();
             }
             Event::Tick => {
                 // No request is in flight, and none came for a while: nothing can be lost.
@@ -203,7 +226,7 @@ async fn awake(
 
 type Awake<S> = http1::UpgradeableConnection<TokioIo<Socket>, S>;
 
-fn take<S, B>(connection: &mut std::pin::Pin<&mut Option<Awake<S>>>) -> Option<(Socket, Bytes)>
+fn take<S, B>(connection: &mut Pin<&mut Option<Awake<S>>>) -> Option<(Socket, Bytes)>
 where
     S: hyper::service::HttpService<Incoming, ResBody = B>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -216,16 +239,8 @@ where
 }
 
 async fn serve_http2(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
-    let secure = io.is_secure();
-    let busy = Rc::<Busy>::default();
-    let service = service_fn(|request: Request<Incoming>| {
-        let working = Working::new(&busy);
-        let (http, caller) = (http.clone(), caller.clone());
-        async move {
-            let response = forward(http, caller, request, secure).await;
-            Ok::<_, Infallible>(response.map(|body| Guarded::new(body, working)))
-        }
-    });
+    let client = Client::new(&http, &caller, io.is_secure());
+    let service = service_fn(|request| client.clone().answer(request));
     let config = &http.config;
     let connection = http2::Builder::new(Local)
         .timer(TokioTimer::new())
@@ -259,8 +274,8 @@ async fn serve_http2(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
             }
             () = caller.cut() => return,
             _ = tick.tick() => {
-                if busy.now.get() > 0 || busy.ever.get() > seen {
-                    (seen, since) = (busy.ever.get(), Instant::now());
+                if client.now.get() > 0 || client.ever.get() > seen {
+                    (seen, since) = (client.ever.get(), Instant::now());
                 } else if since.elapsed() > config.idle && !left {
                     left = true;
                     connection.as_mut().graceful_shutdown();
@@ -290,10 +305,10 @@ impl http_body::Body for Guarded {
     type Error = io::Error;
 
     fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, io::Error>>> {
-        std::pin::Pin::new(&mut self.body).poll_frame(cx)
+        Pin::new(&mut self.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
