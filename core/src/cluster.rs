@@ -13,7 +13,7 @@ use crate::balance::Policy;
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::discovery::{Discovery, Instance, Lane, Lookup, Rule, Sink, Snapshot, WatchGuard};
-use crate::driver::ClientTls;
+use crate::driver::{ClientTls, HealthCheck};
 use crate::endpoint::{Endpoint, Health};
 use crate::outlier::Outlier;
 use crate::steer;
@@ -42,6 +42,8 @@ pub struct ClusterPolicy {
     pub per_endpoint: u32,
     /// When an endpoint is ejected.
     pub outlier: Outlier,
+    /// How endpoints are asked whether they are well. Default: not at all.
+    pub health_check: Option<HealthCheck>,
     /// If fewer than this share of the endpoints (percent) is available, all are used.
     /// Default: 50.
     pub panic_percent: u32,
@@ -62,6 +64,7 @@ impl Default for ClusterPolicy {
             max_in_flight: 10_000,
             per_endpoint: 0,
             outlier: Outlier::default(),
+            health_check: None,
             panic_percent: 50,
             retry_budget: 20,
         }
@@ -150,6 +153,12 @@ impl Cluster {
                 cluster.endpoints.store(known.clone());
                 cluster.version.store(1, Ordering::Release);
                 cluster.ready.send_replace(true);
+            }
+            if cluster.spec.policy.health_check.is_none() {
+                // Nobody would ever find them well again.
+                for endpoint in &known.all {
+                    endpoint.health.unwell.store(false, Ordering::Relaxed);
+                }
             }
         }
         match &cluster.spec.source {

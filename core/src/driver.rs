@@ -5,6 +5,7 @@
 //! order: `listener` accepts, `framed` splits frames and opens exchanges, `pool` chooses a
 //! connection, `upstream` gives the call an id and matches the answer, `link` writes.
 
+mod checks;
 mod framed;
 mod inbox;
 mod link;
@@ -18,6 +19,7 @@ mod tls;
 mod upstream;
 mod worker;
 
+pub use checks::{Accepts, Asking, HealthCheck, Heartbeats, Probe, keep_checking};
 pub use framed::serve as serve_framed;
 pub use listener::{Connection, ListenerSpec};
 pub use socket::{Socket, dial};

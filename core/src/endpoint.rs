@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::clock::Now;
 
@@ -34,6 +34,8 @@ pub struct Health {
     pub ejections: AtomicU32,
     /// It takes no calls until this moment (microseconds; 0 = it does).
     pub ejected_until: AtomicU64,
+    /// Health checks say that it should take no calls.
+    pub unwell: AtomicBool,
     /// It said goodbye: avoided until this moment (microseconds).
     pub leaving_until: AtomicU64,
     /// Peak-EWMA of its answer times: value in nanoseconds.
@@ -62,10 +64,11 @@ impl Endpoint {
             .clamp(1, self.weight)
     }
 
-    /// Whether it is neither ejected nor leaving.
+    /// Whether it is neither ejected, leaving nor unwell.
     #[must_use]
     pub fn available(&self, now: Now) -> bool {
-        self.health.ejected_until.load(Relaxed) <= now.0
+        !self.health.unwell.load(Relaxed)
+            && self.health.ejected_until.load(Relaxed) <= now.0
             && self.health.leaving_until.load(Relaxed) <= now.0
     }
 

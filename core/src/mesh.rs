@@ -170,8 +170,10 @@ pub struct EndpointStatus {
     pub weight: u32,
     /// Calls in flight to it.
     pub in_flight: u32,
-    /// Whether it takes calls now: not ejected, not leaving.
+    /// Whether it takes calls now: not ejected, not leaving, not unwell.
     pub available: bool,
+    /// Whether health checks say that it is unwell.
+    pub unwell: bool,
     /// Its labels, as `name=value`.
     pub labels: Vec<String>,
 }
@@ -317,14 +319,20 @@ impl Mesh {
             .retain(|_, cluster| Arc::strong_count(cluster) > 1);
     }
 
+    /// All clusters, configured and looked up.
+    pub(crate) fn clusters(&self) -> Vec<Arc<Cluster>> {
+        let routing = self.routing.load();
+        let mut clusters: Vec<Arc<Cluster>> = routing.clusters.values().cloned().collect();
+        clusters.extend(self.lock_looked_up().values().cloned());
+        clusters
+    }
+
     /// All clusters, configured and looked up, by name.
     #[must_use]
     pub fn status(&self) -> Vec<ClusterStatus> {
         let now = self.clock.now();
-        let routing = self.routing.load();
-        let mut clusters: Vec<Arc<Cluster>> = routing.clusters.values().cloned().collect();
-        clusters.extend(self.lock_looked_up().values().cloned());
-        let mut status: Vec<ClusterStatus> = clusters
+        let mut status: Vec<ClusterStatus> = self
+            .clusters()
             .iter()
             .map(|cluster| cluster_status(cluster, now))
             .collect();
@@ -374,6 +382,7 @@ fn cluster_status(cluster: &Cluster, now: crate::clock::Now) -> ClusterStatus {
                 weight: endpoint.weight,
                 in_flight: endpoint.in_flight(),
                 available: endpoint.available(now),
+                unwell: endpoint.health.unwell.load(Ordering::Relaxed),
                 labels: endpoint
                     .labels
                     .iter()

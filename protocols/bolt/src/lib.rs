@@ -38,7 +38,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use finback_core::codec::{Codec, Sharing, Signal};
-use finback_core::driver::{Connection, Worker, serve_framed};
+use finback_core::driver::{Connection, Heartbeats, Probe, Worker, serve_framed};
 use finback_core::frame::{Edit, Head, Kind, Malformed, Metadata, Reading};
 use finback_core::protocol::{Protocol, Served, Sniff};
 use finback_core::rejection::Rejection;
@@ -78,6 +78,17 @@ impl Bolt {
     pub fn new(config: Config) -> Self {
         Self { config }
     }
+}
+
+/// A health check by heartbeat (v1, hessian).
+#[must_use]
+pub fn probe() -> Arc<dyn Probe> {
+    let note = Note {
+        codec: wire::codec::HESSIAN,
+        form: Form::Unknown,
+    };
+    let (codec, version) = (Arc::new(Bolt::default()), Version::V1);
+    Arc::new(Heartbeats::new(codec, version.variant(), note.pack()))
 }
 
 impl Protocol for Bolt {

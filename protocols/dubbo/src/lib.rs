@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
 use finback_core::codec::{Codec, Sharing, Signal};
-use finback_core::driver::{Connection, Worker, serve_framed};
+use finback_core::driver::{Connection, Heartbeats, Probe, Worker, serve_framed};
 use finback_core::frame::{Edit, Head, Kind, Malformed, Metadata, Reading};
 use finback_core::protocol::{Protocol, Served, Sniff};
 use finback_core::rejection::Rejection;
@@ -66,6 +66,13 @@ impl Dubbo {
     pub fn new(config: Config) -> Self {
         Self { config }
     }
+}
+
+/// A health check by heartbeat (hessian2).
+#[must_use]
+pub fn probe() -> Arc<dyn Probe> {
+    let codec = Arc::new(Dubbo::new(Config::default()));
+    Arc::new(Heartbeats::new(codec, 0, u32::from(wire::HESSIAN2)))
 }
 
 impl Protocol for Dubbo {

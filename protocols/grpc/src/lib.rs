@@ -5,6 +5,7 @@
 //! and has a second form without message frames whose errors are JSON with a status of HTTP's
 //! (Dubbo's `TripleHeaderEnum`, `TriRpcStatus`).
 
+mod probe;
 mod status;
 mod timeout;
 mod triple;
@@ -20,6 +21,7 @@ use http::header::{self, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
+pub use probe::GrpcProbe;
 pub use triple::Triple;
 
 /// gRPC's name.

@@ -16,8 +16,9 @@ use finback_core::rejection::Rejection;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
+use crate::alarm::Alarm;
 use crate::dialect::Dialect;
 use crate::pool::Returned;
 
@@ -72,7 +73,7 @@ pub(crate) struct Download {
     /// The connection it comes over, to be used again.
     pub(crate) connection: Option<Returned>,
     /// When the caller gives up; or when nothing has moved for too long.
-    pub(crate) timer: Pin<Box<Sleep>>,
+    pub(crate) timer: Alarm,
     /// How long nothing may move; `None` where the caller set a deadline of its own.
     pub(crate) idle: Option<Duration>,
     /// When data last moved: the timer is set anew when it fires, not with each piece.
@@ -125,7 +126,7 @@ impl Download {
     }
 
     fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
-        while self.timer.as_mut().poll(cx).is_ready() {
+        while self.timer.poll(cx).is_ready() {
             let Some(idle) = self.idle else { return true };
             let moved = self
                 .upload
@@ -134,7 +135,7 @@ impl Download {
             if Instant::now() >= moved + idle {
                 return true;
             }
-            self.timer.as_mut().reset(moved + idle);
+            self.timer.reset(moved + idle);
         }
         false
     }

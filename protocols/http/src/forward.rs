@@ -1,9 +1,10 @@
 //! One request from its head to its response's head.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use finback_core::driver::{Caller, Stream};
@@ -14,9 +15,10 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use crate::Http;
+use crate::alarm::{Alarm, Alarms};
 use crate::body::{Download, Payload, Upload};
 use crate::dialect::{Asked, Dialect};
 use crate::headers;
@@ -57,6 +59,7 @@ async fn answer(client: &Client, request: Request<Incoming>) -> Response<Payload
     let (stream, routed) = caller.open(dialect.name(), &metadata, bytes, &mut attributes);
     let mut call = Call {
         caller,
+        alarms: &client.alarms,
         bounded: own_timeout || stream.route_timeout().is_some(),
         stream: Some(stream),
         dialect,
@@ -117,6 +120,7 @@ fn weight(head: &Parts) -> usize {
 /// One request on its way.
 struct Call<'a> {
     caller: &'a Rc<Caller>,
+    alarms: &'a Rc<Alarms>,
     /// Taken by whoever ends it.
     stream: Option<Stream>,
     dialect: Arc<dyn Dialect>,
@@ -128,7 +132,7 @@ struct Call<'a> {
 /// What came of sending a request.
 enum Sent {
     /// With the timer that waited for it.
-    Response(Box<Response<Incoming>>, Returned, Timer),
+    Response(Box<Response<Incoming>>, Returned, Alarm),
     /// Nothing of it was sent; here it is again.
     Unsent(Box<Request<Payload>>),
     /// It may have run; or the peer said that it has not.
@@ -355,13 +359,13 @@ impl Call<'_> {
                     }
                 }
             };
-            let mut timer = Box::pin(tokio::time::sleep_until(limit));
+            let mut timer = self.alarms.set(limit);
             match channel {
                 Channel::Single(mut sender, mut returned, idle) => {
                     // A connection that was used before may be closed by its peer just now.
                     let spare = idle.then(|| repeated(&request)).flatten();
                     let sending = sender.try_send_request(*request);
-                    let sent = self.await_head(sending, timer.as_mut(), upload).await;
+                    let sent = self.await_head(sending, &mut timer, upload).await;
                     match sent {
                         Heard::Response(response) => {
                             returned.keep(sender);
@@ -379,14 +383,12 @@ impl Call<'_> {
                 }
                 Channel::Shared(mut sender, returned) => {
                     let sending = sender.try_send_request(*request);
-                    return Ok(
-                        match self.await_head(sending, timer.as_mut(), upload).await {
-                            Heard::Response(response) => Sent::Response(response, returned, timer),
-                            Heard::Unsent(same) => Sent::Unsent(same),
-                            Heard::Lost { refused } => Sent::Lost { refused },
-                            Heard::Late => Sent::Late,
-                        },
-                    );
+                    return Ok(match self.await_head(sending, &mut timer, upload).await {
+                        Heard::Response(response) => Sent::Response(response, returned, timer),
+                        Heard::Unsent(same) => Sent::Unsent(same),
+                        Heard::Lost { refused } => Sent::Lost { refused },
+                        Heard::Late => Sent::Late,
+                    });
                 }
             }
         }
@@ -396,23 +398,26 @@ impl Call<'_> {
     async fn await_head(
         &self,
         sending: impl Future<Output = SendResult>,
-        mut timer: Pin<&mut Sleep>,
+        timer: &mut Alarm,
         upload: &Upload,
     ) -> Heard {
         let mut sending = std::pin::pin!(sending);
-        let heard = loop {
-            tokio::select! {
-                biased;
-                heard = &mut sending => break heard,
-                () = &mut timer => {
-                    let (limit, patience) = (timer.deadline(), self.caller.worker().default_timeout());
-                    let later = upload.moved().map_or(limit, |moved| moved + patience);
-                    if self.bounded || later <= limit {
-                        return Heard::Late;
-                    }
-                    timer.as_mut().reset(later);
-                }
+        let heard = poll_fn(|cx| {
+            if let Poll::Ready(heard) = sending.as_mut().poll(cx) {
+                return Poll::Ready(Some(heard));
             }
+            while timer.poll(cx).is_ready() {
+                let (limit, patience) = (timer.at(), self.caller.worker().default_timeout());
+                let later = upload.moved().map_or(limit, |moved| moved + patience);
+                if self.bounded || later <= limit {
+                    return Poll::Ready(None);
+                }
+                timer.reset(later);
+            }
+            Poll::Pending
+        });
+        let Some(heard) = heard.await else {
+            return Heard::Late;
         };
         match heard {
             Ok(response) => Heard::Response(Box::new(response)),
@@ -429,7 +434,7 @@ impl Call<'_> {
     fn pass(
         &mut self,
         response: Response<Incoming>,
-        (returned, mut timer): (Returned, Timer),
+        (returned, mut timer): (Returned, Alarm),
         lease: Lease,
         upload: Rc<Upload>,
         wanted: Option<Wanted>,
@@ -458,8 +463,8 @@ impl Call<'_> {
         let outcome = self.dialect.outcome(head.status, &head.headers);
         let idle = self.caller.worker().default_timeout();
         // Where nobody set a deadline, the timer may fire early: it looks what has moved.
-        if self.bounded && timer.deadline() != stream.deadline() {
-            timer.as_mut().reset(stream.deadline());
+        if self.bounded {
+            timer.reset(stream.deadline());
         }
         let mut download = Download {
             stream,
@@ -484,7 +489,6 @@ impl Call<'_> {
     }
 }
 
-type Timer = Pin<Box<Sleep>>;
 type SendResult = Result<Response<Incoming>, hyper::client::conn::TrySendError<Request<Payload>>>;
 
 enum Heard {

@@ -4,11 +4,13 @@
 //! with its request's head and recorded with its response's end. What is spoken *in* HTTP (gRPC,
 //! Triple) is a [`Dialect`]: it reads service and method, tells outcomes, and words rejections.
 
+mod alarm;
 mod body;
 mod dialect;
 mod forward;
 mod headers;
 mod pool;
+mod probe;
 mod serve;
 mod treatment;
 mod upgrade;
@@ -21,6 +23,7 @@ use finback_core::driver::{Connection, Worker};
 use finback_core::protocol::{Protocol, Served, Sniff};
 
 pub use dialect::{Asked, Dialect, Plain};
+pub use probe::{HttpProbe, Said, ask};
 pub use treatment::{Answer, Change, HeaderChange, Treatment};
 
 /// The protocol's name.

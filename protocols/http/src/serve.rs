@@ -16,9 +16,10 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
+use crate::alarm::Alarms;
 use crate::forward::forward;
 use crate::headers;
 use crate::pool::Local;
@@ -26,6 +27,9 @@ use crate::{Http, PREFACE};
 
 /// A connection on which nothing was asked for so long is put aside with no buffer.
 const QUIET: Duration = Duration::from_secs(1);
+/// What a client hears whose request's head does not come to its end.
+const LATE: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 /// Windows towards a client, in bytes.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -43,6 +47,7 @@ pub(crate) struct Client {
     pub(crate) secure: bool,
     /// Its address, as headers write it.
     pub(crate) address: HeaderValue,
+    pub(crate) alarms: Rc<Alarms>,
     /// Requests in flight, and ever.
     now: Cell<usize>,
     ever: Cell<u64>,
@@ -55,6 +60,7 @@ impl Client {
             caller: caller.clone(),
             secure,
             address: headers::address(caller.peer().ip()),
+            alarms: Rc::default(),
             now: Cell::default(),
             ever: Cell::default(),
         })
@@ -141,9 +147,15 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, mut io: Socket) {
             }
             () = leave_quietly(&caller) => return,
         }
-        let spent = unfinished.map_or(Duration::ZERO, |since| since.elapsed());
-        let left = http.config.head_timeout.saturating_sub(spent);
-        let Some((mut rest, unused)) = Box::pin(awake(&http, &caller, io, left)).await else {
+        if unfinished.is_some_and(|since| since.elapsed() >= http.config.head_timeout) {
+            caller.is_malformed();
+            let late = tokio::time::timeout(QUIET, io.write_all(LATE));
+            // It may be gone, or read nothing; either way it is left.
+            let _ = late.await;
+            tracing::info!(source = %caller.peer(), "connection closed: a request took too long");
+            return;
+        }
+        let Some((mut rest, unused)) = Box::pin(awake(&http, &caller, io)).await else {
             return;
         };
         if unused.is_empty() {
@@ -158,17 +170,12 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, mut io: Socket) {
 
 /// Serves requests until the connection ends, or is quiet; then gives it back with what was read
 /// but not used.
-async fn awake(
-    http: &Arc<Http>,
-    caller: &Rc<Caller>,
-    io: Socket,
-    head_timeout: Duration,
-) -> Option<(Socket, Bytes)> {
+async fn awake(http: &Arc<Http>, caller: &Rc<Caller>, io: Socket) -> Option<(Socket, Bytes)> {
     let client = Client::new(http, caller, io.is_secure());
     let service = service_fn(|request| client.clone().answer(request));
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(head_timeout.max(Duration::from_millis(1)))
+        // How long a head may take is looked at when a connection is quiet: no timer per request.
+        .header_read_timeout(None)
         .max_headers(http.config.headers)
         .max_buf_size(http.config.head)
         .serve_connection(TokioIo::new(io), service)
