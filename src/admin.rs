@@ -300,6 +300,11 @@ fn endpoints(page: &mut Page, clusters: &[ClusterStatus]) {
             },
         ),
         (
+            "finback_cluster_endpoints_unwell",
+            "Endpoints that health checks found unwell.",
+            |cluster| cluster.endpoints.iter().filter(|own| own.unwell).count(),
+        ),
+        (
             "finback_cluster_in_flight",
             "Calls in flight to a cluster.",
             |cluster| cluster.in_flight as usize,
@@ -344,6 +349,7 @@ fn clusters(clusters: &[ClusterStatus]) -> String {
                         "weight": endpoint.weight,
                         "in_flight": endpoint.in_flight,
                         "available": endpoint.available,
+                        "unwell": endpoint.unwell,
                         "labels": endpoint.labels,
                     })
                 })

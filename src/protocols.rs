@@ -1,10 +1,13 @@
 //! THE list of protocols, in sniffing order.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use finback_core::driver::{Accepts, Probe};
 use finback_core::protocol::Protocol;
-use finback_http::{Dialect, Http};
+use finback_grpc::GrpcProbe;
+use finback_http::{Dialect, Http, HttpProbe};
 
 /// What a listener may set about its protocols.
 #[derive(Clone, Debug, Default)]
@@ -94,6 +97,46 @@ pub fn named(name: &str, settings: &Settings) -> Option<Vec<Arc<dyn Protocol>>> 
         .map(|entry| (entry.make)(settings))
         .collect();
     (!chosen.is_empty()).then_some(chosen)
+}
+
+/// What an endpoint is asked by a health check.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// HTTP: whether HTTP/2 is spoken.
+    pub http2: bool,
+    /// HTTP: what is asked for.
+    pub path: String,
+    /// HTTP, gRPC: whom it is asked of.
+    pub host: Option<String>,
+    /// HTTP: statuses of one that is well.
+    pub statuses: RangeInclusive<u16>,
+    /// gRPC: the service; "" for the server.
+    pub service: String,
+}
+
+/// Who asks endpoints in the protocol of this name; `None` if nobody can.
+#[must_use]
+pub fn probe(name: &str, question: Question) -> Option<Arc<dyn Probe>> {
+    let Question {
+        http2,
+        path,
+        host,
+        statuses,
+        service,
+    } = question;
+    Some(match name {
+        finback_tcp::NAME => Arc::new(Accepts),
+        finback_bolt::NAME => finback_bolt::probe(),
+        finback_dubbo::NAME => finback_dubbo::probe(),
+        finback_grpc::NAME => Arc::new(GrpcProbe { service, host }),
+        finback_http::NAME => Arc::new(HttpProbe {
+            http2,
+            path,
+            host,
+            statuses,
+        }),
+        _ => return None,
+    })
 }
 
 /// What the protocols are called in TLS's negotiation of application protocols.

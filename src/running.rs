@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::Context;
-use finback_core::driver::{Bound, ListenerSpec, Workers};
+use finback_core::driver::{Bound, ListenerSpec, Workers, keep_checking};
 use finback_core::mesh::Mesh;
 use finback_observability::Metrics;
 use finback_registry::{Registration, Registries};
@@ -70,6 +70,7 @@ impl Running {
             registries.clone(),
             metrics.clone(),
         );
+        tokio::spawn(keep_checking(Arc::downgrade(&mesh)));
         let workers = Workers::start(&mesh, config.workers).context("cannot start the workers")?;
         keep_fresh(&config.listeners, &config.files);
         let bound = bind(&workers, config.listeners)?;

@@ -7,6 +7,7 @@
 
 mod bridge;
 mod disk;
+mod dns;
 mod feed;
 mod layout;
 mod listed;
@@ -28,6 +29,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
 
 use disk::Disk;
+use dns::Dns;
 use feed::{Feed, Feeds};
 use layout::Directory;
 use listed::Listed;
@@ -36,6 +38,7 @@ use registrar::Registrar;
 use store::Store;
 
 pub use bridge::Bridge;
+pub use dns::DnsConfig;
 pub use layout::{Layout, Roots};
 pub use listed::ListedService;
 pub use metadata::{Asked, MetadataService, NoMetadata};
@@ -53,6 +56,8 @@ pub enum RegistryConfig {
     File(PathBuf),
     /// Services known from the start.
     Memory(Vec<ListedService>),
+    /// Names that the system resolves.
+    Dns(DnsConfig),
 }
 
 /// A registry of servers.
@@ -95,7 +100,7 @@ pub struct Eager {
 pub struct RegistryStatus {
     /// Its configured name.
     pub name: String,
-    /// Whether its servers answer. Files and memory always do.
+    /// Whether its servers answer (DNS: whether names resolve). Files and memory always do.
     pub connected: bool,
     /// For how long they have not answered.
     pub stale: Duration,
@@ -133,6 +138,7 @@ struct RunningBridge {
 enum Source {
     Servers(Arc<Servers>),
     Listed(Arc<Listed>),
+    Dns(Arc<Dns>),
 }
 
 struct Servers {
@@ -234,7 +240,7 @@ impl Registries {
     fn feeds(&self, registry: &str) -> Option<Arc<Feeds>> {
         match &lock(&self.sources).get(registry)?.1 {
             Source::Servers(servers) => Some(servers.feeds.clone()),
-            Source::Listed(_) => None,
+            Source::Listed(_) | Source::Dns(_) => None,
         }
     }
 
@@ -327,6 +333,7 @@ impl Registries {
             }
             RegistryConfig::File(path) => Source::Listed(Listed::file(&self.handle, path)),
             RegistryConfig::Memory(services) => Source::Listed(Listed::memory(services.clone())),
+            RegistryConfig::Dns(config) => Source::Dns(Arc::new(Dns::new(config.clone()))),
         }
     }
 
@@ -336,6 +343,7 @@ impl Registries {
         let task = self.handle.spawn(async move {
             match source {
                 Source::Listed(listed) => listed.follow(&lookup, &*sink).await,
+                Source::Dns(dns) => dns.follow(&lookup, &*sink).await,
                 Source::Servers(servers) => {
                     let Some(layout) = Layout::named(&lookup.layout) else {
                         tracing::error!(layout = %lookup.layout, "no such layout");
@@ -433,6 +441,12 @@ impl Source {
             doubted: 0,
             from_disk: 0,
         };
+        if let Self::Dns(dns) = self {
+            let stale = dns.stale();
+            status.connected = stale.is_none();
+            status.stale = stale.unwrap_or_default();
+            status.services = dns.followed();
+        }
         if let Self::Servers(servers) = self {
             let store = servers.feeds.store().status();
             let feeds = servers.feeds.all();

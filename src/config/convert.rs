@@ -37,7 +37,7 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
             .registries
             .iter()
             .filter(|(_, registry)| {
-                registry.value.file.is_some() || registry.value.memory.is_some()
+                registry.value.zookeeper.is_none() && registry.value.etcd.is_none()
             })
             .map(|(name, _)| name.clone())
             .collect(),
@@ -119,7 +119,7 @@ type ListenerFiles = Vec<Option<Placed<ServerFiles>>>;
 /// The names that other parts of the file may refer to.
 struct Names {
     registries: Vec<String>,
-    /// Registries that are lists.
+    /// Registries without servers: they have no layouts, and nothing can be written there.
     lists: Vec<String>,
     clusters: Vec<String>,
     tables: Vec<String>,

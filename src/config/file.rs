@@ -67,6 +67,8 @@ pub struct Registry {
     pub file: Option<String>,
     /// Services and endpoints right here.
     pub memory: Option<Vec<Service>>,
+    /// Names that the system resolves: services are called `host` or `host:port`.
+    pub dns: Option<Dns>,
     /// The user to log in as.
     pub user: Option<Placed<String>>,
     /// The user's password.
@@ -87,6 +89,16 @@ pub struct Registry {
     /// Where layouts begin.
     #[serde(default)]
     pub roots: Roots,
+}
+
+/// Host names as services.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Dns {
+    /// The port of names that state none. Default: 80.
+    pub port: Option<std::num::NonZeroU16>,
+    /// How often a name is asked for again. Default: 5s.
+    pub refresh: Option<Time>,
 }
 
 /// One or several servers.
@@ -584,6 +596,8 @@ pub struct Cluster {
     pub limits: Option<ClusterLimits>,
     /// See [`Policy::outlier`].
     pub outlier: Option<Outlier>,
+    /// See [`Policy::health_check`].
+    pub health_check: Option<Placed<HealthCheck>>,
     /// See [`Policy::retry_budget`].
     pub retry_budget: Option<u32>,
     /// See [`Policy::http`].
@@ -609,6 +623,8 @@ pub struct Policy {
     pub limits: Option<ClusterLimits>,
     /// When an endpoint is left alone.
     pub outlier: Option<Outlier>,
+    /// Asking endpoints whether they are well. Default: nobody is asked.
+    pub health_check: Option<Placed<HealthCheck>>,
     /// Retries in flight, at most, in percent of the calls in flight. Default: 20.
     pub retry_budget: Option<u32>,
     /// The version of HTTP that endpoints are spoken to in: `"1.1"` or `"2"`. Default: 2 for gRPC
@@ -654,9 +670,10 @@ pub struct FullEndpoint {
 pub struct Discover {
     /// The registry's name.
     pub registry: Placed<String>,
-    /// `dubbo`, `sofa` or `native`.
-    pub layout: Placed<String>,
-    /// The service.
+    /// Where the registry keeps it: `dubbo`, `sofa`, `spring`, `grpc`, `native`, ...; only for
+    /// ZooKeeper and etcd.
+    pub layout: Option<Placed<String>>,
+    /// The service; for DNS `host` or `host:port`.
     pub service: Placed<String>,
     /// Its version. Default: none.
     #[serde(default)]
@@ -755,6 +772,33 @@ pub struct Outlier {
     pub max_percent: Option<Percent>,
     /// If fewer than this share is available, all are used. Default: 50.
     pub panic_percent: Option<Percent>,
+}
+
+/// How endpoints are asked whether they are well.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HealthCheck {
+    /// How: `tcp` (it accepts connections), `http`, `grpc` (its health checking protocol), `bolt`
+    /// or `dubbo` (heartbeat).
+    pub protocol: String,
+    /// HTTP: what is asked for. Default: `/`.
+    pub path: Option<String>,
+    /// HTTP, gRPC: the host that is asked for. Default: `health`.
+    pub host: Option<String>,
+    /// HTTP: the lowest and the highest status of one that is well. Default: `[200, 399]`.
+    pub status: Option<(u16, u16)>,
+    /// gRPC: the service that is asked about. Default: the server.
+    pub service: Option<String>,
+    /// Another port than the endpoint's.
+    pub port: Option<std::num::NonZeroU16>,
+    /// From one check to the next. Default: 5s.
+    pub interval: Option<Time>,
+    /// How long an answer may take. Default: 1s.
+    pub timeout: Option<Time>,
+    /// So many failures in a row make an endpoint unwell. Default: 3.
+    pub unhealthy: Option<NonZeroU32>,
+    /// So many successes in a row make it well again. Default: 2.
+    pub healthy: Option<NonZeroU32>,
 }
 
 /// Bounds that hold for every connection and call.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
@@ -154,7 +154,7 @@ impl Probe for Heartbeats {
 
 /// Checks the endpoints of all clusters that want it, for ever.
 pub async fn keep_checking(mesh: Weak<Mesh>) {
-    let mut running: HashMap<*const (), tokio::task::AbortHandle> = HashMap::new();
+    let mut running: HashMap<usize, AbortHandle> = HashMap::new();
     let mut tasks = JoinSet::new();
     loop {
         {
@@ -163,10 +163,8 @@ pub async fn keep_checking(mesh: Weak<Mesh>) {
                 let Some(check) = cluster.spec.policy.health_check.clone() else {
                     continue;
                 };
-                let key = Arc::as_ptr(&cluster).cast();
-                let is_running = running
-                    .get(&key)
-                    .is_some_and(|task: &tokio::task::AbortHandle| !task.is_finished());
+                let key = Arc::as_ptr(&cluster).addr();
+                let is_running = running.get(&key).is_some_and(|task| !task.is_finished());
                 if !is_running {
                     let task = tasks.spawn(follow(Arc::downgrade(&cluster), check));
                     running.insert(key, task);

@@ -1,17 +1,20 @@
 //! Clusters: endpoints, where they are looked up, and the policy of calls to them.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::Path;
+use std::time::Duration;
 
 use finback_core::balance::{self, HashOn};
 use finback_core::cluster::{ClusterPolicy, ClusterSpec, Source};
 use finback_core::discovery::{Instance, Lookup};
+use finback_core::driver::HealthCheck;
 
 use super::{Names, Result, address, known, layout, named, set, set_time};
 use crate::config::Wrong;
 use crate::config::file;
 use crate::config::units::{Pause, Percent, Placed};
+use crate::protocols;
 use crate::tls::ClientFiles;
 
 /// The weight of an endpoint that states none.
@@ -32,10 +35,21 @@ pub(super) fn cluster_spec(
             }),
         ) => {
             known(&names.registries, "registry", &discover.registry)?;
-            layout(&discover.layout)?;
+            let has_layouts = !names.lists.contains(&discover.registry.value);
+            let layout = match &discover.layout {
+                Some(own) => {
+                    layout(own)?;
+                    own.value.clone()
+                }
+                None if has_layouts => {
+                    let message = "a registry of servers has several layouts; write `layout` too";
+                    return Err(Wrong::at(discover.registry.place, message));
+                }
+                None => String::new(),
+            };
             Source::Discovered(Lookup {
                 registry: discover.registry.value.into(),
-                layout: discover.layout.value.into(),
+                layout: layout.into(),
                 service: named(discover.service)?.into(),
                 version: discover.version.into(),
                 group: discover.group.into(),
@@ -55,6 +69,7 @@ pub(super) fn cluster_spec(
             heartbeat: value.heartbeat,
             limits: value.limits,
             outlier: value.outlier,
+            health_check: value.health_check,
             retry_budget: value.retry_budget,
             http: value.http,
             tls: value.tls,
@@ -114,7 +129,66 @@ pub(super) fn policy(
         );
         set(&mut policy.panic_percent, percent(outlier.panic_percent));
     }
+    let http2 = policy.dialect.as_deref() == Some("2");
+    policy.health_check = from
+        .health_check
+        .map(|check| health_check(check, http2))
+        .transpose()?;
     Ok((policy, tls))
+}
+
+fn health_check(
+    Placed { value, place }: Placed<file::HealthCheck>,
+    http2: bool,
+) -> Result<HealthCheck> {
+    let refuse = |message: String| Err(Wrong::at(place, message));
+    let own = |key: &str, given: bool, whose: &[&str]| {
+        if given && !whose.contains(&&*value.protocol) {
+            let message = format!("`{key}` is not for `{}`; take it away", value.protocol);
+            return Err(Wrong::at(place, message));
+        }
+        Ok(())
+    };
+    own("path", value.path.is_some(), &["http"])?;
+    own("status", value.status.is_some(), &["http"])?;
+    own("host", value.host.is_some(), &["http", "grpc"])?;
+    own("service", value.service.is_some(), &["grpc"])?;
+    let (lowest, highest) = value.status.unwrap_or((200, 399));
+    if lowest > highest || lowest < 100 || highest > 599 {
+        return refuse("write the lowest and the highest status, such as [200, 399]".to_owned());
+    }
+    let path = value.path.clone().unwrap_or_else(|| "/".to_owned());
+    if !path.starts_with('/') || path.contains([' ', '#']) {
+        return refuse(format!("`{path}` is no path; write one such as /health"));
+    }
+    let question = protocols::Question {
+        http2,
+        path,
+        host: value.host.clone(),
+        statuses: lowest..=highest,
+        service: value.service.clone().unwrap_or_default(),
+    };
+    let settings = format!("{} {question:?}", value.protocol).into();
+    let Some(probe) = protocols::probe(&value.protocol, question) else {
+        return refuse(format!(
+            "endpoints cannot be asked in `{}`; write tcp, http, grpc, bolt or dubbo",
+            value.protocol
+        ));
+    };
+    let mut check = HealthCheck {
+        probe,
+        settings,
+        port: value.port.map(NonZeroU16::get),
+        interval: Duration::from_secs(5),
+        timeout: Duration::from_secs(1),
+        unhealthy: 3,
+        healthy: 2,
+    };
+    set_time(&mut check.interval, value.interval);
+    set_time(&mut check.timeout, value.timeout);
+    set(&mut check.unhealthy, value.unhealthy.map(NonZeroU32::get));
+    set(&mut check.healthy, value.healthy.map(NonZeroU32::get));
+    Ok(check)
 }
 
 fn client_files(

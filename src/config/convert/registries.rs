@@ -1,12 +1,13 @@
 //! Registries: servers and how to get in, or lists.
 
 use std::collections::HashSet;
+use std::num::NonZeroU16;
 use std::path::Path;
 use std::time::Duration;
 
 use finback_registry::{
-    Bridge, Eager, EtcdConfig, Layout, ListedService, Registration, RegistryConfig, Roots,
-    ServersConfig, StoreConfig, TlsConfig, ZooKeeperConfig,
+    Bridge, DnsConfig, Eager, EtcdConfig, Layout, ListedService, Registration, RegistryConfig,
+    Roots, ServersConfig, StoreConfig, TlsConfig, ZooKeeperConfig,
 };
 
 use super::clusters::instances;
@@ -18,6 +19,11 @@ use crate::config::{MeshRegistry, Wrong};
 /// Sessions shorter or longer than this are slips of the keyboard.
 const SESSION: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
 
+/// The port of host names that state none.
+const HTTP: u16 = 80;
+/// How often a host name is asked for again.
+const REFRESH: Duration = Duration::from_secs(5);
+
 pub(super) fn registry_spec(registry: Placed<Registry>, folder: &Path) -> Result<RegistryConfig> {
     let Placed { value, place } = registry;
     let kinds = [
@@ -25,9 +31,10 @@ pub(super) fn registry_spec(registry: Placed<Registry>, folder: &Path) -> Result
         value.etcd.is_some(),
         value.file.is_some(),
         value.memory.is_some(),
+        value.dns.is_some(),
     ];
     if kinds.iter().filter(|kind| **kind).count() != 1 {
-        let message = "write exactly one of `zookeeper`, `etcd`, `file` and `memory`";
+        let message = "write exactly one of `zookeeper`, `etcd`, `file`, `memory` and `dns`";
         return Err(Wrong::at(place, message));
     }
     if value.zookeeper.is_some() || value.etcd.is_some() {
@@ -39,8 +46,16 @@ pub(super) fn registry_spec(registry: Placed<Registry>, folder: &Path) -> Result
         && value.empty_protection.is_none()
         && value.eager.is_empty();
     if !bare {
-        let message = "a list of services needs nothing but itself; take the other keys away";
+        let message = "this kind of registry needs nothing but itself; take the other keys away";
         return Err(Wrong::at(place, message));
+    }
+    if let Some(dns) = value.dns {
+        let mut config = DnsConfig {
+            port: dns.port.map_or(HTTP, NonZeroU16::get),
+            refresh: REFRESH,
+        };
+        set_time(&mut config.refresh, dns.refresh);
+        return Ok(RegistryConfig::Dns(config));
     }
     match (value.file, value.memory) {
         (Some(path), _) => Ok(RegistryConfig::File(folder.join(path))),
@@ -238,7 +253,10 @@ fn memory(services: Vec<file::Service>) -> Result<RegistryConfig> {
 fn writable(name: Placed<String>, names: &Names) -> Result<String> {
     known(&names.registries, "registry", &name)?;
     if names.lists.contains(&name.value) {
-        let message = format!("`{}` is a list; only servers can be written to", name.value);
+        let message = format!(
+            "`{}` has no servers; only ZooKeeper and etcd can be written to",
+            name.value
+        );
         return Err(Wrong::at(name.place, message));
     }
     Ok(name.value)
