@@ -25,6 +25,8 @@ need etcdctl etcd-client
 need openssl openssl
 need curl curl ca-certificates
 need unzip unzip
+need h2load nghttp2-client
+need "/usr/lib/$(uname -m)-linux-gnu/libnss_wrapper.so" libnss-wrapper
 if [ "${#missing[@]}" -gt 0 ]; then
     echo "installing ${missing[*]}"
     $sudo apt-get update -qq
@@ -90,10 +92,11 @@ if ! fresh go go; then
     go=$(go_toolchain)
     mkdir -p "$out/go"
     (cd tests/peers/go && "$go" build -o "$out/go/peer" .)
-    # Tools that others wrote: gRPC's interoperability cases, and h2spec.
+    # Tools that others wrote: gRPC's interoperability cases, h2spec, grpcurl.
     (cd tests/peers/go && "$go" build -o "$out/go/grpc-client" google.golang.org/grpc/interop/client)
     (cd tests/peers/go && "$go" build -o "$out/go/grpc-server" google.golang.org/grpc/interop/server)
     (cd tests/peers/go && "$go" build -o "$out/go/h2spec" github.com/summerwind/h2spec/cmd/h2spec)
+    (cd tests/peers/go && "$go" build -o "$out/go/grpcurl" github.com/fullstorydev/grpcurl/cmd/grpcurl)
     mv "$out/go.now" "$out/go.stamp"
 fi
 rm -f "$out"/*.now

@@ -74,8 +74,11 @@ fn bolt(settings: &Settings) -> Arc<dyn Protocol> {
 }
 
 fn http(_: &Settings) -> Arc<dyn Protocol> {
-    let dialects: Vec<Arc<dyn Dialect>> =
-        vec![Arc::new(finback_grpc::Triple), Arc::new(finback_grpc::Grpc)];
+    let dialects: Vec<Arc<dyn Dialect>> = vec![
+        Arc::new(finback_grpc::Triple),
+        Arc::new(finback_grpc::Grpc),
+        Arc::new(finback_grpc::GrpcWeb),
+    ];
     Arc::new(Http::new(finback_http::Config::default(), dialects))
 }
 

@@ -58,7 +58,7 @@ struct Target {
 impl Site {
     fn is_for(&self, protocol: &'static str, metadata: &Metadata<'_>) -> bool {
         // One connection may carry several protocols, and routes tell them apart.
-        std::ptr::eq(self.protocol, protocol)
+        (std::ptr::eq(self.protocol, protocol) || self.protocol == protocol)
             && same(&self.key.service, &metadata.service)
             && same(&self.key.method, &metadata.method)
             && same(&self.key.version, &metadata.version)

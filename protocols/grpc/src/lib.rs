@@ -1,4 +1,4 @@
-//! gRPC and Triple (Dubbo 3's protocol) as dialects of HTTP.
+//! gRPC, gRPC-Web and Triple (Dubbo 3's protocol) as dialects of HTTP.
 //!
 //! gRPC: the path is `/{service}/{method}`, the outcome stands in the trailers, and every answer
 //! has status 200 (gRPC's `PROTOCOL-HTTP2.md`). Triple is gRPC with headers for version and group,
@@ -9,6 +9,7 @@ mod probe;
 mod status;
 mod timeout;
 mod triple;
+mod web;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 pub use probe::GrpcProbe;
 pub use triple::Triple;
+pub use web::GrpcWeb;
 
 /// gRPC's name.
 pub const NAME: &str = "grpc";

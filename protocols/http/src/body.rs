@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::alarm::Alarm;
 use crate::dialect::Dialect;
 use crate::pool::Returned;
+use crate::translation::Translated;
 
 /// A body on its way, in either direction.
 pub(crate) enum Payload {
@@ -30,6 +31,8 @@ pub(crate) enum Payload {
     Request(Incoming, Rc<Upload>),
     /// A response's, as it arrives.
     Response(Box<Download>),
+    /// Either, in another form.
+    Translated(Box<Translated>),
 }
 
 /// How far a request's body has come.
@@ -38,6 +41,7 @@ pub(crate) struct Upload {
     bytes: Cell<u64>,
     moved: Cell<Option<Instant>>,
     done: Cell<bool>,
+    broken: Cell<bool>,
 }
 
 impl Upload {
@@ -52,6 +56,16 @@ impl Upload {
 
     pub(crate) fn finish(&self) {
         self.done.set(true);
+    }
+
+    /// It made no sense, or its sender went away: what becomes of the call then is not the
+    /// endpoint's fault.
+    pub(crate) fn breaks(&self) {
+        self.broken.set(true);
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.get()
     }
 
     /// When it last moved, if it is not all there yet.
@@ -162,7 +176,8 @@ impl Download {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => {
-                let late = self.fail(Rejection::ConnectionLost, true);
+                let blamed = !self.upload.is_broken();
+                let late = self.fail(Rejection::ConnectionLost, blamed);
                 Poll::Ready(Some(match late {
                     Some(trailers) => Ok(Frame::trailers(trailers)),
                     None => Err(io::Error::other(error)),
@@ -213,11 +228,13 @@ impl Body for Payload {
                         }
                     }
                     Poll::Ready(None) => upload.finish(),
-                    Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+                    Poll::Ready(Some(Err(_))) => upload.breaks(),
+                    Poll::Pending => {}
                 }
                 polled.map(|frame| frame.map(|frame| frame.map_err(io::Error::other)))
             }
             Self::Response(download) => download.poll(cx),
+            Self::Translated(translated) => translated.poll(cx),
         }
     }
 
@@ -232,6 +249,7 @@ impl Body for Payload {
                 ended
             }
             Self::Response(download) => download.ended && download.body.is_end_stream(),
+            Self::Translated(translated) => translated.is_ended(),
         }
     }
 
@@ -240,6 +258,7 @@ impl Body for Payload {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
             Self::Request(body, _) => body.size_hint(),
             Self::Response(download) => download.body.size_hint(),
+            Self::Translated(_) => SizeHint::default(),
         }
     }
 }

@@ -9,6 +9,8 @@ use finback_core::rejection::Rejection;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 
+use crate::translation::Translation;
+
 /// A way to use HTTP: how calls are named, how they end, and how the mesh says no.
 pub trait Dialect: Send + Sync + 'static {
     /// Its name, as the protocol in routes and metrics.
@@ -38,6 +40,12 @@ pub trait Dialect: Send + Sync + 'static {
 
     /// Trailers that end a response which has begun already, if there is such a thing.
     fn late_rejection(&self, rejection: Rejection, text: &str) -> Option<HeaderMap>;
+
+    /// What has to be changed where the endpoint is spoken to in another form; changes the
+    /// request's head. Most have one form only.
+    fn translation(&self, _: &mut Parts) -> Option<Translation> {
+        None
+    }
 }
 
 /// What a rejection needs to know of a request that is gone.

@@ -24,6 +24,7 @@ use crate::dialect::{Asked, Dialect};
 use crate::headers;
 use crate::pool::{self, Channel, Returned};
 use crate::serve::Client;
+use crate::translation::{Translated, Translator};
 use crate::treatment::{self, Treatment};
 use crate::upgrade::{self, Wanted};
 
@@ -85,11 +86,34 @@ async fn answer(client: &Client, request: Request<Incoming>) -> Response<Payload
     if let Some(treatment) = &treatment {
         treatment.amend(&mut head);
     }
-    let mut response = call.attempts(head, body, wanted).await;
+    let translation = call.dialect.translation(&mut head);
+    let (request, response) = match translation {
+        Some(own) => (own.request, Some((own.response, own.content_type))),
+        None => (None, None),
+    };
+    let mut response = match (call.attempts(head, body, request, wanted).await, response) {
+        (answered, None) => answered,
+        (answered, Some((by, content_type))) => translated(answered, by, content_type),
+    };
     if let Some(treatment) = &treatment {
         treatment::change(response.headers_mut(), &treatment.response);
     }
     response
+}
+
+/// An endpoint's response in the client's form; a rejection has that already.
+fn translated(
+    response: Response<Payload>,
+    by: Box<dyn Translator>,
+    content_type: HeaderValue,
+) -> Response<Payload> {
+    let (mut head, payload) = response.into_parts();
+    if !matches!(payload, Payload::Response(_)) {
+        return Response::from_parts(head, payload);
+    }
+    head.headers.remove(header::CONTENT_LENGTH);
+    head.headers.insert(header::CONTENT_TYPE, content_type);
+    Response::from_parts(head, Translated::wrap(payload, by, None))
 }
 
 /// Why a request is not even routed.
@@ -190,6 +214,7 @@ impl Call<'_> {
         &mut self,
         mut head: Parts,
         body: Incoming,
+        translator: Option<Box<dyn Translator>>,
         wanted: Option<Wanted>,
     ) -> Response<Payload> {
         let upload = Rc::new(Upload::default());
@@ -200,6 +225,9 @@ impl Call<'_> {
         } else {
             Payload::Request(body, upload.clone())
         };
+        if let Some(by) = translator {
+            payload = Translated::wrap(payload, by, Some(upload.clone()));
+        }
         if wanted.is_none() && self.stream().may_need_resending() {
             match collect(payload).await {
                 Collected::Whole(bytes) => {
@@ -263,6 +291,10 @@ impl Call<'_> {
                     return self.pass(*response, (returned, timer), lease, upload, wanted);
                 }
                 Ok(Sent::Unsent(same)) => (Rejection::ConnectFailed, false, Again::Same(same)),
+                Ok(Sent::Lost { .. }) if upload.is_broken() => {
+                    lease.went(Verdict::Neutral);
+                    return self.reject_for(Rejection::BadRequest, "the body makes no sense");
+                }
                 Ok(Sent::Lost { refused }) => {
                     let again = if copy.is_some() {
                         Again::Copy

@@ -12,6 +12,7 @@ mod headers;
 mod pool;
 mod probe;
 mod serve;
+mod translation;
 mod treatment;
 mod upgrade;
 
@@ -24,6 +25,7 @@ use finback_core::protocol::{Protocol, Served, Sniff};
 
 pub use dialect::{Asked, Dialect, Plain};
 pub use probe::{HttpProbe, Said, ask};
+pub use translation::{Translation, Translator};
 pub use treatment::{Answer, Change, HeaderChange, Treatment};
 
 /// The protocol's name.

@@ -1,5 +1,7 @@
 //! Connections that become another protocol's: WebSocket and the like.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use finback_core::driver::{Caller, Stream};
 use finback_core::frame::Outcome;
 use finback_core::mesh::{Lease, Verdict};
@@ -12,8 +14,6 @@ use std::rc::Rc;
 
 /// Bytes under way in each direction; many tunnels are idle for long.
 const BUFFER: usize = 8 * 1024;
-/// Base64's digits (RFC 4648, section 4).
-const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// What a client asked to become.
 pub(crate) struct Wanted {
@@ -75,23 +75,7 @@ impl Wanted {
 /// Sixteen bytes in Base64.
 fn key(random: u64) -> String {
     let bytes = (u128::from(random) << 64 | u128::from(random.rotate_left(23))).to_be_bytes();
-    let digit = |number: u32| char::from(DIGITS[(number & 63) as usize]);
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let all = chunk
-            .iter()
-            .fold(0, |sum, byte| sum << 8 | u32::from(*byte));
-        let all = all << (8 * (3 - chunk.len()));
-        for place in 0..4 {
-            let within = place <= chunk.len();
-            text.push(if within {
-                digit(all >> (18 - 6 * place))
-            } else {
-                '='
-            });
-        }
-    }
-    text
+    STANDARD.encode(bytes)
 }
 
 /// Carries bytes both ways until both sides have ended.

@@ -17,6 +17,8 @@ var operations = map[string]handler{
 	"grpc-register":   grpcRegister,
 	"grpc-unregister": grpcUnregister,
 	"grpc-list":       grpcList,
+	"grpc-serve":      grpcServe,
+	"grpc-health":     grpcHealth,
 	"export":          export,
 	"call":            call,
 }
