@@ -42,6 +42,23 @@ impl Finback {
         Self::launch(shell, config, &[])
     }
 
+    /// The same with the host names of a file like /etc/hosts, which may change.
+    pub(crate) fn start_with_hosts(hosts: &Path, config: &str) -> Self {
+        let library = format!(
+            "/usr/lib/{}-linux-gnu/libnss_wrapper.so",
+            std::env::consts::ARCH
+        );
+        assert!(
+            Path::new(&library).exists(),
+            "{library} is missing: run `make peers`, or `apt-get install libnss-wrapper`"
+        );
+        let mut command = Command::new(env!("CARGO_BIN_EXE_finback"));
+        command
+            .env("LD_PRELOAD", library)
+            .env("NSS_WRAPPER_HOSTS", hosts);
+        Self::launch(command, config, &[])
+    }
+
     fn launch(mut command: Command, config: &str, files: &[(&str, &str)]) -> Self {
         let folder = temporary_folder();
         for (name, text) in files {

@@ -199,7 +199,37 @@ function extended(fields) {
   });
 }
 
-const operations = { serve, stop, fetch, load, socket, extended };
+// gRPC-Web by Google's own client, which wants a browser's XMLHttpRequest.
+function grpcweb(fields) {
+  global.XMLHttpRequest = require('xhr2');
+  const web = require('grpc-web');
+  const bytes = (text) => new Uint8Array(Buffer.from(text, 'hex'));
+  const method = new web.MethodDescriptor(
+    fields.method, fields.kind, Object, Object, (message) => bytes(message.hex), (data) => Buffer.from(data).toString('hex'),
+  );
+  const client = new web.GrpcWebClientBase({ format: fields.format });
+  const message = { hex: fields.message };
+  const meta = headers(fields);
+  if (fields.kind === 'unary') {
+    return new Promise((resolve) => {
+      client.rpcCall(fields.url + fields.method, message, meta, method, (error, answer) => {
+        resolve(error ? { code: error.code, text: error.message } : { code: 0, messages: [answer] });
+      });
+    });
+  }
+  return new Promise((resolve) => {
+    const messages = [];
+    let code = 0;
+    let text = '';
+    const stream = client.serverStreaming(fields.url + fields.method, message, meta, method);
+    stream.on('data', (answer) => messages.push(answer));
+    stream.on('error', (error) => resolve({ code: error.code, text: error.message, messages }));
+    stream.on('status', (status) => { code = status.code; text = status.details; });
+    stream.on('end', () => resolve({ code, text, messages }));
+  });
+}
+
+const operations = { grpcweb, serve, stop, fetch, load, socket, extended };
 
 readline.createInterface({ input: process.stdin }).on('line', async (line) => {
   const [id, operation, ...pairs] = line.split('\t');
