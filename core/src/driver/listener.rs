@@ -92,6 +92,10 @@ impl Drop for Presence {
     }
 }
 
+/// A client that has vanished, or takes nothing of what is sent to it, is disconnected by the
+/// kernel after this.
+const UNREAD: Duration = Duration::from_secs(60);
+
 impl Listening {
     pub(crate) fn new(id: u64, spec: &ListenerSpec) -> Rc<Self> {
         Rc::new(Self {
@@ -140,7 +144,8 @@ impl Listening {
     }
 
     fn welcome(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, worker: &Rc<Worker>) {
-        if stream.set_nodelay(true).is_err() {
+        let socket = socket2::SockRef::from(&stream);
+        if stream.set_nodelay(true).is_err() || socket.set_tcp_user_timeout(Some(UNREAD)).is_err() {
             return;
         }
         let connection = Connection {

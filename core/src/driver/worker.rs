@@ -106,12 +106,12 @@ impl Worker {
     // === Time and chance ===
 
     /// The moment of the last [`read_clock`](Self::read_clock): the clock is read once per batch.
-    pub(crate) fn now(&self) -> Now {
+    pub fn now(&self) -> Now {
         self.now.get()
     }
 
     /// Reads the clock, and notices new routing.
-    pub(crate) fn read_clock(&self) {
+    pub fn read_clock(&self) {
         self.now.set(self.mesh.clock.now());
         if !self.mesh.is_current(self.epoch()) {
             let routing = self.mesh.routing();

@@ -6,6 +6,7 @@
 
 mod alarm;
 mod body;
+mod client;
 mod dialect;
 mod forward;
 mod headers;
@@ -15,6 +16,7 @@ mod serve;
 mod translation;
 mod treatment;
 mod upgrade;
+mod wire;
 
 use std::rc::Rc;
 use std::sync::Arc;

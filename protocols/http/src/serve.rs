@@ -1,7 +1,5 @@
 //! A client's connection.
 
-use std::cell::Cell;
-use std::convert::Infallible;
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -11,7 +9,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use finback_core::driver::{Caller, Connection, Socket, Worker};
-use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -19,10 +16,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use crate::alarm::Alarms;
-use crate::forward::forward;
-use crate::headers;
+use crate::client::Client;
 use crate::pool::Local;
+use crate::wire::Wire;
 use crate::{Http, PREFACE};
 
 /// A connection on which nothing was asked for so long is put aside with no buffer.
@@ -38,61 +34,6 @@ const PENDING_RESETS: usize = 20;
 const LOCAL_RESETS: usize = 256;
 /// Answers to an HTTP/2 client that wait to be sent, in bytes and stream.
 const SEND_BUFFER: usize = 64 * 1024;
-
-/// What all requests of a connection have in common.
-pub(crate) struct Client {
-    pub(crate) http: Arc<Http>,
-    pub(crate) caller: Rc<Caller>,
-    /// Its requests come under TLS.
-    pub(crate) secure: bool,
-    /// Its address, as headers write it.
-    pub(crate) address: HeaderValue,
-    pub(crate) alarms: Rc<Alarms>,
-    /// Requests in flight, and ever.
-    now: Cell<usize>,
-    ever: Cell<u64>,
-}
-
-impl Client {
-    fn new(http: &Arc<Http>, caller: &Rc<Caller>, secure: bool) -> Rc<Self> {
-        Rc::new(Self {
-            http: http.clone(),
-            caller: caller.clone(),
-            secure,
-            address: headers::address(caller.peer().ip()),
-            alarms: Rc::default(),
-            now: Cell::default(),
-            ever: Cell::default(),
-        })
-    }
-
-    /// Boxed, because what serves hyper moves it about.
-    fn answer(self: Rc<Self>, request: Request<Incoming>) -> Answering {
-        let working = Working::new(&self);
-        Box::pin(async move {
-            let response = forward(&self, request).await;
-            Ok(response.map(|body| Guarded::new(body, working)))
-        })
-    }
-}
-
-type Answering = Pin<Box<dyn Future<Output = Result<Response<Guarded>, Infallible>>>>;
-
-struct Working(Rc<Client>);
-
-impl Working {
-    fn new(client: &Rc<Client>) -> Self {
-        client.now.set(client.now.get() + 1);
-        client.ever.set(client.ever.get() + 1);
-        Self(client.clone())
-    }
-}
-
-impl Drop for Working {
-    fn drop(&mut self) {
-        self.0.now.set(self.0.now.get() - 1);
-    }
-}
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(http: Arc<Http>, connection: Connection, worker: Rc<Worker>) {
@@ -178,7 +119,7 @@ async fn awake(http: &Arc<Http>, caller: &Rc<Caller>, io: Socket) -> Option<(Soc
         .header_read_timeout(None)
         .max_headers(http.config.headers)
         .max_buf_size(http.config.head)
-        .serve_connection(TokioIo::new(io), service)
+        .serve_connection(TokioIo::new(Wire::new(io)), service)
         .with_upgrades();
     let mut connection = pin!(Some(connection));
     let mut tick = tokio::time::interval_at(Instant::now() + QUIET, QUIET);
@@ -216,8 +157,9 @@ async fn awake(http: &Arc<Http>, caller: &Rc<Caller>, io: Socket) -> Option<(Soc
                     own.graceful_shutdown();
                 }
             }
-            Event::Tick if client.now.get() > 0 || client.ever.get() > seen || left => {
-                seen = client.ever.get();
+            Event::Tick if client.in_flight() > 0 || client.requests() > seen || left => {
+                seen = client.requests();
+                client.look_after();
             }
             Event::Tick => {
                 // No request is in flight, and none came for a while: nothing can be lost.
@@ -231,7 +173,7 @@ async fn awake(http: &Arc<Http>, caller: &Rc<Caller>, io: Socket) -> Option<(Soc
     }
 }
 
-type Awake<S> = http1::UpgradeableConnection<TokioIo<Socket>, S>;
+type Awake<S> = http1::UpgradeableConnection<TokioIo<Wire>, S>;
 
 fn take<S, B>(connection: &mut Pin<&mut Option<Awake<S>>>) -> Option<(Socket, Bytes)>
 where
@@ -242,7 +184,7 @@ where
     Awake<S>: Unpin,
 {
     let parts = connection.as_mut().get_mut().take()?.into_parts()?;
-    Some((parts.io.into_inner(), parts.read_buf))
+    Some((parts.io.into_inner().into_inner(), parts.read_buf))
 }
 
 async fn serve_http2(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
@@ -259,7 +201,7 @@ async fn serve_http2(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
         .max_local_error_reset_streams(LOCAL_RESETS)
         .max_send_buf_size(SEND_BUFFER)
         .enable_connect_protocol()
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(TokioIo::new(Wire::framed(io, PREFACE.len())), service);
     let mut connection = pin!(connection);
     let mut tick = tokio::time::interval_at(Instant::now() + QUIET, QUIET);
     let (mut seen, mut since) = (0, Instant::now());
@@ -280,49 +222,21 @@ async fn serve_http2(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
                 connection.as_mut().graceful_shutdown();
             }
             () = caller.cut() => return,
+            () = client.is_hostile() => {
+                caller.is_malformed();
+                let source = caller.peer();
+                tracing::info!(%source, "connection closed: most of its requests were taken back");
+                return;
+            }
             _ = tick.tick() => {
-                if client.now.get() > 0 || client.ever.get() > seen {
-                    (seen, since) = (client.ever.get(), Instant::now());
+                client.look_after();
+                if client.in_flight() > 0 || client.requests() > seen {
+                    (seen, since) = (client.requests(), Instant::now());
                 } else if since.elapsed() > config.idle && !left {
                     left = true;
                     connection.as_mut().graceful_shutdown();
                 }
             }
         }
-    }
-}
-
-/// A response's body that counts its request as in flight.
-struct Guarded {
-    body: crate::body::Payload,
-    _working: Working,
-}
-
-impl Guarded {
-    fn new(body: crate::body::Payload, working: Working) -> Self {
-        Self {
-            body,
-            _working: working,
-        }
-    }
-}
-
-impl http_body::Body for Guarded {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, io::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
     }
 }

@@ -1,0 +1,231 @@
+//! What the requests of one client connection have in common, and what is watched of them.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use finback_core::clock::Now;
+use finback_core::driver::Caller;
+use http::{HeaderValue, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use slab::Slab;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::Http;
+use crate::alarm::Alarms;
+use crate::body::Payload;
+use crate::forward::forward;
+use crate::headers;
+
+/// A response of which a client takes nothing for this long is given up.
+const UNREAD: Duration = Duration::from_secs(60);
+/// A client that takes back so many requests within a second, and more than half of them, only
+/// wants to make work (CVE-2023-44487).
+const TAKEN_BACK: u32 = 200;
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A client connection.
+pub(crate) struct Client {
+    pub(crate) http: Arc<Http>,
+    pub(crate) caller: Rc<Caller>,
+    /// Its requests come under TLS.
+    pub(crate) secure: bool,
+    /// Its address, as headers write it.
+    pub(crate) address: HeaderValue,
+    pub(crate) alarms: Rc<Alarms>,
+    in_flight: Cell<usize>,
+    requests: Cell<u64>,
+    /// Since when, requests begun and taken back.
+    window: Cell<(Option<Instant>, u32, u32)>,
+    hostile: Notify,
+    /// Responses on their way.
+    answers: RefCell<Slab<Rc<Answer>>>,
+}
+
+/// The answer to a request, to come. Boxed, because what serves hyper moves it about.
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Guarded>, Infallible>>>>;
+
+impl Client {
+    pub(crate) fn new(http: &Arc<Http>, caller: &Rc<Caller>, secure: bool) -> Rc<Self> {
+        Rc::new(Self {
+            http: http.clone(),
+            caller: caller.clone(),
+            secure,
+            address: headers::address(caller.peer().ip()),
+            alarms: Rc::default(),
+            in_flight: Cell::default(),
+            requests: Cell::default(),
+            window: Cell::default(),
+            hostile: Notify::new(),
+            answers: RefCell::default(),
+        })
+    }
+
+    pub(crate) fn answer(self: Rc<Self>, request: Request<Incoming>) -> Answering {
+        let working = Working::new(&self);
+        Box::pin(async move {
+            let response = forward(&self, request).await;
+            Ok(response.map(|body| Guarded::new(body, working)))
+        })
+    }
+
+    /// Requests in flight.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.get()
+    }
+
+    /// Requests since it connected.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.get()
+    }
+
+    /// Waits until it has shown that it only wants to make work.
+    pub(crate) async fn is_hostile(&self) {
+        self.hostile.notified().await;
+    }
+
+    /// Gives up responses that nobody reads. To be called about once a second.
+    pub(crate) fn look_after(&self) {
+        let worker = self.caller.worker();
+        worker.read_clock();
+        let now = worker.now();
+        for (_, answer) in &*self.answers.borrow() {
+            if answer.waits.get() && now >= answer.taken.get().after(UNREAD) {
+                // Frees the endpoint's connection, too.
+                drop(answer.body.take());
+            }
+        }
+    }
+
+    fn counts(&self, begun: u32, taken_back: u32) {
+        let (since, all, back) = self.window.get();
+        let window = match since {
+            Some(since) if since.elapsed() < SECOND => {
+                (Some(since), all + begun, back + taken_back)
+            }
+            _ => (Some(Instant::now()), begun, taken_back),
+        };
+        self.window.set(window);
+        if window.2 >= TAKEN_BACK && window.2 * 2 > window.1 {
+            self.hostile.notify_one();
+        }
+    }
+}
+
+/// A request in flight.
+struct Working {
+    client: Rc<Client>,
+    /// It was answered to its end.
+    done: bool,
+}
+
+impl Working {
+    fn new(client: &Rc<Client>) -> Self {
+        client.in_flight.set(client.in_flight.get() + 1);
+        client.requests.set(client.requests.get() + 1);
+        client.counts(1, 0);
+        Self {
+            client: client.clone(),
+            done: false,
+        }
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.client.in_flight.set(self.client.in_flight.get() - 1);
+        if !self.done {
+            self.client.counts(0, 1);
+        }
+    }
+}
+
+/// A response's body, watched.
+pub(crate) struct Guarded {
+    answer: Rc<Answer>,
+    place: usize,
+    working: Working,
+}
+
+/// What is watched of a response.
+struct Answer {
+    /// `None` if it was given up.
+    body: RefCell<Option<Payload>>,
+    /// When the client last took something.
+    taken: Cell<Now>,
+    /// Whether the client is waited for, not the endpoint.
+    waits: Cell<bool>,
+}
+
+impl Guarded {
+    fn new(body: Payload, working: Working) -> Self {
+        let client = &working.client;
+        let answer = Rc::new(Answer {
+            body: RefCell::new(Some(body)),
+            taken: Cell::new(client.caller.worker().now()),
+            waits: Cell::new(true),
+        });
+        let place = client.answers.borrow_mut().insert(answer.clone());
+        Self {
+            answer,
+            place,
+            working,
+        }
+    }
+}
+
+impl Body for Guarded {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let polled = {
+            let mut body = self.answer.body.borrow_mut();
+            let Some(body) = body.as_mut() else {
+                return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())));
+            };
+            Pin::new(body).poll_frame(cx)
+        };
+        // Whoever has a piece asks for the next when it was sent.
+        self.answer.waits.set(polled.is_ready());
+        if polled.is_ready() {
+            let worker = self.working.client.caller.worker();
+            worker.read_clock();
+            self.answer.taken.set(worker.now());
+        }
+        if let Poll::Ready(None) = polled {
+            self.working.done = true;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let body = self.answer.body.borrow();
+        body.as_ref().is_some_and(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let body = self.answer.body.borrow();
+        body.as_ref().map(Body::size_hint).unwrap_or_default()
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        if self.is_end_stream() {
+            self.working.done = true;
+        }
+        self.working.client.answers.borrow_mut().remove(self.place);
+    }
+}
