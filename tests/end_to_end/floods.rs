@@ -316,7 +316,7 @@ fn frames_that_ask_for_work_alone_are_borne_or_cut_off() {
         ("DATA dribble", open, frame(DATA, 0, 1, b"x")),
     ];
     for (name, first, again) in cases {
-        let flood = again.repeat(20_000);
+        let flood = again.repeat(50_000);
         world.beside(name, |world| {
             let mut stream = world.connect();
             stream
