@@ -11,7 +11,7 @@ use finback::config;
 const REST: [(&str, &str); 4] = [
     (
         "registries",
-        "registries: { zk: { zookeeper: \"127.0.0.1:2181\" } }\n",
+        "registries: { zk: { zookeeper: \"127.0.0.1:2181\" }, names: { dns: {} } }\n",
     ),
     (
         "listeners",

@@ -177,6 +177,31 @@ fn mistakes_are_refused_with_place_and_remedy() {
             "outlier: { max_percent: 101 }",
             "write 0 to 100",
         ),
+        (
+            "heartbeat: { interval: 2s }",
+            "health_check: { protocol: smtp }",
+            "write tcp, http, grpc, bolt or dubbo",
+        ),
+        (
+            "heartbeat: { interval: 2s }",
+            "health_check: { protocol: bolt, path: /x }",
+            "`path` is not for `bolt`",
+        ),
+        (
+            "heartbeat: { interval: 2s }",
+            "health_check: { protocol: http, status: [400, 200] }",
+            "the lowest and the highest",
+        ),
+        (
+            "layout: sofa, service: com.acme.Pay",
+            "service: com.acme.Pay",
+            "write `layout` too",
+        ),
+        (
+            "{ zookeeper: \"127.0.0.1:2181\" }",
+            "{ zookeeper: \"127.0.0.1:2181\", dns: {} }",
+            "exactly one of",
+        ),
         ("2181\" }", "2181,localhost\" }", "`localhost` is no server"),
         ("service: a.B,", "service: \"\",", "write its name"),
         (
