@@ -26,6 +26,8 @@ need openssl openssl
 need curl curl ca-certificates
 need unzip unzip
 need h2load nghttp2-client
+need /usr/sbin/nginx nginx-light
+need /usr/sbin/haproxy haproxy
 need "/usr/lib/$(uname -m)-linux-gnu/libnss_wrapper.so" libnss-wrapper
 if [ "${#missing[@]}" -gt 0 ]; then
     echo "installing ${missing[*]}"

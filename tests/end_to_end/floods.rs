@@ -14,39 +14,21 @@ use tokio::runtime::Runtime;
 
 use crate::support::certificates::certificates;
 use crate::support::finback::Finback;
+use crate::support::frames::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, PRIORITY,
+    RST_STREAM, SETTINGS, WINDOW_UPDATE, frame,
+};
 use crate::support::temporary_folder;
 
 /// What a hostile client may make the proxy hold.
 const GROWTH_KIB: u64 = 24 * 1024;
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Calls of an honest client.
 const CALLS: u64 = 2000;
 
-/// Types of frames (RFC 9113, section 6).
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
 /// A GET of `/slow` by HPACK's static table: `:method GET`, `:scheme http`, `:path`, `:authority a`.
 const GET: &[u8] = b"\x82\x86\x04\x05/slow\x01\x01a";
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut out = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    out.extend([kind, flags]);
-    out.extend(stream.to_be_bytes());
-    out.extend(payload);
-    out
-}
 
 /// A stand-in service on a runtime, and a proxy in front of it.
 struct World {

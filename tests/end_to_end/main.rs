@@ -18,6 +18,7 @@ mod http;
 mod lifecycle;
 mod registries;
 mod reload;
+mod smuggling;
 mod support;
 mod tcp;
 mod tls;

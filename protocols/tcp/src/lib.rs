@@ -63,7 +63,7 @@ async fn serve(connection: Connection, worker: Rc<Worker>) {
         }
     };
     stream.add_request_bytes(carried.up);
-    if carried.broken && carried.down == 0 && carried.up > 0 {
+    if carried.endpoint_broke && carried.down == 0 && carried.up > 0 {
         // It took what the client said and ended without a word.
         lease.went(Verdict::Bad);
         stream.answered(Outcome::Failed, 0);

@@ -19,8 +19,8 @@ pub(crate) struct Carried {
     pub(crate) up: u64,
     /// To the client.
     pub(crate) down: u64,
-    /// It ended by an error of either side.
-    pub(crate) broken: bool,
+    /// The endpoint broke it off; a client that does is its own affair.
+    pub(crate) endpoint_broke: bool,
 }
 
 /// One direction. A buffer is held only while the receiver takes less than the sender sends; the
@@ -31,6 +31,8 @@ struct Lane {
     carried: u64,
     ended: bool,
     closed: bool,
+    /// It broke on the sender's side.
+    unreadable: bool,
 }
 
 impl Lane {
@@ -93,9 +95,13 @@ impl Lane {
         to: &mut Socket,
     ) -> Poll<std::io::Result<()>> {
         let mut buffer = ReadBuf::new(scratch);
-        match Pin::new(from).poll_read(cx, &mut buffer)? {
+        match Pin::new(from).poll_read(cx, &mut buffer) {
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(()) => {}
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => {
+                self.unreadable = true;
+                return Poll::Ready(Err(error));
+            }
         }
         let mut rest = buffer.filled();
         self.ended = rest.is_empty();
@@ -125,15 +131,16 @@ pub(crate) async fn relay(
         let first = up.poll(cx, worker, client, endpoint);
         let second = down.poll(cx, worker, endpoint, client);
         match (first, second) {
-            (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
+            (Poll::Ready(Err(_)), _) => Poll::Ready(!up.unreadable),
+            (_, Poll::Ready(Err(_))) => Poll::Ready(down.unreadable),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(false),
             _ => Poll::Pending,
         }
-    })
-    .await;
+    });
+    let endpoint_broke = ended.await;
     Carried {
         up: up.carried,
         down: down.carried,
-        broken: ended.is_err(),
+        endpoint_broke,
     }
 }

@@ -1,0 +1,296 @@
+//! Requests that one server reads as one and another as two, with back ends that nobody here wrote.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::finback::Finback;
+use crate::support::frames::{
+    DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, block, frame,
+};
+use crate::support::process::Process;
+use crate::support::{eventually, free_port, temporary_folder};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// A server that answers every request and writes a line about each into a file.
+struct Backend {
+    _process: Process,
+    address: String,
+    log: std::path::PathBuf,
+}
+
+impl Backend {
+    fn nginx() -> Self {
+        let (folder, port) = (temporary_folder(), free_port());
+        let f = folder.display();
+        let text = format!(
+            "worker_processes 1; daemon off; pid {f}/pid; error_log stderr error;\n\
+             events {{ worker_connections 200; }}\n\
+             http {{ log_format own '$request_method $request_uri $host'; access_log {f}/log own;\n\
+             client_body_temp_path {f}; proxy_temp_path {f}; fastcgi_temp_path {f};\n\
+             uwsgi_temp_path {f}; scgi_temp_path {f};\n\
+             server {{ listen 127.0.0.1:{port}; location / {{ return 200 fine; }} }} }}\n"
+        );
+        let path = folder.join("nginx.conf");
+        std::fs::write(&path, text).unwrap();
+        let mut command = Command::new("/usr/sbin/nginx");
+        command.arg("-p").arg(&folder).arg("-c").arg(path);
+        Self::begin("nginx", "nginx-light", command, port, folder.join("log"))
+    }
+
+    fn haproxy() -> Self {
+        let (folder, port) = (temporary_folder(), free_port());
+        let log = folder.join("log");
+        let text = format!(
+            "global\n log stdout format raw local0\ndefaults\n mode http\n timeout client 30s\n \
+             timeout connect 5s\n timeout server 30s\nfrontend own\n bind 127.0.0.1:{port}\n \
+             log global\n log-format \"%HM %HU\"\n http-request return status 200 content-type text/plain string fine\n"
+        );
+        let path = folder.join("haproxy.cfg");
+        std::fs::write(&path, text).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec /usr/sbin/haproxy -db -f \"$0\" > \"$1\""]);
+        command.arg(path).arg(&log);
+        Self::begin("haproxy", "haproxy", command, port, log)
+    }
+
+    fn begin(
+        name: &str,
+        package: &str,
+        mut command: Command,
+        port: u16,
+        log: std::path::PathBuf,
+    ) -> Self {
+        let program = format!("/usr/sbin/{name}");
+        assert!(
+            Path::new(&program).exists(),
+            "{program} is missing: run `make peers`, or `apt-get install {package}`"
+        );
+        let process = Process::start(name, &mut command);
+        let address = format!("127.0.0.1:{port}");
+        eventually(name, PATIENCE, || {
+            TcpStream::connect(&address).map_err(|error| error.to_string())
+        });
+        Self {
+            _process: process,
+            address,
+            log,
+        }
+    }
+
+    /// What it was asked so far.
+    fn asked(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let whole = text.lines().filter(|line| line.contains('/'));
+        whole.map(str::to_owned).collect()
+    }
+}
+
+/// Sends bytes and hears what comes until nothing does.
+fn tell(address: &str, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let patience = Some(Duration::from_millis(300));
+    stream.set_read_timeout(patience).unwrap();
+    // It may hang up before it has read everything.
+    let _ = stream.write_all(bytes);
+    let mut heard = Vec::new();
+    let mut piece = [0; 4096];
+    while let Ok(n) = stream.read(&mut piece) {
+        if n == 0 {
+            break;
+        }
+        heard.extend_from_slice(&piece[..n]);
+    }
+    String::from_utf8_lossy(&heard).into_owned()
+}
+
+/// Requests of HTTP/1.1 that servers have read differently.
+fn ambiguous() -> Vec<String> {
+    let post = |headers: &str, body: &str| {
+        format!("POST /one HTTP/1.1\r\nHost: a\r\n{headers}\r\n\r\n{body}")
+    };
+    let ends = format!("0\r\n\r\n{SMUGGLED}");
+    let length = format!("Content-Length: {}", ends.len());
+    let mut all = Vec::new();
+    for encoding in [
+        "Transfer-Encoding: chunked",
+        "Transfer-Encoding: xchunked",
+        "Transfer-Encoding : chunked",
+        "Transfer-Encoding:\tchunked",
+        "Transfer-Encoding: \x0bchunked",
+        "Transfer-Encoding: chunked, identity",
+        "Transfer-Encoding: identity, chunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: x",
+        "Transfer-Encoding:\r\n chunked",
+        "X: y\r\n Transfer-Encoding: chunked",
+        "\x20Transfer-Encoding: chunked",
+        "Transfer-Encoding: Chunked",
+        "transfer_encoding: chunked",
+        "X: y\nTransfer-Encoding: chunked",
+    ] {
+        all.push(post(&format!("{encoding}\r\n{length}"), &ends));
+        all.push(post(&format!("{length}\r\n{encoding}"), &ends));
+        all.push(post(encoding, &ends));
+    }
+    for lengths in [
+        "Content-Length: 0\r\nContent-Length: 37",
+        "Content-Length: 37\r\nContent-Length: 0",
+        "Content-Length: 0, 37",
+        "Content-Length: +0",
+        "Content-Length: 0x25",
+        "Content-Length: -1",
+        "Content-Length: 00000000000000000000000000000000000",
+        "Content-Length : 37",
+        "Content-Length: 99999999999999999999",
+    ] {
+        all.push(post(lengths, SMUGGLED));
+    }
+    let chunked = "Transfer-Encoding: chunked";
+    for body in [
+        format!("0;x=y\r\n\r\n{SMUGGLED}"),
+        format!("0;x=\"\n\r\n\r\n{SMUGGLED}"),
+        format!("00000000000000000\r\n\r\n{SMUGGLED}"),
+        format!("0x0\r\n\r\n{SMUGGLED}"),
+        format!("1\nz\n0\n\n{SMUGGLED}"),
+        format!("1\r\nzz\r\n0\r\n\r\n{SMUGGLED}"),
+        format!("fffffffffffffffff\r\n{SMUGGLED}"),
+        format!("0\r\nX: y\r\n\r\n{SMUGGLED}"),
+        format!("0\r\nContent-Length: 37\r\n\r\n{SMUGGLED}"),
+    ] {
+        all.push(post(chunked, &body));
+    }
+    all.push(format!(
+        "GET /one HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{SMUGGLED}",
+        SMUGGLED.len()
+    ));
+    all.push(format!(
+        "GET /one HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n{chunked}\r\n\r\n{ends}"
+    ));
+    all.push(format!(
+        "GET /one HTTP/1.1\nHost: a\nContent-Length: 0\n\n{SMUGGLED}"
+    ));
+    all.push(format!(
+        "GET /one HTTP/1.1\r\nHost: a\r\nX: \0\r\n{length}\r\n\r\n{ends}"
+    ));
+    all.push(format!(
+        "GET http://b/one HTTP/1.1\r\nHost: a\r\n{length}\r\n\r\n{ends}"
+    ));
+    all.push(format!(
+        "POST /one HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n{length}\r\n\r\n{ends}"
+    ));
+    all.push(format!(
+        "POST /one HTTP/1.1\r\nHost: a\r\nConnection: content-length\r\n{length}\r\n\r\n{ends}"
+    ));
+    all.push(format!(
+        "POST /one HTTP/1.1\r\nHost: a\r\nConnection: transfer-encoding\r\n{chunked}\r\n\r\n{ends}"
+    ));
+    all
+}
+
+/// The same by HTTP/2, where a careless translation makes the second request.
+fn translated() -> Vec<Vec<u8>> {
+    let base = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/one"),
+        (":authority", "a"),
+    ];
+    let inject = "x\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut all = Vec::new();
+    let mut request = |headers: &[(&str, &str)], body: &str| {
+        let mut bytes = PREFACE.to_vec();
+        bytes.extend(frame(SETTINGS, 0, 0, &[]));
+        bytes.extend(frame(HEADERS, END_HEADERS, 1, &block(headers)));
+        bytes.extend(frame(DATA, END_STREAM, 1, body.as_bytes()));
+        all.push(bytes);
+    };
+    for more in [
+        ("content-length", "0"),
+        ("content-length", "3"),
+        ("content-length", "400"),
+        ("transfer-encoding", "chunked"),
+        ("connection", "transfer-encoding"),
+        ("x", inject),
+        ("x: y\r\nz", "1"),
+        ("x y", "1"),
+        ("host", "b"),
+        ("Content-Length", "0"),
+        ("", "x"),
+        (":x", "y"),
+    ] {
+        let headers = [&base[..], &[more]].concat();
+        request(&headers, &format!("0\r\n\r\n{SMUGGLED}"));
+    }
+    for (place, value) in [
+        (0, "POST / HTTP/1.1\r\nx:"),
+        (0, "GET /smuggled"),
+        (1, "http://b/smuggled"),
+        (2, "/one HTTP/1.1\r\nHost: a\r\n\r\nGET /smuggled"),
+        (2, "/one /smuggled"),
+        (2, "smuggled"),
+        (3, "a\r\nX: y"),
+        (3, "a/smuggled"),
+        (3, "user@a"),
+    ] {
+        let mut headers = base;
+        headers[place].1 = value;
+        request(&headers, SMUGGLED);
+    }
+    all
+}
+
+#[test]
+fn no_back_end_sees_a_second_request() {
+    for backend in [Backend::nginx(), Backend::haproxy()] {
+        let finback = Finback::start(&format!(
+            r#"
+workers: 1
+listeners: [ {{ name: web, address: "127.0.0.1:0", protocol: http, routes: web }} ]
+routes: {{ web: [ {{ to: {{ cluster: back }} }} ] }}
+clusters: {{ back: {{ endpoints: [ "{}" ], http: "1.1", outlier: {{ consecutive: 0 }} }} }}
+"#,
+            backend.address
+        ));
+        let at = finback.local("web");
+        // What follows a whole request on its connection may rightly be a second one: those are told
+        // apart by answers.
+        let mut passed = 0;
+        for request in ambiguous() {
+            let before = backend.asked().len();
+            let heard = tell(&at, request.as_bytes());
+            let answers = heard.matches("HTTP/1.1 2").count();
+            // The log may lag behind the answer.
+            std::thread::sleep(Duration::from_millis(20));
+            let seen = &backend.asked()[before..];
+            assert!(
+                seen.len() <= answers.max(1),
+                "{request:?} made {seen:?}, and was answered {heard:?}"
+            );
+            passed += seen.len();
+        }
+        for request in translated() {
+            let before = backend.asked().len();
+            tell(&at, &request);
+            std::thread::sleep(Duration::from_millis(20));
+            let seen = backend.asked()[before..].to_vec();
+            let shown = String::from_utf8_lossy(&request).into_owned();
+            assert!(seen.len() <= 1, "{shown:?} made {seen:?}");
+            assert!(
+                !seen.concat().contains("smuggled"),
+                "{shown:?} made {seen:?}"
+            );
+            passed += seen.len();
+        }
+        println!("{passed} were passed on, each as what it is");
+        assert!(passed > 5, "nothing was tried: {passed}");
+        // And the connections to the back end are in order for the next.
+        for _ in 0..5 {
+            let heard = tell(&at, b"GET /fine HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert!(heard.ends_with("fine"), "{heard}");
+        }
+    }
+}
