@@ -5,7 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,13 +15,57 @@ use finback_core::mesh::{Lease, Verdict};
 use finback_core::rejection::Rejection;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
+use tokio::io::{AsyncRead, DuplexStream, ReadBuf};
 use tokio::time::Instant;
 
 use crate::alarm::Alarm;
 use crate::dialect::Dialect;
+use crate::http2::Received;
 use crate::pool::Returned;
 use crate::translation::Translated;
+
+/// A body as it arrives, by either version.
+pub(crate) enum Incoming {
+    /// None; or it is in other hands.
+    Nothing,
+    Http1(hyper::body::Incoming),
+    Http2(Received),
+}
+
+impl Body for Incoming {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        match &mut *self {
+            Self::Nothing => Poll::Ready(None),
+            Self::Http1(body) => {
+                let polled = Pin::new(body).poll_frame(cx);
+                polled.map(|frame| frame.map(|frame| frame.map_err(io::Error::other)))
+            }
+            Self::Http2(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Nothing => SizeHint::with_exact(0),
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
+}
 
 /// A body on its way, in either direction.
 pub(crate) enum Payload {
@@ -33,7 +77,12 @@ pub(crate) enum Payload {
     Response(Box<Download>),
     /// Either, in another form.
     Translated(Box<Translated>),
+    /// What an endpoint sends through a tunnel.
+    Tunnel(DuplexStream),
 }
+
+/// Bytes that are taken from a tunnel at once.
+const TUNNEL: usize = 4096;
 
 /// How far a request's body has come.
 #[derive(Debug, Default)]
@@ -180,7 +229,7 @@ impl Download {
                 let late = self.fail(Rejection::ConnectionLost, blamed);
                 Poll::Ready(Some(match late {
                     Some(trailers) => Ok(Frame::trailers(trailers)),
-                    None => Err(io::Error::other(error)),
+                    None => Err(error),
                 }))
             }
             Poll::Pending => {
@@ -231,10 +280,18 @@ impl Body for Payload {
                     Poll::Ready(Some(Err(_))) => upload.breaks(),
                     Poll::Pending => {}
                 }
-                polled.map(|frame| frame.map(|frame| frame.map_err(io::Error::other)))
+                polled
             }
             Self::Response(download) => download.poll(cx),
             Self::Translated(translated) => translated.poll(cx),
+            Self::Tunnel(tunnel) => {
+                let mut piece = [0; TUNNEL];
+                let mut buffer = ReadBuf::new(&mut piece);
+                ready!(Pin::new(tunnel).poll_read(cx, &mut buffer))?;
+                let data = buffer.filled();
+                let frame = (!data.is_empty()).then(|| Frame::data(Bytes::copy_from_slice(data)));
+                Poll::Ready(frame.map(Ok))
+            }
         }
     }
 
@@ -250,6 +307,7 @@ impl Body for Payload {
             }
             Self::Response(download) => download.ended && download.body.is_end_stream(),
             Self::Translated(translated) => translated.is_ended(),
+            Self::Tunnel(_) => false,
         }
     }
 
@@ -258,7 +316,7 @@ impl Body for Payload {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
             Self::Request(body, _) => body.size_hint(),
             Self::Response(download) => download.body.size_hint(),
-            Self::Translated(_) => SizeHint::default(),
+            Self::Translated(_) | Self::Tunnel(_) => SizeHint::default(),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! What the requests of one client connection have in common, and what is watched of them.
 
 use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -14,14 +13,13 @@ use finback_core::clock::Now;
 use finback_core::driver::Caller;
 use http::{HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::Http;
 use crate::alarm::Alarms;
-use crate::body::Payload;
+use crate::body::{Incoming, Payload};
 use crate::forward::forward;
 use crate::headers;
 
@@ -50,9 +48,6 @@ pub(crate) struct Client {
     answers: RefCell<Slab<Rc<Answer>>>,
 }
 
-/// The answer to a request, to come. Boxed, because what serves hyper moves it about.
-type Answering = Pin<Box<dyn Future<Output = Result<Response<Guarded>, Infallible>>>>;
-
 impl Client {
     pub(crate) fn new(http: &Arc<Http>, caller: &Rc<Caller>, secure: bool) -> Rc<Self> {
         Rc::new(Self {
@@ -69,12 +64,16 @@ impl Client {
         })
     }
 
-    pub(crate) fn answer(self: Rc<Self>, request: Request<Incoming>) -> Answering {
+    /// Answers a request, which is in flight from now on.
+    pub(crate) fn answer(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Guarded>> {
         let working = Working::new(&self);
-        Box::pin(async move {
+        async move {
             let response = forward(&self, request).await;
-            Ok(response.map(|body| Guarded::new(body, working)))
-        })
+            response.map(|body| Guarded::new(body, working))
+        }
     }
 
     /// Requests in flight.

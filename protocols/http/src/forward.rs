@@ -13,16 +13,16 @@ use finback_core::rejection::Rejection;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
 use crate::Http;
 use crate::alarm::{Alarm, Alarms};
-use crate::body::{Download, Payload, Upload};
+use crate::body::{Download, Incoming, Payload, Upload};
 use crate::client::Client;
 use crate::dialect::{Asked, Dialect};
 use crate::headers;
+use crate::http2::{Failure, Received};
 use crate::pool::{self, Channel, Returned};
 use crate::translation::{Translated, Translator};
 use crate::treatment::{self, Treatment};
@@ -44,14 +44,14 @@ pub(crate) async fn forward(client: &Client, request: Request<Incoming>) -> Resp
 
 async fn answer(client: &Client, request: Request<Incoming>) -> Response<Payload> {
     let Client { http, caller, .. } = client;
-    let (mut head, body) = request.into_parts();
+    let (mut head, mut body) = request.into_parts();
     let claims = |dialect: &&Arc<dyn Dialect>| dialect.claims(&head);
     let Some(dialect) = http.dialects.iter().find(claims).cloned() else {
         // The last one claims everything.
         return Response::new(Payload::empty());
     };
     let asked = Asked::of(&head);
-    let wanted = Wanted::take(&mut head);
+    let wanted = Wanted::take(&mut head, &mut body);
     let fault = fault(http, &head, wanted.is_some());
     let metadata = dialect.metadata(&head);
     let own_timeout = metadata.timeout.is_some();
@@ -397,6 +397,7 @@ impl Call<'_> {
                     // A connection that was used before may be closed by its peer just now.
                     let spare = idle.then(|| repeated(&request)).flatten();
                     let sending = sender.try_send_request(*request);
+                    let sending = async { heard_single(sending.await) };
                     let sent = self.await_head(sending, &mut timer, upload).await;
                     match sent {
                         Heard::Response(response) => {
@@ -413,8 +414,8 @@ impl Call<'_> {
                         Heard::Late => return Ok(Sent::Late),
                     }
                 }
-                Channel::Shared(mut sender, returned) => {
-                    let sending = sender.try_send_request(*request);
+                Channel::Shared(sender, returned) => {
+                    let sending = async { heard_shared(sender.send(*request).await) };
                     return Ok(match self.await_head(sending, &mut timer, upload).await {
                         Heard::Response(response) => Sent::Response(response, returned, timer),
                         Heard::Unsent(same) => Sent::Unsent(same),
@@ -429,7 +430,7 @@ impl Call<'_> {
     /// Waits for a response's head. Where nobody set a limit, a body that moves is waited for.
     async fn await_head(
         &self,
-        sending: impl Future<Output = SendResult>,
+        sending: impl Future<Output = Heard>,
         timer: &mut Alarm,
         upload: &Upload,
     ) -> Heard {
@@ -448,18 +449,7 @@ impl Call<'_> {
             }
             Poll::Pending
         });
-        let Some(heard) = heard.await else {
-            return Heard::Late;
-        };
-        match heard {
-            Ok(response) => Heard::Response(Box::new(response)),
-            Err(mut error) => match error.take_message() {
-                Some(same) => Heard::Unsent(Box::new(same)),
-                None => Heard::Lost {
-                    refused: is_refused(error.error()),
-                },
-            },
-        }
+        heard.await.unwrap_or(Heard::Late)
     }
 
     /// Makes of an endpoint's response the one for the caller.
@@ -481,15 +471,12 @@ impl Call<'_> {
                 self.stream = Some(stream);
                 return self.reject(Rejection::ConnectionLost);
             };
-            wanted.agree(&mut head.headers);
-            if wanted.extended {
-                head.status = StatusCode::OK;
-            }
+            let (side, payload) = wanted.agree(&mut head.status, &mut head.headers);
             let caller = self.caller.clone();
-            let relay = upgrade::relay(caller, wanted.client, endpoint, stream, lease);
+            let relay = upgrade::relay(caller, side, endpoint, stream, lease);
             tokio::task::spawn_local(relay);
             drop(returned);
-            return Response::from_parts(head, Payload::empty());
+            return Response::from_parts(head, payload);
         }
         head.version = Version::HTTP_11;
         let outcome = self.dialect.outcome(head.status, &head.headers);
@@ -521,7 +508,25 @@ impl Call<'_> {
     }
 }
 
-type SendResult = Result<Response<Incoming>, hyper::client::conn::TrySendError<Request<Payload>>>;
+type Unsent = hyper::client::conn::TrySendError<Request<Payload>>;
+
+fn heard_single(sent: Result<Response<hyper::body::Incoming>, Unsent>) -> Heard {
+    match sent {
+        Ok(response) => Heard::Response(Box::new(response.map(Incoming::Http1))),
+        Err(mut error) => match error.take_message() {
+            Some(same) => Heard::Unsent(Box::new(same)),
+            None => Heard::Lost { refused: false },
+        },
+    }
+}
+
+fn heard_shared(sent: Result<Response<Received>, Failure<Payload>>) -> Heard {
+    match sent {
+        Ok(response) => Heard::Response(Box::new(response.map(Incoming::Http2))),
+        Err(Failure::Unsent(same)) => Heard::Unsent(same),
+        Err(Failure::Lost { refused }) => Heard::Lost { refused },
+    }
+}
 
 enum Heard {
     Response(Box<Response<Incoming>>),
@@ -545,18 +550,6 @@ fn repeated(request: &Request<Payload>) -> Option<Request<Payload>> {
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();
     Some(copy)
-}
-
-/// Whether an HTTP/2 peer says that it did not look at the request (RFC 9113, section 8.7).
-fn is_refused(error: &hyper::Error) -> bool {
-    let mut cause = std::error::Error::source(error);
-    while let Some(own) = cause {
-        if let Some(own) = own.downcast_ref::<h2::Error>() {
-            return own.reason() == Some(h2::Reason::REFUSED_STREAM);
-        }
-        cause = own.source();
-    }
-    false
 }
 
 enum Collected {

@@ -10,6 +10,7 @@ mod client;
 mod dialect;
 mod forward;
 mod headers;
+mod http2;
 mod pool;
 mod probe;
 mod serve;
@@ -25,6 +26,8 @@ use std::time::Duration;
 use finback_core::driver::{Connection, Worker};
 use finback_core::protocol::{Protocol, Served, Sniff};
 
+use http2::PREFACE;
+
 pub use dialect::{Asked, Dialect, Plain};
 pub use probe::{HttpProbe, Said, ask};
 pub use translation::{Translation, Translator};
@@ -32,8 +35,6 @@ pub use treatment::{Answer, Change, HeaderChange, Treatment};
 
 /// The protocol's name.
 pub const NAME: &str = "http";
-/// How HTTP/2 begins (RFC 9113, section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Methods by which HTTP/1.1 is recognised.
 const METHODS: [&[u8]; 9] = [
     b"GET ",

@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +11,13 @@ use finback_core::cluster::Cluster;
 use finback_core::driver::{Worker, dial};
 use finback_core::mesh::{Gauges, Lease, Mesh};
 use finback_core::rejection::Rejection;
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use crate::body::Payload;
+use crate::http2::{self, Limits};
 
 /// A connection without a request is closed after this; servers mostly wait a little longer.
 const IDLE: Duration = Duration::from_secs(50);
@@ -30,19 +30,6 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// The longest head of a response, in bytes.
 const HEAD: usize = 64 * 1024;
-
-/// Spawns on the worker's own thread.
-#[derive(Clone, Copy)]
-pub(crate) struct Local;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for Local
-where
-    F::Output: 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
-}
 
 #[derive(PartialEq, Eq, Hash, Clone, Copy)]
 struct Key {
@@ -72,12 +59,25 @@ struct Shared {
 }
 
 struct Multiplexed {
-    sender: OnceCell<http2::SendRequest<Payload>>,
+    sender: OnceCell<http2::Sender>,
     streams: Cell<usize>,
-    /// What the peer takes.
-    limit: Cell<usize>,
     closed: Cell<bool>,
     used: Cell<Instant>,
+}
+
+impl Multiplexed {
+    /// Whether it takes another request, or may when it is made.
+    fn is_usable(&self) -> bool {
+        let open = self.sender.get().is_none_or(|sender| !sender.is_closed());
+        open && !self.closed.get()
+    }
+
+    /// Requests that the peer takes at once.
+    fn limit(&self) -> usize {
+        self.sender
+            .get()
+            .map_or(STREAMS, http2::Sender::most_streams)
+    }
 }
 
 /// A connection with the right to send one request on it.
@@ -85,7 +85,7 @@ pub(crate) enum Channel {
     /// HTTP/1.1, and whether it was used before.
     Single(http1::SendRequest<Payload>, Returned, bool),
     /// HTTP/2.
-    Shared(http2::SendRequest<Payload>, Returned),
+    Shared(http2::Sender, Returned),
 }
 
 /// What is to be done with a connection after its request.
@@ -278,17 +278,16 @@ impl Shared {
     /// The least loaded connection, or a new one.
     fn choose(&self, most: usize) -> Rc<Multiplexed> {
         let mut connections = self.connections.borrow_mut();
-        connections.retain(|own| !own.closed.get());
+        connections.retain(|own| own.is_usable());
         let best = connections.iter().min_by_key(|own| own.streams.get());
         if let Some(best) = best
-            && (best.streams.get() < best.limit.get() || connections.len() >= most)
+            && (best.streams.get() < best.limit() || connections.len() >= most)
         {
             return best.clone();
         }
         let fresh = Rc::new(Multiplexed {
             sender: OnceCell::new(),
             streams: Cell::new(0),
-            limit: Cell::new(STREAMS),
             closed: Cell::new(false),
             used: Cell::new(Instant::now()),
         });
@@ -301,33 +300,29 @@ async fn handshake(
     worker: &Rc<Worker>,
     lease: &Lease,
     own: &Rc<Multiplexed>,
-) -> std::io::Result<http2::SendRequest<Payload>> {
+) -> std::io::Result<http2::Sender> {
     let stream = dial(lease.cluster(), lease.address(), Some(b"h2")).await?;
     let policy = &lease.cluster().spec.policy;
-    let (sender, connection) = http2::Builder::new(Local)
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(u32::try_from(HEAD).unwrap_or(u32::MAX))
-        .keep_alive_interval(policy.heartbeat_interval)
-        .keep_alive_timeout(policy.heartbeat_interval * policy.heartbeat_misses.max(1))
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(std::io::Error::other)?;
+    let limits = Limits {
+        streams: 0,
+        head: HEAD,
+        stream_window: STREAM_WINDOW,
+        connection_window: CONNECTION_WINDOW,
+    };
+    let interval = policy.heartbeat_interval;
+    let patience = interval * policy.heartbeat_misses.max(1);
+    let heartbeat = Some((interval, patience));
+    let (sender, running) = http2::handshake(stream, limits, heartbeat);
     let open = Open::new(worker.mesh());
     let own = own.clone();
     tokio::task::spawn_local(async move {
         let _open = open;
-        let mut connection = pin!(connection);
-        // Who waits for answers is told of the error.
-        let _ = std::future::poll_fn(|cx| {
-            let polled = connection.as_mut().poll(cx);
-            own.limit.set(connection.current_max_send_streams().max(1));
-            polled
-        })
-        .await;
+        // Who waits for answers is told how it ended.
+        running.await;
         own.closed.set(true);
     });
+    let ready = tokio::time::timeout(policy.connect_timeout, sender.ready()).await;
+    ready.map_err(|_| std::io::ErrorKind::TimedOut)??;
     Ok(sender)
 }
 
@@ -359,7 +354,7 @@ impl Pools {
             let mut connections = shared.connections.borrow_mut();
             connections.retain(|own| {
                 let used = own.streams.get() > 0 || now < own.used.get() + IDLE;
-                used && !own.closed.get()
+                used && own.is_usable()
             });
             !connections.is_empty() || Rc::strong_count(shared) > 1
         });

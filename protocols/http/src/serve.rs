@@ -1,25 +1,28 @@
 //! A client's connection.
 
+use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use finback_core::driver::{Caller, Connection, Socket, Worker};
-use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use http::Request;
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
+use crate::Http;
+use crate::body::Incoming;
 use crate::client::Client;
-use crate::pool::Local;
+use crate::http2::{self, Ended, Limits, PREFACE, Reason};
 use crate::wire::Wire;
-use crate::{Http, PREFACE};
 
 /// A connection on which nothing was asked for so long is put aside with no buffer.
 const QUIET: Duration = Duration::from_secs(1);
@@ -29,11 +32,8 @@ const LATE: &[u8] =
 /// Windows towards a client, in bytes.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// Streams that a client may reset before we looked at them, and that we reset for its errors.
-const PENDING_RESETS: usize = 20;
-const LOCAL_RESETS: usize = 256;
-/// Answers to an HTTP/2 client that wait to be sent, in bytes and stream.
-const SEND_BUFFER: usize = 64 * 1024;
+/// A client that is told to go is given so long to say that it heard.
+const GOODBYE: Duration = Duration::from_secs(10);
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(http: Arc<Http>, connection: Connection, worker: Rc<Worker>) {
@@ -113,7 +113,11 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, mut io: Socket) {
 /// but not used.
 async fn awake(http: &Arc<Http>, caller: &Rc<Caller>, io: Socket) -> Option<(Socket, Bytes)> {
     let client = Client::new(http, caller, io.is_secure());
-    let service = service_fn(|request| client.clone().answer(request));
+    let service = service_fn(|request: Request<hyper::body::Incoming>| {
+        let answering = client.clone().answer(request.map(Incoming::Http1));
+        // Boxed, because hyper moves it about.
+        Box::pin(async move { Ok::<_, Infallible>(answering.await) })
+    });
     let connection = http1::Builder::new()
         // How long a head may take is looked at when a connection is quiet: no timer per request.
         .header_read_timeout(None)
@@ -132,7 +136,7 @@ async fn awake(http: &Arc<Http>, caller: &Rc<Caller>, io: Socket) -> Option<(Soc
             Tick,
             Leave,
         }
-        let event = std::future::poll_fn(|cx| {
+        let event = poll_fn(|cx| {
             if let Some(own) = connection.as_mut().as_pin_mut()
                 && let Poll::Ready(ended) = own.poll(cx)
             {
@@ -177,7 +181,7 @@ type Awake<S> = http1::UpgradeableConnection<TokioIo<Wire>, S>;
 
 fn take<S, B>(connection: &mut Pin<&mut Option<Awake<S>>>) -> Option<(Socket, Bytes)>
 where
-    S: hyper::service::HttpService<Incoming, ResBody = B>,
+    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = B>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     B: http_body::Body + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -189,52 +193,65 @@ where
 
 async fn serve_http2(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
     let client = Client::new(&http, &caller, io.is_secure());
-    let service = service_fn(|request| client.clone().answer(request));
     let config = &http.config;
-    let connection = http2::Builder::new(Local)
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(config.streams)
-        .max_header_list_size(u32::try_from(config.head).unwrap_or(u32::MAX))
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_pending_accept_reset_streams(PENDING_RESETS)
-        .max_local_error_reset_streams(LOCAL_RESETS)
-        .max_send_buf_size(SEND_BUFFER)
-        .enable_connect_protocol()
-        .serve_connection(TokioIo::new(Wire::framed(io, PREFACE.len())), service);
-    let mut connection = pin!(connection);
+    let limits = Limits {
+        streams: config.streams,
+        head: config.head,
+        stream_window: STREAM_WINDOW,
+        connection_window: CONNECTION_WINDOW,
+    };
+    let mut server = http2::serve(io, limits);
     let mut tick = tokio::time::interval_at(Instant::now() + QUIET, QUIET);
     let (mut seen, mut since) = (0, Instant::now());
     let mut left = false;
+    let source = caller.peer();
     loop {
-        tokio::select! {
-            ended = connection.as_mut() => {
-                if let Err(error) = ended
-                    && (error.is_parse() || error.is_timeout())
-                {
-                    caller.is_malformed();
-                    tracing::info!(source = %caller.peer(), %error, "connection closed");
+        let serving = poll_fn(|cx| {
+            loop {
+                match ready!(server.poll_accept(cx)) {
+                    Ok((request, responder)) => {
+                        let answering = client.clone().answer(request.map(Incoming::Http2));
+                        tokio::task::spawn_local(responder.answer(answering));
+                    }
+                    Err(ended) => return Poll::Ready(ended),
                 }
+            }
+        });
+        tokio::select! {
+            ended = serving => {
+                if let Ended::Fault(Reason(code)) = ended {
+                    caller.is_malformed();
+                    tracing::info!(%source, code, "connection closed: HTTP/2 was broken");
+                }
+                server.close().await;
                 return;
             }
             () = caller.dismissed(), if !left => {
                 left = true;
-                connection.as_mut().graceful_shutdown();
+                server.leave();
             }
             () = caller.cut() => return,
             () = client.is_hostile() => {
                 caller.is_malformed();
-                let source = caller.peer();
                 tracing::info!(%source, "connection closed: most of its requests were taken back");
                 return;
             }
             _ = tick.tick() => {
                 client.look_after();
+                let head = Duration::from_secs(server.tick().into());
+                if head >= config.head_timeout {
+                    caller.is_malformed();
+                    tracing::info!(%source, "connection closed: a request took too long");
+                    return;
+                }
                 if client.in_flight() > 0 || client.requests() > seen {
                     (seen, since) = (client.requests(), Instant::now());
+                } else if since.elapsed() > config.idle + GOODBYE {
+                    // It does not answer.
+                    return;
                 } else if since.elapsed() > config.idle && !left {
                     left = true;
-                    connection.as_mut().graceful_shutdown();
+                    server.leave();
                 }
             }
         }

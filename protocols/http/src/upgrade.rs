@@ -2,50 +2,58 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use finback_core::driver::{Caller, Stream};
 use finback_core::frame::Outcome;
 use finback_core::mesh::{Lease, Verdict};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Version, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+use http_body::Body;
 use hyper::ext::Protocol;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+
+use crate::body::{Incoming, Payload};
 
 /// Bytes under way in each direction; many tunnels are idle for long.
 const BUFFER: usize = 8 * 1024;
 
 /// What a client asked to become.
 pub(crate) struct Wanted {
-    /// Its side of the tunnel, once we have agreed.
-    pub(crate) client: OnUpgrade,
+    /// Its side of the tunnel.
+    client: Client,
     /// What was asked for.
     to: HeaderValue,
-    /// It asked by HTTP/2's extended CONNECT (RFC 8441).
-    pub(crate) extended: bool,
+}
+
+enum Client {
+    /// Its connection, once we have agreed.
+    Connection(OnUpgrade),
+    /// A stream, by HTTP/2's extended CONNECT (RFC 8441): what the client sends.
+    Stream(Incoming),
 }
 
 impl Wanted {
     /// What a request asks for, if anything; the request then asks an HTTP/1.1 endpoint for it.
-    pub(crate) fn take(head: &mut Parts) -> Option<Self> {
-        let protocol = head.extensions.remove::<Protocol>();
-        let extended = head.method == Method::CONNECT && protocol.is_some();
-        let to = if extended {
-            HeaderValue::from_str(protocol?.as_str()).ok()?
-        } else if crate::headers::wants_upgrade(head) {
-            head.headers.get(header::UPGRADE)?.clone()
-        } else {
-            return None;
-        };
-        let client = head.extensions.remove::<OnUpgrade>()?;
-        if extended {
+    pub(crate) fn take(head: &mut Parts, body: &mut Incoming) -> Option<Self> {
+        if head.method == Method::CONNECT {
+            let protocol = head.extensions.remove::<Protocol>()?;
+            let to = HeaderValue::from_str(protocol.as_str()).ok()?;
             head.method = Method::GET;
+            let client = Client::Stream(std::mem::replace(body, Incoming::Nothing));
+            return Some(Self { client, to });
         }
-        Some(Self {
-            client,
-            to,
-            extended,
-        })
+        if !crate::headers::wants_upgrade(head) {
+            return None;
+        }
+        let to = head.headers.get(header::UPGRADE)?.clone();
+        let client = Client::Connection(head.extensions.remove::<OnUpgrade>()?);
+        Some(Self { client, to })
     }
 
     /// Writes what asks an HTTP/1.1 endpoint for it.
@@ -54,21 +62,84 @@ impl Wanted {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, self.to.clone());
         head.version = Version::HTTP_11;
-        if self.extended && self.to == "websocket" {
+        let extended = matches!(self.client, Client::Stream(_));
+        if extended && self.to == "websocket" {
             // HTTP/2 has no key; an HTTP/1.1 server asks for one (RFC 6455, section 4.1).
             let key = HeaderValue::from_str(&key(random));
             headers.extend(key.ok().map(|key| (header::SEC_WEBSOCKET_KEY, key)));
         }
     }
 
-    /// Makes of an endpoint's agreement the one for the client.
-    pub(crate) fn agree(&self, headers: &mut HeaderMap) {
-        if self.extended {
-            headers.remove(header::SEC_WEBSOCKET_ACCEPT);
-        } else {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            headers.insert(header::UPGRADE, self.to.clone());
+    /// Makes of an endpoint's agreement the one for the client, whose side of the tunnel it gives,
+    /// with what the client then gets.
+    pub(crate) fn agree(self, status: &mut StatusCode, headers: &mut HeaderMap) -> (Side, Payload) {
+        match self.client {
+            Client::Connection(upgrade) => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                headers.insert(header::UPGRADE, self.to);
+                (Side::Connection(upgrade), Payload::empty())
+            }
+            Client::Stream(incoming) => {
+                *status = StatusCode::OK;
+                headers.remove(header::SEC_WEBSOCKET_ACCEPT);
+                let (ours, theirs) = tokio::io::duplex(BUFFER);
+                let stream = StreamSide {
+                    from: incoming,
+                    rest: Bytes::new(),
+                    to: ours,
+                };
+                (Side::Stream(stream), Payload::Tunnel(theirs))
+            }
         }
+    }
+}
+
+/// A client's side of a tunnel.
+pub(crate) enum Side {
+    Connection(OnUpgrade),
+    Stream(StreamSide),
+}
+
+/// A stream of HTTP/2 as a tunnel's side.
+pub(crate) struct StreamSide {
+    from: Incoming,
+    rest: Bytes,
+    to: DuplexStream,
+}
+
+impl AsyncRead for StreamSide {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.from).poll_frame(cx)) {
+                Some(frame) => self.rest = frame?.into_data().unwrap_or_default(),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let length = self.rest.len().min(buf.remaining());
+        buf.put_slice(&self.rest.split_to(length));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for StreamSide {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.to).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.to).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.to).poll_shutdown(cx)
     }
 }
 
@@ -81,26 +152,38 @@ fn key(random: u64) -> String {
 /// Carries bytes both ways until both sides have ended.
 pub(crate) async fn relay(
     caller: Rc<Caller>,
-    client: OnUpgrade,
+    client: Side,
     endpoint: OnUpgrade,
     mut stream: Stream,
     mut lease: Lease,
 ) {
-    let carry = async {
-        let (client, endpoint) = futures_util::future::join(client, endpoint).await;
-        let (client, endpoint): (Upgraded, Upgraded) = (client?, endpoint?);
-        let (mut client, mut endpoint) = (TokioIo::new(client), TokioIo::new(endpoint));
-        let carried =
-            tokio::io::copy_bidirectional_with_sizes(&mut client, &mut endpoint, BUFFER, BUFFER);
-        Ok::<_, hyper::Error>(carried.await.unwrap_or_default())
+    let carrying = async {
+        let mut endpoint = TokioIo::new(endpoint.await?);
+        let carried = match client {
+            Side::Connection(client) => {
+                let mut client = TokioIo::new(client.await?);
+                carry(&mut client, &mut endpoint).await
+            }
+            Side::Stream(mut client) => carry(&mut client, &mut endpoint).await,
+        };
+        Ok::<_, hyper::Error>(carried)
     };
     let carried = tokio::select! {
-        carried = carry => carried.unwrap_or_default(),
+        carried = carrying => carried.unwrap_or_default(),
         () = caller.cut() => (0, 0),
     };
     lease.went(Verdict::Good);
     stream.add_request_bytes(carried.0);
     stream.answered(Outcome::Success, carried.1);
+}
+
+async fn carry(
+    client: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    endpoint: &mut (impl AsyncRead + AsyncWrite + Unpin),
+) -> (u64, u64) {
+    let carried = tokio::io::copy_bidirectional_with_sizes(client, endpoint, BUFFER, BUFFER);
+    // A side that breaks ends the tunnel, as one that closes does.
+    carried.await.unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,0 +1,179 @@
+//! What moves bytes between a connection's socket and its state.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use finback_core::driver::Socket;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+use super::Reason;
+use super::connection::{Core, Goaway, OUT, Shared};
+
+/// Bytes that are read at once.
+const READ: usize = 64 * 1024;
+/// A peer that says much has to let others have their turn.
+const READS_PER_TURN: usize = 2;
+/// How long a peer that has erred is given to read what its error was.
+const LINGER: Duration = Duration::from_millis(500);
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// The peer closed it, or we did when all was said.
+    Well,
+    /// The socket broke.
+    Broken,
+    /// The peer has broken the rules, and was told.
+    Fault(Reason),
+}
+
+/// Moves a connection's bytes.
+pub(crate) struct Driver {
+    pub(super) shared: Shared,
+    io: Socket,
+    flushing: bool,
+    fault: Option<Goaway>,
+    reads: usize,
+}
+
+impl Driver {
+    pub(super) fn new(io: Socket, core: Core) -> Self {
+        Self {
+            shared: Shared::new(core),
+            io,
+            flushing: false,
+            fault: None,
+            reads: 0,
+        }
+    }
+
+    /// Moves what can be moved. Ready when requests have come, or when it is over.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ended>> {
+        loop {
+            let mut core = self.shared.get_mut();
+            core.is_awake();
+            if write(&mut self.io, &mut core, &mut self.flushing, cx).is_err() {
+                core.close();
+                return Poll::Ready(Some(Ended::Broken));
+            }
+            if !core.accepted.is_empty() {
+                return Poll::Ready(None);
+            }
+            let flushed = core.unwritten() == 0 && !self.flushing;
+            if core.is_done() && flushed {
+                core.close();
+                drop(core);
+                return Poll::Ready(Some(match self.fault.take() {
+                    Some(Goaway(reason)) => Ended::Fault(reason),
+                    None => Ended::Well,
+                }));
+            }
+            if core.closed || core.unwritten() >= 2 * OUT {
+                core.sleeps(cx);
+                return Poll::Pending;
+            }
+            if self.reads == READS_PER_TURN {
+                self.reads = 0;
+                core.is_awake();
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            self.reads += 1;
+            let io = &mut self.io;
+            let polled = SCRATCH.with_borrow_mut(|scratch| {
+                let mut buffer = ReadBuf::new(scratch);
+                let polled = Pin::new(io).poll_read(cx, &mut buffer);
+                polled.map_ok(|()| match buffer.filled() {
+                    [] => None,
+                    bytes => Some(core.receive(bytes)),
+                })
+            });
+            match polled {
+                Poll::Ready(Ok(Some(Ok(())))) => {}
+                Poll::Ready(Ok(Some(Err(fault)))) => {
+                    let last = core.highest();
+                    core.put_goaway(last, fault.0);
+                    self.fault = Some(fault);
+                    core.close();
+                }
+                Poll::Ready(Ok(None)) => {
+                    core.close();
+                    return Poll::Ready(Some(Ended::Well));
+                }
+                Poll::Ready(Err(_)) => {
+                    core.close();
+                    return Poll::Ready(Some(Ended::Broken));
+                }
+                Poll::Pending => {
+                    self.reads = 0;
+                    core.sleeps(cx);
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// Closes the connection so that the peer reads what was written last.
+    pub(super) async fn close(mut self) {
+        let closing = async {
+            std::future::poll_fn(|cx| Pin::new(&mut self.io).poll_shutdown(cx)).await?;
+            // Closing with something unread would take back what was written.
+            let mut rest = [0; 1024];
+            while self.io.read(&mut rest).await? > 0 {}
+            io::Result::Ok(())
+        };
+        // It may be gone already, or read nothing.
+        let _ = tokio::time::timeout(LINGER, closing).await;
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.shared.get_mut().close();
+    }
+}
+
+fn write(
+    io: &mut Socket,
+    core: &mut Core,
+    flushing: &mut bool,
+    cx: &mut Context<'_>,
+) -> io::Result<()> {
+    while core.unwritten() > 0 {
+        let polled = Pin::new(&mut *io).poll_write(cx, &core.out[core.written..]);
+        match polled {
+            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(Ok(length)) => core.written += length,
+            Poll::Ready(Err(error)) => return Err(error),
+            Poll::Pending => break,
+        }
+        *flushing = true;
+    }
+    if core.unwritten() == 0 && !core.out.is_empty() {
+        core.is_flushed();
+    }
+    if *flushing && let Poll::Ready(flushed) = Pin::new(io).poll_flush(cx) {
+        flushed?;
+        *flushing = false;
+    }
+    Ok(())
+}
+
+/// Drives a connection on which we ask to its end.
+pub(super) async fn run(mut driver: Driver) {
+    let _ended = std::future::poll_fn(|cx| {
+        loop {
+            if let Some(ended) = ready!(driver.poll(cx)) {
+                return Poll::Ready(ended);
+            }
+        }
+    })
+    .await;
+}

@@ -1,0 +1,358 @@
+//! Heads of messages, put together from headers and checked (RFC 9113, section 8).
+
+use std::str::FromStr;
+
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, Method, StatusCode, Uri, Version};
+use hyper::ext::Protocol;
+
+use super::hpack::Name;
+
+/// Headers as they come out of a block.
+#[derive(Debug, Default)]
+pub(crate) struct Headers {
+    method: Option<Method>,
+    scheme: Option<HeaderValue>,
+    authority: Option<HeaderValue>,
+    path: Option<HeaderValue>,
+    protocol: Option<HeaderValue>,
+    status: Option<StatusCode>,
+    fields: HeaderMap,
+    size: usize,
+    limit: usize,
+    /// Something in it makes the message malformed (RFC 9113, section 8.1.1).
+    malformed: bool,
+}
+
+/// What there is in the place of a message.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// To be answered with an error of its stream.
+    Malformed,
+    /// Its headers are more than the limit; they were not kept.
+    TooLarge,
+}
+
+/// The last target that was put together: clients ask for few.
+#[derive(Debug, Default)]
+pub(crate) struct Targets {
+    scheme: Option<HeaderValue>,
+    authority: Option<HeaderValue>,
+    path: Option<HeaderValue>,
+    uri: Uri,
+}
+
+/// A request's head, as [`http::request::Parts`] has it.
+#[derive(Debug)]
+pub(crate) struct RequestHead {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) headers: HeaderMap,
+    pub(crate) protocol: Option<Protocol>,
+}
+
+fn once<T>(place: &mut Option<T>, value: Option<T>) -> bool {
+    let fine = place.is_none() && value.is_some();
+    *place = value;
+    fine
+}
+
+impl Headers {
+    /// None yet, and of so many bytes at most.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn add(&mut self, name: &Name, value: &HeaderValue, size: usize) {
+        self.size += size;
+        if self.size > self.limit {
+            return;
+        }
+        // Those of HTTP/2 come first, each once.
+        let early = self.fields.is_empty();
+        let fine = match name {
+            Name::Field(name) => self.add_field(name, value),
+            Name::Method => {
+                let method = Method::from_bytes(value.as_bytes()).ok();
+                early && once(&mut self.method, method)
+            }
+            Name::Scheme => early && once(&mut self.scheme, Some(value.clone())),
+            Name::Authority => early && once(&mut self.authority, Some(value.clone())),
+            Name::Path => early && once(&mut self.path, Some(value.clone())),
+            Name::Protocol => early && once(&mut self.protocol, Some(value.clone())),
+            Name::Status => {
+                let status = StatusCode::from_bytes(value.as_bytes()).ok();
+                early && once(&mut self.status, status)
+            }
+            Name::Bad => false,
+        };
+        self.malformed |= !fine;
+    }
+
+    fn add_field(&mut self, name: &HeaderName, value: &HeaderValue) -> bool {
+        // Headers of one connection have no place here (section 8.2.2).
+        let fine = match *name {
+            header::CONNECTION | header::TRANSFER_ENCODING | header::UPGRADE => false,
+            header::TE => value == "trailers",
+            _ => name != "keep-alive" && name != "proxy-connection",
+        };
+        if self.fields.try_append(name.clone(), value.clone()).is_err() {
+            self.size = usize::MAX / 2;
+        }
+        fine
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        if self.malformed {
+            return Err(Fault::Malformed);
+        }
+        if self.size > self.limit {
+            return Err(Fault::TooLarge);
+        }
+        Ok(())
+    }
+
+    /// A request's head.
+    pub(crate) fn into_request(self, targets: &mut Targets) -> Result<RequestHead, Fault> {
+        self.check()?;
+        let (Some(method), None) = (self.method, self.status) else {
+            return Err(Fault::Malformed);
+        };
+        let plain_connect = method == Method::CONNECT && self.protocol.is_none();
+        // Sections 8.3.1 and 8.5; RFC 8441, section 4.
+        let complete = if plain_connect {
+            self.scheme.is_none() && self.path.is_none() && self.authority.is_some()
+        } else {
+            self.scheme.is_some() && self.path.is_some()
+        };
+        let extended = self.protocol.is_some();
+        if !complete || extended && method != Method::CONNECT {
+            return Err(Fault::Malformed);
+        }
+        let same = targets.scheme == self.scheme
+            && targets.authority == self.authority
+            && targets.path == self.path;
+        if !same {
+            let uri = uri(&self.scheme, &self.authority, &self.path);
+            targets.uri = uri.ok_or(Fault::Malformed)?;
+            targets.scheme = self.scheme;
+            targets.authority = self.authority;
+            targets.path = self.path;
+        }
+        let protocol = self.protocol.map(|value| text(&value).map(Protocol::from));
+        let protocol = match protocol {
+            Some(None) => return Err(Fault::Malformed),
+            Some(own) => own,
+            None => None,
+        };
+        Ok(RequestHead {
+            method,
+            uri: targets.uri.clone(),
+            headers: self.fields,
+            protocol,
+        })
+    }
+
+    /// A response's head.
+    pub(crate) fn into_response(self) -> Result<(StatusCode, HeaderMap), Fault> {
+        self.check()?;
+        let asks = self.method.is_some()
+            || self.scheme.is_some()
+            || self.authority.is_some()
+            || self.path.is_some()
+            || self.protocol.is_some();
+        match self.status {
+            // Section 8.6: no upgrade here.
+            Some(status) if !asks && status != StatusCode::SWITCHING_PROTOCOLS => {
+                Ok((status, self.fields))
+            }
+            _ => Err(Fault::Malformed),
+        }
+    }
+
+    /// What follows a body.
+    pub(crate) fn into_trailers(self) -> Result<HeaderMap, Fault> {
+        self.check()?;
+        let names = self.method.is_some()
+            || self.status.is_some()
+            || self.scheme.is_some()
+            || self.authority.is_some()
+            || self.path.is_some()
+            || self.protocol.is_some();
+        if names {
+            return Err(Fault::Malformed);
+        }
+        Ok(self.fields)
+    }
+}
+
+fn text(value: &HeaderValue) -> Option<&str> {
+    std::str::from_utf8(value.as_bytes()).ok()
+}
+
+fn uri(
+    scheme: &Option<HeaderValue>,
+    authority: &Option<HeaderValue>,
+    path: &Option<HeaderValue>,
+) -> Option<Uri> {
+    let shared = |value: &HeaderValue| Bytes::copy_from_slice(value.as_bytes());
+    let mut parts = http::uri::Parts::default();
+    if let Some(path) = path {
+        let fine = path.as_bytes().starts_with(b"/") || path == "*";
+        parts.path_and_query = Some(PathAndQuery::from_maybe_shared(shared(path)).ok()?);
+        if !fine || path.as_bytes().contains(&b'#') {
+            return None;
+        }
+    }
+    if let Some(authority) = authority {
+        let own = Authority::from_maybe_shared(shared(authority)).ok()?;
+        // A scheme without an authority makes no URI.
+        parts.scheme = match scheme {
+            Some(scheme) => Some(Scheme::from_str(text(scheme)?).ok()?),
+            None => None,
+        };
+        parts.authority = Some(own);
+    }
+    Uri::from_parts(parts).ok()
+}
+
+/// The length that a message tells, if it tells one that can be.
+pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
+    let mut length = None;
+    for value in headers.get_all(header::CONTENT_LENGTH) {
+        let text = text(value).ok_or(Fault::Malformed)?;
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let own: u64 = text.parse().map_err(|_| Fault::Malformed)?;
+        if !digits || length.is_some_and(|before| before != own) {
+            return Err(Fault::Malformed);
+        }
+        length = Some(own);
+    }
+    Ok(length)
+}
+
+/// The version that messages of HTTP/2 have.
+pub(crate) const VERSION: Version = Version::HTTP_2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(all: &[(&str, &str)]) -> Headers {
+        let mut headers = Headers::new(1000);
+        for (name, value) in all {
+            let name = match *name {
+                ":method" => Name::Method,
+                ":scheme" => Name::Scheme,
+                ":authority" => Name::Authority,
+                ":path" => Name::Path,
+                ":protocol" => Name::Protocol,
+                ":status" => Name::Status,
+                own => HeaderName::from_lowercase(own.as_bytes()).map_or(Name::Bad, Name::Field),
+            };
+            let value = HeaderValue::from_str(value).expect("a value");
+            headers.add(&name, &value, 40);
+        }
+        headers
+    }
+
+    fn request(all: &[(&str, &str)]) -> Result<RequestHead, Fault> {
+        headers(all).into_request(&mut Targets::default())
+    }
+
+    const BASE: [(&str, &str); 4] = [
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":authority", "a:80"),
+        (":path", "/x?y"),
+    ];
+
+    #[test]
+    fn a_request_has_all_that_makes_one() {
+        let head = request(&[&BASE[..], &[("te", "trailers"), ("a", "b")]].concat());
+        let head = head.expect("fine");
+        assert_eq!(head.uri, "http://a:80/x?y");
+        assert_eq!(head.headers.len(), 2);
+        let connect = [(":method", "CONNECT"), (":authority", "a:80")];
+        assert_eq!(request(&connect).expect("fine").uri, "a:80");
+        let asterisk = [(":method", "OPTIONS"), (":scheme", "http"), (":path", "*")];
+        assert_eq!(request(&asterisk).expect("fine").uri.path(), "*");
+        let mut extended = BASE.to_vec();
+        extended[0].1 = "CONNECT";
+        extended.push((":protocol", "websocket"));
+        let head = request(&extended).expect("fine");
+        assert_eq!(head.protocol.expect("told").as_str(), "websocket");
+    }
+
+    #[test]
+    fn what_is_malformed_is_found() {
+        let with = |more: &[(&'static str, &'static str)]| [&BASE[..], more].concat();
+        let without = |place: usize| {
+            let mut all = BASE.to_vec();
+            all.remove(place);
+            all
+        };
+        for bad in [
+            without(0),
+            without(1),
+            without(3),
+            with(&[("a", "b"), (":path", "/")]),
+            with(&[(":path", "/")]),
+            with(&[(":status", "200")]),
+            with(&[(":protocol", "websocket")]),
+            with(&[("connection", "close")]),
+            with(&[("transfer-encoding", "chunked")]),
+            with(&[("keep-alive", "1")]),
+            with(&[("te", "gzip")]),
+            with(&[("A", "b")]),
+            vec![BASE[0], BASE[1], BASE[2], (":path", "")],
+            vec![BASE[0], BASE[1], BASE[2], (":path", "x")],
+            vec![BASE[0], BASE[1], BASE[2], (":path", "/a b")],
+            vec![BASE[0], BASE[1], (":authority", "a/b"), BASE[3]],
+            vec![BASE[0], (":scheme", "h ttp"), BASE[2], BASE[3]],
+            vec![(":method", "G T"), BASE[1], BASE[2], BASE[3]],
+        ] {
+            assert_eq!(request(&bad).err(), Some(Fault::Malformed), "{bad:?}");
+        }
+        let many = vec![("a", "b"); 30];
+        let long = [&BASE[..], &many].concat();
+        assert_eq!(request(&long).err(), Some(Fault::TooLarge));
+    }
+
+    #[test]
+    fn responses_and_trailers_have_their_own() {
+        let fine = headers(&[(":status", "204"), ("a", "b")]).into_response();
+        assert_eq!(fine.expect("fine").0, 204);
+        for bad in [
+            &[("a", "b")][..],
+            &[(":status", "101")],
+            &[(":status", "2000")],
+            &[(":status", "200"), (":path", "/")],
+        ] {
+            assert_eq!(headers(bad).into_response().err(), Some(Fault::Malformed));
+        }
+        assert!(headers(&[("a", "b")]).into_trailers().is_ok());
+        assert!(headers(&[(":status", "200")]).into_trailers().is_err());
+    }
+
+    #[test]
+    fn lengths_that_contradict_each_other_are_none() {
+        let lengths = |all: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in all {
+                headers.append(header::CONTENT_LENGTH, HeaderValue::from_static(value));
+            }
+            content_length(&headers)
+        };
+        assert_eq!(lengths(&[]), Ok(None));
+        assert_eq!(lengths(&["5", "5"]), Ok(Some(5)));
+        for bad in [&["5", "6"][..], &["+5"], &[""], &["5, 5"], &["-1"]] {
+            assert_eq!(lengths(bad), Err(Fault::Malformed));
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! HTTP/2 (RFC 9113), both sides of it, made for passing messages on.
+//!
+//! A connection belongs to one thread. Its state lies in a [`Core`](connection::Core) that its
+//! driver and the messages under way share; whoever has something to say writes it straight into
+//! the connection's output, and the driver writes all of that to the socket at once. Nothing is
+//! allocated for a frame, and an idle connection holds no buffer.
+
+mod client;
+mod connection;
+mod driver;
+mod hpack;
+mod huffman;
+mod message;
+mod server;
+
+pub(crate) use client::{Failure, Sender, handshake};
+pub(crate) use connection::{Limits, Received};
+pub(crate) use driver::Ended;
+pub(crate) use server::serve;
+
+/// How a client begins (section 3.4).
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Kinds of frames (section 6).
+mod kind {
+    pub(crate) const DATA: u8 = 0;
+    pub(crate) const HEADERS: u8 = 1;
+    pub(crate) const PRIORITY: u8 = 2;
+    pub(crate) const RST_STREAM: u8 = 3;
+    pub(crate) const SETTINGS: u8 = 4;
+    pub(crate) const PUSH_PROMISE: u8 = 5;
+    pub(crate) const PING: u8 = 6;
+    pub(crate) const GOAWAY: u8 = 7;
+    pub(crate) const WINDOW_UPDATE: u8 = 8;
+    pub(crate) const CONTINUATION: u8 = 9;
+}
+
+/// Flags of frames.
+mod flag {
+    pub(crate) const END_STREAM: u8 = 1;
+    pub(crate) const ACK: u8 = 1;
+    pub(crate) const END_HEADERS: u8 = 4;
+    pub(crate) const PADDED: u8 = 8;
+    pub(crate) const PRIORITY: u8 = 0x20;
+}
+
+/// Settings (section 6.5.2; RFC 8441, section 3).
+mod setting {
+    pub(crate) const HEADER_TABLE_SIZE: u16 = 1;
+    pub(crate) const ENABLE_PUSH: u16 = 2;
+    pub(crate) const MAX_CONCURRENT_STREAMS: u16 = 3;
+    pub(crate) const INITIAL_WINDOW_SIZE: u16 = 4;
+    pub(crate) const MAX_FRAME_SIZE: u16 = 5;
+    pub(crate) const MAX_HEADER_LIST_SIZE: u16 = 6;
+    pub(crate) const ENABLE_CONNECT_PROTOCOL: u16 = 8;
+}
+
+/// Why a stream or a connection ended (section 7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reason(pub(crate) u32);
+
+impl Reason {
+    pub(crate) const NO_ERROR: Self = Self(0);
+    pub(crate) const PROTOCOL_ERROR: Self = Self(1);
+    pub(crate) const INTERNAL_ERROR: Self = Self(2);
+    pub(crate) const FLOW_CONTROL_ERROR: Self = Self(3);
+    pub(crate) const STREAM_CLOSED: Self = Self(5);
+    pub(crate) const FRAME_SIZE_ERROR: Self = Self(6);
+    pub(crate) const REFUSED_STREAM: Self = Self(7);
+    pub(crate) const CANCEL: Self = Self(8);
+    pub(crate) const COMPRESSION_ERROR: Self = Self(9);
+    pub(crate) const ENHANCE_YOUR_CALM: Self = Self(11);
+}
+
+/// Bytes before each frame.
+const FRAME_HEAD: usize = 9;
+/// The longest frame that we take, and what every peer takes (section 6.5.2).
+const FRAME: usize = 16 * 1024;
+/// A window before anybody says otherwise (section 6.9.2).
+const WINDOW: u32 = 65_535;
+/// No window is larger (section 6.9.1).
+const MOST_WINDOW: i64 = (1 << 31) - 1;

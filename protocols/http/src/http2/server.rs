@@ -1,0 +1,188 @@
+//! The side that is asked.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use finback_core::driver::Socket;
+use http::{HeaderValue, Request, Response, header};
+use http_body::Body;
+
+use super::connection::{Core, Limits, Received, Shared};
+use super::driver::{Driver, Ended};
+use super::message;
+
+/// A client's connection.
+pub(crate) struct Server(Driver);
+
+/// Serves a client's connection.
+pub(crate) fn serve(io: Socket, limits: Limits) -> Server {
+    Server(Driver::new(io, Core::new(false, limits)))
+}
+
+impl Server {
+    /// The next request with what answers it; or how it ended.
+    pub(crate) fn poll_accept(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(Request<Received>, Responder), Ended>> {
+        loop {
+            let accepted = self.0.shared.get_mut().accepted.pop();
+            let Some(accepted) = accepted else {
+                match ready!(self.0.poll(cx)) {
+                    Some(ended) => return Poll::Ready(Err(ended)),
+                    None => {
+                        // The last is popped first.
+                        self.0.shared.get_mut().accepted.reverse();
+                        continue;
+                    }
+                }
+            };
+            let shared = &self.0.shared;
+            let body = Received::new(shared.clone(), accepted.key);
+            let responder = Responder {
+                connection: shared.clone(),
+                key: accepted.key,
+            };
+            let mut request = Request::new(body);
+            *request.method_mut() = accepted.head.method;
+            *request.uri_mut() = accepted.head.uri;
+            *request.version_mut() = message::VERSION;
+            *request.headers_mut() = accepted.head.headers;
+            if let Some(protocol) = accepted.head.protocol {
+                request.extensions_mut().insert(protocol);
+            }
+            return Poll::Ready(Ok((request, responder)));
+        }
+    }
+
+    /// Takes no new requests but those on their way, and ends when they are answered.
+    pub(crate) fn leave(&self) {
+        self.0.shared.get_mut().leave();
+    }
+
+    /// Counts again what is borne within a second. To be called once a second; returns for how many
+    /// seconds a request's head has been incomplete.
+    pub(crate) fn tick(&self) -> u32 {
+        let mut core = self.0.shared.get_mut();
+        core.tick();
+        core.block_age()
+    }
+
+    /// Closes it so that the client reads what was written last.
+    pub(crate) async fn close(self) {
+        self.0.close().await;
+    }
+}
+
+/// Answers one request. Dropping it before it has is an error for the client.
+pub(crate) struct Responder {
+    connection: Shared,
+    key: usize,
+}
+
+impl Responder {
+    /// Answers with what comes of a future, which is dropped if the client takes its request back.
+    pub(crate) async fn answer<B>(self, answering: impl Future<Output = Response<B>>)
+    where
+        B: Body<Data = Bytes, Error = io::Error> + Unpin,
+    {
+        let mut answering = pin!(answering);
+        let response = poll_fn(|cx| {
+            if self.connection.get_mut().is_lost(self.key, cx) {
+                return Poll::Ready(None);
+            }
+            answering.as_mut().poll(cx).map(Some)
+        });
+        if let Some(response) = response.await {
+            self.send(response).await;
+        }
+    }
+
+    async fn send<B>(&self, response: Response<B>)
+    where
+        B: Body<Data = Bytes, Error = io::Error> + Unpin,
+    {
+        let (mut head, mut body) = response.into_parts();
+        let ends = body.is_end_stream();
+        let exact = body.size_hint().exact();
+        if let Some(length) = exact
+            && !ends
+            && !head.headers.contains_key(header::CONTENT_LENGTH)
+        {
+            head.headers
+                .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        let status = head.status;
+        let pseudo = [(":status", status.as_str().as_bytes())];
+        self.connection
+            .get_mut()
+            .send_headers(self.key, &pseudo, &head.headers, ends);
+        if !ends {
+            let mut pump = Pump::default();
+            // An error leaves the stream unfinished: dropping this resets it.
+            let _ = poll_fn(|cx| pump.poll(&self.connection, self.key, &mut body, cx)).await;
+        }
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        self.connection.get_mut().release(self.key, false);
+    }
+}
+
+/// Sends a body.
+#[derive(Default)]
+pub(super) struct Pump {
+    data: Bytes,
+    last: bool,
+}
+
+impl Pump {
+    /// Sends what there is and has room; ready when all is sent, or cannot be.
+    pub(super) fn poll<B>(
+        &mut self,
+        connection: &Shared,
+        key: usize,
+        body: &mut B,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), io::Error>>
+    where
+        B: Body<Data = Bytes, Error = io::Error> + Unpin,
+    {
+        loop {
+            if !self.data.is_empty() || self.last {
+                let mut core = connection.get_mut();
+                ready!(core.send_data(key, &mut self.data, self.last, cx))?;
+                if self.last {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            match Pin::new(&mut *body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => {
+                        self.data = data;
+                        self.last = body.is_end_stream();
+                    }
+                    Err(frame) => {
+                        let trailers = frame.into_trailers().unwrap_or_default();
+                        let mut core = connection.get_mut();
+                        core.send_headers(key, &[], &trailers, true);
+                        return Poll::Ready(Ok(()));
+                    }
+                },
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(None) => self.last = true,
+                Poll::Pending => {
+                    if connection.get_mut().is_lost(key, cx) {
+                        return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+}
