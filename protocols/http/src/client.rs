@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use finback_core::clock::Now;
 use finback_core::driver::Caller;
+use futures_util::FutureExt;
 use http::{HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use slab::Slab;
@@ -70,10 +71,12 @@ impl Client {
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<Guarded>> {
         let working = Working::new(&self);
-        async move {
-            let response = forward(&self, request).await;
-            response.map(|body| Guarded::new(body, working))
-        }
+        forward(&self, request).map(|response| response.map(|body| Guarded::new(body, working)))
+    }
+
+    /// A request was taken back before it was looked at.
+    pub(crate) fn took_back(&self) {
+        self.counts(1, 1);
     }
 
     /// Requests in flight.

@@ -1,15 +1,16 @@
 //! One request from its head to its response's head.
 
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
-use finback_core::driver::{Caller, Stream};
+use finback_core::driver::Stream;
 use finback_core::mesh::{Lease, Verdict};
 use finback_core::rejection::Rejection;
+use futures_util::FutureExt;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
@@ -17,7 +18,7 @@ use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
 use crate::Http;
-use crate::alarm::{Alarm, Alarms};
+use crate::alarm::Alarm;
 use crate::body::{Download, Incoming, Payload, Upload};
 use crate::client::Client;
 use crate::dialect::{Asked, Dialect};
@@ -31,74 +32,29 @@ use crate::upgrade::{self, Wanted};
 /// A request's body is kept for another attempt up to this many bytes.
 const KEPT: usize = 64 * 1024;
 
-/// Passes one request on; always gives a response, if it is only ours.
-pub(crate) async fn forward(client: &Client, request: Request<Incoming>) -> Response<Payload> {
+/// Passes one request on, which begins at once; always gives a response, if it is only ours.
+pub(crate) fn forward(
+    client: &Rc<Client>,
+    request: Request<Incoming>,
+) -> impl Future<Output = Response<Payload>> + use<> {
+    let client = client.clone();
     let version = request.version();
-    let mut response = answer(client, request).await;
-    let headers = response.headers_mut();
-    if client.caller.is_dismissed() && version != Version::HTTP_2 {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    let mut begun = Call::begin(&client, request);
+    async move {
+        let answered = match &mut begun {
+            Ok(call) => call.attempts().await,
+            Err(own) => std::mem::replace(&mut **own, Response::new(Payload::empty())),
+        };
+        let mut response = match begun {
+            Ok(mut call) => call.finish(answered),
+            Err(_) => answered,
+        };
+        if client.caller.is_dismissed() && version != Version::HTTP_2 {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        response
     }
-    response
-}
-
-async fn answer(client: &Client, request: Request<Incoming>) -> Response<Payload> {
-    let Client { http, caller, .. } = client;
-    let (mut head, mut body) = request.into_parts();
-    let claims = |dialect: &&Arc<dyn Dialect>| dialect.claims(&head);
-    let Some(dialect) = http.dialects.iter().find(claims).cloned() else {
-        // The last one claims everything.
-        return Response::new(Payload::empty());
-    };
-    let asked = Asked::of(&head);
-    let wanted = Wanted::take(&mut head, &mut body);
-    let fault = fault(http, &head, wanted.is_some());
-    let metadata = dialect.metadata(&head);
-    let own_timeout = metadata.timeout.is_some();
-    let bytes = weight(&head);
-    let mut attributes = |name: &str| headers::attribute(&head, name);
-    let (stream, routed) = caller.open(dialect.name(), &metadata, bytes, &mut attributes);
-    let mut call = Call {
-        caller,
-        alarms: &client.alarms,
-        bounded: own_timeout || stream.route_timeout().is_some(),
-        stream: Some(stream),
-        dialect,
-        asked,
-    };
-    if let Some((rejection, why)) = fault {
-        return call.reject_for(rejection, why);
-    }
-    if routed == Err(Rejection::NoRoute) {
-        return call.reject(Rejection::NoRoute);
-    }
-    let treatment = call.treatment();
-    if let Some(own) = treatment.as_deref().and_then(|own| own.response(&head)) {
-        return call.answer_itself(own);
-    }
-    if let Err(rejection) = routed {
-        return call.reject(rejection);
-    }
-    headers::strip(&mut head.headers);
-    headers::keep_trailers(&mut head.headers);
-    head.headers.remove(header::EXPECT);
-    headers::forwarded(&mut head, &client.address, client.secure);
-    if let Some(treatment) = &treatment {
-        treatment.amend(&mut head);
-    }
-    let translation = call.dialect.translation(&mut head);
-    let (request, response) = match translation {
-        Some(own) => (own.request, Some((own.response, own.content_type))),
-        None => (None, None),
-    };
-    let mut response = match (call.attempts(head, body, request, wanted).await, response) {
-        (answered, None) => answered,
-        (answered, Some((by, content_type))) => translated(answered, by, content_type),
-    };
-    if let Some(treatment) = &treatment {
-        treatment::change(response.headers_mut(), &treatment.response);
-    }
-    response
 }
 
 /// An endpoint's response in the client's form; a rejection has that already.
@@ -142,15 +98,26 @@ fn weight(head: &Parts) -> usize {
 }
 
 /// One request on its way.
-struct Call<'a> {
-    caller: &'a Rc<Caller>,
-    alarms: &'a Rc<Alarms>,
+struct Call {
+    client: Rc<Client>,
     /// Taken by whoever ends it.
     stream: Option<Stream>,
     dialect: Arc<dyn Dialect>,
     asked: Asked,
     /// The caller or the route bound it; else a body that moves may take its time.
     bounded: bool,
+    /// Its endpoints speak HTTP/2 unless their cluster says otherwise.
+    prefers_http2: bool,
+    treatment: Option<Arc<Treatment>>,
+    wanted: Option<Wanted>,
+    /// What makes an endpoint's response the client's, and its content type then.
+    translator: Option<(Box<dyn Translator>, HeaderValue)>,
+    /// The request as the endpoint gets it.
+    head: Parts,
+    payload: Payload,
+    upload: Rc<Upload>,
+    /// The same, for another attempt.
+    copy: Option<Box<(Parts, Bytes)>>,
 }
 
 /// What came of sending a request.
@@ -165,24 +132,105 @@ enum Sent {
     Late,
 }
 
-/// How an attempt begins anew.
-enum Again {
-    /// The very same request, of which nothing was sent.
-    Same(Box<Request<Payload>>),
-    /// A copy.
-    Copy,
-    /// There is nothing to send again.
-    Never,
-}
-
-impl Call<'_> {
-    fn stream(&mut self) -> &mut Stream {
-        self.stream.as_mut().expect("a call is ended once")
+impl Call {
+    /// Looks at a request; gives our own response if it goes no further.
+    fn begin(
+        client: &Rc<Client>,
+        request: Request<Incoming>,
+    ) -> Result<Self, Box<Response<Payload>>> {
+        let http = &client.http;
+        let (mut head, mut body) = request.into_parts();
+        let claims = |dialect: &&Arc<dyn Dialect>| dialect.claims(&head);
+        let Some(dialect) = http.dialects.iter().find(claims).cloned() else {
+            // The last one claims everything.
+            return Err(Box::new(Response::new(Payload::empty())));
+        };
+        let asked = Asked::of(&head);
+        let wanted = Wanted::take(&mut head, &mut body);
+        let fault = fault(http, &head, wanted.is_some());
+        let metadata = dialect.metadata(&head);
+        let own_timeout = metadata.timeout.is_some();
+        let bytes = weight(&head);
+        let mut attributes = |name: &str| headers::attribute(&head, name);
+        let (stream, routed) =
+            client
+                .caller
+                .open(dialect.name(), &metadata, bytes, &mut attributes);
+        let upload = Rc::new(Upload::default());
+        let payload = if wanted.is_some() || body.is_end_stream() {
+            upload.finish();
+            Payload::empty()
+        } else {
+            Payload::Request(body, upload.clone())
+        };
+        let mut call = Self {
+            client: client.clone(),
+            bounded: own_timeout || stream.route_timeout().is_some(),
+            prefers_http2: dialect.prefers_http2(&head),
+            treatment: stream
+                .treatment()
+                .and_then(|own| own.downcast::<Treatment>().ok()),
+            stream: Some(stream),
+            dialect,
+            asked,
+            wanted,
+            translator: None,
+            head,
+            payload,
+            upload,
+            copy: None,
+        };
+        if let Some((rejection, why)) = fault {
+            return Err(Box::new(call.reject_for(rejection, why)));
+        }
+        if routed == Err(Rejection::NoRoute) {
+            return Err(Box::new(call.reject(Rejection::NoRoute)));
+        }
+        let own = call.treatment.as_deref();
+        if let Some(own) = own.and_then(|own| own.response(&call.head)) {
+            return Err(Box::new(call.answer_itself(own)));
+        }
+        if let Err(rejection) = routed {
+            return Err(Box::new(call.reject(rejection)));
+        }
+        call.prepare();
+        Ok(call)
     }
 
-    fn treatment(&mut self) -> Option<Arc<Treatment>> {
-        let treatment = self.stream().treatment()?;
-        treatment.downcast::<Treatment>().ok()
+    /// Makes of the client's request the endpoint's.
+    fn prepare(&mut self) {
+        let head = &mut self.head;
+        headers::strip(&mut head.headers);
+        headers::keep_trailers(&mut head.headers);
+        head.headers.remove(header::EXPECT);
+        headers::forwarded(head, &self.client.address, self.client.secure);
+        if let Some(treatment) = &self.treatment {
+            treatment.amend(head);
+        }
+        let Some(own) = self.dialect.translation(head) else {
+            return;
+        };
+        self.translator = Some((own.response, own.content_type));
+        if let Some(by) = own.request {
+            let payload = std::mem::replace(&mut self.payload, Payload::empty());
+            self.payload = Translated::wrap(payload, by, Some(self.upload.clone()));
+        }
+    }
+
+    /// Makes of the endpoint's response, or ours, the client's.
+    fn finish(&mut self, answered: Response<Payload>) -> Response<Payload> {
+        let mut response = match self.translator.take() {
+            None => answered,
+            Some((by, content_type)) => translated(answered, by, content_type),
+        };
+        if let Some(treatment) = &self.treatment {
+            treatment::change(response.headers_mut(), &treatment.response);
+        }
+        response
+    }
+
+    fn stream(&mut self) -> &mut Stream {
+        self.stream.as_mut().expect("a call is ended once")
     }
 
     fn reject(&mut self, rejection: Rejection) -> Response<Payload> {
@@ -210,129 +258,94 @@ impl Call<'_> {
         response.map(Payload::from)
     }
 
-    async fn attempts(
-        &mut self,
-        mut head: Parts,
-        body: Incoming,
-        translator: Option<Box<dyn Translator>>,
-        wanted: Option<Wanted>,
-    ) -> Response<Payload> {
-        let upload = Rc::new(Upload::default());
-        let mut copy: Option<(Parts, Bytes)> = None;
-        let mut payload = if wanted.is_some() || body.is_end_stream() {
-            upload.finish();
-            Payload::empty()
-        } else {
-            Payload::Request(body, upload.clone())
-        };
-        if let Some(by) = translator {
-            payload = Translated::wrap(payload, by, Some(upload.clone()));
-        }
-        if wanted.is_none() && self.stream().may_need_resending() {
-            match collect(payload).await {
+    async fn attempts(&mut self) -> Response<Payload> {
+        if self.wanted.is_none() && self.stream().may_need_resending() {
+            let payload = std::mem::replace(&mut self.payload, Payload::empty());
+            match Box::pin(collect(payload)).await {
                 Collected::Whole(bytes) => {
-                    copy = Some((head.clone(), bytes.clone()));
-                    payload = Payload::from(bytes);
-                    upload.finish();
+                    self.copy = Some(Box::new((self.head.clone(), bytes.clone())));
+                    self.payload = Payload::from(bytes);
+                    self.upload.finish();
                 }
-                Collected::TooLong(rest) => payload = rest,
+                Collected::TooLong(rest) => self.payload = rest,
                 Collected::Broken => return self.reject(Rejection::BadRequest),
             }
         }
-        let mut request: Option<Box<Request<Payload>>> = None;
         loop {
-            let view = request.as_ref();
             let attempted = {
                 let stream = self.stream.as_mut().expect("a call is ended once");
-                match view {
-                    // What was sent before lies aimed already; its headers are the same.
-                    Some(request) => {
-                        let parts = request.headers().clone();
-                        let mut attributes =
-                            |name: &str| Some(parts.get(name)?.to_str().ok()?.to_owned());
-                        stream.attempt(&mut attributes).await
-                    }
-                    None => {
-                        let mut attributes = |name: &str| headers::attribute(&head, name);
-                        stream.attempt(&mut attributes).await
-                    }
-                }
+                let head = &self.head;
+                let mut attributes = |name: &str| headers::attribute(head, name);
+                stream.attempt(&mut attributes).await
             };
             let mut lease = match attempted {
                 Ok(lease) => lease,
                 Err(rejection) => return self.reject(rejection),
             };
-            let http2 = wanted.is_none() && self.speaks_http2(&lease, &head);
-            let mut current = match request.take() {
-                Some(same) => same,
-                None => {
-                    let mut own = std::mem::replace(&mut head, Request::new(()).into_parts().0);
-                    let tls = lease.cluster().spec.policy.tls.is_some();
-                    headers::aim(&mut own, http2, tls);
-                    if let Some(wanted) = &wanted {
-                        wanted.ask(&mut own, self.caller.worker().chance());
-                    }
-                    let payload = std::mem::replace(&mut payload, Payload::empty());
-                    Box::new(Request::from_parts(own, payload))
-                }
-            };
+            let http2 = self.wanted.is_none() && self.speaks_http2(&lease);
+            let mut current = self.aimed(http2, &lease);
             self.tell_deadline(&mut current);
-            let (rejection, sent, again) = match self.send(current, &lease, http2, &upload).await {
+            let (rejection, sent, same) = match self.send(current, &lease, http2).await {
                 Ok(Sent::Response(response, returned, timer)) => {
                     if let Some(outcome) = self.refused(&response)
-                        && copy.is_some()
+                        && self.copy.is_some()
                         && self.stream().may_retry(true, outcome)
                     {
                         lease.went(Verdict::Bad);
-                        let (parts, bytes) = copy.clone().expect("just looked at");
-                        (head, payload) = (parts, Payload::from(bytes));
+                        self.restore();
                         continue;
                     }
-                    return self.pass(*response, (returned, timer), lease, upload, wanted);
+                    return self.pass(*response, (returned, timer), lease);
                 }
-                Ok(Sent::Unsent(same)) => (Rejection::ConnectFailed, false, Again::Same(same)),
-                Ok(Sent::Lost { .. }) if upload.is_broken() => {
+                Ok(Sent::Unsent(same)) => (Rejection::ConnectFailed, false, Some(same)),
+                Ok(Sent::Lost { .. }) if self.upload.is_broken() => {
                     lease.went(Verdict::Neutral);
                     return self.reject_for(Rejection::BadRequest, "the body makes no sense");
                 }
                 Ok(Sent::Lost { refused }) => {
-                    let again = if copy.is_some() {
-                        Again::Copy
-                    } else {
-                        Again::Never
-                    };
                     lease.went(Verdict::Bad);
-                    if refused && copy.is_some() && self.stream().may_retry(false, true) {
-                        let (parts, bytes) = copy.clone().expect("just looked at");
-                        (head, payload) = (parts, Payload::from(bytes));
+                    if refused && self.copy.is_some() && self.stream().may_retry(false, true) {
+                        self.restore();
                         continue;
                     }
-                    (Rejection::ConnectionLost, true, again)
+                    (Rejection::ConnectionLost, true, None)
                 }
-                Ok(Sent::Late) => {
-                    let again = if copy.is_some() {
-                        Again::Copy
-                    } else {
-                        Again::Never
-                    };
-                    (Rejection::DeadlineExceeded, true, again)
-                }
-                Err((rejection, same)) => (rejection, false, Again::Same(same)),
+                Ok(Sent::Late) => (Rejection::DeadlineExceeded, true, None),
+                Err((rejection, same)) => (rejection, false, Some(same)),
             };
             if rejection != Rejection::DeadlineExceeded {
                 lease.went(Verdict::Bad);
             }
             drop(lease);
-            if matches!(again, Again::Never) || !self.stream().may_retry(sent, false) {
+            let again = same.is_some() || self.copy.is_some();
+            if !again || !self.stream().may_retry(sent, false) {
                 return self.reject(rejection);
             }
-            match (again, &copy) {
-                (Again::Same(same), _) => request = Some(same),
-                (_, Some((parts, bytes))) => {
-                    (head, payload) = (parts.clone(), Payload::from(bytes.clone()));
-                }
-                _ => return self.reject(rejection),
+            match same {
+                Some(same) => (self.head, self.payload) = same.into_parts(),
+                None => self.restore(),
             }
+        }
+    }
+
+    /// The request for an endpoint of the lease's cluster.
+    fn aimed(&mut self, http2: bool, lease: &Lease) -> Box<Request<Payload>> {
+        let mut own = std::mem::replace(&mut self.head, Request::new(()).into_parts().0);
+        let tls = lease.cluster().spec.policy.tls.is_some();
+        headers::aim(&mut own, http2, tls);
+        if let Some(wanted) = &self.wanted {
+            wanted.ask(&mut own, self.client.caller.worker().chance());
+        }
+        let payload = std::mem::replace(&mut self.payload, Payload::empty());
+        Box::new(Request::from_parts(own, payload))
+    }
+
+    /// Makes the request what it was before it was sent.
+    fn restore(&mut self) {
+        if let Some(copy) = &self.copy {
+            let (head, bytes) = (**copy).clone();
+            self.head = head;
+            self.payload = Payload::from(bytes);
         }
     }
 
@@ -351,11 +364,11 @@ impl Call<'_> {
         }
     }
 
-    fn speaks_http2(&self, lease: &Lease, head: &Parts) -> bool {
+    fn speaks_http2(&self, lease: &Lease) -> bool {
         match lease.cluster().spec.policy.dialect.as_deref() {
             Some("2") => true,
             Some("1.1") => false,
-            _ => self.dialect.prefers_http2(head),
+            _ => self.prefers_http2,
         }
     }
 
@@ -375,11 +388,10 @@ impl Call<'_> {
         mut request: Box<Request<Payload>>,
         lease: &Lease,
         http2: bool,
-        upload: &Rc<Upload>,
     ) -> Result<Sent, (Rejection, Box<Request<Payload>>)> {
         loop {
             let limit = self.stream().attempt_deadline();
-            let worker = self.caller.worker();
+            let worker = self.client.caller.worker();
             let channel = match pool::ready(worker, lease, http2) {
                 Some(channel) => channel,
                 None => {
@@ -391,14 +403,14 @@ impl Call<'_> {
                     }
                 }
             };
-            let mut timer = self.alarms.set(limit);
+            let mut timer = self.client.alarms.set(limit);
             match channel {
                 Channel::Single(mut sender, mut returned, idle) => {
                     // A connection that was used before may be closed by its peer just now.
                     let spare = idle.then(|| repeated(&request)).flatten();
                     let sending = sender.try_send_request(*request);
-                    let sending = async { heard_single(sending.await) };
-                    let sent = self.await_head(sending, &mut timer, upload).await;
+                    let sending = pin!(sending.map(heard_single));
+                    let sent = self.await_head(sending, &mut timer).await;
                     match sent {
                         Heard::Response(response) => {
                             returned.keep(sender);
@@ -415,8 +427,8 @@ impl Call<'_> {
                     }
                 }
                 Channel::Shared(sender, returned) => {
-                    let sending = async { heard_shared(sender.send(*request).await) };
-                    return Ok(match self.await_head(sending, &mut timer, upload).await {
+                    let sending = pin!(sender.send(request).map(heard_shared));
+                    return Ok(match self.await_head(sending, &mut timer).await {
                         Heard::Response(response) => Sent::Response(response, returned, timer),
                         Heard::Unsent(same) => Sent::Unsent(same),
                         Heard::Lost { refused } => Sent::Lost { refused },
@@ -430,18 +442,16 @@ impl Call<'_> {
     /// Waits for a response's head. Where nobody set a limit, a body that moves is waited for.
     async fn await_head(
         &self,
-        sending: impl Future<Output = Heard>,
+        mut sending: Pin<&mut impl Future<Output = Heard>>,
         timer: &mut Alarm,
-        upload: &Upload,
     ) -> Heard {
-        let mut sending = std::pin::pin!(sending);
         let heard = poll_fn(|cx| {
             if let Poll::Ready(heard) = sending.as_mut().poll(cx) {
                 return Poll::Ready(Some(heard));
             }
             while timer.poll(cx).is_ready() {
-                let (limit, patience) = (timer.at(), self.caller.worker().default_timeout());
-                let later = upload.moved().map_or(limit, |moved| moved + patience);
+                let (limit, patience) = (timer.at(), self.client.caller.worker().default_timeout());
+                let later = self.upload.moved().map_or(limit, |moved| moved + patience);
                 if self.bounded || later <= limit {
                     return Poll::Ready(None);
                 }
@@ -458,21 +468,20 @@ impl Call<'_> {
         response: Response<Incoming>,
         (returned, mut timer): (Returned, Alarm),
         lease: Lease,
-        upload: Rc<Upload>,
-        wanted: Option<Wanted>,
     ) -> Response<Payload> {
         let (mut head, body) = response.into_parts();
         let stream = self.stream.take().expect("a call is ended once");
         headers::strip(&mut head.headers);
         headers::via(&mut head.headers, head.version);
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            let (Some(wanted), Some(endpoint)) = (wanted, head.extensions.remove::<OnUpgrade>())
+            let (Some(wanted), Some(endpoint)) =
+                (self.wanted.take(), head.extensions.remove::<OnUpgrade>())
             else {
                 self.stream = Some(stream);
                 return self.reject(Rejection::ConnectionLost);
             };
             let (side, payload) = wanted.agree(&mut head.status, &mut head.headers);
-            let caller = self.caller.clone();
+            let caller = self.client.caller.clone();
             let relay = upgrade::relay(caller, side, endpoint, stream, lease);
             tokio::task::spawn_local(relay);
             drop(returned);
@@ -480,7 +489,7 @@ impl Call<'_> {
         }
         head.version = Version::HTTP_11;
         let outcome = self.dialect.outcome(head.status, &head.headers);
-        let idle = self.caller.worker().default_timeout();
+        let idle = self.client.caller.worker().default_timeout();
         // Where nobody set a deadline, the timer may fire early: it looks what has moved.
         if self.bounded {
             timer.reset(stream.deadline());
@@ -490,7 +499,7 @@ impl Call<'_> {
             lease,
             dialect: self.dialect.clone(),
             outcome,
-            upload,
+            upload: self.upload.clone(),
             bytes: 0,
             connection: Some(returned),
             timer,

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use finback_core::driver::{Caller, Connection, Socket, Worker};
+use futures_util::FutureExt;
 use http::Request;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -116,7 +117,7 @@ async fn awake(http: &Arc<Http>, caller: &Rc<Caller>, io: Socket) -> Option<(Soc
     let service = service_fn(|request: Request<hyper::body::Incoming>| {
         let answering = client.clone().answer(request.map(Incoming::Http1));
         // Boxed, because hyper moves it about.
-        Box::pin(async move { Ok::<_, Infallible>(answering.await) })
+        Box::pin(answering.map(Ok::<_, Infallible>))
     });
     let connection = http1::Builder::new()
         // How long a head may take is looked at when a connection is quiet: no timer per request.
@@ -209,9 +210,11 @@ async fn serve_http2(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
         let serving = poll_fn(|cx| {
             loop {
                 match ready!(server.poll_accept(cx)) {
+                    Ok((_, responder)) if responder.is_lost() => client.took_back(),
                     Ok((request, responder)) => {
                         let answering = client.clone().answer(request.map(Incoming::Http2));
-                        tokio::task::spawn_local(responder.answer(answering));
+                        // Boxed, because what is spawned is moved about.
+                        tokio::task::spawn_local(responder.answer(Box::pin(answering)));
                     }
                     Err(ended) => return Poll::Ready(ended),
                 }

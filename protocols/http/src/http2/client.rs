@@ -127,46 +127,15 @@ impl Sender {
     /// If there was none; dropping what is waited for takes the request back.
     pub(crate) async fn send<B>(
         &self,
-        request: Request<B>,
+        request: Box<Request<B>>,
     ) -> Result<Response<Received>, Failure<B>>
     where
         B: Body<Data = Bytes, Error = io::Error> + Unpin + 'static,
     {
         if self.shared().get().has_room() != Some(true) && !self.room().await {
-            return Err(Failure::Unsent(Box::new(request)));
+            return Err(Failure::Unsent(request));
         }
-        let (head, body) = request.into_parts();
-        let ends = body.is_end_stream();
-        let uri = &head.uri;
-        let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        let mut pseudo = [
-            (":method", head.method.as_str().as_bytes()),
-            (":scheme", uri.scheme_str().unwrap_or("http").as_bytes()),
-            (":path", path.as_bytes()),
-            (":authority", &b""[..]),
-        ];
-        let mut told = 3;
-        if let Some(authority) = uri.authority() {
-            pseudo[3].1 = authority.as_str().as_bytes();
-            told = 4;
-        }
-        let (received, mut upload) = {
-            let mut core = self.shared().get_mut();
-            let key = core.begin(head.method == Method::HEAD);
-            core.send_headers(key, &pseudo[..told], &head.headers, ends);
-            drop(core);
-            let upload = Upload {
-                connection: self.shared().clone(),
-                key,
-                body,
-                pump: Pump::default(),
-            };
-            // Where there is no body, nobody holds that side any longer.
-            (
-                Received::new(self.shared().clone(), key),
-                (!ends).then_some(upload),
-            )
-        };
+        let (received, mut upload) = self.begin(*request);
         let heard = poll_fn(|cx| {
             if let Some(own) = &mut upload
                 && own.poll(cx).is_ready()
@@ -192,6 +161,43 @@ impl Sender {
                 refused: lost.is_refused(),
             }),
         }
+    }
+
+    /// Opens a stream for a request, and writes its head.
+    fn begin<B>(&self, request: Request<B>) -> (Received, Option<Upload<B>>)
+    where
+        B: Body<Data = Bytes, Error = io::Error> + Unpin,
+    {
+        let (head, body) = request.into_parts();
+        let ends = body.is_end_stream();
+        let uri = &head.uri;
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let mut pseudo = [
+            (":method", head.method.as_str().as_bytes()),
+            (":scheme", uri.scheme_str().unwrap_or("http").as_bytes()),
+            (":path", path.as_bytes()),
+            (":authority", &b""[..]),
+        ];
+        let mut told = 3;
+        if let Some(authority) = uri.authority() {
+            pseudo[3].1 = authority.as_str().as_bytes();
+            told = 4;
+        }
+        let key = {
+            let mut core = self.shared().get_mut();
+            let key = core.begin(head.method == Method::HEAD);
+            core.send_headers(key, &pseudo[..told], &head.headers, ends);
+            key
+        };
+        let upload = Upload {
+            connection: self.shared().clone(),
+            key,
+            body,
+            pump: Pump::default(),
+        };
+        let received = Received::new(self.shared().clone(), key);
+        // Where there is no body, nobody holds that side any longer.
+        (received, (!ends).then_some(upload))
     }
 }
 

@@ -125,7 +125,7 @@ impl Driver {
         let closing = async {
             std::future::poll_fn(|cx| Pin::new(&mut self.io).poll_shutdown(cx)).await?;
             // Closing with something unread would take back what was written.
-            let mut rest = [0; 1024];
+            let mut rest = vec![0; 4096];
             while self.io.read(&mut rest).await? > 0 {}
             io::Result::Ok(())
         };

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -84,19 +84,27 @@ pub(crate) struct Responder {
 }
 
 impl Responder {
+    /// Whether the client has taken its request back.
+    pub(crate) fn is_lost(&self) -> bool {
+        let core = self.connection.get();
+        let stream = core.streams.get(self.key);
+        stream.is_none_or(|stream| stream.lost.is_some())
+    }
+
     /// Answers with what comes of a future, which is dropped if the client takes its request back.
-    pub(crate) async fn answer<B>(self, answering: impl Future<Output = Response<B>>)
+    pub(crate) async fn answer<B>(self, mut answering: Pin<Box<impl Future<Output = Response<B>>>>)
     where
         B: Body<Data = Bytes, Error = io::Error> + Unpin,
     {
-        let mut answering = pin!(answering);
         let response = poll_fn(|cx| {
             if self.connection.get_mut().is_lost(self.key, cx) {
                 return Poll::Ready(None);
             }
             answering.as_mut().poll(cx).map(Some)
         });
-        if let Some(response) = response.await {
+        let response = response.await;
+        drop(answering);
+        if let Some(response) = response {
             self.send(response).await;
         }
     }
