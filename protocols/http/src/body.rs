@@ -9,27 +9,40 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use finback_core::driver::Stream;
+use finback_core::driver::{Socket, Stream};
 use finback_core::frame::Outcome;
 use finback_core::mesh::{Lease, Verdict};
 use finback_core::rejection::Rejection;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, DuplexStream, ReadBuf};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::alarm::Alarm;
 use crate::dialect::Dialect;
-use crate::http2::Received;
 use crate::pool::Returned;
 use crate::translation::Translated;
+use crate::{http1, http2};
 
 /// A body as it arrives, by either version.
 pub(crate) enum Incoming {
     /// None; or it is in other hands.
     Nothing,
-    Http1(hyper::body::Incoming),
-    Http2(Received),
+    Http1(http1::Received),
+    Http2(http2::Received),
+    /// Nothing; but its connection can become another protocol's.
+    Upgrade(oneshot::Receiver<Socket>),
+}
+
+impl Incoming {
+    /// The connection that it came over, for another protocol.
+    pub(crate) fn into_socket(self) -> Option<Socket> {
+        match self {
+            Self::Http1(body) => body.into_socket(),
+            Self::Nothing | Self::Http2(_) | Self::Upgrade(_) => None,
+        }
+    }
 }
 
 impl Body for Incoming {
@@ -41,18 +54,15 @@ impl Body for Incoming {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         match &mut *self {
-            Self::Nothing => Poll::Ready(None),
-            Self::Http1(body) => {
-                let polled = Pin::new(body).poll_frame(cx);
-                polled.map(|frame| frame.map(|frame| frame.map_err(io::Error::other)))
-            }
+            Self::Nothing | Self::Upgrade(_) => Poll::Ready(None),
+            Self::Http1(body) => Pin::new(body).poll_frame(cx),
             Self::Http2(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Nothing => true,
+            Self::Nothing | Self::Upgrade(_) => true,
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.is_end_stream(),
         }
@@ -60,7 +70,7 @@ impl Body for Incoming {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Nothing => SizeHint::with_exact(0),
+            Self::Nothing | Self::Upgrade(_) => SizeHint::with_exact(0),
             Self::Http1(body) => body.size_hint(),
             Self::Http2(body) => body.size_hint(),
         }
@@ -224,9 +234,14 @@ impl Download {
                 self.end(None);
                 Poll::Ready(None)
             }
+            // The caller has taken it back, or broken it: it was abandoned.
+            Poll::Ready(Some(Err(error))) if self.upload.is_broken() => {
+                self.ended = true;
+                self.connection = None;
+                Poll::Ready(Some(Err(error)))
+            }
             Poll::Ready(Some(Err(error))) => {
-                let blamed = !self.upload.is_broken();
-                let late = self.fail(Rejection::ConnectionLost, blamed);
+                let late = self.fail(Rejection::ConnectionLost, true);
                 Poll::Ready(Some(match late {
                     Some(trailers) => Ok(Frame::trailers(trailers)),
                     None => Err(error),

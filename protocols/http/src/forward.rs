@@ -14,20 +14,18 @@ use futures_util::FutureExt;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
-use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
-use crate::Http;
 use crate::alarm::Alarm;
 use crate::body::{Download, Incoming, Payload, Upload};
 use crate::client::Client;
 use crate::dialect::{Asked, Dialect};
 use crate::headers;
-use crate::http2::{Failure, Received};
 use crate::pool::{self, Channel, Returned};
 use crate::translation::{Translated, Translator};
 use crate::treatment::{self, Treatment};
 use crate::upgrade::{self, Wanted};
+use crate::{Http, http1, http2};
 
 /// A request's body is kept for another attempt up to this many bytes.
 const KEPT: usize = 64 * 1024;
@@ -49,6 +47,9 @@ pub(crate) fn forward(
             Ok(mut call) => call.finish(answered),
             Err(_) => answered,
         };
+        if !response.headers().contains_key(header::DATE) {
+            response.headers_mut().insert(header::DATE, headers::date());
+        }
         if client.caller.is_dismissed() && version != Version::HTTP_2 {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
@@ -389,6 +390,8 @@ impl Call {
         lease: &Lease,
         http2: bool,
     ) -> Result<Sent, (Rejection, Box<Request<Payload>>)> {
+        // Whether it was lost on a new connection, too.
+        let mut fresh = false;
         loop {
             let limit = self.stream().attempt_deadline();
             let worker = self.client.caller.worker();
@@ -405,24 +408,25 @@ impl Call {
             };
             let mut timer = self.client.alarms.set(limit);
             match channel {
-                Channel::Single(mut sender, mut returned, idle) => {
-                    // A connection that was used before may be closed by its peer just now.
-                    let spare = idle.then(|| repeated(&request)).flatten();
-                    let sending = sender.try_send_request(*request);
+                Channel::Single(connection, returned, idle) => {
+                    let sending = http1::send(&connection.line, request);
                     let sending = pin!(sending.map(heard_single));
                     let sent = self.await_head(sending, &mut timer).await;
                     match sent {
                         Heard::Response(response) => {
-                            returned.keep(sender);
                             return Ok(Sent::Response(response, returned, timer));
                         }
                         // The peer had closed it: another one, or a new one.
                         Heard::Unsent(same) if idle => request = same,
                         Heard::Unsent(same) => return Ok(Sent::Unsent(same)),
-                        Heard::Lost { .. } if spare.is_some() => {
-                            request = Box::new(spare.expect("just looked at"));
+                        // It may have been closed by its peer just now.
+                        Heard::Lost {
+                            again: Some(same), ..
+                        } if is_idempotent(&same) && (idle || !fresh) => {
+                            fresh |= !idle;
+                            request = same;
                         }
-                        Heard::Lost { refused } => return Ok(Sent::Lost { refused }),
+                        Heard::Lost { refused, .. } => return Ok(Sent::Lost { refused }),
                         Heard::Late => return Ok(Sent::Late),
                     }
                 }
@@ -431,7 +435,7 @@ impl Call {
                     return Ok(match self.await_head(sending, &mut timer).await {
                         Heard::Response(response) => Sent::Response(response, returned, timer),
                         Heard::Unsent(same) => Sent::Unsent(same),
-                        Heard::Lost { refused } => Sent::Lost { refused },
+                        Heard::Lost { refused, .. } => Sent::Lost { refused },
                         Heard::Late => Sent::Late,
                     });
                 }
@@ -474,9 +478,7 @@ impl Call {
         headers::strip(&mut head.headers);
         headers::via(&mut head.headers, head.version);
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            let (Some(wanted), Some(endpoint)) =
-                (self.wanted.take(), head.extensions.remove::<OnUpgrade>())
-            else {
+            let (Some(wanted), Some(endpoint)) = (self.wanted.take(), body.into_socket()) else {
                 self.stream = Some(stream);
                 return self.reject(Rejection::ConnectionLost);
             };
@@ -517,48 +519,45 @@ impl Call {
     }
 }
 
-type Unsent = hyper::client::conn::TrySendError<Request<Payload>>;
-
-fn heard_single(sent: Result<Response<hyper::body::Incoming>, Unsent>) -> Heard {
+fn heard_single(sent: Result<Response<http1::Received>, http1::Failure<Payload>>) -> Heard {
     match sent {
         Ok(response) => Heard::Response(Box::new(response.map(Incoming::Http1))),
-        Err(mut error) => match error.take_message() {
-            Some(same) => Heard::Unsent(Box::new(same)),
-            None => Heard::Lost { refused: false },
+        Err(http1::Failure::Unsent(same)) => Heard::Unsent(same),
+        Err(http1::Failure::Lost(again)) => Heard::Lost {
+            refused: false,
+            again,
         },
     }
 }
 
-fn heard_shared(sent: Result<Response<Received>, Failure<Payload>>) -> Heard {
+fn heard_shared(sent: Result<Response<http2::Received>, http2::Failure<Payload>>) -> Heard {
     match sent {
         Ok(response) => Heard::Response(Box::new(response.map(Incoming::Http2))),
-        Err(Failure::Unsent(same)) => Heard::Unsent(same),
-        Err(Failure::Lost { refused }) => Heard::Lost { refused },
+        Err(http2::Failure::Unsent(same)) => Heard::Unsent(same),
+        Err(http2::Failure::Lost { refused }) => Heard::Lost {
+            refused,
+            again: None,
+        },
     }
 }
 
 enum Heard {
     Response(Box<Response<Incoming>>),
     Unsent(Box<Request<Payload>>),
-    Lost { refused: bool },
+    Lost {
+        refused: bool,
+        /// The request, if it had no body.
+        again: Option<Box<Request<Payload>>>,
+    },
     Late,
 }
 
-/// A copy of a request that may be sent twice: an idempotent one with no body.
-fn repeated(request: &Request<Payload>) -> Option<Request<Payload>> {
-    // Idempotent ones (RFC 9110, section 9.2.2).
-    let safe = matches!(
+/// Whether a request may be sent twice (RFC 9110, section 9.2.2).
+fn is_idempotent(request: &Request<Payload>) -> bool {
+    matches!(
         *request.method(),
         Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
-    );
-    if !safe || !request.body().is_end_stream() {
-        return None;
-    }
-    let mut copy = Request::new(Payload::empty());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
+    )
 }
 
 enum Collected {

@@ -1,6 +1,8 @@
 //! Headers of a proxy: which stay on one connection, which tell where a request came from.
 
+use std::cell::RefCell;
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use http::header::{self, Entry, HeaderName};
 use http::request::Parts;
@@ -60,7 +62,7 @@ pub(crate) fn fault(head: &Parts) -> Option<&'static str> {
     {
         return Some("user information in the target");
     }
-    // With HTTP/1.1, hyper has seen to it that a length and an encoding do not contradict each other.
+    // With HTTP/1.1 the same was looked at when the body's end was.
     let encodings = head.headers.get_all(header::TRANSFER_ENCODING);
     if encodings
         .iter()
@@ -180,6 +182,26 @@ pub(crate) fn via(headers: &mut HeaderMap, version: Version) {
         _ => "1.1 finback",
     };
     append(headers, header::VIA, HeaderValue::from_static(own));
+}
+
+/// The time, as messages tell it (RFC 9110, section 6.6.1).
+pub(crate) fn date() -> HeaderValue {
+    thread_local! {
+        static LAST: RefCell<(u64, HeaderValue)> =
+            const { RefCell::new((0, HeaderValue::from_static(""))) };
+    }
+    let now = SystemTime::now();
+    let second = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    LAST.with_borrow_mut(|(last, text)| {
+        if *last != second {
+            let fresh = HeaderValue::from_str(&httpdate::fmt_http_date(now));
+            *text = fresh.unwrap_or(HeaderValue::from_static(""));
+            *last = second;
+        }
+        text.clone()
+    })
 }
 
 /// Puts a request's target and host into the form of the version that is spoken to the endpoint.

@@ -10,6 +10,7 @@ mod client;
 mod dialect;
 mod forward;
 mod headers;
+mod http1;
 mod http2;
 mod pool;
 mod probe;
@@ -17,7 +18,6 @@ mod serve;
 mod translation;
 mod treatment;
 mod upgrade;
-mod wire;
 
 use std::rc::Rc;
 use std::sync::Arc;

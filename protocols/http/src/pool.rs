@@ -11,12 +11,10 @@ use finback_core::cluster::Cluster;
 use finback_core::driver::{Worker, dial};
 use finback_core::mesh::{Gauges, Lease, Mesh};
 use finback_core::rejection::Rejection;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use crate::body::Payload;
+use crate::http1;
 use crate::http2::{self, Limits};
 
 /// A connection without a request is closed after this; servers mostly wait a little longer.
@@ -49,7 +47,13 @@ pub(crate) struct Pools {
 struct Single {
     /// Kept, so that the key stays its own.
     _cluster: Arc<Cluster>,
-    idle: RefCell<Vec<(http1::SendRequest<Payload>, Instant)>>,
+    idle: RefCell<Vec<(Rc<Alone>, Instant)>>,
+}
+
+/// A connection that carries one request at a time.
+pub(crate) struct Alone {
+    pub(crate) line: http1::Connection,
+    _open: Open,
 }
 
 /// HTTP/2: many on each.
@@ -83,7 +87,7 @@ impl Multiplexed {
 /// A connection with the right to send one request on it.
 pub(crate) enum Channel {
     /// HTTP/1.1, and whether it was used before.
-    Single(http1::SendRequest<Payload>, Returned, bool),
+    Single(Rc<Alone>, Returned, bool),
     /// HTTP/2.
     Shared(http2::Sender, Returned),
 }
@@ -92,24 +96,18 @@ pub(crate) enum Channel {
 pub(crate) struct Returned(Place);
 
 enum Place {
-    Single(Rc<Single>, Option<http1::SendRequest<Payload>>),
+    Single(Rc<Single>, Rc<Alone>),
     Shared(Rc<Multiplexed>),
 }
 
 impl Returned {
     /// The connection may carry another request.
-    pub(crate) fn give_back(mut self) {
-        if let Place::Single(single, sender) = &mut self.0
-            && let Some(sender) = sender.take()
-            && !sender.is_closed()
+    pub(crate) fn give_back(self) {
+        if let Place::Single(single, connection) = &self.0
+            && connection.line.is_clean()
         {
-            single.idle.borrow_mut().push((sender, Instant::now()));
-        }
-    }
-
-    pub(crate) fn keep(&mut self, own: http1::SendRequest<Payload>) {
-        if let Place::Single(_, sender) = &mut self.0 {
-            *sender = Some(own);
+            let mut idle = single.idle.borrow_mut();
+            idle.push((connection.clone(), Instant::now()));
         }
     }
 }
@@ -158,17 +156,9 @@ pub(crate) fn ready(worker: &Rc<Worker>, lease: &Lease, http2: bool) -> Option<C
         return Some(Channel::Shared(sender, returned));
     }
     let single = pools.single.borrow().get(&key(lease))?.clone();
-    let sender = {
-        let mut idle = single.idle.borrow_mut();
-        // The one used last is the least likely to be closed by its peer.
-        let last = idle.iter().rposition(|(sender, _)| sender.is_ready())?;
-        idle.remove(last).0
-    };
-    Some(Channel::Single(
-        sender,
-        Returned(Place::Single(single, None)),
-        true,
-    ))
+    let connection = single.used()?;
+    let returned = Returned(Place::Single(single, connection.clone()));
+    Some(Channel::Single(connection, returned, true))
 }
 
 /// A connection to the endpoint of a lease, made if need be.
@@ -214,30 +204,31 @@ async fn single(
         .entry(key)
         .or_insert_with(fresh)
         .clone();
-    loop {
-        let idle = single.idle.borrow_mut().pop();
-        let Some((mut sender, _)) = idle else {
-            break;
-        };
-        if sender.ready().await.is_ok() {
-            let returned = Returned(Place::Single(single, None));
-            return Ok(Channel::Single(sender, returned, true));
-        }
+    if let Some(connection) = single.used() {
+        let returned = Returned(Place::Single(single, connection.clone()));
+        return Ok(Channel::Single(connection, returned, true));
     }
     let stream = dial(lease.cluster(), lease.address(), Some(b"http/1.1")).await?;
-    let (sender, connection) = http1::Builder::new()
-        .max_buf_size(HEAD)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(std::io::Error::other)?;
-    let open = Open::new(worker.mesh());
-    tokio::task::spawn_local(async move {
-        let _open = open;
-        // Who waits for an answer is told of the error.
-        let _ = connection.with_upgrades().await;
+    let connection = Rc::new(Alone {
+        line: http1::Connection::new(stream),
+        _open: Open::new(worker.mesh()),
     });
-    let returned = Returned(Place::Single(single, None));
-    Ok(Channel::Single(sender, returned, false))
+    let returned = Returned(Place::Single(single, connection.clone()));
+    Ok(Channel::Single(connection, returned, false))
+}
+
+impl Single {
+    /// A connection that was used before and still is good.
+    fn used(&self) -> Option<Rc<Alone>> {
+        let mut idle = self.idle.borrow_mut();
+        // The one used last is the least likely to be closed by its peer.
+        while let Some((last, _)) = idle.pop() {
+            if last.line.is_ready() {
+                return Some(last);
+            }
+        }
+        None
+    }
 }
 
 async fn shared(
@@ -347,7 +338,7 @@ impl Pools {
             single
                 .idle
                 .borrow_mut()
-                .retain(|(sender, since)| !sender.is_closed() && now < *since + IDLE);
+                .retain(|(own, since)| now < *since + IDLE && own.line.is_ready());
             !single.idle.borrow().is_empty() || Rc::strong_count(single) > 1
         });
         self.shared.borrow_mut().retain(|_, shared| {

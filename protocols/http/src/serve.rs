@@ -1,6 +1,5 @@
 //! A client's connection.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -11,19 +10,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use finback_core::driver::{Caller, Connection, Socket, Worker};
-use futures_util::FutureExt;
-use http::Request;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use tokio::io::AsyncReadExt;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::Http;
+use crate::alarm::Alarm;
 use crate::body::Incoming;
-use crate::client::Client;
+use crate::client::{Client, Guarded};
+use crate::http1::{self, Fault, Next};
 use crate::http2::{self, Ended, Limits, PREFACE, Reason};
-use crate::wire::Wire;
+use crate::{Http, headers};
 
 /// A connection on which nothing was asked for so long is put aside with no buffer.
 const QUIET: Duration = Duration::from_secs(1);
@@ -77,119 +75,128 @@ async fn leave_quietly(caller: &Caller) {
     }
 }
 
-async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, mut io: Socket) {
-    // Since when an unfinished head lies there.
-    let mut unfinished: Option<Instant> = None;
+async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
+    let client = Client::new(&http, &caller, io.is_secure());
+    let mut server = http1::Server::new(io, http.config.head);
+    let mut alarm = client.alarms.set(Instant::now() + http.config.idle);
+    let mut cut = pin!(caller.cut());
+    let mut leaving = pin!(leave_quietly(&caller));
     loop {
-        tokio::select! {
-            first = tokio::time::timeout(http.config.idle, io.readable()) => {
-                if !matches!(first, Ok(Ok(()))) {
-                    return;
-                }
-            }
-            () = leave_quietly(&caller) => return,
-        }
-        if unfinished.is_some_and(|since| since.elapsed() >= http.config.head_timeout) {
-            caller.is_malformed();
-            let late = tokio::time::timeout(QUIET, io.write_all(LATE));
-            // It may be gone, or read nothing; either way it is left.
-            let _ = late.await;
-            tracing::info!(source = %caller.peer(), "connection closed: a request took too long");
-            return;
-        }
-        let Some((mut rest, unused)) = Box::pin(awake(&http, &caller, io)).await else {
-            return;
-        };
-        if unused.is_empty() {
-            unfinished = None;
-        } else {
-            unfinished.get_or_insert_with(|| Instant::now() - QUIET);
-            rest.unread(unused);
-        }
-        io = rest;
-    }
-}
-
-/// Serves requests until the connection ends, or is quiet; then gives it back with what was read
-/// but not used.
-async fn awake(http: &Arc<Http>, caller: &Rc<Caller>, io: Socket) -> Option<(Socket, Bytes)> {
-    let client = Client::new(http, caller, io.is_secure());
-    let service = service_fn(|request: Request<hyper::body::Incoming>| {
-        let answering = client.clone().answer(request.map(Incoming::Http1));
-        // Boxed, because hyper moves it about.
-        Box::pin(answering.map(Ok::<_, Infallible>))
-    });
-    let connection = http1::Builder::new()
-        // How long a head may take is looked at when a connection is quiet: no timer per request.
-        .header_read_timeout(None)
-        .max_headers(http.config.headers)
-        .max_buf_size(http.config.head)
-        .serve_connection(TokioIo::new(Wire::new(io)), service)
-        .with_upgrades();
-    let mut connection = pin!(Some(connection));
-    let mut tick = tokio::time::interval_at(Instant::now() + QUIET, QUIET);
-    let mut seen = 0;
-    let mut leaving = pin!(leave_quietly(caller));
-    let mut left = false;
-    loop {
-        enum Event {
-            Ended(hyper::Result<()>),
-            Tick,
-            Leave,
-        }
-        let event = poll_fn(|cx| {
-            if let Some(own) = connection.as_mut().as_pin_mut()
-                && let Poll::Ready(ended) = own.poll(cx)
-            {
-                return Poll::Ready(Event::Ended(ended));
-            }
-            if !left && leaving.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Event::Leave);
-            }
-            tick.poll_tick(cx).map(|_| Event::Tick)
-        })
-        .await;
-        match event {
-            Event::Ended(Err(error)) if error.is_parse() || error.is_timeout() => {
+        let request = match next(&http, &mut server, &mut alarm, leaving.as_mut()).await {
+            Some(Next::Request(request)) => request,
+            Some(Next::Fault(fault)) => {
                 caller.is_malformed();
-                tracing::info!(source = %caller.peer(), %error, "connection closed");
-                return None;
+                let source = caller.peer();
+                tracing::info!(%source, ?fault, "connection closed: no request that is served");
+                return server.refuse(refusal(fault)).await;
             }
-            Event::Ended(_) => return None,
-            Event::Leave => {
-                left = true;
-                if let Some(own) = connection.as_mut().as_pin_mut() {
-                    own.graceful_shutdown();
-                }
+            None if server.has_part() => {
+                caller.is_malformed();
+                tracing::info!(source = %caller.peer(), "connection closed: a request took too long");
+                return server.refuse(LATE).await;
             }
-            Event::Tick if client.in_flight() > 0 || client.requests() > seen || left => {
-                seen = client.requests();
+            Some(Next::Closed) => return,
+            None => return server.close().await,
+        };
+        let (upgrade, request) = upgradable(*request);
+        let mut answering = Box::pin(client.clone().answer(request));
+        let mut response: Option<Response<Guarded>> = None;
+        alarm.reset(Instant::now() + QUIET);
+        let done = poll_fn(|cx| {
+            while alarm.poll(cx).is_ready() {
                 client.look_after();
+                alarm.reset(Instant::now() + QUIET);
             }
-            Event::Tick => {
-                // No request is in flight, and none came for a while: nothing can be lost.
-                let parts = take(&mut connection)?;
-                if !parts.0.is_flushed() {
-                    return None;
-                }
-                return Some(parts);
+            if response.is_none()
+                && let Poll::Ready(answered) = answering.as_mut().poll(cx)
+            {
+                let (head, body) = answered.into_parts();
+                server.respond(&head, &body);
+                response = Some(Response::from_parts(head, body));
             }
+            if let Some(response) = &mut response
+                && let Poll::Ready(sent) = server.poll_body(response.body_mut(), cx)
+            {
+                return Poll::Ready(sent.is_ok());
+            }
+            let gone = server.poll_gone(cx).is_ready() || cut.as_mut().poll(cx).is_ready();
+            if gone {
+                return Poll::Ready(false);
+            }
+            Poll::Pending
+        });
+        let whole = done.await;
+        drop(answering);
+        let switched = response.as_ref().map(Response::status);
+        drop(response);
+        if !whole {
+            return;
+        }
+        if switched == Some(StatusCode::SWITCHING_PROTOCOLS) {
+            if let (Some(upgrade), Some(socket)) = (upgrade, server.into_socket()) {
+                // Who wanted it may have gone.
+                let _ = upgrade.send(socket);
+            }
+            return;
+        }
+        if !poll_fn(|cx| Poll::Ready(matches!(server.poll_next(cx), Poll::Ready(true)))).await {
+            return server.close().await;
         }
     }
 }
 
-type Awake<S> = http1::UpgradeableConnection<TokioIo<Wire>, S>;
+/// Waits for a request; `None` if the client is not to be waited for any longer.
+async fn next(
+    http: &Http,
+    server: &mut http1::Server,
+    alarm: &mut Alarm,
+    mut leaving: Pin<&mut impl Future<Output = ()>>,
+) -> Option<Next> {
+    let mut begun = false;
+    alarm.reset(Instant::now() + http.config.idle);
+    poll_fn(|cx| {
+        if let Poll::Ready(next) = server.poll_request(cx) {
+            return Poll::Ready(Some(next));
+        }
+        if !begun && server.has_part() {
+            begun = true;
+            alarm.reset(Instant::now() + http.config.head_timeout);
+        }
+        if leaving.as_mut().poll(cx).is_ready() || alarm.poll(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        Poll::Pending
+    })
+    .await
+}
 
-fn take<S, B>(connection: &mut Pin<&mut Option<Awake<S>>>) -> Option<(Socket, Bytes)>
-where
-    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = B>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    B: http_body::Body + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    Awake<S>: Unpin,
-{
-    let parts = connection.as_mut().get_mut().take()?.into_parts()?;
-    Some((parts.io.into_inner().into_inner(), parts.read_buf))
+/// A request's body, or the way to its connection if it shall become another protocol's.
+fn upgradable(
+    request: Request<http1::Received>,
+) -> (Option<oneshot::Sender<Socket>>, Request<Incoming>) {
+    let (head, body) = request.into_parts();
+    if !body.is_end_stream() {
+        return (None, Request::from_parts(head, Incoming::Http1(body)));
+    }
+    if headers::wants_upgrade(&head) {
+        let (sender, receiver) = oneshot::channel();
+        let request = Request::from_parts(head, Incoming::Upgrade(receiver));
+        return (Some(sender), request);
+    }
+    (None, Request::from_parts(head, Incoming::Nothing))
+}
+
+/// What a client hears that says no request.
+fn refusal(fault: Fault) -> &'static [u8] {
+    match fault {
+        Fault::Malformed => {
+            b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        }
+        Fault::TooLarge => {
+            b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\
+              content-length: 0\r\n\r\n"
+        }
+    }
 }
 
 async fn serve_http2(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {

@@ -3,20 +3,19 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use finback_core::driver::{Caller, Stream};
+use finback_core::driver::{Caller, Socket, Stream};
 use finback_core::frame::Outcome;
 use finback_core::mesh::{Lease, Verdict};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use http_body::Body;
 use hyper::ext::Protocol;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::sync::oneshot;
 
 use crate::body::{Incoming, Payload};
 
@@ -33,7 +32,7 @@ pub(crate) struct Wanted {
 
 enum Client {
     /// Its connection, once we have agreed.
-    Connection(OnUpgrade),
+    Connection(oneshot::Receiver<Socket>),
     /// A stream, by HTTP/2's extended CONNECT (RFC 8441): what the client sends.
     Stream(Incoming),
 }
@@ -48,11 +47,12 @@ impl Wanted {
             let client = Client::Stream(std::mem::replace(body, Incoming::Nothing));
             return Some(Self { client, to });
         }
-        if !crate::headers::wants_upgrade(head) {
+        let Incoming::Upgrade(socket) = body else {
             return None;
-        }
+        };
         let to = head.headers.get(header::UPGRADE)?.clone();
-        let client = Client::Connection(head.extensions.remove::<OnUpgrade>()?);
+        let (_, nobody) = oneshot::channel();
+        let client = Client::Connection(std::mem::replace(socket, nobody));
         Some(Self { client, to })
     }
 
@@ -96,7 +96,7 @@ impl Wanted {
 
 /// A client's side of a tunnel.
 pub(crate) enum Side {
-    Connection(OnUpgrade),
+    Connection(oneshot::Receiver<Socket>),
     Stream(StreamSide),
 }
 
@@ -153,23 +153,22 @@ fn key(random: u64) -> String {
 pub(crate) async fn relay(
     caller: Rc<Caller>,
     client: Side,
-    endpoint: OnUpgrade,
+    mut endpoint: Socket,
     mut stream: Stream,
     mut lease: Lease,
 ) {
     let carrying = async {
-        let mut endpoint = TokioIo::new(endpoint.await?);
-        let carried = match client {
-            Side::Connection(client) => {
-                let mut client = TokioIo::new(client.await?);
-                carry(&mut client, &mut endpoint).await
-            }
+        match client {
+            Side::Connection(client) => match client.await {
+                Ok(mut client) => carry(&mut client, &mut endpoint).await,
+                // It has gone before it heard that we agree.
+                Err(_) => (0, 0),
+            },
             Side::Stream(mut client) => carry(&mut client, &mut endpoint).await,
-        };
-        Ok::<_, hyper::Error>(carried)
+        }
     };
     let carried = tokio::select! {
-        carried = carrying => carried.unwrap_or_default(),
+        carried = carrying => carried,
         () = caller.cut() => (0, 0),
     };
     lease.went(Verdict::Good);

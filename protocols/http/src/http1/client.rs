@@ -1,0 +1,233 @@
+//! The side that asks.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, Bytes};
+use finback_core::driver::Socket;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::Body;
+
+use super::body::Encode;
+use super::head;
+use super::line::{Received, Shared};
+
+/// The longest head of a response, in bytes.
+const HEAD: usize = 64 * 1024;
+
+/// A connection to an endpoint, which carries one request at a time.
+#[derive(Clone)]
+pub(crate) struct Connection(Shared);
+
+/// A request that got no response.
+pub(crate) enum Failure<B> {
+    /// Nothing of it was sent; here it is again.
+    Unsent(Box<Request<B>>),
+    /// It may have run. Here it is again if it had no body.
+    Lost(Option<Box<Request<B>>>),
+}
+
+impl Connection {
+    pub(crate) fn new(io: Socket) -> Self {
+        Self(Shared::new(io))
+    }
+
+    /// Whether another request can be sent: nothing came unasked, and nobody closed it.
+    pub(crate) fn is_ready(&self) -> bool {
+        let mut line = self.0.get();
+        let mut cx = Context::from_waker(Waker::noop());
+        line.is_clean() && line.poll_fill(&mut cx).is_pending()
+    }
+
+    /// Whether the response to its last request has come to its end, and another may be sent.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.0.get().is_clean()
+    }
+}
+
+/// Sends a request and waits for its response's head. The body of a response that agrees to
+/// become another protocol is empty, and its connection can be taken.
+///
+/// # Errors
+/// If there was none.
+pub(crate) async fn send<B>(
+    connection: &Connection,
+    request: Box<Request<B>>,
+) -> Result<Response<Received>, Failure<B>>
+where
+    B: Body<Data = Bytes, Error = io::Error> + Unpin + 'static,
+{
+    if !connection.is_ready() {
+        return Err(Failure::Unsent(request));
+    }
+    let line = &connection.0;
+    let method = request.method().clone();
+    let (mut upload, whole) = begin(line, request);
+    let heard = poll_fn(|cx| {
+        if let Some(own) = &mut upload
+            && own.poll(cx).is_ready()
+        {
+            // If it broke, an endpoint that has had enough may have said so.
+            upload = None;
+        }
+        if upload.is_none() {
+            // If it cannot be written, the endpoint may have said why.
+            let _ = line.get().poll_flush(cx);
+        }
+        poll_head(line, &method, cx)
+    });
+    let Ok(head) = heard.await else {
+        line.get().breaks();
+        return Err(Failure::Lost(whole));
+    };
+    if let Some(mut rest) = upload {
+        // It goes on however fast the response is read.
+        tokio::task::spawn_local(async move { poll_fn(|cx| rest.poll(cx)).await });
+    }
+    Ok(head.map(|()| Received::new(line.clone(), true)))
+}
+
+/// Writes a request's head. Gives what sends its body; or itself, if it has none.
+fn begin<B>(line: &Shared, request: Box<Request<B>>) -> (Option<Upload<B>>, Option<Box<Request<B>>>)
+where
+    B: Body<Data = Bytes, Error = io::Error> + Unpin,
+{
+    let ends = request.body().is_end_stream();
+    let mut own = line.get();
+    let out = own.out();
+    let method = request.method();
+    head::put_request_line(method, request.uri(), out);
+    let told = length(request.headers());
+    let encode = if ends {
+        let expects_one = matches!(*method, Method::POST | Method::PUT | Method::PATCH);
+        if expects_one && told.is_none() {
+            head::put_header("content-length", b"0", out);
+        }
+        Encode::Nothing
+    } else if let Some(length) = told {
+        Encode::Length(length)
+    } else if let Some(length) = request.body().size_hint().exact() {
+        let value = HeaderValue::from(length);
+        head::put_header("content-length", value.as_bytes(), out);
+        Encode::Length(length)
+    } else {
+        head::put_header("transfer-encoding", b"chunked", out);
+        Encode::Chunked
+    };
+    head::put_headers(request.headers(), out);
+    drop(own);
+    if ends {
+        return (None, Some(request));
+    }
+    let upload = Upload {
+        line: line.clone(),
+        body: request.into_body(),
+        encode,
+        ended: false,
+    };
+    (Some(upload), None)
+}
+
+/// The length that headers tell.
+pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
+    let value = headers.get(header::CONTENT_LENGTH)?;
+    value.to_str().ok()?.parse().ok()
+}
+
+fn poll_head(
+    line: &Shared,
+    method: &Method,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Response<()>, ()>> {
+    let mut line = line.get();
+    loop {
+        if !line.input.is_empty() {
+            let head = head::response(&line.input, method).map_err(|_| ())?;
+            if let Some(head) = head {
+                line.input.advance(head.length);
+                let status = head.response.status();
+                // More follows.
+                if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+                    continue;
+                }
+                line.last = !head.keep_alive;
+                line.begins(head.body);
+                return Poll::Ready(Ok(head.response));
+            }
+            if line.input.len() > HEAD {
+                return Poll::Ready(Err(()));
+            }
+        }
+        match ready!(line.poll_fill(cx)) {
+            Ok(1..) => {}
+            _ => return Poll::Ready(Err(())),
+        }
+    }
+}
+
+/// A request's body on its way.
+struct Upload<B> {
+    line: Shared,
+    body: B,
+    encode: Encode,
+    ended: bool,
+}
+
+impl<B: Body<Data = Bytes, Error = io::Error> + Unpin> Upload<B> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.ended {
+            ready!(self.line.get().poll_room(cx))?;
+            let polled = Pin::new(&mut self.body).poll_frame(cx);
+            let mut line = self.line.get();
+            let encode = &mut self.encode;
+            let whole = match polled {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => {
+                        let fits = line.put(encode, data);
+                        if fits && self.body.is_end_stream() {
+                            self.ended = true;
+                            line.put_end(*encode, None)
+                        } else {
+                            fits
+                        }
+                    }
+                    Err(frame) => {
+                        self.ended = true;
+                        line.put_end(*encode, frame.trailers_ref())
+                    }
+                },
+                Poll::Ready(None) => {
+                    self.ended = true;
+                    line.put_end(*encode, None)
+                }
+                Poll::Ready(Some(Err(_))) => false,
+                Poll::Pending => {
+                    if line.broken {
+                        return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+                    }
+                    line.writer = Some(cx.waker().clone());
+                    if let Poll::Ready(flushed) = line.poll_flush(cx) {
+                        flushed?;
+                    }
+                    return Poll::Pending;
+                }
+            };
+            if !whole {
+                // What has been sent is no request: nobody may take it for one.
+                line.end();
+                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+            }
+        }
+        self.line.get().poll_flush(cx)
+    }
+}
+
+impl<B> Drop for Upload<B> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.line.get().breaks();
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! Heads of messages (RFC 9112, sections 2 to 5).
+
+use std::mem::MaybeUninit;
+
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use httparse::{Header, ParserConfig, Status};
+
+use super::body::Decode;
+
+/// Headers of one message, at most.
+const HEADERS: usize = 256;
+
+/// Why there is no message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It makes no sense, or could be read in two ways.
+    Malformed,
+    /// More or longer headers than the limit.
+    TooLarge,
+}
+
+/// A request's head with what it says about its body and its connection.
+pub(super) struct RequestHead {
+    pub(super) request: Request<()>,
+    pub(super) body: Decode,
+    pub(super) keep_alive: bool,
+    /// It waits to be told to send its body.
+    pub(super) expects: bool,
+    /// It has use for trailers.
+    pub(super) trailers: bool,
+    /// Bytes that it takes.
+    pub(super) length: usize,
+}
+
+/// The same of a response.
+pub(super) struct ResponseHead {
+    pub(super) response: Response<()>,
+    pub(super) body: Decode,
+    pub(super) keep_alive: bool,
+    pub(super) length: usize,
+}
+
+/// Puts headers together whose texts lie in `head`, which is a copy of `from`.
+fn map(head: &Bytes, from: &[u8], headers: &[Header<'_>]) -> Result<HeaderMap, Fault> {
+    // Some are added on the way.
+    let mut map = HeaderMap::with_capacity(headers.len() + 6);
+    for own in headers {
+        let name = HeaderName::from_bytes(own.name.as_bytes()).map_err(|_| Fault::Malformed)?;
+        let value = HeaderValue::from_maybe_shared(part(head, from, own.value));
+        let value = value.map_err(|_| Fault::Malformed)?;
+        map.try_append(name, value).map_err(|_| Fault::TooLarge)?;
+    }
+    Ok(map)
+}
+
+/// The part of a copy that is a part of its original.
+fn part(copy: &Bytes, original: &[u8], part: &[u8]) -> Bytes {
+    let begin = part.as_ptr() as usize - original.as_ptr() as usize;
+    copy.slice(begin..begin + part.len())
+}
+
+fn uninit<'a>() -> [MaybeUninit<Header<'a>>; HEADERS] {
+    [const { MaybeUninit::uninit() }; HEADERS]
+}
+
+fn fault(error: httparse::Error) -> Fault {
+    match error {
+        httparse::Error::TooManyHeaders => Fault::TooLarge,
+        _ => Fault::Malformed,
+    }
+}
+
+/// Whether a header lists a word.
+fn lists(headers: &HeaderMap, name: HeaderName, word: &str) -> bool {
+    let values = headers.get_all(name).iter();
+    let values = values.filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .any(|own| own.trim().eq_ignore_ascii_case(word))
+}
+
+/// Whether the connection goes on after a message.
+fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
+    if !headers.contains_key(header::CONNECTION) {
+        return version == Version::HTTP_11;
+    }
+    if version == Version::HTTP_11 {
+        !lists(headers, header::CONNECTION, "close")
+    } else {
+        lists(headers, header::CONNECTION, "keep-alive")
+    }
+}
+
+/// What a message says about its body's end; `None` if nothing.
+fn framing(version: Version, headers: &HeaderMap) -> Result<Option<Decode>, Fault> {
+    let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let encoding = encodings.next();
+    let mut length = None;
+    for value in headers.get_all(header::CONTENT_LENGTH) {
+        let text = value.to_str().map_err(|_| Fault::Malformed)?;
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let own: u64 = text.parse().map_err(|_| Fault::Malformed)?;
+        // Once, and as nothing but a number (RFC 9112, section 6.3).
+        if !digits || length.is_some() {
+            return Err(Fault::Malformed);
+        }
+        length = Some(own);
+    }
+    let Some(encoding) = encoding else {
+        return Ok(length.map(Decode::length));
+    };
+    // Section 6.1: what could be read in two ways is not read.
+    let chunked = encoding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    let alone = encodings.next().is_none() && length.is_none();
+    if !chunked || !alone || version != Version::HTTP_11 {
+        return Err(Fault::Malformed);
+    }
+    Ok(Some(Decode::chunked()))
+}
+
+fn version(minor: Option<u8>) -> Version {
+    match minor {
+        Some(0) => Version::HTTP_10,
+        _ => Version::HTTP_11,
+    }
+}
+
+/// Reads a request's head; `None` if it is not all there.
+pub(super) fn request(bytes: &[u8]) -> Result<Option<RequestHead>, Fault> {
+    let mut headers = uninit();
+    let mut parsed = httparse::Request::new(&mut []);
+    let status =
+        ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, bytes, &mut headers);
+    let Status::Complete(length) = status.map_err(fault)? else {
+        return Ok(None);
+    };
+    let head = Bytes::copy_from_slice(&bytes[..length]);
+    let version = version(parsed.version);
+    let headers = map(&head, bytes, parsed.headers)?;
+    let target = parsed.path.unwrap_or_default().as_bytes();
+    let uri = Uri::from_maybe_shared(part(&head, bytes, target)).map_err(|_| Fault::Malformed)?;
+    let method = parsed.method.unwrap_or_default().as_bytes();
+    let method = Method::from_bytes(method).map_err(|_| Fault::Malformed)?;
+    // A request that says nothing about a body has none.
+    let body = framing(version, &headers)?.unwrap_or(Decode::Done);
+    let expects = version == Version::HTTP_11
+        && headers
+            .get(header::EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let keep_alive = keeps_alive(version, &headers);
+    let trailers = headers.contains_key(header::TE) && lists(&headers, header::TE, "trailers");
+    let mut request = Request::new(());
+    *request.method_mut() = method;
+    *request.uri_mut() = uri;
+    *request.version_mut() = version;
+    *request.headers_mut() = headers;
+    Ok(Some(RequestHead {
+        request,
+        body,
+        keep_alive,
+        expects,
+        trailers,
+        length,
+    }))
+}
+
+/// Reads the head of a response to a request with this method; `None` if it is not all there.
+pub(super) fn response(bytes: &[u8], method: &Method) -> Result<Option<ResponseHead>, Fault> {
+    let mut headers = uninit();
+    let mut parsed = httparse::Response::new(&mut []);
+    let status = ParserConfig::default().parse_response_with_uninit_headers(
+        &mut parsed,
+        bytes,
+        &mut headers,
+    );
+    let Status::Complete(length) = status.map_err(fault)? else {
+        return Ok(None);
+    };
+    let head = Bytes::copy_from_slice(&bytes[..length]);
+    let version = version(parsed.version);
+    let headers = map(&head, bytes, parsed.headers)?;
+    let status = StatusCode::from_u16(parsed.code.unwrap_or_default());
+    let status = status.map_err(|_| Fault::Malformed)?;
+    let framing = framing(version, &headers)?;
+    // RFC 9112, section 6.3.
+    let none = *method == Method::HEAD
+        || status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let body = match framing {
+        _ if none => Decode::Done,
+        Some(body) => body,
+        None => Decode::Close,
+    };
+    let keep_alive = keeps_alive(version, &headers) && !matches!(body, Decode::Close);
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    *response.version_mut() = version;
+    *response.headers_mut() = headers;
+    Ok(Some(ResponseHead {
+        response,
+        body,
+        keep_alive,
+        length,
+    }))
+}
+
+/// Reads headers alone, as trailers are; `None` if they are not all there.
+pub(super) fn trailers(bytes: &[u8]) -> Result<Option<(HeaderMap, usize)>, Fault> {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let status = httparse::parse_headers(bytes, &mut headers).map_err(fault)?;
+    let Status::Complete((length, headers)) = status else {
+        return Ok(None);
+    };
+    let head = Bytes::copy_from_slice(&bytes[..length]);
+    Ok(Some((map(&head, bytes, headers)?, length)))
+}
+
+/// Writes headers and the line that ends them.
+pub(super) fn put_headers(headers: &HeaderMap, out: &mut Vec<u8>) {
+    for (name, value) in headers {
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes a header that is not in a message's own.
+pub(super) fn put_header(name: &str, value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes a request's first line.
+pub(super) fn put_request_line(method: &Method, uri: &Uri, out: &mut Vec<u8>) {
+    out.extend_from_slice(method.as_str().as_bytes());
+    out.push(b' ');
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    out.extend_from_slice(target.as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+}
+
+/// Writes a response's first line.
+pub(super) fn put_status_line(status: StatusCode, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.push(b' ');
+    let reason = status.canonical_reason().unwrap_or_default();
+    out.extend_from_slice(reason.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Option<RequestHead>, Fault> {
+        request(text.as_bytes())
+    }
+
+    #[test]
+    fn a_head_tells_about_its_body_and_its_connection() {
+        let whole = "POST /x?y HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
+        let head = read(whole).unwrap().unwrap();
+        assert_eq!(head.request.uri(), "/x?y");
+        assert_eq!(head.length, whole.len() - 5);
+        assert!(matches!(head.body, Decode::Length(5)) && head.keep_alive);
+        for length in 0..head.length {
+            assert!(read(&whole[..length]).unwrap().is_none(), "{length}");
+        }
+        for (text, keeps) in [
+            ("GET / HTTP/1.1\r\nConnection: close\r\n\r\n", false),
+            ("GET / HTTP/1.1\r\nConnection: x, CLOSE\r\n\r\n", false),
+            ("GET / HTTP/1.0\r\n\r\n", false),
+            ("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", true),
+        ] {
+            let head = read(text).unwrap().unwrap();
+            assert_eq!(head.keep_alive, keeps, "{text}");
+            assert!(matches!(head.body, Decode::Done));
+        }
+        let expects = "PUT / HTTP/1.1\r\nExpect: 100-Continue\r\nTE: trailers\r\n\r\n";
+        let head = read(expects).unwrap().unwrap();
+        assert!(head.expects && head.trailers);
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        for headers in [
+            "Content-Length: 1\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: chunked\r\nContent-Length: 1",
+            "Content-Length: 1\r\nContent-Length: 2",
+            "Content-Length: 1\r\nContent-Length: 1",
+            "Content-Length: 1, 1",
+            "Content-Length: +1",
+            "Content-Length: ",
+            "Content-Length: 99999999999999999999",
+            "Transfer-Encoding: xchunked",
+            "Transfer-Encoding: chunked, chunked",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding : chunked",
+            " Transfer-Encoding: chunked",
+            "X: y\r\n folded",
+            "X\0: y",
+        ] {
+            let text = format!("POST / HTTP/1.1\r\n{headers}\r\n\r\n");
+            assert_eq!(read(&text).err(), Some(Fault::Malformed), "{headers}");
+        }
+        let old = "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert_eq!(read(old).err(), Some(Fault::Malformed));
+        let many = "A: b\r\n".repeat(HEADERS + 1);
+        let many = format!("GET / HTTP/1.1\r\n{many}\r\n");
+        assert_eq!(read(&many).err(), Some(Fault::TooLarge));
+        for line in ["GET /a b HTTP/1.1", "GET / HTTP/2.0", "G\u{e9}T / HTTP/1.1"] {
+            let text = format!("{line}\r\n\r\n");
+            assert_eq!(read(&text).err(), Some(Fault::Malformed), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_response_ends_as_its_status_and_its_method_say() {
+        let read = |text: &str, method: Method| {
+            let head = response(text.as_bytes(), &method).unwrap().unwrap();
+            (head.body, head.keep_alive)
+        };
+        let known = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
+        assert!(matches!(
+            read(known, Method::GET),
+            (Decode::Length(5), true)
+        ));
+        assert!(matches!(read(known, Method::HEAD), (Decode::Done, true)));
+        let open = "HTTP/1.1 200 OK\r\n\r\n";
+        assert!(matches!(read(open, Method::GET), (Decode::Close, false)));
+        let none = "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n";
+        assert!(matches!(read(none, Method::GET), (Decode::Done, true)));
+        let both = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert!(response(both.as_bytes(), &Method::GET).is_err());
+    }
+}

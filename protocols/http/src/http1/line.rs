@@ -1,0 +1,392 @@
+//! A connection's bytes.
+
+use std::cell::{RefCell, RefMut};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use finback_core::driver::Socket;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::body::{Decode, Encode, Piece};
+
+/// Bytes that are read at once.
+const READ: usize = 64 * 1024;
+/// Output that waits to be written, in bytes: bodies wait while there is more.
+pub(super) const OUT: usize = 64 * 1024;
+/// Pieces of a body from this on are written from where they lie, in bytes.
+const LARGE: usize = 8 * 1024;
+/// What ends a chunk's data and a body of chunks.
+const LAST_CHUNK: &[u8] = b"\r\n0\r\n\r\n";
+/// Tells a client to send its body.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+/// Reads in a row before others have their turn.
+const READS_PER_TURN: u8 = 2;
+
+/// Buffers for output that a thread keeps for its connections, at most.
+const SPARE: usize = 64;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
+    static BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A connection as those share it who read from it and write to it.
+#[derive(Clone)]
+pub(crate) struct Shared(Rc<RefCell<Line>>);
+
+impl Shared {
+    pub(super) fn new(io: Socket) -> Self {
+        Self(Rc::new(RefCell::new(Line {
+            io: Some(io),
+            input: BytesMut::new(),
+            reads: 0,
+            out: Vec::new(),
+            written: 0,
+            large: Bytes::new(),
+            tail: b"",
+            flushing: false,
+            decode: Decode::Done,
+            expects: false,
+            message: 0,
+            last: false,
+            broken: false,
+            reader: None,
+            writer: None,
+        })))
+    }
+
+    pub(super) fn get(&self) -> RefMut<'_, Line> {
+        self.0.borrow_mut()
+    }
+}
+
+/// A connection.
+pub(super) struct Line {
+    /// Taken when it becomes another protocol's.
+    io: Option<Socket>,
+    /// What was read but not used.
+    pub(super) input: BytesMut,
+    reads: u8,
+    /// What is to be written, of which so much was; then what lies elsewhere.
+    out: Vec<u8>,
+    written: usize,
+    large: Bytes,
+    /// What follows that.
+    tail: &'static [u8],
+    flushing: bool,
+    /// Where in the body that arrives.
+    pub(super) decode: Decode,
+    /// Who sends that body waits to be told to.
+    pub(super) expects: bool,
+    /// Counts messages, so that nobody takes the next one's body for his own.
+    message: u64,
+    /// Nothing comes after this message.
+    pub(super) last: bool,
+    /// It cannot be used any further.
+    pub(super) broken: bool,
+    /// Who reads a body, and who writes one: to be told if it is over.
+    reader: Option<Waker>,
+    pub(super) writer: Option<Waker>,
+}
+
+impl Line {
+    /// Reads some more; gives how much, or 0 at the end.
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Some(io) = &mut self.io else {
+            return Poll::Ready(Ok(0));
+        };
+        if self.reads == READS_PER_TURN {
+            self.reads = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let input = &mut self.input;
+        let polled = SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            let polled = Pin::new(io).poll_read(cx, &mut buffer);
+            polled.map_ok(|()| {
+                input.extend_from_slice(buffer.filled());
+                buffer.filled().len()
+            })
+        });
+        match &polled {
+            Poll::Pending => self.reads = 0,
+            Poll::Ready(read) => {
+                self.reads += 1;
+                self.broken |= !matches!(read, Ok(1..));
+            }
+        }
+        polled
+    }
+
+    /// Where output is put.
+    pub(super) fn out(&mut self) -> &mut Vec<u8> {
+        if self.out.capacity() == 0 {
+            let spare = BUFFERS.with_borrow_mut(Vec::pop);
+            self.out = spare.unwrap_or_else(|| Vec::with_capacity(1024));
+        }
+        &mut self.out
+    }
+
+    /// A message begins to arrive, with this body.
+    pub(super) fn begins(&mut self, body: Decode) {
+        self.message += 1;
+        self.decode = body;
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// Bytes that wait to be written.
+    fn unwritten(&self) -> usize {
+        self.out.len() - self.written + self.large.len() + self.tail.len()
+    }
+
+    /// Writes all there is.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(io) = &mut self.io else {
+            return Poll::Ready(Ok(()));
+        };
+        loop {
+            let out = &self.out[self.written..];
+            if out.is_empty() && self.large.is_empty() && self.tail.is_empty() {
+                break;
+            }
+            let polled = if self.large.is_empty() && self.tail.is_empty() {
+                Pin::new(&mut *io).poll_write(cx, out)
+            } else {
+                let all = [out, &self.large[..], self.tail].map(io::IoSlice::new);
+                Pin::new(&mut *io).poll_write_vectored(cx, &all)
+            };
+            let length = match ready!(polled) {
+                Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+                other => other,
+            };
+            let length = length.inspect_err(|_| self.broken = true)?;
+            let first = length.min(out.len());
+            let second = (length - first).min(self.large.len());
+            self.written += first;
+            self.large.advance(second);
+            self.tail = &self.tail[length - first - second..];
+            self.flushing = true;
+        }
+        self.written = 0;
+        let mut out = std::mem::take(&mut self.out);
+        if (1..=OUT).contains(&out.capacity()) {
+            // An idle connection holds no buffer, and a busy one need not make one.
+            out.clear();
+            BUFFERS.with_borrow_mut(|spare| {
+                if spare.len() < SPARE {
+                    spare.push(out);
+                }
+            });
+        }
+        if self.flushing {
+            ready!(Pin::new(io).poll_flush(cx))?;
+            self.flushing = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Waits for room for a piece of a body.
+    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.unwritten() < OUT && self.large.is_empty() && self.tail.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_flush(cx)
+    }
+
+    /// Writes a piece of a body; false if the body may not have so much. There must be room.
+    pub(super) fn put(&mut self, encode: &mut Encode, data: Bytes) -> bool {
+        // An empty chunk would end the body.
+        if data.is_empty() {
+            return true;
+        }
+        if !encode.before(data.len(), self.out()) {
+            self.broken = true;
+            return false;
+        }
+        if data.len() >= LARGE {
+            self.large = data;
+            self.tail = encode.after();
+        } else {
+            self.out.extend_from_slice(&data);
+            self.out.extend_from_slice(encode.after());
+        }
+        true
+    }
+
+    /// Ends a body; false if some of it is missing.
+    pub(super) fn put_end(&mut self, encode: Encode, trailers: Option<&HeaderMap>) -> bool {
+        if self.large.is_empty() && self.tail.is_empty() {
+            return encode.end(trailers, self.out());
+        }
+        // Nothing is put before what still waits elsewhere; trailers come alone.
+        if encode == Encode::Chunked {
+            self.tail = LAST_CHUNK;
+        }
+        encode.is_whole()
+    }
+
+    /// The next of the body that arrives.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        loop {
+            let taken = self.decode.take(&mut self.input);
+            match taken {
+                Ok(Piece::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Ok(Piece::Trailers(map)) => return Poll::Ready(Some(Ok(Frame::trailers(map)))),
+                Ok(Piece::End) => return Poll::Ready(None),
+                Ok(Piece::More) => {}
+                Err(_) => {
+                    self.broken = true;
+                    let why = "the body's chunks make no sense";
+                    let error = io::Error::new(io::ErrorKind::InvalidData, why);
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
+            if std::mem::take(&mut self.expects) {
+                self.out().extend_from_slice(CONTINUE);
+            }
+            if self.unwritten() > 0
+                && let Poll::Ready(Err(error)) = self.poll_flush(cx)
+            {
+                return Poll::Ready(Some(Err(error)));
+            }
+            match ready!(self.poll_fill(cx)) {
+                Ok(0) if matches!(self.decode, Decode::Close) => {
+                    self.decode = Decode::Done;
+                    return Poll::Ready(None);
+                }
+                Ok(0) => return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into()))),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+        }
+    }
+
+    /// Whether it is as it was before a message.
+    pub(super) fn is_clean(&self) -> bool {
+        !self.broken
+            && !self.last
+            && self.io.is_some()
+            && self.input.is_empty()
+            && self.unwritten() == 0
+            && self.decode.is_done()
+    }
+
+    /// The socket with what was read of it, for another protocol.
+    pub(super) fn take(&mut self) -> Option<Socket> {
+        let mut io = self.io.take()?;
+        io.unread(std::mem::take(&mut self.input).freeze());
+        Some(io)
+    }
+
+    /// Tells whoever writes a body that it is not wanted any more.
+    pub(super) fn breaks(&mut self) {
+        self.broken = true;
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
+        }
+    }
+
+    /// Closes it, whoever still holds it.
+    pub(super) fn end(&mut self) {
+        self.io = None;
+        self.begins(Decode::Done);
+        self.breaks();
+    }
+
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Some(io) => Pin::new(io).poll_shutdown(cx),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+/// The body of a message as it arrives.
+pub(crate) struct Received {
+    line: Shared,
+    message: u64,
+    /// Dropping it before its end ends the connection: it is an endpoint's.
+    ours: bool,
+}
+
+impl Received {
+    pub(super) fn new(line: Shared, ours: bool) -> Self {
+        let message = line.get().message;
+        Self {
+            line,
+            message,
+            ours,
+        }
+    }
+
+    /// Whether the connection has gone on to another message.
+    fn is_past(&self) -> bool {
+        self.line.get().message != self.message
+    }
+
+    /// The connection that it comes over, for another protocol.
+    pub(crate) fn into_socket(self) -> Option<Socket> {
+        self.line.get().take()
+    }
+}
+
+impl Body for Received {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let mut line = self.line.get();
+        if line.message != self.message {
+            let gone = io::ErrorKind::ConnectionAborted.into();
+            return Poll::Ready(Some(Err(gone)));
+        }
+        let polled = line.poll_body(cx);
+        if polled.is_pending() {
+            match &mut line.reader {
+                Some(reader) => reader.clone_from(cx.waker()),
+                none => *none = Some(cx.waker().clone()),
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        !self.is_past() && self.line.get().decode.is_done()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.is_past() {
+            return SizeHint::default();
+        }
+        match self.line.get().decode {
+            Decode::Done => SizeHint::with_exact(0),
+            Decode::Length(rest) => SizeHint::with_exact(rest),
+            Decode::Chunked(_) | Decode::Close => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        if self.ours && !self.is_past() {
+            let mut line = self.line.get();
+            if !line.decode.is_done() {
+                line.breaks();
+            }
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! The side that is asked.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use finback_core::driver::Socket;
+use http::response::Parts;
+use http::{HeaderValue, Method, Request, StatusCode, Version, header};
+use http_body::Body;
+
+use super::body::{Encode, Piece};
+use super::client::length;
+use super::head::{self, Fault};
+use super::line::{Received, Shared};
+
+/// What a client may send before its last request was answered, in bytes.
+const AHEAD: usize = 64 * 1024;
+/// What is read of a request that was answered before all of it had come, in bytes.
+const DRAINED: usize = 256 * 1024;
+/// How long a client is given to read what it was told last.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// A client's connection.
+pub(crate) struct Server {
+    line: Shared,
+    /// Bytes of a request's head, at most.
+    limit: usize,
+    /// Bytes in which there is no whole head.
+    looked: usize,
+    asked: Asked,
+    encode: Encode,
+}
+
+/// What matters of a request for its response.
+struct Asked {
+    version: Version,
+    head: bool,
+    keep_alive: bool,
+    trailers: bool,
+}
+
+/// What comes next.
+pub(crate) enum Next {
+    Request(Box<Request<Received>>),
+    /// The client has gone.
+    Closed,
+    /// It says no request that may be served.
+    Fault(Fault),
+}
+
+impl Server {
+    /// A connection whose requests' heads have so many bytes at most.
+    pub(crate) fn new(io: Socket, limit: usize) -> Self {
+        Self {
+            line: Shared::new(io),
+            limit,
+            looked: 0,
+            asked: Asked {
+                version: Version::HTTP_11,
+                head: false,
+                keep_alive: false,
+                trailers: false,
+            },
+            encode: Encode::Nothing,
+        }
+    }
+
+    /// Whether some of a request's head is there.
+    pub(crate) fn has_part(&self) -> bool {
+        !self.line.get().input.is_empty()
+    }
+
+    /// The next request.
+    pub(crate) fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        let mut line = self.line.get();
+        loop {
+            // Empty lines before a request are no request (RFC 9112, section 2.2).
+            while self.looked == 0 && line.input.starts_with(b"\r\n") {
+                line.input.advance(2);
+            }
+            // A head ends with a line's end.
+            if line.input[self.looked..].contains(&b'\n') {
+                match head::request(&line.input) {
+                    Ok(Some(head)) if head.length <= self.limit => {
+                        drop(line);
+                        return Poll::Ready(Next::Request(Box::new(self.begin(head))));
+                    }
+                    Ok(None) => {}
+                    Ok(Some(_)) => return Poll::Ready(Next::Fault(Fault::TooLarge)),
+                    Err(fault) => return Poll::Ready(Next::Fault(fault)),
+                }
+            }
+            self.looked = line.input.len();
+            if self.looked > self.limit {
+                return Poll::Ready(Next::Fault(Fault::TooLarge));
+            }
+            match ready!(line.poll_fill(cx)) {
+                Ok(1..) => {}
+                _ => return Poll::Ready(Next::Closed),
+            }
+        }
+    }
+
+    fn begin(&mut self, head: head::RequestHead) -> Request<Received> {
+        self.looked = 0;
+        let request = &head.request;
+        self.asked = Asked {
+            version: request.version(),
+            head: request.method() == Method::HEAD,
+            keep_alive: head.keep_alive,
+            trailers: head.trailers,
+        };
+        {
+            let mut line = self.line.get();
+            line.input.advance(head.length);
+            line.begins(head.body);
+            line.expects = head.expects && !line.decode.is_done();
+        }
+        let body = Received::new(self.line.clone(), false);
+        head.request.map(|()| body)
+    }
+
+    /// Whether the client has gone while its request is served.
+    pub(crate) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut line = self.line.get();
+        // Whoever reads the body notices.
+        while line.decode.is_done() && line.input.len() < AHEAD {
+            match ready!(line.poll_fill(cx)) {
+                Ok(1..) => {}
+                _ => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Begins a response, whose body then is to be sent.
+    pub(crate) fn respond(&mut self, head: &Parts, body: &impl Body) {
+        let mut line = self.line.get();
+        let asked = &mut self.asked;
+        if let Some(connection) = head.headers.get(header::CONNECTION) {
+            asked.keep_alive &= connection != "close";
+        }
+        // Who was not told to send its body may do so or not.
+        asked.keep_alive &= !std::mem::take(&mut line.expects) && !line.broken;
+        let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
+        let old = asked.version != Version::HTTP_11;
+        let out = line.out();
+        head::put_status_line(head.status, out);
+        let none = asked.head
+            || head.status.is_informational()
+            || matches!(
+                head.status,
+                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+            );
+        let told = length(&head.headers);
+        let ends = body.is_end_stream();
+        let exact = body.size_hint().exact();
+        self.encode = if none {
+            Encode::Nothing
+        } else if let Some(length) = told {
+            Encode::Length(length)
+        } else if let Some(length) = exact.or(ends.then_some(0)) {
+            let value = HeaderValue::from(length);
+            head::put_header("content-length", value.as_bytes(), out);
+            Encode::Length(length)
+        } else if old {
+            asked.keep_alive = false;
+            Encode::Close
+        } else {
+            head::put_header("transfer-encoding", b"chunked", out);
+            Encode::Chunked
+        };
+        if !switches && !head.headers.contains_key(header::CONNECTION) {
+            match (asked.keep_alive, old) {
+                (true, true) => head::put_header("connection", b"keep-alive", out),
+                (false, false) => head::put_header("connection", b"close", out),
+                _ => {}
+            }
+        }
+        head::put_headers(&head.headers, out);
+    }
+
+    /// Sends the body of a response.
+    pub(crate) fn poll_body<B>(
+        &mut self,
+        body: &mut B,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>>
+    where
+        B: Body<Data = Bytes, Error = io::Error> + Unpin,
+    {
+        loop {
+            ready!(self.line.get().poll_room(cx))?;
+            // Where there is no body, what is said to be one is not read.
+            let polled = match self.encode {
+                Encode::Nothing => Poll::Ready(None),
+                _ => Pin::new(&mut *body).poll_frame(cx),
+            };
+            let mut line = self.line.get();
+            let whole = match polled {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => match line.put(&mut self.encode, data) {
+                        true => continue,
+                        false => false,
+                    },
+                    Err(frame) => {
+                        let trailers = frame.trailers_ref().filter(|_| self.asked.trailers);
+                        line.put_end(self.encode, trailers)
+                    }
+                },
+                Poll::Ready(None) => line.put_end(self.encode, None),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    if let Poll::Ready(flushed) = line.poll_flush(cx) {
+                        flushed?;
+                    }
+                    return Poll::Pending;
+                }
+            };
+            if !whole {
+                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+            }
+            self.encode = Encode::Nothing;
+            return line.poll_flush(cx);
+        }
+    }
+
+    /// Whether another request may follow, after a response.
+    pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut line = self.line.get();
+        if !self.asked.keep_alive || line.broken {
+            return Poll::Ready(false);
+        }
+        let mut drained = 0;
+        let line = &mut *line;
+        loop {
+            match line.decode.take(&mut line.input) {
+                Ok(Piece::End) => {
+                    line.begins(super::body::Decode::Done);
+                    return Poll::Ready(true);
+                }
+                Ok(Piece::Data(data)) => drained += data.len(),
+                Ok(Piece::Trailers(_)) => {}
+                Ok(Piece::More) if drained <= DRAINED => match line.poll_fill(cx) {
+                    Poll::Ready(Ok(1..)) => {}
+                    // It is not waited for.
+                    _ => return Poll::Ready(false),
+                },
+                _ => return Poll::Ready(false),
+            }
+        }
+    }
+
+    /// The socket, for another protocol.
+    pub(crate) fn into_socket(self) -> Option<Socket> {
+        self.line.get().take()
+    }
+
+    /// Tells the client something without being asked, and closes.
+    pub(crate) async fn refuse(self, response: &[u8]) {
+        self.line.get().out().extend_from_slice(response);
+        self.close().await;
+    }
+
+    /// Closes it so that the client reads what was written last.
+    pub(crate) async fn close(self) {
+        let closing = poll_fn(|cx| {
+            let mut line = self.line.get();
+            ready!(line.poll_flush(cx))?;
+            ready!(line.poll_shutdown(cx))?;
+            // Closing with something unread would take back what was written.
+            while ready!(line.poll_fill(cx))? > 0 {
+                line.input.clear();
+            }
+            Poll::Ready(io::Result::Ok(()))
+        });
+        // It may be gone already, or read nothing.
+        let _ = tokio::time::timeout(LINGER, closing).await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.line.get().end();
+    }
+}
