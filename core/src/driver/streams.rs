@@ -229,6 +229,12 @@ impl Stream {
         self.instant(self.exchange.attempt_deadline())
     }
 
+    /// The moment of the worker's last look at its clock.
+    #[must_use]
+    pub fn now(&self) -> tokio::time::Instant {
+        self.worker.instant()
+    }
+
     fn instant(&self, at: crate::clock::Now) -> tokio::time::Instant {
         self.worker.mesh().clock.instant(at).into()
     }

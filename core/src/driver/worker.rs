@@ -110,6 +110,11 @@ impl Worker {
         self.now.get()
     }
 
+    /// The same, for timers.
+    pub fn instant(&self) -> tokio::time::Instant {
+        self.mesh.clock.instant(self.now.get()).into()
+    }
+
     /// Reads the clock, and notices new routing.
     pub fn read_clock(&self) {
         self.now.set(self.mesh.clock.now());

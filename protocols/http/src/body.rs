@@ -221,7 +221,9 @@ impl Download {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
                     self.bytes += data.len() as u64;
-                    self.moved = Instant::now();
+                    if self.idle.is_some() {
+                        self.moved = self.stream.now();
+                    }
                     if self.body.is_end_stream() {
                         self.end(None);
                     }

@@ -16,7 +16,6 @@ use http::{HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use slab::Slab;
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use crate::Http;
 use crate::alarm::Alarms;
@@ -43,7 +42,7 @@ pub(crate) struct Client {
     in_flight: Cell<usize>,
     requests: Cell<u64>,
     /// Since when, requests begun and taken back.
-    window: Cell<(Option<Instant>, u32, u32)>,
+    window: Cell<(Option<Now>, u32, u32)>,
     hostile: Notify,
     /// Responses on their way.
     answers: RefCell<Slab<Rc<Answer>>>,
@@ -108,12 +107,13 @@ impl Client {
     }
 
     fn counts(&self, begun: u32, taken_back: u32) {
+        let now = self.caller.worker().now();
         let (since, all, back) = self.window.get();
         let window = match since {
-            Some(since) if since.elapsed() < SECOND => {
+            Some(since) if now < since.after(SECOND) => {
                 (Some(since), all + begun, back + taken_back)
             }
-            _ => (Some(Instant::now()), begun, taken_back),
+            _ => (Some(now), begun, taken_back),
         };
         self.window.set(window);
         if window.2 >= TAKEN_BACK && window.2 * 2 > window.1 {
@@ -202,9 +202,8 @@ impl Body for Guarded {
         // Whoever has a piece asks for the next when it was sent.
         self.answer.waits.set(polled.is_ready());
         if polled.is_ready() {
-            let worker = self.working.client.caller.worker();
-            worker.read_clock();
-            self.answer.taken.set(worker.now());
+            let now = self.working.client.caller.worker().now();
+            self.answer.taken.set(now);
         }
         if let Poll::Ready(None) = polled {
             self.working.done = true;

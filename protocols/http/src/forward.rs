@@ -506,7 +506,7 @@ impl Call {
             connection: Some(returned),
             timer,
             idle: (!self.bounded).then_some(idle),
-            moved: Instant::now(),
+            moved: self.client.caller.worker().instant(),
             ended: false,
             body,
         };

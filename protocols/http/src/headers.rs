@@ -166,7 +166,10 @@ pub(crate) fn forwarded(head: &mut Parts, source: &HeaderValue, secure: bool) {
             .insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
     }
     if !head.headers.contains_key(&FORWARDED_HOST) {
-        let host = authority(head).and_then(|host| HeaderValue::from_str(host).ok());
+        let host = match head.uri.authority() {
+            Some(own) => HeaderValue::from_str(own.as_str()).ok(),
+            None => head.headers.get(header::HOST).cloned(),
+        };
         if let Some(host) = host {
             head.headers.insert(FORWARDED_HOST, host);
         }

@@ -82,7 +82,7 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
     let mut cut = pin!(caller.cut());
     let mut leaving = pin!(leave_quietly(&caller));
     loop {
-        let request = match next(&http, &mut server, &mut alarm, leaving.as_mut()).await {
+        let request = match next(&http, &caller, &mut server, &mut alarm, leaving.as_mut()).await {
             Some(Next::Request(request)) => request,
             Some(Next::Fault(fault)) => {
                 caller.is_malformed();
@@ -101,7 +101,8 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
         let (upgrade, request) = upgradable(*request);
         let mut answering = Box::pin(client.clone().answer(request));
         let mut response: Option<Response<Guarded>> = None;
-        alarm.reset(Instant::now() + QUIET);
+        let worker = caller.worker();
+        alarm.reset(worker.instant() + QUIET);
         let done = poll_fn(|cx| {
             while alarm.poll(cx).is_ready() {
                 client.look_after();
@@ -148,12 +149,13 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
 /// Waits for a request; `None` if the client is not to be waited for any longer.
 async fn next(
     http: &Http,
+    caller: &Caller,
     server: &mut http1::Server,
     alarm: &mut Alarm,
     mut leaving: Pin<&mut impl Future<Output = ()>>,
 ) -> Option<Next> {
     let mut begun = false;
-    alarm.reset(Instant::now() + http.config.idle);
+    alarm.reset(caller.worker().instant() + http.config.idle);
     poll_fn(|cx| {
         if let Poll::Ready(next) = server.poll_request(cx) {
             return Poll::Ready(Some(next));
