@@ -28,6 +28,8 @@ need unzip unzip
 need h2load nghttp2-client
 need /usr/sbin/nginx nginx-light
 need /usr/sbin/haproxy haproxy
+need /usr/lib/python3/dist-packages/httpx python3-httpx
+need /usr/lib/python3/dist-packages/h2 python3-h2
 need "/usr/lib/$(uname -m)-linux-gnu/libnss_wrapper.so" libnss-wrapper
 if [ "${#missing[@]}" -gt 0 ]; then
     echo "installing ${missing[*]}"

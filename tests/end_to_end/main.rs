@@ -6,6 +6,7 @@
 
 mod bolt_java;
 mod bolt_node;
+mod clients;
 mod compose;
 mod dubbo_java;
 mod dubbo_node;

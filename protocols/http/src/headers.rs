@@ -4,17 +4,20 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::{self, Entry, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 
 /// Headers that mean one connection (RFC 9110, section 7.6.1).
-const HOP_BY_HOP: [HeaderName; 5] = [
+const HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::TRANSFER_ENCODING,
     header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
 ];
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -94,10 +97,25 @@ pub(crate) fn wants_upgrade(head: &Parts) -> bool {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
-    // Becoming HTTP/2 is no use to anybody who can begin with it, and may be ignored.
+    // HTTP/2 is gone on with elsewhere; where that cannot be, the wish is ignored.
     let to = head.headers.get(header::UPGRADE);
     asks && head.version == Version::HTTP_11
         && to.is_some_and(|to| !to.as_bytes().eq_ignore_ascii_case(b"h2c"))
+}
+
+/// The settings of a client who wants to go on in HTTP/2 (RFC 7540, section 3.2.1), with a request
+/// that has no body; else it is served as it is.
+pub(crate) fn http2_settings<B: http_body::Body>(request: &http::Request<B>) -> Option<Vec<u8>> {
+    let to = request.headers().get(header::UPGRADE)?;
+    let mut settings = request.headers().get_all("http2-settings").iter();
+    let (own, more) = (settings.next()?, settings.next());
+    let asks = to.as_bytes().eq_ignore_ascii_case(b"h2c") && more.is_none();
+    let plain = request.version() == Version::HTTP_11 && request.body().is_end_stream();
+    if !asks || !plain {
+        return None;
+    }
+    let settings = URL_SAFE_NO_PAD.decode(own.as_bytes()).ok()?;
+    settings.len().is_multiple_of(6).then_some(settings)
 }
 
 /// Takes away what means one connection only.

@@ -28,6 +28,9 @@ const QUIET: Duration = Duration::from_secs(1);
 /// What a client hears whose request's head does not come to its end.
 const LATE: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+/// What a client hears who may go on in HTTP/2.
+const SWITCH: &[u8] =
+    b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n";
 /// Windows towards a client, in bytes.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -76,7 +79,8 @@ async fn leave_quietly(caller: &Caller) {
 }
 
 async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
-    let client = Client::new(&http, &caller, io.is_secure());
+    let caller_is_secure = io.is_secure();
+    let client = Client::new(&http, &caller, caller_is_secure);
     let mut server = http1::Server::new(io, http.config.head);
     let mut alarm = client.alarms.set(Instant::now() + http.config.idle);
     let mut cut = pin!(caller.cut());
@@ -98,7 +102,14 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
             Some(Next::Closed) => return,
             None => return server.close().await,
         };
-        let (upgrade, request) = upgradable(*request);
+        let request = match headers::http2_settings(&request) {
+            Some(settings) if !caller_is_secure => {
+                return go_on_in_http2(http.clone(), caller.clone(), server, *request, &settings)
+                    .await;
+            }
+            _ => *request,
+        };
+        let (upgrade, request) = upgradable(request);
         let mut answering = Box::pin(client.clone().answer(request));
         let mut response: Option<Response<Guarded>> = None;
         let worker = caller.worker();
@@ -201,16 +212,50 @@ fn refusal(fault: Fault) -> &'static [u8] {
     }
 }
 
-async fn serve_http2(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
-    let client = Client::new(&http, &caller, io.is_secure());
-    let config = &http.config;
-    let limits = Limits {
-        streams: config.streams,
-        head: config.head,
+/// Serves the rest of a connection in HTTP/2, from a request that asks for it.
+async fn go_on_in_http2(
+    http: Arc<Http>,
+    caller: Rc<Caller>,
+    server: http1::Server,
+    request: Request<http1::Received>,
+    settings: &[u8],
+) {
+    let (mut head, _) = request.into_parts();
+    headers::strip(&mut head.headers);
+    headers::aim(&mut head, true, false);
+    let limits = limits(&http);
+    let Some(io) = server.switch(SWITCH).await else {
+        return;
+    };
+    let client = Client::new(&http, &caller, false);
+    match http2::upgrade(io, limits, settings, head) {
+        Some(server) => Box::pin(drive_http2(http, caller, client, server)).await,
+        None => caller.is_malformed(),
+    }
+}
+
+fn limits(http: &Http) -> Limits {
+    Limits {
+        streams: http.config.streams,
+        head: http.config.head,
         stream_window: STREAM_WINDOW,
         connection_window: CONNECTION_WINDOW,
-    };
-    let mut server = http2::serve(io, limits);
+    }
+}
+
+async fn serve_http2(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
+    let client = Client::new(&http, &caller, io.is_secure());
+    let server = http2::serve(io, limits(&http));
+    drive_http2(http, caller, client, server).await;
+}
+
+async fn drive_http2(
+    http: Arc<Http>,
+    caller: Rc<Caller>,
+    client: Rc<Client>,
+    mut server: http2::Server,
+) {
+    let config = &http.config;
     let mut tick = tokio::time::interval_at(Instant::now() + QUIET, QUIET);
     let (mut seen, mut since) = (0, Instant::now());
     let mut left = false;

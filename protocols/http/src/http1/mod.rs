@@ -11,6 +11,44 @@ mod head;
 mod line;
 mod server;
 
+use bytes::BytesMut;
+
+use body::{Decode, Piece};
+
+/// Reads any bytes as heads and as a body, as fuzzing does.
+pub(crate) fn exercise(bytes: &[u8]) {
+    let _ = head::response(bytes, &http::Method::GET);
+    let _ = head::trailers(bytes);
+    let body = match head::request(bytes) {
+        Ok(Some(own)) => {
+            assert!(
+                own.length <= bytes.len(),
+                "a head is no longer than its bytes"
+            );
+            &bytes[own.length..]
+        }
+        _ => bytes,
+    };
+    let mut decode = Decode::chunked();
+    let mut input = BytesMut::new();
+    let mut taken = 0;
+    for piece in body.chunks(61) {
+        input.extend_from_slice(piece);
+        loop {
+            match decode.take(&mut input) {
+                Ok(Piece::Data(data)) => taken += data.len(),
+                Ok(Piece::Trailers(_)) => {}
+                Ok(Piece::More) => break,
+                Ok(Piece::End) | Err(_) => return,
+            }
+        }
+    }
+    assert!(
+        taken + input.len() <= body.len(),
+        "no byte comes from nowhere"
+    );
+}
+
 pub(crate) use client::{Connection, Failure, send};
 pub(crate) use head::Fault;
 pub(crate) use line::Received;

@@ -260,6 +260,13 @@ impl Server {
         self.line.get().take()
     }
 
+    /// Tells the client that another protocol goes on, and gives the socket for it.
+    pub(crate) async fn switch(self, response: &[u8]) -> Option<Socket> {
+        self.line.get().out().extend_from_slice(response);
+        let flushed = poll_fn(|cx| self.line.get().poll_flush(cx)).await;
+        flushed.ok().and_then(|()| self.into_socket())
+    }
+
     /// Tells the client something without being asked, and closes.
     pub(crate) async fn refuse(self, response: &[u8]) {
         self.line.get().out().extend_from_slice(response);

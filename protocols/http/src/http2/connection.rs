@@ -652,6 +652,19 @@ impl Core {
         usize::try_from(self.peer_streams).unwrap_or(usize::MAX)
     }
 
+    /// A request came with the wish to go on in HTTP/2 (RFC 7540, section 3.2), and the settings of
+    /// its client.
+    pub(super) fn upgrade(&mut self, settings: &[u8], head: RequestHead) -> Result<(), Goaway> {
+        for own in settings.chunks_exact(6) {
+            let name = u16::from_be_bytes([own[0], own[1]]);
+            self.set(name, be32(&own[2..]))?;
+        }
+        self.highest = 1;
+        let key = self.insert(1, None, true);
+        self.accepted.push(Accepted { key, head });
+        Ok(())
+    }
+
     /// Opens a stream for a request.
     pub(super) fn begin(&mut self, bodiless: bool) -> usize {
         let id = self.next;

@@ -13,10 +13,51 @@ mod huffman;
 mod message;
 mod server;
 
+/// Reads any bytes as frames on both sides, as fuzzing does.
+pub(crate) fn exercise(bytes: &[u8]) {
+    use std::task::{Context, Waker};
+
+    let limits = Limits {
+        streams: 10,
+        head: 4096,
+        stream_window: WINDOW,
+        connection_window: WINDOW,
+    };
+    let cx = Context::from_waker(Waker::noop());
+    let settings = [0, 0, 0, kind::SETTINGS, 0, 0, 0, 0, 0];
+    for client in [false, true] {
+        let mut core = connection::Core::new(client, limits.clone());
+        let begin = if client { &b""[..] } else { PREFACE };
+        let whole = [begin, &settings, bytes].concat();
+        for piece in whole.chunks(701) {
+            if core.receive(piece).is_err() {
+                break;
+            }
+            if client && core.has_room() == Some(true) {
+                let key = core.begin(false);
+                core.send_headers(key, &[(":method", b"GET")], &http::HeaderMap::new(), true);
+                core.release(key, false);
+            }
+            for accepted in std::mem::take(&mut core.accepted) {
+                let key = accepted.key;
+                core.send_headers(key, &[(":status", b"200")], &http::HeaderMap::new(), false);
+                let mut data = bytes::Bytes::from_static(b"hello");
+                let _ = core.send_data(key, &mut data, true, &cx);
+                core.release(key, false);
+                core.release(key, true);
+            }
+            core.is_flushed();
+            core.tick();
+            assert!(core.streams.len() <= 20 || client, "streams are bounded");
+        }
+        core.close();
+    }
+}
+
 pub(crate) use client::{Failure, Sender, handshake};
 pub(crate) use connection::{Limits, Received};
 pub(crate) use driver::Ended;
-pub(crate) use server::serve;
+pub(crate) use server::{Server, serve, upgrade};
 
 /// How a client begins (section 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -22,6 +22,25 @@ pub(crate) fn serve(io: Socket, limits: Limits) -> Server {
     Server(Driver::new(io, Core::new(false, limits)))
 }
 
+/// Serves a connection whose client wants to go on in HTTP/2, from the request that said so; `None`
+/// if its settings make no sense.
+pub(crate) fn upgrade(
+    io: Socket,
+    limits: Limits,
+    settings: &[u8],
+    request: http::request::Parts,
+) -> Option<Server> {
+    let mut core = Core::new(false, limits);
+    let head = message::RequestHead {
+        method: request.method,
+        uri: request.uri,
+        headers: request.headers,
+        protocol: None,
+    };
+    core.upgrade(settings, head).ok()?;
+    Some(Server(Driver::new(io, core)))
+}
+
 impl Server {
     /// The next request with what answers it; or how it ended.
     pub(crate) fn poll_accept(

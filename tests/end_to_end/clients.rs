@@ -1,0 +1,149 @@
+//! Clients of HTTP that others wrote, each for what only it does.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::support::finback::Finback;
+use crate::support::peer::Peer;
+
+fn front(version: &str) -> (Peer, Finback) {
+    let peer = Peer::web();
+    let fields = [("name", "one"), ("version", version)];
+    let port = peer.ask("serve", &fields).unwrap();
+    let finback = Finback::start(&format!(
+        r#"
+workers: 1
+listeners: [ {{ name: web, address: "127.0.0.1:0", routes: web }} ]
+routes: {{ web: [ {{ to: {{ cluster: back }} }} ] }}
+clusters: {{ back: {{ endpoints: [ "127.0.0.1:{port}" ], http: "{version}" }} }}
+"#
+    ));
+    (peer, finback)
+}
+
+fn run(program: &str, package: &str, arguments: &[&str]) -> String {
+    let out = Command::new(program).args(arguments).output();
+    let hint = format!("{program} is missing: run `make peers`, or `apt-get install {package}`");
+    let out = out.expect(&hint);
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    let why = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{arguments:?}: {said}\n{why}");
+    said
+}
+
+#[test]
+fn httpx_is_served_in_both_versions() {
+    for file in ["httpx", "h2"] {
+        let path = format!("/usr/lib/python3/dist-packages/{file}");
+        assert!(
+            Path::new(&path).exists(),
+            "{path} is missing: run `make peers`, or `apt-get install python3-{file}`"
+        );
+    }
+    for endpoint in ["1.1", "2"] {
+        let (_peer, finback) = front(endpoint);
+        let at = format!("http://{}", finback.local("web"));
+        for version in ["1.1", "2"] {
+            let script = "tests/peers/python/httpx_calls.py";
+            let arguments = [script, &at, version];
+            assert_eq!(run("/usr/bin/python3", "python3", &arguments), "fine\n");
+        }
+    }
+}
+
+#[test]
+fn h2load_loses_nothing() {
+    let (_peer, finback) = front("1.1");
+    let at = format!("http://{}/echo", finback.local("web"));
+    for version in [&["-m", "10"][..], &["--h1"]] {
+        let arguments = [&["-n", "10000", "-c", "20"], version, &[&at]].concat();
+        let said = run("h2load", "nghttp2-client", &arguments);
+        let all = "10000 succeeded, 0 failed, 0 errored, 0 timeout";
+        let (_, metrics) = finback.admin("/metrics");
+        assert!(said.contains(all), "{said}\n{metrics}");
+    }
+}
+
+/// Who begins in HTTP/1.1 may go on in HTTP/2, unless what it sends has a body.
+#[test]
+fn curl_goes_on_in_http2() {
+    let (_peer, finback) = front("1.1");
+    let at = format!("http://{}/echo", finback.local("web"));
+    let told = [
+        "-sS",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_version} %{http_code} ",
+    ];
+    let get = [&told[..], &["--http2", &at, &at]].concat();
+    let said = run("curl", "curl", &[&get[..], &["-o", "/dev/null"]].concat());
+    assert_eq!(said, "2 200 2 200 ");
+    let post = [&told[..], &["--http2", "-d", "x=y", &at]].concat();
+    assert_eq!(run("curl", "curl", &post), "1.1 200 ");
+    // A head of its own answers it, too.
+    let head = [&told[..], &["--http2", "--head", &at]].concat();
+    assert_eq!(run("curl", "curl", &head), "2 200 ");
+}
+
+/// Dubbo's library for JavaScript, on both sides, in each form that it has.
+#[test]
+fn dubbo_for_javascript_speaks_triple() {
+    let peer = Peer::web();
+    let serve = |name: &str, version: &str| {
+        let fields = [("name", name), ("serviceVersion", version)];
+        let port = peer.ask("tripleServe", &fields).unwrap();
+        format!("127.0.0.1:{port}")
+    };
+    // Its own streams name no version, in any form.
+    let (one, two) = (serve("one", ""), serve("two", "2.0.0"));
+    let finback = Finback::start(&format!(
+        r#"
+workers: 1
+listeners: [ {{ name: web, address: "127.0.0.1:0", routes: web }} ]
+routes:
+  web:
+    - match: {{ service: greet.Greeter, version: 2.0.0 }}
+      to: {{ cluster: two }}
+    - match: {{ service: greet.Greeter }}
+      to: {{ cluster: one }}
+clusters: {{ one: {{ endpoints: [ "{one}" ] }}, two: {{ endpoints: [ "{two}" ] }} }}
+"#
+    ));
+    let url = format!("http://{}", finback.local("web"));
+    for form in ["triple", "json", "grpc"] {
+        let call = |method: &str, argument: &str, service_version: &str| {
+            let fields = [
+                ("url", url.as_str()),
+                ("version", "2"),
+                ("form", form),
+                ("method", method),
+                ("argument", argument),
+                ("serviceVersion", service_version),
+            ];
+            peer.ask("triple", &fields).unwrap()
+        };
+        let greeted = call("greet", "Ann", "");
+        assert_eq!(
+            greeted,
+            json!({"code": 0, "texts": ["one greets Ann"]}),
+            "{form}"
+        );
+        if form != "grpc" {
+            // Its own gRPC form names no version.
+            let greeted = call("greet", "Ann", "2.0.0");
+            assert_eq!(greeted["texts"][0], "two greets Ann", "{form}: {greeted}");
+        }
+        let nobody = call("greet", "nobody", "");
+        assert_eq!(nobody["code"], 5, "{form}: {nobody}");
+        assert_eq!(nobody["text"], "there is nobody", "{form}");
+        let counted = call("count", "4", "");
+        assert_eq!(
+            counted["texts"],
+            json!(["1", "2", "3", "4"]),
+            "{form}: {counted}"
+        );
+    }
+}
