@@ -1,0 +1,589 @@
+//! What each frame from the peer does to a connection (RFC 9113, sections 5 and 6).
+
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+use super::super::message::{self, Fault, Headers};
+use super::super::{FRAME, FRAME_HEAD, MOST_WINDOW, PREFACE, Reason, flag, kind, setting};
+use super::{Accepted, Block, Core, EMPTY, Goaway, Greeting, LEAVING_PING, Leaving, Lost, be32};
+
+/// Streams that the peer's errors made us reset, within [`Core::tick`]s that are a second apart
+/// (CVE-2025-8671).
+const LOCAL_RESETS: u32 = 200;
+/// CONTINUATION frames of one block (CVE-2024-27316).
+const CONTINUATIONS: u32 = 16;
+/// A block is at most so many times as long as the headers in it may be.
+const BLOCK: usize = 2;
+
+impl Core {
+    /// Takes bytes from the peer.
+    pub(in crate::http2) fn receive(&mut self, bytes: &[u8]) -> Result<(), Goaway> {
+        self.heard = true;
+        if self.partial.is_empty() {
+            let used = self.frames(bytes)?;
+            self.partial.extend_from_slice(&bytes[used..]);
+            return Ok(());
+        }
+        let mut all = std::mem::take(&mut self.partial);
+        all.extend_from_slice(bytes);
+        let used = self.frames(&all)?;
+        all.drain(..used);
+        if all.capacity() > 2 * FRAME && all.is_empty() {
+            all = Vec::new();
+        }
+        self.partial = all;
+        Ok(())
+    }
+
+    /// Reads whole frames; returns the bytes that they are.
+    fn frames(&mut self, bytes: &[u8]) -> Result<usize, Goaway> {
+        let mut at = 0;
+        if self.greeted == Greeting::Nothing {
+            let length = bytes.len().min(PREFACE.len());
+            if bytes[..length] != PREFACE[..length] {
+                return Err(Goaway(Reason::PROTOCOL_ERROR));
+            }
+            if length < PREFACE.len() {
+                return Ok(0);
+            }
+            at = length;
+            self.greeted = Greeting::Preface;
+        }
+        while let Some(head) = bytes.get(at..at + FRAME_HEAD) {
+            let &[a, b, c, kind, flags, d, e, f, g] = head else {
+                break;
+            };
+            let length = be32(&[0, a, b, c]) as usize;
+            if length > FRAME {
+                return Err(Goaway(Reason::FRAME_SIZE_ERROR));
+            }
+            let begin = at + FRAME_HEAD;
+            let Some(payload) = bytes.get(begin..begin + length) else {
+                break;
+            };
+            let id = be32(&[d, e, f, g]) & 0x7fff_ffff;
+            self.frame(kind, flags, id, payload)?;
+            at = begin + length;
+        }
+        Ok(at)
+    }
+
+    fn frame(&mut self, kind: u8, flags: u8, id: u32, payload: &[u8]) -> Result<(), Goaway> {
+        let fault = Err(Goaway(Reason::PROTOCOL_ERROR));
+        if self.greeted == Greeting::Preface {
+            if kind != kind::SETTINGS || flags & flag::ACK != 0 {
+                return fault;
+            }
+            self.greeted = Greeting::Settings;
+            self.invite_all();
+        }
+        if let Some(block) = &self.block
+            && (kind != kind::CONTINUATION || block.id != id)
+        {
+            return fault;
+        }
+        match kind {
+            kind::DATA => self.data(flags, id, payload),
+            kind::HEADERS => self.headers(flags, id, payload),
+            kind::CONTINUATION => self.continuation(flags, id, payload),
+            kind::PRIORITY => {
+                self.is_empty()?;
+                if id == 0 {
+                    return fault;
+                }
+                if payload.len() != 5 {
+                    return self.stream_fault(id, Reason::FRAME_SIZE_ERROR);
+                }
+                if be32(payload) & 0x7fff_ffff == id {
+                    return self.stream_fault(id, Reason::PROTOCOL_ERROR);
+                }
+                Ok(())
+            }
+            kind::RST_STREAM => self.rst_stream(id, payload),
+            kind::SETTINGS => self.settings(flags, id, payload),
+            kind::PUSH_PROMISE => fault,
+            kind::PING => self.ping(flags, id, payload),
+            kind::GOAWAY => self.goaway(id, payload),
+            kind::WINDOW_UPDATE => self.window_update(id, payload),
+            // Section 5.5.
+            _ => self.is_empty(),
+        }
+    }
+
+    /// One more frame that carries nothing.
+    fn is_empty(&mut self) -> Result<(), Goaway> {
+        self.empty += 1;
+        if self.empty > EMPTY.0 {
+            return Err(Goaway(Reason::ENHANCE_YOUR_CALM));
+        }
+        Ok(())
+    }
+
+    /// The peer's fault on one stream.
+    fn stream_fault(&mut self, id: u32, reason: Reason) -> Result<(), Goaway> {
+        self.resets += 1;
+        if self.resets > LOCAL_RESETS && !self.client {
+            return Err(Goaway(Reason::ENHANCE_YOUR_CALM));
+        }
+        match self.ids.get(&id).copied() {
+            Some(key) => self.reset(key, reason),
+            None => self.put_reset(id, reason),
+        }
+        Ok(())
+    }
+
+    /// Whether a stream was never opened.
+    fn is_idle(&self, id: u32) -> bool {
+        let ours = id % 2 == u32::from(self.client);
+        if ours {
+            id >= self.next
+        } else {
+            id > self.highest
+        }
+    }
+
+    fn data(&mut self, flags: u8, id: u32, payload: &[u8]) -> Result<(), Goaway> {
+        if id == 0 || self.is_idle(id) {
+            return Err(Goaway(Reason::PROTOCOL_ERROR));
+        }
+        let length = payload.len();
+        self.window -= length as i64;
+        if self.window < 0 {
+            return Err(Goaway(Reason::FLOW_CONTROL_ERROR));
+        }
+        let data = unpadded(flags, payload)?;
+        let ends = flags & flag::END_STREAM != 0;
+        if data.is_empty() && !ends {
+            self.is_empty()?;
+        }
+        let Some(&key) = self.ids.get(&id) else {
+            self.give_back(length);
+            if self.forgotten.contains(&id) {
+                return Ok(());
+            }
+            return self.stream_fault(id, Reason::STREAM_CLOSED);
+        };
+        let client = self.client;
+        let Some(stream) = self.streams.get_mut(key) else {
+            return Ok(());
+        };
+        stream.window -= length as i64;
+        if let Some(expected) = &mut stream.expected {
+            let rest = expected.checked_sub(data.len() as u64);
+            let Some(rest) = rest.filter(|rest| !ends || *rest == 0) else {
+                self.give_back(length);
+                return self.stream_fault(id, Reason::PROTOCOL_ERROR);
+            };
+            *expected = rest;
+        }
+        let fault = if stream.heard {
+            Some(Reason::STREAM_CLOSED)
+        } else if client && !stream.begun {
+            Some(Reason::PROTOCOL_ERROR)
+        } else if stream.window < 0 {
+            Some(Reason::FLOW_CONTROL_ERROR)
+        } else {
+            None
+        };
+        if let Some(reason) = fault {
+            self.give_back(length);
+            return self.stream_fault(id, reason);
+        }
+        stream.heard = ends;
+        // Padding takes from the windows, too.
+        let mut padding = length - data.len();
+        if stream.unread {
+            // The stream's window is not opened again.
+            padding = length;
+            if !ends && !client && stream.window < i64::from(self.limits.stream_window) / 2 {
+                self.reset(key, Reason::NO_ERROR);
+            }
+        } else {
+            stream.data.extend_from_slice(data);
+            if let Some(reader) = stream.reader.take() {
+                reader.wake();
+            }
+            if padding > 0 {
+                self.consume(key, padding);
+                padding = 0;
+            }
+        }
+        self.give_back(padding);
+        if ends {
+            self.settle(key);
+        }
+        Ok(())
+    }
+
+    /// Bytes of a stream were taken: its window opens again, and the connection's.
+    pub(super) fn consume(&mut self, key: usize, length: usize) {
+        if let Some(stream) = self.streams.get_mut(key)
+            && !stream.heard
+        {
+            stream.taken += u32::try_from(length).unwrap_or_default();
+            if stream.taken >= self.limits.stream_window / 2 {
+                let more = std::mem::take(&mut stream.taken);
+                stream.window += i64::from(more);
+                let id = stream.id;
+                self.put_window_update(id, more);
+                self.wake();
+            }
+        }
+        self.give_back(length);
+    }
+
+    fn headers(&mut self, flags: u8, id: u32, payload: &[u8]) -> Result<(), Goaway> {
+        if id == 0 {
+            return Err(Goaway(Reason::PROTOCOL_ERROR));
+        }
+        let mut block = unpadded(flags, payload)?;
+        if flags & flag::PRIORITY != 0 {
+            let (priority, rest) = block
+                .split_at_checked(5)
+                .ok_or(Goaway(Reason::FRAME_SIZE_ERROR))?;
+            block = rest;
+            if be32(priority) & 0x7fff_ffff == id {
+                return Err(Goaway(Reason::PROTOCOL_ERROR));
+            }
+        }
+        let ends = flags & flag::END_STREAM != 0;
+        if flags & flag::END_HEADERS != 0 {
+            return self.complete(id, ends, block);
+        }
+        self.block = Some(Block {
+            id,
+            ends,
+            bytes: block.to_vec(),
+            frames: 0,
+        });
+        Ok(())
+    }
+
+    fn continuation(&mut self, flags: u8, id: u32, payload: &[u8]) -> Result<(), Goaway> {
+        let Some(block) = &mut self.block else {
+            return Err(Goaway(Reason::PROTOCOL_ERROR));
+        };
+        block.frames += 1;
+        let long = block.bytes.len() + payload.len() > self.limits.head * BLOCK;
+        if block.frames > CONTINUATIONS || long {
+            return Err(Goaway(Reason::ENHANCE_YOUR_CALM));
+        }
+        block.bytes.extend_from_slice(payload);
+        if flags & flag::END_HEADERS == 0 {
+            return Ok(());
+        }
+        let Some(block) = self.block.take() else {
+            return Ok(());
+        };
+        self.complete(id, block.ends, &block.bytes)
+    }
+
+    /// A whole block of headers.
+    fn complete(&mut self, id: u32, ends: bool, block: &[u8]) -> Result<(), Goaway> {
+        let mut headers = Headers::new(self.limits.head);
+        let decoded = self.decoder.decode(block, &mut |name, value, size| {
+            headers.add(name, value, size)
+        });
+        decoded.map_err(|_| Goaway(Reason::COMPRESSION_ERROR))?;
+        match self.ids.get(&id).copied() {
+            Some(key) if self.client => self.response(key, ends, headers),
+            Some(key) => self.trailers(key, ends, headers),
+            None if self.client => {
+                if self.is_idle(id) {
+                    return Err(Goaway(Reason::PROTOCOL_ERROR));
+                }
+                // Late, or of a stream that is over.
+                Ok(())
+            }
+            None => self.request(id, ends, headers),
+        }
+    }
+
+    fn request(&mut self, id: u32, ends: bool, headers: Headers) -> Result<(), Goaway> {
+        if id.is_multiple_of(2) {
+            return Err(Goaway(Reason::PROTOCOL_ERROR));
+        }
+        if id <= self.highest {
+            if self.forgotten.contains(&id) {
+                return Ok(());
+            }
+            return Err(Goaway(Reason::STREAM_CLOSED));
+        }
+        if self.leaving == Leaving::Left {
+            // It was told that this one is not looked at.
+            self.highest = id;
+            self.forget(id);
+            return Ok(());
+        }
+        self.highest = id;
+        let most = self.limits.streams as usize;
+        // Those that were taken back are still somebody's until that one notices.
+        if self.ids.len() >= most || self.streams.len() >= 2 * most {
+            self.is_empty()?;
+            self.put_reset(id, Reason::REFUSED_STREAM);
+            return Ok(());
+        }
+        let read = headers.into_request(&mut self.targets).and_then(|head| {
+            let length = message::content_length(&head.headers)?;
+            if ends && length.is_some_and(|length| length > 0) {
+                return Err(Fault::Malformed);
+            }
+            Ok((head, length))
+        });
+        match read {
+            Ok((head, length)) => {
+                let key = self.insert(id, length, ends);
+                self.accepted.push(Accepted { key, head });
+                Ok(())
+            }
+            Err(Fault::Malformed) => self.stream_fault(id, Reason::PROTOCOL_ERROR),
+            Err(Fault::TooLarge) => {
+                self.is_too_large(id, ends);
+                Ok(())
+            }
+        }
+    }
+
+    /// Answers a request whose head is larger than the limit.
+    fn is_too_large(&mut self, id: u32, ends: bool) {
+        let key = self.insert(id, None, ends);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        self.send_headers(key, &[(":status", b"431")], &headers, true);
+        self.release(key, false);
+        self.release(key, true);
+    }
+
+    fn response(&mut self, key: usize, ends: bool, headers: Headers) -> Result<(), Goaway> {
+        let Some(stream) = self.streams.get_mut(key) else {
+            return Ok(());
+        };
+        let id = stream.id;
+        if stream.begun {
+            return self.trailers(key, ends, headers);
+        }
+        let read = headers.into_response().and_then(|(status, headers)| {
+            let length = message::content_length(&headers)?;
+            Ok((status, headers, length))
+        });
+        match read {
+            // More follows.
+            Ok((status, ..)) if status.is_informational() && !ends => Ok(()),
+            Ok((status, headers, length)) if !status.is_informational() => {
+                stream.begun = true;
+                stream.heard = ends;
+                stream.bare = ends;
+                // Such responses tell the length of what does not come.
+                let none = stream.bodiless || ends || status == StatusCode::NOT_MODIFIED;
+                stream.expected = if none { None } else { length };
+                stream.head = Some((status, headers));
+                if let Some(reader) = stream.reader.take() {
+                    reader.wake();
+                }
+                if ends {
+                    self.settle(key);
+                }
+                Ok(())
+            }
+            _ => self.stream_fault(id, Reason::PROTOCOL_ERROR),
+        }
+    }
+
+    fn trailers(&mut self, key: usize, ends: bool, headers: Headers) -> Result<(), Goaway> {
+        let Some(stream) = self.streams.get_mut(key) else {
+            return Ok(());
+        };
+        let id = stream.id;
+        if stream.heard {
+            return self.stream_fault(id, Reason::STREAM_CLOSED);
+        }
+        let short = stream.expected.is_some_and(|rest| rest > 0);
+        match headers.into_trailers() {
+            Ok(trailers) if ends && !short => {
+                stream.heard = true;
+                stream.trailers = Some(trailers);
+                if let Some(reader) = stream.reader.take() {
+                    reader.wake();
+                }
+                self.settle(key);
+                Ok(())
+            }
+            _ => self.stream_fault(id, Reason::PROTOCOL_ERROR),
+        }
+    }
+
+    fn rst_stream(&mut self, id: u32, payload: &[u8]) -> Result<(), Goaway> {
+        if payload.len() != 4 {
+            return Err(Goaway(Reason::FRAME_SIZE_ERROR));
+        }
+        if id == 0 || self.is_idle(id) {
+            return Err(Goaway(Reason::PROTOCOL_ERROR));
+        }
+        self.is_empty()?;
+        if let Some(&key) = self.ids.get(&id) {
+            self.lose(key, Lost::Reset(Reason(be32(payload))));
+        } else {
+            // It says no more.
+            self.forgotten.retain(|own| *own != id);
+        }
+        Ok(())
+    }
+
+    fn settings(&mut self, flags: u8, id: u32, payload: &[u8]) -> Result<(), Goaway> {
+        if id != 0 {
+            return Err(Goaway(Reason::PROTOCOL_ERROR));
+        }
+        if flags & flag::ACK != 0 {
+            return match payload {
+                [] => Ok(()),
+                _ => Err(Goaway(Reason::FRAME_SIZE_ERROR)),
+            };
+        }
+        self.is_empty()?;
+        if !payload.len().is_multiple_of(6) {
+            return Err(Goaway(Reason::FRAME_SIZE_ERROR));
+        }
+        for own in payload.chunks_exact(6) {
+            let name = u16::from_be_bytes([own[0], own[1]]);
+            self.set(name, be32(&own[2..]))?;
+        }
+        self.put_head(0, kind::SETTINGS, flag::ACK, 0);
+        Ok(())
+    }
+
+    pub(super) fn set(&mut self, name: u16, value: u32) -> Result<(), Goaway> {
+        match name {
+            setting::HEADER_TABLE_SIZE => {
+                self.encoder
+                    .bound(usize::try_from(value).unwrap_or(usize::MAX));
+            }
+            setting::ENABLE_PUSH if value > u32::from(!self.client) => {
+                return Err(Goaway(Reason::PROTOCOL_ERROR));
+            }
+            setting::MAX_CONCURRENT_STREAMS => {
+                self.peer_streams = value;
+                self.invite_all();
+            }
+            setting::INITIAL_WINDOW_SIZE => {
+                let window = i64::from(value);
+                if window > MOST_WINDOW {
+                    return Err(Goaway(Reason::FLOW_CONTROL_ERROR));
+                }
+                let more = window - self.peer_window;
+                self.peer_window = window;
+                for (_, stream) in &mut self.streams {
+                    stream.room += more;
+                    if stream.room > MOST_WINDOW {
+                        return Err(Goaway(Reason::FLOW_CONTROL_ERROR));
+                    }
+                    if let Some(writer) = stream.writer.take() {
+                        writer.wake();
+                    }
+                }
+            }
+            setting::MAX_FRAME_SIZE => {
+                let size = usize::try_from(value).unwrap_or(usize::MAX);
+                if !(FRAME..1 << 24).contains(&size) {
+                    return Err(Goaway(Reason::PROTOCOL_ERROR));
+                }
+                // Longer frames than every peer takes would only keep others waiting.
+            }
+            setting::ENABLE_CONNECT_PROTOCOL if value > 1 => {
+                return Err(Goaway(Reason::PROTOCOL_ERROR));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn ping(&mut self, flags: u8, id: u32, payload: &[u8]) -> Result<(), Goaway> {
+        let payload: [u8; 8] = payload
+            .try_into()
+            .map_err(|_| Goaway(Reason::FRAME_SIZE_ERROR))?;
+        if id != 0 {
+            return Err(Goaway(Reason::PROTOCOL_ERROR));
+        }
+        self.is_empty()?;
+        if flags & flag::ACK == 0 {
+            self.put_ping(payload, flag::ACK);
+        } else if payload == LEAVING_PING && self.leaving == Leaving::Announced {
+            // What was sent before it heard of our leaving has come by now.
+            self.leaving = Leaving::Left;
+            self.put_goaway(self.highest, Reason::NO_ERROR);
+        }
+        Ok(())
+    }
+
+    fn goaway(&mut self, id: u32, payload: &[u8]) -> Result<(), Goaway> {
+        if id != 0 {
+            return Err(Goaway(Reason::PROTOCOL_ERROR));
+        }
+        if payload.len() < 8 {
+            return Err(Goaway(Reason::FRAME_SIZE_ERROR));
+        }
+        self.is_empty()?;
+        let last = be32(payload) & 0x7fff_ffff;
+        self.last = Some(last);
+        if self.client {
+            let beyond = self.ids.iter().filter(|(id, _)| **id > last);
+            let keys: Vec<usize> = beyond.map(|(_, key)| *key).collect();
+            for key in keys {
+                self.lose(key, Lost::Connection { refused: true });
+            }
+            self.invite_all();
+        }
+        Ok(())
+    }
+
+    fn window_update(&mut self, id: u32, payload: &[u8]) -> Result<(), Goaway> {
+        if payload.len() != 4 {
+            return Err(Goaway(Reason::FRAME_SIZE_ERROR));
+        }
+        self.is_empty()?;
+        let more = i64::from(be32(payload) & 0x7fff_ffff);
+        if id == 0 {
+            self.room += more;
+            if more == 0 {
+                return Err(Goaway(Reason::PROTOCOL_ERROR));
+            }
+            if self.room > MOST_WINDOW {
+                return Err(Goaway(Reason::FLOW_CONTROL_ERROR));
+            }
+            self.unblock();
+            return Ok(());
+        }
+        if self.is_idle(id) {
+            return Err(Goaway(Reason::PROTOCOL_ERROR));
+        }
+        let Some(&key) = self.ids.get(&id) else {
+            return Ok(());
+        };
+        if more == 0 {
+            return self.stream_fault(id, Reason::PROTOCOL_ERROR);
+        }
+        let Some(stream) = self.streams.get_mut(key) else {
+            return Ok(());
+        };
+        stream.room += more;
+        if stream.room > MOST_WINDOW {
+            return self.stream_fault(id, Reason::FLOW_CONTROL_ERROR);
+        }
+        if let Some(writer) = stream.writer.take() {
+            writer.wake();
+        }
+        Ok(())
+    }
+}
+
+/// A payload without its padding.
+fn unpadded(flags: u8, payload: &[u8]) -> Result<&[u8], Goaway> {
+    if flags & flag::PADDED == 0 {
+        return Ok(payload);
+    }
+    let (&padding, rest) = payload
+        .split_first()
+        .ok_or(Goaway(Reason::FRAME_SIZE_ERROR))?;
+    let length = rest.len().checked_sub(usize::from(padding));
+    length
+        .and_then(|length| rest.get(..length))
+        .ok_or(Goaway(Reason::PROTOCOL_ERROR))
+}

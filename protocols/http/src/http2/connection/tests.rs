@@ -1,0 +1,209 @@
+//! Both sides of a connection, joined without a socket.
+
+use std::pin::Pin;
+use std::task::Waker;
+
+use http_body::Body;
+
+use super::super::{MOST_WINDOW, PREFACE};
+use super::*;
+
+fn limits() -> Limits {
+    Limits {
+        streams: 5,
+        head: 4096,
+        stream_window: 1000,
+        connection_window: WINDOW,
+    }
+}
+
+/// Moves what one side has written to the other, in pieces of this size.
+fn pass(from: &Shared, to: &Shared, step: usize) -> Result<(), Goaway> {
+    let out = std::mem::take(&mut from.get_mut().out);
+    from.get_mut().is_flushed();
+    out.chunks(step)
+        .try_for_each(|piece| to.get_mut().receive(piece))
+}
+
+struct Pair {
+    client: Shared,
+    server: Shared,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let pair = Self {
+            client: Shared::new(Core::new(true, limits())),
+            server: Shared::new(Core::new(false, limits())),
+        };
+        pair.settle(11);
+        pair
+    }
+
+    fn settle(&self, step: usize) {
+        for _ in 0..4 {
+            pass(&self.client, &self.server, step).expect("a client keeps the rules");
+            pass(&self.server, &self.client, step).expect("a server keeps the rules");
+        }
+    }
+
+    /// A request on its way, and its two sides' streams.
+    fn ask(&self, end: bool) -> (usize, usize) {
+        let mut client = self.client.get_mut();
+        let key = client.begin(false);
+        let pseudo = [
+            (":method", &b"POST"[..]),
+            (":scheme", b"http"),
+            (":path", b"/"),
+        ];
+        client.send_headers(key, &pseudo, &HeaderMap::new(), end);
+        drop(client);
+        self.settle(7);
+        let accepted = self.server.get_mut().accepted.pop().expect("a request");
+        (key, accepted.key)
+    }
+}
+
+fn cx() -> Context<'static> {
+    Context::from_waker(Waker::noop())
+}
+
+/// Sends a body from one side and takes it on the other, however small the windows are.
+fn carry(pair: &Pair, from: (&Shared, usize), to: &mut Received, length: usize) {
+    let whole: Vec<u8> = (0..length).map(|at| (at * 7 % 251) as u8).collect();
+    let mut rest = Bytes::from(whole.clone());
+    let mut got = Vec::new();
+    let mut sent = false;
+    for round in 0..10 * length {
+        sent = sent
+            || from
+                .0
+                .get_mut()
+                .send_data(from.1, &mut rest, true, &cx())
+                .is_ready();
+        pair.settle(1 + round % 97);
+        match Pin::new(&mut *to).poll_frame(&mut cx()) {
+            Poll::Ready(Some(Ok(frame))) => {
+                got.extend_from_slice(&frame.into_data().expect("data"))
+            }
+            Poll::Ready(None) => break,
+            Poll::Ready(Some(Err(error))) => panic!("{error}"),
+            Poll::Pending => {}
+        }
+    }
+    assert!(sent && got == whole, "{} of {length}", got.len());
+}
+
+#[test]
+fn bodies_arrive_whole_through_small_windows() {
+    let pair = Pair::new();
+    for length in [1, 999, 1000, 1001, 70_000, 200_000] {
+        let (asked, served) = pair.ask(false);
+        let mut request = Received::new(pair.server.clone(), served);
+        carry(&pair, (&pair.client, asked), &mut request, length);
+        let pseudo = [(":status", &b"200"[..])];
+        pair.server
+            .get_mut()
+            .send_headers(served, &pseudo, &HeaderMap::new(), false);
+        let mut response = Received::new(pair.client.clone(), asked);
+        carry(&pair, (&pair.server, served), &mut response, length);
+        pair.client.get_mut().release(asked, false);
+        pair.server.get_mut().release(served, false);
+    }
+    // Nothing is left of them.
+    for side in [&pair.client, &pair.server] {
+        assert!(side.get().streams.is_empty() && side.get().ids.is_empty());
+        assert!(side.get().window > 0 && side.get().blocked.is_empty());
+    }
+}
+
+#[test]
+fn who_waits_for_a_stream_is_called_when_one_ends() {
+    let pair = Pair::new();
+    let mut open: Vec<_> = (0..5).map(|_| pair.ask(true)).collect();
+    assert_eq!(pair.client.get().has_room(), Some(false));
+    let tickets = [Ticket::default(), Ticket::default()];
+    for ticket in &tickets {
+        pair.client.get_mut().wait(ticket, &cx());
+    }
+    // The first gave up.
+    tickets[0].borrow_mut().take();
+    let (asked, served) = open.pop().expect("one");
+    pair.server.get_mut().release(served, false);
+    pair.settle(5);
+    assert_eq!(pair.client.get().has_room(), Some(true));
+    assert!(tickets[1].borrow().is_none(), "the second was called");
+    let lost = pair.client.get().streams[asked].lost;
+    assert_eq!(lost, Some(Lost::Reset(Reason::INTERNAL_ERROR)));
+}
+
+#[test]
+fn leaving_takes_what_is_on_its_way_and_no_more() {
+    let pair = Pair::new();
+    let (first, served) = pair.ask(true);
+    pair.server.get_mut().leave();
+    // On its way while the server says that it goes.
+    let second = pair.client.get_mut().begin(false);
+    let pseudo = [
+        (":method", &b"GET"[..]),
+        (":scheme", b"http"),
+        (":path", b"/"),
+    ];
+    pair.client
+        .get_mut()
+        .send_headers(second, &pseudo, &HeaderMap::new(), true);
+    pair.settle(9);
+    assert_eq!(pair.client.get().has_room(), None);
+    let accepted = pair
+        .server
+        .get_mut()
+        .accepted
+        .pop()
+        .expect("the second, too");
+    assert!(pair.client.get().streams[first].lost.is_none());
+    for key in [served, accepted.key] {
+        let pseudo = [(":status", &b"200"[..])];
+        pair.server
+            .get_mut()
+            .send_headers(key, &pseudo, &HeaderMap::new(), true);
+        assert!(!pair.server.get().is_done() || key == accepted.key);
+    }
+    pair.settle(9);
+    assert!(pair.server.get().is_done() && pair.client.get().is_done());
+}
+
+#[test]
+fn a_peer_that_breaks_the_rules_is_told_which() {
+    let server = || {
+        let core = Core::new(false, limits());
+        let shared = Shared::new(core);
+        let settings = [PREFACE, &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
+        shared.get_mut().receive(&settings).expect("a beginning");
+        shared
+    };
+    let update = |id: u8, more: u32| {
+        let mut frame = vec![0, 0, 4, 8, 0, 0, 0, 0, id];
+        frame.extend(more.to_be_bytes());
+        frame
+    };
+    let most = u32::try_from(MOST_WINDOW).expect("it fits");
+    for (frame, reason) in [
+        (update(0, 0), Reason::PROTOCOL_ERROR),
+        (update(0, most), Reason::FLOW_CONTROL_ERROR),
+        (update(1, 1), Reason::PROTOCOL_ERROR),
+        (vec![0, 0, 1, 0, 0, 0, 0, 0, 1, 0], Reason::PROTOCOL_ERROR),
+        (vec![0, 0x40, 1, 0, 0, 0, 0, 0, 1], Reason::FRAME_SIZE_ERROR),
+        (
+            vec![0, 0, 1, 1, 4, 0, 0, 0, 1, 0x80],
+            Reason::COMPRESSION_ERROR,
+        ),
+        (vec![0, 0, 0, 9, 4, 0, 0, 0, 1], Reason::PROTOCOL_ERROR),
+        (
+            vec![0, 0, 1, 1, 4, 0, 0, 0, 2, 0x82],
+            Reason::PROTOCOL_ERROR,
+        ),
+    ] {
+        let heard = server().get_mut().receive(&frame);
+        assert_eq!(heard, Err(Goaway(reason)), "{frame:?}");
+    }
+}
