@@ -3,12 +3,16 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ServerConfig};
+use tokio::sync::Semaphore;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::socket::Socket;
@@ -51,7 +55,7 @@ impl ServerTls {
 
     pub(crate) async fn accept(&self, socket: Socket) -> io::Result<(Socket, Transport)> {
         let acceptor = TlsAcceptor::from(self.config.load_full());
-        let accepting = acceptor.accept(socket.into_rewound()?);
+        let accepting = in_turn(|| Ok(acceptor.accept(socket.into_rewound()?)));
         let stream = tokio::time::timeout(HANDSHAKE, accepting).await??;
         let (_, state) = stream.get_ref();
         let certificate = state.peer_certificates().and_then(<[_]>::first);
@@ -62,6 +66,31 @@ impl ServerTls {
                 .map(Into::into),
         };
         Ok((Socket::tls(TlsStream::Server(stream)), transport))
+    }
+}
+
+thread_local! {
+    /// Whose turn it is to have a handshake's sums done.
+    static TURN: Rc<Semaphore> = Rc::new(Semaphore::new(1));
+}
+
+/// Begins a handshake when it is its turn. That is when its sums are done: a fraction of a
+/// millisecond in which nobody else on this thread is served. So it is one at a time, and sockets
+/// are looked after in between: a flood of handshakes delays calls by one of them, not by all. Who
+/// waits holds nothing but its socket.
+async fn in_turn<T, F: Future<Output = io::Result<T>>>(
+    begin: impl FnOnce() -> io::Result<F>,
+) -> io::Result<T> {
+    let turn = TURN.with(Rc::clone);
+    // It is never closed.
+    let turn = turn.acquire().await;
+    let mut accepting = pin!(begin()?);
+    let polled = std::future::poll_fn(|cx| Poll::Ready(accepting.as_mut().poll(cx))).await;
+    tokio::task::yield_now().await;
+    drop(turn);
+    match polled {
+        Poll::Ready(accepted) => accepted,
+        Poll::Pending => accepting.await,
     }
 }
 
