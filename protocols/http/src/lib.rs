@@ -25,8 +25,10 @@ mod translation;
 mod treatment;
 mod upgrade;
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
 use finback_core::driver::{Connection, Worker};
@@ -101,6 +103,14 @@ impl Http {
         dialects.push(Arc::new(Plain));
         Self { config, dialects }
     }
+}
+
+/// Has the task go on when others had their turn, and sockets were looked after: one that only
+/// woke itself would be polled up to sixty times before they are.
+pub(crate) fn gives_way(cx: &mut Context<'_>) {
+    let yielding = pin!(tokio::task::yield_now());
+    // Its first poll has the task woken later; it is not waited for.
+    let _ = yielding.poll(cx);
 }
 
 impl Protocol for Http {

@@ -102,7 +102,7 @@ impl Line {
         };
         if self.reads == READS_PER_TURN {
             self.reads = 0;
-            cx.waker().wake_by_ref();
+            crate::gives_way(cx);
             return Poll::Pending;
         }
         let input = &mut self.input;

@@ -82,7 +82,7 @@ impl Driver {
             if self.reads == READS_PER_TURN {
                 self.reads = 0;
                 core.is_awake();
-                cx.waker().wake_by_ref();
+                crate::gives_way(cx);
                 return Poll::Pending;
             }
             self.reads += 1;
