@@ -18,6 +18,8 @@ pub struct Settings {
     pub opaque_service: Option<String>,
     /// What `auto` does not know is passed through as TCP.
     pub tcp_fallback: bool,
+    /// MQTT's own.
+    pub mqtt: finback_mqtt::Config,
 }
 
 /// One protocol as the binary knows it.
@@ -38,6 +40,12 @@ const ENTRIES: &[Entry] = &[
         name: finback_bolt::NAME,
         layout: "sofa",
         make: bolt,
+    },
+    // It claims one path of HTTP's, so it comes before it.
+    Entry {
+        name: finback_mqtt::NAME,
+        layout: "native",
+        make: |settings| Arc::new(finback_mqtt::Mqtt::new(settings.mqtt.clone())),
     },
     Entry {
         name: finback_http::NAME,

@@ -74,7 +74,7 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
     let tables = file
         .routes
         .into_iter()
-        .map(|(name, routes)| table(&name, routes, &names))
+        .map(|(name, routes)| table(&name, routes, &names, folder))
         .collect::<Result<_>>()?;
     let mut clusters = Vec::new();
     let mut cluster_tls = Vec::new();
@@ -238,6 +238,7 @@ fn listener_spec(
         tcp_fallback,
         max_frame,
         opaque_service: from.opaque_service,
+        mqtt: mqtt_bounds(from.mqtt, from.protocol.as_ref(), max_frame)?,
     };
     let protocols = match &from.protocol {
         None => protocols::named("auto", &settings).unwrap_or_default(),
@@ -265,6 +266,27 @@ fn listener_spec(
     Ok((spec, tls))
 }
 
+fn mqtt_bounds(
+    from: Option<Placed<file::MqttListener>>,
+    protocol: Option<&Placed<String>>,
+    max_frame: Option<usize>,
+) -> Result<finback_mqtt::Config> {
+    let mut config = finback_mqtt::Config::default();
+    set(&mut config.packet, max_frame);
+    let Some(Placed { value, place }) = from else {
+        return Ok(config);
+    };
+    if protocol.is_some_and(|own| own.value != finback_mqtt::NAME && own.value != "auto") {
+        let message = "`mqtt` is for listeners that speak it; take it away";
+        return Err(Wrong::at(place, message));
+    }
+    set_time(&mut config.connect_timeout, value.connect_timeout);
+    set(&mut config.connect_packet, value.connect_packet.map(|Size(own)| own));
+    set(&mut config.connecting, value.connecting.map(NonZeroUsize::get));
+    config.connect_rate = value.connect_rate.map(NonZeroU32::get);
+    Ok(config)
+}
+
 fn server_files(
     Placed { value, place }: Placed<file::ListenerTls>,
     protocols: &[Arc<dyn Protocol>],
@@ -278,7 +300,13 @@ fn server_files(
         return Err(Wrong::at(place, message));
     }
     let pairs = value.certificates.into_iter();
-    let application = protocols.iter().flat_map(|own| own.application_protocols());
+    // HTTP/2 is preferred where both are spoken, whoever else begins as HTTP/1.1.
+    let mut application: Vec<_> = protocols
+        .iter()
+        .flat_map(|own| own.application_protocols().iter().map(|name| name.to_vec()))
+        .collect();
+    application.sort_by_key(|name| name == b"http/1.1");
+    application.dedup();
     let value = ServerFiles {
         pairs: pairs
             .map(|pair| (folder.join(pair.certificate), folder.join(pair.key)))
@@ -286,7 +314,7 @@ fn server_files(
         client_authorities: value.client_ca.map(|ca| folder.join(ca)),
         client_optional: value.client_optional,
         plain: value.plain,
-        application: application.map(|own| own.to_vec()).collect(),
+        application,
     };
     Ok(Placed { value, place })
 }

@@ -263,7 +263,8 @@ pub struct Listener {
     pub name: Option<String>,
     /// Where to listen, such as `0.0.0.0:12220`; port 0 takes a free one.
     pub address: Placed<String>,
-    /// `bolt`, `dubbo`, `http`, `tcp`, or `auto` to tell by a connection's first bytes. Default: auto.
+    /// `bolt`, `dubbo`, `mqtt`, `http`, `tcp`, or `auto` to tell by a connection's first bytes.
+    /// Default: auto.
     pub protocol: Option<Placed<String>>,
     /// With `auto`: whether what is none of its protocols is passed through as TCP, to where
     /// routes for `tcp` lead. Default: false.
@@ -276,6 +277,23 @@ pub struct Listener {
     /// The service as which calls are routed whose serialization cannot be read.
     /// Default: `(opaque)`.
     pub opaque_service: Option<String>,
+    /// MQTT: bounds on clients before they have a session.
+    pub mqtt: Option<Placed<MqttListener>>,
+}
+
+/// Bounds on clients of MQTT before they have a session.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MqttListener {
+    /// How long a client may take to say CONNECT. Default: 5s.
+    pub connect_timeout: Option<Time>,
+    /// The longest CONNECT. Default: 64KiB.
+    pub connect_packet: Option<Size>,
+    /// Clients that may wait for their broker's answer to CONNECT at a time, in each worker;
+    /// others are refused. Default: 1000.
+    pub connecting: Option<NonZeroUsize>,
+    /// Sessions that one address may begin per second; others are refused. Default: any number.
+    pub connect_rate: Option<NonZeroU32>,
 }
 
 /// TLS of a listener. Files are PEM, relative to this one, and read again when they change.
@@ -339,10 +357,73 @@ pub struct Route {
     pub request_headers: Option<Headers>,
     /// HTTP: change the response's headers.
     pub response_headers: Option<Headers>,
+    /// MQTT: who may publish and hear what, under which names, how much.
+    pub mqtt: Option<Placed<MqttPolicy>>,
     /// The longest that a call may take; a caller's own shorter limit holds.
     pub timeout: Option<Time>,
     /// When a call is tried again.
     pub retry: Option<Placed<Retry>>,
+}
+
+/// What is done with sessions of MQTT. In texts, `{client_id}`, `{username}` and `{identity}` (of the
+/// client's certificate) stand for a session's own.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MqttPolicy {
+    /// Who may do what; the first rule that fits decides, and what none fits is forbidden. Default:
+    /// everything is allowed.
+    #[serde(default)]
+    pub acl: Vec<Placed<MqttRule>>,
+    /// What stands before every topic at the broker. Default: nothing.
+    pub mount: Option<Placed<String>>,
+    /// Beginnings of topics that are others at the broker. Default: none.
+    #[serde(default)]
+    pub rewrite: Vec<Placed<MqttRewrite>>,
+    /// What becomes of a forbidden message that MQTT 3 has no answer for: `acknowledge` (it goes
+    /// nowhere) or `close`. Default: acknowledge.
+    pub denied: Option<Placed<String>>,
+    /// The client identifier that the broker sees. Default: the client's own.
+    pub client_id: Option<Placed<String>>,
+    /// The user that the broker sees. Default: the client's own.
+    pub username: Option<Placed<String>>,
+    /// With `username`: a file with the password that the broker sees, relative to this one.
+    /// Default: the client's own password, or none.
+    pub password_file: Option<Placed<String>>,
+    /// Whether the broker is told the client's address and identity, by version 2 of the PROXY
+    /// protocol. Default: false.
+    #[serde(default)]
+    pub proxy_protocol: bool,
+    /// Messages per second of one client; one that says more is read more slowly. Default: any.
+    pub messages_per_second: Option<NonZeroU32>,
+    /// Bytes of messages per second of one client, likewise. Default: any.
+    pub bytes_per_second: Option<Size>,
+    /// Where clients of MQTT 5 are told to go when we go away. Default: they are not told.
+    pub server_reference: Option<String>,
+    /// What a second session of one client identifier means: `broker` (the broker's affair),
+    /// `take-over` (the former one is ended here) or `refuse`. Default: broker.
+    pub duplicates: Option<Placed<String>>,
+}
+
+/// A rule about topics. Exactly one of `allow` and `deny`: `publish`, `subscribe` or `all`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MqttRule {
+    /// What it allows.
+    pub allow: Option<String>,
+    /// What it forbids.
+    pub deny: Option<String>,
+    /// Topic filters, as clients write them.
+    pub topics: Placed<Vec<String>>,
+}
+
+/// A beginning of topics that is another at the broker.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MqttRewrite {
+    /// As clients write it.
+    pub from: String,
+    /// As the broker has it.
+    pub to: String,
 }
 
 /// An answer of the route's own.
@@ -448,6 +529,12 @@ pub struct Match {
     /// TLS: on who the client's certificate says it is: its SPIFFE id, else its first host name,
     /// else its common name.
     pub identity: Option<Placed<Text>>,
+    /// MQTT: on the client identifier.
+    pub client_id: Option<Placed<Text>>,
+    /// MQTT: on the user name.
+    pub username: Option<Placed<Text>>,
+    /// MQTT: on the topic of the will.
+    pub will_topic: Option<Placed<Text>>,
     /// HTTP: on the host that was asked for, with its port where one was given.
     pub host: Option<Placed<Text>>,
     /// HTTP: on the path, without the query.
@@ -610,8 +697,8 @@ pub struct Cluster {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
-    /// `round-robin`, `random`, `least-request`, `peak-ewma`, `{ consistent-hash: source }` or
-    /// `{ consistent-hash: { attribute: NAME } }`. Default: round-robin.
+    /// `round-robin`, `random`, `least-request`, `peak-ewma`, `{ consistent-hash: source }`,
+    /// `{ consistent-hash: client-id }` or `{ consistent-hash: { attribute: NAME } }`. Default: round-robin.
     pub balance: Option<Placed<Balance>>,
     /// How long a connection may take to be made. Default: 1s.
     pub connect_timeout: Option<Time>,
@@ -708,7 +795,7 @@ forms!(
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConsistentHash {
-    /// `source`, or `{ attribute: NAME }`.
+    /// `source`, `client-id`, or `{ attribute: NAME }`.
     #[serde(rename = "consistent-hash")]
     pub on: HashOn,
 }
@@ -717,7 +804,7 @@ pub struct ConsistentHash {
 #[derive(Clone, Debug, JsonSchema)]
 #[schemars(untagged)]
 pub enum HashOn {
-    /// `source`: the caller's address.
+    /// `source`: the caller's address; `client-id`: that of a session.
     Word(String),
     /// An attribute of the call.
     Attribute(HashAttribute),
@@ -725,7 +812,7 @@ pub enum HashOn {
 
 forms!(
     HashOn,
-    "source or { attribute: NAME }",
+    "source, client-id or { attribute: NAME }",
     Word,
     map Attribute(HashAttribute)
 );
@@ -805,7 +892,7 @@ pub struct HealthCheck {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// The longest frame. Default: 16 MiB for bolt, 8 MiB (and header) for dubbo.
+    /// The longest frame. Default: 16 MiB for bolt, 8 MiB (and header) for dubbo, 1 MiB for mqtt.
     pub frame: Option<Size>,
     /// Client connections in all. Default: 80 % of half the process's descriptors.
     pub connections: Option<NonZeroUsize>,

@@ -61,6 +61,17 @@ impl Socket {
         matches!(self.kind, Kind::Tls(_))
     }
 
+    /// Our own address on it.
+    ///
+    /// # Errors
+    /// If the connection broke.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match &self.kind {
+            Kind::Plain(stream) => stream.local_addr(),
+            Kind::Tls(stream) => stream.get_ref().0.stream.local_addr(),
+        }
+    }
+
     /// Whether everything that was written has left us.
     #[must_use]
     pub fn is_flushed(&self) -> bool {

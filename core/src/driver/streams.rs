@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use crate::cluster::Cluster;
 use crate::frame::{Metadata, Outcome};
 use crate::mesh::{Attempt, Exchange, Gauges, Lease, SiteCache, Verdict};
+use crate::record::Series;
 use crate::rejection::Rejection;
 use crate::route::Route;
 
@@ -122,6 +123,39 @@ impl Caller {
     /// Waits until it must end at once.
     pub async fn cut(&self) {
         self.guest.until(&self.guest.cut).await;
+    }
+
+    /// The name that the client asked for in its TLS.
+    #[must_use]
+    pub fn server_name(&self) -> Option<&str> {
+        self.transport.as_deref()?.attribute(":sni")
+    }
+
+    /// Who the client's certificate says it is.
+    #[must_use]
+    pub fn identity(&self) -> Option<&str> {
+        self.transport.as_deref()?.attribute(":identity")
+    }
+
+    /// Where records go of what its client does within a session: of this service and method,
+    /// but routed nowhere. To be kept as long as it is used.
+    #[must_use]
+    pub fn series(
+        &self,
+        protocol: &'static str,
+        service: &str,
+        method: &'static str,
+    ) -> Arc<dyn Series> {
+        let metadata = Metadata {
+            service: Cow::Borrowed(service),
+            method: Cow::Borrowed(method),
+            ..Metadata::default()
+        };
+        let source = self.peer.ip();
+        let site = self
+            .worker
+            .site(&self.listening, protocol, source, &metadata);
+        site.series.clone()
     }
 
     /// Counts a connection whose bytes made no sense.
@@ -246,6 +280,12 @@ impl Stream {
         self.exchange.may_retry(sent, refused)
     }
 
+    /// Whether the attempt under way is the last that its route allows.
+    #[must_use]
+    pub fn is_last_attempt(&self) -> bool {
+        self.exchange.is_last_attempt()
+    }
+
     /// Whether the request must be kept after it was sent, for another attempt.
     #[must_use]
     pub fn may_need_resending(&self) -> bool {
@@ -310,6 +350,13 @@ impl Lease {
     /// Says how the attempt went.
     pub fn went(&mut self, verdict: Verdict) {
         self.conclude(verdict);
+    }
+
+    /// Says how the attempt went, and keeps the endpoint's place: for sessions, which go on long
+    /// after it is known.
+    pub fn has_gone(&mut self, verdict: Verdict) {
+        self.conclude(verdict);
+        self.report();
     }
 
     /// The endpoint takes no new calls for a while: it said that it is going away.

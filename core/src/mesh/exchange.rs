@@ -227,6 +227,11 @@ impl Exchange {
         retry.attempts > 1 && (retry.idempotent || retry.refused)
     }
 
+    /// Whether the attempt under way is the last that the route allows.
+    pub(crate) fn is_last_attempt(&self) -> bool {
+        u32::from(self.attempts) >= self.route().retry.attempts
+    }
+
     /// Whether another attempt is allowed after this failure. `sent` tells whether the request
     /// may have reached the endpoint.
     pub(crate) fn may_retry(&mut self, sent: bool, refused: bool) -> bool {
@@ -361,21 +366,15 @@ impl Lease {
     pub(crate) fn conclude(&mut self, verdict: Verdict) {
         self.verdict = verdict;
     }
-}
 
-impl Drop for Lease {
-    fn drop(&mut self) {
+    /// Reports how it went so far.
+    pub(crate) fn report(&mut self) {
         let Seat {
             cluster, endpoint, ..
         } = &*self.seat;
-        endpoint.health.in_flight.fetch_sub(1, Relaxed);
-        cluster.in_flight.fetch_sub(1, Relaxed);
-        if self.retry {
-            cluster.budget.release();
-        }
         let now = self.clock.get();
         let policy = &cluster.spec.policy;
-        match self.verdict {
+        match std::mem::replace(&mut self.verdict, Verdict::Neutral) {
             Verdict::Neutral => {}
             Verdict::Good => {
                 policy.outlier.success(&endpoint.health);
@@ -395,6 +394,20 @@ impl Drop for Lease {
                 }
             }
         }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Seat {
+            cluster, endpoint, ..
+        } = &*self.seat;
+        endpoint.health.in_flight.fetch_sub(1, Relaxed);
+        cluster.in_flight.fetch_sub(1, Relaxed);
+        if self.retry {
+            cluster.budget.release();
+        }
+        self.report();
     }
 }
 

@@ -238,6 +238,10 @@ fn balance(Placed { value, place }: Placed<file::Balance>) -> Result<balance::Po
             file::HashOn::Word(word) if word == "source" => {
                 Ok(Policy::ConsistentHash(HashOn::Source))
             }
+            // As sessions of MQTT call it.
+            file::HashOn::Word(word) if word == "client-id" => Ok(Policy::ConsistentHash(
+                HashOn::Attribute(finback_mqtt::CLIENT_ID.to_owned()),
+            )),
             file::HashOn::Word(word) => Err(wrong(&word)),
             file::HashOn::Attribute(on) => {
                 Ok(Policy::ConsistentHash(HashOn::Attribute(on.attribute)))

@@ -1,7 +1,9 @@
 //! Route tables: which calls, where to, how often.
 
 mod http;
+mod mqtt;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use finback_core::route::{self, Destination, RouteTable, Text, Weighted};
@@ -16,12 +18,13 @@ pub(super) fn table(
     name: &str,
     routes: Vec<Placed<file::Route>>,
     names: &Names,
+    folder: &Path,
 ) -> Result<RouteTable> {
     let routes = routes
         .into_iter()
         .enumerate()
         .map(|(number, Placed { value, place })| {
-            route(name, number, value, place, names).map(Arc::new)
+            route(name, number, value, place, names, folder).map(Arc::new)
         })
         .collect::<Result<_>>()?;
     Ok(RouteTable {
@@ -36,9 +39,18 @@ fn route(
     mut from: file::Route,
     place: (u64, u64),
     names: &Names,
+    folder: &Path,
 ) -> Result<route::Route> {
     let answers = from.respond.is_some() || from.redirect.is_some();
-    let treatment = http::treatment(&mut from)?;
+    let session = from.mqtt.take();
+    let treatment = match (http::treatment(&mut from)?, session) {
+        (treatment, None) => treatment,
+        (None, Some(session)) => Some(mqtt::policy(session, folder)?),
+        (Some(_), Some(session)) => {
+            let message = "a route is for HTTP or for MQTT; make two of it";
+            return Err(Wrong::at(session.place, message));
+        }
+    };
     let to = match (from.to, answers) {
         (Some(to), false) => destination(to, names)?,
         (None, true) => Destination::Clusters(Vec::new()),
@@ -70,13 +82,16 @@ fn conditions(when: file::Match) -> Result<route::Match> {
     for (name, condition) in when.attributes {
         attributes.push((name, text(condition)?));
     }
-    // Parts of HTTP and of TLS are attributes too, by names that no header can have.
+    // Parts of HTTP, MQTT and TLS are attributes too, by names that no header can have.
     for (name, condition) in [
         (":sni", when.sni),
         (":identity", when.identity),
         (":authority", when.host),
         (":path", when.path),
         (":method", when.http_method),
+        (finback_mqtt::CLIENT_ID, when.client_id),
+        (":username", when.username),
+        (":will-topic", when.will_topic),
     ] {
         if let Some(condition) = condition {
             attributes.push((name.to_owned(), text(condition)?));

@@ -1,0 +1,181 @@
+//! Whether a whole packet is sound.
+
+use super::connect::Opening;
+use super::properties::{Place, Properties, id};
+use super::publish::Publish;
+use super::reader::{Fault, Reader};
+use super::subscribe::Subscription;
+use super::{Head, Kind, Level};
+
+/// Who sends a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// A client.
+    Client,
+    /// A server.
+    Server,
+}
+
+/// Reads a whole packet as its receiver would.
+///
+/// # Errors
+/// If it is none, or not for `from` to send.
+pub fn check(packet: &[u8], head: &Head, level: Level, from: Side) -> Result<(), Fault> {
+    let body = &packet[head.header..];
+    let sender = match head.kind {
+        Kind::Connect | Kind::Subscribe | Kind::Unsubscribe | Kind::Pingreq => Some(Side::Client),
+        Kind::Connack | Kind::Suback | Kind::Unsuback | Kind::Pingresp => Some(Side::Server),
+        _ => None,
+    };
+    if sender.is_some_and(|sender| sender != from) {
+        return Err(Fault::protocol("a packet that only the other side sends"));
+    }
+    match head.kind {
+        Kind::Connect => match Opening::read(body) {
+            Ok(Opening::Connect(_)) => Ok(()),
+            Ok(Opening::Unsupported { .. }) => Err(Fault::new(
+                crate::reason::Reason::UNSUPPORTED_LEVEL,
+                "a version that nobody here speaks",
+            )),
+            Err((_, fault)) => Err(fault),
+        },
+        Kind::Connack => connack(body, level),
+        Kind::Publish => match Publish::read(packet, head, level)? {
+            Some(publish) if from == Side::Client => {
+                match publish.properties.number(id::SUBSCRIPTION_ID) {
+                    Some(_) => Err(Fault::protocol("a client says for which subscription it is")),
+                    None => Ok(()),
+                }
+            }
+            Some(_) => Ok(()),
+            None => Err(Fault::malformed("the packet is shorter than what it says")),
+        },
+        Kind::Puback | Kind::Pubrec | Kind::Pubrel | Kind::Pubcomp => {
+            acknowledgement(body, head.kind, level)
+        }
+        Kind::Subscribe => Subscription::read(body, level, Place::Subscribe).map(drop),
+        Kind::Unsubscribe => Subscription::read(body, level, Place::Unsubscribe).map(drop),
+        Kind::Suback | Kind::Unsuback => subscribed(body, head.kind, level),
+        Kind::Pingreq | Kind::Pingresp => Reader::new(body).end(),
+        Kind::Disconnect => disconnect(body, level, from),
+        Kind::Auth => authentication(body),
+    }
+}
+
+fn connack(body: &[u8], level: Level) -> Result<(), Fault> {
+    let mut reader = Reader::new(body);
+    if reader.byte()? > 1 {
+        return Err(Fault::malformed("the flags of CONNACK contradict each other"));
+    }
+    let code = reader.byte()?;
+    if level.is_5() {
+        let known = matches!(
+            code,
+            0 | 0x80..=0x8a | 0x8c | 0x90 | 0x95 | 0x97 | 0x99..=0x9d | 0x9f
+        );
+        known_code(known)?;
+        // mosquitto answers in the short form of 3.1.1 where it refuses a client's version.
+        if !reader.rest().is_empty() || code == 0 {
+            Properties::read(&mut reader, Place::Connack)?;
+        }
+    } else {
+        known_code(code <= 5)?;
+    }
+    reader.end()
+}
+
+fn known_code(known: bool) -> Result<(), Fault> {
+    if known {
+        Ok(())
+    } else {
+        Err(Fault::malformed("there is no such reason code here"))
+    }
+}
+
+fn acknowledgement(body: &[u8], kind: Kind, level: Level) -> Result<(), Fault> {
+    let mut reader = Reader::new(body);
+    reader.packet_id()?;
+    if level.is_5() && !reader.rest().is_empty() {
+        let code = reader.byte()?;
+        known_code(match kind {
+            Kind::Puback | Kind::Pubrec => {
+                matches!(code, 0 | 0x10 | 0x80 | 0x83 | 0x87 | 0x90 | 0x91 | 0x97 | 0x99)
+            }
+            _ => matches!(code, 0 | 0x92),
+        })?;
+        if !reader.rest().is_empty() {
+            Properties::read(&mut reader, Place::Ack)?;
+        }
+    }
+    reader.end()
+}
+
+fn subscribed(body: &[u8], kind: Kind, level: Level) -> Result<(), Fault> {
+    let mut reader = Reader::new(body);
+    reader.packet_id()?;
+    if !level.is_5() {
+        let codes = reader.rest();
+        return match kind {
+            // MQTT 3.1.1 acknowledges all or nothing here.
+            Kind::Unsuback => reader.end(),
+            _ => known_code(!codes.is_empty() && codes.iter().all(|c| matches!(c, 0..=2 | 0x80))),
+        };
+    }
+    Properties::read(&mut reader, Place::Ack)?;
+    let codes = reader.rest();
+    known_code(
+        !codes.is_empty()
+            && codes.iter().all(|code| match (kind, code) {
+                (Kind::Suback, 0..=2 | 0x97 | 0x9e | 0xa1 | 0xa2)
+                | (Kind::Unsuback, 0 | 0x11)
+                | (_, 0x80 | 0x83 | 0x87 | 0x8f | 0x91) => true,
+                _ => false,
+            }),
+    )
+}
+
+fn disconnect(body: &[u8], level: Level, from: Side) -> Result<(), Fault> {
+    let mut reader = Reader::new(body);
+    if !level.is_5() {
+        if from == Side::Server {
+            return Err(Fault::protocol("before MQTT 5, servers say no DISCONNECT"));
+        }
+        return reader.end();
+    }
+    if reader.rest().is_empty() {
+        return Ok(());
+    }
+    let code = reader.byte()?;
+    known_code(match from {
+        Side::Client => matches!(
+            code,
+            0 | 4 | 0x80..=0x83 | 0x90 | 0x93..=0x99
+        ),
+        Side::Server => matches!(
+            code,
+            0 | 0x80..=0x83 | 0x87 | 0x89 | 0x8b | 0x8d..=0x90 | 0x93..=0xa2
+        ),
+    })?;
+    if !reader.rest().is_empty() {
+        let properties = Properties::read(&mut reader, Place::Disconnect)?;
+        if from == Side::Server && properties.number(id::SESSION_EXPIRY).is_some() {
+            return Err(Fault::protocol("a server says when a session shall expire"));
+        }
+    }
+    reader.end()
+}
+
+fn authentication(body: &[u8]) -> Result<(), Fault> {
+    let mut reader = Reader::new(body);
+    if reader.rest().is_empty() {
+        return Ok(());
+    }
+    known_code(matches!(reader.byte()?, 0 | 0x18 | 0x19))?;
+    if !reader.rest().is_empty() {
+        let properties = Properties::read(&mut reader, Place::Auth)?;
+        if properties.text(id::AUTHENTICATION_METHOD).is_none() {
+            return Err(Fault::protocol("AUTH names no method"));
+        }
+    }
+    reader.end()
+}

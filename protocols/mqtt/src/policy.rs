@@ -1,0 +1,268 @@
+//! What a route does with sessions beyond routing them: who may publish and hear what, under which names,
+//! how much.
+
+mod names;
+mod template;
+
+use std::sync::Arc;
+
+use crate::codec::Connect;
+use crate::topic::{covers, intersect, unshared};
+
+pub(crate) use names::Names;
+pub use names::Rewrite;
+pub(crate) use template::Facts;
+pub use template::{Template, TemplateError};
+
+/// What a route does with sessions.
+#[derive(Debug, Default)]
+pub struct Policy {
+    /// Who may do what; the first rule that fits decides, and where none fits, it is forbidden.
+    /// Empty: everything is allowed.
+    pub rules: Vec<Rule>,
+    /// What stands before every topic at the broker. Default: nothing.
+    pub mount: Option<Template>,
+    /// Beginnings of topics that are others at the broker.
+    pub rewrites: Vec<Rewrite>,
+    /// What becomes of a message that is forbidden, where its version has no answer for that.
+    pub denied: Denied,
+    /// The client identifier that the broker sees. Default: the client's own.
+    pub client_id: Option<Template>,
+    /// The user that the broker sees. Default: the client's own.
+    pub username: Option<Template>,
+    /// The password that the broker sees, with `username`. Default: the client's own, or none.
+    pub password: Option<Vec<u8>>,
+    /// Whether the broker is told of the client's address and certificate, in version 2 of the
+    /// PROXY protocol.
+    pub proxy_protocol: bool,
+    /// Messages per second of one session; at the limit its client is read no more.
+    pub messages_per_second: Option<u32>,
+    /// Bytes of messages per second of one session; at the limit its client is read no more.
+    pub bytes_per_second: Option<u64>,
+    /// Where clients are told to go when we go away.
+    pub server_reference: Option<String>,
+    /// What a second session of one client identifier means here.
+    pub duplicates: Duplicates,
+}
+
+/// What becomes of a message of quality of service 1 or 2 that is forbidden to a client of
+/// MQTT 3, which has no answer for that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Denied {
+    /// It is acknowledged and goes nowhere.
+    #[default]
+    Acknowledge,
+    /// The connection is closed.
+    Close,
+}
+
+/// What a second session of one client identifier means here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Duplicates {
+    /// The broker's affair.
+    #[default]
+    Broker,
+    /// The former one is ended at once, whichever broker it is at.
+    TakeOver,
+    /// The new one is refused.
+    Refuse,
+}
+
+/// What a rule is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Publishing.
+    Publish,
+    /// Subscribing.
+    Subscribe,
+    /// Both.
+    All,
+}
+
+/// One rule about topics.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Whether it allows or forbids.
+    pub allow: bool,
+    /// What it is about.
+    pub action: Action,
+    /// Filters of the topics it is about, as the client names them.
+    pub topics: Vec<Template>,
+}
+
+impl Rule {
+    fn is_about(&self, action: Action) -> bool {
+        self.action == Action::All || self.action == action
+    }
+}
+
+/// A policy applied to one session.
+pub(crate) struct Applied {
+    policy: Arc<Policy>,
+    /// Filters of its rules with this session's names in them; empty if none has any.
+    topics: Box<[Box<str>]>,
+    pub(crate) names: Names,
+}
+
+/// A name of the client that its policy needs is missing, or could be taken for more than a name.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Unusable;
+
+impl Applied {
+    pub(crate) fn new(policy: &Arc<Policy>, facts: &Facts<'_>) -> Result<Self, Unusable> {
+        let mut topics = Vec::new();
+        let all = policy.rules.iter().flat_map(|rule| &rule.topics);
+        if all.clone().any(|topic| topic.has_names()) {
+            for topic in all {
+                topics.push(topic.fill_topic(facts).ok_or(Unusable)?.into_boxed_str());
+            }
+        }
+        let mount = match &policy.mount {
+            None => None,
+            Some(mount) => Some(mount.fill_topic(facts).ok_or(Unusable)?),
+        };
+        Ok(Self {
+            names: Names::new(mount, policy.rewrites.clone()),
+            topics: topics.into(),
+            policy: policy.clone(),
+        })
+    }
+
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Whether packets need be looked at one by one.
+    pub(crate) fn is_about_topics(&self) -> bool {
+        !self.policy.rules.is_empty() || !self.names.are_plain()
+    }
+
+    pub(crate) fn may_publish(&self, name: &str) -> bool {
+        self.allows(Action::Publish, |_, rule| covers(rule, name))
+    }
+
+    /// A rule that forbids is about filters that select anything of its own; one that allows,
+    /// about filters that select nothing else.
+    pub(crate) fn may_subscribe(&self, filter: &str) -> bool {
+        let filter = unshared(filter);
+        self.allows(Action::Subscribe, |allow, rule| {
+            if allow {
+                covers(rule, filter)
+            } else {
+                intersect(rule, filter)
+            }
+        })
+    }
+
+    fn allows(&self, action: Action, fits: impl Fn(bool, &str) -> bool) -> bool {
+        let mut at = 0;
+        for rule in &self.policy.rules {
+            let first = at;
+            at += rule.topics.len();
+            if !rule.is_about(action) {
+                continue;
+            }
+            let fit = if self.topics.is_empty() {
+                rule.topics.iter().any(|topic| fits(rule.allow, topic.text()))
+            } else {
+                self.topics[first..at].iter().any(|topic| fits(rule.allow, topic))
+            };
+            if fit {
+                return rule.allow;
+            }
+        }
+        self.policy.rules.is_empty()
+    }
+
+    /// Makes a CONNECT as the broker shall see it.
+    pub(crate) fn amend(&self, connect: &mut Connect<'_>, facts: &Facts<'_>) -> Result<(), Unusable> {
+        let fill = |template: &Template| template.fill(facts).ok_or(Unusable);
+        if let Some(id) = &self.policy.client_id {
+            connect.client_id = fill(id)?.into();
+        }
+        if let Some(user) = &self.policy.username {
+            connect.username = Some(fill(user)?.into());
+            if let Some(password) = &self.policy.password {
+                connect.password = Some(password.clone().into());
+            }
+        }
+        self.names.amend(connect);
+        Ok(())
+    }
+}
+
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    fn rule(allow: bool, action: Action, topics: &[&str]) -> Rule {
+        let topics = topics.iter().map(|text| text.parse().unwrap()).collect();
+        Rule {
+            allow,
+            action,
+            topics,
+        }
+    }
+
+    fn applied(rules: Vec<Rule>, client_id: &str) -> Result<Applied, Unusable> {
+        let policy = Policy {
+            rules,
+            ..Policy::default()
+        };
+        let facts = Facts {
+            client_id,
+            ..Facts::default()
+        };
+        Applied::new(&Arc::new(policy), &facts)
+    }
+
+    #[test]
+    fn the_first_rule_that_fits_decides_and_where_none_does_it_is_forbidden() {
+        let applied = applied(
+            vec![
+                rule(false, Action::All, &["secret/#"]),
+                rule(true, Action::Publish, &["up/{client_id}/#"]),
+                rule(true, Action::Subscribe, &["down/{client_id}/+", "all/#"]),
+            ],
+            "meter-7",
+        )
+        .unwrap();
+        assert!(applied.may_publish("up/meter-7/power"));
+        assert!(!applied.may_publish("up/meter-8/power"));
+        assert!(!applied.may_publish("down/meter-7/x"));
+        assert!(applied.may_subscribe("down/meter-7/x"));
+        assert!(applied.may_subscribe("down/meter-7/+"));
+        assert!(!applied.may_subscribe("down/meter-7/#"));
+        assert!(!applied.may_subscribe("down/+/x"));
+        assert!(applied.may_subscribe("$share/group/all/things"));
+        assert!(!applied.may_subscribe("#"));
+        assert!(!applied.may_subscribe("secret/x"));
+    }
+
+    #[test]
+    fn what_is_forbidden_is_not_heard_through_a_wider_filter() {
+        let applied = applied(
+            vec![
+                rule(false, Action::Subscribe, &["a/secret/#"]),
+                rule(true, Action::All, &["#"]),
+            ],
+            "x",
+        )
+        .unwrap();
+        assert!(!applied.may_subscribe("a/#"));
+        assert!(!applied.may_subscribe("a/+/b"));
+        assert!(applied.may_subscribe("a/open"));
+        assert!(applied.may_publish("a/secret/b"));
+    }
+
+    #[test]
+    fn a_name_that_is_more_than_a_name_is_not_taken() {
+        for id in ["", "a/b", "+", "#", "a#"] {
+            let rules = vec![rule(true, Action::All, &["up/{client_id}"])];
+            assert!(applied(rules, id).is_err(), "{id}");
+        }
+        assert!(applied(vec![rule(true, Action::All, &["up/#"])], "a/b").is_ok());
+    }
+}

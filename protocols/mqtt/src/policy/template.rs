@@ -1,0 +1,139 @@
+//! Texts with a session's own names in them.
+
+use std::str::FromStr;
+
+/// What a session is known by.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Facts<'a> {
+    /// The client's identifier.
+    pub(crate) client_id: &'a str,
+    /// Its user, or "".
+    pub(crate) username: &'a str,
+    /// Who its certificate says it is, or "".
+    pub(crate) identity: &'a str,
+}
+
+/// A text in which `{client_id}`, `{username}` and `{identity}` stand for a session's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    text: String,
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    ClientId,
+    Username,
+    Identity,
+}
+
+/// A text that is no template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TemplateError(String);
+
+impl std::fmt::Display for TemplateError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "`{}` is no name of a session; write {{client_id}}, {{username}} or {{identity}}",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for TemplateError {}
+
+impl FromStr for Template {
+    type Err = TemplateError;
+
+    fn from_str(text: &str) -> Result<Self, TemplateError> {
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('{') {
+            if !before.is_empty() {
+                parts.push(Part::Text(before.to_owned()));
+            }
+            let (name, after) = after
+                .split_once('}')
+                .ok_or_else(|| TemplateError(format!("{{{after}")))?;
+            parts.push(match name {
+                "client_id" => Part::ClientId,
+                "username" => Part::Username,
+                "identity" => Part::Identity,
+                _ => return Err(TemplateError(format!("{{{name}}}"))),
+            });
+            rest = after;
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Text(rest.to_owned()));
+        }
+        Ok(Self {
+            text: text.to_owned(),
+            parts,
+        })
+    }
+}
+
+impl Template {
+    /// It as it was written.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether it has names of sessions in it.
+    pub(crate) fn has_names(&self) -> bool {
+        self.parts.iter().any(|part| !matches!(part, Part::Text(_)))
+    }
+
+    fn fill_with(&self, facts: &Facts<'_>, usable: impl Fn(&str) -> bool) -> Option<String> {
+        let mut filled = String::with_capacity(self.text.len() + 16);
+        for part in &self.parts {
+            let name = match part {
+                Part::Text(text) => {
+                    filled.push_str(text);
+                    continue;
+                }
+                Part::ClientId => facts.client_id,
+                Part::Username => facts.username,
+                Part::Identity => facts.identity,
+            };
+            if name.is_empty() || !usable(name) {
+                return None;
+            }
+            filled.push_str(name);
+        }
+        Some(filled)
+    }
+
+    /// It with a session's names; `None` if one is missing.
+    pub(crate) fn fill(&self, facts: &Facts<'_>) -> Option<String> {
+        self.fill_with(facts, |_| true)
+    }
+
+    /// The same as part of a topic; `None` also if a name would be more than one level of it.
+    pub(crate) fn fill_topic(&self, facts: &Facts<'_>) -> Option<String> {
+        self.fill_with(facts, |name| !name.contains(['/', '+', '#']) && !name.starts_with('$'))
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_filled_in() {
+        let template: Template = "t/{username}/{client_id}".parse().unwrap();
+        let facts = Facts {
+            client_id: "c",
+            username: "u",
+            identity: "",
+        };
+        assert_eq!(template.fill(&facts).unwrap(), "t/u/c");
+        assert_eq!("{identity}".parse::<Template>().unwrap().fill(&facts), None);
+        assert!("{password}".parse::<Template>().is_err());
+        assert!("a{client_id".parse::<Template>().is_err());
+    }
+}

@@ -1,0 +1,364 @@
+//! A session under way: packets passed on both ways until one side ends it.
+
+mod down;
+mod lane;
+mod up;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use finback_core::clock::Now;
+use finback_core::driver::Caller;
+use finback_core::frame::Outcome;
+use finback_core::mesh::Lease;
+use finback_core::record::Ending;
+use finback_core::rejection::Rejection;
+use tokio::time::Sleep;
+
+use crate::channel::Channel;
+use crate::codec::{Fault, Level, write};
+use crate::entry::farewell;
+use crate::gate::Flow;
+use crate::open::Opened;
+use crate::policy::Applied;
+use crate::reason::Reason;
+use crate::takeover::Seat;
+use crate::tally::Tally;
+
+use lane::Lane;
+
+/// Reads in one direction per turn, so that one busy session cannot keep others waiting.
+const READS_PER_TURN: usize = 4;
+/// Answers of our own that may wait for a client before it is read no more.
+const MAX_ANSWERS: usize = 16 * 1024;
+/// Packet identifiers whose exchange is finished here, at most.
+const MAX_AWAITED: usize = 100;
+
+/// How a session ended.
+#[derive(Debug)]
+enum End {
+    /// The client said goodbye, or its connection ended.
+    Client,
+    /// The broker ended it.
+    Endpoint,
+    /// The client sent what it may not.
+    Fault(Fault),
+    /// The broker sent what it may not.
+    EndpointFault(Fault),
+    /// The client has been silent for too long.
+    Silent,
+    /// Another session has its place.
+    TakenOver,
+    /// We are going away.
+    Leaving,
+}
+
+/// Both sides of a session and what is between them.
+struct Session {
+    caller: Rc<Caller>,
+    level: Level,
+    client: Channel,
+    endpoint: Channel,
+    up: Lane,
+    down: Lane,
+    /// What the route does with it, where that is about single packets.
+    applied: Option<Box<Applied>>,
+    state: State,
+    tally: Tally,
+    seat: Option<Seat>,
+    patience: Option<Duration>,
+    heard: Now,
+    /// The client is not read before.
+    resume: Option<Now>,
+    leave: Option<Now>,
+    timer: Option<Pin<Box<Sleep>>>,
+    limit: usize,
+    client_takes: usize,
+    endpoint_takes: usize,
+}
+
+/// What a session remembers between packets.
+#[derive(Default)]
+struct State {
+    /// Topics of the client's aliases, by alias.
+    aliases: Vec<Option<Box<str>>>,
+    /// Messages of quality of service 2 that we took from the client in the broker's place.
+    taken: Vec<u16>,
+    /// The same of the broker's, in the client's place.
+    swallowed: Vec<u16>,
+    /// Subscriptions of which the broker saw a part only: codes of the others.
+    partial: Vec<(u16, Vec<Option<u8>>)>,
+    messages: Flow,
+    bytes: Flow,
+    /// The client said DISCONNECT.
+    goodbye: bool,
+}
+
+/// Carries a session to its end.
+pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Opened) {
+    let Opened {
+        level,
+        endpoint,
+        lease,
+        applied,
+        seat,
+        connack,
+        patience,
+        client_takes,
+        endpoint_takes,
+        packet,
+    } = opened;
+    let server = applied
+        .as_ref()
+        .and_then(|applied| applied.policy().server_reference.clone());
+    let mut session = Box::new(Session {
+        tally: Tally::new(caller.clone(), Some(lease.address())),
+        caller: caller.clone(),
+        level,
+        client,
+        endpoint,
+        up: Lane::default(),
+        down: Lane::default(),
+        applied: applied.map(Box::new),
+        state: State::default(),
+        seat,
+        patience,
+        heard: caller.worker().now(),
+        resume: None,
+        leave: None,
+        timer: None,
+        limit: packet,
+        client_takes,
+        endpoint_takes,
+    });
+    session.client.queue(&connack);
+    drop(connack);
+    let end = session.carry().await;
+    session.finish(end, lease, server.as_deref()).await;
+}
+
+impl Session {
+    /// Waits for the end. What else may end it is waited for with one poll, whose waker stays
+    /// the task's; afterwards flags and the clock tell, which costs a packet nothing.
+    async fn carry(&mut self) -> End {
+        let caller = self.caller.clone();
+        let mut dismissed = std::pin::pin!(caller.dismissed());
+        let seat = self.seat.take();
+        let mut lost = std::pin::pin!(async {
+            match &seat {
+                Some(seat) => seat.lost().await,
+                None => std::future::pending().await,
+            }
+        });
+        let mut armed = false;
+        std::future::poll_fn(|cx| {
+            if !armed {
+                armed = true;
+                let _ = dismissed.as_mut().poll(cx);
+                let _ = lost.as_mut().poll(cx);
+            }
+            self.caller.worker().read_clock();
+            if let Some(seat) = &seat
+                && seat.is_lost()
+            {
+                return Poll::Ready(End::TakenOver);
+            }
+            self.poll(cx)
+        })
+        .await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if let Err(end) = self.exchange(cx) {
+            return Poll::Ready(end);
+        }
+        match self.watch(cx) {
+            Some(end) => Poll::Ready(end),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Passes on what there is.
+    fn exchange(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        let mut turns = [READS_PER_TURN; 2];
+        loop {
+            let to_client = match self.client.poll_flush(cx) {
+                Poll::Ready(Err(_)) => return Err(End::Client),
+                flushed => flushed.is_ready(),
+            };
+            let to_endpoint = match self.endpoint.poll_flush(cx) {
+                // What a broker said before it went is still to be read.
+                Poll::Ready(Err(_)) => false,
+                flushed => flushed.is_ready(),
+            };
+            let mut moved = false;
+            if to_endpoint && self.client.waiting() <= MAX_ANSWERS && self.resume.is_none() {
+                moved |= self.read(cx, true, &mut turns[0])?;
+            }
+            if to_client && self.endpoint.waiting() <= MAX_ANSWERS {
+                moved |= self.read(cx, false, &mut turns[1])?;
+            }
+            if !moved {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads one side once, and passes on what came; whether something did.
+    fn read(&mut self, cx: &mut Context<'_>, up: bool, turns: &mut usize) -> Result<bool, End> {
+        if *turns == 0 {
+            cx.waker().wake_by_ref();
+            return Ok(false);
+        }
+        let worker = self.caller.worker().clone();
+        let mut scratch = worker.take_scratch();
+        let from = if up { &mut self.client } else { &mut self.endpoint };
+        let read = from.poll_read(cx, &mut scratch);
+        let passed = match read {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(length @ 1..)) => {
+                *turns -= 1;
+                self.pass(cx, &scratch[..length], up).map(|()| true)
+            }
+            Poll::Ready(_) if up => Err(End::Client),
+            Poll::Ready(_) => Err(End::Endpoint),
+        };
+        worker.return_scratch(scratch);
+        passed
+    }
+
+    fn pass(&mut self, cx: &mut Context<'_>, bytes: &[u8], up: bool) -> Result<(), End> {
+        if up {
+            self.heard = self.caller.worker().now();
+            self.tally.up += bytes.len() as u64;
+        } else {
+            self.tally.down += bytes.len() as u64;
+        }
+        let lane = if up { &mut self.up } else { &mut self.down };
+        if lane.partial.is_empty() {
+            let used = self.split(cx, bytes, up)?;
+            let lane = if up { &mut self.up } else { &mut self.down };
+            lane.partial.extend_from_slice(&bytes[used..]);
+            return Ok(());
+        }
+        lane.partial.extend_from_slice(bytes);
+        let whole = std::mem::take(&mut lane.partial);
+        let used = self.split(cx, &whole, up)?;
+        let lane = if up { &mut self.up } else { &mut self.down };
+        if used < whole.len() {
+            lane.partial.extend_from_slice(&whole[used..]);
+        }
+        Ok(())
+    }
+
+    /// What time and others tell.
+    fn watch(&mut self, cx: &mut Context<'_>) -> Option<End> {
+        let now = self.caller.worker().now();
+        let silent_at = self.patience.map(|patience| self.heard.after(patience));
+        if silent_at.is_some_and(|at| at <= now) && self.resume.is_none() {
+            return Some(End::Silent);
+        }
+        if self.resume.is_some_and(|at| at <= now) {
+            self.resume = None;
+            self.heard = now;
+            cx.waker().wake_by_ref();
+        }
+        if self.caller.is_dismissed() {
+            let grace = self.caller.worker().drain_grace();
+            let leave = *self.leave.get_or_insert_with(|| {
+                // Not all at once: those who come back come to the others.
+                let share = self.caller.worker().chance() % 1000;
+                now.after(grace.mul_f64(f64::from(u32::try_from(share).unwrap_or(0)) / 1000.0))
+            });
+            if leave <= now && self.down.is_between_packets() {
+                return Some(End::Leaving);
+            }
+        }
+        let next = [silent_at, self.resume, self.leave].into_iter().flatten().min()?;
+        self.arm(cx, next.max(Now(now.0 + 1000)));
+        None
+    }
+
+    /// Has the session looked after at `at`. A timer that goes off early does no harm, so one
+    /// for a client that goes on talking is not moved with every packet.
+    fn arm(&mut self, cx: &mut Context<'_>, at: Now) {
+        let at: tokio::time::Instant = self.caller.worker().mesh().clock.instant(at).into();
+        match &mut self.timer {
+            None => {
+                let mut timer = Box::pin(tokio::time::sleep_until(at));
+                let _ = timer.as_mut().poll(cx);
+                self.timer = Some(timer);
+            }
+            Some(timer) if timer.deadline() > at || timer.is_elapsed() => {
+                timer.as_mut().reset(at);
+                let _ = timer.as_mut().poll(cx);
+            }
+            Some(_) => {}
+        }
+    }
+
+    async fn finish(mut self: Box<Self>, end: End, lease: Lease, server: Option<&str>) {
+        let caller = self.caller.clone();
+        let worker = caller.worker();
+        let reason = match &end {
+            End::Fault(fault) | End::EndpointFault(fault) => Some((fault.reason, fault.why)),
+            End::Silent => Some((Reason::KEEP_ALIVE_TIMEOUT, "")),
+            End::TakenOver => Some((Reason::TAKEN_OVER, "")),
+            End::Leaving if server.is_some() => Some((Reason::USE_ANOTHER, "")),
+            End::Leaving => Some((Reason::SHUTTING_DOWN, "")),
+            End::Client | End::Endpoint => None,
+        };
+        match &end {
+            End::Fault(fault) => {
+                caller.is_malformed();
+                tracing::info!(
+                    source = %caller.peer(), reason = fault.reason.name(), why = fault.why,
+                    "session ended"
+                );
+            }
+            End::EndpointFault(fault) => tracing::warn!(
+                endpoint = %lease.address(), why = fault.why,
+                "session ended: the broker sent what it may not"
+            ),
+            _ => {}
+        }
+        self.tally.ended(match &end {
+            End::Client | End::TakenOver => Ending::Answered(Outcome::Success),
+            End::Endpoint | End::EndpointFault(_) if !self.state.goodbye => {
+                Ending::Rejected(Rejection::ConnectionLost)
+            }
+            End::Endpoint | End::EndpointFault(_) => Ending::Answered(Outcome::Success),
+            End::Fault(_) => Ending::Rejected(Rejection::BadRequest),
+            End::Silent => Ending::Abandoned,
+            End::Leaving => Ending::Rejected(Rejection::Draining),
+        });
+        let last = match reason {
+            Some((reason, why)) if self.level.is_5() && self.down.is_between_packets() => {
+                let server = server.filter(|_| reason == Reason::USE_ANOTHER);
+                write::disconnect(reason, why, server)
+            }
+            _ => Vec::new(),
+        };
+        let Self {
+            mut client,
+            mut endpoint,
+            ..
+        } = *self;
+        // The broker hears all that the client said, and nothing in its name: whether there was
+        // a DISCONNECT decides about the will.
+        let both = async {
+            tokio::join!(
+                farewell(worker, &mut client, &last),
+                farewell(worker, &mut endpoint, &[])
+            )
+        };
+        tokio::select! {
+            _ = both => {}
+            () = caller.cut() => {}
+        }
+        drop(lease);
+    }
+}

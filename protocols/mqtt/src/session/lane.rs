@@ -1,0 +1,144 @@
+//! One direction of a session: packets found in bytes as they come.
+
+use std::task::Context;
+
+use bytes::BytesMut;
+
+use crate::channel::Channel;
+use crate::codec::{Fault, Head, Kind};
+
+use super::{End, Session};
+
+/// One direction's state between two reads. The payload of a message is never waited for: it
+/// passes as it comes.
+#[derive(Default)]
+pub(super) struct Lane {
+    /// The beginning of a packet that is not whole yet.
+    pub(super) partial: BytesMut,
+    /// Bytes of the packet under way that are still to be passed on, and to be dropped.
+    passing: usize,
+    dropping: usize,
+}
+
+impl Lane {
+    /// Whether what was passed on ends with a whole packet.
+    pub(super) fn is_between_packets(&self) -> bool {
+        self.passing == 0
+    }
+}
+
+/// What becomes of a packet.
+pub(super) enum Fate {
+    /// It is passed on as it is.
+    Pass,
+    /// It goes nowhere.
+    Drop,
+    /// These bytes are passed on in the place of so many of its first ones.
+    Replace(Vec<u8>, usize),
+}
+
+impl Session {
+    fn lane(&mut self, up: bool) -> &mut Lane {
+        if up { &mut self.up } else { &mut self.down }
+    }
+
+    fn receiver(&mut self, up: bool) -> &mut Channel {
+        if up { &mut self.endpoint } else { &mut self.client }
+    }
+
+    fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8], up: bool) -> Result<(), End> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let sent = self.receiver(up).write(cx, bytes);
+        // What the peer said before it went is still to be read from it.
+        if sent.is_err() && !up {
+            return Err(End::Client);
+        }
+        Ok(())
+    }
+
+    /// Finds packets in `bytes` and does with each what is to be done; says how many bytes were
+    /// used. Neighbours that pass are written together.
+    pub(super) fn split(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        up: bool,
+    ) -> Result<usize, End> {
+        let fault = |fault: Fault| {
+            if up {
+                End::Fault(fault)
+            } else {
+                End::EndpointFault(fault)
+            }
+        };
+        // Where the bytes begin that are to be written, and where they end.
+        let (mut from, mut at) = (0, 0);
+        while at < bytes.len() {
+            let left = bytes.len() - at;
+            let lane = self.lane(up);
+            if lane.passing > 0 {
+                let length = lane.passing.min(left);
+                lane.passing -= length;
+                at += length;
+                continue;
+            }
+            if lane.dropping > 0 {
+                let length = lane.dropping.min(left);
+                lane.dropping -= length;
+                self.send(cx, &bytes[from..at], up)?;
+                at += length;
+                from = at;
+                continue;
+            }
+            let packet = &bytes[at..];
+            let limit = if up { self.limit } else { usize::MAX };
+            let head = match Head::read(packet, self.level, limit) {
+                Ok(Some(head)) => head,
+                Ok(None) => break,
+                Err(why) => {
+                    self.send(cx, &bytes[from..at], up)?;
+                    return Err(fault(why));
+                }
+            };
+            // Of a message the head is enough.
+            if head.kind != Kind::Publish && left < head.packet() {
+                if !up && head.packet() > self.limit {
+                    self.send(cx, &bytes[from..at], up)?;
+                    return Err(fault(Fault::malformed("a packet of the broker is too long")));
+                }
+                break;
+            }
+            let decided = if up {
+                self.decide_up(packet, &head)
+            } else {
+                self.decide_down(packet, &head)
+            };
+            let fate = match decided {
+                Ok(Some(fate)) => fate,
+                Ok(None) => break,
+                Err(why) => {
+                    self.send(cx, &bytes[from..at], up)?;
+                    return Err(fault(why));
+                }
+            };
+            match fate {
+                Fate::Pass => self.lane(up).passing = head.packet(),
+                Fate::Drop => self.lane(up).dropping = head.packet(),
+                Fate::Replace(written, instead) => {
+                    self.send(cx, &bytes[from..at], up)?;
+                    self.send(cx, &written, up)?;
+                    at += instead;
+                    from = at;
+                    self.lane(up).passing = head.packet() - instead;
+                }
+            }
+        }
+        self.send(cx, &bytes[from..at], up)?;
+        if up && self.state.goodbye && self.lane(up).passing == 0 {
+            return Err(End::Client);
+        }
+        Ok(at)
+    }
+}

@@ -1,0 +1,226 @@
+//! What a client says to its broker.
+
+use finback_core::record::Ending;
+use finback_core::rejection::Rejection;
+
+use crate::codec::properties::{Place, id};
+use crate::codec::{BAD_ALIAS, Fault, Head, Kind, Publish, Reader, Side, Subscription, check, write};
+use crate::open::MAX_ALIASES;
+use crate::policy::Denied;
+use crate::reason::Reason;
+use crate::tally::{Asked, SESSION, method};
+
+use super::lane::Fate;
+use super::{MAX_AWAITED, Session};
+
+impl Session {
+    /// What becomes of a packet of the client; `None` if more of it is needed to tell.
+    pub(super) fn decide_up(&mut self, packet: &[u8], head: &Head) -> Result<Option<Fate>, Fault> {
+        if head.kind == Kind::Publish {
+            let Some(publish) = Publish::read(packet, head, self.level)? else {
+                return Ok(None);
+            };
+            return self.publish(head, &publish).map(Some);
+        }
+        let packet = &packet[..head.packet()];
+        check(packet, head, self.level, Side::Client)?;
+        let body = &packet[head.header..];
+        match head.kind {
+            Kind::Connect => return Err(Fault::protocol("a second CONNECT")),
+            Kind::Subscribe => return self.subscribe(packet, head).map(Some),
+            Kind::Unsubscribe => return self.unsubscribe(packet, head).map(Some),
+            Kind::Pubrel => {
+                let id = Reader::new(body).packet_id()?;
+                if let Some(at) = self.state.taken.iter().position(|taken| *taken == id) {
+                    self.state.taken.swap_remove(at);
+                    let answer =
+                        write::acknowledgement(Kind::Pubcomp, self.level, id, Reason::SUCCESS);
+                    self.client.queue(&answer);
+                    return Ok(Some(Fate::Drop));
+                }
+            }
+            Kind::Puback | Kind::Pubcomp => {
+                let id = Reader::new(body).packet_id()?;
+                self.tally.answered(Asked::Deliver(id), !is_error(body));
+            }
+            Kind::Pubrec if is_error(body) => {
+                let id = Reader::new(body).packet_id()?;
+                self.tally.answered(Asked::Deliver(id), false);
+            }
+            Kind::Pingreq => {
+                self.tally.asked(Asked::Ping, method::PING, SESSION, head.packet());
+            }
+            Kind::Disconnect => self.state.goodbye = true,
+            _ => {}
+        }
+        Ok(Some(Fate::Pass))
+    }
+
+    fn publish(&mut self, head: &Head, publish: &Publish<'_>) -> Result<Fate, Fault> {
+        if publish.properties.number(id::SUBSCRIPTION_ID).is_some() {
+            return Err(Fault::protocol("a client says for which subscription it is"));
+        }
+        self.throttle(head.packet());
+        let qos = usize::from(head.qos());
+        let method = method::PUBLISH[qos.min(2)];
+        let Some(applied) = self.applied.as_ref().filter(|own| own.is_about_topics()) else {
+            self.tally_publish(method, publish.topic, publish.packet_id, head.packet());
+            return Ok(Fate::Pass);
+        };
+        let topic = resolve(&mut self.state.aliases, publish)?;
+        if !applied.may_publish(&topic) {
+            let denied = Ending::Rejected(Rejection::Denied);
+            self.tally.sent(method, &topic, head.packet(), denied);
+            return self.deny(head, publish.packet_id);
+        }
+        if applied.names.leave(publish) {
+            self.tally_publish(method, &topic, publish.packet_id, head.packet());
+            return Ok(Fate::Pass);
+        }
+        let renamed = applied.names.up(&topic);
+        let properties = applied.names.properties(publish.properties, true);
+        let payload = head.packet() - publish.head;
+        let longer = renamed.len() > usize::from(u16::MAX);
+        let first = Kind::Publish.first_byte() | head.flags;
+        let (level, id) = (self.level, publish.packet_id);
+        let written = write::publish_head(first, level, &renamed, id, &properties, payload);
+        if longer || written.len() + payload > self.endpoint_takes {
+            let why = "the message is longer than its broker takes";
+            return Err(Fault::new(Reason::TOO_LARGE, why));
+        }
+        self.tally_publish(method, &topic, publish.packet_id, head.packet());
+        Ok(Fate::Replace(written, publish.head))
+    }
+
+    fn tally_publish(&mut self, method: &'static str, topic: &str, id: Option<u16>, bytes: usize) {
+        match id {
+            None => self.tally.sent(method, topic, bytes, Ending::Sent),
+            Some(id) => self.tally.asked(Asked::Publish(id), method, topic, bytes),
+        }
+    }
+
+    /// Reads the client no more for a while, if it says too much.
+    fn throttle(&mut self, bytes: usize) {
+        let Some(applied) = &self.applied else { return };
+        let policy = applied.policy();
+        let now = self.caller.worker().now();
+        let messages = policy.messages_per_second;
+        let until = messages.and_then(|rate| self.state.messages.take(now, 1, rate.into()));
+        let volume = policy.bytes_per_second;
+        let also = volume.and_then(|rate| self.state.bytes.take(now, bytes as u64, rate));
+        self.resume = until.max(also).or(self.resume);
+    }
+
+    /// Answers a message that is forbidden in the broker's place.
+    fn deny(&mut self, head: &Head, packet_id: Option<u16>) -> Result<Fate, Fault> {
+        let Some(id) = packet_id else {
+            return Ok(Fate::Drop);
+        };
+        let close = || {
+            let denied = self.applied.as_ref().map(|own| own.policy().denied);
+            !self.level.is_5() && denied == Some(Denied::Close)
+        };
+        if close() {
+            return Err(Fault::new(Reason::NOT_AUTHORIZED, "a message that is not allowed"));
+        }
+        let kind = if head.qos() == 1 { Kind::Puback } else { Kind::Pubrec };
+        if head.qos() == 2 && !self.level.is_5() && !self.state.taken.contains(&id) {
+            if self.state.taken.len() >= MAX_AWAITED {
+                return Err(Fault::quota("too many messages wait for their release"));
+            }
+            self.state.taken.push(id);
+        }
+        let answer = write::acknowledgement(kind, self.level, id, Reason::NOT_AUTHORIZED);
+        self.client.queue(&answer);
+        Ok(Fate::Drop)
+    }
+
+    fn subscribe(&mut self, packet: &[u8], head: &Head) -> Result<Fate, Fault> {
+        let body = &packet[head.header..];
+        let subscription = Subscription::read(body, self.level, Place::Subscribe)?;
+        let id = subscription.packet_id;
+        let method = method::SUBSCRIBE;
+        let Some(applied) = self.applied.as_ref().filter(|own| own.is_about_topics()) else {
+            self.tally.asked(Asked::Packet(id), method, SESSION, packet.len());
+            return Ok(Fate::Pass);
+        };
+        let refused = if self.level.is_5() { Reason::NOT_AUTHORIZED.0 } else { 0x80 };
+        let codes: Vec<Option<u8>> = subscription
+            .filters()
+            .map(|own| (!applied.may_subscribe(own.filter)).then_some(refused))
+            .collect();
+        if codes.iter().all(Option::is_some) {
+            let codes: Vec<u8> = codes.into_iter().flatten().collect();
+            let answer = write::subscribed(Kind::Suback, self.level, id, &[], &codes);
+            self.client.queue(&answer);
+            let denied = Ending::Rejected(Rejection::Denied);
+            self.tally.sent(method, SESSION, packet.len(), denied);
+            return Ok(Fate::Drop);
+        }
+        let kept = subscription.filters().zip(&codes);
+        let kept = kept.filter(|(_, code)| code.is_none());
+        let kept = kept.map(|(own, _)| (applied.names.up_filter(own.filter), own.options));
+        let properties = subscription.properties.bytes();
+        let first = packet[0];
+        let written = write::subscription(first, self.level, id, properties, kept);
+        self.check_length(&written)?;
+        if codes.iter().any(Option::is_some) {
+            self.state.partial.retain(|(own, _)| *own != id);
+            if self.state.partial.len() >= MAX_AWAITED {
+                return Err(Fault::quota("too many subscriptions wait for their answer"));
+            }
+            self.state.partial.push((id, codes));
+        }
+        self.tally.asked(Asked::Packet(id), method, SESSION, packet.len());
+        Ok(Fate::Replace(written, packet.len()))
+    }
+
+    fn unsubscribe(&mut self, packet: &[u8], head: &Head) -> Result<Fate, Fault> {
+        let body = &packet[head.header..];
+        let subscription = Subscription::read(body, self.level, Place::Unsubscribe)?;
+        let id = subscription.packet_id;
+        self.tally.asked(Asked::Packet(id), method::UNSUBSCRIBE, SESSION, packet.len());
+        let Some(applied) = self.applied.as_ref().filter(|own| !own.names.are_plain()) else {
+            return Ok(Fate::Pass);
+        };
+        let filters = subscription.filters();
+        let renamed = filters.map(|own| (applied.names.up_filter(own.filter), own.options));
+        let properties = subscription.properties.bytes();
+        let written = write::subscription(packet[0], self.level, id, properties, renamed);
+        self.check_length(&written)?;
+        Ok(Fate::Replace(written, packet.len()))
+    }
+
+    fn check_length(&self, written: &[u8]) -> Result<(), Fault> {
+        if written.len() > self.endpoint_takes {
+            let why = "the packet is longer than its broker takes";
+            return Err(Fault::new(Reason::TOO_LARGE, why));
+        }
+        Ok(())
+    }
+}
+
+/// Whether an acknowledgement says that it went wrong.
+pub(super) fn is_error(body: &[u8]) -> bool {
+    body.get(2).is_some_and(|code| *code >= 0x80)
+}
+
+/// The topic of a message, by its alias if it has only that.
+fn resolve(aliases: &mut Vec<Option<Box<str>>>, publish: &Publish<'_>) -> Result<String, Fault> {
+    let Some(alias) = publish.alias() else {
+        return Ok(publish.topic.to_owned());
+    };
+    if alias > MAX_ALIASES {
+        return Err(BAD_ALIAS);
+    }
+    let at = usize::from(alias);
+    if publish.topic.is_empty() {
+        let known = aliases.get(at).and_then(Option::as_deref);
+        return known.map(str::to_owned).ok_or(BAD_ALIAS);
+    }
+    if aliases.len() <= at {
+        aliases.resize(at + 1, None);
+    }
+    aliases[at] = Some(publish.topic.into());
+    Ok(publish.topic.to_owned())
+}

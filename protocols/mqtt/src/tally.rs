@@ -1,0 +1,220 @@
+//! Records of what happens within a session: messages by the first level of their topic, and packets that
+//! are answered with the time that took.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use finback_core::clock::Now;
+use finback_core::driver::Caller;
+use finback_core::frame::Outcome;
+use finback_core::record::{Ending, Record, Series};
+use finback_core::rejection::Rejection;
+
+use crate::NAME;
+
+/// The service of what is not about a topic.
+pub(crate) const SESSION: &str = "(session)";
+/// First levels of topics that one worker tells apart.
+const MAX_PREFIXES: usize = 128;
+/// The longest of them; longer ones are cut off.
+const MAX_PREFIX: usize = 64;
+/// The first levels beyond that.
+const OTHER: &str = "(other)";
+/// The first level where only an alias stands.
+const ALIAS: &str = "(alias)";
+/// Series that a session has at hand.
+const AT_HAND: usize = 4;
+/// Packets that wait for an answer and are timed; those beyond are recorded when they are sent.
+const MAX_TIMED: usize = 256;
+
+/// Methods of records.
+pub(crate) mod method {
+    pub(crate) const PUBLISH: [&str; 3] = ["publish.qos0", "publish.qos1", "publish.qos2"];
+    pub(crate) const DELIVER: [&str; 3] = ["deliver.qos0", "deliver.qos1", "deliver.qos2"];
+    pub(crate) const SUBSCRIBE: &str = "subscribe";
+    pub(crate) const UNSUBSCRIBE: &str = "unsubscribe";
+    pub(crate) const PING: &str = "ping";
+    pub(crate) const SESSION: &str = "session";
+}
+
+/// First levels that were seen in this worker.
+#[derive(Default)]
+struct Prefixes(RefCell<HashSet<Box<str>>>);
+
+struct Known {
+    method: &'static str,
+    prefix: Box<str>,
+    series: Arc<dyn Series>,
+}
+
+/// What waits for an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// A client's message.
+    Publish(u16),
+    /// A broker's message.
+    Deliver(u16),
+    /// A client's other packet.
+    Packet(u16),
+    /// A client's ping.
+    Ping,
+}
+
+struct Timed {
+    asked: Asked,
+    since: Now,
+    bytes: u64,
+    series: Arc<dyn Series>,
+}
+
+/// What one session's records are made of.
+pub(crate) struct Tally {
+    caller: Rc<Caller>,
+    endpoint: Option<SocketAddr>,
+    known: Vec<Known>,
+    timed: Vec<Timed>,
+    began: Now,
+    /// Bytes that the client sent, and that it was sent.
+    pub(crate) up: u64,
+    pub(crate) down: u64,
+}
+
+impl Tally {
+    pub(crate) fn new(caller: Rc<Caller>, endpoint: Option<SocketAddr>) -> Self {
+        let began = caller.worker().now();
+        Self {
+            caller,
+            endpoint,
+            known: Vec::new(),
+            timed: Vec::new(),
+            began,
+            up: 0,
+            down: 0,
+        }
+    }
+
+    fn series(&mut self, method: &'static str, topic: &str) -> &Arc<dyn Series> {
+        let prefix = first_level(topic);
+        // Both are compared, the pointer of the method first.
+        let found = self
+            .known
+            .iter()
+            .position(|known| std::ptr::eq(known.method, method) && *known.prefix == *prefix);
+        let at = match found {
+            Some(0) => 0,
+            Some(at) => {
+                self.known.swap(at, at - 1);
+                at - 1
+            }
+            None => {
+                if self.known.len() >= AT_HAND {
+                    self.known.pop();
+                }
+                let service = self.allowed(prefix);
+                let series = self.caller.series(NAME, service, method);
+                self.known.push(Known {
+                    method,
+                    prefix: prefix.into(),
+                    series,
+                });
+                self.known.len() - 1
+            }
+        };
+        &self.known[at].series
+    }
+
+    fn allowed<'a>(&self, prefix: &'a str) -> &'a str {
+        if prefix.starts_with('(') {
+            return prefix;
+        }
+        let prefixes = self.caller.worker().state::<Prefixes>();
+        let mut prefixes = prefixes.0.borrow_mut();
+        if prefixes.contains(prefix) {
+            return prefix;
+        }
+        if prefixes.len() >= MAX_PREFIXES {
+            return OTHER;
+        }
+        prefixes.insert(prefix.into());
+        prefix
+    }
+
+    fn record(&self, ending: Ending, since: Now, bytes: u64) -> Record {
+        Record {
+            ending,
+            took: self.caller.worker().now().since(since),
+            attempts: 1,
+            source: self.caller.peer().ip(),
+            endpoint: self.endpoint,
+            request_bytes: bytes,
+            response_bytes: 0,
+        }
+    }
+
+    /// Something was passed on that is not answered, or answered by us.
+    pub(crate) fn sent(&mut self, method: &'static str, topic: &str, bytes: usize, ending: Ending) {
+        let now = self.caller.worker().now();
+        let record = self.record(ending, now, bytes as u64);
+        self.series(method, topic).record(&record);
+    }
+
+    /// Something was passed on that will be answered.
+    pub(crate) fn asked(&mut self, asked: Asked, method: &'static str, topic: &str, bytes: usize) {
+        if self.timed.len() >= MAX_TIMED {
+            self.sent(method, topic, bytes, Ending::Sent);
+            return;
+        }
+        let series = self.series(method, topic).clone();
+        let timed = Timed {
+            asked,
+            since: self.caller.worker().now(),
+            bytes: bytes as u64,
+            series,
+        };
+        // Sent again, it is still one.
+        match self.timed.iter_mut().find(|timed| timed.asked == asked) {
+            Some(former) => former.bytes = timed.bytes,
+            None => self.timed.push(timed),
+        }
+    }
+
+    /// An answer has come.
+    pub(crate) fn answered(&mut self, asked: Asked, well: bool) {
+        let Some(at) = self.timed.iter().position(|timed| timed.asked == asked) else {
+            return;
+        };
+        let timed = self.timed.swap_remove(at);
+        if self.timed.is_empty() && self.timed.capacity() > 16 {
+            self.timed = Vec::new();
+        }
+        let outcome = if well { Outcome::Success } else { Outcome::Failed };
+        let ending = Ending::Answered(outcome);
+        timed.series.record(&self.record(ending, timed.since, timed.bytes));
+    }
+
+    /// The session is over.
+    pub(crate) fn ended(&mut self, ending: Ending) {
+        for timed in std::mem::take(&mut self.timed) {
+            let lost = Ending::Rejected(Rejection::ConnectionLost);
+            timed.series.record(&self.record(lost, timed.since, timed.bytes));
+        }
+        let series = self.caller.series(NAME, SESSION, method::SESSION);
+        let mut record = self.record(ending, self.began, self.up);
+        record.response_bytes = self.down;
+        series.record(&record);
+    }
+}
+
+/// The first level of a topic, which is what metrics tell topics apart by.
+fn first_level(topic: &str) -> &str {
+    if topic.is_empty() {
+        return ALIAS;
+    }
+    let level = topic.split('/').next().unwrap_or_default();
+    // "/a" has an empty first level.
+    let level = if level.is_empty() { "/" } else { level };
+    &level[..level.floor_char_boundary(MAX_PREFIX)]
+}

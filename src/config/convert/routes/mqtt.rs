@@ -1,0 +1,141 @@
+//! What routes do with sessions of MQTT beyond routing them.
+
+use std::any::Any;
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::sync::Arc;
+
+use finback_mqtt::codec::Level;
+use finback_mqtt::{Action, Denied, Duplicates, Policy, Rewrite, Rule, Template, is_filter};
+
+use super::Result;
+use crate::config::Wrong;
+use crate::config::file;
+use crate::config::units::{Placed, Size};
+
+pub(super) fn policy(
+    Placed { value, place }: Placed<file::MqttPolicy>,
+    folder: &Path,
+) -> Result<Arc<dyn Any + Send + Sync>> {
+    let optional = |given: Option<Placed<String>>| given.as_ref().map(template).transpose();
+    let password = match (&value.username, value.password_file) {
+        (_, None) => None,
+        (None, Some(file)) => {
+            let message = "a password needs a `username` too";
+            return Err(Wrong::at(file.place, message));
+        }
+        (Some(_), Some(file)) => Some(password(&file, folder)?),
+    };
+    let policy = Policy {
+        rules: value.acl.into_iter().map(rule).collect::<Result<_>>()?,
+        mount: value.mount.map(mount).transpose()?,
+        rewrites: value.rewrite.into_iter().map(rewrite).collect::<Result<_>>()?,
+        denied: match value.denied {
+            None => Denied::default(),
+            Some(word) => match &*word.value {
+                "acknowledge" => Denied::Acknowledge,
+                "close" => Denied::Close,
+                _ => return Err(unknown(&word, "acknowledge or close")),
+            },
+        },
+        client_id: optional(value.client_id)?,
+        username: optional(value.username)?,
+        password,
+        proxy_protocol: value.proxy_protocol,
+        messages_per_second: value.messages_per_second.map(NonZeroU32::get),
+        bytes_per_second: match value.bytes_per_second {
+            Some(Size(0)) => {
+                let message = "with 0 bytes per second nothing could be said; write more";
+                return Err(Wrong::at(place, message));
+            }
+            given => given.map(|Size(bytes)| bytes as u64),
+        },
+        server_reference: value.server_reference,
+        duplicates: match value.duplicates {
+            None => Duplicates::default(),
+            Some(word) => match &*word.value {
+                "broker" => Duplicates::Broker,
+                "take-over" => Duplicates::TakeOver,
+                "refuse" => Duplicates::Refuse,
+                _ => return Err(unknown(&word, "broker, take-over or refuse")),
+            },
+        },
+    };
+    Ok(Arc::new(policy))
+}
+
+fn unknown(word: &Placed<String>, instead: &str) -> Wrong {
+    let message = format!("`{}` is none of the words here; write {instead}", word.value);
+    Wrong::at(word.place, message)
+}
+
+fn template(text: &Placed<String>) -> Result<Template> {
+    let parsed = text.value.parse::<Template>();
+    parsed.map_err(|error| Wrong::at(text.place, error.to_string()))
+}
+
+fn mount(text: Placed<String>) -> Result<Template> {
+    if text.value.is_empty() || text.value.contains(['+', '#']) || text.value.starts_with('$') {
+        let message = format!(
+            "`{}` is no beginning of topics; write one such as tenants/{{username}}/",
+            text.value
+        );
+        return Err(Wrong::at(text.place, message));
+    }
+    template(&text)
+}
+
+fn rewrite(Placed { value, place }: Placed<file::MqttRewrite>) -> Result<Rewrite> {
+    let file::MqttRewrite { from, to } = value;
+    let bad = |text: &str| text.is_empty() || text.contains(['+', '#']) || text.starts_with('$');
+    if bad(&from) || bad(&to) {
+        let message = "`from` and `to` are beginnings of topics, without wildcards";
+        return Err(Wrong::at(place, message));
+    }
+    Ok(Rewrite { from, to })
+}
+
+fn rule(Placed { value, place }: Placed<file::MqttRule>) -> Result<Rule> {
+    let (allow, word) = match (value.allow, value.deny) {
+        (Some(word), None) => (true, word),
+        (None, Some(word)) => (false, word),
+        _ => return Err(Wrong::at(place, "write exactly one of `allow` and `deny`")),
+    };
+    let action = match &*word {
+        "publish" => Action::Publish,
+        "subscribe" => Action::Subscribe,
+        "all" => Action::All,
+        _ => {
+            let message = format!("nobody does `{word}`; write publish, subscribe or all");
+            return Err(Wrong::at(place, message));
+        }
+    };
+    let Placed { value, place } = value.topics;
+    if value.is_empty() {
+        return Err(Wrong::at(place, "a rule about no topic; write some, or `#`"));
+    }
+    let topics = value.into_iter().map(|topic| {
+        if !is_filter(&topic, Level::V311) {
+            let message = format!("`{topic}` is no topic filter; write one such as a/+/b/#");
+            return Err(Wrong::at(place, message));
+        }
+        template(&Placed {
+            value: topic,
+            place,
+        })
+    });
+    Ok(Rule {
+        allow,
+        action,
+        topics: topics.collect::<Result<_>>()?,
+    })
+}
+
+fn password(file: &Placed<String>, folder: &Path) -> Result<Vec<u8>> {
+    let path = folder.join(&file.value);
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        let message = format!("{} cannot be read: {error}", path.display());
+        Wrong::at(file.place, message)
+    })?;
+    Ok(text.trim_end_matches(['\r', '\n']).into())
+}
