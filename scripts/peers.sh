@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need beyond the build: ZooKeeper, etcd, Java, Maven and Node.js from Debian, and
-# the third-party frameworks from npm, Maven Central and the Go proxy, all into target/peers. Looks
+# Installs what the tests need beyond the build: ZooKeeper, etcd, Mosquitto, Java, Maven and Node.js from Debian,
+# and the third-party frameworks from npm, PyPI, Maven Central and the Go proxy, all into target/peers. Looks
 # first, so that a second run takes no time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -30,6 +30,9 @@ need /usr/sbin/nginx nginx-light
 need /usr/sbin/haproxy haproxy
 need /usr/lib/python3/dist-packages/httpx python3-httpx
 need /usr/lib/python3/dist-packages/h2 python3-h2
+need /usr/lib/python3/dist-packages/pip python3-pip
+need /usr/sbin/mosquitto mosquitto
+need mosquitto_pub mosquitto-clients
 need "/usr/lib/$(uname -m)-linux-gnu/libnss_wrapper.so" libnss-wrapper
 if [ "${#missing[@]}" -gt 0 ]; then
     echo "installing ${missing[*]}"
@@ -83,6 +86,13 @@ if ! fresh node node; then
     cp tests/peers/node/* "$out/node/"
     (cd "$out/node" && npm ci --no-audit --no-fund --ignore-scripts --loglevel=error)
     mv "$out/node.now" "$out/node.stamp"
+fi
+if ! fresh python python; then
+    echo "installing Python peers"
+    rm -rf "$out/python"
+    /usr/bin/python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
+        --target "$out/python" paho-mqtt==2.2.0 gmqtt==0.8.0
+    mv "$out/python.now" "$out/python.stamp"
 fi
 if ! fresh java java; then
     echo "building Java peers"

@@ -18,6 +18,8 @@ mod health;
 mod http;
 mod lifecycle;
 mod registries;
+mod mqtt;
+mod mqtt_faults;
 mod reload;
 mod smuggling;
 mod support;

@@ -103,6 +103,17 @@ impl Peer {
         Self::start("web", Command::new("node").arg(script))
     }
 
+    /// npm's mqtt and mqtt-packet.
+    pub(crate) fn mqtt() -> Self {
+        let script = built("node/mqtt.js");
+        Self::start("mqtt", Command::new("node").arg(script))
+    }
+
+    /// HiveMQ's and Paho's clients for Java.
+    pub(crate) fn mqtt_java() -> Self {
+        Self::java("mqtt", "com.acme.mqtt.Main")
+    }
+
     fn java(module: &str, main: &str) -> Self {
         let home = built(&format!("java/{module}"));
         let mut command = Command::new("java");

@@ -166,6 +166,12 @@ impl Process {
         )
     }
 
+    /// The last so many lines of its output.
+    pub(crate) fn tail_of(&self, count: usize) -> Vec<String> {
+        let lines = self.lines();
+        lines[lines.len().saturating_sub(count)..].to_vec()
+    }
+
     fn lines(&self) -> MutexGuard<'_, Vec<String>> {
         self.output.lines.lock().unwrap()
     }
