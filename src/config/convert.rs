@@ -281,8 +281,14 @@ fn mqtt_bounds(
         return Err(Wrong::at(place, message));
     }
     set_time(&mut config.connect_timeout, value.connect_timeout);
-    set(&mut config.connect_packet, value.connect_packet.map(|Size(own)| own));
-    set(&mut config.connecting, value.connecting.map(NonZeroUsize::get));
+    set(
+        &mut config.connect_packet,
+        value.connect_packet.map(|Size(own)| own),
+    );
+    set(
+        &mut config.connecting,
+        value.connecting.map(NonZeroUsize::get),
+    );
     config.connect_rate = value.connect_rate.map(NonZeroU32::get);
     Ok(config)
 }

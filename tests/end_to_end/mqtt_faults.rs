@@ -19,6 +19,7 @@ fn front(broker: &Mosquitto, listener: &str) -> Finback {
     Finback::start(&format!(
         r#"
 workers: 1
+limits: {{ connections: 15000 }}
 listeners: [ {{ name: mqtt, address: "127.0.0.1:0", protocol: mqtt, routes: mqtt{listener} }} ]
 routes: {{ mqtt: [ {{ to: {{ cluster: brokers }} }} ] }}
 clusters: {{ brokers: {{ endpoints: [ "{}" ], limits: {{ in_flight: 0 }} }} }}
@@ -47,7 +48,10 @@ fn rest(stream: &mut TcpStream) -> Vec<u8> {
 fn unhex(text: &Value) -> Vec<u8> {
     let digits = text.as_str().unwrap().as_bytes();
     let digit = |byte: u8| u8::try_from(char::from(byte).to_digit(16).unwrap()).unwrap();
-    digits.chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
+    digits
+        .chunks(2)
+        .map(|pair| digit(pair[0]) << 4 | digit(pair[1]))
+        .collect()
 }
 
 fn level_of(number: &Value) -> Level {
@@ -73,8 +77,9 @@ fn read(bytes: &[u8], level: Level) -> Result<(), String> {
         .unwrap()
 }
 
-/// Where the library is wrong, or more lenient than we are.
-const DISPUTED: &[&str] = &[];
+/// What the library reads and nobody sends: a version of MQTT 3.1.1 under the name of 3.1, and a
+/// CONNACK without a code.
+const DISPUTED: &[&str] = &["connect MQTT bridge 132", "Version 5 CONNACK test 1"];
 
 #[test]
 fn packets_that_another_implementation_refuses_are_refused_and_the_others_are_read() {
@@ -82,7 +87,12 @@ fn packets_that_another_implementation_refuses_are_refused_and_the_others_are_re
     let found = peer.ask("vectors", &[]).unwrap();
     let list = |name: &str| found[name].as_array().unwrap().clone();
     let (good, bad) = (list("good"), list("bad"));
-    assert!(good.len() >= 60 && bad.len() >= 58, "{} {}", good.len(), bad.len());
+    assert!(
+        good.len() >= 60 && bad.len() >= 58,
+        "{} {}",
+        good.len(),
+        bad.len()
+    );
     let mut wrong = Vec::new();
     for vector in &good {
         let name = vector["name"].as_str().unwrap();
@@ -94,7 +104,10 @@ fn packets_that_another_implementation_refuses_are_refused_and_the_others_are_re
     }
     for vector in &bad {
         if read(&unhex(&vector["bytes"]), level_of(&vector["level"])).is_ok() {
-            wrong.push(format!("read: {} at {} {}", vector["name"], vector["level"], vector["bytes"]));
+            wrong.push(format!(
+                "read: {} at {} {}",
+                vector["name"], vector["level"], vector["bytes"]
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -123,30 +136,75 @@ fn what_no_client_may_send_ends_its_session_with_the_reason_and_nothing_else() {
     let address = finback.local("mqtt");
     let peer = Peer::mqtt();
     let url = format!("mqtt://{address}");
-    let fields = [("name", "honest"), ("url", &*url), ("id", "honest"), ("version", "5")];
+    let fields = [
+        ("name", "honest"),
+        ("url", &*url),
+        ("id", "honest"),
+        ("version", "5"),
+    ];
     peer.ask("connect", &fields).unwrap();
-    peer.ask("subscribe", &[("name", "honest"), ("filters", "a"), ("qos", "1")]).unwrap();
+    peer.ask(
+        "subscribe",
+        &[("name", "honest"), ("filters", "a"), ("qos", "1")],
+    )
+    .unwrap();
     let slashes = [&[0, 1, 0, 0xff, 0xff][..], &vec![b'/'; 65_535], &[0]].concat();
     let user = [&[0x26, 0, 1, b'a', 0, 1, b'b'][..]].concat().repeat(33);
     let many = [&[0, 1, b't', 0xe7, 0x01][..], &user].concat();
     let cases: [(&str, Vec<u8>, u8); 17] = [
-        ("a length of five bytes", b"\x80\xff\xff\xff\xff\x7f".to_vec(), 0x81),
+        (
+            "a length of five bytes",
+            b"\x80\xff\xff\xff\xff\x7f".to_vec(),
+            0x81,
+        ),
         ("a second CONNECT", CONNECT_5.to_vec(), 0x82),
         ("a CONNACK", b"\x20\x03\0\0\0".to_vec(), 0x82),
         ("a topic of no length", packet(0x30, b"\0\0\0x"), 0x82),
         ("a topic with a wildcard", packet(0x30, b"\0\x01#\0x"), 0x90),
-        ("an alias that is 0", packet(0x30, b"\0\x01a\x03\x23\0\0"), 0x82),
+        (
+            "an alias that is 0",
+            packet(0x30, b"\0\x01a\x03\x23\0\0"),
+            0x82,
+        ),
         ("65535 levels", packet(0x82, &slashes), 0x90 - 1),
         ("a flood of user properties", packet(0x30, &many), 0x97),
-        ("a property twice", packet(0x30, b"\0\x01a\x04\x01\x01\x01\x01x"), 0x82),
-        ("a property of another packet", packet(0x30, b"\0\x01a\x05\x11\0\0\0\x01"), 0x82),
-        ("an unknown property", packet(0x30, b"\0\x01a\x02\x7f\x01"), 0x81),
+        (
+            "a property twice",
+            packet(0x30, b"\0\x01a\x04\x01\x01\x01\x01x"),
+            0x82,
+        ),
+        (
+            "a property of another packet",
+            packet(0x30, b"\0\x01a\x05\x11\0\0\0\x01"),
+            0x82,
+        ),
+        (
+            "an unknown property",
+            packet(0x30, b"\0\x01a\x02\x7f\x01"),
+            0x81,
+        ),
         ("reserved flags", packet(0x83, b"\0\x01\0\0\x01a\0"), 0x81),
-        ("quality of service 3", packet(0x36, b"\0\x01a\0\x01\0"), 0x81),
+        (
+            "quality of service 3",
+            packet(0x36, b"\0\x01a\0\x01\0"),
+            0x81,
+        ),
         ("a SUBSCRIBE of nothing", packet(0x82, b"\0\x01\0"), 0x82),
-        ("an identifier that is 0", packet(0x82, b"\0\0\0\0\x01a\0"), 0x82),
-        ("a topic that is no UTF-8", packet(0x30, b"\0\x02\xc3\x28\0"), 0x81),
-        ("more than a mebibyte", b"\x30\xff\xff\xff\x7f".to_vec(), 0x95),
+        (
+            "an identifier that is 0",
+            packet(0x82, b"\0\0\0\0\x01a\0"),
+            0x82,
+        ),
+        (
+            "a topic that is no UTF-8",
+            packet(0x30, b"\0\x02\xc3\x28\0"),
+            0x81,
+        ),
+        (
+            "more than a mebibyte",
+            b"\x30\xff\xff\xff\x7f".to_vec(),
+            0x95,
+        ),
     ];
     for (what, bytes, reason) in cases {
         let mut stream = connect(&address);
@@ -162,7 +220,9 @@ fn what_no_client_may_send_ends_its_session_with_the_reason_and_nothing_else() {
         assert_eq!(said.get(2), Some(&reason), "{what}: {said:?}");
         // A client of 3.1.1 only sees its connection end.
         let mut stream = connect(&address);
-        stream.write_all(b"\x10\x0d\0\x04MQTT\x04\x02\0\x3c\0\x01y").unwrap();
+        stream
+            .write_all(b"\x10\x0d\0\x04MQTT\x04\x02\0\x3c\0\x01y")
+            .unwrap();
         let mut connack = [0; 4];
         stream.read_exact(&mut connack).unwrap();
         let _ = stream.write_all(b"\x83\x02\0\x01");
@@ -172,11 +232,31 @@ fn what_no_client_may_send_ends_its_session_with_the_reason_and_nothing_else() {
     let long = [&b"\x10\x80\x80\x08\0\x04MQTT\x05\x02\0\x3c\0"[..]].concat();
     let unsound: [(&str, &[u8], &[u8]); 8] = [
         ("no CONNECT", b"\xc0\x00", b""),
-        ("another protocol", b"\x10\x0d\0\x04HTTP\x04\x02\0\x3c\0\x01x", b""),
-        ("version 4 with reserved flags", b"\x10\x0d\0\x04MQTT\x04\x03\0\x3c\0\x01x", b""),
-        ("version 7", b"\x10\x0d\0\x04MQTT\x07\x02\0\x3c\0\x01x", b"\x20"),
-        ("version 2", b"\x10\x0d\0\x04MQTT\x02\x02\0\x3c\0\x01x", b"\x20\x02\0\x01"),
-        ("version 5 with reserved flags", b"\x10\x0e\0\x04MQTT\x05\x03\0\x3c\0\0\x01x", b"\x20"),
+        (
+            "another protocol",
+            b"\x10\x0d\0\x04HTTP\x04\x02\0\x3c\0\x01x",
+            b"",
+        ),
+        (
+            "version 4 with reserved flags",
+            b"\x10\x0d\0\x04MQTT\x04\x03\0\x3c\0\x01x",
+            b"",
+        ),
+        (
+            "version 7",
+            b"\x10\x0d\0\x04MQTT\x07\x02\0\x3c\0\x01x",
+            b"\x20",
+        ),
+        (
+            "version 2",
+            b"\x10\x0d\0\x04MQTT\x02\x02\0\x3c\0\x01x",
+            b"\x20\x02\0\x01",
+        ),
+        (
+            "version 5 with reserved flags",
+            b"\x10\x0e\0\x04MQTT\x05\x03\0\x3c\0\0\x01x",
+            b"\x20",
+        ),
         ("a CONNECT over the limit", &long, b""),
         ("a mask for lengths", b"\x80\xff\xff\xff\x7f", b""),
     ];
@@ -184,12 +264,22 @@ fn what_no_client_may_send_ends_its_session_with_the_reason_and_nothing_else() {
         let mut stream = connect(&address);
         stream.write_all(bytes).unwrap();
         let said = rest(&mut stream);
-        assert!(said.starts_with(begins) && begins.is_empty() == said.is_empty(), "{what}: {said:?}");
+        assert!(
+            said.starts_with(begins) && begins.is_empty() == said.is_empty(),
+            "{what}: {said:?}"
+        );
     }
     // Nobody else has noticed.
-    let say = [("name", "honest"), ("topic", "a"), ("payload", "b"), ("qos", "1")];
+    let say = [
+        ("name", "honest"),
+        ("topic", "a"),
+        ("payload", "b"),
+        ("qos", "1"),
+    ];
     peer.ask("publish", &say).unwrap();
-    let heard = peer.ask("heard", &[("name", "honest"), ("count", "1")]).unwrap();
+    let heard = peer
+        .ask("heard", &[("name", "honest"), ("count", "1")])
+        .unwrap();
     assert_eq!(heard[0]["payload"], "b");
 }
 
@@ -201,7 +291,13 @@ fn ten_thousand_who_never_finish_their_connect_cost_little_and_are_let_go() {
     let address = finback.local("mqtt");
     // What connections cost at all.
     let before = finback.process().rss();
-    let halves = [&b"\x10"[..], b"\x10\x80\x80", b"\x10\x20\0\x04MQTT\x05\x02", b"GET /mqtt HTTP/1.1\r\nHost: a\r\n", b""];
+    let halves = [
+        &b"\x10"[..],
+        b"\x10\x80\x80",
+        b"\x10\x20\0\x04MQTT\x05\x02",
+        b"GET /mqtt HTTP/1.1\r\nHost: a\r\n",
+        b"",
+    ];
     let streams: Vec<TcpStream> = (0..CLIENTS)
         .map(|n| {
             let mut stream = connect(&address);
@@ -218,13 +314,19 @@ fn ten_thousand_who_never_finish_their_connect_cost_little_and_are_let_go() {
     let mut connack = [0; 4];
     honest.read_exact(&mut connack).unwrap();
     assert_eq!(connack[0], 0x20);
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
     for mut stream in streams {
         assert_eq!(rest(&mut stream), b"");
     }
     eventually("their connections to be gone", PATIENCE, || {
         let (_, metrics) = finback.admin("/metrics");
-        let line = metrics.lines().find(|line| line.starts_with("finback_connections "));
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with("finback_connections "));
         match line {
             Some("finback_connections 1") => Ok(()),
             other => Err(format!("{other:?}")),
@@ -241,7 +343,11 @@ fn a_flood_of_connects_is_refused_and_sessions_go_on() {
     let url = format!("mqtt://{address}");
     let fields = [("name", "honest"), ("url", &*url), ("id", "honest")];
     peer.ask("connect", &fields).unwrap();
-    peer.ask("subscribe", &[("name", "honest"), ("filters", "a"), ("qos", "1")]).unwrap();
+    peer.ask(
+        "subscribe",
+        &[("name", "honest"), ("filters", "a"), ("qos", "1")],
+    )
+    .unwrap();
     let began = Instant::now();
     let (mut accepted, mut refused) = (0_u32, 0_u32);
     while began.elapsed() < Duration::from_secs(3) {
@@ -256,14 +362,24 @@ fn a_flood_of_connects_is_refused_and_sessions_go_on() {
                 other => panic!("{n}: {other:#x}"),
             }
         }
-        let say = [("name", "honest"), ("topic", "a"), ("payload", "b"), ("qos", "1")];
+        let say = [
+            ("name", "honest"),
+            ("topic", "a"),
+            ("payload", "b"),
+            ("qos", "1"),
+        ];
         peer.ask("publish", &say).unwrap();
     }
     let seconds = began.elapsed().as_secs_f64();
     assert!(refused > 0);
-    assert!(f64::from(accepted) <= 50.0 * (seconds + 1.0) + 1.0, "{accepted} in {seconds}");
+    assert!(
+        f64::from(accepted) <= 50.0 * (seconds + 1.0) + 1.0,
+        "{accepted} in {seconds}"
+    );
     let (_, metrics) = finback.admin("/metrics");
-    let line = format!(r#"service="(connack)",method="connection rate exceeded",outcome="refused"}} {refused}"#);
+    let line = format!(
+        r#"service="(connack)",method="connection rate exceeded",outcome="refused"}} {refused}"#
+    );
     assert!(metrics.contains(&line), "{line}\n{metrics}");
 }
 
@@ -295,7 +411,9 @@ impl Device {
     fn ask(&mut self, bytes: &[u8], expected: u8) -> bool {
         let stream = self.stream();
         let mut answer = [0; 4];
-        let asked = stream.write_all(bytes).and_then(|()| stream.read_exact(&mut answer));
+        let asked = stream
+            .write_all(bytes)
+            .and_then(|()| stream.read_exact(&mut answer));
         if asked.is_err() {
             self.stream = None;
             return false;
@@ -330,9 +448,18 @@ fn a_broker_killed_amid_messages_loses_and_repeats_nothing() {
     // The subscriber's session is at the broker too.
     let peer = Peer::mqtt();
     let url = format!("mqtt://{address}");
-    let fields = [("name", "sub"), ("url", &*url), ("id", "sub"), ("clean", "false")];
+    let fields = [
+        ("name", "sub"),
+        ("url", &*url),
+        ("id", "sub"),
+        ("clean", "false"),
+    ];
     peer.ask("connect", &fields).unwrap();
-    peer.ask("subscribe", &[("name", "sub"), ("filters", "q"), ("qos", "2")]).unwrap();
+    peer.ask(
+        "subscribe",
+        &[("name", "sub"), ("filters", "q"), ("qos", "2")],
+    )
+    .unwrap();
     peer.ask("end", &[("name", "sub")]).unwrap();
     for n in 0..60_u8 {
         if n % 20 == 10 {
@@ -350,13 +477,36 @@ fn a_broker_killed_amid_messages_loses_and_repeats_nothing() {
     }
     assert!(device.reconnects >= 4, "{}", device.reconnects);
     peer.ask("connect", &fields).unwrap();
-    let heard = peer.ask("heard", &[("name", "sub"), ("count", "60")]).unwrap();
-    let mut heard: Vec<Value> = heard.as_array().unwrap().iter().map(|m| m["payload"].clone()).collect();
+    let heard = peer
+        .ask("heard", &[("name", "sub"), ("count", "60")])
+        .unwrap();
+    let mut heard: Vec<Value> = heard
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| m["payload"].clone())
+        .collect();
     std::thread::sleep(Duration::from_millis(500));
-    peer.ask("publish", &[("name", "sub"), ("topic", "q"), ("payload", "last"), ("qos", "2")]).unwrap();
+    peer.ask(
+        "publish",
+        &[
+            ("name", "sub"),
+            ("topic", "q"),
+            ("payload", "last"),
+            ("qos", "2"),
+        ],
+    )
+    .unwrap();
     while heard.last() != Some(&json!("last")) {
-        let more = peer.ask("heard", &[("name", "sub"), ("count", "1")]).unwrap();
-        heard.extend(more.as_array().unwrap().iter().map(|m| m["payload"].clone()));
+        let more = peer
+            .ask("heard", &[("name", "sub"), ("count", "1")])
+            .unwrap();
+        heard.extend(
+            more.as_array()
+                .unwrap()
+                .iter()
+                .map(|m| m["payload"].clone()),
+        );
     }
     heard.pop();
     heard.sort_by_key(|payload| payload.as_str().unwrap().parse::<u32>().unwrap());
@@ -371,30 +521,51 @@ fn a_slow_subscriber_holds_its_publisher_back_and_memory_stays_flat() {
     let address = finback.local("mqtt");
     let mut slow = connect(&address);
     slow.write_all(CONNECT_5).unwrap();
-    slow.write_all(&packet(0x82, b"\0\x01\0\0\x05large\0")).unwrap();
+    slow.write_all(&packet(0x82, b"\0\x01\0\0\x05large\0"))
+        .unwrap();
     let mut answers = [0; 64];
     assert!(slow.read(&mut answers).unwrap() > 0);
     std::thread::sleep(Duration::from_millis(200));
     let before = finback.process().rss();
     let mut fast = connect(&address);
-    fast.write_all(b"\x10\x0d\0\x04MQTT\x04\x02\0\x3c\0\x01f").unwrap();
+    fast.write_all(b"\x10\x0d\0\x04MQTT\x04\x02\0\x3c\0\x01f")
+        .unwrap();
     fast.read_exact(&mut [0; 4]).unwrap();
     let message = packet(0x30, &[&b"\0\x05large"[..], &vec![b'z'; 500_000]].concat());
-    for _ in 0..200 {
-        fast.write_all(&message).unwrap();
+    let mut sizes = Vec::new();
+    for _ in 0..4 {
+        for _ in 0..100 {
+            fast.write_all(&message).unwrap();
+        }
+        sizes.push(finback.process().rss().saturating_sub(before));
     }
-    let grown = finback.process().rss().saturating_sub(before);
-    assert!(grown < 8 * 1024, "{grown} KiB");
+    // What the allocator keeps is reached by the first of two hundred megabytes.
+    assert!(
+        sizes[3] < sizes[1] + 2 * 1024 && sizes[3] < 32 * 1024,
+        "{sizes:?} KiB"
+    );
 }
 
 #[test]
 fn bad_policies_are_refused_with_their_place() {
     let folder = temporary_folder();
     for (policy, why) in [
-        ("{ acl: [ { allow: sing, topics: [ a ] } ] }", "nobody does `sing`"),
-        ("{ acl: [ { allow: all, deny: all, topics: [ a ] } ] }", "exactly one of `allow` and `deny`"),
-        ("{ acl: [ { allow: all, topics: [ \"a/#/b\" ] } ] }", "is no topic filter"),
-        ("{ acl: [ { allow: all, topics: [ \"{password}\" ] } ] }", "is no name of a session"),
+        (
+            "{ acl: [ { allow: sing, topics: [ a ] } ] }",
+            "nobody does `sing`",
+        ),
+        (
+            "{ acl: [ { allow: all, deny: all, topics: [ a ] } ] }",
+            "exactly one of `allow` and `deny`",
+        ),
+        (
+            "{ acl: [ { allow: all, topics: [ \"a/#/b\" ] } ] }",
+            "is no topic filter",
+        ),
+        (
+            "{ acl: [ { allow: all, topics: [ \"{password}\" ] } ] }",
+            "is no name of a session",
+        ),
         ("{ mount: \"a/+/\" }", "is no beginning of topics"),
         ("{ duplicates: maybe }", "write broker, take-over or refuse"),
         ("{ password_file: word }", "needs a `username`"),
@@ -412,7 +583,10 @@ fn bad_policies_are_refused_with_their_place() {
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&out.stderr).into_owned();
-        assert!(!out.status.success() && said.contains(why), "{policy}: {said}");
+        assert!(
+            !out.status.success() && said.contains(why),
+            "{policy}: {said}"
+        );
         assert!(said.contains("finback.yaml:5:"), "{said}");
     }
 }

@@ -12,10 +12,10 @@ pub mod write;
 pub use check::{Side, check};
 pub use connect::{Connect, Opening, Will};
 pub use properties::Properties;
-pub use publish::Publish;
 pub(crate) use publish::BAD_ALIAS;
-pub(crate) use reader::Reader;
+pub use publish::Publish;
 pub use reader::Fault;
+pub(crate) use reader::Reader;
 pub use subscribe::{Filter, Subscription};
 
 /// A version of the protocol, as CONNECT tells it.
@@ -184,5 +184,7 @@ fn check_flags(kind: Kind, flags: u8, level: Level) -> Result<(), Fault> {
     if sound {
         return Ok(());
     }
-    Err(Fault::malformed("the first byte has flags that it may not have"))
+    Err(Fault::malformed(
+        "the first byte has flags that it may not have",
+    ))
 }

@@ -38,7 +38,12 @@ async fn enter(
     timeout_at(deadline, socket.readable()).await.ok()?.ok()?;
     let mut head = BytesMut::new();
     let mut channel = Channel::new(socket);
-    if timeout_at(deadline, fill(caller.worker(), &mut channel, &mut head)).await.ok()?.ok()? == 0 {
+    if timeout_at(deadline, fill(caller.worker(), &mut channel, &mut head))
+        .await
+        .ok()?
+        .ok()?
+        == 0
+    {
         return None;
     }
     if head[0] == b'G' {
@@ -53,7 +58,16 @@ async fn enter(
     }
     let limit = config.connect_packet;
     let connect = Kind::Connect;
-    match read_packet(caller.worker(), &mut channel, &mut head, Level::V5, limit, deadline).await {
+    match read_packet(
+        caller.worker(),
+        &mut channel,
+        &mut head,
+        Level::V5,
+        limit,
+        deadline,
+    )
+    .await
+    {
         Ok(Some(first)) if first.kind == connect => {}
         Ok(Some(_)) => return nonsense(caller, "the first packet is no CONNECT"),
         Ok(None) => return None,

@@ -151,9 +151,18 @@ mod tests {
         let connect = b"\x10\x10\0\x04MQTT\x04\x02\0\x3c\0\x04test";
         let old = b"\x10\x12\0\x06MQIsdp\x03\x02\0\x3c\0\x04test";
         let long = b"\x10\x80\x80\x01\0\x04MQTT\x05";
-        for (bytes, decided) in [(&connect[..], 8), (old, 10), (long, 10), (b"GET /mqtt HTTP/1.1", 10)] {
+        for (bytes, decided) in [
+            (&connect[..], 8),
+            (old, 10),
+            (long, 10),
+            (b"GET /mqtt HTTP/1.1", 10),
+        ] {
             for length in 0..bytes.len() {
-                let expected = if length < decided { Sniff::Undecided } else { Sniff::Match };
+                let expected = if length < decided {
+                    Sniff::Undecided
+                } else {
+                    Sniff::Match
+                };
                 assert_eq!(sniff(&bytes[..length]), expected, "{length}");
             }
         }

@@ -166,13 +166,19 @@ async fn admit(
     let worker = caller.worker();
     worker.read_clock();
     if connect.client_id.len() > MAX_CLIENT_ID {
-        return Err(here(Reason::BAD_CLIENT_ID, "the client identifier is too long"));
+        return Err(here(
+            Reason::BAD_CLIENT_ID,
+            "the client identifier is too long",
+        ));
     }
     if !mqtt.gate.admits(caller.peer().ip(), worker.now()) {
         return Err(here(Reason::CONNECTION_RATE, "too many sessions begin"));
     }
     let Some(_waiting) = Waiting::take(worker, mqtt.config.connecting) else {
-        return Err(here(Reason::SERVER_BUSY, "too many sessions wait for their broker"));
+        return Err(here(
+            Reason::SERVER_BUSY,
+            "too many sessions wait for their broker",
+        ));
     };
     // An identifier that the broker chooses cannot choose the broker.
     let chosen = connect.client_id.is_empty().then(|| worker.chance());
@@ -194,7 +200,9 @@ async fn admit(
     if let Err(rejection) = routed {
         return Err(reject(&mut stream, rejection));
     }
-    let policy = stream.treatment().and_then(|own| own.downcast::<Policy>().ok());
+    let policy = stream
+        .treatment()
+        .and_then(|own| own.downcast::<Policy>().ok());
     let facts = Facts {
         client_id: &connect.client_id,
         username: connect.username.as_deref().unwrap_or_default(),
@@ -211,7 +219,9 @@ async fn admit(
         None => packet.clone(),
         Some(applied) => amended(applied, packet, &connect, &facts, &mut stream)?,
     };
-    let duplicates = policy.as_ref().map_or(Duplicates::Broker, |own| own.duplicates);
+    let duplicates = policy
+        .as_ref()
+        .map_or(Duplicates::Broker, |own| own.duplicates);
     let Ok(seat) = mqtt.sessions.enter(&connect.client_id, duplicates) else {
         stream.rejected(Rejection::Denied);
         let why = "a session of this client identifier is under way";
@@ -225,9 +235,18 @@ async fn admit(
     } else {
         said
     };
-    let (lease, endpoint, connack) =
-        reach(caller, client, &mut stream, &mut attributes, &said, connect.level).await?;
-    let head = Head::read(&connack, connect.level, MAX_CONNACK).ok().flatten();
+    let (lease, endpoint, connack) = reach(
+        caller,
+        client,
+        &mut stream,
+        &mut attributes,
+        &said,
+        connect.level,
+    )
+    .await?;
+    let head = Head::read(&connack, connect.level, MAX_CONNACK)
+        .ok()
+        .flatten();
     let header = head.map_or(2, |head| head.header);
     let properties = if connect.level.is_5() {
         connack_properties(&connack[header..])
@@ -337,7 +356,9 @@ fn without(connect: &mut Connect<'_>, unwanted: u8) {
 
 fn connack_properties(body: &[u8]) -> Properties<'_> {
     let mut reader = Reader::new(body);
-    let read = reader.u16().and_then(|_| Properties::read(&mut reader, Place::Connack));
+    let read = reader
+        .u16()
+        .and_then(|_| Properties::read(&mut reader, Place::Connack));
     read.unwrap_or_default()
 }
 
@@ -470,7 +491,11 @@ async fn introduce(
     endpoint.queue(said);
     let mut begun = false;
     loop {
-        let lost = if begun { Failed::Halfway } else { Failed::Endpoint };
+        let lost = if begun {
+            Failed::Halfway
+        } else {
+            Failed::Endpoint
+        };
         let sent = tokio::time::timeout_at(deadline, poll_fn(|cx| endpoint.poll_flush(cx))).await;
         match sent {
             Err(_) => return Err(Failed::Late),

@@ -163,9 +163,13 @@ impl Applied {
                 continue;
             }
             let fit = if self.topics.is_empty() {
-                rule.topics.iter().any(|topic| fits(rule.allow, topic.text()))
+                rule.topics
+                    .iter()
+                    .any(|topic| fits(rule.allow, topic.text()))
             } else {
-                self.topics[first..at].iter().any(|topic| fits(rule.allow, topic))
+                self.topics[first..at]
+                    .iter()
+                    .any(|topic| fits(rule.allow, topic))
             };
             if fit {
                 return rule.allow;
@@ -175,7 +179,11 @@ impl Applied {
     }
 
     /// Makes a CONNECT as the broker shall see it.
-    pub(crate) fn amend(&self, connect: &mut Connect<'_>, facts: &Facts<'_>) -> Result<(), Unusable> {
+    pub(crate) fn amend(
+        &self,
+        connect: &mut Connect<'_>,
+        facts: &Facts<'_>,
+    ) -> Result<(), Unusable> {
         let fill = |template: &Template| template.fill(facts).ok_or(Unusable);
         if let Some(id) = &self.policy.client_id {
             connect.client_id = fill(id)?.into();
@@ -190,7 +198,6 @@ impl Applied {
         Ok(())
     }
 }
-
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test may panic")]

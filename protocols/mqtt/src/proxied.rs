@@ -25,7 +25,12 @@ const AUTHORITY: u8 = 0x02;
 /// If the client's connection is gone.
 pub(crate) fn header(caller: &Caller, socket: &Socket) -> io::Result<Vec<u8>> {
     let local = socket.local_addr()?;
-    Ok(written(caller.peer(), local, caller.server_name(), caller.identity()))
+    Ok(written(
+        caller.peer(),
+        local,
+        caller.server_name(),
+        caller.identity(),
+    ))
 }
 
 fn written(
@@ -93,6 +98,9 @@ mod tests {
         assert_eq!(plain[16..], [10, 0, 0, 1, 10, 0, 0, 2, 0x12, 0x34, 7, 91]);
         let known = written(source, local, Some("a"), Some("dev"));
         assert_eq!(known[15], 12 + 4 + 3 + 5 + 6);
-        assert_eq!(known[28..], *b"\x02\0\x01a\x20\0\x0b\x03\0\0\0\0\x22\0\x03dev");
+        assert_eq!(
+            known[28..],
+            *b"\x02\0\x01a\x20\0\x0b\x03\0\0\0\0\x22\0\x03dev"
+        );
     }
 }

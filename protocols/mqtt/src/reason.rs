@@ -123,8 +123,8 @@ impl Reason {
     #[must_use]
     pub fn of_connack(level: Level, code: u8) -> Self {
         match (level, code) {
-            (Level::V5, code) => Self(code),
             (_, 0) => Self::SUCCESS,
+            (Level::V5, code @ 0x80..) => Self(code),
             (_, 1) => Self::UNSUPPORTED_LEVEL,
             (_, 2) => Self::BAD_CLIENT_ID,
             (_, 3) => Self::SERVER_UNAVAILABLE,

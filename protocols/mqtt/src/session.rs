@@ -73,6 +73,8 @@ struct Session {
     heard: Now,
     /// The client is not read before.
     resume: Option<Now>,
+    /// Packets of it wait for that.
+    held: bool,
     leave: Option<Now>,
     timer: Option<Pin<Box<Sleep>>>,
     limit: usize,
@@ -128,6 +130,7 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Opened) {
         patience,
         heard: caller.worker().now(),
         resume: None,
+        held: false,
         leave: None,
         timer: None,
         limit: packet,
@@ -195,6 +198,11 @@ impl Session {
                 flushed => flushed.is_ready(),
             };
             let mut moved = false;
+            if self.held && self.resume.is_none() && to_endpoint {
+                self.held = false;
+                self.pass(cx, &[], true)?;
+                continue;
+            }
             if to_endpoint && self.client.waiting() <= MAX_ANSWERS && self.resume.is_none() {
                 moved |= self.read(cx, true, &mut turns[0])?;
             }
@@ -215,7 +223,11 @@ impl Session {
         }
         let worker = self.caller.worker().clone();
         let mut scratch = worker.take_scratch();
-        let from = if up { &mut self.client } else { &mut self.endpoint };
+        let from = if up {
+            &mut self.client
+        } else {
+            &mut self.endpoint
+        };
         let read = from.poll_read(cx, &mut scratch);
         let passed = match read {
             Poll::Pending => Ok(false),
@@ -277,7 +289,10 @@ impl Session {
                 return Some(End::Leaving);
             }
         }
-        let next = [silent_at, self.resume, self.leave].into_iter().flatten().min()?;
+        let next = [silent_at, self.resume, self.leave]
+            .into_iter()
+            .flatten()
+            .min()?;
         self.arm(cx, next.max(Now(now.0 + 1000)));
         None
     }

@@ -31,7 +31,11 @@ impl Sessions {
     ///
     /// # Errors
     /// If somebody has it, and keeps it.
-    pub(crate) fn enter(&self, client_id: &str, duplicates: Duplicates) -> Result<Option<Seat>, ()> {
+    pub(crate) fn enter(
+        &self,
+        client_id: &str,
+        duplicates: Duplicates,
+    ) -> Result<Option<Seat>, ()> {
         if duplicates == Duplicates::Broker || client_id.is_empty() {
             return Ok(None);
         }
@@ -69,7 +73,10 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.get(&self.client_id).is_some_and(|own| Arc::ptr_eq(own, &self.notice)) {
+        if all
+            .get(&self.client_id)
+            .is_some_and(|own| Arc::ptr_eq(own, &self.notice))
+        {
             all.remove(&self.client_id);
         }
     }

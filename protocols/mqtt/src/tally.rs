@@ -190,16 +190,24 @@ impl Tally {
         if self.timed.is_empty() && self.timed.capacity() > 16 {
             self.timed = Vec::new();
         }
-        let outcome = if well { Outcome::Success } else { Outcome::Failed };
+        let outcome = if well {
+            Outcome::Success
+        } else {
+            Outcome::Failed
+        };
         let ending = Ending::Answered(outcome);
-        timed.series.record(&self.record(ending, timed.since, timed.bytes));
+        timed
+            .series
+            .record(&self.record(ending, timed.since, timed.bytes));
     }
 
     /// The session is over.
     pub(crate) fn ended(&mut self, ending: Ending) {
         for timed in std::mem::take(&mut self.timed) {
             let lost = Ending::Rejected(Rejection::ConnectionLost);
-            timed.series.record(&self.record(lost, timed.since, timed.bytes));
+            timed
+                .series
+                .record(&self.record(lost, timed.since, timed.bytes));
         }
         let series = self.caller.series(NAME, SESSION, method::SESSION);
         let mut record = self.record(ending, self.began, self.up);

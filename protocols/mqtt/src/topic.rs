@@ -27,13 +27,12 @@ pub(crate) fn check_name(name: &str) -> Result<(), Fault> {
     if name.is_empty() {
         return Err(Fault::malformed("a topic name without a character"));
     }
-    check_levels(levels)
+    check_levels(levels, Reason::BAD_TOPIC)
 }
 
-fn check_levels(levels: usize) -> Result<(), Fault> {
+fn check_levels(levels: usize, reason: Reason) -> Result<(), Fault> {
     if levels > MAX_LEVELS {
-        let why = "a topic with too many levels";
-        return Err(Fault::new(Reason::BAD_TOPIC, why));
+        return Err(Fault::new(reason, "a topic with too many levels"));
     }
     Ok(())
 }
@@ -68,7 +67,7 @@ pub(crate) fn check_filter(filter: &str, level: Level) -> Result<(), Fault> {
         if !last || !whole {
             return bad("a wildcard where none may stand");
         }
-        check_levels(number)?;
+        check_levels(number, Reason::BAD_FILTER)?;
     }
     Ok(())
 }
@@ -140,7 +139,11 @@ mod tests {
     fn filters_select_as_the_standard_says() {
         for (filter, name, selected) in [
             ("sport/tennis/player1/#", "sport/tennis/player1", true),
-            ("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon", true),
+            (
+                "sport/tennis/player1/#",
+                "sport/tennis/player1/score/wimbledon",
+                true,
+            ),
             ("sport/#", "sport", true),
             ("sport/tennis/+", "sport/tennis/player1/ranking", false),
             ("sport/+", "sport", false),
@@ -182,7 +185,18 @@ mod tests {
 
     #[test]
     fn what_is_no_filter_is_refused() {
-        for filter in ["", "a/#/b", "a#", "+a", "a/b+", "#/", "$share/", "$share/a", "$share//b", "$share/+/b"] {
+        for filter in [
+            "",
+            "a/#/b",
+            "a#",
+            "+a",
+            "a/b+",
+            "#/",
+            "$share/",
+            "$share/a",
+            "$share//b",
+            "$share/+/b",
+        ] {
             assert!(check_filter(filter, Level::V5).is_err(), "{filter}");
         }
         for filter in ["#", "+", "a/+/b/#", "/", "//", "$share/group/a/#", "$SYS/#"] {

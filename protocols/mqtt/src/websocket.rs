@@ -76,15 +76,22 @@ fn answer(bytes: &[u8]) -> Option<Result<(usize, String), Refused>> {
         _ => return Some(Err(("400 Bad Request", "the request cannot be read"))),
     };
     let header = |name: &str| {
-        let found = request.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name));
+        let found = request
+            .headers
+            .iter()
+            .find(|h| h.name.eq_ignore_ascii_case(name));
         found.and_then(|header| std::str::from_utf8(header.value).ok())
     };
     let lists = |name: &str, word: &str| {
         header(name).is_some_and(|list| {
-            list.split(',').any(|item| item.trim().eq_ignore_ascii_case(word))
+            list.split(',')
+                .any(|item| item.trim().eq_ignore_ascii_case(word))
         })
     };
-    if request.method != Some("GET") || !lists("upgrade", "websocket") || !lists("connection", "upgrade") {
+    if request.method != Some("GET")
+        || !lists("upgrade", "websocket")
+        || !lists("connection", "upgrade")
+    {
         let why = "MQTT is spoken here, over TCP or WebSocket";
         return Some(Err(("426 Upgrade Required", why)));
     }
@@ -93,7 +100,10 @@ fn answer(bytes: &[u8]) -> Option<Result<(usize, String), Refused>> {
         return Some(Err(("426 Upgrade Required", why)));
     }
     let Some(key) = header("sec-websocket-key") else {
-        return Some(Err(("400 Bad Request", "the request has no Sec-WebSocket-Key")));
+        return Some(Err((
+            "400 Bad Request",
+            "the request has no Sec-WebSocket-Key",
+        )));
     };
     // The standard's name, and the one from before it was settled.
     let Some(spoken) = ["mqtt", "mqttv3.1"]
@@ -221,7 +231,11 @@ impl WebSocket {
         match self.opcode {
             PING => frame(&mut self.answers, PONG, &self.control),
             CLOSE => {
-                frame(&mut self.answers, CLOSE, self.control.get(..2).unwrap_or_default());
+                frame(
+                    &mut self.answers,
+                    CLOSE,
+                    self.control.get(..2).unwrap_or_default(),
+                );
                 self.closed = true;
             }
             _ => {}
@@ -352,6 +366,9 @@ mod tests {
             assert!(answer(&request[..length]).is_none());
         }
         let plain = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-        assert_eq!(answer(plain).unwrap().unwrap_err().0, "426 Upgrade Required");
+        assert_eq!(
+            answer(plain).unwrap().unwrap_err().0,
+            "426 Upgrade Required"
+        );
     }
 }

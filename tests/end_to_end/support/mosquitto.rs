@@ -29,7 +29,7 @@ impl Mosquitto {
         std::fs::write(
             &config,
             format!(
-                "listener {port} 127.0.0.1\nuser root\nlog_dest stdout\n\
+                "listener {port} 127.0.0.1\nuser root\nlog_dest stderr\n\
                  persistence_location {f}/\nautosave_interval 0\nmax_queued_messages 0\n{lines}\n"
             ),
         )

@@ -43,7 +43,9 @@ pub fn check(packet: &[u8], head: &Head, level: Level, from: Side) -> Result<(),
         Kind::Publish => match Publish::read(packet, head, level)? {
             Some(publish) if from == Side::Client => {
                 match publish.properties.number(id::SUBSCRIPTION_ID) {
-                    Some(_) => Err(Fault::protocol("a client says for which subscription it is")),
+                    Some(_) => Err(Fault::protocol(
+                        "a client says for which subscription it is",
+                    )),
                     None => Ok(()),
                 }
             }
@@ -65,17 +67,20 @@ pub fn check(packet: &[u8], head: &Head, level: Level, from: Side) -> Result<(),
 fn connack(body: &[u8], level: Level) -> Result<(), Fault> {
     let mut reader = Reader::new(body);
     if reader.byte()? > 1 {
-        return Err(Fault::malformed("the flags of CONNACK contradict each other"));
+        return Err(Fault::malformed(
+            "the flags of CONNACK contradict each other",
+        ));
     }
     let code = reader.byte()?;
     if level.is_5() {
+        // A broker that does not speak MQTT 5 refuses in the older form.
+        let older = reader.rest().is_empty() && code <= 5;
         let known = matches!(
             code,
             0 | 0x80..=0x8a | 0x8c | 0x90 | 0x95 | 0x97 | 0x99..=0x9d | 0x9f
         );
-        known_code(known)?;
-        // mosquitto answers in the short form of 3.1.1 where it refuses a client's version.
-        if !reader.rest().is_empty() || code == 0 {
+        known_code(known || older)?;
+        if !reader.rest().is_empty() {
             Properties::read(&mut reader, Place::Connack)?;
         }
     } else {
@@ -99,7 +104,10 @@ fn acknowledgement(body: &[u8], kind: Kind, level: Level) -> Result<(), Fault> {
         let code = reader.byte()?;
         known_code(match kind {
             Kind::Puback | Kind::Pubrec => {
-                matches!(code, 0 | 0x10 | 0x80 | 0x83 | 0x87 | 0x90 | 0x91 | 0x97 | 0x99)
+                matches!(
+                    code,
+                    0 | 0x10 | 0x80 | 0x83 | 0x87 | 0x90 | 0x91 | 0x97 | 0x99
+                )
             }
             _ => matches!(code, 0 | 0x92),
         })?;
@@ -125,11 +133,13 @@ fn subscribed(body: &[u8], kind: Kind, level: Level) -> Result<(), Fault> {
     let codes = reader.rest();
     known_code(
         !codes.is_empty()
-            && codes.iter().all(|code| match (kind, code) {
-                (Kind::Suback, 0..=2 | 0x97 | 0x9e | 0xa1 | 0xa2)
-                | (Kind::Unsuback, 0 | 0x11)
-                | (_, 0x80 | 0x83 | 0x87 | 0x8f | 0x91) => true,
-                _ => false,
+            && codes.iter().all(|code| {
+                matches!(
+                    (kind, code),
+                    (Kind::Suback, 0..=2 | 0x97 | 0x9e | 0xa1 | 0xa2)
+                        | (Kind::Unsuback, 0 | 0x11)
+                        | (_, 0x80 | 0x83 | 0x87 | 0x8f | 0x91)
+                )
             }),
     )
 }

@@ -88,7 +88,9 @@ impl<'a> Connect<'a> {
         }
         let (has_will, will_qos, will_retain) = (flags & 4 != 0, flags >> 3 & 3, flags & 32 != 0);
         if will_qos == 3 || !has_will && (will_qos != 0 || will_retain) {
-            return Err(Fault::malformed("the flags of CONNECT contradict each other"));
+            return Err(Fault::malformed(
+                "the flags of CONNECT contradict each other",
+            ));
         }
         let (has_username, has_password) = (flags & 128 != 0, flags & 64 != 0);
         if has_password && !has_username && !level.is_5() {
@@ -96,8 +98,12 @@ impl<'a> Connect<'a> {
         }
         let keep_alive = reader.u16()?;
         let properties = read_properties(&mut reader, level, Place::Connect)?;
-        if properties.binary(super::properties::id::AUTHENTICATION_DATA).is_some()
-            && properties.text(super::properties::id::AUTHENTICATION_METHOD).is_none()
+        if properties
+            .binary(super::properties::id::AUTHENTICATION_DATA)
+            .is_some()
+            && properties
+                .text(super::properties::id::AUTHENTICATION_METHOD)
+                .is_none()
         {
             return Err(Fault::protocol("authentication data without its method"));
         }
@@ -160,9 +166,10 @@ impl<'a> Connect<'a> {
         };
         put_text(&mut body, name);
         body.push(level | u8::from(self.bridge) << 7);
-        let will = self.will.as_ref().map_or(0, |will| {
-            4 | will.qos << 3 | u8::from(will.retain) << 5
-        });
+        let will = self
+            .will
+            .as_ref()
+            .map_or(0, |will| 4 | will.qos << 3 | u8::from(will.retain) << 5);
         body.push(
             u8::from(self.clean) << 1
                 | will

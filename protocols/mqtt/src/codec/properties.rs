@@ -67,6 +67,8 @@ pub mod id {
 enum Form {
     /// 0 or 1.
     Switch,
+    /// 0 or 1; brokers are about that say 2 for no bound.
+    Quality,
     U16,
     /// Not 0.
     Positive16,
@@ -107,8 +109,8 @@ const fn known(id: u8) -> Option<(Form, u16)> {
         id::RECEIVE_MAXIMUM => (Form::Positive16, both),
         id::TOPIC_ALIAS_MAXIMUM => (Form::U16, both),
         id::TOPIC_ALIAS => (Form::Positive16, Publish.bit()),
-        id::MAXIMUM_QOS
-        | id::RETAIN_AVAILABLE
+        id::MAXIMUM_QOS => (Form::Quality, Connack.bit()),
+        id::RETAIN_AVAILABLE
         | id::WILDCARDS_AVAILABLE
         | id::SUBSCRIPTION_IDS_AVAILABLE
         | id::SHARED_AVAILABLE => (Form::Switch, Connack.bit()),
@@ -231,7 +233,7 @@ fn property<'a>(reader: &mut Reader<'a>) -> Result<(u8, Value<'a>), Fault> {
     let id = reader.byte()?;
     let (form, _) = known(id).ok_or(Fault::malformed("there is no such property"))?;
     let value = match form {
-        Form::Switch => Value::Number(reader.byte()?.into()),
+        Form::Switch | Form::Quality => Value::Number(reader.byte()?.into()),
         Form::U16 | Form::Positive16 => Value::Number(reader.u16()?.into()),
         Form::U32 | Form::Positive32 => Value::Number(reader.u32()?),
         Form::Variable => Value::Number(reader.variable()?),
@@ -241,11 +243,14 @@ fn property<'a>(reader: &mut Reader<'a>) -> Result<(u8, Value<'a>), Fault> {
     };
     let sound = match (form, value) {
         (Form::Switch, Value::Number(number)) => number < 2,
+        (Form::Quality, Value::Number(number)) => number < 3,
         (Form::Positive16 | Form::Positive32 | Form::Variable, Value::Number(number)) => number > 0,
         _ => true,
     };
     if !sound {
-        return Err(Fault::protocol("a property has a value that it may not have"));
+        return Err(Fault::protocol(
+            "a property has a value that it may not have",
+        ));
     }
     Ok((id, value))
 }
@@ -292,7 +297,7 @@ impl Writer {
         let bytes = value.to_be_bytes();
         self.0.push(id);
         match known(id) {
-            Some((Form::Switch, _)) => self.0.push(bytes[3]),
+            Some((Form::Switch | Form::Quality, _)) => self.0.push(bytes[3]),
             Some((Form::U16 | Form::Positive16, _)) => self.0.extend_from_slice(&bytes[2..]),
             Some((Form::Variable, _)) => super::reader::put_variable(&mut self.0, value as usize),
             _ => self.0.extend_from_slice(&bytes),

@@ -62,7 +62,9 @@ impl<'a> Publish<'a> {
         } else if !level.is_5() {
             return Err(Fault::malformed("a message without a topic"));
         } else if properties.number(id::TOPIC_ALIAS).is_none() {
-            return Err(Fault::protocol("a message without a topic and without an alias"));
+            return Err(Fault::protocol(
+                "a message without a topic and without an alias",
+            ));
         }
         if let Some(topic) = properties.text(id::RESPONSE_TOPIC) {
             topic::check_name(topic)?;

@@ -105,7 +105,8 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn text(&mut self) -> Result<&'a str, Fault> {
         let bytes = self.binary()?;
-        let text = std::str::from_utf8(bytes).map_err(|_| Fault::malformed("a text is no UTF-8"))?;
+        let text =
+            std::str::from_utf8(bytes).map_err(|_| Fault::malformed("a text is no UTF-8"))?;
         if bytes.contains(&0) {
             return Err(Fault::malformed("a text has the character U+0000 in it"));
         }

@@ -64,10 +64,14 @@ impl<'a> Subscription<'a> {
                 options <= 2
             };
             if !sound {
-                return Err(Fault::protocol("a subscription has options that there are not"));
+                return Err(Fault::protocol(
+                    "a subscription has options that there are not",
+                ));
             }
             if level.is_5() && options & 4 != 0 && filter.starts_with(topic::SHARE) {
-                return Err(Fault::protocol("a shared subscription excludes its own messages"));
+                return Err(Fault::protocol(
+                    "a shared subscription excludes its own messages",
+                ));
             }
             number += 1;
             if number > MAX_FILTERS {

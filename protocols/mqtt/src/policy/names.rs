@@ -88,7 +88,11 @@ impl Names {
         for (id, value, piece) in properties.pieces() {
             match value {
                 Value::Text(topic) if id == id::RESPONSE_TOPIC => {
-                    let renamed = if up { Some(self.up(topic)) } else { self.down(topic) };
+                    let renamed = if up {
+                        Some(self.up(topic))
+                    } else {
+                        self.down(topic)
+                    };
                     writer.text(id, renamed.as_deref().unwrap_or(topic));
                 }
                 _ if id == id::TOPIC_ALIAS => {}
@@ -167,7 +171,9 @@ mod tests {
         writer.text(id::RESPONSE_TOPIC, "answers/1");
         writer.number(id::TOPIC_ALIAS, 3);
         writer.user("a", "b");
-        let properties = names().properties(Properties::trusted(writer.bytes()), true).into_owned();
+        let properties = names()
+            .properties(Properties::trusted(writer.bytes()), true)
+            .into_owned();
         let properties = Properties::trusted(&properties);
         assert_eq!(properties.text(id::RESPONSE_TOPIC), Some("t1/answers/1"));
         assert_eq!(properties.number(id::TOPIC_ALIAS), None);

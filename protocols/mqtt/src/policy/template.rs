@@ -114,7 +114,9 @@ impl Template {
 
     /// The same as part of a topic; `None` also if a name would be more than one level of it.
     pub(crate) fn fill_topic(&self, facts: &Facts<'_>) -> Option<String> {
-        self.fill_with(facts, |name| !name.contains(['/', '+', '#']) && !name.starts_with('$'))
+        self.fill_with(facts, |name| {
+            !name.contains(['/', '+', '#']) && !name.starts_with('$')
+        })
     }
 }
 

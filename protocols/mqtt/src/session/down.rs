@@ -14,7 +14,11 @@ use super::{MAX_AWAITED, Session};
 
 impl Session {
     /// What becomes of a packet of the broker; `None` if more of it is needed to tell.
-    pub(super) fn decide_down(&mut self, packet: &[u8], head: &Head) -> Result<Option<Fate>, Fault> {
+    pub(super) fn decide_down(
+        &mut self,
+        packet: &[u8],
+        head: &Head,
+    ) -> Result<Option<Fate>, Fault> {
         if head.kind == Kind::Publish {
             let Some(publish) = Publish::read(packet, head, self.level)? else {
                 return Ok(None);
@@ -100,9 +104,14 @@ impl Session {
         publish: &Publish<'_>,
     ) -> Result<Fate, Fault> {
         let denied = Ending::Rejected(Rejection::Denied);
-        self.tally.sent(method, publish.topic, head.packet(), denied);
+        self.tally
+            .sent(method, publish.topic, head.packet(), denied);
         if let Some(id) = publish.packet_id {
-            let kind = if head.qos() == 1 { Kind::Puback } else { Kind::Pubrec };
+            let kind = if head.qos() == 1 {
+                Kind::Puback
+            } else {
+                Kind::Pubrec
+            };
             if head.qos() == 2 && !self.state.swallowed.contains(&id) {
                 if self.state.swallowed.len() >= MAX_AWAITED {
                     return Err(Fault::quota("too many messages wait for their release"));

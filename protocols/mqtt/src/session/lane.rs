@@ -43,7 +43,11 @@ impl Session {
     }
 
     fn receiver(&mut self, up: bool) -> &mut Channel {
-        if up { &mut self.endpoint } else { &mut self.client }
+        if up {
+            &mut self.endpoint
+        } else {
+            &mut self.client
+        }
     }
 
     fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8], up: bool) -> Result<(), End> {
@@ -92,6 +96,10 @@ impl Session {
                 from = at;
                 continue;
             }
+            if up && self.resume.is_some() {
+                self.held = true;
+                break;
+            }
             let packet = &bytes[at..];
             let limit = if up { self.limit } else { usize::MAX };
             let head = match Head::read(packet, self.level, limit) {
@@ -106,7 +114,9 @@ impl Session {
             if head.kind != Kind::Publish && left < head.packet() {
                 if !up && head.packet() > self.limit {
                     self.send(cx, &bytes[from..at], up)?;
-                    return Err(fault(Fault::malformed("a packet of the broker is too long")));
+                    return Err(fault(Fault::malformed(
+                        "a packet of the broker is too long",
+                    )));
                 }
                 break;
             }

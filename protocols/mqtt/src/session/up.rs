@@ -4,7 +4,9 @@ use finback_core::record::Ending;
 use finback_core::rejection::Rejection;
 
 use crate::codec::properties::{Place, id};
-use crate::codec::{BAD_ALIAS, Fault, Head, Kind, Publish, Reader, Side, Subscription, check, write};
+use crate::codec::{
+    BAD_ALIAS, Fault, Head, Kind, Publish, Reader, Side, Subscription, check, write,
+};
 use crate::open::MAX_ALIASES;
 use crate::policy::Denied;
 use crate::reason::Reason;
@@ -48,7 +50,8 @@ impl Session {
                 self.tally.answered(Asked::Deliver(id), false);
             }
             Kind::Pingreq => {
-                self.tally.asked(Asked::Ping, method::PING, SESSION, head.packet());
+                self.tally
+                    .asked(Asked::Ping, method::PING, SESSION, head.packet());
             }
             Kind::Disconnect => self.state.goodbye = true,
             _ => {}
@@ -58,7 +61,9 @@ impl Session {
 
     fn publish(&mut self, head: &Head, publish: &Publish<'_>) -> Result<Fate, Fault> {
         if publish.properties.number(id::SUBSCRIPTION_ID).is_some() {
-            return Err(Fault::protocol("a client says for which subscription it is"));
+            return Err(Fault::protocol(
+                "a client says for which subscription it is",
+            ));
         }
         self.throttle(head.packet());
         let qos = usize::from(head.qos());
@@ -121,9 +126,16 @@ impl Session {
             !self.level.is_5() && denied == Some(Denied::Close)
         };
         if close() {
-            return Err(Fault::new(Reason::NOT_AUTHORIZED, "a message that is not allowed"));
+            return Err(Fault::new(
+                Reason::NOT_AUTHORIZED,
+                "a message that is not allowed",
+            ));
         }
-        let kind = if head.qos() == 1 { Kind::Puback } else { Kind::Pubrec };
+        let kind = if head.qos() == 1 {
+            Kind::Puback
+        } else {
+            Kind::Pubrec
+        };
         if head.qos() == 2 && !self.level.is_5() && !self.state.taken.contains(&id) {
             if self.state.taken.len() >= MAX_AWAITED {
                 return Err(Fault::quota("too many messages wait for their release"));
@@ -141,10 +153,15 @@ impl Session {
         let id = subscription.packet_id;
         let method = method::SUBSCRIBE;
         let Some(applied) = self.applied.as_ref().filter(|own| own.is_about_topics()) else {
-            self.tally.asked(Asked::Packet(id), method, SESSION, packet.len());
+            self.tally
+                .asked(Asked::Packet(id), method, SESSION, packet.len());
             return Ok(Fate::Pass);
         };
-        let refused = if self.level.is_5() { Reason::NOT_AUTHORIZED.0 } else { 0x80 };
+        let refused = if self.level.is_5() {
+            Reason::NOT_AUTHORIZED.0
+        } else {
+            0x80
+        };
         let codes: Vec<Option<u8>> = subscription
             .filters()
             .map(|own| (!applied.may_subscribe(own.filter)).then_some(refused))
@@ -171,7 +188,8 @@ impl Session {
             }
             self.state.partial.push((id, codes));
         }
-        self.tally.asked(Asked::Packet(id), method, SESSION, packet.len());
+        self.tally
+            .asked(Asked::Packet(id), method, SESSION, packet.len());
         Ok(Fate::Replace(written, packet.len()))
     }
 
@@ -179,7 +197,12 @@ impl Session {
         let body = &packet[head.header..];
         let subscription = Subscription::read(body, self.level, Place::Unsubscribe)?;
         let id = subscription.packet_id;
-        self.tally.asked(Asked::Packet(id), method::UNSUBSCRIBE, SESSION, packet.len());
+        self.tally.asked(
+            Asked::Packet(id),
+            method::UNSUBSCRIBE,
+            SESSION,
+            packet.len(),
+        );
         let Some(applied) = self.applied.as_ref().filter(|own| !own.names.are_plain()) else {
             return Ok(Fate::Pass);
         };

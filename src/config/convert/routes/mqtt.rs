@@ -29,7 +29,11 @@ pub(super) fn policy(
     let policy = Policy {
         rules: value.acl.into_iter().map(rule).collect::<Result<_>>()?,
         mount: value.mount.map(mount).transpose()?,
-        rewrites: value.rewrite.into_iter().map(rewrite).collect::<Result<_>>()?,
+        rewrites: value
+            .rewrite
+            .into_iter()
+            .map(rewrite)
+            .collect::<Result<_>>()?,
         denied: match value.denied {
             None => Denied::default(),
             Some(word) => match &*word.value {
@@ -65,7 +69,10 @@ pub(super) fn policy(
 }
 
 fn unknown(word: &Placed<String>, instead: &str) -> Wrong {
-    let message = format!("`{}` is none of the words here; write {instead}", word.value);
+    let message = format!(
+        "`{}` is none of the words here; write {instead}",
+        word.value
+    );
     Wrong::at(word.place, message)
 }
 
@@ -112,7 +119,10 @@ fn rule(Placed { value, place }: Placed<file::MqttRule>) -> Result<Rule> {
     };
     let Placed { value, place } = value.topics;
     if value.is_empty() {
-        return Err(Wrong::at(place, "a rule about no topic; write some, or `#`"));
+        return Err(Wrong::at(
+            place,
+            "a rule about no topic; write some, or `#`",
+        ));
     }
     let topics = value.into_iter().map(|topic| {
         if !is_filter(&topic, Level::V311) {
