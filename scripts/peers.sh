@@ -33,6 +33,7 @@ need /usr/lib/python3/dist-packages/h2 python3-h2
 need /usr/lib/python3/dist-packages/pip python3-pip
 need /usr/sbin/mosquitto mosquitto
 need mosquitto_pub mosquitto-clients
+need kcat kcat
 need "/usr/lib/$(uname -m)-linux-gnu/libnss_wrapper.so" libnss-wrapper
 if [ "${#missing[@]}" -gt 0 ]; then
     echo "installing ${missing[*]}"

@@ -1,16 +1,18 @@
 //! The admin port: metrics, health and clusters over HTTP, for this machine only.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use finback_core::mesh::{ClusterStatus, Gauges};
+use finback_kafka::Counts;
 use finback_observability::Page;
 use finback_registry::RegistryStatus;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use crate::kafka::Outlet;
 use crate::running::Running;
 
 /// The longest request that is read.
@@ -213,6 +215,7 @@ fn metrics(running: &Running) -> String {
     }
     endpoints(&mut page, &clusters);
     registry_samples(&mut page, &running.registries.status());
+    kafka_samples(&mut page, &running.kafka());
     page.family(
         "finback_registered",
         "gauge",
@@ -235,6 +238,45 @@ fn metrics(running: &Running) -> String {
         );
     }
     page.into_text()
+}
+
+fn kafka_samples(page: &mut Page, outlets: &[Arc<Outlet>]) {
+    let name = "finback_kafka_messages_total";
+    page.family(
+        name,
+        "counter",
+        "Messages for Kafka, by what became of them.",
+    );
+    let of = |outlet: &Arc<Outlet>| Some((outlet.name.clone(), outlet.producer()?.counts.clone()));
+    let all: Vec<_> = outlets.iter().filter_map(of).collect();
+    for (kafka, counts) in &all {
+        for (outcome, value) in [
+            ("taken", &counts.taken),
+            ("confirmed", &counts.confirmed),
+            ("failed", &counts.failed),
+        ] {
+            let labels = [("kafka", kafka.clone()), ("outcome", outcome.to_owned())];
+            page.sample(name, &labels, value.load(Relaxed) as f64);
+        }
+    }
+    for (name, help, value) in [
+        (
+            "finback_kafka_full_total",
+            "Messages that waited because a producer had no room.",
+            (|counts| &counts.full) as fn(&Counts) -> &AtomicU64,
+        ),
+        (
+            "finback_kafka_rebuilt_total",
+            "Producers that were given up after an error that nothing can mend.",
+            |counts| &counts.rebuilt,
+        ),
+    ] {
+        page.family(name, "counter", help);
+        for (kafka, counts) in &all {
+            let labels = [("kafka", kafka.clone())];
+            page.sample(name, &labels, value(counts).load(Relaxed) as f64);
+        }
+    }
 }
 
 fn registry_samples(page: &mut Page, registries: &[RegistryStatus]) {

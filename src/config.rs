@@ -24,6 +24,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// Registries by name.
     pub registries: Vec<(String, RegistryConfig)>,
+    /// Kafka clusters.
+    pub kafka: Vec<std::sync::Arc<crate::kafka::Outlet>>,
     /// Local services to register.
     pub registrations: Vec<Registration>,
     /// Services to mirror.

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod commands;
 pub mod config;
+pub mod kafka;
 pub mod mesh_registry;
 pub mod metadata;
 pub mod protocols;

@@ -1,8 +1,8 @@
 //! Finback at work: what `run`, `demo` and tests start, reload and stop.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use anyhow::Context;
 use finback_core::driver::{Bound, ListenerSpec, Workers, keep_checking};
@@ -13,8 +13,12 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use crate::config::{Config, TlsFiles};
+use crate::kafka::{self, Outlet};
 use crate::metadata::DubboMetadata;
 use crate::{protocols, tls};
+
+/// While stopping, messages for Kafka have this long to be written.
+const FLUSH: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// A running mesh.
 pub struct Running {
@@ -31,6 +35,8 @@ pub struct Running {
     /// Those of the configuration.
     registrations: Mutex<Vec<Registration>>,
     draining: AtomicBool,
+    /// Kafka clusters of the configuration in force.
+    kafka: std::sync::Mutex<Vec<Arc<Outlet>>>,
 }
 
 /// Counts of reloads.
@@ -70,6 +76,9 @@ impl Running {
             registries.clone(),
             metrics.clone(),
         );
+        for outlet in &config.kafka {
+            start_outlet(outlet, &[])?;
+        }
         tokio::spawn(keep_checking(Arc::downgrade(&mesh)));
         let workers = Workers::start(&mesh, config.workers).context("cannot start the workers")?;
         keep_fresh(&config.listeners, &config.files);
@@ -92,6 +101,7 @@ impl Running {
             workers,
             listeners: Mutex::new(listeners),
             draining: AtomicBool::new(false),
+            kafka: std::sync::Mutex::new(config.kafka),
         })
     }
 
@@ -107,6 +117,11 @@ impl Running {
         keep_fresh(&config.listeners, &config.files);
         let fresh = config.listeners.into_iter().filter(is_new).collect();
         let bound = bind(&self.workers, fresh)?;
+        let before = self.kafka();
+        for outlet in &config.kafka {
+            start_outlet(outlet, &before)?;
+        }
+        *self.lock_kafka() = config.kafka;
         self.registries.replace(config.registries);
         self.mesh.apply(config.routing);
         listeners.retain(|listener| {
@@ -145,6 +160,15 @@ impl Running {
         self.listeners.lock().await.iter().map(describe).collect()
     }
 
+    /// The Kafka clusters of the configuration in force.
+    pub fn kafka(&self) -> Vec<Arc<Outlet>> {
+        self.lock_kafka().clone()
+    }
+
+    fn lock_kafka(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Outlet>>> {
+        self.kafka.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether it has been told to stop.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
@@ -161,7 +185,16 @@ impl Running {
         self.begin_draining();
         self.registries.withdraw().await;
         self.workers.drain().await;
+        let kafka = self.kafka();
+        // What clients were not told of yet, they will send again; this is for the rest.
+        let flushing = tokio::task::spawn_blocking(move || kafka::flush(&kafka, FLUSH));
+        let _ = flushing.await;
     }
+}
+
+fn start_outlet(outlet: &Outlet, before: &[Arc<Outlet>]) -> anyhow::Result<()> {
+    let started = outlet.start(before);
+    started.with_context(|| format!("cannot speak to the Kafka cluster {}", outlet.name))
 }
 
 /// Has certificates read again when their files change, as long as their listener lives.

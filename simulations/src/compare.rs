@@ -26,6 +26,8 @@ pub enum Group {
     Web,
     /// Connections passed through.
     Tcp,
+    /// MQTT.
+    Mqtt,
 }
 
 /// What to compare, and how long.
@@ -186,7 +188,23 @@ const WORKLOADS: &[Workload] = &[
         60_000,
         16 * 1024,
     ),
+    messages("MQTT, Mosquitto, QoS 0", Door::Mqtt, 0),
+    messages("MQTT, Mosquitto, QoS 1", Door::Mqtt, 1),
+    messages("MQTT, a sink, QoS 0", Door::MqttSink, 0),
+    messages("MQTT, a sink, QoS 1", Door::MqttSink, 1),
 ];
+
+const fn messages(name: &'static str, door: Door, qos: u8) -> Workload {
+    Workload {
+        group: Group::Mqtt,
+        name,
+        door,
+        connections: 50,
+        in_flight: 4,
+        calls: 200_000,
+        generator: Generator::Messages { qos },
+    }
+}
 
 /// Runs the comparison and prints its tables.
 ///

@@ -3,6 +3,7 @@
 pub mod compare;
 pub mod echo;
 pub mod load;
+pub mod mqtt;
 mod process;
 pub mod registries;
 pub mod speech;

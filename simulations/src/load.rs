@@ -99,16 +99,8 @@ pub async fn run(load: &Load, progress: &Arc<Progress>) -> io::Result<Summary> {
     while let Some(ended) = tasks.join_next().await {
         ended.map_err(io::Error::other)??;
     }
-    let took = began.elapsed();
     let all = all.lock().unwrap_or_else(PoisonError::into_inner);
-    let (times, errors) = (&all.times, all.errors);
-    Ok(Summary {
-        calls: times.len(),
-        errors,
-        p50_us: times.value_at_quantile(0.5),
-        p99_us: times.value_at_quantile(0.99),
-        per_second: times.len() as f64 / took.as_secs_f64(),
-    })
+    Ok(all.summary(began.elapsed()))
 }
 
 /// A connection that is held open.
@@ -193,6 +185,18 @@ impl Tally {
         self.times.saturating_record(micros.max(1));
     }
 
+    /// What it came to in so long.
+    pub(crate) fn summary(&self, took: Duration) -> Summary {
+        let times = &self.times;
+        Summary {
+            calls: times.len(),
+            errors: self.errors,
+            p50_us: times.value_at_quantile(0.5),
+            p99_us: times.value_at_quantile(0.99),
+            per_second: times.len() as f64 / took.as_secs_f64(),
+        }
+    }
+
     pub(crate) fn join(&mut self, other: &Self) {
         // Histograms of the same shape always add up.
         let _ = self.times.add(&other.times);
@@ -201,7 +205,7 @@ impl Tally {
 }
 
 /// The calls of one of several connections.
-fn share(count: u64, connections: u64, number: u64) -> u64 {
+pub(crate) fn share(count: u64, connections: u64, number: u64) -> u64 {
     count / connections + u64::from(number < count % connections)
 }
 

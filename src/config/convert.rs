@@ -4,6 +4,7 @@ mod clusters;
 mod registries;
 mod routes;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
@@ -18,6 +19,7 @@ use finback_registry::Layout;
 use super::file::{self, File};
 use super::units::{Pause, Placed, Size, Time};
 use super::{Config, TlsFiles, Wrong};
+use crate::kafka::Outlet;
 use crate::protocols;
 use crate::tls::ServerFiles;
 
@@ -43,6 +45,11 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
             .collect(),
         clusters: file.clusters.keys().cloned().collect(),
         tables: file.routes.keys().cloned().collect(),
+        kafka: file
+            .kafka
+            .into_iter()
+            .map(|(name, kafka)| Ok((name.clone(), outlet(&name, kafka)?)))
+            .collect::<Result<_>>()?,
     };
     let workers = workers(file.workers.as_ref())?;
     let admin = file
@@ -94,6 +101,7 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
         limits: limits(file.limits)?,
     };
     Ok(Config {
+        kafka: names.kafka.into_values().collect(),
         workers,
         admin,
         registries,
@@ -123,6 +131,26 @@ struct Names {
     lists: Vec<String>,
     clusters: Vec<String>,
     tables: Vec<String>,
+    kafka: BTreeMap<String, Arc<Outlet>>,
+}
+
+fn outlet(name: &str, Placed { value, place }: Placed<file::Kafka>) -> Result<Arc<Outlet>> {
+    let brokers = match value.brokers {
+        file::Servers::One(one) => one,
+        file::Servers::Many(several) => several.join(","),
+    };
+    if brokers.is_empty() {
+        let message = "a Kafka cluster without brokers; write one, such as 127.0.0.1:9092";
+        return Err(Wrong::at(place, message));
+    }
+    let config = finback_kafka::Config {
+        brokers,
+        options: value.options,
+    };
+    config
+        .check()
+        .map_err(|why| Wrong::at(place, format!("Kafka's client does not take this: {why}")))?;
+    Ok(Arc::new(Outlet::new(name, config)))
 }
 
 fn known(list: &[String], kind: &str, name: &Placed<String>) -> Result<()> {

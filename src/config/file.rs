@@ -31,6 +31,9 @@ pub struct File {
     pub bridges: Vec<Bridge>,
     /// SOFA-RPC's mesh registry, for Java applications. Read at the start only.
     pub mesh_registry: Option<MeshRegistry>,
+    /// Kafka clusters by name.
+    #[serde(default)]
+    pub kafka: BTreeMap<String, Placed<Kafka>>,
     /// Addresses to accept on; at least one.
     pub listeners: Placed<Vec<Listener>>,
     /// Route tables by name.
@@ -89,6 +92,17 @@ pub struct Registry {
     /// Where layouts begin.
     #[serde(default)]
     pub roots: Roots,
+}
+
+/// A Kafka cluster that messages are written to.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Kafka {
+    /// Its first brokers, `host:port`, or a list of them.
+    pub brokers: Servers,
+    /// Settings of librdkafka's that differ from ours, by their names there.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
 }
 
 /// Host names as services.
@@ -345,8 +359,10 @@ pub struct Route {
     /// Which calls it is for. Default: all.
     #[serde(rename = "match")]
     pub when: Option<Match>,
-    /// Where they go; not beside `respond` or `redirect`.
+    /// Where they go; not beside `respond`, `redirect` or `produce`.
     pub to: Option<Placed<To>>,
+    /// MQTT, HTTP: write them to Kafka. `match` says which of the two it is for.
+    pub produce: Option<Placed<Produce>>,
     /// HTTP: answer here.
     pub respond: Option<Placed<Respond>>,
     /// HTTP: have the client ask elsewhere.
@@ -363,6 +379,45 @@ pub struct Route {
     pub timeout: Option<Time>,
     /// When a call is tried again.
     pub retry: Option<Placed<Retry>>,
+}
+
+/// Messages for Kafka: of MQTT, whose sessions end here then, or bodies of HTTP's POST.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Produce {
+    /// The Kafka cluster's name.
+    pub kafka: Placed<String>,
+    /// The topic of Kafka. `{topic}` stands for the message's topic (HTTP: its path) with `.` for `/`,
+    /// `{1}` to `{9}` for a level of it. What gives no name is refused.
+    pub topic: Placed<String>,
+    /// What decides about the partition: `client-id` (MQTT), `topic`, `none`, or
+    /// `{ property: NAME }`: a user property or header. Default: client-id for MQTT, none for HTTP.
+    pub key: Option<Placed<ProduceKey>>,
+}
+
+/// What decides about a message's partition.
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
+pub enum ProduceKey {
+    /// `client-id`, `topic` or `none`.
+    Word(String),
+    /// A user property or header.
+    Property(KeyProperty),
+}
+
+forms!(
+    ProduceKey,
+    "client-id, topic, none or { property: NAME }",
+    Word,
+    map Property(KeyProperty)
+);
+
+/// A user property or header as the key.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeyProperty {
+    /// Its name.
+    pub property: String,
 }
 
 /// What is done with sessions of MQTT. In texts, `{client_id}`, `{username}` and `{identity}` (of the

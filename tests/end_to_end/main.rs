@@ -16,6 +16,7 @@ mod floods;
 mod grpc;
 mod health;
 mod http;
+mod kafka;
 mod lifecycle;
 mod mqtt;
 mod mqtt_faults;

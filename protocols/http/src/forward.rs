@@ -23,7 +23,7 @@ use crate::dialect::{Asked, Dialect};
 use crate::headers;
 use crate::pool::{self, Channel, Returned};
 use crate::translation::{Translated, Translator};
-use crate::treatment::{self, Treatment};
+use crate::treatment::{self, Taker, Treatment};
 use crate::upgrade::{self, Wanted};
 use crate::{Http, http1, http2};
 
@@ -191,7 +191,10 @@ impl Call {
         if let Some(own) = own.and_then(|own| own.response(&call.head)) {
             return Err(Box::new(call.answer_itself(own)));
         }
-        if let Err(rejection) = routed {
+        let taken = own_taker(call.treatment.as_deref()).is_some();
+        if let Err(rejection) = routed
+            && !taken
+        {
             return Err(Box::new(call.reject(rejection)));
         }
         call.prepare();
@@ -260,6 +263,9 @@ impl Call {
     }
 
     async fn attempts(&mut self) -> Response<Payload> {
+        if let Some(taker) = own_taker(self.treatment.as_deref()) {
+            return Box::pin(self.hand_over(taker.clone())).await;
+        }
         if self.wanted.is_none() && self.stream().may_need_resending() {
             let payload = std::mem::replace(&mut self.payload, Payload::empty());
             match Box::pin(collect(payload)).await {
@@ -326,6 +332,22 @@ impl Call {
                 Some(same) => (self.head, self.payload) = same.into_parts(),
                 None => self.restore(),
             }
+        }
+    }
+
+    /// Has a request taken here.
+    async fn hand_over(&mut self, taker: Arc<dyn Taker>) -> Response<Payload> {
+        let payload = std::mem::replace(&mut self.payload, Payload::empty());
+        let limit = self.stream().deadline();
+        let taking = async {
+            let body = gather(payload, taker.limit()).await?;
+            Ok(taker.take(&self.head, body).await)
+        };
+        match tokio::time::timeout_at(limit, taking).await {
+            Ok(Ok(response)) => self.answer_itself(response),
+            Ok(Err(Ungathered::TooLong)) => self.reject(Rejection::TooLarge),
+            Ok(Err(Ungathered::Broken)) => self.reject(Rejection::BadRequest),
+            Err(_) => self.reject(Rejection::DeadlineExceeded),
         }
     }
 
@@ -567,22 +589,42 @@ enum Collected {
 }
 
 /// Reads a body that is short enough.
-async fn collect(mut payload: Payload) -> Collected {
+async fn collect(payload: Payload) -> Collected {
     let known = payload.size_hint();
     if known.upper().is_none_or(|upper| upper > KEPT as u64) && !payload.is_end_stream() {
         return Collected::TooLong(payload);
     }
+    match gather(payload, KEPT).await {
+        Ok(bytes) => Collected::Whole(bytes),
+        Err(_) => Collected::Broken,
+    }
+}
+
+/// Why a body was not read whole.
+enum Ungathered {
+    TooLong,
+    Broken,
+}
+
+/// Reads a body of up to so many bytes.
+async fn gather(mut payload: Payload, limit: usize) -> Result<Bytes, Ungathered> {
     let mut all = BytesMut::new();
     loop {
         let frame = std::future::poll_fn(|cx| Pin::new(&mut payload).poll_frame(cx)).await;
-        match frame {
-            None => return Collected::Whole(all.freeze()),
-            Some(Ok(frame)) => {
-                if let Ok(data) = frame.into_data() {
-                    all.extend_from_slice(&data);
-                }
+        let Some(frame) = frame else {
+            return Ok(all.freeze());
+        };
+        let frame = frame.map_err(|_| Ungathered::Broken)?;
+        if let Ok(data) = frame.into_data() {
+            if data.len() > limit - all.len() {
+                return Err(Ungathered::TooLong);
             }
-            Some(Err(_)) => return Collected::Broken,
+            all.extend_from_slice(&data);
         }
     }
+}
+
+/// Who takes requests of a route here, if somebody does.
+fn own_taker(treatment: Option<&Treatment>) -> Option<&Arc<dyn Taker>> {
+    treatment.and_then(|own| own.taker.as_ref())
 }

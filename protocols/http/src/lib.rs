@@ -41,7 +41,7 @@ pub use dialect::{Asked, Dialect, Plain};
 pub use exercise::exercise;
 pub use probe::{HttpProbe, Said, ask};
 pub use translation::{Translation, Translator};
-pub use treatment::{Answer, Change, HeaderChange, Treatment};
+pub use treatment::{Answer, Change, HeaderChange, Taker, Taking, Treatment};
 
 /// The protocol's name.
 pub const NAME: &str = "http";

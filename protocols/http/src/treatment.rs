@@ -1,5 +1,10 @@
 //! What a route does with its requests beyond routing them.
 
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
 use http::header::{HeaderName, LOCATION};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
@@ -8,11 +13,25 @@ use regex::Regex;
 
 use bytes::Bytes;
 
+/// Takes requests in the place of an endpoint.
+pub trait Taker: fmt::Debug + Send + Sync {
+    /// The longest body it takes, in bytes.
+    fn limit(&self) -> usize;
+
+    /// Takes a request and answers it; dropped when its deadline is over.
+    fn take(&self, head: &Parts, body: Bytes) -> Taking;
+}
+
+/// An answer that is waited for, on its worker's thread.
+pub type Taking = Pin<Box<dyn Future<Output = Response<Bytes>>>>;
+
 /// Of one route.
 #[derive(Clone, Debug, Default)]
 pub struct Treatment {
     /// Answer here; nothing is sent on.
     pub answer: Option<Answer>,
+    /// Somebody here takes it; nothing is sent on.
+    pub taker: Option<Arc<dyn Taker>>,
     /// Another host for the endpoint.
     pub host: Option<Authority>,
     /// Another path for the endpoint.

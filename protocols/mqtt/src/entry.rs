@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::channel::Channel;
 use crate::codec::{Head, Kind, Level};
+use crate::open::Begun;
 use crate::{Mqtt, open, session, websocket};
 
 /// How long the last bytes to a client may take, and how long is waited for it to go.
@@ -22,8 +23,10 @@ pub(crate) async fn serve(mqtt: Arc<Mqtt>, connection: Connection, worker: Rc<Wo
         opened = Box::pin(enter(&mqtt, &caller, socket)) => opened,
         () = caller.cut() => return,
     };
-    if let Some((client, opened)) = opened {
-        session::run(&caller, client, opened).await;
+    match opened {
+        Some((Some(client), Begun::Proxied(opened))) => session::run(&caller, client, opened).await,
+        Some((_, Begun::Here(terminal))) => terminal.run(&mqtt.kept).await,
+        _ => {}
     }
 }
 
@@ -32,7 +35,7 @@ async fn enter(
     mqtt: &Mqtt,
     caller: &Rc<Caller>,
     mut socket: Socket,
-) -> Option<(Channel, open::Opened)> {
+) -> Option<(Option<Channel>, Begun)> {
     let config = &mqtt.config;
     let deadline = Instant::now() + config.connect_timeout;
     timeout_at(deadline, socket.readable()).await.ok()?.ok()?;
@@ -73,8 +76,9 @@ async fn enter(
         Ok(None) => return None,
         Err(why) => return nonsense(caller, why),
     }
-    let opened = open::open(mqtt, caller, &mut channel, head.freeze()).await?;
-    Some((channel, opened))
+    let mut client = Some(channel);
+    let begun = open::open(mqtt, caller, &mut client, head.freeze()).await?;
+    Some((client, begun))
 }
 
 fn nonsense<T>(caller: &Caller, why: &str) -> Option<T> {

@@ -14,9 +14,11 @@ mod policy;
 mod proxied;
 mod reason;
 mod session;
+mod sink;
 mod sticky;
 mod takeover;
 mod tally;
+mod terminal;
 mod topic;
 mod websocket;
 
@@ -32,6 +34,7 @@ use codec::Kind;
 pub use exercise::exercise;
 pub use policy::{Action, Denied, Duplicates, Policy, Rewrite, Rule, Template, TemplateError};
 pub use reason::Reason;
+pub use sink::{NotTaken, Outgoing, Receipt, Sink};
 pub use topic::{covers, intersect, is_filter};
 
 /// The protocol's name.
@@ -75,6 +78,7 @@ pub struct Mqtt {
     gate: gate::Gate,
     sticky: sticky::Sticky,
     sessions: takeover::Sessions,
+    kept: terminal::Kept,
 }
 
 impl Mqtt {
@@ -86,6 +90,7 @@ impl Mqtt {
             config,
             sticky: sticky::Sticky::default(),
             sessions: takeover::Sessions::default(),
+            kept: terminal::Kept::default(),
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::gate::Place as Waiting;
 use crate::policy::{Applied, Duplicates, Facts, Policy};
 use crate::reason::Reason;
 use crate::takeover::Seat;
+use crate::terminal::{Beginning, Terminal};
 use crate::{CLIENT_ID, Mqtt, NAME, proxied, sticky};
 
 /// The service of every session.
@@ -56,6 +57,14 @@ pub(crate) struct Opened {
     pub(crate) packet: usize,
 }
 
+/// A session that may begin.
+pub(crate) enum Begun {
+    /// With a broker.
+    Proxied(Opened),
+    /// That ends here.
+    Here(Box<Terminal>),
+}
+
 /// Why there is no session.
 enum Refused {
     /// The mesh says so: what the client is told.
@@ -79,19 +88,20 @@ fn here(reason: Reason, why: &str) -> Refused {
     Refused::Here { reason, why }
 }
 
-/// Opens the session that `packet`, a CONNECT, asks for.
+/// Opens the session that `packet`, a CONNECT, asks for. One that ends here takes the client's
+/// channel with it.
 pub(crate) async fn open(
     mqtt: &Mqtt,
     caller: &Rc<Caller>,
-    client: &mut Channel,
+    client: &mut Option<Channel>,
     packet: Bytes,
-) -> Option<Opened> {
+) -> Option<Begun> {
     let header = Head::read(&packet, Level::V5, usize::MAX).ok()??.header;
     let (level, refused) = match Opening::read(&packet[header..]) {
         Ok(Opening::Connect(connect)) => {
             let level = connect.level;
             match admit(mqtt, caller, client, &packet, connect).await {
-                Ok(opened) => return Some(opened),
+                Ok(begun) => return Some(begun),
                 Err(refused) => (Some(level), refused),
             }
         }
@@ -111,7 +121,7 @@ pub(crate) async fn open(
             (reason, why.to_owned())
         }
         Refused::There(connack) => {
-            farewell(caller.worker(), client, &connack).await;
+            farewell(caller.worker(), client.as_mut()?, &connack).await;
             return None;
         }
         Refused::Gone => return None,
@@ -122,7 +132,7 @@ pub(crate) async fn open(
         Some(level) => write::connack(level, reason, &why, None),
         None => Vec::new(),
     };
-    farewell(caller.worker(), client, &last).await;
+    farewell(caller.worker(), client.as_mut()?, &last).await;
     None
 }
 
@@ -159,10 +169,10 @@ fn outcome(reason: Reason) -> Outcome {
 async fn admit(
     mqtt: &Mqtt,
     caller: &Rc<Caller>,
-    client: &mut Channel,
+    client: &mut Option<Channel>,
     packet: &Bytes,
     connect: Connect<'_>,
-) -> Result<Opened, Refused> {
+) -> Result<Begun, Refused> {
     let worker = caller.worker();
     worker.read_clock();
     if connect.client_id.len() > MAX_CLIENT_ID {
@@ -197,8 +207,8 @@ async fn admit(
         ..Metadata::default()
     };
     let (mut stream, routed) = caller.open(NAME, &metadata, packet.len(), &mut attributes);
-    if let Err(rejection) = routed {
-        return Err(reject(&mut stream, rejection));
+    if routed == Err(Rejection::NoRoute) {
+        return Err(reject(&mut stream, Rejection::NoRoute));
     }
     let policy = stream
         .treatment()
@@ -219,14 +229,43 @@ async fn admit(
         None => packet.clone(),
         Some(applied) => amended(applied, packet, &connect, &facts, &mut stream)?,
     };
+    let sink = policy.as_ref().and_then(|policy| policy.sink.clone());
     let duplicates = policy
         .as_ref()
-        .map_or(Duplicates::Broker, |own| own.duplicates);
+        .map(|own| own.duplicates)
+        .unwrap_or_default();
+    let duplicates = match duplicates {
+        // Where there is no broker, nobody else would see to it.
+        Duplicates::Broker if sink.is_some() => Duplicates::TakeOver,
+        own => own,
+    };
     let Ok(seat) = mqtt.sessions.enter(&connect.client_id, duplicates) else {
         stream.rejected(Rejection::Denied);
         let why = "a session of this client identifier is under way";
         return Err(here(Reason::BAD_CLIENT_ID, why));
     };
+    if let Some(sink) = sink {
+        if connect.client_id.is_empty() && !connect.clean && !connect.level.is_5() {
+            stream.rejected(Rejection::Denied);
+            let why = "a session that is to last needs a client identifier";
+            return Err(here(Reason::BAD_CLIENT_ID, why));
+        }
+        let channel = client.take().ok_or(Refused::Gone)?;
+        count(caller, Reason::SUCCESS);
+        stream.answered(Outcome::Success, 0);
+        let beginning = Beginning {
+            sink,
+            applied,
+            seat,
+            limit: mqtt.config.packet,
+        };
+        let terminal = Terminal::accept(caller, channel, &connect, &mqtt.kept, beginning);
+        return Ok(Begun::Here(Box::new(terminal)));
+    }
+    if let Err(rejection) = routed {
+        return Err(reject(&mut stream, rejection));
+    }
+    let client = client.as_mut().ok_or(Refused::Gone)?;
     let proxied = policy.as_ref().is_some_and(|policy| policy.proxy_protocol);
     let said = if proxied {
         let header = proxied::header(caller, client.socket())
@@ -269,7 +308,7 @@ async fn admit(
     } else {
         connack.to_vec()
     };
-    Ok(Opened {
+    Ok(Begun::Proxied(Opened {
         level: connect.level,
         endpoint,
         lease,
@@ -280,12 +319,12 @@ async fn admit(
         client_takes: takes(connect.properties()),
         endpoint_takes: takes(properties),
         packet: mqtt.config.packet,
-    })
+    }))
 }
 
 /// One and a half times the agreed interval (section 3.1.2.10), and some more so that the broker,
 /// who counts too, is first to find a client gone.
-fn patience(keep_alive: u32) -> Option<Duration> {
+pub(crate) fn patience(keep_alive: u32) -> Option<Duration> {
     const SLACK: Duration = Duration::from_secs(5);
     (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1500) + SLACK)
 }

@@ -7,6 +7,7 @@ mod template;
 use std::sync::Arc;
 
 use crate::codec::Connect;
+use crate::sink::Sink;
 use crate::topic::{covers, intersect, unshared};
 
 pub(crate) use names::Names;
@@ -43,6 +44,8 @@ pub struct Policy {
     pub server_reference: Option<String>,
     /// What a second session of one client identifier means here.
     pub duplicates: Duplicates,
+    /// Where messages go in the place of a broker: sessions end here.
+    pub sink: Option<Arc<dyn Sink>>,
 }
 
 /// What becomes of a message of quality of service 1 or 2 that is forbidden to a client of

@@ -221,8 +221,7 @@ impl Session {
             cx.waker().wake_by_ref();
             return Ok(false);
         }
-        let worker = self.caller.worker().clone();
-        let mut scratch = worker.take_scratch();
+        let mut scratch = self.caller.worker().take_scratch();
         let from = if up {
             &mut self.client
         } else {
@@ -238,7 +237,7 @@ impl Session {
             Poll::Ready(_) if up => Err(End::Client),
             Poll::Ready(_) => Err(End::Endpoint),
         };
-        worker.return_scratch(scratch);
+        self.caller.worker().return_scratch(scratch);
         passed
     }
 

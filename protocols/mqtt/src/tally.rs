@@ -67,14 +67,14 @@ struct Timed {
     asked: Asked,
     since: Now,
     bytes: u64,
-    series: Arc<dyn Series>,
+    known: Rc<Known>,
 }
 
 /// What one session's records are made of.
 pub(crate) struct Tally {
     caller: Rc<Caller>,
     endpoint: Option<SocketAddr>,
-    known: Vec<Known>,
+    known: Vec<Rc<Known>>,
     timed: Vec<Timed>,
     began: Now,
     /// Bytes that the client sent, and that it was sent.
@@ -96,7 +96,7 @@ impl Tally {
         }
     }
 
-    fn series(&mut self, method: &'static str, topic: &str) -> &Arc<dyn Series> {
+    fn known(&mut self, method: &'static str, topic: &str) -> &Rc<Known> {
         let prefix = first_level(topic);
         // Both are compared, the pointer of the method first.
         let found = self
@@ -115,15 +115,15 @@ impl Tally {
                 }
                 let service = self.allowed(prefix);
                 let series = self.caller.series(NAME, service, method);
-                self.known.push(Known {
+                self.known.push(Rc::new(Known {
                     method,
                     prefix: prefix.into(),
                     series,
-                });
+                }));
                 self.known.len() - 1
             }
         };
-        &self.known[at].series
+        &self.known[at]
     }
 
     fn allowed<'a>(&self, prefix: &'a str) -> &'a str {
@@ -158,7 +158,7 @@ impl Tally {
     pub(crate) fn sent(&mut self, method: &'static str, topic: &str, bytes: usize, ending: Ending) {
         let now = self.caller.worker().now();
         let record = self.record(ending, now, bytes as u64);
-        self.series(method, topic).record(&record);
+        self.known(method, topic).series.record(&record);
     }
 
     /// Something was passed on that will be answered.
@@ -167,12 +167,12 @@ impl Tally {
             self.sent(method, topic, bytes, Ending::Sent);
             return;
         }
-        let series = self.series(method, topic).clone();
+        let known = self.known(method, topic).clone();
         let timed = Timed {
             asked,
             since: self.caller.worker().now(),
             bytes: bytes as u64,
-            series,
+            known,
         };
         // Sent again, it is still one.
         match self.timed.iter_mut().find(|timed| timed.asked == asked) {
@@ -197,6 +197,7 @@ impl Tally {
         };
         let ending = Ending::Answered(outcome);
         timed
+            .known
             .series
             .record(&self.record(ending, timed.since, timed.bytes));
     }
@@ -206,6 +207,7 @@ impl Tally {
         for timed in std::mem::take(&mut self.timed) {
             let lost = Ending::Rejected(Rejection::ConnectionLost);
             timed
+                .known
                 .series
                 .record(&self.record(lost, timed.since, timed.bytes));
         }

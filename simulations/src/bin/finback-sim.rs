@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use finback_simulations::compare::{self, Comparison, Group};
 use finback_simulations::echo::{self, Faults};
 use finback_simulations::load::{self, Load};
+use finback_simulations::mqtt::{self, MqttLoad};
 use finback_simulations::registries::{self, Scale};
 use finback_simulations::speech::Protocol;
 use tokio::net::TcpListener;
@@ -74,6 +75,34 @@ enum Command {
         /// The certificate that the server shows, if it speaks TLS (http and grpc only).
         #[arg(long)]
         certificate: Option<PathBuf>,
+    },
+    /// Send messages over MQTT from clients that each hear their own again.
+    Mqtt {
+        #[arg(long, value_parser = resolve)]
+        target: SocketAddr,
+        #[arg(long, default_value_t = 50)]
+        connections: usize,
+        /// Messages of each client on their way at a time.
+        #[arg(long, default_value_t = 4)]
+        in_flight: usize,
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..2))]
+        qos: u8,
+        #[arg(long, default_value_t = 100_000)]
+        count: u64,
+        /// Bytes of a payload.
+        #[arg(long, default_value_t = 64)]
+        size: usize,
+        /// Only publish, and wait for acknowledgements (quality of service 1).
+        #[arg(long)]
+        publish_only: bool,
+        /// Open so many idle clients instead, and hold them until standard input ends.
+        #[arg(long)]
+        idle: bool,
+    },
+    /// Serve MQTT as a sink that gives every message back to whom it came from.
+    MqttSink {
+        #[arg(long, default_value = "127.0.0.1:0")]
+        address: SocketAddr,
     },
     /// Compare CPU per call of proxies: HAProxy, Envoy and Finback, one worker each, in
     /// interleaved rounds, all on one CPU. Prints a Markdown table.
@@ -175,6 +204,46 @@ fn main() -> anyhow::Result<()> {
             std::io::stdin().read_to_end(&mut nothing)?;
             Ok(())
         }
+        Command::Mqtt {
+            target,
+            connections,
+            idle: true,
+            ..
+        } => {
+            let held = runtime.block_on(mqtt::hold(target, connections))?;
+            println!("holding {}", held.len());
+            let mut nothing = Vec::new();
+            std::io::stdin().read_to_end(&mut nothing)?;
+            Ok(())
+        }
+        Command::Mqtt {
+            target,
+            connections,
+            in_flight,
+            qos,
+            count,
+            size,
+            publish_only,
+            idle: false,
+        } => {
+            let load = MqttLoad {
+                target,
+                connections,
+                in_flight,
+                qos,
+                count,
+                size,
+                heard: !publish_only,
+            };
+            let summary = runtime.block_on(mqtt::run(&load))?;
+            println!("{}", serde_json::to_string(&summary)?);
+            Ok(())
+        }
+        Command::MqttSink { address } => runtime.block_on(async {
+            let listener = TcpListener::bind(address).await?;
+            println!("listening {}", listener.local_addr()?);
+            Ok(mqtt::sink(listener).await?)
+        }),
         Command::Compare {
             only,
             rounds,

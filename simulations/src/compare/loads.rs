@@ -20,6 +20,10 @@ pub(super) enum Door {
     /// HTTP/1.1 under TLS.
     Tls,
     Tcp,
+    /// With a real broker behind.
+    Mqtt,
+    /// With our own sink behind.
+    MqttSink,
 }
 
 /// One kind of load.
@@ -42,6 +46,8 @@ pub(super) enum Generator {
     H2load { path: &'static str },
     /// h2load, with a connection for each request.
     Handshakes,
+    /// Our own, of messages that come back.
+    Messages { qos: u8 },
 }
 
 /// One measured run.
@@ -65,6 +71,7 @@ pub(super) fn run(
         Generator::Own { protocol, size } => own(workload, protocol, size, target, count),
         Generator::H2load { path } => h2load(workload, path, target, count, folder),
         Generator::Handshakes => handshakes(workload, target, count, folder),
+        Generator::Messages { qos } => messages(workload, qos, target, count),
     };
     load(calls / 10)?;
     let before = pid.map_or(Ok(0), cpu_nanos)?;
@@ -100,6 +107,26 @@ fn own(
         .args(["--connections", &workload.connections.to_string()])
         .args(["--in-flight", &workload.in_flight.to_string()])
         .args(["--size", &size.to_string()]);
+    summary(command, target, count)
+}
+
+fn messages(
+    workload: &Workload,
+    qos: u8,
+    target: SocketAddr,
+    count: u64,
+) -> anyhow::Result<(u64, u64)> {
+    let mut command = on_one_cpu(&std::env::current_exe()?);
+    command
+        .args(["mqtt", "--target", &target.to_string()])
+        .args(["--count", &count.to_string(), "--qos", &qos.to_string()])
+        .args(["--connections", &workload.connections.to_string()])
+        .args(["--in-flight", &workload.in_flight.to_string()]);
+    summary(command, target, count)
+}
+
+/// Runs a generator of ours; the median and the 99th percentile of its times.
+fn summary(command: Command, target: SocketAddr, count: u64) -> anyhow::Result<(u64, u64)> {
     let summary: serde_json::Value = serde_json::from_slice(&output(command, target)?)?;
     if summary["errors"] != 0 || summary["calls"] != count {
         bail!("calls went wrong through {target}: {summary}");

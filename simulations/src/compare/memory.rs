@@ -61,6 +61,7 @@ pub(super) fn connections(
         (Group::Web, Door::Http2, Protocol::Grpc, false),
         (Group::Web, Door::Tls, Protocol::Http, true),
         (Group::Tcp, Door::Tcp, Protocol::Bytes, false),
+        (Group::Mqtt, Door::MqttSink, Protocol::Bytes, false),
     ] {
         if !wanted(group) {
             continue;
@@ -72,8 +73,15 @@ pub(super) fn connections(
             };
             let before = rss_kib(pid)?;
             let count = 4_000;
-            let held = hold(protocol, tls.then_some(certificate), *target, count)
-                .with_context(|| format!("{} with {count} connections", proxy.name))?;
+            let messages = group == Group::Mqtt;
+            let held = hold(
+                protocol,
+                messages,
+                tls.then_some(certificate),
+                *target,
+                count,
+            )
+            .with_context(|| format!("{} with {count} connections", proxy.name))?;
             // Whoever puts idle connections aside has the time to.
             std::thread::sleep(Duration::from_secs(3));
             let each = rss_kib(pid)?.saturating_sub(before) * 1024 / count;
@@ -86,14 +94,18 @@ pub(super) fn connections(
 
 fn hold(
     protocol: Protocol,
+    messages: bool,
     certificate: Option<&Path>,
     target: SocketAddr,
     count: u64,
 ) -> anyhow::Result<Process> {
     let mut command = Command::new(std::env::current_exe()?);
-    command
-        .args(["idle", "--protocol", protocol.name(), "--connections"])
-        .args([&count.to_string(), "--target", &target.to_string()]);
+    if messages {
+        command.args(["mqtt", "--idle", "--connections"]);
+    } else {
+        command.args(["idle", "--protocol", protocol.name(), "--connections"]);
+    }
+    command.args([&count.to_string(), "--target", &target.to_string()]);
     if let Some(certificate) = certificate {
         command.arg("--certificate").arg(certificate);
     }

@@ -65,6 +65,21 @@ impl Backends {
         command.arg("-p").arg(folder).arg("-c").arg(path);
         processes.push(start(command, &[web], "apt-get install nginx-light")?);
         doors.insert(Door::Http1, web);
+        let (process, address) = reports(&["mqtt-sink"])?;
+        processes.push(process);
+        doors.insert(Door::MqttSink, address);
+        let broker = free_address()?;
+        let path = folder.join("mosquitto.conf");
+        let text = format!(
+            "listener {} 127.0.0.1\nuser root\nallow_anonymous true\nlog_type error\n\
+             set_tcp_nodelay true\nmax_queued_messages 0\nmax_inflight_messages 0\n",
+            broker.port()
+        );
+        std::fs::write(&path, text)?;
+        let mut command = on_one_cpu(Path::new("/usr/sbin/mosquitto"));
+        command.arg("-c").arg(path);
+        processes.push(start(command, &[broker], "apt-get install mosquitto")?);
+        doors.insert(Door::Mqtt, broker);
         Ok(Self {
             _processes: processes,
             doors,
@@ -90,8 +105,13 @@ impl Backends {
 }
 
 fn echo(protocol: Protocol) -> anyhow::Result<(Process, SocketAddr)> {
+    reports(&["echo", "--protocol", protocol.name()])
+}
+
+/// A stand-in service of ours, which says where it listens.
+fn reports(arguments: &[&str]) -> anyhow::Result<(Process, SocketAddr)> {
     let mut child = on_one_cpu(&std::env::current_exe()?)
-        .args(["echo", "--protocol", protocol.name()])
+        .args(arguments)
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot run taskset (Debian: util-linux)")?;
@@ -123,13 +143,15 @@ fn certificate(folder: &Path) -> anyhow::Result<()> {
     Ok(std::fs::write(folder.join("both.pem"), both)?)
 }
 
-const ALL: [Door; 6] = [
+const ALL: [Door; 8] = [
     Door::Bolt,
     Door::Dubbo,
     Door::Http1,
     Door::Http2,
     Door::Tls,
     Door::Tcp,
+    Door::Mqtt,
+    Door::MqttSink,
 ];
 
 fn fronts(of: &[Door]) -> anyhow::Result<BTreeMap<Door, SocketAddr>> {
@@ -163,7 +185,9 @@ pub(super) fn haproxy(folder: &Path, backends: &Backends) -> anyhow::Result<Prox
     for (door, front) in &doors {
         let certificate = folder.join("both.pem");
         let (mode, bind, server) = match door {
-            Door::Bolt | Door::Dubbo | Door::Tcp => ("tcp", String::new(), ""),
+            Door::Bolt | Door::Dubbo | Door::Tcp | Door::Mqtt | Door::MqttSink => {
+                ("tcp", String::new(), "")
+            }
             Door::Http1 => ("http", String::new(), ""),
             Door::Http2 => ("http", "proto h2".to_owned(), "proto h2"),
             Door::Tls => ("http", format!("ssl crt {}", certificate.display()), ""),
@@ -205,7 +229,7 @@ fn envoy_filter(door: Door) -> Value {
                 }),
             )
         }
-        Door::Tcp => typed(
+        Door::Tcp | Door::Mqtt | Door::MqttSink => typed(
             "envoy.filters.network.tcp_proxy",
             "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
             json!({ "stat_prefix": "tcp", "cluster": cluster }),
@@ -307,6 +331,8 @@ pub(super) fn finback(folder: &Path, binary: &Path, backends: &Backends) -> anyh
             Door::Bolt => ("bolt", "all"),
             Door::Dubbo => ("dubbo", "all"),
             Door::Tcp => ("tcp", "tcp"),
+            Door::Mqtt => ("mqtt", "mqtt"),
+            Door::MqttSink => ("mqtt", "sink"),
             Door::Http2 => ("http", "grpc"),
             Door::Http1 | Door::Tls => ("http", "web"),
         };
@@ -333,6 +359,8 @@ pub(super) fn finback(folder: &Path, binary: &Path, backends: &Backends) -> anyh
         "    - {{ match: {{ service: {SERVICE}, method: {METHOD}, protocol: bolt }}, to: {{ cluster: bolt }} }}\n    \
          - {{ match: {{ service: {SERVICE}, method: {METHOD}, protocol: dubbo }}, to: {{ cluster: dubbo }} }}\n  \
          tcp: [ {{ to: {{ cluster: tcp }} }} ]\n  \
+         mqtt: [ {{ to: {{ cluster: mqtt }} }} ]\n  \
+         sink: [ {{ to: {{ cluster: mqttsink }} }} ]\n  \
          grpc: [ {{ match: {{ service: {SERVICE}, method: {METHOD} }}, to: {{ cluster: http2 }} }} ]\n  \
          web: [ {{ match: {{ path: {{ prefix: / }} }}, to: {{ cluster: http1 }} }} ]\n\
          clusters:\n{clusters}limits: {{ connections: 20000 }}\n"

@@ -2,7 +2,9 @@
 
 mod http;
 mod mqtt;
+mod produce;
 
+use std::any::Any;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -41,15 +43,25 @@ fn route(
     names: &Names,
     folder: &Path,
 ) -> Result<route::Route> {
-    let answers = from.respond.is_some() || from.redirect.is_some();
+    let produced = from.produce.take();
+    let answers = from.respond.is_some() || from.redirect.is_some() || produced.is_some();
+    let protocol = from.when.as_ref().and_then(|when| when.protocol.clone());
     let session = from.mqtt.take();
-    let treatment = match (http::treatment(&mut from)?, session) {
-        (treatment, None) => treatment,
-        (None, Some(session)) => Some(mqtt::policy(session, folder)?),
-        (Some(_), Some(session)) => {
-            let message = "a route is for HTTP or for MQTT; make two of it";
-            return Err(Wrong::at(session.place, message));
-        }
+    let request = http::treatment(&mut from)?;
+    if let (Some(_), Some(session)) = (&request, &session) {
+        let message = "a route is for HTTP or for MQTT; make two of it";
+        return Err(Wrong::at(session.place, message));
+    }
+    let session = session.map(|own| mqtt::policy(own, folder)).transpose()?;
+    let treatment: Option<Arc<dyn Any + Send + Sync>> = match produced {
+        None => match (request, session) {
+            (Some(request), _) => Some(Arc::new(request)),
+            (None, Some(session)) => Some(Arc::new(session)),
+            (None, None) => None,
+        },
+        Some(produced) => Some(produce::treatment(
+            produced, protocol, request, session, names,
+        )?),
     };
     let to = match (from.to, answers) {
         (Some(to), false) => destination(to, names)?,
@@ -59,7 +71,7 @@ fn route(
             return Err(Wrong::at(to.place, message));
         }
         (None, false) => {
-            let message = "where to? write `to`, `respond` or `redirect`";
+            let message = "where to? write `to`, `respond`, `redirect` or `produce`";
             return Err(Wrong::at(place, message));
         }
     };

@@ -1,8 +1,5 @@
 //! What routes do with requests of HTTP beyond routing them.
 
-use std::any::Any;
-use std::sync::Arc;
-
 use ::http::{HeaderName, HeaderValue, StatusCode};
 use finback_http::{Answer, Change, HeaderChange, Treatment};
 use regex::Regex;
@@ -13,7 +10,7 @@ use crate::config::file;
 use crate::config::units::Placed;
 
 /// What a route says about HTTP, if anything.
-pub(super) fn treatment(from: &mut file::Route) -> Result<Option<Arc<dyn Any + Send + Sync>>> {
+pub(super) fn treatment(from: &mut file::Route) -> Result<Option<Treatment>> {
     let mut treatment = Treatment::default();
     let mut any = false;
     treatment.answer = match (from.respond.take(), from.redirect.take()) {
@@ -48,7 +45,7 @@ pub(super) fn treatment(from: &mut file::Route) -> Result<Option<Arc<dyn Any + S
             *changes = self::headers(headers)?;
         }
     }
-    Ok(any.then(|| Arc::new(treatment) as _))
+    Ok(any.then_some(treatment))
 }
 
 fn fixed(Placed { value, place }: Placed<file::Respond>) -> Result<Answer> {

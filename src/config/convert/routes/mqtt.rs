@@ -1,9 +1,7 @@
 //! What routes do with sessions of MQTT beyond routing them.
 
-use std::any::Any;
 use std::num::NonZeroU32;
 use std::path::Path;
-use std::sync::Arc;
 
 use finback_mqtt::codec::Level;
 use finback_mqtt::{Action, Denied, Duplicates, Policy, Rewrite, Rule, Template, is_filter};
@@ -16,7 +14,7 @@ use crate::config::units::{Placed, Size};
 pub(super) fn policy(
     Placed { value, place }: Placed<file::MqttPolicy>,
     folder: &Path,
-) -> Result<Arc<dyn Any + Send + Sync>> {
+) -> Result<Policy> {
     let optional = |given: Option<Placed<String>>| given.as_ref().map(template).transpose();
     let password = match (&value.username, value.password_file) {
         (_, None) => None,
@@ -27,6 +25,7 @@ pub(super) fn policy(
         (Some(_), Some(file)) => Some(password(&file, folder)?),
     };
     let policy = Policy {
+        sink: None,
         rules: value.acl.into_iter().map(rule).collect::<Result<_>>()?,
         mount: value.mount.map(mount).transpose()?,
         rewrites: value
@@ -65,7 +64,7 @@ pub(super) fn policy(
             },
         },
     };
-    Ok(Arc::new(policy))
+    Ok(policy)
 }
 
 fn unknown(word: &Placed<String>, instead: &str) -> Wrong {

@@ -1,0 +1,330 @@
+//! Messages into Kafka: one producer per cluster, for the whole process.
+//!
+//! A message is taken when the producer has room for it, and confirmed when the brokers of its
+//! partition have it; whoever brought it decides what to do meanwhile.
+
+mod topic;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, Message as _, OwnedHeaders};
+use rdkafka::producer::{
+    BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer,
+};
+
+pub use topic::{Template, TemplateError};
+
+/// What a producer is set to unless its options say otherwise.
+const DEFAULTS: &[(&str, &str)] = &[
+    // No message twice for a retry of ours, and none before another.
+    ("enable.idempotence", "true"),
+    ("linger.ms", "2"),
+    ("compression.type", "lz4"),
+    // Whoever waits for a confirmation has not given up by then.
+    ("message.timeout.ms", "10000"),
+    ("queue.buffering.max.messages", "100000"),
+    ("queue.buffering.max.kbytes", "65536"),
+    ("client.id", "finback"),
+];
+
+/// Where a Kafka cluster is, and how it is spoken to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Its first brokers: `host:port,host:port`.
+    pub brokers: String,
+    /// Settings of librdkafka's that differ from ours, by their names there.
+    pub options: BTreeMap<String, String>,
+}
+
+impl Config {
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        for (name, value) in DEFAULTS {
+            config.set(*name, *value);
+        }
+        for (name, value) in &self.options {
+            config.set(name, value);
+        }
+        config.set("bootstrap.servers", &self.brokers);
+        config.set_log_level(RDKafkaLogLevel::Warning);
+        config
+    }
+
+    /// Whether a producer can be made of it.
+    ///
+    /// # Errors
+    /// Which setting is wrong.
+    pub fn check(&self) -> Result<(), String> {
+        match self.client().create_native_config() {
+            Ok(_) => Ok(()),
+            Err(KafkaError::ClientConfig(_, why, name, value)) => {
+                Err(format!("`{name}: {value}`: {why}"))
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// What is to be written.
+#[derive(Clone, Debug, Default)]
+pub struct Message<'a> {
+    /// The topic of Kafka.
+    pub topic: &'a str,
+    /// What decides about the partition; without one, they take turns.
+    pub key: Option<&'a [u8]>,
+    /// Its payload.
+    pub payload: &'a [u8],
+    /// Headers in order; names may repeat.
+    pub headers: &'a [(&'a str, &'a [u8])],
+}
+
+/// Where a message stands now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset there.
+    pub offset: i64,
+}
+
+/// Why a message was not taken, or not confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The producer has no room; try again later.
+    #[error("the producer's queue is full")]
+    Full,
+    /// It is longer than the producer or its brokers take.
+    #[error("the message is too large")]
+    TooLarge,
+    /// The topic does not exist, or nobody may write there.
+    #[error("the topic is not there, or not to be written to")]
+    NoTopic,
+    /// The brokers did not confirm it in time.
+    #[error("the brokers did not confirm it in time")]
+    TimedOut,
+    /// Something else, which the log tells.
+    #[error("it could not be written")]
+    Failed,
+}
+
+impl Failure {
+    fn of(error: &KafkaError) -> Self {
+        use RDKafkaErrorCode as Code;
+        match error.rdkafka_error_code() {
+            Some(Code::QueueFull) => Self::Full,
+            Some(Code::MessageSizeTooLarge | Code::InvalidMessageSize) => Self::TooLarge,
+            Some(
+                Code::UnknownTopic
+                | Code::UnknownTopicOrPartition
+                | Code::UnknownPartition
+                | Code::InvalidTopic
+                | Code::TopicAuthorizationFailed,
+            ) => Self::NoTopic,
+            Some(Code::MessageTimedOut | Code::RequestTimedOut) => Self::TimedOut,
+            _ => Self::Failed,
+        }
+    }
+}
+
+/// Told once whether a message was written.
+pub type Confirm = Box<dyn FnOnce(Result<Place, Failure>) + Send + Sync>;
+
+/// Numbers about a producer.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Messages that were taken.
+    pub taken: AtomicU64,
+    /// Messages that were confirmed.
+    pub confirmed: AtomicU64,
+    /// Messages that were taken and then failed.
+    pub failed: AtomicU64,
+    /// Times that there was no room.
+    pub full: AtomicU64,
+    /// Producers that were given up after an error that nothing can mend.
+    pub rebuilt: AtomicU64,
+}
+
+struct Context {
+    name: Arc<str>,
+    counts: Arc<Counts>,
+    fatal: Arc<AtomicBool>,
+}
+
+impl ClientContext for Context {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::warn!(kafka = %self.name, facility, message, "Kafka's client says");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            self.fatal.store(true, Relaxed);
+        }
+        tracing::warn!(kafka = %self.name, %error, reason, "Kafka cannot be reached, or refuses");
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = Box<Option<Confirm>>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, confirm: Self::DeliveryOpaque) {
+        let told = match result {
+            Ok(message) => {
+                self.counts.confirmed.fetch_add(1, Relaxed);
+                Ok(Place {
+                    partition: message.partition(),
+                    offset: message.offset(),
+                })
+            }
+            Err((error, _)) => {
+                self.counts.failed.fetch_add(1, Relaxed);
+                tracing::debug!(kafka = %self.name, %error, "a message was not written");
+                Err(Failure::of(error))
+            }
+        };
+        if let Some(confirm) = *confirm {
+            confirm(told);
+        }
+    }
+}
+
+/// The producer of one cluster.
+pub struct Producer {
+    name: Arc<str>,
+    config: Config,
+    current: ArcSwap<ThreadedProducer<Context>>,
+    fatal: Arc<AtomicBool>,
+    /// What was counted.
+    pub counts: Arc<Counts>,
+}
+
+impl fmt::Debug for Producer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Producer")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Producer {
+    /// Starts one; brokers that cannot be reached are tried again for ever.
+    ///
+    /// # Errors
+    /// If the configuration is none.
+    pub fn start(name: &str, config: Config) -> Result<Arc<Self>, String> {
+        let name: Arc<str> = name.into();
+        let (counts, fatal) = (Arc::<Counts>::default(), Arc::<AtomicBool>::default());
+        let current = make(&name, &config, &counts, &fatal)?;
+        Ok(Arc::new(Self {
+            name,
+            config,
+            current: ArcSwap::from_pointee(current),
+            fatal,
+            counts,
+        }))
+    }
+
+    /// Its cluster's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How it was configured.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Takes a message; `confirm` is told when the brokers have it, or do not get it.
+    ///
+    /// # Errors
+    /// If it is not taken; nobody is told then, and `confirm` is gone.
+    pub fn send(&self, message: &Message<'_>, confirm: Option<Confirm>) -> Result<(), Failure> {
+        if self.fatal.swap(false, Relaxed) {
+            self.rebuild();
+        }
+        let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
+        for (key, value) in message.headers {
+            headers = headers.insert(Header {
+                key,
+                value: Some(*value),
+            });
+        }
+        let opaque = Box::new(confirm);
+        let mut record = BaseRecord::with_opaque_to(message.topic, opaque)
+            .payload(message.payload)
+            .headers(headers);
+        if let Some(key) = message.key {
+            record = record.key(key);
+        }
+        match self.current.load().send(record) {
+            Ok(()) => {
+                self.counts.taken.fetch_add(1, Relaxed);
+                Ok(())
+            }
+            Err((error, _)) => {
+                let failure = Failure::of(&error);
+                if failure == Failure::Full {
+                    self.counts.full.fetch_add(1, Relaxed);
+                } else if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+                    self.fatal.store(true, Relaxed);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Begins anew after an error that this producer cannot get over (an idempotent producer
+    /// that lost its place among the brokers, say). What it had taken fails.
+    fn rebuild(&self) {
+        match make(&self.name, &self.config, &self.counts, &self.fatal) {
+            Ok(fresh) => {
+                self.counts.rebuilt.fetch_add(1, Relaxed);
+                tracing::warn!(kafka = %self.name, "the producer was given up and made anew");
+                let old = self.current.swap(Arc::new(fresh));
+                // It waits for its threads, which is not ours to do.
+                std::thread::spawn(move || drop(old));
+            }
+            Err(error) => {
+                self.fatal.store(true, Relaxed);
+                tracing::error!(kafka = %self.name, error, "the producer cannot be made anew");
+            }
+        }
+    }
+
+    /// Waits until everything that was taken is confirmed or has failed, or `limit` is over.
+    /// Blocks.
+    pub fn flush(&self, limit: Duration) {
+        if let Err(error) = self.current.load().flush(limit) {
+            let left = self.current.load().in_flight_count();
+            tracing::warn!(kafka = %self.name, %error, left, "messages were not written in time");
+        }
+    }
+}
+
+fn make(
+    name: &Arc<str>,
+    config: &Config,
+    counts: &Arc<Counts>,
+    fatal: &Arc<AtomicBool>,
+) -> Result<ThreadedProducer<Context>, String> {
+    let context = Context {
+        name: name.clone(),
+        counts: counts.clone(),
+        fatal: fatal.clone(),
+    };
+    let made = config.client().create_with_context(context);
+    made.map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

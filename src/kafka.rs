@@ -1,0 +1,260 @@
+//! Messages of MQTT and bodies of HTTP for Kafka: what each becomes there.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use finback_http::{Taker, Taking};
+use finback_kafka::{Confirm, Failure, Message, Place, Producer, Template};
+use finback_mqtt::codec::properties::{Value, id};
+use finback_mqtt::{NotTaken, Outgoing, Receipt, Sink};
+use http::request::Parts;
+use http::{HeaderValue, Method, Response, StatusCode, header};
+use tokio::sync::oneshot;
+
+/// The longest body of a request; brokers take no more unless they are told to.
+const MAX_BODY: usize = 1024 * 1024;
+/// Headers of HTTP that go along, besides those that are asked for as a key.
+const KEPT: [&str; 3] = ["content-type", "traceparent", "tracestate"];
+
+/// A Kafka cluster of the configuration, and its producer once that has been started.
+pub struct Outlet {
+    /// Its name.
+    pub name: String,
+    /// How it is spoken to.
+    pub config: finback_kafka::Config,
+    producer: OnceLock<Arc<Producer>>,
+}
+
+impl fmt::Debug for Outlet {
+    /// Options may hold passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outlet")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Outlet {
+    /// One that has not been started.
+    #[must_use]
+    pub fn new(name: &str, config: finback_kafka::Config) -> Self {
+        Self {
+            name: name.to_owned(),
+            config,
+            producer: OnceLock::new(),
+        }
+    }
+
+    /// Starts its producer, or goes on with that of one that was configured in the same way.
+    ///
+    /// # Errors
+    /// If no producer can be made of its configuration.
+    pub fn start(&self, before: &[Arc<Self>]) -> anyhow::Result<()> {
+        let same = before
+            .iter()
+            .find(|own| own.name == self.name && own.config == self.config)
+            .and_then(|own| own.producer.get().cloned());
+        let producer = match same {
+            Some(producer) => producer,
+            None => Producer::start(&self.name, self.config.clone()).map_err(anyhow::Error::msg)?,
+        };
+        let _ = self.producer.set(producer);
+        Ok(())
+    }
+
+    /// Its producer, if it has been started.
+    #[must_use]
+    pub fn producer(&self) -> Option<&Arc<Producer>> {
+        self.producer.get()
+    }
+}
+
+/// Writes what is still on its way; waits no longer than this for each. Blocks.
+pub fn flush(outlets: &[Arc<Outlet>], limit: Duration) {
+    for producer in outlets.iter().filter_map(|own| own.producer()) {
+        producer.flush(limit);
+    }
+}
+
+/// What decides about a message's partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// The client that it comes from.
+    ClientId,
+    /// Its topic or path.
+    Topic,
+    /// A user property or header.
+    Property(String),
+    /// Nothing.
+    None,
+}
+
+/// Where messages of one route go.
+#[derive(Debug)]
+pub struct KafkaSink {
+    /// The cluster.
+    pub outlet: Arc<Outlet>,
+    /// The topic of Kafka.
+    pub topic: Template,
+    /// What decides about the partition.
+    pub key: Key,
+}
+
+fn not_taken(failure: Failure) -> NotTaken {
+    match failure {
+        Failure::Full => NotTaken::Full,
+        Failure::TooLarge => NotTaken::TooLarge,
+        Failure::NoTopic => NotTaken::BadTopic,
+        Failure::TimedOut | Failure::Failed => NotTaken::Failed,
+    }
+}
+
+impl Sink for KafkaSink {
+    fn take(&self, message: &Outgoing<'_>, receipt: Receipt) -> Result<(), NotTaken> {
+        let topic = self.topic.fill(message.topic).ok_or(NotTaken::BadTopic)?;
+        let producer = self.outlet.producer().ok_or(NotTaken::Failed)?;
+        let qos = [b'0' + message.qos];
+        let mut headers: Vec<(&str, &[u8])> = vec![
+            ("mqtt.topic", message.topic.as_bytes()),
+            ("mqtt.qos", &qos),
+            (
+                "mqtt.retain",
+                if message.retain { b"true" } else { b"false" },
+            ),
+            ("mqtt.client_id", message.client_id.as_bytes()),
+        ];
+        if !message.username.is_empty() {
+            headers.push(("mqtt.username", message.username.as_bytes()));
+        }
+        for (id, value) in message.properties.iter() {
+            match (id, value) {
+                (id::CONTENT_TYPE, Value::Text(text)) => {
+                    headers.push(("content-type", text.as_bytes()));
+                }
+                (id::RESPONSE_TOPIC, Value::Text(text)) => {
+                    headers.push(("mqtt.response_topic", text.as_bytes()));
+                }
+                (id::CORRELATION_DATA, Value::Binary(bytes)) => {
+                    headers.push(("mqtt.correlation_data", bytes));
+                }
+                (_, Value::Pair(name, value)) => headers.push((name, value.as_bytes())),
+                _ => {}
+            }
+        }
+        let key = match &self.key {
+            Key::ClientId => Some(message.client_id),
+            Key::Topic => Some(message.topic),
+            Key::Property(name) => message.properties.user(name),
+            Key::None => None,
+        };
+        let written = Message {
+            topic: &topic,
+            key: key.map(str::as_bytes),
+            payload: message.payload,
+            headers: &headers,
+        };
+        let confirm = receipt.is_awaited().then(|| -> Confirm {
+            Box::new(move |went| receipt.tell(went.map(drop).map_err(not_taken)))
+        });
+        producer.send(&written, confirm).map_err(not_taken)
+    }
+}
+
+fn plain(status: StatusCode, text: String) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(text));
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+fn failed(failure: Failure) -> Response<Bytes> {
+    let status = match failure {
+        Failure::Full => StatusCode::TOO_MANY_REQUESTS,
+        Failure::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Failure::NoTopic => StatusCode::NOT_FOUND,
+        Failure::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+        Failure::Failed => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    plain(
+        status,
+        serde_json::json!({ "error": failure.to_string() }).to_string(),
+    )
+}
+
+impl KafkaSink {
+    /// Hands a request's body to the producer.
+    fn write(&self, head: &Parts, body: &[u8], confirm: Option<Confirm>) -> Result<(), Failure> {
+        let path = head.uri.path().trim_matches('/');
+        let topic = self.topic.fill(path).ok_or(Failure::NoTopic)?;
+        let producer = self.outlet.producer().ok_or(Failure::Failed)?;
+        let own = |name: &str| head.headers.get(name).map(HeaderValue::as_bytes);
+        let mut headers: Vec<(&str, &[u8])> = vec![("http.path", path.as_bytes())];
+        headers.extend(KEPT.iter().filter_map(|name| Some((*name, own(name)?))));
+        let key = match &self.key {
+            Key::Topic => Some(path.as_bytes()),
+            Key::Property(name) => own(name),
+            Key::ClientId | Key::None => None,
+        };
+        let written = Message {
+            topic: &topic,
+            key,
+            payload: body,
+            headers: &headers,
+        };
+        producer.send(&written, confirm)
+    }
+}
+
+impl Taker for KafkaSink {
+    fn limit(&self) -> usize {
+        MAX_BODY
+    }
+
+    fn take(&self, head: &Parts, body: Bytes) -> Taking {
+        if head.method != Method::POST {
+            let mut response = plain(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "{\"error\":\"messages are sent by POST\"}".to_owned(),
+            );
+            let allowed = HeaderValue::from_static("POST");
+            response.headers_mut().insert(header::ALLOW, allowed);
+            return Box::pin(std::future::ready(response));
+        }
+        // RFC 7240, section 4.1: the caller does not wait for what comes of it.
+        let prefers = head.headers.get_all("prefer").iter();
+        let careless = prefers
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|list| list.split(','))
+            .any(|word| word.trim().eq_ignore_ascii_case("respond-async"));
+        if careless {
+            let written = self.write(head, &body, None);
+            let response = match written {
+                Ok(()) => plain(StatusCode::ACCEPTED, "{}".to_owned()),
+                Err(failure) => failed(failure),
+            };
+            return Box::pin(std::future::ready(response));
+        }
+        let (tell, told) = oneshot::channel::<Result<Place, Failure>>();
+        let confirm: Confirm = Box::new(move |went| {
+            // Who does not wait any more has been told that it took too long.
+            let _ = tell.send(went);
+        });
+        let written = self.write(head, &body, Some(confirm));
+        Box::pin(async move {
+            let went = match written {
+                Ok(()) => told.await.unwrap_or(Err(Failure::Failed)),
+                Err(failure) => Err(failure),
+            };
+            match went {
+                Ok(Place { partition, offset }) => {
+                    let place = serde_json::json!({ "partition": partition, "offset": offset });
+                    plain(StatusCode::OK, place.to_string())
+                }
+                Err(failure) => failed(failure),
+            }
+        })
+    }
+}

@@ -1,0 +1,454 @@
+//! Messages of MQTT and bodies of HTTP into Kafka, read back by kcat.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use serde_json::{Value, json};
+
+use crate::support::eventually;
+use crate::support::finback::Finback;
+use crate::support::peer::{Answer, Peer};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+type Mock = MockCluster<'static, DefaultProducerContext>;
+
+/// A cluster of librdkafka's own mock brokers in this process.
+fn cluster(topics: &[&str]) -> Mock {
+    let cluster = MockCluster::new(3).unwrap();
+    for topic in topics {
+        cluster.create_topic(topic, 2, 3).unwrap();
+    }
+    cluster
+}
+
+fn front(brokers: &str, options: &str) -> Finback {
+    Finback::start(&format!(
+        r##"
+workers: 2
+kafka:
+  events: {{ brokers: "{brokers}", options: {{ {options} }} }}
+listeners: [ {{ name: all, address: "127.0.0.1:0", routes: all }} ]
+routes:
+  all:
+    - match: {{ protocol: mqtt }}
+      produce: {{ kafka: events, topic: "{{1}}" }}
+      mqtt: {{ acl: [ {{ deny: all, topics: [ "secret/#" ] }}, {{ allow: publish, topics: [ "#" ] }} ] }}
+    - match: {{ protocol: http, path: {{ prefix: "/bridge/" }} }}
+      produce: {{ kafka: events, topic: "{{2}}", key: {{ property: x-key }} }}
+    - match: {{ protocol: http }}
+      respond: {{ status: 404 }}
+"##
+    ))
+}
+
+/// Everything in a topic, as kcat tells it.
+fn read(brokers: &str, topic: &str) -> Vec<Value> {
+    let out = Command::new("kcat")
+        .args([
+            "-b",
+            brokers,
+            "-t",
+            topic,
+            "-C",
+            "-e",
+            "-q",
+            "-J",
+            "-o",
+            "beginning",
+        ])
+        .output()
+        .expect("kcat is missing: run `make peers`, or `apt-get install kcat`");
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn payloads(brokers: &str, topic: &str) -> Vec<String> {
+    let all = read(brokers, topic);
+    all.iter()
+        .map(|record| record["payload"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// The value of a header of a record.
+fn header<'a>(record: &'a Value, name: &str) -> Vec<&'a str> {
+    let headers = record["headers"].as_array().unwrap();
+    let own = headers.chunks(2).filter(|pair| pair[0] == name);
+    own.map(|pair| pair[1].as_str().unwrap()).collect()
+}
+
+fn connect(peer: &Peer, name: &str, finback: &Finback, fields: &[(&str, &str)]) -> Answer {
+    let url = format!("mqtt://{}", finback.local("all"));
+    let own = [("name", name), ("url", &*url), ("id", name)];
+    peer.ask("connect", &[&own, fields].concat())
+}
+
+fn publish(peer: &Peer, name: &str, topic: &str, payload: &str, qos: &str) -> Answer {
+    let fields = [
+        ("name", name),
+        ("topic", topic),
+        ("payload", payload),
+        ("qos", qos),
+    ];
+    peer.ask("publish", &fields)
+}
+
+/// Publishes what MQTT 3 has no refusal for: the connection is closed, and nothing acknowledged.
+fn lose(peer: &Peer, name: &str, topic: &str) {
+    let fields = [
+        ("name", name),
+        ("topic", topic),
+        ("payload", "lost"),
+        ("qos", "1"),
+    ];
+    let _unanswered = peer.begin("publish", &fields);
+    peer.ask("closed", &[("name", name)]).unwrap();
+}
+
+#[test]
+fn what_devices_publish_is_in_kafka_before_it_is_acknowledged() {
+    let cluster = cluster(&["plant"]);
+    let brokers = cluster.bootstrap_servers();
+    let finback = front(&brokers, "");
+    let peer = Peer::mqtt();
+    for version in ["4", "5"] {
+        let name = format!("meter-{version}");
+        let fields = [("version", version), ("username", "north")];
+        connect(&peer, &name, &finback, &fields).unwrap();
+        for qos in ["1", "2"] {
+            let before = read(&brokers, "plant").len();
+            publish(&peer, &name, "plant/7/power", qos, qos).unwrap();
+            assert_eq!(read(&brokers, "plant").len(), before + 1);
+        }
+        publish(&peer, &name, "plant/7/power", "0", "0").unwrap();
+        // There is nobody to hear from.
+        let granted = [("name", &*name), ("filters", "#"), ("qos", "1")];
+        let refused = peer.ask("subscribe", &granted).unwrap()[0]
+            .as_u64()
+            .unwrap();
+        assert!(refused >= 0x80, "{refused}");
+        // Where policy or the names of Kafka's topics forbid it.
+        for topic in ["secret/x", "gr\u{fc}n/x"] {
+            if version == "5" {
+                publish(&peer, &name, topic, "no", "1").unwrap_err();
+            } else {
+                lose(&peer, &name, topic);
+                connect(&peer, &name, &finback, &fields).unwrap();
+            }
+        }
+    }
+    let properties = r#"{"userProperties":{"traceparent":"00-1-2-01"},"contentType":"text/plain","correlationData":"7"}"#;
+    let fields = [
+        ("name", "meter-5"),
+        ("topic", "plant/8"),
+        ("payload", "hi"),
+        ("qos", "1"),
+        ("retain", "true"),
+        ("properties", properties),
+    ];
+    peer.ask("publish", &fields).unwrap();
+    // Aliases are resolved.
+    for topic in ["plant/alias", ""] {
+        let alias = [
+            ("name", "meter-5"),
+            ("topic", topic),
+            ("payload", "a"),
+            ("qos", "1"),
+            ("properties", r#"{"topicAlias":2}"#),
+        ];
+        peer.ask("publish", &alias).unwrap();
+    }
+    let all = eventually("the message that nobody waited for", PATIENCE, || {
+        let all = read(&brokers, "plant");
+        if all.len() == 9 {
+            Ok(all)
+        } else {
+            Err(all.len().to_string())
+        }
+    });
+    let hi = all.iter().find(|record| record["payload"] == "hi").unwrap();
+    assert_eq!(hi["key"], "meter-5");
+    for (name, value) in [
+        ("mqtt.topic", "plant/8"),
+        ("mqtt.qos", "1"),
+        ("mqtt.retain", "true"),
+        ("mqtt.client_id", "meter-5"),
+        ("mqtt.username", "north"),
+        ("mqtt.correlation_data", "7"),
+        ("content-type", "text/plain"),
+        ("traceparent", "00-1-2-01"),
+    ] {
+        assert_eq!(header(hi, name), [value], "{name}");
+    }
+    // One device's messages are in one partition, in order.
+    for version in ["4", "5"] {
+        let name = format!("meter-{version}");
+        let own: Vec<_> = all.iter().filter(|record| record["key"] == *name).collect();
+        assert!(
+            own.iter()
+                .all(|record| record["partition"] == own[0]["partition"])
+        );
+    }
+    let aliased = all
+        .iter()
+        .filter(|record| header(record, "mqtt.topic") == ["plant/alias"]);
+    assert_eq!(aliased.count(), 2);
+}
+
+#[test]
+fn nothing_is_acknowledged_that_kafka_did_not_take() {
+    let cluster = cluster(&["a"]);
+    let brokers = cluster.bootstrap_servers();
+    let finback = front(&brokers, "message.timeout.ms: \"1500\"");
+    let peer = Peer::mqtt();
+    for version in ["4", "5"] {
+        let name = format!("m{version}");
+        connect(&peer, &name, &finback, &[("version", version)]).unwrap();
+        publish(&peer, &name, "a", "before", "1").unwrap();
+    }
+    // Brokers stumble: it takes longer, and goes well.
+    let errors = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS; 3];
+    cluster.request_errors(RDKafkaApiKey::Produce, &errors);
+    publish(&peer, "m4", "a", "stumbled", "1").unwrap();
+    // They are gone: clients are told, or their connections end, so that they try again.
+    for broker in 1..=3 {
+        cluster.broker_down(broker).unwrap();
+    }
+    let failure = publish(&peer, "m5", "a", "lost", "1").unwrap_err();
+    assert!(
+        failure.text.contains("Implementation specific"),
+        "{failure:?}"
+    );
+    lose(&peer, "m4", "a");
+    publish(&peer, "m5", "a", "lost", "2").unwrap_err();
+    for broker in 1..=3 {
+        cluster.broker_up(broker).unwrap();
+    }
+    eventually("Kafka to be reached again", PATIENCE, || {
+        publish(&peer, "m5", "a", "after", "1").map_err(|failure| failure.text)
+    });
+    let said = payloads(&brokers, "a");
+    let count = |payload: &str| said.iter().filter(|own| *own == payload).count();
+    assert_eq!(
+        [count("before"), count("stumbled"), count("lost")],
+        [2, 1, 0],
+        "{said:?}"
+    );
+    assert!(count("after") >= 1);
+    let (_, metrics) = finback.admin("/metrics");
+    assert!(
+        metrics.contains("finback_kafka_messages_total{kafka=\"events\",outcome=\"failed\"} "),
+        "{metrics}"
+    );
+}
+
+#[test]
+fn exactly_once_is_what_a_device_gets_for_quality_two() {
+    let cluster = cluster(&["q"]);
+    let brokers = cluster.bootstrap_servers();
+    let finback = front(&brokers, "");
+    let open = |present: u8| {
+        let mut stream = TcpStream::connect(finback.local("all")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+            .write_all(b"\x10\x0f\0\x04MQTT\x04\0\0\x3c\0\x03dev")
+            .unwrap();
+        let mut connack = [0; 4];
+        stream.read_exact(&mut connack).unwrap();
+        assert_eq!(connack, [0x20, 2, present, 0]);
+        stream
+    };
+    let ask = |stream: &mut TcpStream, bytes: &[u8], expected: &[u8; 4]| {
+        stream.write_all(bytes).unwrap();
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, *expected);
+    };
+    let mut stream = open(0);
+    let (first, again) = (b"\x34\x06\0\x01q\0\x01x", b"\x3c\x06\0\x01q\0\x01x");
+    ask(&mut stream, first, b"\x50\x02\0\x01");
+    ask(&mut stream, again, b"\x50\x02\0\x01");
+    // Its connection is lost before it releases the message, and once before it hears of it.
+    drop(stream);
+    let mut stream = open(1);
+    ask(&mut stream, again, b"\x50\x02\0\x01");
+    ask(&mut stream, b"\x62\x02\0\x01", b"\x70\x02\0\x01");
+    stream.write_all(b"\x34\x06\0\x01q\0\x02y").unwrap();
+    drop(stream);
+    let mut stream = open(1);
+    ask(&mut stream, b"\x3c\x06\0\x01q\0\x02y", b"\x50\x02\0\x02");
+    ask(&mut stream, b"\x62\x02\0\x02", b"\x70\x02\0\x02");
+    // A released identifier is free for another message.
+    ask(&mut stream, b"\x34\x06\0\x01q\0\x01z", b"\x50\x02\0\x01");
+    let mut said = payloads(&brokers, "q");
+    said.sort();
+    assert_eq!(said, ["x", "y", "z"]);
+}
+
+#[test]
+fn a_slow_kafka_slows_devices_down_and_drops_nothing() {
+    let cluster = cluster(&["slow"]);
+    let brokers = cluster.bootstrap_servers();
+    let finback = front(&brokers, "queue.buffering.max.messages: \"20\"");
+    for broker in 1..=3 {
+        cluster
+            .broker_round_trip_time(broker, Duration::from_millis(100))
+            .unwrap();
+    }
+    // At quality of service 0, nobody would notice a loss.
+    let mut stream = TcpStream::connect(finback.local("all")).unwrap();
+    stream
+        .write_all(b"\x10\x0d\0\x04MQTT\x04\x02\0\x3c\0\x01s")
+        .unwrap();
+    stream.read_exact(&mut [0; 4]).unwrap();
+    let mut all = Vec::new();
+    for n in 0..500_u16 {
+        all.extend_from_slice(b"\x30\x08\0\x04slow");
+        all.extend_from_slice(format!("{:02x}", n % 256).as_bytes());
+    }
+    stream.write_all(&all).unwrap();
+    eventually("everything to have arrived", PATIENCE, || {
+        let (_, metrics) = finback.admin("/metrics");
+        let confirmed = "finback_kafka_messages_total{kafka=\"events\",outcome=\"confirmed\"} 500";
+        if metrics.contains(confirmed) {
+            Ok(())
+        } else {
+            Err(metrics)
+        }
+    });
+    let expected: Vec<String> = (0..500_u16).map(|n| format!("{:02x}", n % 256)).collect();
+    assert_eq!(payloads(&brokers, "slow"), expected);
+    let (_, metrics) = finback.admin("/metrics");
+    assert!(
+        !metrics.contains("finback_kafka_full_total{kafka=\"events\"} 0"),
+        "{metrics}"
+    );
+}
+
+#[test]
+fn stopping_amid_messages_loses_none_that_was_acknowledged() {
+    let cluster = cluster(&["stop"]);
+    let brokers = cluster.bootstrap_servers();
+    let finback = front(&brokers, "");
+    let mut stream = TcpStream::connect(finback.local("all")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+        .write_all(b"\x10\x0d\0\x04MQTT\x04\x02\0\x3c\0\x01s")
+        .unwrap();
+    stream.read_exact(&mut [0; 4]).unwrap();
+    let mut reader = stream.try_clone().unwrap();
+    let writing = std::thread::spawn(move || {
+        let began = Instant::now();
+        for id in 1..=u16::MAX {
+            let [high, low] = id.to_be_bytes();
+            let message = [0x32, 13, 0, 4, b's', b't', b'o', b'p', high, low];
+            let text = format!("{id:05}");
+            if stream
+                .write_all(&[&message, text.as_bytes()].concat())
+                .is_err()
+                || began.elapsed() > PATIENCE
+            {
+                return;
+            }
+        }
+    });
+    let mut acknowledged = Vec::new();
+    let mut answer = [0; 4];
+    while reader.read_exact(&mut answer).is_ok() {
+        assert_eq!(answer[..2], [0x40, 2]);
+        acknowledged.push(u16::from_be_bytes([answer[2], answer[3]]));
+        if acknowledged.len() == 2000 {
+            finback.process().signal("TERM");
+        }
+    }
+    writing.join().unwrap();
+    assert!(finback.process().wait_for_end(PATIENCE).success());
+    // In the order in which they were sent, and each of them is there.
+    let in_order: Vec<u16> = (1..).take(acknowledged.len()).collect();
+    assert_eq!(acknowledged, in_order);
+    let said: std::collections::HashSet<String> = payloads(&brokers, "stop").into_iter().collect();
+    let lost = acknowledged
+        .iter()
+        .find(|id| !said.contains(&format!("{id:05}")));
+    assert_eq!(
+        lost,
+        None,
+        "of {} acknowledged and {} written",
+        acknowledged.len(),
+        said.len()
+    );
+}
+
+fn curl(arguments: &[&str]) -> (String, String) {
+    let out = Command::new("curl")
+        .args(["-sS", "--max-time", "20", "-w", "\n%{http_code}"])
+        .args(arguments)
+        .output()
+        .expect("curl is missing: run `make peers`, or `apt-get install curl`");
+    let said = String::from_utf8(out.stdout).unwrap();
+    let (body, status) = said.rsplit_once('\n').unwrap();
+    (status.to_owned(), body.to_owned())
+}
+
+#[test]
+fn bodies_of_posts_are_in_kafka_when_they_are_answered() {
+    let cluster = cluster(&["orders"]);
+    let brokers = cluster.bootstrap_servers();
+    let finback = front(&brokers, "message.timeout.ms: \"1500\"");
+    let at = format!("http://{}/bridge/orders", finback.local("all"));
+    for (version, n) in [("--http1.1", 0), ("--http2-prior-knowledge", 1)] {
+        let (status, body) = curl(&[
+            version,
+            "-d",
+            "{\"id\":1}",
+            "-H",
+            "x-key: k",
+            "-H",
+            "traceparent: 00-1-2-01",
+            &at,
+        ]);
+        assert_eq!(status, "200", "{body}");
+        let place: Value = serde_json::from_str(&body).unwrap();
+        let all = read(&brokers, "orders");
+        let own = all
+            .iter()
+            .find(|r| r["offset"] == place["offset"] && r["partition"] == place["partition"]);
+        let own = own.unwrap();
+        assert_eq!(
+            (&own["payload"], &own["key"], &own["offset"]),
+            (&json!("{\"id\":1}"), &json!("k"), &json!(n))
+        );
+        assert_eq!(header(own, "traceparent"), ["00-1-2-01"]);
+    }
+    // One that does not wait, and one whose length is not told.
+    assert_eq!(
+        curl(&["-d", "x", "-H", "Prefer: respond-async", &at]).0,
+        "202"
+    );
+    assert_eq!(
+        curl(&["-d", "x", "-H", "Transfer-Encoding: chunked", &at]).0,
+        "200"
+    );
+    assert_eq!(curl(&[&at]).0, "405");
+    assert_eq!(curl(&["-d", "x", &format!("{at}%20")]).0, "404");
+    let large = crate::support::temporary_folder().join("large");
+    std::fs::write(&large, vec![b'x'; 1024 * 1024 + 1]).unwrap();
+    let large = format!("@{}", large.display());
+    assert_eq!(curl(&["--data-binary", &large, &at]).0, "413");
+    for broker in 1..=3 {
+        cluster.broker_down(broker).unwrap();
+    }
+    assert_eq!(curl(&["-d", "x", &at]).0, "504");
+}
