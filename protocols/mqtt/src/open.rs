@@ -60,7 +60,7 @@ pub(crate) struct Opened {
 /// A session that may begin.
 pub(crate) enum Begun {
     /// With a broker.
-    Proxied(Opened),
+    Proxied(Box<Opened>),
     /// That ends here.
     Here(Box<Terminal>),
 }
@@ -308,7 +308,7 @@ async fn admit(
     } else {
         connack.to_vec()
     };
-    Ok(Begun::Proxied(Opened {
+    Ok(Begun::Proxied(Box::new(Opened {
         level: connect.level,
         endpoint,
         lease,
@@ -319,7 +319,7 @@ async fn admit(
         client_takes: takes(connect.properties()),
         endpoint_takes: takes(properties),
         packet: mqtt.config.packet,
-    }))
+    })))
 }
 
 /// One and a half times the agreed interval (section 3.1.2.10), and some more so that the broker,

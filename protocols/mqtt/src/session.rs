@@ -100,7 +100,7 @@ struct State {
 }
 
 /// Carries a session to its end.
-pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Opened) {
+pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened>) {
     let Opened {
         level,
         endpoint,
@@ -112,7 +112,7 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Opened) {
         client_takes,
         endpoint_takes,
         packet,
-    } = opened;
+    } = *opened;
     let server = applied
         .as_ref()
         .and_then(|applied| applied.policy().server_reference.clone());
