@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::support::eventually;
 use crate::support::finback::Finback;
+use crate::support::kafka::Kafka;
 use crate::support::peer::{Answer, Peer};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -451,4 +452,62 @@ fn bodies_of_posts_are_in_kafka_when_they_are_answered() {
         cluster.broker_down(broker).unwrap();
     }
     assert_eq!(curl(&["-d", "x", &at]).0, "504");
+}
+
+#[test]
+fn a_real_broker_keeps_what_was_acknowledged_though_it_is_killed() {
+    let mut kafka = Kafka::start();
+    // kafkajs knows gzip, and none of the others without more.
+    let options = "message.timeout.ms: \"60000\", compression.type: gzip";
+    let finback = front(&kafka.address, options);
+    let peer = Peer::mqtt();
+    connect(&peer, "device", &finback, &[("version", "5")]).unwrap();
+    let say = |n: u32| publish(&peer, "device", "real/x", &n.to_string(), "1");
+    for n in 0..20 {
+        say(n).unwrap();
+    }
+    // What is on its way meanwhile is acknowledged when the broker is back, and written once.
+    kafka.kill();
+    let fields = [
+        ("name", "device"),
+        ("topic", "real/x"),
+        ("payload", ""),
+        ("qos", "1"),
+        ("count", "30"),
+    ];
+    let waiting = peer.begin("publish", &fields);
+    std::thread::sleep(Duration::from_secs(1));
+    kafka.restart();
+    waiting.wait().unwrap();
+    let (status, _) = curl(&[
+        "-d",
+        "from http",
+        &format!("http://{}/bridge/real", finback.local("all")),
+    ]);
+    assert_eq!(status, "200");
+    let reader = Peer::kafka();
+    let fields = [
+        ("brokers", &*kafka.address),
+        ("topic", "real"),
+        ("count", "51"),
+    ];
+    let all = reader.ask("read", &fields).unwrap();
+    let all = all.as_array().unwrap();
+    let own: Vec<_> = all
+        .iter()
+        .filter(|record| record["key"] == "device")
+        .collect();
+    let mut said: Vec<u32> = own
+        .iter()
+        .map(|record| record["payload"].as_str().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(own.len(), 50);
+    let later = said.split_off(20);
+    assert_eq!(said, (0..20).collect::<Vec<_>>());
+    assert_eq!(later, (0..30).collect::<Vec<_>>());
+    assert!(
+        own.iter()
+            .all(|record| record["headers"]["mqtt.topic"] == "real/x")
+    );
+    assert_eq!(payloads(&kafka.address, "real").len(), 51);
 }

@@ -4,6 +4,7 @@ pub(crate) mod certificates;
 pub(crate) mod etcd;
 pub(crate) mod finback;
 pub(crate) mod frames;
+pub(crate) mod kafka;
 pub(crate) mod mosquitto;
 pub(crate) mod peer;
 pub(crate) mod process;

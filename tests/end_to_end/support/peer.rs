@@ -109,6 +109,12 @@ impl Peer {
         Self::start("mqtt", Command::new("node").arg(script))
     }
 
+    /// npm's kafkajs.
+    pub(crate) fn kafka() -> Self {
+        let script = built("node/kafka.js");
+        Self::start("kafka", Command::new("node").arg(script))
+    }
+
     /// HiveMQ's and Paho's clients for Java.
     pub(crate) fn mqtt_java() -> Self {
         Self::java("mqtt", "com.acme.mqtt.Main")

@@ -1,11 +1,10 @@
-// Clients of MQTT on npm's mqtt, over TCP, TLS and WebSocket, and the packets of npm's mqtt-packet, driven
-// over standard input in the same way as peer.js.
+// Clients of MQTT on npm's mqtt, over TCP, TLS and WebSocket, and the packets of npm's mqtt-packet, driven by console.js.
 'use strict';
 
 const fs = require('fs');
 const { createRequire } = require('module');
-const readline = require('readline');
 const mqtt = require('mqtt');
+const { serve } = require('./console');
 
 const clients = new Map();
 
@@ -138,17 +137,4 @@ function vectors() {
   return found;
 }
 
-const operations = { connect, subscribe, unsubscribe, publish, heard, closed, end, vectors };
-
-readline.createInterface({ input: process.stdin }).on('line', async (line) => {
-  const [id, operation, ...pairs] = line.split('\t');
-  const fields = Object.fromEntries(pairs.map((pair) => [pair.slice(0, pair.indexOf('=')), pair.slice(pair.indexOf('=') + 1)]));
-  let said;
-  try {
-    said = { id: Number(id), ok: true, value: await operations[operation](fields) };
-  } catch (error) {
-    said = { id: Number(id), ok: false, error: { class: error.constructor.name, message: error.message, code: error.code } };
-  }
-  process.stdout.write(`${JSON.stringify(said)}\n`);
-}).on('close', () => process.exit(0));
-process.stdout.write(`${JSON.stringify({ id: 0, ok: true, value: 'ready' })}\n`);
+serve({ connect, subscribe, unsubscribe, publish, heard, closed, end, vectors });

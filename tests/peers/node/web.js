@@ -1,11 +1,11 @@
-// Servers and clients of HTTP on Node's own http and http2, and of WebSocket on npm's ws, driven over
-// standard input in the same way as peer.js.
+// Servers and clients of HTTP on Node's own http and http2, and of WebSocket on npm's ws, driven by
+// console.js.
 'use strict';
 
 const http = require('http');
 const http2 = require('http2');
-const readline = require('readline');
 const { WebSocket, WebSocketServer } = require('ws');
+const console_ = require('./console');
 
 const sleep = (millis) => new Promise((resolve) => setTimeout(resolve, millis));
 
@@ -283,17 +283,4 @@ async function triple(fields) {
   }
 }
 
-const operations = { tripleServe, triple, grpcweb, serve, stop, fetch, load, socket, extended };
-
-readline.createInterface({ input: process.stdin }).on('line', async (line) => {
-  const [id, operation, ...pairs] = line.split('\t');
-  const fields = Object.fromEntries(pairs.map((pair) => [pair.slice(0, pair.indexOf('=')), pair.slice(pair.indexOf('=') + 1)]));
-  let said;
-  try {
-    said = { id: Number(id), ok: true, value: await operations[operation](fields) };
-  } catch (error) {
-    said = { id: Number(id), ok: false, error: { class: error.constructor.name, message: error.message } };
-  }
-  process.stdout.write(`${JSON.stringify(said)}\n`);
-}).on('close', () => process.exit(0));
-process.stdout.write(`${JSON.stringify({ id: 0, ok: true, value: 'ready' })}\n`);
+console_.serve({ tripleServe, triple, grpcweb, serve, stop, fetch, load, socket, extended });
