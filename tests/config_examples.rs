@@ -171,7 +171,9 @@ fn one_example_shows_every_key() {
 
 #[test]
 fn every_key_is_explained() {
-    let text = std::fs::read_to_string(docs().join("configuration.md")).unwrap();
+    let pages = ["configuration.md", "messaging.md"];
+    let text = pages.map(|page| std::fs::read_to_string(docs().join(page)).unwrap());
+    let text = text.concat();
     for key in schema_keys() {
         let quoted = [
             format!("`{key}`"),

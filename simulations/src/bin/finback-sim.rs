@@ -104,6 +104,14 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:0")]
         address: SocketAddr,
     },
+    /// Serve as a Kafka cluster that keeps little (librdkafka's own mock) until standard input ends.
+    KafkaMock {
+        #[arg(long, default_value_t = 3)]
+        brokers: i32,
+        /// A topic, of eight partitions.
+        #[arg(long, default_value = "load")]
+        topic: String,
+    },
     /// Compare CPU per call of proxies: HAProxy, Envoy and Finback, one worker each, in
     /// interleaved rounds, all on one CPU. Prints a Markdown table.
     Compare {
@@ -237,6 +245,14 @@ fn main() -> anyhow::Result<()> {
             };
             let summary = runtime.block_on(mqtt::run(&load))?;
             println!("{}", serde_json::to_string(&summary)?);
+            Ok(())
+        }
+        Command::KafkaMock { brokers, topic } => {
+            let cluster = rdkafka::mocking::MockCluster::new(brokers)?;
+            cluster.create_topic(&topic, 8, 3)?;
+            println!("listening {}", cluster.bootstrap_servers());
+            let mut nothing = Vec::new();
+            std::io::stdin().read_to_end(&mut nothing)?;
             Ok(())
         }
         Command::MqttSink { address } => runtime.block_on(async {
