@@ -61,7 +61,7 @@ async fn connect(target: SocketAddr, id: &str) -> io::Result<TcpStream> {
 ///
 /// # Errors
 /// If a connection cannot be made or breaks, or a message does not come back.
-pub async fn run(load: &MqttLoad) -> io::Result<Summary> {
+pub async fn run(load: &MqttLoad, progress: &Arc<Progress>) -> io::Result<Summary> {
     let all = Arc::new(Mutex::new(Tally::default()));
     let mut clients = Vec::new();
     for number in 0..load.connections {
@@ -71,9 +71,9 @@ pub async fn run(load: &MqttLoad) -> io::Result<Summary> {
     let mut tasks = tokio::task::JoinSet::new();
     for (number, mut client) in clients.into_iter().enumerate() {
         let share = share(load.count, load.connections as u64, number as u64);
-        let all = all.clone();
+        let (all, progress) = (all.clone(), progress.clone());
         tasks.spawn(async move {
-            client.run(share).await?;
+            client.run(share, &progress).await?;
             let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
             all.join(&client.tally);
             Ok::<_, io::Error>(())
@@ -146,8 +146,7 @@ impl Client {
         self.begun.push_back(Instant::now());
     }
 
-    async fn run(&mut self, count: u64) -> io::Result<()> {
-        let progress = Progress::default();
+    async fn run(&mut self, count: u64, progress: &Progress) -> io::Result<()> {
         let (mut sent, mut heard, mut acknowledged) = (0, 0, 0);
         let mut received = BytesMut::with_capacity(64 * 1024);
         let mut out = Vec::new();
@@ -192,7 +191,7 @@ impl Client {
                 if complete {
                     let began = self.begun.pop_front();
                     let began = began.ok_or(invalid("a message comes twice"))?;
-                    self.tally.add(began.elapsed(), true, &progress);
+                    self.tally.add(began.elapsed(), true, progress);
                     if sent < count {
                         self.publish(&mut out);
                         sent += 1;

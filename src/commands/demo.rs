@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use finback_simulations::echo::{self, Faults};
 use finback_simulations::load::{self, Load, Progress, Summary};
+use finback_simulations::mqtt::{self, MqttLoad};
 use finback_simulations::speech::{Protocol, SERVICE};
 use finback_simulations::web::HOST_NAME;
 use tokio::net::TcpListener;
@@ -20,12 +21,31 @@ use tokio::task::JoinSet;
 use crate::config;
 use crate::running::Running;
 
-/// Every protocol that can be shown.
-const PROTOCOLS: [Protocol; 4] = [
-    Protocol::Bolt,
-    Protocol::Dubbo,
-    Protocol::Grpc,
-    Protocol::Http,
+/// What is shown.
+#[derive(Clone, Copy)]
+enum Shown {
+    /// Calls of a protocol.
+    Calls(Protocol),
+    /// Messages of MQTT.
+    Messages,
+}
+
+impl Shown {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Calls(protocol) => protocol.name(),
+            Self::Messages => "mqtt",
+        }
+    }
+}
+
+/// Everything that can be shown.
+const SHOWN: [Shown; 5] = [
+    Shown::Calls(Protocol::Bolt),
+    Shown::Calls(Protocol::Dubbo),
+    Shown::Calls(Protocol::Grpc),
+    Shown::Calls(Protocol::Http),
+    Shown::Messages,
 ];
 /// Calls of one round.
 const ROUND: u64 = 20_000;
@@ -54,14 +74,21 @@ pub struct Options {
 pub async fn demo(options: Options) -> anyhow::Result<ExitCode> {
     let mut services = JoinSet::new();
     let mut endpoints = BTreeMap::new();
-    for protocol in PROTOCOLS {
+    for shown in SHOWN {
         let mut addresses = Vec::new();
         for _ in 0..2 {
             let listener = TcpListener::bind("127.0.0.1:0").await?;
             addresses.push(listener.local_addr()?);
-            services.spawn(echo::serve(listener, protocol, Faults::default()));
+            match shown {
+                Shown::Calls(protocol) => {
+                    services.spawn(echo::serve(listener, protocol, Faults::default()));
+                }
+                Shown::Messages => {
+                    services.spawn(mqtt::sink(listener));
+                }
+            }
         }
-        endpoints.insert(protocol.name(), addresses);
+        endpoints.insert(shown.name(), addresses);
     }
     let config = config::parse(&configuration(&endpoints), Path::new("demo.yaml"))?;
     let running = Running::start(config)?;
@@ -70,7 +97,7 @@ pub async fn demo(options: Options) -> anyhow::Result<ExitCode> {
     let front = *front;
     if !options.json {
         println!(
-            "One port, {front}, takes Bolt, Dubbo and gRPC calls to {SERVICE}, and HTTP for {HOST_NAME}."
+            "One port, {front}, takes Bolt, Dubbo and gRPC calls to {SERVICE}, HTTP for {HOST_NAME}, and MQTT."
         );
         for (protocol, addresses) in &endpoints {
             println!(
@@ -91,12 +118,17 @@ pub async fn demo(options: Options) -> anyhow::Result<ExitCode> {
 /// The demo's own configuration: what a user would write.
 fn configuration(endpoints: &BTreeMap<&str, Vec<SocketAddr>>) -> String {
     let mut text = String::from("workers: 1\nregistries:\n");
+    let mut brokers = String::new();
     for (protocol, addresses) in endpoints {
         let list: Vec<_> = addresses
             .iter()
             .map(|address| format!("\"{address}\""))
             .collect();
         let list = list.join(", ");
+        if *protocol == Shown::Messages.name() {
+            brokers = list;
+            continue;
+        }
         let service = match *protocol {
             "http" => HOST_NAME,
             _ => SERVICE,
@@ -110,10 +142,18 @@ fn configuration(endpoints: &BTreeMap<&str, Vec<SocketAddr>>) -> String {
          routes:\n  all:\n",
     );
     for protocol in endpoints.keys() {
+        let to = if *protocol == Shown::Messages.name() {
+            "cluster: brokers"
+        } else {
+            &format!("registry: {protocol}")
+        };
         text.push_str(&format!(
-            "    - {{ match: {{ protocol: {protocol} }}, to: {{ registry: {protocol} }} }}\n"
+            "    - {{ match: {{ protocol: {protocol} }}, to: {{ {to} }} }}\n"
         ));
     }
+    text.push_str(&format!(
+        "clusters: {{ brokers: {{ endpoints: [ {brokers} ], balance: {{ consistent-hash: client-id }} }} }}\n"
+    ));
     text
 }
 
@@ -123,29 +163,46 @@ type Summaries = BTreeMap<&'static str, Summary>;
 async fn round(
     front: SocketAddr,
     count: u64,
-    progress: &[Arc<Progress>; PROTOCOLS.len()],
+    progress: &[Arc<Progress>; SHOWN.len()],
 ) -> anyhow::Result<Summaries> {
     let mut callers = JoinSet::new();
-    for (protocol, progress) in PROTOCOLS.into_iter().zip(progress.clone()) {
+    for (shown, progress) in SHOWN.into_iter().zip(progress.clone()) {
         callers.spawn(async move {
-            let load = Load {
-                protocol,
-                size: 0,
-                target: front,
-                connections: 8,
-                in_flight: 4,
-                count,
-                warm_up: 0,
-                patience: Duration::from_secs(10),
+            let summary = match shown {
+                Shown::Calls(protocol) => {
+                    let load = Load {
+                        protocol,
+                        size: 0,
+                        target: front,
+                        connections: 8,
+                        in_flight: 4,
+                        count,
+                        warm_up: 0,
+                        patience: Duration::from_secs(10),
+                    };
+                    load::run(&load, &progress).await
+                }
+                Shown::Messages => {
+                    let load = MqttLoad {
+                        target: front,
+                        connections: 8,
+                        in_flight: 4,
+                        qos: 1,
+                        count,
+                        size: 64,
+                        heard: true,
+                    };
+                    mqtt::run(&load, &progress).await
+                }
             };
-            (protocol, load::run(&load, &progress).await)
+            (shown.name(), summary)
         });
     }
     let mut summaries = BTreeMap::new();
     while let Some(ended) = callers.join_next().await {
-        let (protocol, summary) = ended?;
-        let summary = summary.with_context(|| format!("{} calls broke off", protocol.name()))?;
-        summaries.insert(protocol.name(), summary);
+        let (name, summary) = ended?;
+        let summary = summary.with_context(|| format!("{name} broke off"))?;
+        summaries.insert(name, summary);
     }
     Ok(summaries)
 }
@@ -169,7 +226,7 @@ async fn show(front: SocketAddr, duration: Option<u64>) -> anyhow::Result<Summar
     let time = Duration::from_secs(duration.unwrap_or(u64::from(u32::MAX)));
     let end = tokio::time::sleep(time);
     tokio::pin!(end);
-    let progress: [Arc<Progress>; PROTOCOLS.len()] = Default::default();
+    let progress: [Arc<Progress>; SHOWN.len()] = Default::default();
     let mut latest = Summaries::new();
     let mut first = true;
     loop {
@@ -179,16 +236,16 @@ async fn show(front: SocketAddr, duration: Option<u64>) -> anyhow::Result<Summar
             () = &mut end => break,
         }
         if live && !first {
-            print!("\x1b[{}A", PROTOCOLS.len());
+            print!("\x1b[{}A", SHOWN.len());
         }
         first = false;
-        for (protocol, progress) in PROTOCOLS.iter().zip(&progress) {
-            let Some(summary) = latest.get(protocol.name()) else {
+        for (shown, progress) in SHOWN.iter().zip(&progress) {
+            let Some(summary) = latest.get(shown.name()) else {
                 continue;
             };
             println!(
                 "{:<10}{:>14}{:>10}{:>12.0}{:>10}{:>10}",
-                protocol.name(),
+                shown.name(),
                 progress.calls.load(Relaxed),
                 progress.errors.load(Relaxed),
                 summary.per_second,
@@ -203,8 +260,8 @@ async fn show(front: SocketAddr, duration: Option<u64>) -> anyhow::Result<Summar
             () = &mut end => break,
         }
     }
-    for (protocol, progress) in PROTOCOLS.iter().zip(&progress) {
-        if let Some(summary) = latest.get_mut(protocol.name()) {
+    for (shown, progress) in SHOWN.iter().zip(&progress) {
+        if let Some(summary) = latest.get_mut(shown.name()) {
             summary.calls = progress.calls.load(Relaxed);
             summary.errors = progress.errors.load(Relaxed);
         }

@@ -454,9 +454,30 @@ pub struct MqttPolicy {
     pub bytes_per_second: Option<Size>,
     /// Where clients of MQTT 5 are told to go when we go away. Default: they are not told.
     pub server_reference: Option<String>,
+    /// Write messages to Kafka too. Default: nowhere.
+    pub tap: Option<Placed<MqttTap>>,
     /// What a second session of one client identifier means: `broker` (the broker's affair),
     /// `take-over` (the former one is ended here) or `refuse`. Default: broker.
     pub duplicates: Option<Placed<String>>,
+}
+
+/// Messages for Kafka besides their broker.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MqttTap {
+    /// See [`Produce::kafka`].
+    pub kafka: Placed<String>,
+    /// See [`Produce::topic`].
+    pub topic: Placed<String>,
+    /// See [`Produce::key`].
+    pub key: Option<Placed<ProduceKey>>,
+    /// Whether the broker's acknowledgement is held back until Kafka has the message too. Default:
+    /// false; then what Kafka has no room for is left out there.
+    #[serde(default)]
+    pub hold: bool,
+    /// Filters of the topics it is about. Default: all.
+    #[serde(default)]
+    pub topics: Vec<Placed<String>>,
 }
 
 /// A rule about topics. Exactly one of `allow` and `deny`: `publish`, `subscribe` or `all`.

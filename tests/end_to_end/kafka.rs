@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::support::eventually;
 use crate::support::finback::Finback;
 use crate::support::kafka::Kafka;
+use crate::support::mosquitto::Mosquitto;
 use crate::support::peer::{Answer, Peer};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -510,4 +511,109 @@ fn a_real_broker_keeps_what_was_acknowledged_though_it_is_killed() {
             .all(|record| record["headers"]["mqtt.topic"] == "real/x")
     );
     assert_eq!(payloads(&kafka.address, "real").len(), 51);
+}
+
+/// A proxy in front of a broker, whose messages go to Kafka too.
+fn tapped(broker: &Mosquitto, brokers: &str, hold: bool) -> Finback {
+    Finback::start(&format!(
+        r##"
+workers: 1
+kafka:
+  events: {{ brokers: "{brokers}", options: {{ message.timeout.ms: "4000" }} }}
+listeners: [ {{ name: all, address: "127.0.0.1:0", protocol: mqtt, routes: all }} ]
+routes:
+  all:
+    - to: {{ cluster: brokers }}
+      mqtt:
+        mount: "mounted/"
+        tap: {{ kafka: events, topic: copies, hold: {hold}, topics: [ "a/#" ] }}
+clusters: {{ brokers: {{ endpoints: [ "{}" ] }} }}
+"##,
+        broker.address()
+    ))
+}
+
+#[test]
+fn a_tap_writes_what_brokers_get_as_well_and_holds_acknowledgements_back_if_asked() {
+    let cluster = cluster(&["copies"]);
+    let brokers = cluster.bootstrap_servers();
+    let broker = Mosquitto::start();
+    let peer = Peer::mqtt();
+    let direct = format!("mqtt://{}", broker.address());
+    peer.ask("connect", &[("name", "w"), ("url", &direct), ("id", "w")])
+        .unwrap();
+    peer.ask(
+        "subscribe",
+        &[("name", "w"), ("filters", "#"), ("qos", "2")],
+    )
+    .unwrap();
+    let careless = tapped(&broker, &brokers, false);
+    connect(&peer, "c", &careless, &[]).unwrap();
+    let careful = tapped(&broker, &brokers, true);
+    for version in ["4", "5"] {
+        let name = format!("h{version}");
+        connect(&peer, &name, &careful, &[("version", version)]).unwrap();
+    }
+    let mut expected = Vec::new();
+    for name in ["c", "h4", "h5"] {
+        for qos in ["0", "1", "2"] {
+            let payload = format!("{name} {qos}");
+            publish(&peer, name, "a/b", &payload, qos).unwrap();
+            publish(&peer, name, "other", "not tapped", qos).unwrap();
+            expected.push(payload);
+        }
+        let large = [
+            ("name", name),
+            ("topic", "a/large"),
+            ("size", "300000"),
+            ("qos", "1"),
+        ];
+        peer.ask("publish", &large).unwrap();
+    }
+    eventually("the copies", PATIENCE, || {
+        let mut said = payloads(&brokers, "copies");
+        said.retain(|payload| payload.len() < 100);
+        said.sort();
+        if said == expected {
+            Ok(())
+        } else {
+            Err(format!("{said:?}"))
+        }
+    });
+    let heard = peer
+        .ask("heard", &[("name", "w"), ("count", "21")])
+        .unwrap();
+    let heard = heard.as_array().unwrap();
+    let at_broker = heard.iter().filter(|m| m["topic"] == "mounted/a/b").count();
+    assert_eq!(at_broker, 9, "{heard:?}");
+    // Kafka is gone: who does not care is acknowledged, who does waits.
+    for number in 1..=3 {
+        cluster.broker_down(number).unwrap();
+    }
+    publish(&peer, "c", "a/b", "lost", "1").unwrap();
+    let began = Instant::now();
+    let fields = [
+        ("name", "h5"),
+        ("topic", "a/b"),
+        ("payload", "held"),
+        ("qos", "1"),
+    ];
+    let held = peer.begin("publish", &fields);
+    std::thread::sleep(Duration::from_secs(1));
+    for number in 1..=3 {
+        cluster.broker_up(number).unwrap();
+    }
+    held.wait().unwrap();
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    assert!(payloads(&brokers, "copies").contains(&"held".to_owned()));
+    // It stays away: the client is sent away, and has nothing acknowledged.
+    for number in 1..=3 {
+        cluster.broker_down(number).unwrap();
+    }
+    let _unanswered = peer.begin("publish", &fields);
+    assert_eq!(
+        peer.ask("closed", &[("name", "h5")]).unwrap()["reason"],
+        0x83
+    );
+    lose(&peer, "h4", "a/b");
 }

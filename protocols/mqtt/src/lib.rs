@@ -32,7 +32,7 @@ use finback_core::protocol::{Protocol, Served, Sniff};
 use codec::Kind;
 
 pub use exercise::exercise;
-pub use policy::{Action, Denied, Duplicates, Policy, Rewrite, Rule, Template, TemplateError};
+pub use policy::{Action, Denied, Duplicates, Policy, Rewrite, Rule, Tap, Template, TemplateError};
 pub use reason::Reason;
 pub use sink::{NotTaken, Outgoing, Receipt, Sink};
 pub use topic::{covers, intersect, is_filter};

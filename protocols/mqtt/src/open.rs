@@ -55,6 +55,9 @@ pub(crate) struct Opened {
     pub(crate) endpoint_takes: usize,
     /// The longest packet that is passed on.
     pub(crate) packet: usize,
+    /// What a tap tells of the client; empty where there is none.
+    pub(crate) client_id: String,
+    pub(crate) username: String,
 }
 
 /// A session that may begin.
@@ -302,6 +305,14 @@ async fn admit(
     let keep_alive = properties
         .number(id::SERVER_KEEP_ALIVE)
         .unwrap_or(u32::from(connect.keep_alive));
+    let tapped = policy.as_ref().is_some_and(|policy| policy.tap.is_some());
+    let told = |name: &str| {
+        if tapped {
+            name.to_owned()
+        } else {
+            String::new()
+        }
+    };
     let about_topics = applied.as_ref().is_some_and(Applied::is_about_topics);
     let connack_seen = if about_topics && connect.level.is_5() {
         fewer_aliases(&connack, header)
@@ -319,6 +330,8 @@ async fn admit(
         client_takes: takes(connect.properties()),
         endpoint_takes: takes(properties),
         packet: mqtt.config.packet,
+        client_id: told(&connect.client_id),
+        username: told(connect.username.as_deref().unwrap_or_default()),
     })))
 }
 

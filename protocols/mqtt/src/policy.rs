@@ -46,6 +46,26 @@ pub struct Policy {
     pub duplicates: Duplicates,
     /// Where messages go in the place of a broker: sessions end here.
     pub sink: Option<Arc<dyn Sink>>,
+    /// Where messages go besides their broker.
+    pub tap: Option<Tap>,
+}
+
+/// Where messages go besides their broker.
+#[derive(Clone, Debug)]
+pub struct Tap {
+    /// Who takes them.
+    pub sink: Arc<dyn Sink>,
+    /// Whether the broker's acknowledgement is held back until it is safe there too, and a full
+    /// sink slows the client down; else what finds no room there is left out.
+    pub hold: bool,
+    /// Filters of the topics it is about, as clients name them; empty: all.
+    pub topics: Vec<String>,
+}
+
+impl Tap {
+    pub(crate) fn is_about(&self, topic: &str) -> bool {
+        self.topics.is_empty() || self.topics.iter().any(|filter| covers(filter, topic))
+    }
 }
 
 /// What becomes of a message of quality of service 1 or 2 that is forbidden to a client of
@@ -137,7 +157,7 @@ impl Applied {
 
     /// Whether packets need be looked at one by one.
     pub(crate) fn is_about_topics(&self) -> bool {
-        !self.policy.rules.is_empty() || !self.names.are_plain()
+        !self.policy.rules.is_empty() || !self.names.are_plain() || self.policy.tap.is_some()
     }
 
     pub(crate) fn may_publish(&self, name: &str) -> bool {

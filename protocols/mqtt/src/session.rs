@@ -2,6 +2,7 @@
 
 mod down;
 mod lane;
+mod tap;
 mod up;
 
 use std::future::Future;
@@ -60,6 +61,8 @@ enum End {
 struct Session {
     caller: Rc<Caller>,
     level: Level,
+    client_id: String,
+    username: String,
     client: Channel,
     endpoint: Channel,
     up: Lane,
@@ -97,6 +100,7 @@ struct State {
     bytes: Flow,
     /// The client said DISCONNECT.
     goodbye: bool,
+    tapped: tap::Tapped,
 }
 
 /// Carries a session to its end.
@@ -112,6 +116,8 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
         client_takes,
         endpoint_takes,
         packet,
+        client_id,
+        username,
     } = *opened;
     let server = applied
         .as_ref()
@@ -120,6 +126,8 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
         tally: Tally::new(caller.clone(), Some(lease.address())),
         caller: caller.clone(),
         level,
+        client_id,
+        username,
         client,
         endpoint,
         up: Lane::default(),
@@ -187,7 +195,11 @@ impl Session {
     /// Passes on what there is.
     fn exchange(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         let mut turns = [READS_PER_TURN; 2];
+        let tapped = self.is_tapped();
         loop {
+            if tapped {
+                self.let_go(cx.waker()).map_err(End::Fault)?;
+            }
             let to_client = match self.client.poll_flush(cx) {
                 Poll::Ready(Err(_)) => return Err(End::Client),
                 flushed => flushed.is_ready(),

@@ -38,6 +38,8 @@ pub(crate) mod method {
     pub(crate) const UNSUBSCRIBE: &str = "unsubscribe";
     pub(crate) const PING: &str = "ping";
     pub(crate) const SESSION: &str = "session";
+    /// A message that was left out where it was to go besides its broker.
+    pub(crate) const TAP: &str = "tap";
 }
 
 /// First levels that were seen in this worker.

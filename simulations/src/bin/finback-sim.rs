@@ -243,7 +243,7 @@ fn main() -> anyhow::Result<()> {
                 size,
                 heard: !publish_only,
             };
-            let summary = runtime.block_on(mqtt::run(&load))?;
+            let summary = runtime.block_on(mqtt::run(&load, &Arc::default()))?;
             println!("{}", serde_json::to_string(&summary)?);
             Ok(())
         }

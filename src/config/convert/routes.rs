@@ -52,7 +52,9 @@ fn route(
         let message = "a route is for HTTP or for MQTT; make two of it";
         return Err(Wrong::at(session.place, message));
     }
-    let session = session.map(|own| mqtt::policy(own, folder)).transpose()?;
+    let session = session
+        .map(|own| mqtt::policy(own, folder, names))
+        .transpose()?;
     let treatment: Option<Arc<dyn Any + Send + Sync>> = match produced {
         None => match (request, session) {
             (Some(request), _) => Some(Arc::new(request)),

@@ -28,13 +28,14 @@ impl Session {
         let packet = &packet[..head.packet()];
         let body = &packet[head.header..];
         match head.kind {
-            Kind::Puback | Kind::Pubcomp => {
+            Kind::Puback | Kind::Pubrec | Kind::Pubcomp => {
                 let id = Reader::new(body).packet_id()?;
-                self.tally.answered(Asked::Publish(id), !is_error(body));
-            }
-            Kind::Pubrec if is_error(body) => {
-                let id = Reader::new(body).packet_id()?;
-                self.tally.answered(Asked::Publish(id), false);
+                if head.kind != Kind::Pubrec || is_error(body) {
+                    self.tally.answered(Asked::Publish(id), !is_error(body));
+                }
+                if head.kind != Kind::Pubcomp && self.holds_back(id, packet) {
+                    return Ok(Some(Fate::Drop));
+                }
             }
             Kind::Pubrel => {
                 let id = Reader::new(body).packet_id()?;
@@ -52,7 +53,7 @@ impl Session {
                 self.tally.answered(Asked::Packet(id), true);
             }
             Kind::Pingresp => self.tally.answered(Asked::Ping, true),
-            Kind::Pubrec | Kind::Disconnect | Kind::Auth => {}
+            Kind::Disconnect | Kind::Auth => {}
             Kind::Connack => return Err(Fault::protocol("a second CONNACK")),
             Kind::Connect | Kind::Publish | Kind::Subscribe | Kind::Unsubscribe | Kind::Pingreq => {
                 return Err(Fault::protocol("a packet that only clients send"));

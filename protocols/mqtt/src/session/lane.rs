@@ -1,6 +1,7 @@
 //! One direction of a session: packets found in bytes as they come.
 
 use std::task::Context;
+use std::time::Duration;
 
 use bytes::BytesMut;
 
@@ -35,7 +36,12 @@ pub(super) enum Fate {
     Drop,
     /// These bytes are passed on in the place of so many of its first ones.
     Replace(Vec<u8>, usize),
+    /// It has to wait a little, and what follows it.
+    Wait,
 }
+
+/// After so long a packet that has to wait is looked at again.
+const AGAIN: Duration = Duration::from_millis(5);
 
 impl Session {
     fn lane(&mut self, up: bool) -> &mut Lane {
@@ -136,6 +142,11 @@ impl Session {
             match fate {
                 Fate::Pass => self.lane(up).passing = head.packet(),
                 Fate::Drop => self.lane(up).dropping = head.packet(),
+                Fate::Wait => {
+                    self.held = true;
+                    self.resume = Some(self.caller.worker().now().after(AGAIN));
+                    break;
+                }
                 Fate::Replace(written, instead) => {
                     self.send(cx, &bytes[from..at], up)?;
                     self.send(cx, &written, up)?;

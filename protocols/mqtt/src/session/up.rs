@@ -13,6 +13,7 @@ use crate::reason::Reason;
 use crate::tally::{Asked, SESSION, method};
 
 use super::lane::Fate;
+use super::tap::Tapping;
 use super::{MAX_AWAITED, Session};
 
 impl Session {
@@ -22,7 +23,7 @@ impl Session {
             let Some(publish) = Publish::read(packet, head, self.level)? else {
                 return Ok(None);
             };
-            return self.publish(head, &publish).map(Some);
+            return self.publish(packet, head, &publish);
         }
         let packet = &packet[..head.packet()];
         check(packet, head, self.level, Side::Client)?;
@@ -59,30 +60,57 @@ impl Session {
         Ok(Some(Fate::Pass))
     }
 
-    fn publish(&mut self, head: &Head, publish: &Publish<'_>) -> Result<Fate, Fault> {
+    fn publish(
+        &mut self,
+        packet: &[u8],
+        head: &Head,
+        publish: &Publish<'_>,
+    ) -> Result<Option<Fate>, Fault> {
         if publish.properties.number(id::SUBSCRIPTION_ID).is_some() {
             return Err(Fault::protocol(
                 "a client says for which subscription it is",
             ));
         }
-        self.throttle(head.packet());
         let qos = usize::from(head.qos());
         let method = method::PUBLISH[qos.min(2)];
         let Some(applied) = self.applied.as_ref().filter(|own| own.is_about_topics()) else {
+            self.throttle(head.packet());
             self.tally_publish(method, publish.topic, publish.packet_id, head.packet());
-            return Ok(Fate::Pass);
+            return Ok(Some(Fate::Pass));
         };
+        let tapped = applied.policy().tap.is_some();
+        if tapped && packet.len() < head.packet() {
+            return Ok(None);
+        }
         let topic = resolve(&mut self.state.aliases, publish)?;
         if !applied.may_publish(&topic) {
+            self.throttle(head.packet());
             let denied = Ending::Rejected(Rejection::Denied);
             self.tally.sent(method, &topic, head.packet(), denied);
-            return self.deny(head, publish.packet_id);
+            return self.deny(head, publish.packet_id).map(Some);
         }
-        if applied.names.leave(publish) {
-            self.tally_publish(method, &topic, publish.packet_id, head.packet());
+        if tapped {
+            let whole = &packet[..head.packet()];
+            if let Tapping::Later = self.tap(whole, head, publish, &topic) {
+                return Ok(Some(Fate::Wait));
+            }
+        }
+        self.throttle(head.packet());
+        let renamed = self.rename(head, publish, &topic)?;
+        self.tally_publish(method, &topic, publish.packet_id, head.packet());
+        Ok(Some(renamed))
+    }
+
+    /// A message as its broker shall see it.
+    fn rename(&self, head: &Head, publish: &Publish<'_>, topic: &str) -> Result<Fate, Fault> {
+        let Some(applied) = self
+            .applied
+            .as_ref()
+            .filter(|own| !own.names.leave(publish))
+        else {
             return Ok(Fate::Pass);
-        }
-        let renamed = applied.names.up(&topic);
+        };
+        let renamed = applied.names.up(topic);
         let properties = applied.names.properties(publish.properties, true);
         let payload = head.packet() - publish.head;
         let longer = renamed.len() > usize::from(u16::MAX);
@@ -93,7 +121,6 @@ impl Session {
             let why = "the message is longer than its broker takes";
             return Err(Fault::new(Reason::TOO_LARGE, why));
         }
-        self.tally_publish(method, &topic, publish.packet_id, head.packet());
         Ok(Fate::Replace(written, publish.head))
     }
 

@@ -4,9 +4,9 @@ use std::num::NonZeroU32;
 use std::path::Path;
 
 use finback_mqtt::codec::Level;
-use finback_mqtt::{Action, Denied, Duplicates, Policy, Rewrite, Rule, Template, is_filter};
+use finback_mqtt::{Action, Denied, Duplicates, Policy, Rewrite, Rule, Tap, Template, is_filter};
 
-use super::Result;
+use super::{Names, Result};
 use crate::config::Wrong;
 use crate::config::file;
 use crate::config::units::{Placed, Size};
@@ -14,6 +14,7 @@ use crate::config::units::{Placed, Size};
 pub(super) fn policy(
     Placed { value, place }: Placed<file::MqttPolicy>,
     folder: &Path,
+    names: &Names,
 ) -> Result<Policy> {
     let optional = |given: Option<Placed<String>>| given.as_ref().map(template).transpose();
     let password = match (&value.username, value.password_file) {
@@ -26,6 +27,7 @@ pub(super) fn policy(
     };
     let policy = Policy {
         sink: None,
+        tap: value.tap.map(|own| tap(own, names)).transpose()?,
         rules: value.acl.into_iter().map(rule).collect::<Result<_>>()?,
         mount: value.mount.map(mount).transpose()?,
         rewrites: value
@@ -65,6 +67,27 @@ pub(super) fn policy(
         },
     };
     Ok(policy)
+}
+
+fn tap(Placed { value, .. }: Placed<file::MqttTap>, names: &Names) -> Result<Tap> {
+    let mut topics = Vec::new();
+    for Placed { value, place } in value.topics {
+        if !is_filter(&value, Level::V311) {
+            let message = format!("`{value}` is no topic filter; write one such as a/+/b/#");
+            return Err(Wrong::at(place, message));
+        }
+        topics.push(value);
+    }
+    let produced = file::Produce {
+        kafka: value.kafka,
+        topic: value.topic,
+        key: value.key,
+    };
+    Ok(Tap {
+        sink: super::produce::sink(produced, true, names)?,
+        hold: value.hold,
+        topics,
+    })
 }
 
 fn unknown(word: &Placed<String>, instead: &str) -> Wrong {

@@ -29,6 +29,27 @@ pub(super) fn treatment(
             return Err(Wrong::at(place, message));
         }
     };
+    let sink = sink(value, messages, names)?;
+    let other = |name: &str| {
+        let message = format!("this route is for {name}; take what is for the other away");
+        Err(Wrong::at(place, message))
+    };
+    match (messages, request, session) {
+        (true, Some(_), _) => other("MQTT"),
+        (false, _, Some(_)) => other("HTTP"),
+        (true, None, session) => Ok(Arc::new(Policy {
+            sink: Some(sink),
+            ..session.unwrap_or_default()
+        })),
+        (false, request, None) => Ok(Arc::new(Treatment {
+            taker: Some(sink),
+            ..request.unwrap_or_default()
+        })),
+    }
+}
+
+/// Where messages are written, of MQTT or of HTTP.
+pub(super) fn sink(value: file::Produce, messages: bool, names: &Names) -> Result<Arc<KafkaSink>> {
     let Some(outlet) = names.kafka.get(&value.kafka.value) else {
         let known: Vec<_> = names.kafka.keys().cloned().collect();
         super::known(&known, "Kafka cluster", &value.kafka)?;
@@ -59,25 +80,9 @@ pub(super) fn treatment(
             },
         },
     };
-    let sink = Arc::new(KafkaSink {
+    Ok(Arc::new(KafkaSink {
         outlet: outlet.clone(),
         topic,
         key,
-    });
-    let other = |name: &str| {
-        let message = format!("this route is for {name}; take what is for the other away");
-        Err(Wrong::at(place, message))
-    };
-    match (messages, request, session) {
-        (true, Some(_), _) => other("MQTT"),
-        (false, _, Some(_)) => other("HTTP"),
-        (true, None, session) => Ok(Arc::new(Policy {
-            sink: Some(sink),
-            ..session.unwrap_or_default()
-        })),
-        (false, request, None) => Ok(Arc::new(Treatment {
-            taker: Some(sink),
-            ..request.unwrap_or_default()
-        })),
-    }
+    }))
 }
