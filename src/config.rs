@@ -26,6 +26,8 @@ pub struct Config {
     pub registries: Vec<(String, RegistryConfig)>,
     /// Kafka clusters.
     pub kafka: Vec<std::sync::Arc<crate::kafka::Outlet>>,
+    /// Subscriptions of our own at brokers.
+    pub subscriptions: Vec<crate::subscriber::Subscription>,
     /// Local services to register.
     pub registrations: Vec<Registration>,
     /// Services to mirror.

@@ -17,6 +17,11 @@ use tokio::sync::oneshot;
 const MAX_BODY: usize = 1024 * 1024;
 /// Headers of HTTP that go along, besides those that are asked for as a key.
 const KEPT: [&str; 3] = ["content-type", "traceparent", "tracestate"];
+/// The header by which messages tell into which topics of Kafka they have been written, each as
+/// `CLUSTER/TOPIC`, so that those that are brought back into the mesh do not go round for ever.
+const BRIDGE: &str = "x-mesh-bridge";
+/// Through so many bridges a message may go.
+const MAX_BRIDGES: usize = 8;
 
 /// A Kafka cluster of the configuration, and its producer once that has been started.
 pub struct Outlet {
@@ -107,14 +112,46 @@ fn not_taken(failure: Failure) -> NotTaken {
         Failure::Full => NotTaken::Full,
         Failure::TooLarge => NotTaken::TooLarge,
         Failure::NoTopic => NotTaken::BadTopic,
-        Failure::TimedOut | Failure::Failed => NotTaken::Failed,
+        Failure::Loop | Failure::TimedOut | Failure::Failed => NotTaken::Failed,
     }
+}
+
+/// The way of a message that has come along `before` and goes to `topic` now.
+fn way(before: &str, outlet: &Outlet, topic: &str) -> Result<String, Failure> {
+    let here = format!("{}/{topic}", outlet.name);
+    if before.is_empty() {
+        return Ok(here);
+    }
+    let bridges = before.split(',').map(str::trim);
+    if bridges.clone().count() >= MAX_BRIDGES || bridges.clone().any(|bridge| bridge == here) {
+        return Err(Failure::Loop);
+    }
+    Ok(format!("{before},{here}"))
 }
 
 impl Sink for KafkaSink {
     fn take(&self, message: &Outgoing<'_>, receipt: Receipt) -> Result<(), NotTaken> {
-        let topic = self.topic.fill(message.topic).ok_or(NotTaken::BadTopic)?;
-        let producer = self.outlet.producer().ok_or(NotTaken::Failed)?;
+        let confirm = receipt.is_awaited().then(|| -> Confirm {
+            Box::new(move |went| receipt.tell(went.map(drop).map_err(not_taken)))
+        });
+        self.write_message(message, confirm).map_err(not_taken)
+    }
+}
+
+impl KafkaSink {
+    /// Hands a message of MQTT to the producer.
+    ///
+    /// # Errors
+    /// Why it is not taken; `confirm` is gone then.
+    pub fn write_message(
+        &self,
+        message: &Outgoing<'_>,
+        confirm: Option<Confirm>,
+    ) -> Result<(), Failure> {
+        let topic = self.topic.fill(message.topic).ok_or(Failure::NoTopic)?;
+        let producer = self.outlet.producer().ok_or(Failure::Failed)?;
+        let before = message.properties.user(BRIDGE).unwrap_or_default();
+        let way = way(before, &self.outlet, &topic)?;
         let qos = [b'0' + message.qos];
         let mut headers: Vec<(&str, &[u8])> = vec![
             ("mqtt.topic", message.topic.as_bytes()),
@@ -124,6 +161,7 @@ impl Sink for KafkaSink {
                 if message.retain { b"true" } else { b"false" },
             ),
             ("mqtt.client_id", message.client_id.as_bytes()),
+            (BRIDGE, way.as_bytes()),
         ];
         if !message.username.is_empty() {
             headers.push(("mqtt.username", message.username.as_bytes()));
@@ -139,7 +177,9 @@ impl Sink for KafkaSink {
                 (id::CORRELATION_DATA, Value::Binary(bytes)) => {
                     headers.push(("mqtt.correlation_data", bytes));
                 }
-                (_, Value::Pair(name, value)) => headers.push((name, value.as_bytes())),
+                (_, Value::Pair(name, value)) if name != BRIDGE => {
+                    headers.push((name, value.as_bytes()));
+                }
                 _ => {}
             }
         }
@@ -155,10 +195,7 @@ impl Sink for KafkaSink {
             payload: message.payload,
             headers: &headers,
         };
-        let confirm = receipt.is_awaited().then(|| -> Confirm {
-            Box::new(move |went| receipt.tell(went.map(drop).map_err(not_taken)))
-        });
-        producer.send(&written, confirm).map_err(not_taken)
+        producer.send(&written, confirm)
     }
 }
 
@@ -175,6 +212,7 @@ fn failed(failure: Failure) -> Response<Bytes> {
         Failure::Full => StatusCode::TOO_MANY_REQUESTS,
         Failure::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Failure::NoTopic => StatusCode::NOT_FOUND,
+        Failure::Loop => StatusCode::LOOP_DETECTED,
         Failure::TimedOut => StatusCode::GATEWAY_TIMEOUT,
         Failure::Failed => StatusCode::SERVICE_UNAVAILABLE,
     };
@@ -191,7 +229,11 @@ impl KafkaSink {
         let topic = self.topic.fill(path).ok_or(Failure::NoTopic)?;
         let producer = self.outlet.producer().ok_or(Failure::Failed)?;
         let own = |name: &str| head.headers.get(name).map(HeaderValue::as_bytes);
-        let mut headers: Vec<(&str, &[u8])> = vec![("http.path", path.as_bytes())];
+        let before = own(BRIDGE).map(std::str::from_utf8).transpose();
+        let before = before.map_err(|_| Failure::Loop)?.unwrap_or_default();
+        let way = way(before, &self.outlet, &topic)?;
+        let mut headers: Vec<(&str, &[u8])> =
+            vec![("http.path", path.as_bytes()), (BRIDGE, way.as_bytes())];
         headers.extend(KEPT.iter().filter_map(|name| Some((*name, own(name)?))));
         let key = match &self.key {
             Key::Topic => Some(path.as_bytes()),

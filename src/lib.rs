@@ -8,4 +8,5 @@ pub mod mesh_registry;
 pub mod metadata;
 pub mod protocols;
 pub mod running;
+pub mod subscriber;
 pub mod tls;

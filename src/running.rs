@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 use crate::config::{Config, TlsFiles};
 use crate::kafka::{self, Outlet};
 use crate::metadata::DubboMetadata;
+use crate::subscriber::Subscribers;
 use crate::{protocols, tls};
 
 /// While stopping, messages for Kafka have this long to be written.
@@ -35,6 +36,7 @@ pub struct Running {
     /// Those of the configuration.
     registrations: Mutex<Vec<Registration>>,
     draining: AtomicBool,
+    subscribers: Mutex<Subscribers>,
     /// Kafka clusters of the configuration in force.
     kafka: std::sync::Mutex<Vec<Arc<Outlet>>>,
 }
@@ -92,7 +94,10 @@ impl Running {
             registries.register(registration);
         }
         registries.set_bridges(config.bridges);
+        let mut subscribers = Subscribers::default();
+        subscribers.replace(config.subscriptions)?;
         Ok(Self {
+            subscribers: Mutex::new(subscribers),
             registrations: Mutex::new(config.registrations),
             mesh,
             metrics,
@@ -121,6 +126,10 @@ impl Running {
         for outlet in &config.kafka {
             start_outlet(outlet, &before)?;
         }
+        self.subscribers
+            .lock()
+            .await
+            .replace(config.subscriptions)?;
         *self.lock_kafka() = config.kafka;
         self.registries.replace(config.registries);
         self.mesh.apply(config.routing);
@@ -185,6 +194,7 @@ impl Running {
         self.begin_draining();
         self.registries.withdraw().await;
         self.workers.drain().await;
+        self.subscribers.lock().await.stop().await;
         let kafka = self.kafka();
         // What clients were not told of yet, they will send again; this is for the rest.
         let flushing = tokio::task::spawn_blocking(move || kafka::flush(&kafka, FLUSH));

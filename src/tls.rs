@@ -138,6 +138,22 @@ impl ClientFiles {
     /// # Errors
     /// What is wrong with them.
     pub fn build(&self) -> anyhow::Result<Arc<ClientTls>> {
+        let settings = format!("{self:?}").into();
+        let applications = protocols::applications();
+        let name = self.server_name.clone();
+        Ok(ClientTls::new(
+            self.config()?,
+            &applications,
+            name,
+            settings,
+        ))
+    }
+
+    /// The same for a library that connects by itself.
+    ///
+    /// # Errors
+    /// What is wrong with the files.
+    pub fn config(&self) -> anyhow::Result<ClientConfig> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder =
             ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
@@ -150,16 +166,12 @@ impl ClientFiles {
             }
         };
         let builder = builder.with_root_certificates(roots);
-        let config = match &self.pair {
+        Ok(match &self.pair {
             None => builder.with_no_client_auth(),
             Some((chain, own_key)) => {
                 builder.with_client_auth_cert(certificates(chain)?, key(own_key)?)?
             }
-        };
-        let settings = format!("{self:?}").into();
-        let applications = protocols::applications();
-        let name = self.server_name.clone();
-        Ok(ClientTls::new(config, &applications, name, settings))
+        })
     }
 }
 

@@ -21,6 +21,7 @@ use super::units::{Pause, Placed, Size, Time};
 use super::{Config, TlsFiles, Wrong};
 use crate::kafka::Outlet;
 use crate::protocols;
+use crate::subscriber::Subscription;
 use crate::tls::ServerFiles;
 
 use clusters::{cluster_spec, policy};
@@ -76,7 +77,16 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
         .mesh_registry
         .map(|from| mesh_registry(from, &names))
         .transpose()?;
+    let subscriptions: Vec<_> = file
+        .subscriptions
+        .into_iter()
+        .map(|own| subscription(own, &names, folder))
+        .collect::<Result<_>>()?;
     let frame = file.limits.frame.map(|Size(bytes)| bytes);
+    if file.listeners.value.is_empty() && subscriptions.is_empty() {
+        let message = "without a listener nothing would ever come in; write one";
+        return Err(Wrong::at(file.listeners.place, message));
+    }
     let (listeners, listener_tls) = listeners(file.listeners, frame, &names, folder)?;
     let tables = file
         .routes
@@ -102,6 +112,7 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
     };
     Ok(Config {
         kafka: names.kafka.into_values().collect(),
+        subscriptions,
         workers,
         admin,
         registries,
@@ -151,6 +162,64 @@ fn outlet(name: &str, Placed { value, place }: Placed<file::Kafka>) -> Result<Ar
         .check()
         .map_err(|why| Wrong::at(place, format!("Kafka's client does not take this: {why}")))?;
     Ok(Arc::new(Outlet::new(name, config)))
+}
+
+fn subscription(
+    value: file::MqttSubscription,
+    names: &Names,
+    folder: &Path,
+) -> Result<Subscription> {
+    let broker = value.broker.value.rsplit_once(':');
+    let broker = broker.and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
+    let Some(broker) = broker.filter(|(host, _): &(String, u16)| !host.is_empty()) else {
+        let message = format!(
+            "`{}` is no broker; write HOST:PORT, such as 127.0.0.1:1883",
+            value.broker.value
+        );
+        return Err(Wrong::at(value.broker.place, message));
+    };
+    if value.client_id.value.is_empty() {
+        let message = "a subscription without a client identifier could not be kept; write one";
+        return Err(Wrong::at(value.client_id.place, message));
+    }
+    let Placed {
+        value: topics,
+        place: topics_place,
+    } = value.topics;
+    let level = finback_mqtt::codec::Level::V5;
+    if topics.is_empty()
+        || !topics
+            .iter()
+            .all(|topic| finback_mqtt::is_filter(topic, level))
+    {
+        let message = "write topic filters, such as plant/#";
+        return Err(Wrong::at(topics_place, message));
+    }
+    let login = match (value.username, value.password_file) {
+        (None, None) => None,
+        (Some(user), None) => Some((user, String::new())),
+        (Some(user), Some(file)) => Some((user, routes::mqtt::password(&file, folder)?)),
+        (None, Some(file)) => {
+            return Err(Wrong::at(file.place, "a password needs a `username` too"));
+        }
+    };
+    if let Some(tls) = value.tls.as_ref().filter(|t| t.value.server_name.is_some()) {
+        let message =
+            "a subscription asks for the certificate of its broker's host; leave `server_name` out";
+        return Err(Wrong::at(tls.place, message));
+    }
+    let tls = value
+        .tls
+        .map(|tls| clusters::client_files(tls, folder))
+        .transpose()?;
+    Ok(Subscription {
+        broker,
+        client_id: value.client_id.value,
+        login,
+        tls: tls.map(|tls| tls.value),
+        topics,
+        sink: routes::produce::sink(value.produce.value, true, names)?,
+    })
 }
 
 fn known(list: &[String], kind: &str, name: &Placed<String>) -> Result<()> {
@@ -222,10 +291,6 @@ fn listeners(
     names: &Names,
     folder: &Path,
 ) -> Result<(Vec<ListenerSpec>, ListenerFiles)> {
-    if listeners.value.is_empty() {
-        let message = "without a listener nothing would ever come in; write one";
-        return Err(Wrong::at(listeners.place, message));
-    }
     let mut specs: Vec<ListenerSpec> = Vec::new();
     let mut files = Vec::new();
     for listener in listeners.value {

@@ -34,6 +34,9 @@ pub struct File {
     /// Kafka clusters by name.
     #[serde(default)]
     pub kafka: BTreeMap<String, Placed<Kafka>>,
+    /// Subscriptions of our own at brokers of MQTT, whose messages go to Kafka.
+    #[serde(default)]
+    pub subscriptions: Vec<MqttSubscription>,
     /// Addresses to accept on; at least one.
     pub listeners: Placed<Vec<Listener>>,
     /// Route tables by name.
@@ -103,6 +106,26 @@ pub struct Kafka {
     /// Settings of librdkafka's that differ from ours, by their names there.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
+}
+
+/// A subscription of our own at a broker that speaks MQTT 5, whose messages go to Kafka.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MqttSubscription {
+    /// The broker: `host:port`.
+    pub broker: Placed<String>,
+    /// The client identifier, by which the broker keeps the session for a week.
+    pub client_id: Placed<String>,
+    /// The user to log in as. Default: none.
+    pub username: Option<String>,
+    /// A file with the user's password, relative to this one.
+    pub password_file: Option<Placed<String>>,
+    /// Speak TLS. Default: no.
+    pub tls: Option<Placed<ClusterTls>>,
+    /// Topic filters; quality of service 1 is asked for.
+    pub topics: Placed<Vec<String>>,
+    /// Where the messages go.
+    pub produce: Placed<Produce>,
 }
 
 /// Host names as services.

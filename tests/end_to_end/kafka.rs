@@ -443,6 +443,11 @@ fn bodies_of_posts_are_in_kafka_when_they_are_answered() {
         curl(&["-d", "x", "-H", "Transfer-Encoding: chunked", &at]).0,
         "200"
     );
+    // One that has been there, by whatever way, and one that has been elsewhere.
+    for (before, status) in [("x/y, events/orders", "508"), ("x/y", "200")] {
+        let header = format!("x-mesh-bridge: {before}");
+        assert_eq!(curl(&["-d", "round", "-H", &header, &at]).0, status);
+    }
     assert_eq!(curl(&[&at]).0, "405");
     assert_eq!(curl(&["-d", "x", &format!("{at}%20")]).0, "404");
     let large = crate::support::temporary_folder().join("large");
@@ -616,4 +621,217 @@ fn a_tap_writes_what_brokers_get_as_well_and_holds_acknowledgements_back_if_aske
         0x83
     );
     lose(&peer, "h4", "a/b");
+}
+
+fn subscribed(broker: &Mosquitto, brokers: &str, topics: &str) -> String {
+    format!(
+        r##"
+kafka:
+  events: {{ brokers: "{brokers}", options: {{ message.timeout.ms: "1000", reconnect.backoff.max.ms: "500" }} }}
+subscriptions:
+  - broker: {}
+    client_id: to-kafka
+    username: bridge
+    password_file: password
+    topics: [ {topics} ]
+    produce: {{ kafka: events, topic: "{{1}}", key: topic }}
+listeners: []
+"##,
+        broker.address()
+    )
+}
+
+fn subscribe(config: &str) -> Finback {
+    Finback::start_with(config, &[("password", "secret\n")])
+}
+
+/// Publishes to the broker itself.
+fn tell(broker: &Mosquitto, topic: &str, lines: &[String], qos: &str, more: &[&str]) {
+    let port = broker.port.to_string();
+    let mut child = Command::new("mosquitto_pub")
+        .args(["-p", &port, "-V", "5", "-u", "tester", "-P", "secret"])
+        .args(["-t", topic, "-q", qos, "-l"])
+        .args(more)
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .expect(
+            "mosquitto_pub is missing: run `make peers`, or `apt-get install mosquitto-clients`",
+        );
+    let mut input = child.stdin.take().unwrap();
+    for line in lines {
+        writeln!(input, "{line}").unwrap();
+    }
+    drop(input);
+    assert!(child.wait().unwrap().success());
+}
+
+fn numbers(from: u32, to: u32) -> Vec<String> {
+    (from..to).map(|n| format!("{n:04}")).collect()
+}
+
+/// Waits until each of these is in the topic; everything that is.
+fn arrived(brokers: &str, topic: &str, expected: &[String]) -> Vec<String> {
+    eventually("messages in Kafka", PATIENCE * 2, || {
+        let said = payloads(brokers, topic);
+        let missing: Vec<_> = expected.iter().filter(|own| !said.contains(own)).collect();
+        if missing.is_empty() {
+            Ok(said)
+        } else {
+            Err(format!("{missing:?} missing of {}", said.len()))
+        }
+    })
+}
+
+#[test]
+fn a_subscription_brings_what_a_broker_gets_to_kafka_and_loses_nothing() {
+    let cluster = cluster(&["up", "other"]);
+    let brokers = cluster.bootstrap_servers();
+    let folder = crate::support::temporary_folder();
+    let users = folder.join("users");
+    let mut words = String::new();
+    for user in ["bridge", "tester"] {
+        let made = Command::new("mosquitto_passwd")
+            .args(["-b", "-c"])
+            .arg(&users)
+            .args([user, "secret"])
+            .status()
+            .expect("mosquitto_passwd is missing: run `make peers`");
+        assert!(made.success());
+        words += &std::fs::read_to_string(&users).unwrap();
+    }
+    std::fs::write(&users, words).unwrap();
+    let mut broker = Mosquitto::start_with(&format!(
+        "persistence true\nallow_anonymous false\npassword_file {}",
+        users.display()
+    ));
+    let config = subscribed(&broker, &brokers, "\"up/#\"");
+    let finback = subscribe(&config);
+    let subscribed_to = |broker: &Mosquitto, topic: &str| {
+        broker
+            .process()
+            .wait_for("a subscription", PATIENCE, 0, |line| {
+                line.contains(&format!("to-kafka 1 {topic}")).then_some(())
+            });
+    };
+    subscribed_to(&broker, "up/#");
+    let mut expected = Vec::new();
+    for (n, qos) in ["0", "1", "2"].into_iter().enumerate() {
+        let n = u32::try_from(n).unwrap();
+        let more = ["-D", "publish", "user-property", "site", "north"];
+        tell(&broker, "up/7", &numbers(n, n + 1), qos, &more);
+    }
+    expected.extend(numbers(0, 3));
+    arrived(&brokers, "up", &expected);
+    for record in read(&brokers, "up") {
+        assert_eq!(record["key"], "up/7");
+        assert_eq!(header(&record, "site"), ["north"]);
+        assert_eq!(header(&record, "mqtt.topic"), ["up/7"]);
+        assert_eq!(header(&record, "x-mesh-bridge"), ["events/up"]);
+    }
+    // What has been there before is not written again, and does not hold others up.
+    let again = [
+        "-D",
+        "publish",
+        "user-property",
+        "x-mesh-bridge",
+        "events/up",
+    ];
+    tell(&broker, "up/7", &["again".to_owned()], "1", &again);
+    // What Kafka would not take ever, neither.
+    tell(&broker, "up/7", &["z".repeat(1_200_000)], "1", &[]);
+
+    // Kafka is gone for a while: nothing is acknowledged to the broker, and more than its window
+    // waits there.
+    for own in 1..=3 {
+        cluster.broker_down(own).unwrap();
+    }
+    tell(&broker, "up/7", &numbers(10, 700), "1", &[]);
+    std::thread::sleep(Duration::from_secs(2));
+    for own in 1..=3 {
+        cluster.broker_up(own).unwrap();
+    }
+    expected.extend(numbers(10, 700));
+    arrived(&brokers, "up", &expected);
+
+    // The broker is gone, and comes back.
+    broker.process().signal("TERM");
+    assert!(broker.process().wait_for_end(PATIENCE).success());
+    broker.restart();
+    tell(&broker, "up/7", &numbers(700, 720), "2", &[]);
+    expected.extend(numbers(700, 720));
+    arrived(&brokers, "up", &expected);
+
+    // This program stops while Kafka is away, is away itself, and starts again.
+    for own in 1..=3 {
+        cluster.broker_down(own).unwrap();
+    }
+    tell(&broker, "up/7", &numbers(720, 740), "1", &[]);
+    finback.process().signal("TERM");
+    assert!(finback.process().wait_for_end(PATIENCE).success());
+    drop(finback);
+    tell(&broker, "up/7", &numbers(740, 760), "1", &[]);
+    for own in 1..=3 {
+        cluster.broker_up(own).unwrap();
+    }
+    let finback = subscribe(&config);
+    expected.extend(numbers(720, 760));
+    let said = arrived(&brokers, "up", &expected);
+    assert!(!said.contains(&"again".to_owned()));
+
+    // Other topics from now on, in the same session.
+    finback.write(&subscribed(&broker, &brokers, "\"other/#\""));
+    subscribed_to(&broker, "other/#");
+    broker
+        .process()
+        .wait_for("the end of the other", PATIENCE, 0, |line| {
+            line.contains("Received UNSUBSCRIBE from to-kafka")
+                .then_some(())
+        });
+    tell(&broker, "up/7", &["left out".to_owned()], "1", &[]);
+    tell(&broker, "other/7", &numbers(0, 1), "1", &[]);
+    arrived(&brokers, "other", &numbers(0, 1));
+    assert!(!payloads(&brokers, "up").contains(&"left out".to_owned()));
+}
+
+#[test]
+fn bad_subscriptions_are_refused_with_their_place() {
+    let folder = crate::support::temporary_folder();
+    for (line, change, why) in [
+        (3, "broker: \"127.0.0.1\"", "write HOST:PORT"),
+        (4, "client_id: \"\"", "could not be kept"),
+        (5, "topics: [ \"a/#/b\" ]", "write topic filters"),
+        (6, "produce: { kafka: other, topic: x }", "no Kafka cluster"),
+        (7, "password_file: word", "needs a `username`"),
+        (8, "tls: { server_name: x }", "leave `server_name` out"),
+    ] {
+        let mut lines = [
+            "subscriptions:",
+            "  -",
+            "    broker: \"127.0.0.1:1883\"",
+            "    client_id: a",
+            "    topics: [ \"a/#\" ]",
+            "    produce: { kafka: events, topic: x }",
+            "",
+            "",
+            "listeners: []",
+            "kafka: { events: { brokers: \"127.0.0.1:1\" } }",
+        ]
+        .map(str::to_owned);
+        let file = folder.join("finback.yaml");
+        let check = |lines: &[String]| {
+            std::fs::write(&file, lines.join("\n")).unwrap();
+            let out = Command::new(env!("CARGO_BIN_EXE_finback"))
+                .args(["check", "-c"])
+                .arg(&file)
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&out.stderr).into_owned();
+            (out.status.success(), said)
+        };
+        assert_eq!(check(&lines), (true, String::new()));
+        lines[line - 1] = format!("    {change}");
+        let (good, said) = check(&lines);
+        assert!(!good && said.contains(why), "{change}: {said}");
+        assert!(said.contains(&format!("finback.yaml:{line}:")), "{said}");
+    }
 }

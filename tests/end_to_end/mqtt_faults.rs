@@ -539,11 +539,9 @@ fn a_slow_subscriber_holds_its_publisher_back_and_memory_stays_flat() {
         }
         sizes.push(finback.process().rss().saturating_sub(before));
     }
-    // What the allocator keeps is reached by the first of two hundred megabytes.
-    assert!(
-        sizes[3] < sizes[1] + 2 * 1024 && sizes[3] < 32 * 1024,
-        "{sizes:?} KiB"
-    );
+    // Two hundred megabytes went through or wait at the broker. What the
+    // allocator keeps comes in pieces of two megabytes, when it likes.
+    assert!(sizes.iter().all(|size| *size < 16 * 1024), "{sizes:?} KiB");
 }
 
 #[test]

@@ -107,6 +107,9 @@ pub enum Failure {
     /// The topic does not exist, or nobody may write there.
     #[error("the topic is not there, or not to be written to")]
     NoTopic,
+    /// It has been there before, or through too many bridges.
+    #[error("the message goes round in a loop")]
+    Loop,
     /// The brokers did not confirm it in time.
     #[error("the brokers did not confirm it in time")]
     TimedOut,

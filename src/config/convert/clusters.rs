@@ -191,7 +191,7 @@ fn health_check(
     Ok(check)
 }
 
-fn client_files(
+pub(super) fn client_files(
     Placed { value, place }: Placed<file::ClusterTls>,
     folder: &Path,
 ) -> Result<Placed<ClientFiles>> {

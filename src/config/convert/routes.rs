@@ -1,8 +1,8 @@
 //! Route tables: which calls, where to, how often.
 
 mod http;
-mod mqtt;
-mod produce;
+pub(super) mod mqtt;
+pub(super) mod produce;
 
 use std::any::Any;
 use std::path::Path;

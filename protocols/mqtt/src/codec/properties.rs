@@ -166,6 +166,12 @@ impl<'a> Properties<'a> {
         Self(bytes)
     }
 
+    /// What was written.
+    #[must_use]
+    pub fn of(writer: &'a Writer) -> Self {
+        Self(writer.bytes())
+    }
+
     /// Their bytes, without the length before them.
     #[must_use]
     pub fn bytes(self) -> &'a [u8] {
@@ -308,6 +314,12 @@ impl Writer {
     pub fn text(&mut self, id: u8, value: &str) {
         self.0.push(id);
         super::reader::put_text(&mut self.0, value);
+    }
+
+    /// Adds a property of bytes, cut off where they would be too long.
+    pub fn binary(&mut self, id: u8, value: &[u8]) {
+        self.0.push(id);
+        super::reader::put_binary(&mut self.0, value);
     }
 
     /// Adds a user property.

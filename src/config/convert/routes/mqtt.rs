@@ -23,7 +23,7 @@ pub(super) fn policy(
             let message = "a password needs a `username` too";
             return Err(Wrong::at(file.place, message));
         }
-        (Some(_), Some(file)) => Some(password(&file, folder)?),
+        (Some(_), Some(file)) => Some(password(&file, folder)?.into_bytes()),
     };
     let policy = Policy {
         sink: None,
@@ -163,11 +163,11 @@ fn rule(Placed { value, place }: Placed<file::MqttRule>) -> Result<Rule> {
     })
 }
 
-fn password(file: &Placed<String>, folder: &Path) -> Result<Vec<u8>> {
+pub(in crate::config::convert) fn password(file: &Placed<String>, folder: &Path) -> Result<String> {
     let path = folder.join(&file.value);
     let text = std::fs::read_to_string(&path).map_err(|error| {
         let message = format!("{} cannot be read: {error}", path.display());
         Wrong::at(file.place, message)
     })?;
-    Ok(text.trim_end_matches(['\r', '\n']).into())
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }

@@ -49,7 +49,11 @@ pub(super) fn treatment(
 }
 
 /// Where messages are written, of MQTT or of HTTP.
-pub(super) fn sink(value: file::Produce, messages: bool, names: &Names) -> Result<Arc<KafkaSink>> {
+pub(in crate::config::convert) fn sink(
+    value: file::Produce,
+    messages: bool,
+    names: &Names,
+) -> Result<Arc<KafkaSink>> {
     let Some(outlet) = names.kafka.get(&value.kafka.value) else {
         let known: Vec<_> = names.kafka.keys().cloned().collect();
         super::known(&known, "Kafka cluster", &value.kafka)?;
