@@ -1,5 +1,6 @@
 //! Stand-in services, a load generator and benchmarks. For demos, tests and measurements only.
 
+pub mod broker;
 pub mod compare;
 pub mod echo;
 pub mod load;

@@ -9,7 +9,7 @@ pub(crate) mod reader;
 mod subscribe;
 pub mod write;
 
-pub use check::{Side, check};
+pub use check::{Side, check, read_disconnect};
 pub use connect::{Connect, Opening, Will};
 pub use properties::Properties;
 pub(crate) use publish::BAD_ALIAS;

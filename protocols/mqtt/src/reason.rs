@@ -43,6 +43,8 @@ impl Reason {
     pub const BAD_FILTER: Self = Self(0x8f);
     /// A topic name that is not taken.
     pub const BAD_TOPIC: Self = Self(0x90);
+    /// A packet identifier that nothing is known of.
+    pub const UNKNOWN_PACKET_ID: Self = Self(0x92);
     /// More unacknowledged messages than were agreed on.
     pub const RECEIVE_MAXIMUM: Self = Self(0x93);
     /// A topic alias that is unknown, or higher than was agreed on.
@@ -99,6 +101,7 @@ impl Reason {
             0x8e => "session taken over",
             0x8f => "topic filter invalid",
             0x90 => "topic name invalid",
+            0x92 => "packet identifier not found",
             0x93 => "receive maximum exceeded",
             0x94 => "topic alias invalid",
             0x95 => "packet too large",

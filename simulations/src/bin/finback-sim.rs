@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use finback_simulations::broker::{self, Broker};
 use finback_simulations::compare::{self, Comparison, Group};
 use finback_simulations::echo::{self, Faults};
 use finback_simulations::load::{self, Load};
@@ -103,6 +104,20 @@ enum Command {
     MqttSink {
         #[arg(long, default_value = "127.0.0.1:0")]
         address: SocketAddr,
+    },
+    /// Serve as a broker of MQTT that keeps everything in memory.
+    MqttBroker {
+        #[arg(long, default_value = "127.0.0.1:0")]
+        address: SocketAddr,
+        /// Messages of quality of service 1 and 2 that a client of MQTT 5 may have on their way.
+        #[arg(long, default_value_t = 100)]
+        receive_maximum: u16,
+        /// The longest silence that a client of MQTT 5 may ask for, in seconds.
+        #[arg(long)]
+        keep_alive: Option<u16>,
+        /// A topic filter that nobody may subscribe to.
+        #[arg(long)]
+        refuse: Vec<String>,
     },
     /// Serve as a Kafka cluster that keeps little (librdkafka's own mock) until standard input ends.
     KafkaMock {
@@ -259,6 +274,22 @@ fn main() -> anyhow::Result<()> {
             let listener = TcpListener::bind(address).await?;
             println!("listening {}", listener.local_addr()?);
             Ok(mqtt::sink(listener).await?)
+        }),
+        Command::MqttBroker {
+            address,
+            receive_maximum,
+            keep_alive,
+            refuse,
+        } => runtime.block_on(async {
+            let listener = TcpListener::bind(address).await?;
+            println!("listening {}", listener.local_addr()?);
+            let broker = Broker::new(broker::Options {
+                receive_maximum,
+                keep_alive,
+                refused: refuse,
+                ..broker::Options::default()
+            });
+            Ok(broker.serve(listener).await?)
         }),
         Command::Compare {
             only,

@@ -6,6 +6,7 @@ use super::publish::Publish;
 use super::reader::{Fault, Reader};
 use super::subscribe::Subscription;
 use super::{Head, Kind, Level};
+use crate::reason::Reason;
 
 /// Who sends a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +35,7 @@ pub fn check(packet: &[u8], head: &Head, level: Level, from: Side) -> Result<(),
         Kind::Connect => match Opening::read(body) {
             Ok(Opening::Connect(_)) => Ok(()),
             Ok(Opening::Unsupported { .. }) => Err(Fault::new(
-                crate::reason::Reason::UNSUPPORTED_LEVEL,
+                Reason::UNSUPPORTED_LEVEL,
                 "a version that nobody here speaks",
             )),
             Err((_, fault)) => Err(fault),
@@ -173,6 +174,22 @@ fn disconnect(body: &[u8], level: Level, from: Side) -> Result<(), Fault> {
         }
     }
     reader.end()
+}
+
+/// What follows the fixed header of a client's DISCONNECT of MQTT 5.
+///
+/// # Errors
+/// If it is none.
+pub fn read_disconnect(body: &[u8]) -> Result<(Reason, Properties<'_>), Fault> {
+    let mut reader = Reader::new(body);
+    if body.is_empty() {
+        return Ok((Reason::SUCCESS, Properties::default()));
+    }
+    let reason = Reason(reader.byte()?);
+    if reader.rest().is_empty() {
+        return Ok((reason, Properties::default()));
+    }
+    Ok((reason, Properties::read(&mut reader, Place::Disconnect)?))
 }
 
 fn authentication(body: &[u8]) -> Result<(), Fault> {

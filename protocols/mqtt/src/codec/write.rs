@@ -37,6 +37,18 @@ pub fn connack(level: Level, reason: Reason, why: &str, server: Option<&str>) ->
     packet(Kind::Connack.first_byte(), &body)
 }
 
+/// CONNACK of a client that is accepted, with what it is granted.
+pub fn accepted(level: Level, session_present: bool, properties: &[u8]) -> Vec<u8> {
+    let mut body = vec![session_present.into(), 0];
+    if level.is_5() {
+        put_properties(&mut body, properties);
+    } else if level == Level::V31 {
+        // There was no such flag yet.
+        body[0] = 0;
+    }
+    packet(Kind::Connack.first_byte(), &body)
+}
+
 /// DISCONNECT of MQTT 5 from a server.
 pub fn disconnect(reason: Reason, why: &str, server: Option<&str>) -> Vec<u8> {
     let mut properties = Writer::default();
