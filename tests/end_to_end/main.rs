@@ -19,6 +19,7 @@ mod http;
 mod kafka;
 mod lifecycle;
 mod mqtt;
+mod mqtt_cases;
 mod mqtt_faults;
 mod registries;
 mod reload;

@@ -59,9 +59,10 @@ function connect(fields) {
 
 async function subscribe(fields) {
   const { client } = clients.get(fields.name);
-  const filters = Object.fromEntries(fields.filters.split(' ').map((filter) => [filter, { qos: Number(fields.qos || 0) }]));
+  const each = { qos: Number(fields.qos || 0), ...json(fields.options) };
+  const filters = Object.fromEntries(fields.filters.split(' ').map((filter) => [filter, each]));
   return new Promise((resolve, reject) => {
-    client.subscribe(filters, (error, granted, packet) => {
+    client.subscribe(filters, { properties: json(fields.properties) }, (error, granted, packet) => {
       if (packet) resolve(packet.granted);
       else reject(error);
     });
@@ -108,7 +109,7 @@ async function closed(fields) {
 async function end(fields) {
   const own = clients.get(fields.name);
   if (fields.force === 'true') own.client.stream.destroy();
-  else await own.client.endAsync();
+  else await own.client.endAsync(false, { properties: json(fields.properties) });
   return true;
 }
 
