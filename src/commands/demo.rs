@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::Context;
+use finback_simulations::broker::{self, Broker};
 use finback_simulations::echo::{self, Faults};
 use finback_simulations::load::{self, Load, Progress, Summary};
 use finback_simulations::mqtt::{self, MqttLoad};
@@ -74,6 +75,8 @@ pub struct Options {
 pub async fn demo(options: Options) -> anyhow::Result<ExitCode> {
     let mut services = JoinSet::new();
     let mut endpoints = BTreeMap::new();
+    // One broker at two addresses, so that clients of both hear each other.
+    let broker = Broker::new(broker::Options::default());
     for shown in SHOWN {
         let mut addresses = Vec::new();
         for _ in 0..2 {
@@ -84,7 +87,7 @@ pub async fn demo(options: Options) -> anyhow::Result<ExitCode> {
                     services.spawn(echo::serve(listener, protocol, Faults::default()));
                 }
                 Shown::Messages => {
-                    services.spawn(mqtt::sink(listener));
+                    services.spawn(broker.clone().serve(listener));
                 }
             }
         }

@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use finback_simulations::broker::{self, Broker};
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use crate::support::finback::Finback;
 use crate::support::mosquitto::Mosquitto;
 use crate::support::peer::Peer;
+use crate::support::process::Process;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Nothing has come if nothing has come for so long.
@@ -547,5 +549,59 @@ fn sessions_messages_and_wills_last_as_long_as_they_say() {
             assert!(left.elapsed() < Duration::from_secs(5));
         }
         one.ask("end", &[]);
+    }
+}
+
+#[test]
+fn anybody_may_use_the_broker_of_the_demo() {
+    let demo = Process::start(
+        "demo",
+        Command::new(env!("CARGO_BIN_EXE_finback")).args(["demo", "--duration", "60"]),
+    );
+    let port = demo.wait_for("address", PATIENCE, 0, |line| {
+        let address = line.strip_prefix("One port, ")?.split(',').next()?;
+        address.rsplit(':').next().map(str::to_owned)
+    });
+    let missing =
+        "mosquitto_sub is missing: run `make peers`, or `apt-get install mosquitto-clients`";
+    let hearing = Process::start(
+        "mosquitto_sub",
+        Command::new("stdbuf").args([
+            "-oL",
+            "mosquitto_sub",
+            "-p",
+            &port,
+            "-i",
+            "a",
+            "-t",
+            "hello/#",
+            "-v",
+            "-d",
+        ]),
+    );
+    hearing.wait_for("a subscription", PATIENCE, 0, |line| {
+        line.starts_with("Subscribed").then_some(())
+    });
+    // Whichever of the two addresses each of them was led to.
+    for client in ["b", "c", "d"] {
+        let said = Command::new("mosquitto_pub")
+            .args([
+                "-p",
+                &port,
+                "-i",
+                client,
+                "-t",
+                "hello/world",
+                "-m",
+                client,
+                "-q",
+                "2",
+            ])
+            .status()
+            .expect(missing);
+        assert!(said.success());
+        hearing.wait_for("message", PATIENCE, 0, |line| {
+            (line == format!("hello/world {client}")).then_some(())
+        });
     }
 }

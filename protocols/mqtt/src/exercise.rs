@@ -33,3 +33,60 @@ pub fn exercise(bytes: &[u8]) {
     }
     let _ = crate::websocket::WebSocket::default().unwrap(&mut bytes.to_vec());
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Sound packets, to be cut, joined and damaged.
+    const PACKETS: [&[u8]; 9] = [
+        b"\x10\x1b\0\x04MQTT\x05\xc6\0\x3c\0\0\x01a\0\0\x01w\0\x01p\0\x01u\0\x01s",
+        b"\x10\x11\0\x06MQIsdp\x03\x02\0\x3c\0\x03old",
+        b"\x20\x06\0\0\x03\x21\0\x0a",
+        b"\x34\x0d\0\x01t\0\x01\x03\x23\0\x01text",
+        b"\x62\x03\0\x01\x92",
+        b"\x82\x12\0\x01\x02\x0b\x07\0\x0a$share/a/#\x29",
+        b"\xa2\x06\0\x02\0\0\x01t",
+        b"\xe0\x07\0\x05\x11\0\0\0\x05",
+        b"\xf0\x06\x18\x04\x15\0\x01m",
+    ];
+
+    #[test]
+    fn what_is_damaged_was_sound() {
+        for packet in PACKETS {
+            let level = if packet.len() == 19 {
+                Level::V31
+            } else {
+                Level::V5
+            };
+            let head = Head::read(packet, level, 100).unwrap().unwrap();
+            assert_eq!(head.packet(), packet.len(), "{packet:x?}");
+            let side = if head.kind == Kind::Connack {
+                Side::Server
+            } else {
+                Side::Client
+            };
+            check(packet, &head, level, side).unwrap();
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn anything_is_read_or_refused(
+            chosen in prop::collection::vec(0..PACKETS.len(), 1..6),
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            end in any::<prop::sample::Index>(),
+        ) {
+            let mut bytes: Vec<u8> = chosen.iter().flat_map(|own| PACKETS[*own]).copied().collect();
+            for (at, byte) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            bytes.truncate(end.index(bytes.len()) + 1);
+            exercise(&bytes);
+            exercise(bytes.get(2..).unwrap_or_default());
+        }
+    }
+}

@@ -328,8 +328,7 @@ impl State {
                 self.retained.insert(message.topic.clone(), message.clone());
             }
         }
-        let mut shared: BTreeMap<(String, String), Vec<(String, u8, Option<u32>)>> =
-            BTreeMap::new();
+        let mut shared: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (client, session) in &mut self.sessions {
             for own in &session.subscriptions {
                 if let Some(group) = &own.group
