@@ -597,6 +597,38 @@ fn topics_are_allowed_and_forbidden_in_each_versions_own_words() {
         );
         assert!(failure.err().unwrap().contains("Not authorized"));
         client.ask("end", &[]).unwrap();
+        // Answers keep the order of messages, whoever gives them.
+        for (qos, answer) in [(0x32, 0x40), (0x34, 0x50)] {
+            let mut stream = std::net::TcpStream::connect(finback.local("mqtt")).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut said = match version {
+                "4" => b"\x10\x0d\0\x04MQTT\x04\x02\0\x3c\0\x01o".to_vec(),
+                _ => b"\x10\x0e\0\x04MQTT\x05\x02\0\x3c\0\0\x01o".to_vec(),
+            };
+            for id in 1..=40 {
+                let topic = if id % 3 == 0 { "up/o/x" } else { "secret" };
+                let mut body = vec![0, u8::try_from(topic.len()).unwrap()];
+                body.extend_from_slice(topic.as_bytes());
+                body.extend_from_slice(&[0, id]);
+                if version == "5" {
+                    body.push(0);
+                }
+                said.extend_from_slice(&[qos, u8::try_from(body.len()).unwrap()]);
+                said.extend(body);
+            }
+            std::io::Write::write_all(&mut stream, &said).unwrap();
+            let mut order = Vec::new();
+            while order.len() < 40 {
+                let mut head = [0; 2];
+                std::io::Read::read_exact(&mut stream, &mut head).unwrap();
+                let mut body = vec![0; head[1].into()];
+                std::io::Read::read_exact(&mut stream, &mut body).unwrap();
+                if head[0] == answer {
+                    order.push(body[1]);
+                }
+            }
+            assert!(order.iter().copied().eq(1..=40), "{order:?}");
+        }
         // A name that would be more than a name is not let in.
         let failure = Client::connect(&peer, "sly", &at, &[("version", version), ("id", "a/#")]);
         assert!(failure.err().unwrap().contains("Not authorized"));

@@ -35,6 +35,7 @@ pub fn exercise(bytes: &[u8]) {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use proptest::prelude::*;
 

@@ -1,5 +1,6 @@
 //! A session under way: packets passed on both ways until one side ends it.
 
+mod denied;
 mod down;
 mod lane;
 mod tap;
@@ -101,6 +102,7 @@ struct State {
     /// The client said DISCONNECT.
     goodbye: bool,
     tapped: tap::Tapped,
+    order: denied::Order,
 }
 
 /// Carries a session to its end.

@@ -33,8 +33,8 @@ impl Session {
                 if head.kind != Kind::Pubrec || is_error(body) {
                     self.tally.answered(Asked::Publish(id), !is_error(body));
                 }
-                if head.kind != Kind::Pubcomp && self.holds_back(id, packet) {
-                    return Ok(Some(Fate::Drop));
+                if head.kind != Kind::Pubcomp {
+                    return Ok(Some(self.acknowledged(packet, head, id)));
                 }
             }
             Kind::Pubrel => {
@@ -60,6 +60,21 @@ impl Session {
             }
         }
         Ok(Some(Fate::Pass))
+    }
+
+    /// An acknowledgement of a client's message, and what was to follow it.
+    fn acknowledged(&mut self, packet: &[u8], head: &Head, id: u16) -> Fate {
+        let followers = self.state.order.followers(head.kind, id);
+        if self.holds_back(id, packet) {
+            if !followers.is_empty() {
+                let _ = self.holds_back_too(followers);
+            }
+            return Fate::Drop;
+        }
+        if followers.is_empty() {
+            return Fate::Pass;
+        }
+        Fate::Replace([packet, &followers].concat(), packet.len())
     }
 
     fn deliver(&mut self, head: &Head, publish: &Publish<'_>) -> Result<Fate, Fault> {

@@ -131,6 +131,21 @@ impl Session {
         true
     }
 
+    /// Keeps an answer of ours among acknowledgements that wait; gives it back if none does.
+    pub(super) fn holds_back_too(&mut self, answer: Vec<u8>) -> Option<Vec<u8>> {
+        let waiting = &mut self.state.tapped.waiting;
+        if waiting.is_empty() {
+            return Some(answer);
+        }
+        waiting.push_back(Waiting {
+            number: None,
+            id: 0,
+            came: Some(Ok(())),
+            acknowledgement: Some(answer),
+        });
+        None
+    }
+
     /// Hears what became of messages, and lets acknowledgements go whose turn it is.
     ///
     /// # Errors

@@ -97,6 +97,7 @@ impl Session {
         }
         self.throttle(head.packet());
         let renamed = self.rename(head, publish, &topic)?;
+        self.state.order.passed(head.qos(), publish.packet_id);
         self.tally_publish(method, &topic, publish.packet_id, head.packet());
         Ok(Some(renamed))
     }
@@ -170,7 +171,7 @@ impl Session {
             self.state.taken.push(id);
         }
         let answer = write::acknowledgement(kind, self.level, id, Reason::NOT_AUTHORIZED);
-        self.client.queue(&answer);
+        self.answer_in_order(kind, answer)?;
         Ok(Fate::Drop)
     }
 
