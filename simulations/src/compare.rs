@@ -188,20 +188,26 @@ const WORKLOADS: &[Workload] = &[
         60_000,
         16 * 1024,
     ),
-    messages("MQTT, Mosquitto, QoS 0", Door::Mqtt, 0),
-    messages("MQTT, Mosquitto, QoS 1", Door::Mqtt, 1),
-    messages("MQTT, a sink, QoS 0", Door::MqttSink, 0),
-    messages("MQTT, a sink, QoS 1", Door::MqttSink, 1),
+    messages("MQTT, Mosquitto, QoS 0", Door::Mqtt, (50, 4), 0),
+    messages("MQTT, Mosquitto, QoS 1", Door::Mqtt, (50, 4), 1),
+    messages("MQTT, a sink, QoS 0", Door::MqttSink, (50, 4), 0),
+    messages("MQTT, a sink, QoS 1", Door::MqttSink, (50, 4), 1),
+    messages("MQTT, a sink, QoS 1", Door::MqttSink, (1, 1), 1),
 ];
 
-const fn messages(name: &'static str, door: Door, qos: u8) -> Workload {
+const fn messages(
+    name: &'static str,
+    door: Door,
+    (connections, in_flight): (usize, usize),
+    qos: u8,
+) -> Workload {
     Workload {
         group: Group::Mqtt,
         name,
         door,
-        connections: 50,
-        in_flight: 4,
-        calls: 200_000,
+        connections,
+        in_flight,
+        calls: if connections == 1 { 20_000 } else { 200_000 },
         generator: Generator::Messages { qos },
     }
 }

@@ -4,15 +4,17 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use finback_mqtt::codec::{Head, Kind, Level, write};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::load::{Progress, Summary, Tally, share};
+use crate::web;
 
 const CONNACK: [u8; 4] = [0x20, 2, 0, 0];
 /// A client that hears nothing for so long gives up.
@@ -45,6 +47,11 @@ fn invalid(why: &'static str) -> io::Error {
 async fn connect(target: SocketAddr, id: &str) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(target).await?;
     stream.set_nodelay(true)?;
+    greet(&mut stream, id).await?;
+    Ok(stream)
+}
+
+async fn greet(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), id: &str) -> io::Result<()> {
     let mut body = b"\0\x04MQTT\x04\x02\0\0".to_vec();
     body.extend_from_slice(&u16::try_from(id.len()).unwrap_or(0).to_be_bytes());
     body.extend_from_slice(id.as_bytes());
@@ -54,7 +61,7 @@ async fn connect(target: SocketAddr, id: &str) -> io::Result<TcpStream> {
     if answer != CONNACK {
         return Err(invalid("the server does not accept the session"));
     }
-    Ok(stream)
+    Ok(())
 }
 
 /// Runs a load to its end.
@@ -86,14 +93,35 @@ pub async fn run(load: &MqttLoad, progress: &Arc<Progress>) -> io::Result<Summar
     Ok(all.summary(began.elapsed()))
 }
 
-/// Opens clients and keeps them; each has been answered once.
+/// A client that is held open.
+pub struct Held {
+    _stream: Box<dyn Send>,
+}
+
+/// Opens clients and keeps them; each has been answered once. `certificate` is the one that the
+/// server shows, if it speaks TLS.
 ///
 /// # Errors
 /// If one is not accepted.
-pub async fn hold(target: SocketAddr, connections: usize) -> io::Result<Vec<TcpStream>> {
+pub async fn hold(
+    target: SocketAddr,
+    connections: usize,
+    certificate: Option<&Path>,
+) -> anyhow::Result<Vec<Held>> {
+    let tls = certificate.map(web::trusting).transpose()?;
     let mut held = Vec::with_capacity(connections);
     for number in 0..connections {
-        held.push(connect(target, &format!("idle-{number}")).await?);
+        let id = format!("idle-{number}");
+        let _stream: Box<dyn Send> = match &tls {
+            None => Box::new(connect(target, &id).await?),
+            Some(tls) => {
+                let stream = TcpStream::connect(target).await?;
+                let mut stream = tls.connect(target.ip().into(), stream).await?;
+                greet(&mut stream, &id).await?;
+                Box::new(stream)
+            }
+        };
+        held.push(Held { _stream });
     }
     Ok(held)
 }

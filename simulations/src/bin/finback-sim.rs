@@ -99,6 +99,9 @@ enum Command {
         /// Open so many idle clients instead, and hold them until standard input ends.
         #[arg(long)]
         idle: bool,
+        /// The certificate that the server shows, if idle clients speak TLS.
+        #[arg(long, value_name = "FILE", requires = "idle")]
+        certificate: Option<PathBuf>,
     },
     /// Serve MQTT as a sink that gives every message back to whom it came from.
     MqttSink {
@@ -231,9 +234,11 @@ fn main() -> anyhow::Result<()> {
             target,
             connections,
             idle: true,
+            certificate,
             ..
         } => {
-            let held = runtime.block_on(mqtt::hold(target, connections))?;
+            let holding = mqtt::hold(target, connections, certificate.as_deref());
+            let held = runtime.block_on(holding)?;
             println!("holding {}", held.len());
             let mut nothing = Vec::new();
             std::io::stdin().read_to_end(&mut nothing)?;
@@ -248,6 +253,7 @@ fn main() -> anyhow::Result<()> {
             size,
             publish_only,
             idle: false,
+            ..
         } => {
             let load = MqttLoad {
                 target,

@@ -24,6 +24,8 @@ pub(super) enum Door {
     Mqtt,
     /// With our own sink behind.
     MqttSink,
+    /// The same under TLS.
+    MqttTls,
 }
 
 /// One kind of load.

@@ -62,6 +62,7 @@ pub(super) fn connections(
         (Group::Web, Door::Tls, Protocol::Http, true),
         (Group::Tcp, Door::Tcp, Protocol::Bytes, false),
         (Group::Mqtt, Door::MqttSink, Protocol::Bytes, false),
+        (Group::Mqtt, Door::MqttTls, Protocol::Bytes, true),
     ] {
         if !wanted(group) {
             continue;

@@ -98,6 +98,7 @@ impl Backends {
     fn of(&self, door: Door) -> SocketAddr {
         let door = match door {
             Door::Tls => Door::Http1,
+            Door::MqttTls => Door::MqttSink,
             other => other,
         };
         self.doors[&door]
@@ -143,7 +144,7 @@ fn certificate(folder: &Path) -> anyhow::Result<()> {
     Ok(std::fs::write(folder.join("both.pem"), both)?)
 }
 
-const ALL: [Door; 8] = [
+const ALL: [Door; 9] = [
     Door::Bolt,
     Door::Dubbo,
     Door::Http1,
@@ -152,6 +153,7 @@ const ALL: [Door; 8] = [
     Door::Tcp,
     Door::Mqtt,
     Door::MqttSink,
+    Door::MqttTls,
 ];
 
 fn fronts(of: &[Door]) -> anyhow::Result<BTreeMap<Door, SocketAddr>> {
@@ -191,6 +193,7 @@ pub(super) fn haproxy(folder: &Path, backends: &Backends) -> anyhow::Result<Prox
             Door::Http1 => ("http", String::new(), ""),
             Door::Http2 => ("http", "proto h2".to_owned(), "proto h2"),
             Door::Tls => ("http", format!("ssl crt {}", certificate.display()), ""),
+            Door::MqttTls => ("tcp", format!("ssl crt {}", certificate.display()), ""),
         };
         let back = backends.of(*door);
         text.push_str(&format!(
@@ -229,7 +232,7 @@ fn envoy_filter(door: Door) -> Value {
                 }),
             )
         }
-        Door::Tcp | Door::Mqtt | Door::MqttSink => typed(
+        Door::Tcp | Door::Mqtt | Door::MqttSink | Door::MqttTls => typed(
             "envoy.filters.network.tcp_proxy",
             "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
             json!({ "stat_prefix": "tcp", "cluster": cluster }),
@@ -264,7 +267,7 @@ pub(super) fn envoy(folder: &Path, binary: &Path, backends: &Backends) -> anyhow
     let (mut listeners, mut clusters) = (Vec::new(), Vec::new());
     for (door, front) in &doors {
         let mut chain = json!({ "filters": [envoy_filter(*door)] });
-        if *door == Door::Tls {
+        if matches!(door, Door::Tls | Door::MqttTls) {
             let file = |name: &str| json!({ "filename": folder.join(name) });
             chain["transport_socket"] = typed(
                 "envoy.transport_sockets.tls",
@@ -332,13 +335,13 @@ pub(super) fn finback(folder: &Path, binary: &Path, backends: &Backends) -> anyh
             Door::Dubbo => ("dubbo", "all"),
             Door::Tcp => ("tcp", "tcp"),
             Door::Mqtt => ("mqtt", "mqtt"),
-            Door::MqttSink => ("mqtt", "sink"),
+            Door::MqttSink | Door::MqttTls => ("mqtt", "sink"),
             Door::Http2 => ("http", "grpc"),
             Door::Http1 | Door::Tls => ("http", "web"),
         };
         let f = folder.display();
         let tls = match door {
-            Door::Tls => format!(
+            Door::Tls | Door::MqttTls => format!(
                 ", tls: {{ certificates: [ {{ certificate: \"{f}/certificate.pem\", key: \"{f}/key.pem\" }} ] }}"
             ),
             _ => String::new(),
