@@ -19,13 +19,17 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 pub(crate) async fn serve(mqtt: Arc<Mqtt>, connection: Connection, worker: Rc<Worker>) {
     let (caller, socket) = Caller::new(connection, worker);
+    // Each step is in a box of its own: what a connection holds while it is idle is what it costs,
+    // and in one future all steps together would take the room of the largest.
     let opened = tokio::select! {
         opened = Box::pin(enter(&mqtt, &caller, socket)) => opened,
         () = caller.cut() => return,
     };
     match opened {
-        Some((Some(client), Begun::Proxied(opened))) => session::run(&caller, client, opened).await,
-        Some((_, Begun::Here(terminal))) => terminal.run(&mqtt.kept).await,
+        Some((Some(client), Begun::Proxied(opened))) => {
+            Box::pin(session::run(&caller, client, opened)).await;
+        }
+        Some((_, Begun::Here(terminal))) => Box::pin(terminal.run(&mqtt.kept)).await,
         _ => {}
     }
 }
@@ -77,7 +81,8 @@ async fn enter(
         Err(why) => return nonsense(caller, why),
     }
     let mut client = Some(channel);
-    let begun = open::open(mqtt, caller, &mut client, head.freeze()).await?;
+    let opening = open::open(mqtt, caller, &mut client, head.freeze());
+    let begun = Box::pin(opening).await?;
     Some((client, begun))
 }
 

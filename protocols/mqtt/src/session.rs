@@ -150,7 +150,7 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
     session.client.queue(&connack);
     drop(connack);
     let end = session.carry().await;
-    session.finish(end, lease, server.as_deref()).await;
+    Box::pin(session.finish(end, lease, server.as_deref())).await;
 }
 
 impl Session {

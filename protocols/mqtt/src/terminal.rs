@@ -251,7 +251,7 @@ impl Terminal {
             }
         })
         .await;
-        self.finish(end, kept).await;
+        Box::pin(self.finish(end, kept)).await;
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
