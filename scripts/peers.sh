@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need beyond the build: ZooKeeper, etcd, Mosquitto, Java, Maven and Node.js from Debian,
+# Installs what the tests need beyond the build: ZooKeeper, etcd, Mosquitto, a browser, Java, Maven and Node.js from Debian,
 # and the third-party frameworks from npm, PyPI, Maven Central and the Go proxy, all into target/peers. Looks
 # first, so that a second run takes no time.
 set -euo pipefail
@@ -34,6 +34,7 @@ need /usr/lib/python3/dist-packages/pip python3-pip
 need /usr/sbin/mosquitto mosquitto
 need mosquitto_pub mosquitto-clients
 need kcat kcat
+need chromium-headless-shell chromium-headless-shell
 need "/usr/lib/$(uname -m)-linux-gnu/libnss_wrapper.so" libnss-wrapper
 if [ "${#missing[@]}" -gt 0 ]; then
     echo "installing ${missing[*]}"

@@ -6,6 +6,7 @@
 
 mod bolt_java;
 mod bolt_node;
+mod browsers;
 mod clients;
 mod compose;
 mod dubbo_java;

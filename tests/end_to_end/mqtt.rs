@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 use crate::support::certificates::certificates;
 use crate::support::etcd::Etcd;
 use crate::support::finback::Finback;
-use crate::support::mosquitto::Mosquitto;
+use crate::support::mosquitto::{Mosquitto, tool};
 use crate::support::peer::{Answer, Peer, built};
 use crate::support::process::Process;
+use crate::support::zookeeper::ZooKeeper;
 use crate::support::{eventually, free_port, temporary_folder};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -89,20 +90,6 @@ fn url(finback: &Finback) -> String {
 
 fn pair(topic: &str, payload: &str) -> (String, String) {
     (topic.to_owned(), payload.to_owned())
-}
-
-/// Runs a program of Debian's mosquitto-clients.
-fn tool(name: &str, port: u16, arguments: &[&str]) -> String {
-    let out = Command::new(name)
-        .args(["-h", "127.0.0.1", "-p", &port.to_string()])
-        .args(arguments)
-        .output()
-        .unwrap_or_else(|_| {
-            panic!("{name} is missing: run `make peers`, or `apt-get install mosquitto-clients`")
-        });
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(out.status.success(), "{name}: {}", text(&out.stderr));
-    text(&out.stdout)
 }
 
 #[test]
@@ -384,11 +371,95 @@ clusters:
     assert!(failure.contains("Not authorized"), "{failure}");
 }
 
+#[test]
+fn brokers_come_and_go_in_zookeeper_in_dns_and_in_the_file() {
+    let brokers = [Mosquitto::start(), Mosquitto::start()];
+    let [old, new] = &brokers;
+    let zookeeper = ZooKeeper::start();
+    let tools = Peer::registry();
+    let node = |operation: &str, id: &str, data: &str| {
+        let path = format!("/finback/services/brokers/{id}");
+        let fields = [
+            ("registry", zookeeper.address.as_str()),
+            ("path", &path),
+            ("data", data),
+        ];
+        tools.ask(operation, &fields).unwrap();
+    };
+    let entry = |broker: &Mosquitto| json!({ "address": broker.address() }).to_string();
+    node("create", "old", &entry(old));
+    let hosts = temporary_folder().join("hosts");
+    std::fs::write(&hosts, "127.0.0.2 brokers.test\n").unwrap();
+    let config = |listed: &Mosquitto| {
+        format!(
+            r#"
+workers: 1
+registries:
+  zk: {{ zookeeper: "{}" }}
+  names: {{ dns: {{ refresh: 200ms }} }}
+listeners: [ {{ name: mqtt, address: "127.0.0.1:0", protocol: mqtt, routes: mqtt }} ]
+routes:
+  mqtt:
+    - match: {{ username: registered }}
+      to: {{ cluster: registered }}
+    - match: {{ username: named }}
+      to: {{ cluster: named }}
+    - to: {{ cluster: listed }}
+clusters:
+  registered: {{ discover: {{ registry: zk, layout: native, service: brokers }} }}
+  named: {{ discover: {{ registry: names, service: "brokers.test:{}" }}, connect_timeout: 300ms }}
+  listed: {{ endpoints: [ "{}" ] }}
+"#,
+            zookeeper.address,
+            new.port,
+            listed.address()
+        )
+    };
+    let finback = Finback::start_with_hosts(&hosts, &config(old));
+    let at = url(&finback);
+    let peer = Peer::mqtt();
+    let (stays, _) = Client::connect(&peer, "stays", &at, &[("username", "registered")]).unwrap();
+    stays.subscribe("news", "1");
+    // Nothing listens where the name points to yet.
+    let failure = Client::connect(&peer, "early", &at, &[("username", "named")]);
+    assert!(failure.err().unwrap().contains("Server unavailable"));
+    assert_eq!(places(&brokers, &["stays"]), [0]);
+    let mut number = 0;
+    let mut moved = |username: &str| {
+        eventually("the new broker", PATIENCE, || {
+            number += 1;
+            let id = format!("{username}-{number}");
+            Client::connect(&peer, &id, &at, &[("username", username)]).map(drop)?;
+            match places(&brokers, &[&id])[..] {
+                [1] => Ok(()),
+                _ => Err(format!("{id} is at the old broker")),
+            }
+        });
+    };
+    node("create", "new", &entry(new));
+    node("delete", "old", "");
+    moved("registered");
+    // The wrapper sees that a file has changed by its time in seconds.
+    std::thread::sleep(Duration::from_millis(1100));
+    std::fs::write(&hosts, "127.0.0.1 brokers.test\n").unwrap();
+    moved("named");
+    finback.write(&config(new));
+    moved("anybody");
+    // A session stays where it began, though its broker is no longer listed.
+    tool(
+        "mosquitto_pub",
+        old.port,
+        &["-q", "1", "-t", "news", "-m", "none"],
+    );
+    assert_eq!(stays.heard(1), [pair("news", "none")]);
+}
+
 /// Which broker each client is at, as the brokers' logs tell.
-fn places(brokers: &[Mosquitto], clients: usize) -> Vec<usize> {
-    (0..clients)
-        .map(|n| {
-            let words = format!(" as device-{n} (");
+fn places(brokers: &[Mosquitto], clients: &[&str]) -> Vec<usize> {
+    clients
+        .iter()
+        .map(|id| {
+            let words = format!(" as {id} (");
             eventually("its broker's log", PATIENCE, || {
                 let found = brokers.iter().position(|broker| {
                     let log = broker.process().tail_of(10_000);
@@ -399,7 +470,7 @@ fn places(brokers: &[Mosquitto], clients: usize) -> Vec<usize> {
                         .iter()
                         .map(|own| own.process().tail_of(30))
                         .collect();
-                    format!("device-{n} is nowhere: {logs:#?}")
+                    format!("{id} is nowhere: {logs:#?}")
                 })
             })
         })
@@ -425,13 +496,16 @@ clusters:
         addresses.join(", ")
     );
     let finback = Finback::start(&config);
-    let port = finback.port("mqtt");
-    let say = |n: usize| {
-        let id = format!("device-{n}");
-        tool("mosquitto_pub", port, &["-i", &id, "-t", "t", "-m", "m"]);
+    let names: Vec<String> = (0..CLIENTS).map(|n| format!("device-{n}")).collect();
+    let clients: Vec<&str> = names.iter().map(String::as_str).collect();
+    let say = |finback: &Finback| {
+        for id in &clients {
+            let message = ["-i", id, "-t", "t", "-m", "m"];
+            tool("mosquitto_pub", finback.port("mqtt"), &message);
+        }
     };
-    (0..CLIENTS).for_each(say);
-    let before = places(&brokers, CLIENTS);
+    say(&finback);
+    let before = places(&brokers, &clients);
     for broker in 0..3 {
         let share = before.iter().filter(|place| **place == broker).count();
         assert!((8..35).contains(&share), "{before:?}");
@@ -440,24 +514,17 @@ clusters:
     brokers.iter_mut().for_each(|broker| broker.kill());
     brokers.iter_mut().for_each(|broker| broker.restart());
     let other = Finback::start(&config);
-    (0..CLIENTS).for_each(|n| {
-        let id = format!("device-{n}");
-        tool(
-            "mosquitto_pub",
-            other.port("mqtt"),
-            &["-i", &id, "-t", "t", "-m", "m"],
-        );
-    });
-    assert_eq!(places(&brokers, CLIENTS), before);
+    say(&other);
+    assert_eq!(places(&brokers, &clients), before);
     // Of three brokers one goes: the clients of the others stay where they are.
     brokers.iter_mut().for_each(|broker| broker.kill());
     brokers[1].restart();
     brokers[2].restart();
     let began = Instant::now();
-    (0..CLIENTS).for_each(say);
+    say(&finback);
     let each = began.elapsed() / u32::try_from(CLIENTS).unwrap();
     assert!(each < Duration::from_millis(400), "{each:?}");
-    let after = places(&brokers[1..], CLIENTS);
+    let after = places(&brokers[1..], &clients);
     for (before, after) in before.iter().zip(after) {
         assert!(*before == 0 || *before == after + 1);
     }

@@ -75,3 +75,17 @@ impl Mosquitto {
         self.process = Some(process);
     }
 }
+
+/// Runs a program of Debian's mosquitto-clients.
+pub(crate) fn tool(name: &str, port: u16, arguments: &[&str]) -> String {
+    let out = Command::new(name)
+        .args(["-h", "127.0.0.1", "-p", &port.to_string()])
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|_| {
+            panic!("{name} is missing: run `make peers`, or `apt-get install mosquitto-clients`")
+        });
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(out.status.success(), "{name}: {}", text(&out.stderr));
+    text(&out.stdout)
+}
