@@ -66,6 +66,43 @@ fn h2load_loses_nothing() {
     }
 }
 
+/// Who asks first whether a body is wanted is told so when it is, and is spared it when it is not.
+#[test]
+fn nghttp_is_told_to_go_on() {
+    let body = std::env::temp_dir().join(format!("finback-expects-{}", std::process::id()));
+    std::fs::write(&body, "hello").unwrap();
+    for endpoint in ["1.1", "2"] {
+        let peer = Peer::web();
+        let fields = [("name", "one"), ("version", endpoint)];
+        let port = peer.ask("serve", &fields).unwrap();
+        let finback = Finback::start(&format!(
+            r#"
+workers: 1
+listeners: [ {{ name: web, address: "127.0.0.1:0", routes: web }} ]
+routes: {{ web: [ {{ match: {{ path: /echo }}, to: {{ cluster: back }} }} ] }}
+clusters: {{ back: {{ endpoints: [ "127.0.0.1:{port}" ], http: "{endpoint}" }} }}
+"#
+        ));
+        let post = |path: &str| {
+            let at = format!("http://{}{path}", finback.local("web"));
+            let data = body.to_str().unwrap();
+            let arguments = ["-v", "--expect-continue", "-d", data, &at];
+            run("nghttp", "nghttp2-client", &arguments)
+        };
+        // It sends the body anyway a second later: what counts is what came first.
+        let said = post("/echo");
+        let place = |what: &str| said.find(what).unwrap_or_else(|| panic!("{what}: {said}"));
+        assert!(place(":status: 100") < place("send DATA frame"), "{said}");
+        assert!(place("send DATA frame") < place(":status: 200"), "{said}");
+        assert!(said.contains("hello"), "{said}");
+        let refused = post("/nowhere");
+        assert!(refused.contains(":status: 404"), "{refused}");
+        assert!(!refused.contains(":status: 100"), "{refused}");
+        assert!(!refused.contains("send DATA frame"), "{refused}");
+    }
+    std::fs::remove_file(body).unwrap();
+}
+
 /// Who begins in HTTP/1.1 may go on in HTTP/2, unless what it sends has a body.
 #[test]
 fn curl_goes_on_in_http2() {

@@ -23,6 +23,12 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+/// Whether a client waits to be told to go on before it sends the body (RFC 9110, section 10.1.1).
+pub(crate) fn expects_continue(headers: &HeaderMap) -> bool {
+    let expects = headers.get(header::EXPECT);
+    expects.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
 /// Whom a request is for: host and port.
 pub(crate) fn authority(head: &Parts) -> Option<&str> {
     match head.uri.authority() {

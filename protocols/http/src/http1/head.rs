@@ -8,6 +8,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use httparse::{Header, ParserConfig, Status};
 
 use super::body::Decode;
+use crate::headers::expects_continue;
 
 /// Headers of one message, at most.
 const HEADERS: usize = 256;
@@ -145,10 +146,7 @@ pub(super) fn request(bytes: &[u8]) -> Result<Option<RequestHead>, Fault> {
     let method = Method::from_bytes(method).map_err(|_| Fault::Malformed)?;
     // A request that says nothing about a body has none.
     let body = framing(version, &headers)?.unwrap_or(Decode::Done);
-    let expects = version == Version::HTTP_11
-        && headers
-            .get(header::EXPECT)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let expects = version == Version::HTTP_11 && expects_continue(&headers);
     let keep_alive = keeps_alive(version, &headers);
     let trailers = headers.contains_key(header::TE) && lists(&headers, header::TE, "trailers");
     let mut request = Request::new(());

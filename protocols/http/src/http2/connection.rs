@@ -117,6 +117,8 @@ pub(super) struct Stream {
     expected: Option<u64>,
     /// Its head ended it.
     bare: bool,
+    /// The client waits for a word before it sends its body.
+    expects: bool,
     /// The response has no body, whatever its head says: HEAD was asked for.
     bodiless: bool,
     /// Nobody reads what still comes.
@@ -454,6 +456,7 @@ impl Core {
             return;
         }
         stream.said = end;
+        stream.expects = false;
         let id = stream.id;
         self.put_block(id, end, &mut |encoder, out| {
             for (name, value) in pseudo {
@@ -684,6 +687,7 @@ impl Core {
             heard,
             expected,
             bare: heard,
+            expects: false,
             bodiless: false,
             unread: false,
             window: i64::from(self.limits.stream_window),

@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use super::super::message::{self, Fault, Headers};
 use super::super::{FRAME, FRAME_HEAD, MOST_WINDOW, PREFACE, Reason, flag, kind, setting};
 use super::{Accepted, Block, Core, EMPTY, Goaway, Greeting, LEAVING_PING, Leaving, Lost, be32};
+use crate::headers::expects_continue;
 
 /// Streams that the peer's errors made us reset, within [`Core::tick`]s that are a second apart
 /// (CVE-2025-8671).
@@ -332,6 +333,9 @@ impl Core {
         match read {
             Ok((head, length)) => {
                 let key = self.insert(id, length, ends);
+                if let Some(stream) = self.streams.get_mut(key) {
+                    stream.expects = !ends && expects_continue(&head.headers);
+                }
                 self.accepted.push(Accepted { key, head });
                 Ok(())
             }

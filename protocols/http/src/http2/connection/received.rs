@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
 use super::{Shared, Stream, set};
@@ -64,6 +65,10 @@ impl Body for Received {
             Some(Err(lost.into()))
         } else {
             set(&mut stream.reader, cx);
+            if stream.expects {
+                // Only now: a request that is refused by its head never has its body sent.
+                core.send_headers(key, &[(":status", b"100")], &HeaderMap::new(), false);
+            }
             return Poll::Pending;
         };
         drop(core);

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::task::Waker;
 
+use http::HeaderValue;
 use http_body::Body;
 
 use super::super::{MOST_WINDOW, PREFACE};
@@ -49,6 +50,10 @@ impl Pair {
 
     /// A request on its way, and its two sides' streams.
     fn ask(&self, end: bool) -> (usize, usize) {
+        self.ask_with(&HeaderMap::new(), end)
+    }
+
+    fn ask_with(&self, headers: &HeaderMap, end: bool) -> (usize, usize) {
         let mut client = self.client.get_mut();
         let key = client.begin(false);
         let pseudo = [
@@ -56,7 +61,7 @@ impl Pair {
             (":scheme", b"http"),
             (":path", b"/"),
         ];
-        client.send_headers(key, &pseudo, &HeaderMap::new(), end);
+        client.send_headers(key, &pseudo, headers, end);
         drop(client);
         self.settle(7);
         let accepted = self.server.get_mut().accepted.pop().expect("a request");
@@ -114,6 +119,60 @@ fn bodies_arrive_whole_through_small_windows() {
     for side in [&pair.client, &pair.server] {
         assert!(side.get().streams.is_empty() && side.get().ids.is_empty());
         assert!(side.get().window > 0 && side.get().blocked.is_empty());
+    }
+}
+
+/// How many heads one side has written since its last bytes were taken.
+fn heads(side: &Shared) -> usize {
+    let out = std::mem::take(&mut side.get_mut().out);
+    side.get_mut().is_flushed();
+    let mut rest = &out[..];
+    let mut heads = 0;
+    while let [a, b, c, kind, ..] = *rest {
+        heads += usize::from(kind == kind::HEADERS);
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        rest = &rest[9 + length..];
+    }
+    heads
+}
+
+#[test]
+fn a_client_is_told_to_go_on_once_and_only_when_its_body_is_wanted() {
+    let pair = Pair::new();
+    let mut headers = HeaderMap::new();
+    headers.insert(header::EXPECT, HeaderValue::from_static("100-Continue"));
+    let ok = [(":status", &b"200"[..])];
+
+    // Wanted twice before it comes.
+    let (asked, served) = pair.ask_with(&headers, false);
+    let mut body = Received::new(pair.server.clone(), served);
+    for told in [1, 0] {
+        assert!(Pin::new(&mut body).poll_frame(&mut cx()).is_pending());
+        assert_eq!(heads(&pair.server), told);
+    }
+    // It is not the response's head.
+    carry(&pair, (&pair.client, asked), &mut body, 3);
+    let mut server = pair.server.get_mut();
+    server.send_headers(served, &ok, &HeaderMap::new(), true);
+    drop(server);
+    assert_eq!(heads(&pair.server), 1);
+
+    // Answered without a look at the body.
+    let (_, served) = pair.ask_with(&headers, false);
+    let mut server = pair.server.get_mut();
+    server.send_headers(served, &ok, &HeaderMap::new(), false);
+    drop(server);
+    assert_eq!(heads(&pair.server), 1);
+    let mut body = Received::new(pair.server.clone(), served);
+    assert!(Pin::new(&mut body).poll_frame(&mut cx()).is_pending());
+    assert_eq!(heads(&pair.server), 0);
+
+    // Nothing to wait for, or not waiting.
+    for (headers, end) in [(headers, true), (HeaderMap::new(), false)] {
+        let (_, served) = pair.ask_with(&headers, end);
+        let mut body = Received::new(pair.server.clone(), served);
+        let _ = Pin::new(&mut body).poll_frame(&mut cx());
+        assert_eq!(heads(&pair.server), 0);
     }
 }
 
