@@ -101,6 +101,16 @@ impl From<Lost> for io::Error {
 /// A place among those who wait to open a stream; empty when it was called.
 pub(super) type Ticket = Rc<RefCell<Option<Waker>>>;
 
+/// What a client waits for before it sends its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expects {
+    Nothing,
+    /// An interim response that tells it to go on.
+    Word,
+    /// It was answered without that: the body may never come.
+    NoMore,
+}
+
 /// One exchange of messages.
 #[derive(Debug)]
 pub(super) struct Stream {
@@ -117,8 +127,7 @@ pub(super) struct Stream {
     expected: Option<u64>,
     /// Its head ended it.
     bare: bool,
-    /// The client waits for a word before it sends its body.
-    expects: bool,
+    expects: Expects,
     /// The response has no body, whatever its head says: HEAD was asked for.
     bodiless: bool,
     /// Nobody reads what still comes.
@@ -456,7 +465,9 @@ impl Core {
             return;
         }
         stream.said = end;
-        stream.expects = false;
+        if stream.expects == Expects::Word {
+            stream.expects = Expects::NoMore;
+        }
         let id = stream.id;
         self.put_block(id, end, &mut |encoder, out| {
             for (name, value) in pseudo {
@@ -687,7 +698,7 @@ impl Core {
             heard,
             expected,
             bare: heard,
-            expects: false,
+            expects: Expects::Nothing,
             bodiless: false,
             unread: false,
             window: i64::from(self.limits.stream_window),
@@ -728,6 +739,9 @@ impl Core {
             true if unsaid || unheard => self.reset(key, Reason::CANCEL),
             // An answer that nobody completes.
             false if unsaid => self.reset(key, Reason::INTERNAL_ERROR),
+            false if unheard && stream.expects == Expects::NoMore => {
+                self.reset(key, Reason::NO_ERROR);
+            }
             false if unheard => {
                 let id = stream.id;
                 self.answered[1].push((key, id));

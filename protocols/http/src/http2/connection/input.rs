@@ -4,7 +4,9 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::super::message::{self, Fault, Headers};
 use super::super::{FRAME, FRAME_HEAD, MOST_WINDOW, PREFACE, Reason, flag, kind, setting};
-use super::{Accepted, Block, Core, EMPTY, Goaway, Greeting, LEAVING_PING, Leaving, Lost, be32};
+use super::{
+    Accepted, Block, Core, EMPTY, Expects, Goaway, Greeting, LEAVING_PING, Leaving, Lost, be32,
+};
 use crate::headers::expects_continue;
 
 /// Streams that the peer's errors made us reset, within [`Core::tick`]s that are a second apart
@@ -190,6 +192,7 @@ impl Core {
             return self.stream_fault(id, reason);
         }
         stream.heard = ends;
+        stream.expects = Expects::Nothing;
         // Padding takes from the windows, too.
         let mut padding = length - data.len();
         if stream.unread {
@@ -333,8 +336,8 @@ impl Core {
         match read {
             Ok((head, length)) => {
                 let key = self.insert(id, length, ends);
-                if let Some(stream) = self.streams.get_mut(key) {
-                    stream.expects = !ends && expects_continue(&head.headers);
+                if !ends && expects_continue(&head.headers) {
+                    self.streams[key].expects = Expects::Word;
                 }
                 self.accepted.push(Accepted { key, head });
                 Ok(())

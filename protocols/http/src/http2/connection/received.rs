@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-use super::{Shared, Stream, set};
+use super::{Expects, Shared, Stream, set};
 
 /// The body of a message as it arrives.
 pub(crate) struct Received {
@@ -65,7 +65,8 @@ impl Body for Received {
             Some(Err(lost.into()))
         } else {
             set(&mut stream.reader, cx);
-            if stream.expects {
+            if stream.expects == Expects::Word {
+                stream.expects = Expects::Nothing;
                 // Only now: a request that is refused by its head never has its body sent.
                 core.send_headers(key, &[(":status", b"100")], &HeaderMap::new(), false);
             }
