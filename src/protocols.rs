@@ -20,6 +20,8 @@ pub struct Settings {
     pub tcp_fallback: bool,
     /// MQTT's own.
     pub mqtt: finback_mqtt::Config,
+    /// HTTP's own.
+    pub http: finback_http::Config,
 }
 
 /// One protocol as the binary knows it.
@@ -81,13 +83,13 @@ fn bolt(settings: &Settings) -> Arc<dyn Protocol> {
     Arc::new(finback_bolt::Bolt::new(config))
 }
 
-fn http(_: &Settings) -> Arc<dyn Protocol> {
+fn http(settings: &Settings) -> Arc<dyn Protocol> {
     let dialects: Vec<Arc<dyn Dialect>> = vec![
         Arc::new(finback_grpc::Triple),
         Arc::new(finback_grpc::Grpc),
         Arc::new(finback_grpc::GrpcWeb),
     ];
-    Arc::new(Http::new(finback_http::Config::default(), dialects))
+    Arc::new(Http::new(settings.http.clone(), dialects))
 }
 
 /// The names of all protocols.

@@ -332,6 +332,7 @@ fn listener_spec(
         max_frame,
         opaque_service: from.opaque_service,
         mqtt: mqtt_bounds(from.mqtt, from.protocol.as_ref(), max_frame)?,
+        http: http_bounds(from.http, from.protocol.as_ref())?,
     };
     let protocols = match &from.protocol {
         None => protocols::named("auto", &settings).unwrap_or_default(),
@@ -369,10 +370,7 @@ fn mqtt_bounds(
     let Some(Placed { value, place }) = from else {
         return Ok(config);
     };
-    if protocol.is_some_and(|own| own.value != finback_mqtt::NAME && own.value != "auto") {
-        let message = "`mqtt` is for listeners that speak it; take it away";
-        return Err(Wrong::at(place, message));
-    }
+    is_spoken(finback_mqtt::NAME, protocol, place)?;
     set_time(&mut config.connect_timeout, value.connect_timeout);
     set(
         &mut config.connect_packet,
@@ -384,6 +382,43 @@ fn mqtt_bounds(
     );
     config.connect_rate = value.connect_rate.map(NonZeroU32::get);
     Ok(config)
+}
+
+fn http_bounds(
+    from: Option<Placed<file::HttpListener>>,
+    protocol: Option<&Placed<String>>,
+) -> Result<finback_http::Config> {
+    let mut config = finback_http::Config::default();
+    let Some(Placed { value, place }) = from else {
+        return Ok(config);
+    };
+    is_spoken(finback_http::NAME, protocol, place)?;
+    set(&mut config.head, value.head.map(|Size(own)| own));
+    if let Some(Placed { value, place }) = value.headers {
+        let most = finback_http::MOST_HEADERS;
+        if value.get() > most {
+            let message = format!("{value} headers are too many; write {most} at most");
+            return Err(Wrong::at(place, message));
+        }
+        config.headers = value.get();
+    }
+    set(&mut config.target, value.target.map(|Size(own)| own));
+    set_time(&mut config.head_timeout, value.head_timeout);
+    let rate = value.body_rate.map(|Size(own)| own as u64);
+    set(&mut config.body_rate, rate);
+    set(&mut config.streams, value.streams.map(NonZeroU32::get));
+    set(&mut config.requests, value.requests);
+    set_time(&mut config.idle, value.idle);
+    Ok(config)
+}
+
+/// A listener may set bounds of a protocol that it speaks.
+fn is_spoken(name: &str, protocol: Option<&Placed<String>>, place: (u64, u64)) -> Result<()> {
+    if protocol.is_some_and(|own| own.value != name && own.value != "auto") {
+        let message = format!("`{name}` is for listeners that speak it; take it away");
+        return Err(Wrong::at(place, message));
+    }
+    Ok(())
 }
 
 fn server_files(

@@ -316,6 +316,32 @@ pub struct Listener {
     pub opaque_service: Option<String>,
     /// MQTT: bounds on clients before they have a session.
     pub mqtt: Option<Placed<MqttListener>>,
+    /// HTTP: bounds on requests and connections.
+    pub http: Option<Placed<HttpListener>>,
+}
+
+/// Bounds on requests of HTTP and on their connections.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HttpListener {
+    /// The longest head of a request. Default: 32KiB.
+    pub head: Option<Size>,
+    /// Headers of a request, 256 at most. Default: 100.
+    pub headers: Option<Placed<NonZeroUsize>>,
+    /// The longest target of a request. Default: 8KiB.
+    pub target: Option<Size>,
+    /// How long a request's head may take. Default: 10s.
+    pub head_timeout: Option<Time>,
+    /// Bytes that a request's body has to bring per second, on the average of a `call_timeout`;
+    /// 0 for any. A conversation, such as a stream of gRPC, may take its time. Default: 100.
+    pub body_rate: Option<Size>,
+    /// Requests in flight on one connection of HTTP/2. Default: 100.
+    pub streams: Option<NonZeroU32>,
+    /// Requests on one connection of HTTP/2, which is asked to go when it has been silent for a
+    /// second then, or has made twice as many; 0 for any number. Default: 10000.
+    pub requests: Option<u64>,
+    /// A connection without a request in flight is closed after this. Default: 5m.
+    pub idle: Option<Time>,
 }
 
 /// Bounds on clients of MQTT before they have a session.

@@ -89,6 +89,16 @@ fn mistakes_are_refused_with_place_and_remedy() {
             "no protocol is called `thrift`",
         ),
         (
+            "routes: rpc }",
+            "routes: rpc, http: { headers: 257 } }",
+            "257 headers are too many; write 256 at most",
+        ),
+        (
+            "protocol: auto",
+            "protocol: bolt, http: { streams: 5 }",
+            "`http` is for listeners that speak it; take it away",
+        ),
+        (
             "cluster: pay, weight",
             "cluster: pya, weight",
             "no cluster is called `pya`",

@@ -184,3 +184,31 @@ clusters: {{ one: {{ endpoints: [ "{one}" ] }}, two: {{ endpoints: [ "{two}" ] }
         );
     }
 }
+
+/// After so many requests, a client of HTTP/2 is asked to connect anew, and loses nothing by that.
+#[test]
+fn clients_connect_anew_when_they_are_asked_to() {
+    let finback = Finback::start(
+        r#"
+workers: 1
+listeners: [ { name: web, address: "127.0.0.1:0", routes: web, http: { requests: 1 } } ]
+routes: { web: [ { respond: { status: 204 } } ] }
+"#,
+    );
+    let at = format!("http://{}/", finback.local("web"));
+    // In a hurry, each connection serves twice as many; with pauses, as many as it should.
+    // (HTTP/1.1 has no such bound.)
+    let (quick, slow) = ("1000/s", "24/m");
+    for (version, rate, connects) in [
+        ("--http2", quick, "10101"),
+        ("--http2", slow, "111"),
+        ("--http1.1", quick, "10000"),
+    ] {
+        let told = ["-sS", "--rate", rate, version];
+        let form = ["-w", "%{http_code} %{num_connects} "];
+        let urls = vec![at.as_str(); connects.len()];
+        let said = run("curl", "curl", &[&told[..], &form, &urls].concat());
+        let expected: String = connects.chars().map(|n| format!("204 {n} ")).collect();
+        assert_eq!(said, expected, "{version} {rate}");
+    }
+}

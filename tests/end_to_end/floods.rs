@@ -18,6 +18,7 @@ use crate::support::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, PRIORITY,
     RST_STREAM, SETTINGS, WINDOW_UPDATE, frame,
 };
+use crate::support::peer::Peer;
 use crate::support::temporary_folder;
 
 /// What a hostile client may make the proxy hold.
@@ -424,4 +425,65 @@ clusters: {{ back: {{ endpoints: [ "{address}" ] }} }}
     println!("{each} KiB for each of 200 that read nothing");
     // What was read and not yet written, in buffers of 64 KiB.
     assert!(each < 320, "{each} KiB each");
+}
+
+#[test]
+fn bodies_that_hardly_come_are_given_up() {
+    let peer = Peer::web();
+    let fields = [("name", "back"), ("version", "1.1")];
+    let back = peer.ask("serve", &fields).unwrap();
+    let finback = Finback::start(&format!(
+        r#"
+workers: 1
+listeners: [ {{ name: web, address: "127.0.0.1:0", routes: web, http: {{ body_rate: 100 }} }} ]
+routes:
+  web:
+    - match: {{ path: /twice }}
+      to: {{ cluster: back }}
+      retry: {{ attempts: 2, idempotent: true }}
+    - to: {{ cluster: back }}
+clusters: {{ back: {{ endpoints: [ "127.0.0.1:{back}" ] }} }}
+limits: {{ call_timeout: 1s }}
+"#
+    ));
+    // What is sent every tenth of a second, and what becomes of it.
+    let upload = |path: &str, length: usize, piece: usize| {
+        let mut stream = TcpStream::connect(finback.local("web")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let head = format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut sending = stream.try_clone().unwrap();
+        let sender = thread::spawn(move || {
+            let mut left = length;
+            while left > 0 && piece > 0 {
+                let now = piece.min(left);
+                if sending.write_all(&vec![b'x'; now]).is_err() {
+                    return;
+                }
+                left -= now;
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+        let began = Instant::now();
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).unwrap();
+        let took = began.elapsed();
+        drop(stream);
+        sender.join().unwrap();
+        (String::from_utf8(head.to_vec()).unwrap(), took)
+    };
+    let soon = Duration::from_secs(5);
+    for (path, piece) in [("/echo", 2), ("/echo", 0), ("/twice", 2), ("/twice", 0)] {
+        let (said, took) = upload(path, 1000, piece);
+        assert!(
+            said == "HTTP/1.1 408" && took < soon,
+            "{path} {piece}: {said} {took:?}"
+        );
+    }
+    // Twice as fast as it has to be, and longer than a call may take without a word.
+    let (said, took) = upload("/echo", 500, 20);
+    assert!(
+        said == "HTTP/1.1 200" && took > Duration::from_secs(2),
+        "{said} {took:?}"
+    );
 }

@@ -603,3 +603,59 @@ routes: {{ rpc: [ {{ to: {{ registry: zk, layout: dubbo }} }} ] }}
         format!("protocol=\"triple\",listener=\"rpc\",service=\"{GREETER}\",method=\"sayHello\"");
     assert!(metrics.contains(&series), "{metrics}");
 }
+
+#[test]
+fn a_listener_has_bounds_of_its_own() {
+    let finback = Finback::start(
+        r#"
+workers: 1
+listeners:
+  - name: web
+    address: "127.0.0.1:0"
+    routes: web
+    http: { head: 1KiB, headers: 5, target: 50, head_timeout: 300ms, streams: 7, idle: 400ms }
+routes: { web: [ { respond: { status: 204 } } ] }
+"#,
+    );
+    let at = finback.local("web");
+    let status = |request: &str| {
+        let said = raw(&at, request.as_bytes());
+        said.lines().next().unwrap_or_default().to_owned()
+    };
+    let target = |length: usize| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(length));
+    assert_eq!(status(&target(49)), "HTTP/1.1 204 No Content");
+    assert_eq!(status(&target(50)), "HTTP/1.1 400 Bad Request");
+    let headers = |count: usize, length: usize| {
+        let own = format!("X-A: {}\r\n", "x".repeat(length)).repeat(count - 1);
+        format!("GET / HTTP/1.1\r\nHost: a\r\n{own}\r\n")
+    };
+    assert_eq!(status(&headers(5, 200)), "HTTP/1.1 204 No Content");
+    assert_eq!(status(&headers(6, 1)), "HTTP/1.1 400 Bad Request");
+    let large = "HTTP/1.1 431 Request Header Fields Too Large";
+    assert_eq!(status(&headers(5, 260)), large);
+    // No answer is waited for longer than 700 ms: who is silent was closed before.
+    let began = Instant::now();
+    assert_eq!(
+        status("GET / HTTP/1.1\r\nHo"),
+        "HTTP/1.1 408 Request Timeout"
+    );
+    assert_eq!(
+        status("GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+        "HTTP/1.1 204 No Content"
+    );
+    assert!(
+        began.elapsed() < Duration::from_millis(1300),
+        "{:?}",
+        began.elapsed()
+    );
+    let said = Command::new("nghttp")
+        .args(["-v", &url(&finback, "/")])
+        .output();
+    let said =
+        said.expect("nghttp is missing: run `make peers`, or `apt-get install nghttp2-client`");
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert!(
+        said.contains("SETTINGS_MAX_CONCURRENT_STREAMS(0x03):7"),
+        "{said}"
+    );
+}

@@ -101,6 +101,8 @@ pub(crate) struct Upload {
     moved: Cell<Option<Instant>>,
     done: Cell<bool>,
     broken: Cell<bool>,
+    /// It was asked for, and not there.
+    awaited: Cell<bool>,
 }
 
 impl Upload {
@@ -125,6 +127,11 @@ impl Upload {
 
     pub(crate) fn is_broken(&self) -> bool {
         self.broken.get()
+    }
+
+    /// Whether its sender is waited for.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.awaited.get()
     }
 
     /// When it last moved, if it is not all there yet.
@@ -284,6 +291,7 @@ impl Body for Payload {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Request(body, upload) => {
                 let polled = Pin::new(&mut *body).poll_frame(cx);
+                upload.awaited.set(polled.is_pending());
                 match &polled {
                     Poll::Ready(Some(Ok(frame))) => {
                         let length = frame.data_ref().map_or(0, Bytes::len);

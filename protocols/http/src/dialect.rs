@@ -38,6 +38,16 @@ pub trait Dialect: Send + Sync + 'static {
     /// The mesh's own answer, which its client libraries turn into a clean error with `text`.
     fn reject(&self, asked: &Asked, rejection: Rejection, text: &str) -> Response<Bytes>;
 
+    /// The mesh's own answer where a request's body did not come in time.
+    fn reject_slow(&self, asked: &Asked, text: &str) -> Response<Bytes> {
+        self.reject(asked, Rejection::DeadlineExceeded, text)
+    }
+
+    /// Whether a request's body may be a conversation, that takes its time.
+    fn converses(&self) -> bool {
+        true
+    }
+
     /// Trailers that end a response which has begun already, if there is such a thing.
     fn late_rejection(&self, rejection: Rejection, text: &str) -> Option<HeaderMap>;
 
@@ -140,6 +150,16 @@ impl Dialect for Plain {
             response.headers_mut().insert(header::RETRY_AFTER, retry);
         }
         response
+    }
+
+    fn reject_slow(&self, asked: &Asked, text: &str) -> Response<Bytes> {
+        let mut response = self.reject(asked, Rejection::DeadlineExceeded, text);
+        *response.status_mut() = StatusCode::REQUEST_TIMEOUT;
+        response
+    }
+
+    fn converses(&self) -> bool {
+        false
     }
 
     fn late_rejection(&self, _: Rejection, _: &str) -> Option<HeaderMap> {

@@ -247,6 +247,15 @@ impl Call {
         self.word(rejection, &format!("[finback] {why}"))
     }
 
+    /// The caller has not sent the body in time; the endpoint is not to blame.
+    fn reject_slow(&mut self) -> Response<Payload> {
+        self.stream().rejected(Rejection::DeadlineExceeded);
+        let text = "[finback] the request's body did not come in time";
+        self.stream = None;
+        let response = self.dialect.reject_slow(&self.asked, text);
+        response.map(Payload::from)
+    }
+
     fn word(&mut self, rejection: Rejection, text: &str) -> Response<Payload> {
         self.stream = None;
         let response = self.dialect.reject(&self.asked, rejection, text);
@@ -268,7 +277,9 @@ impl Call {
         }
         if self.wanted.is_none() && self.stream().may_need_resending() {
             let payload = std::mem::replace(&mut self.payload, Payload::empty());
-            match Box::pin(collect(payload)).await {
+            let limit = self.stream().deadline();
+            let collected = tokio::time::timeout_at(limit, Box::pin(collect(payload)));
+            match collected.await.unwrap_or(Collected::Late) {
                 Collected::Whole(bytes) => {
                     self.copy = Some(Box::new((self.head.clone(), bytes.clone())));
                     self.payload = Payload::from(bytes);
@@ -276,6 +287,7 @@ impl Call {
                 }
                 Collected::TooLong(rest) => self.payload = rest,
                 Collected::Broken => return self.reject(Rejection::BadRequest),
+                Collected::Late => return self.reject_slow(),
             }
         }
         loop {
@@ -317,6 +329,10 @@ impl Call {
                     }
                     (Rejection::ConnectionLost, true, None)
                 }
+                Ok(Sent::Late) if self.upload.is_awaited() => {
+                    lease.went(Verdict::Neutral);
+                    return self.reject_slow();
+                }
                 Ok(Sent::Late) => (Rejection::DeadlineExceeded, true, None),
                 Err((rejection, same)) => (rejection, false, Some(same)),
             };
@@ -347,6 +363,7 @@ impl Call {
             Ok(Ok(response)) => self.answer_itself(response),
             Ok(Err(Ungathered::TooLong)) => self.reject(Rejection::TooLarge),
             Ok(Err(Ungathered::Broken)) => self.reject(Rejection::BadRequest),
+            Err(_) if self.upload.is_awaited() => self.reject_slow(),
             Err(_) => self.reject(Rejection::DeadlineExceeded),
         }
     }
@@ -471,6 +488,7 @@ impl Call {
         mut sending: Pin<&mut impl Future<Output = Heard>>,
         timer: &mut Alarm,
     ) -> Heard {
+        let mut seen = (self.client.caller.worker().instant(), self.upload.bytes());
         let heard = poll_fn(|cx| {
             if let Poll::Ready(heard) = sending.as_mut().poll(cx) {
                 return Poll::Ready(Some(heard));
@@ -478,7 +496,7 @@ impl Call {
             while timer.poll(cx).is_ready() {
                 let (limit, patience) = (timer.at(), self.client.caller.worker().default_timeout());
                 let later = self.upload.moved().map_or(limit, |moved| moved + patience);
-                if self.bounded || later <= limit {
+                if self.bounded || later <= limit || self.comes_too_slowly(&mut seen) {
                     return Poll::Ready(None);
                 }
                 timer.reset(later);
@@ -486,6 +504,15 @@ impl Call {
             Poll::Pending
         });
         heard.await.unwrap_or(Heard::Late)
+    }
+
+    /// Whether the caller has sent less of the body, since it was last looked at, than it has to.
+    fn comes_too_slowly(&self, seen: &mut (Instant, u64)) -> bool {
+        let (now, bytes) = (Instant::now(), self.upload.bytes());
+        let (since, before) = std::mem::replace(seen, (now, bytes));
+        let rate = self.client.http.config.body_rate;
+        let least = rate.saturating_mul(now.duration_since(since).as_secs());
+        !self.dialect.converses() && self.upload.is_awaited() && bytes - before < least
     }
 
     /// Makes of an endpoint's response the one for the caller.
@@ -586,6 +613,7 @@ enum Collected {
     Whole(Bytes),
     TooLong(Payload),
     Broken,
+    Late,
 }
 
 /// Reads a body that is short enough.

@@ -45,6 +45,8 @@ pub use treatment::{Answer, Change, HeaderChange, Taker, Taking, Treatment};
 
 /// The protocol's name.
 pub const NAME: &str = "http";
+/// The most headers that a request may be allowed to have.
+pub const MOST_HEADERS: usize = 256;
 /// Methods by which HTTP/1.1 is recognised.
 const METHODS: [&[u8]; 9] = [
     b"GET ",
@@ -63,12 +65,19 @@ const METHODS: [&[u8]; 9] = [
 pub struct Config {
     /// Bytes of a request's head, at most. Default: 32 KiB.
     pub head: usize,
-    /// Headers of a request, at most. Default: 100.
+    /// Headers of a request, at most; up to [`MOST_HEADERS`]. Default: 100.
     pub headers: usize,
     /// Bytes of a request's target, at most. Default: 8 KiB.
     pub target: usize,
     /// Requests in flight on one HTTP/2 connection, at most. Default: 100.
     pub streams: u32,
+    /// Requests on one HTTP/2 connection, which is asked to go when it has been silent for a
+    /// second then, or has made twice as many; 0 for any number. Default: 10,000.
+    pub requests: u64,
+    /// Bytes that the body of a request has to bring per second, on the average of a default
+    /// deadline, while its response has not begun; 0 for any. Conversations are exempt.
+    /// Default: 100.
+    pub body_rate: u64,
     /// How long a request's head may take. Default: 10 s.
     pub head_timeout: Duration,
     /// A connection without a request in flight is closed after this. Default: 5 min.
@@ -82,6 +91,8 @@ impl Default for Config {
             headers: 100,
             target: 8 * 1024,
             streams: 100,
+            requests: 10_000,
+            body_rate: 100,
             head_timeout: Duration::from_secs(10),
             idle: Duration::from_secs(300),
         }

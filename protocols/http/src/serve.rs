@@ -1,5 +1,6 @@
 //! A client's connection.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -258,8 +259,12 @@ async fn drive_http2(
     let config = &http.config;
     let mut tick = tokio::time::interval_at(Instant::now() + QUIET, QUIET);
     let (mut seen, mut since) = (0, Instant::now());
-    let mut left = false;
+    let left = Cell::new(false);
     let source = caller.peer();
+    let most = match config.requests {
+        0 => u64::MAX,
+        most => most,
+    };
     loop {
         let serving = poll_fn(|cx| {
             loop {
@@ -269,6 +274,9 @@ async fn drive_http2(
                         let answering = client.clone().answer(request.map(Incoming::Http2));
                         // Boxed, because what is spawned is moved about.
                         tokio::task::spawn_local(responder.answer(Box::pin(answering)));
+                        if client.requests() >= most.saturating_mul(2) && !left.replace(true) {
+                            server.leave();
+                        }
                     }
                     Err(ended) => return Poll::Ready(ended),
                 }
@@ -283,8 +291,8 @@ async fn drive_http2(
                 server.close().await;
                 return;
             }
-            () = caller.dismissed(), if !left => {
-                left = true;
+            () = caller.dismissed(), if !left.get() => {
+                left.set(true);
                 server.leave();
             }
             () = caller.cut() => return,
@@ -301,13 +309,17 @@ async fn drive_http2(
                     tracing::info!(%source, "connection closed: a request took too long");
                     return;
                 }
-                if client.in_flight() > 0 || client.requests() > seen {
+                let quiet = client.in_flight() == 0 && client.requests() == seen;
+                if quiet && seen >= most && !left.replace(true) {
+                    // There are clients that lose what is under way when they are asked to go.
+                    server.leave();
+                }
+                if !quiet {
                     (seen, since) = (client.requests(), Instant::now());
                 } else if since.elapsed() > config.idle + GOODBYE {
                     // It does not answer.
                     return;
-                } else if since.elapsed() > config.idle && !left {
-                    left = true;
+                } else if since.elapsed() > config.idle && !left.replace(true) {
                     server.leave();
                 }
             }

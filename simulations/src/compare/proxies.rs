@@ -346,8 +346,13 @@ pub(super) fn finback(folder: &Path, binary: &Path, backends: &Backends) -> anyh
             ),
             _ => String::new(),
         };
+        // h2load does not come back when it is asked to go; the others never ask.
+        let bounds = match protocol {
+            "http" => ", http: { requests: 0 }",
+            _ => "",
+        };
         text.push_str(&format!(
-            "  - {{ name: {name}, address: \"{front}\", protocol: {protocol}, routes: {routes}{tls} }}\n"
+            "  - {{ name: {name}, address: \"{front}\", protocol: {protocol}, routes: {routes}{tls}{bounds} }}\n"
         ));
         let back = backends.of(*door);
         clusters.push_str(&format!("  {name}: {{ endpoints: [\"{back}\"] }}\n"));

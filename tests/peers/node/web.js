@@ -26,9 +26,14 @@ function answer(name) {
     }
     let length = 0;
     let first = '';
-    for await (const piece of request) {
-      if (length === 0) first = piece.toString('latin1').slice(0, 64);
-      length += piece.length;
+    try {
+      for await (const piece of request) {
+        if (length === 0) first = piece.toString('latin1').slice(0, 64);
+        length += piece.length;
+      }
+    } catch {
+      // The caller went away.
+      return;
     }
     if (verb === 'sleep') await sleep(Number(argument));
     if (verb === 'status') response.statusCode = Number(argument);

@@ -11,7 +11,7 @@ use super::body::Decode;
 use crate::headers::expects_continue;
 
 /// Headers of one message, at most.
-const HEADERS: usize = 256;
+const HEADERS: usize = crate::MOST_HEADERS;
 
 /// Why there is no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
