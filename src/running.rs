@@ -12,11 +12,13 @@ use finback_registry::{Registration, Registries};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
-use crate::config::{Config, TlsFiles};
+use crate::config::Config;
+use crate::config::units::Placed;
 use crate::kafka::{self, Outlet};
 use crate::metadata::DubboMetadata;
+use crate::protocols;
 use crate::subscriber::Subscribers;
-use crate::{protocols, tls};
+use crate::tls::{self, Renewed};
 
 /// While stopping, messages for Kafka have this long to be written.
 const FLUSH: std::time::Duration = std::time::Duration::from_secs(5);
@@ -64,6 +66,7 @@ impl Running {
     /// # Errors
     /// If a thread cannot be started or an address not be bound.
     pub fn start(config: Config) -> anyhow::Result<Self> {
+        keep_fresh(&config);
         let registries = Registries::start(
             Handle::current(),
             config.registries,
@@ -83,7 +86,6 @@ impl Running {
         }
         tokio::spawn(keep_checking(Arc::downgrade(&mesh)));
         let workers = Workers::start(&mesh, config.workers).context("cannot start the workers")?;
-        keep_fresh(&config.listeners, &config.files);
         let bound = bind(&workers, config.listeners)?;
         let listeners = bound
             .into_iter()
@@ -119,7 +121,7 @@ impl Running {
         let mut listeners = self.listeners.lock().await;
         let is_new = |spec: &ListenerSpec| !listeners.iter().any(|own| own.spec == *spec);
         let wanted = config.listeners.clone();
-        keep_fresh(&config.listeners, &config.files);
+        keep_fresh(&config);
         let fresh = config.listeners.into_iter().filter(is_new).collect();
         let bound = bind(&self.workers, fresh)?;
         let before = self.kafka();
@@ -207,13 +209,22 @@ fn start_outlet(outlet: &Outlet, before: &[Arc<Outlet>]) -> anyhow::Result<()> {
     started.with_context(|| format!("cannot speak to the Kafka cluster {}", outlet.name))
 }
 
-/// Has certificates read again when their files change, as long as their listener lives.
-fn keep_fresh(listeners: &[ListenerSpec], files: &TlsFiles) {
-    for (listener, files) in listeners.iter().zip(&files.listeners) {
-        if let (Some(tls), Some(files)) = (&listener.tls, files) {
-            let tls = Arc::downgrade(tls);
-            tokio::spawn(tls::keep_fresh(tls, files.value.clone()));
-        }
+/// Has certificates read again when their files change, as long as what they are for lives.
+fn keep_fresh(config: &Config) {
+    let files = &config.files;
+    for (listener, files) in config.listeners.iter().zip(&files.listeners) {
+        watch(listener.tls.as_ref(), files.as_ref());
+    }
+    for (cluster, files) in config.routing.clusters.iter().zip(&files.clusters) {
+        watch(cluster.policy.tls.as_ref(), files.as_ref());
+    }
+    let registry = &config.routing.registry_policy;
+    watch(registry.tls.as_ref(), files.registry_clusters.as_ref());
+}
+
+fn watch<T: Renewed + 'static>(tls: Option<&Arc<T>>, files: Option<&Placed<T::Files>>) {
+    if let (Some(tls), Some(files)) = (tls, files) {
+        tokio::spawn(tls::keep_fresh(Arc::downgrade(tls), files.value.clone()));
     }
 }
 

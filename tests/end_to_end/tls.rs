@@ -328,3 +328,78 @@ clusters: {{ back: {{ endpoints: [ "{backend}" ] }} }}
         "{said}"
     );
 }
+
+/// An endpoint whose authority was exchanged for another is spoken to as soon as the files of the
+/// cluster are exchanged, too; nobody reloads anything, and what is under way goes on.
+#[test]
+fn keys_towards_endpoints_are_read_again() {
+    let peer = Peer::web();
+    let backend = web(&peer);
+    let (folder, next, own) = (files(), files(), files());
+    let names = ["ca.pem", "workload.pem", "workload.key"];
+    let exchange = |from: &Path| {
+        for name in names {
+            std::fs::copy(from.join(name), own.join(name)).unwrap();
+        }
+    };
+    exchange(&folder);
+    let far = |folder: &Path, port: u16| {
+        let f = folder.display();
+        Finback::start(&format!(
+            r#"
+workers: 1
+listeners:
+  - name: all
+    address: "127.0.0.1:{port}"
+    routes: all
+    tls:
+      certificates: [ {{ certificate: "{f}/server.pem", key: "{f}/server.key" }} ]
+      client_ca: "{f}/ca.pem"
+routes: {{ all: [ {{ match: {{ identity: "spiffe://acme/pay" }}, to: {{ cluster: web }} }} ] }}
+clusters: {{ web: {{ endpoints: [ "{backend}" ] }} }}
+"#
+        ))
+    };
+    let (former, latter) = (far(&folder, 0), far(&next, 0));
+    let o = own.display();
+    let near = Finback::start(&format!(
+        r#"
+workers: 1
+listeners: [ {{ name: all, address: "127.0.0.1:0", routes: all }} ]
+routes:
+  all:
+    - match: {{ path: {{ prefix: /events }} }}
+      to: {{ cluster: former }}
+    - to: {{ cluster: latter }}
+clusters:
+  former:
+    endpoints: [ "127.0.0.1:{}" ]
+    tls: {{ ca: {o}/ca.pem, certificate: {o}/workload.pem, key: {o}/workload.key }}
+  latter:
+    endpoints: [ "127.0.0.1:{}" ]
+    tls: {{ ca: {o}/ca.pem, certificate: {o}/workload.pem, key: {o}/workload.key }}
+"#,
+        former.port("all"),
+        latter.port("all")
+    ));
+    let url = |path: &str| format!("http://{}{path}", near.local("all"));
+    let status = |path: &str| {
+        let form = ["-o", "/dev/null", "-w", "%{http_code}"];
+        curl(&[&form[..], &[&url(path)]].concat()).unwrap()
+    };
+    let mut long = Command::new("curl");
+    let long = long.args(["-sS", "-N", &url("/events/2500")]);
+    let long = long.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    assert_eq!(status("/events/1"), "200");
+    assert_eq!(status("/echo"), "502");
+    exchange(&next);
+    eventually("the new keys", PATIENCE, || {
+        match status("/echo").as_str() {
+            "200" => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    });
+    let said = long.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&said.stdout);
+    assert_eq!(said.matches("data:").count(), 3, "{said}");
+}

@@ -117,11 +117,11 @@ impl Transport {
     }
 }
 
-/// TLS as endpoints of a cluster are spoken to.
+/// TLS as endpoints of a cluster are spoken to. Its keys may be replaced while connections live.
 pub struct ClientTls {
-    config: Arc<ClientConfig>,
-    /// The same for one application protocol each.
-    speaking: Vec<(&'static [u8], Arc<ClientConfig>)>,
+    keys: ArcSwap<ClientKeys>,
+    /// Application protocols that may be asked for.
+    applications: Box<[&'static [u8]]>,
     /// Whose certificate is expected; `None` expects the endpoint's address in it.
     server_name: Option<ServerName<'static>>,
     /// What it was made from, so that a change is noticed.
@@ -138,17 +138,18 @@ impl ClientTls {
         server_name: Option<ServerName<'static>>,
         settings: Arc<str>,
     ) -> Arc<Self> {
-        let speaking = |application: &&'static [u8]| {
-            let mut own = config.clone();
-            own.alpn_protocols = vec![application.to_vec()];
-            (*application, Arc::new(own))
-        };
         Arc::new(Self {
-            speaking: applications.iter().map(speaking).collect(),
-            config: Arc::new(config),
+            keys: ArcSwap::from_pointee(ClientKeys::new(config, applications)),
+            applications: applications.into(),
             server_name,
             settings,
         })
+    }
+
+    /// Puts other authorities and keys in force for connections to come.
+    pub fn replace(&self, config: ClientConfig) {
+        let keys = ClientKeys::new(config, &self.applications);
+        self.keys.store(Arc::new(keys));
     }
 
     pub(crate) async fn connect(
@@ -157,18 +158,43 @@ impl ClientTls {
         address: SocketAddr,
         application: Option<&'static [u8]>,
     ) -> io::Result<Socket> {
-        let asked = application.and_then(|asked| {
-            let mut all = self.speaking.iter();
-            all.find_map(|(own, config)| (*own == asked).then_some(config))
-        });
-        let config = asked.unwrap_or(&self.config);
+        let config = self.keys.load().speaking(application);
         let name = match &self.server_name {
             Some(name) => name.clone(),
             None => ServerName::IpAddress(address.ip().into()),
         };
-        let connector = TlsConnector::from(config.clone());
+        let connector = TlsConnector::from(config);
         let stream = connector.connect(name, socket.into_rewound()?).await?;
         Ok(Socket::tls(TlsStream::Client(stream)))
+    }
+}
+
+/// Authorities and keys as endpoints are spoken to.
+struct ClientKeys {
+    config: Arc<ClientConfig>,
+    /// The same for one application protocol each.
+    speaking: Vec<(&'static [u8], Arc<ClientConfig>)>,
+}
+
+impl ClientKeys {
+    fn new(config: ClientConfig, applications: &[&'static [u8]]) -> Self {
+        let speaking = |application: &&'static [u8]| {
+            let mut own = config.clone();
+            own.alpn_protocols = vec![application.to_vec()];
+            (*application, Arc::new(own))
+        };
+        Self {
+            speaking: applications.iter().map(speaking).collect(),
+            config: Arc::new(config),
+        }
+    }
+
+    fn speaking(&self, application: Option<&[u8]>) -> Arc<ClientConfig> {
+        let asked = application.and_then(|asked| {
+            let mut all = self.speaking.iter();
+            all.find_map(|(own, config)| (*own == asked).then_some(config))
+        });
+        asked.unwrap_or(&self.config).clone()
     }
 }
 
