@@ -368,21 +368,38 @@ fn heads_and_handshakes_that_never_end_hold_little_and_not_for_long() {
     assert!(took < Duration::from_secs(16), "{took:?}");
 }
 
+/// What a client begins a handshake with.
+fn client_hello() -> Vec<u8> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = "localhost".try_into().unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    hello
+}
+
 #[test]
 fn many_handshakes_at_once_delay_nobody_for_long() {
     let world = World::new(Duration::ZERO);
-    world.beside("handshake flood", |world| {
-        let tls = world.victim().local("tls");
-        // A ClientHello as openssl sends it would be answered with a signature; garbage with an
-        // alert. Either way the connection is thrown away.
-        let streams: Vec<_> = (0..50)
-            .filter_map(|_| TcpStream::connect(&tls).ok())
-            .collect();
-        for mut stream in streams {
-            let _ = stream.write_all(b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00");
-        }
-        thread::sleep(Duration::from_millis(5));
-    });
+    // What is broken is answered with an alert, what is not with a key exchange and a signature.
+    let broken = b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00".to_vec();
+    for (name, hello) in [("broken", broken), ("unfinished", client_hello())] {
+        world.beside(&format!("flood of {name} handshakes"), |world| {
+            let tls = world.victim().local("tls");
+            let streams: Vec<_> = (0..50)
+                .filter_map(|_| TcpStream::connect(&tls).ok())
+                .collect();
+            for mut stream in streams {
+                let _ = stream.write_all(&hello);
+            }
+            thread::sleep(Duration::from_millis(5));
+        });
+    }
 }
 
 #[test]

@@ -19,6 +19,9 @@ use super::socket::Socket;
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How often others have their turn between two handshakes: a call needs several, one for each
+/// side that it hears from.
+const PAUSES: usize = 8;
 /// The first byte of a TLS connection: a handshake record (RFC 8446, section 5.1).
 pub(crate) const FIRST: u8 = 0x16;
 
@@ -86,7 +89,9 @@ async fn in_turn<T, F: Future<Output = io::Result<T>>>(
     let turn = turn.acquire().await;
     let mut accepting = pin!(begin()?);
     let polled = std::future::poll_fn(|cx| Poll::Ready(accepting.as_mut().poll(cx))).await;
-    tokio::task::yield_now().await;
+    for _ in 0..PAUSES {
+        tokio::task::yield_now().await;
+    }
     drop(turn);
     match polled {
         Poll::Ready(accepted) => accepted,
