@@ -329,7 +329,7 @@ impl Call {
                     }
                     (Rejection::ConnectionLost, true, None)
                 }
-                Ok(Sent::Late) if self.upload.is_awaited() => {
+                Ok(Sent::Late) if self.waits_for_caller() => {
                     lease.went(Verdict::Neutral);
                     return self.reject_slow();
                 }
@@ -363,7 +363,7 @@ impl Call {
             Ok(Ok(response)) => self.answer_itself(response),
             Ok(Err(Ungathered::TooLong)) => self.reject(Rejection::TooLarge),
             Ok(Err(Ungathered::Broken)) => self.reject(Rejection::BadRequest),
-            Err(_) if self.upload.is_awaited() => self.reject_slow(),
+            Err(_) if self.waits_for_caller() => self.reject_slow(),
             Err(_) => self.reject(Rejection::DeadlineExceeded),
         }
     }
@@ -506,13 +506,18 @@ impl Call {
         heard.await.unwrap_or(Heard::Late)
     }
 
+    /// Whether it is the caller's turn to say something, without which there is no answer.
+    fn waits_for_caller(&self) -> bool {
+        !self.dialect.converses() && self.upload.is_awaited()
+    }
+
     /// Whether the caller has sent less of the body, since it was last looked at, than it has to.
     fn comes_too_slowly(&self, seen: &mut (Instant, u64)) -> bool {
         let (now, bytes) = (Instant::now(), self.upload.bytes());
         let (since, before) = std::mem::replace(seen, (now, bytes));
         let rate = self.client.http.config.body_rate;
         let least = rate.saturating_mul(now.duration_since(since).as_secs());
-        !self.dialect.converses() && self.upload.is_awaited() && bytes - before < least
+        self.waits_for_caller() && bytes - before < least
     }
 
     /// Makes of an endpoint's response the one for the caller.
