@@ -7,8 +7,14 @@ use serde_json::json;
 
 use crate::support::finback::Finback;
 use crate::support::peer::Peer;
+use crate::support::temporary_folder;
 
 fn front(version: &str) -> (Peer, Finback) {
+    front_for("", version)
+}
+
+/// For requests that match only.
+fn front_for(matched: &str, version: &str) -> (Peer, Finback) {
     let peer = Peer::web();
     let fields = [("name", "one"), ("version", version)];
     let port = peer.ask("serve", &fields).unwrap();
@@ -16,7 +22,7 @@ fn front(version: &str) -> (Peer, Finback) {
         r#"
 workers: 1
 listeners: [ {{ name: web, address: "127.0.0.1:0", routes: web }} ]
-routes: {{ web: [ {{ to: {{ cluster: back }} }} ] }}
+routes: {{ web: [ {{ {matched}to: {{ cluster: back }} }} ] }}
 clusters: {{ back: {{ endpoints: [ "127.0.0.1:{port}" ], http: "{version}" }} }}
 "#
     ));
@@ -69,20 +75,10 @@ fn h2load_loses_nothing() {
 /// Who asks first whether a body is wanted is told so when it is, and is spared it when it is not.
 #[test]
 fn nghttp_is_told_to_go_on() {
-    let body = std::env::temp_dir().join(format!("finback-expects-{}", std::process::id()));
+    let body = temporary_folder().join("body");
     std::fs::write(&body, "hello").unwrap();
     for endpoint in ["1.1", "2"] {
-        let peer = Peer::web();
-        let fields = [("name", "one"), ("version", endpoint)];
-        let port = peer.ask("serve", &fields).unwrap();
-        let finback = Finback::start(&format!(
-            r#"
-workers: 1
-listeners: [ {{ name: web, address: "127.0.0.1:0", routes: web }} ]
-routes: {{ web: [ {{ match: {{ path: /echo }}, to: {{ cluster: back }} }} ] }}
-clusters: {{ back: {{ endpoints: [ "127.0.0.1:{port}" ], http: "{endpoint}" }} }}
-"#
-        ));
+        let (_peer, finback) = front_for("match: { path: /echo }, ", endpoint);
         let post = |path: &str| {
             let at = format!("http://{}{path}", finback.local("web"));
             let data = body.to_str().unwrap();
@@ -100,7 +96,6 @@ clusters: {{ back: {{ endpoints: [ "127.0.0.1:{port}" ], http: "{endpoint}" }} }
         assert!(!refused.contains(":status: 100"), "{refused}");
         assert!(!refused.contains("send DATA frame"), "{refused}");
     }
-    std::fs::remove_file(body).unwrap();
 }
 
 /// Who begins in HTTP/1.1 may go on in HTTP/2, unless what it sends has a body.

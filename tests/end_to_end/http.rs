@@ -633,21 +633,17 @@ routes: { web: [ { respond: { status: 204 } } ] }
     assert_eq!(status(&headers(6, 1)), "HTTP/1.1 400 Bad Request");
     let large = "HTTP/1.1 431 Request Header Fields Too Large";
     assert_eq!(status(&headers(5, 260)), large);
-    // No answer is waited for longer than 700 ms: who is silent was closed before.
-    let began = Instant::now();
     assert_eq!(
         status("GET / HTTP/1.1\r\nHo"),
         "HTTP/1.1 408 Request Timeout"
     );
-    assert_eq!(
-        status("GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
-        "HTTP/1.1 204 No Content"
-    );
-    assert!(
-        began.elapsed() < Duration::from_millis(1300),
-        "{:?}",
-        began.elapsed()
-    );
+    // Who asks for nothing more is closed, long before a read of it would fail.
+    let mut idle = TcpStream::connect(&at).unwrap();
+    idle.set_read_timeout(Some(PATIENCE)).unwrap();
+    idle.write_all(target(1).as_bytes()).unwrap();
+    let mut said = String::new();
+    idle.read_to_string(&mut said).unwrap();
+    assert!(said.starts_with("HTTP/1.1 204"), "{said}");
     let said = Command::new("nghttp")
         .args(["-v", &url(&finback, "/")])
         .output();

@@ -343,14 +343,14 @@ fn keys_towards_endpoints_are_read_again() {
         }
     };
     exchange(&folder);
-    let far = |folder: &Path, port: u16| {
+    let far = |folder: &Path| {
         let f = folder.display();
         Finback::start(&format!(
             r#"
 workers: 1
 listeners:
   - name: all
-    address: "127.0.0.1:{port}"
+    address: "127.0.0.1:0"
     routes: all
     tls:
       certificates: [ {{ certificate: "{f}/server.pem", key: "{f}/server.key" }} ]
@@ -360,7 +360,7 @@ clusters: {{ web: {{ endpoints: [ "{backend}" ] }} }}
 "#
         ))
     };
-    let (former, latter) = (far(&folder, 0), far(&next, 0));
+    let (former, latter) = (far(&folder), far(&next));
     let o = own.display();
     let near = Finback::start(&format!(
         r#"
