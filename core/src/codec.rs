@@ -48,6 +48,9 @@ pub enum Signal<'a> {
 /// * *rewriting*: a new id or attribute arrives, and nothing else changes;
 /// * *rejection*: every [`Rejection`] of a request reads back as a failed response to its id; a
 ///   one-way gets none;
+/// * *bounded names*: no name of a call is longer than [`NAME_LIMIT`](crate::frame::NAME_LIMIT); a
+///   longer one is [`Malformed::Content`], and is not copied to find that out; a rejection's text
+///   is cut to [`ANSWER_LIMIT`](crate::text::ANSWER_LIMIT);
 /// * *heartbeat*: a ping reads back as a ping, its pong as a pong of the same id;
 /// * *robustness*: no bytes make it panic, recurse deeply or allocate more than they carry.
 pub trait Codec: Send + Sync + 'static {

@@ -1,6 +1,9 @@
 //! Checks the laws of [`Codec`]: every codec's tests run this one function.
 
 mod driven;
+mod names;
+
+pub use names::{Names, check_names};
 
 use bytes::BytesMut;
 
@@ -153,6 +156,7 @@ fn complete(codec: &dyn Codec, Sample { name, bytes, .. }: &Sample, mut head: He
                 "{name}: a response read as a call"
             );
             assert!(!metadata.service.is_empty(), "{name}: a call of no service");
+            assert_eq!(metadata.names_fit(), Ok(()), "bounded names: {name}");
             head.note = metadata.note;
         }
         Ok(Reading::Answer(_)) => {

@@ -3,6 +3,11 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+/// The longest name of a service, method, version or group, in bytes. Such names become keys, and
+/// live long after their call: Java allows itself 64 KiB, but nobody has one of more than a few
+/// hundred bytes.
+pub const NAME_LIMIT: usize = 1024;
+
 /// What a frame is for, as far as its fixed header tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -82,11 +87,34 @@ pub struct Metadata<'a> {
     /// frames have the same [`Head::variant`]: servers may remember per connection how one
     /// client's library writes. Below 16; 0 where it does not matter.
     pub writer: u8,
+    /// The service's name is the protocol's own and no caller's: what stands in parentheses for
+    /// calls that name none.
+    pub own: bool,
     /// Where in the frame the attributes begin; the codec's own business.
     pub attributes_at: usize,
     /// [`Head::note`] made complete by what only the body tells (its dialect, say). Takes that
     /// one's place from now on; a codec with nothing to add copies it.
     pub note: u32,
+}
+
+impl Metadata<'_> {
+    /// Whether keys may be made of the names: none is longer than [`NAME_LIMIT`], and a caller's
+    /// service does not begin with a parenthesis, as the names that protocols and metrics give
+    /// to calls themselves do. Protocols ask this last, of every call, and before they copy a
+    /// name.
+    ///
+    /// # Errors
+    /// [`Malformed::Content`]: the call is answered, its connection lives on.
+    pub fn names_fit(&self) -> Result<(), Malformed> {
+        let names = [&self.service, &self.method, &self.version, &self.group];
+        if names.iter().any(|name| name.len() > NAME_LIMIT) {
+            return Err(Malformed::LONG_NAME);
+        }
+        if !self.own && self.service.starts_with('(') {
+            return Err(Malformed::OWN_NAME);
+        }
+        Ok(())
+    }
 }
 
 /// What [`Codec::encode`](crate::codec::Codec::encode) changes in a frame.
@@ -116,4 +144,50 @@ pub enum Malformed {
     /// A whole frame whose content cannot be read: answered natively, the connection lives on.
     #[error("{0}")]
     Content(&'static str),
+}
+
+impl Malformed {
+    /// A name is longer than [`NAME_LIMIT`].
+    pub const LONG_NAME: Self = Self::Content("a name is longer than 1 KiB");
+    /// A caller's service has a name of a kind that is kept for the mesh itself.
+    pub const OWN_NAME: Self =
+        Self::Content("names that begin with a parenthesis are the mesh's own");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_up_to_their_limit() {
+        let set: [fn(&mut Metadata<'_>, String); 4] = [
+            |own, name| own.service = name.into(),
+            |own, name| own.method = name.into(),
+            |own, name| own.version = name.into(),
+            |own, name| own.group = name.into(),
+        ];
+        for set in set {
+            let mut metadata = Metadata::default();
+            for (length, fits) in [
+                (0, Ok(())),
+                (NAME_LIMIT, Ok(())),
+                (NAME_LIMIT + 1, Err(Malformed::LONG_NAME)),
+                (7 << 20, Err(Malformed::LONG_NAME)),
+            ] {
+                set(&mut metadata, "x".repeat(length));
+                assert_eq!(metadata.names_fit(), fits, "{length} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn a_caller_cannot_take_a_name_of_ours() {
+        let mut metadata = Metadata {
+            service: Cow::Borrowed("(other)"),
+            ..Metadata::default()
+        };
+        assert_eq!(metadata.names_fit(), Err(Malformed::OWN_NAME));
+        metadata.own = true;
+        assert_eq!(metadata.names_fit(), Ok(()));
+    }
 }

@@ -43,6 +43,10 @@ impl Ending {
 pub struct SeriesKey {
     /// The protocol's name.
     pub protocol: &'static str,
+    /// Whether a route or a registry knows the service, or it is a name of the protocol's own.
+    /// What is not known is a name that some caller wrote, and there is no end of those: all of
+    /// it is one series per protocol and listener.
+    pub known: bool,
     /// The listener's name.
     pub listener: Arc<str>,
     /// The service, or "" if the call could not be read.

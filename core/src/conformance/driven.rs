@@ -6,6 +6,11 @@ use super::PROBE;
 use crate::codec::{Codec, Signal};
 use crate::frame::{Edit, Head, Kind, Malformed, Metadata, Outcome, Reading};
 use crate::rejection::Rejection;
+use crate::text::ANSWER_LIMIT;
+
+/// The longest answer of the mesh's own: its text, which may be written in more bytes than it is
+/// handed over in, and the frame around it.
+const LONGEST_ANSWER: usize = 2 * ANSWER_LIMIT + 1024;
 
 /// Does to one whole frame what a driver does to it.
 pub(super) fn exercise_frame(codec: &dyn Codec, mut head: Head, wire: &[u8]) {
@@ -25,6 +30,7 @@ pub(super) fn exercise_frame(codec: &dyn Codec, mut head: Head, wire: &[u8]) {
     match codec.read(&head, wire) {
         Ok(Reading::Call(metadata)) => {
             assert!(!metadata.service.is_empty(), "a call of no service");
+            assert_eq!(metadata.names_fit(), Ok(()), "bounded names");
             for name in [PROBE, "", "timeout", "service"] {
                 codec.attribute(wire, &metadata, name);
             }
@@ -134,6 +140,11 @@ pub(super) fn reject(codec: &dyn Codec, head: &Head, reason: Rejection, text: &s
         );
         return;
     }
+    assert!(
+        wire.len() <= LONGEST_ANSWER,
+        "bounded names: {name}: {reason:?}: an answer of {} bytes",
+        wire.len()
+    );
     let answer = sole(codec, wire, name);
     assert_eq!(
         (answer.kind, answer.id, answer.variant),

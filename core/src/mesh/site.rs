@@ -192,6 +192,7 @@ impl Sites {
             worker.index(),
             &SeriesKey {
                 protocol,
+                known: true,
                 listener: listening.name.clone(),
                 service: key.service.as_ref().into(),
                 method: key.method.as_ref().into(),

@@ -97,13 +97,15 @@ impl Codec for Toy {
         let mut words = text.split(' ');
         let timeout =
             attribute(text, "timeout").map(|ms| Duration::from_millis(ms.parse().unwrap()));
-        Ok(Reading::Call(Metadata {
+        let metadata = Metadata {
             service: words.next().unwrap_or_default().into(),
             method: words.next().unwrap_or_default().into(),
             timeout,
             note: head.note,
             ..Metadata::default()
-        }))
+        };
+        metadata.names_fit()?;
+        Ok(Reading::Call(metadata))
     }
 
     fn attribute<'a>(&self, wire: &'a [u8], _: &Metadata<'_>, name: &str) -> Option<Cow<'a, str>> {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use finback_core::frame::{Malformed, Metadata, Outcome};
+use finback_core::frame::{Malformed, Metadata, NAME_LIMIT, Outcome};
 use finback_hessian::{Error, Limits, draft, v2};
 
 use crate::map::{self, Entries};
@@ -26,6 +26,10 @@ pub(crate) mod key {
     /// "true" in a response whose body holds an error.
     pub(crate) const ERROR: &str = "sofa_head_response_error";
 }
+
+/// The longest unique name that can be one of names that fit, in bytes: interface, version and
+/// unique id with colons between them.
+const UNIQUE_NAME_LIMIT: usize = 3 * NAME_LIMIT + 2;
 
 /// What an answer of our own must look like for the caller to understand it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,8 +117,8 @@ pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Metadata<'a>, Ma
     let form = Form::of_call(fixed, is_sofa, content);
     match form {
         _ if callee.is_complete() => {}
-        Form::SofaDraft => callee.complete_from_draft(content),
-        Form::SofaV2 => callee.complete_from_v2(content),
+        Form::SofaDraft => callee.complete_from_draft(content)?,
+        Form::SofaV2 => callee.complete_from_v2(content)?,
         _ => {}
     }
     let Callee { service, method } = callee;
@@ -126,12 +130,13 @@ pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Metadata<'a>, Ma
     if service.is_empty() {
         return Err(Malformed::Content("the request names no service"));
     }
-    Ok(Metadata {
+    let metadata = Metadata {
         service,
         method: method.unwrap_or_default(),
         version,
         group,
         timeout: timeout(fixed, named.deadline),
+        own: false,
         attributes_at: fixed.header_at,
         // Java's clients name the method in the header, npm's do not, and the two order the
         // fields of a `SofaRequest` differently. npm's servers remember the first order they
@@ -142,7 +147,9 @@ pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Metadata<'a>, Ma
             form,
         }
         .pack(),
-    })
+    };
+    metadata.names_fit()?;
+    Ok(metadata)
 }
 
 /// Reads how a response ended.
@@ -210,23 +217,27 @@ const ENOUGH: Error = Error::Limit("what was wanted");
 /// are alike in all but type.
 macro_rules! complete {
     ($callee:ident, $reader:expr) => {{
-        // An error takes nothing away from the fields before it, and so is no error here.
-        let _ = $reader.object(&mut |field, reader| {
-            let missing = match field {
-                "methodName" => &mut $callee.method,
-                "targetServiceUniqueName" => &mut $callee.service,
+        let read = $reader.object(&mut |field, reader| {
+            let (missing, limit) = match field {
+                "methodName" => (&mut $callee.method, NAME_LIMIT),
+                "targetServiceUniqueName" => (&mut $callee.service, UNIQUE_NAME_LIMIT),
                 _ => return Ok(false),
             };
             if missing.is_some() {
                 return Ok(false);
             }
-            *missing = reader.string()?;
+            *missing = reader.string_within(limit)?;
             if $callee.is_complete() {
                 Err(ENOUGH)
             } else {
                 Ok(true)
             }
         });
+        match read {
+            Err(Error::LONG_TEXT) => Err(Malformed::LONG_NAME),
+            // Any other error takes nothing away from the fields before it, and so is none here.
+            _ => Ok(()),
+        }
     }};
 }
 
@@ -235,12 +246,12 @@ impl<'a> Callee<'a> {
         self.service.is_some() && self.method.is_some()
     }
 
-    fn complete_from_draft(&mut self, content: &'a [u8]) {
-        complete!(self, draft::Reader::new(content, Limits::default()));
+    fn complete_from_draft(&mut self, content: &'a [u8]) -> Result<(), Malformed> {
+        complete!(self, draft::Reader::new(content, Limits::default()))
     }
 
-    fn complete_from_v2(&mut self, content: &'a [u8]) {
-        complete!(self, v2::Reader::new(content, Limits::default()));
+    fn complete_from_v2(&mut self, content: &'a [u8]) -> Result<(), Malformed> {
+        complete!(self, v2::Reader::new(content, Limits::default()))
     }
 }
 

@@ -47,7 +47,6 @@ use crate::call::{Form, Note};
 use crate::wire::{Dialect, Fixed, Version};
 
 /// The protocol's name in configuration, metrics and logs.
-/// The protocol's name in configuration, metrics and logs.
 pub const NAME: &str = "bolt";
 
 /// What can be set about Bolt.

@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 use finback_core::rejection::Rejection;
+use finback_core::text::{self, ANSWER_LIMIT};
 
 use crate::call::{Form, Note, key};
 use crate::map;
@@ -13,8 +14,6 @@ const RESPONSE_CLASS: &str = "com.alipay.sofa.rpc.core.response.SofaResponse";
 const EXCEPTION_CLASS: &str = "com.alipay.remoting.rpc.exception.RpcServerException";
 const RESPONSE_FIELDS: [&str; 4] = ["isError", "errorMsg", "appResponse", "responseProps"];
 const EXCEPTION_FIELDS: [&str; 1] = ["detailMessage"];
-/// Characters of text that an answer carries at most.
-const MAX_TEXT: usize = 2048;
 
 /// How a reason is said.
 struct Answer {
@@ -63,7 +62,7 @@ pub(crate) fn put(
     } else {
         text
     };
-    let text: String = text.chars().take(MAX_TEXT).collect();
+    let text = text::cut(text, ANSWER_LIMIT);
 
     let mut content = BytesMut::new();
     let (status, class) = match form {
@@ -76,7 +75,7 @@ pub(crate) fn put(
                 &mut content,
             );
             content.put_u8(b'T');
-            put_text(&text, &mut content);
+            put_text(text, &mut content);
             content.put_slice(b"NN");
             (status::SUCCESS, RESPONSE_CLASS)
         }
@@ -92,7 +91,7 @@ pub(crate) fn put(
                 &EXCEPTION_FIELDS,
                 &mut content,
             );
-            put_text(&text, &mut content);
+            put_text(text, &mut content);
             (status::SERVER_EXCEPTION, EXCEPTION_CLASS)
         }
     };
@@ -127,7 +126,7 @@ fn put_class(is_v2: bool, class: &str, fields: &[&str], out: &mut BytesMut) {
 /// Appends a text, which both dialects write alike. What is beyond UTF-16's basic plane goes as
 /// two surrogates of three bytes each, for that is what Java's reader understands.
 fn put_text(text: &str, out: &mut BytesMut) {
-    // At most twice MAX_TEXT.
+    // At most as many as the text has bytes, which are few.
     let units = text.encode_utf16().count();
     if units <= 31 {
         out.put_u8(units as u8);

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::{BufMut, BytesMut};
-use finback_core::frame::{Edit, Metadata};
+use finback_core::frame::{Edit, Malformed, Metadata, NAME_LIMIT};
 use finback_hessian::{Error, Limits, v2};
 
 use crate::jsonb;
@@ -11,6 +11,9 @@ use crate::wire::{FASTJSON2, Fixed, HEADER, HESSIAN2, ID, LENGTH};
 
 /// Arguments of this prefix are functions that the server calls back.
 const CALLBACK: &str = "sys_callback_arg-";
+
+const INTERFACE: &str = "interface";
+const GROUP: &str = "group";
 
 /// The attachments that every call is asked for.
 #[derive(Debug, Default)]
@@ -21,29 +24,41 @@ pub(crate) struct Attachments<'a> {
     pub(crate) has_callback: bool,
 }
 
-/// Calls `visit` with every attachment whose value is a scalar, as text, until it has enough.
-/// What cannot be read ends the visit: what was found before counts.
-fn visit<'a>(serialization: u8, bytes: &'a [u8], visit: &mut dyn FnMut(&str, Cow<'a, str>)) {
+/// Calls `visit` with every attachment whose value is a scalar, as text; without the value if that
+/// has more than `limit` bytes, of which none is copied. What cannot be read ends the visit: what
+/// was found before counts.
+fn visit<'a>(
+    serialization: u8,
+    bytes: &'a [u8],
+    limit: usize,
+    visit: &mut dyn FnMut(&str, Option<Cow<'a, str>>),
+) {
     if serialization == FASTJSON2 {
-        visit_jsonb(bytes, visit);
+        visit_jsonb(bytes, limit, visit);
         return;
     }
     let mut reader = v2::Reader::new(bytes, Limits::default());
     let _ = reader.map(&mut |key, reader| {
-        let Some(value) = scalar(reader)? else {
-            return Ok(false);
-        };
-        visit(key, value);
+        match scalar(reader, limit) {
+            Ok(None) => return Ok(false),
+            Ok(value) => visit(key, value),
+            Err(Error::LONG_TEXT) => visit(key, None),
+            Err(error) => return Err(error),
+        }
         Ok(true)
     });
 }
 
-fn visit_jsonb<'a>(bytes: &'a [u8], visit: &mut dyn FnMut(&str, Cow<'a, str>)) {
+fn visit_jsonb<'a>(
+    bytes: &'a [u8],
+    limit: usize,
+    visit: &mut dyn FnMut(&str, Option<Cow<'a, str>>),
+) {
     let Some(mut rest) = jsonb_entries(bytes) else {
         return;
     };
     while let Some((key, after)) = jsonb::take_text(rest) {
-        let Some((value, after)) = jsonb::take_scalar(after) else {
+        let Some((value, after)) = jsonb::take_scalar(after, limit) else {
             return;
         };
         visit(&key, value);
@@ -58,11 +73,11 @@ fn jsonb_entries(bytes: &[u8]) -> Option<&[u8]> {
         .strip_prefix(&[jsonb::OBJECT])
 }
 
-/// Reads a scalar as text; `None`, and nothing read, if the value is none.
-fn scalar<'a>(reader: &mut v2::Reader<'a>) -> Result<Option<Cow<'a, str>>, Error> {
+/// Reads a scalar as text of at most `limit` bytes; `None`, and nothing read, if the value is none.
+fn scalar<'a>(reader: &mut v2::Reader<'a>, limit: usize) -> Result<Option<Cow<'a, str>>, Error> {
     Ok(Some(match reader.tag() {
         Some(0x00..=0x1f | 0x30..=0x33 | b'R' | b'S' | b'N') => {
-            reader.string()?.unwrap_or_default()
+            reader.string_within(limit)?.unwrap_or_default()
         }
         Some(tag @ (b'T' | b'F')) => {
             reader.skip()?;
@@ -76,17 +91,26 @@ fn scalar<'a>(reader: &mut v2::Reader<'a>) -> Result<Option<Cow<'a, str>>, Error
 }
 
 /// Reads what every call is asked for.
-pub(crate) fn read(serialization: u8, bytes: &[u8]) -> Attachments<'_> {
+///
+/// # Errors
+/// If a name among it is too long to be one.
+pub(crate) fn read(serialization: u8, bytes: &[u8]) -> Result<Attachments<'_>, Malformed> {
     if serialization == HESSIAN2
         && let Some(found) = read_plain(bytes)
     {
-        return found;
+        return Ok(found);
     }
     let mut found = Attachments::default();
-    visit(serialization, bytes, &mut |key, value| {
-        found.take(key.as_bytes(), || Some(value));
+    let mut fits = true;
+    visit(serialization, bytes, NAME_LIMIT, &mut |key, value| {
+        fits &= value.is_some() || !matches!(key, INTERFACE | GROUP);
+        found.take(key.as_bytes(), || value);
     });
-    found
+    if fits {
+        Ok(found)
+    } else {
+        Err(Malformed::LONG_NAME)
+    }
 }
 
 /// The same for a hessian2 map that holds nothing but ASCII texts of one chunk, as ordinary calls
@@ -145,11 +169,16 @@ pub(crate) fn find<'a>(
         return None;
     }
     let mut found = None;
-    visit(fixed.serialization(), bytes, &mut |key, value| {
-        if key == name {
-            found = Some(value);
-        }
-    });
+    visit(
+        fixed.serialization(),
+        bytes,
+        usize::MAX,
+        &mut |key, value| {
+            if key == name {
+                found = value;
+            }
+        },
+    );
     found
 }
 
@@ -209,7 +238,7 @@ fn rewrite_hessian2(bytes: &[u8], edit: &Edit<'_>) -> Option<BytesMut> {
                     entry.skip().ok()?;
                 }
                 let value_at = at + entry.position();
-                let replaceable = scalar(&mut entry).ok()?.is_some();
+                let replaceable = scalar(&mut entry, usize::MAX).ok()?.is_some();
                 if !replaceable {
                     entry.skip().ok()?;
                 }
@@ -247,7 +276,7 @@ fn rewrite_jsonb(bytes: &[u8], edit: &Edit<'_>) -> Option<BytesMut> {
         _ => return None,
     };
     while let Some((key, value)) = jsonb::take_text(rest) {
-        let (_, after) = jsonb::take_scalar(value)?;
+        let (_, after) = jsonb::take_scalar(value, usize::MAX)?;
         match take(&mut left, &key) {
             Some(new) => {
                 object.put_slice(&rest[..rest.len() - value.len()]);

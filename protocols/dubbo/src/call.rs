@@ -7,8 +7,8 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use finback_core::frame::{Malformed, Metadata, Outcome};
-use finback_hessian::{Limits, v2};
+use finback_core::frame::{Malformed, Metadata, NAME_LIMIT, Outcome};
+use finback_hessian::{Error, Limits, v2};
 
 use crate::attachments::{self, Attachments};
 use crate::jsonb;
@@ -18,6 +18,10 @@ use crate::wire::{self, FASTJSON2, Fixed, HEADER, HESSIAN2};
 const NO_VERSION: &str = "0.0.0";
 /// The descriptor of a generic call: real method, its parameter types, its arguments.
 const GENERIC: &str = "Ljava/lang/String;[Ljava/lang/String;[Ljava/lang/Object;";
+
+/// The longest descriptor of parameters, in bytes: Java's class files hold none that is longer.
+const DESCRIPTOR_LIMIT: usize = 0xffff;
+const UNREADABLE: Malformed = Malformed::Content("the invocation cannot be read");
 
 /// The values that come before the attachments.
 struct Beginning<'a> {
@@ -37,18 +41,18 @@ pub(crate) fn read<'a>(
     let body = wire.get(HEADER..).unwrap_or_default();
     let note = u32::from(fixed.serialization());
     let beginning = match fixed.serialization() {
-        HESSIAN2 => hessian2(body),
-        FASTJSON2 => fastjson2(body),
+        HESSIAN2 => hessian2(body)?,
+        FASTJSON2 => fastjson2(body)?,
         _ => {
             let service = Cow::Owned(opaque_service.to_owned());
             return Ok(Metadata {
                 service,
+                own: true,
                 note,
                 ..Metadata::default()
             });
         }
     };
-    let beginning = beginning.ok_or(Malformed::Content("the invocation cannot be read"))?;
     let Beginning {
         path,
         version,
@@ -68,12 +72,13 @@ pub(crate) fn read<'a>(
     };
     if let Some(at) = attachments_at {
         metadata.attributes_at = HEADER + at;
-        let attachments = attachments::read(fixed.serialization(), &body[at..]);
+        let attachments = attachments::read(fixed.serialization(), &body[at..])?;
         fill(&mut metadata, attachments)?;
     }
     if metadata.service.is_empty() {
         return Err(Malformed::Content("the invocation names no service"));
     }
+    metadata.names_fit()?;
     Ok(metadata)
 }
 
@@ -98,15 +103,22 @@ fn fill<'a>(metadata: &mut Metadata<'a>, attachments: Attachments<'a>) -> Result
     Ok(())
 }
 
-fn hessian2(body: &[u8]) -> Option<Beginning<'_>> {
+fn hessian2(body: &[u8]) -> Result<Beginning<'_>, Malformed> {
     let mut reader = v2::Reader::new(body, Limits::default());
-    let mut text = || reader.string().ok().map(Option::unwrap_or_default);
-    let _protocol = text()?;
-    let (path, version, mut method, descriptor) = (text()?, text()?, text()?, text()?);
+    let mut text = |limit| match reader.string_within(limit) {
+        Ok(text) => Ok(text.unwrap_or_default()),
+        Err(Error::LONG_TEXT) => Err(Malformed::LONG_NAME),
+        Err(_) => Err(UNREADABLE),
+    };
+    let _protocol = text(NAME_LIMIT)?;
+    let (path, version, mut method) = (text(NAME_LIMIT)?, text(NAME_LIMIT)?, text(NAME_LIMIT)?);
+    let descriptor = text(DESCRIPTOR_LIMIT)?;
     let mut arguments = count_parameters(&descriptor);
     if is_generic(&method, &descriptor) {
-        if let Some(name) = reader.string().ok().flatten() {
-            method = name;
+        match reader.string_within(NAME_LIMIT) {
+            Ok(Some(name)) => method = name,
+            Err(Error::LONG_TEXT) => return Err(Malformed::LONG_NAME),
+            Ok(None) | Err(_) => {}
         }
         arguments = arguments.map(|count| count - 1);
     }
@@ -114,7 +126,7 @@ fn hessian2(body: &[u8]) -> Option<Beginning<'_>> {
     let attachments_at = passed
         .map(|()| reader.position())
         .filter(|at| *at < body.len());
-    Some(Beginning {
+    Ok(Beginning {
         path,
         version,
         method,
@@ -122,20 +134,28 @@ fn hessian2(body: &[u8]) -> Option<Beginning<'_>> {
     })
 }
 
-fn fastjson2(body: &[u8]) -> Option<Beginning<'_>> {
+fn fastjson2(body: &[u8]) -> Result<Beginning<'_>, Malformed> {
     let mut values = jsonb::Values::new(body);
-    let mut text = || {
-        values
-            .next()
-            .and_then(jsonb::text)
-            .map(Option::unwrap_or_default)
+    let mut text = |limit| {
+        let value = values.next().ok_or(UNREADABLE)?;
+        match jsonb::text_within(value, limit) {
+            Ok(text) => Ok(text.unwrap_or_default()),
+            Err(jsonb::NoText::TooLong) => Err(Malformed::LONG_NAME),
+            Err(jsonb::NoText::Unreadable) => Err(UNREADABLE),
+        }
     };
-    let _protocol = text()?;
-    let (path, version, mut method, descriptor) = (text()?, text()?, text()?, text()?);
+    let _protocol = text(NAME_LIMIT)?;
+    let (path, version, mut method) = (text(NAME_LIMIT)?, text(NAME_LIMIT)?, text(NAME_LIMIT)?);
+    let descriptor = text(DESCRIPTOR_LIMIT)?;
     let mut arguments = count_parameters(&descriptor);
     if is_generic(&method, &descriptor) {
-        if let Some(name) = values.next().and_then(jsonb::text).flatten() {
-            method = name;
+        let name = values
+            .next()
+            .map(|value| jsonb::text_within(value, NAME_LIMIT));
+        match name {
+            Some(Ok(Some(name))) => method = name,
+            Some(Err(jsonb::NoText::TooLong)) => return Err(Malformed::LONG_NAME),
+            _ => {}
         }
         arguments = arguments.map(|count| count - 1);
     }
@@ -143,7 +163,7 @@ fn fastjson2(body: &[u8]) -> Option<Beginning<'_>> {
     let attachments_at = passed
         .map(|()| values.position())
         .filter(|at| *at < body.len());
-    Some(Beginning {
+    Ok(Beginning {
         path,
         version,
         method,

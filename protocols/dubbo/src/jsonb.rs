@@ -39,19 +39,39 @@ impl<'a> Values<'a> {
     }
 }
 
-/// A whole value that is a text, or null (`Some(None)`).
-pub(crate) fn text(value: &[u8]) -> Option<Option<Cow<'_, str>>> {
+/// Why there is no text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoText {
+    /// It has more bytes than are wanted; nothing was copied.
+    TooLong,
+    /// It is something else, or broken.
+    Unreadable,
+}
+
+/// A whole value that is a text of at most `limit` bytes of UTF-8, or null (`None`).
+pub(crate) fn text_within(value: &[u8], limit: usize) -> Result<Option<Cow<'_, str>>, NoText> {
     if value == [NULL] {
-        return Some(None);
+        return Ok(None);
     }
-    match take_text(value)? {
-        (text, []) => Some(Some(text)),
-        _ => None,
+    match take_text_within(value, limit) {
+        Some((Some(text), [])) => Ok(Some(text)),
+        Some((None, [])) => Err(NoText::TooLong),
+        _ => Err(NoText::Unreadable),
     }
 }
 
 /// The text that `bytes` begin with, and what follows.
 pub(crate) fn take_text(bytes: &[u8]) -> Option<(Cow<'_, str>, &[u8])> {
+    let (text, rest) = take_text_within(bytes, usize::MAX)?;
+    Some((text?, rest))
+}
+
+/// A text, unless it is too long, and what follows.
+pub(crate) type Taken<'a> = (Option<Cow<'a, str>>, &'a [u8]);
+
+/// The same, but `None` in the place of a text of more than `limit` bytes of UTF-8, of which
+/// nothing is copied.
+fn take_text_within(bytes: &[u8], limit: usize) -> Option<Taken<'_>> {
     let (tag, rest) = bytes.split_first()?;
     let (len, rest) = match tag {
         0x49..=0x78 => (usize::from(tag - 0x49), rest),
@@ -62,12 +82,17 @@ pub(crate) fn take_text(bytes: &[u8]) -> Option<(Cow<'_, str>, &[u8])> {
         _ => return None,
     };
     let (text, rest) = rest.split_at_checked(len)?;
-    let text = match tag {
+    // Two bytes of UTF-16 are one of UTF-8 at least.
+    let units = matches!(tag, 0x7b..=0x7d);
+    if if units { len / 2 } else { len } > limit {
+        return Some((None, rest));
+    }
+    let text: Cow<'_, str> = match tag {
         0x7b | 0x7d => utf16(text, u16::from_be_bytes)?.into(),
         0x7c => utf16(text, u16::from_le_bytes)?.into(),
         _ => str::from_utf8(text).ok()?.into(),
     };
-    Some((text, rest))
+    Some((Some(text).filter(|text| text.len() <= limit), rest))
 }
 
 fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Option<String> {
@@ -102,15 +127,15 @@ fn take_int(bytes: &[u8]) -> Option<(i32, &[u8])> {
     }
 }
 
-/// The scalar that `bytes` begin with, as text (null: ""), and what follows; `None` for anything
-/// else.
-pub(crate) fn take_scalar(bytes: &[u8]) -> Option<(Cow<'_, str>, &[u8])> {
+/// The scalar that `bytes` begin with, as text (null: ""), and what follows; no text if that has
+/// more than `limit` bytes. `None` for anything else.
+pub(crate) fn take_scalar(bytes: &[u8], limit: usize) -> Option<Taken<'_>> {
     match bytes {
-        [NULL, rest @ ..] => Some(("".into(), rest)),
-        [0xb0, rest @ ..] => Some(("false".into(), rest)),
-        [0xb1, rest @ ..] => Some(("true".into(), rest)),
-        [0x49..=0x7d, ..] => take_text(bytes),
-        _ => take_int(bytes).map(|(int, rest)| (int.to_string().into(), rest)),
+        [NULL, rest @ ..] => Some((Some("".into()), rest)),
+        [0xb0, rest @ ..] => Some((Some("false".into()), rest)),
+        [0xb1, rest @ ..] => Some((Some("true".into()), rest)),
+        [0x49..=0x7d, ..] => take_text_within(bytes, limit),
+        _ => take_int(bytes).map(|(int, rest)| (Some(int.to_string().into()), rest)),
     }
 }
 
@@ -148,11 +173,23 @@ mod tests {
             assert_eq!(take_text(&out).unwrap(), (text.into(), &[1_u8][..]));
         }
         assert_eq!(
-            text(&[0x7c, 4, 0x2d, 0x4e, 0x87, 0x65]).unwrap().unwrap(),
-            "中文"
+            text_within(&[0x7c, 4, 0x2d, 0x4e, 0x87, 0x65], 6),
+            Ok(Some("中文".into()))
         );
-        assert_eq!(text(&[NULL]), Some(None));
-        assert_eq!(text(&[0x4b, b'a']), None);
+        assert_eq!(text_within(&[NULL], 0), Ok(None));
+        assert_eq!(text_within(&[0x4b, b'a'], 9), Err(NoText::Unreadable));
+    }
+
+    #[test]
+    fn texts_too_long_are_told_apart_from_no_texts() {
+        assert_eq!(text_within(&[0x4b, b'a', b'b'], 2), Ok(Some("ab".into())));
+        assert_eq!(text_within(&[0x4b, b'a', b'b'], 1), Err(NoText::TooLong));
+        // Four bytes of UTF-16 that are six of UTF-8.
+        let wide = [0x7c, 4, 0x2d, 0x4e, 0x87, 0x65];
+        assert_eq!(text_within(&wide, 5), Err(NoText::TooLong));
+        assert_eq!(text_within(&wide, 1), Err(NoText::TooLong));
+        let after: &[u8] = &[1];
+        assert_eq!(take_scalar(&[0x4b, b'a', b'b', 1], 1), Some((None, after)));
     }
 
     #[test]

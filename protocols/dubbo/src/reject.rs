@@ -8,6 +8,7 @@
 use bytes::{BufMut, BytesMut};
 use finback_core::frame::Head;
 use finback_core::rejection::Rejection;
+use finback_core::text::{self, ANSWER_LIMIT};
 
 use crate::jsonb;
 use crate::wire::{self, FASTJSON2, HESSIAN2};
@@ -20,7 +21,7 @@ pub(crate) fn put(head: &Head, rejection: Rejection, text: &str, out: &mut Bytes
     let text = if text.is_empty() {
         rejection.name()
     } else {
-        text
+        text::cut(text, ANSWER_LIMIT)
     };
     let status = match rejection {
         Rejection::NoRoute | Rejection::NoService => wire::SERVICE_NOT_FOUND,

@@ -34,6 +34,8 @@ pub const TRIPLE: &str = "triple";
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// The service of calls that name none.
+const UNNAMED: &str = "(none)";
 /// How gRPC's content types begin.
 const CONTENT_TYPE: &str = "application/grpc";
 
@@ -48,13 +50,10 @@ fn is_grpc(content_type: Option<&HeaderValue>) -> bool {
 }
 
 /// Service and method, as the path has them; an application's context may stand before.
-fn names(path: &str) -> (&str, &str) {
+fn names(path: &str) -> (Option<&str>, &str) {
     let (before, method) = path.rsplit_once('/').unwrap_or(("", path));
-    let service = before.rsplit('/').next().unwrap_or_default();
-    if service.is_empty() {
-        return ("(none)", method);
-    }
-    (service, method)
+    let service = before.rsplit('/').next();
+    (service.filter(|service| !service.is_empty()), method)
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -73,7 +72,8 @@ impl Dialect for Grpc {
     fn metadata<'a>(&self, head: &'a Parts) -> Metadata<'a> {
         let (service, method) = names(head.uri.path());
         Metadata {
-            service: Cow::Borrowed(service),
+            service: Cow::Borrowed(service.unwrap_or(UNNAMED)),
+            own: service.is_none(),
             method: Cow::Borrowed(method),
             timeout: head.headers.get(&TIMEOUT).and_then(timeout::read),
             ..Metadata::default()
@@ -153,16 +153,51 @@ mod tests {
     #[test]
     fn the_path_names_service_and_method() {
         for (path, service, method) in [
-            ("/shop.Pay/Charge", "shop.Pay", "Charge"),
-            ("/app/shop.Pay/Charge", "shop.Pay", "Charge"),
-            ("/Charge", "(none)", "Charge"),
-            ("/", "(none)", ""),
+            ("/shop.Pay/Charge", Some("shop.Pay"), "Charge"),
+            ("/app/shop.Pay/Charge", Some("shop.Pay"), "Charge"),
+            ("/Charge", None, "Charge"),
+            ("/", None, ""),
         ] {
             assert_eq!(names(path), (service, method));
         }
         let own = head("/a.B/c", &[("grpc-timeout", "250m")]);
         let metadata = Grpc.metadata(&own);
         assert_eq!(metadata.timeout, Some(Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn names_that_are_ours_or_too_long_are_unfit() {
+        let long = "x".repeat(1025);
+        for (path, fits) in [
+            ("/Charge".to_owned(), true),
+            (format!("/{}/{}", &long[1..], &long[1..]), true),
+            (format!("/{long}/Charge"), false),
+            (format!("/shop.Pay/{long}"), false),
+            ("/(none)/Charge".to_owned(), false),
+            ("/(other)/Charge".to_owned(), false),
+        ] {
+            let own = head(&path, &[]);
+            assert_eq!(Grpc.metadata(&own).names_fit().is_ok(), fits, "{path}");
+            assert_eq!(Triple.metadata(&own).names_fit().is_ok(), fits, "{path}");
+        }
+        for name in ["tri-service-version", "tri-service-group"] {
+            let own = head("/a.B/c", &[(name, &long)]);
+            assert!(Triple.metadata(&own).names_fit().is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_callers_text_comes_back_cut() {
+        let long = "\u{1f600}".repeat(1 << 20);
+        let answer = Grpc.reject(&Asked::default(), Rejection::NoRoute, &long);
+        // Each byte is three, encoded.
+        assert_eq!(answer.headers()["grpc-message"].len(), 3 * 2048);
+        let asked = Asked {
+            content_type: Some(HeaderValue::from_static("application/json")),
+            is_head: false,
+        };
+        let answer = Triple.reject(&asked, Rejection::NoRoute, &long);
+        assert!(answer.body().len() < 2200, "{}", answer.body().len());
     }
 
     #[test]

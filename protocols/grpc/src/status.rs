@@ -2,6 +2,7 @@
 
 use finback_core::frame::Outcome;
 use finback_core::rejection::Rejection;
+use finback_core::text::{ANSWER_LIMIT, cut};
 use http::{HeaderMap, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
@@ -45,7 +46,7 @@ pub(crate) fn trailers(rejection: Rejection, text: &str) -> HeaderMap {
         super::STATUS,
         HeaderValue::from(u16::from(code(rejection).0)),
     );
-    let message = utf8_percent_encode(text, ENCODED).to_string();
+    let message = utf8_percent_encode(cut(text, ANSWER_LIMIT), ENCODED).to_string();
     if let Ok(message) = HeaderValue::from_str(&message) {
         trailers.insert(super::MESSAGE, message);
     }

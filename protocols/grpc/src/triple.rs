@@ -6,12 +6,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use finback_core::frame::{Metadata, Outcome};
 use finback_core::rejection::Rejection;
+use finback_core::text::{ANSWER_LIMIT, cut};
 use finback_http::{Asked, Dialect};
 use http::header::{self, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use crate::{Grpc, is_grpc, names, status, text};
+use crate::{Grpc, is_grpc, status, text};
 
 const TIMEOUT: HeaderName = HeaderName::from_static("tri-service-timeout");
 /// As dubbo-go names it.
@@ -34,7 +35,7 @@ impl Dialect for Triple {
     }
 
     fn metadata<'a>(&self, head: &'a Parts) -> Metadata<'a> {
-        let (service, method) = names(head.uri.path());
+        let called = Grpc.metadata(head);
         let of = |name| Cow::Borrowed(text(&head.headers, name).unwrap_or_default());
         let millis = |name: &HeaderName| {
             let millis = text(&head.headers, name.as_str())?.parse().ok()?;
@@ -42,12 +43,10 @@ impl Dialect for Triple {
         };
         let timeout = millis(&TIMEOUT).or_else(|| millis(&GO_TIMEOUT));
         Metadata {
-            service: Cow::Borrowed(service),
-            method: Cow::Borrowed(method),
             version: of("tri-service-version"),
             group: of("tri-service-group"),
-            timeout: timeout.or_else(|| Grpc.metadata(head).timeout),
-            ..Metadata::default()
+            timeout: timeout.or(called.timeout),
+            ..called
         }
     }
 
@@ -89,7 +88,8 @@ impl Dialect for Triple {
             return Grpc.reject(asked, rejection, text);
         }
         let (_, name) = status::code(rejection);
-        let body = serde_json::json!({ "code": name, "message": text }).to_string();
+        let body =
+            serde_json::json!({ "code": name, "message": cut(text, ANSWER_LIMIT) }).to_string();
         let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = http_status(name);
         response.headers_mut().insert(

@@ -29,6 +29,11 @@ impl Default for Limits {
     }
 }
 
+impl Error {
+    /// A text is longer than its reader takes.
+    pub const LONG_TEXT: Self = Self::Limit("text length");
+}
+
 /// Why a body cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {

@@ -4,6 +4,9 @@ use std::borrow::Cow;
 
 use crate::Error;
 
+/// The longest name of a field or key that is given to whoever visits, in bytes.
+pub(crate) const LONGEST_NAME: usize = 0xffff;
+
 /// Where the text of `units` UTF-16 units that begins at `at` ends: the wire counts as Java does.
 pub(crate) fn end(bytes: &[u8], at: usize, units: usize) -> Result<usize, Error> {
     // Nearly all text is ASCII, where units are bytes.
@@ -28,6 +31,21 @@ pub(crate) fn end(bytes: &[u8], at: usize, units: usize) -> Result<usize, Error>
         Err(Error::Truncated)
     } else {
         Ok(end)
+    }
+}
+
+/// The most bytes on the wire that a text of `limit` bytes of UTF-8 may have: Java writes six where
+/// UTF-8 has four.
+pub(crate) fn on_wire(limit: usize) -> usize {
+    limit.saturating_add(limit / 2)
+}
+
+/// The same text, unless it has more than `limit` bytes.
+pub(crate) fn bounded(text: Cow<'_, str>, limit: usize) -> Result<Cow<'_, str>, Error> {
+    if text.len() > limit {
+        Err(Error::LONG_TEXT)
+    } else {
+        Ok(text)
     }
 }
 

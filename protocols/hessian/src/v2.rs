@@ -101,13 +101,22 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// Any [`Error`]; [`Error::Tag`] if the value is not a text.
     pub fn string(&mut self) -> Result<Option<Cow<'a, str>>, Error> {
+        self.string_within(usize::MAX)
+    }
+
+    /// Reads a text of at most `limit` bytes of UTF-8; `None` for null.
+    ///
+    /// # Errors
+    /// Any [`Error`]; [`Error::Tag`] if the value is not a text, [`Error::LONG_TEXT`] if it is
+    /// too long: then it was passed over, and no more than `limit` bytes of it were copied.
+    pub fn string_within(&mut self, limit: usize) -> Result<Option<Cow<'a, str>>, Error> {
         self.spend()?;
         if let Some(text) = self.short_ascii() {
-            return Ok(Some(Cow::Borrowed(text)));
+            return text::bounded(Cow::Borrowed(text), limit).map(Some);
         }
         match self.byte()? {
             b'N' => Ok(None),
-            tag => self.text(tag).map(Some),
+            tag => self.text(tag, limit).map(Some),
         }
     }
 
@@ -163,7 +172,8 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads an object (or null): calls `visit` with each field's name, which answers whether it
-    /// read the field's value. What it did not read is skipped.
+    /// read the field's value. What it did not read is skipped, as are fields of names that
+    /// nobody can be looking for, so long are they.
     ///
     /// # Errors
     /// Any [`Error`], also one of `visit`'s own; [`Error::Tag`] if the value is not an object.
@@ -188,8 +198,12 @@ impl<'a> Reader<'a> {
         let mut names = Reader::new(self.bytes, self.limits);
         names.at = class.names_at;
         for _ in 0..class.fields {
-            let name = names.string()?.ok_or(Error::Tag(b'N'))?;
-            if !visit(&name, self)? {
+            let consumed = match names.string_within(text::LONGEST_NAME) {
+                Ok(name) => visit(&name.ok_or(Error::Tag(b'N'))?, self)?,
+                Err(Error::LONG_TEXT) => false,
+                Err(error) => return Err(error),
+            };
+            if !consumed {
                 self.skip()?;
             }
         }
@@ -197,7 +211,8 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a map (or null): calls `visit` with each key that is a text, which answers whether
-    /// it read the key's value. What it did not read is skipped, as are entries of other keys.
+    /// it read the key's value. What it did not read is skipped, as are entries of other keys and
+    /// of keys that nobody can be looking for, so long are they.
     ///
     /// # Errors
     /// Any [`Error`], also one of `visit`'s own; [`Error::Tag`] if the value is not a map.
@@ -219,9 +234,10 @@ impl<'a> Reader<'a> {
                 return Ok(());
             }
             let consumed = if is_text(tag) {
-                match self.string()? {
-                    Some(key) => visit(&key, self)?,
-                    None => false,
+                match self.string_within(text::LONGEST_NAME) {
+                    Ok(Some(key)) => visit(&key, self)?,
+                    Ok(None) | Err(Error::LONG_TEXT) => false,
+                    Err(error) => return Err(error),
                 }
             } else {
                 self.skip()?;
@@ -386,26 +402,40 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn pass_text(&mut self, mut tag: u8) -> Result<(), Error> {
-        while let Chunk { more: true, .. } = self.chunk(tag)? {
-            tag = self.byte()?;
+    fn pass_text(&mut self, tag: u8) -> Result<(), Error> {
+        let chunk = self.chunk(tag)?;
+        self.pass_rest(chunk)
+    }
+
+    /// Passes over what follows this chunk of a text.
+    fn pass_rest(&mut self, mut chunk: Chunk<'a>) -> Result<(), Error> {
+        while chunk.more {
+            let tag = self.byte()?;
+            chunk = self.chunk(tag)?;
         }
         Ok(())
     }
 
-    fn text(&mut self, tag: u8) -> Result<Cow<'a, str>, Error> {
+    fn text(&mut self, tag: u8, limit: usize) -> Result<Cow<'a, str>, Error> {
+        let most = text::on_wire(limit);
         let mut chunk = self.chunk(tag)?;
-        if !chunk.more {
-            return text::decode(chunk.bytes);
+        if !chunk.more && chunk.bytes.len() <= most {
+            return text::bounded(text::decode(chunk.bytes)?, limit);
         }
         let mut whole = Vec::new();
-        while chunk.more {
+        loop {
+            if whole.len() + chunk.bytes.len() > most {
+                self.pass_rest(chunk)?;
+                return Err(Error::LONG_TEXT);
+            }
             whole.extend_from_slice(chunk.bytes);
+            if !chunk.more {
+                break;
+            }
             let tag = self.byte()?;
             chunk = self.chunk(tag)?;
         }
-        whole.extend_from_slice(chunk.bytes);
-        text::decode(&whole).map(|text| Cow::Owned(text.into_owned()))
+        text::bounded(text::decode(&whole)?, limit).map(|text| Cow::Owned(text.into_owned()))
     }
 
     /// Reads one chunk of a text, after its tag.
@@ -554,6 +584,44 @@ mod tests {
             Reader::new(b"\x91", Limits::default()).string(),
             Err(Error::Tag(0x91))
         );
+    }
+
+    #[test]
+    fn a_text_too_long_is_passed_over_uncopied() {
+        let read = |bytes: &[u8], limit| {
+            let mut reader = Reader::new(bytes, Limits::default());
+            let text = reader.string_within(limit);
+            (text.map(|text| text.map(Cow::into_owned)), reader.int())
+        };
+        let text = |text: &str| Ok(Some(text.to_owned()));
+        assert_eq!(read(b"\x03abc\x91", 3), (text("abc"), Ok(1)));
+        assert_eq!(read(b"\x03abc\x91", 2), (Err(Error::LONG_TEXT), Ok(1)));
+        assert_eq!(read(b"R\x00\x02ab\x01c\x91", 3), (text("abc"), Ok(1)));
+        assert_eq!(
+            read(b"R\x00\x02abR\x00\x02cd\x01e\x91", 2),
+            (Err(Error::LONG_TEXT), Ok(1))
+        );
+        // Six bytes of Java's are four of UTF-8.
+        let cesu = b"\x02\xed\xa0\xbd\xed\xb8\x80\x91";
+        assert_eq!(read(cesu, 4), (text("\u{1f600}"), Ok(1)));
+        assert_eq!(read(cesu, 3), (Err(Error::LONG_TEXT), Ok(1)));
+        assert_eq!(read(b"N\x91", 0), (Ok(None), Ok(1)));
+    }
+
+    #[test]
+    fn entries_of_keys_too_long_are_passed_over() {
+        let chunk = [b"R\xff\xff".to_vec(), vec![b'k'; 0xffff]].concat();
+        let map = [b"H", &chunk[..], b"\x01k\x05value\x01a\x91Z"].concat();
+        let mut seen = Vec::new();
+        let mut reader = Reader::new(&map, Limits::default());
+        reader
+            .map(&mut |key, _| {
+                seen.push(key.to_owned());
+                Ok(false)
+            })
+            .unwrap();
+        assert_eq!(seen, ["a"]);
+        assert_eq!(reader.remaining(), 0);
     }
 
     #[test]

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use finback_core::frame::{Metadata, Outcome};
+use finback_core::frame::{Metadata, NAME_LIMIT, Outcome};
 use finback_core::rejection::Rejection;
+use finback_core::text::{ANSWER_LIMIT, cut};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 
@@ -96,7 +97,7 @@ impl Dialect for Plain {
         };
         let service = if host.is_empty() {
             Cow::Borrowed("(none)")
-        } else if host.bytes().any(|b| b.is_ascii_uppercase()) {
+        } else if host.len() <= NAME_LIMIT && host.bytes().any(|b| b.is_ascii_uppercase()) {
             Cow::Owned(host.to_ascii_lowercase())
         } else {
             Cow::Borrowed(host)
@@ -110,6 +111,7 @@ impl Dialect for Plain {
         Metadata {
             service,
             method: Cow::Borrowed(method),
+            own: host.is_empty(),
             ..Metadata::default()
         }
     }
@@ -137,7 +139,7 @@ impl Dialect for Plain {
         let body = if asked.is_head {
             Bytes::new()
         } else {
-            Bytes::from(format!("{text}\n"))
+            Bytes::from(format!("{}\n", cut(text, ANSWER_LIMIT)))
         };
         let mut response = Response::new(body);
         *response.status_mut() = status(rejection);
@@ -203,6 +205,24 @@ mod tests {
             let head = parts(host);
             assert_eq!(Plain.metadata(&head).service, service, "{host}");
         }
+    }
+
+    #[test]
+    fn hosts_that_are_ours_or_too_long_are_unfit() {
+        let long = "X".repeat(1025);
+        for (host, fits) in [
+            (&long[1..], true),
+            (&long, false),
+            ("", true),
+            ("(none)", false),
+            ("(unfit)", false),
+        ] {
+            let head = parts(host);
+            assert_eq!(Plain.metadata(&head).names_fit().is_ok(), fits, "{host}");
+        }
+        let text = "\u{e9}".repeat(5000);
+        let answer = Plain.reject(&Asked::default(), Rejection::NoRoute, &text);
+        assert_eq!(answer.body().len(), 2049);
     }
 
     #[test]

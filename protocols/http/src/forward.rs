@@ -1,5 +1,6 @@
 //! One request from its head to its response's head.
 
+use std::borrow::Cow;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -8,6 +9,7 @@ use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use finback_core::driver::Stream;
+use finback_core::frame::{Malformed, Metadata};
 use finback_core::mesh::{Lease, Verdict};
 use finback_core::rejection::Rejection;
 use futures_util::FutureExt;
@@ -91,6 +93,22 @@ fn fault(http: &Http, head: &Parts, upgrades: bool) -> Option<(Rejection, &'stat
     headers::fault(head).map(|why| (Rejection::BadRequest, why))
 }
 
+/// What routing may see of a request whose names are unfit to be seen.
+fn unnamed() -> Metadata<'static> {
+    Metadata {
+        service: Cow::Borrowed("(unfit)"),
+        own: true,
+        ..Metadata::default()
+    }
+}
+
+fn why(unfit: &Malformed) -> &'static str {
+    match unfit {
+        Malformed::Content(why) | Malformed::Garbage(why) => why,
+        Malformed::TooLarge { .. } => "a name is too long",
+    }
+}
+
 /// What a head weighs, near enough for a record.
 fn weight(head: &Parts) -> usize {
     let headers = head.headers.iter();
@@ -148,8 +166,12 @@ impl Call {
         };
         let asked = Asked::of(&head);
         let wanted = Wanted::take(&mut head, &mut body);
-        let fault = fault(http, &head, wanted.is_some());
-        let metadata = dialect.metadata(&head);
+        let mut fault = fault(http, &head, wanted.is_some());
+        let mut metadata = dialect.metadata(&head);
+        if let Err(unfit) = metadata.names_fit() {
+            metadata = unnamed();
+            fault = fault.or(Some((Rejection::BadRequest, why(&unfit))));
+        }
         let own_timeout = metadata.timeout.is_some();
         let bytes = weight(&head);
         let mut attributes = |name: &str| headers::attribute(&head, name);

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use finback_core::driver::{Caller, Connection, Socket, Worker};
+use finback_core::log_limit::LogLimit;
+use finback_core::text::Escaped;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use tokio::io::AsyncReadExt;
@@ -79,6 +81,16 @@ async fn leave_quietly(caller: &Caller) {
     }
 }
 
+/// Says why a client's connection is closed by its own fault.
+fn closed(caller: &Caller, why: &str) {
+    static CLOSED: LogLimit = LogLimit::usual();
+    caller.worker().read_clock();
+    if let Some(left_out) = CLOSED.admit(caller.worker().now()) {
+        let why = Escaped(why);
+        tracing::info!(source = %caller.peer(), %why, left_out, "connection closed");
+    }
+}
+
 async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
     let caller_is_secure = io.is_secure();
     let client = Client::new(&http, &caller, caller_is_secure);
@@ -91,13 +103,12 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
             Some(Next::Request(request)) => request,
             Some(Next::Fault(fault)) => {
                 caller.is_malformed();
-                let source = caller.peer();
-                tracing::info!(%source, ?fault, "connection closed: no request that is served");
+                closed(&caller, &format!("no request that is served: {fault:?}"));
                 return server.refuse(refusal(fault)).await;
             }
             None if server.has_part() => {
                 caller.is_malformed();
-                tracing::info!(source = %caller.peer(), "connection closed: a request took too long");
+                closed(&caller, "a request took too long");
                 return server.refuse(LATE).await;
             }
             Some(Next::Closed) => return,
@@ -260,7 +271,6 @@ async fn drive_http2(
     let mut tick = tokio::time::interval_at(Instant::now() + QUIET, QUIET);
     let (mut seen, mut since) = (0, Instant::now());
     let left = Cell::new(false);
-    let source = caller.peer();
     let most = match config.requests {
         0 => u64::MAX,
         most => most,
@@ -286,7 +296,7 @@ async fn drive_http2(
             ended = serving => {
                 if let Ended::Fault(Reason(code)) = ended {
                     caller.is_malformed();
-                    tracing::info!(%source, code, "connection closed: HTTP/2 was broken");
+                    closed(&caller, &format!("HTTP/2 was broken: {code}"));
                 }
                 server.close().await;
                 return;
@@ -298,7 +308,7 @@ async fn drive_http2(
             () = caller.cut() => return,
             () = client.is_hostile() => {
                 caller.is_malformed();
-                tracing::info!(%source, "connection closed: most of its requests were taken back");
+                closed(&caller, "most of its requests were taken back");
                 return;
             }
             _ = tick.tick() => {
@@ -306,7 +316,7 @@ async fn drive_http2(
                 let head = Duration::from_secs(server.tick().into());
                 if head >= config.head_timeout {
                     caller.is_malformed();
-                    tracing::info!(%source, "connection closed: a request took too long");
+                    closed(&caller, "a request took too long");
                     return;
                 }
                 let quiet = client.in_flight() == 0 && client.requests() == seen;

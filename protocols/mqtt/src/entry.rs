@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use finback_core::driver::{Caller, Connection, Socket, Worker};
+use finback_core::log_limit::LogLimit;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::channel::Channel;
-use crate::codec::{Head, Kind, Level};
+use crate::codec::{Fault, Head, Kind, Level};
 use crate::open::Begun;
 use crate::{Mqtt, open, session, websocket};
 
@@ -57,8 +58,12 @@ async fn enter(
         let mut socket = channel.into_socket();
         let left = deadline.saturating_duration_since(Instant::now());
         if let Err(why) = websocket::shake_hands(&mut socket, &mut head, left).await {
+            static UNOPENED: LogLimit = LogLimit::usual();
             caller.is_malformed();
-            tracing::info!(source = %caller.peer(), why, "no WebSocket was opened");
+            caller.worker().read_clock();
+            if let Some(left_out) = UNOPENED.admit(caller.worker().now()) {
+                tracing::info!(source = %caller.peer(), why, left_out, "no WebSocket was opened");
+            }
             return None;
         }
         channel = Channel::websocket(socket, head.split().freeze());
@@ -86,9 +91,24 @@ async fn enter(
     Some((client, begun))
 }
 
+/// Says why a client's session ended by its own fault.
+pub(crate) fn session_ended(caller: &Caller, fault: &Fault) {
+    static ENDED: LogLimit = LogLimit::usual();
+    if let Some(left_out) = ENDED.admit(caller.worker().now()) {
+        tracing::info!(
+            source = %caller.peer(), reason = fault.reason.name(), why = fault.why, left_out,
+            "session ended"
+        );
+    }
+}
+
 fn nonsense<T>(caller: &Caller, why: &str) -> Option<T> {
+    static CLOSED: LogLimit = LogLimit::usual();
     caller.is_malformed();
-    tracing::info!(source = %caller.peer(), why, "connection closed");
+    caller.worker().read_clock();
+    if let Some(left_out) = CLOSED.admit(caller.worker().now()) {
+        tracing::info!(source = %caller.peer(), why, left_out, "connection closed");
+    }
     None
 }
 

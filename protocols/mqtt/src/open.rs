@@ -9,9 +9,11 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use finback_core::driver::{Caller, Stream, dial};
 use finback_core::frame::{Metadata, Outcome};
+use finback_core::log_limit::LogLimit;
 use finback_core::mesh::{Lease, Verdict};
 use finback_core::record::{Ending, Record};
 use finback_core::rejection::Rejection;
+use finback_core::text::Escaped;
 use tokio::time::{Instant, timeout};
 
 use crate::channel::Channel;
@@ -129,7 +131,11 @@ pub(crate) async fn open(
         }
         Refused::Gone => return None,
     };
-    tracing::info!(source = %caller.peer(), reason = reason.name(), why, "session refused");
+    static REFUSED: LogLimit = LogLimit::usual();
+    if let Some(left_out) = REFUSED.admit(caller.worker().now()) {
+        let (source, reason, why) = (caller.peer(), reason.name(), Escaped(&why));
+        tracing::info!(%source, reason, %why, left_out, "session refused");
+    }
     count(caller, reason);
     let last = match level {
         Some(level) => write::connack(level, reason, &why, None),
@@ -207,6 +213,7 @@ async fn admit(
         service: Cow::Borrowed(SERVICE),
         method: Cow::Borrowed("connect"),
         version: Cow::Borrowed(connect.level.name()),
+        own: true,
         ..Metadata::default()
     };
     let (mut stream, routed) = caller.open(NAME, &metadata, packet.len(), &mut attributes);
@@ -575,7 +582,7 @@ async fn introduce(
             }
             _ => {
                 tracing::warn!(
-                    endpoint = %caller.peer(), kind = ?head.kind, fault = ?sound.err(),
+                    client = %caller.peer(), kind = ?head.kind, fault = ?sound.err(),
                     "a broker answers CONNECT by what is no answer"
                 );
                 return Err(lost);

@@ -22,7 +22,7 @@ use tokio::time::Sleep;
 
 use crate::channel::Channel;
 use crate::codec::{Fault, Level, write};
-use crate::entry::farewell;
+use crate::entry::{farewell, session_ended};
 use crate::gate::Flow;
 use crate::open::Opened;
 use crate::policy::Applied;
@@ -342,10 +342,7 @@ impl Session {
         match &end {
             End::Fault(fault) => {
                 caller.is_malformed();
-                tracing::info!(
-                    source = %caller.peer(), reason = fault.reason.name(), why = fault.why,
-                    "session ended"
-                );
+                session_ended(&caller, fault);
             }
             End::EndpointFault(fault) => tracing::warn!(
                 endpoint = %lease.address(), why = fault.why,

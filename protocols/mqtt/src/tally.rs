@@ -12,11 +12,12 @@ use finback_core::driver::Caller;
 use finback_core::frame::Outcome;
 use finback_core::record::{Ending, Record, Series};
 use finback_core::rejection::Rejection;
+use finback_core::text;
 
 use crate::NAME;
 
 /// The service of what is not about a topic.
-pub(crate) const SESSION: &str = "(session)";
+const SESSION_SERVICE: &str = "(session)";
 /// First levels of topics that one worker tells apart.
 const MAX_PREFIXES: usize = 128;
 /// The longest of them; longer ones are cut off.
@@ -40,6 +41,23 @@ pub(crate) mod method {
     pub(crate) const SESSION: &str = "session";
     /// A message that was left out where it was to go besides its broker.
     pub(crate) const TAP: &str = "tap";
+}
+
+/// What a packet is about.
+#[derive(Clone, Copy)]
+pub(crate) enum About<'a> {
+    /// The session.
+    Session,
+    /// A topic, which its sender chose.
+    Topic(&'a str),
+}
+
+pub(crate) const SESSION: About<'static> = About::Session;
+
+impl<'a> From<&'a str> for About<'a> {
+    fn from(topic: &'a str) -> Self {
+        Self::Topic(topic)
+    }
 }
 
 /// First levels that were seen in this worker.
@@ -98,8 +116,11 @@ impl Tally {
         }
     }
 
-    fn known(&mut self, method: &'static str, topic: &str) -> &Rc<Known> {
-        let prefix = first_level(topic);
+    fn known(&mut self, method: &'static str, about: About<'_>) -> &Rc<Known> {
+        let prefix = match about {
+            About::Session => SESSION_SERVICE,
+            About::Topic(topic) => first_level(topic),
+        };
         // Both are compared, the pointer of the method first.
         let found = self
             .known
@@ -129,6 +150,7 @@ impl Tally {
     }
 
     fn allowed<'a>(&self, prefix: &'a str) -> &'a str {
+        // Ours: no topic's first level begins so.
         if prefix.starts_with('(') {
             return prefix;
         }
@@ -157,19 +179,32 @@ impl Tally {
     }
 
     /// Something was passed on that is not answered, or answered by us.
-    pub(crate) fn sent(&mut self, method: &'static str, topic: &str, bytes: usize, ending: Ending) {
+    pub(crate) fn sent<'a>(
+        &mut self,
+        method: &'static str,
+        about: impl Into<About<'a>>,
+        bytes: usize,
+        ending: Ending,
+    ) {
         let now = self.caller.worker().now();
         let record = self.record(ending, now, bytes as u64);
-        self.known(method, topic).series.record(&record);
+        self.known(method, about.into()).series.record(&record);
     }
 
     /// Something was passed on that will be answered.
-    pub(crate) fn asked(&mut self, asked: Asked, method: &'static str, topic: &str, bytes: usize) {
+    pub(crate) fn asked<'a>(
+        &mut self,
+        asked: Asked,
+        method: &'static str,
+        about: impl Into<About<'a>>,
+        bytes: usize,
+    ) {
+        let about = about.into();
         if self.timed.len() >= MAX_TIMED {
-            self.sent(method, topic, bytes, Ending::Sent);
+            self.sent(method, about, bytes, Ending::Sent);
             return;
         }
-        let known = self.known(method, topic).clone();
+        let known = self.known(method, about).clone();
         let timed = Timed {
             asked,
             since: self.caller.worker().now(),
@@ -213,20 +248,48 @@ impl Tally {
                 .series
                 .record(&self.record(lost, timed.since, timed.bytes));
         }
-        let series = self.caller.series(NAME, SESSION, method::SESSION);
+        let series = self.caller.series(NAME, SESSION_SERVICE, method::SESSION);
         let mut record = self.record(ending, self.began, self.up);
         record.response_bytes = self.down;
         series.record(&record);
     }
 }
 
-/// The first level of a topic, which is what metrics tell topics apart by.
+/// The first level of a topic, which is what metrics tell topics apart by. Topics may be as long as
+/// MQTT allows: only so much of one becomes a name, and none of ours.
 fn first_level(topic: &str) -> &str {
     if topic.is_empty() {
         return ALIAS;
     }
     let level = topic.split('/').next().unwrap_or_default();
-    // "/a" has an empty first level.
-    let level = if level.is_empty() { "/" } else { level };
-    &level[..level.floor_char_boundary(MAX_PREFIX)]
+    match level.as_bytes().first() {
+        // "/a" has an empty first level.
+        None => "/",
+        // As names of our own begin.
+        Some(b'(') => OTHER,
+        Some(_) => text::cut(level, MAX_PREFIX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_is_known_by_its_first_level() {
+        let long = "l".repeat(65_535);
+        for (topic, level) in [
+            ("plant/line/1", "plant"),
+            ("plant", "plant"),
+            ("/plant", "/"),
+            ("", ALIAS),
+            ("(session)", OTHER),
+            ("(alias)/x", OTHER),
+            ("(whatever", OTHER),
+            (&long, &long[..MAX_PREFIX]),
+            (&format!("{}\u{e9}/x", &long[..63]), &long[..63]),
+        ] {
+            assert_eq!(first_level(topic), level, "{topic}");
+        }
+    }
 }

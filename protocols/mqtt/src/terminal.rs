@@ -14,8 +14,10 @@ use bytes::BytesMut;
 use finback_core::clock::Now;
 use finback_core::driver::Caller;
 use finback_core::frame::Outcome;
+use finback_core::log_limit::LogLimit;
 use finback_core::record::Ending;
 use finback_core::rejection::Rejection;
+use finback_core::text::Escaped;
 use tokio::time::{Instant, Sleep};
 
 use crate::channel::Channel;
@@ -24,7 +26,7 @@ use crate::codec::{
     BAD_ALIAS, Connect, Fault, Head, Kind, Level, Properties, Publish, Reader, Side, Subscription,
     check, write,
 };
-use crate::entry::farewell;
+use crate::entry::{farewell, session_ended};
 use crate::open::{MAX_ALIASES, patience};
 use crate::policy::Applied;
 use crate::reason::Reason;
@@ -411,7 +413,7 @@ impl Terminal {
             }
             None => {
                 let denied = Ending::Rejected(Rejection::Denied);
-                self.tally.sent(method, &topic, packet.len(), denied);
+                self.tally.sent(method, &*topic, packet.len(), denied);
                 return self.deny(qos, id).map(|()| true);
             }
         };
@@ -451,10 +453,10 @@ impl Terminal {
             payload: &packet[publish.head..],
         };
         match self.sink.take(&message, receipt) {
-            Ok(()) if qos == 0 => self.tally.sent(method, &topic, packet.len(), Ending::Sent),
+            Ok(()) if qos == 0 => self.tally.sent(method, &*topic, packet.len(), Ending::Sent),
             Ok(()) => self
                 .tally
-                .asked(Asked::Publish(id), method, &topic, packet.len()),
+                .asked(Asked::Publish(id), method, &*topic, packet.len()),
             Err(NotTaken::Full) => {
                 if qos > 0 {
                     self.pending.pop_back();
@@ -463,7 +465,7 @@ impl Terminal {
             }
             Err(failed) => {
                 let ending = Ending::Answered(Outcome::Failed);
-                self.tally.sent(method, &topic, packet.len(), ending);
+                self.tally.sent(method, &*topic, packet.len(), ending);
                 if let Some(pending) = self.pending.back_mut().filter(|_| qos > 0) {
                     pending.came = Some(Err(failed));
                 }
@@ -562,10 +564,7 @@ impl Terminal {
         };
         if let End::Fault(fault) = &end {
             caller.is_malformed();
-            tracing::info!(
-                source = %caller.peer(), reason = fault.reason.name(), why = fault.why,
-                "session ended"
-            );
+            session_ended(&caller, fault);
         }
         self.tally.ended(match &end {
             End::Goodbye | End::TakenOver => Ending::Answered(Outcome::Success),
@@ -598,6 +597,7 @@ impl Terminal {
             Some(applied) => applied.names.up(&will.topic).into_owned(),
             None => will.topic.clone(),
         };
+        let worker = self.caller.worker().clone();
         tokio::task::spawn_local(async move {
             let deadline = Instant::now() + WILL;
             loop {
@@ -614,7 +614,11 @@ impl Terminal {
                     Err(NotTaken::Full) if Instant::now() < deadline => {}
                     Ok(()) => return,
                     Err(why) => {
-                        tracing::warn!(client = client_id, ?why, "a will was not published");
+                        static LOST: LogLimit = LogLimit::usual();
+                        if let Some(left_out) = LOST.admit(worker.now()) {
+                            let client = Escaped(&client_id);
+                            tracing::warn!(%client, ?why, left_out, "a will was not published");
+                        }
                         return;
                     }
                 }

@@ -14,9 +14,11 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use finback_core::driver::{Caller, Connection, Socket, Stream, Worker, dial};
 use finback_core::frame::{Metadata, Outcome};
+use finback_core::log_limit::LogLimit;
 use finback_core::mesh::{Lease, Verdict};
 use finback_core::protocol::{Protocol, Served, Sniff};
 use finback_core::rejection::Rejection;
+use finback_core::text::Escaped;
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout_at};
 
@@ -78,16 +80,23 @@ async fn open(caller: &Rc<Caller>, client: &mut Socket) -> Option<(Stream, Lease
     let name = server_name(client).await.ok()?;
     let metadata = Metadata {
         service: Cow::Borrowed(name.as_deref().unwrap_or(UNNAMED)),
+        own: name.is_none(),
         ..Metadata::default()
     };
     let mut attributes = |asked: &str| match asked {
         ":sni" => name.clone(),
         _ => None,
     };
+    if let Err(why) = metadata.names_fit() {
+        // There is nothing that says no before the handshake that is not ours to make.
+        caller.is_malformed();
+        closed(caller, &why.to_string());
+        return None;
+    }
     let (mut stream, routed) = caller.open(NAME, &metadata, 0, &mut attributes);
     let refuse = |stream: &mut Stream, rejection| {
         let why = stream.rejected(rejection);
-        tracing::info!(source = %caller.peer(), why, "connection closed");
+        closed(caller, &why);
         None
     };
     if let Err(rejection) = routed {
@@ -109,6 +118,14 @@ async fn open(caller: &Rc<Caller>, client: &mut Socket) -> Option<(Stream, Lease
                 }
             }
         }
+    }
+}
+
+fn closed(caller: &Caller, why: &str) {
+    static CLOSED: LogLimit = LogLimit::usual();
+    if let Some(left_out) = CLOSED.admit(caller.worker().now()) {
+        let why = Escaped(why);
+        tracing::info!(source = %caller.peer(), %why, left_out, "connection closed");
     }
 }
 

@@ -33,7 +33,7 @@ fn outcome(wire: &[u8]) -> Outcome {
 }
 
 /// A v1 request of this class, header map and content.
-fn request(class: &str, map: &[(&str, &str)], codec: u8, content: &[u8]) -> Vec<u8> {
+pub(crate) fn request(class: &str, map: &[(&str, &str)], codec: u8, content: &[u8]) -> Vec<u8> {
     let mut header = Vec::new();
     for text in map.iter().flat_map(|(key, value)| [key, value]) {
         header.extend_from_slice(&(text.len() as u32).to_be_bytes());
@@ -49,7 +49,7 @@ fn request(class: &str, map: &[(&str, &str)], codec: u8, content: &[u8]) -> Vec<
     wire
 }
 
-const SOFA: &str = "com.alipay.sofa.rpc.core.request.SofaRequest";
+pub(crate) const SOFA: &str = "com.alipay.sofa.rpc.core.request.SofaRequest";
 
 #[test]
 fn captured_frames_keep_every_law() {

@@ -3,4 +3,5 @@
 
 mod codec;
 mod frames;
+mod names;
 mod reject;

@@ -1,5 +1,7 @@
 //! Packets of our own.
 
+use finback_core::text::{ANSWER_LIMIT, cut};
+
 use super::properties::{Writer, id};
 use super::reader::{put_text, put_variable};
 use super::{Kind, Level};
@@ -25,7 +27,7 @@ pub fn connack(level: Level, reason: Reason, why: &str, server: Option<&str>) ->
     if level.is_5() {
         let mut properties = Writer::default();
         if !why.is_empty() {
-            properties.text(id::REASON_STRING, why);
+            properties.text(id::REASON_STRING, cut(why, ANSWER_LIMIT));
         }
         if let Some(server) = server {
             properties.text(id::SERVER_REFERENCE, server);
@@ -53,7 +55,7 @@ pub fn accepted(level: Level, session_present: bool, properties: &[u8]) -> Vec<u
 pub fn disconnect(reason: Reason, why: &str, server: Option<&str>) -> Vec<u8> {
     let mut properties = Writer::default();
     if !why.is_empty() {
-        properties.text(id::REASON_STRING, why);
+        properties.text(id::REASON_STRING, cut(why, ANSWER_LIMIT));
     }
     if let Some(server) = server {
         properties.text(id::SERVER_REFERENCE, server);

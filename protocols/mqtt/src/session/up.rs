@@ -86,7 +86,7 @@ impl Session {
         if !applied.may_publish(&topic) {
             self.throttle(head.packet());
             let denied = Ending::Rejected(Rejection::Denied);
-            self.tally.sent(method, &topic, head.packet(), denied);
+            self.tally.sent(method, &*topic, head.packet(), denied);
             return self.deny(head, publish.packet_id).map(Some);
         }
         if tapped {

@@ -1,0 +1,95 @@
+//! Names at their longest and beyond, wherever Bolt has them.
+
+use finback_bolt::Bolt;
+use finback_core::conformance::{Names, check_names};
+use finback_core::frame::NAME_LIMIT;
+
+use crate::codec::{SOFA, request};
+
+/// Lengths that fit into a header, and into a body.
+const SHORT: [usize; 2] = [NAME_LIMIT + 1, 20_000];
+const LONG: [usize; 3] = [NAME_LIMIT + 1, 20_000, 7 << 20];
+
+fn unique([service, _, version, group]: Names<'_>) -> String {
+    format!("{service}:{version}:{group}")
+}
+
+/// A text of hessian as Java writes it, in chunks of these two tags: the last one, and others.
+fn text(text: &str, [last, other]: [u8; 2]) -> Vec<u8> {
+    let units: Vec<u16> = text.encode_utf16().collect();
+    let mut out = Vec::new();
+    let mut chunks = units.chunks(0x4000).peekable();
+    if chunks.peek().is_none() {
+        return vec![0];
+    }
+    while let Some(chunk) = chunks.next() {
+        out.push(if chunks.peek().is_some() { other } else { last });
+        out.extend((chunk.len() as u16).to_be_bytes());
+        if text.is_ascii() {
+            out.extend(chunk.iter().map(|unit| *unit as u8));
+            continue;
+        }
+        for unit in chunk {
+            let low = |shift: u16| 0x80 | (unit >> shift & 0x3f) as u8;
+            match unit {
+                0..=0x7f => out.push(*unit as u8),
+                0x80..=0x7ff => out.extend([0xc0 | (unit >> 6) as u8, low(0)]),
+                _ => out.extend([0xe0 | (unit >> 12) as u8, low(6), low(0)]),
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn names_in_the_header_are_bounded() {
+    check_names(&Bolt::default(), "header", 4, &SHORT, &|names| {
+        let unique = unique(names);
+        let map = [
+            ("service", unique.as_str()),
+            ("sofa_head_method_name", names[1]),
+        ];
+        request(SOFA, &map, 1, b"")
+    });
+    check_names(
+        &Bolt::default(),
+        "target in the header",
+        4,
+        &SHORT,
+        &|names| {
+            let unique = unique(names);
+            let map = [
+                ("sofa_head_method_name", names[1]),
+                ("sofa_head_target_service", unique.as_str()),
+            ];
+            request(SOFA, &map, 1, b"")
+        },
+    );
+    check_names(&Bolt::default(), "class", 1, &SHORT, &|[class, ..]| {
+        request(class, &[], 1, b"")
+    });
+}
+
+#[test]
+fn names_in_the_body_are_bounded() {
+    let fields = ["methodName", "targetServiceUniqueName"];
+    let long = |text: &[u8]| [&[text.len() as u8], text].concat();
+    check_names(&Bolt::default(), "hessian 3", 4, &LONG, &|names| {
+        let tags = [b'S', b's'];
+        let mut body = vec![b'O', 0x91, b'C', 0x92];
+        body.extend(fields.iter().flat_map(|field| long(field.as_bytes())));
+        body.extend([b'o', 0x90]);
+        body.extend(text(names[1], tags));
+        body.extend(text(&unique(names), tags));
+        request(SOFA, &[], 1, &body)
+    });
+    check_names(&Bolt::default(), "hessian 4", 4, &LONG, &|names| {
+        let tags = [b'S', b'R'];
+        let mut body = vec![b'C', 1, b'C', 0x92];
+        body.extend(fields.iter().flat_map(|field| long(field.as_bytes())));
+        body.push(0x60);
+        body.extend(text(names[1], tags));
+        body.extend(text(&unique(names), tags));
+        request(SOFA, &[], 1, &body)
+    });
+}
