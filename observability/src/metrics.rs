@@ -2,19 +2,24 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use finback_core::frame::Outcome;
-use finback_core::record::{Ending, Observer, Record, Series, SeriesKey};
+use finback_core::record::{self, Ending, Observer, Record, SeriesKey};
 use finback_core::rejection::Rejection;
+use finback_core::text;
 
 use crate::prometheus::Page;
 
-/// Series that one worker may have; what comes beyond is counted as the service `(other)`, so
-/// that callers cannot fill the memory with names.
+/// Series that one listener may have, over all workers; what comes beyond is counted as the service
+/// `(other)`. The bound is each listener's own, so that callers of one do not blind another.
 const MAX_SERIES: usize = 4096;
 
-/// The service of what has no series of its own.
+/// Methods that one service may have at a listener; what comes beyond is counted as the method
+/// `(other)`: routes and registries know services, but methods are the callers' word.
+const MAX_METHODS: usize = 256;
+
+/// The service, or method, of what has no series of its own.
 const OTHER: &str = "(other)";
 
 /// A label is cut to this many bytes: callers choose its length, we keep it for long.
@@ -41,9 +46,31 @@ const ENDINGS: usize = OTHER_ENDINGS.len() + Rejection::ALL.len();
 /// The metrics of all exchanges.
 #[derive(Default)]
 pub struct Metrics {
-    /// By worker.
-    series: Mutex<Vec<HashMap<SeriesKey, Arc<Counts>>>>,
+    /// By the listener's name.
+    listeners: Mutex<BTreeMap<Arc<str>, Listener>>,
 }
+
+/// The series of one listener.
+#[derive(Default)]
+struct Listener {
+    series: BTreeMap<Name, Series>,
+    /// How many methods of each service have a series of their own.
+    methods: HashMap<Service, usize>,
+}
+
+/// A protocol, and a service called by it.
+type Service = (&'static str, Arc<str>);
+
+/// What tells a listener's series apart.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Name {
+    protocol: &'static str,
+    service: Arc<str>,
+    method: Arc<str>,
+}
+
+/// One series: its counts by worker.
+type Series = Vec<Option<Arc<Counts>>>;
 
 /// One series of one worker. Only that worker's thread writes, so a plain load and store do.
 #[derive(Default)]
@@ -66,35 +93,59 @@ struct Sums {
 }
 
 impl Observer for Metrics {
-    fn series(&self, worker: usize, key: &SeriesKey) -> Arc<dyn Series> {
-        let mut key = SeriesKey {
+    fn series(&self, worker: usize, key: &SeriesKey) -> Arc<dyn record::Series> {
+        let mut listeners = self.lock();
+        let listener = listeners.entry(key.listener.clone()).or_default();
+        let name = listener.admit(key);
+        let series = listener.series.entry(name).or_default();
+        if series.len() <= worker {
+            series.resize_with(worker + 1, || None);
+        }
+        series[worker].get_or_insert_default().clone()
+    }
+}
+
+impl Listener {
+    /// The name under which exchanges of this key are counted.
+    fn admit(&mut self, key: &SeriesKey) -> Name {
+        let others = |service: &Arc<str>, method: &str| Name {
             protocol: key.protocol,
-            listener: key.listener.clone(),
+            service: service.clone(),
+            method: method.into(),
+        };
+        if !key.known {
+            return others(&OTHER.into(), "");
+        }
+        let name = Name {
+            protocol: key.protocol,
             service: cut(&key.service),
             method: cut(&key.method),
         };
-        let mut workers = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        if workers.len() <= worker {
-            workers.resize_with(worker + 1, HashMap::new);
+        if self.series.contains_key(&name) {
+            return name;
         }
-        let series = &mut workers[worker];
-        if series.len() >= MAX_SERIES && !series.contains_key(&key) {
-            key.service = OTHER.into();
-            key.method = "".into();
+        let service = (name.protocol, name.service.clone());
+        let methods = self.methods.get(&service).copied().unwrap_or(0);
+        if methods >= MAX_METHODS {
+            return others(&name.service, OTHER);
         }
-        series.entry(key).or_default().clone()
+        if self.series.len() >= MAX_SERIES {
+            return others(&OTHER.into(), "");
+        }
+        self.methods.insert(service, methods + 1);
+        name
     }
 }
 
 /// The text, or as many whole characters of it as a label may have.
 fn cut(text: &Arc<str>) -> Arc<str> {
-    match text.floor_char_boundary(MAX_LABEL) {
-        end if end < text.len() => text[..end].into(),
+    match text::cut(text, MAX_LABEL) {
+        shorter if shorter.len() < text.len() => shorter.into(),
         _ => text.clone(),
     }
 }
 
-impl Series for Counts {
+impl record::Series for Counts {
     fn record(&self, record: &Record) {
         add(&self.endings[place(record.ending)], 1);
         let micros = u64::try_from(record.took.as_micros()).unwrap_or(u64::MAX);
@@ -129,30 +180,24 @@ fn ending(place: usize) -> Ending {
 }
 
 impl Metrics {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Listener>> {
+        self.listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Writes everything that was recorded.
     pub fn write(&self, page: &mut Page) {
         let sums = self.sums();
-        let labels = |key: &(&'static str, String, String, String)| {
-            vec![
-                ("protocol", key.0.to_owned()),
-                ("listener", key.1.clone()),
-                ("service", key.2.clone()),
-                ("method", key.3.clone()),
-            ]
-        };
         page.family(
             "finback_requests_total",
             "counter",
             "Exchanges, by how they ended.",
         );
-        for (key, sums) in &sums {
-            for (at, count) in sums
-                .endings
-                .iter()
-                .enumerate()
-                .filter(|(_, count)| **count > 0)
-            {
-                let mut labels = labels(key);
+        for (listener, name, sums) in &sums {
+            let ended = sums.endings.iter().enumerate();
+            for (at, count) in ended.filter(|(_, count)| **count > 0) {
+                let mut labels = labels(listener, name);
                 labels.push(("outcome", ending(at).name().to_owned()));
                 page.sample("finback_requests_total", &labels, *count as f64);
             }
@@ -162,10 +207,10 @@ impl Metrics {
             "histogram",
             "From a request's arrival to its answer's departure.",
         );
-        for (key, sums) in &sums {
-            histogram(page, &labels(key), sums);
+        for (listener, name, sums) in &sums {
+            histogram(page, &labels(listener, name), sums);
         }
-        for (name, help, value) in [
+        for (family, help, value) in [
             (
                 "finback_request_bytes_total",
                 "Bytes of request frames.",
@@ -177,27 +222,36 @@ impl Metrics {
                 |sums| sums.response_bytes,
             ),
         ] {
-            page.family(name, "counter", help);
-            for (key, sums) in &sums {
-                page.sample(name, &labels(key), value(sums) as f64);
+            page.family(family, "counter", help);
+            for (listener, name, sums) in &sums {
+                page.sample(family, &labels(listener, name), value(sums) as f64);
             }
         }
     }
 
-    fn sums(&self) -> BTreeMap<(&'static str, String, String, String), Sums> {
-        let series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: BTreeMap<_, Sums> = BTreeMap::new();
-        for (key, counts) in series.iter().flatten() {
-            let name = (
-                key.protocol,
-                key.listener.to_string(),
-                key.service.to_string(),
-                key.method.to_string(),
-            );
-            counts.add_to(all.entry(name).or_default());
-        }
-        all
+    /// Every series, summed over workers: what is written is read from this, outside the lock.
+    fn sums(&self) -> Vec<(Arc<str>, Name, Sums)> {
+        let listeners = self.lock();
+        let all = listeners.iter().flat_map(|(listener, own)| {
+            own.series.iter().map(|(name, series)| {
+                let mut sums = Sums::default();
+                for counts in series.iter().flatten() {
+                    counts.add_to(&mut sums);
+                }
+                (listener.clone(), name.clone(), sums)
+            })
+        });
+        all.collect()
     }
+}
+
+fn labels(listener: &str, name: &Name) -> Vec<(&'static str, String)> {
+    vec![
+        ("protocol", name.protocol.to_owned()),
+        ("listener", listener.to_owned()),
+        ("service", name.service.to_string()),
+        ("method", name.method.to_string()),
+    ]
 }
 
 impl Counts {
@@ -238,6 +292,7 @@ mod tests {
     fn key(service: &str) -> SeriesKey {
         SeriesKey {
             protocol: "p",
+            known: true,
             listener: "l".into(),
             service: service.into(),
             method: "m".into(),
@@ -290,23 +345,85 @@ mod tests {
         }
     }
 
+    /// Service and method of every series, and how many one-ways it counted.
+    fn counted(metrics: &Metrics) -> Vec<(String, String, String, u64)> {
+        let sums = metrics.sums();
+        let each = sums.into_iter().map(|(listener, name, sums)| {
+            let [listener, service, method] =
+                [&listener, &name.service, &name.method].map(ToString::to_string);
+            (listener, service, method, sums.endings[5])
+        });
+        each.collect()
+    }
+
+    fn count(metrics: &Metrics, worker: usize, key: &SeriesKey) {
+        metrics.series(worker, key).record(&record(Ending::Sent, 1));
+    }
+
     #[test]
-    fn names_beyond_the_cap_share_one_series() {
+    fn services_that_nobody_knows_are_one_series_each_for_protocol_and_listener() {
+        let metrics = Metrics::default();
+        for n in 0..10_000 {
+            for (protocol, listener) in [("p", "l"), ("q", "l"), ("p", "other")] {
+                let invented = SeriesKey {
+                    protocol,
+                    known: false,
+                    listener: listener.into(),
+                    ..key(&format!("invented.{n}"))
+                };
+                count(&metrics, n % 4, &invented);
+            }
+        }
+        count(&metrics, 0, &key("real"));
+        let all = counted(&metrics);
+        assert_eq!(all.len(), 4);
+        let others = all.iter().filter(|(_, service, ..)| service == OTHER);
+        assert_eq!(others.map(|(.., sent)| sent).sum::<u64>(), 30_000);
+        let real = ("l".to_owned(), "real".to_owned(), "m".to_owned(), 1);
+        assert!(all.contains(&real), "{all:?}");
+    }
+
+    #[test]
+    fn names_beyond_a_listeners_bound_share_one_series() {
+        let metrics = Metrics::default();
+        // Workers that see different names share the bound.
+        for n in 0..MAX_SERIES + 100 {
+            count(&metrics, n % 3, &key(&n.to_string()));
+        }
+        let another = SeriesKey {
+            listener: "another".into(),
+            ..key("s")
+        };
+        count(&metrics, 0, &another);
+        let all = counted(&metrics);
+        assert_eq!(all.len(), MAX_SERIES + 2);
+        let other = ("l".to_owned(), OTHER.to_owned(), String::new(), 100);
+        assert!(all.contains(&other));
+        let another = ("another".to_owned(), "s".to_owned(), "m".to_owned(), 1);
+        assert!(all.contains(&another), "one listener blinds another");
+        // One that is there already goes on, in every worker.
+        count(&metrics, 7, &key("0"));
+        let first = ("l".to_owned(), "0".to_owned(), "m".to_owned(), 2);
+        assert!(counted(&metrics).contains(&first));
+    }
+
+    #[test]
+    fn methods_that_callers_invent_do_not_use_up_the_bound() {
         let metrics = Metrics::default();
         for n in 0..MAX_SERIES + 100 {
-            metrics
-                .series(0, &key(&n.to_string()))
-                .record(&record(Ending::Sent, 1));
+            let invented = SeriesKey {
+                method: n.to_string().into(),
+                ..key("s")
+            };
+            count(&metrics, 0, &invented);
         }
-        let sums = metrics.sums();
-        assert_eq!(sums.len(), MAX_SERIES + 1);
-        let (_, other) = sums
-            .iter()
-            .find(|(key, _)| key.2 == OTHER)
-            .into_iter()
-            .next()
-            .unwrap_or_else(|| panic!("none"));
-        assert_eq!(other.endings[5], 100);
+        let all = counted(&metrics);
+        assert_eq!(all.len(), MAX_METHODS + 1);
+        let beyond = (MAX_SERIES + 100 - MAX_METHODS) as u64;
+        let other = ("l".to_owned(), "s".to_owned(), OTHER.to_owned(), beyond);
+        assert!(all.contains(&other));
+        count(&metrics, 0, &key("t"));
+        assert_eq!(counted(&metrics).len(), MAX_METHODS + 2);
     }
 
     #[test]
@@ -314,12 +431,10 @@ mod tests {
         let metrics = Metrics::default();
         let long = "é".repeat(200);
         for name in [long.clone(), format!("{long}!")] {
-            metrics
-                .series(0, &key(&name))
-                .record(&record(Ending::Sent, 1));
+            count(&metrics, 0, &key(&name));
         }
-        let sums = metrics.sums();
-        let services: Vec<_> = sums.keys().map(|key| key.2.clone()).collect();
+        let all = counted(&metrics);
+        let services: Vec<_> = all.iter().map(|(_, service, ..)| service.clone()).collect();
         assert_eq!(services, ["é".repeat(MAX_LABEL / 2)]);
     }
 
@@ -327,11 +442,24 @@ mod tests {
     fn a_series_asked_for_again_goes_on_counting() {
         let metrics = Metrics::default();
         for _ in 0..3 {
-            metrics
-                .series(5, &key("s"))
-                .record(&record(Ending::Sent, 1));
+            count(&metrics, 5, &key("s"));
         }
-        assert!(metrics.sums().values().all(|sums| sums.endings[5] == 3));
-        assert_eq!(metrics.sums().len(), 1);
+        let all = counted(&metrics);
+        assert_eq!(all, [("l".into(), "s".into(), "m".into(), 3)]);
+    }
+
+    #[test]
+    fn names_from_outside_cannot_break_the_page() {
+        let metrics = Metrics::default();
+        let forged = "x\"} 1\nfinback_forged{a=\"\r\u{2028}\0\\";
+        count(&metrics, 0, &key(forged));
+        let mut page = Page::default();
+        metrics.write(&mut page);
+        let text = page.into_text();
+        for line in text.lines() {
+            let sound = line.starts_with('#') || line.starts_with("finback_request");
+            assert!(sound || line.starts_with("finback_response"), "{line}");
+            assert!(!line.contains(char::is_control), "{line}");
+        }
     }
 }

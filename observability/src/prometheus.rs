@@ -34,10 +34,23 @@ impl Page {
     }
 }
 
+/// A label's value (exposition formats, "Text format details"): backslash, quote and line feed are
+/// escaped. Other control characters, which may mean a line's end to whoever reads on, are told by
+/// their numbers, so that different names stay different.
 fn escape(text: &str) -> String {
-    text.replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n")
+    let mut out = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '\\' => out.push_str("\\\\"),
+            '"' => out.push_str("\\\""),
+            '\n' => out.push_str("\\n"),
+            _ if char.is_control() || matches!(char, '\u{2028}' | '\u{2029}') => {
+                let _ = write!(out, "\\\\u{{{:x}}}", u32::from(char));
+            }
+            _ => out.push(char),
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -48,6 +61,11 @@ mod tests {
     fn names_from_outside_cannot_break_a_line() {
         let mut page = Page::default();
         page.sample("m", &[("l", "a\"b\\c\nd".to_owned())], 1.5);
-        assert_eq!(page.into_text(), "m{l=\"a\\\"b\\\\c\\nd\"} 1.5\n");
+        page.sample("m", &[("l", "a\r\0\u{1b}\u{85}\u{2028}z".to_owned())], 1.5);
+        assert_eq!(
+            page.into_text(),
+            "m{l=\"a\\\"b\\\\c\\nd\"} 1.5\n\
+             m{l=\"a\\\\u{d}\\\\u{0}\\\\u{1b}\\\\u{85}\\\\u{2028}z\"} 1.5\n"
+        );
     }
 }

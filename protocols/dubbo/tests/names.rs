@@ -23,27 +23,30 @@ fn codec() -> Dubbo {
 fn frame(serialization: u8, body: &[u8]) -> Vec<u8> {
     let mut wire = vec![0xda, 0xbb, 0xc0 | serialization, 0, 0, 0, 0, 0, 0, 0, 0, 7];
     wire.extend((body.len() as u32).to_be_bytes());
-    wire.extend(body);
+    wire.extend_from_slice(body);
     wire
 }
 
 /// A text of hessian2 as Java writes it.
 fn hessian(text: &str) -> Vec<u8> {
-    let units: Vec<u16> = text.encode_utf16().collect();
-    if let 0..=31 = units.len()
-        && text.is_ascii()
-    {
+    if text.is_ascii() && text.len() <= 31 {
         return [&[text.len() as u8], text.as_bytes()].concat();
     }
     let mut out = Vec::new();
+    if text.is_ascii() {
+        let mut chunks = text.as_bytes().chunks(0x4000).peekable();
+        while let Some(chunk) = chunks.next() {
+            out.push(if chunks.peek().is_some() { b'R' } else { b'S' });
+            out.extend((chunk.len() as u16).to_be_bytes());
+            out.extend_from_slice(chunk);
+        }
+        return out;
+    }
+    let units: Vec<u16> = text.encode_utf16().collect();
     let mut chunks = units.chunks(0x4000).peekable();
     while let Some(chunk) = chunks.next() {
         out.push(if chunks.peek().is_some() { b'R' } else { b'S' });
         out.extend((chunk.len() as u16).to_be_bytes());
-        if text.is_ascii() {
-            out.extend(chunk.iter().map(|unit| *unit as u8));
-            continue;
-        }
         for unit in chunk {
             let low = |shift: u16| 0x80 | (unit >> shift & 0x3f) as u8;
             match unit {
@@ -58,11 +61,12 @@ fn hessian(text: &str) -> Vec<u8> {
 
 /// A body of hessian2: the values before the attachments, and these.
 fn hessian_body(values: &[&str], attachments: &[(&str, &str)]) -> Vec<u8> {
-    let mut body: Vec<u8> = values.iter().flat_map(|value| hessian(value)).collect();
+    let values: Vec<Vec<u8>> = values.iter().map(|value| hessian(value)).collect();
+    let mut body = values.concat();
     body.push(b'H');
     for (key, value) in attachments {
-        body.extend(hessian(key));
-        body.extend(hessian(value));
+        body.extend_from_slice(&hessian(key));
+        body.extend_from_slice(&hessian(value));
     }
     body.push(b'Z');
     body
@@ -72,16 +76,25 @@ fn hessian_body(values: &[&str], attachments: &[(&str, &str)]) -> Vec<u8> {
 fn utf8(text: &str) -> Vec<u8> {
     let mut out = vec![0x7a, 0x48];
     out.extend((text.len() as u32).to_be_bytes());
-    out.extend(text.as_bytes());
+    out.extend_from_slice(text.as_bytes());
     out
 }
 
 /// A text of JSONB in UTF-16.
 fn utf16(text: &str) -> Vec<u8> {
-    let units: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let units: Vec<u8> = if text.is_ascii() {
+        let mut units = vec![0; 2 * text.len()];
+        let (pairs, _) = units.as_chunks_mut::<2>();
+        for (pair, byte) in pairs.iter_mut().zip(text.bytes()) {
+            pair[0] = byte;
+        }
+        units
+    } else {
+        text.encode_utf16().flat_map(u16::to_le_bytes).collect()
+    };
     let mut out = vec![0x7c, 0x48];
     out.extend((units.len() as u32).to_be_bytes());
-    out.extend(units);
+    out.extend_from_slice(&units);
     out
 }
 
@@ -90,14 +103,14 @@ fn json_body(text: fn(&str) -> Vec<u8>, values: &[&str], attachments: &[(&str, &
     let mut body = Vec::new();
     let mut value = |bytes: &[u8]| {
         body.extend((bytes.len() as u32).to_be_bytes());
-        body.extend(bytes);
+        body.extend_from_slice(bytes);
     };
     for each in values {
         value(&text(each));
     }
     let mut object = vec![0xa6];
     for each in attachments.iter().flat_map(|(key, value)| [key, value]) {
-        object.extend(text(each));
+        object.extend_from_slice(&text(each));
     }
     object.push(0xa5);
     value(&object);
@@ -120,10 +133,11 @@ fn names_of_hessian2_are_bounded() {
     check_names(&codec(), "hessian2, interface", 4, &LENGTHS, &body);
     let body = |[service, method, version, group]: Names<'_>| {
         let values = ["2.0.2", service, version, "$invoke", GENERIC, method];
-        let mut body: Vec<u8> = values.iter().flat_map(|value| hessian(value)).collect();
+        let values: Vec<Vec<u8>> = values.iter().map(|value| hessian(value)).collect();
+        let mut body = values.concat();
         body.extend(*b"NNH");
         for each in ["group", group] {
-            body.extend(hessian(each));
+            body.extend_from_slice(&hessian(each));
         }
         body.push(b'Z');
         frame(HESSIAN2, &body)

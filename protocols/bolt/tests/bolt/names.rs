@@ -16,8 +16,17 @@ fn unique([service, _, version, group]: Names<'_>) -> String {
 
 /// A text of hessian as Java writes it, in chunks of these two tags: the last one, and others.
 fn text(text: &str, [last, other]: [u8; 2]) -> Vec<u8> {
-    let units: Vec<u16> = text.encode_utf16().collect();
     let mut out = Vec::new();
+    if text.is_ascii() && !text.is_empty() {
+        let mut chunks = text.as_bytes().chunks(0x4000).peekable();
+        while let Some(chunk) = chunks.next() {
+            out.push(if chunks.peek().is_some() { other } else { last });
+            out.extend((chunk.len() as u16).to_be_bytes());
+            out.extend_from_slice(chunk);
+        }
+        return out;
+    }
+    let units: Vec<u16> = text.encode_utf16().collect();
     let mut chunks = units.chunks(0x4000).peekable();
     if chunks.peek().is_none() {
         return vec![0];
@@ -25,10 +34,6 @@ fn text(text: &str, [last, other]: [u8; 2]) -> Vec<u8> {
     while let Some(chunk) = chunks.next() {
         out.push(if chunks.peek().is_some() { other } else { last });
         out.extend((chunk.len() as u16).to_be_bytes());
-        if text.is_ascii() {
-            out.extend(chunk.iter().map(|unit| *unit as u8));
-            continue;
-        }
         for unit in chunk {
             let low = |shift: u16| 0x80 | (unit >> shift & 0x3f) as u8;
             match unit {
@@ -79,8 +84,8 @@ fn names_in_the_body_are_bounded() {
         let mut body = vec![b'O', 0x91, b'C', 0x92];
         body.extend(fields.iter().flat_map(|field| long(field.as_bytes())));
         body.extend([b'o', 0x90]);
-        body.extend(text(names[1], tags));
-        body.extend(text(&unique(names), tags));
+        body.extend_from_slice(&text(names[1], tags));
+        body.extend_from_slice(&text(&unique(names), tags));
         request(SOFA, &[], 1, &body)
     });
     check_names(&Bolt::default(), "hessian 4", 4, &LONG, &|names| {
@@ -88,8 +93,8 @@ fn names_in_the_body_are_bounded() {
         let mut body = vec![b'C', 1, b'C', 0x92];
         body.extend(fields.iter().flat_map(|field| long(field.as_bytes())));
         body.push(0x60);
-        body.extend(text(names[1], tags));
-        body.extend(text(&unique(names), tags));
+        body.extend_from_slice(&text(names[1], tags));
+        body.extend_from_slice(&text(&unique(names), tags));
         request(SOFA, &[], 1, &body)
     });
 }
