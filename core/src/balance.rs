@@ -1,8 +1,9 @@
 //! Which endpoint takes the next call.
 //!
 //! A balancer proposes endpoints in the order of its policy; a gate turns down those that
-//! may not be used now. While all is well the first proposal is good, and no policy but
-//! consistent hashing looks at all endpoints to make it.
+//! may not be used now, and passes over those that have yet to show that they answer while
+//! others do. An endpoint that was ejected is first tried by one call. While all is well the
+//! first proposal is good, and no policy but consistent hashing looks at all endpoints to make it.
 
 mod choices;
 mod gate;
@@ -13,12 +14,13 @@ mod urn;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Now;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Standing, Trial};
 use crate::rng::mix;
 
-use gate::Gate;
+use gate::{Choosy, Gate};
 use rendezvous::Rendezvous;
 use rotation::Rotation;
 use urn::Urn;
@@ -65,8 +67,12 @@ pub struct Ask<'a> {
     pub avoid: &'a [SocketAddr],
     /// Endpoints with this many calls in flight take no more; 0 = no limit.
     pub per_endpoint: u32,
-    /// If fewer than this share of the endpoints (percent) is available, they are all used.
+    /// If fewer than this share of the endpoints (percent) is available, they are all used, but
+    /// those that cannot be connected to only if there are no others.
     pub panic_percent: u32,
+    /// When the call, or this attempt of it, is given up: until then, no other tries an endpoint
+    /// that this one tries.
+    pub deadline: Now,
 }
 
 /// Why no endpoint was picked.
@@ -77,6 +83,22 @@ pub enum NoPick {
     /// All that may be used have as many calls in flight as they may.
     Busy,
 }
+
+/// The endpoint that was picked.
+#[derive(Debug)]
+pub struct Pick {
+    /// Its place among the members.
+    pub place: usize,
+    /// The call tries the endpoint for those that follow; its lease carries this.
+    pub trial: Option<Trial>,
+}
+
+/// How often a pick begins anew because another worker was quicker to try an endpoint.
+const RACES: u32 = 8;
+/// A trial that takes longer, as a stream may, lets another call try.
+const LONGEST: Duration = Duration::from_secs(60);
+/// A trial call that was given up has this long to say so before another may try.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// One worker's choice among the endpoints of one snapshot.
 #[derive(Debug)]
@@ -111,23 +133,41 @@ impl Balancer {
         })
     }
 
-    /// The place in `members`, the same that the balancer was made for, of the endpoint to use.
-    /// Never one of weight 0.
+    /// The endpoint to use, of `members`, the same that the balancer was made for. Never one of
+    /// weight 0.
     ///
     /// # Errors
     /// Why there is none.
-    pub fn pick(&mut self, members: &[Arc<Endpoint>], ask: &Ask<'_>) -> Result<usize, NoPick> {
-        let gate = Gate::new(members, ask, ask.avoid);
-        if let Some(picked) = self.0.pick(&gate) {
-            return Ok(picked);
+    pub fn pick(&mut self, members: &[Arc<Endpoint>], ask: &Ask<'_>) -> Result<Pick, NoPick> {
+        let until = ask.deadline.min(ask.now.after(LONGEST)).after(GRACE);
+        for _ in 0..RACES {
+            let place = self.propose(members, ask)?;
+            let health = &members[place].health;
+            if health.standing(ask.now) != Standing::Due {
+                let trial = Trial::of_unproven(health, ask.now);
+                return Ok(Pick { place, trial });
+            }
+            let trial = Trial::of_ejected(health, ask.now, until);
+            if trial.is_some() {
+                return Ok(Pick { place, trial });
+            }
+            // Another worker was quicker: it is on trial now, and no longer to be tried.
         }
-        if !ask.avoid.is_empty() {
-            let again = Gate::new(members, ask, &[]);
-            if let Some(picked) = self.0.pick(&again) {
+        let place = self.propose(members, ask)?;
+        Ok(Pick { place, trial: None })
+    }
+
+    fn propose(&mut self, members: &[Arc<Endpoint>], ask: &Ask<'_>) -> Result<usize, NoPick> {
+        for choosy in [Choosy::Most, Choosy::Less] {
+            if let Some(picked) = self.0.pick(&Gate::new(members, ask, choosy)) {
                 return Ok(picked);
             }
         }
-        Err(gate.refusal())
+        let gate = Gate::new(members, ask, Choosy::Least);
+        // Where nothing was tried, the last was as little choosy.
+        let again = !ask.avoid.is_empty();
+        let picked = if again { self.0.pick(&gate) } else { None };
+        picked.ok_or_else(|| gate.refusal())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Retries stay a bounded share of the calls in flight, so that they never become a storm.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// How many retries may be in flight at once. Shared by all workers.
@@ -7,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 pub struct Budget {
     percent: u32,
     floor: u32,
-    used: AtomicU32,
+    used: Arc<AtomicU32>,
 }
 
 impl Budget {
@@ -18,7 +19,17 @@ impl Budget {
         Self {
             percent,
             floor,
-            used: AtomicU32::new(0),
+            used: Arc::default(),
+        }
+    }
+
+    /// The same with another share: retries in flight now count for both.
+    #[must_use]
+    pub fn with_percent(&self, percent: u32) -> Self {
+        Self {
+            percent,
+            floor: self.floor,
+            used: self.used.clone(),
         }
     }
 
@@ -108,6 +119,18 @@ mod tests {
         }
         assert!(budget.acquire(20));
         assert!(!budget.acquire(20));
+    }
+
+    #[test]
+    fn a_changed_share_counts_what_is_in_flight() {
+        let before = Budget::new(20, 3);
+        assert_eq!(take(&before, 50), 10);
+        let after = before.with_percent(30);
+        assert_eq!(take(&after, 50), 5);
+        before.release();
+        assert_eq!((before.used(), after.used()), (14, 14));
+        assert!(after.acquire(50));
+        assert!(!before.with_percent(0).acquire(50));
     }
 
     #[test]

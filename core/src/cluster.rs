@@ -1,9 +1,13 @@
 //! A named set of endpoints with the policy that all calls to it share.
 
+mod book;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -11,12 +15,14 @@ use tokio::sync::watch;
 
 use crate::balance::Policy;
 use crate::budget::Budget;
-use crate::clock::Clock;
+use crate::clock::{Clock, Now};
 use crate::discovery::{Discovery, Instance, Lane, Lookup, Rule, Sink, Snapshot, WatchGuard};
 use crate::driver::{ClientTls, HealthCheck};
 use crate::endpoint::{Endpoint, Health};
 use crate::outlier::Outlier;
 use crate::steer;
+
+use book::Book;
 
 /// How calls to a cluster are spread, bounded and kept away from bad endpoints.
 #[derive(Clone, Debug, PartialEq)]
@@ -113,13 +119,15 @@ pub struct Endpoints {
 pub struct Cluster {
     /// What it was made from.
     pub spec: ClusterSpec,
-    /// Calls in flight to it, from all workers.
-    pub in_flight: AtomicU32,
-    /// Endpoints ejected since it began.
-    pub ejections: AtomicU64,
+    /// Calls in flight to it, from all workers; those of clusters that it replaced count on.
+    pub in_flight: Arc<AtomicU32>,
+    /// Endpoints ejected since the first of the clusters that it replaced began.
+    pub ejections: Arc<AtomicU64>,
     /// What retries may cost.
     pub budget: Budget,
     endpoints: ArcSwap<Endpoints>,
+    /// What was learnt about the endpoints.
+    book: Mutex<Book>,
     version: AtomicU64,
     ready: watch::Sender<bool>,
     clock: Clock,
@@ -127,8 +135,9 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Makes the cluster and begins to watch its registry if it has one. Endpoints of `former`,
-    /// the cluster it replaces, keep what was learnt about them.
+    /// Makes the cluster and begins to watch its registry if it has one. What was learnt and
+    /// counted in `former`, the cluster it replaces, holds on: whatever else changes, an address
+    /// that both have keeps its health, and calls in flight count for both.
     #[must_use]
     pub fn start(
         spec: ClusterSpec,
@@ -136,38 +145,47 @@ impl Cluster {
         discovery: &dyn Discovery,
         former: Option<&Self>,
     ) -> Arc<Self> {
+        let percent = spec.policy.retry_budget;
         let cluster = Arc::new(Self {
-            in_flight: AtomicU32::new(0),
-            ejections: AtomicU64::new(0),
-            budget: Budget::new(spec.policy.retry_budget, RETRY_FLOOR),
+            in_flight: former.map_or_else(Arc::default, |former| former.in_flight.clone()),
+            ejections: former.map_or_else(Arc::default, |former| former.ejections.clone()),
+            budget: former.map_or_else(
+                || Budget::new(percent, RETRY_FLOOR),
+                |former| former.budget.with_percent(percent),
+            ),
             endpoints: ArcSwap::from_pointee(Endpoints::default()),
+            book: Mutex::new(
+                former
+                    .map(|former| former.book().clone())
+                    .unwrap_or_default(),
+            ),
             version: AtomicU64::new(0),
             ready: watch::Sender::new(false),
             clock,
             guard: Mutex::new(None),
             spec,
         });
-        if let Some(former) = former {
-            let known = former.endpoints.load();
-            if known.ready && former.spec.source == cluster.spec.source {
-                cluster.endpoints.store(known.clone());
-                cluster.version.store(1, Ordering::Release);
-                cluster.ready.send_replace(true);
-            }
-            if cluster.spec.policy.health_check.is_none() {
-                // Nobody would ever find them well again.
-                for endpoint in &known.all {
-                    endpoint.health.unwell.store(false, Ordering::Relaxed);
-                }
+        if cluster.spec.policy.health_check.is_none() {
+            // Nobody would ever find them well again.
+            for health in cluster.book().healths() {
+                health.unwell.store(false, Ordering::Relaxed);
             }
         }
+        let before = former.map(|former| former.endpoints()).unwrap_or_default();
         match &cluster.spec.source {
-            Source::Listed(instances) => cluster.update(Snapshot {
-                known: true,
-                instances: instances.clone(),
-                ..Snapshot::default()
-            }),
+            Source::Listed(instances) => {
+                let snapshot = Snapshot {
+                    known: true,
+                    instances: instances.clone(),
+                    ..Snapshot::default()
+                };
+                cluster.replace(&before, snapshot);
+            }
             Source::Discovered(lookup) => {
+                let is_same = former.is_some_and(|own| own.spec.source == cluster.spec.source);
+                if is_same && before.ready {
+                    cluster.put(before);
+                }
                 let sink = Arc::new(ClusterSink(Arc::downgrade(&cluster)));
                 let guard = discovery.watch(lookup, sink);
                 *cluster.guard.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
@@ -188,6 +206,12 @@ impl Cluster {
         self.endpoints.load_full()
     }
 
+    /// The time on its clock.
+    #[must_use]
+    pub(crate) fn now(&self) -> Now {
+        self.clock.now()
+    }
+
     /// A number that changes with every change of the endpoints.
     #[must_use]
     pub fn version(&self) -> u64 {
@@ -203,33 +227,54 @@ impl Cluster {
     /// Puts a snapshot in force. Endpoints that stay keep their health, and those that did not
     /// change at all stay the same object.
     pub fn update(&self, snapshot: Snapshot) {
-        let before = self.endpoints.load();
+        let before = self.endpoints.load_full();
+        self.replace(&before, snapshot);
+    }
+
+    fn replace(&self, before: &Endpoints, snapshot: Snapshot) {
         let by_address: HashMap<SocketAddr, &Arc<Endpoint>> = before
             .all
             .iter()
             .map(|endpoint| (endpoint.address, endpoint))
             .collect();
+        let now = self.clock.now();
+        let mut book = self.book();
+        book.open();
         let all = snapshot
             .instances
             .into_iter()
-            .map(|instance| self.endpoint(instance, &by_address))
+            .map(|instance| {
+                let former = by_address.get(&instance.address).copied();
+                let health = book.of(instance.address, now);
+                self.endpoint(instance, former, health)
+            })
             .collect();
-        let next = Endpoints {
+        book.close(now);
+        drop(book);
+        self.put(Arc::new(Endpoints {
             ready: true,
             known: snapshot.known,
             all,
             lane: snapshot.lane,
             rules: bounded(snapshot.rules),
-        };
-        self.endpoints.store(Arc::new(next));
+        }));
+    }
+
+    fn put(&self, endpoints: Arc<Endpoints>) {
+        self.endpoints.store(endpoints);
         self.version.fetch_add(1, Ordering::AcqRel);
         self.ready.send_replace(true);
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn endpoint(
         &self,
         instance: Instance,
-        before: &HashMap<SocketAddr, &Arc<Endpoint>>,
+        former: Option<&Arc<Endpoint>>,
+        health: Arc<Health>,
     ) -> Arc<Endpoint> {
         let warm_up = instance.warm_up.map(|warm_up| {
             (
@@ -237,11 +282,11 @@ impl Cluster {
                 crate::clock::micros(warm_up.period),
             )
         });
-        let former = before.get(&instance.address).copied();
         if let Some(former) = former
             && former.weight == instance.weight
             && former.labels == instance.labels
             && former.warm_up == warm_up
+            && Arc::ptr_eq(&former.health, &health)
         {
             return former.clone();
         }
@@ -250,7 +295,7 @@ impl Cluster {
             weight: instance.weight,
             labels: instance.labels,
             warm_up,
-            health: former.map_or_else(|| Arc::new(Health::default()), |f| f.health.clone()),
+            health,
         })
     }
 }

@@ -1,11 +1,18 @@
 //! One address of a cluster and what the mesh has learnt about it.
 
+mod standing;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use crate::clock::Now;
+
+pub(crate) use standing::Seen;
+use standing::Stand;
+pub use standing::{Standing, Trial};
 
 /// One endpoint of a snapshot. Immutable but for its [`Health`], which outlives changes of
 /// weight and labels.
@@ -28,12 +35,6 @@ pub struct Endpoint {
 pub struct Health {
     /// Calls in flight to it.
     pub in_flight: AtomicU32,
-    /// Failures in a row.
-    pub failures: AtomicU32,
-    /// Times it was ejected in the recent past; lengthens the next ejection.
-    pub ejections: AtomicU32,
-    /// It takes no calls until this moment (microseconds; 0 = it does).
-    pub ejected_until: AtomicU64,
     /// Health checks say that it should take no calls.
     pub unwell: AtomicBool,
     /// It said goodbye: avoided until this moment (microseconds).
@@ -42,6 +43,185 @@ pub struct Health {
     pub ewma_nanos: AtomicU64,
     /// When `ewma_nanos` was last written (microseconds).
     pub ewma_at: AtomicU64,
+    /// Whether it takes calls.
+    pub(crate) stand: Stand,
+    /// Failures in a row.
+    pub(crate) failures: AtomicU32,
+    /// Times it was ejected in the recent past; lengthens the next ejection.
+    pub(crate) ejections: AtomicU32,
+    /// When the last ejection ended (microseconds).
+    pub(crate) ejection_ended: AtomicU64,
+    /// Connections in a row that could not be made; not 0 = it is out for that.
+    pub(crate) connect_failures: AtomicU32,
+    /// It answered since its last trouble.
+    proven: AtomicBool,
+    /// When it last answered, a little late (microseconds).
+    answered_at: AtomicU64,
+    /// Calls that are to show whether it answers, and when the last of them began (microseconds).
+    trials: AtomicU32,
+    tried_at: AtomicU64,
+    /// Since when a connection to it is being made (microseconds; 0 = none is).
+    connecting_since: AtomicU64,
+    /// A health check already ended an ejection early, and calls did not confirm it since.
+    lifted: AtomicBool,
+}
+
+/// Answers are noted this often; more would only keep the workers' caches busy.
+const NOTED: Duration = Duration::from_millis(10);
+/// Calls at a time that an endpoint that has yet to answer takes, while there are others.
+const UNPROVEN: u32 = 2;
+/// After this long without an answer to them, one more.
+const AGAIN: Duration = Duration::from_secs(5);
+/// A connection that takes longer is waited for by nobody else, while there are others.
+const PROMPT: Duration = Duration::from_millis(50);
+
+impl Health {
+    /// How it stands at `now`.
+    #[must_use]
+    pub fn standing(&self, now: Now) -> Standing {
+        self.stand.load().standing(now)
+    }
+
+    /// Whether it answered since its last trouble: a connection lost or not made, an ejection.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.proven.load(Relaxed)
+    }
+
+    /// Whether it answered anybody after `then`.
+    #[must_use]
+    pub fn answered_since(&self, then: Now) -> bool {
+        self.answered_at.load(Relaxed) > then.0
+    }
+
+    /// Whether no connection to it could be made, so that calls had better not wait for one.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        self.connect_failures.load(Relaxed) > 0
+    }
+
+    /// Notes an answer.
+    pub(crate) fn prove(&self, now: Now) {
+        // Reading first keeps the cache line shared between workers while all is well.
+        if !self.is_proven() {
+            self.proven.store(true, Relaxed);
+        }
+        let noted = Now(self.answered_at.load(Relaxed));
+        if now > noted.after(NOTED) {
+            self.answered_at.store(now.0, Relaxed);
+        }
+    }
+
+    /// Notes that a connection to it was lost while it owed answers: until it answers again, it
+    /// takes few calls if there are others that do.
+    pub fn connection_lost(&self) {
+        self.unprove();
+    }
+
+    pub(crate) fn unprove(&self) {
+        if self.is_proven() {
+            self.proven.store(false, Relaxed);
+        }
+    }
+
+    /// Whether more calls had better go elsewhere: it has yet to show that it answers, and a few
+    /// already wait for that, or its connection takes long. A black hole thus costs a few calls.
+    /// Now and then one more goes there, for the few may be of the kind that takes long.
+    pub(crate) fn is_in_doubt(&self, now: Now) -> bool {
+        let tried_at = Now(self.tried_at.load(Relaxed));
+        let is_tried = self.trials.load(Relaxed) >= UNPROVEN && now.since(tried_at) < AGAIN;
+        !self.is_proven() && (is_tried || self.is_slow(now))
+    }
+
+    fn begin_trial(&self, now: Now) {
+        self.trials.fetch_add(1, Relaxed);
+        self.tried_at.store(now.0, Relaxed);
+    }
+
+    fn end_trial(&self) {
+        self.trials.fetch_sub(1, Relaxed);
+    }
+
+    /// Whether it has yet to answer, and a connection to it has been in the making for long.
+    pub(crate) fn is_slow(&self, now: Now) -> bool {
+        if self.is_proven() {
+            return false;
+        }
+        let since = self.connecting_since.load(Relaxed);
+        since > 0 && now.since(Now(since)) > PROMPT
+    }
+
+    /// Notes that a health check passed. That ends an ejection early: the next call is the
+    /// trial. Only once, until a call or a check tells something new: if the trial fails, checks
+    /// see less than calls do.
+    pub fn check_passed(&self, now: Now) {
+        let seen = self.stand.load();
+        if matches!(seen.standing(now), Standing::Ejected(_))
+            && !self.lifted.load(Relaxed)
+            && self.stand.change(seen, Seen::ejected(now))
+        {
+            self.lifted.store(true, Relaxed);
+            self.connect_failures.store(0, Relaxed);
+        }
+    }
+
+    /// Notes that a health check failed: one that passes after it says something new.
+    pub fn check_failed(&self) {
+        self.forget_lift();
+    }
+
+    pub(crate) fn forget_lift(&self) {
+        if self.lifted.load(Relaxed) {
+            self.lifted.store(false, Relaxed);
+        }
+    }
+
+    /// Forgets what is likely no longer true of an endpoint that was gone and is there again.
+    /// What is in flight stays counted. If it was ejected, one call tries it.
+    pub(crate) fn returned(&self, now: Now) {
+        let seen = self.stand.load();
+        if matches!(seen.standing(now), Standing::Ejected(_)) {
+            self.stand.change(seen, Seen::ejected(now));
+        }
+        self.failures.store(0, Relaxed);
+        self.connect_failures.store(0, Relaxed);
+        self.unwell.store(false, Relaxed);
+        self.leaving_until.store(0, Relaxed);
+        self.ewma_nanos.store(0, Relaxed);
+        self.forget_lift();
+        self.unprove();
+    }
+}
+
+/// A connection in the making. Dropping it says that it is made, or never will be.
+#[derive(Debug)]
+#[must_use = "it is in the making as long as this is kept"]
+pub struct Connecting {
+    health: Arc<Health>,
+    /// 0 if another one was first.
+    since: u64,
+}
+
+impl Connecting {
+    /// Notes that a connection to the endpoint is being made from `now` on.
+    pub fn begin(health: &Arc<Health>, now: Now) -> Self {
+        let since = now.0.max(1);
+        let mark = &health.connecting_since;
+        let is_first = mark.compare_exchange(0, since, Relaxed, Relaxed).is_ok();
+        Self {
+            health: health.clone(),
+            since: if is_first { since } else { 0 },
+        }
+    }
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        if self.since > 0 {
+            let mark = &self.health.connecting_since;
+            let _ = mark.compare_exchange(self.since, 0, Relaxed, Relaxed);
+        }
+    }
 }
 
 impl Endpoint {
@@ -64,11 +244,19 @@ impl Endpoint {
             .clamp(1, self.weight)
     }
 
-    /// Whether it is neither ejected, leaving nor unwell.
+    /// Whether it is neither ejected (or still to be tried after that), leaving nor unwell.
     #[must_use]
     pub fn available(&self, now: Now) -> bool {
         !self.health.unwell.load(Relaxed)
-            && self.health.ejected_until.load(Relaxed) <= now.0
+            && self.health.standing(now) == Standing::Available
+            && self.health.leaving_until.load(Relaxed) <= now.0
+    }
+
+    /// Whether it was ejected, and one call may try it now.
+    #[must_use]
+    pub fn is_due(&self, now: Now) -> bool {
+        self.health.standing(now) == Standing::Due
+            && !self.health.unwell.load(Relaxed)
             && self.health.leaving_until.load(Relaxed) <= now.0
     }
 

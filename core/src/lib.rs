@@ -16,6 +16,7 @@ pub mod frame;
 pub mod log_limit;
 pub mod mesh;
 pub mod outlier;
+pub mod own_error;
 pub mod protocol;
 pub mod record;
 pub mod rejection;

@@ -1,11 +1,19 @@
-//! Endpoints that keep failing are left alone for a while, and for longer each time.
+//! Endpoints that keep failing, or cannot be connected to, are left alone for a while, and for
+//! longer each time; then one call tries them before others follow.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::clock::{Now, micros};
-use crate::endpoint::{Endpoint, Health};
+use crate::endpoint::{Endpoint, Health, Seen, Standing, Trial};
+
+/// The first time that no connection can be made, an endpoint is out for this long; each
+/// further time in a row twice as long, up to `base`.
+const BACK_OFF: Duration = Duration::from_secs(1);
+/// An answer that does not come within less says nothing about the endpoint, but about who
+/// would not wait.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// When an endpoint is ejected, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,8 +25,8 @@ pub struct Outlier {
     pub base: Duration,
     /// No ejection lasts longer. Default: 300 s.
     pub max: Duration,
-    /// Share of the endpoints, in percent, that may be ejected at once. One may always be,
-    /// unless it is the only one: a sole endpoint is never ejected. Default: 10.
+    /// Share of the endpoints, in percent, that may be ejected at once for failed calls. One may
+    /// always be, unless it is the only one: a sole endpoint is never ejected. Default: 10.
     pub max_percent: u32,
 }
 
@@ -33,25 +41,93 @@ impl Default for Outlier {
     }
 }
 
+/// Whether a call that was sent at `started` and has no answer `now` tells something about its
+/// endpoint: it waited long enough, and the endpoint answered nobody else meanwhile.
+#[must_use]
+pub fn is_telling(health: &Health, started: Now, now: Now) -> bool {
+    now.since(started) >= PATIENCE && !health.answered_since(started)
+}
+
 impl Outlier {
     /// Notes that the endpoint did what was asked.
-    pub fn success(&self, health: &Health) {
+    pub fn success(&self, health: &Health, now: Now, trial: Option<Trial>) {
         // Reading first keeps the cache line shared between workers while all is well.
         if health.failures.load(Relaxed) != 0 {
             health.failures.store(0, Relaxed);
         }
+        self.answered(health, now, trial);
     }
 
-    /// Notes that the endpoint failed; `true` if that ejected it. `members` are all endpoints
-    /// of its cluster. Workers that fail different endpoints in the same instant may together
-    /// eject a few more than `max_percent`.
-    pub fn failure(&self, health: &Health, now: Now, members: &[Arc<Endpoint>]) -> bool {
-        if self.consecutive == 0 {
+    /// Notes that the endpoint answered, whatever it said: it is there. That ends its trial.
+    pub fn answered(&self, health: &Health, now: Now, trial: Option<Trial>) {
+        health.prove(now);
+        let seen = health.stand.load();
+        // Of calls that are no trial, some were sent before the ejection. But where it was
+        // connecting that failed, an answer of any call shows that it is reachable.
+        let is_decided = match seen.standing(now) {
+            Standing::Available => false,
+            Standing::OnTrial(_) | Standing::Due => decides(&trial) || health.is_unreachable(),
+            Standing::Ejected(_) => health.is_unreachable(),
+        };
+        if is_decided {
+            self.lift(health, now, seen);
+        }
+    }
+
+    /// Notes that the endpoint failed; `true` if that ejected it, or ejected it again. `members`
+    /// are all endpoints of its cluster. Workers that fail different endpoints in the same
+    /// instant may together eject a few more than `max_percent`.
+    pub fn failure(
+        &self,
+        health: &Health,
+        now: Now,
+        members: &[Arc<Endpoint>],
+        trial: Option<Trial>,
+    ) -> bool {
+        let seen = health.stand.load();
+        match seen.standing(now) {
+            Standing::Available => self.count(health, now, members),
+            Standing::OnTrial(_) | Standing::Due if decides(&trial) => {
+                // It was reached.
+                health.connect_failures.store(0, Relaxed);
+                if self.consecutive == 0 || balanced(members).count() < 2 {
+                    self.lift(health, now, seen);
+                    return false;
+                }
+                self.eject(health, now, seen, health.ejections.load(Relaxed))
+            }
+            // Calls sent before the ejection, or in panic, must not lengthen it.
+            Standing::OnTrial(_) | Standing::Due | Standing::Ejected(_) => false,
+        }
+    }
+
+    /// Notes that a connection to the endpoint could not be made, which is nothing that we lack
+    /// ourselves ([`crate::own_error`]); `true` if it is out for that from now on. Once is
+    /// enough: without a connection nothing can be served, and calls go elsewhere unharmed. So
+    /// neither `consecutive` nor `max_percent` matters, but a sole endpoint is never out.
+    ///
+    /// Called once for a connection, not for each call that waited for it.
+    pub fn connect_failed(&self, health: &Health, now: Now, members: &[Arc<Endpoint>]) -> bool {
+        health.unprove();
+        let seen = health.stand.load();
+        if matches!(seen.standing(now), Standing::Ejected(_)) || balanced(members).count() < 2 {
+            // Of several workers that find it out at once, one counts.
             return false;
         }
-        let ended = health.ejected_until.load(Relaxed);
-        if ended > now.0 {
-            // Calls sent before the ejection, or in panic, must not lengthen it.
+        let past = health.connect_failures.load(Relaxed);
+        let until = now.after(doubled(BACK_OFF, past, self.base));
+        let is_out = health.stand.change(seen, Seen::ejected(until));
+        if is_out {
+            health
+                .connect_failures
+                .store(past.saturating_add(1), Relaxed);
+        }
+        is_out
+    }
+
+    /// Counts a failure of an endpoint that takes calls.
+    fn count(&self, health: &Health, now: Now, members: &[Arc<Endpoint>]) -> bool {
+        if self.consecutive == 0 {
             return false;
         }
         let failures = health.failures.load(Relaxed);
@@ -59,31 +135,44 @@ impl Outlier {
             health.failures.fetch_add(1, Relaxed);
             return false;
         }
-        if !self.has_room(members, now) {
+        if !self.has_room(members) {
             return false;
         }
-        let past = self.remembered(health.ejections.load(Relaxed), Now(ended), now);
-        let until = now.after(self.length(past)).0;
-        // Of several workers that see the last failure, one ejects.
-        if health
-            .ejected_until
-            .compare_exchange(ended, until, Relaxed, Relaxed)
-            .is_err()
-        {
+        let ended = Now(health.ejection_ended.load(Relaxed));
+        let past = self.remembered(health.ejections.load(Relaxed), ended, now);
+        self.eject(health, now, Seen::AVAILABLE, past)
+    }
+
+    /// Ejects it after `past` other times; of several workers that see the last failure, one
+    /// does.
+    fn eject(&self, health: &Health, now: Now, seen: Seen, past: u32) -> bool {
+        let until = now.after(doubled(self.base, past, self.max));
+        if !health.stand.change(seen, Seen::ejected(until)) {
             return false;
         }
         health.ejections.store(past.saturating_add(1), Relaxed);
         health.failures.store(0, Relaxed);
+        health.unprove();
         true
     }
 
-    /// Whether one more of `members` may be ejected.
-    fn has_room(&self, members: &[Arc<Endpoint>], now: Now) -> bool {
-        let balanced = members.iter().filter(|each| each.weight > 0);
+    /// Lets it take calls again.
+    fn lift(&self, health: &Health, now: Now, seen: Seen) {
+        if health.stand.change(seen, Seen::AVAILABLE) {
+            health.ejection_ended.store(now.0, Relaxed);
+            health.failures.store(0, Relaxed);
+            health.connect_failures.store(0, Relaxed);
+            health.forget_lift();
+        }
+    }
+
+    /// Whether one more of `members` may be ejected for failed calls.
+    fn has_room(&self, members: &[Arc<Endpoint>]) -> bool {
         let (mut all, mut ejected) = (0_u64, 0_u64);
-        for each in balanced {
+        for each in balanced(members) {
+            let is_out = each.health.stand.load() != Seen::AVAILABLE;
             all += 1;
-            ejected += u64::from(each.health.ejected_until.load(Relaxed) > now.0);
+            ejected += u64::from(is_out && !each.health.is_unreachable());
         }
         all > 1 && (ejected == 0 || (ejected + 1) * 100 <= u64::from(self.max_percent) * all)
     }
@@ -93,205 +182,24 @@ impl Outlier {
         let forgotten = micros(now.since(ended)) / micros(self.base).max(1);
         ejections.saturating_sub(u32::try_from(forgotten).unwrap_or(u32::MAX))
     }
+}
 
-    /// How long an ejection lasts after `past` others.
-    fn length(&self, past: u32) -> Duration {
-        let factor = 1_u32.checked_shl(past).unwrap_or(u32::MAX);
-        self.base.saturating_mul(factor).min(self.max)
-    }
+fn decides(trial: &Option<Trial>) -> bool {
+    trial.as_ref().is_some_and(Trial::decides)
+}
+
+/// The members that take calls at all.
+fn balanced(members: &[Arc<Endpoint>]) -> impl Iterator<Item = &Arc<Endpoint>> {
+    members.iter().filter(|each| each.weight > 0)
+}
+
+/// Twice as long for each of `past` times, up to `most`.
+fn doubled(first: Duration, past: u32, most: Duration) -> Duration {
+    let factor = 1_u32.checked_shl(past).unwrap_or(u32::MAX);
+    first.saturating_mul(factor).min(most)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: u64 = 1_000_000;
-
-    fn members(weights: &[u32]) -> Vec<Arc<Endpoint>> {
-        let endpoint = |(port, weight): (u16, &u32)| {
-            Arc::new(Endpoint {
-                address: ([127, 0, 0, 1], port).into(),
-                weight: *weight,
-                labels: Default::default(),
-                warm_up: None,
-                health: Arc::default(),
-            })
-        };
-        (1..).zip(weights).map(endpoint).collect()
-    }
-
-    fn outlier(consecutive: u32) -> Outlier {
-        Outlier {
-            consecutive,
-            ..Outlier::default()
-        }
-    }
-
-    /// Fails the first member until it is ejected; how long that lasts, in seconds.
-    fn eject(outlier: &Outlier, members: &[Arc<Endpoint>], now: Now) -> Option<u64> {
-        let health = &members[0].health;
-        let ejected = (0..outlier.consecutive).any(|_| outlier.failure(health, now, members));
-        ejected.then(|| (health.ejected_until.load(Relaxed) - now.0) / SECOND)
-    }
-
-    #[test]
-    fn the_last_of_so_many_failures_in_a_row_ejects() {
-        let (outlier, members) = (outlier(3), members(&[1, 1]));
-        let (health, now) = (&members[0].health, Now(SECOND));
-        assert!(!outlier.failure(health, now, &members));
-        assert!(!outlier.failure(health, now, &members));
-        assert!(members[0].available(now));
-        assert!(outlier.failure(health, now, &members));
-        assert!(!members[0].available(now));
-        assert!(!members[0].available(Now(31 * SECOND - 1)));
-        assert!(members[0].available(Now(31 * SECOND)));
-        assert!(members[1].available(now));
-    }
-
-    #[test]
-    fn a_success_between_begins_the_count_anew() {
-        let (outlier, members) = (outlier(3), members(&[1, 1]));
-        let health = &members[0].health;
-        for _ in 0..100 {
-            assert!(!outlier.failure(health, Now(SECOND), &members));
-            assert!(!outlier.failure(health, Now(SECOND), &members));
-            outlier.success(health);
-        }
-    }
-
-    #[test]
-    fn zero_failures_mean_never() {
-        let (outlier, members) = (outlier(0), members(&[1, 1]));
-        for _ in 0..100 {
-            assert!(!outlier.failure(&members[0].health, Now(SECOND), &members));
-        }
-    }
-
-    #[test]
-    fn one_failure_is_enough_if_it_says_so() {
-        assert_eq!(eject(&outlier(1), &members(&[1, 1]), Now(SECOND)), Some(30));
-    }
-
-    #[test]
-    fn an_ejected_endpoint_is_not_ejected_again_until_it_is_back() {
-        let (outlier, members) = (outlier(2), members(&[1, 1]));
-        assert_eq!(eject(&outlier, &members, Now(SECOND)), Some(30));
-        for _ in 0..100 {
-            assert!(!outlier.failure(&members[0].health, Now(20 * SECOND), &members));
-        }
-        let back = Now(31 * SECOND);
-        assert!(members[0].available(back));
-        // It starts with a clean slate: one failure is not two.
-        assert!(!outlier.failure(&members[0].health, back, &members));
-        assert!(outlier.failure(&members[0].health, back, &members));
-    }
-
-    #[test]
-    fn each_ejection_lasts_twice_as_long_up_to_the_most() {
-        let (outlier, members) = (outlier(5), members(&[1, 1]));
-        let mut now = Now(SECOND);
-        let lengths: Vec<_> = (0..40)
-            .map(|_| {
-                let length = eject(&outlier, &members, now);
-                now = Now(members[0].health.ejected_until.load(Relaxed));
-                length
-            })
-            .collect();
-        assert_eq!(lengths[..4], [Some(30), Some(60), Some(120), Some(240)]);
-        assert!(
-            lengths[4..].iter().all(|length| *length == Some(300)),
-            "{lengths:?}"
-        );
-    }
-
-    #[test]
-    fn good_times_are_remembered_like_bad_ones() {
-        let (outlier, members) = (outlier(5), members(&[1, 1]));
-        let mut now = Now(SECOND);
-        for length in [30, 60, 120] {
-            assert_eq!(eject(&outlier, &members, now), Some(length));
-            now = Now(members[0].health.ejected_until.load(Relaxed));
-        }
-        // Two times the base without an ejection: two of three are forgotten.
-        let later = now.after(Duration::from_secs(60));
-        assert_eq!(eject(&outlier, &members, later), Some(60));
-        let much_later = later.after(Duration::from_secs(86_400));
-        assert_eq!(eject(&outlier, &members, much_later), Some(30));
-    }
-
-    #[test]
-    fn a_sole_endpoint_is_never_ejected() {
-        assert_eq!(eject(&outlier(5), &members(&[1]), Now(SECOND)), None);
-        // One of weight 0 takes no calls, and so is no company.
-        assert_eq!(eject(&outlier(5), &members(&[1, 0, 0]), Now(SECOND)), None);
-    }
-
-    #[test]
-    fn no_more_than_the_share_is_ejected_but_one_may_always_be() {
-        for (count, percent, most) in [
-            (2, 0, 1),
-            (2, 10, 1),
-            (5, 10, 1),
-            (10, 10, 1),
-            (20, 10, 2),
-            (29, 10, 2),
-            (4, 50, 2),
-            (3, 100, 3),
-        ] {
-            let outlier = Outlier {
-                max_percent: percent,
-                ..outlier(1)
-            };
-            let members = members(&vec![1; count]);
-            let fail = |each: &Arc<Endpoint>| outlier.failure(&each.health, Now(SECOND), &members);
-            let ejected = members.iter().filter(|each| fail(each)).count();
-            assert_eq!(ejected, most, "{percent} % of {count}");
-        }
-    }
-
-    #[test]
-    fn who_could_not_be_ejected_is_when_there_is_room() {
-        let (outlier, members) = (outlier(2), members(&[1, 1, 1]));
-        assert_eq!(eject(&outlier, &members, Now(SECOND)), Some(30));
-        for _ in 0..10 {
-            assert!(!outlier.failure(&members[1].health, Now(2 * SECOND), &members));
-        }
-        assert!(outlier.failure(&members[1].health, Now(31 * SECOND), &members));
-    }
-
-    #[test]
-    fn of_many_workers_one_ejects() {
-        let (outlier, members) = (outlier(5), members(&[1, 1]));
-        let fail = || {
-            let health = &members[0].health;
-            (0..1000)
-                .filter(|_| outlier.failure(health, Now(SECOND), &members))
-                .count()
-        };
-        let ejections: usize = std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..4).map(|_| scope.spawn(fail)).collect();
-            workers
-                .into_iter()
-                .map(|worker| worker.join().unwrap_or(0))
-                .sum()
-        });
-        assert_eq!(ejections, 1);
-    }
-
-    #[test]
-    fn extreme_durations_do_not_overflow() {
-        let extreme = Outlier {
-            consecutive: 1,
-            base: Duration::MAX,
-            max: Duration::MAX,
-            max_percent: u32::MAX,
-        };
-        let members = members(&[1, 1]);
-        assert!(extreme.failure(&members[0].health, Now(u64::MAX - 1), &members));
-        let instant = Outlier {
-            base: Duration::ZERO,
-            ..extreme
-        };
-        assert!(instant.failure(&members[1].health, Now(SECOND), &members));
-    }
-}
+mod black_hole;
+#[cfg(test)]
+mod tests;

@@ -1,32 +1,50 @@
 //! Which endpoints may be used for one call.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Standing};
 
 use super::{Ask, NoPick};
+
+/// How choosy a gate is. A call is offered each in turn until an endpoint is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Choosy {
+    /// Passes over the tried, and those in doubt: none waits for an endpoint to show that it
+    /// answers while others do.
+    Most,
+    /// Passes over the tried.
+    Less,
+    /// Only what holds for every call.
+    Least,
+}
 
 /// The rules that hold whatever the policy.
 pub(super) struct Gate<'a> {
     pub(super) members: &'a [Arc<Endpoint>],
     pub(super) ask: &'a Ask<'a>,
-    avoid: &'a [SocketAddr],
+    choosy: Choosy,
     /// Found out when the first endpoint that is not available is proposed.
-    panic: Cell<Option<bool>>,
+    panic: Cell<Option<Panic>>,
+}
+
+/// Whether so few endpoints are available that others are used, too: calls to the few would
+/// only bring those down as well.
+#[derive(Clone, Copy)]
+enum Panic {
+    No,
+    /// Those that can be connected to. The others would send their calls back to the few.
+    Reachable,
+    /// All, for there are no others.
+    All,
 }
 
 impl<'a> Gate<'a> {
-    pub(super) fn new(
-        members: &'a [Arc<Endpoint>],
-        ask: &'a Ask<'a>,
-        avoid: &'a [SocketAddr],
-    ) -> Self {
+    pub(super) fn new(members: &'a [Arc<Endpoint>], ask: &'a Ask<'a>, choosy: Choosy) -> Self {
         Self {
             members,
             ask,
-            avoid,
+            choosy,
             panic: Cell::new(None),
         }
     }
@@ -38,7 +56,8 @@ impl<'a> Gate<'a> {
         };
         self.may_be_used(endpoint)
             && !self.is_busy(endpoint)
-            && !self.avoid.contains(&endpoint.address)
+            && !(self.choosy < Choosy::Least && self.ask.avoid.contains(&endpoint.address))
+            && !(self.choosy < Choosy::Less && self.is_in_doubt(endpoint))
     }
 
     /// The member's weight now; 0 if there is no such member.
@@ -63,25 +82,54 @@ impl<'a> Gate<'a> {
     }
 
     fn may_be_used(&self, endpoint: &Endpoint) -> bool {
-        endpoint.weight > 0 && (endpoint.available(self.ask.now) || self.is_panic())
+        endpoint.weight > 0
+            && (endpoint.available(self.ask.now)
+                || self.may_be_tried(endpoint)
+                || match self.panic() {
+                    Panic::No => false,
+                    Panic::Reachable => !endpoint.health.is_unreachable(),
+                    Panic::All => true,
+                })
+    }
+
+    /// Whether this call may be the trial of an endpoint that was ejected. A call that failed
+    /// once already had better go where others succeed.
+    fn may_be_tried(&self, endpoint: &Endpoint) -> bool {
+        let is_retry = !self.ask.avoid.is_empty() && self.choosy < Choosy::Least;
+        !is_retry && endpoint.is_due(self.ask.now)
     }
 
     fn is_busy(&self, endpoint: &Endpoint) -> bool {
         self.ask.per_endpoint > 0 && endpoint.in_flight() >= self.ask.per_endpoint
     }
 
-    /// Whether so few endpoints are available that the others are used, too: calls to the few
-    /// would only bring those down as well.
-    fn is_panic(&self) -> bool {
+    /// A call with a key only makes way where waiting is likely in vain: its home is its home
+    /// also while nobody has answered yet. And one that was ejected is tried by one call anyway.
+    fn is_in_doubt(&self, endpoint: &Endpoint) -> bool {
+        let (health, now) = (&endpoint.health, self.ask.now);
+        if self.ask.hash.is_some() || health.standing(now) == Standing::Due {
+            return health.is_slow(now);
+        }
+        health.is_in_doubt(now)
+    }
+
+    fn panic(&self) -> Panic {
         if let Some(known) = self.panic.get() {
             return known;
         }
-        let (mut all, mut available) = (0_u64, 0_u64);
+        let (mut all, mut available, mut reachable) = (0_u64, 0_u64, false);
         for endpoint in self.members.iter().filter(|endpoint| endpoint.weight > 0) {
             all += 1;
             available += u64::from(endpoint.available(self.ask.now));
+            reachable |= !endpoint.health.is_unreachable();
         }
-        let panic = available * 100 < all * u64::from(self.ask.panic_percent);
+        let panic = if available * 100 >= all * u64::from(self.ask.panic_percent) {
+            Panic::No
+        } else if reachable {
+            Panic::Reachable
+        } else {
+            Panic::All
+        };
         self.panic.set(Some(panic));
         panic
     }

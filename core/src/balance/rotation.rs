@@ -185,6 +185,7 @@ fn interval(weight: u32) -> u64 {
 mod tests {
     use super::*;
     use crate::balance::Ask;
+    use crate::balance::gate::Choosy;
 
     #[test]
     fn shares_survive_the_end_of_virtual_time() {
@@ -217,10 +218,11 @@ mod tests {
             avoid: &[],
             per_endpoint: 0,
             panic_percent: 50,
+            deadline: Now(2),
         };
         let mut light = 0;
         for pick in 1..400_i32 {
-            let gate = Gate::new(&members, &ask, &[]);
+            let gate = Gate::new(&members, &ask, Choosy::Least);
             light += i32::from(rotation.pick(&gate) == Some(1));
             assert!((light - pick / 4).abs() <= 1, "{light} of {pick}");
         }

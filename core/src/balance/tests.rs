@@ -7,17 +7,34 @@ use std::sync::atomic::Ordering::Relaxed;
 use proptest::prelude::*;
 
 use super::*;
+use crate::endpoint::{Health, Seen};
 use crate::rng::Rng;
 
 const SECOND: u64 = 1_000_000;
 
+/// One that has answered before.
 fn endpoint(port: u16, weight: u32) -> Endpoint {
+    let health = Health::default();
+    health.prove(Now(1));
     Endpoint {
         address: ([127, 0, 0, 1], port).into(),
         weight,
         labels: Default::default(),
         warm_up: None,
-        health: Arc::default(),
+        health: Arc::new(health),
+    }
+}
+
+fn eject(member: &Endpoint) {
+    member.health.stand.set(Seen::ejected(Now(10 * SECOND)));
+}
+
+impl Balancer {
+    /// Where a call goes that is no trial.
+    fn place(&mut self, members: &[Arc<Endpoint>], ask: &Ask<'_>) -> Result<usize, NoPick> {
+        let picked = self.pick(members, ask)?;
+        assert!(picked.trial.is_none(), "{picked:?}");
+        Ok(picked.place)
     }
 }
 
@@ -36,6 +53,7 @@ fn ask(rng: &mut Rng) -> Ask<'static> {
         avoid: &[],
         per_endpoint: 0,
         panic_percent: 50,
+        deadline: Now(2 * SECOND),
     }
 }
 
@@ -48,7 +66,7 @@ fn counts(policy: &Policy, members: &[Arc<Endpoint>], picks: u32) -> Vec<u32> {
             hash: Some(rng.next()),
             ..ask(&mut rng)
         };
-        counts[balancer.pick(members, &ask).unwrap()] += 1;
+        counts[balancer.place(members, &ask).unwrap()] += 1;
     }
     counts
 }
@@ -120,7 +138,7 @@ fn equal_weights_take_strict_turns() {
     let mut balancer = Balancer::new(&Policy::RoundRobin, &members, Now(SECOND), 3);
     let mut rng = Rng::new(1);
     let picks: Vec<usize> = (0..300)
-        .map(|_| balancer.pick(&members, &ask(&mut rng)).unwrap())
+        .map(|_| balancer.place(&members, &ask(&mut rng)).unwrap())
         .collect();
     assert!(
         picks.windows(2).all(|pair| pair[1] == (pair[0] + 1) % 3),
@@ -134,7 +152,7 @@ fn workers_begin_at_different_places() {
         let members = members(&weights);
         let first = |seed| {
             let mut balancer = Balancer::new(&Policy::RoundRobin, &members, Now(SECOND), seed);
-            balancer.pick(&members, &ask(&mut Rng::new(1))).unwrap()
+            balancer.place(&members, &ask(&mut Rng::new(1))).unwrap()
         };
         let firsts: HashSet<usize> = (0..100).map(first).collect();
         assert!(firsts.len() >= 5, "{firsts:?}");
@@ -149,7 +167,7 @@ fn no_run_is_longer_than_weights_make_it() {
         let mut rng = Rng::new(1);
         let (mut longest, mut run) = (vec![0; weights.len()], (0, 0));
         for _ in 0..10_000 {
-            let picked = balancer.pick(&members, &ask(&mut rng)).unwrap();
+            let picked = balancer.place(&members, &ask(&mut rng)).unwrap();
             run = if run.0 == picked {
                 (picked, run.1 + 1)
             } else {
@@ -173,7 +191,7 @@ fn round_robin_interleaves_evenly() {
     let mut balancer = Balancer::new(&Policy::RoundRobin, &members, Now(SECOND), 3);
     let mut rng = Rng::new(1);
     let picks: Vec<usize> = (0..700)
-        .map(|_| balancer.pick(&members, &ask(&mut rng)).unwrap())
+        .map(|_| balancer.place(&members, &ask(&mut rng)).unwrap())
         .collect();
     let light: Vec<usize> = (0..700).filter(|n| picks[*n] == 1).collect();
     assert_eq!(light.len(), 100);
@@ -197,7 +215,7 @@ fn a_young_endpoint_gets_its_share_by_and_by() {
                     now,
                     ..ask(&mut rng)
                 };
-                balancer.pick(&members, &ask).unwrap() == 1
+                balancer.place(&members, &ask).unwrap() == 1
             })
             .count();
         assert!((low..=high).contains(&share), "age {age}: {share}");
@@ -244,9 +262,9 @@ fn consistent_hash_moves_only_the_keys_of_the_one_that_left() {
             hash: Some(hash_bytes(&key.to_be_bytes())),
             ..ask(&mut rng)
         };
-        let before = of_ten.pick(&ten, &ask).unwrap();
+        let before = of_ten.place(&ten, &ask).unwrap();
         *shares.entry(before).or_default() += 1;
-        let after = of_nine.pick(&nine, &ask).unwrap();
+        let after = of_nine.place(&nine, &ask).unwrap();
         assert!(
             before == after || before == 9,
             "key {key} moved from {before} to {after}"
@@ -264,7 +282,7 @@ fn consistent_hash_moves_only_the_keys_of_the_one_that_left() {
 fn the_ejected_are_passed_over_until_too_few_are_left() {
     for policy in &POLICIES {
         let members = members(&[1, 1, 1, 1]);
-        members[0].health.ejected_until.store(10 * SECOND, Relaxed);
+        eject(&members[0]);
         let three = counts(policy, &members, 40_000);
         assert_shares(&three, &[0, 1, 1, 1], &format!("{policy:?}, one ejected"));
         members[1].health.leaving_until.store(10 * SECOND, Relaxed);
@@ -275,7 +293,7 @@ fn the_ejected_are_passed_over_until_too_few_are_left() {
             &format!("{policy:?}, half of them left"),
         );
         // One of four is under the panic threshold of 50 %: all are used.
-        members[2].health.ejected_until.store(10 * SECOND, Relaxed);
+        eject(&members[2]);
         let panic = counts(policy, &members, 40_000);
         assert_shares(&panic, &[1, 1, 1, 1], &format!("{policy:?}, panic"));
         // Those of weight 0 count neither as available nor as gone.
@@ -294,7 +312,7 @@ fn shares_of_the_ejected_fall_to_the_others_by_weight() {
     let weights = [40, 10, 20, 30];
     for policy in &POLICIES {
         let members = members(&weights);
-        members[0].health.ejected_until.store(10 * SECOND, Relaxed);
+        eject(&members[0]);
         let counts = counts(policy, &members, 50_000);
         assert_shares(&counts, &[0, 10, 20, 30], &format!("{policy:?}"));
     }
@@ -308,12 +326,12 @@ fn who_returns_claims_no_lost_turns() {
         let mut rng = Rng::new(1);
         let mut picks_of_first = |count| {
             (0..count)
-                .filter(|_| balancer.pick(&members, &ask(&mut rng)) == Ok(0))
+                .filter(|_| balancer.place(&members, &ask(&mut rng)) == Ok(0))
                 .count()
         };
-        members[0].health.ejected_until.store(10 * SECOND, Relaxed);
+        eject(&members[0]);
         assert_eq!(picks_of_first(10_000), 0);
-        members[0].health.ejected_until.store(0, Relaxed);
+        members[0].health.stand.set(Seen::AVAILABLE);
         let fair = 100 * weights[0] as usize / weights.iter().sum::<u32>() as usize;
         let picks = picks_of_first(100);
         assert!(
@@ -328,7 +346,7 @@ fn in_panic_the_tried_still_come_last() {
     for policy in &POLICIES {
         let members = members(&[1, 1, 1]);
         for member in &members {
-            member.health.ejected_until.store(10 * SECOND, Relaxed);
+            eject(member);
         }
         let tried = [members[0].address, members[2].address];
         let mut balancer = Balancer::new(policy, &members, Now(SECOND), 1);
@@ -339,7 +357,7 @@ fn in_panic_the_tried_still_come_last() {
                 hash: Some(rng.next()),
                 ..ask(&mut rng)
             };
-            assert_eq!(balancer.pick(&members, &ask), Ok(1), "{policy:?}");
+            assert_eq!(balancer.place(&members, &ask), Ok(1), "{policy:?}");
         }
     }
 }
@@ -360,7 +378,7 @@ fn busy_ones_are_passed_over_by_every_policy() {
                 hash: Some(rng.next()),
                 ..ask(&mut rng)
             };
-            seen.insert(balancer.pick(&members, &ask).unwrap());
+            seen.insert(balancer.place(&members, &ask).unwrap());
         }
         assert_eq!(seen, HashSet::from([3, 4]), "{policy:?}");
     }
@@ -370,7 +388,7 @@ fn busy_ones_are_passed_over_by_every_policy() {
 fn the_available_but_busy_do_not_send_calls_to_the_ejected() {
     for policy in &POLICIES {
         let members = members(&[1, 1, 1]);
-        members[0].health.ejected_until.store(10 * SECOND, Relaxed);
+        eject(&members[0]);
         for member in &members[1..] {
             member.health.in_flight.store(8, Relaxed);
         }
@@ -382,7 +400,7 @@ fn the_available_but_busy_do_not_send_calls_to_the_ejected() {
             ..ask(&mut rng)
         };
         assert_eq!(
-            balancer.pick(&members, &ask),
+            balancer.place(&members, &ask),
             Err(NoPick::Busy),
             "{policy:?}"
         );
@@ -400,7 +418,7 @@ fn tried_ones_come_last_and_busy_ones_not_at_all() {
             avoid: &tried,
             ..ask(&mut rng)
         };
-        assert_eq!(balancer.pick(&members, &ask), Ok(1));
+        assert_eq!(balancer.place(&members, &ask), Ok(1));
     }
     members[1].health.in_flight.store(8, Relaxed);
     let bounded = Ask {
@@ -408,10 +426,10 @@ fn tried_ones_come_last_and_busy_ones_not_at_all() {
         per_endpoint: 8,
         ..ask(&mut rng)
     };
-    assert_eq!(balancer.pick(&members, &bounded), Ok(0));
+    assert_eq!(balancer.place(&members, &bounded), Ok(0));
     members[0].health.in_flight.store(8, Relaxed);
-    assert_eq!(balancer.pick(&members, &bounded), Err(NoPick::Busy));
-    assert_eq!(balancer.pick(&[], &bounded), Err(NoPick::Empty));
+    assert_eq!(balancer.place(&members, &bounded), Err(NoPick::Busy));
+    assert_eq!(balancer.place(&[], &bounded), Err(NoPick::Empty));
     let none = Ask {
         panic_percent: 0,
         ..ask(&mut rng)
@@ -419,7 +437,7 @@ fn tried_ones_come_last_and_busy_ones_not_at_all() {
     for member in &members {
         member.health.leaving_until.store(10 * SECOND, Relaxed);
     }
-    assert_eq!(balancer.pick(&members, &none), Err(NoPick::Empty));
+    assert_eq!(balancer.place(&members, &none), Err(NoPick::Empty));
 }
 
 // === Warm-up ===
@@ -446,7 +464,7 @@ fn young_picks(
             hash: Some(rng.next()),
             ..ask(&mut rng)
         };
-        let picked = balancer.pick(&members, &ask).unwrap();
+        let picked = balancer.place(&members, &ask).unwrap();
         picks += u32::from(picked == elders && now >= Now(from * SECOND));
     }
     picks
@@ -488,7 +506,7 @@ fn the_warm_take_strict_turns_again() {
             now: Now(seconds * SECOND),
             ..ask(&mut rng)
         };
-        balancer.pick(&members, &ask).unwrap()
+        balancer.place(&members, &ask).unwrap()
     };
     assert!((0..10).filter(|_| pick(2) == 1).count() <= 1);
     let picks: Vec<usize> = (0..100).map(|_| pick(100)).collect();
@@ -518,7 +536,7 @@ fn calls_that_stay_are_spread_by_weight() {
             let mut balancer = Balancer::new(&policy, &members, Now(SECOND), 7);
             let mut rng = Rng::new(11);
             for _ in 0..6000 {
-                let picked = balancer.pick(&members, &ask(&mut rng)).unwrap();
+                let picked = balancer.place(&members, &ask(&mut rng)).unwrap();
                 members[picked].health.in_flight.fetch_add(1, Relaxed);
             }
             let total: u32 = weights.iter().sum();
@@ -569,7 +587,7 @@ fn homes(members: &[Arc<Endpoint>], now: Now, keys: u32) -> Vec<usize> {
     let home = |key: u32| {
         let hash = Some(hash_bytes(&key.to_be_bytes()));
         balancer
-            .pick(
+            .place(
                 members,
                 &Ask {
                     now,
@@ -600,7 +618,7 @@ fn keys_are_at_home_where_every_other_proxy_has_them() {
 fn keys_of_the_ejected_spread_and_come_back() {
     let members = members(&[1; 10]);
     let before = homes(&members, Now(SECOND), 50_000);
-    members[4].health.ejected_until.store(10 * SECOND, Relaxed);
+    eject(&members[4]);
     let during = homes(&members, Now(SECOND), 50_000);
     let mut taken = vec![0; 10];
     for (before, during) in before.iter().zip(&during) {
@@ -615,6 +633,7 @@ fn keys_of_the_ejected_spread_and_come_back() {
         &[1, 1, 1, 1, 0, 1, 1, 1, 1, 1],
         "keys of the ejected",
     );
+    members[4].health.stand.set(Seen::AVAILABLE);
     assert_eq!(homes(&members, Now(11 * SECOND), 50_000), before);
 }
 
@@ -655,7 +674,7 @@ fn without_a_key_it_is_chance() {
     let mut rng = Rng::new(5);
     let mut counts = [0, 0];
     for _ in 0..50_000 {
-        counts[balancer.pick(&members, &ask(&mut rng)).unwrap()] += 1;
+        counts[balancer.place(&members, &ask(&mut rng)).unwrap()] += 1;
     }
     assert_shares(&counts, &[3, 1], "without a key");
 }
@@ -683,7 +702,9 @@ proptest! {
                 Arc::get_mut(member).unwrap().warm_up = Some((0, 10 * SECOND));
             }
             member.health.in_flight.store(*in_flight, Relaxed);
-            member.health.ejected_until.store(if *available { 0 } else { 10 * SECOND }, Relaxed);
+            if !*available {
+                eject(member);
+            }
             avoid.extend(tried.then_some(member.address));
         }
         let weighty: Vec<_> = members.iter().filter(|each| each.weight > 0).collect();
@@ -699,9 +720,9 @@ proptest! {
             for (random, hash) in &randoms {
                 let ask = Ask {
                     now: Now(SECOND), random: *random, hash: *hash,
-                    avoid: &avoid, per_endpoint, panic_percent,
+                    avoid: &avoid, per_endpoint, panic_percent, deadline: Now(2 * SECOND),
                 };
-                match balancer.pick(&members, &ask) {
+                match balancer.place(&members, &ask) {
                     Ok(picked) if members.iter().any(|each| fresh(each)) => {
                         prop_assert!(fresh(&members[picked]));
                     }
@@ -729,12 +750,164 @@ proptest! {
         let mut turns = vec![0; weights.len()];
         let total = f64::from(weights.iter().sum::<u32>());
         for count in 1..500_u32 {
-            turns[balancer.pick(&members, &ask(&mut rng)).unwrap()] += 1;
+            turns[balancer.place(&members, &ask(&mut rng)).unwrap()] += 1;
             for (turns, weight) in turns.iter().zip(&weights) {
                 let share = f64::from(count) * f64::from(*weight) / total;
                 let bound = 1.0 + weights.len() as f64 * f64::from(*weight) / total;
                 prop_assert!((f64::from(*turns) - share).abs() <= bound);
             }
         }
+    }
+}
+
+// === Trials, doubt and connections ===
+
+/// Where a call goes, and whether it is the trial of one that was ejected.
+fn tried(
+    balancer: &mut Balancer,
+    members: &[Arc<Endpoint>],
+    ask: &Ask<'_>,
+) -> (usize, Option<Trial>) {
+    let picked = balancer.pick(members, ask).unwrap();
+    (picked.place, picked.trial)
+}
+
+#[test]
+fn one_call_at_a_time_tries_who_was_ejected() {
+    for policy in &POLICIES {
+        let members = members(&[1, 1, 1, 1]);
+        members[2].health.stand.set(Seen::ejected(Now(SECOND)));
+        let mut balancer = Balancer::new(policy, &members, Now(SECOND), 1);
+        let mut rng = Rng::new(1);
+        let mut picks = || {
+            let ask = Ask {
+                hash: Some(rng.next()),
+                ..ask(&mut rng)
+            };
+            tried(&mut balancer, &members, &ask)
+        };
+        let mut trials: Vec<Trial> = Vec::new();
+        for _ in 0..200 {
+            let (place, trial) = picks();
+            assert_eq!(place == 2, trial.is_some(), "{policy:?}");
+            trials.extend(trial);
+        }
+        assert_eq!(trials.len(), 1, "{policy:?}");
+        trials.clear();
+        let again = (0..200).any(|_| picks().1.is_some());
+        assert!(again, "{policy:?}: it was given back");
+    }
+}
+
+#[test]
+fn a_call_that_failed_elsewhere_is_no_trial_unless_nothing_else_is_left() {
+    for policy in &POLICIES {
+        let members = members(&[1, 1]);
+        members[1].health.stand.set(Seen::ejected(Now(SECOND)));
+        let mut balancer = Balancer::new(policy, &members, Now(SECOND), 1);
+        let avoid = [([127, 0, 0, 1], 9).into()];
+        let mut rng = Rng::new(1);
+        for _ in 0..50 {
+            let ask = Ask {
+                avoid: &avoid,
+                hash: Some(rng.next()),
+                ..ask(&mut rng)
+            };
+            assert_eq!(balancer.place(&members, &ask), Ok(0), "{policy:?}");
+        }
+        members[0].health.unwell.store(true, Relaxed);
+        let ask = Ask {
+            avoid: &avoid,
+            panic_percent: 0,
+            ..ask(&mut rng)
+        };
+        let (place, trial) = tried(&mut balancer, &members, &ask);
+        assert!(place == 1 && trial.is_some(), "{policy:?}");
+    }
+}
+
+#[test]
+fn a_trial_lasts_as_long_as_its_call_but_not_for_ever() {
+    for (deadline, taken_until) in [(3, 4), (1000, 62)] {
+        let members = members(&[1, 1]);
+        members[0].health.stand.set(Seen::ejected(Now(SECOND)));
+        members[1].health.unwell.store(true, Relaxed);
+        let mut balancer = Balancer::new(&Policy::RoundRobin, &members, Now(SECOND), 1);
+        let mut rng = Rng::new(1);
+        let ask = |now, rng: &mut Rng| Ask {
+            now: Now(now),
+            deadline: Now(deadline * SECOND),
+            panic_percent: 0,
+            ..ask(rng)
+        };
+        let first = balancer.pick(&members, &ask(SECOND, &mut rng)).unwrap();
+        assert!(first.trial.is_some());
+        let early = balancer.pick(&members, &ask(taken_until * SECOND - 1, &mut rng));
+        assert_eq!(early.map(|picked| picked.place), Err(NoPick::Empty));
+        let late = balancer.pick(&members, &ask(taken_until * SECOND, &mut rng));
+        assert!(late.unwrap().trial.is_some());
+    }
+}
+
+#[test]
+fn few_wait_for_who_has_yet_to_answer() {
+    for policy in &POLICIES {
+        let mut members = members(&[1, 1, 1, 1]);
+        Arc::get_mut(&mut members[2]).unwrap().health = Arc::default();
+        let mut balancer = Balancer::new(policy, &members, Now(SECOND), 1);
+        let mut rng = Rng::new(1);
+        let mut waiting: Vec<Trial> = Vec::new();
+        for _ in 0..500 {
+            let (place, trial) = tried(&mut balancer, &members, &ask(&mut rng));
+            assert_eq!(place == 2, trial.is_some(), "{policy:?}");
+            waiting.extend(trial);
+        }
+        assert_eq!(waiting.len(), 2, "{policy:?}");
+        members[2].health.prove(Now(SECOND));
+        let spread = counts(policy, &members, 4000);
+        assert!(spread[2] > 800, "{policy:?}: {spread:?}");
+    }
+}
+
+#[test]
+fn where_all_have_yet_to_answer_all_are_used() {
+    for policy in &POLICIES {
+        let mut members = members(&[1, 1]);
+        for member in &mut members {
+            Arc::get_mut(member).unwrap().health = Arc::default();
+        }
+        let mut balancer = Balancer::new(policy, &members, Now(SECOND), 1);
+        let mut rng = Rng::new(1);
+        let mut waiting = Vec::new();
+        let mut seen = [0, 0];
+        for _ in 0..400 {
+            let (place, trial) = tried(&mut balancer, &members, &ask(&mut rng));
+            seen[place] += 1;
+            waiting.push(trial);
+        }
+        assert!(
+            seen.iter().all(|count| *count > 100),
+            "{policy:?}: {seen:?}"
+        );
+    }
+}
+
+#[test]
+fn in_panic_who_cannot_be_connected_to_comes_last() {
+    for policy in &POLICIES {
+        let members = members(&[1, 1, 1, 1]);
+        eject(&members[0]);
+        for member in &members[1..] {
+            eject(member);
+            member.health.connect_failures.store(1, Relaxed);
+        }
+        let spread = counts(policy, &members, 1000);
+        assert_eq!(spread, [1000, 0, 0, 0], "{policy:?}");
+        members[0].health.connect_failures.store(1, Relaxed);
+        let spread = counts(policy, &members, 1000);
+        assert!(
+            spread.iter().all(|count| *count > 100),
+            "{policy:?}: {spread:?}"
+        );
     }
 }

@@ -1,7 +1,10 @@
 //! Active health checks: endpoints are asked whether they are well.
 //!
 //! Checks run on the control runtime. What they find is one flag in the endpoint's health, which
-//! all workers read as they read ejections.
+//! all workers read as they read ejections; one that passes also ends an ejection early.
+//! Nobody is found unwell because of what we lack ourselves, or while we did not run.
+
+mod schedule;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,25 +12,26 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{self, AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
 use crate::codec::{Codec, Signal};
-use crate::endpoint::Endpoint;
 use crate::frame::{Head, Kind};
 use crate::mesh::Mesh;
+use crate::own_error::is_ours;
 
 use super::socket::{Socket, dial};
 
-/// How often clusters and endpoints are looked for that are new, or due.
+use schedule::{Found, Schedule, Turn, is_late};
+
+/// How often clusters and endpoints are looked for that are new.
 const LOOK: Duration = Duration::from_millis(100);
 /// Checks of one cluster at a time.
 const AT_ONCE: usize = 64;
@@ -160,13 +164,13 @@ pub async fn keep_checking(mesh: Weak<Mesh>) {
         {
             let Some(mesh) = mesh.upgrade() else { return };
             for cluster in mesh.clusters() {
-                let Some(check) = cluster.spec.policy.health_check.clone() else {
+                let Some(check) = &cluster.spec.policy.health_check else {
                     continue;
                 };
                 let key = Arc::as_ptr(&cluster).addr();
                 let is_running = running.get(&key).is_some_and(|task| !task.is_finished());
                 if !is_running {
-                    let task = tasks.spawn(follow(Arc::downgrade(&cluster), check));
+                    let task = tasks.spawn(follow(Arc::downgrade(&cluster), check.clone()));
                     running.insert(key, task);
                 }
             }
@@ -177,147 +181,77 @@ pub async fn keep_checking(mesh: Weak<Mesh>) {
     }
 }
 
-/// What is known of an endpoint.
-struct Known {
-    due: Instant,
-    /// Checks in a row that went as the last one did; 0 before the first.
-    streak: u32,
-    went_well: bool,
-    busy: bool,
-}
-
 /// Checks the endpoints of one cluster as long as it is there.
 async fn follow(cluster: Weak<Cluster>, check: HealthCheck) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
-    let mut known: HashMap<SocketAddr, Known> = HashMap::new();
+    let mut schedule = Schedule::new(check.clone());
+    let mut version = None;
     let mut asking = JoinSet::new();
-    let mut look = tokio::time::interval(LOOK.min(check.interval));
+    // A probe that panics tells nothing else than which task it was.
+    let mut turns: HashMap<task::Id, Turn> = HashMap::new();
+    let mut wake = Instant::now();
     loop {
-        tokio::select! {
-            _ = look.tick() => {
-                let Some(cluster) = cluster.upgrade() else { return };
-                let endpoints = cluster.endpoints();
-                let now = Instant::now();
-                known.retain(|address, _| endpoints.all.iter().any(|own| own.address == *address));
-                for endpoint in &endpoints.all {
-                    let one = known.entry(endpoint.address).or_insert(Known {
-                        due: now,
-                        streak: 0,
-                        went_well: true,
-                        busy: false,
-                    });
-                    if one.busy || one.due > now {
-                        continue;
-                    }
-                    one.busy = true;
-                    one.due = now + check.interval;
-                    let (check, places) = (check.clone(), places.clone());
-                    asking.spawn(ask(cluster.clone(), endpoint.clone(), check, places));
-                }
-            }
-            Some(Ok((endpoint, went))) = asking.join_next() => {
-                if let Some(one) = known.get_mut(&endpoint.address) {
-                    one.busy = false;
-                    judge(&check, one, &endpoint, went);
-                }
+        let ended = tokio::select! {
+            () = tokio::time::sleep_until(wake) => None,
+            Some(ended) = asking.join_next_with_id() => Some(ended),
+        };
+        let Some(cluster) = cluster.upgrade() else {
+            return;
+        };
+        let now = Instant::now();
+        // First: what was found is judged knowing whether we ran.
+        if is_late(wake, now) {
+            schedule.stalled(now);
+        }
+        if let Some(ended) = ended {
+            let (id, found) = match ended {
+                Ok((id, found)) => (id, found),
+                Err(error) => (error.id(), Found::Nothing(error.to_string())),
+            };
+            if let Some(turn) = turns.remove(&id) {
+                schedule.conclude(&turn, &found, now, cluster.now());
             }
         }
+        if version != Some(cluster.version()) {
+            // Read first: a change between the two reads is caught next time.
+            version = Some(cluster.version());
+            schedule.update(&cluster.endpoints().all, now);
+        }
+        while let Some(turn) = schedule.take_due(now) {
+            let address = turn.endpoint.address;
+            let task = ask(cluster.clone(), address, check.clone(), places.clone());
+            turns.insert(asking.spawn(task).id(), turn);
+        }
+        let look = now + LOOK;
+        wake = schedule.next().map_or(look, |due| due.min(look));
     }
 }
 
 async fn ask(
     cluster: Arc<Cluster>,
-    endpoint: Arc<Endpoint>,
+    mut address: SocketAddr,
     check: HealthCheck,
     places: Arc<Semaphore>,
-) -> (Arc<Endpoint>, Result<(), String>) {
+) -> Found {
     // Never closed.
     let _place = places.acquire().await;
-    let mut address = endpoint.address;
     if let Some(port) = check.port {
         address.set_port(port);
     }
     let asking = async {
-        let socket = dial(&cluster, address, check.probe.application()).await;
-        let socket = socket.map_err(|error| error.to_string())?;
-        check.probe.ask(socket).await
+        match dial(&cluster, address, check.probe.application()).await {
+            Ok(socket) => check.probe.ask(socket).await.map_err(Found::Unwell),
+            Err(error) if is_ours(&error) => Err(Found::Nothing(error.to_string())),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(Found::Silent),
+            Err(error) => Err(Found::Unwell(error.to_string())),
+        }
     };
-    let went = match tokio::time::timeout(check.timeout, asking).await {
-        Ok(went) => went,
-        Err(_) => Err(format!("no answer within {:?}", check.timeout)),
-    };
-    (endpoint, went)
-}
-
-fn judge(check: &HealthCheck, one: &mut Known, endpoint: &Endpoint, went: Result<(), String>) {
-    let is_first = one.streak == 0;
-    let well = went.is_ok();
-    one.streak = if well == one.went_well {
-        one.streak + 1
-    } else {
-        1
-    };
-    one.went_well = well;
-    let was_unwell = endpoint.health.unwell.load(Relaxed);
-    let enough = if well { check.healthy } else { check.unhealthy };
-    if was_unwell != well || (one.streak < enough && !is_first) {
-        return;
-    }
-    endpoint.health.unwell.store(!well, Relaxed);
-    let address = endpoint.address;
-    match went {
-        Ok(()) => tracing::info!(%address, "endpoint is well again"),
-        Err(why) => tracing::warn!(%address, why, "endpoint is unwell"),
+    match tokio::time::timeout(check.timeout, asking).await {
+        Ok(Ok(())) => Found::Well,
+        Ok(Err(found)) => found,
+        Err(_) => Found::Silent,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(unhealthy: u32, healthy: u32) -> HealthCheck {
-        HealthCheck {
-            probe: Arc::new(Accepts),
-            settings: "".into(),
-            port: None,
-            interval: Duration::from_secs(1),
-            timeout: Duration::from_secs(1),
-            unhealthy,
-            healthy,
-        }
-    }
-
-    #[test]
-    fn it_takes_several_in_a_row_but_for_the_first() {
-        let endpoint = Endpoint {
-            address: ([127, 0, 0, 1], 1).into(),
-            weight: 1,
-            labels: Default::default(),
-            warm_up: None,
-            health: Arc::default(),
-        };
-        let fresh = || Known {
-            due: Instant::now(),
-            streak: 0,
-            went_well: true,
-            busy: false,
-        };
-        let check = check(3, 2);
-        let mut one = fresh();
-        let mut after = |said: &str| -> Vec<bool> {
-            let each = said.chars().map(|letter| {
-                let went = (letter == '+').then_some(()).ok_or_else(String::new);
-                judge(&check, &mut one, &endpoint, went);
-                endpoint.health.unwell.load(Relaxed)
-            });
-            each.collect()
-        };
-        assert_eq!(after("+--+"), [false; 4]);
-        assert_eq!(after("---"), [false, false, true]);
-        assert_eq!(after("+-++"), [true, true, true, false]);
-        // One that is found unwell at once.
-        let mut one = fresh();
-        judge(&check, &mut one, &endpoint, Err(String::new()));
-        assert!(endpoint.health.unwell.load(Relaxed));
-    }
-}
+mod tests;

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use crate::balance::{Ask, HashOn, NoPick, Policy, hash_bytes, observe_latency};
+use crate::balance::{Ask, HashOn, NoPick, Pick, Policy, hash_bytes, observe_latency};
 use crate::clock::{Now, micros};
 use crate::cluster::Cluster;
 use crate::driver::Worker;
+use crate::endpoint::Trial;
 use crate::frame::Outcome;
 use crate::record::{Ending, Record};
 use crate::rejection::Rejection;
@@ -147,7 +148,7 @@ impl Exchange {
         if !view.known {
             return Err(Rejection::NoService);
         }
-        let seat = self.pick(&mut view, worker.random(), now, attributes)?;
+        let (seat, trial) = self.pick(&mut view, worker.random(), now, attributes)?;
         let cluster = &seat.cluster;
         let retry = self.attempts > 0;
         let limit = cluster.spec.policy.max_in_flight;
@@ -168,6 +169,7 @@ impl Exchange {
             started: now,
             verdict: Verdict::Neutral,
             retry,
+            trial,
         }))
     }
 
@@ -177,7 +179,7 @@ impl Exchange {
         random: u64,
         now: Now,
         attributes: Attributes<'_, '_>,
-    ) -> Result<Rc<Seat>, Rejection> {
+    ) -> Result<(Rc<Seat>, Option<Trial>), Rejection> {
         let way = view.is_steered().then(|| {
             let key = &self.site.key;
             view.way(&mut Facts {
@@ -204,13 +206,14 @@ impl Exchange {
             avoid: &self.tried,
             per_endpoint: policy.per_endpoint,
             panic_percent: policy.panic_percent,
+            deadline: self.attempt_deadline(),
         };
         let members = match way {
             None => view.plain(),
             Some(way) => view.members(way, now, random),
         };
         match members.balancer.pick(&members.endpoints, &ask) {
-            Ok(chosen) => Ok(members.seats[chosen].clone()),
+            Ok(Pick { place, trial }) => Ok((members.seats[place].clone(), trial)),
             Err(NoPick::Empty) => Err(Rejection::NoEndpoint),
             Err(NoPick::Busy) => Err(Rejection::Overloaded),
         }
@@ -359,6 +362,8 @@ pub struct Lease {
     started: Now,
     verdict: Verdict,
     retry: bool,
+    /// If the call tries the endpoint for those that follow; given back if it tells nothing.
+    trial: Option<Trial>,
 }
 
 impl Lease {
@@ -377,7 +382,9 @@ impl Lease {
         match std::mem::replace(&mut self.verdict, Verdict::Neutral) {
             Verdict::Neutral => {}
             Verdict::Good => {
-                policy.outlier.success(&endpoint.health);
+                policy
+                    .outlier
+                    .success(&endpoint.health, now, self.trial.take());
                 if policy.balance == Policy::PeakEwma {
                     let nanos = micros(now.since(self.started)).saturating_mul(1000);
                     observe_latency(&endpoint.health, nanos, now);
@@ -385,7 +392,11 @@ impl Lease {
             }
             Verdict::Bad => {
                 let all = cluster.endpoints();
-                if policy.outlier.failure(&endpoint.health, now, &all.all) {
+                let trial = self.trial.take();
+                if policy
+                    .outlier
+                    .failure(&endpoint.health, now, &all.all, trial)
+                {
                     cluster.ejections.fetch_add(1, Relaxed);
                     tracing::warn!(
                         cluster = %cluster.name(), endpoint = %endpoint.address,
