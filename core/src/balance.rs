@@ -139,6 +139,12 @@ impl Balancer {
     /// # Errors
     /// Why there is none.
     pub fn pick(&mut self, members: &[Arc<Endpoint>], ask: &Ask<'_>) -> Result<Pick, NoPick> {
+        let picked = self.choose(members, ask)?;
+        members[picked.place].health.ask(ask.now);
+        Ok(picked)
+    }
+
+    fn choose(&mut self, members: &[Arc<Endpoint>], ask: &Ask<'_>) -> Result<Pick, NoPick> {
         let until = ask.deadline.min(ask.now.after(LONGEST)).after(GRACE);
         for _ in 0..RACES {
             let place = self.propose(members, ask)?;

@@ -60,6 +60,9 @@ pub struct Health {
     /// Calls that are to show whether it answers, and when the last of them began (microseconds).
     trials: AtomicU32,
     tried_at: AtomicU64,
+    /// Calls sent to it since it last answered, and when the first of them was (microseconds).
+    owed: AtomicU32,
+    owed_since: AtomicU64,
     /// Since when a connection to it is being made (microseconds; 0 = none is).
     connecting_since: AtomicU64,
     /// A health check already ended an ejection early, and calls did not confirm it since.
@@ -72,6 +75,10 @@ const NOTED: Duration = Duration::from_millis(10);
 const UNPROVEN: u32 = 2;
 /// After this long without an answer to them, one more.
 const AGAIN: Duration = Duration::from_secs(5);
+/// So many calls without an answer to any of them, over more than `QUIET`, and others had better
+/// go elsewhere.
+const OWED: u32 = 8;
+const QUIET: Duration = Duration::from_millis(30);
 /// A connection that takes longer is waited for by nobody else, while there are others.
 const PROMPT: Duration = Duration::from_millis(50);
 
@@ -106,10 +113,26 @@ impl Health {
         if !self.is_proven() {
             self.proven.store(true, Relaxed);
         }
+        if self.owed.load(Relaxed) != 0 {
+            self.owed.store(0, Relaxed);
+        }
         let noted = Now(self.answered_at.load(Relaxed));
         if now > noted.after(NOTED) {
             self.answered_at.store(now.0, Relaxed);
         }
+    }
+
+    /// Notes that a call is sent to it.
+    pub(crate) fn ask(&self, now: Now) {
+        if self.owed.fetch_add(1, Relaxed) == 0 {
+            self.owed_since.store(now.0, Relaxed);
+        }
+    }
+
+    /// Notes that a call sent to it ended without telling anything: it owes one answer less.
+    pub fn excuse(&self) {
+        let less = |owed: u32| owed.checked_sub(1);
+        let _ = self.owed.fetch_update(Relaxed, Relaxed, less);
     }
 
     /// Notes that a connection to it was lost while it owed answers: until it answers again, it
@@ -125,12 +148,26 @@ impl Health {
     }
 
     /// Whether more calls had better go elsewhere: it has yet to show that it answers, and a few
-    /// already wait for that, or its connection takes long. A black hole thus costs a few calls.
-    /// Now and then one more goes there, for the few may be of the kind that takes long.
+    /// already wait for that, or its connection takes long; or it fell silent. A black hole thus
+    /// costs a few calls. Now and then one more goes there, for they may be of the kind that
+    /// takes long.
     pub(crate) fn is_in_doubt(&self, now: Now) -> bool {
+        if self.is_proven() {
+            return self.is_silent(now);
+        }
         let tried_at = Now(self.tried_at.load(Relaxed));
         let is_tried = self.trials.load(Relaxed) >= UNPROVEN && now.since(tried_at) < AGAIN;
-        !self.is_proven() && (is_tried || self.is_slow(now))
+        is_tried || self.is_slow(now)
+    }
+
+    fn is_silent(&self, now: Now) -> bool {
+        let owed = self.owed.load(Relaxed);
+        if owed < OWED {
+            return false;
+        }
+        let silent = now.since(Now(self.owed_since.load(Relaxed)));
+        let again = silent.as_secs() / AGAIN.as_secs();
+        silent > QUIET && u64::from(owed - OWED) >= again
     }
 
     fn begin_trial(&self, now: Now) {
@@ -188,6 +225,7 @@ impl Health {
         self.unwell.store(false, Relaxed);
         self.leaving_until.store(0, Relaxed);
         self.ewma_nanos.store(0, Relaxed);
+        self.owed.store(0, Relaxed);
         self.forget_lift();
         self.unprove();
     }

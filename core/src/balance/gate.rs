@@ -8,7 +8,7 @@ use crate::endpoint::{Endpoint, Standing};
 use super::{Ask, NoPick};
 
 /// How choosy a gate is. A call is offered each in turn until an endpoint is found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Choosy {
     /// Passes over the tried, and those in doubt: none waits for an endpoint to show that it
     /// answers while others do.
@@ -56,8 +56,8 @@ impl<'a> Gate<'a> {
         };
         self.may_be_used(endpoint)
             && !self.is_busy(endpoint)
-            && !(self.choosy < Choosy::Least && self.ask.avoid.contains(&endpoint.address))
-            && !(self.choosy < Choosy::Less && self.is_in_doubt(endpoint))
+            && (self.choosy == Choosy::Least || !self.ask.avoid.contains(&endpoint.address))
+            && (self.choosy != Choosy::Most || !self.is_in_doubt(endpoint))
     }
 
     /// The member's weight now; 0 if there is no such member.
@@ -95,7 +95,7 @@ impl<'a> Gate<'a> {
     /// Whether this call may be the trial of an endpoint that was ejected. A call that failed
     /// once already had better go where others succeed.
     fn may_be_tried(&self, endpoint: &Endpoint) -> bool {
-        let is_retry = !self.ask.avoid.is_empty() && self.choosy < Choosy::Least;
+        let is_retry = !self.ask.avoid.is_empty() && self.choosy != Choosy::Least;
         !is_retry && endpoint.is_due(self.ask.now)
     }
 
@@ -103,8 +103,8 @@ impl<'a> Gate<'a> {
         self.ask.per_endpoint > 0 && endpoint.in_flight() >= self.ask.per_endpoint
     }
 
-    /// A call with a key only makes way where waiting is likely in vain: its home is its home
-    /// also while nobody has answered yet. And one that was ejected is tried by one call anyway.
+    /// A call with a key only makes way where no connection is being made: its home is its home
+    /// also while that takes its time to answer. And one that was ejected is tried by one call anyway.
     fn is_in_doubt(&self, endpoint: &Endpoint) -> bool {
         let (health, now) = (&endpoint.health, self.ask.now);
         if self.ask.hash.is_some() || health.standing(now) == Standing::Due {

@@ -30,10 +30,11 @@ fn eject(member: &Endpoint) {
 }
 
 impl Balancer {
-    /// Where a call goes that is no trial.
+    /// Where a call goes that is no trial, and is answered.
     fn place(&mut self, members: &[Arc<Endpoint>], ask: &Ask<'_>) -> Result<usize, NoPick> {
         let picked = self.pick(members, ask)?;
         assert!(picked.trial.is_none(), "{picked:?}");
+        members[picked.place].health.prove(ask.now);
         Ok(picked.place)
     }
 }
@@ -866,6 +867,44 @@ fn few_wait_for_who_has_yet_to_answer() {
         members[2].health.prove(Now(SECOND));
         let spread = counts(policy, &members, 4000);
         assert!(spread[2] > 800, "{policy:?}: {spread:?}");
+    }
+}
+
+#[test]
+fn who_falls_silent_is_passed_over_while_others_answer() {
+    for policy in &POLICIES {
+        let members = members(&[1, 1, 1, 1]);
+        let mut balancer = Balancer::new(policy, &members, Now(SECOND), 1);
+        let mut rng = Rng::new(1);
+        let mut picks_of_silent = |millis: std::ops::Range<u64>| {
+            let mut picks = 0;
+            for millis in millis {
+                let now = Now(SECOND).after(Duration::from_millis(millis));
+                let ask = Ask {
+                    now,
+                    ..ask(&mut rng)
+                };
+                let place = balancer.pick(&members, &ask).unwrap().place;
+                if place == 3 {
+                    picks += 1;
+                } else {
+                    members[place].health.prove(now);
+                }
+            }
+            picks
+        };
+        // Many at once say nothing yet.
+        assert!((4..=14).contains(&picks_of_silent(0..31)), "{policy:?}");
+        assert!(picks_of_silent(31..60) <= 8, "{policy:?}");
+        assert_eq!(picks_of_silent(60..4000), 0, "{policy:?}");
+        assert_eq!(picks_of_silent(4000..7000), 1, "{policy:?}: now and then");
+        members[3].health.prove(Now(8 * SECOND));
+        assert!(picks_of_silent(8000..8400) >= 8, "{policy:?}");
+        // Calls that tell nothing are not held against it.
+        for _ in 0..100 {
+            members[3].health.excuse();
+        }
+        assert!(picks_of_silent(9000..9400) >= 8, "{policy:?}");
     }
 }
 

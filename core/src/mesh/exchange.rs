@@ -418,6 +418,9 @@ impl Drop for Lease {
         if self.retry {
             cluster.budget.release();
         }
+        if self.verdict == Verdict::Neutral {
+            endpoint.health.excuse();
+        }
         self.report();
     }
 }

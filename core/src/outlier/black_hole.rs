@@ -22,6 +22,8 @@ enum Hole {
     Lost,
     /// It refuses connections.
     Closed,
+    /// It answers for 5 s, then no more.
+    Frozen,
 }
 
 /// A call on its way.
@@ -101,7 +103,7 @@ impl Scene {
         let picked = self.balancers[worker].pick(&self.members, &ask).unwrap();
         let health = &self.members[picked.place].health;
         health.in_flight.fetch_add(1, Relaxed);
-        let is_cut_off = self.hole != Hole::Mute && now < self.heals;
+        let is_cut_off = matches!(self.hole, Hole::Lost | Hole::Closed) && now < self.heals;
         if picked.place == HOLE && is_cut_off && self.connecting[worker].is_none() {
             let mark = Connecting::begin(health, Now(now));
             self.connecting[worker] = Some((now, mark));
@@ -149,7 +151,7 @@ impl Scene {
     fn end_calls(&mut self, now: u64) {
         for call in std::mem::take(&mut self.calls) {
             let health = self.members[call.place].health.clone();
-            let is_answered = call.place != HOLE || now >= self.heals;
+            let is_answered = call.place != HOLE || self.answers(now);
             if is_answered && now > call.sent {
                 self.outlier.success(&health, Now(now), call.trial);
                 if call.place == HOLE {
@@ -173,6 +175,11 @@ impl Scene {
         }
     }
 
+    /// Whether the hole is none at this time.
+    fn answers(&self, now: u64) -> bool {
+        now >= self.heals || self.hole == Hole::Frozen && now < 5 * SECOND
+    }
+
     /// Failed calls from and to these seconds.
     fn failed(&self, from: u64, to: u64) -> usize {
         let during = from * SECOND..to * SECOND;
@@ -182,7 +189,7 @@ impl Scene {
 
 /// All that tell apart how calls meet the hole.
 fn scenes() -> impl Iterator<Item = Scene> {
-    let holes = [Hole::Mute, Hole::Lost, Hole::Closed];
+    let holes = [Hole::Mute, Hole::Lost, Hole::Closed, Hole::Frozen];
     let policies = [
         Policy::RoundRobin,
         Policy::Random,
@@ -191,9 +198,9 @@ fn scenes() -> impl Iterator<Item = Scene> {
     ];
     holes.into_iter().flat_map(move |hole| {
         policies.clone().into_iter().flat_map(move |policy| {
-            [1, 4].into_iter().flat_map(move |workers| {
+            [1, 3].into_iter().flat_map(move |workers| {
                 let policy = policy.clone();
-                [200, 500, 2000]
+                [200, 2000]
                     .into_iter()
                     .map(move |timeout| Scene::new(hole, &policy, workers, timeout * MILLI))
             })
@@ -209,11 +216,13 @@ fn it_costs_less_than_ten_calls_at_first_and_one_for_each_trial() {
         let first = scene.failed(0, 15);
         assert!(first < 10, "{what}: {first} at first contact");
         // Ejections of 30 and 60 s, or back-offs of 1, 2, 4, ... 30 s.
-        let trials = if scene.hole == Hole::Mute { 2 } else { 8 };
+        let trials = match scene.hole {
+            Hole::Mute | Hole::Frozen => 2,
+            Hole::Lost | Hole::Closed => 8,
+        };
         let later = scene.failed(15, 101);
-        if std::env::var("SHOW").is_ok() { println!("{what} first {first} later {later}"); }
         assert!(later <= trials, "{what}: {later} later: {:?}", scene.failed);
-        assert!(scene.served.is_empty());
+        assert!(scene.served.iter().all(|at| *at <= 5 * SECOND));
     }
 }
 
@@ -225,7 +234,8 @@ fn what_is_healed_is_soon_used_again() {
         let what = format!("{:?}, timeout {}", scene.hole, scene.timeout);
         let last = scene.failed.iter().max().copied().unwrap_or(0);
         assert!(last < 43 * SECOND, "{what}");
-        let first = scene.served.first().copied().unwrap_or(u64::MAX);
+        let first = scene.served.iter().find(|at| **at > 6 * SECOND);
+        let first = first.copied().unwrap_or(u64::MAX);
         assert!(first < 110 * SECOND, "{what}: served from {first}");
         let late = scene.served.iter().filter(|at| **at > 120 * SECOND).count();
         assert!(late > 2000, "{what}: {late} calls in 30 s");
