@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use finback_core::mesh::{ClusterStatus, Gauges};
+use finback_core::driver::WorkerStatus;
+use finback_core::mesh::ClusterStatus;
 use finback_kafka::Counts;
 use finback_observability::Page;
 use finback_registry::RegistryStatus;
@@ -19,6 +20,8 @@ use crate::running::Running;
 const MAX_REQUEST: usize = 8 * 1024;
 /// How long a client may take for all of its request, and for all of the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A worker that has not looked after its connections for this long has stopped.
+const STUCK: Duration = Duration::from_secs(5);
 /// Clients served at a time.
 const CLIENTS: usize = 16;
 
@@ -86,7 +89,7 @@ const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 const INDEX: &str = "Finback admin port\n\n\
 /metrics   for Prometheus\n\
-/healthz   200 while the process lives\n\
+/healthz   200 while every worker runs, 503 when one has stopped\n\
 /readyz    200 while it takes new connections, 503 while it stops\n\
 /clusters  endpoints as routing sees them, JSON\n\
 /registries  whether registries answer, JSON\n";
@@ -94,7 +97,7 @@ const INDEX: &str = "Finback admin port\n\n\
 fn page(path: &str, running: &Running) -> (&'static str, &'static str, String) {
     match path {
         "/" => ("200 OK", TEXT, INDEX.to_owned()),
-        "/healthz" => ("200 OK", TEXT, "alive\n".to_owned()),
+        "/healthz" => health(running),
         "/readyz" if running.is_draining() => {
             ("503 Service Unavailable", TEXT, "stopping\n".to_owned())
         }
@@ -113,80 +116,9 @@ fn page(path: &str, running: &Running) -> (&'static str, &'static str, String) {
 fn metrics(running: &Running) -> String {
     let mut page = Page::default();
     running.metrics.write(&mut page);
-    let Gauges {
-        connections,
-        accepted,
-        malformed,
-        slow_readers,
-        upstream_connections,
-        connect_failures,
-        heartbeat_failures,
-        late_answers,
-        unknown_answers,
-        retries,
-    } = &running.mesh.gauges;
     let reloads = &running.reloads;
-    for (name, kind, help, value) in [
-        (
-            "finback_connections",
-            "gauge",
-            "Client connections open.",
-            connections,
-        ),
-        (
-            "finback_connections_total",
-            "counter",
-            "Client connections accepted.",
-            accepted,
-        ),
-        (
-            "finback_malformed_total",
-            "counter",
-            "Client connections closed because their bytes made no sense.",
-            malformed,
-        ),
-        (
-            "finback_slow_readers_total",
-            "counter",
-            "Client connections closed because they did not read their answers.",
-            slow_readers,
-        ),
-        (
-            "finback_upstream_connections",
-            "gauge",
-            "Connections open to endpoints.",
-            upstream_connections,
-        ),
-        (
-            "finback_connect_failures_total",
-            "counter",
-            "Connections to endpoints that could not be made.",
-            connect_failures,
-        ),
-        (
-            "finback_heartbeat_failures_total",
-            "counter",
-            "Connections given up because the endpoint fell silent.",
-            heartbeat_failures,
-        ),
-        (
-            "finback_late_answers_total",
-            "counter",
-            "Answers that came after their call was given up.",
-            late_answers,
-        ),
-        (
-            "finback_unknown_answers_total",
-            "counter",
-            "Answers to nothing that was asked.",
-            unknown_answers,
-        ),
-        (
-            "finback_retries_total",
-            "counter",
-            "Attempts after a call's first.",
-            retries,
-        ),
+    let gauges = running.mesh.gauges.rows();
+    let reloads = [
         (
             "finback_reloads_total",
             "counter",
@@ -199,10 +131,12 @@ fn metrics(running: &Running) -> String {
             "Configurations refused.",
             &reloads.refused,
         ),
-    ] {
+    ];
+    for (name, kind, help, value) in gauges.into_iter().chain(reloads) {
         page.family(name, kind, help);
         page.sample(name, &[], value.load(Relaxed) as f64);
     }
+    worker_samples(&mut page, &running.workers.status());
     let clusters = running.mesh.status();
     page.family(
         "finback_ejections_total",
@@ -238,6 +172,37 @@ fn metrics(running: &Running) -> String {
         );
     }
     page.into_text()
+}
+
+fn worker_samples(page: &mut Page, workers: &[WorkerStatus]) {
+    let name = "finback_worker_connections";
+    page.family(name, "gauge", "Client connections of each worker.");
+    for (index, worker) in workers.iter().enumerate() {
+        let labels = [("worker", index.to_string())];
+        page.sample(name, &labels, worker.connections as f64);
+    }
+}
+
+/// Whether every worker still looks after its connections.
+fn health(running: &Running) -> (&'static str, &'static str, String) {
+    let stuck: Vec<usize> = running
+        .workers
+        .status()
+        .iter()
+        .enumerate()
+        .filter(|(_, worker)| worker.turned > STUCK)
+        .map(|(index, _)| index)
+        .collect();
+    let panics = running.mesh.gauges.panics.load(Relaxed);
+    if !stuck.is_empty() {
+        let text = format!("workers {stuck:?} have not run for {STUCK:?}\n");
+        return ("503 Service Unavailable", TEXT, text);
+    }
+    let text = match panics {
+        0 => "alive\n".to_owned(),
+        _ => format!("alive, but {panics} tasks ended by a panic; see the log\n"),
+    };
+    ("200 OK", TEXT, text)
 }
 
 fn kafka_samples(page: &mut Page, outlets: &[Arc<Outlet>]) {

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use finback_core::driver::{Accepts, Probe};
-use finback_core::protocol::Protocol;
+use finback_core::driver::Protocol;
+use finback_core::health::{Accepts, Probe};
 use finback_grpc::GrpcProbe;
 use finback_http::{Dialect, Http, HttpProbe};
 

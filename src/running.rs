@@ -33,7 +33,8 @@ pub struct Running {
     pub reloads: Reloads,
     /// Where services are looked up.
     pub registries: Arc<Registries>,
-    workers: Workers,
+    /// The worker threads.
+    pub workers: Workers,
     listeners: Mutex<Vec<Listener>>,
     /// Those of the configuration.
     registrations: Mutex<Vec<Registration>>,

@@ -1,6 +1,8 @@
 //! Time as routing sees it: a number that drivers read from the clock and pass down.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
 
 /// Microseconds since the process's clock began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,7 +28,8 @@ pub fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// The process's clock: the only place that reads it on the data path.
+/// The process's clock: the only place that reads it on the data path. It is the clock of the
+/// timers, so that both stand still together where a simulation pauses them.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,

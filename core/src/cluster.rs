@@ -17,10 +17,12 @@ use crate::balance::Policy;
 use crate::budget::Budget;
 use crate::clock::{Clock, Now};
 use crate::discovery::{Discovery, Instance, Lane, Lookup, Rule, Sink, Snapshot, WatchGuard};
-use crate::driver::{ClientTls, HealthCheck};
 use crate::endpoint::{Endpoint, Health};
+use crate::health::HealthCheck;
+use crate::net::ClientTls;
 use crate::outlier::Outlier;
 use crate::steer;
+use crate::text::Escaped;
 
 use book::Book;
 
@@ -258,6 +260,19 @@ impl Cluster {
             lane: snapshot.lane,
             rules: bounded(snapshot.rules),
         }));
+    }
+
+    /// Notes that a connection to an endpoint could not be made, through no fault of ours. Called once
+    /// for a connection, however many calls wait for it.
+    pub(crate) fn connect_failed(&self, endpoint: &Endpoint) {
+        let all = self.endpoints();
+        let outlier = &self.spec.policy.outlier;
+        if outlier.connect_failed(&endpoint.health, self.now(), &all.all) {
+            tracing::info!(
+                cluster = %Escaped(self.name()), endpoint = %endpoint.address,
+                "endpoint cannot be connected to; it takes no calls for a moment"
+            );
+        }
     }
 
     fn put(&self, endpoints: Arc<Endpoints>) {

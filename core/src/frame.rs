@@ -53,6 +53,9 @@ pub enum Outcome {
     Success,
     /// The service answered with an exception of its own: the application's business.
     Exception,
+    /// The server says that the request is at fault: it knows no such service or method, or cannot
+    /// read it. Nobody else's call would fare so.
+    Invalid,
     /// The server's framework failed the call.
     Failed,
     /// The server did not run the call (too busy, shutting down): another endpoint may safely.

@@ -1,12 +1,16 @@
 //! What all workers share: routing, clusters, the way to registries and exporters.
 
 mod exchange;
+mod local;
+mod origin;
 mod site;
+mod unknown;
+mod verdict;
 mod view;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,12 +19,19 @@ use arc_swap::ArcSwap;
 use crate::clock::Clock;
 use crate::cluster::{Cluster, ClusterPolicy, ClusterSpec, Source};
 use crate::discovery::{Discovery, Lookup};
+use crate::gauges::Gauges;
 use crate::record::Observer;
+use crate::rejection::Rejection;
 use crate::route::RouteTable;
 
-pub use exchange::{Attempt, Exchange, Lease, Verdict};
-pub(crate) use site::{Site, SiteCache, SiteKey, Sites};
-pub(crate) use view::{Seat, View, Views};
+pub use exchange::{Attempt, Exchange, Lease, Resend};
+use unknown::Unknown;
+
+pub use local::LocalMesh;
+pub(crate) use origin::Origin;
+pub(crate) use site::{SiteCache, SiteKey};
+pub use verdict::{AttemptEnd, Deadline, Repeat, Ruling, Verdict, rule, table};
+pub(crate) use view::Seat;
 
 /// Bounds that hold for every connection and call, whatever its route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +52,19 @@ pub struct Limits {
     pub sniff: Duration,
     /// The deadline of calls for which neither caller nor route gives one. Default: 60 s.
     pub call_timeout: Duration,
+    /// Bounds the deadline that a caller sets itself, where its route does not. Default: 1 h.
+    pub call_timeout_max: Duration,
+    /// A client that closed its sending side, and only that, is still answered for this long; then
+    /// it is taken for gone, and its calls give their places back. Default: 5 s.
+    pub half_closed: Duration,
+    /// A frame that has begun is cut off if it comes more slowly than this many bytes a second, after
+    /// 10 s; 0 = no bound. Default: 16 KiB.
+    pub frame_rate: usize,
+    /// Bytes of unfinished frames of all client connections; above it, the slowest ones are cut off.
+    /// Default: 256 MiB.
+    pub unfinished: usize,
+    /// Upstream connections in all; at the limit, idle ones make room. Default: 10,000.
+    pub upstream_connections: usize,
     /// Services watched because calls named them. Default: 10,000.
     pub services: usize,
     /// While draining, calls on connections that know no goodbye are still served for this
@@ -60,6 +84,11 @@ impl Default for Limits {
             idle: Duration::from_secs(180),
             sniff: Duration::from_secs(5),
             call_timeout: Duration::from_secs(60),
+            call_timeout_max: Duration::from_secs(3600),
+            half_closed: Duration::from_secs(5),
+            frame_rate: 16 * 1024,
+            unfinished: 256 * 1024 * 1024,
+            upstream_connections: 10_000,
             services: 10_000,
             drain_grace: Duration::from_secs(5),
             drain: Duration::from_secs(30),
@@ -105,43 +134,6 @@ impl Routing {
     }
 }
 
-/// Numbers about the mesh that are not about single calls.
-#[derive(Debug, Default)]
-pub struct Gauges {
-    /// Client connections open now.
-    pub connections: AtomicU64,
-    /// Client connections accepted since the start.
-    pub accepted: AtomicU64,
-    /// Client connections closed because their bytes made no sense.
-    pub malformed: AtomicU64,
-    /// Client connections closed because they did not read their answers.
-    pub slow_readers: AtomicU64,
-    /// Upstream connections open now.
-    pub upstream_connections: AtomicU64,
-    /// Upstream connections that could not be made.
-    pub connect_failures: AtomicU64,
-    /// Upstream connections given up because the peer fell silent.
-    pub heartbeat_failures: AtomicU64,
-    /// Answers that came after their call was given up.
-    pub late_answers: AtomicU64,
-    /// Answers to nothing that was asked.
-    pub unknown_answers: AtomicU64,
-    /// Retries made.
-    pub retries: AtomicU64,
-}
-
-impl Gauges {
-    /// Counts one more.
-    pub fn add(counter: &AtomicU64) {
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts one less.
-    pub fn sub(counter: &AtomicU64) {
-        counter.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// One cluster as an operator sees it.
 #[derive(Clone, Debug)]
 pub struct ClusterStatus {
@@ -183,7 +175,9 @@ pub struct Mesh {
     /// The process's clock.
     pub clock: Clock,
     /// Numbers about the mesh.
-    pub gauges: Gauges,
+    pub gauges: Arc<Gauges>,
+    /// A worker wants an upstream connection and has nothing idle: another one may have.
+    pub(crate) room_wanted: AtomicBool,
     pub(crate) observer: Arc<dyn Observer>,
     discovery: Arc<dyn Discovery>,
     /// The layout in which each protocol's services are registered unless a route says
@@ -191,6 +185,7 @@ pub struct Mesh {
     layouts: HashMap<&'static str, Arc<str>>,
     routing: ArcSwap<Routing>,
     looked_up: Mutex<HashMap<Lookup, Arc<Cluster>>>,
+    unknown: Unknown,
 }
 
 impl Mesh {
@@ -212,12 +207,14 @@ impl Mesh {
         };
         let mesh = Arc::new(Self {
             clock: Clock::start(),
-            gauges: Gauges::default(),
+            gauges: Arc::default(),
+            room_wanted: AtomicBool::new(false),
             observer,
             discovery,
             layouts,
             routing: ArcSwap::from_pointee(nothing),
             looked_up: Mutex::default(),
+            unknown: Unknown::default(),
         });
         mesh.apply(spec);
         mesh
@@ -245,7 +242,9 @@ impl Mesh {
                 (name, started)
             })
             .collect();
-        let policy_changed = before.registry_policy != spec.registry_policy;
+        if before.registry_policy != spec.registry_policy {
+            self.replace_looked_up(&spec.registry_policy);
+        }
         let tables = spec
             .tables
             .into_iter()
@@ -258,11 +257,24 @@ impl Mesh {
             clusters,
             registry_policy: spec.registry_policy,
         }));
-        if policy_changed {
-            let policy = &self.routing.load().registry_policy;
-            for (lookup, cluster) in self.lock_looked_up().iter_mut() {
-                let again = lookup_spec(lookup.clone(), policy.clone());
-                *cluster = Cluster::start(again, self.clock, &*self.discovery, Some(&**cluster));
+    }
+
+    /// Begins every looked-up cluster anew with another policy, before routing is swapped: a worker
+    /// that notices the swap must not resolve anything to the old ones. The lock is held for a moment
+    /// only, since workers need it for services they have not met.
+    fn replace_looked_up(&self, policy: &ClusterPolicy) {
+        let former: Vec<(Lookup, Arc<Cluster>)> = {
+            let looked_up = self.lock_looked_up();
+            let entries = looked_up.iter();
+            entries
+                .map(|(key, own)| (key.clone(), own.clone()))
+                .collect()
+        };
+        for (lookup, former) in former {
+            let spec = lookup_spec(lookup.clone(), policy.clone());
+            let again = Cluster::start(spec, self.clock, &*self.discovery, Some(&*former));
+            if let Some(own) = self.lock_looked_up().get_mut(&lookup) {
+                *own = again;
             }
         }
     }
@@ -279,38 +291,63 @@ impl Mesh {
     }
 
     /// The cluster of a service in a registry, watched from the first time it is asked for.
-    /// `None` if too many services are watched already.
+    ///
+    /// # Errors
+    /// [`Rejection::NoService`] if the registry was asked a moment ago and did not know it;
+    /// [`Rejection::Overloaded`] if too many services are watched already.
     pub(crate) fn look_up(
         &self,
         registry: &Arc<str>,
         layout: Option<&Arc<str>>,
         protocol: &str,
         site: &SiteKey,
-    ) -> Option<Arc<Cluster>> {
-        let layout = layout.or_else(|| self.layouts.get(protocol))?;
+    ) -> Result<Arc<Cluster>, Rejection> {
+        let layout = layout.or_else(|| self.layouts.get(protocol));
         let lookup = Lookup {
             registry: registry.clone(),
-            layout: layout.clone(),
+            layout: layout.ok_or(Rejection::NoService)?.clone(),
             service: site.service.as_ref().into(),
             version: site.version.as_ref().into(),
             group: site.group.as_ref().into(),
             protocol: protocol.into(),
         };
+        let now = self.clock.now();
         let routing = self.routing.load();
         let mut looked_up = self.lock_looked_up();
         if let Some(cluster) = looked_up.get(&lookup) {
-            return Some(cluster.clone());
+            return Ok(cluster.clone());
         }
-        if looked_up.len() >= routing.limits.services {
-            looked_up.retain(|_, cluster| Arc::strong_count(cluster) > 1);
-            if looked_up.len() >= routing.limits.services {
-                return None;
-            }
+        if self.unknown.lock().is_unknown(&lookup, now) {
+            return Err(Rejection::NoService);
+        }
+        if looked_up.len() >= routing.limits.services && !make_room(&mut looked_up) {
+            return Err(Rejection::Overloaded);
         }
         let spec = lookup_spec(lookup.clone(), routing.registry_policy.clone());
         let cluster = Cluster::start(spec, self.clock, &*self.discovery, None);
         looked_up.insert(lookup, cluster.clone());
-        Some(cluster)
+        Ok(cluster)
+    }
+
+    /// A registry does not know a looked-up service: nothing is kept of it but a note for a moment,
+    /// so that a name which nobody has costs no watch.
+    ///
+    /// Returns false for a cluster that the configuration names: that one is watched for ever.
+    pub(crate) fn forget_unknown(&self, cluster: &Arc<Cluster>) -> bool {
+        let Source::Discovered(lookup) = &cluster.spec.source else {
+            return false;
+        };
+        let mut looked_up = self.lock_looked_up();
+        let known = looked_up.get(lookup);
+        if known.is_some_and(|own| Arc::ptr_eq(own, cluster)) {
+            looked_up.remove(lookup);
+            self.unknown.lock().note(lookup, self.clock.now());
+            return true;
+        }
+        // Another worker was faster, unless it is configured.
+        let routing = self.routing.load();
+        let configured = routing.cluster(cluster.name());
+        !configured.is_some_and(|own| Arc::ptr_eq(own, cluster))
     }
 
     /// Stops watching services that no worker has used for a while.
@@ -345,6 +382,16 @@ impl Mesh {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Makes room for another service: lets go of those that no worker uses, or nobody has.
+fn make_room(looked_up: &mut HashMap<Lookup, Arc<Cluster>>) -> bool {
+    let before = looked_up.len();
+    looked_up.retain(|_, cluster| {
+        let endpoints = cluster.endpoints();
+        Arc::strong_count(cluster) > 1 && (endpoints.known || !endpoints.ready)
+    });
+    looked_up.len() < before
 }
 
 fn lookup_spec(lookup: Lookup, policy: ClusterPolicy) -> ClusterSpec {

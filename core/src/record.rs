@@ -21,13 +21,14 @@ pub enum Ending {
 }
 
 impl Ending {
-    /// The ending's name in metrics and logs: `success`, `exception`, `failed`, `refused`,
+    /// The ending's name in metrics and logs: `success`, `exception`, `invalid`, `failed`, `refused`,
     /// `timed_out`, `sent`, `abandoned`, or a rejection's name.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Answered(Outcome::Success) => "success",
             Self::Answered(Outcome::Exception) => "exception",
+            Self::Answered(Outcome::Invalid) => "invalid",
             Self::Answered(Outcome::Failed) => "failed",
             Self::Answered(Outcome::Refused) => "refused",
             Self::Answered(Outcome::TimedOut) => "timed_out",

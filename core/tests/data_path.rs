@@ -278,7 +278,7 @@ async fn no_endpoint_no_route_and_unreadable_calls_get_native_answers() {
     );
 
     let mut spec = routing(&[], policy(), retry(1));
-    spec.tables.clear();
+    spec.tables[0].routes.clear();
     mess.mesh.apply(spec);
     assert_eq!(
         client.call(2, "svc m").await.rejection(),
@@ -455,9 +455,18 @@ async fn the_first_caller_of_a_service_waits_for_the_registry() {
     };
     sinks("svc")[0].update(snapshot.clone());
     assert_eq!(client.get().await.unwrap().text, "svc m");
-    // It appears later: the watch went on.
-    sinks("gone")[0].update(snapshot);
-    assert_eq!(client.call(4, "gone m").await.text, "gone m");
+    // For a moment the registry is not asked again, and nothing of the name is kept.
+    let unknown = client.call(4, "gone m").await;
+    assert_eq!(unknown.rejection(), Some(Rejection::NoService));
+    assert_eq!(sinks("gone").len(), 1);
+    // It appears later: the next to ask finds it.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    client.send(1, 5, "gone m").await;
+    while sinks("gone").len() < 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    sinks("gone")[1].update(snapshot);
+    assert_eq!(client.get().await.unwrap().text, "gone m");
 }
 
 #[tokio::test]

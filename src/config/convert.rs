@@ -11,9 +11,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use finback_core::cluster::ClusterPolicy;
-use finback_core::driver::ListenerSpec;
+use finback_core::driver::{ListenerSpec, Protocol};
 use finback_core::mesh::{self, RoutingSpec};
-use finback_core::protocol::Protocol;
 use finback_registry::Layout;
 
 use super::file::{self, File};

@@ -1,4 +1,4 @@
-//! The writing side of one connection: a bounded queue, flushed once per turn.
+//! The write queue of one connection: bounded, flushed once per turn.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -9,12 +9,9 @@ use std::task::{Context, Poll, Waker};
 use bytes::BytesMut;
 use tokio::io::AsyncWrite;
 
-use super::worker::Worker;
+use crate::net::Socket;
 
-/// Buffers larger than this are not kept for the next user.
-const KEEP: usize = 256 * 1024;
-/// Buffers kept per worker.
-const KEPT: usize = 64;
+use super::worker::Worker;
 
 /// What waits to be written to one peer. Its buffer is borrowed from the worker while anything
 /// waits, so that an idle connection holds none.
@@ -27,7 +24,7 @@ struct Queue {
 /// The writing side of one connection. Whoever has something for the peer appends it; the
 /// worker's flusher writes everything that gathered in a turn with one call.
 pub(crate) struct Link {
-    writer: RefCell<Pin<Box<dyn AsyncWrite>>>,
+    socket: Rc<RefCell<Socket>>,
     queue: RefCell<Queue>,
     /// In the worker's list of links to flush.
     dirty: Cell<bool>,
@@ -40,9 +37,9 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(writer: Pin<Box<dyn AsyncWrite>>) -> Rc<Self> {
+    pub(crate) fn new(socket: Rc<RefCell<Socket>>) -> Rc<Self> {
         Rc::new(Self {
-            writer: RefCell::new(writer),
+            socket,
             queue: RefCell::default(),
             dirty: Cell::new(false),
             blocked: Cell::new(false),
@@ -134,12 +131,9 @@ impl Link {
 
     fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut queue = self.queue.borrow_mut();
-        let mut writer = self.writer.borrow_mut();
+        let mut socket = self.socket.borrow_mut();
         while queue.written < queue.bytes.len() {
-            match writer
-                .as_mut()
-                .poll_write(cx, &queue.bytes[queue.written..])
-            {
+            match Pin::new(&mut *socket).poll_write(cx, &queue.bytes[queue.written..]) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(n)) => queue.written += n,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -156,43 +150,12 @@ impl Link {
             }
         }
         // Under TLS, what was written may still wait in a record.
-        writer.as_mut().poll_flush(cx)
+        Pin::new(&mut *socket).poll_flush(cx)
     }
 
     fn give_back(&self, worker: &Worker) {
         let mut queue = self.queue.borrow_mut();
         queue.written = 0;
         worker.return_buffer(std::mem::take(&mut queue.bytes));
-    }
-
-    /// Ends the writing side: the peer reads an end of stream after what was written.
-    pub(crate) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.failed.get() {
-            return Poll::Ready(());
-        }
-        self.writer
-            .borrow_mut()
-            .as_mut()
-            .poll_shutdown(cx)
-            .map(|_| ())
-    }
-}
-
-/// The buffers that a worker lends to its links.
-#[derive(Default)]
-pub(crate) struct Buffers(Vec<BytesMut>);
-
-impl Buffers {
-    pub(crate) fn borrow(&mut self) -> BytesMut {
-        self.0
-            .pop()
-            .unwrap_or_else(|| BytesMut::with_capacity(4096))
-    }
-
-    pub(crate) fn give_back(&mut self, mut buffer: BytesMut) {
-        if buffer.capacity() > 0 && buffer.capacity() <= KEEP && self.0.len() < KEPT {
-            buffer.clear();
-            self.0.push(buffer);
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! Accepting connections and finding out what they speak.
+//! Listeners: accepting downstream connections and detecting what they speak.
 
 use std::cell::Cell;
 use std::io;
@@ -12,17 +12,23 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-use crate::mesh::{Gauges, Mesh};
-use crate::protocol::{Protocol, Sniff};
+use crate::frame::Head;
+use crate::gauges::Gauges;
+use crate::log_limit::LogLimit;
+use crate::mesh::{Mesh, Origin};
+use crate::net::{Detached, FIRST, ServerTls, Socket, Transport};
 
-use super::socket::Socket;
-use super::tls::{FIRST, ServerTls, Transport};
+use super::protocol::{Protocol, Sniff};
+use super::shares::Shares;
 use super::worker::Worker;
 
 /// By this many bytes every protocol has decided.
 const SNIFFED: usize = 64;
 /// Pause after a failed accept (out of descriptors, say) or above the connection limit.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// The lines of the log that clients cause, as few as suit everybody.
+static LINES: LogLimit = LogLimit::usual();
 
 /// An address to accept on.
 #[derive(Clone)]
@@ -54,10 +60,8 @@ impl PartialEq for ListenerSpec {
 }
 
 /// A listener at work in one worker.
-pub(crate) struct Listening {
-    pub(crate) id: u64,
-    pub(crate) name: Arc<str>,
-    pub(crate) routes: Arc<str>,
+pub struct Listening {
+    pub(crate) origin: Rc<Origin>,
     protocols: Vec<Arc<dyn Protocol>>,
     tls: Option<Arc<ServerTls>>,
     stop: Notify,
@@ -73,22 +77,70 @@ pub struct Connection {
     pub(crate) peer: SocketAddr,
     pub(crate) listening: Rc<Listening>,
     pub(crate) presence: Presence,
+    /// What it brings along from the worker that had it before.
+    pub(crate) carried: Carried,
+}
+
+/// What a connection takes along besides its socket when it moves at a boundary of its messages.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Carried {
+    /// The last request's fixed header: the dialect for messages of our own.
+    pub(crate) cue: Option<Head>,
+}
+
+/// A connection on its way to another worker.
+pub(crate) struct Parcel {
+    detached: Detached,
+    peer: SocketAddr,
+    pub(crate) listener: u64,
+    /// What it speaks, if that is known.
+    protocol: Option<&'static str>,
+    carried: Carried,
+}
+
+impl Parcel {
+    /// Of a connection that speaks `protocol` here.
+    pub(crate) fn new(
+        socket: Socket,
+        peer: SocketAddr,
+        listener: u64,
+        protocol: &'static str,
+        carried: Carried,
+    ) -> Option<Self> {
+        Some(Self {
+            detached: socket.detach().ok()?,
+            peer,
+            listener,
+            protocol: Some(protocol),
+            carried,
+        })
+    }
 }
 
 /// Counts a client connection for as long as it lives.
-pub(crate) struct Presence(Arc<Mesh>);
+pub(crate) struct Presence {
+    mesh: Arc<Mesh>,
+    shares: Arc<Shares>,
+    worker: usize,
+}
 
 impl Presence {
-    fn new(mesh: &Arc<Mesh>) -> Self {
+    /// Of a connection that the shares count already.
+    fn new(worker: &Worker) -> Self {
+        let mesh = worker.mesh();
         Gauges::add(&mesh.gauges.connections);
-        Gauges::add(&mesh.gauges.accepted);
-        Self(mesh.clone())
+        Self {
+            mesh: mesh.clone(),
+            shares: worker.shares().clone(),
+            worker: worker.index(),
+        }
     }
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        Gauges::sub(&self.0.gauges.connections);
+        Gauges::sub(&self.mesh.gauges.connections);
+        self.shares.leave(self.worker);
     }
 }
 
@@ -97,11 +149,12 @@ impl Drop for Presence {
 const UNREAD: Duration = Duration::from_secs(60);
 
 impl Listening {
-    pub(crate) fn new(id: u64, spec: &ListenerSpec) -> Rc<Self> {
+    /// The listener of this number, as `worker` serves it.
+    #[must_use]
+    pub fn new(id: u64, spec: &ListenerSpec, worker: &Worker) -> Rc<Self> {
+        worker.read_clock();
         Rc::new(Self {
-            id,
-            name: spec.name.clone(),
-            routes: spec.routes.clone(),
+            origin: Origin::new(id, &spec.name, &spec.routes, worker.routing()),
             protocols: spec.protocols.clone(),
             tls: spec.tls.clone(),
             stop: Notify::new(),
@@ -109,8 +162,10 @@ impl Listening {
         })
     }
 
-    /// Has the accept loop take what already waits and end.
-    pub(crate) fn stop(&self) {
+    /// Has the accept loop take what already waits and end. Connections go on with the routes that
+    /// they came with.
+    pub fn stop(&self) {
+        self.origin.retire();
         self.stopped.set(true);
         self.stop.notify_one();
     }
@@ -118,7 +173,8 @@ impl Listening {
     /// Accepts until stopped.
     pub(crate) async fn accept(self: Rc<Self>, socket: TcpListener, worker: Rc<Worker>) {
         while !self.stopped.get() {
-            if worker.is_crowded() {
+            if worker.is_at_limit() {
+                worker.pause_accepting(&self.origin.name, "`limits.connections` is reached");
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
@@ -127,10 +183,10 @@ impl Listening {
                 () = self.stop.notified() => break,
             };
             match accepted {
-                Ok((stream, peer)) => self.welcome(stream, peer, &worker),
+                Ok((stream, peer)) => self.place(stream, peer, &worker),
                 Err(error) if is_about_the_connection(&error) => {}
                 Err(error) => {
-                    tracing::warn!(listener = %self.name, %error, "cannot accept; pausing");
+                    worker.pause_accepting(&self.origin.name, &error.to_string());
                     tokio::time::sleep(PAUSE).await;
                 }
             }
@@ -139,30 +195,95 @@ impl Listening {
         while let Ok(Ok((stream, peer))) =
             tokio::time::timeout(Duration::from_millis(1), socket.accept()).await
         {
-            self.welcome(stream, peer, &worker);
+            self.place(stream, peer, &worker);
         }
     }
 
-    fn welcome(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, worker: &Rc<Worker>) {
-        let socket = socket2::SockRef::from(&stream);
-        if stream.set_nodelay(true).is_err() || socket.set_tcp_user_timeout(Some(UNREAD)).is_err() {
+    /// Serves a connection here, or hands it to the worker that has the fewest.
+    fn place(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, worker: &Rc<Worker>) {
+        Gauges::add(&worker.mesh().gauges.accepted);
+        let socket = Socket::plain(stream);
+        let nodelay = socket
+            .options()
+            .map(|options| options.set_tcp_nodelay(true));
+        if nodelay.is_none_or(|set| set.is_err()) || socket.notice_vanished(UNREAD).is_err() {
             return;
         }
+        let chosen = worker.shares().place(worker.index());
+        if chosen == worker.index() {
+            return self.start(socket, peer, worker, None, Carried::default());
+        }
+        let Ok(detached) = socket.detach() else {
+            return worker.shares().leave(chosen);
+        };
+        let parcel = Parcel {
+            detached,
+            peer,
+            listener: self.origin.id,
+            protocol: None,
+            carried: Carried::default(),
+        };
+        if let Err(parcel) = worker.send_to(chosen, parcel) {
+            // That worker is gone: it stays here after all.
+            worker.shares().leave(chosen);
+            worker.shares().take(worker.index());
+            self.adopt_counted(parcel, worker);
+        }
+    }
+
+    /// Goes on with a connection that another worker had; the shares count it already if that worker
+    /// [placed](Shares::place) it.
+    pub(crate) fn adopt_counted(self: &Rc<Self>, parcel: Parcel, worker: &Rc<Worker>) {
+        let Parcel {
+            detached,
+            peer,
+            protocol,
+            carried,
+            ..
+        } = parcel;
+        match Socket::attach(detached) {
+            Ok(socket) => self.start(socket, peer, worker, protocol, carried),
+            Err(error) => {
+                worker.shares().leave(worker.index());
+                tracing::warn!(listener = %self.origin.name, %error, "a connection is lost");
+            }
+        }
+    }
+
+    /// Serves a connection that was not accepted from a kernel's socket: of a simulated network.
+    pub fn serve(self: &Rc<Self>, socket: Socket, peer: SocketAddr, worker: &Rc<Worker>) {
+        Gauges::add(&worker.mesh().gauges.accepted);
+        worker.shares().take(worker.index());
+        self.start(socket, peer, worker, None, Carried::default());
+    }
+
+    fn start(
+        self: &Rc<Self>,
+        socket: Socket,
+        peer: SocketAddr,
+        worker: &Rc<Worker>,
+        protocol: Option<&'static str>,
+        carried: Carried,
+    ) {
         let connection = Connection {
-            socket: Socket::plain(stream),
+            socket,
             transport: None,
             peer,
             listening: self.clone(),
-            presence: Presence::new(worker.mesh()),
+            presence: Presence::new(worker),
+            carried,
         };
-        match &*self.protocols {
-            [only] if self.tls.is_none() => {
-                let served = only.clone().serve(connection, worker.clone());
-                tokio::task::spawn_local(served);
+        let spoken = match &*self.protocols {
+            [only] if self.tls.is_none() => Some(only),
+            all => all.iter().find(|own| Some(own.name()) == protocol),
+        };
+        let what = "a client connection";
+        match spoken {
+            Some(protocol) => {
+                let serving = protocol.clone().serve(connection, worker.clone());
+                worker.spawn(what, serving);
             }
-            _ => {
-                tokio::task::spawn_local(greet(connection, worker.clone()));
-            }
+            None => worker.spawn(what, detect(connection, worker.clone())),
         }
     }
 }
@@ -177,84 +298,127 @@ fn is_about_the_connection(error: &io::Error) -> bool {
 }
 
 /// Finds out what a connection speaks, and serves it.
-async fn greet(connection: Connection, worker: Rc<Worker>) {
+async fn detect(connection: Connection, worker: Rc<Worker>) {
     let (peer, listening) = (connection.peer, connection.listening.clone());
-    let Some(connection) = Box::pin(secure(connection, &worker)).await else {
-        Gauges::add(&worker.mesh().gauges.malformed);
-        return;
+    let gauges = &worker.mesh().gauges;
+    let secured = Box::pin(secure(connection, &worker)).await;
+    let sniffed = match secured {
+        Ok(connection) => sniff(connection, &worker).await,
+        Err(unspoken) => Err(unspoken),
     };
-    let Some((protocol, connection)) = recognise(connection, &worker).await else {
-        tracing::info!(
-            source = %peer, listener = %listening.name,
-            "connection speaks no protocol of this listener"
-        );
-        Gauges::add(&worker.mesh().gauges.malformed);
-        return;
-    };
-    protocol.serve(connection, worker).await;
+    match sniffed {
+        Ok((protocol, connection)) => protocol.serve(connection, worker.clone()).await,
+        // Something that only looks whether the port is open.
+        Err(Unspoken::Silent) => Gauges::add(&gauges.silent),
+        Err(Unspoken::Unknown(why)) => {
+            Gauges::add(&gauges.malformed);
+            if let Some(left_out) = LINES.admit(worker.now()) {
+                tracing::info!(
+                    source = %peer, listener = %listening.origin.name, why, left_out,
+                    "connection speaks nothing that this listener serves"
+                );
+            }
+        }
+    }
+}
+
+/// Why a connection is not served.
+enum Unspoken {
+    /// It said nothing.
+    Silent,
+    /// What it said is understood by nobody here.
+    Unknown(String),
+}
+
+impl Unspoken {
+    fn unknown(why: impl ToString) -> Self {
+        Self::Unknown(why.to_string())
+    }
 }
 
 /// Takes TLS off a connection that speaks it, where the listener does.
-async fn secure(mut connection: Connection, worker: &Worker) -> Option<Connection> {
+async fn secure(mut connection: Connection, worker: &Worker) -> Result<Connection, Unspoken> {
     let Some(tls) = connection.listening.tls.clone() else {
-        return Some(connection);
+        return Ok(connection);
     };
     // A client may connect long before it says anything.
     let first = tokio::time::timeout(worker.idle(), connection.socket.readable());
-    first.await.ok()?.ok()?;
+    if !matches!(first.await, Ok(Ok(()))) {
+        return Err(Unspoken::Silent);
+    }
     if tls.serves_plain() {
         let mut byte = [0];
-        let read = tokio::time::timeout(worker.sniff(), connection.socket.read(&mut byte));
-        let length = read.await.ok()?.ok()?;
+        let patience = worker.limits().sniff;
+        let read = tokio::time::timeout(patience, connection.socket.read(&mut byte)).await;
+        let Ok(Ok(length @ 1..)) = read else {
+            return Err(Unspoken::Silent);
+        };
         connection
             .socket
             .unread(Bytes::copy_from_slice(&byte[..length]));
         if byte[0] != FIRST {
-            return Some(connection);
+            return Ok(connection);
         }
     }
     match tls.accept(connection.socket).await {
-        Ok((socket, transport)) => Some(Connection {
+        Ok((socket, transport)) => Ok(Connection {
             socket,
             transport: Some(Rc::new(transport)),
             ..connection
         }),
-        Err(error) => {
-            tracing::info!(
-                source = %connection.peer, listener = %connection.listening.name, %error,
-                "no TLS connection could be made"
-            );
-            None
-        }
+        // It connected and hung up: a probe of the port.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(Unspoken::Silent),
+        Err(error) => Err(Unspoken::Unknown(format!(
+            "no TLS connection could be made: {error}"
+        ))),
     }
 }
 
-async fn recognise(
+async fn sniff(
     mut connection: Connection,
     worker: &Worker,
-) -> Option<(Arc<dyn Protocol>, Connection)> {
+) -> Result<(Arc<dyn Protocol>, Connection), Unspoken> {
     if let [only] = &*connection.listening.protocols {
-        return Some((only.clone(), connection));
+        return Ok((only.clone(), connection));
     }
     let mut head = [0_u8; SNIFFED];
     // A client may connect long before its first call; only from its first byte on is it timed.
     let first = tokio::time::timeout(worker.idle(), connection.socket.read(&mut head));
-    let mut length = first.await.ok()?.ok()?;
-    let deadline = tokio::time::Instant::now() + worker.sniff();
-    while length > 0 {
+    let Ok(Ok(mut length @ 1..)) = first.await else {
+        return Err(Unspoken::Silent);
+    };
+    let deadline = tokio::time::Instant::now() + worker.limits().sniff;
+    loop {
         if let Some(decided) = decide(&connection.listening.protocols, &head[..length]) {
-            let protocol = decided.cloned()?;
+            let protocol = decided.ok_or_else(|| {
+                let begins = head[..length.min(16)].escape_ascii();
+                Unspoken::unknown(format!("it begins with \"{begins}\""))
+            })?;
+            let protocol = protocol.clone();
             let prefix = Bytes::copy_from_slice(&head[..length]);
             connection.socket.unread(prefix);
-            return Some((protocol, connection));
+            return Ok((protocol, connection));
         }
         let more = connection.socket.read(&mut head[length..]);
         match tokio::time::timeout_at(deadline, more).await {
-            Ok(Ok(n)) if n > 0 => length += n,
-            _ => return None,
+            Ok(Ok(n @ 1..)) => length += n,
+            // Nothing more comes: it is what needs no more to be known.
+            Ok(_) | Err(_) => {
+                let protocols = connection.listening.protocols.iter();
+                let mut certain =
+                    protocols.filter(|own| own.sniff(&head[..length]) == Sniff::Match);
+                let why = "its first bytes decide nothing, and no more came";
+                let protocol = certain
+                    .next()
+                    .ok_or_else(|| Unspoken::unknown(why))?
+                    .clone();
+                connection
+                    .socket
+                    .unread(Bytes::copy_from_slice(&head[..length]));
+                return Ok((protocol, connection));
+            }
         }
     }
-    None
 }
 
 /// The first protocol that matches, provided that none before it may still match; `Some(None)`

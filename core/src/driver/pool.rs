@@ -9,15 +9,19 @@ use crate::codec::Codec;
 use crate::endpoint::Endpoint;
 use crate::mesh::Seat;
 
+use super::reply::Reply;
 use super::upstream::Upstream;
 use super::worker::Worker;
 
 /// Calls in flight on every connection of a pool before it grows. Fewer connections carry more
 /// calls per system call; more of them keep a peer that reads each with one thread busy.
 const GROW_AT: usize = 512;
+/// Connections are compared by what waits to be written, in steps of so many bytes, then by calls: a
+/// small call behind a large one waits for all of it.
+const STEP: usize = 64 * 1024;
 
 /// What tells a worker's pools apart.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PoolKey {
     pub(crate) cluster: *const Cluster,
     pub(crate) address: std::net::SocketAddr,
@@ -35,39 +39,33 @@ pub(crate) struct Pool {
     upstreams: RefCell<Vec<Rc<Upstream>>>,
 }
 
-impl Seat {
-    /// The worker's pool to this endpoint.
-    pub(crate) fn pool(
-        &self,
-        worker: &Rc<Worker>,
-        codec: &Arc<dyn Codec>,
-        protocol: &'static str,
-        variant: u8,
-    ) -> Rc<Pool> {
-        let mut pools = self.pools.borrow_mut();
-        let known = pools
-            .iter()
-            .find(|pool| pool.variant == variant && pool.protocol == protocol);
-        if let Some(pool) = known {
-            return pool.clone();
-        }
-        let key = PoolKey {
-            cluster: Arc::as_ptr(&self.cluster),
-            address: self.endpoint.address,
-            protocol,
-            variant,
-        };
-        let pool = worker.pool(key, || Pool {
-            cluster: self.cluster.clone(),
-            endpoint: self.endpoint.clone(),
-            codec: codec.clone(),
-            protocol,
-            variant,
-            upstreams: RefCell::default(),
-        });
-        pools.push(pool.clone());
-        pool
+/// The worker's pool to the endpoint of a seat, for frames of one variant.
+pub(crate) fn of(worker: &Rc<Worker>, seat: &Seat, reply: &dyn Reply, variant: u8) -> Rc<Pool> {
+    let protocol = reply.protocol();
+    let mut attached = seat.attached.borrow_mut();
+    let known = attached.iter().find_map(|own| {
+        let pool = own.downcast_ref::<Rc<Pool>>()?;
+        (pool.variant == variant && pool.protocol == protocol).then_some(pool)
+    });
+    if let Some(pool) = known {
+        return pool.clone();
     }
+    let key = PoolKey {
+        cluster: Arc::as_ptr(&seat.cluster),
+        address: seat.endpoint.address,
+        protocol,
+        variant,
+    };
+    let pool = worker.pool(key, || Pool {
+        cluster: seat.cluster.clone(),
+        endpoint: seat.endpoint.clone(),
+        codec: reply.codec().clone(),
+        protocol,
+        variant,
+        upstreams: RefCell::default(),
+    });
+    attached.push(Box::new(pool.clone()));
+    pool
 }
 
 impl Pool {
@@ -78,10 +76,12 @@ impl Pool {
         let best = upstreams
             .iter()
             .filter(|upstream| upstream.takes_calls())
-            .min_by_key(|upstream| upstream.load());
+            .min_by_key(|upstream| (upstream.queued() / STEP, upstream.load()));
         let room = upstreams.len() < self.cluster.spec.policy.connections.max(1) as usize;
         match best {
-            Some(best) if best.load() < GROW_AT || !room => Some(best.clone()),
+            Some(best) if !room || best.load() < GROW_AT && best.queued() < STEP => {
+                Some(best.clone())
+            }
             None if !room => None,
             Some(_) | None => {
                 drop(upstreams);

@@ -10,60 +10,73 @@ use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::clock::Now;
 use crate::cluster::Cluster;
 use crate::frame::{Metadata, Outcome};
-use crate::mesh::{Attempt, Exchange, Gauges, Lease, SiteCache, Verdict};
+use crate::gauges::Gauges;
+use crate::mesh::{Attempt, AttemptEnd, Exchange, Lease, Origin, Resend, SiteCache};
+use crate::net::{Socket, Transport};
 use crate::record::Series;
 use crate::rejection::Rejection;
 use crate::route::Route;
 
-use super::listener::{Connection, Listening, Presence};
-use super::socket::Socket;
-use super::tls::Transport;
+use super::listener::{Connection, Presence};
+use super::resident::{Residence, Resident};
 use super::worker::Worker;
 
 /// One client connection of a protocol that drives itself; on its worker's list until dropped.
 pub struct Caller {
     worker: Rc<Worker>,
-    listening: Rc<Listening>,
+    origin: Rc<Origin>,
     peer: SocketAddr,
     transport: Option<Rc<Transport>>,
     sites: RefCell<SiteCache>,
-    guest: Rc<Guest>,
-    number: u64,
+    words: Rc<Words>,
+    _residence: Residence,
     _presence: Presence,
 }
 
 /// What a worker tells a [`Caller`].
 #[derive(Default)]
-pub(crate) struct Guest {
-    pub(crate) listener: u64,
+struct Words {
+    listener: u64,
     dismissed: Cell<bool>,
     cut: Cell<bool>,
     changed: Notify,
 }
 
-impl Guest {
-    pub(crate) fn dismiss(&self) {
+impl Words {
+    async fn until(&self, flag: &Cell<bool>) {
+        while !flag.get() {
+            self.changed.notified().await;
+        }
+    }
+}
+
+impl Resident for Words {
+    fn listener(&self) -> u64 {
+        self.listener
+    }
+
+    fn leave(&self, _: &Worker, _: Now) {
         self.dismissed.set(true);
         self.changed.notify_waiters();
     }
 
-    pub(crate) fn cut(&self) {
+    fn tick(&self, _: &Rc<Worker>) {}
+
+    fn cut(&self, _: &Rc<Worker>) {
         self.dismissed.set(true);
         self.cut.set(true);
         self.changed.notify_waiters();
     }
 
-    async fn until(&self, flag: &Cell<bool>) {
-        while !flag.get() {
-            self.changed.notified().await;
-        }
+    fn hand_over(&self) -> bool {
+        false
     }
 }
 
@@ -78,20 +91,22 @@ impl Caller {
             peer,
             listening,
             presence,
+            carried: _,
         } = connection;
-        let guest = Rc::new(Guest {
-            listener: listening.id,
-            ..Guest::default()
+        let origin = listening.origin.clone();
+        let words = Rc::new(Words {
+            listener: origin.id,
+            ..Words::default()
         });
-        let number = worker.enlist_guest(&guest);
+        let residence = Residence::take(&worker, words.clone());
         let caller = Self {
             worker,
-            listening,
+            origin,
             peer,
             transport,
             sites: RefCell::default(),
-            guest,
-            number,
+            words,
+            _residence: residence,
             _presence: presence,
         };
         (Rc::new(caller), socket)
@@ -112,17 +127,17 @@ impl Caller {
     /// Whether it is to go away when what is in flight is finished.
     #[must_use]
     pub fn is_dismissed(&self) -> bool {
-        self.guest.dismissed.get()
+        self.words.dismissed.get()
     }
 
     /// Waits until it is to go away: no new work after a while, what is in flight is finished.
     pub async fn dismissed(&self) {
-        self.guest.until(&self.guest.dismissed).await;
+        self.words.until(&self.words.dismissed).await;
     }
 
     /// Waits until it must end at once.
     pub async fn cut(&self) {
-        self.guest.until(&self.guest.cut).await;
+        self.words.until(&self.words.cut).await;
     }
 
     /// The name that the client asked for in its TLS.
@@ -152,14 +167,12 @@ impl Caller {
             ..Metadata::default()
         };
         let source = self.peer.ip();
-        let site = self
-            .worker
-            .site(&self.listening, protocol, source, &metadata);
+        let site = self.worker.site(&self.origin, protocol, source, &metadata);
         site.series.clone()
     }
 
     /// Counts a connection whose bytes made no sense.
-    pub fn is_malformed(&self) {
+    pub fn count_malformed(&self) {
         Gauges::add(&self.worker.mesh().gauges.malformed);
     }
 
@@ -177,7 +190,7 @@ impl Caller {
         let site =
             self.sites
                 .borrow_mut()
-                .find(&self.worker, &self.listening, protocol, source, metadata);
+                .find(&self.worker, &self.origin, protocol, source, metadata);
         let (exchange, routed) = Exchange::open(
             &self.worker,
             site,
@@ -206,12 +219,6 @@ fn attribute<'a>(
         return Some(Cow::Borrowed(found));
     }
     attributes(name).map(Cow::Owned)
-}
-
-impl Drop for Caller {
-    fn drop(&mut self) {
-        self.worker.strike_off_guest(self.number);
-    }
 }
 
 /// One call from its request to its record, which dropping it writes; one that nobody ended was
@@ -270,14 +277,25 @@ impl Stream {
     }
 
     fn instant(&self, at: crate::clock::Now) -> tokio::time::Instant {
-        self.worker.mesh().clock.instant(at).into()
+        self.worker.mesh().clock.instant(at)
     }
 
-    /// Whether another attempt is allowed after a failure; `sent` tells whether the endpoint may
-    /// have run the call, `refused` whether it said that it did not.
-    pub fn may_retry(&mut self, sent: bool, refused: bool) -> bool {
+    /// Says how an attempt ended, by the [table](crate::mesh::rule) of verdicts; whether another one
+    /// follows.
+    pub fn conclude(&mut self, lease: &mut Lease, end: AttemptEnd, resend: Resend) -> bool {
         self.worker.read_clock();
-        self.exchange.may_retry(sent, refused)
+        self.exchange.conclude(lease, end, resend)
+    }
+
+    /// The ending of an attempt whose time has passed; `stalled` says that it passed while we did
+    /// not run, `sent` that the request was sent.
+    #[must_use]
+    pub fn timed_out(&self, lease: &Lease, stalled: bool, sent: bool) -> AttemptEnd {
+        self.worker.read_clock();
+        AttemptEnd::TimedOut {
+            whose: self.exchange.whose_deadline(lease, stalled),
+            sent,
+        }
     }
 
     /// Whether the attempt under way is the last that its route allows.
@@ -331,41 +349,5 @@ impl Stream {
         self.worker.read_clock();
         self.exchange.rejected(rejection);
         self.exchange.explain(rejection)
-    }
-}
-
-impl Lease {
-    /// Where to send it.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.seat.endpoint.address
-    }
-
-    /// The cluster whose endpoint it is.
-    #[must_use]
-    pub fn cluster(&self) -> &Arc<Cluster> {
-        &self.seat.cluster
-    }
-
-    /// Says how the attempt went.
-    pub fn went(&mut self, verdict: Verdict) {
-        self.conclude(verdict);
-    }
-
-    /// Says how the attempt went, and keeps the endpoint's place: for sessions, which go on long
-    /// after it is known.
-    pub fn has_gone(&mut self, verdict: Verdict) {
-        self.conclude(verdict);
-        self.report();
-    }
-
-    /// The endpoint takes no new calls for a while: it said that it is going away.
-    pub fn is_leaving(&self, worker: &Worker, period: Duration) {
-        let until = worker.now().after(period);
-        self.seat
-            .endpoint
-            .health
-            .leaving_until
-            .store(until.0, Relaxed);
     }
 }

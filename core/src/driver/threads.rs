@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -14,11 +15,15 @@ use tokio::task::LocalSet;
 
 use crate::mesh::Mesh;
 
-use super::listener::{ListenerSpec, Listening};
+use super::listener::{ListenerSpec, Listening, Parcel};
+use super::shares::Shares;
 use super::worker::Worker;
 
 /// Connections that the kernel keeps for us to accept.
 const BACKLOG: i32 = 4096;
+
+/// Connections that are accepted while a listener stops need a moment to be known.
+const SETTLE: Duration = Duration::from_millis(5);
 
 enum Command {
     Listen {
@@ -29,6 +34,12 @@ enum Command {
     Unlisten {
         id: u64,
     },
+    /// A connection that another worker accepted, or had until now.
+    Adopt(Parcel),
+    /// Gives every connection that can go on elsewhere to other workers.
+    HandOver {
+        done: oneshot::Sender<usize>,
+    },
     Drain {
         done: oneshot::Sender<()>,
     },
@@ -36,8 +47,21 @@ enum Command {
 
 /// The worker threads.
 pub struct Workers {
+    mesh: Arc<Mesh>,
     commands: Vec<UnboundedSender<Command>>,
+    shares: Arc<Shares>,
     next_listener: AtomicU64,
+    /// The ports that are ours.
+    ports: Mutex<Vec<(u64, u16)>>,
+}
+
+/// One worker as an operator sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerStatus {
+    /// Its client connections.
+    pub connections: usize,
+    /// How long ago it last looked after its connections; it does so several times a second.
+    pub turned: Duration,
 }
 
 /// A listener whose sockets are bound, but not yet served.
@@ -74,23 +98,63 @@ impl Workers {
     /// # Errors
     /// If a thread or its runtime cannot be made.
     pub fn start(mesh: &Arc<Mesh>, count: usize) -> io::Result<Self> {
-        let mut workers = Self {
-            commands: Vec::new(),
-            next_listener: AtomicU64::new(0),
-        };
-        for index in 0..count.max(1) {
+        let count = count.max(1);
+        let shares = Arc::new(Shares::new(count));
+        let (commands, received): (Vec<_>, Vec<_>) =
+            (0..count).map(|_| unbounded_channel()).unzip();
+        for (index, received) in received.into_iter().enumerate() {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_io()
                 .enable_time()
                 .build()?;
-            let (commands, received) = unbounded_channel();
-            let mesh = mesh.clone();
+            shares.note_turn(index, mesh.clock.now());
+            let (mesh, shares, others) = (mesh.clone(), shares.clone(), commands.clone());
             std::thread::Builder::new()
                 .name(format!("worker-{index}"))
-                .spawn(move || LocalSet::new().block_on(&runtime, work(index, mesh, received)))?;
-            workers.commands.push(commands);
+                .spawn(move || {
+                    let seed = std::hash::RandomState::new();
+                    let seed = std::hash::BuildHasher::hash_one(&seed, index);
+                    LocalSet::new().block_on(&runtime, async move {
+                        let worker = Worker::new(index, mesh, seed, None, shares);
+                        worker.start();
+                        work(worker, others, received).await;
+                    });
+                })?;
         }
-        Ok(workers)
+        Ok(Self {
+            mesh: mesh.clone(),
+            commands,
+            shares,
+            next_listener: AtomicU64::new(0),
+            ports: Mutex::default(),
+        })
+    }
+
+    /// How every worker is.
+    #[must_use]
+    pub fn status(&self) -> Vec<WorkerStatus> {
+        let now = self.mesh.clock.now();
+        let each = self.shares.status().into_iter();
+        each.map(|(connections, turned)| WorkerStatus {
+            connections,
+            turned: now.since(turned),
+        })
+        .collect()
+    }
+
+    /// Has worker `from` give its connections to the other workers, each at its next boundary of
+    /// messages; how many of them can move. Those that cannot, since TLS or a session holds them,
+    /// stay.
+    pub async fn hand_over(&self, from: usize) -> usize {
+        let (done, moving) = oneshot::channel();
+        let sent = self
+            .commands
+            .get(from)
+            .map(|commands| commands.send(Command::HandOver { done }));
+        match sent {
+            Some(Ok(())) => moving.await.unwrap_or(0),
+            _ => 0,
+        }
     }
 
     /// Binds a listener: one socket per worker, among which the kernel spreads connections.
@@ -99,6 +163,7 @@ impl Workers {
     /// If the address cannot be bound.
     pub fn bind(&self, spec: ListenerSpec) -> io::Result<Bound> {
         let mut address = spec.address;
+        self.refuse_taken(address)?;
         let mut sockets = Vec::new();
         for _ in &self.commands {
             let socket = bind(address)?;
@@ -107,12 +172,45 @@ impl Workers {
             sockets.push(socket);
         }
         let id = self.next_listener.fetch_add(1, Ordering::Relaxed);
+        self.lock_ports().push((id, address.port()));
         Ok(Bound {
             id,
             spec,
             address,
             sockets,
         })
+    }
+
+    /// Fails if another process listens on this address: the kernel would let both, and spread the
+    /// clients over two configurations.
+    fn refuse_taken(&self, address: SocketAddr) -> io::Result<()> {
+        let is_own = self
+            .lock_ports()
+            .iter()
+            .any(|(_, port)| *port == address.port());
+        if address.port() == 0 || is_own {
+            return Ok(());
+        }
+        // Without SO_REUSEPORT this fails where anybody listens; the port is free again at once.
+        let alone = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        alone.set_reuse_address(true)?;
+        alone
+            .bind(&address.into())
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::AddrInUse => io::Error::new(
+                    io::ErrorKind::AddrInUse,
+                    format!("{address} is taken by another process; is another Finback running?"),
+                ),
+                _ => error,
+            })
+    }
+
+    fn lock_ports(&self) -> std::sync::MutexGuard<'_, Vec<(u64, u16)>> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins to serve a bound listener.
@@ -132,6 +230,7 @@ impl Workers {
 
     /// Accepts no more on a listener and dismisses its clients.
     pub fn unlisten(&self, id: u64) {
+        self.lock_ports().retain(|(own, _)| *own != id);
         for commands in &self.commands {
             let _ = commands.send(Command::Unlisten { id });
         }
@@ -169,18 +268,31 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-async fn work(index: usize, mesh: Arc<Mesh>, mut commands: UnboundedReceiver<Command>) {
-    let worker = Worker::new(index, mesh);
-    tokio::task::spawn_local(worker.clone().flush());
-    tokio::task::spawn_local(worker.clone().keep_time());
+async fn work(
+    worker: Rc<Worker>,
+    others: Vec<UnboundedSender<Command>>,
+    mut commands: UnboundedReceiver<Command>,
+) {
+    worker.set_send_to(Box::new(move |to, parcel| {
+        let Some(commands) = others.get(to) else {
+            return Err(parcel);
+        };
+        commands
+            .send(Command::Adopt(parcel))
+            .map_err(|error| match error.0 {
+                Command::Adopt(parcel) => parcel,
+                _ => unreachable!("what was sent comes back"),
+            })
+    }));
     let mut listeners: HashMap<u64, Rc<Listening>> = HashMap::new();
     while let Some(command) = commands.recv().await {
         match command {
             Command::Listen { id, spec, socket } => match tokio::net::TcpListener::from_std(socket)
             {
                 Ok(socket) => {
-                    let listening = Listening::new(id, &spec);
-                    tokio::task::spawn_local(listening.clone().accept(socket, worker.clone()));
+                    let listening = Listening::new(id, &spec, &worker);
+                    let accepting = listening.clone().accept(socket, worker.clone());
+                    worker.spawn("a listener", accepting);
                     listeners.insert(id, listening);
                 }
                 Err(error) => tracing::error!(listener = %spec.name, %error, "cannot listen"),
@@ -189,15 +301,31 @@ async fn work(index: usize, mesh: Arc<Mesh>, mut commands: UnboundedReceiver<Com
                 if let Some(listening) = listeners.remove(&id) {
                     listening.stop();
                     // Connections accepted meanwhile are dismissed too.
-                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                    tokio::time::sleep(SETTLE).await;
                     worker.dismiss(Some(id));
                 }
+            }
+            Command::Adopt(parcel) => match listeners.get(&parcel.listener) {
+                Some(listening) => listening.adopt_counted(parcel, &worker),
+                // Its listener was removed meanwhile: nobody here knows its routes.
+                None => worker.shares().leave(worker.index()),
+            },
+            Command::HandOver { done } => {
+                let _ = done.send(worker.hand_over_all());
             }
             Command::Drain { done } => {
                 for listening in listeners.values() {
                     listening.stop();
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                tokio::time::sleep(SETTLE).await;
+                // What others accepted for us before they stopped is served, too.
+                while let Ok(command) = commands.try_recv() {
+                    if let Command::Adopt(parcel) = command
+                        && let Some(listening) = listeners.get(&parcel.listener)
+                    {
+                        listening.adopt_counted(parcel, &worker);
+                    }
+                }
                 worker.dismiss(None);
                 worker.drain().await;
                 let _ = done.send(());

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,14 +10,16 @@ use bytes::Bytes;
 use crate::clock::Now;
 use crate::codec::{Sharing, Signal};
 use crate::frame::{Edit, Head, Kind, Malformed, Outcome, Reading};
-use crate::mesh::{Exchange, Gauges, Lease, Verdict};
+use crate::gauges::Gauges;
+use crate::mesh::AttemptEnd;
+use crate::net::{DialError, READS_PER_TURN, Turn};
 use crate::rejection::Rejection;
 
-use super::framed::{Client, Failure};
-use super::inbox::{Inbox, Read};
+use super::call::{Call, deliver, settle};
+use super::inbox::{Inbox, Read, Take};
 use super::link::Link;
 use super::pool::Pool;
-use super::socket::dial;
+use super::reply::Reply;
 use super::table::{Claim, Table};
 use super::worker::Worker;
 
@@ -29,20 +31,6 @@ const STALLED: Duration = Duration::from_secs(1);
 const LEAVING: Duration = Duration::from_secs(10);
 /// A connection beyond the first that carried no call for this long is closed.
 const SPARE_IDLE: Duration = Duration::from_secs(60);
-/// Reads per wake-up, so that one busy peer cannot keep others waiting.
-const READS_PER_TURN: usize = 4;
-
-/// A call on its way: everything that is needed to answer its caller, or to send it again.
-pub(crate) struct Call {
-    pub(crate) client: Rc<Client>,
-    pub(crate) head: Head,
-    pub(crate) exchange: Exchange,
-    pub(crate) lease: Lease,
-    pub(crate) deadline: Now,
-    /// The request's bytes, if it may have to be sent (again).
-    pub(crate) wire: Option<Bytes>,
-}
-
 #[expect(
     clippy::large_enum_variant,
     reason = "nearly all are calls, and a box each would be an allocation per call"
@@ -58,7 +46,10 @@ enum State {
     Open,
     /// Finishes what is in flight, takes nothing new.
     Leaving,
+    /// To be ended by its task.
     Closed,
+    /// Ended; nothing leads here any more.
+    Gone,
 }
 
 /// One connection to an endpoint.
@@ -76,13 +67,32 @@ pub(crate) struct Upstream {
     called: Cell<Now>,
     pinged: Cell<Now>,
     ping: Cell<Option<u64>>,
+    /// Heartbeats sent since anything was heard: silence while we did not ask, or did not listen,
+    /// tells nothing.
+    misses: Cell<u32>,
     /// The last request sent: the dialect for messages of our own.
     cue: Cell<Option<Head>>,
     /// When the queue was first seen full; clients that wait for it to empty.
     full_since: Cell<Option<Now>>,
     /// It stayed full for too long: no more calls until it has emptied.
     stalled: Cell<bool>,
-    paused: RefCell<Vec<Rc<Client>>>,
+    paused: RefCell<Vec<Rc<dyn Reply>>>,
+}
+
+/// Sees to it that a connection whose task ends, however it ends, is given up.
+struct Closing {
+    upstream: Rc<Upstream>,
+    worker: Rc<Worker>,
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        if self.upstream.state.get() != State::Gone {
+            let end = AttemptEnd::Lost { reused: false };
+            self.upstream
+                .close(&self.worker, end, Rejection::ConnectionLost);
+        }
+    }
 }
 
 impl Upstream {
@@ -102,12 +112,14 @@ impl Upstream {
             called: Cell::new(now),
             pinged: Cell::new(now),
             ping: Cell::new(None),
+            misses: Cell::new(0),
             cue: Cell::new(None),
             full_since: Cell::new(None),
             stalled: Cell::new(false),
             paused: RefCell::default(),
         });
-        tokio::task::spawn_local(upstream.clone().run(worker.clone()));
+        let run = upstream.clone().run(worker.clone());
+        worker.spawn("an upstream connection", run);
         upstream
     }
 
@@ -119,6 +131,21 @@ impl Upstream {
     /// Calls in flight on it.
     pub(crate) fn load(&self) -> usize {
         self.table.borrow().len()
+    }
+
+    /// Bytes that wait to be written on it.
+    pub(crate) fn queued(&self) -> usize {
+        match self.link.get() {
+            Some(link) => link.queued(),
+            None => self.waiting_bytes.get(),
+        }
+    }
+
+    /// Since when it has carried no call; `None` while it does.
+    pub(crate) fn idle_since(&self) -> Option<Now> {
+        let pings = usize::from(self.ping.get().is_some());
+        let idle = self.state.get() == State::Open && self.load() == pings && self.queued() == 0;
+        idle.then(|| self.called.get())
     }
 
     // === Sending ===
@@ -144,18 +171,21 @@ impl Upstream {
             return self.keep(worker, call, wire);
         };
         self.cue.set(Some(call.head));
-        if link.queued() > worker.queue_soft() {
-            self.hold_back(worker, &call.client);
-            if link.queued() > worker.queue_hard() {
-                return Err(call);
-            }
+        let (queued, limits) = (link.queued(), worker.limits());
+        let (holds, full) = (queued > holds_above(&limits), queued > limits.queue_hard);
+        drop(limits);
+        if holds {
+            self.hold_back(worker, &call.reply);
+        }
+        if full {
+            return Err(call);
         }
         let head = call.head;
         if head.kind == Kind::OneWay {
             let id = self.table.borrow_mut().one_way_id();
             self.put(worker, link, &head, wire, id);
             call.exchange.sent();
-            call.client.finished(worker);
+            call.reply.finished(worker);
             return Ok(());
         }
         if call.wire.is_none() && call.exchange.may_need_resending() {
@@ -171,11 +201,12 @@ impl Upstream {
         reason = "the error is the call itself, given back"
     )]
     fn keep(self: &Rc<Self>, worker: &Worker, mut call: Call, wire: &[u8]) -> Result<(), Call> {
-        let bytes = self.waiting_bytes.get() + wire.len();
-        if bytes > worker.queue_hard() {
+        let before = self.waiting_bytes.get();
+        // Compared before this one is added: a frame within its limit is never too much alone.
+        if before > worker.limits().queue_hard {
             return Err(call);
         }
-        self.waiting_bytes.set(bytes);
+        self.waiting_bytes.set(before + wire.len());
         call.wire
             .get_or_insert_with(|| Bytes::copy_from_slice(wire));
         if call.head.kind == Kind::OneWay {
@@ -216,50 +247,57 @@ impl Upstream {
     }
 
     /// The peer does not read fast enough: stops reading from the client that sends to it.
-    fn hold_back(&self, worker: &Worker, client: &Rc<Client>) {
+    fn hold_back(&self, worker: &Worker, reply: &Rc<dyn Reply>) {
         if self.full_since.get().is_none() {
             self.full_since.set(Some(worker.now()));
         }
-        if !self.stalled.get() && client.hold() {
-            self.paused.borrow_mut().push(client.clone());
+        if !self.stalled.get() && reply.hold() {
+            self.paused.borrow_mut().push(reply.clone());
         }
     }
 
     fn let_go(&self) {
-        for client in self.paused.borrow_mut().drain(..) {
-            client.release();
+        let paused = self.paused.take();
+        for reply in paused {
+            reply.release();
         }
     }
 
     // === The connection's own task ===
 
     async fn run(self: Rc<Self>, worker: Rc<Worker>) {
-        let gauges = &worker.mesh().gauges;
-        let address = self.pool.endpoint.address;
+        let closing = Closing {
+            upstream: self.clone(),
+            worker: worker.clone(),
+        };
+        let Pool {
+            cluster, endpoint, ..
+        } = &*self.pool;
         // Boxed: connecting is short, and what it needs is large.
-        let connected = Box::pin(dial(&self.pool.cluster, address, None)).await;
+        let connected = Box::pin(worker.dial(cluster, endpoint, None)).await;
         worker.read_clock();
         let socket = match connected {
-            Ok(socket) => socket,
+            Ok(socket) => Rc::new(RefCell::new(socket)),
             Err(error) => {
-                tracing::debug!(%address, %error, "cannot connect");
-                Gauges::add(&gauges.connect_failures);
-                return self.close(&worker, Rejection::ConnectFailed);
+                tracing::debug!(address = %endpoint.address, %error, "cannot connect");
+                let end = match error {
+                    DialError::Refused(_) => AttemptEnd::ConnectFailed,
+                    DialError::Own(_) => AttemptEnd::OwnFailure,
+                };
+                return self.close(&worker, end, Rejection::ConnectFailed);
             }
         };
-        Gauges::add(&gauges.upstream_connections);
-        let (reader, writer) = socket.into_halves();
-        let link = Link::new(writer);
+        let link = Link::new(socket.clone());
         // Cannot be set yet: only this task sets it.
         let _ = self.link.set(link.clone());
         self.heard.set(worker.now());
         self.state.set(State::Open);
         self.send_waiting(&worker, &link);
-        let mut inbox = Inbox::new(reader, &[]);
-        std::future::poll_fn(|cx| self.poll(cx, &worker, &link, &mut inbox)).await;
+        let mut inbox = Inbox::new(socket, &worker);
+        let mut turn = Turn::new();
+        std::future::poll_fn(|cx| self.poll(cx, &worker, &link, &mut inbox, &mut turn)).await;
         worker.read_clock();
-        Gauges::sub(&gauges.upstream_connections);
-        self.close(&worker, Rejection::ConnectionLost);
+        drop(closing);
     }
 
     fn send_waiting(self: &Rc<Self>, worker: &Worker, link: &Rc<Link>) {
@@ -283,7 +321,7 @@ impl Upstream {
                 self.put(worker, link, &call.head, &wire, id);
             }
             call.exchange.sent();
-            call.client.finished(worker);
+            call.reply.finished(worker);
         }
     }
 
@@ -293,6 +331,7 @@ impl Upstream {
         worker: &Rc<Worker>,
         link: &Rc<Link>,
         inbox: &mut Inbox,
+        turn: &mut Turn,
     ) -> Poll<()> {
         link.owned_by(cx);
         if link.blocked() {
@@ -301,19 +340,23 @@ impl Upstream {
         if link.failed() || self.state.get() == State::Closed {
             return Poll::Ready(());
         }
-        if self.full_since.get().is_some() && link.queued() <= worker.queue_soft() / 2 {
-            self.full_since.set(None);
-            self.stalled.set(false);
-            self.let_go();
-        }
-        for _ in 0..READS_PER_TURN {
-            let codec = &*self.pool.codec;
-            let read = inbox.poll_frames(cx, worker, codec, |head, wire| {
-                self.receive(worker, link, head, wire)
-            });
-            match read {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Read::Bytes) => self.heard.set(worker.now()),
+        self.resume_if_drained(worker, link);
+        let mut take = Answers {
+            upstream: self,
+            worker,
+            link,
+        };
+        loop {
+            ready!(turn.take(cx, READS_PER_TURN));
+            match inbox.poll_frames(cx, worker, &*self.pool.codec, &mut take) {
+                Poll::Pending => {
+                    turn.end(READS_PER_TURN);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Read::Bytes) => {
+                    self.heard.set(worker.now());
+                    self.misses.set(0);
+                }
                 Poll::Ready(Read::End) => return Poll::Ready(()),
                 Poll::Ready(Read::Failed(error)) => {
                     tracing::debug!(address = %self.pool.endpoint.address, %error, "lost");
@@ -328,8 +371,15 @@ impl Upstream {
                 }
             }
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
+    }
+
+    /// Lets held clients go on once half of what held them is written.
+    fn resume_if_drained(&self, worker: &Worker, link: &Link) {
+        if self.full_since.get().is_some() && link.queued() <= holds_above(&worker.limits()) / 2 {
+            self.full_since.set(None);
+            self.stalled.set(false);
+            self.let_go();
+        }
     }
 
     // === Receiving ===
@@ -408,18 +458,33 @@ impl Upstream {
             // Passed on as it is: its client may read more of it than we can.
             Ok(Reading::Call(_)) | Err(Malformed::Content(_)) => Outcome::Failed,
             Err(malformed) => {
-                Client::settle(call, worker, Failure::lost(Rejection::ConnectionLost));
+                let end = AttemptEnd::Unreadable;
+                settle(call, worker, end, Rejection::ConnectionLost);
                 return Err(malformed);
             }
         };
-        Client::deliver(call, worker, &head, wire, outcome);
+        deliver(call, worker, &head, wire, outcome);
         Ok(())
+    }
+
+    /// An answer that is longer than a frame may be costs its own call, and nobody else anything.
+    fn refuse_too_large(&self, worker: &Rc<Worker>, head: &Head, limit: usize) {
+        Gauges::add(&worker.mesh().gauges.skipped_answers);
+        let claim = self.table.borrow_mut().claim(head.id);
+        tracing::warn!(
+            address = %self.pool.endpoint.address, bytes = head.len, limit,
+            "an answer is over the limit of a frame; its caller is told so"
+        );
+        if let Claim::Live(Entry::Call(call)) = claim {
+            settle(call, worker, AttemptEnd::TooLarge, Rejection::TooLarge);
+        }
     }
 
     // === Time ===
 
-    /// Gives up calls whose deadline has passed.
-    pub(crate) fn expire(self: &Rc<Self>, worker: &Rc<Worker>) {
+    /// Gives up calls whose deadline has passed; `stalled` says that it passed while this worker
+    /// did not run.
+    pub(crate) fn expire(self: &Rc<Self>, worker: &Rc<Worker>, stalled: bool) {
         let now = worker.now();
         if self.earliest.get() > now {
             return;
@@ -435,23 +500,55 @@ impl Upstream {
             Entry::Ping => None,
         });
         self.earliest.set(deadlines.min().unwrap_or(Now(u64::MAX)));
-        let too_many = table.abandoned() > ABANDONED;
         drop(table);
-        if too_many && self.state.get() == State::Open {
+        self.replace_if_blocked();
+        let sent = self.state.get() != State::Connecting;
+        for entry in expired {
+            if let Entry::Call(call) = entry {
+                let whose = call.exchange.whose_deadline(&call.lease, stalled);
+                let end = AttemptEnd::TimedOut { whose, sent };
+                settle(call, worker, end, Rejection::DeadlineExceeded);
+            }
+        }
+    }
+
+    /// A connection whose ids are blocked by calls that were given up takes no more.
+    fn replace_if_blocked(&self) {
+        if self.table.borrow().abandoned() > ABANDONED && self.state.get() == State::Open {
             tracing::warn!(
                 address = %self.pool.endpoint.address,
                 "endpoint left too many calls unanswered; its connection is replaced"
             );
             self.state.set(State::Leaving);
         }
-        let sent = self.state.get() != State::Connecting;
-        for entry in expired {
+    }
+
+    /// Gives up the calls of a client that is gone: their places are free at once, their ids when the
+    /// answers come.
+    pub(crate) fn abandon_calls_of(&self, gone: &dyn Reply) {
+        let is_its = |entry: &Entry| match entry {
+            Entry::Call(call) => std::ptr::addr_eq(Rc::as_ptr(&call.reply), gone),
+            Entry::Ping => false,
+        };
+        let mut table = self.table.borrow_mut();
+        let abandoned = table.abandon_where(is_its);
+        drop(table);
+        self.replace_if_blocked();
+        // Dropped outside of the table: exchanges record themselves, leases give places back.
+        drop(abandoned);
+    }
+
+    /// Answers every call of one client in its endpoint's place.
+    pub(crate) fn refuse_calls_of(&self, worker: &Rc<Worker>, client: &dyn Reply, why: Rejection) {
+        let is_its = |entry: &Entry| match entry {
+            Entry::Call(call) => std::ptr::addr_eq(Rc::as_ptr(&call.reply), client),
+            Entry::Ping => false,
+        };
+        let abandoned = self.table.borrow_mut().abandon_where(is_its);
+        self.replace_if_blocked();
+        for entry in abandoned {
             if let Entry::Call(call) = entry {
-                let failure = Failure {
-                    rejection: Rejection::DeadlineExceeded,
-                    sent,
-                };
-                Client::settle(call, worker, failure);
+                settle(call, worker, AttemptEnd::Abandoned, why);
             }
         }
     }
@@ -464,10 +561,12 @@ impl Upstream {
     /// Housekeeping, several times a second.
     pub(crate) fn tick(self: &Rc<Self>, worker: &Rc<Worker>) {
         let Some(link) = self.link.get() else { return };
-        if self.state.get() == State::Closed {
+        if matches!(self.state.get(), State::Closed | State::Gone) {
             return;
         }
         let now = worker.now();
+        // A reload may have changed what is compared with.
+        self.resume_if_drained(worker, link);
         let policy = &self.pool.cluster.spec.policy;
         let interval = policy.heartbeat_interval;
         if self
@@ -479,20 +578,18 @@ impl Upstream {
             self.stalled.set(true);
             self.let_go();
         }
-        let silent = now.since(self.heard.get());
-        if self.cue.get().is_some()
-            && !interval.is_zero()
-            && silent >= interval * policy.heartbeat_misses.max(1)
-        {
-            tracing::warn!(
-                address = %self.pool.endpoint.address, ?silent,
-                "endpoint answers no heartbeat; its connection is closed"
-            );
-            Gauges::add(&worker.mesh().gauges.heartbeat_failures);
-            return self.end(link);
-        }
         let quiet_since = self.heard.get().max(self.pinged.get());
-        if !interval.is_zero() && now.since(quiet_since) >= interval {
+        if self.cue.get().is_some() && !interval.is_zero() && now.since(quiet_since) >= interval {
+            // The first interval of silence passes before anything is asked.
+            if self.misses.get() >= policy.heartbeat_misses.saturating_sub(1).max(1) {
+                let silent = now.since(self.heard.get());
+                tracing::warn!(
+                    address = %self.pool.endpoint.address, ?silent,
+                    "endpoint answers no heartbeat; its connection is closed"
+                );
+                Gauges::add(&worker.mesh().gauges.heartbeat_failures);
+                return self.end(link);
+            }
             self.send_ping(worker, link, now);
         }
         let calls = self.load() - usize::from(self.ping.get().is_some());
@@ -506,6 +603,7 @@ impl Upstream {
     fn send_ping(&self, worker: &Worker, link: &Rc<Link>, now: Now) {
         let Some(cue) = self.cue.get() else { return };
         self.pinged.set(now);
+        self.misses.set(self.misses.get() + 1);
         let id = match self.ping.get() {
             Some(id) => id,
             None => match self.table.borrow_mut().insert(Entry::Ping) {
@@ -524,40 +622,62 @@ impl Upstream {
         link.wake_owner();
     }
 
-    /// Answers every call in flight with `rejection`, on shutdown.
-    pub(crate) fn abandon_all(self: &Rc<Self>, worker: &Rc<Worker>, rejection: Rejection) {
-        self.fail_calls(worker, rejection);
+    /// Closes it to make room for another: it is idle.
+    pub(crate) fn make_room(&self) {
+        if let Some(link) = self.link.get() {
+            self.end(link);
+        }
+    }
+
+    /// Answers every call in flight: draining takes too long. None is sent again.
+    pub(crate) fn abandon_all(self: &Rc<Self>, worker: &Rc<Worker>) {
+        self.fail_calls(worker, AttemptEnd::Draining, Rejection::Draining);
     }
 
     /// The connection is gone, or was never made.
-    fn close(self: &Rc<Self>, worker: &Rc<Worker>, rejection: Rejection) {
-        self.state.set(State::Closed);
+    fn close(self: &Rc<Self>, worker: &Rc<Worker>, end: AttemptEnd, why: Rejection) {
+        self.state.set(State::Gone);
         self.pool.forget(self);
         self.let_go();
-        self.fail_calls(worker, rejection);
+        self.fail_calls(worker, end, why);
     }
 
-    fn fail_calls(self: &Rc<Self>, worker: &Rc<Worker>, rejection: Rejection) {
-        let failure = Failure {
-            rejection,
-            sent: rejection != Rejection::ConnectFailed,
-        };
+    fn fail_calls(self: &Rc<Self>, worker: &Rc<Worker>, end: AttemptEnd, why: Rejection) {
         let entries = self.table.borrow_mut().drain();
         self.ping.set(None);
         for entry in entries {
             if let Entry::Call(call) = entry {
-                Client::settle(call, worker, failure);
+                settle(call, worker, end, why);
             }
         }
         for call in self.waiting.take() {
-            Client::settle(call, worker, failure);
+            settle(call, worker, end, why);
         }
     }
 }
 
-impl Call {
-    /// Ends the lease with what the attempt told about its endpoint.
-    pub(crate) fn conclude(&mut self, verdict: Verdict) {
-        self.lease.conclude(verdict);
+/// A client is held while this much waits to be written to the endpoint: less would let one large
+/// frame hold up what the same client sends to others.
+fn holds_above(limits: &crate::mesh::Limits) -> usize {
+    limits.queue_soft.max(limits.queue_hard / 2)
+}
+
+/// What takes the frames of one upstream connection.
+struct Answers<'a> {
+    upstream: &'a Rc<Upstream>,
+    worker: &'a Rc<Worker>,
+    link: &'a Rc<Link>,
+}
+
+impl Take for Answers<'_> {
+    fn frame(&mut self, head: Head, wire: &[u8]) -> Result<(), Malformed> {
+        self.upstream.receive(self.worker, self.link, head, wire)
+    }
+
+    fn too_large(&mut self, head: Head, limit: usize) -> bool {
+        if head.kind == Kind::Response {
+            self.upstream.refuse_too_large(self.worker, &head, limit);
+        }
+        true
     }
 }

@@ -1,174 +1,151 @@
-//! One worker: a thread's own connections, views and clock.
+//! One worker: its share of the mesh, with the connections that it serves.
+
+mod dialling;
+mod timekeeper;
 
 use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::net::IpAddr;
-use std::rc::Rc;
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::ops::Deref;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::clock::Now;
-use crate::cluster::Cluster;
-use crate::frame::Metadata;
-use crate::mesh::{Limits, Mesh, Routing, Site, Sites, View, Views};
+use crate::gauges::Gauges;
+use crate::log_limit::LogLimit;
+use crate::mesh::{LocalMesh, Mesh};
+use crate::net::{Buffers, Network, Timers};
 use crate::rejection::Rejection;
-use crate::rng::Rng;
-use crate::subset::Subset;
+use crate::text::Escaped;
 
-use super::framed::Client;
-use super::link::{Buffers, Link};
-use super::listener::Listening;
+use super::link::Link;
+use super::listener::Parcel;
 use super::pool::{Pool, PoolKey};
-use super::streams::Guest;
+use super::reply::Reply;
+use super::resident::{IdleConnections, Residents};
+use super::shares::Shares;
+use super::task;
 use super::upstream::Upstream;
 
-/// What is read with one system call, at most.
-const SCRATCH: usize = 64 * 1024;
-/// How often connections are looked after.
-const TICK: Duration = Duration::from_millis(250);
-/// Ticks between two looks for what is no longer used.
-const TICKS_PER_SWEEP: u32 = 240;
-/// Bytes of calls that wait for their service to be looked up, at most.
-const PARKING: usize = 64 * 1024 * 1024;
+/// Whether another worker takes a connection.
+type SendTo = Box<dyn Fn(usize, Parcel) -> Result<(), Parcel>>;
 
-/// One worker's state. It never leaves its thread, so that nothing here is locked.
+/// One worker's state. It never leaves its thread, so that nothing here is locked. It is its
+/// [`LocalMesh`] with sockets, and reads as one.
 pub struct Worker {
-    index: usize,
-    mesh: Arc<Mesh>,
-    now: Rc<Cell<Now>>,
-    rng: RefCell<Rng>,
-    scratch: RefCell<Vec<u8>>,
+    local: LocalMesh,
+    network: Option<Arc<dyn Network>>,
+    shares: Arc<Shares>,
     buffers: RefCell<Buffers>,
+    timers: Rc<Timers>,
     flush: RefCell<Vec<Rc<Link>>>,
     flusher: RefCell<Waker>,
-    routing: RefCell<Arc<Routing>>,
-    limits: RefCell<Limits>,
-    sites: RefCell<Sites>,
-    views: RefCell<Views>,
-    pools: RefCell<HashMap<PoolKey, Rc<Pool>>>,
-    clients: RefCell<HashMap<u64, Rc<Client>>>,
-    /// Connections of protocols that drive themselves.
-    guests: RefCell<HashMap<u64, Rc<Guest>>>,
+    pools: RefCell<BTreeMap<PoolKey, Rc<Pool>>>,
+    /// Pools of protocols that drive themselves.
+    idle: RefCell<Vec<Weak<dyn IdleConnections>>>,
+    residents: Residents,
     /// What protocols keep per worker, by type.
     states: RefCell<HashMap<TypeId, Rc<dyn Any>>>,
-    next_client: Cell<u64>,
     /// No call's deadline is earlier.
     deadline: Cell<Now>,
     deadline_moved: Notify,
-    parked: Cell<usize>,
+    /// Draining takes too long: what is left is answered and ended.
+    aborting: Cell<bool>,
+    /// Calls that wait for a registry have to look whether anybody still waits for them.
+    waiting_changed: Notify,
+    /// Reads that brought something, since the worker began.
+    reads: Cell<u64>,
+    send_to: RefCell<Option<SendTo>>,
+}
+
+impl Deref for Worker {
+    type Target = LocalMesh;
+
+    fn deref(&self) -> &LocalMesh {
+        &self.local
+    }
 }
 
 impl Worker {
-    pub(crate) fn new(index: usize, mesh: Arc<Mesh>) -> Rc<Self> {
-        let now = mesh.clock.now();
-        let routing = mesh.routing();
-        let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), index);
+    pub(crate) fn new(
+        index: usize,
+        mesh: Arc<Mesh>,
+        seed: u64,
+        network: Option<Arc<dyn Network>>,
+        shares: Arc<Shares>,
+    ) -> Rc<Self> {
         Rc::new(Self {
-            index,
-            now: Rc::new(Cell::new(now)),
-            rng: RefCell::new(Rng::new(seed)),
-            scratch: RefCell::default(),
+            local: LocalMesh::new(index, mesh, seed),
+            network,
+            shares,
             buffers: RefCell::default(),
+            timers: Rc::default(),
             flush: RefCell::default(),
             flusher: RefCell::new(Waker::noop().clone()),
-            limits: RefCell::new(routing.limits.clone()),
-            routing: RefCell::new(routing),
-            sites: RefCell::default(),
-            views: RefCell::default(),
             pools: RefCell::default(),
-            clients: RefCell::default(),
-            guests: RefCell::default(),
+            idle: RefCell::default(),
+            residents: Residents::default(),
             states: RefCell::default(),
-            next_client: Cell::new(0),
             deadline: Cell::new(Now(u64::MAX)),
             deadline_moved: Notify::new(),
-            parked: Cell::new(0),
-            mesh,
+            aborting: Cell::new(false),
+            waiting_changed: Notify::new(),
+            reads: Cell::new(0),
+            send_to: RefCell::default(),
         })
     }
 
-    /// Its number, from 0.
-    pub(crate) fn index(&self) -> usize {
-        self.index
+    /// A worker on this thread that a simulation made: its connections come from, and go to, a
+    /// network of its own. Must be called within a [`LocalSet`](tokio::task::LocalSet).
+    #[must_use]
+    pub fn simulated(
+        index: usize,
+        mesh: &Arc<Mesh>,
+        seed: u64,
+        network: Arc<dyn Network>,
+    ) -> Rc<Self> {
+        let shares = Arc::new(Shares::new(index + 1));
+        let worker = Self::new(index, mesh.clone(), seed, Some(network), shares);
+        worker.start();
+        worker
     }
 
-    /// What it shares with the other workers.
-    pub fn mesh(&self) -> &Arc<Mesh> {
-        &self.mesh
+    /// Starts its own tasks.
+    pub(crate) fn start(self: &Rc<Self>) {
+        let worker = self.clone();
+        self.spawn_lasting("the flusher", move || worker.clone().flush());
+        let worker = self.clone();
+        self.spawn_lasting("the timekeeper", move || worker.clone().keep_time());
     }
 
-    // === Time and chance ===
-
-    /// The moment of the last [`read_clock`](Self::read_clock): the clock is read once per batch.
-    pub fn now(&self) -> Now {
-        self.now.get()
+    /// Starts a task on this worker's thread. One that panics closes what it held.
+    pub fn spawn(&self, what: &'static str, task: impl Future<Output = ()> + 'static) {
+        task::spawn(&self.mesh().gauges, what, task);
     }
 
-    /// The same, for timers.
-    pub fn instant(&self) -> tokio::time::Instant {
-        self.mesh.clock.instant(self.now.get()).into()
-    }
-
-    /// Reads the clock, and notices new routing.
-    pub fn read_clock(&self) {
-        self.now.set(self.mesh.clock.now());
-        if !self.mesh.is_current(self.epoch()) {
-            let routing = self.mesh.routing();
-            self.limits.borrow_mut().clone_from(&routing.limits);
-            *self.routing.borrow_mut() = routing;
-        }
-    }
-
-    pub(crate) fn shared_clock(&self) -> Rc<Cell<Now>> {
-        self.now.clone()
-    }
-
-    pub(crate) fn random(&self) -> u64 {
-        self.rng.borrow_mut().next()
-    }
-
-    // === Routing ===
-
-    pub(crate) fn epoch(&self) -> u64 {
-        self.routing.borrow().epoch
-    }
-
-    pub(crate) fn routing(&self) -> Arc<Routing> {
-        self.routing.borrow().clone()
-    }
-
-    pub(crate) fn site(
+    /// Starts a task that the worker cannot do without: should it panic, it is begun anew.
+    fn spawn_lasting<F: Future<Output = ()> + 'static>(
         &self,
-        listening: &Rc<Listening>,
-        protocol: &'static str,
-        source: IpAddr,
-        metadata: &Metadata<'_>,
-    ) -> Rc<Site> {
-        self.sites
-            .borrow_mut()
-            .of(self, listening, protocol, source, metadata)
-    }
-
-    pub(crate) fn view(
-        &self,
-        cluster: &Arc<Cluster>,
-        subset: Option<&Arc<Subset>>,
-    ) -> Rc<RefCell<View>> {
-        self.views.borrow_mut().of(cluster, subset)
-    }
-
-    pub(crate) fn pool(&self, key: PoolKey, make: impl FnOnce() -> Pool) -> Rc<Pool> {
-        self.pools
-            .borrow_mut()
-            .entry(key)
-            .or_insert_with(|| Rc::new(make()))
-            .clone()
+        what: &'static str,
+        begin: impl Fn() -> F + 'static,
+    ) {
+        let gauges = self.mesh().gauges.clone();
+        tokio::task::spawn_local(async move {
+            loop {
+                let ended = tokio::task::spawn_local(begin()).await;
+                if ended.is_ok() {
+                    return;
+                }
+                task::note_panic(&gauges, what);
+            }
+        });
     }
 
     /// A protocol's own state in this worker, made when it is first asked for.
@@ -184,83 +161,7 @@ impl Worker {
         })
     }
 
-    /// A random number.
-    pub fn chance(&self) -> u64 {
-        self.random()
-    }
-
-    // === Bounds ===
-
-    pub(crate) fn call_timeout(&self) -> Duration {
-        self.limits.borrow().call_timeout
-    }
-
-    pub(crate) fn queue_soft(&self) -> usize {
-        self.limits.borrow().queue_soft
-    }
-
-    pub(crate) fn queue_hard(&self) -> usize {
-        self.limits.borrow().queue_hard
-    }
-
-    pub(crate) fn in_flight_per_connection(&self) -> u32 {
-        self.limits.borrow().in_flight_per_connection
-    }
-
-    /// How long draining connections are still served new calls.
-    pub fn drain_grace(&self) -> Duration {
-        self.limits.borrow().drain_grace
-    }
-
-    /// The deadline of calls for which neither caller nor route gives one.
-    pub fn default_timeout(&self) -> Duration {
-        self.call_timeout()
-    }
-
-    /// How long a client connection may be idle.
-    pub fn idle(&self) -> Duration {
-        self.limits.borrow().idle
-    }
-
-    pub(crate) fn sniff(&self) -> Duration {
-        self.limits.borrow().sniff
-    }
-
-    /// Whether there are as many client connections as there may be.
-    pub(crate) fn is_crowded(&self) -> bool {
-        let connections = self.mesh.gauges.connections.load(Relaxed);
-        usize::try_from(connections).unwrap_or(usize::MAX) >= self.limits.borrow().connections
-    }
-
-    /// Asks for room to keep a call until its service is looked up.
-    pub(crate) fn take_parking(&self, bytes: usize) -> bool {
-        let parked = self.parked.get() + bytes;
-        if parked > PARKING {
-            return false;
-        }
-        self.parked.set(parked);
-        true
-    }
-
-    pub(crate) fn leave_parking(&self, bytes: usize) {
-        self.parked.set(self.parked.get().saturating_sub(bytes));
-    }
-
-    // === Buffers ===
-
-    /// The worker's buffer for reading, until it is returned: nobody else reads meanwhile.
-    pub fn take_scratch(&self) -> Vec<u8> {
-        let mut scratch = self.scratch.take();
-        if scratch.is_empty() {
-            scratch = vec![0; SCRATCH];
-        }
-        scratch
-    }
-
-    /// Gives the buffer back.
-    pub fn return_scratch(&self, scratch: Vec<u8>) {
-        self.scratch.replace(scratch);
-    }
+    // === Buffers and timers ===
 
     pub(crate) fn borrow_buffer(&self) -> BytesMut {
         self.buffers.borrow_mut().borrow()
@@ -268,6 +169,12 @@ impl Worker {
 
     pub(crate) fn return_buffer(&self, buffer: BytesMut) {
         self.buffers.borrow_mut().give_back(buffer);
+    }
+
+    /// Timers that its connections share.
+    #[must_use]
+    pub fn timers(&self) -> &Rc<Timers> {
+        &self.timers
     }
 
     // === Flushing ===
@@ -282,7 +189,7 @@ impl Worker {
     }
 
     /// The flusher's task: one write per link and turn.
-    pub(crate) async fn flush(self: Rc<Self>) {
+    async fn flush(self: Rc<Self>) {
         let mut batch = Vec::new();
         std::future::poll_fn(|cx| {
             let mut flusher = self.flusher.borrow_mut();
@@ -299,63 +206,14 @@ impl Worker {
         .await;
     }
 
-    // === Deadlines and housekeeping ===
+    // === Upstream connections ===
 
-    /// Has calls expired at `deadline`.
-    pub(crate) fn expect_deadline(&self, deadline: Now) {
-        if deadline < self.deadline.get() {
-            self.deadline.set(deadline);
-            self.deadline_moved.notify_one();
-        }
-    }
-
-    /// The timekeeper's task: expires calls and looks after connections.
-    pub(crate) async fn keep_time(self: Rc<Self>) {
-        let mut ticks = 0_u32;
-        let mut next_tick = self.mesh.clock.now().after(TICK);
-        loop {
-            let wake = self.deadline.get().min(next_tick);
-            tokio::select! {
-                () = tokio::time::sleep_until(self.mesh.clock.instant(wake).into()) => {}
-                () = self.deadline_moved.notified() => continue,
-            }
-            self.read_clock();
-            let now = self.now();
-            self.deadline.set(Now(u64::MAX));
-            let upstreams = self.upstreams();
-            for upstream in &upstreams {
-                upstream.expire(&self);
-                let earliest = upstream.earliest();
-                self.deadline.set(self.deadline.get().min(earliest));
-            }
-            if next_tick <= now {
-                next_tick = now.after(TICK);
-                ticks = ticks.wrapping_add(1);
-                self.tick(&upstreams, ticks);
-            }
-        }
-    }
-
-    fn tick(self: &Rc<Self>, upstreams: &[Rc<Upstream>], ticks: u32) {
-        for upstream in upstreams {
-            upstream.tick(self);
-        }
-        for client in self.all_clients() {
-            client.tick(self);
-        }
-        if ticks.is_multiple_of(TICKS_PER_SWEEP) {
-            self.sweep();
-        }
-    }
-
-    /// Lets go of what no connection uses any more.
-    fn sweep(&self) {
-        self.sites.borrow_mut().forget_unused();
-        self.views.borrow_mut().forget_unused();
+    pub(crate) fn pool(&self, key: PoolKey, make: impl FnOnce() -> Pool) -> Rc<Pool> {
         self.pools
             .borrow_mut()
-            .retain(|_, pool| pool.len() > 0 || pool.is_wanted());
-        self.mesh.forget_unused();
+            .entry(key)
+            .or_insert_with(|| Rc::new(make()))
+            .clone()
     }
 
     fn upstreams(&self) -> Vec<Rc<Upstream>> {
@@ -366,60 +224,95 @@ impl Worker {
             .collect()
     }
 
-    // === Clients ===
-
-    /// Puts a client on the list; returns its number there.
-    pub(crate) fn enlist(&self, client: &Rc<Client>) -> u64 {
-        let number = self.next_client.get();
-        self.next_client.set(number + 1);
-        self.clients.borrow_mut().insert(number, client.clone());
-        number
+    /// Gives up the calls of a client that is gone.
+    pub(crate) fn abandon_calls_of(&self, gone: &dyn Reply) {
+        self.read_clock();
+        for upstream in self.upstreams() {
+            upstream.abandon_calls_of(gone);
+        }
+        self.waiting_changed.notify_waiters();
     }
 
-    pub(crate) fn strike_off(&self, number: u64) {
-        self.clients.borrow_mut().remove(&number);
+    /// Answers the calls of a client that most likely is gone, and gives their places back.
+    pub(crate) fn refuse_calls_of(self: &Rc<Self>, client: &dyn Reply, why: Rejection) {
+        for upstream in self.upstreams() {
+            upstream.refuse_calls_of(self, client, why);
+        }
+        self.waiting_changed.notify_waiters();
     }
 
-    /// Puts a connection that drives itself on the list; returns its number there.
-    pub(crate) fn enlist_guest(&self, guest: &Rc<Guest>) -> u64 {
-        let number = self.next_client.get();
-        self.next_client.set(number + 1);
-        self.guests.borrow_mut().insert(number, guest.clone());
-        number
+    // === Calls that wait for a registry ===
+
+    /// Resolves when it may be that somebody waits no more.
+    pub(crate) fn waiting_changed(&self) -> Notified<'_> {
+        self.waiting_changed.notified()
     }
 
-    pub(crate) fn strike_off_guest(&self, number: u64) {
-        self.guests.borrow_mut().remove(&number);
+    /// Whether draining takes too long, so that everything is to be answered now.
+    #[must_use]
+    pub fn is_aborting(&self) -> bool {
+        self.aborting.get()
     }
 
-    fn all_guests(&self) -> Vec<Rc<Guest>> {
-        self.guests.borrow().values().cloned().collect()
+    // === Client connections ===
+
+    pub(crate) fn residents(&self) -> &Residents {
+        &self.residents
     }
 
-    fn all_clients(&self) -> Vec<Rc<Client>> {
-        self.clients.borrow().values().cloned().collect()
+    pub(crate) fn shares(&self) -> &Arc<Shares> {
+        &self.shares
+    }
+
+    /// How connections get to other workers.
+    pub(crate) fn set_send_to(&self, send_to: SendTo) {
+        *self.send_to.borrow_mut() = Some(send_to);
+    }
+
+    /// Sends a connection to another worker; gives it back if that one is gone.
+    pub(crate) fn send_to(&self, worker: usize, parcel: Parcel) -> Result<(), Parcel> {
+        match &*self.send_to.borrow() {
+            Some(send) => send(worker, parcel),
+            None => Err(parcel),
+        }
+    }
+
+    /// Gives a connection that leaves this worker to the one with the fewest.
+    pub(crate) fn hand_over(&self, parcel: Parcel) {
+        let others = self.shares.status();
+        let others = others.iter().enumerate();
+        let fewest = others
+            .filter(|(index, _)| *index != self.index())
+            .min_by_key(|(_, (connections, _))| *connections);
+        let Some((chosen, _)) = fewest else { return };
+        self.shares.take(chosen);
+        if self.send_to(chosen, parcel).is_err() {
+            self.shares.leave(chosen);
+        }
+    }
+
+    /// Has every connection that can go on elsewhere do so at its next boundary of messages; how
+    /// many those are.
+    pub(crate) fn hand_over_all(&self) -> usize {
+        let all = self.residents.all();
+        all.iter().filter(|resident| resident.hand_over()).count()
     }
 
     /// Has the clients of one listener, or of all, go away.
-    pub(crate) fn dismiss(&self, listener: Option<u64>) {
+    pub fn dismiss(&self, listener: Option<u64>) {
         self.read_clock();
-        let grace_ends = self.now().after(self.limits.borrow().drain_grace);
-        for client in self.all_clients() {
-            if listener.is_none_or(|id| client.listening.id == id) {
-                client.leave(self, grace_ends);
-            }
-        }
-        for guest in self.all_guests() {
-            if listener.is_none_or(|id| guest.listener == id) {
-                guest.dismiss();
+        let grace_ends = self.now().after(self.limits().drain_grace);
+        for resident in self.residents.all() {
+            if listener.is_none_or(|id| resident.listener() == id) {
+                resident.leave(self, grace_ends);
             }
         }
     }
 
     /// Waits until every client is gone; when that takes too long, answers what is in flight
     /// and ends them.
-    pub(crate) async fn drain(self: &Rc<Self>) {
-        let limit = self.limits.borrow().drain;
+    pub async fn drain(self: &Rc<Self>) {
+        let limit = self.limits().drain;
         if tokio::time::timeout(limit, self.until_empty())
             .await
             .is_ok()
@@ -428,25 +321,51 @@ impl Worker {
         }
         self.read_clock();
         tracing::warn!(
-            worker = self.index,
+            worker = self.index(),
             "draining took too long; ending what is left"
         );
+        self.aborting.set(true);
+        self.waiting_changed.notify_waiters();
         for upstream in self.upstreams() {
-            upstream.abandon_all(self, Rejection::Draining);
+            upstream.abandon_all(self);
         }
-        for client in self.all_clients() {
-            client.cut();
-        }
-        for guest in self.all_guests() {
-            guest.cut();
+        for resident in self.residents.all() {
+            resident.cut(self);
         }
         // What was just answered still has to be written, and read by the clients.
         let _ = tokio::time::timeout(Duration::from_secs(2), self.until_empty()).await;
     }
 
     async fn until_empty(&self) {
-        while !self.clients.borrow().is_empty() || !self.guests.borrow().is_empty() {
+        while !self.residents.is_empty() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    // === Log lines ===
+
+    pub(crate) fn warn_of_registry(&self, cluster: &str) {
+        static LINES: LogLimit = LogLimit::usual();
+        if let Some(left_out) = LINES.admit(self.now()) {
+            tracing::warn!(
+                cluster = %Escaped(cluster), left_out,
+                "the registry did not answer in time; calls that waited for it are rejected"
+            );
+        }
+    }
+
+    pub(crate) fn pause_accepting(&self, listener: &str, why: &str) {
+        static LINES: LogLimit = LogLimit::per_second(1);
+        Gauges::add(&self.mesh().gauges.accept_pauses);
+        if let Some(left_out) = LINES.admit(self.now()) {
+            tracing::warn!(listener, why, left_out, "accepting pauses; clients wait");
+        }
+    }
+
+    // === Listening to sockets ===
+
+    /// Notes that a read brought something.
+    pub(crate) fn note_read(&self) {
+        self.reads.set(self.reads.get().wrapping_add(1));
     }
 }

@@ -11,16 +11,18 @@ use std::time::Duration;
 use crate::balance::{Ask, HashOn, NoPick, Pick, Policy, hash_bytes, observe_latency};
 use crate::clock::{Now, micros};
 use crate::cluster::Cluster;
-use crate::driver::Worker;
-use crate::endpoint::Trial;
+use crate::endpoint::{Endpoint, Trial};
 use crate::frame::Outcome;
+use crate::gauges::Gauges;
+use crate::outlier::is_telling;
 use crate::record::{Ending, Record};
 use crate::rejection::Rejection;
 use crate::route::{self, Destination, Route};
 use crate::steer::Facts;
 
-use super::Gauges;
+use super::local::LocalMesh;
 use super::site::Site;
+use super::verdict::{AttemptEnd, Deadline, Repeat, Ruling, Verdict, rule};
 use super::view::{Seat, View};
 
 /// How a call's attributes are read.
@@ -35,9 +37,15 @@ pub struct Exchange {
     started: Now,
     /// When the caller gives up, or the route does.
     pub(crate) deadline: Now,
-    route: u16,
-    destination: u16,
+    /// The caller's own time, where that is what sets the deadline.
+    own_timeout: Option<Duration>,
+    route: Option<u32>,
+    destination: u32,
     attempts: u16,
+    /// The next attempt costs no retry budget: the last one did not run.
+    free: bool,
+    /// The service is being looked up, and that is what is waited for.
+    looking_up: bool,
     endpoint: Option<SocketAddr>,
     /// Endpoints that failed it; empty until the first retry.
     tried: Vec<SocketAddr>,
@@ -57,33 +65,38 @@ pub enum Attempt {
 impl Exchange {
     /// Opens an exchange and finds its route.
     pub(crate) fn open(
-        worker: &Worker,
+        local: &LocalMesh,
         site: Rc<Site>,
         source: IpAddr,
         request_bytes: usize,
         timeout: Option<Duration>,
         attributes: Attributes<'_, '_>,
     ) -> (Self, Result<(), Rejection>) {
-        let now = worker.now();
+        let now = local.now();
         let selected = site.candidates.select(attributes);
-        let (bound, default) = match selected {
-            Some(number) => (site.route(number).timeout, worker.call_timeout()),
-            None => (None, worker.call_timeout()),
+        let bound = selected.and_then(|number| site.route(number).timeout);
+        let limits = local.limits();
+        let (timeout, own_timeout) = match (timeout, bound) {
+            (Some(own), Some(bound)) if own < bound => (own, Some(own)),
+            (_, Some(bound)) => (bound, None),
+            // Nobody else bounds it, and what waits for it holds a place all the time.
+            (Some(own), None) if own < limits.call_timeout_max => (own, Some(own)),
+            (Some(_), None) => (limits.call_timeout_max, None),
+            (None, None) => (limits.call_timeout, None),
         };
-        let timeout = match (timeout, bound) {
-            (Some(own), Some(bound)) => own.min(bound),
-            (Some(own), None) => own,
-            (None, Some(bound)) => bound,
-            (None, None) => default,
-        };
+        drop(limits);
         let mut exchange = Self {
-            clock: worker.shared_clock(),
+            clock: local.shared_clock(),
             source,
             started: now,
             deadline: now.after(timeout),
-            route: u16::try_from(selected.unwrap_or(0)).unwrap_or(0),
+            own_timeout,
+            // More than four thousand million routes do not fit into memory.
+            route: selected.and_then(|number| u32::try_from(number).ok()),
             destination: 0,
             attempts: 0,
+            free: false,
+            looking_up: false,
             endpoint: None,
             tried: Vec::new(),
             ending: Ending::Abandoned,
@@ -93,36 +106,37 @@ impl Exchange {
         };
         let routed = match selected {
             None => Err(Rejection::NoRoute),
-            Some(_) => exchange.choose_destination(worker.random()),
+            Some(_) => exchange.choose_destination(local.random()),
         };
         (exchange, routed)
     }
 
     /// An exchange that can only be rejected: its request could not be read.
     pub(crate) fn unreadable(
-        worker: &Worker,
+        local: &LocalMesh,
         site: Rc<Site>,
         source: IpAddr,
         bytes: usize,
     ) -> Self {
-        Self::open(worker, site, source, bytes, None, &mut |_| None).0
+        Self::open(local, site, source, bytes, None, &mut |_| None).0
     }
 
     fn choose_destination(&mut self, random: u64) -> Result<(), Rejection> {
-        if let Destination::Clusters(weighted) = &self.route().to {
+        let route = self.selected_route().ok_or(Rejection::NoRoute)?;
+        if let Destination::Clusters(weighted) = &route.to {
             let chosen = route::choose(weighted, random).ok_or(Rejection::NoEndpoint)?;
-            self.destination = u16::try_from(chosen).unwrap_or(0);
+            self.destination = u32::try_from(chosen).map_err(|_| Rejection::NoEndpoint)?;
         }
         Ok(())
     }
 
-    fn route(&self) -> &Arc<Route> {
-        self.site.route(usize::from(self.route))
-    }
-
     /// The route that it takes, unless none matched.
     pub(crate) fn selected_route(&self) -> Option<&Arc<Route>> {
-        self.site.candidates.routes().get(usize::from(self.route))
+        self.site.candidates.routes().get(self.route? as usize)
+    }
+
+    fn retry(&self) -> Option<&route::Retry> {
+        self.selected_route().map(|route| &route.retry)
     }
 
     /// Asks for the right to send one attempt to one endpoint.
@@ -131,37 +145,45 @@ impl Exchange {
     /// The rejection to answer with if there is none.
     pub(crate) fn attempt(
         &mut self,
-        worker: &Worker,
+        local: &LocalMesh,
         attributes: Attributes<'_, '_>,
     ) -> Result<Attempt, Rejection> {
-        let view = self.site.view(
-            worker,
-            usize::from(self.route),
-            usize::from(self.destination),
-        )?;
+        let (route, destination) = (self.route.ok_or(Rejection::NoRoute)?, self.destination);
+        let view = self
+            .site
+            .view(local, route as usize, destination as usize)?;
         let mut view = view.borrow_mut();
-        let now = worker.now();
-        view.refresh(now, worker.random());
+        let now = local.now();
+        view.refresh(now, local.random());
+        self.looking_up = !view.ready;
         if !view.ready {
             return Ok(Attempt::Wait(view.cluster.clone()));
         }
         if !view.known {
+            let cluster = view.cluster.clone();
+            drop(view);
+            if local.mesh().forget_unknown(&cluster) {
+                self.site.forget(route as usize, destination as usize);
+                local.forget_view(&cluster);
+            }
             return Err(Rejection::NoService);
         }
-        let (seat, trial) = self.pick(&mut view, worker.random(), now, attributes)?;
+        let (seat, trial) = self.pick(&mut view, local.random(), now, attributes)?;
         let cluster = &seat.cluster;
-        let retry = self.attempts > 0;
+        let again = self.attempts > 0;
+        let retry = again && !std::mem::take(&mut self.free);
         let limit = cluster.spec.policy.max_in_flight;
         let active = cluster.in_flight.fetch_add(1, Relaxed);
         if limit > 0 && active >= limit || retry && !cluster.budget.acquire(active) {
             cluster.in_flight.fetch_sub(1, Relaxed);
+            seat.endpoint.health.excuse();
             return Err(Rejection::Overloaded);
         }
         seat.endpoint.health.in_flight.fetch_add(1, Relaxed);
         self.attempts += 1;
         self.endpoint = Some(seat.endpoint.address);
-        if retry {
-            Gauges::add(&worker.mesh().gauges.retries);
+        if again {
+            Gauges::add(&local.mesh().gauges.retries);
         }
         Ok(Attempt::Go(Lease {
             seat,
@@ -170,6 +192,7 @@ impl Exchange {
             verdict: Verdict::Neutral,
             retry,
             trial,
+            settled: false,
         }))
     }
 
@@ -226,33 +249,70 @@ impl Exchange {
 
     /// Whether the request's bytes must be kept after they were sent, for another attempt.
     pub(crate) fn may_need_resending(&self) -> bool {
-        let retry = &self.route().retry;
-        retry.attempts > 1 && (retry.idempotent || retry.refused)
+        self.retry()
+            .is_some_and(|retry| retry.attempts > 1 && (retry.idempotent || retry.refused))
     }
 
     /// Whether the attempt under way is the last that the route allows.
     pub(crate) fn is_last_attempt(&self) -> bool {
-        u32::from(self.attempts) >= self.route().retry.attempts
+        let most = self.retry().map_or(1, |retry| retry.attempts);
+        u32::from(self.attempts) >= most
     }
 
-    /// Whether another attempt is allowed after this failure. `sent` tells whether the request
-    /// may have reached the endpoint.
-    pub(crate) fn may_retry(&mut self, sent: bool, refused: bool) -> bool {
-        let retry = &self.route().retry;
-        let safe = !sent || retry.idempotent || (refused && retry.refused);
-        let allowed =
-            safe && u32::from(self.attempts) < retry.attempts && self.deadline > self.clock.get();
-        if allowed {
+    /// Says how an attempt ended, by the [table](rule) of verdicts; whether another one follows.
+    pub(crate) fn conclude(&mut self, lease: &mut Lease, end: AttemptEnd, resend: Resend) -> bool {
+        let retry = self.retry().cloned().unwrap_or_default();
+        let Ruling { verdict, repeat } = rule(end, retry.refused);
+        lease.conclude(verdict);
+        let safe = match repeat {
+            Repeat::Never => false,
+            Repeat::Free => true,
+            Repeat::IfIdempotent => retry.idempotent,
+            Repeat::IfSafe => retry.idempotent || resend == Resend::Safe,
+        };
+        let again = safe
+            && resend != Resend::Impossible
+            && !self.is_last_attempt()
+            && self.deadline > self.clock.get();
+        if again {
+            self.free = repeat == Repeat::Free;
             self.tried.extend(self.endpoint);
         }
-        allowed
+        again
     }
 
     /// When the attempt that starts now is given up.
     pub(crate) fn attempt_deadline(&self) -> Now {
-        match self.route().retry.per_try_timeout {
-            Some(each) => self.clock.get().after(each).min(self.deadline),
-            None => self.deadline,
+        self.per_try_deadline(self.clock.get()).min(self.deadline)
+    }
+
+    fn per_try_deadline(&self, started: Now) -> Now {
+        let per_try = self.retry().and_then(|retry| retry.per_try_timeout);
+        per_try.map_or(Now(u64::MAX), |each| started.after(each))
+    }
+
+    /// Who set the time of the attempt under way, now that it has passed; `stalled` says that it
+    /// passed while we did not run.
+    pub(crate) fn whose_deadline(&self, lease: &Lease, stalled: bool) -> Deadline {
+        let Some(own) = self.own_timeout.filter(|_| !stalled) else {
+            return if stalled {
+                Deadline::OurStall
+            } else {
+                Deadline::Route
+            };
+        };
+        if self.per_try_deadline(lease.started) < self.deadline {
+            return Deadline::Route;
+        }
+        let Seat {
+            cluster, endpoint, ..
+        } = &*lease.seat;
+        let long_enough = own >= cluster.spec.policy.connect_timeout
+            && is_telling(&endpoint.health, lease.started, self.clock.get());
+        if long_enough {
+            Deadline::Caller
+        } else {
+            Deadline::TooShort
         }
     }
 
@@ -298,7 +358,7 @@ impl Exchange {
             Some(address) => format!("endpoint {address}"),
             None => "the endpoint".to_owned(),
         };
-        let routes = &self.site.listening.routes;
+        let routes = &self.site.origin.table;
         let what = match rejection {
             Rejection::NoRoute => format!("no route of table '{routes}' matches {call}"),
             Rejection::NoService => {
@@ -313,6 +373,10 @@ impl Exchange {
             Rejection::ConnectionLost => {
                 format!("the connection to {endpoint} was lost while {call} was in flight")
             }
+            Rejection::DeadlineExceeded if self.looking_up => format!(
+                "the registry did not answer within {:?} who serves {call}",
+                self.deadline.since(self.started)
+            ),
             Rejection::DeadlineExceeded => format!(
                 "{endpoint} did not answer {call} within {:?}",
                 self.deadline.since(self.started)
@@ -343,15 +407,15 @@ impl Drop for Exchange {
     }
 }
 
-/// What an attempt tells about its endpoint.
+/// Whether a request can be sent once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// The endpoint answered.
-    Good,
-    /// The endpoint failed the call.
-    Bad,
-    /// Nothing: the attempt was given up for other reasons.
-    Neutral,
+pub enum Resend {
+    /// It is gone.
+    Impossible,
+    /// Its bytes are still there.
+    Possible,
+    /// Its bytes are still there, and its own method says that it may run twice.
+    Safe,
 }
 
 /// The right to send one attempt to one endpoint. Dropping it frees the endpoint's place and
@@ -362,18 +426,54 @@ pub struct Lease {
     started: Now,
     verdict: Verdict,
     retry: bool,
+    /// How it went was reported before its end.
+    settled: bool,
     /// If the call tries the endpoint for those that follow; given back if it tells nothing.
     trial: Option<Trial>,
 }
 
 impl Lease {
+    /// Where to send it.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.seat.endpoint.address
+    }
+
+    /// The cluster whose endpoint it is.
+    #[must_use]
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        &self.seat.cluster
+    }
+
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.seat.endpoint
+    }
+
+    /// Keeps the endpoint's place after it is known how the attempt went: for sessions, which go on
+    /// long after.
+    pub fn settle(&mut self, verdict: Verdict) {
+        self.conclude(verdict);
+        self.report();
+        self.settled = true;
+    }
+
+    /// The endpoint takes no new calls for a while: it said that it is going away.
+    pub fn avoid(&self, period: Duration) {
+        let until = self.clock.get().after(period);
+        self.seat
+            .endpoint
+            .health
+            .leaving_until
+            .store(until.0, Relaxed);
+    }
+
     /// Says how it went.
     pub(crate) fn conclude(&mut self, verdict: Verdict) {
         self.verdict = verdict;
     }
 
     /// Reports how it went so far.
-    pub(crate) fn report(&mut self) {
+    fn report(&mut self) {
         let Seat {
             cluster, endpoint, ..
         } = &*self.seat;
@@ -381,6 +481,11 @@ impl Lease {
         let policy = &cluster.spec.policy;
         match std::mem::replace(&mut self.verdict, Verdict::Neutral) {
             Verdict::Neutral => {}
+            Verdict::Alive => {
+                policy
+                    .outlier
+                    .answered(&endpoint.health, now, self.trial.take());
+            }
             Verdict::Good => {
                 policy
                     .outlier
@@ -418,7 +523,7 @@ impl Drop for Lease {
         if self.retry {
             cluster.budget.release();
         }
-        if self.verdict == Verdict::Neutral {
+        if self.verdict == Verdict::Neutral && !self.settled {
             endpoint.health.excuse();
         }
         self.report();

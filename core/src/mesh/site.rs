@@ -6,12 +6,13 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::driver::{Listening, Worker};
 use crate::frame::Metadata;
 use crate::record::{Series, SeriesKey};
 use crate::rejection::Rejection;
 use crate::route::{Call, Candidates, Destination, Route};
 
+use super::local::LocalMesh;
+use super::origin::Origin;
 use super::view::View;
 
 /// Sites that one connection remembers.
@@ -37,7 +38,7 @@ pub(crate) struct Site {
     pub(crate) key: SiteKey,
     pub(crate) epoch: u64,
     pub(crate) protocol: &'static str,
-    pub(crate) listening: Rc<Listening>,
+    pub(crate) origin: Rc<Origin>,
     pub(crate) series: Arc<dyn Series>,
     pub(crate) candidates: Candidates,
     targets: RefCell<Vec<Target>>,
@@ -73,7 +74,7 @@ impl Site {
     /// The view that one destination of a route leads to.
     pub(crate) fn view(
         &self,
-        worker: &Worker,
+        local: &LocalMesh,
         route: usize,
         destination: usize,
     ) -> Result<Rc<RefCell<View>>, Rejection> {
@@ -87,7 +88,8 @@ impl Site {
         let (cluster, subset) = match &self.route(route).to {
             Destination::Clusters(weighted) => {
                 let chosen = weighted.get(destination).ok_or(Rejection::NoEndpoint)?;
-                let routing = worker.routing();
+                // The routing that its connections came with knows these clusters.
+                let routing = self.origin.routing(&local.routing());
                 let cluster = routing
                     .cluster(&chosen.cluster)
                     .ok_or(Rejection::NoEndpoint)?;
@@ -95,19 +97,25 @@ impl Site {
             }
             Destination::Registry { registry, layout } => {
                 let found =
-                    worker
+                    local
                         .mesh()
                         .look_up(registry, layout.as_ref(), self.protocol, &self.key);
-                (found.ok_or(Rejection::Overloaded)?, None)
+                (found?, None)
             }
         };
-        let view = worker.view(&cluster, subset);
+        let view = local.view(&cluster, subset);
         targets.push(Target {
             route,
             destination,
             view: view.clone(),
         });
         Ok(view)
+    }
+
+    /// Lets go of where one destination of a route leads: nobody serves it.
+    pub(crate) fn forget(&self, route: usize, destination: usize) {
+        let mut targets = self.targets.borrow_mut();
+        targets.retain(|own| (own.route, own.destination) != (route, destination));
     }
 }
 
@@ -119,13 +127,13 @@ impl SiteCache {
     /// The site of a call. Mostly the same as for the call before: four comparisons.
     pub(crate) fn find(
         &mut self,
-        worker: &Worker,
-        listening: &Rc<Listening>,
+        local: &LocalMesh,
+        origin: &Rc<Origin>,
         protocol: &'static str,
         source: IpAddr,
         metadata: &Metadata<'_>,
     ) -> Rc<Site> {
-        let epoch = worker.epoch();
+        let epoch = local.epoch();
         let found = self
             .0
             .iter()
@@ -140,7 +148,7 @@ impl SiteCache {
             }
             self.0.clear();
         }
-        let site = worker.site(listening, protocol, source, metadata);
+        let site = local.site(origin, protocol, source, metadata);
         if self.0.len() >= PER_CONNECTION {
             self.0.pop();
         }
@@ -149,21 +157,22 @@ impl SiteCache {
     }
 }
 
-/// All sites of one worker.
+/// All sites of one local.
 #[derive(Default)]
 pub(crate) struct Sites(HashMap<SiteKey, Rc<Site>>);
 
 impl Sites {
     pub(crate) fn of(
         &mut self,
-        worker: &Worker,
-        listening: &Rc<Listening>,
+        local: &LocalMesh,
+        origin: &Rc<Origin>,
         protocol: &'static str,
         source: IpAddr,
         metadata: &Metadata<'_>,
     ) -> Rc<Site> {
-        let routing = worker.routing();
-        let table = routing.table(&listening.routes);
+        let epoch = local.epoch();
+        let routing = origin.routing(&local.routing());
+        let table = routing.table(&origin.table);
         let by_source = table.is_some_and(|table| table.matches_on_source());
         let key = SiteKey {
             service: metadata.service.as_ref().into(),
@@ -171,11 +180,11 @@ impl Sites {
             version: metadata.version.as_ref().into(),
             group: metadata.group.as_ref().into(),
             source: by_source.then_some(source),
-            listener: listening.id,
+            listener: origin.id,
             protocol,
         };
         if let Some(site) = self.0.get(&key)
-            && site.epoch == routing.epoch
+            && site.epoch == epoch
         {
             return site.clone();
         }
@@ -188,21 +197,21 @@ impl Sites {
             source,
         };
         let candidates = table.map_or_else(Candidates::default, |table| table.candidates(&call));
-        let series = worker.mesh().observer.series(
-            worker.index(),
+        let series = local.mesh().observer.series(
+            local.index(),
             &SeriesKey {
                 protocol,
                 known: true,
-                listener: listening.name.clone(),
+                listener: origin.name.clone(),
                 service: key.service.as_ref().into(),
                 method: key.method.as_ref().into(),
             },
         );
         let site = Rc::new(Site {
             key: key.clone(),
-            epoch: routing.epoch,
+            epoch,
             protocol,
-            listening: listening.clone(),
+            origin: origin.clone(),
             series,
             candidates,
             targets: RefCell::default(),

@@ -1,5 +1,6 @@
 //! A worker's own view of a cluster: the endpoints of one subset, seated for balancing.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -9,7 +10,6 @@ use crate::balance::Balancer;
 use crate::clock::Now;
 use crate::cluster::{Cluster, Endpoints};
 use crate::discovery::{Lane, Rule};
-use crate::driver::Pool;
 use crate::endpoint::Endpoint;
 use crate::steer::{self, Facts};
 use crate::subset::{self, Subset};
@@ -21,8 +21,8 @@ const MAX_WAYS: usize = 64;
 pub(crate) struct Seat {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) endpoint: Arc<Endpoint>,
-    /// The worker's connection pools to it, found again by protocol and variant.
-    pub(crate) pools: RefCell<Vec<Rc<Pool>>>,
+    /// What drivers keep with it, so that they need not look for it with each call.
+    pub(crate) attached: RefCell<Vec<Box<dyn Any>>>,
 }
 
 /// Endpoints to choose from, with the balancer's memory.
@@ -220,7 +220,7 @@ impl Members {
                         Rc::new(Seat {
                             cluster: cluster.clone(),
                             endpoint: endpoint.clone(),
-                            pools: RefCell::default(),
+                            attached: RefCell::default(),
                         })
                     })
             })
@@ -252,6 +252,15 @@ impl Views {
             .entry(key)
             .or_insert_with(|| Rc::new(RefCell::new(View::new(cluster.clone(), subset.cloned()))))
             .clone()
+    }
+
+    /// Lets go of the views of a cluster.
+    pub(crate) fn forget(&mut self, cluster: &Arc<Cluster>) {
+        self.0.retain(|_, view| {
+            // One that is in use right now is not of this cluster: its user let go of it.
+            view.try_borrow()
+                .map_or(true, |view| !Arc::ptr_eq(&view.cluster, cluster))
+        });
     }
 
     /// Lets go of views that no site uses.

@@ -19,10 +19,11 @@ use bytes::{BufMut, BytesMut};
 use finback_core::cluster::{ClusterPolicy, ClusterSpec, Source};
 use finback_core::codec::{Codec, Sharing, Signal};
 use finback_core::discovery::{Discovery, Instance, Lookup, Sink, WatchGuard};
-use finback_core::driver::{Connection, ListenerSpec, Worker, Workers, serve_framed};
+use finback_core::driver::{
+    Connection, ListenerSpec, Protocol, Served, Sniff, Worker, Workers, serve_framed,
+};
 use finback_core::frame::{Edit, Head, Kind, Malformed, Metadata, Outcome, Reading};
 use finback_core::mesh::{Limits, Mesh, RoutingSpec};
-use finback_core::protocol::{Protocol, Served, Sniff};
 use finback_core::record::{Observer, Record, Series, SeriesKey};
 use finback_core::rejection::Rejection;
 use finback_core::route::{Destination, Match, Retry, Route, RouteTable, Weighted};

@@ -166,6 +166,13 @@ pub(crate) fn outcome(fixed: &Fixed, wire: &[u8]) -> Outcome {
         }
         status::SERVER_THREADPOOL_BUSY => Outcome::Refused,
         status::TIMEOUT => Outcome::TimedOut,
+        // What plain sofa-bolt and SOFA's servers for node send for an exception of the application,
+        // and for an answer of it that cannot be written.
+        status::SERVER_EXCEPTION | status::SERVER_SERIAL_EXCEPTION => Outcome::Exception,
+        // The request is for nobody here, or cannot be read.
+        status::NO_PROCESSOR | status::CODEC_EXCEPTION | status::SERVER_DESERIAL_EXCEPTION => {
+            Outcome::Invalid
+        }
         _ => Outcome::Failed,
     }
 }

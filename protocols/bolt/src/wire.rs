@@ -1,8 +1,8 @@
 //! The fixed header: every offset, code and length rule of a Bolt frame.
 
 use bytes::{BufMut, BytesMut};
+use finback_core::driver::Sniff;
 use finback_core::frame::{Kind, Malformed};
-use finback_core::protocol::Sniff;
 
 /// Serializations (`codec` byte) whose bodies we know our way in.
 pub(crate) mod codec {
@@ -23,6 +23,8 @@ pub(crate) mod status {
     pub(crate) const TIMEOUT: u16 = 0x07;
     pub(crate) const CODEC_EXCEPTION: u16 = 0x09;
     pub(crate) const CONNECTION_CLOSED: u16 = 0x10;
+    pub(crate) const SERVER_SERIAL_EXCEPTION: u16 = 0x11;
+    pub(crate) const SERVER_DESERIAL_EXCEPTION: u16 = 0x12;
 }
 
 /// `RpcCommandType`.

@@ -218,6 +218,13 @@ pub(crate) fn outcome(fixed: &Fixed, wire: &[u8]) -> Outcome {
         }
         wire::CLIENT_TIMEOUT | wire::SERVER_TIMEOUT => Outcome::TimedOut,
         wire::SERVER_THREADPOOL_EXHAUSTED_ERROR => Outcome::Refused,
+        // The request is at fault. SERVICE_ERROR is what providers say of a service, version or group
+        // that they do not export, BAD_RESPONSE of an answer of the application that cannot be written.
+        wire::BAD_REQUEST
+        | wire::BAD_RESPONSE
+        | wire::SERVICE_NOT_FOUND
+        | wire::SERVICE_ERROR
+        | wire::CLIENT_ERROR => Outcome::Invalid,
         _ => Outcome::Failed,
     }
 }

@@ -20,9 +20,9 @@ use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
 use finback_core::codec::{Codec, Sharing, Signal};
-use finback_core::driver::{Connection, Heartbeats, Probe, Worker, serve_framed};
+use finback_core::driver::{Connection, Protocol, Served, Sniff, Worker, serve_framed};
 use finback_core::frame::{Edit, Head, Kind, Malformed, Metadata, Reading};
-use finback_core::protocol::{Protocol, Served, Sniff};
+use finback_core::health::{Heartbeats, Probe};
 use finback_core::rejection::Rejection;
 
 use wire::Fixed;

@@ -26,8 +26,11 @@ pub(crate) const OK: u8 = 20;
 pub(crate) const CLIENT_TIMEOUT: u8 = 30;
 pub(crate) const SERVER_TIMEOUT: u8 = 31;
 pub(crate) const BAD_REQUEST: u8 = 40;
+pub(crate) const BAD_RESPONSE: u8 = 50;
 pub(crate) const SERVICE_NOT_FOUND: u8 = 60;
+pub(crate) const SERVICE_ERROR: u8 = 70;
 pub(crate) const SERVER_ERROR: u8 = 80;
+pub(crate) const CLIENT_ERROR: u8 = 90;
 pub(crate) const SERVER_THREADPOOL_EXHAUSTED_ERROR: u8 = 100;
 
 /// The longest event body that Dubbo's Java peers take (`ExchangeCodec.decodeEventData`).

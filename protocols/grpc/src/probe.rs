@@ -1,7 +1,8 @@
 //! gRPC's health checking protocol (`grpc.health.v1.Health/Check`).
 
 use bytes::{BufMut, Bytes, BytesMut};
-use finback_core::driver::{Asking, Probe, Socket};
+use finback_core::health::{Asking, Probe};
+use finback_core::net::Socket;
 use finback_http::{Said, ask};
 use http::{HeaderValue, Request, Version, header};
 

@@ -9,9 +9,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use finback_core::driver::{Socket, Stream};
+use finback_core::driver::Stream;
 use finback_core::frame::Outcome;
-use finback_core::mesh::{Lease, Verdict};
+use finback_core::mesh::{AttemptEnd, Lease, Resend};
+use finback_core::net::{Socket, Timer};
 use finback_core::rejection::Rejection;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
@@ -19,7 +20,6 @@ use tokio::io::{AsyncRead, DuplexStream, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::alarm::Alarm;
 use crate::dialect::Dialect;
 use crate::pool::Returned;
 use crate::translation::Translated;
@@ -153,7 +153,7 @@ pub(crate) struct Download {
     /// The connection it comes over, to be used again.
     pub(crate) connection: Option<Returned>,
     /// When the caller gives up; or when nothing has moved for too long.
-    pub(crate) timer: Alarm,
+    pub(crate) timer: Timer,
     /// How long nothing may move; `None` where the caller set a deadline of its own.
     pub(crate) idle: Option<Duration>,
     /// When data last moved: the timer is set anew when it fires, not with each piece.
@@ -184,7 +184,9 @@ impl Download {
             Some(outcome) => outcome,
             None => self.dialect.outcome_of_trailers(trailers),
         };
-        self.lease.went(verdict(outcome));
+        let end = AttemptEnd::Answered(outcome);
+        self.stream
+            .conclude(&mut self.lease, end, Resend::Impossible);
         self.stream.add_request_bytes(self.upload.bytes());
         self.stream.answered(outcome, self.bytes);
         if let Some(connection) = self.connection.take()
@@ -194,11 +196,10 @@ impl Download {
         }
     }
 
-    fn fail(&mut self, rejection: Rejection, bad: bool) -> Option<HeaderMap> {
+    fn fail(&mut self, rejection: Rejection, end: AttemptEnd) -> Option<HeaderMap> {
         self.ended = true;
-        if bad {
-            self.lease.went(Verdict::Bad);
-        }
+        self.stream
+            .conclude(&mut self.lease, end, Resend::Impossible);
         self.stream.add_request_bytes(self.upload.bytes());
         let text = self.stream.rejected(rejection);
         self.connection = None;
@@ -250,7 +251,7 @@ impl Download {
                 Poll::Ready(Some(Err(error)))
             }
             Poll::Ready(Some(Err(error))) => {
-                let late = self.fail(Rejection::ConnectionLost, true);
+                let late = self.fail(Rejection::ConnectionLost, AttemptEnd::Truncated);
                 Poll::Ready(Some(match late {
                     Some(trailers) => Ok(Frame::trailers(trailers)),
                     None => Err(error),
@@ -260,22 +261,14 @@ impl Download {
                 if !self.is_late(cx) {
                     return Poll::Pending;
                 }
-                let late = self.fail(Rejection::DeadlineExceeded, false);
+                // It had begun to answer: how long a body takes is no sign of a hung endpoint.
+                let late = self.fail(Rejection::DeadlineExceeded, AttemptEnd::Abandoned);
                 Poll::Ready(Some(match late {
                     Some(trailers) => Ok(Frame::trailers(trailers)),
                     None => Err(io::ErrorKind::TimedOut.into()),
                 }))
             }
         }
-    }
-}
-
-/// What an outcome tells about the endpoint.
-pub(crate) fn verdict(outcome: Outcome) -> Verdict {
-    match outcome {
-        Outcome::Success | Outcome::Exception => Verdict::Good,
-        Outcome::Failed | Outcome::Refused => Verdict::Bad,
-        Outcome::TimedOut => Verdict::Neutral,
     }
 }
 

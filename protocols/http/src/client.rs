@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use finback_core::clock::Now;
 use finback_core::driver::Caller;
+use finback_core::net::Timers;
 use futures_util::FutureExt;
 use http::{HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
@@ -18,7 +19,6 @@ use slab::Slab;
 use tokio::sync::Notify;
 
 use crate::Http;
-use crate::alarm::Alarms;
 use crate::body::{Incoming, Payload};
 use crate::forward::forward;
 use crate::headers;
@@ -38,7 +38,7 @@ pub(crate) struct Client {
     pub(crate) secure: bool,
     /// Its address, as headers write it.
     pub(crate) address: HeaderValue,
-    pub(crate) alarms: Rc<Alarms>,
+    pub(crate) timers: Rc<Timers>,
     in_flight: Cell<usize>,
     requests: Cell<u64>,
     /// Since when, requests begun and taken back.
@@ -55,7 +55,7 @@ impl Client {
             caller: caller.clone(),
             secure,
             address: headers::address(caller.peer().ip()),
-            alarms: Rc::default(),
+            timers: Rc::default(),
             in_flight: Cell::default(),
             requests: Cell::default(),
             window: Cell::default(),

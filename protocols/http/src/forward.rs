@@ -10,7 +10,8 @@ use std::task::Poll;
 use bytes::{Bytes, BytesMut};
 use finback_core::driver::Stream;
 use finback_core::frame::{Malformed, Metadata};
-use finback_core::mesh::{Lease, Verdict};
+use finback_core::mesh::{AttemptEnd, Lease, Resend};
+use finback_core::net::Timer;
 use finback_core::rejection::Rejection;
 use futures_util::FutureExt;
 use http::request::Parts;
@@ -18,7 +19,6 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use tokio::time::Instant;
 
-use crate::alarm::Alarm;
 use crate::body::{Download, Incoming, Payload, Upload};
 use crate::client::Client;
 use crate::dialect::{Asked, Dialect};
@@ -127,6 +127,8 @@ struct Call {
     bounded: bool,
     /// Its endpoints speak HTTP/2 unless their cluster says otherwise.
     prefers_http2: bool,
+    /// A connection that was used before broke under it: the next one has to be new.
+    wants_fresh: bool,
     treatment: Option<Arc<Treatment>>,
     wanted: Option<Wanted>,
     /// What makes an endpoint's response the client's, and its content type then.
@@ -142,12 +144,24 @@ struct Call {
 /// What came of sending a request.
 enum Sent {
     /// With the timer that waited for it.
-    Response(Box<Response<Incoming>>, Returned, Alarm),
+    Response(Box<Response<Incoming>>, Returned, Timer),
     /// Nothing of it was sent; here it is again.
-    Unsent(Box<Request<Payload>>),
-    /// It may have run; or the peer said that it has not.
-    Lost { refused: bool },
-    /// No response in time.
+    Unsent(AttemptEnd, Box<Request<Payload>>),
+    /// It may have run; or the peer said that it has not. With the request, if it had no body and
+    /// its method may be repeated.
+    Lost {
+        end: AttemptEnd,
+        again: Option<Box<Request<Payload>>>,
+    },
+    /// No response in time; `stalled` says that it was us who did not run.
+    Late { stalled: bool },
+}
+
+/// Why there is no connection to send a request on.
+enum Unmade {
+    /// It could not be made.
+    Failed(AttemptEnd),
+    /// It was not made in time.
     Late,
 }
 
@@ -190,6 +204,7 @@ impl Call {
             client: client.clone(),
             bounded: own_timeout || stream.route_timeout().is_some(),
             prefers_http2: dialect.prefers_http2(&head),
+            wants_fresh: false,
             treatment: stream
                 .treatment()
                 .and_then(|own| own.downcast::<Treatment>().ok()),
@@ -326,44 +341,52 @@ impl Call {
             let http2 = self.wanted.is_none() && self.speaks_http2(&lease);
             let mut current = self.aimed(http2, &lease);
             self.tell_deadline(&mut current);
-            let (rejection, sent, same) = match self.send(current, &lease, http2).await {
+            let (end, rejection, same) = match self.send(current, &lease, http2).await {
                 Ok(Sent::Response(response, returned, timer)) => {
-                    if let Some(outcome) = self.refused(&response)
+                    if let Some(end) = self.failed(&response)
                         && self.copy.is_some()
-                        && self.stream().may_retry(true, outcome)
+                        && self.stream().conclude(&mut lease, end, Resend::Possible)
                     {
-                        lease.went(Verdict::Bad);
                         self.restore();
                         continue;
                     }
                     return self.pass(*response, (returned, timer), lease);
                 }
-                Ok(Sent::Unsent(same)) => (Rejection::ConnectFailed, false, Some(same)),
+                Ok(Sent::Unsent(end, same)) => (end, Rejection::ConnectFailed, Some(same)),
                 Ok(Sent::Lost { .. }) if self.upload.is_broken() => {
-                    lease.went(Verdict::Neutral);
+                    let end = AttemptEnd::RequestBroken;
+                    self.stream().conclude(&mut lease, end, Resend::Impossible);
                     return self.reject_for(Rejection::BadRequest, "the body makes no sense");
                 }
-                Ok(Sent::Lost { refused }) => {
-                    lease.went(Verdict::Bad);
-                    if refused && self.copy.is_some() && self.stream().may_retry(false, true) {
-                        self.restore();
-                        continue;
-                    }
-                    (Rejection::ConnectionLost, true, None)
+                Ok(Sent::Lost { end, again }) => {
+                    // One that was used before may have been closed just now: not another such.
+                    self.wants_fresh = true;
+                    (end, Rejection::ConnectionLost, again)
                 }
-                Ok(Sent::Late) if self.waits_for_caller() => {
-                    lease.went(Verdict::Neutral);
+                Ok(Sent::Late { .. }) if self.waits_for_caller() => {
+                    let end = AttemptEnd::RequestBroken;
+                    self.stream().conclude(&mut lease, end, Resend::Impossible);
                     return self.reject_slow();
                 }
-                Ok(Sent::Late) => (Rejection::DeadlineExceeded, true, None),
-                Err((rejection, same)) => (rejection, false, Some(same)),
+                Ok(Sent::Late { stalled }) => {
+                    let end = self.stream().timed_out(&lease, stalled, true);
+                    (end, Rejection::DeadlineExceeded, None)
+                }
+                Err((Unmade::Late, same)) => {
+                    let end = self.stream().timed_out(&lease, false, false);
+                    (end, Rejection::DeadlineExceeded, Some(same))
+                }
+                Err((Unmade::Failed(end), same)) => (end, Rejection::ConnectFailed, Some(same)),
             };
-            if rejection != Rejection::DeadlineExceeded {
-                lease.went(Verdict::Bad);
-            }
+            let resend = match &same {
+                // Nothing was sent, or it may be sent twice.
+                Some(_) => Resend::Safe,
+                None if self.copy.is_some() => Resend::Possible,
+                None => Resend::Impossible,
+            };
+            let again = self.stream().conclude(&mut lease, end, resend);
             drop(lease);
-            let again = same.is_some() || self.copy.is_some();
-            if !again || !self.stream().may_retry(sent, false) {
+            if !again {
                 return self.reject(rejection);
             }
             match same {
@@ -396,7 +419,7 @@ impl Call {
         let tls = lease.cluster().spec.policy.tls.is_some();
         headers::aim(&mut own, http2, tls);
         if let Some(wanted) = &self.wanted {
-            wanted.ask(&mut own, self.client.caller.worker().chance());
+            wanted.ask(&mut own, self.client.caller.worker().random());
         }
         let payload = std::mem::replace(&mut self.payload, Payload::empty());
         Box::new(Request::from_parts(own, payload))
@@ -411,18 +434,19 @@ impl Call {
         }
     }
 
-    /// Whether a response says that the request did not run, or failed in a way that an
-    /// idempotent one may be tried again after; and which.
-    fn refused(&self, response: &Response<Incoming>) -> Option<bool> {
+    /// How an attempt ended whose response says that the request failed or did not run.
+    fn failed(&self, response: &Response<Incoming>) -> Option<AttemptEnd> {
         use finback_core::frame::Outcome;
         match self
             .dialect
             .outcome(response.status(), response.headers())?
         {
-            Outcome::Refused => Some(true),
-            Outcome::Failed if response.status() == StatusCode::SERVICE_UNAVAILABLE => Some(true),
-            Outcome::Failed => Some(false),
-            Outcome::Success | Outcome::Exception | Outcome::TimedOut => None,
+            Outcome::Refused => Some(AttemptEnd::Answered(Outcome::Refused)),
+            Outcome::Failed if response.status() == StatusCode::SERVICE_UNAVAILABLE => {
+                Some(AttemptEnd::Answered(Outcome::Refused))
+            }
+            Outcome::Failed => Some(AttemptEnd::Answered(Outcome::Failed)),
+            Outcome::Success | Outcome::Exception | Outcome::Invalid | Outcome::TimedOut => None,
         }
     }
 
@@ -450,54 +474,67 @@ impl Call {
         mut request: Box<Request<Payload>>,
         lease: &Lease,
         http2: bool,
-    ) -> Result<Sent, (Rejection, Box<Request<Payload>>)> {
-        // Whether it was lost on a new connection, too.
-        let mut fresh = false;
+    ) -> Result<Sent, (Unmade, Box<Request<Payload>>)> {
         loop {
             let limit = self.stream().attempt_deadline();
             let worker = self.client.caller.worker();
-            let channel = match pool::ready(worker, lease, http2) {
+            let used = if self.wants_fresh {
+                None
+            } else {
+                pool::ready(worker, lease, http2)
+            };
+            let channel = match used {
                 Some(channel) => channel,
                 None => {
-                    let making = Box::pin(pool::channel(worker, lease, http2));
+                    let making = Box::pin(pool::channel(worker, lease, http2, self.wants_fresh));
                     match tokio::time::timeout_at(limit, making).await {
                         Ok(Ok(channel)) => channel,
-                        Ok(Err(rejection)) => return Err((rejection, request)),
-                        Err(_) => return Err((Rejection::DeadlineExceeded, request)),
+                        Ok(Err(end)) => return Err((Unmade::Failed(end), request)),
+                        Err(_) => return Err((Unmade::Late, request)),
                     }
                 }
             };
-            let mut timer = self.client.alarms.set(limit);
+            let mut timer = self.client.timers.set(limit);
             match channel {
-                Channel::Single(connection, returned, idle) => {
+                Channel::Single(connection, returned, reused) => {
                     let sending = http1::send(&connection.line, request);
                     let sending = pin!(sending.map(heard_single));
                     let sent = self.await_head(sending, &mut timer).await;
-                    match sent {
-                        Heard::Response(response) => {
-                            return Ok(Sent::Response(response, returned, timer));
-                        }
+                    return Ok(match sent {
+                        Heard::Response(response) => Sent::Response(response, returned, timer),
                         // The peer had closed it: another one, or a new one.
-                        Heard::Unsent(same) if idle => request = same,
-                        Heard::Unsent(same) => return Ok(Sent::Unsent(same)),
-                        // It may have been closed by its peer just now.
-                        Heard::Lost {
-                            again: Some(same), ..
-                        } if is_idempotent(&same) && (idle || !fresh) => {
-                            fresh |= !idle;
+                        Heard::Unsent(same) if reused => {
                             request = same;
+                            continue;
                         }
-                        Heard::Lost { refused, .. } => return Ok(Sent::Lost { refused }),
-                        Heard::Late => return Ok(Sent::Late),
-                    }
+                        Heard::Unsent(same) => {
+                            Sent::Unsent(AttemptEnd::Lost { reused: false }, same)
+                        }
+                        Heard::Lost { again, .. } => Sent::Lost {
+                            end: AttemptEnd::Lost { reused },
+                            again: again.filter(|same| is_idempotent(same)),
+                        },
+                        Heard::Late => Sent::Late {
+                            stalled: timer.is_late(),
+                        },
+                    });
                 }
                 Channel::Shared(sender, returned) => {
                     let sending = pin!(sender.send(request).map(heard_shared));
                     return Ok(match self.await_head(sending, &mut timer).await {
                         Heard::Response(response) => Sent::Response(response, returned, timer),
-                        Heard::Unsent(same) => Sent::Unsent(same),
-                        Heard::Lost { refused, .. } => Sent::Lost { refused },
-                        Heard::Late => Sent::Late,
+                        Heard::Unsent(same) => Sent::Unsent(AttemptEnd::Unsent, same),
+                        Heard::Lost { refused: true, .. } => Sent::Lost {
+                            end: AttemptEnd::NotProcessed,
+                            again: None,
+                        },
+                        Heard::Lost { again, .. } => Sent::Lost {
+                            end: AttemptEnd::Lost { reused: false },
+                            again: again.filter(|same| is_idempotent(same)),
+                        },
+                        Heard::Late => Sent::Late {
+                            stalled: timer.is_late(),
+                        },
                     });
                 }
             }
@@ -508,7 +545,7 @@ impl Call {
     async fn await_head(
         &self,
         mut sending: Pin<&mut impl Future<Output = Heard>>,
-        timer: &mut Alarm,
+        timer: &mut Timer,
     ) -> Heard {
         let mut seen = (self.client.caller.worker().instant(), self.upload.bytes());
         let heard = poll_fn(|cx| {
@@ -516,7 +553,7 @@ impl Call {
                 return Poll::Ready(Some(heard));
             }
             while timer.poll(cx).is_ready() {
-                let (limit, patience) = (timer.at(), self.client.caller.worker().default_timeout());
+                let (limit, patience) = (timer.at(), self.client.caller.worker().call_timeout());
                 let later = self.upload.moved().map_or(limit, |moved| moved + patience);
                 if self.bounded || later <= limit || self.comes_too_slowly(&mut seen) {
                     return Poll::Ready(None);
@@ -546,7 +583,7 @@ impl Call {
     fn pass(
         &mut self,
         response: Response<Incoming>,
-        (returned, mut timer): (Returned, Alarm),
+        (returned, mut timer): (Returned, Timer),
         lease: Lease,
     ) -> Response<Payload> {
         let (mut head, body) = response.into_parts();
@@ -567,7 +604,7 @@ impl Call {
         }
         head.version = Version::HTTP_11;
         let outcome = self.dialect.outcome(head.status, &head.headers);
-        let idle = self.client.caller.worker().default_timeout();
+        let idle = self.client.caller.worker().call_timeout();
         // Where nobody set a deadline, the timer may fire early: it looks what has moved.
         if self.bounded {
             timer.reset(stream.deadline());

@@ -9,7 +9,6 @@
 //! with its request's head and recorded with its response's end. What is spoken *in* HTTP (gRPC,
 //! Triple) is a [`Dialect`]: it reads service and method, tells outcomes, and words rejections.
 
-mod alarm;
 mod body;
 mod client;
 mod dialect;
@@ -25,14 +24,11 @@ mod translation;
 mod treatment;
 mod upgrade;
 
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Context;
 use std::time::Duration;
 
-use finback_core::driver::{Connection, Worker};
-use finback_core::protocol::{Protocol, Served, Sniff};
+use finback_core::driver::{Connection, Protocol, Served, Sniff, Worker};
 
 use http2::PREFACE;
 
@@ -114,14 +110,6 @@ impl Http {
         dialects.push(Arc::new(Plain));
         Self { config, dialects }
     }
-}
-
-/// Has the task go on when others had their turn, and sockets were looked after: one that only
-/// woke itself would be polled up to sixty times before they are.
-pub(crate) fn gives_way(cx: &mut Context<'_>) {
-    let yielding = pin!(tokio::task::yield_now());
-    // Its first poll has the task woken later; it is not waited for.
-    let _ = yielding.poll(cx);
 }
 
 impl Protocol for Http {

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use finback_core::cluster::Cluster;
-use finback_core::driver::{Worker, dial};
-use finback_core::mesh::{Gauges, Lease, Mesh};
-use finback_core::rejection::Rejection;
+use finback_core::driver::Worker;
+use finback_core::mesh::{AttemptEnd, Lease};
+use finback_core::net::DialError;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
@@ -53,7 +53,6 @@ struct Single {
 /// A connection that carries one request at a time.
 pub(crate) struct Alone {
     pub(crate) line: http1::Connection,
-    _open: Open,
 }
 
 /// HTTP/2: many on each.
@@ -121,22 +120,6 @@ impl Drop for Returned {
     }
 }
 
-/// A connection that counts as an upstream's for as long as it lives.
-struct Open(Arc<Mesh>);
-
-impl Open {
-    fn new(mesh: &Arc<Mesh>) -> Self {
-        Gauges::add(&mesh.gauges.upstream_connections);
-        Self(mesh.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        Gauges::sub(&self.0.gauges.upstream_connections);
-    }
-}
-
 fn key(lease: &Lease) -> Key {
     Key {
         cluster: Arc::as_ptr(lease.cluster()),
@@ -163,27 +146,32 @@ pub(crate) fn ready(worker: &Rc<Worker>, lease: &Lease, http2: bool) -> Option<C
 
 /// A connection to the endpoint of a lease, made if need be.
 ///
+/// `fresh` wants one that nothing was sent on yet.
+///
 /// # Errors
-/// [`Rejection::ConnectFailed`].
+/// How the attempt ended by that.
 pub(crate) async fn channel(
     worker: &Rc<Worker>,
     lease: &Lease,
     http2: bool,
-) -> Result<Channel, Rejection> {
+    fresh: bool,
+) -> Result<Channel, AttemptEnd> {
     let pools: Rc<Pools> = worker.state();
     pools.keep_swept();
     let key = key(lease);
     let found = if http2 {
         shared(&pools, key, worker, lease).await
     } else {
-        single(&pools, key, worker, lease).await
+        single(&pools, key, worker, lease, fresh).await
     };
-    if let Err(error) = &found {
+    found.map_err(|error| {
         let endpoint = lease.address();
         tracing::debug!(%endpoint, %error, "cannot connect");
-        Gauges::add(&worker.mesh().gauges.connect_failures);
-    }
-    found.map_err(|_| Rejection::ConnectFailed)
+        match error {
+            DialError::Refused(_) => AttemptEnd::ConnectFailed,
+            DialError::Own(_) => AttemptEnd::OwnFailure,
+        }
+    })
 }
 
 async fn single(
@@ -191,7 +179,8 @@ async fn single(
     key: Key,
     worker: &Rc<Worker>,
     lease: &Lease,
-) -> std::io::Result<Channel> {
+    wants_fresh: bool,
+) -> Result<Channel, DialError> {
     let fresh = || {
         Rc::new(Single {
             _cluster: lease.cluster().clone(),
@@ -204,14 +193,13 @@ async fn single(
         .entry(key)
         .or_insert_with(fresh)
         .clone();
-    if let Some(connection) = single.used() {
+    if !wants_fresh && let Some(connection) = single.used() {
         let returned = Returned(Place::Single(single, connection.clone()));
         return Ok(Channel::Single(connection, returned, true));
     }
-    let stream = dial(lease.cluster(), lease.address(), Some(b"http/1.1")).await?;
+    let stream = worker.connect(lease, Some(b"http/1.1")).await?;
     let connection = Rc::new(Alone {
         line: http1::Connection::new(stream),
-        _open: Open::new(worker.mesh()),
     });
     let returned = Returned(Place::Single(single, connection.clone()));
     Ok(Channel::Single(connection, returned, false))
@@ -236,7 +224,7 @@ async fn shared(
     key: Key,
     worker: &Rc<Worker>,
     lease: &Lease,
-) -> std::io::Result<Channel> {
+) -> Result<Channel, DialError> {
     let fresh = || {
         Rc::new(Shared {
             _cluster: lease.cluster().clone(),
@@ -291,8 +279,8 @@ async fn handshake(
     worker: &Rc<Worker>,
     lease: &Lease,
     own: &Rc<Multiplexed>,
-) -> std::io::Result<http2::Sender> {
-    let stream = dial(lease.cluster(), lease.address(), Some(b"h2")).await?;
+) -> Result<http2::Sender, DialError> {
+    let stream = worker.connect(lease, Some(b"h2")).await?;
     let policy = &lease.cluster().spec.policy;
     let limits = Limits {
         streams: 0,
@@ -304,16 +292,15 @@ async fn handshake(
     let patience = interval * policy.heartbeat_misses.max(1);
     let heartbeat = Some((interval, patience));
     let (sender, running) = http2::handshake(stream, limits, heartbeat);
-    let open = Open::new(worker.mesh());
     let own = own.clone();
-    tokio::task::spawn_local(async move {
-        let _open = open;
+    worker.spawn("an upstream connection", async move {
         // Who waits for answers is told how it ended.
         running.await;
         own.closed.set(true);
     });
     let ready = tokio::time::timeout(policy.connect_timeout, sender.ready()).await;
-    ready.map_err(|_| std::io::ErrorKind::TimedOut)??;
+    let ready = ready.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+    ready.map_err(DialError::Refused)?;
     Ok(sender)
 }
 

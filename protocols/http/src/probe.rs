@@ -3,7 +3,8 @@
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
-use finback_core::driver::{Asking, Probe, Socket};
+use finback_core::health::{Asking, Probe};
+use finback_core::net::Socket;
 use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Request, Version, header};
 use http_body_util::{BodyExt, Full, Limited};

@@ -10,8 +10,9 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use finback_core::driver::{Caller, Connection, Socket, Worker};
+use finback_core::driver::{Caller, Connection, Worker};
 use finback_core::log_limit::LogLimit;
+use finback_core::net::{Socket, Timer};
 use finback_core::text::Escaped;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
@@ -19,7 +20,6 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::alarm::Alarm;
 use crate::body::Incoming;
 use crate::client::{Client, Guarded};
 use crate::http1::{self, Fault, Next};
@@ -95,19 +95,19 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
     let caller_is_secure = io.is_secure();
     let client = Client::new(&http, &caller, caller_is_secure);
     let mut server = http1::Server::new(io, http.config.head);
-    let mut alarm = client.alarms.set(Instant::now() + http.config.idle);
+    let mut timer = client.timers.set(Instant::now() + http.config.idle);
     let mut cut = pin!(caller.cut());
     let mut leaving = pin!(leave_quietly(&caller));
     loop {
-        let request = match next(&http, &caller, &mut server, &mut alarm, leaving.as_mut()).await {
+        let request = match next(&http, &caller, &mut server, &mut timer, leaving.as_mut()).await {
             Some(Next::Request(request)) => request,
             Some(Next::Fault(fault)) => {
-                caller.is_malformed();
+                caller.count_malformed();
                 closed(&caller, &format!("no request that is served: {fault:?}"));
                 return server.refuse(refusal(fault)).await;
             }
             None if server.has_part() => {
-                caller.is_malformed();
+                caller.count_malformed();
                 closed(&caller, "a request took too long");
                 return server.refuse(LATE).await;
             }
@@ -125,11 +125,11 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
         let mut answering = Box::pin(client.clone().answer(request));
         let mut response: Option<Response<Guarded>> = None;
         let worker = caller.worker();
-        alarm.reset(worker.instant() + QUIET);
+        timer.reset(worker.instant() + QUIET);
         let done = poll_fn(|cx| {
-            while alarm.poll(cx).is_ready() {
+            while timer.poll(cx).is_ready() {
                 client.look_after();
-                alarm.reset(Instant::now() + QUIET);
+                timer.reset(Instant::now() + QUIET);
             }
             if response.is_none()
                 && let Poll::Ready(answered) = answering.as_mut().poll(cx)
@@ -174,20 +174,20 @@ async fn next(
     http: &Http,
     caller: &Caller,
     server: &mut http1::Server,
-    alarm: &mut Alarm,
+    timer: &mut Timer,
     mut leaving: Pin<&mut impl Future<Output = ()>>,
 ) -> Option<Next> {
     let mut begun = false;
-    alarm.reset(caller.worker().instant() + http.config.idle);
+    timer.reset(caller.worker().instant() + http.config.idle);
     poll_fn(|cx| {
         if let Poll::Ready(next) = server.poll_request(cx) {
             return Poll::Ready(Some(next));
         }
         if !begun && server.has_part() {
             begun = true;
-            alarm.reset(Instant::now() + http.config.head_timeout);
+            timer.reset(Instant::now() + http.config.head_timeout);
         }
-        if leaving.as_mut().poll(cx).is_ready() || alarm.poll(cx).is_ready() {
+        if leaving.as_mut().poll(cx).is_ready() || timer.poll(cx).is_ready() {
             return Poll::Ready(None);
         }
         Poll::Pending
@@ -242,7 +242,7 @@ async fn go_on_in_http2(
     let client = Client::new(&http, &caller, false);
     match http2::upgrade(io, limits, settings, head) {
         Some(server) => Box::pin(drive_http2(http, caller, client, server)).await,
-        None => caller.is_malformed(),
+        None => caller.count_malformed(),
     }
 }
 
@@ -295,7 +295,7 @@ async fn drive_http2(
         tokio::select! {
             ended = serving => {
                 if let Ended::Fault(Reason(code)) = ended {
-                    caller.is_malformed();
+                    caller.count_malformed();
                     closed(&caller, &format!("HTTP/2 was broken: {code}"));
                 }
                 server.close().await;
@@ -307,7 +307,7 @@ async fn drive_http2(
             }
             () = caller.cut() => return,
             () = client.is_hostile() => {
-                caller.is_malformed();
+                caller.count_malformed();
                 closed(&caller, "most of its requests were taken back");
                 return;
             }
@@ -315,7 +315,7 @@ async fn drive_http2(
                 client.look_after();
                 let head = Duration::from_secs(server.tick().into());
                 if head >= config.head_timeout {
-                    caller.is_malformed();
+                    caller.count_malformed();
                     closed(&caller, "a request took too long");
                     return;
                 }

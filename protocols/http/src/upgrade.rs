@@ -3,9 +3,10 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use finback_core::driver::{Caller, Socket, Stream};
+use finback_core::driver::{Caller, Stream};
 use finback_core::frame::Outcome;
-use finback_core::mesh::{Lease, Verdict};
+use finback_core::mesh::{AttemptEnd, Lease, Resend};
+use finback_core::net::Socket;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use http_body::Body;
@@ -171,7 +172,8 @@ pub(crate) async fn relay(
         carried = carrying => carried,
         () = caller.cut() => (0, 0),
     };
-    lease.went(Verdict::Good);
+    let end = AttemptEnd::Answered(Outcome::Success);
+    stream.conclude(&mut lease, end, Resend::Impossible);
     stream.add_request_bytes(carried.0);
     stream.answered(Outcome::Success, carried.1);
 }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use finback_core::driver::Socket;
+use finback_core::net::Socket;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::websocket::{self, WebSocket};

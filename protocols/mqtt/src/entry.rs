@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use finback_core::driver::{Caller, Connection, Socket, Worker};
+use finback_core::driver::{Caller, Connection, Worker};
 use finback_core::log_limit::LogLimit;
+use finback_core::net::{Socket, scratch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::channel::Channel;
@@ -46,7 +47,7 @@ async fn enter(
     timeout_at(deadline, socket.readable()).await.ok()?.ok()?;
     let mut head = BytesMut::new();
     let mut channel = Channel::new(socket);
-    if timeout_at(deadline, fill(caller.worker(), &mut channel, &mut head))
+    if timeout_at(deadline, fill(&mut channel, &mut head))
         .await
         .ok()?
         .ok()?
@@ -59,7 +60,7 @@ async fn enter(
         let left = deadline.saturating_duration_since(Instant::now());
         if let Err(why) = websocket::shake_hands(&mut socket, &mut head, left).await {
             static UNOPENED: LogLimit = LogLimit::usual();
-            caller.is_malformed();
+            caller.count_malformed();
             caller.worker().read_clock();
             if let Some(left_out) = UNOPENED.admit(caller.worker().now()) {
                 tracing::info!(source = %caller.peer(), why, left_out, "no WebSocket was opened");
@@ -70,16 +71,7 @@ async fn enter(
     }
     let limit = config.connect_packet;
     let connect = Kind::Connect;
-    match read_packet(
-        caller.worker(),
-        &mut channel,
-        &mut head,
-        Level::V5,
-        limit,
-        deadline,
-    )
-    .await
-    {
+    match read_packet(&mut channel, &mut head, Level::V5, limit, deadline).await {
         Ok(Some(first)) if first.kind == connect => {}
         Ok(Some(_)) => return nonsense(caller, "the first packet is no CONNECT"),
         Ok(None) => return None,
@@ -104,7 +96,7 @@ pub(crate) fn session_ended(caller: &Caller, fault: &Fault) {
 
 fn nonsense<T>(caller: &Caller, why: &str) -> Option<T> {
     static CLOSED: LogLimit = LogLimit::usual();
-    caller.is_malformed();
+    caller.count_malformed();
     caller.worker().read_clock();
     if let Some(left_out) = CLOSED.admit(caller.worker().now()) {
         tracing::info!(source = %caller.peer(), why, left_out, "connection closed");
@@ -113,19 +105,15 @@ fn nonsense<T>(caller: &Caller, why: &str) -> Option<T> {
 }
 
 /// Reads what there is onto the end of `buffer`.
-pub(crate) async fn fill(
-    worker: &Worker,
-    channel: &mut Channel,
-    buffer: &mut BytesMut,
-) -> std::io::Result<usize> {
+pub(crate) async fn fill(channel: &mut Channel, buffer: &mut BytesMut) -> std::io::Result<usize> {
     poll_fn(|cx| {
-        let mut scratch = worker.take_scratch();
-        let read = channel.poll_read(cx, &mut scratch);
-        if let std::task::Poll::Ready(Ok(length)) = read {
-            buffer.extend_from_slice(&scratch[..length]);
-        }
-        worker.return_scratch(scratch);
-        read
+        scratch(|bytes| {
+            let read = channel.poll_read(cx, bytes);
+            if let std::task::Poll::Ready(Ok(length)) = read {
+                buffer.extend_from_slice(&bytes[..length]);
+            }
+            read
+        })
     })
     .await
 }
@@ -136,7 +124,6 @@ pub(crate) async fn fill(
 /// # Errors
 /// If no packet begins so.
 pub(crate) async fn read_packet(
-    worker: &Worker,
     channel: &mut Channel,
     buffer: &mut BytesMut,
     level: Level,
@@ -155,7 +142,7 @@ pub(crate) async fn read_packet(
             }
             Ok(_) => {}
         }
-        match timeout_at(deadline, fill(worker, channel, buffer)).await {
+        match timeout_at(deadline, fill(channel, buffer)).await {
             Ok(Ok(length)) if length > 0 => {}
             _ => return Ok(None),
         }
@@ -164,7 +151,7 @@ pub(crate) async fn read_packet(
 
 /// Has a client read its last packet before the connection ends: one that is closed while bytes
 /// of the peer wait unread takes with it what was written.
-pub(crate) async fn farewell(worker: &Worker, channel: &mut Channel, last: &[u8]) {
+pub(crate) async fn farewell(channel: &mut Channel, last: &[u8]) {
     if !last.is_empty() {
         channel.queue(last);
     }
@@ -179,12 +166,7 @@ pub(crate) async fn farewell(worker: &Worker, channel: &mut Channel, last: &[u8]
     let gone = async {
         let mut left = 64;
         loop {
-            let read = poll_fn(|cx| {
-                let mut scratch = worker.take_scratch();
-                let read = channel.poll_read(cx, &mut scratch);
-                worker.return_scratch(scratch);
-                read
-            });
+            let read = poll_fn(|cx| scratch(|bytes| channel.poll_read(cx, bytes)));
             left -= 1;
             if left == 0 || !matches!(read.await, Ok(1..)) {
                 return;

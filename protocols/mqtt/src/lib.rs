@@ -26,8 +26,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use finback_core::driver::{Connection, Worker};
-use finback_core::protocol::{Protocol, Served, Sniff};
+use finback_core::driver::{Connection, Protocol, Served, Sniff, Worker};
 
 use codec::Kind;
 

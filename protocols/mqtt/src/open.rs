@@ -7,10 +7,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use finback_core::driver::{Caller, Stream, dial};
+use finback_core::driver::{Caller, Stream};
 use finback_core::frame::{Metadata, Outcome};
 use finback_core::log_limit::LogLimit;
-use finback_core::mesh::{Lease, Verdict};
+use finback_core::mesh::{AttemptEnd, Lease, Resend, Verdict};
+use finback_core::net::DialError;
 use finback_core::record::{Ending, Record};
 use finback_core::rejection::Rejection;
 use finback_core::text::Escaped;
@@ -122,11 +123,11 @@ pub(crate) async fn open(
     let (reason, why) = match refused {
         Refused::Here { reason, why } => (reason, why),
         Refused::Malformed(Fault { reason, why }) => {
-            caller.is_malformed();
+            caller.count_malformed();
             (reason, why.to_owned())
         }
         Refused::There(connack) => {
-            farewell(caller.worker(), client.as_mut()?, &connack).await;
+            farewell(client.as_mut()?, &connack).await;
             return None;
         }
         Refused::Gone => return None,
@@ -141,7 +142,7 @@ pub(crate) async fn open(
         Some(level) => write::connack(level, reason, &why, None),
         None => Vec::new(),
     };
-    farewell(caller.worker(), client.as_mut()?, &last).await;
+    farewell(client.as_mut()?, &last).await;
     None
 }
 
@@ -200,7 +201,7 @@ async fn admit(
         ));
     };
     // An identifier that the broker chooses cannot choose the broker.
-    let chosen = connect.client_id.is_empty().then(|| worker.chance());
+    let chosen = connect.client_id.is_empty().then(|| worker.random());
     let key = match chosen {
         Some(key) => sticky::text(key),
         None => {
@@ -457,66 +458,68 @@ async fn reach(
             Ok(lease) => lease,
             Err(rejection) => return Err(reject(stream, rejection)),
         };
-        let dialling = Box::pin(dial(lease.cluster(), lease.address(), Some(b"mqtt")));
+        let worker = caller.worker();
+        let dialling = Box::pin(worker.connect(&lease, Some(b"mqtt")));
         let dialled = if stream.is_last_attempt() {
             dialling.await
         } else {
             match timeout(IMPATIENT, dialling).await {
                 Ok(dialled) => dialled,
-                Err(_) => Err(io::ErrorKind::TimedOut.into()),
+                Err(_) => Err(DialError::Refused(io::ErrorKind::TimedOut.into())),
             }
         };
-        let failed = match dialled {
+        let socket = match dialled {
+            Ok(socket) => socket,
             Err(error) => {
                 tracing::debug!(endpoint = %lease.address(), %error, "cannot connect");
-                Rejection::ConnectFailed
-            }
-            Ok(socket) => {
-                let mut endpoint = Channel::new(socket);
-                match introduce(caller, client, &mut endpoint, stream, said, level).await {
-                    Ok((connack, code)) => {
-                        let reason = Reason::of_connack(level, code);
-                        let outcome = outcome(reason);
-                        if outcome == Outcome::Refused && stream.may_retry(true, true) {
-                            lease.went(Verdict::Bad);
-                            continue;
-                        }
-                        count(caller, reason);
-                        let answered = connack.len() as u64;
-                        stream.answered(outcome, answered);
-                        if reason == Reason::SUCCESS {
-                            lease.has_gone(Verdict::Good);
-                            return Ok((lease, endpoint, connack));
-                        }
-                        lease.went(if outcome == Outcome::Refused {
-                            Verdict::Bad
-                        } else {
-                            Verdict::Good
-                        });
-                        return Err(Refused::There(connack));
-                    }
-                    Err(Failed::ClientGone) => return Err(Refused::Gone),
-                    Err(Failed::Client(fault)) => {
-                        stream.rejected(Rejection::BadRequest);
-                        return Err(fault.into());
-                    }
-                    Err(Failed::Late) => {
-                        lease.went(Verdict::Bad);
-                        return Err(reject(stream, Rejection::DeadlineExceeded));
-                    }
-                    // A broker that hangs up on CONNECT has opened no session.
-                    Err(Failed::Endpoint) => Rejection::ConnectionLost,
-                    Err(Failed::Halfway) => {
-                        lease.went(Verdict::Bad);
-                        return Err(reject(stream, Rejection::ConnectionLost));
-                    }
+                let end = match error {
+                    DialError::Refused(_) => AttemptEnd::ConnectFailed,
+                    DialError::Own(_) => AttemptEnd::OwnFailure,
+                };
+                if stream.conclude(&mut lease, end, Resend::Safe) {
+                    continue;
                 }
+                return Err(reject(stream, Rejection::ConnectFailed));
             }
         };
-        lease.went(Verdict::Bad);
-        drop(lease);
-        if !stream.may_retry(false, false) {
-            return Err(reject(stream, failed));
+        let mut endpoint = Channel::new(socket);
+        let introduced = introduce(caller, client, &mut endpoint, (&lease, stream), said, level);
+        let (end, resend, rejection) = match introduced.await {
+            Ok((connack, code)) => {
+                let reason = Reason::of_connack(level, code);
+                let outcome = outcome(reason);
+                if stream.conclude(&mut lease, AttemptEnd::Answered(outcome), Resend::Safe) {
+                    continue;
+                }
+                count(caller, reason);
+                stream.answered(outcome, connack.len() as u64);
+                if reason == Reason::SUCCESS {
+                    lease.settle(Verdict::Good);
+                    return Ok((lease, endpoint, connack));
+                }
+                return Err(Refused::There(connack));
+            }
+            Err(Failed::ClientGone) => return Err(Refused::Gone),
+            Err(Failed::Client(fault)) => {
+                stream.rejected(Rejection::BadRequest);
+                return Err(fault.into());
+            }
+            Err(Failed::Late) => {
+                let end = stream.timed_out(&lease, false, true);
+                (end, Resend::Impossible, Rejection::DeadlineExceeded)
+            }
+            // A broker that hangs up on CONNECT has opened no session.
+            Err(Failed::Endpoint) => {
+                let end = AttemptEnd::Lost { reused: false };
+                (end, Resend::Safe, Rejection::ConnectionLost)
+            }
+            Err(Failed::Halfway) => {
+                let end = AttemptEnd::Lost { reused: false };
+                (end, Resend::Impossible, Rejection::ConnectionLost)
+            }
+        };
+        if !stream.conclude(&mut lease, end, resend) {
+            return Err(reject(stream, rejection));
         }
     }
 }
@@ -541,11 +544,10 @@ async fn introduce(
     caller: &Rc<Caller>,
     client: &mut Channel,
     endpoint: &mut Channel,
-    stream: &Stream,
+    (lease, stream): (&Lease, &Stream),
     said: &[u8],
     level: Level,
 ) -> Result<(Bytes, u8), Failed> {
-    let worker = caller.worker();
     let deadline: Instant = stream.attempt_deadline();
     endpoint.queue(said);
     let mut begun = false;
@@ -562,7 +564,7 @@ async fn introduce(
             Ok(Ok(())) => {}
         }
         let mut answer = BytesMut::new();
-        let read = read_packet(worker, endpoint, &mut answer, level, MAX_CONNACK, deadline).await;
+        let read = read_packet(endpoint, &mut answer, level, MAX_CONNACK, deadline).await;
         let head = match read {
             Ok(Some(head)) => head,
             Ok(None) if Instant::now() >= deadline => return Err(Failed::Late),
@@ -582,7 +584,7 @@ async fn introduce(
             }
             _ => {
                 tracing::warn!(
-                    client = %caller.peer(), kind = ?head.kind, fault = ?sound.err(),
+                    endpoint = %lease.address(), client = %caller.peer(), kind = ?head.kind, fault = ?sound.err(),
                     "a broker answers CONNECT by what is no answer"
                 );
                 return Err(lost);
@@ -595,7 +597,7 @@ async fn introduce(
             return Err(Failed::ClientGone);
         }
         let mut more = BytesMut::new();
-        match read_packet(worker, client, &mut more, level, MAX_CONNACK, deadline).await {
+        match read_packet(client, &mut more, level, MAX_CONNACK, deadline).await {
             Ok(Some(head)) if matches!(head.kind, Kind::Auth | Kind::Disconnect) => {
                 check(&more, &head, level, Side::Client).map_err(Failed::Client)?;
             }

@@ -4,7 +4,8 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use finback_core::driver::{Caller, Socket};
+use finback_core::driver::Caller;
+use finback_core::net::Socket;
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Version 2, on behalf of somebody.

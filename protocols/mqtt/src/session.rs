@@ -16,6 +16,7 @@ use finback_core::clock::Now;
 use finback_core::driver::Caller;
 use finback_core::frame::Outcome;
 use finback_core::mesh::Lease;
+use finback_core::net::{READS_PER_TURN, give_way, scratch};
 use finback_core::record::Ending;
 use finback_core::rejection::Rejection;
 use tokio::time::Sleep;
@@ -33,7 +34,7 @@ use crate::tally::Tally;
 use lane::Lane;
 
 /// Reads in one direction per turn, so that one busy session cannot keep others waiting.
-const READS_PER_TURN: usize = 4;
+const TURN: usize = READS_PER_TURN as usize;
 /// Answers of our own that may wait for a client before it is read no more.
 const MAX_ANSWERS: usize = 16 * 1024;
 /// Packet identifiers whose exchange is finished here, at most.
@@ -196,7 +197,7 @@ impl Session {
 
     /// Passes on what there is.
     fn exchange(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        let mut turns = [READS_PER_TURN; 2];
+        let mut turns = [TURN; 2];
         let tapped = self.is_tapped();
         loop {
             if tapped {
@@ -232,27 +233,25 @@ impl Session {
     /// Reads one side once, and passes on what came; whether something did.
     fn read(&mut self, cx: &mut Context<'_>, up: bool, turns: &mut usize) -> Result<bool, End> {
         if *turns == 0 {
-            cx.waker().wake_by_ref();
+            give_way(cx);
             return Ok(false);
         }
-        let mut scratch = self.caller.worker().take_scratch();
-        let from = if up {
-            &mut self.client
-        } else {
-            &mut self.endpoint
-        };
-        let read = from.poll_read(cx, &mut scratch);
-        let passed = match read {
-            Poll::Pending => Ok(false),
-            Poll::Ready(Ok(length @ 1..)) => {
-                *turns -= 1;
-                self.pass(cx, &scratch[..length], up).map(|()| true)
+        scratch(|bytes| {
+            let from = if up {
+                &mut self.client
+            } else {
+                &mut self.endpoint
+            };
+            match from.poll_read(cx, bytes) {
+                Poll::Pending => Ok(false),
+                Poll::Ready(Ok(length @ 1..)) => {
+                    *turns -= 1;
+                    self.pass(cx, &bytes[..length], up).map(|()| true)
+                }
+                Poll::Ready(_) if up => Err(End::Client),
+                Poll::Ready(_) => Err(End::Endpoint),
             }
-            Poll::Ready(_) if up => Err(End::Client),
-            Poll::Ready(_) => Err(End::Endpoint),
-        };
-        self.caller.worker().return_scratch(scratch);
-        passed
+        })
     }
 
     fn pass(&mut self, cx: &mut Context<'_>, bytes: &[u8], up: bool) -> Result<(), End> {
@@ -295,7 +294,7 @@ impl Session {
             let grace = self.caller.worker().drain_grace();
             let leave = *self.leave.get_or_insert_with(|| {
                 // Not all at once: those who come back come to the others.
-                let share = self.caller.worker().chance() % 1000;
+                let share = self.caller.worker().random() % 1000;
                 now.after(grace.mul_f64(f64::from(u32::try_from(share).unwrap_or(0)) / 1000.0))
             });
             if leave <= now && self.down.is_between_packets() {
@@ -330,7 +329,6 @@ impl Session {
 
     async fn finish(mut self: Box<Self>, end: End, lease: Lease, server: Option<&str>) {
         let caller = self.caller.clone();
-        let worker = caller.worker();
         let reason = match &end {
             End::Fault(fault) | End::EndpointFault(fault) => Some((fault.reason, fault.why)),
             End::Silent => Some((Reason::KEEP_ALIVE_TIMEOUT, "")),
@@ -341,7 +339,7 @@ impl Session {
         };
         match &end {
             End::Fault(fault) => {
-                caller.is_malformed();
+                caller.count_malformed();
                 session_ended(&caller, fault);
             }
             End::EndpointFault(fault) => tracing::warn!(
@@ -374,12 +372,8 @@ impl Session {
         } = *self;
         // The broker hears all that the client said, and nothing in its name: whether there was
         // a DISCONNECT decides about the will.
-        let both = async {
-            tokio::join!(
-                farewell(worker, &mut client, &last),
-                farewell(worker, &mut endpoint, &[])
-            )
-        };
+        let both =
+            async { tokio::join!(farewell(&mut client, &last), farewell(&mut endpoint, &[])) };
         tokio::select! {
             _ = both => {}
             () = caller.cut() => {}

@@ -15,6 +15,7 @@ use finback_core::clock::Now;
 use finback_core::driver::Caller;
 use finback_core::frame::Outcome;
 use finback_core::log_limit::LogLimit;
+use finback_core::net::scratch;
 use finback_core::record::Ending;
 use finback_core::rejection::Rejection;
 use finback_core::text::Escaped;
@@ -161,7 +162,7 @@ impl Terminal {
         let level = connect.level;
         let given = connect.client_id.is_empty();
         let client_id = if given {
-            format!("finback-{:016x}", caller.worker().chance())
+            format!("finback-{:016x}", caller.worker().random())
         } else {
             connect.client_id.to_string()
         };
@@ -279,12 +280,13 @@ impl Terminal {
             if self.full || self.goodbye || !self.may_go_on() {
                 break;
             }
-            let mut scratch = self.caller.worker().take_scratch();
-            let read = self.client.poll_read(cx, &mut scratch);
-            if let Poll::Ready(Ok(length)) = read {
-                self.partial.extend_from_slice(&scratch[..length]);
-            }
-            self.caller.worker().return_scratch(scratch);
+            let read = scratch(|bytes| {
+                let read = self.client.poll_read(cx, bytes);
+                if let Poll::Ready(Ok(length)) = read {
+                    self.partial.extend_from_slice(&bytes[..length]);
+                }
+                read
+            });
             match read {
                 Poll::Pending => break,
                 Poll::Ready(Ok(length @ 1..)) => {
@@ -563,7 +565,7 @@ impl Terminal {
             End::Goodbye | End::Gone | End::Failed => None,
         };
         if let End::Fault(fault) = &end {
-            caller.is_malformed();
+            caller.count_malformed();
             session_ended(&caller, fault);
         }
         self.tally.ended(match &end {
@@ -584,7 +586,7 @@ impl Terminal {
             _ => Vec::new(),
         };
         tokio::select! {
-            () = farewell(caller.worker(), &mut self.client, &last) => {}
+            () = farewell(&mut self.client, &last) => {}
             () = caller.cut() => {}
         }
     }

@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use finback_core::driver::{Caller, Connection, Socket, Stream, Worker, dial};
+use finback_core::driver::{Caller, Connection, Protocol, Served, Sniff, Stream, Worker};
 use finback_core::frame::{Metadata, Outcome};
 use finback_core::log_limit::LogLimit;
-use finback_core::mesh::{Lease, Verdict};
-use finback_core::protocol::{Protocol, Served, Sniff};
+use finback_core::mesh::{AttemptEnd, Lease, Resend};
+use finback_core::net::{DialError, Socket};
 use finback_core::rejection::Rejection;
 use finback_core::text::Escaped;
 use tokio::io::AsyncReadExt;
@@ -58,7 +58,7 @@ async fn serve(connection: Connection, worker: Rc<Worker>) {
         return;
     };
     let carried = tokio::select! {
-        carried = relay::relay(caller.worker(), &mut client, &mut endpoint) => carried,
+        carried = relay::relay(&mut client, &mut endpoint) => carried,
         () = caller.cut() => {
             stream.rejected(Rejection::Draining);
             return;
@@ -67,10 +67,12 @@ async fn serve(connection: Connection, worker: Rc<Worker>) {
     stream.add_request_bytes(carried.up);
     if carried.endpoint_broke && carried.down == 0 && carried.up > 0 {
         // It took what the client said and ended without a word.
-        lease.went(Verdict::Bad);
+        let end = AttemptEnd::Lost { reused: false };
+        stream.conclude(&mut lease, end, Resend::Impossible);
         stream.answered(Outcome::Failed, 0);
     } else {
-        lease.went(Verdict::Good);
+        let end = AttemptEnd::Answered(Outcome::Success);
+        stream.conclude(&mut lease, end, Resend::Impossible);
         stream.answered(Outcome::Success, carried.down);
     }
 }
@@ -89,7 +91,7 @@ async fn open(caller: &Rc<Caller>, client: &mut Socket) -> Option<(Stream, Lease
     };
     if let Err(why) = metadata.names_fit() {
         // There is nothing that says no before the handshake that is not ours to make.
-        caller.is_malformed();
+        caller.count_malformed();
         closed(caller, &why.to_string());
         return None;
     }
@@ -107,13 +109,15 @@ async fn open(caller: &Rc<Caller>, client: &mut Socket) -> Option<(Stream, Lease
             Ok(lease) => lease,
             Err(rejection) => return refuse(&mut stream, rejection),
         };
-        match Box::pin(dial(lease.cluster(), lease.address(), None)).await {
+        match Box::pin(caller.worker().connect(&lease, None)).await {
             Ok(endpoint) => return Some((stream, lease, endpoint)),
             Err(error) => {
                 tracing::debug!(endpoint = %lease.address(), %error, "cannot connect");
-                lease.went(Verdict::Bad);
-                drop(lease);
-                if !stream.may_retry(false, false) {
+                let end = match error {
+                    DialError::Refused(_) => AttemptEnd::ConnectFailed,
+                    DialError::Own(_) => AttemptEnd::OwnFailure,
+                };
+                if !stream.conclude(&mut lease, end, Resend::Possible) {
                     return refuse(&mut stream, Rejection::ConnectFailed);
                 }
             }

@@ -2,15 +2,11 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use finback_core::driver::{Socket, Worker};
+use finback_core::net::{READS_PER_TURN, Socket, Turn, scratch};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-/// Reads in one direction per turn, so that one busy session cannot keep others waiting.
-const READS_PER_TURN: usize = 4;
 
 /// What was carried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,17 +29,16 @@ struct Lane {
     closed: bool,
     /// It broke on the sender's side.
     unreadable: bool,
+    turn: Turn,
 }
 
 impl Lane {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        worker: &Worker,
         from: &mut Socket,
         to: &mut Socket,
     ) -> Poll<std::io::Result<()>> {
-        let mut turns = 0;
         loop {
             while !self.left.is_empty() {
                 match Pin::new(&mut *to).poll_write(cx, &self.left)? {
@@ -67,17 +62,11 @@ impl Lane {
                 }
                 return Poll::Ready(Ok(()));
             }
-            if turns == READS_PER_TURN {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            turns += 1;
-            let mut scratch = worker.take_scratch();
-            let moved = self.carry(cx, &mut scratch, from, to);
-            worker.return_scratch(scratch);
-            match moved {
+            ready!(self.turn.take(cx, READS_PER_TURN));
+            match scratch(|bytes| self.carry(cx, bytes, from, to)) {
                 Poll::Ready(moved) => moved?,
                 Poll::Pending => {
+                    self.turn.end(READS_PER_TURN);
                     // Under TLS, what was written may still wait in a record.
                     let _ = Pin::new(&mut *to).poll_flush(cx)?;
                     return Poll::Pending;
@@ -121,15 +110,11 @@ impl Lane {
 }
 
 /// Carries bytes both ways until both sides have ended, or one breaks.
-pub(crate) async fn relay(
-    worker: &Rc<Worker>,
-    client: &mut Socket,
-    endpoint: &mut Socket,
-) -> Carried {
+pub(crate) async fn relay(client: &mut Socket, endpoint: &mut Socket) -> Carried {
     let (mut up, mut down) = (Lane::default(), Lane::default());
     let ended = poll_fn(|cx| {
-        let first = up.poll(cx, worker, client, endpoint);
-        let second = down.poll(cx, worker, endpoint, client);
+        let first = up.poll(cx, client, endpoint);
+        let second = down.poll(cx, endpoint, client);
         match (first, second) {
             (Poll::Ready(Err(_)), _) => Poll::Ready(!up.unreadable),
             (_, Poll::Ready(Err(_))) => Poll::Ready(down.unreadable),

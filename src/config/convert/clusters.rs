@@ -8,7 +8,7 @@ use std::time::Duration;
 use finback_core::balance::{self, HashOn};
 use finback_core::cluster::{ClusterPolicy, ClusterSpec, Source};
 use finback_core::discovery::{Instance, Lookup};
-use finback_core::driver::HealthCheck;
+use finback_core::health::HealthCheck;
 
 use super::{Names, Result, address, known, layout, named, set, set_time};
 use crate::config::Wrong;

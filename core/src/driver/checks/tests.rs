@@ -6,6 +6,8 @@ use super::*;
 use crate::clock::Clock;
 use crate::cluster::{ClusterPolicy, ClusterSpec, Source};
 use crate::discovery::{Discovery, Instance, Lookup, Sink, WatchGuard};
+use crate::health::{Accepts, Asking, Probe};
+use crate::net::Socket;
 
 struct Nowhere;
 

@@ -7,15 +7,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use finback_core::driver::Socket;
+use finback_core::net::{Socket, Turn, scratch};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::body::{Decode, Encode, Piece};
 
-/// Bytes that are read at once.
-const READ: usize = 64 * 1024;
 /// Output that waits to be written, in bytes: bodies wait while there is more.
 pub(super) const OUT: usize = 64 * 1024;
 /// Pieces of a body from this on are written from where they lie, in bytes.
@@ -24,14 +22,13 @@ const LARGE: usize = 8 * 1024;
 const LAST_CHUNK: &[u8] = b"\r\n0\r\n\r\n";
 /// Tells a client to send its body.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-/// Reads in a row before others have their turn.
+/// Reads in a row before others have their turn: what is read is worked on at once.
 const READS_PER_TURN: u8 = 2;
 
 /// Buffers for output that a thread keeps for its connections, at most.
 const SPARE: usize = 64;
 
 thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
     static BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -44,7 +41,7 @@ impl Shared {
         Self(Rc::new(RefCell::new(Line {
             io: Some(io),
             input: BytesMut::new(),
-            reads: 0,
+            turn: Turn::of(READS_PER_TURN),
             out: Vec::new(),
             written: 0,
             large: Bytes::new(),
@@ -71,7 +68,7 @@ pub(super) struct Line {
     io: Option<Socket>,
     /// What was read but not used.
     pub(super) input: BytesMut,
-    reads: u8,
+    turn: Turn,
     /// What is to be written, of which so much was; then what lies elsewhere.
     out: Vec<u8>,
     written: usize,
@@ -100,14 +97,10 @@ impl Line {
         let Some(io) = &mut self.io else {
             return Poll::Ready(Ok(0));
         };
-        if self.reads == READS_PER_TURN {
-            self.reads = 0;
-            crate::gives_way(cx);
-            return Poll::Pending;
-        }
+        ready!(self.turn.take(cx, READS_PER_TURN));
         let input = &mut self.input;
-        let polled = SCRATCH.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
+        let polled = scratch(|bytes| {
+            let mut buffer = ReadBuf::new(bytes);
             let polled = Pin::new(io).poll_read(cx, &mut buffer);
             polled.map_ok(|()| {
                 input.extend_from_slice(buffer.filled());
@@ -115,11 +108,8 @@ impl Line {
             })
         });
         match &polled {
-            Poll::Pending => self.reads = 0,
-            Poll::Ready(read) => {
-                self.reads += 1;
-                self.broken |= !matches!(read, Ok(1..));
-            }
+            Poll::Pending => self.turn.end(READS_PER_TURN),
+            Poll::Ready(read) => self.broken |= !matches!(read, Ok(1..)),
         }
         polled
     }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use finback_core::driver::Socket;
+use finback_core::net::Socket;
 use http::response::Parts;
 use http::{HeaderValue, Method, Request, StatusCode, Version, header};
 use http_body::Body;

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use finback_core::driver::Socket;
+use finback_core::net::Socket;
 use http::{Method, Request, Response};
 use http_body::Body;
 use tokio::time::Instant;

@@ -1,27 +1,17 @@
 //! What moves bytes between a connection's socket and its state.
 
-use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use finback_core::driver::Socket;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use finback_core::net::{self, Socket, Turn, scratch};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Reason;
 use super::connection::{Core, Goaway, OUT, Shared};
 
-/// Bytes that are read at once.
-const READ: usize = 64 * 1024;
-/// A peer that says much has to let others have their turn.
-const READS_PER_TURN: usize = 2;
-/// How long a peer that has erred is given to read what its error was.
-const LINGER: Duration = Duration::from_millis(500);
-
-thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
-}
+/// A peer that says much has to let others have their turn: its frames cost more than their bytes.
+const READS_PER_TURN: u8 = 2;
 
 /// How a connection ended.
 #[derive(Debug)]
@@ -40,7 +30,7 @@ pub(crate) struct Driver {
     io: Socket,
     flushing: bool,
     fault: Option<Goaway>,
-    reads: usize,
+    turn: Turn,
 }
 
 impl Driver {
@@ -50,7 +40,7 @@ impl Driver {
             io,
             flushing: false,
             fault: None,
-            reads: 0,
+            turn: Turn::of(READS_PER_TURN),
         }
     }
 
@@ -79,16 +69,13 @@ impl Driver {
                 core.sleeps(cx);
                 return Poll::Pending;
             }
-            if self.reads == READS_PER_TURN {
-                self.reads = 0;
+            if self.turn.take(cx, READS_PER_TURN).is_pending() {
                 core.is_awake();
-                crate::gives_way(cx);
                 return Poll::Pending;
             }
-            self.reads += 1;
             let io = &mut self.io;
-            let polled = SCRATCH.with_borrow_mut(|scratch| {
-                let mut buffer = ReadBuf::new(scratch);
+            let polled = scratch(|bytes| {
+                let mut buffer = ReadBuf::new(bytes);
                 let polled = Pin::new(io).poll_read(cx, &mut buffer);
                 polled.map_ok(|()| match buffer.filled() {
                     [] => None,
@@ -112,7 +99,7 @@ impl Driver {
                     return Poll::Ready(Some(Ended::Broken));
                 }
                 Poll::Pending => {
-                    self.reads = 0;
+                    self.turn.end(READS_PER_TURN);
                     core.sleeps(cx);
                     return Poll::Pending;
                 }
@@ -122,15 +109,9 @@ impl Driver {
 
     /// Closes the connection so that the peer reads what was written last.
     pub(super) async fn close(mut self) {
-        let closing = async {
-            std::future::poll_fn(|cx| Pin::new(&mut self.io).poll_shutdown(cx)).await?;
-            // Closing with something unread would take back what was written.
-            let mut rest = vec![0; 4096];
-            while self.io.read(&mut rest).await? > 0 {}
-            io::Result::Ok(())
-        };
-        // It may be gone already, or read nothing.
-        let _ = tokio::time::timeout(LINGER, closing).await;
+        let nothing = Socket::memory(tokio::io::empty());
+        let socket = std::mem::replace(&mut self.io, nothing);
+        net::close(socket).await;
     }
 }
 

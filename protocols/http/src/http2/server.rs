@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use finback_core::driver::Socket;
+use finback_core::net::Socket;
 use http::{HeaderValue, Request, Response, header};
 use http_body::Body;
 

@@ -1,8 +1,8 @@
 //! Who is checked when, and what each finding changes.
 
-use super::super::Accepts;
 use super::*;
 use crate::endpoint::{Seen, Standing};
+use crate::health::Accepts;
 
 const SECOND: Duration = Duration::from_secs(1);
 const AT: Now = Now(5_000_000);

@@ -1,4 +1,4 @@
-//! A connection's bytes, plain or under TLS; some of them may have been read already.
+//! Sockets: a connection's bytes, plain, under TLS or in memory; some may have been read already.
 
 use std::cell::RefCell;
 use std::io;
@@ -8,14 +8,17 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use socket2::TcpKeepalive;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
-use crate::cluster::Cluster;
+use crate::gauges::UpstreamConnection;
 
-/// A connection's two sides, each of which one task may drive.
-pub(crate) type Halves = (Pin<Box<dyn AsyncRead>>, Pin<Box<dyn AsyncWrite>>);
+use super::memory::Wire;
+
+/// A connection silent this long is asked by the kernel whether its peer is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// What was read of a socket before TLS was found to be spoken there, then the socket.
 pub(crate) struct Rewound {
@@ -29,30 +32,100 @@ pub struct Socket {
     kind: Kind,
     /// The last write could not be done at once.
     blocked: bool,
+    /// Counts it as an upstream connection, if it is one.
+    counted: Option<UpstreamConnection>,
 }
 
 enum Kind {
     Plain(TcpStream),
     Tls(Box<TlsStream<Rewound>>),
+    Memory(Box<dyn Wire>),
+}
+
+/// A connection taken off its thread's reactor, to go on in another thread.
+pub struct Detached {
+    prefix: Bytes,
+    kind: DetachedKind,
+}
+
+enum DetachedKind {
+    Plain(std::net::TcpStream),
+    Memory(Box<dyn Wire>),
 }
 
 impl Socket {
     /// A connection without TLS.
     #[must_use]
     pub fn plain(stream: TcpStream) -> Self {
-        Self {
-            prefix: Bytes::new(),
-            kind: Kind::Plain(stream),
-            blocked: false,
-        }
+        Self::of(Kind::Plain(stream))
+    }
+
+    /// A connection in memory.
+    #[must_use]
+    pub fn memory(wire: impl Wire) -> Self {
+        Self::of(Kind::Memory(Box::new(wire)))
     }
 
     pub(crate) fn tls(stream: TlsStream<Rewound>) -> Self {
+        Self::of(Kind::Tls(Box::new(stream)))
+    }
+
+    fn of(kind: Kind) -> Self {
         Self {
             prefix: Bytes::new(),
-            kind: Kind::Tls(Box::new(stream)),
+            kind,
             blocked: false,
+            counted: None,
         }
+    }
+
+    /// Counts it as an upstream connection for as long as it lives.
+    pub(crate) fn count(&mut self, counted: UpstreamConnection) {
+        self.counted = Some(counted);
+    }
+
+    /// Takes it off this thread's reactor, with what was read of it and not used.
+    ///
+    /// # Errors
+    /// Itself where it cannot move: under TLS, whose keys stay in this process and thread.
+    pub fn detach(self) -> Result<Detached, Self> {
+        let Self { prefix, kind, .. } = self;
+        match kind {
+            Kind::Plain(stream) => match stream.into_std() {
+                Ok(stream) => Ok(Detached {
+                    prefix,
+                    kind: DetachedKind::Plain(stream),
+                }),
+                // The runtime has no place for it any more: neither has anybody else.
+                Err(_) => Ok(Detached {
+                    prefix,
+                    kind: DetachedKind::Memory(Box::new(tokio::io::empty())),
+                }),
+            },
+            Kind::Memory(wire) => Ok(Detached {
+                prefix,
+                kind: DetachedKind::Memory(wire),
+            }),
+            kind @ Kind::Tls(_) => Err(Self {
+                prefix,
+                ..Self::of(kind)
+            }),
+        }
+    }
+
+    /// Puts a connection that was [detached](Self::detach) on this thread's reactor.
+    ///
+    /// # Errors
+    /// If the runtime cannot take it.
+    pub fn attach(detached: Detached) -> io::Result<Self> {
+        let kind = match detached.kind {
+            DetachedKind::Plain(stream) => Kind::Plain(TcpStream::from_std(stream)?),
+            DetachedKind::Memory(wire) => Kind::Memory(wire),
+        };
+        Ok(Self {
+            prefix: detached.prefix,
+            ..Self::of(kind)
+        })
     }
 
     /// Whether it is under TLS.
@@ -69,6 +142,7 @@ impl Socket {
         match &self.kind {
             Kind::Plain(stream) => stream.local_addr(),
             Kind::Tls(stream) => stream.get_ref().0.stream.local_addr(),
+            Kind::Memory(_) => Ok(SocketAddr::from(([127, 0, 0, 1], 0))),
         }
     }
 
@@ -100,14 +174,39 @@ impl Socket {
             return Ok(());
         }
         match &mut self.kind {
-            Kind::Plain(stream) => stream.readable().await,
-            Kind::Tls(stream) => {
-                // Whether a record has content is only known when it is read.
-                let mut piece = [0; 256];
-                let length = stream.read(&mut piece).await?;
-                self.prefix = Bytes::copy_from_slice(&piece[..length]);
-                Ok(())
-            }
+            Kind::Plain(stream) => return stream.readable().await,
+            Kind::Tls(_) | Kind::Memory(_) => {}
+        }
+        // Whether a record has content is only known when it is read.
+        let mut piece = [0; 256];
+        let length = self.read(&mut piece).await?;
+        self.prefix = Bytes::copy_from_slice(&piece[..length]);
+        Ok(())
+    }
+
+    /// Has the kernel end it when its peer has vanished without a word: when it acknowledges nothing
+    /// that was sent for `unacknowledged`, or answers no keep-alive (RFC 1122, section 4.2.3.6).
+    ///
+    /// # Errors
+    /// If the connection broke.
+    pub(crate) fn notice_vanished(&self, unacknowledged: Duration) -> io::Result<()> {
+        let Some(options) = self.options() else {
+            return Ok(());
+        };
+        options.set_tcp_user_timeout(Some(unacknowledged))?;
+        let keep_alive = TcpKeepalive::new()
+            .with_time(KEEP_ALIVE)
+            .with_interval(KEEP_ALIVE / 4);
+        options.set_tcp_keepalive(&keep_alive)
+    }
+
+    /// The kernel's socket, where there is one: for its options.
+    #[must_use]
+    pub fn options(&self) -> Option<socket2::SockRef<'_>> {
+        match &self.kind {
+            Kind::Plain(stream) => Some(socket2::SockRef::from(stream)),
+            Kind::Tls(stream) => Some(socket2::SockRef::from(&stream.get_ref().0.stream)),
+            Kind::Memory(_) => None,
         }
     }
 
@@ -118,21 +217,7 @@ impl Socket {
     pub fn into_plain(self) -> Result<(Bytes, TcpStream), Self> {
         match self.kind {
             Kind::Plain(stream) => Ok((self.prefix, stream)),
-            Kind::Tls(_) => Err(self),
-        }
-    }
-
-    /// Its two sides.
-    pub(crate) fn into_halves(self) -> Halves {
-        match self.kind {
-            Kind::Plain(stream) => {
-                let (reader, writer) = stream.into_split();
-                (Box::pin(reader), Box::pin(writer))
-            }
-            Kind::Tls(stream) => {
-                let (reader, writer) = tokio::io::split(stream);
-                (Box::pin(reader), Box::pin(writer))
-            }
+            kind => Err(Self { kind, ..self }),
         }
     }
 
@@ -143,40 +228,7 @@ impl Socket {
                 prefix: self.prefix,
                 stream,
             }),
-            Kind::Tls(_) => Err(io::ErrorKind::InvalidInput.into()),
-        }
-    }
-}
-
-/// Connects to an endpoint of a cluster as its policy wants it, with this application protocol
-/// where TLS is spoken.
-///
-/// # Errors
-/// If it cannot be done within the cluster's `connect_timeout`.
-pub async fn dial(
-    cluster: &Cluster,
-    address: SocketAddr,
-    application: Option<&'static [u8]>,
-) -> io::Result<Socket> {
-    let policy = &cluster.spec.policy;
-    let limit = policy.connect_timeout;
-    let connecting = async {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        let socket = socket2::SockRef::from(&stream);
-        // A peer that vanished without a word is noticed also while data waits to be acknowledged.
-        socket.set_tcp_user_timeout(Some(Duration::from_secs(20)))?;
-        let plain = Socket::plain(stream);
-        match &policy.tls {
-            None => Ok(plain),
-            Some(tls) => tls.connect(plain, address, application).await,
-        }
-    };
-    match tokio::time::timeout(limit, connecting).await {
-        Ok(connected) => connected,
-        Err(_) => {
-            let why = format!("no answer within {limit:?}");
-            Err(io::Error::new(io::ErrorKind::TimedOut, why))
+            Kind::Tls(_) | Kind::Memory(_) => Err(io::ErrorKind::InvalidInput.into()),
         }
     }
 }
@@ -270,6 +322,7 @@ impl AsyncRead for Socket {
         match &mut self.kind {
             Kind::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Kind::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Kind::Memory(wire) => Pin::new(wire).poll_read(cx, buf),
         }
     }
 }
@@ -283,6 +336,7 @@ impl AsyncWrite for Socket {
         let written = match &mut self.kind {
             Kind::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Kind::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Kind::Memory(wire) => Pin::new(wire).poll_write(cx, buf),
         };
         self.blocked = written.is_pending();
         written
@@ -296,6 +350,7 @@ impl AsyncWrite for Socket {
         let written = match &mut self.kind {
             Kind::Plain(stream) => write_gathered(Pin::new(stream), cx, bufs),
             Kind::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Kind::Memory(wire) => Pin::new(wire).poll_write_vectored(cx, bufs),
         };
         self.blocked = written.is_pending();
         written
@@ -305,6 +360,7 @@ impl AsyncWrite for Socket {
         match &self.kind {
             Kind::Plain(stream) => stream.is_write_vectored(),
             Kind::Tls(stream) => stream.is_write_vectored(),
+            Kind::Memory(wire) => wire.is_write_vectored(),
         }
     }
 
@@ -312,6 +368,7 @@ impl AsyncWrite for Socket {
         let flushed = match &mut self.kind {
             Kind::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Kind::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Kind::Memory(wire) => Pin::new(wire).poll_flush(cx),
         };
         self.blocked = flushed.is_pending();
         ready!(flushed)?;
@@ -322,6 +379,7 @@ impl AsyncWrite for Socket {
         match &mut self.kind {
             Kind::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Kind::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Kind::Memory(wire) => Pin::new(wire).poll_shutdown(cx),
         }
     }
 }

@@ -1,0 +1,62 @@
+//! Where an answer goes: to a framed client, a bridge, or a probe.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::codec::Codec;
+use crate::frame::{Head, Metadata};
+use crate::rejection::Rejection;
+
+use super::worker::Worker;
+
+/// Whether somebody still waits for answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// It does.
+    Yes,
+    /// It closed its sending side so long ago that it is taken for gone; it is still told so.
+    GivenUp,
+    /// It is gone.
+    Gone,
+}
+
+/// Whoever waits for the answers of calls. It says nothing of how it is connected.
+pub(crate) trait Reply {
+    /// What its frames are read and written by.
+    fn codec(&self) -> &Arc<dyn Codec>;
+
+    /// The name of its protocol.
+    fn protocol(&self) -> &'static str;
+
+    /// Whether it still waits for its answers.
+    fn waiting(&self) -> Waiting;
+
+    /// Whether it is gone, so that nothing need be said to it.
+    fn is_gone(&self) -> bool {
+        self.waiting() == Waiting::Gone
+    }
+
+    /// An attribute of one of its calls, or of the connection that it came over.
+    fn attribute<'a>(
+        &'a self,
+        wire: &'a [u8],
+        metadata: &Metadata<'_>,
+        name: &str,
+    ) -> Option<Cow<'a, str>>;
+
+    /// Gives it the endpoint's answer to its call `asked`.
+    fn deliver(&self, worker: &Rc<Worker>, asked: &Head, head: &Head, wire: &[u8]);
+
+    /// Gives it the mesh's own answer to its call `asked`.
+    fn reject(&self, worker: &Rc<Worker>, asked: &Head, why: Rejection, text: &str);
+
+    /// One of its calls is over, however it ended.
+    fn finished(&self, worker: &Worker);
+
+    /// Back-pressure: has it send nothing more for now; false if it cannot be held, or is already.
+    fn hold(&self) -> bool;
+
+    /// Takes one [`hold`](Self::hold) back.
+    fn release(&self);
+}

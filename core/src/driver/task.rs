@@ -1,0 +1,55 @@
+//! Tasks of a worker: one that panics closes what it held, and is counted and logged.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use crate::gauges::Gauges;
+
+/// A task that ends quietly where it would have panicked. What it held is dropped then, so guards
+/// do what they are for.
+struct Guarded<F> {
+    task: Option<Pin<Box<F>>>,
+    what: &'static str,
+    gauges: Arc<Gauges>,
+}
+
+impl<F: Future<Output = ()>> Future for Guarded<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(task) = &mut self.task else {
+            return Poll::Ready(());
+        };
+        let Ok(polled) = catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) else {
+            note_panic(&self.gauges, self.what);
+            self.task = None;
+            return Poll::Ready(());
+        };
+        polled
+    }
+}
+
+/// Counts and logs a panic of `what`.
+pub(crate) fn note_panic(gauges: &Gauges, what: &'static str) {
+    Gauges::add(&gauges.panics);
+    tracing::error!(
+        task = what,
+        "a task ended by a panic; this is a bug of Finback: please report it with the lines above"
+    );
+}
+
+/// Starts a task on this thread.
+pub(crate) fn spawn(
+    gauges: &Arc<Gauges>,
+    what: &'static str,
+    task: impl Future<Output = ()> + 'static,
+) {
+    tokio::task::spawn_local(Guarded {
+        task: Some(Box::pin(task)),
+        what,
+        gauges: gauges.clone(),
+    });
+}

@@ -1,0 +1,127 @@
+//! Dialling of a worker: the bound of all upstream connections, and room made by idle ones.
+
+use std::cmp::Reverse;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use crate::cluster::Cluster;
+use crate::endpoint::{Connecting, Endpoint};
+use crate::gauges::Gauges;
+use crate::mesh::Lease;
+use crate::net::{DialError, Socket, Target, dial};
+
+use super::super::resident::IdleConnections;
+use super::Worker;
+
+/// How often it is tried again to connect when there is no room.
+const TRIES: u32 = 20;
+/// Pause between two tries: other workers look for idle connections several times a second.
+const PAUSE: Duration = Duration::from_millis(50);
+
+impl Worker {
+    /// Connects to the endpoint of a lease, with this application protocol where TLS is spoken.
+    ///
+    /// # Errors
+    /// Whose failure it is. That of an endpoint is counted against it, once.
+    pub async fn connect(
+        &self,
+        lease: &Lease,
+        application: Option<&'static [u8]>,
+    ) -> Result<Socket, DialError> {
+        self.dial(lease.cluster(), lease.endpoint(), application)
+            .await
+    }
+
+    pub(crate) async fn dial(
+        &self,
+        cluster: &Arc<Cluster>,
+        endpoint: &Arc<Endpoint>,
+        application: Option<&'static [u8]>,
+    ) -> Result<Socket, DialError> {
+        let policy = &cluster.spec.policy;
+        let target = Target {
+            address: endpoint.address,
+            timeout: policy.connect_timeout,
+            tls: policy.tls.as_deref(),
+            application,
+        };
+        let gauges = &self.mesh().gauges;
+        let begun = tokio::time::Instant::now();
+        let _connecting = Connecting::begin(&endpoint.health, self.mesh().clock.now());
+        for tries in 0.. {
+            let last = tries >= TRIES || begun.elapsed() >= policy.connect_timeout;
+            if !last && self.is_full() {
+                self.make_room().await;
+                continue;
+            }
+            let dialled = dial(gauges, self.network.as_deref(), target).await;
+            match dialled {
+                Err(DialError::Own(_)) if !last => self.make_room().await,
+                Err(DialError::Refused(_)) => {
+                    cluster.connect_failed(endpoint);
+                    return dialled;
+                }
+                Ok(_) | Err(DialError::Own(_)) => return dialled,
+            }
+        }
+        unreachable!("the last try returns")
+    }
+
+    fn is_full(&self) -> bool {
+        let open = self.mesh().gauges.upstream_connections.load(Relaxed);
+        usize::try_from(open).unwrap_or(usize::MAX) >= self.limits().upstream_connections
+    }
+
+    /// Closes an idle upstream connection, here or, before long, in another worker.
+    async fn make_room(&self) {
+        if self.close_longest_idle() {
+            // Its task has to run before its descriptor is free.
+            return tokio::task::yield_now().await;
+        }
+        self.mesh().room_wanted.store(true, Relaxed);
+        tokio::time::sleep(PAUSE).await;
+    }
+
+    /// Makes room for another worker that has nothing idle itself.
+    pub(super) fn relieve_others(&self) {
+        let wanted = &self.mesh().room_wanted;
+        if wanted.load(Relaxed) && self.close_longest_idle() {
+            wanted.store(false, Relaxed);
+        }
+    }
+
+    /// Closes the upstream connection that has been idle for the longest time; false if none is.
+    fn close_longest_idle(&self) -> bool {
+        let own = self
+            .upstreams()
+            .into_iter()
+            .filter_map(|upstream| Some((upstream.idle_since()?, upstream)))
+            .max_by_key(|(since, _)| Reverse(*since));
+        let others = self
+            .idle
+            .borrow()
+            .iter()
+            .filter_map(std::rc::Weak::upgrade)
+            .filter_map(|pool| Some((pool.idle_since()?, pool)))
+            .max_by_key(|(since, _)| Reverse(*since));
+        match (own, others) {
+            (Some((since, upstream)), other)
+                if other.as_ref().is_none_or(|(at, _)| since <= *at) =>
+            {
+                upstream.make_room();
+            }
+            (_, Some((_, pool))) => pool.close_longest_idle(),
+            (_, None) => return false,
+        }
+        Gauges::add(&self.mesh().gauges.closed_for_room);
+        true
+    }
+
+    /// Makes a pool's idle connections known, so that they can make room for others.
+    pub fn register_idle(&self, pool: &Rc<impl IdleConnections + 'static>) {
+        let pool: Rc<dyn IdleConnections> = pool.clone();
+        self.idle.borrow_mut().push(Rc::downgrade(&pool));
+    }
+}

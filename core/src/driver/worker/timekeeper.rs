@@ -1,0 +1,141 @@
+//! The timekeeper of a worker: deadlines, housekeeping, and what a pause of ours must not do.
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use crate::clock::Now;
+use crate::gauges::Gauges;
+use crate::net::LATE;
+
+use super::super::upstream::Upstream;
+use super::Worker;
+
+/// How often connections are looked after.
+const TICK: Duration = Duration::from_millis(250);
+/// Ticks between two looks for what is no longer used.
+const TICKS_PER_SWEEP: u32 = 240;
+/// Turns of the runtime, at most, in which sockets are read after a pause before anything is judged.
+const TURNS: u32 = 64;
+/// Turns in which nothing arrived, after which the sockets are taken to be read.
+const QUIET_TURNS: u32 = 3;
+/// Clients whose unfinished frames are smaller than this are never cut off for memory.
+const SMALL: usize = 64 * 1024;
+
+impl Worker {
+    /// Has calls expired at `deadline`.
+    pub(crate) fn expect_deadline(&self, deadline: Now) {
+        if deadline < self.deadline.get() {
+            self.deadline.set(deadline);
+            self.deadline_moved.notify_one();
+        }
+    }
+
+    /// The timekeeper's task: expires calls and looks after connections.
+    pub(super) async fn keep_time(self: Rc<Self>) {
+        let mut ticks = 0_u32;
+        let clock = self.mesh().clock;
+        let mut next_tick = clock.now().after(TICK);
+        loop {
+            let wake = self.deadline.get().min(next_tick);
+            tokio::select! {
+                () = tokio::time::sleep_until(clock.instant(wake)) => {}
+                () = self.deadline_moved.notified() => continue,
+            }
+            self.read_clock();
+            // Late: this thread did not run. What was sent to us meanwhile lies in the sockets.
+            let stalled = self.now().since(wake) > LATE;
+            if stalled {
+                Gauges::add(&self.mesh().gauges.stalls);
+                self.read_sockets().await;
+                self.read_clock();
+            }
+            self.shares.note_turn(self.index(), self.now());
+            let upstreams = self.upstreams();
+            self.expire(&upstreams, stalled);
+            if next_tick <= self.now() {
+                next_tick = self.now().after(TICK);
+                ticks = ticks.wrapping_add(1);
+                self.tick(&upstreams, ticks);
+            }
+        }
+    }
+
+    /// Lets every connection that has something to read be read.
+    async fn read_sockets(&self) {
+        let (mut seen, mut quiet) = (self.reads.get(), 0);
+        for _ in 0..TURNS {
+            tokio::task::yield_now().await;
+            let reads = self.reads.get();
+            quiet = if reads == seen { quiet + 1 } else { 0 };
+            if quiet == QUIET_TURNS {
+                return;
+            }
+            seen = reads;
+        }
+    }
+
+    fn expire(self: &Rc<Self>, upstreams: &[Rc<Upstream>], stalled: bool) {
+        self.deadline.set(Now(u64::MAX));
+        for upstream in upstreams {
+            upstream.expire(self, stalled);
+        }
+        for upstream in upstreams {
+            // Expiring one call may have sent another.
+            let earliest = upstream.earliest();
+            self.deadline.set(self.deadline.get().min(earliest));
+        }
+    }
+
+    fn tick(self: &Rc<Self>, upstreams: &[Rc<Upstream>], ticks: u32) {
+        for upstream in upstreams {
+            upstream.tick(self);
+        }
+        for resident in self.residents.all() {
+            resident.tick(self);
+        }
+        self.bound_unfinished();
+        self.relieve_others();
+        if ticks.is_multiple_of(TICKS_PER_SWEEP) {
+            self.sweep();
+        }
+    }
+
+    /// Unfinished frames of all clients share a bound of bytes: above it, the slowest are cut off.
+    fn bound_unfinished(&self) {
+        let bytes = &self.mesh().gauges.unfinished_bytes;
+        let held = usize::try_from(bytes.load(Relaxed)).unwrap_or(usize::MAX);
+        let Some(mut over) = held.checked_sub(self.limits().unfinished) else {
+            return;
+        };
+        let now = self.now();
+        let residents = self.residents.all();
+        let mut large: Vec<_> = residents
+            .iter()
+            .filter_map(|resident| {
+                let (began, length) = resident.unfinished()?;
+                let rate = length as u128 * 1000 / now.since(began).as_millis().max(1);
+                (length >= SMALL).then_some((rate, length, resident))
+            })
+            .collect();
+        large.sort_by_key(|(rate, _, _)| *rate);
+        for (_, length, resident) in large {
+            resident.give_up_frame();
+            over = match over.checked_sub(length) {
+                Some(left) => left,
+                None => return,
+            };
+        }
+    }
+
+    /// Lets go of what no connection uses any more.
+    fn sweep(&self) {
+        self.forget_unused();
+        self.pools
+            .borrow_mut()
+            .retain(|_, pool| pool.len() > 0 || pool.is_wanted());
+        self.idle
+            .borrow_mut()
+            .retain(|pool| pool.strong_count() > 0);
+    }
+}

@@ -1,0 +1,192 @@
+//! One worker's share of the mesh: its clock, chance, routing and caches. No socket and no task.
+
+use std::cell::{Cell, Ref, RefCell};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use crate::clock::Now;
+use crate::cluster::Cluster;
+use crate::frame::Metadata;
+use crate::rng::Rng;
+use crate::subset::Subset;
+
+use super::origin::Origin;
+use super::site::{Site, Sites};
+use super::view::{View, Views};
+use super::{Limits, Mesh, Routing};
+
+/// Bytes of calls that wait for their service to be looked up, at most.
+const PENDING: usize = 64 * 1024 * 1024;
+
+/// What one worker knows of the mesh. It never leaves its thread, so that nothing here is locked.
+pub struct LocalMesh {
+    index: usize,
+    mesh: Arc<Mesh>,
+    now: Rc<Cell<Now>>,
+    rng: RefCell<Rng>,
+    routing: RefCell<Arc<Routing>>,
+    limits: RefCell<Limits>,
+    sites: RefCell<Sites>,
+    views: RefCell<Views>,
+    pending: Cell<usize>,
+}
+
+impl LocalMesh {
+    /// The share of the worker of this number; `seed` is where its chance begins.
+    #[must_use]
+    pub fn new(index: usize, mesh: Arc<Mesh>, seed: u64) -> Self {
+        let routing = mesh.routing();
+        Self {
+            index,
+            now: Rc::new(Cell::new(mesh.clock.now())),
+            rng: RefCell::new(Rng::new(seed)),
+            limits: RefCell::new(routing.limits.clone()),
+            routing: RefCell::new(routing),
+            sites: RefCell::default(),
+            views: RefCell::default(),
+            pending: Cell::new(0),
+            mesh,
+        }
+    }
+
+    /// The worker's number, from 0.
+    #[must_use]
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// What it shares with the other workers.
+    #[must_use]
+    pub fn mesh(&self) -> &Arc<Mesh> {
+        &self.mesh
+    }
+
+    // === Time and chance ===
+
+    /// The moment of the last [`read_clock`](Self::read_clock): the clock is read once per batch.
+    #[must_use]
+    pub fn now(&self) -> Now {
+        self.now.get()
+    }
+
+    /// The same, for timers.
+    #[must_use]
+    pub fn instant(&self) -> tokio::time::Instant {
+        self.mesh.clock.instant(self.now.get())
+    }
+
+    /// Reads the clock, and notices new routing.
+    pub fn read_clock(&self) {
+        self.now.set(self.mesh.clock.now());
+        if !self.mesh.is_current(self.epoch()) {
+            let routing = self.mesh.routing();
+            self.limits.borrow_mut().clone_from(&routing.limits);
+            *self.routing.borrow_mut() = routing;
+        }
+    }
+
+    pub(crate) fn shared_clock(&self) -> Rc<Cell<Now>> {
+        self.now.clone()
+    }
+
+    /// A random number.
+    #[must_use]
+    pub fn random(&self) -> u64 {
+        self.rng.borrow_mut().next()
+    }
+
+    // === Routing ===
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.routing.borrow().epoch
+    }
+
+    /// Routing now, as this worker has noticed it.
+    #[must_use]
+    pub fn routing(&self) -> Arc<Routing> {
+        self.routing.borrow().clone()
+    }
+
+    pub(crate) fn site(
+        &self,
+        origin: &Rc<Origin>,
+        protocol: &'static str,
+        source: IpAddr,
+        metadata: &Metadata<'_>,
+    ) -> Rc<Site> {
+        self.sites
+            .borrow_mut()
+            .of(self, origin, protocol, source, metadata)
+    }
+
+    pub(crate) fn view(
+        &self,
+        cluster: &Arc<Cluster>,
+        subset: Option<&Arc<Subset>>,
+    ) -> Rc<RefCell<View>> {
+        self.views.borrow_mut().of(cluster, subset)
+    }
+
+    // === Bounds ===
+
+    /// The bounds in force.
+    #[must_use]
+    pub fn limits(&self) -> Ref<'_, Limits> {
+        self.limits.borrow()
+    }
+
+    /// How long draining connections are still served new calls.
+    #[must_use]
+    pub fn drain_grace(&self) -> Duration {
+        self.limits.borrow().drain_grace
+    }
+
+    /// The deadline of calls for which neither caller nor route gives one.
+    #[must_use]
+    pub fn call_timeout(&self) -> Duration {
+        self.limits.borrow().call_timeout
+    }
+
+    /// How long a client connection may be idle.
+    #[must_use]
+    pub fn idle(&self) -> Duration {
+        self.limits.borrow().idle
+    }
+
+    /// Whether there are as many client connections as there may be.
+    pub(crate) fn is_at_limit(&self) -> bool {
+        let connections = self.mesh.gauges.connections.load(Relaxed);
+        usize::try_from(connections).unwrap_or(usize::MAX) >= self.limits.borrow().connections
+    }
+
+    /// Asks for room to keep a call until its service is looked up.
+    pub(crate) fn reserve_pending(&self, bytes: usize) -> bool {
+        let pending = self.pending.get() + bytes;
+        if pending > PENDING {
+            return false;
+        }
+        self.pending.set(pending);
+        true
+    }
+
+    pub(crate) fn release_pending(&self, bytes: usize) {
+        self.pending.set(self.pending.get().saturating_sub(bytes));
+    }
+
+    // === Housekeeping ===
+
+    /// Lets go of what no connection uses any more.
+    pub(crate) fn forget_unused(&self) {
+        self.sites.borrow_mut().forget_unused();
+        self.views.borrow_mut().forget_unused();
+        self.mesh.forget_unused();
+    }
+
+    /// A view's cluster turned out to be of a service that its registry does not know.
+    pub(crate) fn forget_view(&self, cluster: &Arc<Cluster>) {
+        self.views.borrow_mut().forget(cluster);
+    }
+}

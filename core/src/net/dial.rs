@@ -1,0 +1,117 @@
+//! Dialling: connections to endpoints, each counted, and failures told apart by whose they are.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::gauges::{Gauges, UpstreamConnection};
+use crate::own_error::is_ours;
+
+use super::socket::Socket;
+use super::timer::LATE;
+use super::tls::ClientTls;
+
+/// A peer that vanished without a word is noticed also while data waits to be acknowledged.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
+
+/// Another network than the kernel's: a simulated one.
+pub trait Network: Send + Sync {
+    /// Connects to an address.
+    fn connect(&self, address: SocketAddr) -> Connecting;
+}
+
+/// A connection to come.
+pub type Connecting = Pin<Box<dyn Future<Output = io::Result<Socket>> + Send>>;
+
+/// Where to connect, and how.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// The endpoint.
+    pub address: SocketAddr,
+    /// How long it may take, TLS included.
+    pub timeout: Duration,
+    /// TLS, if it is spoken there.
+    pub tls: Option<&'a ClientTls>,
+    /// The application protocol to agree on, where TLS is spoken.
+    pub application: Option<&'static [u8]>,
+}
+
+/// Why no connection could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The endpoint does not take it, or not in time.
+    #[error("{0}")]
+    Refused(io::Error),
+    /// We cannot make it: no descriptor, port or buffer is left, or we did not run in time. It tells
+    /// nothing of the endpoint.
+    #[error("{0} (here, not at the endpoint)")]
+    Own(io::Error),
+}
+
+impl DialError {
+    fn of(error: io::Error) -> Self {
+        if is_ours(&error) {
+            Self::Own(error)
+        } else {
+            Self::Refused(error)
+        }
+    }
+}
+
+/// Connects to an endpoint, counted in `gauges` whether it succeeds or not.
+///
+/// # Errors
+/// Whose failure it is.
+pub async fn dial(
+    gauges: &Arc<Gauges>,
+    network: Option<&dyn Network>,
+    target: Target<'_>,
+) -> Result<Socket, DialError> {
+    let connecting = async {
+        let plain = match network {
+            Some(network) => network.connect(target.address).await?,
+            None => connect(target.address).await?,
+        };
+        match target.tls {
+            None => Ok(plain),
+            Some(tls) => tls.connect(plain, target.address, target.application).await,
+        }
+    };
+    let due = Instant::now() + target.timeout;
+    let failed = match tokio::time::timeout_at(due, connecting).await {
+        Ok(Ok(mut socket)) => {
+            socket.count(UpstreamConnection::open(gauges));
+            return Ok(socket);
+        }
+        Ok(Err(error)) => DialError::of(error),
+        Err(_) => {
+            let why = format!("no answer within {:?}", target.timeout);
+            let error = io::Error::new(io::ErrorKind::TimedOut, why);
+            // Its answer may have come while we did not run.
+            if Instant::now() >= due + LATE {
+                DialError::Own(error)
+            } else {
+                DialError::Refused(error)
+            }
+        }
+    };
+    match &failed {
+        DialError::Refused(_) => Gauges::add(&gauges.connect_failures),
+        DialError::Own(_) => Gauges::add(&gauges.own_failures),
+    }
+    Err(failed)
+}
+
+async fn connect(address: SocketAddr) -> io::Result<Socket> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let socket = Socket::plain(stream);
+    socket.notice_vanished(UNACKNOWLEDGED)?;
+    Ok(socket)
+}
