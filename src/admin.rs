@@ -1,11 +1,13 @@
 //! The admin port: metrics, health and clusters over HTTP, for this machine only.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use finback_core::driver::WorkerStatus;
-use finback_core::mesh::ClusterStatus;
+use finback_core::mesh::{ClusterStatus, EndpointStatus};
+use finback_core::text;
 use finback_kafka::Counts;
 use finback_observability::Page;
 use finback_registry::RegistryStatus;
@@ -24,6 +26,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const STUCK: Duration = Duration::from_secs(5);
 /// Clients served at a time.
 const CLIENTS: usize = 16;
+
+/// Looked-up clusters that have samples of their own, and such as nobody has that are listed.
+const MAX_LOOKED_UP: usize = 1000;
+/// The label of all clusters beyond that.
+const OTHER: &str = "(other)";
+/// A cluster's name is cut to this many bytes.
+const MAX_LABEL: usize = 256;
 
 /// Serves until the runtime ends.
 pub async fn serve(listener: TcpListener, running: Arc<Running>) {
@@ -137,17 +146,7 @@ fn metrics(running: &Running) -> String {
         page.sample(name, &[], value.load(Relaxed) as f64);
     }
     worker_samples(&mut page, &running.workers.status());
-    let clusters = running.mesh.status();
-    page.family(
-        "finback_ejections_total",
-        "counter",
-        "Endpoints ejected after repeated failures.",
-    );
-    for cluster in &clusters {
-        let labels = [("cluster", cluster.name.to_string())];
-        page.sample("finback_ejections_total", &labels, cluster.ejections as f64);
-    }
-    endpoints(&mut page, &clusters);
+    cluster_samples(&mut page, &running.mesh.status());
     registry_samples(&mut page, &running.registries.status());
     kafka_samples(&mut page, &running.kafka());
     page.family(
@@ -160,9 +159,9 @@ fn metrics(running: &Running) -> String {
         let labels = [
             ("registry", own.registry),
             ("layout", own.layout.name().to_owned()),
-            ("service", own.service),
-            ("version", own.version),
-            ("group", own.group),
+            ("service", text::cut(&own.service, MAX_LABEL).to_owned()),
+            ("version", text::cut(&own.version, MAX_LABEL).to_owned()),
+            ("group", text::cut(&own.group, MAX_LABEL).to_owned()),
             ("address", format!("{}:{}", own.host, own.port)),
         ];
         page.sample(
@@ -288,39 +287,92 @@ fn registry_samples(page: &mut Page, registries: &[RegistryStatus]) {
     }
 }
 
-fn endpoints(page: &mut Page, clusters: &[ClusterStatus]) {
-    for (name, help, value) in [
+/// What one cluster, or all those beyond the bound, have on the page.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Sums {
+    ejections: u64,
+    endpoints: u64,
+    available: u64,
+    unwell: u64,
+    in_flight: u64,
+}
+
+impl Sums {
+    fn add(&mut self, cluster: &ClusterStatus) {
+        let count = |is: fn(&EndpointStatus) -> bool| {
+            cluster.endpoints.iter().filter(|own| is(own)).count() as u64
+        };
+        self.ejections += cluster.ejections;
+        self.endpoints += count(|_| true);
+        self.available += count(|endpoint| endpoint.available);
+        self.unwell += count(|endpoint| endpoint.unwell);
+        self.in_flight += u64::from(cluster.in_flight);
+    }
+}
+
+/// The clusters by the labels that they have: all that are configured, and as many as the bound
+/// allows of those that were looked up and found. Names that callers invented are of the others.
+fn labelled(clusters: &[ClusterStatus]) -> BTreeMap<String, Sums> {
+    let mut all: BTreeMap<String, Sums> = BTreeMap::new();
+    let mut looked_up = 0;
+    for cluster in clusters {
+        let found = cluster.known || !cluster.endpoints.is_empty();
+        let own = match &cluster.lookup {
+            None => true,
+            Some(_) if found && looked_up < MAX_LOOKED_UP => {
+                looked_up += 1;
+                true
+            }
+            Some(_) => false,
+        };
+        let label = if own { name(cluster) } else { OTHER.to_owned() };
+        all.entry(label).or_default().add(cluster);
+    }
+    all
+}
+
+/// A cluster's name as it is shown. A looked-up one's is made of what a caller asked for.
+fn name(cluster: &ClusterStatus) -> String {
+    text::cut(&cluster.name, MAX_LABEL).to_owned()
+}
+
+fn cluster_samples(page: &mut Page, clusters: &[ClusterStatus]) {
+    let all = labelled(clusters);
+    for (family, kind, help, value) in [
+        (
+            "finback_ejections_total",
+            "counter",
+            "Endpoints ejected after repeated failures.",
+            (|sums| sums.ejections) as fn(&Sums) -> u64,
+        ),
         (
             "finback_cluster_endpoints",
+            "gauge",
             "Endpoints of a cluster.",
-            (|cluster| cluster.endpoints.len()) as fn(&ClusterStatus) -> usize,
+            |sums| sums.endpoints,
         ),
         (
             "finback_cluster_endpoints_available",
+            "gauge",
             "Endpoints that take calls.",
-            |cluster| {
-                cluster
-                    .endpoints
-                    .iter()
-                    .filter(|endpoint| endpoint.available)
-                    .count()
-            },
+            |sums| sums.available,
         ),
         (
             "finback_cluster_endpoints_unwell",
+            "gauge",
             "Endpoints that health checks found unwell.",
-            |cluster| cluster.endpoints.iter().filter(|own| own.unwell).count(),
+            |sums| sums.unwell,
         ),
         (
             "finback_cluster_in_flight",
+            "gauge",
             "Calls in flight to a cluster.",
-            |cluster| cluster.in_flight as usize,
+            |sums| sums.in_flight,
         ),
     ] {
-        page.family(name, "gauge", help);
-        for cluster in clusters {
-            let labels = [("cluster", cluster.name.to_string())];
-            page.sample(name, &labels, value(cluster) as f64);
+        page.family(family, kind, help);
+        for (label, sums) in &all {
+            page.sample(family, &[("cluster", label.clone())], value(sums) as f64);
         }
     }
 }
@@ -344,8 +396,15 @@ fn registries(registries: &[RegistryStatus]) -> String {
 }
 
 fn clusters(clusters: &[ClusterStatus]) -> String {
+    let mut unknown = 0;
     let list: Vec<_> = clusters
         .iter()
+        .filter(|cluster| {
+            // Nobody has them; callers may ask for as many as they like.
+            let invented = cluster.lookup.is_some() && cluster.ready && !cluster.known;
+            unknown += usize::from(invented);
+            !invented || unknown <= MAX_LOOKED_UP
+        })
         .map(|cluster| {
             let endpoints: Vec<_> = cluster
                 .endpoints
@@ -362,7 +421,7 @@ fn clusters(clusters: &[ClusterStatus]) -> String {
                 })
                 .collect();
             serde_json::json!({
-                "name": *cluster.name,
+                "name": name(cluster),
                 "ready": cluster.ready,
                 "known": cluster.known,
                 "in_flight": cluster.in_flight,
@@ -371,4 +430,83 @@ fn clusters(clusters: &[ClusterStatus]) -> String {
         })
         .collect();
     format!("{:#}\n", serde_json::Value::from(list))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use finback_core::discovery::Lookup;
+
+    fn cluster(name: &str, looked_up: bool, endpoints: usize) -> ClusterStatus {
+        let endpoint = EndpointStatus {
+            address: ([127, 0, 0, 1], 1).into(),
+            weight: 100,
+            in_flight: 0,
+            available: true,
+            unwell: false,
+            labels: Vec::new(),
+        };
+        ClusterStatus {
+            name: name.into(),
+            lookup: looked_up.then(|| Lookup {
+                registry: "r".into(),
+                layout: "l".into(),
+                service: name.into(),
+                version: "".into(),
+                group: "".into(),
+                protocol: "".into(),
+            }),
+            ready: true,
+            known: endpoints > 0,
+            in_flight: 1,
+            ejections: 2,
+            endpoints: vec![endpoint; endpoints],
+        }
+    }
+
+    #[test]
+    fn clusters_that_callers_invent_share_one_sample() {
+        let mut all = vec![cluster("configured", false, 0), cluster("found", true, 3)];
+        all.extend((0..10_000).map(|n| cluster(&format!("invented.{n}"), true, 0)));
+        let labelled = labelled(&all);
+        let labels: Vec<_> = labelled.keys().map(String::as_str).collect();
+        assert_eq!(labels, [OTHER, "configured", "found"]);
+        assert_eq!(labelled[OTHER].in_flight, 10_000);
+        assert_eq!(labelled[OTHER].ejections, 20_000);
+        assert_eq!(labelled["found"].available, 3);
+        let mut page = Page::default();
+        cluster_samples(&mut page, &all);
+        assert_eq!(page.into_text().lines().count(), 5 * (2 + 3));
+        let listed = clusters(&all);
+        assert_eq!(listed.matches("\"name\"").count(), 2 + MAX_LOOKED_UP);
+    }
+
+    #[test]
+    fn services_beyond_the_bound_share_one_sample() {
+        let found: Vec<_> = (0..MAX_LOOKED_UP + 10)
+            .map(|n| cluster(&format!("found.{n}"), true, 1))
+            .collect();
+        let labelled = labelled(&found);
+        assert_eq!(labelled.len(), MAX_LOOKED_UP + 1);
+        assert_eq!(labelled[OTHER].endpoints, 10);
+    }
+
+    #[test]
+    fn a_name_cannot_break_the_page_or_fill_it() {
+        let long = format!("r/dubbo/{}", "\u{e9}".repeat(4 << 20));
+        let forged = "x\"} 1\nforged{a=\"\r";
+        let all = [cluster(&long, true, 1), cluster(forged, true, 1)];
+        let mut page = Page::default();
+        cluster_samples(&mut page, &all);
+        let text = page.into_text();
+        assert!(text.len() < 8192, "{} bytes", text.len());
+        assert!(
+            text.lines().all(|line| !line.starts_with("forged")),
+            "{text}"
+        );
+        assert!(!text.contains('\r'));
+        let listed = clusters(&all);
+        assert!(listed.len() < 8192, "{} bytes", listed.len());
+        assert_eq!(listed.matches("\"name\"").count(), 2);
+    }
 }

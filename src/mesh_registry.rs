@@ -2,10 +2,14 @@
 //! looks up through its sidecar (SOFA-RPC's registry-mesh).
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use finback_core::clock::{Clock, Now};
+use finback_core::frame::NAME_LIMIT;
+use finback_core::log_limit::LogLimit;
+use finback_core::text::Escaped;
 use finback_registry::{Layout, Registration, Registries};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -121,8 +125,7 @@ fn handle(
     config: &MeshRegistry,
     registries: &Registries,
 ) -> Result<Value, (StatusCode, String)> {
-    let asked: Asked = serde_json::from_slice(body)
-        .map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
+    let asked: Asked = serde_json::from_slice(body).map_err(|error| refused(error.to_string()))?;
     let done = json!({ "success": true, "errorMessage": null });
     match path {
         "/configs/application" | "/services/unsubscribe" => Ok(done),
@@ -130,7 +133,11 @@ fn handle(
             // Whoever subscribes will call soon: the service is looked up now.
             let (service, _) = split(&asked.service_name)?;
             let outbound = config.outbound;
-            tracing::info!(service, %outbound, "application subscribes");
+            static SUBSCRIBED: LogLimit = LogLimit::usual();
+            if let Some(left_out) = SUBSCRIBED.admit(now()) {
+                let service = Escaped(service);
+                tracing::info!(%service, %outbound, left_out, "application subscribes");
+            }
             Ok(json!({
                 "success": true,
                 "errorMessage": null,
@@ -140,7 +147,11 @@ fn handle(
         }
         "/services/publish" => {
             let registration = registration(&asked, config)?;
-            tracing::info!(service = registration.service, "application publishes");
+            static PUBLISHED: LogLimit = LogLimit::usual();
+            if let Some(left_out) = PUBLISHED.admit(now()) {
+                let service = Escaped(&registration.service);
+                tracing::info!(%service, left_out, "application publishes");
+            }
             registries.register(&registration);
             Ok(done)
         }
@@ -159,20 +170,45 @@ fn handle(
             }
             Ok(done)
         }
-        _ => Err((StatusCode::NOT_FOUND, format!("nothing at {path}"))),
+        _ => {
+            let why = format!("nothing at {}", Escaped(path));
+            Err((StatusCode::NOT_FOUND, why))
+        }
     }
 }
 
-/// Interface and unique id of `interface:1.0` or `interface:1.0:uniqueId`.
+fn refused(why: impl Into<String>) -> (StatusCode, String) {
+    (StatusCode::BAD_REQUEST, why.into())
+}
+
+/// The time, for what is logged at a bounded rate.
+fn now() -> Now {
+    static CLOCK: LazyLock<Clock> = LazyLock::new(Clock::start);
+    CLOCK.now()
+}
+
+/// Interface and unique id of `interface:1.0` or `interface:1.0:uniqueId`, if registries can have
+/// them: they become a path, and parameters of a URL.
 fn split(name: &str) -> Result<(&str, &str), (StatusCode, String)> {
     let mut parts = name.splitn(3, ':');
     let interface = parts.next().unwrap_or_default();
     let unique_id = parts.nth(1).unwrap_or_default();
     if interface.is_empty() {
-        let why = "serviceName is missing".to_owned();
-        return Err((StatusCode::BAD_REQUEST, why));
+        return Err(refused("serviceName is missing"));
+    }
+    if !Layout::Sofa.is_name(interface) {
+        return Err(refused("serviceName is no name that a registry can have"));
+    }
+    if !is_parameter(unique_id) {
+        return Err(refused("the unique id is none that a registry can have"));
     }
     Ok((interface, unique_id))
+}
+
+/// Whether a text can be a parameter's value in a provider's URL.
+fn is_parameter(text: &str) -> bool {
+    let ends_it = |char: char| char.is_control() || matches!(char, '&' | '#' | '=');
+    text.len() <= NAME_LIMIT && !text.contains(ends_it)
 }
 
 fn registration(
@@ -184,6 +220,9 @@ fn registration(
         .provider_meta_info
         .as_ref()
         .and_then(|meta| meta.app_name.clone());
+    if !application.as_deref().is_none_or(is_parameter) {
+        return Err(refused("appName is none that a registry can have"));
+    }
     Ok(Registration {
         registry: config.registry.clone(),
         layout: Layout::Sofa,
@@ -211,5 +250,34 @@ mod tests {
         assert_eq!(split("a.B:1.0:blue").unwrap(), ("a.B", "blue"));
         assert_eq!(split("a.B").unwrap(), ("a.B", ""));
         assert!(split("").is_err());
+    }
+
+    #[test]
+    fn names_that_no_registry_can_have_are_refused_and_not_tried() {
+        let longest = "x".repeat(NAME_LIMIT);
+        assert!(split(&format!("{longest}:1.0:{longest}")).is_ok());
+        let long = "x".repeat(60_000);
+        for name in [
+            "a/../../b",
+            "a/b",
+            "..",
+            ".",
+            "a\nb",
+            "a\u{0}b",
+            "a\u{85}b",
+            ":1.0",
+            &long,
+            &format!("a.B:1.0:{long}"),
+            "a.B:1.0:x\ny",
+            "a.B:1.0:x&interface=c.D",
+            "a.B:1.0:x=y",
+        ] {
+            let (status, why) = split(name).unwrap_err();
+            assert_eq!(status, StatusCode::BAD_REQUEST, "{name:?}");
+            assert!(why.len() < 100, "{why}");
+        }
+        assert!(is_parameter("shop"));
+        assert!(!is_parameter("shop\r\n"));
+        assert!(!is_parameter(&long));
     }
 }

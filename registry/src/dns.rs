@@ -6,9 +6,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use finback_core::discovery::{Instance, Lookup, Sink, Snapshot};
+use finback_core::log_limit::LogLimit;
+use finback_core::text::Escaped;
 
 /// A name that does not resolve is asked for again after this, then ever more rarely.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// The longest name, in bytes: 253 (RFC 1035, section 2.3.4), and a port.
+const MAX_HOST: usize = 253 + 6;
 /// The weight of each address.
 const WEIGHT: u32 = 100;
 
@@ -55,6 +59,9 @@ impl Dns {
     /// Delivers a snapshot now and with each change of the name's addresses. A name that cannot
     /// be resolved any more keeps those it had.
     pub(crate) async fn follow(&self, lookup: &Lookup, sink: &dyn Sink) {
+        if !is_host(&lookup.service) {
+            return sink.update(Snapshot::default());
+        }
         let _counted = Counted::new(&self.followed);
         let name = with_port(&lookup.service, self.config.port);
         let mut last: Option<Vec<SocketAddr>> = None;
@@ -71,7 +78,7 @@ impl Dns {
                 }
                 Err(why) => {
                     if pause == self.config.refresh || pause == RETRY.0 {
-                        tracing::warn!(name, why, "cannot resolve; what is known stays");
+                        unresolved(&name, &why);
                         pause = RETRY.0;
                     }
                     if last.is_none() {
@@ -79,12 +86,30 @@ impl Dns {
                         sink.update(Snapshot::default());
                         last = Some(Vec::new());
                     }
-                    self.failing().get_or_insert_with(Instant::now);
+                    // A name that never was one tells nothing of the resolver.
+                    if last.as_ref().is_some_and(|own| !own.is_empty()) {
+                        self.failing().get_or_insert_with(Instant::now);
+                    }
                     pause = (pause * 2).min(RETRY.1);
                 }
             }
             tokio::time::sleep(pause).await;
         }
+    }
+}
+
+/// Whether a name, perhaps with a port, may be asked for: what is no host name would still be sent
+/// to the name servers.
+fn is_host(service: &str) -> bool {
+    let sound = |char: char| char.is_ascii_alphanumeric() || "-_.:[]%".contains(char);
+    !service.is_empty() && service.len() <= MAX_HOST && service.chars().all(sound)
+}
+
+fn unresolved(name: &str, why: &str) {
+    static UNRESOLVED: LogLimit = LogLimit::usual();
+    if let Some(left_out) = UNRESOLVED.admit(crate::now()) {
+        let name = Escaped(name);
+        tracing::warn!(%name, why, left_out, "cannot resolve; what is known stays");
     }
 }
 
@@ -158,6 +183,27 @@ mod tests {
         ] {
             assert_eq!(with_port(service, 80), wanted);
         }
+    }
+
+    #[test]
+    fn what_is_no_host_name_is_not_asked_for() {
+        for (name, is) in [
+            ("a.test", true),
+            ("a_b-c.test:8080", true),
+            ("[::1]:90", true),
+            ("[fe80::1%eth0]", true),
+            ("xn--bcher-kva.test", true),
+            ("", false),
+            ("a b", false),
+            ("a\0b", false),
+            ("a\nb", false),
+            ("../b", false),
+            ("b\u{fc}cher.test", false),
+        ] {
+            assert_eq!(is_host(name), is, "{name:?}");
+        }
+        assert!(is_host(&"x".repeat(253)));
+        assert!(!is_host(&"x".repeat(260)));
     }
 
     #[tokio::test]

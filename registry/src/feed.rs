@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
+use finback_core::text::Escaped;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -23,6 +24,9 @@ use crate::store::Store;
 
 /// How long the store may take before the snapshot on disk is used.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
+/// The snapshot of a service that is followed is written anew after this, so that it can be told
+/// from those that nobody follows any more.
+const REFRESH: Duration = Duration::from_secs(24 * 60 * 60);
 /// Hosts given by name are looked up again after this.
 const NAMES: Duration = Duration::from_secs(30);
 
@@ -35,15 +39,21 @@ pub(crate) struct Feeds {
     protection: Duration,
     disk: Option<Disk>,
     metadata: Metadata,
-    feeds: Mutex<HashMap<(Layout, String), Weak<Feed>>>,
+    feeds: Arc<Mutex<Followers>>,
 }
+
+/// The feeds of services, only for as long as they are followed.
+type Followers = HashMap<(Layout, String), Weak<Feed>>;
 
 /// A service followed for as long as this lives.
 pub(crate) struct Feed {
     pub(crate) layout: Layout,
     offers: watch::Receiver<Option<Arc<Offer>>>,
     state: Arc<State>,
-    task: AbortHandle,
+    /// `None` for a service of a name that none can have.
+    task: Option<AbortHandle>,
+    /// Where it stands among the feeds.
+    place: Option<(Arc<Mutex<Followers>>, (Layout, String))>,
 }
 
 /// What an operator wants to know of a feed.
@@ -57,11 +67,33 @@ struct State {
 
 impl Drop for Feed {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+        let Some((feeds, key)) = &self.place else {
+            return;
+        };
+        let mut feeds = lock(feeds);
+        // Another may stand there by now.
+        if feeds.get(key).is_some_and(|own| own.strong_count() == 0) {
+            feeds.remove(key);
+        }
     }
 }
 
 impl Feed {
+    /// The feed of a service that cannot be: its store is never asked.
+    fn unknown(layout: Layout) -> Self {
+        let (_, offers) = watch::channel(Some(Arc::new(Offer::new(layout, false, Vec::new()))));
+        Self {
+            layout,
+            offers,
+            state: Arc::default(),
+            task: None,
+            place: None,
+        }
+    }
+
     /// Its offers.
     pub(crate) fn offers(&self) -> watch::Receiver<Option<Arc<Offer>>> {
         self.offers.clone()
@@ -94,7 +126,7 @@ impl Feeds {
             protection,
             disk,
             metadata,
-            feeds: Mutex::default(),
+            feeds: Arc::default(),
         })
     }
 
@@ -108,13 +140,13 @@ impl Feeds {
 
     /// The feed of a service, begun if need be.
     pub(crate) fn feed(&self, layout: Layout, service: &str) -> Arc<Feed> {
+        if !layout.is_name(service) {
+            return Arc::new(Feed::unknown(layout));
+        }
         let key = (layout, service.to_owned());
         let mut feeds = lock(&self.feeds);
         if let Some(feed) = feeds.get(&key).and_then(Weak::upgrade) {
             return feed;
-        }
-        if feeds.len().is_power_of_two() {
-            feeds.retain(|_, feed| feed.strong_count() > 0);
         }
         let feed = Arc::new(self.begin(layout, service));
         feeds.insert(key, Arc::downgrade(&feed));
@@ -144,6 +176,7 @@ impl Feeds {
             guard: Guard::new(self.protection),
             state: state.clone(),
             offers,
+            saved: None,
         };
         let reading = Reading::begin(&self.store, &self.roots, &self.metadata, layout, service);
         let task = self.handle.spawn(follower.run(reading)).abort_handle();
@@ -151,7 +184,8 @@ impl Feeds {
             layout,
             offers: receiver,
             state,
-            task,
+            task: Some(task),
+            place: Some((self.feeds.clone(), (layout, service.to_owned()))),
         }
     }
 }
@@ -164,6 +198,8 @@ struct Follower {
     guard: Guard,
     state: Arc<State>,
     offers: watch::Sender<Option<Arc<Offer>>>,
+    /// When its snapshot was written last.
+    saved: Option<Instant>,
 }
 
 impl Follower {
@@ -190,17 +226,12 @@ impl Follower {
                 self.take(offer);
             }
             let again = match (named, self.guard.doubted_until) {
-                (_, Some(until)) => Some(until.saturating_duration_since(Instant::now())),
-                (true, None) => Some(NAMES),
-                (false, None) => None,
+                (_, Some(until)) => until.saturating_duration_since(Instant::now()),
+                (true, None) => NAMES,
+                (false, None) => REFRESH,
             };
-            match again {
-                None => reading.changed().await,
-                Some(after) => {
-                    // Either way, everything is looked at again.
-                    let _ = tokio::time::timeout(after, reading.changed()).await;
-                }
-            }
+            // Either way, everything is looked at again.
+            let _ = tokio::time::timeout(again, reading.changed()).await;
         }
     }
 
@@ -268,11 +299,17 @@ impl Follower {
             }
             differs
         });
-        if changed && let Some(offer) = &*self.offers.borrow() {
-            let providers = offer.providers.len();
-            tracing::debug!(registry, service, providers, "offer");
-            if let Some(disk) = &self.disk {
+        if let Some(offer) = &*self.offers.borrow() {
+            if changed {
+                let providers = offer.providers.len();
+                tracing::debug!(registry, service, providers, "offer");
+            }
+            let is_old = self.saved.is_none_or(|saved| saved.elapsed() >= REFRESH);
+            if let Some(disk) = &self.disk
+                && (changed || is_old)
+            {
                 disk.save(&self.key, offer);
+                self.saved = Some(Instant::now());
             }
         }
     }
@@ -330,7 +367,10 @@ async fn resolve(layout: Layout, drafts: Drafts) -> Offer {
         let (host, port) = (draft.host.clone(), draft.port);
         match address(draft).await {
             Some(provider) => providers.push(provider),
-            None => tracing::warn!(host, port, "host is not known; provider left out"),
+            None => tracing::warn!(
+                host = %Escaped(&host), port,
+                "host is not known; provider left out"
+            ),
         }
     }
     let mut offer = Offer::new(layout, known, providers);
@@ -362,6 +402,8 @@ fn is_name(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metadata::NoMetadata;
+    use crate::store::{StoreConfig, ZooKeeperConfig};
 
     const SOON: Duration = Duration::from_secs(1);
 
@@ -374,6 +416,85 @@ mod tests {
         assert!(!guard.admits(0, 1, now));
         assert!(!guard.admits(0, 1, now + SOON));
         assert!(guard.admits(0, 1, now + Duration::from_secs(31)));
+    }
+
+    /// Feeds of a store whose servers are not there.
+    fn alone() -> Arc<Feeds> {
+        let handle = Handle::current();
+        let config = StoreConfig::ZooKeeper(ZooKeeperConfig::open("127.0.0.1:1"));
+        Feeds::new(
+            &handle,
+            Store::start(&handle, "r", &config),
+            Roots::default(),
+            SOON,
+            None,
+            Metadata(Arc::new(NoMetadata)),
+        )
+    }
+
+    #[tokio::test]
+    async fn a_name_that_none_can_have_is_unknown_without_asking() {
+        let feeds = alone();
+        let long = "x".repeat(1025);
+        let encoded = "\u{65e5}".repeat(200);
+        for (layout, name) in [
+            (Layout::Dubbo, ""),
+            (Layout::Dubbo, ".."),
+            (Layout::Dubbo, "."),
+            (Layout::Dubbo, "a/b"),
+            (Layout::Dubbo, &long),
+            (Layout::Dubbo, &encoded),
+            (Layout::DubboApp, "a\0b"),
+            (Layout::Sofa, "a/../../b"),
+            (Layout::Sofa, &long),
+            (Layout::Spring, "a\nb"),
+            (Layout::Native, "a\u{85}b"),
+            (Layout::Native, "\u{e000}"),
+            (Layout::Grpc, "a//b"),
+            (Layout::Grpc, "a/../b"),
+            (Layout::Grpc, "/a"),
+            (Layout::Grpc, ""),
+        ] {
+            let feed = feeds.feed(layout, name);
+            let offer = feed.offers().borrow().clone();
+            assert!(
+                offer.is_some_and(|offer| !offer.known && offer.providers.is_empty()),
+                "{layout:?} {name:?}"
+            );
+        }
+        assert_eq!(feeds.store.followed(), 0);
+        assert_eq!(feeds.all().len(), 0);
+        // But what may be is not known before it was asked for.
+        for (layout, name) in [
+            (Layout::Dubbo, &long[1..]),
+            (Layout::Sofa, "\u{65e5}\u{672c}.Pay"),
+            (Layout::Grpc, "a/b"),
+        ] {
+            assert!(feeds.feed(layout, name).offers().borrow().is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_followed_for_a_service_that_nobody_asks_for_any_more() {
+        let feeds = alone();
+        let kept = feeds.feed(Layout::Sofa, "kept");
+        for n in 0..1000 {
+            let twice = [(); 2].map(|()| feeds.feed(Layout::Dubbo, &format!("invented.{n}")));
+            assert!(Arc::ptr_eq(&twice[0], &twice[1]));
+        }
+        // The tasks are ended, and let go of what they follow when they are dropped.
+        let end = Instant::now() + Duration::from_secs(5);
+        while feeds.store.followed() > 1 {
+            assert!(
+                Instant::now() < end,
+                "{} are followed",
+                feeds.store.followed()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(lock(&feeds.feeds).len(), 1);
+        drop(kept);
+        assert_eq!(lock(&feeds.feeds).len(), 0);
     }
 
     #[test]

@@ -14,12 +14,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use finback_core::discovery::{Lane, Lookup, Rule};
+use finback_core::frame::NAME_LIMIT;
 use futures_util::future::select_all;
 use serde::{Deserialize, Serialize};
 
 use crate::metadata::Metadata;
 use crate::offer::Provider;
-use crate::store::{Answer, Followed, Query, Store};
+use crate::store::{Answer, Followed, Query, Store, is_segment};
 use crate::texts::Texts;
 use rules::Rules;
 use url::Url;
@@ -119,6 +120,21 @@ impl Layout {
     #[must_use]
     pub fn names() -> Vec<&'static str> {
         ALL.iter().map(|(name, _)| *name).collect()
+    }
+
+    /// Whether a service may have this name: one that no registry can have is not asked for.
+    #[must_use]
+    pub fn is_name(self, service: &str) -> bool {
+        let fits = service.len() <= NAME_LIMIT;
+        fits && match self {
+            // Encoded it is a folder, and as it is a part of other paths.
+            Self::Dubbo | Self::DubboApp => {
+                is_segment(service) && url::encode(service).len() <= NAME_LIMIT
+            }
+            Self::Sofa | Self::Spring | Self::Native => is_segment(service),
+            // A target is a path.
+            Self::Grpc => service.split('/').all(is_segment),
+        }
     }
 
     /// The framework's own split of providers.

@@ -20,9 +20,10 @@ mod texts;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use finback_core::clock::{Clock, Now};
 use finback_core::discovery::{Discovery, Lookup, Sink, WatchGuard};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -553,6 +554,12 @@ impl Drop for Guard {
             task.abort();
         }
     }
+}
+
+/// The time, for what is logged at a bounded rate.
+fn now() -> Now {
+    static CLOCK: LazyLock<Clock> = LazyLock::new(Clock::start);
+    CLOCK.now()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

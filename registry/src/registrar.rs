@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use finback_core::text::Escaped;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -108,7 +109,7 @@ impl Holder {
                         () = store.hold(&path, &value, claim, &sender) => return,
                         () = until_failing(check) => {}
                     }
-                    tracing::warn!(%check, path, "the local service does not answer; taken out");
+                    tracing::warn!(%check, path = %Escaped(&path), "the local service does not answer; taken out");
                     sender.send_replace(false);
                     store.release(&path).await;
                 }

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use finback_core::log_limit::LogLimit;
+use finback_core::text::Escaped;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -23,6 +25,27 @@ use crate::lock;
 
 /// A value longer than this is treated as empty: no framework writes such.
 const MAX_VALUE: usize = 256 * 1024;
+
+/// The longest path that a store is asked for, in bytes. ZooKeeper's servers end the session of
+/// whoever sends them more than 1 MiB (`jute.maxbuffer`), and etcd's refuse 1.5 MiB.
+const MAX_PATH: usize = 64 * 1024;
+
+/// Whether a path can be one in every store: ZooKeeper refuses others (`PathUtils.validatePath`),
+/// and in etcd they would lie beside what they seem to name.
+fn is_sound(path: &str) -> bool {
+    let relative = path.strip_prefix('/').unwrap_or(path);
+    path.len() <= MAX_PATH && relative.split('/').all(is_segment)
+}
+
+/// Whether a text can stand between two slashes of a path.
+pub(crate) fn is_segment(text: &str) -> bool {
+    let refused = |char: char| {
+        char == '/'
+            || char.is_control()
+            || matches!(char, '\u{e000}'..='\u{f8ff}' | '\u{fff0}'..='\u{ffff}')
+    };
+    !matches!(text, "" | "." | "..") && !text.contains(refused)
+}
 
 /// Names directly below a path, with their values where those are asked for.
 pub(crate) type Entries = BTreeMap<String, Bytes>;
@@ -57,6 +80,16 @@ pub(crate) enum Query {
     Entries(String),
     /// The value of one path.
     Value(String),
+}
+
+impl Query {
+    fn path(&self) -> &str {
+        match self {
+            Self::Names(path) | Self::Folders(path) | Self::Entries(path) | Self::Value(path) => {
+                path
+            }
+        }
+    }
 }
 
 /// What is there now.
@@ -95,8 +128,11 @@ pub(crate) struct Store {
     handle: Handle,
     kind: Kind,
     status: watch::Receiver<Status>,
-    followed: Mutex<HashMap<Query, Weak<Following>>>,
+    followed: Arc<Mutex<Places>>,
 }
+
+/// What is followed, by whom: only for as long as it is.
+type Places = HashMap<Query, Weak<Following>>;
 
 enum Kind {
     ZooKeeper(zookeeper::ZooKeeper),
@@ -105,12 +141,25 @@ enum Kind {
 
 struct Following {
     answers: watch::Receiver<Option<Answer>>,
-    task: AbortHandle,
+    /// Finds the answers out; `None` where there is nothing to find out.
+    task: Option<AbortHandle>,
+    /// Where it stands among what is followed.
+    place: Option<(Arc<Mutex<Places>>, Query)>,
 }
 
 impl Drop for Following {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+        let Some((places, query)) = &self.place else {
+            return;
+        };
+        let mut places = lock(places);
+        // Another may stand there by now.
+        if places.get(query).is_some_and(|own| own.strong_count() == 0) {
+            places.remove(query);
+        }
     }
 }
 
@@ -144,7 +193,8 @@ impl Followed {
         let task = handle.spawn(task(Out(sender))).abort_handle();
         let following = Following {
             answers: answers.clone(),
-            task,
+            task: Some(task),
+            place: None,
         };
         Self {
             answers,
@@ -176,7 +226,7 @@ impl Store {
             handle: handle.clone(),
             kind,
             status,
-            followed: Mutex::default(),
+            followed: Arc::default(),
         })
     }
 
@@ -208,11 +258,10 @@ impl Store {
         let following = match followed.get(&query).and_then(Weak::upgrade) {
             Some(following) => following,
             None => {
-                if followed.len().is_power_of_two() {
-                    followed.retain(|_, following| following.strong_count() > 0);
-                }
                 let following = Arc::new(self.begin(query.clone()));
-                followed.insert(query, Arc::downgrade(&following));
+                if following.place.is_some() {
+                    followed.insert(query, Arc::downgrade(&following));
+                }
                 following
             }
         };
@@ -224,6 +273,15 @@ impl Store {
 
     fn begin(&self, query: Query) -> Following {
         let (sender, answers) = watch::channel(None);
+        if !is_sound(query.path()) {
+            sender.send_replace(Some(Answer::Missing));
+            return Following {
+                answers,
+                task: None,
+                place: None,
+            };
+        }
+        let place = (self.followed.clone(), query.clone());
         let out = Out(sender);
         let task = match &self.kind {
             Kind::ZooKeeper(zookeeper) => self.handle.spawn(zookeeper.clone().follow(query, out)),
@@ -231,8 +289,15 @@ impl Store {
         };
         Following {
             answers,
-            task: task.abort_handle(),
+            task: Some(task.abort_handle()),
+            place: Some(place),
         }
+    }
+
+    /// What is followed now.
+    #[cfg(test)]
+    pub(crate) fn followed(&self) -> usize {
+        lock(&self.followed).len()
     }
 
     /// Keeps a node or key that goes away with us, until dropped; `held` tells whether it is
@@ -244,6 +309,10 @@ impl Store {
         claim: Claim,
         held: &watch::Sender<bool>,
     ) {
+        if !is_sound(path) {
+            tracing::error!(path = %Escaped(path), "no store has such a path; not registered");
+            return std::future::pending().await;
+        }
         match &self.kind {
             Kind::ZooKeeper(zookeeper) => zookeeper.hold(path, value, claim, held).await,
             Kind::Etcd(etcd) => etcd.hold(path, value, claim, held).await,
@@ -252,6 +321,9 @@ impl Store {
 
     /// Removes what [`hold`](Self::hold) made, if it is still ours.
     pub(crate) async fn release(&self, path: &str) {
+        if !is_sound(path) {
+            return;
+        }
         match &self.kind {
             Kind::ZooKeeper(zookeeper) => zookeeper.release(path).await,
             Kind::Etcd(etcd) => etcd.release(path).await,
@@ -312,10 +384,19 @@ impl Reporter {
     }
 }
 
+/// Says that the servers do not let us read what some caller may have asked for.
+fn forbidden(query: &Query) {
+    static FORBIDDEN: LogLimit = LogLimit::usual();
+    if let Some(left_out) = FORBIDDEN.admit(crate::now()) {
+        let path = Escaped(query.path());
+        tracing::warn!(%path, left_out, "not allowed to read; taken as empty");
+    }
+}
+
 /// A value as it is kept.
 fn bounded(path: &str, value: Vec<u8>) -> Bytes {
     if value.len() > MAX_VALUE {
-        tracing::warn!(path, bytes = value.len(), "value too long; ignored");
+        tracing::warn!(path = %Escaped(path), bytes = value.len(), "value too long; ignored");
         return Bytes::new();
     }
     value.into()
@@ -346,5 +427,41 @@ impl Pem {
             authorities,
             identity,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_a_store_refuses_are_not_sound() {
+        for path in [
+            "/dubbo/a.B/providers",
+            "target",
+            "target/a:80",
+            "/sofa-rpc/\u{65e5}\u{672c}",
+        ] {
+            assert!(is_sound(path), "{path}");
+        }
+        for path in [
+            "",
+            "/",
+            "//a",
+            "/a/",
+            "/a//b",
+            "/a/./b",
+            "/a/../b",
+            "/a\0",
+            "/a\r\n",
+            "/a\u{7f}",
+            "/a\u{9f}",
+            "/a\u{f8ff}",
+            "/a\u{fffd}",
+        ] {
+            assert!(!is_sound(path), "{path:?}");
+        }
+        assert!(is_sound(&"x".repeat(MAX_PATH)));
+        assert!(!is_sound(&"x".repeat(MAX_PATH + 1)));
     }
 }

@@ -22,6 +22,7 @@ mod lifecycle;
 mod mqtt;
 mod mqtt_cases;
 mod mqtt_faults;
+mod names;
 mod registries;
 mod reload;
 mod smuggling;

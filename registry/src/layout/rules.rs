@@ -4,6 +4,7 @@
 //! They stand in the configuration centre, `/dubbo/config/dubbo/{key}`, and in the older form as
 //! URLs beside the providers. What cannot be honoured by a proxy is left out, with its reason.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use finback_core::discovery::{Condition, Lane, Pattern, Rule, Subject};
@@ -75,7 +76,9 @@ impl Rules {
             }
         }
         // Stable: of the same priority, those that stand first go first.
-        rules.conditions.sort_by_key(|(priority, _)| -priority);
+        rules
+            .conditions
+            .sort_by_key(|(priority, _)| Reverse(*priority));
         rules
     }
 
@@ -616,6 +619,26 @@ mod tests {
         assert!(last.force && last.when[1].negated);
         assert_eq!(last.when[0].patterns.len(), 2);
         assert_eq!(last.then, Some(vec![is(Subject::Address, "10.0.0.1:1")]));
+    }
+
+    #[test]
+    fn priorities_go_as_far_as_their_numbers() {
+        let with = |priority: i64, address: &str| {
+            let rule = format!("rule=%3D%3E%20address%3D{address}");
+            format!(
+                "route://0.0.0.0/a.B?category=routers&router=condition&priority={priority}&{rule}"
+            )
+        };
+        let (least, most) = (with(i64::MIN, "10.0.0.1:1"), with(i64::MAX, "10.0.0.2:1"));
+        let rules = read(&[], &[&least, &most]);
+        assert_eq!(rules.complaints, [""; 0]);
+        let addresses: Vec<_> = rules
+            .steering()
+            .into_iter()
+            .map(|rule| rule.then.unwrap()[0].patterns.clone())
+            .collect();
+        let of = |address: &str| vec![Pattern::Glob(address.to_owned())];
+        assert_eq!(addresses, [of("10.0.0.2:1"), of("10.0.0.1:1")]);
     }
 
     #[test]

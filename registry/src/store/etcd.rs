@@ -11,12 +11,13 @@ use etcd_client::{
     Certificate, Client, Compare, CompareOp, ConnectOptions, Error, EventType, GetOptions,
     Identity, PutOptions, TlsOptions, Txn, TxnOp, WatchOptions, WatchResponse, WatchStream,
 };
+use finback_core::text::Escaped;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use self::gathered::{Change, Gathered, What};
 use super::pause::Pause;
-use super::{Answer, Claim, Entries, Out, Pem, Query, Reporter, TlsConfig, bounded};
+use super::{Answer, Claim, Entries, Out, Pem, Query, Reporter, TlsConfig, bounded, forbidden};
 
 /// Keys asked for at once.
 const PAGE: i64 = 1000;
@@ -115,7 +116,7 @@ impl Etcd {
                 Ok(()) => pause = Pause::default(),
                 Err(error) => {
                     if is_denied(&error) {
-                        tracing::warn!(?query, "not allowed to read; taken as empty");
+                        forbidden(&query);
                         out.publish(Answer::Missing);
                     }
                     tracing::debug!(?query, %error, "cannot follow; trying again");
@@ -137,7 +138,9 @@ impl Etcd {
         while let Some(connection) = own.connection().await {
             match connection.hold(path, value, claim, held).await {
                 Ok(()) => pause = Pause::default(),
-                Err(error) => tracing::warn!(path, %error, "cannot register; trying again"),
+                Err(error) => {
+                    tracing::warn!(path = %Escaped(path), %error, "cannot register; trying again")
+                }
             }
             held.send_replace(false);
             pause.wait().await;
@@ -158,7 +161,7 @@ impl Etcd {
             .when([ours])
             .and_then([TxnOp::delete(path, None)]);
         if let Err(error) = within(connection.kv().txn(remove)).await {
-            tracing::warn!(path, %error, "cannot take the registration back");
+            tracing::warn!(path = %Escaped(path), %error, "cannot take the registration back");
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use finback_core::text::Escaped;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -16,7 +17,7 @@ use zookeeper_client::{
 };
 
 use super::pause::Pause;
-use super::{Answer, Claim, Entries, Out, Pem, Query, Reporter, TlsConfig, bounded};
+use super::{Answer, Claim, Entries, Out, Pem, Query, Reporter, TlsConfig, bounded, forbidden};
 
 /// Values read at the same time.
 const READS: usize = 64;
@@ -88,7 +89,7 @@ impl ZooKeeper {
             let Err(error) = ended;
             match error {
                 Error::NoAuth => {
-                    tracing::warn!(?query, "not allowed to read; taken as empty");
+                    forbidden(&query);
                     out.publish(Answer::Missing);
                 }
                 // A caller's service whose name is no path there cannot be there.
@@ -115,7 +116,7 @@ impl ZooKeeper {
         while let Some(client) = own.client().await {
             let Err(error) = hold(&client, path, value, claim, held, &mut pause).await;
             held.send_replace(false);
-            tracing::warn!(path, %error, "registration lost; making it again");
+            tracing::warn!(path = %Escaped(path), %error, "registration lost; making it again");
             pause.wait().await;
         }
     }
@@ -129,7 +130,7 @@ impl ZooKeeper {
             && let Err(error) = client.delete(path, None).await
             && error != Error::NoNode
         {
-            tracing::warn!(path, %error, "cannot take the registration back");
+            tracing::warn!(path = %Escaped(path), %error, "cannot take the registration back");
         }
     }
 }
