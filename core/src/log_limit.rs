@@ -49,7 +49,7 @@ impl LogLimit {
     pub fn admit(&self, now: Now) -> Option<u64> {
         // Second in the upper half, count in the lower. Clocks of several meshes in one process
         // differ, so another second is a new one, be it earlier.
-        let second = now.0 / 1_000_000 & u64::from(u32::MAX);
+        let second = (now.0 / 1_000_000) & u64::from(u32::MAX);
         let counted = self.window.fetch_update(Relaxed, Relaxed, |window| {
             let count = if window >> 32 == second {
                 window & u64::from(u32::MAX)

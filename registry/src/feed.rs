@@ -43,7 +43,9 @@ pub(crate) struct Feeds {
 }
 
 /// The feeds of services, only for as long as they are followed.
-type Followers = HashMap<(Layout, String), Weak<Feed>>;
+type Followers = HashMap<Name, Weak<Feed>>;
+/// What tells them apart.
+type Name = (Layout, String);
 
 /// A service followed for as long as this lives.
 pub(crate) struct Feed {
@@ -53,7 +55,7 @@ pub(crate) struct Feed {
     /// `None` for a service of a name that none can have.
     task: Option<AbortHandle>,
     /// Where it stands among the feeds.
-    place: Option<(Arc<Mutex<Followers>>, (Layout, String))>,
+    place: Option<(Arc<Mutex<Followers>>, Name)>,
 }
 
 /// What an operator wants to know of a feed.

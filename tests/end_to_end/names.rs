@@ -148,7 +148,7 @@ clusters:
     assert_eq!(status(&"x".repeat(1025), ""), "400");
     assert_eq!(status("(none)", ""), "400");
     let group = format!("tri-service-group: {}\r\n", "x".repeat(1025));
-    assert_eq!(status("a", &group), "500");
+    assert_eq!(status("a", &group), "400");
     let group = format!("tri-service-group: {}\r\n", "x".repeat(1024));
     assert_eq!(status("a", &group), "503");
     let (_, metrics) = finback.admin("/metrics");

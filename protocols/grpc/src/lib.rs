@@ -198,6 +198,8 @@ mod tests {
         };
         let answer = Triple.reject(&asked, Rejection::NoRoute, &long);
         assert!(answer.body().len() < 2200, "{}", answer.body().len());
+        let answer = Triple.reject(&asked, Rejection::BadRequest, "a name is too long");
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
     }
 
     #[test]

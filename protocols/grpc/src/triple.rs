@@ -91,7 +91,11 @@ impl Dialect for Triple {
         let body =
             serde_json::json!({ "code": name, "message": cut(text, ANSWER_LIMIT) }).to_string();
         let mut response = Response::new(Bytes::from(body));
-        *response.status_mut() = http_status(name);
+        *response.status_mut() = match rejection {
+            // Its code says that somebody speaks badly; HTTP knows who.
+            Rejection::BadRequest => StatusCode::BAD_REQUEST,
+            _ => http_status(name),
+        };
         response.headers_mut().insert(
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/json"),
