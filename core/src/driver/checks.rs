@@ -20,7 +20,8 @@ use crate::cluster::Cluster;
 use crate::gauges::Gauges;
 use crate::health::HealthCheck;
 use crate::mesh::Mesh;
-use crate::net::{DialError, Target, dial};
+use crate::net::{Target, dial};
+use crate::own_error::is_ours;
 
 use schedule::{Found, Schedule, Turn, is_late};
 
@@ -123,17 +124,24 @@ async fn ask(
     let asking = async {
         match dial(&uncounted, None, target).await {
             Ok(socket) => check.probe.ask(socket).await.map_err(Found::Unwell),
-            Err(DialError::Own(error)) => Err(Found::Nothing(error.to_string())),
-            Err(DialError::Refused(error)) if error.kind() == io::ErrorKind::TimedOut => {
-                Err(Found::Silent)
-            }
-            Err(DialError::Refused(error)) => Err(Found::Unwell(error.to_string())),
+            Err(error) => Err(unmet(error.cause())),
         }
     };
     match tokio::time::timeout(check.timeout, asking).await {
         Ok(Ok(())) => Found::Well,
         Ok(Err(found)) => found,
         Err(_) => Found::Silent,
+    }
+}
+
+/// What it says of an endpoint that no connection to it could be made.
+fn unmet(error: &io::Error) -> Found {
+    if is_ours(error) {
+        Found::Nothing(error.to_string())
+    } else if error.kind() == io::ErrorKind::TimedOut {
+        Found::Silent
+    } else {
+        Found::Unwell(error.to_string())
     }
 }
 

@@ -55,6 +55,14 @@ pub enum DialError {
 }
 
 impl DialError {
+    /// What went wrong.
+    #[must_use]
+    pub fn cause(&self) -> &io::Error {
+        match self {
+            Self::Refused(error) | Self::Own(error) => error,
+        }
+    }
+
     fn of(error: io::Error) -> Self {
         if is_ours(&error) {
             Self::Own(error)

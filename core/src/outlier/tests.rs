@@ -2,8 +2,6 @@
 
 use super::*;
 
-use crate::endpoint::Connecting;
-
 const SECOND: u64 = 1_000_000;
 
 fn members(weights: &[u32]) -> Vec<Arc<Endpoint>> {
@@ -386,22 +384,4 @@ fn only_who_waited_and_was_not_alone_with_it_tells_something() {
         "others got answers meanwhile"
     );
     assert!(is_telling(health, after(300), after(500)));
-}
-
-#[test]
-fn a_slow_connection_is_in_doubt_until_it_is_made() {
-    let health = Arc::new(Health::default());
-    let at = |millis| Now(SECOND).after(Duration::from_millis(millis));
-    let first = Connecting::begin(&health, at(0));
-    let second = Connecting::begin(&health, at(40));
-    assert!(!health.is_in_doubt(at(50)));
-    assert!(health.is_in_doubt(at(51)));
-    drop(second);
-    assert!(health.is_in_doubt(at(51)), "the first still waits");
-    health.prove(at(51));
-    assert!(!health.is_in_doubt(at(51)));
-    health.connection_lost();
-    assert!(health.is_in_doubt(at(51)));
-    drop(first);
-    assert!(!health.is_in_doubt(at(51)));
 }

@@ -98,3 +98,12 @@ async fn nobody_at_the_address_is_unwell() {
     let found = ask(cluster, address, check(Arc::new(Accepts)), places).await;
     assert!(matches!(found, Found::Unwell(_)), "{found:?}");
 }
+
+#[test]
+fn what_we_lack_says_nothing_of_an_endpoint() {
+    let unmet = |number| unmet(&io::Error::from_raw_os_error(number));
+    // EMFILE, ECONNREFUSED, ETIMEDOUT.
+    assert!(matches!(unmet(24), Found::Nothing(_)));
+    assert!(matches!(unmet(111), Found::Unwell(_)));
+    assert_eq!(unmet(110), Found::Silent);
+}

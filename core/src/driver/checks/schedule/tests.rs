@@ -120,6 +120,15 @@ fn who_left_while_waiting_is_passed_over() {
 }
 
 #[test]
+fn who_left_and_returned_while_waiting_has_one_turn() {
+    let (endpoint, mut schedule, now) = one(3, 2);
+    schedule.update(&[], now);
+    schedule.update(std::slice::from_ref(&endpoint), now);
+    assert!(schedule.take_due(now).is_some());
+    assert!(schedule.take_due(now).is_none());
+}
+
+#[test]
 fn what_we_lack_or_missed_is_nobodys_fault() {
     let (endpoint, mut schedule, now) = one(1, 1);
     turn(
@@ -165,8 +174,10 @@ fn a_passing_check_ends_an_ejection_once() {
     let health = &endpoint.health;
     let ejected = Seen::ejected(Now(AT.0 * 10));
     health.stand.set(ejected);
+    health.connect_failures.store(3, Relaxed);
     turn(&mut schedule, &Found::Well);
     assert_eq!(health.standing(AT), Standing::Due, "one call may try it");
+    assert!(!health.is_unreachable(), "the check reached it");
     // The trial failed: checks that pass say too little about calls.
     health.stand.set(ejected);
     for _ in 0..5 {
