@@ -5,6 +5,7 @@ mod book;
 mod tests;
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -21,6 +22,7 @@ use crate::endpoint::{Endpoint, Health};
 use crate::health::HealthCheck;
 use crate::net::ClientTls;
 use crate::outlier::Outlier;
+use crate::own_error::is_ours;
 use crate::steer;
 use crate::text::Escaped;
 
@@ -212,6 +214,20 @@ impl Cluster {
     #[must_use]
     pub(crate) fn now(&self) -> Now {
         self.clock.now()
+    }
+
+    /// Notes that no connection to `endpoint`, one of its own, could be made, unless that is for
+    /// want of something that is ours. Called once for a connection, whoever waited for it.
+    pub fn cannot_connect(&self, endpoint: &Endpoint, now: Now, error: &io::Error) {
+        let outlier = &self.spec.policy.outlier;
+        let is_out = !is_ours(error)
+            && outlier.connect_failed(&endpoint.health, now, &self.endpoints.load().all);
+        if is_out {
+            tracing::warn!(
+                cluster = %self.name(), endpoint = %endpoint.address, %error,
+                "cannot connect to endpoint; it is left alone for a while"
+            );
+        }
     }
 
     /// A number that changes with every change of the endpoints.

@@ -177,3 +177,15 @@ fn who_did_not_change_stays_the_same_object() {
     let after = start(Source::Listed(instances(&[1])), Some(&before));
     assert!(Arc::ptr_eq(&first, &after.endpoints().all[0]));
 }
+
+#[test]
+fn who_cannot_be_connected_to_is_left_alone_unless_the_want_is_ours() {
+    let cluster = start(Source::Listed(instances(&[1, 2])), None);
+    let endpoint = cluster.endpoints().all[0].clone();
+    let now = Now(1_000_000);
+    // EMFILE, ECONNREFUSED.
+    cluster.cannot_connect(&endpoint, now, &io::Error::from_raw_os_error(24));
+    assert!(endpoint.available(now));
+    cluster.cannot_connect(&endpoint, now, &io::Error::from_raw_os_error(111));
+    assert!(!endpoint.available(now));
+}

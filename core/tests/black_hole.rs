@@ -1,0 +1,68 @@
+//! One endpoint of four swallows calls: few fail, and it is used again once it is well.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(dead_code, reason = "what all tests share has more than one needs")]
+
+mod toy;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use finback_core::cluster::ClusterPolicy;
+use finback_core::outlier::Outlier;
+use toy::*;
+
+/// Between two calls: 500 a second.
+const PACE: Duration = Duration::from_millis(2);
+
+fn quick() -> ClusterPolicy {
+    ClusterPolicy {
+        outlier: Outlier {
+            base: Duration::from_secs(1),
+            ..Outlier::default()
+        },
+        ..policy()
+    }
+}
+
+/// How many calls of so many fail, sent one after the other whether or not they are answered.
+async fn failed(client: &mut Peer, calls: u32) -> u32 {
+    let mut failed = 0;
+    let mut pace = tokio::time::interval(PACE);
+    let (mut sent, mut got, mut byte) = (0, 0, [0]);
+    while got < calls {
+        tokio::select! {
+            _ = pace.tick(), if sent < calls => {
+                client.send(1, sent, "svc echo timeout=300").await;
+                sent += 1;
+            }
+            // Reading a frame must not be cut short by the next turn to send.
+            peeked = client.0.peek(&mut byte) => {
+                peeked.unwrap();
+                let answer = client.get().await.unwrap();
+                failed += u32::from(answer.rejection().is_some());
+                got += 1;
+            }
+        }
+    }
+    failed
+}
+
+async fn beside_three(hole: SocketAddr) -> Mess {
+    let mut endpoints = vec![hole];
+    for _ in 0..3 {
+        endpoints.push(echo().await.0);
+    }
+    mess(routing(&endpoints, quick(), retry(3)))
+}
+
+#[tokio::test]
+async fn who_accepts_and_never_answers_costs_few_calls_and_one_for_each_trial() {
+    let hole = Server::bind().await;
+    let mess = beside_three(hole.address).await;
+    let mut client = Peer::connect(mess.address).await;
+    let first = failed(&mut client, 500).await;
+    assert!((1..10).contains(&first), "{first} of the first second");
+    // Trials after 1, 2 and 4 s.
+    let later = failed(&mut client, 1500).await;
+    assert!((1..=3).contains(&later), "{later} of three seconds");
+}
