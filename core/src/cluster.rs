@@ -242,6 +242,11 @@ impl Cluster {
         let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
     }
 
+    /// Hears of every change of the endpoints, and of the cluster's end.
+    pub(crate) fn changes(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
+    }
+
     /// Puts a snapshot in force. Endpoints that stay keep their health, and those that did not
     /// change at all stay the same object.
     pub fn update(&self, snapshot: Snapshot) {

@@ -25,8 +25,10 @@ use crate::own_error::is_ours;
 
 use schedule::{Found, Schedule, Turn, is_late};
 
-/// How often clusters and endpoints are looked for that are new.
+/// How often clusters are looked for that are new; and, while answers are awaited, whether we run.
 const LOOK: Duration = Duration::from_millis(100);
+/// A cluster without endpoints is looked at this often, and when it changes.
+const NOBODY: Duration = Duration::from_secs(3600);
 /// Checks of one cluster at a time.
 const AT_ONCE: usize = 64;
 
@@ -57,6 +59,9 @@ pub async fn keep_checking(mesh: Weak<Mesh>) {
 
 /// Checks the endpoints of one cluster as long as it is there.
 async fn follow(cluster: Weak<Cluster>, check: HealthCheck) {
+    let Some(mut changes) = cluster.upgrade().map(|cluster| cluster.changes()) else {
+        return;
+    };
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut schedule = Schedule::new(check.clone());
     let mut version = None;
@@ -68,6 +73,8 @@ async fn follow(cluster: Weak<Cluster>, check: HealthCheck) {
         let ended = tokio::select! {
             () = tokio::time::sleep_until(wake) => None,
             Some(ended) = asking.join_next_with_id() => Some(ended),
+            // An error says that the cluster is gone, as the next line finds.
+            _ = changes.changed() => None,
         };
         let Some(cluster) = cluster.upgrade() else {
             return;
@@ -96,8 +103,11 @@ async fn follow(cluster: Weak<Cluster>, check: HealthCheck) {
             let task = ask(cluster.clone(), address, check.clone(), places.clone());
             turns.insert(asking.spawn(task).id(), turn);
         }
-        let look = now + LOOK;
-        wake = schedule.next().map_or(look, |due| due.min(look));
+        wake = schedule.next().unwrap_or(now + NOBODY);
+        if !turns.is_empty() {
+            // Who never wakes does not know whether it runs.
+            wake = wake.min(now + LOOK);
+        }
     }
 }
 

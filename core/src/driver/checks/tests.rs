@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use super::*;
 use crate::clock::Clock;
 use crate::cluster::{ClusterPolicy, ClusterSpec, Source};
-use crate::discovery::{Discovery, Instance, Lookup, Sink, WatchGuard};
+use crate::discovery::{Discovery, Instance, Lookup, Sink, Snapshot, WatchGuard};
 use crate::health::{Accepts, Asking, Probe};
 use crate::net::Socket;
+
+const PATIENCE: Duration = Duration::from_secs(10);
 
 struct Nowhere;
 
@@ -43,59 +45,87 @@ fn check(probe: Arc<dyn Probe>) -> HealthCheck {
     }
 }
 
-fn cluster(address: SocketAddr) -> Arc<Cluster> {
-    let instance = Instance {
+fn instance(address: SocketAddr) -> Instance {
+    Instance {
         address,
         weight: 1,
         labels: Default::default(),
         warm_up: None,
-    };
+    }
+}
+
+fn cluster(address: SocketAddr) -> Arc<Cluster> {
     let spec = ClusterSpec {
         name: "checked".into(),
-        source: Source::Listed(vec![instance]),
+        source: Source::Listed(vec![instance(address)]),
         policy: ClusterPolicy::default(),
     };
     Cluster::start(spec, Clock::start(), &Nowhere, None)
 }
 
-#[tokio::test]
-async fn a_probe_that_panics_is_asked_again_and_blames_nobody() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
-    let Ok(address) = listener
-        .as_ref()
-        .map_err(drop)
-        .and_then(|own| own.local_addr().map_err(drop))
-    else {
-        panic!("no port")
-    };
-    let (cluster, probe) = (cluster(address), Arc::new(Clumsy::default()));
-    let following = tokio::spawn(follow(Arc::downgrade(&cluster), check(probe.clone())));
-    let asked_again = async {
-        while probe.0.load(Relaxed) < 3 {
+/// Somebody who accepts connections as long as this is kept.
+fn someone() -> (std::net::TcpListener, SocketAddr) {
+    let bound = std::net::TcpListener::bind("127.0.0.1:0");
+    match bound.and_then(|own| own.local_addr().map(|address| (own, address))) {
+        Ok(someone) => someone,
+        Err(error) => panic!("no port: {error}"),
+    }
+}
+
+/// Waits until the probe was used so often.
+async fn until_asked(probe: &Clumsy, times: u32) {
+    let asked = async {
+        while probe.0.load(Relaxed) < times {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    let patience = Duration::from_secs(10);
-    assert!(tokio::time::timeout(patience, asked_again).await.is_ok());
+    assert!(tokio::time::timeout(PATIENCE, asked).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_probe_that_panics_is_asked_again_and_blames_nobody() {
+    let (_someone, address) = someone();
+    let (cluster, probe) = (cluster(address), Arc::new(Clumsy::default()));
+    let following = tokio::spawn(follow(Arc::downgrade(&cluster), check(probe.clone())));
+    until_asked(&probe, 3).await;
     let endpoints = cluster.endpoints();
     assert!(!endpoints.all[0].health.unwell.load(Relaxed));
     drop(cluster);
+    let ended = tokio::time::timeout(PATIENCE, following).await;
+    assert!(ended.is_ok(), "it ends with its cluster");
+}
+
+#[tokio::test]
+async fn who_is_new_is_checked_at_once() {
+    let ((_first, first), (_second, second)) = (someone(), someone());
+    let (cluster, probe) = (cluster(first), Arc::new(Clumsy(AtomicU32::new(1))));
+    let rare = HealthCheck {
+        interval: Duration::from_secs(3600),
+        ..check(probe.clone())
+    };
+    let following = tokio::spawn(follow(Arc::downgrade(&cluster), rare));
+    until_asked(&probe, 2).await;
+    cluster.update(Snapshot {
+        known: true,
+        instances: vec![instance(first), instance(second)],
+        ..Snapshot::default()
+    });
+    until_asked(&probe, 3).await;
+    drop(cluster);
+    let ended = tokio::time::timeout(PATIENCE, following).await;
     assert!(
-        tokio::time::timeout(patience, following).await.is_ok(),
-        "it ends with its cluster"
+        ended.is_ok(),
+        "it ends with its cluster, whatever the interval"
     );
 }
 
 #[tokio::test]
 async fn nobody_at_the_address_is_unwell() {
-    // Bound, and closed again.
-    let bound = std::net::TcpListener::bind("127.0.0.1:0").and_then(|own| own.local_addr());
-    let Ok(address) = bound else {
-        panic!("no port")
-    };
-    let cluster = cluster(address);
+    let (bound, address) = someone();
+    drop(bound);
     let places = Arc::new(Semaphore::new(1));
-    let found = ask(cluster, address, check(Arc::new(Accepts)), places).await;
+    let accepts = check(Arc::new(Accepts));
+    let found = ask(cluster(address), address, accepts, places).await;
     assert!(matches!(found, Found::Unwell(_)), "{found:?}");
 }
 
