@@ -63,6 +63,7 @@ fn main() -> anyhow::Result<ExitCode> {
         .with_target(false)
         .with_env_filter(filter.unwrap_or_else(|_| default.into()))
         .init();
+    raise_descriptor_limit();
     // Calls are carried by the workers' own threads; this runtime only keeps them supplied.
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -81,4 +82,21 @@ fn main() -> anyhow::Result<ExitCode> {
     };
     control.shutdown_background();
     exit
+}
+
+/// Raises the soft limit of open files to the hard one, as servers do: the soft one is low for the sake
+/// of programs that use `select`, and each connection takes a descriptor.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => tracing::debug!(?current, ?maximum, "raised the limit of open files"),
+        Err(error) => {
+            tracing::warn!(%error, ?current, ?maximum, "cannot raise the limit of open files");
+        }
+    }
 }

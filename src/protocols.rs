@@ -14,6 +14,8 @@ use finback_http::{Dialect, Http, HttpProbe};
 pub struct Settings {
     /// The longest frame in bytes; `None` for each protocol's own default.
     pub max_frame: Option<usize>,
+    /// What may wait for a client in bytes: no protocol's default frame is longer.
+    pub queue_hard: usize,
     /// The service as which calls are routed whose serialization cannot be read.
     pub opaque_service: Option<String>,
     /// What `auto` does not know is passed through as TCP.
@@ -62,6 +64,13 @@ const ENTRIES: &[Entry] = &[
     },
 ];
 
+impl Settings {
+    /// The longest frame of a protocol that has this one by default.
+    fn frame(&self, default: usize) -> usize {
+        self.max_frame.unwrap_or(default.min(self.queue_hard))
+    }
+}
+
 /// What is spoken in HTTP: names that routes know, and the layouts of their services.
 const DIALECTS: &[(&str, &str)] = &[
     (finback_grpc::TRIPLE, "dubbo"),
@@ -70,7 +79,7 @@ const DIALECTS: &[(&str, &str)] = &[
 
 fn dubbo(settings: &Settings) -> Arc<dyn Protocol> {
     let mut config = finback_dubbo::Config::default();
-    config.max_frame = settings.max_frame.unwrap_or(config.max_frame);
+    config.max_frame = settings.frame(config.max_frame);
     if let Some(service) = &settings.opaque_service {
         config.opaque_service.clone_from(service);
     }
@@ -79,7 +88,7 @@ fn dubbo(settings: &Settings) -> Arc<dyn Protocol> {
 
 fn bolt(settings: &Settings) -> Arc<dyn Protocol> {
     let mut config = finback_bolt::Config::default();
-    config.max_frame = settings.max_frame.unwrap_or(config.max_frame);
+    config.max_frame = settings.frame(config.max_frame);
     Arc::new(finback_bolt::Bolt::new(config))
 }
 

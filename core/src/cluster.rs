@@ -224,7 +224,7 @@ impl Cluster {
             && outlier.connect_failed(&endpoint.health, now, &self.endpoints.load().all);
         if is_out {
             tracing::warn!(
-                cluster = %self.name(), endpoint = %endpoint.address, %error,
+                cluster = %Escaped(self.name()), endpoint = %endpoint.address, %error,
                 "cannot connect to endpoint; it is left alone for a while"
             );
         }
@@ -281,19 +281,6 @@ impl Cluster {
             lane: snapshot.lane,
             rules: bounded(snapshot.rules),
         }));
-    }
-
-    /// Notes that a connection to an endpoint could not be made, through no fault of ours. Called once
-    /// for a connection, however many calls wait for it.
-    pub(crate) fn connect_failed(&self, endpoint: &Endpoint) {
-        let all = self.endpoints();
-        let outlier = &self.spec.policy.outlier;
-        if outlier.connect_failed(&endpoint.health, self.now(), &all.all) {
-            tracing::info!(
-                cluster = %Escaped(self.name()), endpoint = %endpoint.address,
-                "endpoint cannot be connected to; it takes no calls for a moment"
-            );
-        }
     }
 
     fn put(&self, endpoints: Arc<Endpoints>) {

@@ -5,6 +5,7 @@
 mod toy;
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use finback_core::cluster::ClusterPolicy;
@@ -65,4 +66,40 @@ async fn who_accepts_and_never_answers_costs_few_calls_and_one_for_each_trial() 
     // Trials after 1, 2 and 4 s.
     let later = failed(&mut client, 1500).await;
     assert!((1..=3).contains(&later), "{later} of three seconds");
+}
+
+#[tokio::test]
+async fn who_refuses_connections_costs_none_and_is_used_again_when_it_does_not() {
+    let closed = Server::bind().await.address;
+    let mess = beside_three(closed).await;
+    let mut client = Peer::connect(mess.address).await;
+    assert_eq!(failed(&mut client, 500).await, 0);
+    let tried = mess.mesh.gauges.connect_failures.load(Ordering::Relaxed);
+    assert!((1..=2).contains(&tried), "{tried} connections");
+    let listener = tokio::net::TcpListener::bind(closed).await.unwrap();
+    let heard = tokio::spawn(async move { listener.accept().await.is_ok() });
+    failed(&mut client, 1000).await;
+    assert!(heard.is_finished(), "one call tried it");
+}
+
+#[tokio::test]
+async fn whose_packets_are_lost_costs_few_calls_and_one_for_each_trial() {
+    // Nobody accepts, and there is no place left to wait: the kernel drops what comes.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    socket.bind(&any.into()).unwrap();
+    socket.listen(0).unwrap();
+    let hole = socket.local_addr().unwrap().as_socket().unwrap();
+    let mut waiting = Vec::new();
+    for _ in 0..4 {
+        let connecting = tokio::net::TcpStream::connect(hole);
+        waiting.push(tokio::time::timeout(Duration::from_millis(100), connecting).await);
+    }
+    assert!(waiting.last().unwrap().is_err(), "there is a place left");
+    let mess = beside_three(hole).await;
+    let mut client = Peer::connect(mess.address).await;
+    let first = failed(&mut client, 400).await;
+    assert!(first < 10, "{first} at first contact");
+    let later = failed(&mut client, 1500).await;
+    assert!((1..=4).contains(&later), "{later} of three seconds");
 }

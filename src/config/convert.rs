@@ -81,7 +81,11 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
         .into_iter()
         .map(|own| subscription(own, &names, folder))
         .collect::<Result<_>>()?;
-    let frame = file.limits.frame.map(|Size(bytes)| bytes);
+    let (limits, longest) = limits(file.limits)?;
+    let frame = Frame {
+        most: longest,
+        queue_hard: limits.queue_hard,
+    };
     if file.listeners.value.is_empty() && subscriptions.is_empty() {
         let message = "without a listener nothing would ever come in; write one";
         return Err(Wrong::at(file.listeners.place, message));
@@ -107,7 +111,7 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
         tables,
         clusters,
         registry_policy,
-        limits: limits(file.limits)?,
+        limits,
     };
     Ok(Config {
         kafka: names.kafka.into_values().collect(),
@@ -286,7 +290,7 @@ fn admin_address(placed: &Placed<String>) -> Result<SocketAddr> {
 
 fn listeners(
     listeners: Placed<Vec<file::Listener>>,
-    max_frame: Option<usize>,
+    frame: Frame,
     names: &Names,
     folder: &Path,
 ) -> Result<(Vec<ListenerSpec>, ListenerFiles)> {
@@ -294,7 +298,7 @@ fn listeners(
     let mut files = Vec::new();
     for listener in listeners.value {
         let place = listener.address.place;
-        let (spec, tls) = listener_spec(listener, max_frame, names, folder)?;
+        let (spec, tls) = listener_spec(listener, frame, names, folder)?;
         files.push(tls);
         if specs.iter().any(|other| other.name == spec.name) {
             let message = format!("two listeners are called `{}`; rename one", spec.name);
@@ -310,9 +314,18 @@ fn listeners(
     Ok((specs, files))
 }
 
+/// How long frames may be.
+#[derive(Clone, Copy)]
+struct Frame {
+    /// As configured.
+    most: Option<usize>,
+    /// What may wait for a client: no frame is longer.
+    queue_hard: usize,
+}
+
 fn listener_spec(
     from: file::Listener,
-    max_frame: Option<usize>,
+    frame: Frame,
     names: &Names,
     folder: &Path,
 ) -> Result<(ListenerSpec, Option<Placed<ServerFiles>>)> {
@@ -328,9 +341,10 @@ fn listener_spec(
     };
     let settings = protocols::Settings {
         tcp_fallback,
-        max_frame,
+        max_frame: frame.most,
+        queue_hard: frame.queue_hard,
         opaque_service: from.opaque_service,
-        mqtt: mqtt_bounds(from.mqtt, from.protocol.as_ref(), max_frame)?,
+        mqtt: mqtt_bounds(from.mqtt, from.protocol.as_ref(), frame.most)?,
         http: http_bounds(from.http, from.protocol.as_ref())?,
     };
     let protocols = match &from.protocol {
@@ -452,9 +466,12 @@ fn server_files(
     Ok(Placed { value, place })
 }
 
-fn limits(from: file::Limits) -> Result<mesh::Limits> {
+/// The bounds, and the longest frame if that is said.
+fn limits(from: file::Limits) -> Result<(mesh::Limits, Option<usize>)> {
+    let descriptors = Descriptors::of_this_process();
     let mut limits = mesh::Limits {
-        connections: default_connections(),
+        connections: descriptors.clients(),
+        upstream_connections: descriptors.endpoints(),
         ..mesh::Limits::default()
     };
     let size = |from: Option<Size>| from.map(|Size(bytes)| bytes);
@@ -465,37 +482,72 @@ fn limits(from: file::Limits) -> Result<mesh::Limits> {
         from.connections.map(NonZeroUsize::get),
     );
     set(
+        &mut limits.upstream_connections,
+        from.upstream_connections.map(NonZeroUsize::get),
+    );
+    set(
         &mut limits.in_flight_per_connection,
         from.in_flight_per_connection.map(NonZeroU32::get),
     );
     set(&mut limits.queue_soft, size(soft));
     set(&mut limits.queue_hard, size(from.queue_hard));
+    set(&mut limits.frame_rate, size(from.frame_rate));
+    set(&mut limits.unfinished, size(from.unfinished));
     set_time(&mut limits.idle, from.idle);
     set_time(&mut limits.sniff, from.sniff);
     set_time(&mut limits.call_timeout, from.call_timeout);
+    set_time(&mut limits.call_timeout_max, from.call_timeout_max);
+    set(&mut limits.half_closed, pause(from.half_closed));
     set(&mut limits.services, from.services.map(NonZeroUsize::get));
     set(&mut limits.drain_grace, pause(from.drain_grace));
     set(&mut limits.drain, pause(from.drain));
-    match from.queue_soft {
-        Some(soft) if limits.queue_soft > limits.queue_hard => Err(Wrong::at(
-            soft.place,
-            format!(
-                "is over `queue_hard` ({} bytes), which disconnects; write less",
-                limits.queue_hard
-            ),
-        )),
-        _ => Ok(limits),
+    if let Some(soft) = from.queue_soft
+        && limits.queue_soft > limits.queue_hard
+    {
+        let message = format!(
+            "is over `queue_hard` ({} bytes), which disconnects; write less",
+            limits.queue_hard
+        );
+        return Err(Wrong::at(soft.place, message));
     }
+    let Some(frame) = from.frame else {
+        return Ok((limits, None));
+    };
+    let Size(bytes) = frame.value;
+    if bytes > limits.queue_hard {
+        let message = format!(
+            "is over `queue_hard` ({} bytes): a client could never be sent such an answer; write less, or \
+             a larger `queue_hard`",
+            limits.queue_hard
+        );
+        return Err(Wrong::at(frame.place, message));
+    }
+    Ok((limits, Some(bytes)))
 }
 
-/// 80 % of half the descriptors that this process may have: the other half is for endpoints.
-fn default_connections() -> usize {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let line = limits
-        .lines()
-        .find(|line| line.starts_with("Max open files"));
-    let soft = line.and_then(|line| line.split_whitespace().nth(3)?.parse::<usize>().ok());
-    soft.unwrap_or(1024) / 2 * 4 / 5
+/// How the descriptors that this process may have are shared.
+struct Descriptors(usize);
+
+impl Descriptors {
+    fn of_this_process() -> Self {
+        let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+        let line = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"));
+        let soft = line.and_then(|line| line.split_whitespace().nth(3)?.parse().ok());
+        Self(soft.unwrap_or(1024))
+    }
+
+    /// Connections of clients.
+    fn clients(&self) -> usize {
+        (self.0 * 2 / 5).max(1)
+    }
+
+    /// Connections to endpoints: the rest, but for listeners, the admin port, registries and files.
+    fn endpoints(&self) -> usize {
+        let reserve = 20 + self.0 / 16;
+        (self.0 * 3 / 5).saturating_sub(reserve).max(4)
+    }
 }
 
 fn set<T>(to: &mut T, from: Option<T>) {

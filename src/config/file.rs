@@ -1017,10 +1017,19 @@ pub struct HealthCheck {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// The longest frame. Default: 16 MiB for bolt, 8 MiB (and header) for dubbo, 1 MiB for mqtt.
-    pub frame: Option<Size>,
-    /// Client connections in all. Default: 80 % of half the process's descriptors.
+    /// The longest frame, not over `queue_hard`. Default: 16 MiB for bolt, 8 MiB (and header) for
+    /// dubbo, 1 MiB for mqtt, or `queue_hard` where that is less.
+    pub frame: Option<Placed<Size>>,
+    /// A frame that has begun is cut off if it comes more slowly, in bytes a second, after 10 s; 0 for
+    /// any rate. Default: 16KiB.
+    pub frame_rate: Option<Size>,
+    /// Bytes of unfinished frames of all clients; above it, the slowest are cut off. Default: 256MiB.
+    pub unfinished: Option<Size>,
+    /// Client connections in all. Default: 40 % of the process's descriptors.
     pub connections: Option<NonZeroUsize>,
+    /// Connections to endpoints in all; at the limit, idle ones make room. Default: what clients leave of
+    /// the process's descriptors, less a reserve for the admin port and registries.
+    pub upstream_connections: Option<NonZeroUsize>,
     /// Calls in flight of one client connection. Default: 4096.
     pub in_flight_per_connection: Option<NonZeroU32>,
     /// A client that leaves so many bytes unread is read from no more. Default: 256KiB.
@@ -1033,6 +1042,11 @@ pub struct Limits {
     pub sniff: Option<Time>,
     /// The deadline of calls for which nobody gives one. Default: 60s.
     pub call_timeout: Option<Time>,
+    /// Bounds the deadline that a caller sets itself, where its route does not. Default: 1h.
+    pub call_timeout_max: Option<Time>,
+    /// A client that closed its sending side, and only that, is still answered for this long.
+    /// Default: 5s.
+    pub half_closed: Option<Pause>,
     /// Services watched because calls named them. Default: 10000.
     pub services: Option<NonZeroUsize>,
     /// While stopping, new calls are served for this long where the protocol has no goodbye.

@@ -168,7 +168,8 @@ impl Caller {
         };
         let source = self.peer.ip();
         let site = self.worker.site(&self.origin, protocol, source, &metadata);
-        site.series.clone()
+        site.learn();
+        site.series()
     }
 
     /// Counts a connection whose bytes made no sense.

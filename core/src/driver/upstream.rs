@@ -297,6 +297,9 @@ impl Upstream {
         let mut turn = Turn::new();
         std::future::poll_fn(|cx| self.poll(cx, &worker, &link, &mut inbox, &mut turn)).await;
         worker.read_clock();
+        if self.load() > 0 {
+            endpoint.health.connection_lost();
+        }
         drop(closing);
     }
 

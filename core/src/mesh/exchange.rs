@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::balance::{Ask, HashOn, NoPick, Pick, Policy, hash_bytes, observe_latency};
 use crate::clock::{Now, micros};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Source};
 use crate::endpoint::{Endpoint, Trial};
 use crate::frame::Outcome;
 use crate::gauges::Gauges;
@@ -168,6 +168,9 @@ impl Exchange {
             }
             return Err(Rejection::NoService);
         }
+        if matches!(view.cluster.spec.source, Source::Discovered(_)) {
+            self.site.learn();
+        }
         let (seat, trial) = self.pick(&mut view, local.random(), now, attributes)?;
         let cluster = &seat.cluster;
         let again = self.attempts > 0;
@@ -319,6 +322,9 @@ impl Exchange {
     /// Ends it with an answer of so many bytes.
     pub(crate) fn answered(&mut self, outcome: Outcome, bytes: usize) {
         self.ending = Ending::Answered(outcome);
+        if matches!(outcome, Outcome::Success | Outcome::Exception) {
+            self.site.learn();
+        }
         self.response_bytes = bytes as u64;
     }
 
@@ -395,7 +401,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.site.series.record(&Record {
+        self.site.record(&Record {
             ending: self.ending,
             took: self.clock.get().since(self.started),
             attempts: u32::from(self.attempts),

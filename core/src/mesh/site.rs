@@ -1,16 +1,17 @@
 //! What all calls to one service and method through one listener have in common, resolved once.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::frame::Metadata;
-use crate::record::{Series, SeriesKey};
+use crate::record::{Record, Series, SeriesKey};
 use crate::rejection::Rejection;
-use crate::route::{Call, Candidates, Destination, Route};
+use crate::route::{Call, Candidates, Destination, Route, Text};
 
+use super::Mesh;
 use super::local::LocalMesh;
 use super::origin::Origin;
 use super::view::View;
@@ -19,6 +20,8 @@ use super::view::View;
 const PER_CONNECTION: usize = 16;
 /// Sites that one worker remembers.
 const PER_WORKER: usize = 16_384;
+/// Bytes of the names of these sites, at most.
+const BYTES: usize = 8 * 1024 * 1024;
 
 /// What tells sites apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -33,13 +36,24 @@ pub(crate) struct SiteKey {
     protocol: &'static str,
 }
 
+impl SiteKey {
+    /// What its names take in memory.
+    fn bytes(&self) -> usize {
+        self.service.len() + self.method.len() + self.version.len() + self.group.len()
+    }
+}
+
 /// A resolved call key: its routes, its series, and the views its calls went to.
 pub(crate) struct Site {
-    pub(crate) key: SiteKey,
+    pub(crate) key: Rc<SiteKey>,
     pub(crate) epoch: u64,
     pub(crate) protocol: &'static str,
     pub(crate) origin: Rc<Origin>,
-    pub(crate) series: Arc<dyn Series>,
+    series: RefCell<Arc<dyn Series>>,
+    /// A route or a registry knows the service, or somebody serves it.
+    known: Cell<bool>,
+    mesh: Arc<Mesh>,
+    worker: usize,
     pub(crate) candidates: Candidates,
     targets: RefCell<Vec<Target>>,
 }
@@ -64,6 +78,25 @@ impl Site {
             && same(&self.key.method, &metadata.method)
             && same(&self.key.version, &metadata.version)
             && same(&self.key.group, &metadata.group)
+    }
+
+    /// Where records of its calls go.
+    pub(crate) fn series(&self) -> Arc<dyn Series> {
+        self.series.borrow().clone()
+    }
+
+    /// Takes one record.
+    pub(crate) fn record(&self, record: &Record) {
+        self.series.borrow().record(record);
+    }
+
+    /// The service is one that really is: it has a series of its own from now on. Names that callers
+    /// merely write have none, since there is no end of them.
+    pub(crate) fn learn(&self) {
+        if !self.known.replace(true) {
+            let series = series(&self.mesh, self.worker, &self.key, &self.origin, true);
+            self.series.replace(series);
+        }
     }
 
     /// The candidate route of this number.
@@ -159,7 +192,11 @@ impl SiteCache {
 
 /// All sites of one local.
 #[derive(Default)]
-pub(crate) struct Sites(HashMap<SiteKey, Rc<Site>>);
+pub(crate) struct Sites {
+    sites: HashMap<Rc<SiteKey>, Rc<Site>>,
+    /// What their names take.
+    bytes: usize,
+}
 
 impl Sites {
     pub(crate) fn of(
@@ -183,7 +220,7 @@ impl Sites {
             listener: origin.id,
             protocol,
         };
-        if let Some(site) = self.0.get(&key)
+        if let Some(site) = self.sites.get(&key)
             && site.epoch == epoch
         {
             return site.clone();
@@ -197,34 +234,53 @@ impl Sites {
             source,
         };
         let candidates = table.map_or_else(Candidates::default, |table| table.candidates(&call));
-        let series = local.mesh().observer.series(
-            local.index(),
-            &SeriesKey {
-                protocol,
-                known: true,
-                listener: origin.name.clone(),
-                service: key.service.as_ref().into(),
-                method: key.method.as_ref().into(),
-            },
-        );
+        let known = metadata.own
+            || key.service.is_empty()
+            || candidates.routes().iter().any(
+                |route| matches!(&route.when.service, Text::Exact(name) if **name == *key.service),
+            );
+        let key = Rc::new(key);
         let site = Rc::new(Site {
             key: key.clone(),
             epoch,
             protocol,
             origin: origin.clone(),
-            series,
+            series: RefCell::new(series(local.mesh(), local.index(), &key, origin, known)),
+            known: Cell::new(known),
+            mesh: local.mesh().clone(),
+            worker: local.index(),
             candidates,
             targets: RefCell::default(),
         });
-        if self.0.len() >= PER_WORKER {
-            self.0.clear();
+        self.bytes += key.bytes();
+        if self.sites.len() >= PER_WORKER || self.bytes > BYTES {
+            self.sites.clear();
+            self.bytes = key.bytes();
         }
-        self.0.insert(key, site.clone());
+        self.sites.insert(key, site.clone());
         site
     }
 
     /// Lets go of sites that no connection remembers.
     pub(crate) fn forget_unused(&mut self) {
-        self.0.retain(|_, site| Rc::strong_count(site) > 1);
+        self.sites.retain(|_, site| Rc::strong_count(site) > 1);
+        self.bytes = self.sites.keys().map(|key| key.bytes()).sum();
     }
+}
+
+fn series(
+    mesh: &Mesh,
+    worker: usize,
+    key: &SiteKey,
+    origin: &Origin,
+    known: bool,
+) -> Arc<dyn Series> {
+    let key = SeriesKey {
+        protocol: key.protocol,
+        known,
+        listener: origin.name.clone(),
+        service: key.service.as_ref().into(),
+        method: key.method.as_ref().into(),
+    };
+    mesh.observer.series(worker, &key)
 }

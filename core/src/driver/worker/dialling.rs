@@ -59,8 +59,8 @@ impl Worker {
             let dialled = dial(gauges, self.network.as_deref(), target).await;
             match dialled {
                 Err(DialError::Own(_)) if !last => self.make_room().await,
-                Err(DialError::Refused(_)) => {
-                    cluster.connect_failed(endpoint);
+                Err(DialError::Refused(ref error)) => {
+                    cluster.cannot_connect(endpoint, self.mesh().clock.now(), error);
                     return dialled;
                 }
                 Ok(_) | Err(DialError::Own(_)) => return dialled,
