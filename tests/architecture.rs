@@ -1,6 +1,17 @@
-//! The house's plan as a test: which crate may know which, and what core must not name.
+//! The house's plan as a test: which crate may know which, core's floors, and what nobody may say.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "architecture/bans.rs"]
+mod bans;
+#[path = "architecture/floors.rs"]
+mod floors;
+#[path = "architecture/paths.rs"]
+mod paths;
+#[path = "architecture/questions.rs"]
+mod questions;
+#[path = "architecture/source.rs"]
+mod source;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -48,10 +59,26 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// The source of a crate: its folder `src`, from the root.
+fn crate_source(folder: &str) -> paths::Crate {
+    let folder = root().join(folder);
+    let files = sources(&folder).into_iter().map(|path| {
+        let name = path
+            .strip_prefix(&folder)
+            .unwrap()
+            .to_string_lossy()
+            .into_owned();
+        (name, std::fs::read_to_string(&path).unwrap())
+    });
+    paths::Crate::read(&files.collect::<Vec<_>>())
+}
+
 fn protocols() -> BTreeSet<String> {
     let entries = std::fs::read_dir(root().join("protocols")).unwrap();
     entries
-        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect()
 }
 

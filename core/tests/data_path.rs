@@ -4,7 +4,7 @@
 mod toy;
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use finback_core::cluster::ClusterPolicy;
 use finback_core::discovery::Snapshot;
@@ -12,6 +12,7 @@ use finback_core::mesh::Limits;
 use finback_core::rejection::Rejection;
 use finback_core::route::{Destination, Retry};
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 use toy::*;
 
 fn idempotent(attempts: u32) -> Retry {

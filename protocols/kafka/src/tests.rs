@@ -1,5 +1,10 @@
 //! The producer against librdkafka's own mock of a cluster.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "librdkafka's time cannot be paused"
+)]
+
 use std::collections::BTreeMap;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};

@@ -211,7 +211,7 @@ fn a_look_at_many_is_a_look_at_the_first() {
         turn(&mut schedule, &Found::Well);
     }
     // In the time of ten looks when each compared all with all.
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     for _ in 0..100_000 {
         assert!(schedule.take_due(now + SECOND).is_none());
     }
