@@ -11,8 +11,8 @@ use finback::config;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// A multi-protocol mesh proxy: Bolt (SOFA-RPC), Dubbo, gRPC, HTTP and TCP through one routing
-/// core.
+/// A multi-protocol mesh proxy: Bolt (SOFA-RPC), Dubbo, gRPC, HTTP, MQTT and TCP through one
+/// routing core.
 #[derive(Parser)]
 #[command(
     version,

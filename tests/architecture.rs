@@ -6,6 +6,8 @@
 mod bans;
 #[path = "architecture/floors.rs"]
 mod floors;
+#[path = "architecture/page.rs"]
+mod page;
 #[path = "architecture/paths.rs"]
 mod paths;
 #[path = "architecture/questions.rs"]

@@ -1,7 +1,7 @@
 //! The vocabulary, ports, routing and drivers that every protocol plugs into.
 //!
 //! Core names no protocol, no registry and no exporter: protocols implement [`codec::Codec`] or
-//! [`protocol::Protocol`], registries [`discovery::Discovery`], exporters [`record::Observer`].
+//! [`driver::Protocol`], registries [`discovery::Discovery`], exporters [`record::Observer`].
 
 pub mod balance;
 pub mod budget;

@@ -33,7 +33,7 @@ pub(crate) use site::{SiteCache, SiteKey};
 pub use verdict::{AttemptEnd, Deadline, Repeat, Ruling, Verdict, rule, table};
 pub(crate) use view::Seat;
 
-/// Bounds that hold for every connection and call, whatever its route.
+/// Bounds of connections and calls, whatever their route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Client connections in all; further ones wait to be accepted. Default: 10,000.
@@ -285,7 +285,7 @@ impl Mesh {
         self.routing.load_full()
     }
 
-    /// Whether routing has changed since `epoch`.
+    /// Whether routing is still that of `epoch`.
     pub(crate) fn is_current(&self, epoch: u64) -> bool {
         self.routing.load().epoch == epoch
     }

@@ -47,7 +47,7 @@ pub struct File {
     pub clusters: BTreeMap<String, Placed<Cluster>>,
     /// The policy of clusters that routes to a registry make: a cluster without endpoints.
     pub registry_clusters: Option<Placed<Policy>>,
-    /// Bounds that hold for every connection and call.
+    /// Bounds of connections and calls; the guide says of which protocols each one is.
     #[serde(default)]
     pub limits: Limits,
 }
@@ -60,8 +60,8 @@ pub struct Admin {
     pub address: Placed<String>,
 }
 
-/// Where services are registered. Exactly one of `zookeeper`, `etcd`, `file` and `memory`; the
-/// other keys are for the first two.
+/// Where services are registered. Exactly one of `zookeeper`, `etcd`, `file`, `memory` and `dns`;
+/// the other keys are for the first two.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Registry {
@@ -743,7 +743,7 @@ forms!(
 pub struct Target {
     /// The registry in which to look up the call's own service.
     pub registry: Option<Placed<String>>,
-    /// `dubbo`, `sofa` or `native`. Default: the protocol's own.
+    /// `dubbo`, `sofa`, `spring`, `grpc`, `native`, ... Default: the protocol's own.
     pub layout: Option<Placed<String>>,
     /// The cluster's name.
     pub cluster: Option<Placed<String>>,

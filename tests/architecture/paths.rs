@@ -106,7 +106,7 @@ impl Crate {
         let own = match first.as_str() {
             "crate" => return segments.to_vec(),
             "self" => module.clone(),
-            "super" => return self.above(module, segments, depth),
+            "super" => return above(module, segments),
             _ if names.is_some_and(|names| names.children.contains(first)) => join(module, first),
             _ => match names.and_then(|names| names.bound.get(first)) {
                 Some(bound) if depth > 0 && bound != segments => {
@@ -117,14 +117,6 @@ impl Crate {
             },
         };
         [&["crate".to_owned()], &own[..], rest].concat()
-    }
-
-    fn above(&self, module: &Module, segments: &[String], depth: usize) -> Vec<String> {
-        let parent = module[..module.len().saturating_sub(1)].to_vec();
-        match segments.get(1).map(String::as_str) {
-            Some("super") => self.above(&parent, &segments[1..], depth),
-            _ => [&["crate".to_owned()], &parent[..], &segments[1..]].concat(),
-        }
     }
 
     /// Every module of this crate that a path leads through, the last one where its item stands.
@@ -185,6 +177,15 @@ impl Crate {
                     || known.bound.contains_key(name)
                     || known.children.contains(name)
             })
+    }
+}
+
+/// The path in full that begins with `super`.
+fn above(module: &Module, segments: &[String]) -> Vec<String> {
+    let parent = module[..module.len().saturating_sub(1)].to_vec();
+    match segments.get(1).map(String::as_str) {
+        Some("super") => above(&parent, &segments[1..]),
+        _ => [&["crate".to_owned()], &parent[..], &segments[1..]].concat(),
     }
 }
 

@@ -89,8 +89,8 @@ fn token_length(text: &str) -> Option<usize> {
     if let Some(length) = quoted(text) {
         return Some(length);
     }
-    if text.starts_with("r#") {
-        return Some(2 + word_length(&text[2..]));
+    if let Some(raw) = text.strip_prefix("r#") {
+        return Some(2 + word_length(raw));
     }
     let word = word_length(text);
     Some(match first {
@@ -110,9 +110,9 @@ fn word_length(text: &str) -> usize {
 fn quoted(text: &str) -> Option<usize> {
     let prefix = text.find(|c| c != 'b' && c != 'c')?.min(1);
     let bytes = &text[prefix..];
-    if bytes.starts_with('"') {
+    if let Some(inside) = bytes.strip_prefix('"') {
         let mut escaped = false;
-        let end = bytes[1..].find(|c| {
+        let end = inside.find(|c| {
             let ends = c == '"' && !escaped;
             escaped = c == '\\' && !escaped;
             ends

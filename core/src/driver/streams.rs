@@ -1,6 +1,6 @@
 //! Calls of protocols that drive themselves: streams, sessions.
 //!
-//! A [`Protocol`](crate::protocol::Protocol) that is no codec makes a [`Caller`] of each accepted
+//! A [`Protocol`](super::Protocol) that is no codec makes a [`Caller`] of each accepted
 //! connection, and has it open a [`Stream`] per call. Routing, balancing, deadlines, retries, limits
 //! and records are the same as for framed calls.
 

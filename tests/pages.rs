@@ -1,0 +1,65 @@
+//! Pages of the guide say what the code does: tables and names that both have are compared.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use finback_core::gauges::Gauges;
+use finback_core::mesh;
+
+fn text(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// What stands between two marks of a page.
+fn marked<'a>(page: &'a str, mark: &str) -> &'a str {
+    let begin = format!("<!-- {mark}: begin -->\n");
+    let (_, after) = page.split_once(&begin).unwrap();
+    let (shown, _) = after.split_once(&format!("<!-- {mark}: end -->")).unwrap();
+    shown
+}
+
+#[test]
+fn the_guide_shows_the_table_of_verdicts() {
+    let page = text("docs/configuration.md");
+    let table = mesh::table();
+    assert!(
+        marked(&page, "verdicts") == table,
+        "docs/configuration.md must say between its marks:\n{table}"
+    );
+}
+
+/// The names of metrics in a text, with what stands around them.
+fn metrics(text: &str, before: char, after: char) -> BTreeSet<String> {
+    let starts = text.match_indices("finback_").map(|(at, _)| at);
+    starts
+        .filter_map(|at| {
+            let rest = &text[at..];
+            let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_')?;
+            let quoted = text[..at].ends_with(before) && rest[end..].starts_with([after, '{']);
+            quoted.then(|| rest[..end].to_owned())
+        })
+        .collect()
+}
+
+#[test]
+fn the_guide_explains_every_metric() {
+    let pages = text("docs/operation.md") + &text("docs/messaging.md");
+    let explained = metrics(&pages, '`', '`');
+    let gauges = Gauges::default();
+    let mut exported: BTreeSet<String> = gauges.rows().map(|row| row.0.to_owned()).into();
+    assert!(exported.contains("finback_connections"), "{exported:?}");
+    for source in ["src/admin.rs", "observability/src/metrics.rs"] {
+        let source = text(source);
+        // Tests name what is no metric.
+        let product = source.split("#[cfg(test)]").next().unwrap();
+        let found = metrics(product, '"', '"');
+        assert!(!found.is_empty());
+        exported.extend(found);
+    }
+    let missing: Vec<_> = exported.difference(&explained).collect();
+    assert!(missing.is_empty(), "not explained: {missing:?}");
+    let gone: Vec<_> = explained.difference(&exported).collect();
+    assert!(gone.is_empty(), "explained, and not there: {gone:?}");
+}
