@@ -75,7 +75,7 @@ impl Config {
 }
 
 /// How SOFA-RPC's mesh registry is served.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeshRegistry {
     /// Where it listens.
     pub address: SocketAddr,

@@ -114,10 +114,14 @@ async fn reload(path: &Path, running: &Running) {
         Err(error) => Err(error.into()),
     };
     match reloaded {
-        Ok(()) => {
+        Ok(fixed) => {
             running.reloads.accepted.fetch_add(1, Ordering::Relaxed);
             announce(running).await;
             eprintln!("reloaded {}", path.display());
+            if !fixed.is_empty() {
+                let keys = fixed.join("`, `");
+                eprintln!("only a restart puts the change of `{keys}` in force");
+            }
         }
         Err(error) => {
             running.reloads.refused.fetch_add(1, Ordering::Relaxed);
