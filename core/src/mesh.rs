@@ -57,8 +57,8 @@ pub struct Limits {
     /// A client that closed its sending side, and only that, is still answered for this long; then
     /// it is taken for gone, and its calls give their places back. Default: 5 s.
     pub half_closed: Duration,
-    /// A frame that has begun is cut off if it comes more slowly than this many bytes a second, after
-    /// 10 s; 0 = no bound. Default: 16 KiB.
+    /// A frame that has begun is cut off if it comes more slowly than this many bytes a second on the
+    /// average of 10 s; 0 = no bound. Default: 1 KiB.
     pub frame_rate: usize,
     /// Bytes of unfinished frames of all client connections; above it, the slowest ones are cut off.
     /// Default: 256 MiB.
@@ -86,7 +86,7 @@ impl Default for Limits {
             call_timeout: Duration::from_secs(60),
             call_timeout_max: Duration::from_secs(3600),
             half_closed: Duration::from_secs(5),
-            frame_rate: 16 * 1024,
+            frame_rate: 1024,
             unfinished: 256 * 1024 * 1024,
             upstream_connections: 10_000,
             services: 10_000,

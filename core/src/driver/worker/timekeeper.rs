@@ -105,11 +105,18 @@ impl Worker {
     fn bound_unfinished(&self) {
         let bytes = &self.mesh().gauges.unfinished_bytes;
         let held = usize::try_from(bytes.load(Relaxed)).unwrap_or(usize::MAX);
-        let Some(mut over) = held.checked_sub(self.limits().unfinished) else {
+        let Some(over) = held.checked_sub(self.limits().unfinished) else {
             return;
         };
         let now = self.now();
         let residents = self.residents.all();
+        let own: usize = residents
+            .iter()
+            .filter_map(|resident| Some(resident.unfinished()?.1))
+            .sum();
+        // Each worker gives up its share.
+        let share = over as u128 * own as u128 / held.max(1) as u128;
+        let mut over = usize::try_from(share).unwrap_or(usize::MAX);
         let mut large: Vec<_> = residents
             .iter()
             .filter_map(|resident| {
@@ -120,11 +127,11 @@ impl Worker {
             .collect();
         large.sort_by_key(|(rate, _, _)| *rate);
         for (_, length, resident) in large {
+            if over == 0 {
+                return;
+            }
             resident.give_up_frame();
-            over = match over.checked_sub(length) {
-                Some(left) => left,
-                None => return,
-            };
+            over = over.saturating_sub(length);
         }
     }
 
