@@ -448,6 +448,12 @@ impl Upstream {
                 return Ok(());
             }
             Claim::Late => {
+                // Too late for its caller, but it is there.
+                let Pool {
+                    cluster, endpoint, ..
+                } = &*self.pool;
+                let outlier = &cluster.spec.policy.outlier;
+                outlier.answered(&endpoint.health, worker.now(), None);
                 Gauges::add(&gauges.late_answers);
                 return Ok(());
             }

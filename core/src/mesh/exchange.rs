@@ -501,7 +501,8 @@ impl Lease {
                     observe_latency(&endpoint.health, nanos, now);
                 }
             }
-            Verdict::Bad => {
+            Verdict::Silent if !self.trial.as_ref().is_some_and(Trial::decides) => {}
+            Verdict::Bad | Verdict::Silent => {
                 let all = cluster.endpoints();
                 let trial = self.trial.take();
                 if policy
