@@ -20,6 +20,8 @@ use finback_registry::{Bridge, Registration, RegistryConfig};
 pub struct Config {
     /// Worker threads.
     pub workers: usize,
+    /// Listen beside another process, which is then stopped; said on the command line.
+    pub take_over: bool,
     /// Where the admin port listens, if anywhere.
     pub admin: Option<SocketAddr>,
     /// Registries by name.

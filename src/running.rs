@@ -121,6 +121,9 @@ impl Running {
         }
         tokio::spawn(keep_checking(Arc::downgrade(&mesh)));
         let workers = Workers::start(&mesh, config.workers).context("cannot start the workers")?;
+        if config.take_over {
+            workers.share_addresses();
+        }
         let bound = bind(&workers, config.listeners)?;
         let listeners = bound
             .into_iter()

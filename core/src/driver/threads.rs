@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -53,6 +53,8 @@ pub struct Workers {
     next_listener: AtomicU64,
     /// The ports that are ours.
     ports: Mutex<Vec<(u64, u16)>>,
+    /// Addresses may be shared with another process.
+    shares_addresses: AtomicBool,
 }
 
 /// One worker as an operator sees it.
@@ -127,7 +129,14 @@ impl Workers {
             shares,
             next_listener: AtomicU64::new(0),
             ports: Mutex::default(),
+            shares_addresses: AtomicBool::new(false),
         })
+    }
+
+    /// Lets listeners share their addresses with another process, which this one is to replace: both
+    /// are served until that one stops.
+    pub fn share_addresses(&self) {
+        self.shares_addresses.store(true, Ordering::Relaxed);
     }
 
     /// How every worker is.
@@ -188,7 +197,8 @@ impl Workers {
             .lock_ports()
             .iter()
             .any(|(_, port)| *port == address.port());
-        if address.port() == 0 || is_own {
+        let may_share = self.shares_addresses.load(Ordering::Relaxed);
+        if address.port() == 0 || is_own || may_share {
             return Ok(());
         }
         // Without SO_REUSEPORT this fails where anybody listens; the port is free again at once.
@@ -203,7 +213,7 @@ impl Workers {
             .map_err(|error| match error.kind() {
                 io::ErrorKind::AddrInUse => io::Error::new(
                     io::ErrorKind::AddrInUse,
-                    format!("{address} is taken by another process; is another Finback running?"),
+                    format!("{address} is taken by another process; if that is a Finback to be replaced, start with --take-over"),
                 ),
                 _ => error,
             })

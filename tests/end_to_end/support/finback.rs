@@ -31,6 +31,16 @@ impl Finback {
         Self::launch(Command::new(env!("CARGO_BIN_EXE_finback")), config, files)
     }
 
+    /// The same on addresses that another one still listens on.
+    pub(crate) fn take_over(config: &str) -> Self {
+        let mut shell = Command::new("sh");
+        shell
+            .arg("-c")
+            .arg("exec \"$0\" \"$@\" --take-over")
+            .arg(env!("CARGO_BIN_EXE_finback"));
+        Self::launch(shell, config, &[])
+    }
+
     /// The same with so many file descriptors.
     pub(crate) fn start_limited(descriptors: u32, config: &str) -> Self {
         let mut shell = Command::new("sh");
