@@ -9,6 +9,7 @@ mod bolt_node;
 mod browsers;
 mod clients;
 mod compose;
+mod core;
 mod dubbo_java;
 mod dubbo_node;
 mod errors;

@@ -1,0 +1,12 @@
+//! One caller, one endpoint or the machine misbehaves: what that may cost others, and what not.
+
+mod blame;
+mod bounds;
+mod descriptors;
+mod drain;
+mod names;
+mod places;
+mod probes;
+mod reload;
+mod stalls;
+mod workers;
