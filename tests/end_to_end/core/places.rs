@@ -63,7 +63,11 @@ fn greedy(finback: &Finback, speech: Speech) -> Vec<Client> {
     for client in &mut clients {
         client.send_all(&call, 4000);
     }
-    eventually_in_flight(finback, "a full cluster", PATIENCE, 10_000);
+    // A worker on its own has room for no more than some eight thousand.
+    eventually("a full cluster", PATIENCE, || match in_flight(finback) {
+        8000.. => Ok(()),
+        found => Err(format!("{found} in flight")),
+    });
     clients
 }
 

@@ -9,7 +9,7 @@ use finback_simulations::speech::Speech;
 use crate::support::endpoint::{Deed, Endpoint};
 use crate::support::eventually;
 use crate::support::finback::Finback;
-use crate::support::rpc::{Call, Client, PATIENCE, SPEECHES};
+use crate::support::rpc::{Call, Client, SPEECHES};
 
 const MIB: usize = 1024 * 1024;
 
@@ -69,19 +69,15 @@ clusters: {{ all: {{ endpoints: [ "{1}" ] }} }}
     }
 }
 
-/// The times in milliseconds that small calls took on a connection, one after another.
-fn small_calls(client: &mut Client, service: &str, count: usize) -> Vec<f64> {
-    let mut times: Vec<_> = (0..count)
-        .map(|_| {
-            let began = Instant::now();
-            let id = client.send(&Call::new(service, "small"));
-            // Answers to large calls come in between.
-            while client.answer().id != id {}
-            began.elapsed().as_secs_f64() * 1000.0
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    times
+/// What the slow endpoint reads per second: an upload takes it almost two seconds.
+const PACE: u64 = 4_000_000;
+
+/// How long a small call takes, in milliseconds; answers to others may come before.
+fn small_call(client: &mut Client, service: &str) -> f64 {
+    let began = Instant::now();
+    let id = client.send(&Call::new(service, "small"));
+    while client.answer().id != id {}
+    began.elapsed().as_secs_f64() * 1000.0
 }
 
 /// Clusters `slow` and `quick`, for the services of these names.
@@ -108,34 +104,36 @@ clusters:
 #[test]
 fn an_upload_to_a_slow_endpoint_holds_up_no_call_to_another_cluster() {
     for speech in SPEECHES {
-        let slow = Endpoint::slow(speech, 20_000_000);
+        let slow = Endpoint::slow(speech, PACE);
         let quick = Endpoint::start(speech, Deed::Answer);
         let finback = two_clusters(speech, &slow, &quick);
         let mut client = Client::connect(&finback.local("rpc"), speech);
-        small_calls(&mut client, "quick", 20);
-        let upload = Call::new("slow", "upload").with_argument(7 * MIB);
-        let mut times = Vec::new();
-        for _ in 0..5 {
-            client.send(&upload);
-            times.extend(small_calls(&mut client, "quick", 20));
+        let mut calm: f64 = 0.0;
+        for _ in 0..20 {
+            calm = calm.max(small_call(&mut client, "quick"));
         }
-        times.sort_by(f64::total_cmp);
-        let (median, worst) = (times[times.len() / 2], times[times.len() - 1]);
-        println!("{speech:?}: median {median:.1} ms, worst {worst:.1} ms");
-        assert!(median < 10.0, "{speech:?}: median {median:.1} ms");
-        // The upload takes 350 ms of the slow endpoint's time.
-        assert!(worst < 200.0, "{speech:?}: worst {worst:.1} ms");
+        let upload = Call::new("slow", "upload").with_argument(7 * MIB);
+        for round in 1..4 {
+            client.send(&upload);
+            let mut worst: f64 = 0.0;
+            while slow.calls() < round {
+                worst = worst.max(small_call(&mut client, "quick"));
+                thread::sleep(Duration::from_millis(5));
+            }
+            println!("{speech:?}: worst {worst:.1} ms, {calm:.1} ms without an upload");
+            assert!(worst < 600.0, "{speech:?}: {worst:.1} ms for a small call");
+        }
     }
 }
 
 #[test]
 fn an_upload_to_an_endpoint_holds_up_no_small_call_of_others_to_it() {
     for speech in SPEECHES {
-        let slow = Endpoint::slow(speech, 20_000_000);
+        let slow = Endpoint::slow(speech, PACE);
         let quick = Endpoint::start(speech, Deed::Answer);
         let finback = two_clusters(speech, &slow, &quick);
         let over = AtomicBool::new(false);
-        thread::scope(|scope| {
+        let times = thread::scope(|scope| {
             scope.spawn(|| {
                 let mut client = Client::connect(&finback.local("rpc"), speech);
                 while !over.load(Relaxed) {
@@ -143,17 +141,18 @@ fn an_upload_to_an_endpoint_holds_up_no_small_call_of_others_to_it() {
                 }
             });
             let mut client = Client::connect(&finback.local("rpc"), speech);
-            eventually("the upload", PATIENCE, || match slow.accepted() {
-                0 => Err("no connection".into()),
-                _ => Ok(()),
-            });
-            let times = small_calls(&mut client, "slow", 60);
+            let end = Instant::now() + Duration::from_secs(8);
+            let mut times = Vec::new();
+            while Instant::now() < end {
+                times.push(small_call(&mut client, "slow"));
+                thread::sleep(Duration::from_millis(20));
+            }
             over.store(true, Relaxed);
-            let (median, late) = (times[30], times[57]);
-            println!("{speech:?}: median {median:.1} ms, p95 {late:.1} ms");
-            // Connections to an endpoint are several: the one with the fewest bytes takes a call.
-            assert!(median < 20.0, "{speech:?}: median {median:.1} ms");
-            assert!(late < 150.0, "{speech:?}: p95 {late:.1} ms");
+            times
         });
+        // Connections to an endpoint are several: the one with the fewest bytes takes a call.
+        let late = times.iter().filter(|own| **own > 300.0).count();
+        println!("{speech:?}: {late} of {} late", times.len());
+        assert!(times.len() > 100 && late <= 4, "{speech:?}: {times:?}");
     }
 }

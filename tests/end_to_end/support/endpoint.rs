@@ -37,9 +37,12 @@ pub(crate) struct Endpoint {
     state: Arc<State>,
 }
 
+/// What becomes of the call of a frame.
+type Script = Box<dyn Fn(&[u8]) -> Deed + Send + Sync>;
+
 struct State {
     speech: Speech,
-    script: Box<dyn Fn(&[u8]) -> Deed + Send + Sync>,
+    script: Script,
     /// Bytes that are read per second.
     pace: Option<u64>,
     calls: AtomicU64,
