@@ -11,6 +11,8 @@ use crate::support::finback::Finback;
 use crate::support::rpc::{Call, Client, SPEECHES};
 
 const MIB: usize = 1024 * 1024;
+/// As long as an honest client may be busy with other things.
+const MOMENT: Duration = Duration::from_millis(400);
 
 fn proxy(speech: Speech, endpoints: &[&Endpoint], limits: &str) -> Finback {
     let list: Vec<_> = endpoints
@@ -98,9 +100,8 @@ fn answers_near_the_bound_of_a_frame_pass() {
         }
         // Together more than a queue may keep, all at once.
         for (count, mib) in [(3, 7), (2, mib)] {
-            for _ in 0..count {
-                client.send(&large(mib));
-            }
+            client.send_all(&large(mib), count);
+            thread::sleep(MOMENT);
             for answer in client.answers(count) {
                 assert!(answer.success && answer.len > mib * MIB, "{answer:?}");
             }
@@ -132,6 +133,7 @@ fn a_configured_bound_lets_pass_what_is_just_below_it() {
         let finback = proxy(speech, &[&endpoint], limits);
         let mut client = Client::connect(&finback.local("rpc"), speech);
         client.send_all(&large(20), 2);
+        thread::sleep(MOMENT);
         for answer in client.answers(2) {
             assert!(answer.success && answer.len > 20 * MIB, "{answer:?}");
         }
