@@ -19,6 +19,7 @@ mod grpc;
 mod health;
 mod http;
 mod kafka;
+mod leftovers;
 mod lifecycle;
 mod mqtt;
 mod mqtt_cases;

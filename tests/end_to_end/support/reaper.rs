@@ -17,7 +17,7 @@ while read -r verb what; do
     esac
 done
 # Each with its whole group.
-for pid in $pids; do kill -9 -- "-$pid" 2>/dev/null; done
+for pid in $pids; do kill -s KILL -- "-$pid" 2>/dev/null; done
 [ -z "$folders" ] || rm -rf $folders
 "#;
 
@@ -46,18 +46,20 @@ pub(crate) fn remove(folder: &Path) {
     say(&format!("remove {}", folder.display()));
 }
 
+/// What does all this, until its input ends.
+pub(crate) fn shell() -> Child {
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", SCRIPT])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    shell.spawn().unwrap()
+}
+
 fn say(line: &str) {
     static REAPER: OnceLock<Mutex<Child>> = OnceLock::new();
-    let reaper = REAPER.get_or_init(|| {
-        let shell = Command::new("sh")
-            .args(["-c", SCRIPT])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        Mutex::new(shell)
-    });
+    let reaper = REAPER.get_or_init(|| Mutex::new(shell()));
     let mut reaper = reaper.lock().unwrap();
     writeln!(reaper.stdin.as_mut().unwrap(), "{line}").unwrap();
 }
