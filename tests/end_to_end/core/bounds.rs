@@ -1,6 +1,6 @@
 //! Bounds of frames and queues: what is within them passes, what is beyond costs one call.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -187,16 +187,24 @@ fn frames_that_never_end_are_bounded_in_all_and_cut() {
         let call = Call::new("com.acme.Pay", "pay").with_argument(mib * MIB);
         let frame = call.frame(speech, 1);
         let (most, rest) = frame.split_at(frame.len() - 200);
-        // Over-full connections may be cut while they still send.
-        let mut open: Vec<_> = (0..40)
-            .map(|_| Client::connect(&finback.local("rpc"), speech).stream)
-            .filter_map(|mut stream| stream.write_all(most).is_ok().then_some(stream))
-            .collect();
+        // They may be cut while they still send, or read from no more.
+        let begin = |_| {
+            let mut stream = Client::connect(&finback.local("rpc"), speech).stream;
+            let second = Some(Duration::from_secs(1));
+            stream.set_write_timeout(second).unwrap();
+            let _ = stream.write_all(most);
+            stream.set_nonblocking(true).unwrap();
+            stream
+        };
+        let mut open: Vec<_> = (0..40).map(begin).collect();
         let mut grown = 0;
         let began = Instant::now();
         for byte in rest.chunks(1) {
             grown = grown.max(finback.process().rss().saturating_sub(before) / 1024);
-            open.retain_mut(|stream| stream.write_all(byte).is_ok());
+            open.retain_mut(|stream| match stream.write(byte) {
+                Ok(_) => true,
+                Err(error) => error.kind() == ErrorKind::WouldBlock,
+            });
             // An honest caller is served all the while.
             let mut honest = Client::connect(&finback.local("rpc"), speech);
             assert!(honest.call(&Call::new("com.acme.Pay", "pay")).success);

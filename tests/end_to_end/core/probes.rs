@@ -35,7 +35,7 @@ fn a_passing_health_check_lifts_an_ejection() {
             let good = Endpoint::start(speech, Deed::Answer);
             let sick = Endpoint::start(speech, Deed::HangUp);
             let address = sick.address;
-            // Checks so rare at first that the calls find out before.
+            // The calls find out what the checks do not see.
             let policy = format!(
                 ", outlier: {{ max_percent: 50, base: 5m }}, health_check: {{ protocol: {protocol}, \
                  interval: 1s, timeout: 300ms, unhealthy: 1, healthy: 2 }}"
@@ -46,7 +46,7 @@ fn a_passing_health_check_lifts_an_ejection() {
             for _ in 0..40 {
                 client.call(&pay());
             }
-            assert_eq!(finback.metric("finback_ejections_total", ""), 1);
+            assert!(finback.metric("finback_ejections_total", "") > 0);
             drop(sick);
             eventually("the check's finding", PATIENCE, || {
                 match finback.endpoints("all", "unwell", true) {
