@@ -74,7 +74,7 @@ fn endpoints_are_not_charged_for_descriptors_that_we_lack() {
             for policy in ["", check] {
                 let config = config(speech, &endpoints, policy);
                 let finback = Finback::start_limited(limit, &config);
-                let rounds = 3 * count / clients;
+                let rounds = 2 * count / clients;
                 let failed = call_around(&finback, speech, clients, rounds);
                 let what = format!("{speech:?}, {count} endpoints, {limit} descriptors{policy}");
                 println!("{what}: {failed} of {} failed", rounds * clients);

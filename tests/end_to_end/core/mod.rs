@@ -4,6 +4,7 @@ mod blame;
 mod bounds;
 mod descriptors;
 mod drain;
+mod hosts;
 mod names;
 mod places;
 mod probes;

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use finback_simulations::speech::{Kind, Speech, TOKEN};
@@ -35,6 +35,7 @@ pub(crate) struct Endpoint {
     /// Where it listens.
     pub(crate) address: SocketAddr,
     state: Arc<State>,
+    accepting: Option<JoinHandle<()>>,
 }
 
 /// What becomes of the call of a frame.
@@ -85,7 +86,6 @@ impl Endpoint {
         script: impl Fn(&[u8]) -> Deed + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind(address).unwrap();
-        listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             speech,
@@ -100,21 +100,23 @@ impl Endpoint {
             let_go: Condvar::new(),
         });
         let own = state.clone();
-        thread::spawn(move || {
-            while !own.stopped.load(Relaxed) {
-                let Ok((stream, _)) = listener.accept() else {
-                    thread::sleep(Duration::from_millis(2));
-                    continue;
-                };
+        let accepting = thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if own.stopped.load(Relaxed) {
+                    return;
+                }
                 own.accepted.fetch_add(1, Relaxed);
-                stream.set_nonblocking(false).unwrap();
                 stream.set_nodelay(true).unwrap();
                 own.open.lock().unwrap().push(stream.try_clone().unwrap());
                 let state = own.clone();
                 thread::spawn(move || state.serve(stream));
             }
         });
-        Self { address, state }
+        Self {
+            address,
+            state,
+            accepting: Some(accepting),
+        }
     }
 
     /// Calls that have come.
@@ -142,12 +144,15 @@ impl Endpoint {
 impl Drop for Endpoint {
     fn drop(&mut self) {
         self.state.stopped.store(true, Relaxed);
+        // The thread that accepts looks up, and its port is free again.
+        let looked_up = TcpStream::connect(self.address);
+        if let (Ok(_), Some(accepting)) = (looked_up, self.accepting.take()) {
+            let _ = accepting.join();
+        }
         for stream in self.state.open.lock().unwrap().drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
         self.let_go();
-        // Its port is free again when the thread that accepts has seen it.
-        thread::sleep(Duration::from_millis(20));
     }
 }
 
