@@ -160,9 +160,7 @@ fn grow_little(tables: &str, speech: Speech, part: Part, count: usize) {
     for nth in 0..count {
         client.call(&part.stretched(speech, 7 * MIB, nth));
     }
-    let (status, page) = finback.admin("/metrics");
-    assert_eq!(status, 200);
-    assert!(page.len() < 2 * MIB, "{} bytes of metrics", page.len());
+    small_page(&finback);
     let grown = finback.process().rss().saturating_sub(before) / 1024;
     println!("{tables} {speech:?} {part:?}: {grown} MiB more");
     assert!(grown < 64, "{tables} {speech:?} {part:?}: {grown} MiB more");
@@ -181,17 +179,23 @@ fn invent(finback: &Finback, speech: Speech, count: usize) {
     }
 }
 
-/// What holds after such a flood; `known` says that something knows the service that is called.
-fn unharmed(finback: &Finback, speech: Speech, call: &Call, known: bool) {
-    let mut client = Client::connect(&finback.local(speech.name()), speech);
-    let answer = client.call(call);
-    assert!(answer.success, "{speech:?}: a known service: {answer:?}");
+/// The metrics, which are few and come at once.
+fn small_page(finback: &Finback) -> String {
     let began = Instant::now();
     let (status, page) = finback.admin("/metrics");
     assert_eq!(status, 200);
     let took = began.elapsed();
     assert!(took < Duration::from_secs(3), "a scrape took {took:?}");
     assert!(page.len() < 2 * MIB, "{} bytes of metrics", page.len());
+    page
+}
+
+/// What holds after such a flood; `known` says that something knows the service that is called.
+fn unharmed(finback: &Finback, speech: Speech, call: &Call, known: bool) {
+    let mut client = Client::connect(&finback.local(speech.name()), speech);
+    let answer = client.call(call);
+    assert!(answer.success, "{speech:?}: a known service: {answer:?}");
+    let page = small_page(finback);
     let own = format!("service=\"{}\"", call.service);
     assert!(
         page.contains(&own) || !known,
@@ -220,6 +224,7 @@ fn invented_names_crowd_out_no_service_that_a_registry_in_the_file_knows() {
             let finback = proxy(tables, &endpoints);
             let before = finback.process().rss();
             invent(&finback, speech, INVENTED);
+            small_page(&finback);
             if tables != NOBODY {
                 let call = named(speech, LATER);
                 unharmed(&finback, speech, &call, tables == REGISTRY);
