@@ -94,10 +94,17 @@ fn what_is_wrong_with_the_endpoint_ejects_it() {
         call_often(&finback, speech, &Call::new("com.acme.Pay", "pay"));
         assert!(ejections(&finback) > 0, "{speech:?}: lost connections");
 
-        let closed = [(); 2].map(|()| format!("127.0.0.1:{}", free_port()));
-        let finback = proxy(speech, &closed, "");
-        call_often(&finback, speech, &Call::new("com.acme.Pay", "pay"));
-        assert!(ejections(&finback) > 0, "{speech:?}: no connections");
+        // With nothing tried elsewhere, each of its calls fails until it is left alone.
+        let closed = format!("127.0.0.1:{}", free_port());
+        let good = Endpoint::start(speech, Deed::Answer);
+        let both = [closed.clone(), good.address.to_string()];
+        let finback = proxy(speech, &both, ", retry: { attempts: 1 }");
+        let mut client = Client::connect(&finback.local("rpc"), speech);
+        let call = Call::new("com.acme.Pay", "pay");
+        let failed = (0..CALLS).filter(|_| !client.call(&call).success).count();
+        assert!(failed <= 6, "{speech:?}: {failed} to nobody");
+        let out = finback.endpoints("all", "available", false);
+        assert_eq!(out, [closed], "{speech:?}: no connections");
     }
 }
 

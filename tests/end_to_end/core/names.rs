@@ -299,6 +299,11 @@ routes: {{ all: [ {{ to: {{ registry: zk }} }} ] }}
 "#,
         zookeeper.address
     ));
+    let connected = || finback.metric("finback_registry_connected", "");
+    eventually("the registry", PATIENCE, || match connected() {
+        1 => Ok(()),
+        _ => Err("not connected".into()),
+    });
     for speech in SPEECHES {
         let mut client = Client::connect(&finback.local(speech.name()), speech);
         for part in [Part::Service, Part::Version, Part::Group] {
@@ -310,8 +315,7 @@ routes: {{ all: [ {{ to: {{ registry: zk }} }} ] }}
     }
     let end = Instant::now() + Duration::from_secs(5);
     while Instant::now() < end {
-        let connected = finback.metric("finback_registry_connected", "");
-        assert_eq!(connected, 1, "{}", finback.process().tail());
+        assert_eq!(connected(), 1, "{}", finback.process().tail());
         thread::sleep(Duration::from_millis(100));
     }
 }

@@ -8,19 +8,22 @@ use finback_simulations::speech::Speech;
 use crate::support::endpoint::{Deed, Endpoint};
 use crate::support::eventually;
 use crate::support::finback::Finback;
+use crate::support::free_port;
 use crate::support::rpc::{Call, Client, PATIENCE, SPEECHES, Silence};
 
 fn pay() -> Call {
     Call::new("com.acme.Pay", "pay")
 }
 
-/// Listeners with the names of their tables, all tables leading to one endpoint.
-fn tables(speech: Speech, listeners: &[(&str, &str)], endpoint: &Endpoint) -> String {
+/// Listeners with the names of their tables, all tables leading to one endpoint; `main` has this
+/// port, the others have any.
+fn tables(speech: Speech, port: u16, listeners: &[(&str, &str)], endpoint: &Endpoint) -> String {
     let protocol = speech.name();
     let mut config = "workers: 1\nlisteners:\n".to_owned();
     for (name, table) in listeners {
+        let port = if *name == "main" { port } else { 0 };
         config += &format!(
-            "  - {{ name: {name}, address: \"127.0.0.1:0\", protocol: {protocol}, routes: {table} }}\n"
+            "  - {{ name: {name}, address: \"127.0.0.1:{port}\", protocol: {protocol}, routes: {table} }}\n"
         );
     }
     config += "routes:\n";
@@ -77,13 +80,14 @@ fn a_busy_connection_keeps_the_table_it_came_with() {
             &[("other", "r2")],
         ] {
             let before = [("main", "r0"), ("other", "r2")];
-            let finback = Finback::start(&tables(speech, &before, &endpoint));
+            let port = free_port();
+            let finback = Finback::start(&tables(speech, port, &before, &endpoint));
             let address = finback.local("main");
             let mut busy = Client::connect(&address, speech);
             let mut waiting = Client::connect(&address, speech);
             assert!(busy.call(&pay()).success);
             assert!(waiting.call(&pay()).success);
-            finback.reload(&tables(speech, after, &endpoint));
+            finback.reload(&tables(speech, port, after, &endpoint));
             let (answered, _) = keep_calling(&mut busy, speech, Duration::from_secs(3));
             assert!(answered > 0, "{speech:?}: nothing after the reload");
             // One that was idle meanwhile is served or has ended; it is not turned away.
@@ -101,14 +105,14 @@ fn calls_in_flight_across_a_removal_are_answered() {
     for speech in SPEECHES {
         let endpoint = Endpoint::start(speech, Deed::Hold);
         let before = [("main", "r0"), ("other", "r2")];
-        let finback = Finback::start(&tables(speech, &before, &endpoint));
+        let finback = Finback::start(&tables(speech, 0, &before, &endpoint));
         let mut client = Client::connect(&finback.local("main"), speech);
         client.send_all(&pay(), 20);
         eventually("the calls to arrive", PATIENCE, || match endpoint.calls() {
             20 => Ok(()),
             other => Err(other.to_string()),
         });
-        finback.reload(&tables(speech, &[("other", "r2")], &endpoint));
+        finback.reload(&tables(speech, 0, &[("other", "r2")], &endpoint));
         thread::sleep(Duration::from_millis(300));
         endpoint.let_go();
         for answer in client.answers(20) {
