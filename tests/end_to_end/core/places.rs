@@ -30,7 +30,7 @@ fn endpoint(speech: Speech) -> Endpoint {
 fn proxy(speech: Speech, endpoint: &Endpoint, limits: &str) -> Finback {
     Finback::start(&format!(
         r#"
-workers: 2
+workers: 1
 listeners: [ {{ name: rpc, address: "127.0.0.1:0", protocol: {}, routes: all }} ]
 routes: {{ all: [ {{ to: {{ cluster: all }} }} ] }}
 clusters: {{ all: {{ endpoints: [ "{}" ] }} }}
