@@ -65,7 +65,10 @@ fn answers_that_came_while_the_process_stood_still_count() {
                 .collect();
             let call = Call::new("com.acme.Pay", "pay");
             for client in &mut clients {
-                assert!(client.call(&call).success);
+                let first = client.call(&call);
+                assert!(first.success, "{speech:?} before the pause: {first:?}");
+            }
+            for client in &mut clients {
                 client.send_all(&call, 10);
             }
             thread::sleep(Duration::from_millis(100));
@@ -138,7 +141,7 @@ fn answers_of_http_that_came_while_the_process_stood_still_count() {
                 let mut head = [0; 4096];
                 let n = stream.read(&mut head).unwrap();
                 let said = String::from_utf8_lossy(&head[..n]).into_owned();
-                if !said.starts_with("HTTP/1.1 200") {
+                if round == 1 && !said.starts_with("HTTP/1.1 200") {
                     failed.push(said);
                 }
             }
