@@ -1023,7 +1023,7 @@ pub struct Limits {
     /// A frame that has begun is cut off if it comes more slowly, in bytes a second on the average of
     /// 10 s; 0 for any rate. Default: 1KiB.
     pub frame_rate: Option<Size>,
-    /// Bytes of unfinished frames of all clients; above it, the slowest are cut off. Default: 256MiB.
+    /// Bytes of unfinished frames of all clients; above it, the slowest are cut off. Default: 128MiB.
     pub unfinished: Option<Size>,
     /// Client connections in all. Default: 40 % of the process's descriptors.
     pub connections: Option<NonZeroUsize>,

@@ -323,7 +323,7 @@ impl Exchange {
     pub(crate) fn answered(&mut self, outcome: Outcome, bytes: usize) {
         self.ending = Ending::Answered(outcome);
         if matches!(outcome, Outcome::Success | Outcome::Exception) {
-            self.site.learn();
+            self.site.answered();
         }
         self.response_bytes = bytes as u64;
     }

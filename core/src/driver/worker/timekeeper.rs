@@ -19,6 +19,8 @@ const TICKS_PER_SWEEP: u32 = 240;
 const TURNS: u32 = 64;
 /// Turns in which nothing arrived, after which the sockets are taken to be read.
 const QUIET_TURNS: u32 = 3;
+/// Frames that began within so many milliseconds are given up last.
+const YOUNG: u128 = 1000;
 /// Clients whose unfinished frames are smaller than this are never cut off for memory.
 const SMALL: usize = 64 * 1024;
 
@@ -109,6 +111,12 @@ impl Worker {
             return;
         };
         let now = self.now();
+        // What has only just begun is likely to be whole in a moment.
+        let young = if over > self.limits().unfinished {
+            0
+        } else {
+            YOUNG
+        };
         let residents = self.residents.all();
         let own: usize = residents
             .iter()
@@ -122,7 +130,8 @@ impl Worker {
             .filter_map(|resident| {
                 let (began, length) = resident.unfinished()?;
                 let rate = length as u128 * 1000 / now.since(began).as_millis().max(1);
-                (length >= SMALL).then_some((rate, length, resident))
+                let old = now.since(began).as_millis() >= young;
+                (old && length >= SMALL).then_some((rate, length, resident))
             })
             .collect();
         large.sort_by_key(|(rate, _, _)| *rate);
