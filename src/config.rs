@@ -20,6 +20,8 @@ use finback_registry::{Bridge, Registration, RegistryConfig};
 pub struct Config {
     /// Worker threads.
     pub workers: usize,
+    /// Listen beside another process, which is then stopped; said on the command line.
+    pub take_over: bool,
     /// Where the admin port listens, if anywhere.
     pub admin: Option<SocketAddr>,
     /// Registries by name.
@@ -75,7 +77,7 @@ impl Config {
 }
 
 /// How SOFA-RPC's mesh registry is served.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeshRegistry {
     /// Where it listens.
     pub address: SocketAddr,

@@ -34,6 +34,10 @@ enum Command {
         /// The configuration file.
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
+        /// Listen on addresses that another process listens on, too: start the new process so, and stop
+        /// the old one when the new one says `ready`. Without it an address that is taken is refused.
+        #[arg(long)]
+        take_over: bool,
     },
     /// Check a configuration file: exit 0 if it is good, 1 with FILE:LINE:COLUMN if not.
     Check {
@@ -71,7 +75,7 @@ fn main() -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()?;
     let exit = match arguments.command {
-        Command::Run { config } => control.block_on(run::run(config)),
+        Command::Run { config, take_over } => control.block_on(run::run(config, take_over)),
         Command::Check { config } => Ok(check::check(&config)),
         Command::Schema => {
             println!("{}", serde_json::to_string_pretty(&config::schema())?);

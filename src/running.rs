@@ -1,6 +1,7 @@
 //! Finback at work: what `run`, `demo` and tests start, reload and stop.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
@@ -12,8 +13,8 @@ use finback_registry::{Registration, Registries};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
-use crate::config::Config;
 use crate::config::units::Placed;
+use crate::config::{Config, MeshRegistry};
 use crate::kafka::{self, Outlet};
 use crate::metadata::DubboMetadata;
 use crate::protocols;
@@ -42,6 +43,38 @@ pub struct Running {
     subscribers: Mutex<Subscribers>,
     /// Kafka clusters of the configuration in force.
     kafka: std::sync::Mutex<Vec<Arc<Outlet>>>,
+    fixed: Fixed,
+}
+
+/// What of a configuration only a restart changes.
+struct Fixed {
+    workers: usize,
+    admin: Option<SocketAddr>,
+    mesh_registry: Option<MeshRegistry>,
+    snapshots: Option<PathBuf>,
+}
+
+impl Fixed {
+    fn of(config: &Config) -> Self {
+        Self {
+            workers: config.workers,
+            admin: config.admin,
+            mesh_registry: config.mesh_registry.clone(),
+            snapshots: config.snapshots.clone(),
+        }
+    }
+
+    /// The keys that differ from those of another configuration.
+    fn changed(&self, other: &Self) -> Vec<&'static str> {
+        let keys = [
+            ("workers", self.workers != other.workers),
+            ("admin", self.admin != other.admin),
+            ("mesh_registry", self.mesh_registry != other.mesh_registry),
+            ("snapshots", self.snapshots != other.snapshots),
+        ];
+        let changed = keys.into_iter().filter(|(_, changed)| *changed);
+        changed.map(|(key, _)| key).collect()
+    }
 }
 
 /// Counts of reloads.
@@ -67,6 +100,7 @@ impl Running {
     /// # Errors
     /// If a thread cannot be started or an address not be bound.
     pub fn start(config: Config) -> anyhow::Result<Self> {
+        let fixed = Fixed::of(&config);
         keep_fresh(&config);
         let registries = Registries::start(
             Handle::current(),
@@ -87,6 +121,9 @@ impl Running {
         }
         tokio::spawn(keep_checking(Arc::downgrade(&mesh)));
         let workers = Workers::start(&mesh, config.workers).context("cannot start the workers")?;
+        if config.take_over {
+            workers.share_addresses();
+        }
         let bound = bind(&workers, config.listeners)?;
         let listeners = bound
             .into_iter()
@@ -110,25 +147,29 @@ impl Running {
             listeners: Mutex::new(listeners),
             draining: AtomicBool::new(false),
             kafka: std::sync::Mutex::new(config.kafka),
+            fixed,
         })
     }
 
-    /// Puts a new configuration in force, or nothing of it: new addresses are bound before
-    /// anything is changed. The number of workers and the admin port stay as they are.
+    /// Puts a new configuration in force, or nothing of it. Returns the keys whose change only a
+    /// restart puts in force: those stay as they are.
     ///
     /// # Errors
-    /// If a new address cannot be bound; then everything stays as it is.
-    pub async fn reload(&self, config: Config) -> anyhow::Result<()> {
+    /// If a new address cannot be bound, or Kafka not be spoken to; then everything stays as it is.
+    pub async fn reload(&self, config: Config) -> anyhow::Result<Vec<&'static str>> {
+        let changed = self.fixed.changed(&Fixed::of(&config));
         let mut listeners = self.listeners.lock().await;
         let is_new = |spec: &ListenerSpec| !listeners.iter().any(|own| own.spec == *spec);
         let wanted = config.listeners.clone();
         keep_fresh(&config);
         let fresh = config.listeners.into_iter().filter(is_new).collect();
-        let bound = bind(&self.workers, fresh)?;
         let before = self.kafka();
         for outlet in &config.kafka {
             start_outlet(outlet, &before)?;
         }
+        // Last of what may fail: clients that connect meanwhile are in the kernel's queue, and would be
+        // reset.
+        let bound = bind(&self.workers, fresh)?;
         self.subscribers
             .lock()
             .await
@@ -156,7 +197,7 @@ impl Running {
         }
         *registrations = config.registrations;
         self.registries.set_bridges(config.bridges);
-        Ok(())
+        Ok(changed)
     }
 
     /// Name, address and protocols of every listener.

@@ -152,8 +152,11 @@ impl Health {
     /// costs a few calls. Now and then one more goes there, for they may be of the kind that
     /// takes long.
     pub(crate) fn is_in_doubt(&self, now: Now) -> bool {
+        if self.is_silent(now) {
+            return true;
+        }
         if self.is_proven() {
-            return self.is_silent(now);
+            return false;
         }
         let tried_at = Now(self.tried_at.load(Relaxed));
         let is_tried = self.trials.load(Relaxed) >= UNPROVEN && now.since(tried_at) < AGAIN;

@@ -1,6 +1,7 @@
 //! What all workers share: routing, clusters, the way to registries and exporters.
 
 mod exchange;
+mod learned;
 mod local;
 mod origin;
 mod site;
@@ -25,6 +26,7 @@ use crate::rejection::Rejection;
 use crate::route::RouteTable;
 
 pub use exchange::{Attempt, Exchange, Lease, Resend};
+use learned::Learned;
 use unknown::Unknown;
 
 pub use local::LocalMesh;
@@ -57,11 +59,11 @@ pub struct Limits {
     /// A client that closed its sending side, and only that, is still answered for this long; then
     /// it is taken for gone, and its calls give their places back. Default: 5 s.
     pub half_closed: Duration,
-    /// A frame that has begun is cut off if it comes more slowly than this many bytes a second, after
-    /// 10 s; 0 = no bound. Default: 16 KiB.
+    /// A frame that has begun is cut off if it comes more slowly than this many bytes a second on the
+    /// average of 10 s; 0 = no bound. Default: 1 KiB.
     pub frame_rate: usize,
     /// Bytes of unfinished frames of all client connections; above it, the slowest ones are cut off.
-    /// Default: 256 MiB.
+    /// Default: 128 MiB.
     pub unfinished: usize,
     /// Upstream connections in all; at the limit, idle ones make room. Default: 10,000.
     pub upstream_connections: usize,
@@ -86,8 +88,8 @@ impl Default for Limits {
             call_timeout: Duration::from_secs(60),
             call_timeout_max: Duration::from_secs(3600),
             half_closed: Duration::from_secs(5),
-            frame_rate: 16 * 1024,
-            unfinished: 256 * 1024 * 1024,
+            frame_rate: 1024,
+            unfinished: 128 * 1024 * 1024,
             upstream_connections: 10_000,
             services: 10_000,
             drain_grace: Duration::from_secs(5),
@@ -186,6 +188,8 @@ pub struct Mesh {
     routing: ArcSwap<Routing>,
     looked_up: Mutex<HashMap<Lookup, Arc<Cluster>>>,
     unknown: Unknown,
+    /// Which services have series of their own because somebody serves them.
+    pub(crate) learned: Learned,
 }
 
 impl Mesh {
@@ -215,6 +219,7 @@ impl Mesh {
             routing: ArcSwap::from_pointee(nothing),
             looked_up: Mutex::default(),
             unknown: Unknown::default(),
+            learned: Learned::default(),
         });
         mesh.apply(spec);
         mesh

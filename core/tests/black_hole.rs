@@ -63,9 +63,9 @@ async fn who_accepts_and_never_answers_costs_few_calls_and_one_for_each_trial() 
     let mut client = Peer::connect(mess.address).await;
     let first = failed(&mut client, 500).await;
     assert!((1..10).contains(&first), "{first} of the first second");
-    // Trials after 1, 2 and 4 s.
+    // Its callers' own times are too short to eject it, but it is asked last; now and then once more.
     let later = failed(&mut client, 1500).await;
-    assert!((1..=3).contains(&later), "{later} of three seconds");
+    assert!(later <= 3, "{later} of three seconds");
 }
 
 #[tokio::test]

@@ -32,9 +32,10 @@ const BOUNDS: [u64; 16] = [
 ];
 
 /// Endings that are not rejections.
-const OTHER_ENDINGS: [Ending; 7] = [
+const OTHER_ENDINGS: [Ending; 8] = [
     Ending::Answered(Outcome::Success),
     Ending::Answered(Outcome::Exception),
+    Ending::Answered(Outcome::Invalid),
     Ending::Answered(Outcome::Failed),
     Ending::Answered(Outcome::Refused),
     Ending::Answered(Outcome::TimedOut),
@@ -165,9 +166,16 @@ fn add(counter: &AtomicU64, by: u64) {
 
 fn place(ending: Ending) -> usize {
     match ending {
-        Ending::Answered(outcome) => outcome as usize,
-        Ending::Sent => 5,
-        Ending::Abandoned => 6,
+        Ending::Answered(outcome) => match outcome {
+            Outcome::Success => 0,
+            Outcome::Exception => 1,
+            Outcome::Invalid => 2,
+            Outcome::Failed => 3,
+            Outcome::Refused => 4,
+            Outcome::TimedOut => 5,
+        },
+        Ending::Sent => 6,
+        Ending::Abandoned => 7,
         Ending::Rejected(rejection) => OTHER_ENDINGS.len() + rejection as usize,
     }
 }
@@ -296,6 +304,17 @@ mod tests {
             listener: "l".into(),
             service: service.into(),
             method: "m".into(),
+        }
+    }
+
+    #[test]
+    fn every_ending_has_a_place_of_its_own() {
+        for (at, own) in OTHER_ENDINGS.into_iter().enumerate() {
+            assert_eq!((place(own), ending(at)), (at, own));
+        }
+        for rejection in Rejection::ALL {
+            let own = Ending::Rejected(rejection);
+            assert_eq!(ending(place(own)), own);
         }
     }
 

@@ -41,8 +41,10 @@ pub struct Comparison {
     pub scale: f64,
     /// The finback binary.
     pub finback: PathBuf,
-    /// The Envoy binary.
-    pub envoy: PathBuf,
+    /// The binary of a tree before, to compare with.
+    pub before: Option<PathBuf>,
+    /// The Envoy binary; without it Envoy is left out.
+    pub envoy: Option<PathBuf>,
     /// Whether to measure memory too.
     pub memory: bool,
 }
@@ -221,18 +223,24 @@ pub fn run(comparison: &Comparison) -> anyhow::Result<()> {
     let backends = Backends::start(folder.path())?;
     let wanted = |group: Group| comparison.groups.is_empty() || comparison.groups.contains(&group);
     let start = || -> anyhow::Result<Vec<Proxy>> {
-        Ok(vec![
-            proxies::haproxy(folder.path(), &backends)?,
-            proxies::envoy(folder.path(), &comparison.envoy, &backends)?,
-            proxies::finback(folder.path(), &comparison.finback, &backends)?,
-        ])
+        let mut all = vec![proxies::haproxy(folder.path(), &backends)?];
+        if let Some(envoy) = &comparison.envoy {
+            all.push(proxies::envoy(folder.path(), envoy, &backends)?);
+        }
+        if let Some(before) = &comparison.before {
+            let before = proxies::finback("before", folder.path(), before, &backends)?;
+            all.push(before);
+        }
+        let own = &comparison.finback;
+        all.push(proxies::finback("finback", folder.path(), own, &backends)?);
+        Ok(all)
     };
     let mut proxies = vec![backends.direct()];
     proxies.extend(start()?);
     println!(
-        "| work | proxy | CPU us per call | against HAProxy | against Envoy | p50 us | p99 us |"
+        "| work | proxy | CPU us per call | against HAProxy | against Envoy | against before | p50 us | p99 us |"
     );
-    println!("|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|");
     for workload in WORKLOADS.iter().filter(|own| wanted(own.group)) {
         measure(comparison, workload, &proxies, folder.path())?;
     }
@@ -283,10 +291,11 @@ fn measure(
             None => String::new(),
         };
         println!(
-            "| {work} | {} | {cpu} | {} | {} | {:.0} | {:.0} |",
+            "| {work} | {} | {cpu} | {} | {} | {} | {:.0} | {:.0} |",
             proxy.name,
             ratio("haproxy"),
             ratio("envoy"),
+            ratio("before"),
             median(own.iter().map(|run| run.p50_us as f64).collect()),
             median(own.iter().map(|run| run.p99_us as f64).collect()),
         );

@@ -10,6 +10,7 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::config::Config;
 use crate::running::Running;
 use crate::{admin, config, mesh_registry};
 
@@ -17,11 +18,15 @@ use crate::{admin, config, mesh_registry};
 const WATCH: Duration = Duration::from_millis(500);
 
 /// Runs until SIGTERM or SIGINT; a second one ends it at once.
-pub async fn run(path: PathBuf) -> anyhow::Result<ExitCode> {
+/// With `take_over` it listens beside the process that it replaces.
+pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
     // Read before it is loaded: a change in between is seen as one later, and loaded again.
     let known = read(&path).await;
     let config = match config::load(&path) {
-        Ok(config) => config,
+        Ok(config) => Config {
+            take_over,
+            ..config
+        },
         Err(error) => {
             eprintln!("{error}");
             return Ok(ExitCode::FAILURE);
@@ -114,10 +119,14 @@ async fn reload(path: &Path, running: &Running) {
         Err(error) => Err(error.into()),
     };
     match reloaded {
-        Ok(()) => {
+        Ok(fixed) => {
             running.reloads.accepted.fetch_add(1, Ordering::Relaxed);
             announce(running).await;
             eprintln!("reloaded {}", path.display());
+            if !fixed.is_empty() {
+                let keys = fixed.join("`, `");
+                eprintln!("only a restart puts the change of `{keys}` in force");
+            }
         }
         Err(error) => {
             running.reloads.refused.fetch_add(1, Ordering::Relaxed);

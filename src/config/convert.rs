@@ -114,6 +114,7 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
         limits,
     };
     Ok(Config {
+        take_over: false,
         kafka: names.kafka.into_values().collect(),
         subscriptions,
         workers,

@@ -1020,10 +1020,10 @@ pub struct Limits {
     /// The longest frame, not over `queue_hard`. Default: 16 MiB for bolt, 8 MiB (and header) for
     /// dubbo, 1 MiB for mqtt, or `queue_hard` where that is less.
     pub frame: Option<Placed<Size>>,
-    /// A frame that has begun is cut off if it comes more slowly, in bytes a second, after 10 s; 0 for
-    /// any rate. Default: 16KiB.
+    /// A frame that has begun is cut off if it comes more slowly, in bytes a second on the average of
+    /// 10 s; 0 for any rate. Default: 1KiB.
     pub frame_rate: Option<Size>,
-    /// Bytes of unfinished frames of all clients; above it, the slowest are cut off. Default: 256MiB.
+    /// Bytes of unfinished frames of all clients; above it, the slowest are cut off. Default: 128MiB.
     pub unfinished: Option<Size>,
     /// Client connections in all. Default: 40 % of the process's descriptors.
     pub connections: Option<NonZeroUsize>,

@@ -45,7 +45,7 @@ routes:
 clusters:
   bolt: {{ endpoints: [ "127.0.0.1:{bolt}" ] }}
   dubbo: {{ endpoints: [ "127.0.0.1:{dubbo}" ] }}
-limits: {{ sniff: 1s, frame: 4MiB, queue_hard: 2MiB }}
+limits: {{ sniff: 1s, frame: 2MiB, queue_hard: 2MiB }}
 "#,
             zookeeper = world().zookeeper(),
         ))
@@ -138,7 +138,7 @@ fn undisturbed(millis: u64, disturb: impl FnOnce()) {
             caller.call("who", "").map_err(|failure| failure.text)
         });
     }
-    let before = resident_kib();
+    let before = finback().process().rss();
     let loads = callers.each_ref().map(|caller| caller.load(millis));
     disturb();
     for load in loads {
@@ -146,18 +146,8 @@ fn undisturbed(millis: u64, disturb: impl FnOnce()) {
         assert_eq!((load.wrong, load.errors.len()), (0, 0), "{load:?}");
         assert!(load.right > 20, "{load:?}");
     }
-    let grown = resident_kib().saturating_sub(before);
+    let grown = finback().process().rss().saturating_sub(before);
     assert!(grown < GROWTH_KIB, "{grown} KiB more than before");
-}
-
-fn resident_kib() -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", finback().process().id()));
-    let status = status.unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 #[test]
@@ -302,7 +292,7 @@ fn a_flood_of_heartbeats_is_answered_or_held_back() {
 }
 
 #[test]
-fn a_client_that_never_reads_is_cut_and_holds_little() {
+fn a_client_that_never_reads_is_held_back_and_holds_little() {
     undisturbed(5000, || {
         for speech in SPEECHES {
             let mut stream = connect(speech.name());
@@ -310,10 +300,13 @@ fn a_client_that_never_reads_is_cut_and_holds_little() {
             stream
                 .set_write_timeout(Some(Duration::from_millis(500)))
                 .unwrap();
-            let begun = Instant::now();
-            // Ends when it is held back for good or cut, whichever the proxy chooses.
-            while begun.elapsed() < Duration::from_secs(2) && stream.write_all(&call).is_ok() {}
-            assert!(begun.elapsed() < PATIENCE);
+            // Kernels take a few MiB each way, and the proxy what may be unread.
+            let taken = (0..)
+                .take_while(|_| stream.write_all(&call).is_ok())
+                .take(100 * 1024 * 1024 / call.len())
+                .count();
+            let taken = taken * call.len() / (1024 * 1024);
+            assert!(taken < 50, "{speech:?}: {taken} MiB of calls were read");
         }
     });
 }

@@ -399,7 +399,7 @@ clusters: {{ back: {{ endpoints: [ "{one}", "{two}" ], http: "{version}" }} }}
         servers.ask("stop", &[("name", "two")]).unwrap();
         thread::sleep(Duration::from_millis(500));
         // A second proxy takes over the port, and the first one goes.
-        let next = Finback::start(&config(port));
+        let next = Finback::take_over(&config(port));
         finback.process().signal("TERM");
         assert!(finback.process().wait_for_end(PATIENCE).success());
         let load = Load::of(load);
@@ -433,7 +433,7 @@ clusters:
 "#,
         free_port()
     ));
-    // Every other attempt finds nobody there: nothing was sent, so it is made again.
+    // An attempt that finds nobody there is made again: nothing was sent.
     for _ in 0..10 {
         let answer = fetch(
             &peer,
@@ -463,7 +463,9 @@ clusters:
         .unwrap()
         .parse()
         .unwrap();
-    assert!(retries >= 6.0, "{retries}");
+    // One found out that nobody is there, and two were answered with 503: who cannot be connected to
+    // is asked again now and then only.
+    assert!((3.0..=6.0).contains(&retries), "{retries}");
     // One that breaks off cannot be told from one that ran.
     let dropped = fetch(
         &peer,

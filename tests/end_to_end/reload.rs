@@ -109,8 +109,10 @@ fn listeners_come_and_go_and_the_others_do_not_notice() {
     let caller = providers.caller(&finback.local("main"));
     let old = finback.local("old");
     eventually_who(&caller, "one");
-    eventually_who(&providers.caller(&old), "one");
+    let leaving = providers.caller(&old);
+    eventually_who(&leaving, "one");
     let load = caller.load(3000);
+    let last = leaving.load(3000);
     finback.write(&config(&["main", "new"], providers.ports[0]));
     eventually_who(&providers.caller(&finback.local("new")), "one");
     eventually(
@@ -123,6 +125,11 @@ fn listeners_come_and_go_and_the_others_do_not_notice() {
     );
     let load = Load::of(load);
     assert_eq!((load.wrong, load.errors.len()), (0, 0), "{load:?}");
+    // Who came by the old one is served until told to go, and never turned away.
+    let last = Load::of(last);
+    assert!(last.wrong == 0 && last.right > 20, "{last:?}");
+    let turned_away = last.errors.keys().any(|text| text.contains("route"));
+    assert!(!turned_away, "{last:?}");
 }
 
 #[test]

@@ -207,20 +207,41 @@ fn attempt_again(worker: &Rc<Worker>, request: Request) -> Result<(), (Request, 
 /// Room for a call that waits, given back when it waits no more.
 struct Room {
     worker: Rc<Worker>,
+    reply: Rc<dyn Reply>,
     bytes: usize,
+    cluster: usize,
+}
+
+impl Room {
+    fn take(worker: &Rc<Worker>, request: &Request, cluster: &Arc<Cluster>) -> Option<Self> {
+        let (bytes, cluster) = (request.wire.len(), Arc::as_ptr(cluster).addr());
+        if !request.reply.begin_lookup(cluster) {
+            return None;
+        }
+        if !worker.reserve_pending(bytes) {
+            request.reply.end_lookup(cluster);
+            return None;
+        }
+        Some(Self {
+            worker: worker.clone(),
+            reply: request.reply.clone(),
+            bytes,
+            cluster,
+        })
+    }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
         self.worker.release_pending(self.bytes);
+        self.reply.end_lookup(self.cluster);
     }
 }
 
 /// Keeps a call until its service's first snapshot is there, its deadline passes, its client is gone
 /// or draining takes too long.
 fn park(worker: &Rc<Worker>, request: Request, cluster: Arc<Cluster>) {
-    let bytes = request.wire.len();
-    if !worker.reserve_pending(bytes) {
+    let Some(room) = Room::take(worker, &request, &cluster) else {
         let Request {
             reply,
             head,
@@ -228,10 +249,6 @@ fn park(worker: &Rc<Worker>, request: Request, cluster: Arc<Cluster>) {
             ..
         } = request;
         return refuse(worker, &*reply, &head, exchange, Rejection::Overloaded);
-    }
-    let room = Room {
-        worker: worker.clone(),
-        bytes,
     };
     let worker = worker.clone();
     worker

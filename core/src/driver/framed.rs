@@ -28,8 +28,11 @@ pub use session::serve;
 
 /// While draining, a client that was quiet for this long has nothing on its way to us.
 const QUIET: Duration = Duration::from_secs(1);
-/// A frame that has begun may take this long however slowly it comes.
-const FRAME_GRACE: Duration = Duration::from_secs(10);
+/// The rate of a frame that has begun is looked at this often.
+const WINDOW: Duration = Duration::from_secs(10);
+/// Services that are looked up for the calls of one client at a time: whoever invents names must not use
+/// up what all share.
+const LOOKUPS: usize = 256;
 /// More than `queue_hard` may wait for a client this long: what was appended in one turn is no sign
 /// that it does not read.
 const SLOW: Duration = Duration::from_secs(1);
@@ -79,6 +82,10 @@ pub(crate) struct Client {
     over_since: Cell<Option<Now>>,
     /// When its unfinished frame began, and how many bytes of it there are.
     unfinished: Cell<Option<(Now, usize)>>,
+    /// When its rate was last found good, and how many bytes of it there were.
+    rated: Cell<Option<(Now, usize)>>,
+    /// The clusters that its calls wait for, with how many do.
+    lookups: RefCell<Vec<(usize, u32)>>,
     /// That frame comes too slowly; what it took is given back.
     too_slow: Cell<bool>,
 }
@@ -231,6 +238,30 @@ impl Reply for Client {
         self.check_queue(worker);
     }
 
+    fn begin_lookup(&self, cluster: usize) -> bool {
+        let mut lookups = self.lookups.borrow_mut();
+        if let Some((_, calls)) = lookups.iter_mut().find(|(own, _)| *own == cluster) {
+            *calls += 1;
+            return true;
+        }
+        let has_room = lookups.len() < LOOKUPS;
+        if has_room {
+            lookups.push((cluster, 1));
+        }
+        has_room
+    }
+
+    fn end_lookup(&self, cluster: usize) {
+        let mut lookups = self.lookups.borrow_mut();
+        let Some(at) = lookups.iter().position(|(own, _)| *own == cluster) else {
+            return;
+        };
+        lookups[at].1 -= 1;
+        if lookups[at].1 == 0 {
+            lookups.swap_remove(at);
+        }
+    }
+
     fn finished(&self, worker: &Worker) {
         let left = self.in_flight.get().saturating_sub(1);
         self.in_flight.set(left);
@@ -305,23 +336,30 @@ impl Client {
         self.holds.get() > 0 || at_limit
     }
 
-    /// A frame that has begun must come at a least rate: what there is of it is kept in memory.
+    /// A frame that has begun must come at a least rate, looked at in windows of time: what there is
+    /// of it is kept in memory, and bytes that came quickly do not pay for others that do not come.
     fn check_rate(&self, worker: &Worker) {
         let Some((began, bytes)) = self.unfinished.get() else {
-            return;
+            return self.rated.set(None);
+        };
+        let (since, before) = match self.rated.get() {
+            Some(rated) if rated.0 >= began => rated,
+            _ => (began, 0),
         };
         // While it is not read it cannot be blamed.
         if self.is_paused(worker) {
-            return self.unfinished.set(Some((worker.now(), bytes)));
+            return self.rated.set(Some((worker.now(), bytes)));
         }
-        let limits = worker.limits();
-        let taken = worker.now().since(began);
-        let Some(counted) = taken.checked_sub(FRAME_GRACE) else {
+        if worker.now().since(since) < WINDOW {
             return;
-        };
-        if (bytes as u64) < counted.as_secs().saturating_mul(limits.frame_rate as u64) {
-            drop(limits);
+        }
+        let least = usize::try_from(WINDOW.as_secs())
+            .unwrap_or(usize::MAX)
+            .saturating_mul(worker.limits().frame_rate);
+        if bytes.saturating_sub(before) < least {
             self.give_up_frame();
+        } else {
+            self.rated.set(Some((worker.now(), bytes)));
         }
     }
 

@@ -209,7 +209,13 @@ impl Listening {
         if nodelay.is_none_or(|set| set.is_err()) || socket.notice_vanished(UNREAD).is_err() {
             return;
         }
-        let chosen = worker.shares().place(worker.index());
+        let own = worker.index();
+        let chosen = if self.stopped.get() {
+            worker.shares().take(own);
+            own
+        } else {
+            worker.shares().place(own)
+        };
         if chosen == worker.index() {
             return self.start(socket, peer, worker, None, Carried::default());
         }
@@ -281,7 +287,7 @@ impl Listening {
         match spoken {
             Some(protocol) => {
                 let serving = protocol.clone().serve(connection, worker.clone());
-                worker.spawn(what, serving);
+                worker.spawn_boxed(what, serving);
             }
             None => worker.spawn(what, detect(connection, worker.clone())),
         }

@@ -51,6 +51,13 @@ pub(crate) trait Reply {
     /// Gives it the mesh's own answer to its call `asked`.
     fn reject(&self, worker: &Rc<Worker>, asked: &Head, why: Rejection, text: &str);
 
+    /// One of its calls begins to wait until this cluster is looked up; false if its calls wait for as
+    /// many as may be.
+    fn begin_lookup(&self, cluster: usize) -> bool;
+
+    /// One of its calls waits no more.
+    fn end_lookup(&self, cluster: usize);
+
     /// One of its calls is over, however it ended.
     fn finished(&self, worker: &Worker);
 

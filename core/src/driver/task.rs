@@ -8,15 +8,17 @@ use std::task::{Context, Poll};
 
 use crate::gauges::Gauges;
 
+use super::protocol::Served;
+
 /// A task that ends quietly where it would have panicked. What it held is dropped then, so guards
 /// do what they are for.
-struct Guarded<F> {
-    task: Option<Pin<Box<F>>>,
+struct Guarded {
+    task: Option<Served>,
     what: &'static str,
     gauges: Arc<Gauges>,
 }
 
-impl<F: Future<Output = ()>> Future for Guarded<F> {
+impl Future for Guarded {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -42,13 +44,9 @@ pub(crate) fn note_panic(gauges: &Gauges, what: &'static str) {
 }
 
 /// Starts a task on this thread.
-pub(crate) fn spawn(
-    gauges: &Arc<Gauges>,
-    what: &'static str,
-    task: impl Future<Output = ()> + 'static,
-) {
+pub(crate) fn spawn(gauges: &Arc<Gauges>, what: &'static str, task: Served) {
     tokio::task::spawn_local(Guarded {
-        task: Some(Box::pin(task)),
+        task: Some(task),
         what,
         gauges: gauges.clone(),
     });

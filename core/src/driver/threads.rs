@@ -1,10 +1,10 @@
 //! The worker threads, and how the rest of the process speaks to them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -53,6 +53,8 @@ pub struct Workers {
     next_listener: AtomicU64,
     /// The ports that are ours.
     ports: Mutex<Vec<(u64, u16)>>,
+    /// Addresses may be shared with another process.
+    shares_addresses: AtomicBool,
 }
 
 /// One worker as an operator sees it.
@@ -127,7 +129,14 @@ impl Workers {
             shares,
             next_listener: AtomicU64::new(0),
             ports: Mutex::default(),
+            shares_addresses: AtomicBool::new(false),
         })
+    }
+
+    /// Lets listeners share their addresses with another process, which this one is to replace: both
+    /// are served until that one stops.
+    pub fn share_addresses(&self) {
+        self.shares_addresses.store(true, Ordering::Relaxed);
     }
 
     /// How every worker is.
@@ -188,7 +197,8 @@ impl Workers {
             .lock_ports()
             .iter()
             .any(|(_, port)| *port == address.port());
-        if address.port() == 0 || is_own {
+        let may_share = self.shares_addresses.load(Ordering::Relaxed);
+        if address.port() == 0 || is_own || may_share {
             return Ok(());
         }
         // Without SO_REUSEPORT this fails where anybody listens; the port is free again at once.
@@ -203,7 +213,7 @@ impl Workers {
             .map_err(|error| match error.kind() {
                 io::ErrorKind::AddrInUse => io::Error::new(
                     io::ErrorKind::AddrInUse,
-                    format!("{address} is taken by another process; is another Finback running?"),
+                    format!("{address} is taken by another process; if that is a Finback to be replaced, start with --take-over"),
                 ),
                 _ => error,
             })
@@ -284,7 +294,7 @@ async fn work(
                 _ => unreachable!("what was sent comes back"),
             })
     }));
-    let mut listeners: HashMap<u64, Rc<Listening>> = HashMap::new();
+    let mut listeners = Listeners::default();
     while let Some(command) = commands.recv().await {
         match command {
             Command::Listen { id, spec, socket } => match tokio::net::TcpListener::from_std(socket)
@@ -293,44 +303,103 @@ async fn work(
                     let listening = Listening::new(id, &spec, &worker);
                     let accepting = listening.clone().accept(socket, worker.clone());
                     worker.spawn("a listener", accepting);
-                    listeners.insert(id, listening);
+                    listeners.add(id, listening, &worker);
                 }
                 Err(error) => tracing::error!(listener = %spec.name, %error, "cannot listen"),
             },
             Command::Unlisten { id } => {
-                if let Some(listening) = listeners.remove(&id) {
-                    listening.stop();
+                if listeners.retire(id) {
                     // Connections accepted meanwhile are dismissed too.
                     tokio::time::sleep(SETTLE).await;
                     worker.dismiss(Some(id));
                 }
             }
-            Command::Adopt(parcel) => match listeners.get(&parcel.listener) {
-                Some(listening) => listening.adopt_counted(parcel, &worker),
-                // Its listener was removed meanwhile: nobody here knows its routes.
-                None => worker.shares().leave(worker.index()),
-            },
+            Command::Adopt(parcel) => listeners.adopt(parcel, &worker),
             Command::HandOver { done } => {
                 let _ = done.send(worker.hand_over_all());
             }
             Command::Drain { done } => {
-                for listening in listeners.values() {
-                    listening.stop();
-                }
+                listeners.stop();
                 tokio::time::sleep(SETTLE).await;
-                // What others accepted for us before they stopped is served, too.
-                while let Ok(command) = commands.try_recv() {
-                    if let Command::Adopt(parcel) = command
-                        && let Some(listening) = listeners.get(&parcel.listener)
-                    {
-                        listening.adopt_counted(parcel, &worker);
+                worker.dismiss(None);
+                let mut draining = std::pin::pin!(worker.drain());
+                loop {
+                    tokio::select! {
+                        () = &mut draining => break,
+                        // What others accepted for us before they stopped is served, too.
+                        Some(Command::Adopt(parcel)) = commands.recv() => {
+                            listeners.adopt(parcel, &worker);
+                        }
                     }
                 }
-                worker.dismiss(None);
-                worker.drain().await;
                 let _ = done.send(());
                 return;
             }
+        }
+    }
+}
+
+/// Listeners that were removed are remembered for connections that others accepted meanwhile.
+const RETIRED: usize = 16;
+
+/// The listeners of one worker.
+#[derive(Default)]
+struct Listeners {
+    live: HashMap<u64, Rc<Listening>>,
+    retired: VecDeque<(u64, Rc<Listening>)>,
+    /// The number of the last that began; they grow.
+    last: Option<u64>,
+    /// Connections of a listener that another worker was told of earlier.
+    early: Vec<Parcel>,
+    stopped: bool,
+}
+
+impl Listeners {
+    fn add(&mut self, id: u64, listening: Rc<Listening>, worker: &Rc<Worker>) {
+        self.live.insert(id, listening);
+        self.last = self.last.max(Some(id));
+        for parcel in std::mem::take(&mut self.early) {
+            self.adopt(parcel, worker);
+        }
+    }
+
+    /// Stops one; false if there is none of this number.
+    fn retire(&mut self, id: u64) -> bool {
+        let Some(listening) = self.live.remove(&id) else {
+            return false;
+        };
+        listening.stop();
+        if self.retired.len() == RETIRED {
+            self.retired.pop_front();
+        }
+        self.retired.push_back((id, listening));
+        true
+    }
+
+    fn stop(&mut self) {
+        self.stopped = true;
+        for listening in self.live.values() {
+            listening.stop();
+        }
+    }
+
+    /// Goes on with a connection that another worker had.
+    fn adopt(&mut self, parcel: Parcel, worker: &Rc<Worker>) {
+        let id = parcel.listener;
+        let retired = || self.retired.iter().find(|(own, _)| *own == id);
+        if let Some(listening) = self.live.get(&id) {
+            listening.adopt_counted(parcel, worker);
+            if self.stopped {
+                worker.dismiss(Some(id));
+            }
+        } else if let Some((_, listening)) = retired() {
+            listening.adopt_counted(parcel, worker);
+            worker.dismiss(Some(id));
+        } else if self.last < Some(id) {
+            self.early.push(parcel);
+        } else {
+            // Removed long ago: nobody here knows its routes any more.
+            worker.shares().leave(worker.index());
         }
     }
 }

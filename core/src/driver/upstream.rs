@@ -448,6 +448,12 @@ impl Upstream {
                 return Ok(());
             }
             Claim::Late => {
+                // Too late for its caller, but it is there.
+                let Pool {
+                    cluster, endpoint, ..
+                } = &*self.pool;
+                let outlier = &cluster.spec.policy.outlier;
+                outlier.answered(&endpoint.health, worker.now(), None);
                 Gauges::add(&gauges.late_answers);
                 return Ok(());
             }
@@ -524,6 +530,18 @@ impl Upstream {
             );
             self.state.set(State::Leaving);
         }
+        // Nobody waits for an answer on it any more.
+        if self.state.get() == State::Leaving
+            && self.calls() == 0
+            && let Some(link) = self.link.get()
+        {
+            self.end(link);
+        }
+    }
+
+    /// Calls in flight on it, heartbeats left out.
+    fn calls(&self) -> usize {
+        self.load() - usize::from(self.ping.get().is_some())
     }
 
     /// Gives up the calls of a client that is gone: their places are free at once, their ids when the
@@ -595,7 +613,7 @@ impl Upstream {
             }
             self.send_ping(worker, link, now);
         }
-        let calls = self.load() - usize::from(self.ping.get().is_some());
+        let calls = self.calls();
         let spare = self.pool.len() > 1 && now.since(self.called.get()) >= SPARE_IDLE;
         let unwanted = spare || self.state.get() == State::Leaving || !self.pool.is_wanted();
         if calls == 0 && unwanted && link.queued() == 0 {

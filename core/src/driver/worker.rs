@@ -28,6 +28,7 @@ use crate::text::Escaped;
 use super::link::Link;
 use super::listener::Parcel;
 use super::pool::{Pool, PoolKey};
+use super::protocol::Served;
 use super::reply::Reply;
 use super::resident::{IdleConnections, Residents};
 use super::shares::Shares;
@@ -127,6 +128,11 @@ impl Worker {
 
     /// Starts a task on this worker's thread. One that panics closes what it held.
     pub fn spawn(&self, what: &'static str, task: impl Future<Output = ()> + 'static) {
+        self.spawn_boxed(what, Box::pin(task));
+    }
+
+    /// The same for a task that is in a box already.
+    pub(crate) fn spawn_boxed(&self, what: &'static str, task: Served) {
         task::spawn(&self.mesh().gauges, what, task);
     }
 

@@ -323,7 +323,7 @@ impl Exchange {
     pub(crate) fn answered(&mut self, outcome: Outcome, bytes: usize) {
         self.ending = Ending::Answered(outcome);
         if matches!(outcome, Outcome::Success | Outcome::Exception) {
-            self.site.learn();
+            self.site.answered();
         }
         self.response_bytes = bytes as u64;
     }
@@ -501,7 +501,8 @@ impl Lease {
                     observe_latency(&endpoint.health, nanos, now);
                 }
             }
-            Verdict::Bad => {
+            Verdict::Silent if !self.trial.as_ref().is_some_and(Trial::decides) => {}
+            Verdict::Bad | Verdict::Silent => {
                 let all = cluster.endpoints();
                 let trial = self.trial.take();
                 if policy

@@ -52,6 +52,8 @@ pub(crate) struct Site {
     series: RefCell<Arc<dyn Series>>,
     /// A route or a registry knows the service, or somebody serves it.
     known: Cell<bool>,
+    /// There is no room for a series of its own.
+    full: Cell<bool>,
     mesh: Arc<Mesh>,
     worker: usize,
     pub(crate) candidates: Candidates,
@@ -96,6 +98,17 @@ impl Site {
         if !self.known.replace(true) {
             let series = series(&self.mesh, self.worker, &self.key, &self.origin, true);
             self.series.replace(series);
+        }
+    }
+
+    /// The service answered: it has a series of its own if there is room for it.
+    pub(crate) fn answered(&self) {
+        if !self.known.get() && !self.full.get() {
+            if learned(&self.mesh, &self.origin, &self.key, true) {
+                self.learn();
+            } else {
+                self.full.set(true);
+            }
         }
     }
 
@@ -239,6 +252,7 @@ impl Sites {
             || candidates.routes().iter().any(
                 |route| matches!(&route.when.service, Text::Exact(name) if **name == *key.service),
             );
+        let known = known || learned(local.mesh(), origin, &key, false);
         let key = Rc::new(key);
         let site = Rc::new(Site {
             key: key.clone(),
@@ -247,6 +261,7 @@ impl Sites {
             origin: origin.clone(),
             series: RefCell::new(series(local.mesh(), local.index(), &key, origin, known)),
             known: Cell::new(known),
+            full: Cell::new(false),
             mesh: local.mesh().clone(),
             worker: local.index(),
             candidates,
@@ -266,6 +281,17 @@ impl Sites {
         self.sites.retain(|_, site| Rc::strong_count(site) > 1);
         self.bytes = self.sites.keys().map(|key| key.bytes()).sum();
     }
+}
+
+fn learned(mesh: &Mesh, origin: &Origin, key: &SiteKey, answered: bool) -> bool {
+    let learned = &mesh.learned;
+    learned.learn(
+        &origin.name,
+        key.protocol,
+        &key.service,
+        &key.method,
+        answered,
+    )
 }
 
 fn series(

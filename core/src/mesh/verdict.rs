@@ -71,6 +71,9 @@ pub enum Verdict {
     Alive,
     /// The endpoint failed the call.
     Bad,
+    /// No answer in a time that its caller set and that is too short to blame anybody: while others
+    /// answer they are asked first, and whoever is being tried after an ejection has not passed.
+    Silent,
     /// Nothing: the attempt was given up for other reasons.
     Neutral,
 }
@@ -106,7 +109,7 @@ const fn row(verdict: Verdict, repeat: Repeat) -> Ruling {
 #[must_use]
 pub const fn rule(end: AttemptEnd, retries_refused: bool) -> Ruling {
     use Repeat::{Free, IfIdempotent, IfSafe, Never};
-    use Verdict::{Alive, Bad, Good, Neutral};
+    use Verdict::{Alive, Bad, Good, Neutral, Silent};
     match end {
         AttemptEnd::Answered(Outcome::Success | Outcome::Exception) => row(Good, Never),
         AttemptEnd::Answered(Outcome::Invalid | Outcome::TimedOut) => row(Alive, Never),
@@ -128,7 +131,11 @@ pub const fn rule(end: AttemptEnd, retries_refused: bool) -> Ruling {
             ..
         } => row(Bad, IfIdempotent),
         AttemptEnd::TimedOut {
-            whose: Deadline::TooShort | Deadline::OurStall,
+            whose: Deadline::TooShort,
+            ..
+        } => row(Silent, IfIdempotent),
+        AttemptEnd::TimedOut {
+            whose: Deadline::OurStall,
             ..
         } => row(Neutral, IfIdempotent),
         AttemptEnd::RequestBroken | AttemptEnd::Abandoned | AttemptEnd::Draining => {
@@ -275,6 +282,7 @@ pub fn table() -> String {
             Verdict::Good => "no: it is well",
             Verdict::Bad => "yes",
             Verdict::Neutral if end == AttemptEnd::ConnectFailed => "yes, once for the connection",
+            Verdict::Silent => "no, but others are asked first while they answer",
             Verdict::Alive | Verdict::Neutral => "no",
         };
         let again = match repeat {

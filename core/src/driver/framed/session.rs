@@ -109,6 +109,8 @@ impl Session {
             given_up: Cell::new(false),
             over_since: Cell::new(None),
             unfinished: Cell::new(None),
+            rated: Cell::new(None),
+            lookups: RefCell::default(),
             too_slow: Cell::new(false),
         });
         Self {

@@ -19,6 +19,8 @@ const TICKS_PER_SWEEP: u32 = 240;
 const TURNS: u32 = 64;
 /// Turns in which nothing arrived, after which the sockets are taken to be read.
 const QUIET_TURNS: u32 = 3;
+/// Frames that began within so many milliseconds are given up last.
+const YOUNG: u128 = 1000;
 /// Clients whose unfinished frames are smaller than this are never cut off for memory.
 const SMALL: usize = 64 * 1024;
 
@@ -105,26 +107,40 @@ impl Worker {
     fn bound_unfinished(&self) {
         let bytes = &self.mesh().gauges.unfinished_bytes;
         let held = usize::try_from(bytes.load(Relaxed)).unwrap_or(usize::MAX);
-        let Some(mut over) = held.checked_sub(self.limits().unfinished) else {
+        let Some(over) = held.checked_sub(self.limits().unfinished) else {
             return;
         };
         let now = self.now();
+        // What has only just begun is likely to be whole in a moment.
+        let young = if over > self.limits().unfinished {
+            0
+        } else {
+            YOUNG
+        };
         let residents = self.residents.all();
+        let own: usize = residents
+            .iter()
+            .filter_map(|resident| Some(resident.unfinished()?.1))
+            .sum();
+        // Each worker gives up its share.
+        let share = over as u128 * own as u128 / held.max(1) as u128;
+        let mut over = usize::try_from(share).unwrap_or(usize::MAX);
         let mut large: Vec<_> = residents
             .iter()
             .filter_map(|resident| {
                 let (began, length) = resident.unfinished()?;
                 let rate = length as u128 * 1000 / now.since(began).as_millis().max(1);
-                (length >= SMALL).then_some((rate, length, resident))
+                let old = now.since(began).as_millis() >= young;
+                (old && length >= SMALL).then_some((rate, length, resident))
             })
             .collect();
         large.sort_by_key(|(rate, _, _)| *rate);
         for (_, length, resident) in large {
+            if over == 0 {
+                return;
+            }
             resident.give_up_frame();
-            over = match over.checked_sub(length) {
-                Some(left) => left,
-                None => return,
-            };
+            over = over.saturating_sub(length);
         }
     }
 
