@@ -5,8 +5,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use finback_core::frame::Outcome;
 use finback_core::gauges::Gauges;
 use finback_core::mesh;
+use finback_core::record::Ending;
+use finback_core::rejection::Rejection;
 
 fn text(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
@@ -62,4 +65,27 @@ fn the_guide_explains_every_metric() {
     assert!(missing.is_empty(), "not explained: {missing:?}");
     let gone: Vec<_> = explained.difference(&exported).collect();
     assert!(gone.is_empty(), "explained, and not there: {gone:?}");
+}
+
+#[test]
+fn the_guide_explains_every_outcome() {
+    let page = text("docs/operation.md");
+    let answers = [
+        Outcome::Success,
+        Outcome::Exception,
+        Outcome::Invalid,
+        Outcome::Failed,
+        Outcome::Refused,
+        Outcome::TimedOut,
+    ];
+    let answers = answers.map(Ending::Answered).into_iter();
+    let rejections = Rejection::ALL.into_iter().map(Ending::Rejected);
+    let others = [Ending::Sent, Ending::Abandoned];
+    for ending in answers.chain(rejections).chain(others) {
+        let quoted = format!("`{}`", ending.name());
+        let rows = page.lines().filter(|line| line.starts_with("| `"));
+        let names = rows.filter_map(|row| row.split(" | ").next());
+        let count = names.filter(|names| names.contains(&quoted)).count();
+        assert_eq!(count, 1, "{quoted} is not explained once");
+    }
 }
