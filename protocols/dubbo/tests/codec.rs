@@ -155,16 +155,30 @@ fn outcomes_of_real_answers() {
         let expected = match &*name {
             "dubbo_response_status_server_timeout" => Outcome::TimedOut,
             _ if name.contains("exception") => Outcome::Exception,
-            _ if name.contains("status") => Outcome::Failed,
+            "dubbo_response_status_server_error" => Outcome::Failed,
+            // The request is at fault, whatever endpoint it goes to.
+            _ if name.contains("status") => Outcome::Invalid,
             _ => Outcome::Success,
         };
         assert_eq!(outcome(&bytes), expected, "{name}");
     }
-    let mut busy = vector("dubbo_response_status_server_error");
-    busy[3] = 100;
-    assert_eq!(outcome(&busy), Outcome::Refused);
-    busy[3] = 99;
-    assert_eq!(outcome(&busy), Outcome::Failed);
+    let mut answer = vector("dubbo_response_status_server_error");
+    for (status, expected) in [
+        (30, Outcome::TimedOut),
+        (31, Outcome::TimedOut),
+        (35, Outcome::Failed),
+        (40, Outcome::Invalid),
+        (50, Outcome::Invalid),
+        (60, Outcome::Invalid),
+        (70, Outcome::Invalid),
+        (80, Outcome::Failed),
+        (90, Outcome::Invalid),
+        (99, Outcome::Failed),
+        (100, Outcome::Refused),
+    ] {
+        answer[3] = status;
+        assert_eq!(outcome(&answer), expected, "{status}");
+    }
 }
 
 #[test]
