@@ -229,11 +229,11 @@ impl Listening {
             protocol: None,
             carried: Carried::default(),
         };
-        if let Err(parcel) = worker.send_to(chosen, parcel) {
+        if let Err(parcel) = worker.send_to(chosen, Box::new(parcel)) {
             // That worker is gone: it stays here after all.
             worker.shares().leave(chosen);
             worker.shares().take(worker.index());
-            self.adopt_counted(parcel, worker);
+            self.adopt_counted(*parcel, worker);
         }
     }
 

@@ -28,14 +28,14 @@ const SETTLE: Duration = Duration::from_millis(5);
 enum Command {
     Listen {
         id: u64,
-        spec: ListenerSpec,
+        spec: Box<ListenerSpec>,
         socket: TcpListener,
     },
     Unlisten {
         id: u64,
     },
     /// A connection that another worker accepted, or had until now.
-    Adopt(Parcel),
+    Adopt(Box<Parcel>),
     /// Gives every connection that can go on elsewhere to other workers.
     HandOver {
         done: oneshot::Sender<usize>,
@@ -232,7 +232,7 @@ impl Workers {
             // A worker that ended serves nothing more; nothing to tell it.
             let _ = commands.send(Command::Listen {
                 id,
-                spec: spec.clone(),
+                spec: Box::new(spec.clone()),
                 socket,
             });
         }
@@ -314,7 +314,7 @@ async fn work(
                     worker.dismiss(Some(id));
                 }
             }
-            Command::Adopt(parcel) => listeners.adopt(parcel, &worker),
+            Command::Adopt(parcel) => listeners.adopt(*parcel, &worker),
             Command::HandOver { done } => {
                 let _ = done.send(worker.hand_over_all());
             }
@@ -328,7 +328,7 @@ async fn work(
                         () = &mut draining => break,
                         // What others accepted for us before they stopped is served, too.
                         Some(Command::Adopt(parcel)) = commands.recv() => {
-                            listeners.adopt(parcel, &worker);
+                            listeners.adopt(*parcel, &worker);
                         }
                     }
                 }

@@ -36,7 +36,7 @@ use super::task;
 use super::upstream::Upstream;
 
 /// Whether another worker takes a connection.
-type SendTo = Box<dyn Fn(usize, Parcel) -> Result<(), Parcel>>;
+type SendTo = Box<dyn Fn(usize, Box<Parcel>) -> Result<(), Box<Parcel>>>;
 
 /// One worker's state. It never leaves its thread, so that nothing here is locked. It is its
 /// [`LocalMesh`] with sockets, and reads as one.
@@ -276,7 +276,7 @@ impl Worker {
     }
 
     /// Sends a connection to another worker; gives it back if that one is gone.
-    pub(crate) fn send_to(&self, worker: usize, parcel: Parcel) -> Result<(), Parcel> {
+    pub(crate) fn send_to(&self, worker: usize, parcel: Box<Parcel>) -> Result<(), Box<Parcel>> {
         match &*self.send_to.borrow() {
             Some(send) => send(worker, parcel),
             None => Err(parcel),
@@ -292,7 +292,7 @@ impl Worker {
             .min_by_key(|(_, (connections, _))| *connections);
         let Some((chosen, _)) = fewest else { return };
         self.shares.take(chosen);
-        if self.send_to(chosen, parcel).is_err() {
+        if self.send_to(chosen, Box::new(parcel)).is_err() {
             self.shares.leave(chosen);
         }
     }
