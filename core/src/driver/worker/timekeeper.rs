@@ -39,6 +39,8 @@ impl Worker {
         loop {
             let wake = self.deadline.get().min(next_tick);
             tokio::select! {
+                // By order and not by lot: a simulation has to be able to repeat it.
+                biased;
                 () = tokio::time::sleep_until(clock.instant(wake)) => {}
                 () = self.deadline_moved.notified() => continue,
             }
