@@ -337,7 +337,7 @@ impl Client {
 impl Client {
     /// Reads no more requests; the connection ends when those in flight are answered.
     fn finish(&self) {
-        if self.phase.get() == Phase::Serving {
+        if matches!(self.phase.get(), Phase::Serving | Phase::Moving) {
             self.phase.set(Phase::Finishing);
             self.link.wake_owner();
         }
