@@ -294,6 +294,10 @@ impl Worker {
     /// Has every connection that can go on elsewhere do so at its next boundary of messages; how
     /// many those are.
     pub(crate) fn hand_over_all(&self) -> usize {
+        if self.shares.status().len() < 2 {
+            // There is nobody to go on with them.
+            return 0;
+        }
         let all = self.residents.all();
         all.iter().filter(|resident| resident.hand_over()).count()
     }
