@@ -79,6 +79,8 @@ pub(crate) struct Client {
     over_since: Cell<Option<Now>>,
     /// When its unfinished frame began, and how many bytes of it there are.
     unfinished: Cell<Option<(Now, usize)>>,
+    /// Until when it was not read for reasons of ours: that time is not counted.
+    excused: Cell<Now>,
     /// That frame comes too slowly; what it took is given back.
     too_slow: Cell<bool>,
 }
@@ -310,12 +312,15 @@ impl Client {
         let Some((began, bytes)) = self.unfinished.get() else {
             return;
         };
-        // While it is not read it cannot be blamed.
-        if self.is_paused(worker) {
-            return self.unfinished.set(Some((worker.now(), bytes)));
-        }
+        // While it is not read it cannot be blamed. Its task is not asked, only looked at: what it
+        // waits for is its own to note.
         let limits = worker.limits();
-        let taken = worker.now().since(began);
+        let queued = self.link.queued() > limits.queue_soft;
+        if queued || self.at_limit.get() || self.holds.get() > 0 {
+            return self.excused.set(worker.now());
+        }
+        let excused = self.excused.get().max(worker.stalled_until());
+        let taken = worker.now().since(began.max(excused));
         let Some(counted) = taken.checked_sub(FRAME_GRACE) else {
             return;
         };

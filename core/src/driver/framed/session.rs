@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use crate::clock::Now;
 use crate::codec::Codec;
 use crate::frame::{Head, Malformed};
 use crate::gauges::Gauges;
@@ -109,6 +110,7 @@ impl Session {
             given_up: Cell::new(false),
             over_since: Cell::new(None),
             unfinished: Cell::new(None),
+            excused: Cell::new(Now(0)),
             too_slow: Cell::new(false),
         });
         Self {

@@ -51,6 +51,7 @@ impl Worker {
                 Gauges::add(&self.mesh().gauges.stalls);
                 self.read_sockets().await;
                 self.read_clock();
+                self.stalled_until.set(self.now());
             }
             self.shares.note_turn(self.index(), self.now());
             let upstreams = self.upstreams();
