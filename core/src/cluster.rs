@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::balance::Policy;
 use crate::budget::Budget;
@@ -121,6 +121,8 @@ pub struct Endpoints {
 
 /// A cluster at work: shared by all workers.
 pub struct Cluster {
+    /// No other one has it; later ones have greater ones.
+    pub(crate) number: u64,
     /// What it was made from.
     pub spec: ClusterSpec,
     /// Calls in flight to it, from all workers; those of clusters that it replaced count on.
@@ -134,6 +136,9 @@ pub struct Cluster {
     book: Mutex<Book>,
     version: AtomicU64,
     ready: watch::Sender<bool>,
+    /// Tells those who wait for the first snapshot, in the order in which they came: a watch would
+    /// wake them in random order, and calls would overtake each other.
+    first: Notify,
     clock: Clock,
     guard: Mutex<Option<WatchGuard>>,
 }
@@ -149,8 +154,10 @@ impl Cluster {
         discovery: &dyn Discovery,
         former: Option<&Self>,
     ) -> Arc<Self> {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let percent = spec.policy.retry_budget;
         let cluster = Arc::new(Self {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             in_flight: former.map_or_else(Arc::default, |former| former.in_flight.clone()),
             ejections: former.map_or_else(Arc::default, |former| former.ejections.clone()),
             budget: former.map_or_else(
@@ -165,6 +172,7 @@ impl Cluster {
             ),
             version: AtomicU64::new(0),
             ready: watch::Sender::new(false),
+            first: Notify::new(),
             clock,
             guard: Mutex::new(None),
             spec,
@@ -238,8 +246,14 @@ impl Cluster {
 
     /// Waits until the first snapshot has arrived.
     pub async fn until_ready(&self) {
-        // An error means that the sender is gone, which `self` rules out.
-        let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
+        loop {
+            // Made before the flag is read, so that no change between the two is missed.
+            let told = self.first.notified();
+            if *self.ready.borrow() {
+                return;
+            }
+            told.await;
+        }
     }
 
     /// Hears of every change of the endpoints, and of the cluster's end.
@@ -287,6 +301,7 @@ impl Cluster {
         self.endpoints.store(endpoints);
         self.version.fetch_add(1, Ordering::AcqRel);
         self.ready.send_replace(true);
+        self.first.notify_waiters();
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {

@@ -9,7 +9,7 @@ mod unknown;
 mod verdict;
 mod view;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -186,7 +186,7 @@ pub struct Mesh {
     /// otherwise.
     layouts: HashMap<&'static str, Arc<str>>,
     routing: ArcSwap<Routing>,
-    looked_up: Mutex<HashMap<Lookup, Arc<Cluster>>>,
+    looked_up: Mutex<BTreeMap<Lookup, Arc<Cluster>>>,
     unknown: Unknown,
     /// Which services have series of their own because somebody serves them.
     pub(crate) learned: Learned,
@@ -382,7 +382,7 @@ impl Mesh {
         status
     }
 
-    fn lock_looked_up(&self) -> std::sync::MutexGuard<'_, HashMap<Lookup, Arc<Cluster>>> {
+    fn lock_looked_up(&self) -> std::sync::MutexGuard<'_, BTreeMap<Lookup, Arc<Cluster>>> {
         self.looked_up
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -390,7 +390,7 @@ impl Mesh {
 }
 
 /// Makes room for another service: lets go of those that no worker uses, or nobody has.
-fn make_room(looked_up: &mut HashMap<Lookup, Arc<Cluster>>) -> bool {
+fn make_room(looked_up: &mut BTreeMap<Lookup, Arc<Cluster>>) -> bool {
     let before = looked_up.len();
     looked_up.retain(|_, cluster| {
         let endpoints = cluster.endpoints();

@@ -300,6 +300,8 @@ async fn wait(worker: &Worker, request: &Request, cluster: &Cluster) -> Waited {
             return Waited::Draining;
         }
         tokio::select! {
+                // By order and not by lot: a simulation has to be able to repeat it.
+                biased;
             ready = tokio::time::timeout_at(deadline, cluster.until_ready()) => {
                 return if ready.is_ok() { Waited::Ready } else { Waited::Late };
             }

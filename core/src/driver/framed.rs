@@ -342,20 +342,25 @@ impl Client {
         let Some((began, bytes)) = self.unfinished.get() else {
             return self.rated.set(None);
         };
+        // While it is not read it cannot be blamed. Its task is not asked, only looked at: what it
+        // waits for is its own to note.
+        let limits = worker.limits();
+        let queued = self.link.queued() > limits.queue_soft;
+        if queued || self.at_limit.get() || self.holds.get() > 0 {
+            return self.rated.set(Some((worker.now(), bytes)));
+        }
         let (since, before) = match self.rated.get() {
             Some(rated) if rated.0 >= began => rated,
             _ => (began, 0),
         };
-        // While it is not read it cannot be blamed.
-        if self.is_paused(worker) {
-            return self.rated.set(Some((worker.now(), bytes)));
-        }
-        if worker.now().since(since) < WINDOW {
+        // Neither can it for time in which we did not run.
+        if worker.now().since(since.max(worker.stalled_until())) < WINDOW {
             return;
         }
         let least = usize::try_from(WINDOW.as_secs())
             .unwrap_or(usize::MAX)
-            .saturating_mul(worker.limits().frame_rate);
+            .saturating_mul(limits.frame_rate);
+        drop(limits);
         if bytes.saturating_sub(before) < least {
             self.give_up_frame();
         } else {
@@ -375,7 +380,7 @@ impl Client {
 impl Client {
     /// Reads no more requests; the connection ends when those in flight are answered.
     fn finish(&self) {
-        if self.phase.get() == Phase::Serving {
+        if matches!(self.phase.get(), Phase::Serving | Phase::Moving) {
             self.phase.set(Phase::Finishing);
             self.link.wake_owner();
         }

@@ -20,10 +20,10 @@ const GROW_AT: usize = 512;
 /// small call behind a large one waits for all of it.
 const STEP: usize = 64 * 1024;
 
-/// What tells a worker's pools apart.
+/// What tells a worker's pools apart; they are looked after in this order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PoolKey {
-    pub(crate) cluster: *const Cluster,
+    pub(crate) cluster: u64,
     pub(crate) address: std::net::SocketAddr,
     pub(crate) protocol: &'static str,
     pub(crate) variant: u8,
@@ -51,7 +51,7 @@ pub(crate) fn of(worker: &Rc<Worker>, seat: &Seat, reply: &dyn Reply, variant: u
         return pool.clone();
     }
     let key = PoolKey {
-        cluster: Arc::as_ptr(&seat.cluster),
+        cluster: seat.cluster.number,
         address: seat.endpoint.address,
         protocol,
         variant,

@@ -63,6 +63,8 @@ pub struct Worker {
     waiting_changed: Notify,
     /// Reads that brought something, since the worker began.
     reads: Cell<u64>,
+    /// When it went on after it had not run for a while.
+    stalled_until: Cell<Now>,
     send_to: RefCell<Option<SendTo>>,
 }
 
@@ -99,23 +101,9 @@ impl Worker {
             aborting: Cell::new(false),
             waiting_changed: Notify::new(),
             reads: Cell::new(0),
+            stalled_until: Cell::new(Now(0)),
             send_to: RefCell::default(),
         })
-    }
-
-    /// A worker on this thread that a simulation made: its connections come from, and go to, a
-    /// network of its own. Must be called within a [`LocalSet`](tokio::task::LocalSet).
-    #[must_use]
-    pub fn simulated(
-        index: usize,
-        mesh: &Arc<Mesh>,
-        seed: u64,
-        network: Arc<dyn Network>,
-    ) -> Rc<Self> {
-        let shares = Arc::new(Shares::new(index + 1));
-        let worker = Self::new(index, mesh.clone(), seed, Some(network), shares);
-        worker.start();
-        worker
     }
 
     /// Starts its own tasks.
@@ -300,6 +288,10 @@ impl Worker {
     /// Has every connection that can go on elsewhere do so at its next boundary of messages; how
     /// many those are.
     pub(crate) fn hand_over_all(&self) -> usize {
+        if self.shares.status().len() < 2 {
+            // There is nobody to go on with them.
+            return 0;
+        }
         let all = self.residents.all();
         all.iter().filter(|resident| resident.hand_over()).count()
     }
@@ -366,6 +358,12 @@ impl Worker {
         if let Some(left_out) = LINES.admit(self.now()) {
             tracing::warn!(listener, why, left_out, "accepting pauses; clients wait");
         }
+    }
+
+    /// When it went on after it had last not run for a while: what peers did, or did not do, before
+    /// tells nothing of them.
+    pub(crate) fn stalled_until(&self) -> Now {
+        self.stalled_until.get()
     }
 
     // === Listening to sockets ===

@@ -168,6 +168,10 @@ impl Session {
                 Phase::Serving if client.is_paused(&self.worker) => return Poll::Pending,
                 Phase::Moving if self.is_at_boundary() => return Poll::Ready(()),
                 Phase::Moving if client.in_flight.get() > 0 => return Poll::Pending,
+                Phase::Moving if client.link.queued() > 0 => {
+                    client.link.wake_when_drained();
+                    return Poll::Pending;
+                }
                 Phase::Serving | Phase::Moving => {
                     ready!(self.turn.take(cx, READS_PER_TURN));
                     ready!(self.poll_requests(cx));

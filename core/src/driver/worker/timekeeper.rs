@@ -41,6 +41,8 @@ impl Worker {
         loop {
             let wake = self.deadline.get().min(next_tick);
             tokio::select! {
+                // By order and not by lot: a simulation has to be able to repeat it.
+                biased;
                 () = tokio::time::sleep_until(clock.instant(wake)) => {}
                 () = self.deadline_moved.notified() => continue,
             }
@@ -51,6 +53,7 @@ impl Worker {
                 Gauges::add(&self.mesh().gauges.stalls);
                 self.read_sockets().await;
                 self.read_clock();
+                self.stalled_until.set(self.now());
             }
             self.shares.note_turn(self.index(), self.now());
             let upstreams = self.upstreams();
