@@ -4,29 +4,35 @@
 //! connection, and has it open a [`Stream`] per call. Routing, balancing, deadlines, retries, limits
 //! and records are the same as for framed calls.
 
+mod tunnel;
+mod words;
+
 use std::any::Any;
 use std::borrow::Cow;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
-use tokio::sync::Notify;
-
-use crate::clock::Now;
 use crate::cluster::Cluster;
 use crate::frame::{Metadata, Outcome};
 use crate::gauges::Gauges;
-use crate::mesh::{Attempt, AttemptEnd, Exchange, Lease, Origin, Resend, SiteCache};
+use crate::mesh::{Attempt, AttemptEnd, Exchange, Lease, Origin, Resend, SiteCache, Verdict, rule};
 use crate::net::{Socket, Transport};
 use crate::record::Series;
 use crate::rejection::Rejection;
 use crate::route::Route;
 
-use super::listener::{Connection, Presence};
-use super::resident::{Residence, Resident};
+use super::listener::{Carried as Luggage, Connection, Parcel, Presence};
+use super::resident::Residence;
 use super::worker::Worker;
+
+use words::Words;
+
+pub use tunnel::{Carried, TunnelEnd};
 
 /// One client connection of a protocol that drives itself; on its worker's list until dropped.
 pub struct Caller {
@@ -36,48 +42,8 @@ pub struct Caller {
     transport: Option<Rc<Transport>>,
     sites: RefCell<SiteCache>,
     words: Rc<Words>,
-    _residence: Residence,
-    _presence: Presence,
-}
-
-/// What a worker tells a [`Caller`].
-#[derive(Default)]
-struct Words {
-    listener: u64,
-    dismissed: Cell<bool>,
-    cut: Cell<bool>,
-    changed: Notify,
-}
-
-impl Words {
-    async fn until(&self, flag: &Cell<bool>) {
-        while !flag.get() {
-            self.changed.notified().await;
-        }
-    }
-}
-
-impl Resident for Words {
-    fn listener(&self) -> u64 {
-        self.listener
-    }
-
-    fn leave(&self, _: &Worker, _: Now) {
-        self.dismissed.set(true);
-        self.changed.notify_waiters();
-    }
-
-    fn tick(&self, _: &Rc<Worker>) {}
-
-    fn cut(&self, _: &Rc<Worker>) {
-        self.dismissed.set(true);
-        self.cut.set(true);
-        self.changed.notify_waiters();
-    }
-
-    fn hand_over(&self) -> bool {
-        false
-    }
+    /// Until it leaves for another worker.
+    place: RefCell<Option<(Residence, Presence)>>,
 }
 
 impl Caller {
@@ -94,10 +60,8 @@ impl Caller {
             carried: _,
         } = connection;
         let origin = listening.origin.clone();
-        let words = Rc::new(Words {
-            listener: origin.id,
-            ..Words::default()
-        });
+        worker.read_clock();
+        let words = Rc::new(Words::of(origin.id, worker.now()));
         let residence = Residence::take(&worker, words.clone());
         let caller = Self {
             worker,
@@ -106,8 +70,7 @@ impl Caller {
             transport,
             sites: RefCell::default(),
             words,
-            _residence: residence,
-            _presence: presence,
+            place: RefCell::new(Some((residence, presence))),
         };
         (Rc::new(caller), socket)
     }
@@ -124,21 +87,88 @@ impl Caller {
         &self.worker
     }
 
+    // === What its worker tells it ===
+
+    /// Has the task woken whenever something of what follows changes. For the one task that serves
+    /// the connection; it costs next to nothing to be said at every poll.
+    pub fn attend(&self, cx: &Context<'_>) {
+        self.words.attend(cx);
+    }
+
     /// Whether it is to go away when what is in flight is finished.
     #[must_use]
     pub fn is_dismissed(&self) -> bool {
-        self.words.dismissed.get()
+        self.words.is_dismissed()
     }
 
-    /// Waits until it is to go away: no new work after a while, what is in flight is finished.
+    /// Waits until it is to go away.
     pub async fn dismissed(&self) {
-        self.words.until(&self.words.dismissed).await;
+        self.words.until(Words::is_dismissed).await;
+    }
+
+    /// Whether `limits.drain_grace` is over since then: if nothing is in flight, it is to end.
+    #[must_use]
+    pub fn is_grace_over(&self) -> bool {
+        self.words.is_grace_over()
+    }
+
+    /// Whether it must end at once.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.words.is_cut()
     }
 
     /// Waits until it must end at once.
     pub async fn cut(&self) {
-        self.words.until(&self.words.cut).await;
+        self.words.until(Words::is_cut).await;
     }
+
+    /// Says that nothing is in flight from now on: it is idle after `most` or, where that is `None`,
+    /// after `limits.idle`, whatever that is then. A connection begins so.
+    pub fn rest(&self, most: Option<Duration>) {
+        self.words.rest(self.worker.now(), most);
+    }
+
+    /// Says that something is in flight: it is not idle before it [rests](Self::rest) again.
+    pub fn work(&self) {
+        self.worker.note_read();
+        self.words.work();
+    }
+
+    /// Whether it has rested for too long. That is found out several times a second, and after a
+    /// pause of ours only when the sockets were read.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.words.is_idle()
+    }
+
+    /// Says whether it can [leave](Self::hand_over) at the next boundary of its messages.
+    pub fn set_movable(&self, movable: bool) {
+        self.words.set_movable(movable && self.transport.is_none());
+    }
+
+    /// Whether it is to leave now, if it is at such a boundary.
+    #[must_use]
+    pub fn is_moving(&self) -> bool {
+        self.words.is_moving()
+    }
+
+    /// Gives the connection, on which nothing is in flight, to another worker, where `protocol` goes
+    /// on with it as if it had just been accepted. What was read of it and not used must have been
+    /// [put back](Socket::unread).
+    pub fn hand_over(&self, socket: Socket, protocol: &'static str) {
+        let nothing_else = Luggage::default();
+        let parcel = Parcel::new(socket, self.peer, self.origin.id, protocol, nothing_else);
+        // It is counted where it arrives.
+        drop(self.place.take());
+        if let Some(parcel) = parcel {
+            self.worker.hand_over(parcel);
+        }
+    }
+
+    // === Who it is ===
+
+    // === Who it is ===
 
     /// The name that the client asked for in its TLS.
     #[must_use]
@@ -250,10 +280,11 @@ impl Stream {
                 Attempt::Go(lease) => return Ok(lease),
                 Attempt::Wait(cluster) => cluster,
             };
-            if tokio::time::timeout_at(self.deadline(), cluster.until_ready())
-                .await
-                .is_err()
-            {
+            let ready = self
+                .worker
+                .timers()
+                .within(self.deadline(), cluster.until_ready());
+            if ready.await.is_err() {
                 return Err(Rejection::DeadlineExceeded);
             }
         }
@@ -286,6 +317,20 @@ impl Stream {
     pub fn conclude(&mut self, lease: &mut Lease, end: AttemptEnd, resend: Resend) -> bool {
         self.worker.read_clock();
         self.exchange.conclude(lease, end, resend)
+    }
+
+    /// Says that the endpoint has begun to answer: it is there, whatever comes of the call. It is
+    /// told at once, since the rest of the answer may take long.
+    pub fn begun(&self, lease: &mut Lease) {
+        self.worker.read_clock();
+        lease.settle(Verdict::Alive);
+    }
+
+    /// Says how the endpoint answered, at once, and keeps its place: for sessions, which go on long
+    /// after.
+    pub fn settle(&self, lease: &mut Lease, outcome: Outcome) {
+        self.worker.read_clock();
+        lease.settle(rule(AttemptEnd::Answered(outcome), false).verdict);
     }
 
     /// The ending of an attempt whose time has passed; `stalled` says that it passed while we did
@@ -350,5 +395,16 @@ impl Stream {
         self.worker.read_clock();
         self.exchange.rejected(rejection);
         self.exchange.explain(rejection)
+    }
+}
+
+impl Worker {
+    /// Notes that an endpoint took a connection and does not speak on it: counted as a connection
+    /// that could not be made, once for the connection.
+    pub fn cannot_speak(&self, lease: &Lease, error: &io::Error) {
+        self.read_clock();
+        lease
+            .cluster()
+            .cannot_connect(lease.endpoint(), self.now(), error);
     }
 }
