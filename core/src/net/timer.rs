@@ -19,6 +19,8 @@ use super::turn::give_way;
 /// paused, or the process had no share of its processor. What was sent to us meanwhile waits in the
 /// sockets, and is read before anything is taken for late.
 pub const LATE: Duration = Duration::from_millis(50);
+/// Timers that are kept to be used again, at most.
+const KEPT: usize = 1024;
 /// Turns that the others have before a late timer rings: as many as a connection takes to be read
 /// that has the largest window of ours lying in its socket.
 const TURNS: u8 = 32;
@@ -162,7 +164,10 @@ impl Timer {
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        self.home.0.borrow_mut().extend(self.sleep.take());
+        let mut home = self.home.0.borrow_mut();
+        if home.len() < KEPT {
+            home.extend(self.sleep.take());
+        }
     }
 }
 

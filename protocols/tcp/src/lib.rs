@@ -147,7 +147,7 @@ async fn server_name(caller: &Caller, client: &mut Socket) -> io::Result<Option<
         loop {
             let read = client.read_buf(&mut head).await?;
             match hello::server_name(&head) {
-                hello::Found::Name(name) => return Ok(Some(name)),
+                hello::Found::Name(name) => return io::Result::Ok(Some(name)),
                 hello::Found::Nothing => return Ok(None),
                 hello::Found::Undecided if read == 0 => return Ok(None),
                 hello::Found::Undecided => {}
