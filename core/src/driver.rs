@@ -28,6 +28,6 @@ pub use framed::serve as serve_framed;
 pub use listener::{Connection, ListenerSpec, Listening};
 pub use protocol::{Protocol, Served, Sniff};
 pub use resident::IdleConnections;
-pub use streams::{Caller, Stream};
+pub use streams::{Caller, Carried, Stream, TunnelEnd};
 pub use threads::{Bound, WorkerStatus, Workers};
 pub use worker::Worker;

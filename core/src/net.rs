@@ -1,24 +1,28 @@
 //! The transport kit: connection craft that every driver shares, each piece of it once.
 //!
 //! Sockets (plain, TLS, memory), dialling that is counted, fair turns, buffers for reading and
-//! writing, timers and the lingering close. Nothing here knows a cluster, a route or a worker.
+//! writing, timers, the relay of tunnels and the lingering close. Nothing here knows a cluster, a route or a worker.
 
 mod buffers;
 mod dial;
 mod linger;
 mod memory;
+mod relay;
 mod socket;
 mod timer;
 mod tls;
 mod turn;
+mod write;
 
-pub use buffers::{Buffers, scratch};
+pub use buffers::{Buffer, Buffers, scratch};
 pub use dial::{Connecting, DialError, Network, Target, dial};
 pub use linger::{LINGER, Linger, close};
 pub use memory::Wire;
+pub use relay::{Closed, Relay};
 pub use socket::{Detached, Socket};
-pub use timer::{LATE, Timer, Timers};
+pub use timer::{Expired, LATE, Timer, Timers};
 pub use tls::{ClientTls, Identify, ServerTls};
 pub use turn::{READS_PER_TURN, Turn, give_way};
+pub use write::{write_pieces, write_some};
 
 pub(crate) use tls::{FIRST, Transport};

@@ -422,7 +422,7 @@ fn http_bounds(
     set(&mut config.body_rate, rate);
     set(&mut config.streams, value.streams.map(NonZeroU32::get));
     set(&mut config.requests, value.requests);
-    set_time(&mut config.idle, value.idle);
+    config.idle = value.idle.map(|Time(own)| own).or(config.idle);
     Ok(config)
 }
 

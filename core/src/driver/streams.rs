@@ -4,223 +4,29 @@
 //! connection, and has it open a [`Stream`] per call. Routing, balancing, deadlines, retries, limits
 //! and records are the same as for framed calls.
 
+mod caller;
+mod tunnel;
+mod words;
+
 use std::any::Any;
-use std::borrow::Cow;
-use std::cell::{Cell, RefCell};
-use std::net::{IpAddr, SocketAddr};
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
-
-use crate::clock::Now;
 use crate::cluster::Cluster;
-use crate::frame::{Metadata, Outcome};
-use crate::gauges::Gauges;
-use crate::mesh::{Attempt, AttemptEnd, Exchange, Lease, Origin, Resend, SiteCache};
-use crate::net::{Socket, Transport};
-use crate::record::Series;
+use crate::frame::Outcome;
+use crate::mesh::{Attempt, AttemptEnd, Exchange, Lease, Resend, Verdict, rule};
+use crate::net::Transport;
 use crate::rejection::Rejection;
 use crate::route::Route;
 
-use super::listener::{Connection, Presence};
-use super::resident::{Residence, Resident};
 use super::worker::Worker;
 
-/// One client connection of a protocol that drives itself; on its worker's list until dropped.
-pub struct Caller {
-    worker: Rc<Worker>,
-    origin: Rc<Origin>,
-    peer: SocketAddr,
-    transport: Option<Rc<Transport>>,
-    sites: RefCell<SiteCache>,
-    words: Rc<Words>,
-    _residence: Residence,
-    _presence: Presence,
-}
+use caller::attribute;
 
-/// What a worker tells a [`Caller`].
-#[derive(Default)]
-struct Words {
-    listener: u64,
-    dismissed: Cell<bool>,
-    cut: Cell<bool>,
-    changed: Notify,
-}
-
-impl Words {
-    async fn until(&self, flag: &Cell<bool>) {
-        while !flag.get() {
-            self.changed.notified().await;
-        }
-    }
-}
-
-impl Resident for Words {
-    fn listener(&self) -> u64 {
-        self.listener
-    }
-
-    fn leave(&self, _: &Worker, _: Now) {
-        self.dismissed.set(true);
-        self.changed.notify_waiters();
-    }
-
-    fn tick(&self, _: &Rc<Worker>) {}
-
-    fn cut(&self, _: &Rc<Worker>) {
-        self.dismissed.set(true);
-        self.cut.set(true);
-        self.changed.notify_waiters();
-    }
-
-    fn hand_over(&self) -> bool {
-        false
-    }
-}
-
-impl Caller {
-    /// Takes an accepted connection apart: the caller, and its socket with what was read of it to
-    /// find out its protocol.
-    #[must_use]
-    pub fn new(connection: Connection, worker: Rc<Worker>) -> (Rc<Self>, Socket) {
-        let Connection {
-            socket,
-            transport,
-            peer,
-            listening,
-            presence,
-            carried: _,
-        } = connection;
-        let origin = listening.origin.clone();
-        let words = Rc::new(Words {
-            listener: origin.id,
-            ..Words::default()
-        });
-        let residence = Residence::take(&worker, words.clone());
-        let caller = Self {
-            worker,
-            origin,
-            peer,
-            transport,
-            sites: RefCell::default(),
-            words,
-            _residence: residence,
-            _presence: presence,
-        };
-        (Rc::new(caller), socket)
-    }
-
-    /// Whom it is.
-    #[must_use]
-    pub fn peer(&self) -> SocketAddr {
-        self.peer
-    }
-
-    /// The worker that serves it.
-    #[must_use]
-    pub fn worker(&self) -> &Rc<Worker> {
-        &self.worker
-    }
-
-    /// Whether it is to go away when what is in flight is finished.
-    #[must_use]
-    pub fn is_dismissed(&self) -> bool {
-        self.words.dismissed.get()
-    }
-
-    /// Waits until it is to go away: no new work after a while, what is in flight is finished.
-    pub async fn dismissed(&self) {
-        self.words.until(&self.words.dismissed).await;
-    }
-
-    /// Waits until it must end at once.
-    pub async fn cut(&self) {
-        self.words.until(&self.words.cut).await;
-    }
-
-    /// The name that the client asked for in its TLS.
-    #[must_use]
-    pub fn server_name(&self) -> Option<&str> {
-        self.transport.as_deref()?.attribute(":sni")
-    }
-
-    /// Who the client's certificate says it is.
-    #[must_use]
-    pub fn identity(&self) -> Option<&str> {
-        self.transport.as_deref()?.attribute(":identity")
-    }
-
-    /// Where records go of what its client does within a session: of this service and method,
-    /// but routed nowhere. To be kept as long as it is used.
-    #[must_use]
-    pub fn series(
-        &self,
-        protocol: &'static str,
-        service: &str,
-        method: &'static str,
-    ) -> Arc<dyn Series> {
-        let metadata = Metadata {
-            service: Cow::Borrowed(service),
-            method: Cow::Borrowed(method),
-            ..Metadata::default()
-        };
-        let source = self.peer.ip();
-        let site = self.worker.site(&self.origin, protocol, source, &metadata);
-        site.learn();
-        site.series()
-    }
-
-    /// Counts a connection whose bytes made no sense.
-    pub fn count_malformed(&self) {
-        Gauges::add(&self.worker.mesh().gauges.malformed);
-    }
-
-    /// Opens a call of `protocol` (the name that routes and metrics know it by) and finds its
-    /// route. `timeout` in the metadata is the caller's own.
-    pub fn open(
-        self: &Rc<Self>,
-        protocol: &'static str,
-        metadata: &Metadata<'_>,
-        bytes: usize,
-        attributes: &mut dyn FnMut(&str) -> Option<String>,
-    ) -> (Stream, Result<(), Rejection>) {
-        self.worker.read_clock();
-        let source: IpAddr = self.peer.ip();
-        let site =
-            self.sites
-                .borrow_mut()
-                .find(&self.worker, &self.origin, protocol, source, metadata);
-        let (exchange, routed) = Exchange::open(
-            &self.worker,
-            site,
-            source,
-            bytes,
-            metadata.timeout,
-            &mut |name| attribute(self.transport.as_deref(), attributes, name),
-        );
-        let stream = Stream {
-            exchange,
-            transport: self.transport.clone(),
-            worker: self.worker.clone(),
-        };
-        (stream, routed)
-    }
-}
-
-/// An attribute of a call, or of the connection that it came over.
-fn attribute<'a>(
-    transport: Option<&'a Transport>,
-    attributes: &mut dyn FnMut(&str) -> Option<String>,
-    name: &str,
-) -> Option<Cow<'a, str>> {
-    // Where TLS is not ours to open, the protocol may know what it asks for.
-    if let Some(found) = transport.and_then(|transport| transport.attribute(name)) {
-        return Some(Cow::Borrowed(found));
-    }
-    attributes(name).map(Cow::Owned)
-}
+pub use caller::Caller;
+pub use tunnel::{Carried, TunnelEnd};
 
 /// One call from its request to its record, which dropping it writes; one that nobody ended was
 /// abandoned by its caller.
@@ -250,10 +56,11 @@ impl Stream {
                 Attempt::Go(lease) => return Ok(lease),
                 Attempt::Wait(cluster) => cluster,
             };
-            if tokio::time::timeout_at(self.deadline(), cluster.until_ready())
-                .await
-                .is_err()
-            {
+            let ready = self
+                .worker
+                .timers()
+                .within(self.deadline(), cluster.until_ready());
+            if ready.await.is_err() {
                 return Err(Rejection::DeadlineExceeded);
             }
         }
@@ -286,6 +93,20 @@ impl Stream {
     pub fn conclude(&mut self, lease: &mut Lease, end: AttemptEnd, resend: Resend) -> bool {
         self.worker.read_clock();
         self.exchange.conclude(lease, end, resend)
+    }
+
+    /// Says that the endpoint has begun to answer: it is there, whatever comes of the call. It is
+    /// told at once, since the rest of the answer may take long.
+    pub fn begun(&self, lease: &mut Lease) {
+        self.worker.read_clock();
+        lease.settle(Verdict::Alive);
+    }
+
+    /// Says how the endpoint answered, at once, and keeps its place: for sessions, which go on long
+    /// after.
+    pub fn settle(&self, lease: &mut Lease, outcome: Outcome) {
+        self.worker.read_clock();
+        lease.settle(rule(AttemptEnd::Answered(outcome), false).verdict);
     }
 
     /// The ending of an attempt whose time has passed; `stalled` says that it passed while we did
@@ -350,5 +171,16 @@ impl Stream {
         self.worker.read_clock();
         self.exchange.rejected(rejection);
         self.exchange.explain(rejection)
+    }
+}
+
+impl Worker {
+    /// Notes that an endpoint took a connection and does not speak on it: counted as a connection
+    /// that could not be made, once for the connection.
+    pub fn cannot_speak(&self, lease: &Lease, error: &io::Error) {
+        self.read_clock();
+        lease
+            .cluster()
+            .cannot_connect(lease.endpoint(), self.now(), error);
     }
 }

@@ -15,7 +15,8 @@ use super::buffers::scratch;
 use super::socket::Socket;
 use super::timer::{Timer, Timers};
 
-/// How long a connection that we ended is read on.
+/// How long a connection that we end may take to have its last bytes written, and how long it is
+/// read on afterwards.
 pub const LINGER: Duration = Duration::from_secs(1);
 /// Reads of a lingering connection, at most: whoever goes on sending is not waited for.
 const READS: u16 = 256;
@@ -28,7 +29,7 @@ pub struct Linger {
 }
 
 impl Linger {
-    /// Begins to close; the peer has [`LINGER`] to hang up as well.
+    /// Begins to close; the peer has [`LINGER`] to take what is written, and to hang up as well.
     #[must_use]
     pub fn begin(timers: &Rc<Timers>) -> Self {
         Self {
@@ -36,6 +37,11 @@ impl Linger {
             timer: timers.set(Instant::now() + LINGER),
             reads: 0,
         }
+    }
+
+    /// Whether its time is over: to be asked while something still waits to be written.
+    pub fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.timer.poll(cx)
     }
 
     /// Ends the writing side, then reads until the peer is gone or has had its time.
@@ -49,6 +55,7 @@ impl Linger {
                 return Poll::Ready(());
             }
             self.shut = true;
+            self.timer.reset(Instant::now() + LINGER);
         }
         loop {
             let read = scratch(|bytes| {

@@ -174,7 +174,8 @@ impl Socket {
             return Ok(());
         }
         match &mut self.kind {
-            Kind::Plain(stream) => return stream.readable().await,
+            // A socket may be called readable though there is nothing to read.
+            Kind::Plain(stream) => return stream.peek(&mut [0]).await.map(drop),
             Kind::Tls(_) | Kind::Memory(_) => {}
         }
         // Whether a record has content is only known when it is read.

@@ -5,8 +5,8 @@
 //! anew only when it fires too early.
 
 use std::cell::RefCell;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -19,8 +19,11 @@ use super::turn::give_way;
 /// paused, or the process had no share of its processor. What was sent to us meanwhile waits in the
 /// sockets, and is read before anything is taken for late.
 pub const LATE: Duration = Duration::from_millis(50);
-/// Turns that the others have before a late timer rings.
-const TURNS: u8 = 4;
+/// Timers that are kept to be used again, at most.
+const KEPT: usize = 1024;
+/// Turns that the others have before a late timer rings: as many as a connection takes to be read
+/// that has the largest window of ours lying in its socket.
+const TURNS: u8 = 32;
 
 /// Timers that nobody uses now, to be used again.
 #[derive(Default)]
@@ -48,9 +51,57 @@ impl Timers {
             home: self.clone(),
             turns: None,
         };
-        timer.reset(at);
+        timer.move_sleep();
         timer
     }
+
+    /// Waits for `future`, at most until `due`. What lies in the sockets by then is read first.
+    ///
+    /// # Errors
+    /// If it was not ready by then.
+    pub async fn within<F: Future>(
+        self: &Rc<Self>,
+        due: Instant,
+        future: F,
+    ) -> Result<F::Output, Expired> {
+        let mut future = pin!(future);
+        let mut timer = self.set(due);
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            ready!(timer.poll(cx));
+            Poll::Ready(Err(Expired {
+                stalled: timer.is_late(),
+            }))
+        })
+        .await
+    }
+
+    /// Waits for something of a peer's, for so long; time in which we did not run is not the
+    /// peer's. `None` if it did not come.
+    pub async fn patiently<F: Future>(
+        self: &Rc<Self>,
+        patience: Duration,
+        future: F,
+    ) -> Option<F::Output> {
+        let mut future = pin!(future);
+        loop {
+            let due = Instant::now() + patience;
+            match self.within(due, future.as_mut()).await {
+                Ok(output) => return Some(output),
+                Err(Expired { stalled: true }) => {}
+                Err(Expired { stalled: false }) => return None,
+            }
+        }
+    }
+}
+
+/// Time was over before what was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expired {
+    /// It passed while we did not run: it tells nothing of a peer.
+    pub stalled: bool,
 }
 
 impl Timer {
@@ -62,12 +113,18 @@ impl Timer {
 
     /// Has it ring at another moment.
     pub fn reset(&mut self, at: Instant) {
-        self.at = at;
-        self.turns = None;
+        if at != self.at {
+            self.at = at;
+            self.turns = None;
+            self.move_sleep();
+        }
+    }
+
+    fn move_sleep(&mut self) {
         if let Some(sleep) = &mut self.sleep
-            && (sleep.is_elapsed() || sleep.deadline() > at)
+            && (sleep.is_elapsed() || sleep.deadline() > self.at)
         {
-            sleep.as_mut().reset(at);
+            sleep.as_mut().reset(self.at);
         }
     }
 
@@ -107,14 +164,16 @@ impl Timer {
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        self.home.0.borrow_mut().extend(self.sleep.take());
+        let mut home = self.home.0.borrow_mut();
+        if home.len() < KEPT {
+            home.extend(self.sleep.take());
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
-    use std::future::poll_fn;
 
     use super::*;
 
@@ -159,5 +218,35 @@ mod tests {
         local.run_until(poll_fn(|cx| timer.poll(cx))).await;
         assert!(heard.get());
         assert!(timer.is_late());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_is_waited_for_as_long_as_we_run() {
+        let timers = Rc::<Timers>::default();
+        let begin = Instant::now();
+        let patience = Duration::from_secs(1);
+        let never = std::future::pending::<()>;
+        assert_eq!(timers.patiently(patience, never()).await, None);
+        assert_eq!(begin.elapsed(), patience);
+        assert_eq!(timers.patiently(patience, async { 7 }).await, Some(7));
+        let mut waiting = pin!(timers.patiently(patience, never()));
+        assert!(
+            poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx)))
+                .await
+                .is_pending()
+        );
+        tokio::time::advance(Duration::from_secs(20)).await;
+        let resumed = Instant::now();
+        assert_eq!(waiting.await, None);
+        assert_eq!(resumed.elapsed(), patience);
+        let due = Instant::now() + patience;
+        let mut waiting = pin!(timers.within(due, never()));
+        assert!(
+            poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx)))
+                .await
+                .is_pending()
+        );
+        tokio::time::advance(Duration::from_secs(20)).await;
+        assert_eq!(waiting.await, Err(Expired { stalled: true }));
     }
 }

@@ -311,6 +311,11 @@ pub(crate) fn table(to: Destination, retry: Retry) -> RouteTable {
 
 /// A mesh with one worker and one listener.
 pub(crate) fn mess(spec: RoutingSpec) -> Mess {
+    mess_of(spec, 1)
+}
+
+/// The same with so many workers.
+pub(crate) fn mess_of(spec: RoutingSpec, workers: usize) -> Mess {
     let records = Arc::new(Records::default());
     let hand = Arc::new(Hand::default());
     let mesh = Mesh::new(
@@ -319,7 +324,7 @@ pub(crate) fn mess(spec: RoutingSpec) -> Mess {
         Arc::new(Handed(hand.clone())),
         Arc::new(Watcher(records.clone())),
     );
-    let workers = Workers::start(&mesh, 1).unwrap();
+    let workers = Workers::start(&mesh, workers).unwrap();
     let bound = workers
         .bind(ListenerSpec {
             tls: None,

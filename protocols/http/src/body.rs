@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use crate::dialect::Dialect;
 use crate::pool::Returned;
+use crate::replay::{Replay, Sent};
 use crate::translation::Translated;
 use crate::{http1, http2};
 
@@ -83,6 +84,8 @@ pub(crate) enum Payload {
     Whole(Option<Bytes>),
     /// A request's, as it arrives.
     Request(Incoming, Rc<Upload>),
+    /// A request's, once more.
+    Replay(Box<Replay>),
     /// A response's, as it arrives.
     Response(Box<Download>),
     /// Either, in another form.
@@ -103,6 +106,9 @@ pub(crate) struct Upload {
     broken: Cell<bool>,
     /// It was asked for, and not there.
     awaited: Cell<bool>,
+    /// Some of it has moved.
+    begun: Cell<bool>,
+    sent: Sent,
 }
 
 impl Upload {
@@ -117,6 +123,20 @@ impl Upload {
 
     pub(crate) fn finish(&self) {
         self.done.set(true);
+    }
+
+    /// It is passed on once more.
+    pub(crate) fn begin_again(&self) {
+        self.done.set(false);
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.get()
+    }
+
+    /// What was sent of it.
+    pub(crate) fn sent(&self) -> &Sent {
+        &self.sent
     }
 
     /// It made no sense, or its sender went away: what becomes of the call then is not the
@@ -158,6 +178,8 @@ pub(crate) struct Download {
     pub(crate) idle: Option<Duration>,
     /// When data last moved: the timer is set anew when it fires, not with each piece.
     pub(crate) moved: Instant,
+    /// It was said that the endpoint has begun to answer.
+    pub(crate) begun: bool,
     pub(crate) ended: bool,
 }
 
@@ -206,9 +228,13 @@ impl Download {
         self.dialect.late_rejection(rejection, &text)
     }
 
-    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Whether its time is over. Where it is silence that is judged, only ours counts in which we ran.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> bool {
         while self.timer.poll(cx).is_ready() {
             let Some(idle) = self.idle else { return true };
+            if self.timer.is_late() {
+                self.moved = Instant::now();
+            }
             let moved = self
                 .upload
                 .moved()
@@ -221,7 +247,22 @@ impl Download {
         false
     }
 
+    /// The rest may take long: that the endpoint answers is told now, unless its head says that it
+    /// failed, which counts when it has ended.
+    fn tell_begun(&mut self) {
+        let failed = matches!(self.outcome, Some(Outcome::Failed | Outcome::Refused));
+        if !self.ended && !failed && !std::mem::replace(&mut self.begun, true) {
+            self.stream.begun(&mut self.lease);
+        }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let polled = self.poll_body(cx);
+        self.tell_begun();
+        polled
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         if self.ended {
             return Poll::Ready(None);
         }
@@ -258,7 +299,7 @@ impl Download {
                 }))
             }
             Poll::Pending => {
-                if !self.is_late(cx) {
+                if !self.poll_late(cx) {
                     return Poll::Pending;
                 }
                 // It had begun to answer: how long a body takes is no sign of a hung endpoint.
@@ -285,8 +326,12 @@ impl Body for Payload {
             Self::Request(body, upload) => {
                 let polled = Pin::new(&mut *body).poll_frame(cx);
                 upload.awaited.set(polled.is_pending());
+                if polled.is_ready() {
+                    upload.begun.set(true);
+                }
                 match &polled {
                     Poll::Ready(Some(Ok(frame))) => {
+                        upload.sent.keep(frame);
                         let length = frame.data_ref().map_or(0, Bytes::len);
                         upload.bytes.set(upload.bytes.get() + length as u64);
                         upload.moved.set(Some(Instant::now()));
@@ -300,6 +345,7 @@ impl Body for Payload {
                 }
                 polled
             }
+            Self::Replay(replay) => replay.poll(cx),
             Self::Response(download) => download.poll(cx),
             Self::Translated(translated) => translated.poll(cx),
             Self::Tunnel(tunnel) => {
@@ -323,6 +369,7 @@ impl Body for Payload {
                 }
                 ended
             }
+            Self::Replay(replay) => replay.is_ended(),
             Self::Response(download) => download.ended && download.body.is_end_stream(),
             Self::Translated(translated) => translated.is_ended(),
             Self::Tunnel(_) => false,
@@ -333,6 +380,7 @@ impl Body for Payload {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
             Self::Request(body, _) => body.size_hint(),
+            Self::Replay(replay) => replay.size_hint(),
             Self::Response(download) => download.body.size_hint(),
             Self::Translated(_) | Self::Tunnel(_) => SizeHint::default(),
         }

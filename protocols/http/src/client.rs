@@ -50,12 +50,13 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(http: &Arc<Http>, caller: &Rc<Caller>, secure: bool) -> Rc<Self> {
+        caller.rest(http.config.idle);
         Rc::new(Self {
             http: http.clone(),
             caller: caller.clone(),
             secure,
             address: headers::address(caller.peer().ip()),
-            timers: Rc::default(),
+            timers: caller.worker().timers().clone(),
             in_flight: Cell::default(),
             requests: Cell::default(),
             window: Cell::default(),
@@ -89,17 +90,20 @@ impl Client {
     }
 
     /// Waits until it has shown that it only wants to make work.
-    pub(crate) async fn is_hostile(&self) {
+    pub(crate) async fn turned_hostile(&self) {
         self.hostile.notified().await;
     }
 
-    /// Gives up responses that nobody reads. To be called about once a second.
-    pub(crate) fn look_after(&self) {
+    /// Gives up responses that nobody reads. To be called about once a second; `stalled` says that
+    /// we did not run since, so that nobody could read.
+    pub(crate) fn look_after(&self, stalled: bool) {
         let worker = self.caller.worker();
         worker.read_clock();
         let now = worker.now();
         for (_, answer) in &*self.answers.borrow() {
-            if answer.waits.get() && now >= answer.taken.get().after(UNREAD) {
+            if stalled {
+                answer.taken.set(now);
+            } else if answer.waits.get() && now >= answer.taken.get().after(UNREAD) {
                 // Frees the endpoint's connection, too.
                 drop(answer.body.take());
             }
@@ -132,6 +136,7 @@ struct Working {
 impl Working {
     fn new(client: &Rc<Client>) -> Self {
         client.in_flight.set(client.in_flight.get() + 1);
+        client.caller.work();
         client.requests.set(client.requests.get() + 1);
         client.counts(1, 0);
         Self {
@@ -143,9 +148,13 @@ impl Working {
 
 impl Drop for Working {
     fn drop(&mut self) {
-        self.client.in_flight.set(self.client.in_flight.get() - 1);
+        let client = &self.client;
+        client.in_flight.set(client.in_flight.get() - 1);
+        if client.in_flight() == 0 {
+            client.caller.rest(client.http.config.idle);
+        }
         if !self.done {
-            self.client.counts(0, 1);
+            client.counts(0, 1);
         }
     }
 }

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use finback_core::driver::Stream;
 use finback_core::frame::{Malformed, Metadata};
 use finback_core::mesh::{AttemptEnd, Lease, Resend};
-use finback_core::net::Timer;
+use finback_core::net::{Expired, Timer};
 use finback_core::rejection::Rejection;
 use futures_util::FutureExt;
 use http::request::Parts;
@@ -24,13 +24,11 @@ use crate::client::Client;
 use crate::dialect::{Asked, Dialect};
 use crate::headers;
 use crate::pool::{self, Channel, Returned};
+use crate::replay::{KEPT, Replay};
 use crate::translation::{Translated, Translator};
 use crate::treatment::{self, Taker, Treatment};
 use crate::upgrade::{self, Wanted};
 use crate::{Http, http1, http2};
-
-/// A request's body is kept for another attempt up to this many bytes.
-const KEPT: usize = 64 * 1024;
 
 /// Passes one request on, which begins at once; always gives a response, if it is only ours.
 pub(crate) fn forward(
@@ -127,7 +125,7 @@ struct Call {
     bounded: bool,
     /// Its endpoints speak HTTP/2 unless their cluster says otherwise.
     prefers_http2: bool,
-    /// A connection that was used before broke under it: the next one has to be new.
+    /// A connection broke under it, or took no more requests: the next one has to be new.
     wants_fresh: bool,
     treatment: Option<Arc<Treatment>>,
     wanted: Option<Wanted>,
@@ -147,12 +145,9 @@ enum Sent {
     Response(Box<Response<Incoming>>, Returned, Timer),
     /// Nothing of it was sent; here it is again.
     Unsent(AttemptEnd, Box<Request<Payload>>),
-    /// It may have run; or the peer said that it has not. With the request, if it had no body and
-    /// its method may be repeated.
-    Lost {
-        end: AttemptEnd,
-        again: Option<Box<Request<Payload>>>,
-    },
+    /// It may have run; or the peer said that it has not. With the request, and what is left of its
+    /// body.
+    Lost(AttemptEnd, Box<Request<Payload>>),
     /// No response in time; `stalled` says that it was us who did not run.
     Late { stalled: bool },
 }
@@ -161,8 +156,8 @@ enum Sent {
 enum Unmade {
     /// It could not be made.
     Failed(AttemptEnd),
-    /// It was not made in time.
-    Late,
+    /// It was not made in time; `stalled` says that it was us who did not run.
+    Late { stalled: bool },
 }
 
 impl Call {
@@ -253,6 +248,8 @@ impl Call {
         };
         self.translator = Some((own.response, own.content_type));
         if let Some(by) = own.request {
+            // It could not be translated once more from the middle.
+            self.upload.sent().forget();
             let payload = std::mem::replace(&mut self.payload, Payload::empty());
             self.payload = Translated::wrap(payload, by, Some(self.upload.clone()));
         }
@@ -315,11 +312,13 @@ impl Call {
         if self.wanted.is_none() && self.stream().may_need_resending() {
             let payload = std::mem::replace(&mut self.payload, Payload::empty());
             let limit = self.stream().deadline();
-            let collected = tokio::time::timeout_at(limit, Box::pin(collect(payload)));
-            match collected.await.unwrap_or(Collected::Late) {
+            let timers = self.client.timers.clone();
+            let collected = timers.within(limit, Box::pin(collect(payload))).await;
+            match collected.unwrap_or(Collected::Late) {
                 Collected::Whole(bytes) => {
                     self.copy = Some(Box::new((self.head.clone(), bytes.clone())));
                     self.payload = Payload::from(bytes);
+                    self.upload.sent().forget();
                     self.upload.finish();
                 }
                 Collected::TooLong(rest) => self.payload = rest,
@@ -341,7 +340,7 @@ impl Call {
             let http2 = self.wanted.is_none() && self.speaks_http2(&lease);
             let mut current = self.aimed(http2, &lease);
             self.tell_deadline(&mut current);
-            let (end, rejection, same) = match self.send(current, &lease, http2).await {
+            let (end, rejection, resend) = match self.send(current, &lease, http2).await {
                 Ok(Sent::Response(response, returned, timer)) => {
                     if let Some(end) = self.failed(&response)
                         && self.copy.is_some()
@@ -352,16 +351,20 @@ impl Call {
                     }
                     return self.pass(*response, (returned, timer), lease);
                 }
-                Ok(Sent::Unsent(end, same)) => (end, Rejection::ConnectFailed, Some(same)),
-                Ok(Sent::Lost { .. }) if self.upload.is_broken() => {
+                Ok(Sent::Unsent(end, same)) => {
+                    self.take_back(*same);
+                    // Nothing was sent.
+                    (end, Rejection::ConnectFailed, Resend::Safe)
+                }
+                Ok(Sent::Lost(..)) if self.upload.is_broken() => {
                     let end = AttemptEnd::RequestBroken;
                     self.stream().conclude(&mut lease, end, Resend::Impossible);
                     return self.reject_for(Rejection::BadRequest, "the body makes no sense");
                 }
-                Ok(Sent::Lost { end, again }) => {
+                Ok(Sent::Lost(end, same)) => {
                     // One that was used before may have been closed just now: not another such.
                     self.wants_fresh = true;
-                    (end, Rejection::ConnectionLost, again)
+                    (end, Rejection::ConnectionLost, self.recover(*same))
                 }
                 Ok(Sent::Late { .. }) if self.waits_for_caller() => {
                     let end = AttemptEnd::RequestBroken;
@@ -370,30 +373,56 @@ impl Call {
                 }
                 Ok(Sent::Late { stalled }) => {
                     let end = self.stream().timed_out(&lease, stalled, true);
-                    (end, Rejection::DeadlineExceeded, None)
+                    let resend = self.restored();
+                    (end, Rejection::DeadlineExceeded, resend)
                 }
-                Err((Unmade::Late, same)) => {
-                    let end = self.stream().timed_out(&lease, false, false);
-                    (end, Rejection::DeadlineExceeded, Some(same))
+                Err((Unmade::Late { stalled }, same)) => {
+                    self.take_back(*same);
+                    let end = self.stream().timed_out(&lease, stalled, false);
+                    (end, Rejection::DeadlineExceeded, Resend::Safe)
                 }
-                Err((Unmade::Failed(end), same)) => (end, Rejection::ConnectFailed, Some(same)),
-            };
-            let resend = match &same {
-                // Nothing was sent, or it may be sent twice.
-                Some(_) => Resend::Safe,
-                None if self.copy.is_some() => Resend::Possible,
-                None => Resend::Impossible,
+                Err((Unmade::Failed(end), same)) => {
+                    self.take_back(*same);
+                    (end, Rejection::ConnectFailed, Resend::Safe)
+                }
             };
             let again = self.stream().conclude(&mut lease, end, resend);
             drop(lease);
             if !again {
                 return self.reject(rejection);
             }
-            match same {
-                Some(same) => (self.head, self.payload) = same.into_parts(),
-                None => self.restore(),
-            }
         }
+    }
+
+    /// The request comes back as it is.
+    fn take_back(&mut self, same: Request<Payload>) {
+        (self.head, self.payload) = same.into_parts();
+    }
+
+    /// Makes of a request that was sent what can be sent again, and says whether that can be.
+    fn recover(&mut self, same: Request<Payload>) -> Resend {
+        let (head, rest) = same.into_parts();
+        if self.copy.is_none() {
+            let Some(payload) = Replay::of(rest, &self.upload) else {
+                return Resend::Impossible;
+            };
+            (self.head, self.payload) = (head, payload);
+        } else if self.restored() == Resend::Impossible {
+            return Resend::Impossible;
+        }
+        match is_idempotent(&self.head.method) {
+            true => Resend::Safe,
+            false => Resend::Possible,
+        }
+    }
+
+    /// The same of one of which nothing came back.
+    fn restored(&mut self) -> Resend {
+        if self.copy.is_none() {
+            return Resend::Impossible;
+        }
+        self.restore();
+        Resend::Possible
     }
 
     /// Has a request taken here.
@@ -404,7 +433,7 @@ impl Call {
             let body = gather(payload, taker.limit()).await?;
             Ok(taker.take(&self.head, body).await)
         };
-        match tokio::time::timeout_at(limit, taking).await {
+        match self.client.timers.within(limit, taking).await {
             Ok(Ok(response)) => self.answer_itself(response),
             Ok(Err(Ungathered::TooLong)) => self.reject(Rejection::TooLarge),
             Ok(Err(Ungathered::Broken)) => self.reject(Rejection::BadRequest),
@@ -487,57 +516,53 @@ impl Call {
                 Some(channel) => channel,
                 None => {
                     let making = Box::pin(pool::channel(worker, lease, http2, self.wants_fresh));
-                    match tokio::time::timeout_at(limit, making).await {
+                    match self.client.timers.within(limit, making).await {
                         Ok(Ok(channel)) => channel,
                         Ok(Err(end)) => return Err((Unmade::Failed(end), request)),
-                        Err(_) => return Err((Unmade::Late, request)),
+                        Err(Expired { stalled }) => {
+                            return Err((Unmade::Late { stalled }, request));
+                        }
                     }
                 }
             };
             let mut timer = self.client.timers.set(limit);
-            match channel {
+            let (heard, returned, reused) = match channel {
                 Channel::Single(connection, returned, reused) => {
-                    let sending = http1::send(&connection.line, request);
+                    let sending = http1::send(worker, &connection.line, request);
                     let sending = pin!(sending.map(heard_single));
-                    let sent = self.await_head(sending, &mut timer).await;
-                    return Ok(match sent {
-                        Heard::Response(response) => Sent::Response(response, returned, timer),
-                        // The peer had closed it: another one, or a new one.
-                        Heard::Unsent(same) if reused => {
-                            request = same;
-                            continue;
-                        }
-                        Heard::Unsent(same) => {
-                            Sent::Unsent(AttemptEnd::Lost { reused: false }, same)
-                        }
-                        Heard::Lost { again, .. } => Sent::Lost {
-                            end: AttemptEnd::Lost { reused },
-                            again: again.filter(|same| is_idempotent(same)),
-                        },
-                        Heard::Late => Sent::Late {
-                            stalled: timer.is_late(),
-                        },
-                    });
+                    let heard = self.await_head(sending, &mut timer).await;
+                    (heard, returned, reused)
                 }
                 Channel::Shared(sender, returned) => {
-                    let sending = pin!(sender.send(request).map(heard_shared));
-                    return Ok(match self.await_head(sending, &mut timer).await {
-                        Heard::Response(response) => Sent::Response(response, returned, timer),
-                        Heard::Unsent(same) => Sent::Unsent(AttemptEnd::Unsent, same),
-                        Heard::Lost { refused: true, .. } => Sent::Lost {
-                            end: AttemptEnd::NotProcessed,
-                            again: None,
-                        },
-                        Heard::Lost { again, .. } => Sent::Lost {
-                            end: AttemptEnd::Lost { reused: false },
-                            again: again.filter(|same| is_idempotent(same)),
-                        },
-                        Heard::Late => Sent::Late {
-                            stalled: timer.is_late(),
-                        },
-                    });
+                    if !sender.has_room() {
+                        let room = self.client.timers.within(limit, sender.ready());
+                        if let Err(Expired { stalled }) = room.await {
+                            return Err((Unmade::Late { stalled }, request));
+                        }
+                    }
+                    let sending = pin!(sender.send(worker, request).map(heard_shared));
+                    let heard = self.await_head(sending, &mut timer).await;
+                    (heard, returned, false)
                 }
-            }
+            };
+            return Ok(match heard {
+                Heard::Response(response) => {
+                    self.upload.sent().forget();
+                    Sent::Response(response, returned, timer)
+                }
+                // The peer had closed it: another one, or a new one.
+                Heard::Unsent(same) if reused => {
+                    request = same;
+                    continue;
+                }
+                Heard::Unsent(same) if http2 => Sent::Unsent(AttemptEnd::Unsent, same),
+                Heard::Unsent(same) => Sent::Unsent(AttemptEnd::Lost { reused: false }, same),
+                Heard::Lost(true, same) => Sent::Lost(AttemptEnd::NotProcessed, same),
+                Heard::Lost(false, same) => Sent::Lost(AttemptEnd::Lost { reused }, same),
+                Heard::Late => Sent::Late {
+                    stalled: timer.is_late(),
+                },
+            });
         }
     }
 
@@ -598,7 +623,7 @@ impl Call {
             let (side, payload) = wanted.agree(&mut head.status, &mut head.headers);
             let caller = self.client.caller.clone();
             let relay = upgrade::relay(caller, side, endpoint, stream, lease);
-            tokio::task::spawn_local(relay);
+            self.client.caller.worker().spawn("a tunnel", relay);
             drop(returned);
             return Response::from_parts(head, payload);
         }
@@ -620,6 +645,7 @@ impl Call {
             timer,
             idle: (!self.bounded).then_some(idle),
             moved: self.client.caller.worker().instant(),
+            begun: false,
             ended: false,
             body,
         };
@@ -636,10 +662,7 @@ fn heard_single(sent: Result<Response<http1::Received>, http1::Failure<Payload>>
     match sent {
         Ok(response) => Heard::Response(Box::new(response.map(Incoming::Http1))),
         Err(http1::Failure::Unsent(same)) => Heard::Unsent(same),
-        Err(http1::Failure::Lost(again)) => Heard::Lost {
-            refused: false,
-            again,
-        },
+        Err(http1::Failure::Lost(same)) => Heard::Lost(false, same),
     }
 }
 
@@ -647,29 +670,23 @@ fn heard_shared(sent: Result<Response<http2::Received>, http2::Failure<Payload>>
     match sent {
         Ok(response) => Heard::Response(Box::new(response.map(Incoming::Http2))),
         Err(http2::Failure::Unsent(same)) => Heard::Unsent(same),
-        Err(http2::Failure::Lost { refused }) => Heard::Lost {
-            refused,
-            again: None,
-        },
+        Err(http2::Failure::Lost { refused, again }) => Heard::Lost(refused, again),
     }
 }
 
 enum Heard {
     Response(Box<Response<Incoming>>),
     Unsent(Box<Request<Payload>>),
-    Lost {
-        refused: bool,
-        /// The request, if it had no body.
-        again: Option<Box<Request<Payload>>>,
-    },
+    /// Whether the peer said that it did not look at it; and the request.
+    Lost(bool, Box<Request<Payload>>),
     Late,
 }
 
-/// Whether a request may be sent twice (RFC 9110, section 9.2.2).
-fn is_idempotent(request: &Request<Payload>) -> bool {
+/// Whether a request of this method may be sent twice (RFC 9110, section 9.2.2).
+fn is_idempotent(method: &Method) -> bool {
     matches!(
-        *request.method(),
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
     )
 }
 

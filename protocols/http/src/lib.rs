@@ -19,6 +19,7 @@ mod http1;
 mod http2;
 mod pool;
 mod probe;
+mod replay;
 mod serve;
 mod translation;
 mod treatment;
@@ -76,8 +77,9 @@ pub struct Config {
     pub body_rate: u64,
     /// How long a request's head may take. Default: 10 s.
     pub head_timeout: Duration,
-    /// A connection without a request in flight is closed after this. Default: 5 min.
-    pub idle: Duration,
+    /// A connection without a request in flight is closed after this; `None` for what the
+    /// [limits](finback_core::mesh::Limits::idle) say. Default: `None`.
+    pub idle: Option<Duration>,
 }
 
 impl Default for Config {
@@ -90,7 +92,7 @@ impl Default for Config {
             requests: 10_000,
             body_rate: 100,
             head_timeout: Duration::from_secs(10),
-            idle: Duration::from_secs(300),
+            idle: None,
         }
     }
 }

@@ -2,20 +2,22 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use finback_core::clock::{Clock, Now};
 use finback_core::cluster::Cluster;
-use finback_core::driver::Worker;
+use finback_core::driver::{IdleConnections, Worker};
 use finback_core::mesh::{AttemptEnd, Lease};
-use finback_core::net::DialError;
+use finback_core::net::{DialError, Expired};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use crate::http1;
-use crate::http2::{self, Limits};
+use crate::http2::{self, Heartbeat, Limits};
 
 /// A connection without a request is closed after this; servers mostly wait a little longer.
 const IDLE: Duration = Duration::from_secs(50);
@@ -47,7 +49,9 @@ pub(crate) struct Pools {
 struct Single {
     /// Kept, so that the key stays its own.
     _cluster: Arc<Cluster>,
-    idle: RefCell<Vec<(Rc<Alone>, Instant)>>,
+    clock: Clock,
+    /// With the moment since when each is idle, the longest first.
+    idle: RefCell<Vec<(Rc<Alone>, Now)>>,
 }
 
 /// A connection that carries one request at a time.
@@ -63,9 +67,10 @@ struct Shared {
 
 struct Multiplexed {
     sender: OnceCell<http2::Sender>,
+    clock: Clock,
     streams: Cell<usize>,
     closed: Cell<bool>,
-    used: Cell<Instant>,
+    used: Cell<Now>,
 }
 
 impl Multiplexed {
@@ -73,6 +78,22 @@ impl Multiplexed {
     fn is_usable(&self) -> bool {
         let open = self.sender.get().is_none_or(|sender| !sender.is_closed());
         open && !self.closed.get()
+    }
+
+    /// Whether a request had better go over another one, and there may be another one: this one takes
+    /// no more streams, or what is sent on it waits for other requests' bodies.
+    fn is_busy(&self) -> bool {
+        self.streams.get() >= self.limit() || self.is_clogged()
+    }
+
+    fn is_clogged(&self) -> bool {
+        self.sender.get().is_some_and(http2::Sender::is_clogged)
+    }
+
+    /// Since when it carries nothing, if it does not.
+    fn idle_since(&self) -> Option<Now> {
+        let is_idle = self.streams.get() == 0 && self.sender.initialized();
+        (is_idle && self.is_usable()).then(|| self.used.get())
     }
 
     /// Requests that the peer takes at once.
@@ -106,7 +127,7 @@ impl Returned {
             && connection.line.is_clean()
         {
             let mut idle = single.idle.borrow_mut();
-            idle.push((connection.clone(), Instant::now()));
+            idle.push((connection.clone(), single.clock.now()));
         }
     }
 }
@@ -115,7 +136,7 @@ impl Drop for Returned {
     fn drop(&mut self) {
         if let Place::Shared(connection) = &self.0 {
             connection.streams.set(connection.streams.get() - 1);
-            connection.used.set(Instant::now());
+            connection.used.set(connection.clock.now());
         }
     }
 }
@@ -132,7 +153,7 @@ pub(crate) fn ready(worker: &Rc<Worker>, lease: &Lease, http2: bool) -> Option<C
     let pools: Rc<Pools> = worker.state();
     if http2 {
         let shared = pools.shared.borrow().get(&key(lease))?.clone();
-        let connection = shared.choose(lease.cluster().spec.policy.connections.max(1) as usize);
+        let connection = shared.choose(worker, lease, false);
         let sender = connection.sender.get()?.clone();
         connection.streams.set(connection.streams.get() + 1);
         let returned = Returned(Place::Shared(connection));
@@ -157,10 +178,10 @@ pub(crate) async fn channel(
     fresh: bool,
 ) -> Result<Channel, AttemptEnd> {
     let pools: Rc<Pools> = worker.state();
-    pools.keep_swept();
+    pools.keep(worker);
     let key = key(lease);
     let found = if http2 {
-        shared(&pools, key, worker, lease).await
+        shared(&pools, key, worker, lease, fresh).await
     } else {
         single(&pools, key, worker, lease, fresh).await
     };
@@ -184,6 +205,7 @@ async fn single(
     let fresh = || {
         Rc::new(Single {
             _cluster: lease.cluster().clone(),
+            clock: worker.mesh().clock,
             idle: RefCell::default(),
         })
     };
@@ -211,7 +233,7 @@ impl Single {
         let mut idle = self.idle.borrow_mut();
         // The one used last is the least likely to be closed by its peer.
         while let Some((last, _)) = idle.pop() {
-            if last.line.is_ready() {
+            if last.line.look_whether_ready() {
                 return Some(last);
             }
         }
@@ -224,6 +246,7 @@ async fn shared(
     key: Key,
     worker: &Rc<Worker>,
     lease: &Lease,
+    wants_fresh: bool,
 ) -> Result<Channel, DialError> {
     let fresh = || {
         Rc::new(Shared {
@@ -237,7 +260,7 @@ async fn shared(
         .entry(key)
         .or_insert_with(fresh)
         .clone();
-    let connection = shared.choose(lease.cluster().spec.policy.connections.max(1) as usize);
+    let connection = shared.choose(worker, lease, wants_fresh);
     connection.streams.set(connection.streams.get() + 1);
     let returned = Returned(Place::Shared(connection.clone()));
     let made = connection
@@ -254,21 +277,26 @@ async fn shared(
 }
 
 impl Shared {
-    /// The least loaded connection, or a new one.
-    fn choose(&self, most: usize) -> Rc<Multiplexed> {
+    /// The least loaded connection, or a new one: where all are busy, or `fresh` wants it so, and one
+    /// more is allowed.
+    fn choose(&self, worker: &Worker, lease: &Lease, fresh: bool) -> Rc<Multiplexed> {
+        let most = lease.cluster().spec.policy.connections.max(1) as usize;
         let mut connections = self.connections.borrow_mut();
         connections.retain(|own| own.is_usable());
-        let best = connections.iter().min_by_key(|own| own.streams.get());
+        let load = |own: &&Rc<Multiplexed>| (own.is_clogged(), own.streams.get());
+        let best = connections.iter().min_by_key(load);
         if let Some(best) = best
-            && (best.streams.get() < best.limit() || connections.len() >= most)
+            && (!fresh && !best.is_busy() || connections.len() >= most)
         {
             return best.clone();
         }
+        let clock = worker.mesh().clock;
         let fresh = Rc::new(Multiplexed {
             sender: OnceCell::new(),
+            clock,
             streams: Cell::new(0),
             closed: Cell::new(false),
-            used: Cell::new(Instant::now()),
+            used: Cell::new(clock.now()),
         });
         connections.push(fresh.clone());
         fresh
@@ -280,6 +308,10 @@ async fn handshake(
     lease: &Lease,
     own: &Rc<Multiplexed>,
 ) -> Result<http2::Sender, DialError> {
+    if own.closed.get() {
+        // Who waited for it with us has tried.
+        return Err(DialError::Refused(io::ErrorKind::ConnectionRefused.into()));
+    }
     let stream = worker.connect(lease, Some(b"h2")).await?;
     let policy = &lease.cluster().spec.policy;
     let limits = Limits {
@@ -288,53 +320,107 @@ async fn handshake(
         stream_window: STREAM_WINDOW,
         connection_window: CONNECTION_WINDOW,
     };
-    let interval = policy.heartbeat_interval;
-    let patience = interval * policy.heartbeat_misses.max(1);
-    let heartbeat = Some((interval, patience));
+    let heartbeat = Heartbeat {
+        timers: worker.timers().clone(),
+        interval: policy.heartbeat_interval,
+        misses: policy.heartbeat_misses,
+    };
     let (sender, running) = http2::handshake(stream, limits, heartbeat);
-    let own = own.clone();
+    // It must not keep its own sender: it ends when there is none any more.
+    let ending = Rc::downgrade(own);
     worker.spawn("an upstream connection", async move {
         // Who waits for answers is told how it ended.
         running.await;
-        own.closed.set(true);
+        if let Some(own) = ending.upgrade() {
+            own.closed.set(true);
+        }
     });
-    let ready = tokio::time::timeout(policy.connect_timeout, sender.ready()).await;
-    let ready = ready.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
-    ready.map_err(DialError::Refused)?;
-    Ok(sender)
+    let due = Instant::now() + policy.connect_timeout;
+    let error = match worker.timers().within(due, sender.ready()).await {
+        Ok(Ok(())) => return Ok(sender),
+        Ok(Err(error)) => error,
+        Err(Expired { stalled: true }) => {
+            return Err(DialError::Own(io::ErrorKind::TimedOut.into()));
+        }
+        Err(Expired { stalled: false }) => io::ErrorKind::TimedOut.into(),
+    };
+    worker.cannot_speak(lease, &error);
+    Err(DialError::Refused(error))
 }
 
 impl Pools {
-    /// Has connections that nobody uses closed.
-    fn keep_swept(self: &Rc<Self>) {
+    /// Has connections that nobody uses closed: after a while, or to make room.
+    fn keep(self: &Rc<Self>, worker: &Rc<Worker>) {
         if self.swept.replace(true) {
             return;
         }
-        let pools = Rc::downgrade(self);
-        tokio::task::spawn_local(async move {
+        worker.register_idle(self);
+        let (pools, clock) = (Rc::downgrade(self), worker.mesh().clock);
+        worker.spawn("a sweep of upstream connections", async move {
             loop {
                 tokio::time::sleep(SWEEP).await;
                 let Some(pools) = pools.upgrade() else { return };
-                pools.sweep(Instant::now());
+                pools.sweep(clock.now());
             }
         });
     }
 
-    fn sweep(&self, now: Instant) {
+    fn sweep(&self, now: Now) {
         self.single.borrow_mut().retain(|_, single| {
             single
                 .idle
                 .borrow_mut()
-                .retain(|(own, since)| now < *since + IDLE && own.line.is_ready());
+                .retain(|(own, since)| now < since.after(IDLE) && own.line.look_whether_ready());
             !single.idle.borrow().is_empty() || Rc::strong_count(single) > 1
         });
         self.shared.borrow_mut().retain(|_, shared| {
             let mut connections = shared.connections.borrow_mut();
             connections.retain(|own| {
-                let used = own.streams.get() > 0 || now < own.used.get() + IDLE;
+                let used = own.streams.get() > 0 || now < own.used.get().after(IDLE);
                 used && own.is_usable()
             });
             !connections.is_empty() || Rc::strong_count(shared) > 1
         });
+    }
+
+    fn longest_idle_single(&self) -> Option<(Now, Rc<Single>)> {
+        let pools = self.single.borrow();
+        let idle = pools.values().filter_map(|single| {
+            let since = single.idle.borrow().first()?.1;
+            Some((since, single.clone()))
+        });
+        idle.min_by_key(|(since, _)| *since)
+    }
+
+    fn longest_idle_shared(&self) -> Option<(Now, Rc<Shared>)> {
+        let pools = self.shared.borrow();
+        let idle = pools.values().filter_map(|shared| {
+            let connections = shared.connections.borrow();
+            let since = connections.iter().filter_map(|own| own.idle_since());
+            Some((since.min()?, shared.clone()))
+        });
+        idle.min_by_key(|(since, _)| *since)
+    }
+}
+
+impl IdleConnections for Pools {
+    fn idle_since(&self) -> Option<Now> {
+        let single = self.longest_idle_single().map(|(since, _)| since);
+        let shared = self.longest_idle_shared().map(|(since, _)| since);
+        single.into_iter().chain(shared).min()
+    }
+
+    fn close_longest_idle(&self) {
+        match (self.longest_idle_single(), self.longest_idle_shared()) {
+            (Some((at, single)), other) if other.as_ref().is_none_or(|(since, _)| at <= *since) => {
+                single.idle.borrow_mut().remove(0);
+            }
+            (_, Some((at, shared))) => {
+                // Its last sender is gone then, by which it ends.
+                let mut connections = shared.connections.borrow_mut();
+                connections.retain(|own| own.idle_since() != Some(at));
+            }
+            (_, None) => {}
+        }
     }
 }

@@ -3,10 +3,9 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,7 +23,7 @@ use crate::body::Incoming;
 use crate::client::{Client, Guarded};
 use crate::http1::{self, Fault, Next};
 use crate::http2::{self, Ended, Limits, PREFACE, Reason};
-use crate::{Http, headers};
+use crate::{Http, NAME, headers};
 
 /// A connection on which nothing was asked for so long is put aside with no buffer.
 const QUIET: Duration = Duration::from_secs(1);
@@ -43,8 +42,13 @@ const GOODBYE: Duration = Duration::from_secs(10);
 /// Serves a connection to its end.
 pub(crate) async fn serve(http: Arc<Http>, connection: Connection, worker: Rc<Worker>) {
     let (caller, mut io) = Caller::new(connection, worker);
+    caller.set_movable(true);
     match begins_with_preface(&http, &caller, &mut io).await {
-        Ok(true) => Box::pin(serve_http2(http, caller, io)).await,
+        Ok(true) => {
+            // Its tables of headers would have to move, too.
+            caller.set_movable(false);
+            Box::pin(serve_http2(http, caller, io)).await;
+        }
         Ok(false) => serve_http1(http, caller, io).await,
         // Gone before it said anything.
         Err(_) => {}
@@ -53,32 +57,49 @@ pub(crate) async fn serve(http: Arc<Http>, connection: Connection, worker: Rc<Wo
 
 /// Whether a connection begins as HTTP/2 does.
 async fn begins_with_preface(http: &Http, caller: &Caller, io: &mut Socket) -> io::Result<bool> {
+    caller.rest(http.config.idle);
     tokio::select! {
-        first = tokio::time::timeout(http.config.idle, io.readable()) => first??,
-        () = leave_quietly(caller) => return Err(io::ErrorKind::ConnectionAborted.into()),
-    }
-    let mut head = Vec::new();
-    let deadline = Instant::now() + http.config.head_timeout;
-    loop {
-        let mut piece = [0; PREFACE.len()];
-        let room = &mut piece[..PREFACE.len() - head.len()];
-        let length = tokio::time::timeout_at(deadline, io.read(room)).await??;
-        head.extend_from_slice(&room[..length]);
-        let differs = !PREFACE.starts_with(&head);
-        if differs || length == 0 || head.len() == PREFACE.len() {
-            io.unread(Bytes::from(head));
-            return Ok(!differs && length > 0);
+        biased;
+        first = io.readable() => first?,
+        () = due(caller) => {
+            if caller.is_moving() {
+                return Ok(false);
+            }
+            return Err(io::ErrorKind::ConnectionAborted.into());
         }
     }
+    let timers = caller.worker().timers();
+    let reading = timers.patiently(http.config.head_timeout, async {
+        let mut head = Vec::new();
+        loop {
+            let mut piece = [0; PREFACE.len()];
+            let room = &mut piece[..PREFACE.len() - head.len()];
+            let length = io.read(room).await?;
+            head.extend_from_slice(&room[..length]);
+            let differs = !PREFACE.starts_with(&head);
+            if differs || length == 0 || head.len() == PREFACE.len() {
+                io.unread(Bytes::from(head));
+                return Ok(!differs && length > 0);
+            }
+        }
+    });
+    let read = reading.await;
+    read.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// A client without a request in flight is left some time to send one that is on its way.
-async fn leave_quietly(caller: &Caller) {
-    caller.dismissed().await;
-    tokio::select! {
-        () = tokio::time::sleep(caller.worker().drain_grace()) => {}
-        () = caller.cut() => {}
-    }
+/// Waits until a client that has nothing in flight is waited for no longer: it has been idle for too
+/// long, had its time to send what was on its way when it was dismissed, or is to leave.
+async fn due(caller: &Caller) {
+    poll_fn(|cx| match is_due(caller, cx) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    })
+    .await;
+}
+
+fn is_due(caller: &Caller, cx: &Context<'_>) -> bool {
+    caller.attend(cx);
+    caller.is_idle() || caller.is_grace_over() || caller.is_moving()
 }
 
 /// Says why a client's connection is closed by its own fault.
@@ -95,27 +116,32 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
     let caller_is_secure = io.is_secure();
     let client = Client::new(&http, &caller, caller_is_secure);
     let mut server = http1::Server::new(io, http.config.head);
-    let mut timer = client.timers.set(Instant::now() + http.config.idle);
-    let mut cut = pin!(caller.cut());
-    let mut leaving = pin!(leave_quietly(&caller));
+    let mut timer = client.timers.set(Instant::now() + QUIET);
     loop {
-        let request = match next(&http, &caller, &mut server, &mut timer, leaving.as_mut()).await {
+        let request = match next(&http, &caller, &mut server, &mut timer).await {
             Some(Next::Request(request)) => request,
             Some(Next::Fault(fault)) => {
                 caller.count_malformed();
                 closed(&caller, &format!("no request that is served: {fault:?}"));
-                return server.refuse(refusal(fault)).await;
+                return server.refuse(refusal(fault), &client.timers).await;
+            }
+            None if caller.is_moving() => {
+                if let Some(socket) = server.into_socket() {
+                    caller.hand_over(socket, NAME);
+                }
+                return;
             }
             None if server.has_part() => {
                 caller.count_malformed();
                 closed(&caller, "a request took too long");
-                return server.refuse(LATE).await;
+                return server.refuse(LATE, &client.timers).await;
             }
             Some(Next::Closed) => return,
-            None => return server.close().await,
+            None => return server.close(&client.timers).await,
         };
         let request = match headers::http2_settings(&request) {
             Some(settings) if !caller_is_secure => {
+                caller.set_movable(false);
                 return go_on_in_http2(http.clone(), caller.clone(), server, *request, &settings)
                     .await;
             }
@@ -127,8 +153,9 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
         let worker = caller.worker();
         timer.reset(worker.instant() + QUIET);
         let done = poll_fn(|cx| {
+            caller.attend(cx);
             while timer.poll(cx).is_ready() {
-                client.look_after();
+                client.look_after(timer.is_late());
                 timer.reset(Instant::now() + QUIET);
             }
             if response.is_none()
@@ -143,8 +170,7 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
             {
                 return Poll::Ready(sent.is_ok());
             }
-            let gone = server.poll_gone(cx).is_ready() || cut.as_mut().poll(cx).is_ready();
-            if gone {
+            if server.poll_gone(cx).is_ready() || caller.is_cut() {
                 return Poll::Ready(false);
             }
             Poll::Pending
@@ -157,6 +183,7 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
             return;
         }
         if switched == Some(StatusCode::SWITCHING_PROTOCOLS) {
+            caller.set_movable(false);
             if let (Some(upgrade), Some(socket)) = (upgrade, server.into_socket()) {
                 // Who wanted it may have gone.
                 let _ = upgrade.send(socket);
@@ -164,33 +191,48 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
             return;
         }
         if !poll_fn(|cx| Poll::Ready(matches!(server.poll_next(cx), Poll::Ready(true)))).await {
-            return server.close().await;
+            return server.close(&client.timers).await;
         }
     }
 }
 
-/// Waits for a request; `None` if the client is not to be waited for any longer.
+/// Waits for a request; `None` if the client is not to be waited for any longer, or to leave for
+/// another worker.
 async fn next(
     http: &Http,
     caller: &Caller,
     server: &mut http1::Server,
     timer: &mut Timer,
-    mut leaving: Pin<&mut impl Future<Output = ()>>,
 ) -> Option<Next> {
     let mut begun = false;
-    timer.reset(caller.worker().instant() + http.config.idle);
     poll_fn(|cx| {
+        // Before the next request is read: it is still whole then.
+        caller.attend(cx);
+        if caller.is_moving() {
+            return Poll::Ready(None);
+        }
         if let Poll::Ready(next) = server.poll_request(cx) {
             return Poll::Ready(Some(next));
         }
-        if !begun && server.has_part() {
-            begun = true;
-            timer.reset(Instant::now() + http.config.head_timeout);
+        if server.has_part() {
+            if !std::mem::replace(&mut begun, true) {
+                timer.reset(Instant::now() + http.config.head_timeout);
+            }
+            while timer.poll(cx).is_ready() {
+                if !timer.is_late() {
+                    return Poll::Ready(None);
+                }
+                timer.reset(Instant::now() + http.config.head_timeout);
+            }
+            return match caller.is_grace_over() {
+                true => Poll::Ready(None),
+                false => Poll::Pending,
+            };
         }
-        if leaving.as_mut().poll(cx).is_ready() || timer.poll(cx).is_ready() {
-            return Poll::Ready(None);
+        match is_due(caller, cx) {
+            true => Poll::Ready(None),
+            false => Poll::Pending,
         }
-        Poll::Pending
     })
     .await
 }
@@ -268,9 +310,11 @@ async fn drive_http2(
     mut server: http2::Server,
 ) {
     let config = &http.config;
-    let mut tick = tokio::time::interval_at(Instant::now() + QUIET, QUIET);
-    let (mut seen, mut since) = (0, Instant::now());
+    let worker = caller.worker();
+    let mut timer = client.timers.set(Instant::now() + QUIET);
+    let mut seen = 0;
     let left = Cell::new(false);
+    let mut idle_since = None;
     let most = match config.requests {
         0 => u64::MAX,
         most => most,
@@ -283,7 +327,7 @@ async fn drive_http2(
                     Ok((request, responder)) => {
                         let answering = client.clone().answer(request.map(Incoming::Http2));
                         // Boxed, because what is spawned is moved about.
-                        tokio::task::spawn_local(responder.answer(Box::pin(answering)));
+                        worker.spawn("a request", responder.answer(Box::pin(answering)));
                         if client.requests() >= most.saturating_mul(2) && !left.replace(true) {
                             server.leave();
                         }
@@ -306,31 +350,38 @@ async fn drive_http2(
                 server.leave();
             }
             () = caller.cut() => return,
-            () = client.is_hostile() => {
+            () = client.turned_hostile() => {
                 caller.count_malformed();
                 closed(&caller, "most of its requests were taken back");
                 return;
             }
-            _ = tick.tick() => {
-                client.look_after();
-                let head = Duration::from_secs(server.tick().into());
+            () = poll_fn(|cx| timer.poll(cx)) => {
+                let stalled = timer.is_late();
+                timer.reset(Instant::now() + QUIET);
+                client.look_after(stalled);
+                let head = Duration::from_secs(server.tick(stalled).into());
                 if head >= config.head_timeout {
                     caller.count_malformed();
                     closed(&caller, "a request took too long");
                     return;
                 }
                 let quiet = client.in_flight() == 0 && client.requests() == seen;
+                seen = client.requests();
                 if quiet && seen >= most && !left.replace(true) {
                     // There are clients that lose what is under way when they are asked to go.
                     server.leave();
                 }
-                if !quiet {
-                    (seen, since) = (client.requests(), Instant::now());
-                } else if since.elapsed() > config.idle + GOODBYE {
+                if !quiet || !caller.is_idle() {
+                    idle_since = None;
+                    continue;
+                }
+                if !left.replace(true) {
+                    server.leave();
+                }
+                let told = *idle_since.get_or_insert_with(Instant::now);
+                if told.elapsed() > GOODBYE {
                     // It does not answer.
                     return;
-                } else if since.elapsed() > config.idle && !left.replace(true) {
-                    server.leave();
                 }
             }
         }

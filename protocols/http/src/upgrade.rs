@@ -3,10 +3,11 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use finback_core::driver::{Caller, Stream};
+use finback_core::driver::{Caller, Carried, Stream, TunnelEnd};
 use finback_core::frame::Outcome;
 use finback_core::mesh::{AttemptEnd, Lease, Resend};
 use finback_core::net::Socket;
+use finback_core::rejection::Rejection;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use http_body::Body;
@@ -20,7 +21,7 @@ use tokio::sync::oneshot;
 
 use crate::body::{Incoming, Payload};
 
-/// Bytes under way in each direction; many tunnels are idle for long.
+/// Bytes under way in each direction between a stream of HTTP/2 and its tunnel.
 const BUFFER: usize = 8 * 1024;
 
 /// What a client asked to become.
@@ -150,7 +151,7 @@ fn key(random: u64) -> String {
     STANDARD.encode(bytes)
 }
 
-/// Carries bytes both ways until both sides have ended.
+/// Carries bytes both ways until both sides have ended, or the limits end it.
 pub(crate) async fn relay(
     caller: Rc<Caller>,
     client: Side,
@@ -158,33 +159,33 @@ pub(crate) async fn relay(
     mut stream: Stream,
     mut lease: Lease,
 ) {
-    let carrying = async {
-        match client {
-            Side::Connection(client) => match client.await {
-                Ok(mut client) => carry(&mut client, &mut endpoint).await,
-                // It has gone before it heard that we agree.
-                Err(_) => (0, 0),
+    // It has agreed.
+    stream.begun(&mut lease);
+    let nothing = || {};
+    let carried = match client {
+        Side::Connection(client) => match client.await {
+            Ok(mut client) => caller.tunnel(&mut client, &mut endpoint, nothing).await,
+            // It has gone before it heard that we agree.
+            Err(_) => Carried {
+                up: 0,
+                down: 0,
+                end: TunnelEnd::Closed,
             },
-            Side::Stream(mut client) => carry(&mut client, &mut endpoint).await,
+        },
+        Side::Stream(mut client) => caller.tunnel(&mut client, &mut endpoint, nothing).await,
+    };
+    stream.add_request_bytes(carried.up);
+    let end = match carried.end {
+        TunnelEnd::Draining => {
+            stream.rejected(Rejection::Draining);
+            AttemptEnd::Draining
+        }
+        TunnelEnd::Closed | TunnelEnd::Broken | TunnelEnd::Idle => {
+            stream.answered(Outcome::Success, carried.down);
+            AttemptEnd::Answered(Outcome::Success)
         }
     };
-    let carried = tokio::select! {
-        carried = carrying => carried,
-        () = caller.cut() => (0, 0),
-    };
-    let end = AttemptEnd::Answered(Outcome::Success);
     stream.conclude(&mut lease, end, Resend::Impossible);
-    stream.add_request_bytes(carried.0);
-    stream.answered(Outcome::Success, carried.1);
-}
-
-async fn carry(
-    client: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    endpoint: &mut (impl AsyncRead + AsyncWrite + Unpin),
-) -> (u64, u64) {
-    let carried = tokio::io::copy_bidirectional_with_sizes(client, endpoint, BUFFER, BUFFER);
-    // A side that breaks ends the tunnel, as one that closes does.
-    carried.await.unwrap_or_default()
 }
 
 #[cfg(test)]

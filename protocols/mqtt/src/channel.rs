@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use finback_core::net::Socket;
+use finback_core::net::{Linger, Socket, write_some};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::websocket::{self, WebSocket};
@@ -106,8 +106,7 @@ impl Channel {
             return Ok(());
         }
         while !bytes.is_empty() {
-            match Pin::new(&mut self.socket).poll_write(cx, bytes)? {
-                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+            match write_some(cx, &mut self.socket, bytes)? {
                 Poll::Ready(written) => bytes = &bytes[written..],
                 Poll::Pending => {
                     self.out.extend_from_slice(bytes);
@@ -129,10 +128,8 @@ impl Channel {
 
     fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.out.is_empty() {
-            match ready!(Pin::new(&mut self.socket).poll_write(cx, &self.out))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => self.out.advance(written),
-            }
+            let written = ready!(write_some(cx, &mut self.socket, &self.out))?;
+            self.out.advance(written);
         }
         if self.out.capacity() > 0 {
             // An idle session holds no buffer.
@@ -158,8 +155,13 @@ impl Channel {
         }
     }
 
-    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+    /// Writes what is left and closes, so that the peer reads it.
+    pub(crate) fn poll_close(&mut self, linger: &mut Linger, cx: &mut Context<'_>) -> Poll<()> {
+        match self.poll_flush(cx) {
+            Poll::Ready(Ok(())) => linger.poll(cx, &mut self.socket),
+            Poll::Ready(Err(_)) => Poll::Ready(()),
+            Poll::Pending => linger.poll_over(cx),
+        }
     }
 }
 

@@ -3,21 +3,16 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use finback_core::driver::{Caller, Connection, Worker};
 use finback_core::log_limit::LogLimit;
-use finback_core::net::{Socket, scratch};
-use tokio::time::{Instant, timeout, timeout_at};
+use finback_core::net::{Linger, Socket, scratch};
 
 use crate::channel::Channel;
 use crate::codec::{Fault, Head, Kind, Level};
 use crate::open::Begun;
 use crate::{Mqtt, open, session, websocket};
-
-/// How long the last bytes to a client may take, and how long is waited for it to go.
-const FAREWELL: Duration = Duration::from_secs(2);
 
 pub(crate) async fn serve(mqtt: Arc<Mqtt>, connection: Connection, worker: Rc<Worker>) {
     let (caller, socket) = Caller::new(connection, worker);
@@ -40,25 +35,33 @@ pub(crate) async fn serve(mqtt: Arc<Mqtt>, connection: Connection, worker: Rc<Wo
 async fn enter(
     mqtt: &Mqtt,
     caller: &Rc<Caller>,
-    mut socket: Socket,
+    socket: Socket,
 ) -> Option<(Option<Channel>, Begun)> {
-    let config = &mqtt.config;
-    let deadline = Instant::now() + config.connect_timeout;
-    timeout_at(deadline, socket.readable()).await.ok()?.ok()?;
+    let patience = mqtt.config.connect_timeout.min(caller.worker().idle());
+    let timers = caller.worker().timers().clone();
+    let first = timers.patiently(patience, Box::pin(first_packet(mqtt, caller, socket)));
+    let (channel, packet) = first.await??;
+    let mut client = Some(channel);
+    let opening = open::open(mqtt, caller, &mut client, packet);
+    let begun = Box::pin(opening).await?;
+    Some((client, begun))
+}
+
+/// Reads a CONNECT, and opens the WebSocket that it may come over.
+async fn first_packet(
+    mqtt: &Mqtt,
+    caller: &Rc<Caller>,
+    mut socket: Socket,
+) -> Option<(Channel, Bytes)> {
+    socket.readable().await.ok()?;
     let mut head = BytesMut::new();
     let mut channel = Channel::new(socket);
-    if timeout_at(deadline, fill(&mut channel, &mut head))
-        .await
-        .ok()?
-        .ok()?
-        == 0
-    {
+    if fill(&mut channel, &mut head).await.ok()? == 0 {
         return None;
     }
     if head[0] == b'G' {
         let mut socket = channel.into_socket();
-        let left = deadline.saturating_duration_since(Instant::now());
-        if let Err(why) = websocket::shake_hands(&mut socket, &mut head, left).await {
+        if let Err(why) = websocket::shake_hands(&mut socket, &mut head).await {
             static UNOPENED: LogLimit = LogLimit::usual();
             caller.count_malformed();
             caller.worker().read_clock();
@@ -69,18 +72,13 @@ async fn enter(
         }
         channel = Channel::websocket(socket, head.split().freeze());
     }
-    let limit = config.connect_packet;
-    let connect = Kind::Connect;
-    match read_packet(&mut channel, &mut head, Level::V5, limit, deadline).await {
-        Ok(Some(first)) if first.kind == connect => {}
-        Ok(Some(_)) => return nonsense(caller, "the first packet is no CONNECT"),
-        Ok(None) => return None,
-        Err(why) => return nonsense(caller, why),
+    let limit = mqtt.config.connect_packet;
+    match read_packet(&mut channel, &mut head, Level::V5, limit).await {
+        Ok(Some(first)) if first.kind == Kind::Connect => Some((channel, head.freeze())),
+        Ok(Some(_)) => nonsense(caller, "the first packet is no CONNECT"),
+        Ok(None) => None,
+        Err(why) => nonsense(caller, why),
     }
-    let mut client = Some(channel);
-    let opening = open::open(mqtt, caller, &mut client, head.freeze());
-    let begun = Box::pin(opening).await?;
-    Some((client, begun))
 }
 
 /// Says why a client's session ended by its own fault.
@@ -119,7 +117,7 @@ pub(crate) async fn fill(channel: &mut Channel, buffer: &mut BytesMut) -> std::i
 }
 
 /// Reads until `buffer` begins with a whole packet; what follows it is put back. `None` if the
-/// peer went away, or said too little until the deadline.
+/// peer went away.
 ///
 /// # Errors
 /// If no packet begins so.
@@ -128,7 +126,6 @@ pub(crate) async fn read_packet(
     buffer: &mut BytesMut,
     level: Level,
     limit: usize,
-    deadline: Instant,
 ) -> Result<Option<Head>, &'static str> {
     loop {
         match Head::read(buffer, level, limit) {
@@ -142,36 +139,20 @@ pub(crate) async fn read_packet(
             }
             Ok(_) => {}
         }
-        match timeout_at(deadline, fill(channel, buffer)).await {
-            Ok(Ok(length)) if length > 0 => {}
+        match fill(channel, buffer).await {
+            Ok(length) if length > 0 => {}
             _ => return Ok(None),
         }
     }
 }
 
-/// Has a client read its last packet before the connection ends: one that is closed while bytes
-/// of the peer wait unread takes with it what was written.
-pub(crate) async fn farewell(channel: &mut Channel, last: &[u8]) {
+/// Has a peer read its last packet before the connection ends: one that is closed while bytes of
+/// the peer wait unread takes with it what was written.
+pub(crate) async fn farewell(caller: &Caller, channel: &mut Channel, last: &[u8]) {
     if !last.is_empty() {
         channel.queue(last);
     }
     channel.say_goodbye();
-    let said = timeout(FAREWELL, async {
-        poll_fn(|cx| channel.poll_flush(cx)).await?;
-        poll_fn(|cx| channel.poll_shutdown(cx)).await
-    });
-    if !matches!(said.await, Ok(Ok(()))) {
-        return;
-    }
-    let gone = async {
-        let mut left = 64;
-        loop {
-            let read = poll_fn(|cx| scratch(|bytes| channel.poll_read(cx, bytes)));
-            left -= 1;
-            if left == 0 || !matches!(read.await, Ok(1..)) {
-                return;
-            }
-        }
-    };
-    let _ = timeout(FAREWELL, gone).await;
+    let mut linger = Linger::begin(caller.worker().timers());
+    poll_fn(|cx| channel.poll_close(&mut linger, cx)).await;
 }

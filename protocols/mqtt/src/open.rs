@@ -1,8 +1,8 @@
 //! From CONNECT to CONNACK: the route, the broker, and its answer.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::future::poll_fn;
-use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use bytes::{Bytes, BytesMut};
 use finback_core::driver::{Caller, Stream};
 use finback_core::frame::{Metadata, Outcome};
 use finback_core::log_limit::LogLimit;
-use finback_core::mesh::{AttemptEnd, Lease, Resend, Verdict};
-use finback_core::net::DialError;
+use finback_core::mesh::{AttemptEnd, Lease, Resend};
+use finback_core::net::{DialError, Expired};
 use finback_core::record::{Ending, Record};
 use finback_core::rejection::Rejection;
 use finback_core::text::Escaped;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::channel::Channel;
 use crate::codec::properties::{Value, Writer, id};
@@ -127,7 +127,7 @@ pub(crate) async fn open(
             (reason, why.to_owned())
         }
         Refused::There(connack) => {
-            farewell(client.as_mut()?, &connack).await;
+            farewell(caller, client.as_mut()?, &connack).await;
             return None;
         }
         Refused::Gone => return None,
@@ -142,7 +142,7 @@ pub(crate) async fn open(
         Some(level) => write::connack(level, reason, &why, None),
         None => Vec::new(),
     };
-    farewell(client.as_mut()?, &last).await;
+    farewell(caller, client.as_mut()?, &last).await;
     None
 }
 
@@ -460,22 +460,25 @@ async fn reach(
         };
         let worker = caller.worker();
         let dialling = Box::pin(worker.connect(&lease, Some(b"mqtt")));
-        let dialled = if stream.is_last_attempt() {
-            dialling.await
-        } else {
-            match timeout(IMPATIENT, dialling).await {
-                Ok(dialled) => dialled,
-                Err(_) => Err(DialError::Refused(io::ErrorKind::TimedOut.into())),
-            }
+        let due = match stream.is_last_attempt() {
+            true => stream.deadline(),
+            false => Instant::now() + IMPATIENT,
         };
-        let socket = match dialled {
-            Ok(socket) => socket,
-            Err(error) => {
+        let failed = match worker.timers().within(due, dialling).await {
+            Ok(Ok(socket)) => Ok(socket),
+            Ok(Err(error)) => {
                 tracing::debug!(endpoint = %lease.address(), %error, "cannot connect");
-                let end = match error {
+                Err(match error {
                     DialError::Refused(_) => AttemptEnd::ConnectFailed,
                     DialError::Own(_) => AttemptEnd::OwnFailure,
-                };
+                })
+            }
+            // It is not waited for; that says nothing of it.
+            Err(Expired { .. }) => Err(AttemptEnd::Unsent),
+        };
+        let socket = match failed {
+            Ok(socket) => socket,
+            Err(end) => {
                 if stream.conclude(&mut lease, end, Resend::Safe) {
                     continue;
                 }
@@ -483,8 +486,17 @@ async fn reach(
             }
         };
         let mut endpoint = Channel::new(socket);
-        let introduced = introduce(caller, client, &mut endpoint, (&lease, stream), said, level);
-        let (end, resend, rejection) = match introduced.await {
+        let waits = Cell::new(false);
+        let sides = (&mut *client, &mut endpoint);
+        let introducing = introduce(caller, sides, &lease, (said, level), &waits);
+        let within = worker
+            .timers()
+            .within(stream.attempt_deadline(), introducing);
+        let late = |Expired { stalled }| match waits.get() {
+            true => Err(Failed::ClientGone),
+            false => Err(Failed::Late { stalled }),
+        };
+        let (end, resend, rejection) = match within.await.unwrap_or_else(late) {
             Ok((connack, code)) => {
                 let reason = Reason::of_connack(level, code);
                 let outcome = outcome(reason);
@@ -494,7 +506,7 @@ async fn reach(
                 count(caller, reason);
                 stream.answered(outcome, connack.len() as u64);
                 if reason == Reason::SUCCESS {
-                    lease.settle(Verdict::Good);
+                    stream.settle(&mut lease, outcome);
                     return Ok((lease, endpoint, connack));
                 }
                 return Err(Refused::There(connack));
@@ -504,8 +516,8 @@ async fn reach(
                 stream.rejected(Rejection::BadRequest);
                 return Err(fault.into());
             }
-            Err(Failed::Late) => {
-                let end = stream.timed_out(&lease, false, true);
+            Err(Failed::Late { stalled }) => {
+                let end = stream.timed_out(&lease, stalled, true);
                 (end, Resend::Impossible, Rejection::DeadlineExceeded)
             }
             // A broker that hangs up on CONNECT has opened no session.
@@ -530,8 +542,8 @@ enum Failed {
     Endpoint,
     /// The same after the client had begun to authenticate itself to it.
     Halfway,
-    /// The broker did not answer in time.
-    Late,
+    /// The broker did not answer in time; `stalled` says that it was us who did not run.
+    Late { stalled: bool },
     /// The client went away.
     ClientGone,
     /// The client said what no client says.
@@ -539,16 +551,14 @@ enum Failed {
 }
 
 /// Says CONNECT to a broker and waits for its CONNACK, passing on what both say to
-/// authenticate (MQTT 5, section 4.12).
+/// authenticate (MQTT 5, section 4.12). `waits` tells whether it is the client that is waited for.
 async fn introduce(
     caller: &Rc<Caller>,
-    client: &mut Channel,
-    endpoint: &mut Channel,
-    (lease, stream): (&Lease, &Stream),
-    said: &[u8],
-    level: Level,
+    (client, endpoint): (&mut Channel, &mut Channel),
+    lease: &Lease,
+    (said, level): (&[u8], Level),
+    waits: &Cell<bool>,
 ) -> Result<(Bytes, u8), Failed> {
-    let deadline: Instant = stream.attempt_deadline();
     endpoint.queue(said);
     let mut begun = false;
     loop {
@@ -557,18 +567,13 @@ async fn introduce(
         } else {
             Failed::Endpoint
         };
-        let sent = tokio::time::timeout_at(deadline, poll_fn(|cx| endpoint.poll_flush(cx))).await;
-        match sent {
-            Err(_) => return Err(Failed::Late),
-            Ok(Err(_)) => return Err(lost),
-            Ok(Ok(())) => {}
+        if poll_fn(|cx| endpoint.poll_flush(cx)).await.is_err() {
+            return Err(lost);
         }
         let mut answer = BytesMut::new();
-        let read = read_packet(endpoint, &mut answer, level, MAX_CONNACK, deadline).await;
-        let head = match read {
-            Ok(Some(head)) => head,
-            Ok(None) if Instant::now() >= deadline => return Err(Failed::Late),
-            _ => return Err(lost),
+        let read = read_packet(endpoint, &mut answer, level, MAX_CONNACK).await;
+        let Ok(Some(head)) = read else {
+            return Err(lost);
         };
         let sound = check(&answer, &head, level, Side::Server);
         match head.kind {
@@ -591,13 +596,13 @@ async fn introduce(
             }
         }
         begun = true;
+        waits.set(true);
         client.queue(&answer);
-        let passed = tokio::time::timeout_at(deadline, poll_fn(|cx| client.poll_flush(cx))).await;
-        if !matches!(passed, Ok(Ok(()))) {
+        if poll_fn(|cx| client.poll_flush(cx)).await.is_err() {
             return Err(Failed::ClientGone);
         }
         let mut more = BytesMut::new();
-        match read_packet(client, &mut more, level, MAX_CONNACK, deadline).await {
+        match read_packet(client, &mut more, level, MAX_CONNACK).await {
             Ok(Some(head)) if matches!(head.kind, Kind::Auth | Kind::Disconnect) => {
                 check(&more, &head, level, Side::Client).map_err(Failed::Client)?;
             }
@@ -608,6 +613,7 @@ async fn introduce(
             Ok(None) => return Err(Failed::ClientGone),
             Err(why) => return Err(Failed::Client(Fault::malformed(why))),
         }
+        waits.set(false);
         endpoint.queue(&more);
     }
 }

@@ -7,19 +7,17 @@ mod tap;
 mod up;
 
 use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use finback_core::clock::Now;
 use finback_core::driver::Caller;
 use finback_core::frame::Outcome;
 use finback_core::mesh::Lease;
-use finback_core::net::{READS_PER_TURN, give_way, scratch};
+use finback_core::net::{READS_PER_TURN, Timer, give_way, scratch};
 use finback_core::record::Ending;
 use finback_core::rejection::Rejection;
-use tokio::time::Sleep;
 
 use crate::channel::Channel;
 use crate::codec::{Fault, Level, write};
@@ -74,14 +72,17 @@ struct Session {
     state: State,
     tally: Tally,
     seat: Option<Seat>,
+    /// Silence of the client after which it is gone; without a keep-alive, `limits.idle` holds for both
+    /// sides together.
     patience: Option<Duration>,
-    heard: Now,
-    /// The client is not read before.
+    /// The client is not read, by our own doing: it cannot be silent.
+    unread: bool,
+    /// It is not read before.
     resume: Option<Now>,
     /// Packets of it wait for that.
     held: bool,
     leave: Option<Now>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<Timer>,
     limit: usize,
     client_takes: usize,
     endpoint_takes: usize,
@@ -139,7 +140,7 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
         state: State::default(),
         seat,
         patience,
-        heard: caller.worker().now(),
+        unread: false,
         resume: None,
         held: false,
         leave: None,
@@ -148,6 +149,7 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
         client_takes,
         endpoint_takes,
     });
+    caller.rest(patience);
     session.client.queue(&connack);
     drop(connack);
     let end = session.carry().await;
@@ -158,8 +160,6 @@ impl Session {
     /// Waits for the end. What else may end it is waited for with one poll, whose waker stays
     /// the task's; afterwards flags and the clock tell, which costs a packet nothing.
     async fn carry(&mut self) -> End {
-        let caller = self.caller.clone();
-        let mut dismissed = std::pin::pin!(caller.dismissed());
         let seat = self.seat.take();
         let mut lost = std::pin::pin!(async {
             match &seat {
@@ -171,7 +171,6 @@ impl Session {
         std::future::poll_fn(|cx| {
             if !armed {
                 armed = true;
-                let _ = dismissed.as_mut().poll(cx);
                 let _ = lost.as_mut().poll(cx);
             }
             self.caller.worker().read_clock();
@@ -186,12 +185,15 @@ impl Session {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        if let Err(end) = self.exchange(cx) {
-            return Poll::Ready(end);
-        }
-        match self.watch(cx) {
-            Some(end) => Poll::Ready(end),
-            None => Poll::Pending,
+        self.caller.attend(cx);
+        loop {
+            if let Err(end) = self.exchange(cx) {
+                return Poll::Ready(end);
+            }
+            if let Some(end) = self.watch() {
+                return Poll::Ready(end);
+            }
+            ready!(self.poll_timer(cx));
         }
     }
 
@@ -218,7 +220,9 @@ impl Session {
                 self.pass(cx, &[], true)?;
                 continue;
             }
-            if to_endpoint && self.client.waiting() <= MAX_ANSWERS && self.resume.is_none() {
+            self.unread =
+                !to_endpoint || self.client.waiting() > MAX_ANSWERS || self.resume.is_some();
+            if !self.unread {
                 moved |= self.read(cx, true, &mut turns[0])?;
             }
             if to_client && self.endpoint.waiting() <= MAX_ANSWERS {
@@ -255,8 +259,10 @@ impl Session {
     }
 
     fn pass(&mut self, cx: &mut Context<'_>, bytes: &[u8], up: bool) -> Result<(), End> {
+        if up || self.patience.is_none() {
+            self.caller.rest(self.patience);
+        }
         if up {
-            self.heard = self.caller.worker().now();
             self.tally.up += bytes.len() as u64;
         } else {
             self.tally.down += bytes.len() as u64;
@@ -279,16 +285,16 @@ impl Session {
     }
 
     /// What time and others tell.
-    fn watch(&mut self, cx: &mut Context<'_>) -> Option<End> {
+    fn watch(&mut self) -> Option<End> {
         let now = self.caller.worker().now();
-        let silent_at = self.patience.map(|patience| self.heard.after(patience));
-        if silent_at.is_some_and(|at| at <= now) && self.resume.is_none() {
-            return Some(End::Silent);
+        if self.caller.is_cut() {
+            return Some(End::Leaving);
         }
-        if self.resume.is_some_and(|at| at <= now) {
-            self.resume = None;
-            self.heard = now;
-            cx.waker().wake_by_ref();
+        if self.unread && self.patience.is_some() {
+            self.caller.rest(self.patience);
+        }
+        if self.caller.is_idle() {
+            return Some(End::Silent);
         }
         if self.caller.is_dismissed() {
             let grace = self.caller.worker().drain_grace();
@@ -301,30 +307,27 @@ impl Session {
                 return Some(End::Leaving);
             }
         }
-        let next = [silent_at, self.resume, self.leave]
-            .into_iter()
-            .flatten()
-            .min()?;
-        self.arm(cx, next.max(Now(now.0 + 1000)));
         None
     }
 
-    /// Has the session looked after at `at`. A timer that goes off early does no harm, so one
-    /// for a client that goes on talking is not moved with every packet.
-    fn arm(&mut self, cx: &mut Context<'_>, at: Now) {
-        let at: tokio::time::Instant = self.caller.worker().mesh().clock.instant(at).into();
-        match &mut self.timer {
-            None => {
-                let mut timer = Box::pin(tokio::time::sleep_until(at));
-                let _ = timer.as_mut().poll(cx);
-                self.timer = Some(timer);
-            }
-            Some(timer) if timer.deadline() > at || timer.is_elapsed() => {
-                timer.as_mut().reset(at);
-                let _ = timer.as_mut().poll(cx);
-            }
-            Some(_) => {}
+    /// Waits until it is time to look again.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let worker = self.caller.worker();
+        let now = worker.now();
+        let Some(next) = [self.resume, self.leave].into_iter().flatten().min() else {
+            self.timer = None;
+            return Poll::Pending;
+        };
+        let at = worker.mesh().clock.instant(next.max(Now(now.0 + 1000)));
+        let timer = self.timer.get_or_insert_with(|| worker.timers().set(at));
+        timer.reset(at);
+        ready!(timer.poll(cx));
+        worker.read_clock();
+        if self.resume.is_some_and(|at| at <= worker.now()) {
+            self.resume = None;
+            self.caller.rest(self.patience);
         }
+        Poll::Ready(())
     }
 
     async fn finish(mut self: Box<Self>, end: End, lease: Lease, server: Option<&str>) {
@@ -372,8 +375,12 @@ impl Session {
         } = *self;
         // The broker hears all that the client said, and nothing in its name: whether there was
         // a DISCONNECT decides about the will.
-        let both =
-            async { tokio::join!(farewell(&mut client, &last), farewell(&mut endpoint, &[])) };
+        let both = async {
+            tokio::join!(
+                farewell(&caller, &mut client, &last),
+                farewell(&caller, &mut endpoint, &[])
+            )
+        };
         tokio::select! {
             _ = both => {}
             () = caller.cut() => {}

@@ -4,22 +4,20 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use finback_core::clock::Now;
 use finback_core::driver::Caller;
 use finback_core::frame::Outcome;
 use finback_core::log_limit::LogLimit;
-use finback_core::net::scratch;
+use finback_core::net::{READS_PER_TURN, Timer, Turn, scratch};
 use finback_core::record::Ending;
 use finback_core::rejection::Rejection;
 use finback_core::text::Escaped;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use crate::channel::Channel;
 use crate::codec::properties::{Place, Writer, id};
@@ -134,10 +132,11 @@ pub(crate) struct Terminal {
     /// The sink had no room.
     full: bool,
     goodbye: bool,
+    turn: Turn,
     tally: Tally,
+    /// Silence of the client after which it is gone; `None` for `limits.idle`.
     patience: Option<Duration>,
-    heard: Now,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<Timer>,
     limit: usize,
 }
 
@@ -215,8 +214,8 @@ impl Terminal {
             next: 0,
             full: false,
             goodbye: false,
+            turn: Turn::new(),
             patience: patience(connect.keep_alive.into()),
-            heard: caller.worker().now(),
             timer: None,
             limit,
         };
@@ -229,7 +228,7 @@ impl Terminal {
     /// Serves it to its end.
     pub(crate) async fn run(mut self, kept: &Kept) {
         let caller = self.caller.clone();
-        let mut dismissed = std::pin::pin!(caller.dismissed());
+        caller.rest(self.patience);
         let seat = self.seat.take();
         let mut lost = std::pin::pin!(async {
             match &seat {
@@ -241,7 +240,6 @@ impl Terminal {
         let end = poll_fn(|cx| {
             if !armed {
                 armed = true;
-                let _ = dismissed.as_mut().poll(cx);
                 let _ = lost.as_mut().poll(cx);
             }
             caller.worker().read_clock();
@@ -258,6 +256,20 @@ impl Terminal {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        self.caller.attend(cx);
+        loop {
+            self.exchange(cx)?;
+            if self.caller.is_cut() {
+                return Err(End::Leaving);
+            }
+            if self.watch(cx)?.is_pending() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes what there is, and answers it.
+    fn exchange(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         loop {
             self.hear_news(cx)?;
             let flushed = match self.client.poll_flush(cx) {
@@ -272,13 +284,16 @@ impl Terminal {
                 return Err(End::Goodbye);
             }
             if !self.may_go_on() || self.caller.is_dismissed() {
-                break;
+                return Ok(());
             }
             if self.take_packets()? {
                 continue;
             }
             if self.full || self.goodbye || !self.may_go_on() {
-                break;
+                return Ok(());
+            }
+            if self.turn.take(cx, READS_PER_TURN).is_pending() {
+                return Ok(());
             }
             let read = scratch(|bytes| {
                 let read = self.client.poll_read(cx, bytes);
@@ -288,15 +303,17 @@ impl Terminal {
                 read
             });
             match read {
-                Poll::Pending => break,
+                Poll::Pending => {
+                    self.turn.end(READS_PER_TURN);
+                    return Ok(());
+                }
                 Poll::Ready(Ok(length @ 1..)) => {
-                    self.heard = self.caller.worker().now();
+                    self.caller.rest(self.patience);
                     self.tally.up += length as u64;
                 }
                 Poll::Ready(_) => return Err(End::Gone),
             }
         }
-        self.watch(cx)
     }
 
     fn may_go_on(&self) -> bool {
@@ -528,31 +545,28 @@ impl Terminal {
         Ok(())
     }
 
-    /// What time tells.
-    fn watch(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        let now = self.caller.worker().now();
-        let waits = !self.may_go_on() || self.full;
-        if waits {
+    /// What time tells; ready when it is time to look again.
+    fn watch(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, End> {
+        if self.full || !self.may_go_on() {
             // It is not the client who is silent.
-            self.heard = now;
+            self.caller.rest(self.patience);
         }
-        let silent_at = self.patience.map(|patience| self.heard.after(patience));
-        if silent_at.is_some_and(|at| at <= now) {
+        if self.caller.is_idle() {
             return Err(End::Silent);
         }
-        let again = self.full.then(|| now.after(AGAIN));
-        let Some(next) = [silent_at, again].into_iter().flatten().min() else {
-            return Ok(());
-        };
-        let at: Instant = self.caller.worker().mesh().clock.instant(next).into();
+        if !self.full {
+            self.timer = None;
+            return Ok(Poll::Pending);
+        }
+        let worker = self.caller.worker();
         let timer = self
             .timer
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-        if timer.deadline() > at || timer.is_elapsed() {
-            timer.as_mut().reset(at);
+            .get_or_insert_with(|| worker.timers().set(worker.instant() + AGAIN));
+        let again = timer.poll(cx);
+        if again.is_ready() {
+            self.timer = None;
         }
-        let _ = timer.as_mut().poll(cx);
-        Ok(())
+        Ok(again)
     }
 
     async fn finish(mut self, end: End, kept: &Kept) {
@@ -586,7 +600,7 @@ impl Terminal {
             _ => Vec::new(),
         };
         tokio::select! {
-            () = farewell(&mut self.client, &last) => {}
+            () = farewell(&caller, &mut self.client, &last) => {}
             () = caller.cut() => {}
         }
     }
@@ -600,7 +614,7 @@ impl Terminal {
             None => will.topic.clone(),
         };
         let worker = self.caller.worker().clone();
-        tokio::task::spawn_local(async move {
+        self.caller.worker().spawn("a will", async move {
             let deadline = Instant::now() + WILL;
             loop {
                 let message = Outgoing {

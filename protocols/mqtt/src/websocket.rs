@@ -1,15 +1,12 @@
 //! The server's side of WebSocket (RFC 6455), as far as MQTT needs it (MQTT 5, section 6): binary
 //! messages, whose borders mean nothing.
 
-use std::time::Duration;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf, BytesMut};
 use finback_core::net::Socket;
 use sha1::{Digest, Sha1};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout_at};
 
 /// What a server's answer proves to have read the client's key by (section 1.3).
 const PROOF: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -27,16 +24,14 @@ const CLOSE: u8 = 8;
 const PING: u8 = 9;
 const PONG: u8 = 10;
 
-/// Reads a request and answers it; what of the connection was read beyond it is left in `head`.
+/// Reads a request and answers it, in as much time as the caller gives; what of the connection was read beyond it is left in `head`.
 ///
 /// # Errors
 /// What is to be logged; the client has got its answer.
 pub(crate) async fn shake_hands(
     socket: &mut Socket,
     head: &mut BytesMut,
-    limit: Duration,
 ) -> Result<(), &'static str> {
-    let deadline = Instant::now() + limit;
     let (length, answer) = loop {
         match answer(head) {
             Some(Ok((length, answer))) => break (length, answer),
@@ -46,22 +41,20 @@ pub(crate) async fn shake_hands(
                      sec-websocket-version: 13\r\nconnection: close\r\n\r\n{why}\n",
                     why.len() + 1
                 );
-                let _ = timeout_at(deadline, socket.write_all(text.as_bytes())).await;
-                let _ = timeout_at(deadline, socket.shutdown()).await;
+                let _ = socket.write_all(text.as_bytes()).await;
+                let _ = socket.shutdown().await;
                 return Err(why);
             }
             None => {}
         }
-        match timeout_at(deadline, socket.read_buf(head)).await {
-            Ok(Ok(n)) if n > 0 => {}
-            _ => return Err("the request for a WebSocket did not come in time"),
+        match socket.read_buf(head).await {
+            Ok(n) if n > 0 => {}
+            _ => return Err("the client went away within its request for a WebSocket"),
         }
     };
     head.advance(length);
-    match timeout_at(deadline, socket.write_all(answer.as_bytes())).await {
-        Ok(Ok(())) => Ok(()),
-        _ => Err("the client did not take the answer to its request for a WebSocket"),
-    }
+    let answered = socket.write_all(answer.as_bytes()).await;
+    answered.map_err(|_| "the client did not take the answer to its request for a WebSocket")
 }
 
 type Refused = (&'static str, &'static str);

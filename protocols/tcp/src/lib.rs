@@ -1,18 +1,21 @@
 //! TCP passed through: for protocols that nobody here speaks, and for TLS that is not ours to open.
 //!
 //! A connection is one call: its service is the server name in its TLS, if it begins with TLS, else
-//! `(tcp)`. A session owns its upstream connection; both ends are closed as the other is.
+//! `(tcp)`. A session owns its upstream connection; both ends are closed as the other is. Nothing tells
+//! where one message ends and the next begins, so a session never moves to another worker.
 
 mod hello;
-mod relay;
 
 use std::borrow::Cow;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use finback_core::driver::{Caller, Connection, Protocol, Served, Sniff, Stream, Worker};
+use finback_core::driver::{
+    Caller, Connection, Protocol, Served, Sniff, Stream, TunnelEnd, Worker,
+};
 use finback_core::frame::{Metadata, Outcome};
 use finback_core::log_limit::LogLimit;
 use finback_core::mesh::{AttemptEnd, Lease, Resend};
@@ -20,7 +23,6 @@ use finback_core::net::{DialError, Socket};
 use finback_core::rejection::Rejection;
 use finback_core::text::Escaped;
 use tokio::io::AsyncReadExt;
-use tokio::time::{Instant, timeout_at};
 
 /// The protocol's name.
 pub const NAME: &str = "tcp";
@@ -57,29 +59,30 @@ async fn serve(connection: Connection, worker: Rc<Worker>) {
     let Some((mut stream, mut lease, mut endpoint)) = opened else {
         return;
     };
-    let carried = tokio::select! {
-        carried = relay::relay(&mut client, &mut endpoint) => carried,
-        () = caller.cut() => {
+    let tunnel = caller.tunnel(&mut client, &mut endpoint, || stream.begun(&mut lease));
+    let carried = tunnel.await;
+    stream.add_request_bytes(carried.up);
+    let end = match carried.end {
+        // It took what the client said and ended without a word.
+        TunnelEnd::Broken if carried.down == 0 && carried.up > 0 => {
+            stream.answered(Outcome::Failed, 0);
+            AttemptEnd::Lost { reused: false }
+        }
+        TunnelEnd::Draining => {
             stream.rejected(Rejection::Draining);
-            return;
+            AttemptEnd::Draining
+        }
+        TunnelEnd::Closed | TunnelEnd::Broken | TunnelEnd::Idle => {
+            stream.answered(Outcome::Success, carried.down);
+            AttemptEnd::Answered(Outcome::Success)
         }
     };
-    stream.add_request_bytes(carried.up);
-    if carried.endpoint_broke && carried.down == 0 && carried.up > 0 {
-        // It took what the client said and ended without a word.
-        let end = AttemptEnd::Lost { reused: false };
-        stream.conclude(&mut lease, end, Resend::Impossible);
-        stream.answered(Outcome::Failed, 0);
-    } else {
-        let end = AttemptEnd::Answered(Outcome::Success);
-        stream.conclude(&mut lease, end, Resend::Impossible);
-        stream.answered(Outcome::Success, carried.down);
-    }
+    stream.conclude(&mut lease, end, Resend::Impossible);
 }
 
 /// Finds out whom a client wants, and connects to an endpoint of it.
 async fn open(caller: &Rc<Caller>, client: &mut Socket) -> Option<(Stream, Lease, Socket)> {
-    let name = server_name(client).await.ok()?;
+    let name = server_name(caller, client).await.ok()?;
     let metadata = Metadata {
         service: Cow::Borrowed(name.as_deref().unwrap_or(UNNAMED)),
         own: name.is_none(),
@@ -134,24 +137,26 @@ fn closed(caller: &Caller, why: &str) {
 }
 
 /// The server name in a client's TLS, if it begins with TLS. What was read stays to be passed on.
-async fn server_name(client: &mut Socket) -> std::io::Result<Option<String>> {
-    if tokio::time::timeout(SILENCE, client.readable())
-        .await
-        .is_err()
-    {
+async fn server_name(caller: &Caller, client: &mut Socket) -> io::Result<Option<String>> {
+    let timers = caller.worker().timers();
+    if timers.patiently(SILENCE, client.readable()).await.is_none() {
         return Ok(None);
     }
-    let deadline = Instant::now() + HELLO;
     let mut head = BytesMut::with_capacity(1024);
-    let name = loop {
-        let read = timeout_at(deadline, client.read_buf(&mut head)).await??;
-        match hello::server_name(&head) {
-            hello::Found::Name(name) => break Some(name),
-            hello::Found::Nothing => break None,
-            hello::Found::Undecided if read == 0 => break None,
-            hello::Found::Undecided => {}
+    let reading = timers.patiently(HELLO, async {
+        loop {
+            let read = client.read_buf(&mut head).await?;
+            match hello::server_name(&head) {
+                hello::Found::Name(name) => return io::Result::Ok(Some(name)),
+                hello::Found::Nothing => return Ok(None),
+                hello::Found::Undecided if read == 0 => return Ok(None),
+                hello::Found::Undecided => {}
+            }
         }
-    };
+    });
+    let name = reading
+        .await
+        .unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))?;
     client.unread(Bytes::from(head));
     Ok(name)
 }

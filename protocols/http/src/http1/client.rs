@@ -6,7 +6,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
+use finback_core::driver::Worker;
 use finback_core::net::Socket;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 
@@ -25,8 +27,8 @@ pub(crate) struct Connection(Shared);
 pub(crate) enum Failure<B> {
     /// Nothing of it was sent; here it is again.
     Unsent(Box<Request<B>>),
-    /// It may have run. Here it is again if it had no body.
-    Lost(Option<Box<Request<B>>>),
+    /// It may have run. Here it is again, with what is left of its body.
+    Lost(Box<Request<B>>),
 }
 
 impl Connection {
@@ -35,7 +37,7 @@ impl Connection {
     }
 
     /// Whether another request can be sent: nothing came unasked, and nobody closed it.
-    pub(crate) fn is_ready(&self) -> bool {
+    pub(crate) fn look_whether_ready(&self) -> bool {
         let mut line = self.0.get();
         let mut cx = Context::from_waker(Waker::noop());
         line.is_clean() && line.poll_fill(&mut cx).is_pending()
@@ -53,53 +55,54 @@ impl Connection {
 /// # Errors
 /// If there was none.
 pub(crate) async fn send<B>(
+    worker: &Worker,
     connection: &Connection,
     request: Box<Request<B>>,
 ) -> Result<Response<Received>, Failure<B>>
 where
     B: Body<Data = Bytes, Error = io::Error> + Unpin + 'static,
 {
-    if !connection.is_ready() {
+    if !connection.look_whether_ready() {
         return Err(Failure::Unsent(request));
     }
     let line = &connection.0;
-    let method = request.method().clone();
-    let (mut upload, whole) = begin(line, request);
+    let (head, body) = (*request).into_parts();
+    let mut upload = begin(line, &head, body);
+    let mut sent = false;
     let heard = poll_fn(|cx| {
-        if let Some(own) = &mut upload
-            && own.poll(cx).is_ready()
-        {
-            // If it broke, an endpoint that has had enough may have said so.
-            upload = None;
-        }
-        if upload.is_none() {
-            // If it cannot be written, the endpoint may have said why.
+        if sent {
             let _ = line.get().poll_flush(cx);
+        } else {
+            // If it broke, or cannot be written, an endpoint that has had enough may have said so.
+            sent = upload.poll(cx).is_ready();
         }
-        poll_head(line, &method, cx)
+        poll_head(line, &head.method, cx)
     });
-    let Ok(head) = heard.await else {
+    let Ok(response) = heard.await else {
         line.get().breaks();
-        return Err(Failure::Lost(whole));
+        let body = upload.take_body();
+        return Err(Failure::Lost(Box::new(Request::from_parts(head, body))));
     };
-    if let Some(mut rest) = upload {
+    if !sent {
         // It goes on however fast the response is read.
-        tokio::task::spawn_local(async move { poll_fn(|cx| rest.poll(cx)).await });
+        worker.spawn("a request's body", async move {
+            let _ = poll_fn(|cx| upload.poll(cx)).await;
+        });
     }
-    Ok(head.map(|()| Received::new(line.clone(), true)))
+    Ok(response.map(|()| Received::new(line.clone(), true)))
 }
 
-/// Writes a request's head. Gives what sends its body; or itself, if it has none.
-fn begin<B>(line: &Shared, request: Box<Request<B>>) -> (Option<Upload<B>>, Option<Box<Request<B>>>)
+/// Writes a request's head. Gives what sends its body.
+fn begin<B>(line: &Shared, head: &Parts, body: B) -> Upload<B>
 where
     B: Body<Data = Bytes, Error = io::Error> + Unpin,
 {
-    let ends = request.body().is_end_stream();
+    let ends = body.is_end_stream();
     let mut own = line.get();
     let out = own.out();
-    let method = request.method();
-    head::put_request_line(method, request.uri(), out);
-    let told = length(request.headers());
+    let method = &head.method;
+    head::put_request_line(method, &head.uri, out);
+    let told = length(&head.headers);
     let encode = if ends {
         let expects_one = matches!(*method, Method::POST | Method::PUT | Method::PATCH);
         if expects_one && told.is_none() {
@@ -108,7 +111,7 @@ where
         Encode::Nothing
     } else if let Some(length) = told {
         Encode::Length(length)
-    } else if let Some(length) = request.body().size_hint().exact() {
+    } else if let Some(length) = body.size_hint().exact() {
         let value = HeaderValue::from(length);
         head::put_header("content-length", value.as_bytes(), out);
         Encode::Length(length)
@@ -116,18 +119,14 @@ where
         head::put_header("transfer-encoding", b"chunked", out);
         Encode::Chunked
     };
-    head::put_headers(request.headers(), out);
-    drop(own);
-    if ends {
-        return (None, Some(request));
-    }
-    let upload = Upload {
+    head::put_headers(&head.headers, out);
+    Upload {
         line: line.clone(),
-        body: request.into_body(),
+        body: Some(body),
         encode,
-        ended: false,
-    };
-    (Some(upload), None)
+        ended: ends,
+        failed: false,
+    }
 }
 
 /// The length that headers tell.
@@ -170,23 +169,28 @@ fn poll_head(
 /// A request's body on its way.
 struct Upload<B> {
     line: Shared,
-    body: B,
+    /// Taken where the request did not run.
+    body: Option<B>,
     encode: Encode,
     ended: bool,
+    /// What has been sent is no request.
+    failed: bool,
 }
 
 impl<B: Body<Data = Bytes, Error = io::Error> + Unpin> Upload<B> {
+    /// Sends what there is; ready when all is sent, or cannot be.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.ended {
+        while !self.ended && !self.failed {
             ready!(self.line.get().poll_room(cx))?;
-            let polled = Pin::new(&mut self.body).poll_frame(cx);
+            let Some(body) = &mut self.body else { break };
+            let polled = Pin::new(&mut *body).poll_frame(cx);
             let mut line = self.line.get();
             let encode = &mut self.encode;
             let whole = match polled {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => {
                         let fits = line.put(encode, data);
-                        if fits && self.body.is_end_stream() {
+                        if fits && body.is_end_stream() {
                             self.ended = true;
                             line.put_end(*encode, None)
                         } else {
@@ -215,12 +219,19 @@ impl<B: Body<Data = Bytes, Error = io::Error> + Unpin> Upload<B> {
                 }
             };
             if !whole {
-                // What has been sent is no request: nobody may take it for one.
+                // Nobody may take it for a request.
                 line.end();
-                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                self.failed = true;
             }
         }
+        if self.failed {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
         self.line.get().poll_flush(cx)
+    }
+
+    fn take_body(mut self) -> B {
+        self.body.take().expect("a body is taken once")
     }
 }
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use finback_core::net::{Socket, Turn, scratch};
+use finback_core::net::{Buffers, Linger, Socket, Turn, scratch, write_pieces, write_some};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -25,11 +25,8 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// Reads in a row before others have their turn: what is read is worked on at once.
 const READS_PER_TURN: u8 = 2;
 
-/// Buffers for output that a thread keeps for its connections, at most.
-const SPARE: usize = 64;
-
 thread_local! {
-    static BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static BUFFERS: RefCell<Buffers<Vec<u8>>> = const { RefCell::new(Buffers::new()) };
 }
 
 /// A connection as those share it who read from it and write to it.
@@ -117,8 +114,7 @@ impl Line {
     /// Where output is put.
     pub(super) fn out(&mut self) -> &mut Vec<u8> {
         if self.out.capacity() == 0 {
-            let spare = BUFFERS.with_borrow_mut(Vec::pop);
-            self.out = spare.unwrap_or_else(|| Vec::with_capacity(1024));
+            self.out = BUFFERS.with_borrow_mut(Buffers::borrow);
         }
         &mut self.out
     }
@@ -151,16 +147,12 @@ impl Line {
                 break;
             }
             let polled = if self.large.is_empty() && self.tail.is_empty() {
-                Pin::new(&mut *io).poll_write(cx, out)
+                write_some(cx, io, out)
             } else {
                 let all = [out, &self.large[..], self.tail].map(io::IoSlice::new);
-                Pin::new(&mut *io).poll_write_vectored(cx, &all)
+                write_pieces(cx, io, &all)
             };
-            let length = match ready!(polled) {
-                Ok(0) => Err(io::ErrorKind::WriteZero.into()),
-                other => other,
-            };
-            let length = length.inspect_err(|_| self.broken = true)?;
+            let length = ready!(polled).inspect_err(|_| self.broken = true)?;
             let first = length.min(out.len());
             let second = (length - first).min(self.large.len());
             self.written += first;
@@ -169,15 +161,10 @@ impl Line {
             self.flushing = true;
         }
         self.written = 0;
-        let mut out = std::mem::take(&mut self.out);
-        if (1..=OUT).contains(&out.capacity()) {
+        if self.out.capacity() > 0 {
             // An idle connection holds no buffer, and a busy one need not make one.
-            out.clear();
-            BUFFERS.with_borrow_mut(|spare| {
-                if spare.len() < SPARE {
-                    spare.push(out);
-                }
-            });
+            let out = std::mem::take(&mut self.out);
+            BUFFERS.with_borrow_mut(|spare| spare.give_back(out));
         }
         if self.flushing {
             ready!(Pin::new(io).poll_flush(cx))?;
@@ -294,10 +281,16 @@ impl Line {
         self.breaks();
     }
 
-    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Writes what is left and closes, so that the peer reads it.
+    pub(super) fn poll_close(&mut self, linger: &mut Linger, cx: &mut Context<'_>) -> Poll<()> {
+        match self.poll_flush(cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_)) => return Poll::Ready(()),
+            Poll::Pending => return linger.poll_over(cx),
+        }
         match &mut self.io {
-            Some(io) => Pin::new(io).poll_shutdown(cx),
-            None => Poll::Ready(Ok(())),
+            Some(io) => linger.poll(cx, io),
+            None => Poll::Ready(()),
         }
     }
 }

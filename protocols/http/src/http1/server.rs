@@ -3,11 +3,11 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use finback_core::net::Socket;
+use finback_core::net::{Linger, Socket, Timers};
 use http::response::Parts;
 use http::{HeaderValue, Method, Request, StatusCode, Version, header};
 use http_body::Body;
@@ -21,8 +21,6 @@ use super::line::{Received, Shared};
 const AHEAD: usize = 64 * 1024;
 /// What is read of a request that was answered before all of it had come, in bytes.
 const DRAINED: usize = 256 * 1024;
-/// How long a client is given to read what it was told last.
-const LINGER: Duration = Duration::from_millis(500);
 
 /// A client's connection.
 pub(crate) struct Server {
@@ -268,25 +266,15 @@ impl Server {
     }
 
     /// Tells the client something without being asked, and closes.
-    pub(crate) async fn refuse(self, response: &[u8]) {
+    pub(crate) async fn refuse(self, response: &[u8], timers: &Rc<Timers>) {
         self.line.get().out().extend_from_slice(response);
-        self.close().await;
+        self.close(timers).await;
     }
 
     /// Closes it so that the client reads what was written last.
-    pub(crate) async fn close(self) {
-        let closing = poll_fn(|cx| {
-            let mut line = self.line.get();
-            ready!(line.poll_flush(cx))?;
-            ready!(line.poll_shutdown(cx))?;
-            // Closing with something unread would take back what was written.
-            while ready!(line.poll_fill(cx))? > 0 {
-                line.input.clear();
-            }
-            Poll::Ready(io::Result::Ok(()))
-        });
-        // It may be gone already, or read nothing.
-        let _ = tokio::time::timeout(LINGER, closing).await;
+    pub(crate) async fn close(self, timers: &Rc<Timers>) {
+        let mut linger = Linger::begin(timers);
+        poll_fn(|cx| self.line.get().poll_close(&mut linger, cx)).await;
     }
 }
 

@@ -3,11 +3,13 @@
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use finback_core::net::Socket;
+use finback_core::driver::Worker;
+use finback_core::net::{Socket, Timers};
+use http::request::Parts;
 use http::{Method, Request, Response};
 use http_body::Body;
 use tokio::time::Instant;
@@ -38,6 +40,8 @@ pub(crate) enum Failure<B> {
     Lost {
         /// The peer has not looked at it.
         refused: bool,
+        /// Here it is again, with what is left of its body.
+        again: Box<Request<B>>,
     },
 }
 
@@ -45,42 +49,53 @@ pub(crate) enum Failure<B> {
 pub(crate) fn handshake(
     io: Socket,
     limits: Limits,
-    heartbeat: Option<(Duration, Duration)>,
+    heartbeat: Heartbeat,
 ) -> (Sender, impl Future<Output = ()>) {
     let driver = Driver::new(io, Core::new(true, limits));
     let shared = driver.shared.clone();
     let sender = Sender(Rc::new(Handle(shared.clone())));
-    let beats = async move {
-        match heartbeat {
-            Some((interval, patience)) => beat(&shared, interval, patience).await,
-            None => std::future::pending().await,
-        }
-    };
     let run = async move {
         tokio::select! {
             () = driver::run(driver) => {}
-            () = beats => {}
+            () = heartbeat.beat(&shared) => {}
         }
     };
     (sender, run)
 }
 
-/// Asks a silent peer whether it is still there, while it owes us something; returns when it is not.
-async fn beat(shared: &Shared, interval: Duration, patience: Duration) {
-    let mut heard = Instant::now();
-    let mut asked = false;
-    loop {
-        tokio::time::sleep(if asked { patience } else { interval }).await;
-        let mut core = shared.get_mut();
-        if std::mem::take(&mut core.heard) {
-            (heard, asked) = (Instant::now(), false);
-        } else if core.open() == 0 {
-            asked = false;
-        } else if asked && heard.elapsed() >= patience {
-            return;
-        } else {
+/// How a silent peer is asked whether it is still there.
+pub(crate) struct Heartbeat {
+    pub(crate) timers: Rc<Timers>,
+    /// Silence after which it is asked, and asked again.
+    pub(crate) interval: Duration,
+    /// At the end of so many silent intervals it is gone, provided that it was asked and did not
+    /// answer.
+    pub(crate) misses: u32,
+}
+
+impl Heartbeat {
+    /// Asks the peer while it is silent and owes us something; returns when it is gone.
+    async fn beat(self, shared: &Shared) {
+        let mut timer = self.timers.set(Instant::now() + self.interval);
+        let mut missed = 0;
+        loop {
+            poll_fn(|cx| timer.poll(cx)).await;
+            // Where we did not run, an answer may still be on its way through us.
+            let stalled = timer.is_late();
+            timer.reset(Instant::now() + self.interval);
+            let mut core = shared.get_mut();
+            if std::mem::take(&mut core.heard) || core.open() == 0 {
+                core.asked = false;
+                missed = 0;
+                continue;
+            }
+            if core.asked && !stalled {
+                missed += 1;
+                if missed >= self.misses.saturating_sub(1).max(1) {
+                    return;
+                }
+            }
             core.ask();
-            asked = true;
         }
     }
 }
@@ -111,9 +126,19 @@ impl Sender {
         poll_fn(|cx| waiting.poll(cx)).await
     }
 
+    /// Whether a request can be sent now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.shared().get().has_room() == Some(true)
+    }
+
     /// Whether no more requests can be sent.
     pub(crate) fn is_closed(&self) -> bool {
         self.shared().get().has_room().is_none()
+    }
+
+    /// Whether what is sent now waits for what others send.
+    pub(crate) fn is_clogged(&self) -> bool {
+        self.shared().get().is_clogged()
     }
 
     /// Requests that the peer takes at once.
@@ -127,29 +152,31 @@ impl Sender {
     /// If there was none; dropping what is waited for takes the request back.
     pub(crate) async fn send<B>(
         &self,
+        worker: &Worker,
         request: Box<Request<B>>,
     ) -> Result<Response<Received>, Failure<B>>
     where
         B: Body<Data = Bytes, Error = io::Error> + Unpin + 'static,
     {
-        if self.shared().get().has_room() != Some(true) && !self.room().await {
+        if !self.has_room() && !self.room().await {
             return Err(Failure::Unsent(request));
         }
-        let (received, mut upload) = self.begin(*request);
+        let (head, body) = (*request).into_parts();
+        let (received, mut upload) = self.begin(&head, body);
+        let mut sent = false;
         let heard = poll_fn(|cx| {
-            if let Some(own) = &mut upload
-                && own.poll(cx).is_ready()
-            {
-                upload = None;
+            if !sent {
+                sent = upload.poll(cx).is_ready();
             }
             self.shared().get_mut().poll_head(received.key(), cx)
         });
-        let head = heard.await;
-        match head {
+        match heard.await {
             Ok((status, headers)) => {
-                if let Some(mut rest) = upload {
+                if !sent {
                     // It goes on however fast the response is read.
-                    tokio::task::spawn_local(async move { poll_fn(|cx| rest.poll(cx)).await });
+                    worker.spawn("a request's body", async move {
+                        poll_fn(|cx| upload.poll(cx)).await;
+                    });
                 }
                 let mut response = Response::new(received);
                 *response.status_mut() = status;
@@ -159,16 +186,16 @@ impl Sender {
             }
             Err(lost) => Err(Failure::Lost {
                 refused: lost.is_refused(),
+                again: Box::new(Request::from_parts(head, upload.take_body())),
             }),
         }
     }
 
     /// Opens a stream for a request, and writes its head.
-    fn begin<B>(&self, request: Request<B>) -> (Received, Option<Upload<B>>)
+    fn begin<B>(&self, head: &Parts, body: B) -> (Received, Upload<B>)
     where
         B: Body<Data = Bytes, Error = io::Error> + Unpin,
     {
-        let (head, body) = request.into_parts();
         let ends = body.is_end_stream();
         let uri = &head.uri;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
@@ -187,17 +214,20 @@ impl Sender {
             let mut core = self.shared().get_mut();
             let key = core.begin(head.method == Method::HEAD);
             core.send_headers(key, &pseudo[..told], &head.headers, ends);
+            if ends {
+                // Nobody holds that side any longer.
+                core.release(key, false);
+            }
             key
         };
         let upload = Upload {
             connection: self.shared().clone(),
             key,
-            body,
+            body: Some(body),
             pump: Pump::default(),
+            sent: ends,
         };
-        let received = Received::new(self.shared().clone(), key);
-        // Where there is no body, nobody holds that side any longer.
-        (received, (!ends).then_some(upload))
+        (Received::new(self.shared().clone(), key), upload)
     }
 }
 
@@ -240,26 +270,40 @@ impl Drop for Waiting<'_> {
 struct Upload<B> {
     connection: Shared,
     key: usize,
-    body: B,
+    /// Taken where the request did not run.
+    body: Option<B>,
     pump: Pump,
+    /// There is none, or it was sent, or cannot be.
+    sent: bool,
 }
 
 impl<B: Body<Data = Bytes, Error = io::Error> + Unpin> Upload<B> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Self {
-            connection,
-            key,
-            body,
-            pump,
-        } = self;
+        let Some(body) = self.body.as_mut().filter(|_| !self.sent) else {
+            return Poll::Ready(());
+        };
         // Whoever waits for the response hears what went wrong.
-        pump.poll(connection, *key, body, cx).map(|_| ())
+        let _ = ready!(self.pump.poll(&self.connection, self.key, body, cx));
+        self.release();
+        Poll::Ready(())
+    }
+
+    fn take_body(mut self) -> B {
+        self.body.take().expect("a body is taken once")
+    }
+}
+
+impl<B> Upload<B> {
+    fn release(&mut self) {
+        if !std::mem::replace(&mut self.sent, true) {
+            self.connection.get_mut().release(self.key, false);
+        }
     }
 }
 
 impl<B> Drop for Upload<B> {
     fn drop(&mut self) {
-        self.connection.get_mut().release(self.key, false);
+        self.release();
     }
 }
 

@@ -215,8 +215,10 @@ pub(crate) struct Core {
     pub(super) closed: bool,
     empty: u32,
     resets: u32,
-    /// Frames have come since somebody asked.
+    /// Frames have come since somebody looked.
     pub(super) heard: bool,
+    /// A PING of ours has no answer yet.
+    pub(super) asked: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -286,6 +288,7 @@ impl Core {
             empty: 0,
             resets: 0,
             heard: false,
+            asked: false,
             limits,
         };
         core.greet();
@@ -362,7 +365,7 @@ impl Core {
     }
 
     /// The driver moves bytes now: it need not be woken.
-    pub(super) fn is_awake(&mut self) {
+    pub(super) fn stay_awake(&mut self) {
         self.asleep = false;
     }
 
@@ -378,7 +381,7 @@ impl Core {
     }
 
     /// Everything was written.
-    pub(super) fn is_flushed(&mut self) {
+    pub(super) fn note_flushed(&mut self) {
         self.out.clear();
         self.written = 0;
         if self.out.capacity() > 2 * OUT {
@@ -549,14 +552,14 @@ impl Core {
         }
     }
 
-    /// Whether a stream ended before its time; if not, its writer is woken when it does.
-    pub(super) fn is_lost(&mut self, key: usize, cx: &Context<'_>) -> bool {
+    /// Waits until a stream ends before its time; its writer is woken then.
+    pub(super) fn poll_lost(&mut self, key: usize, cx: &Context<'_>) -> Poll<()> {
         match self.streams.get_mut(key) {
             Some(stream) if stream.lost.is_none() => {
                 set(&mut stream.writer, cx);
-                false
+                Poll::Pending
             }
-            _ => true,
+            _ => Poll::Ready(()),
         }
     }
 
@@ -657,6 +660,11 @@ impl Core {
         let over = self.closed || self.last.is_some() || self.next > 0x7fff_ffff;
         let most = usize::try_from(self.peer_streams).unwrap_or(usize::MAX);
         (!over).then_some(self.ids.len() < most && self.greeted == Greeting::Settings)
+    }
+
+    /// Whether bodies wait here: for the socket, or for the connection's window.
+    pub(super) fn is_clogged(&self) -> bool {
+        self.unwritten() >= OUT || self.room <= 0
     }
 
     /// What the peer takes at once.
@@ -791,6 +799,7 @@ impl Core {
 
     /// Asks whether the peer is still there.
     pub(super) fn ask(&mut self) {
+        self.asked = true;
         self.put_ping(ALIVE_PING, 0);
         self.wake();
     }
@@ -800,13 +809,14 @@ impl Core {
         self.out.extend_from_slice(&payload);
     }
 
-    /// What was borne within a second is forgotten. To be called once a second.
-    pub(super) fn tick(&mut self) {
+    /// What was borne within a second is forgotten. To be called once a second; `stalled` says that
+    /// we did not run meanwhile.
+    pub(super) fn tick(&mut self, stalled: bool) {
         self.empty = self.empty.saturating_sub(EMPTY.1);
         self.resets = 0;
         self.block_age = match self.block {
-            Some(_) => self.block_age + 1,
-            None => 0,
+            Some(_) if !stalled => self.block_age + 1,
+            _ => 0,
         };
         // Section 8.1: the rest is not wanted; it may just have been on its way.
         let [late, last] = &mut self.answered;

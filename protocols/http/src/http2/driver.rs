@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use finback_core::net::{self, Socket, Turn, scratch};
+use finback_core::net::{self, Socket, Turn, scratch, write_some};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Reason;
@@ -48,7 +48,7 @@ impl Driver {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ended>> {
         loop {
             let mut core = self.shared.get_mut();
-            core.is_awake();
+            core.stay_awake();
             if write(&mut self.io, &mut core, &mut self.flushing, cx).is_err() {
                 core.close();
                 return Poll::Ready(Some(Ended::Broken));
@@ -70,7 +70,7 @@ impl Driver {
                 return Poll::Pending;
             }
             if self.turn.take(cx, READS_PER_TURN).is_pending() {
-                core.is_awake();
+                core.stay_awake();
                 return Poll::Pending;
             }
             let io = &mut self.io;
@@ -128,17 +128,14 @@ fn write(
     cx: &mut Context<'_>,
 ) -> io::Result<()> {
     while core.unwritten() > 0 {
-        let polled = Pin::new(&mut *io).poll_write(cx, &core.out[core.written..]);
-        match polled {
-            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-            Poll::Ready(Ok(length)) => core.written += length,
-            Poll::Ready(Err(error)) => return Err(error),
+        match write_some(cx, io, &core.out[core.written..])? {
+            Poll::Ready(length) => core.written += length,
             Poll::Pending => break,
         }
         *flushing = true;
     }
     if core.unwritten() == 0 && !core.out.is_empty() {
-        core.is_flushed();
+        core.note_flushed();
     }
     if *flushing && let Poll::Ready(flushed) = Pin::new(io).poll_flush(cx) {
         flushed?;

@@ -46,15 +46,15 @@ pub(crate) fn exercise(bytes: &[u8]) {
                 core.release(key, false);
                 core.release(key, true);
             }
-            core.is_flushed();
-            core.tick();
+            core.note_flushed();
+            core.tick(false);
             assert!(core.streams.len() <= 20 || client, "streams are bounded");
         }
         core.close();
     }
 }
 
-pub(crate) use client::{Failure, Sender, handshake};
+pub(crate) use client::{Failure, Heartbeat, Sender, handshake};
 pub(crate) use connection::{Limits, Received};
 pub(crate) use driver::Ended;
 pub(crate) use server::{Server, serve, upgrade};

@@ -82,11 +82,11 @@ impl Server {
         self.0.shared.get_mut().leave();
     }
 
-    /// Counts again what is borne within a second. To be called once a second; returns for how many
-    /// seconds a request's head has been incomplete.
-    pub(crate) fn tick(&self) -> u32 {
+    /// Counts again what is borne within a second. To be called once a second, and told if we did not
+    /// run meanwhile; returns for how many seconds a request's head has been incomplete.
+    pub(crate) fn tick(&self, stalled: bool) -> u32 {
         let mut core = self.0.shared.get_mut();
-        core.tick();
+        core.tick(stalled);
         core.block_age()
     }
 
@@ -116,7 +116,7 @@ impl Responder {
         B: Body<Data = Bytes, Error = io::Error> + Unpin,
     {
         let response = poll_fn(|cx| {
-            if self.connection.get_mut().is_lost(self.key, cx) {
+            if self.connection.get_mut().poll_lost(self.key, cx).is_ready() {
                 return Poll::Ready(None);
             }
             answering.as_mut().poll(cx).map(Some)
@@ -204,7 +204,7 @@ impl Pump {
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                 Poll::Ready(None) => self.last = true,
                 Poll::Pending => {
-                    if connection.get_mut().is_lost(key, cx) {
+                    if connection.get_mut().poll_lost(key, cx).is_ready() {
                         return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
                     }
                     return Poll::Pending;

@@ -89,7 +89,7 @@ impl Core {
             kind::HEADERS => self.headers(flags, id, payload),
             kind::CONTINUATION => self.continuation(flags, id, payload),
             kind::PRIORITY => {
-                self.is_empty()?;
+                self.count_empty()?;
                 if id == 0 {
                     return fault;
                 }
@@ -108,12 +108,12 @@ impl Core {
             kind::GOAWAY => self.goaway(id, payload),
             kind::WINDOW_UPDATE => self.window_update(id, payload),
             // Section 5.5.
-            _ => self.is_empty(),
+            _ => self.count_empty(),
         }
     }
 
     /// One more frame that carries nothing.
-    fn is_empty(&mut self) -> Result<(), Goaway> {
+    fn count_empty(&mut self) -> Result<(), Goaway> {
         self.empty += 1;
         if self.empty > EMPTY.0 {
             return Err(Goaway(Reason::ENHANCE_YOUR_CALM));
@@ -156,7 +156,7 @@ impl Core {
         let data = unpadded(flags, payload)?;
         let ends = flags & flag::END_STREAM != 0;
         if data.is_empty() && !ends {
-            self.is_empty()?;
+            self.count_empty()?;
         }
         let Some(&key) = self.ids.get(&id) else {
             self.give_back(length);
@@ -322,7 +322,7 @@ impl Core {
         let most = self.limits.streams as usize;
         // Those that were taken back are still somebody's until that one notices.
         if self.ids.len() >= most || self.streams.len() >= 2 * most {
-            self.is_empty()?;
+            self.count_empty()?;
             self.put_reset(id, Reason::REFUSED_STREAM);
             return Ok(());
         }
@@ -344,14 +344,14 @@ impl Core {
             }
             Err(Fault::Malformed) => self.stream_fault(id, Reason::PROTOCOL_ERROR),
             Err(Fault::TooLarge) => {
-                self.is_too_large(id, ends);
+                self.refuse_too_large(id, ends);
                 Ok(())
             }
         }
     }
 
     /// Answers a request whose head is larger than the limit.
-    fn is_too_large(&mut self, id: u32, ends: bool) {
+    fn refuse_too_large(&mut self, id: u32, ends: bool) {
         let key = self.insert(id, None, ends);
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
@@ -425,7 +425,7 @@ impl Core {
         if id == 0 || self.is_idle(id) {
             return Err(Goaway(Reason::PROTOCOL_ERROR));
         }
-        self.is_empty()?;
+        self.count_empty()?;
         if let Some(&key) = self.ids.get(&id) {
             self.lose(key, Lost::Reset(Reason(be32(payload))));
         } else {
@@ -445,7 +445,7 @@ impl Core {
                 _ => Err(Goaway(Reason::FRAME_SIZE_ERROR)),
             };
         }
-        self.is_empty()?;
+        self.count_empty()?;
         if !payload.len().is_multiple_of(6) {
             return Err(Goaway(Reason::FRAME_SIZE_ERROR));
         }
@@ -509,7 +509,7 @@ impl Core {
         if id != 0 {
             return Err(Goaway(Reason::PROTOCOL_ERROR));
         }
-        self.is_empty()?;
+        self.count_empty()?;
         if flags & flag::ACK == 0 {
             self.put_ping(payload, flag::ACK);
         } else if payload == LEAVING_PING && self.leaving == Leaving::Announced {
@@ -527,7 +527,7 @@ impl Core {
         if payload.len() < 8 {
             return Err(Goaway(Reason::FRAME_SIZE_ERROR));
         }
-        self.is_empty()?;
+        self.count_empty()?;
         let last = be32(payload) & 0x7fff_ffff;
         self.last = Some(last);
         if self.client {
@@ -545,7 +545,7 @@ impl Core {
         if payload.len() != 4 {
             return Err(Goaway(Reason::FRAME_SIZE_ERROR));
         }
-        self.is_empty()?;
+        self.count_empty()?;
         let more = i64::from(be32(payload) & 0x7fff_ffff);
         if id == 0 {
             self.room += more;

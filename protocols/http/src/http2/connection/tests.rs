@@ -21,7 +21,7 @@ fn limits() -> Limits {
 /// Moves what one side has written to the other, in pieces of this size.
 fn pass(from: &Shared, to: &Shared, step: usize) -> Result<(), Goaway> {
     let out = std::mem::take(&mut from.get_mut().out);
-    from.get_mut().is_flushed();
+    from.get_mut().note_flushed();
     out.chunks(step)
         .try_for_each(|piece| to.get_mut().receive(piece))
 }

@@ -1,0 +1,241 @@
+//! Callers: client connections of protocols that drive themselves, and what their workers tell them.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Context;
+use std::time::Duration;
+
+use crate::frame::Metadata;
+use crate::gauges::Gauges;
+use crate::mesh::{Exchange, Origin, SiteCache};
+use crate::net::{Socket, Transport};
+use crate::record::Series;
+use crate::rejection::Rejection;
+
+use super::super::listener::{Carried, Connection, Parcel, Presence};
+use super::super::resident::Residence;
+use super::super::worker::Worker;
+use super::Stream;
+use super::words::Words;
+
+/// One client connection of a protocol that drives itself; on its worker's list until dropped.
+pub struct Caller {
+    pub(super) worker: Rc<Worker>,
+    origin: Rc<Origin>,
+    peer: SocketAddr,
+    transport: Option<Rc<Transport>>,
+    sites: RefCell<SiteCache>,
+    pub(super) words: Rc<Words>,
+    /// Until it leaves for another worker.
+    place: RefCell<Option<(Residence, Presence)>>,
+}
+
+impl Caller {
+    /// Takes an accepted connection apart: the caller, and its socket with what was read of it to
+    /// find out its protocol.
+    #[must_use]
+    pub fn new(connection: Connection, worker: Rc<Worker>) -> (Rc<Self>, Socket) {
+        let Connection {
+            socket,
+            transport,
+            peer,
+            listening,
+            presence,
+            carried: _,
+        } = connection;
+        let origin = listening.origin.clone();
+        worker.read_clock();
+        let words = Rc::new(Words::of(origin.id, worker.now()));
+        let residence = Residence::take(&worker, words.clone());
+        let caller = Self {
+            worker,
+            origin,
+            peer,
+            transport,
+            sites: RefCell::default(),
+            words,
+            place: RefCell::new(Some((residence, presence))),
+        };
+        (Rc::new(caller), socket)
+    }
+
+    /// Whom it is.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// The worker that serves it.
+    #[must_use]
+    pub fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    // === What its worker tells it ===
+
+    /// Has the task woken whenever something of what follows changes. For the one task that serves
+    /// the connection; it costs next to nothing to be said at every poll.
+    pub fn attend(&self, cx: &Context<'_>) {
+        self.words.attend(cx);
+    }
+
+    /// Whether it is to go away when what is in flight is finished.
+    #[must_use]
+    pub fn is_dismissed(&self) -> bool {
+        self.words.is_dismissed()
+    }
+
+    /// Waits until it is to go away.
+    pub async fn dismissed(&self) {
+        self.words.until(Words::is_dismissed).await;
+    }
+
+    /// Whether `limits.drain_grace` is over since then: if nothing is in flight, it is to end.
+    #[must_use]
+    pub fn is_grace_over(&self) -> bool {
+        self.words.is_grace_over()
+    }
+
+    /// Whether it must end at once.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.words.is_cut()
+    }
+
+    /// Waits until it must end at once.
+    pub async fn cut(&self) {
+        self.words.until(Words::is_cut).await;
+    }
+
+    /// Says that nothing is in flight from now on: it is idle after `most` or, where that is `None`,
+    /// after `limits.idle`, whatever that is then. A connection begins so.
+    pub fn rest(&self, most: Option<Duration>) {
+        self.worker.note_read();
+        self.words.rest(self.worker.now(), most);
+    }
+
+    /// Says that something is in flight: it is not idle before it [rests](Self::rest) again.
+    pub fn work(&self) {
+        self.worker.note_read();
+        self.words.work();
+    }
+
+    /// Whether it has rested for too long. That is found out several times a second, and after a
+    /// pause of ours only when the sockets were read.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.words.is_idle()
+    }
+
+    /// Says whether it can [leave](Self::hand_over) at the next boundary of its messages.
+    pub fn set_movable(&self, movable: bool) {
+        self.words.set_movable(movable && self.transport.is_none());
+    }
+
+    /// Whether it is to leave now, if it is at such a boundary.
+    #[must_use]
+    pub fn is_moving(&self) -> bool {
+        self.words.is_moving()
+    }
+
+    /// Gives the connection, on which nothing is in flight, to another worker, where `protocol` goes
+    /// on with it as if it had just been accepted. What was read of it and not used must have been
+    /// [put back](Socket::unread).
+    pub fn hand_over(&self, socket: Socket, protocol: &'static str) {
+        let nothing_else = Carried::default();
+        let parcel = Parcel::new(socket, self.peer, self.origin.id, protocol, nothing_else);
+        // It is counted where it arrives.
+        drop(self.place.take());
+        if let Some(parcel) = parcel {
+            self.worker.hand_over(parcel);
+        }
+    }
+
+    // === Who it is ===
+
+    // === Who it is ===
+
+    /// The name that the client asked for in its TLS.
+    #[must_use]
+    pub fn server_name(&self) -> Option<&str> {
+        self.transport.as_deref()?.attribute(":sni")
+    }
+
+    /// Who the client's certificate says it is.
+    #[must_use]
+    pub fn identity(&self) -> Option<&str> {
+        self.transport.as_deref()?.attribute(":identity")
+    }
+
+    /// Where records go of what its client does within a session: of this service and method,
+    /// but routed nowhere. To be kept as long as it is used.
+    #[must_use]
+    pub fn series(
+        &self,
+        protocol: &'static str,
+        service: &str,
+        method: &'static str,
+    ) -> Arc<dyn Series> {
+        let metadata = Metadata {
+            service: Cow::Borrowed(service),
+            method: Cow::Borrowed(method),
+            ..Metadata::default()
+        };
+        let source = self.peer.ip();
+        let site = self.worker.site(&self.origin, protocol, source, &metadata);
+        site.learn();
+        site.series()
+    }
+
+    /// Counts a connection whose bytes made no sense.
+    pub fn count_malformed(&self) {
+        Gauges::add(&self.worker.mesh().gauges.malformed);
+    }
+
+    /// Opens a call of `protocol` (the name that routes and metrics know it by) and finds its
+    /// route. `timeout` in the metadata is the caller's own.
+    pub fn open(
+        self: &Rc<Self>,
+        protocol: &'static str,
+        metadata: &Metadata<'_>,
+        bytes: usize,
+        attributes: &mut dyn FnMut(&str) -> Option<String>,
+    ) -> (Stream, Result<(), Rejection>) {
+        self.worker.read_clock();
+        let source: IpAddr = self.peer.ip();
+        let site =
+            self.sites
+                .borrow_mut()
+                .find(&self.worker, &self.origin, protocol, source, metadata);
+        let (exchange, routed) = Exchange::open(
+            &self.worker,
+            site,
+            source,
+            bytes,
+            metadata.timeout,
+            &mut |name| attribute(self.transport.as_deref(), attributes, name),
+        );
+        let stream = Stream {
+            exchange,
+            transport: self.transport.clone(),
+            worker: self.worker.clone(),
+        };
+        (stream, routed)
+    }
+}
+
+/// An attribute of a call, or of the connection that it came over.
+pub(super) fn attribute<'a>(
+    transport: Option<&'a Transport>,
+    attributes: &mut dyn FnMut(&str) -> Option<String>,
+    name: &str,
+) -> Option<Cow<'a, str>> {
+    // Where TLS is not ours to open, the protocol may know what it asks for.
+    if let Some(found) = transport.and_then(|transport| transport.attribute(name)) {
+        return Some(Cow::Borrowed(found));
+    }
+    attributes(name).map(Cow::Owned)
+}

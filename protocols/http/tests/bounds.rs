@@ -1,0 +1,114 @@
+//! The limits hold for connections and tunnels of HTTP, also when they change.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(dead_code, reason = "not every test needs all of it")]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use finback_core::mesh::RoutingSpec;
+use finback_http::{Config, Http};
+use support::*;
+use tokio::io::AsyncWriteExt;
+
+fn mess(spec: RoutingSpec, workers: usize) -> Mess {
+    let http = Http::new(Config::default(), Vec::new());
+    serve(spec, workers, Arc::new(http))
+}
+
+const GET: &str = "GET /a HTTP/1.1\r\nhost: x\r\n\r\n";
+const UPGRADE: &str =
+    "GET /a HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+const SWITCHED: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+
+async fn tunnel(mess: &Mess, server: &Server) -> (Peer, Peer) {
+    let mut client = Peer::connect(mess.address).await;
+    client.say(UPGRADE).await;
+    let mut upstream = server.accept().await;
+    upstream.hear("\r\n\r\n").await;
+    upstream.say(SWITCHED).await;
+    client.hear("\r\n\r\n").await;
+    client.say("up").await;
+    upstream.hear("up").await;
+    upstream.say("down").await;
+    client.hear("down").await;
+    (client, upstream)
+}
+
+#[tokio::test]
+async fn idle_clients_and_tunnels_end_also_when_the_limit_is_lowered_meanwhile() {
+    let server = Server::bind().await;
+    let spec = routing(&[server.address], policy("1.1"), 2);
+    let mess = mess(spec.clone(), 1);
+    let mut client = Peer::connect(mess.address).await;
+    client.say(GET).await;
+    let mut upstream = server.accept().await;
+    upstream.hear("\r\n\r\n").await;
+    upstream.say(&response("well")).await;
+    client.hear("well").await;
+    let mut silent = Peer::connect(mess.address).await;
+    let mut http2 = Peer::connect(mess.address).await;
+    http2.say("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    http2.say("\0\0\0\x04\0\0\0\0\0").await;
+    // The tunnel's endpoint takes a fresh connection, or the used one.
+    let mut talking = Peer::connect(mess.address).await;
+    talking.say(UPGRADE).await;
+    upstream.hear("\r\n\r\n").await;
+    upstream.say(SWITCHED).await;
+    talking.hear("\r\n\r\n").await;
+    let (mut quiet, mut quiet_upstream) = tunnel(&mess, &server).await;
+
+    let mut lower = spec;
+    lower.limits.idle = Duration::from_millis(400);
+    mess.mesh.apply(lower);
+    for _ in 0..12 {
+        upstream.say("still").await;
+        talking.hear("still").await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for (who, peer) in [
+        ("client", &mut client),
+        ("silent", &mut silent),
+        ("tunnel", &mut quiet),
+        ("tunnel's endpoint", &mut quiet_upstream),
+    ] {
+        assert!(peer.ends(Duration::from_millis(10)).await, "{who}");
+    }
+    talking.say("and here").await;
+    upstream.hear("and here").await;
+    assert!(talking.ends(Duration::from_secs(2)).await);
+    // It is told to go, and given some time to.
+    let goaway = "\x08\x07\0";
+    http2.hear(goaway).await;
+}
+
+#[tokio::test]
+async fn tunnels_of_a_listener_that_goes_make_way_when_they_are_quiet_or_time_is_over() {
+    let server = Server::bind().await;
+    let mess = mess(routing(&[server.address], policy("1.1"), 2), 1);
+    let (mut quiet, mut quiet_upstream) = tunnel(&mess, &server).await;
+    let (mut talking, mut upstream) = tunnel(&mess, &server).await;
+    let begin = std::time::Instant::now();
+    mess.workers.unlisten(mess.listener);
+    // `drain_grace` is 300 ms, `drain` 2 s.
+    let mut grace = None;
+    loop {
+        let _ = upstream.0.write_all(b"still").await;
+        let heard = talking.hear("still").await;
+        if heard.is_empty() {
+            break;
+        }
+        if grace.is_none() && quiet.ends(Duration::from_millis(1)).await {
+            grace = Some(begin.elapsed());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(begin.elapsed() < Duration::from_secs(4), "it goes on");
+    }
+    let ended = begin.elapsed();
+    let grace = grace.expect("the quiet one ends first");
+    assert!(grace > Duration::from_millis(250) && grace < Duration::from_millis(1500));
+    assert!(ended > Duration::from_millis(1900), "{ended:?}");
+    assert!(quiet_upstream.ends(PATIENCE).await);
+}

@@ -1,0 +1,291 @@
+//! What runs again, and what does not: requests that were refused, and connections that broke.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(dead_code, reason = "not every test needs all of it")]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use finback_core::mesh::RoutingSpec;
+use finback_http::{Config, Http};
+use support::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+fn mess(spec: RoutingSpec, workers: usize) -> Mess {
+    let http = Http::new(Config::default(), Vec::new());
+    serve(spec, workers, Arc::new(http))
+}
+
+const GET: &str = "GET /a HTTP/1.1\r\nhost: x\r\n\r\n";
+const POST: &str = "POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello";
+const OK: &[u8] = b"\0\0\x01\x01\x05\0\0\0\x01\x88";
+
+/// An endpoint's end of a connection of HTTP/2.
+struct Http2(Peer);
+
+impl Http2 {
+    async fn accept(server: &Server) -> Self {
+        let mut peer = server.accept().await;
+        let mut preface = [0; 24];
+        peer.0.read_exact(&mut preface).await.unwrap();
+        peer.0.write_all(b"\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        Self(peer)
+    }
+
+    async fn frame(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
+        let mut head = [0; 9];
+        let reading = self.0.0.read_exact(&mut head);
+        let read = tokio::time::timeout(PATIENCE, reading).await;
+        read.expect("a frame in time").ok()?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let mut payload = vec![0; length];
+        self.0.0.read_exact(&mut payload).await.ok()?;
+        let id = u32::from_be_bytes(head[5..].try_into().unwrap());
+        Some((head[3], head[4], id, payload))
+    }
+
+    /// The next request's stream, and its body.
+    async fn request(&mut self) -> (u32, Vec<u8>) {
+        let (mut stream, mut body) = (0, Vec::new());
+        loop {
+            let (kind, flags, id, payload) = self.frame().await.expect("a request");
+            match kind {
+                0 => body.extend(payload),
+                1 => stream = id,
+                _ => continue,
+            }
+            if flags & 1 == 1 {
+                return (stream, body);
+            }
+        }
+    }
+
+    /// Reads a request's head, and maybe no more of it.
+    async fn head(&mut self) -> u32 {
+        loop {
+            if let (1, _, id, _) = self.frame().await.expect("a request") {
+                return id;
+            }
+        }
+    }
+
+    async fn write(&mut self, bytes: &[u8]) {
+        self.0.0.write_all(bytes).await.unwrap();
+    }
+
+    /// RST_STREAM with REFUSED_STREAM.
+    async fn refuse(&mut self, id: u32) {
+        let mut bytes = b"\0\0\x04\x03\0".to_vec();
+        bytes.extend(id.to_be_bytes());
+        bytes.extend([0, 0, 0, 7]);
+        self.write(&bytes).await;
+    }
+
+    /// GOAWAY that takes nothing.
+    async fn go_away(&mut self) {
+        self.write(b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0").await;
+    }
+}
+
+#[tokio::test]
+async fn what_an_endpoint_refuses_goes_on_to_a_fresh_connection_whatever_the_method() {
+    for (request, body) in [(GET, ""), (POST, "hello")] {
+        for goes_away in [false, true] {
+            let server = Server::bind().await;
+            let mess = mess(routing(&[server.address], policy("2"), 2), 1);
+            let mut client = Peer::connect(mess.address).await;
+            client.say(request).await;
+            let mut first = Http2::accept(&server).await;
+            let (stream, heard) = first.request().await;
+            assert_eq!(heard, body.as_bytes());
+            if goes_away {
+                first.go_away().await;
+            } else {
+                first.refuse(stream).await;
+            }
+            let mut second = Http2::accept(&server).await;
+            let (_, heard) = second.request().await;
+            assert_eq!(heard, body.as_bytes(), "all of it once more");
+            second.write(OK).await;
+            let heard = client.hear("\r\n\r\n").await;
+            assert!(heard.starts_with("HTTP/1.1 200"), "{heard}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_all_there_goes_on_where_it_was_refused() {
+    let server = Server::bind().await;
+    let mess = mess(routing(&[server.address], policy("2"), 3), 1);
+    let mut client = Peer::connect(mess.address).await;
+    client.say(&POST[..POST.len() - 2]).await;
+    for _ in 0..2 {
+        let mut refusing = Http2::accept(&server).await;
+        let stream = refusing.head().await;
+        while refusing.frame().await.expect("its data").0 != 0 {}
+        refusing.refuse(stream).await;
+    }
+    let mut taking = Http2::accept(&server).await;
+    client.say("lo").await;
+    assert_eq!(taking.request().await.1, b"hello");
+    taking.write(OK).await;
+    assert!(client.hear("\r\n\r\n").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_long_to_be_kept_does_not_go_on() {
+    let server = Server::bind().await;
+    let mess = mess(routing(&[server.address], policy("2"), 3), 1);
+    let mut client = Peer::connect(mess.address).await;
+    let length = 60_000;
+    client
+        .say(&format!(
+            "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
+            2 * length
+        ))
+        .await;
+    client.say(&"x".repeat(length)).await;
+    let mut refusing = Http2::accept(&server).await;
+    // A window of the connection's for the rest.
+    refusing.write(b"\0\0\x04\x08\0\0\0\0\0\0\x01\0\0").await;
+    let stream = refusing.head().await;
+    let mut window = b"\0\0\x04\x08\0".to_vec();
+    window.extend(stream.to_be_bytes());
+    window.extend([0, 1, 0, 0]);
+    refusing.write(&window).await;
+    client.say(&"x".repeat(length - 1)).await;
+    let mut heard = 0;
+    while heard < 2 * length - 1 {
+        let (kind, _, _, payload) = refusing.frame().await.unwrap();
+        heard += if kind == 0 { payload.len() } else { 0 };
+    }
+    refusing.refuse(stream).await;
+    let heard = client.hear("\r\n\r\n").await;
+    assert!(heard.starts_with("HTTP/1.1 50"), "{heard}");
+    assert!(server.is_left_alone(Duration::from_millis(200)).await);
+}
+
+#[tokio::test]
+async fn one_attempt_is_one_delivery() {
+    let server = Server::bind().await;
+    let mess2 = mess(routing(&[server.address], policy("2"), 1), 1);
+    let mut client = Peer::connect(mess2.address).await;
+    client.say(GET).await;
+    let mut only = Http2::accept(&server).await;
+    let (stream, _) = only.request().await;
+    only.refuse(stream).await;
+    let heard = client.hear("\r\n\r\n").await;
+    assert!(heard.starts_with("HTTP/1.1 50"), "{heard}");
+    assert!(server.is_left_alone(Duration::from_millis(200)).await);
+
+    let server = Server::bind().await;
+    let mess1 = mess(routing(&[server.address], policy("1.1"), 1), 1);
+    let mut client = Peer::connect(mess1.address).await;
+    broken(&server, &mut client, GET).await;
+    let heard = client.hear("\r\n\r\n").await;
+    assert!(heard.starts_with("HTTP/1.1 50"), "{heard}");
+    assert!(server.is_left_alone(Duration::from_millis(200)).await);
+}
+
+/// Has a request sent on a connection that was used before, and breaks before any answer.
+async fn broken(server: &Server, client: &mut Peer, request: &str) {
+    client.say(GET).await;
+    let mut used = server.accept().await;
+    used.hear("\r\n\r\n").await;
+    used.say(&response("well")).await;
+    client.hear("well").await;
+    client.say(request).await;
+    used.hear(&request[request.len() - 4..]).await;
+}
+
+#[tokio::test]
+async fn a_used_connection_that_breaks_costs_a_safe_request_nothing() {
+    for (request, goes_on) in [(GET, true), (POST, false)] {
+        let server = Server::bind().await;
+        let mess = mess(routing(&[server.address], policy("1.1"), 2), 1);
+        let mut client = Peer::connect(mess.address).await;
+        broken(&server, &mut client, request).await;
+        if goes_on {
+            let mut fresh = server.accept().await;
+            fresh.hear("\r\n\r\n").await;
+            fresh.say(&response("again")).await;
+            client.hear("again").await;
+        } else {
+            let heard = client.hear("\r\n\r\n").await;
+            assert!(heard.starts_with("HTTP/1.1 50"), "{heard}");
+            assert!(server.is_left_alone(Duration::from_millis(200)).await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn pings_that_are_answered_keep_a_slow_endpoint_and_silence_ends_a_dead_one() {
+    let server = Server::bind().await;
+    let mut beats = policy("2");
+    beats.heartbeat_interval = Duration::from_millis(60);
+    beats.heartbeat_misses = 3;
+    let mess = mess(routing(&[server.address], beats, 1), 1);
+    let mut client = Peer::connect(mess.address).await;
+    client.say(GET).await;
+    let mut slow = Http2::accept(&server).await;
+    let (stream, _) = slow.request().await;
+    assert_eq!(stream, 1);
+    for _ in 0..8 {
+        let (kind, flags, _, payload) = slow.frame().await.expect("a PING");
+        if kind == 6 && flags == 0 {
+            slow.write(&[b"\0\0\x08\x06\x01\0\0\0\0", &payload[..]].concat())
+                .await;
+        }
+    }
+    slow.write(OK).await;
+    assert!(client.hear("\r\n\r\n").await.starts_with("HTTP/1.1 200"));
+
+    client.say(GET).await;
+    slow.request().await;
+    let mut pings = 0;
+    while let Some((kind, flags, ..)) = slow.frame().await {
+        pings += u32::from(kind == 6 && flags == 0);
+    }
+    assert!(pings >= 2, "{pings}");
+    assert!(client.hear("\r\n\r\n").await.starts_with("HTTP/1.1 50"));
+}
+
+#[tokio::test]
+async fn idle_connections_make_room_for_others() {
+    for dialect in ["1.1", "2"] {
+        let (one, other) = (Server::bind().await, Server::bind().await);
+        let mut spec = routing(&[one.address, other.address], policy(dialect), 2);
+        spec.limits.upstream_connections = 1;
+        let mess = mess(spec, 1);
+        let mut client = Peer::connect(mess.address).await;
+        client.say(GET).await;
+        let (mut kept, then) = tokio::select! {
+            peer = one.accept() => (peer, &other),
+            peer = other.accept() => (peer, &one),
+        };
+        answer(dialect, &mut kept).await;
+        assert!(client.hear("\r\n\r\n").await.starts_with("HTTP/1.1 2"));
+        client.say(GET).await;
+        let mut next = then.accept().await;
+        answer(dialect, &mut next).await;
+        assert!(client.hear("\r\n\r\n").await.starts_with("HTTP/1.1 2"));
+        assert!(kept.ends(PATIENCE).await);
+    }
+}
+
+async fn answer(dialect: &str, peer: &mut Peer) {
+    if dialect == "1.1" {
+        peer.hear("\r\n\r\n").await;
+        peer.say("HTTP/1.1 204 No Content\r\n\r\n").await;
+        return;
+    }
+    let mut begin = [0; 24];
+    peer.0.read_exact(&mut begin).await.unwrap();
+    peer.0.write_all(b"\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let mut bytes = [0; 4096];
+    // Its settings, and then its request.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(peer.0.read(&mut bytes).await.unwrap() > 0);
+    peer.0.write_all(OK).await.unwrap();
+}
