@@ -164,7 +164,8 @@ pub struct EndpointStatus {
     pub weight: u32,
     /// Calls in flight to it.
     pub in_flight: u32,
-    /// Whether it takes calls now: not ejected, not leaving, not unwell.
+    /// Whether it takes calls now: not ejected (or due to be tried by the next call), not leaving, not
+    /// unwell.
     pub available: bool,
     /// Whether health checks say that it is unwell.
     pub unwell: bool,
@@ -433,7 +434,7 @@ fn cluster_status(cluster: &Cluster, now: crate::clock::Now) -> ClusterStatus {
                 address: endpoint.address,
                 weight: endpoint.weight,
                 in_flight: endpoint.in_flight(),
-                available: endpoint.available(now),
+                available: endpoint.available(now) || endpoint.is_due(now),
                 unwell: endpoint.health.unwell.load(Ordering::Relaxed),
                 labels: endpoint
                     .labels

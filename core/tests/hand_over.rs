@@ -4,9 +4,10 @@
 
 mod toy;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 use toy::*;
 
 /// The worker that has the only connection.

@@ -7,12 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::channel;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::{Config, Failure, Message, Place, Producer};
+use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

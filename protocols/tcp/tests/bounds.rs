@@ -6,11 +6,12 @@
 mod support;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use finback_tcp::Tcp;
 use support::*;
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 
 async fn session(mess: &Mess, server: &Server) -> (Peer, Peer) {
     let mut client = Peer::connect(mess.address).await;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use finback_core::cluster::{ClusterPolicy, ClusterSpec, Source};
 use finback_core::discovery::{Discovery, Instance, Lookup, Sink, WatchGuard};
@@ -13,6 +13,7 @@ use finback_core::record::{Observer, Record, Series, SeriesKey};
 use finback_core::route::{Destination, Match, Retry, Route, RouteTable, Weighted};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
 /// No test waits longer for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,7 +26,7 @@ impl Series for Nothing {
 
 impl Observer for Nothing {
     fn series(&self, _: usize, _: &SeriesKey) -> Arc<dyn Series> {
-        Arc::new(Nothing)
+        Arc::new(Self)
     }
 }
 
