@@ -6,51 +6,16 @@ use crate::source::{Token, tokens};
 use crate::{root, sources};
 
 /// Questions that act or wait, or answer with more than yes or no; each is to be renamed.
-const NOT_QUESTIONS: [(&str, &str, &str); 9] = [
+const NOT_QUESTIONS: [(&str, &str, &str); 2] = [
     (
         "src/config/convert.rs",
         "is_spoken",
         "a check that fails: `expect_spoken`",
     ),
     (
-        "protocols/http/src/body.rs",
-        "is_late",
-        "polls a timer: `poll_late`",
-    ),
-    (
-        "protocols/http/src/client.rs",
-        "is_hostile",
-        "waits: `until_hostile`",
-    ),
-    (
-        "protocols/http/src/http2/connection.rs",
-        "is_awake",
-        "a command: `note_awake`",
-    ),
-    (
-        "protocols/http/src/http2/connection.rs",
-        "is_flushed",
-        "a command: `clear_output`",
-    ),
-    (
-        "protocols/http/src/http2/connection.rs",
-        "is_lost",
-        "registers a waker: `poll_lost`",
-    ),
-    (
         "protocols/http/src/http2/connection.rs",
         "has_room",
         "answers with an option: `room`",
-    ),
-    (
-        "protocols/http/src/http2/connection/input.rs",
-        "is_empty",
-        "a check that fails: `expect_empty`",
-    ),
-    (
-        "protocols/http/src/http2/connection/input.rs",
-        "is_too_large",
-        "a command: `refuse_too_large`",
     ),
 ];
 

@@ -90,7 +90,7 @@ async fn tunnels_of_a_listener_that_goes_make_way_when_they_are_quiet_or_time_is
     let mess = mess(routing(&[server.address], policy("1.1"), 2), 1);
     let (mut quiet, mut quiet_upstream) = tunnel(&mess, &server).await;
     let (mut talking, mut upstream) = tunnel(&mess, &server).await;
-    let begin = std::time::Instant::now();
+    let begin = tokio::time::Instant::now();
     mess.workers.unlisten(mess.listener);
     // `drain_grace` is 300 ms, `drain` 2 s.
     let mut grace = None;

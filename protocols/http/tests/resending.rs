@@ -163,7 +163,7 @@ async fn a_body_that_is_too_long_to_be_kept_does_not_go_on() {
     refusing.refuse(stream).await;
     let heard = client.hear("\r\n\r\n").await;
     assert!(heard.starts_with("HTTP/1.1 50"), "{heard}");
-    assert!(server.is_left_alone(Duration::from_millis(200)).await);
+    assert!(server.stays_alone(Duration::from_millis(200)).await);
 }
 
 #[tokio::test]
@@ -177,7 +177,7 @@ async fn one_attempt_is_one_delivery() {
     only.refuse(stream).await;
     let heard = client.hear("\r\n\r\n").await;
     assert!(heard.starts_with("HTTP/1.1 50"), "{heard}");
-    assert!(server.is_left_alone(Duration::from_millis(200)).await);
+    assert!(server.stays_alone(Duration::from_millis(200)).await);
 
     let server = Server::bind().await;
     let mess1 = mess(routing(&[server.address], policy("1.1"), 1), 1);
@@ -185,7 +185,7 @@ async fn one_attempt_is_one_delivery() {
     broken(&server, &mut client, GET).await;
     let heard = client.hear("\r\n\r\n").await;
     assert!(heard.starts_with("HTTP/1.1 50"), "{heard}");
-    assert!(server.is_left_alone(Duration::from_millis(200)).await);
+    assert!(server.stays_alone(Duration::from_millis(200)).await);
 }
 
 /// Has a request sent on a connection that was used before, and breaks before any answer.
@@ -214,7 +214,7 @@ async fn a_used_connection_that_breaks_costs_a_safe_request_nothing() {
         } else {
             let heard = client.hear("\r\n\r\n").await;
             assert!(heard.starts_with("HTTP/1.1 50"), "{heard}");
-            assert!(server.is_left_alone(Duration::from_millis(200)).await);
+            assert!(server.stays_alone(Duration::from_millis(200)).await);
         }
     }
 }

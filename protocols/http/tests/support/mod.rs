@@ -153,7 +153,7 @@ impl Server {
     }
 
     /// Whether nobody connects for a while.
-    pub(crate) async fn is_left_alone(&self, period: Duration) -> bool {
+    pub(crate) async fn stays_alone(&self, period: Duration) -> bool {
         tokio::time::timeout(period, self.listener.accept())
             .await
             .is_err()
