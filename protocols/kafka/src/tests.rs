@@ -7,13 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::{Config, Failure, Message, Place, Producer};
-use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
