@@ -209,6 +209,11 @@ impl Listening {
         if nodelay.is_none_or(|set| set.is_err()) || socket.notice_vanished(UNREAD).is_err() {
             return;
         }
+        self.assign(socket, peer, worker);
+    }
+
+    /// The same, once its options are set.
+    pub(super) fn assign(self: &Rc<Self>, socket: Socket, peer: SocketAddr, worker: &Rc<Worker>) {
         let chosen = worker.shares().place(worker.index());
         if chosen == worker.index() {
             return self.start(socket, peer, worker, None, Carried::default());
