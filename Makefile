@@ -1,14 +1,18 @@
 # What a developer types. Each target does its own set-up on a Debian with Rust.
 
-.PHONY: demo test packages peers check
+.PHONY: demo test sweep packages peers check
 
 # The mesh at work: stand-in services, callers and the proxy in one process. DEMO takes options, such as --once.
 demo: packages
 	cargo run --profile quick -- demo $(DEMO)
 
-# Every test: units, laws, properties, and end to end with third-party clients and servers.
+# Every test: units, laws, properties, 240 simulated worlds, and end to end with third-party clients and servers.
 test: packages peers
 	cargo test --workspace
+
+# Simulated worlds, new ones each time, for five minutes; SWEEP takes options, such as --from 7 --seeds 1.
+sweep: packages
+	cargo run --profile quick -p finback-simulations --bin finback-sim -- sweep $(or $(SWEEP),--from $$(date +%s) --seconds 300)
 
 # What the build needs beyond Rust.
 packages:

@@ -1,4 +1,4 @@
-//! Stand-in services, a load generator and benchmarks. For demos, tests and measurements only.
+//! Stand-in services, a load generator, benchmarks and the simulator. For demos, tests and measurements only.
 
 pub mod broker;
 pub mod compare;
@@ -7,5 +7,6 @@ pub mod load;
 pub mod mqtt;
 mod process;
 pub mod registries;
+pub mod simulator;
 pub mod speech;
 pub mod web;

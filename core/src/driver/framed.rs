@@ -458,6 +458,10 @@ impl Resident for Client {
         can
     }
 
+    fn queued(&self) -> usize {
+        self.link.queued()
+    }
+
     fn unfinished(&self) -> Option<(Now, usize)> {
         self.unfinished.get()
     }

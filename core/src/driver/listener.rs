@@ -209,6 +209,11 @@ impl Listening {
         if nodelay.is_none_or(|set| set.is_err()) || socket.notice_vanished(UNREAD).is_err() {
             return;
         }
+        self.assign(socket, peer, worker);
+    }
+
+    /// The same, once its options are set.
+    pub(super) fn assign(self: &Rc<Self>, socket: Socket, peer: SocketAddr, worker: &Rc<Worker>) {
         let own = worker.index();
         let chosen = if self.stopped.get() {
             worker.shares().take(own);

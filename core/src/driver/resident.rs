@@ -27,6 +27,11 @@ pub(crate) trait Resident {
     /// to go on with; false if it cannot.
     fn hand_over(&self) -> bool;
 
+    /// Bytes that wait to be written to it.
+    fn queued(&self) -> usize {
+        0
+    }
+
     /// When its unfinished frame began, and how many bytes of it there are.
     fn unfinished(&self) -> Option<(Now, usize)> {
         None

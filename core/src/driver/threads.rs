@@ -23,7 +23,7 @@ use super::worker::Worker;
 const BACKLOG: i32 = 4096;
 
 /// Connections that are accepted while a listener stops need a moment to be known.
-const SETTLE: Duration = Duration::from_millis(5);
+pub(super) const SETTLE: Duration = Duration::from_millis(5);
 
 enum Command {
     Listen {

@@ -210,7 +210,7 @@ impl Worker {
             .clone()
     }
 
-    fn upstreams(&self) -> Vec<Rc<Upstream>> {
+    pub(crate) fn upstreams(&self) -> Vec<Rc<Upstream>> {
         self.pools
             .borrow()
             .values()

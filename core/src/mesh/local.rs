@@ -172,6 +172,12 @@ impl LocalMesh {
         true
     }
 
+    /// Bytes of calls that wait for their service to be looked up.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.pending.get()
+    }
+
     pub(crate) fn release_pending(&self, bytes: usize) {
         self.pending.set(self.pending.get().saturating_sub(bytes));
     }

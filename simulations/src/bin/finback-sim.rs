@@ -13,6 +13,7 @@ use finback_simulations::echo::{self, Faults};
 use finback_simulations::load::{self, Load};
 use finback_simulations::mqtt::{self, MqttLoad};
 use finback_simulations::registries::{self, Scale};
+use finback_simulations::simulator::{self, Sweep};
 use finback_simulations::speech::Protocol;
 use tokio::net::TcpListener;
 
@@ -157,6 +158,20 @@ enum Command {
         /// Also measure memory: idle, per idle connection, after a million calls.
         #[arg(long)]
         memory: bool,
+    },
+    /// Simulate worlds, one for each seed: core's workers on a network in memory, with clients,
+    /// servers and a registry that do what real ones do. Prints the seeds in which something went
+    /// wrong; the same seed gives the same run.
+    Sweep {
+        /// Worlds; without it and `seconds`, 1000.
+        #[arg(long)]
+        seeds: Option<u64>,
+        /// The first seed.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// Begin no further world after so many seconds.
+        #[arg(long)]
+        seconds: Option<u64>,
     },
     /// Measure what many services in ZooKeeper and in etcd cost Finback. Prints a Markdown table.
     Registries {
@@ -320,6 +335,15 @@ fn main() -> anyhow::Result<()> {
             before,
             envoy: (!no_envoy).then_some(envoy),
             memory,
+        }),
+        Command::Sweep {
+            seeds,
+            from,
+            seconds,
+        } => simulator::sweep(&Sweep {
+            from,
+            seeds,
+            seconds,
         }),
         Command::Registries {
             services,

@@ -1,0 +1,35 @@
+//! The simulator: core's real workers on a network in memory and virtual time, in worlds that follow
+//! from a seed. See ARCHITECTURE.md.
+
+mod chance;
+mod checkers;
+mod client;
+mod faults;
+mod ledger;
+mod network;
+mod plan;
+mod registry;
+mod report;
+mod server;
+mod sweep;
+mod tongue;
+mod toy;
+mod world;
+
+use world::World;
+
+pub use report::Report;
+pub use sweep::{Sweep, sweep};
+
+/// Runs the world of a seed to its end. The same seed gives the same run.
+///
+/// # Errors
+/// If there can be no runtime.
+pub fn run(seed: u64) -> std::io::Result<Report> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()?;
+    let local = tokio::task::LocalSet::new();
+    Ok(local.block_on(&runtime, async { World::new(seed).live().await }))
+}

@@ -1,0 +1,171 @@
+//! What must hold in every world, whatever befell it.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::plan::address;
+use super::toy::MAX_FRAME;
+use super::world::World;
+
+/// Rejections, heartbeats and goodbyes of one turn, at most.
+const SMALL_CHANGE: usize = 64 * 1024;
+
+impl World {
+    /// Looks, in the middle of it all, at what must never be.
+    pub(super) fn look(&mut self) {
+        let held = self.crew.held();
+        let most = 2 * self.most_queued + MAX_FRAME + SMALL_CHANGE;
+        if held.for_client > most || held.for_endpoint > most {
+            self.ledger
+                .fault(format!("more is queued than {most} bytes: {held:?}"));
+        }
+        let gauges = &self.mesh.gauges;
+        let unfinished = gauges.unfinished_bytes.load(Relaxed) as usize;
+        let connections = self.clients.len() + gauges.upstream_connections.load(Relaxed) as usize;
+        if unfinished > connections * (MAX_FRAME + SMALL_CHANGE) {
+            self.ledger
+                .fault(format!("{unfinished} bytes are unfinished"));
+        }
+        for cluster in self.mesh.status() {
+            for endpoint in cluster.endpoints {
+                let mut servers = self.servers.iter();
+                let server = servers.find(|own| address(own.number) == endpoint.address);
+                let innocent = server.is_some_and(|own| own.sound && !own.harmed);
+                if innocent && !endpoint.available {
+                    self.ledger.fault(format!(
+                        "{} of {} is out, and did no wrong",
+                        endpoint.address, cluster.name
+                    ));
+                }
+            }
+        }
+    }
+
+    /// All is healed and time has passed: whoever is still connected has all its answers.
+    pub(super) fn check_open(&mut self) {
+        for client in &self.clients {
+            let number = client.number;
+            let innocent = client.is_innocent();
+            if innocent && (client.ended || client.broken) && !self.plan.short_idle {
+                self.ledger.fault(format!(
+                    "client {number} did no wrong, and its connection was closed"
+                ));
+            }
+            if !innocent || client.ended || client.broken {
+                continue;
+            }
+            let calls = client.waiting.values().copied();
+            let open: Vec<_> = calls.filter(|call| self.ledger.is_open(*call)).collect();
+            if let Some(first) = open.first() {
+                self.ledger.fault(format!(
+                    "client {number} is connected, and {} of its calls have no answer, such as {first}",
+                    open.len()
+                ));
+            }
+        }
+    }
+
+    /// All is over: what became of each call.
+    pub(super) fn check_calls(&mut self) {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut faults = Vec::new();
+        let mut unreadable = 0;
+        for (number, entry) in self.ledger.entries.iter().enumerate() {
+            let client = &self.clients[entry.client];
+            let read = log.contains(&number);
+            let owed = read && !entry.one_way || entry.unreadable && !entry.answers.is_empty();
+            if owed && client.hears() && entry.answers.len() != 1 {
+                faults.push(format!(
+                    "call {number} of client {} was read, and has {} answers ({} arrivals)",
+                    entry.client,
+                    entry.answers.len(),
+                    entry.arrivals.len()
+                ));
+            }
+            if !read && !entry.arrivals.is_empty() {
+                faults.push(format!("call {number} was not read, and arrived"));
+            }
+            if entry.unreadable && !entry.answers.is_empty() {
+                unreadable += 1;
+            }
+            let retry = &self.plan.services[entry.service].retry;
+            if entry.arrivals.len() > retry.attempts as usize {
+                faults.push(format!(
+                    "call {number} arrived {} times of {} attempts",
+                    entry.arrivals.len(),
+                    retry.attempts
+                ));
+            }
+            let ran = entry
+                .arrivals
+                .iter()
+                .filter(|(_, refused)| !refused || !retry.refused);
+            if !retry.idempotent && ran.count() > 1 {
+                faults.push(format!(
+                    "call {number} is not idempotent, and ran more than once: {:?}",
+                    entry.arrivals
+                ));
+            }
+        }
+        let read = log.len();
+        drop(log);
+        let tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        if tally.records != read {
+            faults.push(format!(
+                "{read} calls were read, and {} recorded",
+                tally.records
+            ));
+        }
+        if tally.unreadable < unreadable {
+            faults.push(format!(
+                "{unreadable} unreadable calls were answered, and {} recorded",
+                tally.unreadable
+            ));
+        }
+        drop(tally);
+        for fault in faults {
+            self.ledger.fault(fault);
+        }
+    }
+
+    /// All is over: nothing is counted any more.
+    pub(super) fn check_places(&mut self) {
+        let gauges = &self.mesh.gauges;
+        let mut left = Vec::new();
+        for (name, gauge) in [
+            ("connections", &gauges.connections),
+            ("upstream connections", &gauges.upstream_connections),
+            ("unfinished bytes", &gauges.unfinished_bytes),
+            ("panics", &gauges.panics),
+        ] {
+            left.push((name.to_owned(), gauge.load(Relaxed)));
+        }
+        let held = self.crew.held();
+        left.push((
+            "bytes that wait for a registry".to_owned(),
+            held.pending as u64,
+        ));
+        left.push(("calls in tables".to_owned(), held.calls as u64));
+        left.push(("residents".to_owned(), held.residents as u64));
+        left.push(("bytes for clients".to_owned(), held.for_client as u64));
+        for cluster in self.mesh.status() {
+            let name = &cluster.name;
+            left.push((format!("in flight to {name}"), u64::from(cluster.in_flight)));
+            for endpoint in &cluster.endpoints {
+                let address = endpoint.address;
+                left.push((
+                    format!("in flight to {address}"),
+                    u64::from(endpoint.in_flight),
+                ));
+            }
+            if let Some(own) = self.mesh.routing().cluster(name) {
+                left.push((format!("retries of {name}"), u64::from(own.budget.used())));
+            }
+        }
+        for (name, count) in left {
+            if count > 0 {
+                self.ledger.fault(format!("at the end: {count} {name}"));
+            }
+        }
+    }
+}

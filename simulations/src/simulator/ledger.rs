@@ -1,0 +1,91 @@
+//! The ledger of a world: every call that a client wrote, and what became of it.
+
+use std::collections::BTreeMap;
+
+/// One call.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) client: usize,
+    pub(super) service: usize,
+    pub(super) one_way: bool,
+    /// Its content cannot be read: it is answered by the mesh.
+    pub(super) unreadable: bool,
+    /// Answers with its id: whether they were a server's.
+    pub(super) answers: Vec<bool>,
+    /// Servers that it arrived at, and whether they refused to run it.
+    pub(super) arrivals: Vec<(usize, bool)>,
+}
+
+/// All calls, and what is wrong with them.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    pub(super) entries: Vec<Entry>,
+    pub(super) faults: Vec<String>,
+}
+
+/// Faults that are told; more of them add nothing.
+const MOST: usize = 12;
+
+impl Ledger {
+    /// Notes a call that is written now; its number.
+    pub(super) fn write(&mut self, entry: Entry) -> usize {
+        self.entries.push(entry);
+        self.entries.len() - 1
+    }
+
+    /// Notes that something is as it must not be.
+    pub(super) fn fault(&mut self, what: String) {
+        if self.faults.len() < MOST {
+            self.faults.push(what);
+        }
+    }
+
+    /// Notes that a call arrived at a server.
+    pub(super) fn arrive(&mut self, number: usize, server: usize, refused: bool) {
+        match self.entries.get_mut(number) {
+            Some(entry) => entry.arrivals.push((server, refused)),
+            None => self.fault(format!(
+                "server {server} got call {number}, which nobody made"
+            )),
+        }
+    }
+
+    /// Notes an answer that a client got, given its calls that wait by id.
+    pub(super) fn answer(
+        &mut self,
+        client: usize,
+        waiting: &mut BTreeMap<u64, usize>,
+        id: u64,
+        token: Option<usize>,
+    ) {
+        let Some(number) = waiting.get(&id).copied() else {
+            return self.fault(format!(
+                "client {client} got an answer to id {id}, which it did not use"
+            ));
+        };
+        let entry = &mut self.entries[number];
+        entry.answers.push(token.is_some());
+        let (count, one_way) = (entry.answers.len(), entry.one_way);
+        if let Some(other) = token.filter(|other| *other != number) {
+            self.fault(format!(
+                "client {client} got the answer of call {other} for call {number}"
+            ));
+        }
+        if count > 1 {
+            self.fault(format!(
+                "call {number} of client {client} was answered {count} times"
+            ));
+        }
+        if one_way {
+            self.fault(format!("one-way {number} of client {client} was answered"));
+        }
+    }
+}
+
+impl Ledger {
+    /// Whether a call waits for its answer.
+    pub(super) fn is_open(&self, number: usize) -> bool {
+        let entry = &self.entries[number];
+        entry.answers.is_empty() && !entry.one_way
+    }
+}

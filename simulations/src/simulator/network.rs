@@ -1,0 +1,557 @@
+//! A network in memory whose every byte moves when the simulation says so, in virtual time.
+//!
+//! A connection has two pipes. Bytes written into one *fly* until a delivery moves some of them to
+//! where they can be read. One end is the mesh's: real code of core, in tasks. The other is a peer's:
+//! a state machine that the world calls when something arrived.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use tokio::io::ReadBuf;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::chance::Chance;
+use super::report::Trace;
+
+/// Milliseconds since the world began.
+pub(super) type Time = u64;
+
+/// What happens at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// Bytes move to the mesh's end of a connection.
+    ToMesh(usize),
+    /// Bytes move to the peer's end.
+    ToPeer(usize),
+    /// A connection that the mesh makes is decided.
+    Dialled(usize),
+    /// The client of this number acts.
+    Client(usize),
+    /// A client reads what it left unread.
+    ClientReads(usize),
+    /// The server of this number has something to send: the first of what is due.
+    Server(usize),
+    /// A service that is watched in the registry has news.
+    Registry(usize),
+    /// Something goes wrong, or is changed.
+    Fault,
+    /// The world looks whether all is well.
+    Look,
+}
+
+/// Whose the other end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Peer {
+    Client(usize),
+    Server(usize),
+}
+
+/// How an address answers who wants to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Door {
+    Open,
+    /// Refused.
+    Shut,
+    /// Nothing comes back.
+    Hole,
+    /// There is no descriptor left: our own want.
+    OwnWant,
+}
+
+/// How bytes travel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// The longest that a delivery takes.
+    pub(super) delay: Time,
+    /// Bytes on their way or unread, at most, of those that the mesh writes or is to read.
+    pub(super) room: usize,
+    /// Deliveries bring parts, down to single bytes.
+    pub(super) parts: bool,
+}
+
+#[derive(Default)]
+struct Pipe {
+    flying: VecDeque<u8>,
+    there: VecDeque<u8>,
+    /// Its writer ended it.
+    ended: bool,
+    /// Its reader sees the end.
+    end_there: bool,
+    scheduled: bool,
+    read: u64,
+}
+
+impl Pipe {
+    fn clear(&mut self) {
+        self.flying.clear();
+        self.there.clear();
+    }
+}
+
+struct Conn {
+    peer: Peer,
+    pace: Pace,
+    to_mesh: Pipe,
+    to_peer: Pipe,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+    /// Broken for both.
+    broken: bool,
+    /// The peer was told so.
+    peer_told: bool,
+    mesh_gone: bool,
+    peer_gone: bool,
+    stalled_until: Time,
+    dial: Dial,
+}
+
+enum Dial {
+    Wanted(Option<Waker>),
+    Done(io::Result<()>),
+    Taken,
+}
+
+/// What a peer hears.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    pub(super) bytes: Vec<u8>,
+    /// The mesh sends no more.
+    pub(super) ended: bool,
+    /// The connection broke.
+    pub(super) broken: bool,
+}
+
+/// The network's state.
+pub(super) struct Net {
+    chance: Chance,
+    start: Instant,
+    now: Time,
+    queue: BTreeMap<(Time, u64, u64), Event>,
+    scheduled: u64,
+    conns: Vec<Conn>,
+    doors: BTreeMap<SocketAddr, (usize, Door, Pace)>,
+    wakers: Vec<Waker>,
+    pub(super) trace: Trace,
+}
+
+/// The network, as all who use it share it.
+#[derive(Clone)]
+pub(super) struct Network {
+    net: Arc<Mutex<Net>>,
+    /// Something was put before what the world waits for.
+    pub(super) sooner: Arc<Notify>,
+}
+
+impl Network {
+    pub(super) fn new(chance: Chance) -> Self {
+        Self {
+            net: Arc::new(Mutex::new(Net {
+                chance,
+                start: Instant::now(),
+                now: 0,
+                queue: BTreeMap::new(),
+                scheduled: 0,
+                conns: Vec::new(),
+                doors: BTreeMap::new(),
+                wakers: Vec::new(),
+                trace: Trace::default(),
+            })),
+            sooner: Arc::default(),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Net> {
+        self.net.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts an event on the calendar, and has the world look at it.
+    fn after(&self, net: MutexGuard<'_, Net>) {
+        drop(net);
+        self.sooner.notify_one();
+    }
+}
+
+impl Net {
+    // === Time ===
+
+    pub(super) fn now(&mut self) -> Time {
+        let elapsed = self.start.elapsed().as_millis() as u64;
+        self.now = self.now.max(elapsed);
+        self.now
+    }
+
+    pub(super) fn start(&self) -> Instant {
+        self.start
+    }
+
+    /// Has an event happen so much later; among those of one moment, lots decide.
+    pub(super) fn schedule(&mut self, later: Time, event: Event) {
+        let at = self.now().saturating_add(later);
+        let lot = self.chance.draw();
+        self.scheduled += 1;
+        self.queue.insert((at, lot, self.scheduled), event);
+    }
+
+    pub(super) fn next_at(&self) -> Option<Time> {
+        self.queue.keys().next().map(|(at, ..)| *at)
+    }
+
+    /// The next event that is due until then.
+    pub(super) fn next_event(&mut self, until: Time) -> Option<(Time, Event)> {
+        let first = self.queue.first_entry()?;
+        let (at, ..) = *first.key();
+        if at > until {
+            return None;
+        }
+        let event = first.remove();
+        self.now = self.now.max(at);
+        self.trace.note(at, &format!("{event:?}"));
+        Some((at, event))
+    }
+
+    pub(super) fn take_wakers(&mut self) -> Vec<Waker> {
+        std::mem::take(&mut self.wakers)
+    }
+
+    // === Connections ===
+
+    fn add(&mut self, peer: Peer, pace: Pace, dial: Dial) -> usize {
+        self.conns.push(Conn {
+            peer,
+            pace,
+            to_mesh: Pipe::default(),
+            to_peer: Pipe::default(),
+            reader: None,
+            writer: None,
+            broken: false,
+            peer_told: false,
+            mesh_gone: false,
+            peer_gone: false,
+            stalled_until: 0,
+            dial,
+        });
+        self.conns.len() - 1
+    }
+
+    pub(super) fn peer(&self, conn: usize) -> Peer {
+        self.conns[conn].peer
+    }
+
+    /// Connections that still carry something, of clients or of servers.
+    pub(super) fn alive(&self, clients: bool) -> Vec<usize> {
+        let live = |(number, conn): (usize, &Conn)| {
+            let is_client = matches!(conn.peer, Peer::Client(_));
+            let lives = !conn.broken && !conn.mesh_gone && matches!(conn.dial, Dial::Taken);
+            (lives && is_client == clients).then_some(number)
+        };
+        self.conns.iter().enumerate().filter_map(live).collect()
+    }
+
+    pub(super) fn set_door(&mut self, address: SocketAddr, server: usize, door: Door, pace: Pace) {
+        self.doors.insert(address, (server, door, pace));
+    }
+
+    /// Nothing moves on it for a while.
+    pub(super) fn stall(&mut self, conn: usize, period: Time) {
+        let until = self.now() + period;
+        self.conns[conn].stalled_until = until;
+    }
+
+    /// Nothing is stalled any more, and all is quick.
+    pub(super) fn heal(&mut self) {
+        for number in 0..self.conns.len() {
+            let conn = &mut self.conns[number];
+            conn.stalled_until = 0;
+            conn.pace.parts = false;
+            conn.pace.delay = conn.pace.delay.min(5);
+            conn.pace.room = conn.pace.room.max(64 * 1024);
+            self.nudge(number, true);
+            self.nudge(number, false);
+        }
+        for (_, door, pace) in self.doors.values_mut() {
+            *door = Door::Open;
+            pace.parts = false;
+        }
+    }
+
+    /// Breaks it for both; what is on its way is lost.
+    pub(super) fn cut(&mut self, number: usize) {
+        let conn = &mut self.conns[number];
+        if std::mem::replace(&mut conn.broken, true) {
+            return;
+        }
+        conn.to_mesh.clear();
+        conn.to_peer.clear();
+        let wakers = [conn.reader.take(), conn.writer.take()];
+        self.wakers.extend(wakers.into_iter().flatten());
+        self.schedule(0, Event::ToPeer(number));
+    }
+
+    /// Has a pipe deliver what flies in it.
+    fn nudge(&mut self, number: usize, to_mesh: bool) {
+        let conn = &mut self.conns[number];
+        let pipe = if to_mesh {
+            &mut conn.to_mesh
+        } else {
+            &mut conn.to_peer
+        };
+        let idle = pipe.flying.is_empty() && (!pipe.ended || pipe.end_there);
+        if pipe.scheduled || idle {
+            return;
+        }
+        pipe.scheduled = true;
+        let delay = conn.pace.delay;
+        let event = if to_mesh {
+            Event::ToMesh(number)
+        } else {
+            Event::ToPeer(number)
+        };
+        let later = self.chance.between(0, delay);
+        self.schedule(later, event);
+    }
+
+    /// Moves bytes to one end, as much as there is room for.
+    pub(super) fn deliver(&mut self, number: usize, to_mesh: bool) {
+        let now = self.now();
+        let conn = &mut self.conns[number];
+        let (room, parts) = (conn.pace.room, conn.pace.parts);
+        let until = conn.stalled_until;
+        let pipe = if to_mesh {
+            &mut conn.to_mesh
+        } else {
+            &mut conn.to_peer
+        };
+        if conn.broken {
+            return;
+        }
+        if until > now {
+            let event = if to_mesh {
+                Event::ToMesh(number)
+            } else {
+                Event::ToPeer(number)
+            };
+            pipe.scheduled = true;
+            return self.schedule(until - now, event);
+        }
+        pipe.scheduled = false;
+        let fits = room.saturating_sub(pipe.there.len()).min(pipe.flying.len());
+        let moved = match fits {
+            0 => 0,
+            _ if parts && self.chance.one_in(4) => {
+                self.chance.between(1, fits.min(3) as u64) as usize
+            }
+            _ if parts => self.chance.between(1, fits as u64) as usize,
+            _ => fits,
+        };
+        pipe.there.extend(pipe.flying.drain(..moved));
+        pipe.end_there = pipe.ended && pipe.flying.is_empty();
+        let closed_to = if to_mesh {
+            conn.mesh_gone
+        } else {
+            conn.peer_gone
+        };
+        if closed_to && moved > 0 {
+            // Whoever closed its socket answers what still comes with a reset.
+            return self.cut(number);
+        }
+        if to_mesh {
+            self.wakers.extend(conn.reader.take());
+        }
+        if moved > 0 {
+            self.nudge(number, to_mesh);
+        }
+    }
+
+    // === The peer's end ===
+
+    /// A client connects.
+    pub(super) fn open(&mut self, client: usize, pace: Pace) -> usize {
+        self.add(Peer::Client(client), pace, Dial::Taken)
+    }
+
+    /// Sends; a peer's own memory has no end.
+    pub(super) fn send(&mut self, conn: usize, bytes: &[u8]) {
+        if self.conns[conn].broken || self.conns[conn].to_mesh.ended {
+            return;
+        }
+        self.conns[conn].to_mesh.flying.extend(bytes);
+        self.nudge(conn, true);
+    }
+
+    /// Sends no more.
+    pub(super) fn finish(&mut self, conn: usize) {
+        self.conns[conn].to_mesh.ended = true;
+        self.nudge(conn, true);
+    }
+
+    /// Closes both ways: what still comes is answered by a reset.
+    pub(super) fn leave(&mut self, conn: usize) {
+        self.finish(conn);
+        self.conns[conn].peer_gone = true;
+    }
+
+    /// Reads up to so many bytes.
+    pub(super) fn hear(&mut self, number: usize, most: usize) -> Heard {
+        let conn = &mut self.conns[number];
+        let count = conn.to_peer.there.len().min(most);
+        let heard = Heard {
+            bytes: conn.to_peer.there.drain(..count).collect(),
+            ended: conn.to_peer.end_there && conn.to_peer.there.is_empty(),
+            broken: conn.broken && !std::mem::replace(&mut conn.peer_told, conn.broken),
+        };
+        conn.to_peer.read += count as u64;
+        if count > 0 {
+            let writer = conn.writer.take();
+            self.wakers.extend(writer);
+            self.nudge(number, false);
+        }
+        heard
+    }
+
+    // === The mesh's end ===
+
+    fn poll_read(
+        &mut self,
+        number: usize,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let conn = &mut self.conns[number];
+        if conn.broken {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        let count = conn.to_mesh.there.len().min(buf.remaining());
+        if count == 0 && !conn.to_mesh.end_there {
+            conn.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        for byte in conn.to_mesh.there.drain(..count) {
+            buf.put_slice(&[byte]);
+        }
+        conn.to_mesh.read += count as u64;
+        let read = conn.to_mesh.read;
+        let now = self.now();
+        self.trace.note(now, &format!("read {number} {read}"));
+        self.nudge(number, true);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write(
+        &mut self,
+        number: usize,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let conn = &mut self.conns[number];
+        if conn.broken {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        if conn.to_peer.ended {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let taken = conn.to_peer.flying.len() + conn.to_peer.there.len();
+        let fits = conn.pace.room.saturating_sub(taken).min(bytes.len());
+        if fits == 0 {
+            conn.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let parts = conn.pace.parts;
+        let count = if parts {
+            self.chance.between(1, fits as u64) as usize
+        } else {
+            fits
+        };
+        self.conns[number].to_peer.flying.extend(&bytes[..count]);
+        let now = self.now();
+        self.trace.note(now, &format!("wrote {number} {count}"));
+        self.nudge(number, false);
+        Poll::Ready(Ok(count))
+    }
+
+    fn shut(&mut self, number: usize) {
+        self.conns[number].to_peer.ended = true;
+        self.nudge(number, false);
+    }
+
+    /// The mesh closes its socket; what it left unread turns that into a reset.
+    fn drop_mesh_end(&mut self, number: usize) {
+        let conn = &mut self.conns[number];
+        conn.mesh_gone = true;
+        let now = self.now();
+        self.trace.note(
+            now,
+            &format!("closed {number} {}", self.conns[number].to_mesh.there.len()),
+        );
+        if self.conns[number].to_mesh.there.is_empty() {
+            self.shut(number);
+        } else {
+            self.cut(number);
+        }
+    }
+
+    // === Dialling ===
+
+    fn dial(&mut self, address: SocketAddr) -> usize {
+        let known = self.doors.get(&address).copied();
+        let (server, door, pace) = known.unwrap_or((usize::MAX, Door::Shut, PACE));
+        let number = self.add(Peer::Server(server), pace, Dial::Wanted(None));
+        let delay = match door {
+            Door::Hole => return number,
+            Door::OwnWant => 0,
+            Door::Open | Door::Shut => pace.delay,
+        };
+        let later = self.chance.between(0, delay);
+        self.schedule(later, Event::Dialled(number));
+        number
+    }
+
+    /// Decides a connection that the mesh makes; the server that accepts it.
+    pub(super) fn decide(&mut self, number: usize, address: Option<SocketAddr>) -> Option<usize> {
+        let door = address.and_then(|address| self.doors.get(&address));
+        let door = door.map_or(Door::Shut, |(_, door, _)| *door);
+        let conn = &mut self.conns[number];
+        let decided = match door {
+            Door::Open => Ok(()),
+            Door::Shut => Err(io::ErrorKind::ConnectionRefused.into()),
+            Door::Hole => return None,
+            Door::OwnWant => Err(io::Error::from_raw_os_error(24)),
+        };
+        let accepted = decided.is_ok() && !conn.mesh_gone;
+        if let Dial::Wanted(waker) = &mut conn.dial {
+            let waker = waker.take();
+            conn.dial = Dial::Done(decided);
+            self.wakers.extend(waker);
+        }
+        match self.conns[number].peer {
+            Peer::Server(server) if accepted => Some(server),
+            _ => None,
+        }
+    }
+}
+
+const PACE: Pace = Pace {
+    delay: 2,
+    room: 64 * 1024,
+    parts: false,
+};
+
+/// The mesh's end of a connection.
+pub(super) struct MeshEnd {
+    network: Network,
+    conn: usize,
+}
+
+impl MeshEnd {
+    pub(super) fn new(network: &Network, conn: usize) -> Self {
+        Self {
+            network: network.clone(),
+            conn,
+        }
+    }
+}
+
+mod ends;

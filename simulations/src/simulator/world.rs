@@ -1,0 +1,388 @@
+//! A world: the mesh with real workers, its clients, servers and registry, and what befalls them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use finback_core::driver::{Crew, ListenerSpec};
+use finback_core::mesh::Mesh;
+use finback_core::net::{Network as Dialler, Socket};
+use finback_core::record::{Observer, Record, Series, SeriesKey};
+
+use super::chance::Chance;
+use super::client::Client;
+use super::ledger::Ledger;
+use super::network::{Door, Event, MeshEnd, Network, Pace, Peer, Time};
+use super::plan::{Plan, REGISTRY, address};
+use super::registry::{Known, Registry};
+use super::report::Report;
+use super::server::Server;
+use super::tongue::{ReadLog, Watched};
+
+/// The world looks at its mesh this often.
+const LOOK: Time = 200;
+
+/// What the mesh recorded.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) endings: BTreeMap<&'static str, usize>,
+    pub(super) records: usize,
+    /// Of calls that could not be read.
+    pub(super) unreadable: usize,
+}
+
+type Tallied = Arc<Mutex<Tally>>;
+
+struct Seen(Tallied, bool);
+
+impl Series for Seen {
+    fn record(&self, record: &Record) {
+        let mut tally = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *tally.endings.entry(record.ending.name()).or_default() += 1;
+        if self.1 {
+            tally.unreadable += 1;
+        } else {
+            tally.records += 1;
+        }
+    }
+}
+
+struct Watcher(Tallied);
+
+impl Observer for Watcher {
+    fn series(&self, _: usize, key: &SeriesKey) -> Arc<dyn Series> {
+        Arc::new(Seen(self.0.clone(), key.service.is_empty()))
+    }
+}
+
+/// The world.
+pub(super) struct World {
+    pub(super) seed: u64,
+    pub(super) chance: Chance,
+    pub(super) plan: Plan,
+    pub(super) network: Network,
+    pub(super) mesh: Arc<Mesh>,
+    pub(super) crew: Crew,
+    pub(super) clients: Vec<Client>,
+    pub(super) servers: Vec<Server>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) ledger: Ledger,
+    pub(super) log: ReadLog,
+    pub(super) tally: Tallied,
+    pub(super) listener: u64,
+    /// Nothing goes wrong any more.
+    pub(super) healed: bool,
+    /// The largest `queue_hard` that was ever in force.
+    pub(super) most_queued: usize,
+}
+
+impl World {
+    /// Makes it. Must be called within a runtime whose clock is paused, and a `LocalSet`.
+    pub(super) fn new(seed: u64) -> Self {
+        let mut chance = Chance::new(seed);
+        let plan = Plan::draw(&mut chance);
+        let network = Network::new(chance.fork());
+        let registry = Registry::new(&network, chance.fork());
+        let tally = Tallied::default();
+        let layouts = HashMap::from([(plan.tongue.name(), Arc::from(REGISTRY))]);
+        let mesh = Mesh::new(
+            plan.routing(),
+            layouts,
+            Arc::new(Known(registry.clone())),
+            Arc::new(Watcher(tally.clone())),
+        );
+        let dialler: Arc<dyn Dialler> = Arc::new(network.clone());
+        let crew = Crew::new(plan.workers, &mesh, chance.draw(), &dialler);
+        let most_queued = plan.limits.queue_hard;
+        let mut world = Self {
+            seed,
+            plan,
+            network,
+            mesh,
+            crew,
+            clients: Vec::new(),
+            servers: Vec::new(),
+            registry,
+            ledger: Ledger::default(),
+            log: ReadLog::default(),
+            tally,
+            listener: 0,
+            healed: false,
+            most_queued,
+            chance,
+        };
+        world.listen();
+        world.people();
+        world
+    }
+
+    /// Begins to listen anew.
+    pub(super) fn listen(&mut self) {
+        self.listener += 1;
+        let tongue = self.plan.tongue;
+        let watched = Watched {
+            codec: tongue.codec(),
+            name: tongue.name(),
+            log: self.log.clone(),
+        };
+        let spec = ListenerSpec {
+            name: "front".into(),
+            address: SocketAddr::from(([10, 1, 0, 1], 2000)),
+            protocols: vec![Arc::new(watched)],
+            routes: self.plan.table.as_str().into(),
+            tls: None,
+            settings: "".into(),
+        };
+        self.crew.listen(self.listener, &spec);
+    }
+
+    fn people(&mut self) {
+        for number in 0..self.plan.servers() {
+            let server = Server::new(number, self.plan.tongue, self.chance.fork());
+            let pace = if server.sound {
+                // Quick enough that whatever it says is said in time.
+                Pace {
+                    delay: 3,
+                    room: 256 * 1024,
+                    parts: false,
+                }
+            } else {
+                self.pace()
+            };
+            let mut net = self.network.lock();
+            net.set_door(address(number), number, Door::Open, pace);
+            drop(net);
+            self.servers.push(server);
+        }
+        for _ in 0..self.chance.between(1, 6) {
+            self.arrive();
+        }
+        let mut net = self.network.lock();
+        net.schedule(LOOK, Event::Look);
+        net.schedule(20, Event::Fault);
+    }
+
+    fn pace(&mut self) -> Pace {
+        Pace {
+            delay: self.chance.pick(&[0, 2, 20, 100]),
+            room: self.chance.pick(&[100, 2000, 16_000, 64_000]),
+            parts: self.chance.one_in(3),
+        }
+    }
+
+    /// Another client connects.
+    pub(super) fn arrive(&mut self) {
+        let pace = self.pace();
+        let number = self.clients.len();
+        let conn = self.network.lock().open(number, pace);
+        let chance = self.chance.fork();
+        let mut client = Client::new((number, conn, self.listener), self.plan.tongue, chance);
+        client.slow = pace.delay >= 20 && (pace.room <= 2000 || pace.parts);
+        self.clients.push(client);
+        let socket = Socket::memory(MeshEnd::new(&self.network, conn));
+        let peer = SocketAddr::from(([10, 2, 0, 1 + (number % 5) as u8], 3000));
+        let worker = self.chance.index(self.plan.workers);
+        if !self.crew.accept(self.listener, worker, socket, peer) {
+            self.ledger.fault("nobody listens".to_owned());
+        }
+        let later = self.chance.between(0, 500);
+        self.network.lock().schedule(later, Event::Client(number));
+    }
+
+    // === Running ===
+
+    /// Lets so much virtual time pass.
+    pub(super) async fn run(&mut self, period: Time) {
+        let mut net = self.network.lock();
+        let (until, start) = (net.now() + period, net.start());
+        drop(net);
+        loop {
+            let next = self.network.lock().next_at();
+            let next = next.unwrap_or(until).min(until);
+            let sooner = self.network.sooner.clone();
+            tokio::select! {
+                biased;
+                () = sooner.notified() => {}
+                () = tokio::time::sleep_until(start + Duration::from_millis(next)) => {}
+            }
+            let now = self.network.lock().now();
+            self.take_events(now).await;
+            if now >= until {
+                return;
+            }
+        }
+    }
+
+    /// Takes what is due; in between, tasks of the mesh have their turns, or have not.
+    async fn take_events(&mut self, until: Time) {
+        loop {
+            let event = self.network.lock().next_event(until);
+            let Some((_, event)) = event else { break };
+            self.take(event);
+            self.wake();
+            if self.chance.one_in(3) {
+                tokio::task::yield_now().await;
+            }
+            if let Some(pause) = self.wants_pause(event) {
+                self.pause(pause).await;
+            }
+        }
+        self.wake();
+    }
+
+    /// Tasks whose connections have news are woken.
+    fn wake(&self) {
+        let wakers = self.network.lock().take_wakers();
+        for waker in wakers {
+            waker.wake();
+        }
+    }
+
+    /// The process does not run for a while; everybody else does.
+    async fn pause(&mut self, period: Time) {
+        let until = self.network.lock().now() + period;
+        loop {
+            let event = self.network.lock().next_event(until);
+            let Some((at, event)) = event else { break };
+            if matches!(event, Event::Fault | Event::Look | Event::Registry(_)) {
+                // These are of the process that stands still.
+                self.network.lock().schedule(until - at, event);
+                if at == until {
+                    break;
+                }
+                continue;
+            }
+            self.take(event);
+        }
+        let wakers = self.network.lock().take_wakers();
+        let late = self.chance.one_in(2);
+        if !late {
+            for waker in &wakers {
+                waker.wake_by_ref();
+            }
+        }
+        // Time passes, and timers ring, before or after the sockets are looked at.
+        tokio::time::advance(Duration::from_millis(period)).await;
+        for waker in wakers {
+            waker.wake();
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        let network = self.network.clone();
+        match event {
+            Event::ToMesh(conn) => network.lock().deliver(conn, true),
+            Event::ToPeer(conn) => {
+                let mut net = network.lock();
+                net.deliver(conn, false);
+                let peer = net.peer(conn);
+                drop(net);
+                match peer {
+                    Peer::Client(client) => self.clients[client].hear(&network, &mut self.ledger),
+                    Peer::Server(server) => {
+                        if let Some(server) = self.servers.get_mut(server) {
+                            server.hear(&network, conn, &mut self.ledger);
+                        }
+                    }
+                }
+            }
+            Event::Dialled(conn) => {
+                let mut net = network.lock();
+                let Peer::Server(server) = net.peer(conn) else {
+                    return;
+                };
+                let accepted = net.decide(conn, Some(address(server)));
+                drop(net);
+                if let Some(server) = accepted {
+                    self.servers[server].accept(conn);
+                }
+            }
+            Event::Client(client) => {
+                self.clients[client].act(&network, &self.plan, &mut self.ledger);
+            }
+            Event::ClientReads(client) => self.clients[client].hear(&network, &mut self.ledger),
+            Event::Server(server) => self.servers[server].act(&network),
+            Event::Registry(number) => self.registry.tell(number, &self.plan),
+            Event::Fault => self.befall(),
+            Event::Look => {
+                self.look();
+                network.lock().schedule(LOOK, Event::Look);
+            }
+        }
+    }
+
+    // === The whole life ===
+
+    /// Lives, heals, ends, and tells what it found.
+    pub(super) async fn live(mut self) -> Report {
+        let busy = self.chance.between(2000, 40_000);
+        self.run(busy).await;
+        self.heal();
+        self.run(3 * super::plan::LONGEST + 5000).await;
+        self.check_open();
+        if self.chance.one_in(2) {
+            self.stop().await;
+        }
+        for client in &mut self.clients {
+            client.close(&self.network);
+        }
+        self.run(2000).await;
+        let servers = self.network.lock().alive(false);
+        for conn in servers {
+            self.network.lock().cut(conn);
+        }
+        self.run(4000).await;
+        self.check_calls();
+        self.check_places();
+        self.report()
+    }
+
+    /// Nothing goes wrong any more, and clients write nothing new.
+    fn heal(&mut self) {
+        self.healed = true;
+        self.network.lock().heal();
+        self.registry.heal();
+        self.registry.tell_all(&self.plan);
+        for number in 0..self.clients.len() {
+            self.clients[number].rest();
+            self.network.lock().schedule(0, Event::ClientReads(number));
+        }
+    }
+
+    /// The process stops while calls are under way.
+    async fn stop(&mut self) {
+        for number in 0..self.clients.len() {
+            self.clients[number].dismissed = true;
+            if self.clients[number].listener == self.listener {
+                self.clients[number].more(20);
+                let later = self.chance.between(0, 100);
+                self.network.lock().schedule(later, Event::Client(number));
+            }
+        }
+        let early = self.chance.between(0, 200);
+        self.run(early).await;
+        let crew = self.crew.share();
+        let drained = tokio::task::spawn_local(async move { crew.drain().await });
+        self.run(12_000).await;
+        if !drained.is_finished() {
+            self.ledger.fault("draining did not end in time".to_owned());
+        }
+    }
+
+    fn report(self) -> Report {
+        let tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        let answers = self.ledger.entries.iter().map(|entry| entry.answers.len());
+        let read = self.log.lock().map_or(0, |log| log.len());
+        Report {
+            seed: self.seed,
+            trace: self.network.lock().trace.hash(),
+            calls: self.ledger.entries.len(),
+            read,
+            answers: answers.sum(),
+            endings: tally.endings.clone(),
+            ejections: self.mesh.status().iter().map(|own| own.ejections).sum(),
+            faults: self.ledger.faults.clone(),
+        }
+    }
+}

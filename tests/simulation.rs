@@ -1,0 +1,58 @@
+//! The simulator: whatever befalls a world, every call gets its own answer, and every place is given
+//! back. `finback-sim sweep --from SEED --seeds 1` runs one world again.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use finback_simulations::simulator::run;
+
+/// Worlds that are tried each time.
+const SEEDS: u64 = 240;
+/// The simulator is slow to start and quick to run: its seeds are shared out.
+const THREADS: u64 = 2;
+
+#[test]
+fn whatever_befalls_a_world_its_calls_are_answered_and_its_places_given_back() {
+    let check = |thread: u64| {
+        let seeds = (0..SEEDS).filter(move |seed| seed % THREADS == thread);
+        let reports = seeds.map(|seed| run(seed).unwrap());
+        let bad = reports.filter(|report| !report.faults.is_empty());
+        bad.map(|report| report.to_string()).collect::<String>()
+    };
+    let bad: String = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|thread| scope.spawn(move || check(thread)))
+            .collect();
+        threads.into_iter().map(|own| own.join().unwrap()).collect()
+    });
+    assert!(bad.is_empty(), "{bad}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for seed in 0..12 {
+        let (first, second) = (run(seed).unwrap(), run(seed).unwrap());
+        assert_eq!(first, second);
+        assert!(first.calls > 0);
+    }
+}
+
+#[test]
+fn worlds_differ_and_much_happens_in_them() {
+    let reports: Vec<_> = (0..20).map(|seed| run(seed).unwrap()).collect();
+    let traces: std::collections::BTreeSet<_> = reports.iter().map(|own| own.trace).collect();
+    assert_eq!(traces.len(), reports.len());
+    let mut endings = std::collections::BTreeSet::new();
+    for report in &reports {
+        endings.extend(report.endings.keys().copied());
+        assert!(report.answers <= report.calls);
+    }
+    for ending in [
+        "success",
+        "sent",
+        "abandoned",
+        "connection_lost",
+        "deadline_exceeded",
+    ] {
+        assert!(endings.contains(ending), "no call ended so: {ending}");
+    }
+}
