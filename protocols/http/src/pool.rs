@@ -1,16 +1,17 @@
 //! A worker's connections to endpoints.
 
+mod idle;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use finback_core::clock::{Clock, Now};
 use finback_core::cluster::Cluster;
-use finback_core::driver::{IdleConnections, Worker};
+use finback_core::driver::Worker;
 use finback_core::mesh::{AttemptEnd, Lease};
 use finback_core::net::{DialError, Expired};
 use tokio::sync::OnceCell;
@@ -19,10 +20,6 @@ use tokio::time::Instant;
 use crate::http1;
 use crate::http2::{self, Heartbeat, Limits};
 
-/// A connection without a request is closed after this; servers mostly wait a little longer.
-const IDLE: Duration = Duration::from_secs(50);
-/// How often connections are looked after.
-const SWEEP: Duration = Duration::from_secs(10);
 /// Streams on an HTTP/2 connection whose peer has not said how many it takes.
 const STREAMS: usize = 100;
 /// Windows of an HTTP/2 connection to an endpoint, in bytes.
@@ -346,81 +343,4 @@ async fn handshake(
     };
     worker.cannot_speak(lease, &error);
     Err(DialError::Refused(error))
-}
-
-impl Pools {
-    /// Has connections that nobody uses closed: after a while, or to make room.
-    fn keep(self: &Rc<Self>, worker: &Rc<Worker>) {
-        if self.swept.replace(true) {
-            return;
-        }
-        worker.register_idle(self);
-        let (pools, clock) = (Rc::downgrade(self), worker.mesh().clock);
-        worker.spawn("a sweep of upstream connections", async move {
-            loop {
-                tokio::time::sleep(SWEEP).await;
-                let Some(pools) = pools.upgrade() else { return };
-                pools.sweep(clock.now());
-            }
-        });
-    }
-
-    fn sweep(&self, now: Now) {
-        self.single.borrow_mut().retain(|_, single| {
-            single
-                .idle
-                .borrow_mut()
-                .retain(|(own, since)| now < since.after(IDLE) && own.line.look_whether_ready());
-            !single.idle.borrow().is_empty() || Rc::strong_count(single) > 1
-        });
-        self.shared.borrow_mut().retain(|_, shared| {
-            let mut connections = shared.connections.borrow_mut();
-            connections.retain(|own| {
-                let used = own.streams.get() > 0 || now < own.used.get().after(IDLE);
-                used && own.is_usable()
-            });
-            !connections.is_empty() || Rc::strong_count(shared) > 1
-        });
-    }
-
-    fn longest_idle_single(&self) -> Option<(Now, Rc<Single>)> {
-        let pools = self.single.borrow();
-        let idle = pools.values().filter_map(|single| {
-            let since = single.idle.borrow().first()?.1;
-            Some((since, single.clone()))
-        });
-        idle.min_by_key(|(since, _)| *since)
-    }
-
-    fn longest_idle_shared(&self) -> Option<(Now, Rc<Shared>)> {
-        let pools = self.shared.borrow();
-        let idle = pools.values().filter_map(|shared| {
-            let connections = shared.connections.borrow();
-            let since = connections.iter().filter_map(|own| own.idle_since());
-            Some((since.min()?, shared.clone()))
-        });
-        idle.min_by_key(|(since, _)| *since)
-    }
-}
-
-impl IdleConnections for Pools {
-    fn idle_since(&self) -> Option<Now> {
-        let single = self.longest_idle_single().map(|(since, _)| since);
-        let shared = self.longest_idle_shared().map(|(since, _)| since);
-        single.into_iter().chain(shared).min()
-    }
-
-    fn close_longest_idle(&self) {
-        match (self.longest_idle_single(), self.longest_idle_shared()) {
-            (Some((at, single)), other) if other.as_ref().is_none_or(|(since, _)| at <= *since) => {
-                single.idle.borrow_mut().remove(0);
-            }
-            (_, Some((at, shared))) => {
-                // Its last sender is gone then, by which it ends.
-                let mut connections = shared.connections.borrow_mut();
-                connections.retain(|own| own.idle_since() != Some(at));
-            }
-            (_, None) => {}
-        }
-    }
 }

@@ -314,19 +314,21 @@ impl Session {
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let worker = self.caller.worker();
         let now = worker.now();
+        if self.resume.is_some_and(|at| at <= now) {
+            self.resume = None;
+            self.caller.rest(self.patience);
+            return Poll::Ready(());
+        }
         let Some(next) = [self.resume, self.leave].into_iter().flatten().min() else {
             self.timer = None;
             return Poll::Pending;
         };
+        // Whoever is to leave may have to wait for the end of a packet.
         let at = worker.mesh().clock.instant(next.max(Now(now.0 + 1000)));
         let timer = self.timer.get_or_insert_with(|| worker.timers().set(at));
         timer.reset(at);
         ready!(timer.poll(cx));
         worker.read_clock();
-        if self.resume.is_some_and(|at| at <= worker.now()) {
-            self.resume = None;
-            self.caller.rest(self.patience);
-        }
         Poll::Ready(())
     }
 
