@@ -68,6 +68,8 @@ pub(super) struct Client {
     pub(super) dismissed: bool,
     /// It is gone, or is being: it hears nothing any more.
     pub(super) gone: bool,
+    /// Since when.
+    pub(super) gone_at: Time,
     /// It closed its sending side.
     pub(super) finished: bool,
     /// The mesh ended the connection.
@@ -123,6 +125,7 @@ impl Client {
             slow: false,
             dismissed: false,
             gone: false,
+            gone_at: 0,
             finished: false,
             ended: false,
             broken: false,
@@ -255,6 +258,7 @@ impl Client {
 
     /// Goes as it goes; false if it stays.
     fn ends(&mut self, net: &mut Net) -> bool {
+        self.gone_at = net.now();
         match self.end {
             End::Stays => return false,
             End::Breaks => {
@@ -294,7 +298,9 @@ impl Client {
     pub(super) fn close(&mut self, network: &Network) {
         if !self.gone {
             self.gone = true;
-            network.lock().leave(self.conn);
+            let mut net = network.lock();
+            self.gone_at = net.now();
+            net.leave(self.conn);
         }
     }
 

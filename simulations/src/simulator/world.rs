@@ -73,6 +73,8 @@ pub(super) struct World {
     pub(super) listener: u64,
     /// Nothing goes wrong any more.
     pub(super) healed: bool,
+    /// When the process last stood still.
+    pub(super) paused_at: Time,
     /// The largest `queue_hard` that was ever in force.
     pub(super) most_queued: usize,
 }
@@ -109,6 +111,7 @@ impl World {
             tally,
             listener: 0,
             healed: false,
+            paused_at: 0,
             most_queued,
             chance,
         };
@@ -264,6 +267,10 @@ impl World {
         }
         // Time passes, and timers ring, before or after the sockets are looked at.
         tokio::time::advance(Duration::from_millis(period)).await;
+        self.paused_at = until;
+        if late {
+            tokio::task::yield_now().await;
+        }
         for waker in wakers {
             waker.wake();
         }
