@@ -53,14 +53,18 @@ impl World {
             return;
         }
         let mut most = 0;
+        let read = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         for client in &self.clients {
-            let long_gone = client.gone && now > client.gone_at + GONE;
+            // A reset is noticed at once.
+            let grace = if client.breaks() { GONE / 8 } else { GONE };
+            let long_gone = client.gone && now > client.gone_at + grace;
             if !long_gone || client.harmed || client.slow || client.guilty {
-                let calls = client.waiting.values();
+                let calls = client.waiting.values().filter(|call| read.contains(call));
                 let entries = calls.map(|call| &self.ledger.entries[*call]);
                 most += entries.filter(|entry| entry.answers.is_empty()).count();
             }
         }
+        drop(read);
         let status = self.mesh.status();
         let places: u32 = status.iter().map(|cluster| cluster.in_flight).sum();
         if places as usize > most {

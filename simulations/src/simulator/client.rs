@@ -144,6 +144,11 @@ impl Client {
         !self.gone && !self.broken && !self.harmed && !self.guilty
     }
 
+    /// Whether it ended by a reset.
+    pub(super) fn breaks(&self) -> bool {
+        self.end == End::Breaks
+    }
+
     fn is_over(&self) -> bool {
         self.gone || self.finished || self.ended || self.broken
     }
@@ -281,7 +286,9 @@ impl Client {
     pub(super) fn rest(&mut self) {
         self.calls_left = 0;
         self.dribbling.clear();
-        self.end = End::Stays;
+        if !self.gone {
+            self.end = End::Stays;
+        }
         self.vice = None;
         self.appetite = None;
     }

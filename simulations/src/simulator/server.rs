@@ -109,11 +109,13 @@ impl Server {
         }
         inbox.extend_from_slice(&heard.bytes);
         let codec = self.tongue.codec();
-        while let Ok(Some(head)) = codec.peek(&inbox) {
-            if inbox.len() < head.len {
+        let mut used = 0;
+        while let Ok(Some(head)) = codec.peek(&inbox[used..]) {
+            let Some(frame) = inbox.get(used..used + head.len) else {
                 break;
-            }
-            let frame: Vec<u8> = inbox.drain(..head.len).collect();
+            };
+            let frame = frame.to_vec();
+            used += head.len;
             self.inboxes.entry(conn).or_default();
             match head.kind {
                 Kind::Request => self.call(&mut net, conn, head.id, &frame, ledger),
@@ -129,6 +131,7 @@ impl Server {
                 _ => {}
             }
         }
+        inbox.drain(..used);
         if heard.ended {
             self.inboxes.remove(&conn);
             net.leave(conn);

@@ -197,9 +197,10 @@ impl World {
 
     /// Lets so much virtual time pass.
     pub(super) async fn run(&mut self, period: Time) {
-        let mut net = self.network.lock();
-        let (until, start) = (net.now() + period, net.start());
-        drop(net);
+        let (until, start) = {
+            let mut net = self.network.lock();
+            (net.now() + period, net.start())
+        };
         loop {
             let next = self.network.lock().next_at();
             let next = next.unwrap_or(until).min(until);

@@ -24,9 +24,8 @@ impl Net {
             conn.reader = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        for byte in conn.to_mesh.there.drain(..count) {
-            buf.put_slice(&[byte]);
-        }
+        let bytes: Vec<u8> = conn.to_mesh.there.drain(..count).collect();
+        buf.put_slice(&bytes);
         conn.to_mesh.read += count as u64;
         let read = conn.to_mesh.read;
         let now = self.now();

@@ -1,6 +1,6 @@
 //! The peers' ends of connections: what clients and servers do with them.
 
-use super::{Dial, Event, Heard, Net, Pace, Peer};
+use super::{Dial, Heard, Net, Pace, Peer};
 
 impl Net {
     /// A client connects.
