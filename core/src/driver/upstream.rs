@@ -395,8 +395,11 @@ impl Upstream {
         wire: &[u8],
     ) -> Result<(), Malformed> {
         let codec = &self.pool.codec;
+        // An endpoint that asks on and on, and does not read what it is told, is told nothing more.
+        let is_deaf = link.queued() > worker.limits().queue_hard;
         match head.kind {
             Kind::Response => return self.answer(worker, head, wire),
+            Kind::Ping | Kind::Request if is_deaf => {}
             Kind::Ping => {
                 link.append(worker, |out| {
                     codec.signal(Signal::Pong { wire }, &head, out)

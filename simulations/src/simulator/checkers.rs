@@ -3,12 +3,16 @@
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::network::Time;
 use super::plan::address;
 use super::toy::MAX_FRAME;
 use super::world::World;
 
 /// Rejections, heartbeats and goodbyes of one turn, at most.
 const SMALL_CHANGE: usize = 64 * 1024;
+
+/// The longest that a client which hung up is waited for, and some more.
+const GONE: Time = 8000;
 
 impl World {
     /// Looks, in the middle of it all, at what must never be.
@@ -26,6 +30,7 @@ impl World {
             self.ledger
                 .fault(format!("{unfinished} bytes are unfinished"));
         }
+        self.check_gone();
         for cluster in self.mesh.status() {
             for endpoint in cluster.endpoints {
                 let mut servers = self.servers.iter();
@@ -38,6 +43,34 @@ impl World {
                     ));
                 }
             }
+        }
+    }
+
+    /// Whoever is gone holds no places.
+    fn check_gone(&mut self) {
+        let now = self.network.lock().now();
+        if now < self.paused_at + GONE {
+            return;
+        }
+        let mut most = 0;
+        let read = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        for client in &self.clients {
+            // A reset is noticed at once.
+            let grace = if client.breaks() { GONE / 8 } else { GONE };
+            let long_gone = client.gone && now > client.gone_at + grace;
+            if !long_gone || client.harmed || client.slow || client.guilty {
+                let calls = client.waiting.values().filter(|call| read.contains(call));
+                let entries = calls.map(|call| &self.ledger.entries[*call]);
+                most += entries.filter(|entry| entry.answers.is_empty()).count();
+            }
+        }
+        drop(read);
+        let status = self.mesh.status();
+        let places: u32 = status.iter().map(|cluster| cluster.in_flight).sum();
+        if places as usize > most {
+            self.ledger.fault(format!(
+                "{places} places are taken at {now} for {most} calls that somebody waits for"
+            ));
         }
     }
 
@@ -88,24 +121,7 @@ impl World {
             if entry.unreadable && !entry.answers.is_empty() {
                 unreadable += 1;
             }
-            let retry = &self.plan.services[entry.service].retry;
-            if entry.arrivals.len() > retry.attempts as usize {
-                faults.push(format!(
-                    "call {number} arrived {} times of {} attempts",
-                    entry.arrivals.len(),
-                    retry.attempts
-                ));
-            }
-            let ran = entry
-                .arrivals
-                .iter()
-                .filter(|(_, refused)| !refused || !retry.refused);
-            if !retry.idempotent && ran.count() > 1 {
-                faults.push(format!(
-                    "call {number} is not idempotent, and ran more than once: {:?}",
-                    entry.arrivals
-                ));
-            }
+            self.check_arrivals(number, &mut faults);
         }
         let read = log.len();
         drop(log);
@@ -125,6 +141,29 @@ impl World {
         drop(tally);
         for fault in faults {
             self.ledger.fault(fault);
+        }
+    }
+
+    /// A call arrives no more often than its route allows.
+    fn check_arrivals(&self, number: usize, faults: &mut Vec<String>) {
+        let entry = &self.ledger.entries[number];
+        let retry = &self.plan.services[entry.service].retry;
+        if entry.arrivals.len() > retry.attempts as usize {
+            faults.push(format!(
+                "call {number} arrived {} times of {} attempts",
+                entry.arrivals.len(),
+                retry.attempts
+            ));
+        }
+        let ran = entry
+            .arrivals
+            .iter()
+            .filter(|(_, refused)| !refused || !retry.refused);
+        if !retry.idempotent && ran.count() > 1 {
+            faults.push(format!(
+                "call {number} is not idempotent, and ran more than once: {:?}",
+                entry.arrivals
+            ));
         }
     }
 

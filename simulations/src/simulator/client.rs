@@ -68,6 +68,8 @@ pub(super) struct Client {
     pub(super) dismissed: bool,
     /// It is gone, or is being: it hears nothing any more.
     pub(super) gone: bool,
+    /// Since when.
+    pub(super) gone_at: Time,
     /// It closed its sending side.
     pub(super) finished: bool,
     /// The mesh ended the connection.
@@ -123,6 +125,7 @@ impl Client {
             slow: false,
             dismissed: false,
             gone: false,
+            gone_at: 0,
             finished: false,
             ended: false,
             broken: false,
@@ -139,6 +142,11 @@ impl Client {
     /// Whether it is there to hear its answers.
     pub(super) fn hears(&self) -> bool {
         !self.gone && !self.broken && !self.harmed && !self.guilty
+    }
+
+    /// Whether it ended by a reset.
+    pub(super) fn breaks(&self) -> bool {
+        self.end == End::Breaks
     }
 
     fn is_over(&self) -> bool {
@@ -255,6 +263,7 @@ impl Client {
 
     /// Goes as it goes; false if it stays.
     fn ends(&mut self, net: &mut Net) -> bool {
+        self.gone_at = net.now();
         match self.end {
             End::Stays => return false,
             End::Breaks => {
@@ -277,7 +286,9 @@ impl Client {
     pub(super) fn rest(&mut self) {
         self.calls_left = 0;
         self.dribbling.clear();
-        self.end = End::Stays;
+        if !self.gone {
+            self.end = End::Stays;
+        }
         self.vice = None;
         self.appetite = None;
     }
@@ -294,7 +305,9 @@ impl Client {
     pub(super) fn close(&mut self, network: &Network) {
         if !self.gone {
             self.gone = true;
-            network.lock().leave(self.conn);
+            let mut net = network.lock();
+            self.gone_at = net.now();
+            net.leave(self.conn);
         }
     }
 

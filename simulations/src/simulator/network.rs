@@ -4,13 +4,16 @@
 //! where they can be read. One end is the mesh's: real code of core, in tasks. The other is a peer's:
 //! a state machine that the world calls when something arrived.
 
+mod ends;
+mod mesh;
+mod peer;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 
-use tokio::io::ReadBuf;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -365,172 +368,6 @@ impl Net {
             self.nudge(number, to_mesh);
         }
     }
-
-    // === The peer's end ===
-
-    /// A client connects.
-    pub(super) fn open(&mut self, client: usize, pace: Pace) -> usize {
-        self.add(Peer::Client(client), pace, Dial::Taken)
-    }
-
-    /// Sends; a peer's own memory has no end.
-    pub(super) fn send(&mut self, conn: usize, bytes: &[u8]) {
-        if self.conns[conn].broken || self.conns[conn].to_mesh.ended {
-            return;
-        }
-        self.conns[conn].to_mesh.flying.extend(bytes);
-        self.nudge(conn, true);
-    }
-
-    /// Sends no more.
-    pub(super) fn finish(&mut self, conn: usize) {
-        self.conns[conn].to_mesh.ended = true;
-        self.nudge(conn, true);
-    }
-
-    /// Closes both ways: what still comes is answered by a reset.
-    pub(super) fn leave(&mut self, conn: usize) {
-        self.finish(conn);
-        self.conns[conn].peer_gone = true;
-    }
-
-    /// Reads up to so many bytes.
-    pub(super) fn hear(&mut self, number: usize, most: usize) -> Heard {
-        let conn = &mut self.conns[number];
-        let count = conn.to_peer.there.len().min(most);
-        let heard = Heard {
-            bytes: conn.to_peer.there.drain(..count).collect(),
-            ended: conn.to_peer.end_there && conn.to_peer.there.is_empty(),
-            broken: conn.broken && !std::mem::replace(&mut conn.peer_told, conn.broken),
-        };
-        conn.to_peer.read += count as u64;
-        if count > 0 {
-            let writer = conn.writer.take();
-            self.wakers.extend(writer);
-            self.nudge(number, false);
-        }
-        heard
-    }
-
-    // === The mesh's end ===
-
-    fn poll_read(
-        &mut self,
-        number: usize,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let conn = &mut self.conns[number];
-        if conn.broken {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-        }
-        let count = conn.to_mesh.there.len().min(buf.remaining());
-        if count == 0 && !conn.to_mesh.end_there {
-            conn.reader = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        for byte in conn.to_mesh.there.drain(..count) {
-            buf.put_slice(&[byte]);
-        }
-        conn.to_mesh.read += count as u64;
-        let read = conn.to_mesh.read;
-        let now = self.now();
-        self.trace.note(now, &format!("read {number} {read}"));
-        self.nudge(number, true);
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_write(
-        &mut self,
-        number: usize,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let conn = &mut self.conns[number];
-        if conn.broken {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-        }
-        if conn.to_peer.ended {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        let taken = conn.to_peer.flying.len() + conn.to_peer.there.len();
-        let fits = conn.pace.room.saturating_sub(taken).min(bytes.len());
-        if fits == 0 {
-            conn.writer = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        let parts = conn.pace.parts;
-        let count = if parts {
-            self.chance.between(1, fits as u64) as usize
-        } else {
-            fits
-        };
-        self.conns[number].to_peer.flying.extend(&bytes[..count]);
-        let now = self.now();
-        self.trace.note(now, &format!("wrote {number} {count}"));
-        self.nudge(number, false);
-        Poll::Ready(Ok(count))
-    }
-
-    fn shut(&mut self, number: usize) {
-        self.conns[number].to_peer.ended = true;
-        self.nudge(number, false);
-    }
-
-    /// The mesh closes its socket; what it left unread turns that into a reset.
-    fn drop_mesh_end(&mut self, number: usize) {
-        let conn = &mut self.conns[number];
-        conn.mesh_gone = true;
-        let now = self.now();
-        self.trace.note(
-            now,
-            &format!("closed {number} {}", self.conns[number].to_mesh.there.len()),
-        );
-        if self.conns[number].to_mesh.there.is_empty() {
-            self.shut(number);
-        } else {
-            self.cut(number);
-        }
-    }
-
-    // === Dialling ===
-
-    fn dial(&mut self, address: SocketAddr) -> usize {
-        let known = self.doors.get(&address).copied();
-        let (server, door, pace) = known.unwrap_or((usize::MAX, Door::Shut, PACE));
-        let number = self.add(Peer::Server(server), pace, Dial::Wanted(None));
-        let delay = match door {
-            Door::Hole => return number,
-            Door::OwnWant => 0,
-            Door::Open | Door::Shut => pace.delay,
-        };
-        let later = self.chance.between(0, delay);
-        self.schedule(later, Event::Dialled(number));
-        number
-    }
-
-    /// Decides a connection that the mesh makes; the server that accepts it.
-    pub(super) fn decide(&mut self, number: usize, address: Option<SocketAddr>) -> Option<usize> {
-        let door = address.and_then(|address| self.doors.get(&address));
-        let door = door.map_or(Door::Shut, |(_, door, _)| *door);
-        let conn = &mut self.conns[number];
-        let decided = match door {
-            Door::Open => Ok(()),
-            Door::Shut => Err(io::ErrorKind::ConnectionRefused.into()),
-            Door::Hole => return None,
-            Door::OwnWant => Err(io::Error::from_raw_os_error(24)),
-        };
-        let accepted = decided.is_ok() && !conn.mesh_gone;
-        if let Dial::Wanted(waker) = &mut conn.dial {
-            let waker = waker.take();
-            conn.dial = Dial::Done(decided);
-            self.wakers.extend(waker);
-        }
-        match self.conns[number].peer {
-            Peer::Server(server) if accepted => Some(server),
-            _ => None,
-        }
-    }
 }
 
 const PACE: Pace = Pace {
@@ -553,5 +390,3 @@ impl MeshEnd {
         }
     }
 }
-
-mod ends;

@@ -35,6 +35,8 @@ pub(super) struct Server {
     /// How often it misbehaves: once in so many calls.
     vice: u64,
     inboxes: BTreeMap<usize, Vec<u8>>,
+    /// It reads nothing until then.
+    deaf_until: Time,
     due: BTreeMap<(Time, u64), (usize, Said)>,
     said: u64,
 }
@@ -49,6 +51,7 @@ impl Server {
             vice: chance.pick(&[2, 4, 10, 40]),
             chance,
             inboxes: BTreeMap::new(),
+            deaf_until: 0,
             due: BTreeMap::new(),
             said: 0,
         }
@@ -93,6 +96,10 @@ impl Server {
     /// Something may have arrived.
     pub(super) fn hear(&mut self, network: &Network, conn: usize, ledger: &mut Ledger) {
         let mut net = network.lock();
+        let deaf = self.deaf_until.saturating_sub(net.now());
+        if deaf > 0 {
+            return net.schedule(deaf, Event::ToPeer(conn));
+        }
         let heard = net.hear(conn, usize::MAX);
         let Some(mut inbox) = self.inboxes.remove(&conn) else {
             return;
@@ -102,11 +109,13 @@ impl Server {
         }
         inbox.extend_from_slice(&heard.bytes);
         let codec = self.tongue.codec();
-        while let Ok(Some(head)) = codec.peek(&inbox) {
-            if inbox.len() < head.len {
+        let mut used = 0;
+        while let Ok(Some(head)) = codec.peek(&inbox[used..]) {
+            let Some(frame) = inbox.get(used..used + head.len) else {
                 break;
-            }
-            let frame: Vec<u8> = inbox.drain(..head.len).collect();
+            };
+            let frame = frame.to_vec();
+            used += head.len;
             self.inboxes.entry(conn).or_default();
             match head.kind {
                 Kind::Request => self.call(&mut net, conn, head.id, &frame, ledger),
@@ -122,6 +131,7 @@ impl Server {
                 _ => {}
             }
         }
+        inbox.drain(..used);
         if heard.ended {
             self.inboxes.remove(&conn);
             net.leave(conn);
@@ -159,7 +169,7 @@ impl Server {
 
     fn misbehave(&mut self, net: &mut Net, conn: usize, (id, later): (u64, Time), answer: Vec<u8>) {
         let toy = self.tongue == Tongue::Toy;
-        match self.chance.between(0, 11) {
+        match self.chance.between(0, 12) {
             // It hangs.
             0 | 1 => {}
             2 => {
@@ -219,6 +229,14 @@ impl Server {
             11 if toy => {
                 let call = toy::frame(toy::REQUEST, 0, 9, b"a call of the server's own");
                 self.say(net, conn, later, Said::Bytes(call));
+                self.say(net, conn, later, Said::Bytes(answer));
+            }
+            12 if toy => {
+                // It asks without end and does not listen, and after a while goes on as before.
+                self.deaf_until = net.now() + self.chance.between(100, 20_000);
+                let pings = self.chance.pick(&[1, 100, 30_000]);
+                let flood = toy::frame(toy::PING, 0, 7, &[]).repeat(pings);
+                self.say(net, conn, later, Said::Bytes(flood));
                 self.say(net, conn, later, Said::Bytes(answer));
             }
             _ => self.say(net, conn, later, Said::Finish),

@@ -73,6 +73,8 @@ pub(super) struct World {
     pub(super) listener: u64,
     /// Nothing goes wrong any more.
     pub(super) healed: bool,
+    /// When the process last stood still.
+    pub(super) paused_at: Time,
     /// The largest `queue_hard` that was ever in force.
     pub(super) most_queued: usize,
 }
@@ -109,6 +111,7 @@ impl World {
             tally,
             listener: 0,
             healed: false,
+            paused_at: 0,
             most_queued,
             chance,
         };
@@ -194,9 +197,10 @@ impl World {
 
     /// Lets so much virtual time pass.
     pub(super) async fn run(&mut self, period: Time) {
-        let mut net = self.network.lock();
-        let (until, start) = (net.now() + period, net.start());
-        drop(net);
+        let (until, start) = {
+            let mut net = self.network.lock();
+            (net.now() + period, net.start())
+        };
         loop {
             let next = self.network.lock().next_at();
             let next = next.unwrap_or(until).min(until);
@@ -264,6 +268,10 @@ impl World {
         }
         // Time passes, and timers ring, before or after the sockets are looked at.
         tokio::time::advance(Duration::from_millis(period)).await;
+        self.paused_at = until;
+        if late {
+            tokio::task::yield_now().await;
+        }
         for waker in wakers {
             waker.wake();
         }
