@@ -134,6 +134,10 @@ const RULES: [Rule; 11] = [
             except: &[
                 ("core/src/driver/task.rs", "`Worker::spawn` itself"),
                 (
+                    "core/src/driver/simulated.rs",
+                    "workers of a simulation drain at once on one thread",
+                ),
+                (
                     "core/src/driver/worker.rs",
                     "the worker's own tasks, which begin again after a panic",
                 ),

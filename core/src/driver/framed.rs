@@ -30,6 +30,8 @@ pub use session::serve;
 const QUIET: Duration = Duration::from_secs(1);
 /// The rate of a frame that has begun is looked at this often.
 const WINDOW: Duration = Duration::from_secs(10);
+/// An unfinished frame of fewer bytes is read on whatever room there is.
+pub(super) const SMALL_FRAME: usize = 64 * 1024;
 /// Services that are looked up for the calls of one client at a time: whoever invents names must not use
 /// up what all share.
 const LOOKUPS: usize = 256;
@@ -84,6 +86,8 @@ pub(crate) struct Client {
     unfinished: Cell<Option<(Now, usize)>>,
     /// When its rate was last found good, and how many bytes of it there were.
     rated: Cell<Option<(Now, usize)>>,
+    /// It is not read because unfinished frames, its own among them, take all the room they may.
+    no_room: Cell<bool>,
     /// The clusters that its calls wait for, with how many do.
     lookups: RefCell<Vec<(usize, u32)>>,
     /// That frame comes too slowly; what it took is given back.
@@ -333,7 +337,10 @@ impl Client {
         }
         let at_limit = self.in_flight.get() >= limits.in_flight_per_connection;
         self.at_limit.set(at_limit);
-        self.holds.get() > 0 || at_limit
+        let frame = self.unfinished.get().map_or(0, |(_, bytes)| bytes);
+        let no_room = frame >= SMALL_FRAME && worker.is_out_of_frame_room();
+        self.no_room.set(no_room);
+        self.holds.get() > 0 || at_limit || no_room
     }
 
     /// A frame that has begun must come at a least rate, looked at in windows of time: what there is
@@ -346,7 +353,7 @@ impl Client {
         // waits for is its own to note.
         let limits = worker.limits();
         let queued = self.link.queued() > limits.queue_soft;
-        if queued || self.at_limit.get() || self.holds.get() > 0 {
+        if queued || self.at_limit.get() || self.holds.get() > 0 || self.no_room.get() {
             return self.rated.set(Some((worker.now(), bytes)));
         }
         let (since, before) = match self.rated.get() {
@@ -425,6 +432,12 @@ impl Resident for Client {
         }
         self.check_rate(worker);
         match self.phase.get() {
+            // It is not idle: it is not read.
+            Phase::Serving if self.no_room.get() => {
+                if !worker.is_out_of_frame_room() {
+                    self.link.wake_owner();
+                }
+            }
             Phase::Serving if self.in_flight.get() == 0 => {
                 let leaving = self.grace_ends.get().is_some() && quiet >= QUIET;
                 if leaving || quiet >= worker.idle() {

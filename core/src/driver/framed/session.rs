@@ -110,6 +110,7 @@ impl Session {
             over_since: Cell::new(None),
             unfinished: Cell::new(None),
             rated: Cell::new(None),
+            no_room: Cell::new(false),
             lookups: RefCell::default(),
             too_slow: Cell::new(false),
         });

@@ -8,6 +8,7 @@ use crate::clock::Now;
 use crate::gauges::Gauges;
 use crate::net::LATE;
 
+use super::super::framed::SMALL_FRAME;
 use super::super::upstream::Upstream;
 use super::Worker;
 
@@ -21,8 +22,6 @@ const TURNS: u32 = 64;
 const QUIET_TURNS: u32 = 3;
 /// Frames that began within so many milliseconds are given up last.
 const YOUNG: u128 = 1000;
-/// Clients whose unfinished frames are smaller than this are never cut off for memory.
-const SMALL: usize = 64 * 1024;
 
 impl Worker {
     /// Has calls expired at `deadline`.
@@ -106,13 +105,25 @@ impl Worker {
         }
     }
 
-    /// Unfinished frames of all clients share a bound of bytes: above it, the slowest are cut off.
-    fn bound_unfinished(&self) {
+    /// Whether the unfinished frames of all clients take as many bytes as they may.
+    pub(crate) fn is_out_of_frame_room(&self) -> bool {
+        self.frame_bytes() >= self.limits().unfinished
+    }
+
+    fn frame_bytes(&self) -> usize {
         let bytes = &self.mesh().gauges.unfinished_bytes;
-        let held = usize::try_from(bytes.load(Relaxed)).unwrap_or(usize::MAX);
-        let Some(over) = held.checked_sub(self.limits().unfinished) else {
+        usize::try_from(bytes.load(Relaxed)).unwrap_or(usize::MAX)
+    }
+
+    /// Unfinished frames of all clients share a bound of bytes. At the bound the large ones are read no
+    /// more, so that none of them would ever become whole: the slowest are cut off until a quarter of
+    /// the room is free.
+    fn bound_unfinished(&self) {
+        let (held, most) = (self.frame_bytes(), self.limits().unfinished);
+        if held < most {
             return;
-        };
+        }
+        let over = held - most + most / 4;
         let now = self.now();
         // What has only just begun is likely to be whole in a moment.
         let young = if over > self.limits().unfinished {
@@ -134,7 +145,7 @@ impl Worker {
                 let (began, length) = resident.unfinished()?;
                 let rate = length as u128 * 1000 / now.since(began).as_millis().max(1);
                 let old = now.since(began).as_millis() >= young;
-                (old && length >= SMALL).then_some((rate, length, resident))
+                (old && length >= SMALL_FRAME).then_some((rate, length, resident))
             })
             .collect();
         large.sort_by_key(|(rate, _, _)| *rate);
