@@ -232,7 +232,11 @@ impl Session {
             inbox,
             ..
         } = self;
-        let Some(head) = inbox.unfinished_head(&*client.codec) else {
+        let head = inbox.unfinished_head(&*client.codec);
+        // Given back now, and not when the client hangs up: others wait for the room.
+        drop(inbox.take_unread());
+        client.unfinished.set(None);
+        let Some(head) = head else {
             return client.finish();
         };
         if let Some(left_out) = LINES.admit(worker.now()) {
@@ -244,7 +248,6 @@ impl Session {
         Gauges::add(&worker.mesh().gauges.slow_senders);
         let detail = "the frame did not come in time";
         client.refuse_unreadable(worker, &head, Rejection::DeadlineExceeded, detail);
-        client.unfinished.set(None);
         client.finish();
     }
 
