@@ -370,7 +370,7 @@ mod tests {
         let each = sums.into_iter().map(|(listener, name, sums)| {
             let [listener, service, method] =
                 [&listener, &name.service, &name.method].map(ToString::to_string);
-            (listener, service, method, sums.endings[5])
+            (listener, service, method, sums.endings[place(Ending::Sent)])
         });
         each.collect()
     }
