@@ -26,6 +26,11 @@ use super::worker::Worker;
 const SNIFFED: usize = 64;
 /// Pause after a failed accept (out of descriptors, say) or above the connection limit.
 const PAUSE: Duration = Duration::from_millis(100);
+/// TLS handshakes of one worker that have begun, at most, while more are accepted: a flood of them waits in
+/// the kernel's queue of its own listener, and leaves connections to the others.
+const HANDSHAKES: usize = 512;
+/// Pause while there are as many.
+const HANDSHAKE_PAUSE: Duration = Duration::from_millis(5);
 
 /// The lines of the log that clients cause, as few as suit everybody.
 static LINES: LogLimit = LogLimit::usual();
@@ -176,6 +181,10 @@ impl Listening {
             if worker.is_at_limit() {
                 worker.pause_accepting(&self.origin.name, "`limits.connections` is reached");
                 tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            if self.tls.is_some() && worker.handshakes().get() >= HANDSHAKES {
+                tokio::time::sleep(HANDSHAKE_PAUSE).await;
                 continue;
             }
             let accepted = tokio::select! {
@@ -347,6 +356,22 @@ impl Unspoken {
     }
 }
 
+/// Counts a handshake for as long as it takes.
+struct Handshake<'a>(&'a Cell<usize>);
+
+impl<'a> Handshake<'a> {
+    fn begin(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Handshake<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
 /// Takes TLS off a connection that speaks it, where the listener does.
 async fn secure(mut connection: Connection, worker: &Worker) -> Result<Connection, Unspoken> {
     let Some(tls) = connection.listening.tls.clone() else {
@@ -371,6 +396,7 @@ async fn secure(mut connection: Connection, worker: &Worker) -> Result<Connectio
             return Ok(connection);
         }
     }
+    let _handshake = Handshake::begin(worker.handshakes());
     match tls.accept(connection.socket).await {
         Ok((socket, transport)) => Ok(Connection {
             socket,

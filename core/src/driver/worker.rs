@@ -63,6 +63,8 @@ pub struct Worker {
     waiting_changed: Notify,
     /// Reads that brought something, since the worker began.
     reads: Cell<u64>,
+    /// TLS handshakes of clients that have begun.
+    handshakes: Cell<usize>,
     /// When it went on after it had not run for a while.
     stalled_until: Cell<Now>,
     send_to: RefCell<Option<SendTo>>,
@@ -101,6 +103,7 @@ impl Worker {
             aborting: Cell::new(false),
             waiting_changed: Notify::new(),
             reads: Cell::new(0),
+            handshakes: Cell::new(0),
             stalled_until: Cell::new(Now(0)),
             send_to: RefCell::default(),
         })
@@ -252,6 +255,11 @@ impl Worker {
 
     pub(crate) fn residents(&self) -> &Residents {
         &self.residents
+    }
+
+    /// TLS handshakes of clients that have begun.
+    pub(crate) fn handshakes(&self) -> &Cell<usize> {
+        &self.handshakes
     }
 
     pub(crate) fn shares(&self) -> &Arc<Shares> {
