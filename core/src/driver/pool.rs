@@ -74,12 +74,12 @@ impl Pool {
     pub(crate) fn choose(self: &Rc<Self>, worker: &Rc<Worker>) -> Option<Rc<Upstream>> {
         let upstreams = self.upstreams.borrow();
         let taking = || upstreams.iter().filter(|upstream| upstream.takes_calls());
-        let best = taking().min_by_key(|upstream| (upstream.queued() / STEP, upstream.load()));
+        let best = taking().min_by_key(|upstream| (upstream.backlog() / STEP, upstream.load()));
         // Those that only finish what is in flight are replaced at once, but not without end.
         let most = self.cluster.spec.policy.connections.max(1) as usize;
         let room = taking().count() < most && upstreams.len() < 2 * most;
         match best {
-            Some(best) if !room || best.load() < GROW_AT && best.queued() < STEP => {
+            Some(best) if !room || best.load() < GROW_AT && best.backlog() < STEP => {
                 Some(best.clone())
             }
             None if !room => None,

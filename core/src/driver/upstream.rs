@@ -29,6 +29,8 @@ const ABANDONED: usize = 1024;
 const STALLED: Duration = Duration::from_secs(1);
 /// An endpoint that said goodbye is avoided this long.
 const LEAVING: Duration = Duration::from_secs(10);
+/// What the calls of one turn may put into a queue before it counts as a backlog, in bytes.
+const TURN: usize = 1024 * 1024;
 /// A connection beyond the first that carried no call for this long is closed.
 const SPARE_IDLE: Duration = Duration::from_secs(60);
 #[expect(
@@ -138,6 +140,15 @@ impl Upstream {
         match self.link.get() {
             Some(link) => link.queued(),
             None => self.waiting_bytes.get(),
+        }
+    }
+
+    /// Bytes that hold up what comes after them: those that the socket does not take. What merely waits
+    /// for the end of the turn does not count, unless it is much.
+    pub(crate) fn backlog(&self) -> usize {
+        match self.link.get() {
+            Some(link) if !link.blocked() => link.queued().saturating_sub(TURN),
+            _ => self.queued(),
         }
     }
 
