@@ -433,11 +433,8 @@ impl Resident for Client {
         self.check_rate(worker);
         match self.phase.get() {
             // It is not idle: it is not read.
-            Phase::Serving if self.no_room.get() => {
-                if !worker.is_out_of_frame_room() {
-                    self.link.wake_owner();
-                }
-            }
+            Phase::Serving if self.no_room.get() && worker.is_out_of_frame_room() => {}
+            Phase::Serving if self.no_room.get() => self.link.wake_owner(),
             Phase::Serving if self.in_flight.get() == 0 => {
                 let leaving = self.grace_ends.get().is_some() && quiet >= QUIET;
                 if leaving || quiet >= worker.idle() {
