@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::BytesMut;
 use tokio::io::AsyncWrite;
 
-use crate::net::Socket;
+use crate::net::{Socket, write_some};
 
 use super::worker::Worker;
 
@@ -133,8 +133,7 @@ impl Link {
         let mut queue = self.queue.borrow_mut();
         let mut socket = self.socket.borrow_mut();
         while queue.written < queue.bytes.len() {
-            match Pin::new(&mut *socket).poll_write(cx, &queue.bytes[queue.written..]) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            match write_some(cx, &mut *socket, &queue.bytes[queue.written..]) {
                 Poll::Ready(Ok(n)) => queue.written += n,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {

@@ -264,14 +264,16 @@ impl Exchange {
 
     /// Says how an attempt ended, by the [table](rule) of verdicts; whether another one follows.
     pub(crate) fn conclude(&mut self, lease: &mut Lease, end: AttemptEnd, resend: Resend) -> bool {
-        let retry = self.retry().cloned().unwrap_or_default();
-        let Ruling { verdict, repeat } = rule(end, retry.refused);
+        let retry = self.retry();
+        let (idempotent, refused) =
+            retry.map_or((false, false), |own| (own.idempotent, own.refused));
+        let Ruling { verdict, repeat } = rule(end, refused);
         lease.conclude(verdict);
         let safe = match repeat {
             Repeat::Never => false,
             Repeat::Free => true,
-            Repeat::IfIdempotent => retry.idempotent,
-            Repeat::IfSafe => retry.idempotent || resend == Resend::Safe,
+            Repeat::IfIdempotent => idempotent,
+            Repeat::IfSafe => idempotent || resend == Resend::Safe,
         };
         let again = safe
             && resend != Resend::Impossible
