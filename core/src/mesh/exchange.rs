@@ -22,7 +22,7 @@ use crate::steer::Facts;
 
 use super::local::LocalMesh;
 use super::site::Site;
-use super::verdict::{AttemptEnd, Deadline, Repeat, Ruling, Verdict, rule};
+use super::verdict::{AttemptEnd, Deadline, MOVES, Repeat, Ruling, Verdict, rule};
 use super::view::{Seat, View};
 
 /// How a call's attributes are read.
@@ -42,6 +42,10 @@ pub struct Exchange {
     route: Option<u32>,
     destination: u32,
     attempts: u16,
+    /// Attempts that do not count: their endpoints have not processed it.
+    moves: u16,
+    /// It was sent again because its own method allows that.
+    resent: bool,
     /// The next attempt costs no retry budget: the last one did not run.
     free: bool,
     /// The service is being looked up, and that is what is waited for.
@@ -95,6 +99,8 @@ impl Exchange {
             route: selected.and_then(|number| u32::try_from(number).ok()),
             destination: 0,
             attempts: 0,
+            moves: 0,
+            resent: false,
             free: false,
             looking_up: false,
             endpoint: None,
@@ -258,8 +264,11 @@ impl Exchange {
 
     /// Whether the attempt under way is the last that the route allows.
     pub(crate) fn is_last_attempt(&self) -> bool {
-        let most = self.retry().map_or(1, |retry| retry.attempts);
-        u32::from(self.attempts) >= most
+        u32::from(self.attempts - self.moves) >= self.most_attempts()
+    }
+
+    fn most_attempts(&self) -> u32 {
+        self.retry().map_or(1, |retry| retry.attempts)
     }
 
     /// Says how an attempt ended, by the [table](rule) of verdicts; whether another one follows.
@@ -271,17 +280,22 @@ impl Exchange {
         lease.conclude(verdict);
         let safe = match repeat {
             Repeat::Never => false,
-            Repeat::Free => true,
+            Repeat::Free | Repeat::Uncounted => true,
             Repeat::IfIdempotent => idempotent,
-            Repeat::IfSafe => idempotent || resend == Resend::Safe,
+            Repeat::IfSafe => idempotent || resend == Resend::Safe && !self.resent,
         };
+        let uncounted =
+            repeat == Repeat::Uncounted && self.moves < MOVES && self.most_attempts() > 1;
         let again = safe
             && resend != Resend::Impossible
-            && !self.is_last_attempt()
+            && (uncounted || !self.is_last_attempt())
             && self.deadline > self.clock.get();
         if again {
-            self.free = repeat == Repeat::Free;
-            self.tried.extend(self.endpoint);
+            self.free = matches!(repeat, Repeat::Free | Repeat::Uncounted);
+            self.moves += u16::from(uncounted);
+            self.resent |= repeat == Repeat::IfSafe;
+            let known = self.endpoint.filter(|own| !self.tried.contains(own));
+            self.tried.extend(known);
         }
         again
     }

@@ -78,6 +78,9 @@ pub enum Verdict {
     Neutral,
 }
 
+/// How often a call goes on from an endpoint that has not processed it before that counts as an attempt.
+pub(super) const MOVES: u16 = 8;
+
 /// Whether the call may be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
@@ -85,11 +88,14 @@ pub enum Repeat {
     Never,
     /// It may have run: only where the route says `idempotent`, and at the cost of retry budget.
     IfIdempotent,
-    /// As before, and also where the request is idempotent by its own method (RFC 9110, section
-    /// 9.2.2).
+    /// As before, and also, once, where the request is idempotent by its own method (RFC 9110, section
+    /// 9.2.2): a retry of a failed retry is the route's to allow.
     IfSafe,
     /// It did not run: on at once, whatever the method, free of budget.
     Free,
+    /// As before; and the attempt is not counted, up to `MOVES` times: endpoints that renew their
+    /// connections all the time lose nothing. A route with one attempt has one delivery, though.
+    Uncounted,
 }
 
 /// One row of the table, for one route.
@@ -108,7 +114,7 @@ const fn row(verdict: Verdict, repeat: Repeat) -> Ruling {
 /// The table. `retries_refused` is the route's `retry.refused`.
 #[must_use]
 pub const fn rule(end: AttemptEnd, retries_refused: bool) -> Ruling {
-    use Repeat::{Free, IfIdempotent, IfSafe, Never};
+    use Repeat::{Free, IfIdempotent, IfSafe, Never, Uncounted};
     use Verdict::{Alive, Bad, Good, Neutral, Silent};
     match end {
         AttemptEnd::Answered(Outcome::Success | Outcome::Exception) => row(Good, Never),
@@ -118,9 +124,9 @@ pub const fn rule(end: AttemptEnd, retries_refused: bool) -> Ruling {
         AttemptEnd::Answered(Outcome::Refused) => row(Bad, IfIdempotent),
         AttemptEnd::ConnectFailed
         | AttemptEnd::Unsent
-        | AttemptEnd::NotProcessed
         | AttemptEnd::OwnFailure
         | AttemptEnd::TimedOut { sent: false, .. } => row(Neutral, Free),
+        AttemptEnd::NotProcessed => row(Neutral, Uncounted),
         AttemptEnd::Lost { reused: true } => row(Neutral, IfSafe),
         AttemptEnd::Lost { reused: false } => row(Bad, IfSafe),
         AttemptEnd::Truncated => row(Bad, Never),
@@ -289,9 +295,12 @@ pub fn table() -> String {
             Repeat::Never => "no",
             Repeat::IfIdempotent => "if the route is `idempotent`; takes budget",
             Repeat::IfSafe => {
-                "if the route is `idempotent`, or the request's method is; takes budget"
+                "if the route is `idempotent`, or, once, if the request's method is; takes budget"
             }
             Repeat::Free => "yes, at once; takes no budget",
+            Repeat::Uncounted => {
+                "yes, at once; takes no budget, and up to 8 times no attempt, unless the route has one attempt"
+            }
         };
         text.push_str(&format!("| {words} | {counts} | {again} |\n"));
     }
@@ -304,18 +313,15 @@ mod tests {
 
     #[test]
     fn what_was_not_processed_is_nobodys_fault_and_costs_no_budget() {
-        for end in [
-            AttemptEnd::Unsent,
-            AttemptEnd::NotProcessed,
-            AttemptEnd::OwnFailure,
-            AttemptEnd::ConnectFailed,
+        for (end, repeat) in [
+            (AttemptEnd::Unsent, Repeat::Free),
+            (AttemptEnd::NotProcessed, Repeat::Uncounted),
+            (AttemptEnd::OwnFailure, Repeat::Free),
+            (AttemptEnd::ConnectFailed, Repeat::Free),
         ] {
-            assert_eq!(
-                rule(end, false),
-                row(Verdict::Neutral, Repeat::Free),
-                "{end:?}"
-            );
+            assert_eq!(rule(end, false), row(Verdict::Neutral, repeat), "{end:?}");
         }
+        assert!(table().contains(&format!("up to {MOVES} times")));
     }
 
     #[test]
@@ -332,7 +338,8 @@ mod tests {
                     | AttemptEnd::Answered(Outcome::Refused)
             );
             if may_have_run {
-                assert_ne!(ruling.repeat, Repeat::Free, "{words}");
+                let free = matches!(ruling.repeat, Repeat::Free | Repeat::Uncounted);
+                assert!(!free, "{words}");
             }
         }
     }

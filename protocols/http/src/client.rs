@@ -22,8 +22,10 @@ use crate::Http;
 use crate::body::{Incoming, Payload};
 use crate::forward::forward;
 use crate::headers;
+use crate::http2;
 
-/// A response of which a client takes nothing for this long is given up.
+/// A response of which a client takes nothing for this long is given up; or for a second, while bodies that
+/// wait take more memory than they may.
 const UNREAD: Duration = Duration::from_secs(60);
 /// A client that takes back so many requests within a second, and more than half of them, only
 /// wants to make work (CVE-2023-44487).
@@ -100,10 +102,15 @@ impl Client {
         let worker = self.caller.worker();
         worker.read_clock();
         let now = worker.now();
+        let patience = if http2::holds_too_much() {
+            SECOND
+        } else {
+            UNREAD
+        };
         for (_, answer) in &*self.answers.borrow() {
             if stalled {
                 answer.taken.set(now);
-            } else if answer.waits.get() && now >= answer.taken.get().after(UNREAD) {
+            } else if answer.waits.get() && now >= answer.taken.get().after(patience) {
                 // Frees the endpoint's connection, too.
                 drop(answer.body.take());
             }

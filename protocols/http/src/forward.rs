@@ -6,6 +6,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use finback_core::driver::Stream;
@@ -113,6 +114,10 @@ fn weight(head: &Parts) -> usize {
     let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + 4);
     head.uri.path().len() + headers.sum::<usize>() + 16
 }
+
+/// Connections of one endpoint that a request waits for a place on, one after the other, while they take no
+/// more: nothing of it is sent meanwhile.
+const UNSENT: usize = 20;
 
 /// One request on its way.
 struct Call {
@@ -326,6 +331,7 @@ impl Call {
                 Collected::Late => return self.reject_slow(),
             }
         }
+        let mut refusals = 0;
         loop {
             let attempted = {
                 let stream = self.stream.as_mut().expect("a call is ended once");
@@ -391,6 +397,19 @@ impl Call {
             if !again {
                 return self.reject(rejection);
             }
+            if end == AttemptEnd::NotProcessed {
+                refusals += 1;
+                self.pause_after(refusals).await;
+            }
+        }
+    }
+
+    /// Lets an endpoint take breath that refuses a request again and again.
+    async fn pause_after(&self, refusals: u32) {
+        if refusals > 2 {
+            let period = Duration::from_millis(1 << refusals.min(6));
+            let mut timer = self.client.timers.set(Instant::now() + period);
+            poll_fn(|cx| timer.poll(cx)).await;
         }
     }
 
@@ -504,6 +523,7 @@ impl Call {
         lease: &Lease,
         http2: bool,
     ) -> Result<Sent, (Unmade, Box<Request<Payload>>)> {
+        let mut tries = 0;
         loop {
             let limit = self.stream().attempt_deadline();
             let worker = self.client.caller.worker();
@@ -551,14 +571,16 @@ impl Call {
                     Sent::Response(response, returned, timer)
                 }
                 // The peer had closed it: another one, or a new one.
-                Heard::Unsent(same) if reused => {
+                Heard::Unsent(same) if reused || http2 && tries < UNSENT => {
                     request = same;
+                    tries += 1;
                     continue;
                 }
                 Heard::Unsent(same) if http2 => Sent::Unsent(AttemptEnd::Unsent, same),
                 Heard::Unsent(same) => Sent::Unsent(AttemptEnd::Lost { reused: false }, same),
                 Heard::Lost(true, same) => Sent::Lost(AttemptEnd::NotProcessed, same),
                 Heard::Lost(false, same) => Sent::Lost(AttemptEnd::Lost { reused }, same),
+                Heard::Unreadable(same) => Sent::Lost(AttemptEnd::Unreadable, same),
                 Heard::Late => Sent::Late {
                     stalled: timer.is_late(),
                 },
@@ -663,6 +685,7 @@ fn heard_single(sent: Result<Response<http1::Received>, http1::Failure<Payload>>
         Ok(response) => Heard::Response(Box::new(response.map(Incoming::Http1))),
         Err(http1::Failure::Unsent(same)) => Heard::Unsent(same),
         Err(http1::Failure::Lost(same)) => Heard::Lost(false, same),
+        Err(http1::Failure::Unreadable(same)) => Heard::Unreadable(same),
     }
 }
 
@@ -671,6 +694,7 @@ fn heard_shared(sent: Result<Response<http2::Received>, http2::Failure<Payload>>
         Ok(response) => Heard::Response(Box::new(response.map(Incoming::Http2))),
         Err(http2::Failure::Unsent(same)) => Heard::Unsent(same),
         Err(http2::Failure::Lost { refused, again }) => Heard::Lost(refused, again),
+        Err(http2::Failure::Unreadable(same)) => Heard::Unreadable(same),
     }
 }
 
@@ -679,6 +703,7 @@ enum Heard {
     Unsent(Box<Request<Payload>>),
     /// Whether the peer said that it did not look at it; and the request.
     Lost(bool, Box<Request<Payload>>),
+    Unreadable(Box<Request<Payload>>),
     Late,
 }
 

@@ -22,9 +22,16 @@ use crate::http2::{self, Heartbeat, Limits};
 
 /// Streams on an HTTP/2 connection whose peer has not said how many it takes.
 const STREAMS: usize = 100;
-/// Windows of an HTTP/2 connection to an endpoint, in bytes.
-const STREAM_WINDOW: u32 = 256 * 1024;
+/// Windows of an HTTP/2 connection to an endpoint, in bytes: of a stream at first, and at most; and what
+/// all streams of a connection may have more than at first.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const STREAM_MOST: u32 = 256 * 1024;
+const SPARE: u32 = 4 * 1024 * 1024;
+/// What may be on its way to us on a connection.
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// So many times `connections` are made while each of them is held up by bodies that the endpoint does not
+/// read.
+const MORE: usize = 4;
 /// The longest head of a response, in bytes.
 const HEAD: usize = 64 * 1024;
 
@@ -85,6 +92,10 @@ impl Multiplexed {
 
     fn is_clogged(&self) -> bool {
         self.sender.get().is_some_and(http2::Sender::is_clogged)
+    }
+
+    fn is_starved(&self) -> bool {
+        self.sender.get().is_some_and(http2::Sender::is_starved)
     }
 
     /// Since when it carries nothing, if it does not.
@@ -277,9 +288,12 @@ impl Shared {
     /// The least loaded connection, or a new one: where all are busy, or `fresh` wants it so, and one
     /// more is allowed.
     fn choose(&self, worker: &Worker, lease: &Lease, fresh: bool) -> Rc<Multiplexed> {
-        let most = lease.cluster().spec.policy.connections.max(1) as usize;
+        let mut most = lease.cluster().spec.policy.connections.max(1) as usize;
         let mut connections = self.connections.borrow_mut();
         connections.retain(|own| own.is_usable());
+        if connections.iter().all(|own| own.is_starved()) {
+            most *= MORE;
+        }
         let load = |own: &&Rc<Multiplexed>| (own.is_clogged(), own.streams.get());
         let best = connections.iter().min_by_key(load);
         if let Some(best) = best
@@ -315,6 +329,8 @@ async fn handshake(
         streams: 0,
         head: HEAD,
         stream_window: STREAM_WINDOW,
+        stream_most: STREAM_MOST,
+        spare: SPARE,
         connection_window: CONNECTION_WINDOW,
     };
     let heartbeat = Heartbeat {

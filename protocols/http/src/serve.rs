@@ -33,8 +33,12 @@ const LATE: &[u8] =
 /// What a client hears who may go on in HTTP/2.
 const SWITCH: &[u8] =
     b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n";
-/// Windows towards a client, in bytes.
-const STREAM_WINDOW: u32 = 64 * 1024;
+/// Windows towards a client, in bytes: of a stream at first, and at most; and what all streams of a
+/// connection may have more than at first.
+const STREAM_WINDOW: u32 = 32 * 1024;
+const STREAM_MOST: u32 = 256 * 1024;
+const SPARE: u32 = 1024 * 1024;
+/// What may be on its way to us on a connection.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// A client that is told to go is given so long to say that it heard.
 const GOODBYE: Duration = Duration::from_secs(10);
@@ -293,6 +297,8 @@ fn limits(http: &Http) -> Limits {
         streams: http.config.streams,
         head: http.config.head,
         stream_window: STREAM_WINDOW,
+        stream_most: STREAM_MOST,
+        spare: SPARE,
         connection_window: CONNECTION_WINDOW,
     }
 }

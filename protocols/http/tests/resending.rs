@@ -115,6 +115,130 @@ async fn what_an_endpoint_refuses_goes_on_to_a_fresh_connection_whatever_the_met
 }
 
 #[tokio::test]
+async fn endpoints_that_refuse_again_and_again_cost_no_attempts() {
+    for (request, body) in [(GET, ""), (POST, "hello")] {
+        let server = Server::bind().await;
+        let mess = mess(routing(&[server.address], policy("2"), 2), 1);
+        let mut client = Peer::connect(mess.address).await;
+        client.say(request).await;
+        for round in 0..6 {
+            let mut refusing = Http2::accept(&server).await;
+            let (stream, heard) = refusing.request().await;
+            assert_eq!(heard, body.as_bytes());
+            if round % 2 == 0 {
+                refusing.go_away().await;
+            } else {
+                refusing.refuse(stream).await;
+                refusing.go_away().await;
+            }
+        }
+        let mut taking = Http2::accept(&server).await;
+        assert_eq!(taking.request().await.1, body.as_bytes());
+        taking.write(OK).await;
+        let heard = client.hear("\r\n\r\n").await;
+        assert!(heard.starts_with("HTTP/1.1 200"), "{heard}");
+    }
+}
+
+#[tokio::test]
+async fn endpoints_that_refuse_everything_are_not_asked_for_ever() {
+    let server = Server::bind().await;
+    let mess = mess(routing(&[server.address], policy("2"), 2), 1);
+    let mut client = Peer::connect(mess.address).await;
+    client.say(GET).await;
+    for _ in 0..10 {
+        let mut refusing = Http2::accept(&server).await;
+        refusing.request().await;
+        refusing.go_away().await;
+    }
+    let heard = client.hear("\r\n\r\n").await;
+    assert!(heard.starts_with("HTTP/1.1 50"), "{heard}");
+    assert!(server.stays_alone(Duration::from_millis(200)).await);
+}
+
+#[tokio::test]
+async fn a_request_that_waits_for_a_stream_goes_on_where_there_is_one() {
+    let server = Server::bind().await;
+    let mut narrow = policy("2");
+    narrow.connections = 1;
+    let mess = mess(routing(&[server.address], narrow, 1), 1);
+    let mut first = Peer::connect(mess.address).await;
+    first.say(GET).await;
+    let mut leaving = Http2::accept(&server).await;
+    // SETTINGS with one stream at a time.
+    leaving
+        .write(b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x01")
+        .await;
+    assert_eq!(leaving.request().await.0, 1);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut waiting = Peer::connect(mess.address).await;
+    waiting.say(GET).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    // It still answers what it has begun.
+    leaving
+        .write(b"\0\0\x08\x07\0\0\0\0\0\0\0\0\x01\0\0\0\0")
+        .await;
+    let mut next = Http2::accept(&server).await;
+    next.request().await;
+    next.write(OK).await;
+    assert!(waiting.hear("\r\n\r\n").await.starts_with("HTTP/1.1 200"));
+    leaving.write(OK).await;
+    assert!(first.hear("\r\n\r\n").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_retry_that_fails_is_not_retried_unless_the_route_says_so() {
+    for dialect in ["1.1", "2"] {
+        let server = Server::bind().await;
+        let mess = mess(routing(&[server.address], policy(dialect), 5), 1);
+        let mut client = Peer::connect(mess.address).await;
+        client.say(GET).await;
+        for _ in 0..2 {
+            if dialect == "2" {
+                Http2::accept(&server).await.request().await;
+            } else {
+                server.accept().await.hear("\r\n\r\n").await;
+            }
+        }
+        let heard = client.hear("\r\n\r\n").await;
+        assert!(heard.starts_with("HTTP/1.1 50"), "{heard}");
+        assert!(server.stays_alone(Duration::from_millis(200)).await);
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_makes_no_sense_is_not_asked_for_again() {
+    for nonsense in [
+        "HTTP/1.1 two hundred\r\n\r\n",
+        "\u{1}\u{2}\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n",
+    ] {
+        let server = Server::bind().await;
+        let mess = mess(routing(&[server.address], policy("1.1"), 3), 1);
+        let mut client = Peer::connect(mess.address).await;
+        client.say(GET).await;
+        let mut only = server.accept().await;
+        only.hear("\r\n\r\n").await;
+        only.say(nonsense).await;
+        drop(only);
+        let heard = client.hear("\r\n\r\n").await;
+        assert!(heard.starts_with("HTTP/1.1 502"), "{nonsense:?}: {heard}");
+        assert!(server.stays_alone(Duration::from_millis(200)).await);
+    }
+    let server = Server::bind().await;
+    let mess = mess(routing(&[server.address], policy("2"), 3), 1);
+    let mut client = Peer::connect(mess.address).await;
+    client.say(GET).await;
+    let mut only = Http2::accept(&server).await;
+    only.request().await;
+    // A response without a status.
+    only.write(b"\0\0\x05\x01\x05\0\0\0\x01\0\x01a\x01b").await;
+    let heard = client.hear("\r\n\r\n").await;
+    assert!(heard.starts_with("HTTP/1.1 502"), "{heard}");
+    assert!(server.stays_alone(Duration::from_millis(200)).await);
+}
+
+#[tokio::test]
 async fn a_body_that_is_not_all_there_goes_on_where_it_was_refused() {
     let server = Server::bind().await;
     let mess = mess(routing(&[server.address], policy("2"), 3), 1);

@@ -29,6 +29,14 @@ pub(crate) enum Failure<B> {
     Unsent(Box<Request<B>>),
     /// It may have run. Here it is again, with what is left of its body.
     Lost(Box<Request<B>>),
+    /// What came is no response; likewise.
+    Unreadable(Box<Request<B>>),
+}
+
+/// Why there is no response's head.
+enum Unheard {
+    Lost,
+    Unreadable,
 }
 
 impl Connection {
@@ -78,10 +86,16 @@ where
         }
         poll_head(line, &head.method, cx)
     });
-    let Ok(response) = heard.await else {
-        line.get().breaks();
-        let body = upload.take_body();
-        return Err(Failure::Lost(Box::new(Request::from_parts(head, body))));
+    let response = match heard.await {
+        Ok(response) => response,
+        Err(unheard) => {
+            line.get().breaks();
+            let again = Box::new(Request::from_parts(head, upload.take_body()));
+            return Err(match unheard {
+                Unheard::Lost => Failure::Lost(again),
+                Unheard::Unreadable => Failure::Unreadable(again),
+            });
+        }
     };
     if !sent {
         // It goes on however fast the response is read.
@@ -139,11 +153,11 @@ fn poll_head(
     line: &Shared,
     method: &Method,
     cx: &mut Context<'_>,
-) -> Poll<Result<Response<()>, ()>> {
+) -> Poll<Result<Response<()>, Unheard>> {
     let mut line = line.get();
     loop {
         if !line.input.is_empty() {
-            let head = head::response(&line.input, method).map_err(|_| ())?;
+            let head = head::response(&line.input, method).map_err(|_| Unheard::Unreadable)?;
             if let Some(head) = head {
                 line.input.advance(head.length);
                 let status = head.response.status();
@@ -156,12 +170,14 @@ fn poll_head(
                 return Poll::Ready(Ok(head.response));
             }
             if line.input.len() > HEAD {
-                return Poll::Ready(Err(()));
+                return Poll::Ready(Err(Unheard::Unreadable));
             }
         }
         match ready!(line.poll_fill(cx)) {
             Ok(1..) => {}
-            _ => return Poll::Ready(Err(())),
+            // It has begun to answer, and what came is none.
+            _ if !line.input.is_empty() => return Poll::Ready(Err(Unheard::Unreadable)),
+            _ => return Poll::Ready(Err(Unheard::Lost)),
         }
     }
 }

@@ -43,6 +43,8 @@ pub(crate) enum Failure<B> {
         /// Here it is again, with what is left of its body.
         again: Box<Request<B>>,
     },
+    /// What came is no response; likewise.
+    Unreadable(Box<Request<B>>),
 }
 
 /// Begins a connection. It moves while the future is polled that comes with it.
@@ -141,6 +143,11 @@ impl Sender {
         self.shared().get().is_clogged()
     }
 
+    /// Whether the peer does not read what others send.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.shared().get().is_starved()
+    }
+
     /// Requests that the peer takes at once.
     pub(crate) fn most_streams(&self) -> usize {
         self.shared().get().most_streams()
@@ -184,10 +191,16 @@ impl Sender {
                 *response.version_mut() = message::VERSION;
                 Ok(response)
             }
-            Err(lost) => Err(Failure::Lost {
-                refused: lost.is_refused(),
-                again: Box::new(Request::from_parts(head, upload.take_body())),
-            }),
+            Err(lost) => {
+                let again = Box::new(Request::from_parts(head, upload.take_body()));
+                Err(match lost {
+                    Lost::Unreadable(_) => Failure::Unreadable(again),
+                    _ => Failure::Lost {
+                        refused: lost.is_refused(),
+                        again,
+                    },
+                })
+            }
         }
     }
 

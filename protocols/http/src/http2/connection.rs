@@ -7,7 +7,7 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use slab::Slab;
 
@@ -15,8 +15,12 @@ mod input;
 mod received;
 #[cfg(test)]
 mod tests;
+mod windows;
 
 pub(crate) use received::Received;
+pub(crate) use windows::holds_too_much;
+
+use windows::Held;
 
 use super::hpack::{Decoder, Encoder};
 use super::message::{RequestHead, Targets};
@@ -37,8 +41,12 @@ pub(crate) struct Limits {
     pub(crate) streams: u32,
     /// Bytes of headers, as the protocol counts them.
     pub(crate) head: usize,
-    /// Windows for the peer, in bytes.
+    /// Windows for the peer, in bytes: of a stream at first, and at most; and what all streams together
+    /// may have more than at first.
     pub(crate) stream_window: u32,
+    pub(crate) stream_most: u32,
+    pub(crate) spare: u32,
+    /// The connection's: what may be on its way. It is no bound of what waits here.
     pub(crate) connection_window: u32,
 }
 
@@ -72,6 +80,8 @@ pub(super) struct Goaway(pub(super) Reason);
 pub(crate) enum Lost {
     /// Reset, by either side.
     Reset(Reason),
+    /// Reset by us: what came on it breaks the rules.
+    Unreadable(Reason),
     /// The connection is gone; what the peer did not look at, it has said.
     Connection { refused: bool },
 }
@@ -89,7 +99,7 @@ impl Lost {
 impl From<Lost> for io::Error {
     fn from(lost: Lost) -> Self {
         match lost {
-            Lost::Reset(Reason(code)) => {
+            Lost::Reset(Reason(code)) | Lost::Unreadable(Reason(code)) => {
                 let why = format!("the stream was reset with code {code}");
                 Self::new(io::ErrorKind::ConnectionReset, why)
             }
@@ -119,7 +129,7 @@ pub(super) struct Stream {
     pub(super) head: Option<(StatusCode, HeaderMap)>,
     /// Such a head has come.
     begun: bool,
-    data: BytesMut,
+    data: Held,
     trailers: Option<HeaderMap>,
     /// The peer has said all.
     pub(super) heard: bool,
@@ -135,10 +145,16 @@ pub(super) struct Stream {
     /// What the peer may send, and what was taken of it but not given back.
     window: i64,
     taken: u32,
+    /// Its window when nothing waits.
+    most: u32,
+    /// Seconds for which something has waited and nothing was taken.
+    idle_for: u32,
     /// We have said all.
     pub(super) said: bool,
     /// What we may send.
     pub(super) room: i64,
+    /// What of ours the peer has not read yet, as far as it tells.
+    unread_there: i64,
     pub(super) lost: Option<Lost>,
     /// Among those who wait for room.
     blocked: bool,
@@ -196,8 +212,12 @@ pub(crate) struct Core {
     peer_streams: u32,
     peer_window: i64,
     room: i64,
+    /// The most that `room` has been.
+    most_room: i64,
     window: i64,
     taken: u32,
+    /// What windows of streams may grow by.
+    spare: u32,
     /// Who waits for room in the output, or in the connection's window.
     blocked: VecDeque<usize>,
     /// Who waits to open a stream.
@@ -275,8 +295,10 @@ impl Core {
             peer_streams: u32::MAX,
             peer_window: i64::from(WINDOW),
             room: i64::from(WINDOW),
+            most_room: i64::from(WINDOW),
             window: i64::from(limits.connection_window.max(WINDOW)),
             taken: 0,
+            spare: limits.spare,
             blocked: VecDeque::new(),
             waiting: VecDeque::new(),
             driver: None,
@@ -409,14 +431,21 @@ impl Core {
         if self.room <= 0 {
             return;
         }
-        for key in std::mem::take(&mut self.blocked) {
-            if let Some(stream) = self.streams.get_mut(key) {
-                stream.blocked = false;
-                if let Some(writer) = stream.writer.take() {
-                    writer.wake();
-                }
+        let (room, kept) = (self.room, self.kept_room());
+        let streams = &mut self.streams;
+        self.blocked.retain(|&key| {
+            let Some(stream) = streams.get_mut(key) else {
+                return false;
+            };
+            if stream.lost.is_none() && stream.share(room, kept) == 0 {
+                return true;
             }
-        }
+            stream.blocked = false;
+            if let Some(writer) = stream.writer.take() {
+                writer.wake();
+            }
+            false
+        });
     }
 
     /// Writes a block of headers; they are given one by one to what writes them.
@@ -507,6 +536,7 @@ impl Core {
         end: bool,
         cx: &Context<'_>,
     ) -> Poll<Result<(), Lost>> {
+        let kept = self.kept_room();
         loop {
             let Some(stream) = self.streams.get_mut(key) else {
                 return Poll::Ready(Err(Lost::Connection { refused: false }));
@@ -520,7 +550,7 @@ impl Core {
             if data.is_empty() && !end {
                 return Poll::Ready(Ok(()));
             }
-            let room = stream.room.min(self.room);
+            let room = stream.share(self.room, kept);
             let full = self.out.len() - self.written >= OUT;
             if !data.is_empty() && (room <= 0 || full) {
                 // An update of the stream's own window wakes it by itself.
@@ -536,6 +566,7 @@ impl Core {
             let piece = data.split_to(length);
             let ends = end && data.is_empty();
             stream.room -= length as i64;
+            stream.unread_there += length as i64;
             stream.said = ends;
             self.room -= length as i64;
             let id = stream.id;
@@ -570,6 +601,10 @@ impl Core {
 
     /// Ends a stream before its time.
     pub(super) fn reset(&mut self, key: usize, reason: Reason) {
+        self.reset_as(key, reason, Lost::Reset(reason));
+    }
+
+    fn reset_as(&mut self, key: usize, reason: Reason, lost: Lost) {
         let Some(stream) = self.streams.get_mut(key) else {
             return;
         };
@@ -577,7 +612,7 @@ impl Core {
             return;
         }
         let id = stream.id;
-        self.lose(key, Lost::Reset(reason));
+        self.lose(key, lost);
         self.put_reset(id, reason);
         self.wake();
     }
@@ -605,22 +640,11 @@ impl Core {
             self.invite();
         }
         if over && free {
-            let stream = self.streams.remove(key);
-            self.give_back(stream.data.len());
+            self.narrow(key);
+            self.streams.remove(key);
             if self.is_done() {
                 self.wake();
             }
-        }
-    }
-
-    /// Bytes of bodies were taken, or thrown away: the connection's window opens again.
-    fn give_back(&mut self, length: usize) {
-        self.taken += u32::try_from(length).unwrap_or_default();
-        if self.taken >= self.limits.connection_window.max(WINDOW) / 2 {
-            let more = std::mem::take(&mut self.taken);
-            self.window += i64::from(more);
-            self.put_window_update(0, more);
-            self.wake();
         }
     }
 
@@ -664,7 +688,13 @@ impl Core {
 
     /// Whether bodies wait here: for the socket, or for the connection's window.
     pub(super) fn is_clogged(&self) -> bool {
-        self.unwritten() >= OUT || self.room <= 0
+        self.unwritten() >= OUT || self.is_starved()
+    }
+
+    /// Whether the peer's window for the connection is used up but for what is kept for small bodies: it does
+    /// not read what others send.
+    pub(super) fn is_starved(&self) -> bool {
+        self.room <= self.kept_room()
     }
 
     /// What the peer takes at once.
@@ -701,7 +731,7 @@ impl Core {
             id,
             head: None,
             begun: false,
-            data: BytesMut::new(),
+            data: Held::default(),
             trailers: None,
             heard,
             expected,
@@ -711,8 +741,11 @@ impl Core {
             unread: false,
             window: i64::from(self.limits.stream_window),
             taken: 0,
+            most: self.limits.stream_window,
+            idle_for: 0,
             said: false,
             room: self.peer_window,
+            unread_there: 0,
             lost: None,
             blocked: false,
             reader: None,
@@ -731,9 +764,9 @@ impl Core {
         stream.holders -= 1;
         if reads {
             stream.reader = None;
-            let held = std::mem::take(&mut stream.data);
+            drop(stream.data.take());
             stream.unread = true;
-            self.give_back(held.len());
+            self.narrow(key);
         } else {
             stream.writer = None;
         }
@@ -814,6 +847,7 @@ impl Core {
     pub(super) fn tick(&mut self, stalled: bool) {
         self.empty = self.empty.saturating_sub(EMPTY.1);
         self.resets = 0;
+        self.relieve(stalled);
         self.block_age = match self.block {
             Some(_) if !stalled => self.block_age + 1,
             _ => 0,

@@ -21,6 +21,8 @@ pub(crate) fn exercise(bytes: &[u8]) {
         streams: 10,
         head: 4096,
         stream_window: WINDOW,
+        stream_most: WINDOW,
+        spare: 0,
         connection_window: WINDOW,
     };
     let cx = Context::from_waker(Waker::noop());
@@ -55,7 +57,7 @@ pub(crate) fn exercise(bytes: &[u8]) {
 }
 
 pub(crate) use client::{Failure, Heartbeat, Sender, handshake};
-pub(crate) use connection::{Limits, Received};
+pub(crate) use connection::{Limits, Received, holds_too_much};
 pub(crate) use driver::Ended;
 pub(crate) use server::{Server, serve, upgrade};
 

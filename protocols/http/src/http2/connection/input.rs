@@ -128,7 +128,7 @@ impl Core {
             return Err(Goaway(Reason::ENHANCE_YOUR_CALM));
         }
         match self.ids.get(&id).copied() {
-            Some(key) => self.reset(key, reason),
+            Some(key) => self.reset_as(key, reason, Lost::Unreadable(reason)),
             None => self.put_reset(id, reason),
         }
         Ok(())
@@ -153,13 +153,13 @@ impl Core {
         if self.window < 0 {
             return Err(Goaway(Reason::FLOW_CONTROL_ERROR));
         }
+        self.give_back(length);
         let data = unpadded(flags, payload)?;
         let ends = flags & flag::END_STREAM != 0;
         if data.is_empty() && !ends {
             self.count_empty()?;
         }
         let Some(&key) = self.ids.get(&id) else {
-            self.give_back(length);
             if self.forgotten.contains(&id) {
                 return Ok(());
             }
@@ -173,7 +173,6 @@ impl Core {
         if let Some(expected) = &mut stream.expected {
             let rest = expected.checked_sub(data.len() as u64);
             let Some(rest) = rest.filter(|rest| !ends || *rest == 0) else {
-                self.give_back(length);
                 return self.stream_fault(id, Reason::PROTOCOL_ERROR);
             };
             *expected = rest;
@@ -188,51 +187,30 @@ impl Core {
             None
         };
         if let Some(reason) = fault {
-            self.give_back(length);
             return self.stream_fault(id, reason);
         }
         stream.heard = ends;
         stream.expects = Expects::Nothing;
-        // Padding takes from the windows, too.
-        let mut padding = length - data.len();
         if stream.unread {
             // The stream's window is not opened again.
-            padding = length;
             if !ends && !client && stream.window < i64::from(self.limits.stream_window) / 2 {
                 self.reset(key, Reason::NO_ERROR);
             }
         } else {
-            stream.data.extend_from_slice(data);
+            stream.data.put(data);
             if let Some(reader) = stream.reader.take() {
                 reader.wake();
             }
+            // Padding takes from the windows, too.
+            let padding = length - data.len();
             if padding > 0 {
                 self.consume(key, padding);
-                padding = 0;
             }
         }
-        self.give_back(padding);
         if ends {
             self.settle(key);
         }
         Ok(())
-    }
-
-    /// Bytes of a stream were taken: its window opens again, and the connection's.
-    pub(super) fn consume(&mut self, key: usize, length: usize) {
-        if let Some(stream) = self.streams.get_mut(key)
-            && !stream.heard
-        {
-            stream.taken += u32::try_from(length).unwrap_or_default();
-            if stream.taken >= self.limits.stream_window / 2 {
-                let more = std::mem::take(&mut stream.taken);
-                stream.window += i64::from(more);
-                let id = stream.id;
-                self.put_window_update(id, more);
-                self.wake();
-            }
-        }
-        self.give_back(length);
     }
 
     fn headers(&mut self, flags: u8, id: u32, payload: &[u8]) -> Result<(), Goaway> {
@@ -549,6 +527,7 @@ impl Core {
         let more = i64::from(be32(payload) & 0x7fff_ffff);
         if id == 0 {
             self.room += more;
+            self.most_room = self.most_room.max(self.room);
             if more == 0 {
                 return Err(Goaway(Reason::PROTOCOL_ERROR));
             }
@@ -571,6 +550,7 @@ impl Core {
             return Ok(());
         };
         stream.room += more;
+        stream.unread_there = (stream.unread_there - more).max(0);
         if stream.room > MOST_WINDOW {
             return self.stream_fault(id, Reason::FLOW_CONTROL_ERROR);
         }

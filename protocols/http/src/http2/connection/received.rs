@@ -52,7 +52,8 @@ impl Body for Received {
             return Poll::Ready(Some(Err(io::ErrorKind::ConnectionAborted.into())));
         };
         let polled = if !stream.data.is_empty() {
-            let data = std::mem::take(&mut stream.data).freeze();
+            let data = stream.data.take();
+            stream.idle_for = 0;
             core.consume(key, data.len());
             drop(core);
             self.begun = true;

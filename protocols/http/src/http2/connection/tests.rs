@@ -14,6 +14,8 @@ fn limits() -> Limits {
         streams: 5,
         head: 4096,
         stream_window: 1000,
+        stream_most: 4000,
+        spare: 5000,
         connection_window: WINDOW,
     }
 }
@@ -119,6 +121,98 @@ fn bodies_arrive_whole_through_small_windows() {
     for side in [&pair.client, &pair.server] {
         assert!(side.get().streams.is_empty() && side.get().ids.is_empty());
         assert!(side.get().window > 0 && side.get().blocked.is_empty());
+    }
+}
+
+/// Sends as much as there is room for; what of it was sent.
+fn push(from: &Shared, key: usize, length: usize) -> usize {
+    let mut data = Bytes::from(vec![7; length]);
+    let _ = from.get_mut().send_data(key, &mut data, false, &cx());
+    length - data.len()
+}
+
+#[test]
+fn bodies_that_nobody_takes_hold_up_no_other() {
+    let pair = Pair::new();
+    // More than the connection's window in all, again and again.
+    for _ in 0..4 {
+        let stuck: Vec<_> = (0..4).map(|_| pair.ask(false)).collect();
+        let held: Vec<_> = stuck
+            .iter()
+            .map(|(_, served)| Received::new(pair.server.clone(), *served))
+            .collect();
+        for (asked, _) in &stuck {
+            for _ in 0..30 {
+                push(&pair.client, *asked, 1000);
+                pair.settle(500);
+            }
+        }
+        let (asked, served) = pair.ask(false);
+        let mut request = Received::new(pair.server.clone(), served);
+        carry(&pair, (&pair.client, asked), &mut request, 100_000);
+        drop((held, request));
+        for (asked, served) in stuck.into_iter().chain([(asked, served)]) {
+            pair.server.get_mut().reset(served, Reason::CANCEL);
+            pair.server.get_mut().release(served, false);
+            pair.settle(500);
+            pair.client.get_mut().release(asked, false);
+            pair.client.get_mut().release(asked, true);
+        }
+        pair.settle(500);
+        assert!(pair.client.get().streams.is_empty() && pair.server.get().streams.is_empty());
+    }
+    let server = pair.server.get();
+    assert_eq!(server.spare, limits().spare, "what was grown by came back");
+}
+
+#[test]
+fn uploads_that_the_peer_does_not_read_leave_room_for_the_next() {
+    let generous = Limits {
+        streams: 40,
+        stream_window: 1 << 20,
+        stream_most: 1 << 20,
+        connection_window: 1 << 20,
+        ..limits()
+    };
+    let client = Shared::new(Core::new(true, limits()));
+    let server = Shared::new(Core::new(false, generous));
+    let pair = Pair { client, server };
+    pair.settle(500);
+    // A peer that opens the connection's window only as it reads: not at all, that is.
+    pair.server.get_mut().limits.connection_window = u32::MAX;
+    let mut stuck = Vec::new();
+    for round in 0..12 {
+        let (asked, served) = pair.ask(false);
+        stuck.push(Received::new(pair.server.clone(), served));
+        let mut sent = 0;
+        for _ in 0..30 {
+            sent += push(&pair.client, asked, 60_000);
+            pair.settle(50_000);
+        }
+        assert_eq!(sent == 4096, round > 0, "{sent}");
+    }
+    let (asked, _) = pair.ask(false);
+    assert_eq!(push(&pair.client, asked, 4000), 4000);
+    // As soon as the peer reads, everything goes on.
+    pair.client.get_mut().room += 100_000;
+    assert_eq!(push(&pair.client, asked, 30_000), 30_000);
+}
+
+#[test]
+fn a_window_grows_while_its_reader_keeps_up_and_as_far_as_there_is_something_to_spare() {
+    let pair = Pair::new();
+    let mut bodies = Vec::new();
+    for grown in [4000, 3000, 1000] {
+        let (asked, served) = pair.ask(false);
+        let mut body = Received::new(pair.server.clone(), served);
+        for _ in 0..60 {
+            push(&pair.client, asked, 500);
+            pair.settle(500);
+            let _ = Pin::new(&mut body).poll_frame(&mut cx());
+            pair.settle(500);
+        }
+        assert_eq!(pair.server.get().streams[served].most, grown);
+        bodies.push(body);
     }
 }
 
