@@ -20,7 +20,7 @@ use crate::clock::{Clock, Now};
 use crate::discovery::{Discovery, Instance, Lane, Lookup, Rule, Sink, Snapshot, WatchGuard};
 use crate::endpoint::{Endpoint, Health};
 use crate::health::HealthCheck;
-use crate::net::ClientTls;
+use crate::net::{ClientTls, ProxyVersion};
 use crate::outlier::Outlier;
 use crate::own_error::is_ours;
 use crate::steer;
@@ -59,6 +59,9 @@ pub struct ClusterPolicy {
     pub panic_percent: u32,
     /// Retries in flight, at most, in percent of the calls in flight. Default: 20.
     pub retry_budget: u32,
+    /// The header that tells endpoints whose connection it is; such a connection serves one client only.
+    /// Default: none.
+    pub proxy_header: Option<ProxyVersion>,
 }
 
 impl Default for ClusterPolicy {
@@ -77,6 +80,7 @@ impl Default for ClusterPolicy {
             health_check: None,
             panic_percent: 50,
             retry_budget: 20,
+            proxy_header: None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The file's types become core's; what does not make sense is refused with its place.
 
 mod clusters;
+mod proxies;
 mod registries;
 mod routes;
 
@@ -91,15 +92,21 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
         return Err(Wrong::at(file.listeners.place, message));
     }
     let (listeners, listener_tls) = listeners(file.listeners, frame, &names, folder)?;
-    let tables = file
+    let tables: Vec<_> = file
         .routes
         .into_iter()
         .map(|(name, routes)| table(&name, routes, &names, folder))
         .collect::<Result<_>>()?;
     let mut clusters = Vec::new();
     let mut cluster_tls = Vec::new();
-    for (name, cluster) in file.clusters {
-        let (spec, tls) = cluster_spec(&name, cluster, &names, folder)?;
+    for (name, mut cluster) in file.clusters {
+        let told = cluster.value.proxy_protocol.take();
+        let (mut spec, tls) = cluster_spec(&name, cluster, &names, folder)?;
+        if let Some(told) = told {
+            let place = told.place;
+            spec.policy.proxy_header = Some(proxies::version(told)?);
+            proxies::check(&spec, place, &tables, &listeners)?;
+        }
         clusters.push(spec);
         cluster_tls.push(tls);
     }
@@ -363,7 +370,9 @@ fn listener_spec(
         None => None,
         Some(tls) => Some(server_files(tls, &protocols, folder)?),
     };
+    let proxies = proxies::proxies(from.trusted_proxies, from.proxy_protocol, &protocols)?;
     let spec = ListenerSpec {
+        proxies,
         name: from.name.unwrap_or_else(|| address.to_string()).into(),
         address,
         protocols,

@@ -311,6 +311,13 @@ pub struct Listener {
     pub routes: Placed<String>,
     /// TLS, if it is spoken there.
     pub tls: Option<Placed<ListenerTls>>,
+    /// Networks of proxies in front, which are believed about whom a request or connection is from.
+    /// Default: nobody.
+    pub trusted_proxies: Option<Placed<OneOrMany>>,
+    /// Which connections begin with a header of the PROXY protocol, version 1 or 2: `require` for all, which
+    /// then have to come from `trusted_proxies`; `trusted` for those from there, while others are served as
+    /// they are. Default: none.
+    pub proxy_protocol: Option<Placed<String>>,
     /// The service as which calls are routed whose serialization cannot be read.
     /// Default: `(opaque)`.
     pub opaque_service: Option<String>,
@@ -816,6 +823,9 @@ pub struct Cluster {
     pub http: Option<Placed<String>>,
     /// See [`Policy::tls`].
     pub tls: Option<Placed<ClusterTls>>,
+    /// The version of the PROXY protocol's header by which endpoints are told whose a connection is: `v1` or
+    /// `v2`. Such a connection is never shared by clients. Default: none is sent.
+    pub proxy_protocol: Option<Placed<String>>,
 }
 
 /// How calls to a cluster are spread, bounded and kept away from bad endpoints.

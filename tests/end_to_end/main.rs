@@ -27,6 +27,7 @@ mod mqtt_faults;
 mod names;
 mod registries;
 mod reload;
+mod rotating;
 mod smuggling;
 mod support;
 mod tcp;

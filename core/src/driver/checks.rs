@@ -20,7 +20,7 @@ use crate::cluster::Cluster;
 use crate::gauges::Gauges;
 use crate::health::HealthCheck;
 use crate::mesh::Mesh;
-use crate::net::{Target, dial};
+use crate::net::{Known, Target, dial, proxy_header};
 use crate::own_error::is_ours;
 
 use schedule::{Found, Schedule, Turn, is_late};
@@ -123,7 +123,10 @@ async fn ask(
         address.set_port(port);
     }
     let policy = &cluster.spec.policy;
+    let header = policy.proxy_header;
+    let header = header.map(|version| proxy_header(version, None, Known::default()));
     let target = Target {
+        header: header.as_deref(),
         address,
         timeout: policy.connect_timeout,
         tls: policy.tls.as_deref(),

@@ -19,6 +19,7 @@ use crate::mesh::{Mesh, Origin};
 use crate::net::{Detached, FIRST, ServerTls, Socket, Transport};
 
 use super::protocol::{Protocol, Sniff};
+use super::proxies::{Proxies, introduce};
 use super::shares::Shares;
 use super::worker::Worker;
 
@@ -49,6 +50,8 @@ pub struct ListenerSpec {
     pub routes: Arc<str>,
     /// TLS, if it is spoken there.
     pub tls: Option<Arc<ServerTls>>,
+    /// The proxies in front of it.
+    pub proxies: Arc<Proxies>,
     /// What its protocols were configured with, so that a reload notices a change.
     pub settings: Arc<str>,
 }
@@ -60,6 +63,7 @@ impl PartialEq for ListenerSpec {
             && self.address == other.address
             && self.routes == other.routes
             && self.settings == other.settings
+            && self.proxies == other.proxies
             && names(self) == names(other)
     }
 }
@@ -69,6 +73,7 @@ pub struct Listening {
     pub(crate) origin: Rc<Origin>,
     protocols: Vec<Arc<dyn Protocol>>,
     tls: Option<Arc<ServerTls>>,
+    pub(crate) proxies: Arc<Proxies>,
     stop: Notify,
     stopped: Cell<bool>,
 }
@@ -91,6 +96,8 @@ pub struct Connection {
 pub(crate) struct Carried {
     /// The last request's fixed header: the dialect for messages of our own.
     pub(crate) cue: Option<Head>,
+    /// Where its client connected to, as a proxy told.
+    pub(crate) local: Option<SocketAddr>,
 }
 
 /// A connection on its way to another worker.
@@ -162,6 +169,7 @@ impl Listening {
             origin: Origin::new(id, &spec.name, &spec.routes, worker.routing()),
             protocols: spec.protocols.clone(),
             tls: spec.tls.clone(),
+            proxies: spec.proxies.clone(),
             stop: Notify::new(),
             stopped: Cell::new(false),
         })
@@ -294,7 +302,7 @@ impl Listening {
             carried,
         };
         let spoken = match &*self.protocols {
-            [only] if self.tls.is_none() => Some(only),
+            [only] if self.tls.is_none() && !self.proxies.expect_header() => Some(only),
             all => all.iter().find(|own| Some(own.name()) == protocol),
         };
         let what = "a client connection";
@@ -374,6 +382,13 @@ impl Drop for Handshake<'_> {
 
 /// Takes TLS off a connection that speaks it, where the listener does.
 async fn secure(mut connection: Connection, worker: &Worker) -> Result<Connection, Unspoken> {
+    match introduce(&mut connection, worker).await {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            return Err(Unspoken::Silent);
+        }
+        Err(error) => return Err(Unspoken::unknown(error)),
+    }
     let Some(tls) = connection.listening.tls.clone() else {
         return Ok(connection);
     };

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -38,6 +39,8 @@ pub struct Target<'a> {
     pub timeout: Duration,
     /// TLS, if it is spoken there.
     pub tls: Option<&'a ClientTls>,
+    /// What is said first, before TLS.
+    pub header: Option<&'a [u8]>,
     /// The application protocol to agree on, where TLS is spoken.
     pub application: Option<&'static [u8]>,
 }
@@ -82,10 +85,13 @@ pub async fn dial(
     target: Target<'_>,
 ) -> Result<Socket, DialError> {
     let connecting = async {
-        let plain = match network {
+        let mut plain = match network {
             Some(network) => network.connect(target.address).await?,
             None => connect(target.address).await?,
         };
+        if let Some(header) = target.header {
+            plain.write_all(header).await?;
+        }
         match target.tls {
             None => Ok(plain),
             Some(tls) => tls.connect(plain, target.address, target.application).await,

@@ -328,6 +328,7 @@ pub(crate) fn mess_of(spec: RoutingSpec, workers: usize) -> Mess {
     let bound = workers
         .bind(ListenerSpec {
             tls: None,
+            proxies: Arc::default(),
             name: "front".into(),
             address: "127.0.0.1:0".parse().unwrap(),
             protocols: vec![Arc::new(Toy)],

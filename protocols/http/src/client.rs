@@ -13,7 +13,7 @@ use finback_core::clock::Now;
 use finback_core::driver::Caller;
 use finback_core::net::Timers;
 use futures_util::FutureExt;
-use http::{HeaderValue, Request, Response};
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use slab::Slab;
 use tokio::sync::Notify;
@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use crate::Http;
 use crate::body::{Incoming, Payload};
 use crate::forward::forward;
-use crate::headers;
+use crate::forwarded::Hop;
 use crate::http2;
 
 /// A response of which a client takes nothing for this long is given up; or for a second, while bodies that
@@ -36,10 +36,8 @@ const SECOND: Duration = Duration::from_secs(1);
 pub(crate) struct Client {
     pub(crate) http: Arc<Http>,
     pub(crate) caller: Rc<Caller>,
-    /// Its requests come under TLS.
-    pub(crate) secure: bool,
-    /// Its address, as headers write it.
-    pub(crate) address: HeaderValue,
+    /// The hop before us, whose requests they are or that passes them on.
+    pub(crate) hop: Hop,
     pub(crate) timers: Rc<Timers>,
     in_flight: Cell<usize>,
     requests: Cell<u64>,
@@ -56,8 +54,7 @@ impl Client {
         Rc::new(Self {
             http: http.clone(),
             caller: caller.clone(),
-            secure,
-            address: headers::address(caller.peer().ip()),
+            hop: Hop::new(caller.peer(), caller.local(), secure, caller.proxies()),
             timers: caller.worker().timers().clone(),
             in_flight: Cell::default(),
             requests: Cell::default(),

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::future::{Future, poll_fn};
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,8 +24,9 @@ use tokio::time::Instant;
 use crate::body::{Download, Incoming, Payload, Upload};
 use crate::client::Client;
 use crate::dialect::{Asked, Dialect};
+use crate::forwarded;
 use crate::headers;
-use crate::pool::{self, Channel, Returned};
+use crate::pool::{self, Channel, Returned, Whose};
 use crate::replay::{KEPT, Replay};
 use crate::translation::{Translated, Translator};
 use crate::treatment::{self, Taker, Treatment};
@@ -124,6 +126,8 @@ struct Call {
     client: Rc<Client>,
     /// Taken by whoever ends it.
     stream: Option<Stream>,
+    /// Whose request it is.
+    source: IpAddr,
     dialect: Arc<dyn Dialect>,
     asked: Asked,
     /// The caller or the route bound it; else a body that moves may take its time.
@@ -189,10 +193,10 @@ impl Call {
         let own_timeout = metadata.timeout.is_some();
         let bytes = weight(&head);
         let mut attributes = |name: &str| headers::attribute(&head, name);
+        let source = client.hop.source(&head.headers, client.caller.proxies());
+        let caller = &client.caller;
         let (stream, routed) =
-            client
-                .caller
-                .open(dialect.name(), &metadata, bytes, &mut attributes);
+            caller.open_for(source, dialect.name(), &metadata, bytes, &mut attributes);
         let upload = Rc::new(Upload::default());
         let payload = if wanted.is_some() || body.is_end_stream() {
             upload.finish();
@@ -209,6 +213,7 @@ impl Call {
                 .treatment()
                 .and_then(|own| own.downcast::<Treatment>().ok()),
             stream: Some(stream),
+            source,
             dialect,
             asked,
             wanted,
@@ -244,7 +249,7 @@ impl Call {
         headers::strip(&mut head.headers);
         headers::keep_trailers(&mut head.headers);
         head.headers.remove(header::EXPECT);
-        headers::forwarded(head, &self.client.address, self.client.secure);
+        self.client.hop.tell(head);
         if let Some(treatment) = &self.treatment {
             treatment.amend(head);
         }
@@ -527,15 +532,22 @@ impl Call {
         loop {
             let limit = self.stream().attempt_deadline();
             let worker = self.client.caller.worker();
+            let whose = Whose::of(&self.client.caller, self.source, lease);
             let used = if self.wants_fresh {
                 None
             } else {
-                pool::ready(worker, lease, http2)
+                pool::ready(worker, lease, http2, &whose)
             };
             let channel = match used {
                 Some(channel) => channel,
                 None => {
-                    let making = Box::pin(pool::channel(worker, lease, http2, self.wants_fresh));
+                    let making = Box::pin(pool::channel(
+                        worker,
+                        lease,
+                        http2,
+                        self.wants_fresh,
+                        &whose,
+                    ));
                     match self.client.timers.within(limit, making).await {
                         Ok(Ok(channel)) => channel,
                         Ok(Err(end)) => return Err((Unmade::Failed(end), request)),
@@ -636,7 +648,7 @@ impl Call {
         let (mut head, body) = response.into_parts();
         let stream = self.stream.take().expect("a call is ended once");
         headers::strip(&mut head.headers);
-        headers::via(&mut head.headers, head.version);
+        forwarded::via(&mut head.headers, head.version);
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let (Some(wanted), Some(endpoint)) = (self.wanted.take(), body.into_socket()) else {
                 self.stream = Some(stream);

@@ -1,7 +1,6 @@
 //! Headers of a proxy: which stay on one connection, which tell where a request came from.
 
 use std::cell::RefCell;
-use std::net::IpAddr;
 use std::time::SystemTime;
 
 use base64::Engine;
@@ -19,9 +18,6 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     header::UPGRADE,
     HeaderName::from_static("http2-settings"),
 ];
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Whether a client waits to be told to go on before it sends the body (RFC 9110, section 10.1.1).
 pub(crate) fn expects_continue(headers: &HeaderMap) -> bool {
@@ -149,66 +145,13 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
 
 /// `TE` is for one connection, but trailers go all the way.
 pub(crate) fn keep_trailers(headers: &mut HeaderMap) {
-    let Some(te) = headers.remove(header::TE) else {
-        return;
-    };
-    let tokens = te.to_str().unwrap_or_default().split(',');
-    if tokens
-        .map(str::trim)
-        .any(|token| token.eq_ignore_ascii_case("trailers"))
-    {
+    let lines = headers.get_all(header::TE).iter();
+    let mut tokens = lines.flat_map(|line| line.to_str().unwrap_or_default().split(','));
+    let wanted = tokens.any(|token| token.trim().eq_ignore_ascii_case("trailers"));
+    headers.remove(header::TE);
+    if wanted {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
-}
-
-/// An address as headers write it.
-pub(crate) fn address(source: IpAddr) -> HeaderValue {
-    let text = source.to_canonical().to_string();
-    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("unknown"))
-}
-
-/// One more at the end of those that a header lists.
-fn append(headers: &mut HeaderMap, name: HeaderName, own: HeaderValue) {
-    let line = match headers.get(&name) {
-        Some(before) => [before.as_bytes(), b", ", own.as_bytes()].concat(),
-        None => {
-            headers.insert(name, own);
-            return;
-        }
-    };
-    if let Ok(line) = HeaderValue::from_bytes(&line) {
-        headers.insert(name, line);
-    }
-}
-
-/// Tells whom a request came from.
-pub(crate) fn forwarded(head: &mut Parts, source: &HeaderValue, secure: bool) {
-    append(&mut head.headers, FORWARDED_FOR, source.clone());
-    if !head.headers.contains_key(&FORWARDED_PROTO) {
-        let scheme = if secure { "https" } else { "http" };
-        head.headers
-            .insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
-    }
-    if !head.headers.contains_key(&FORWARDED_HOST) {
-        let host = match head.uri.authority() {
-            Some(own) => HeaderValue::from_str(own.as_str()).ok(),
-            None => head.headers.get(header::HOST).cloned(),
-        };
-        if let Some(host) = host {
-            head.headers.insert(FORWARDED_HOST, host);
-        }
-    }
-    via(&mut head.headers, head.version);
-}
-
-/// Adds us to those who passed a message on.
-pub(crate) fn via(headers: &mut HeaderMap, version: Version) {
-    let own = match version {
-        Version::HTTP_2 => "2 finback",
-        Version::HTTP_10 => "1.0 finback",
-        _ => "1.1 finback",
-    };
-    append(headers, header::VIA, HeaderValue::from_static(own));
 }
 
 /// The time, as messages tell it (RFC 9110, section 6.6.1).
@@ -281,6 +224,17 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
+/// All lines of a header as one (RFC 9110, section 5.3; RFC 9113, section 8.2.3).
+fn combined(headers: &HeaderMap, name: &str) -> Option<String> {
+    let mut lines = headers.get_all(name).iter();
+    let mut all = lines.next()?.to_str().ok()?.to_owned();
+    for line in lines {
+        all.push_str(if name == "cookie" { "; " } else { ", " });
+        all.push_str(line.to_str().ok()?);
+    }
+    Some(all)
+}
+
 /// A part of a request by the name that routes give it: `:authority`, `:method`, `:path`,
 /// `?name` for a parameter of the query, or a header.
 pub(crate) fn attribute(head: &Parts, name: &str) -> Option<String> {
@@ -293,7 +247,7 @@ pub(crate) fn attribute(head: &Parts, name: &str) -> Option<String> {
                 let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
                 (key == parameter).then(|| value.to_owned())
             }),
-            None => Some(head.headers.get(name)?.to_str().ok()?.to_owned()),
+            None => combined(&head.headers, name),
         },
     }
 }
@@ -366,25 +320,30 @@ mod tests {
     }
 
     #[test]
-    fn a_request_tells_whom_it_came_from() {
-        let mut own = head("/x?y", &[("host", "a"), ("x-forwarded-for", "10.0.0.9")]);
-        forwarded(&mut own, &address([10, 0, 0, 1].into()), true);
-        assert_eq!(own.headers["x-forwarded-for"], "10.0.0.9, 10.0.0.1");
-        assert_eq!(own.headers["x-forwarded-proto"], "https");
-        assert_eq!(own.headers["x-forwarded-host"], "a");
-        assert_eq!(own.headers["via"], "1.1 finback");
+    fn a_request_is_put_into_the_form_of_its_endpoint() {
+        let mut own = head("/x?y", &[("host", "a")]);
         aim(&mut own, true, false);
         assert_eq!(own.uri, "http://a/x?y");
         own.headers
             .append("cookie", HeaderValue::from_static("a=1"));
         own.headers
             .append("cookie", HeaderValue::from_static("b=2"));
+        assert_eq!(attribute(&own, "cookie").as_deref(), Some("a=1; b=2"));
         aim(&mut own, false, false);
         assert_eq!(
             (own.uri.to_string().as_str(), &own.headers["host"]),
             ("/x?y", &HeaderValue::from_static("a"))
         );
         assert_eq!(own.headers["cookie"], "a=1; b=2");
+    }
+
+    #[test]
+    fn all_lines_of_a_header_are_seen() {
+        let own = head("/", &[("host", "a"), ("lane", "gray"), ("lane", "blue")]);
+        assert_eq!(attribute(&own, "lane").as_deref(), Some("gray, blue"));
+        let mut own = head("/", &[("host", "a"), ("te", "gzip"), ("te", "trailers")]);
+        keep_trailers(&mut own.headers);
+        assert_eq!(own.headers["te"], "trailers");
     }
 
     #[test]

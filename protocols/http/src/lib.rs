@@ -14,6 +14,7 @@ mod client;
 mod dialect;
 mod exercise;
 mod forward;
+mod forwarded;
 mod headers;
 mod http1;
 mod http2;

@@ -5,15 +5,15 @@ mod idle;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use finback_core::clock::{Clock, Now};
 use finback_core::cluster::Cluster;
-use finback_core::driver::Worker;
+use finback_core::driver::{Caller, Worker};
 use finback_core::mesh::{AttemptEnd, Lease};
-use finback_core::net::{DialError, Expired};
+use finback_core::net::{DialError, Ends, Expired, Socket};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
@@ -39,6 +39,35 @@ const HEAD: usize = 64 * 1024;
 struct Key {
     cluster: *const Cluster,
     address: SocketAddr,
+    /// Whose connections they are, where endpoints are told of it: nobody else's requests go over them.
+    client: Option<SocketAddr>,
+}
+
+/// For whom a connection is.
+pub(crate) struct Whose<'a> {
+    caller: &'a Caller,
+    ends: Option<Ends>,
+}
+
+impl<'a> Whose<'a> {
+    /// A request from `source`, of which the lease's endpoint may have to be told.
+    pub(crate) fn of(caller: &'a Caller, source: IpAddr, lease: &Lease) -> Self {
+        let told = lease.cluster().spec.policy.proxy_header.is_some();
+        let ends = if told { caller.ends(source) } else { None };
+        Self { caller, ends }
+    }
+
+    async fn connect(
+        &self,
+        worker: &Worker,
+        lease: &Lease,
+        application: &'static [u8],
+    ) -> Result<Socket, DialError> {
+        let known = self.caller.known();
+        worker
+            .connect_for(lease, Some(application), self.ends, known)
+            .await
+    }
 }
 
 /// All connections of one worker.
@@ -149,25 +178,31 @@ impl Drop for Returned {
     }
 }
 
-fn key(lease: &Lease) -> Key {
+fn key(lease: &Lease, whose: &Whose<'_>) -> Key {
     Key {
+        client: whose.ends.map(|ends| ends.source),
         cluster: Arc::as_ptr(lease.cluster()),
         address: lease.address(),
     }
 }
 
 /// A connection to the endpoint of a lease, if one is there and can take a request now.
-pub(crate) fn ready(worker: &Rc<Worker>, lease: &Lease, http2: bool) -> Option<Channel> {
+pub(crate) fn ready(
+    worker: &Rc<Worker>,
+    lease: &Lease,
+    http2: bool,
+    whose: &Whose<'_>,
+) -> Option<Channel> {
     let pools: Rc<Pools> = worker.state();
     if http2 {
-        let shared = pools.shared.borrow().get(&key(lease))?.clone();
+        let shared = pools.shared.borrow().get(&key(lease, whose))?.clone();
         let connection = shared.choose(worker, lease, false);
         let sender = connection.sender.get()?.clone();
         connection.streams.set(connection.streams.get() + 1);
         let returned = Returned(Place::Shared(connection));
         return Some(Channel::Shared(sender, returned));
     }
-    let single = pools.single.borrow().get(&key(lease))?.clone();
+    let single = pools.single.borrow().get(&key(lease, whose))?.clone();
     let connection = single.used()?;
     let returned = Returned(Place::Single(single, connection.clone()));
     Some(Channel::Single(connection, returned, true))
@@ -184,14 +219,16 @@ pub(crate) async fn channel(
     lease: &Lease,
     http2: bool,
     fresh: bool,
+    whose: &Whose<'_>,
 ) -> Result<Channel, AttemptEnd> {
     let pools: Rc<Pools> = worker.state();
     pools.keep(worker);
-    let key = key(lease);
+    let key = key(lease, whose);
+    let place = (lease, whose);
     let found = if http2 {
-        shared(&pools, key, worker, lease, fresh).await
+        shared(&pools, key, worker, place, fresh).await
     } else {
-        single(&pools, key, worker, lease, fresh).await
+        single(&pools, key, worker, place, fresh).await
     };
     found.map_err(|error| {
         let endpoint = lease.address();
@@ -207,7 +244,7 @@ async fn single(
     pools: &Pools,
     key: Key,
     worker: &Rc<Worker>,
-    lease: &Lease,
+    (lease, whose): (&Lease, &Whose<'_>),
     wants_fresh: bool,
 ) -> Result<Channel, DialError> {
     let fresh = || {
@@ -227,7 +264,7 @@ async fn single(
         let returned = Returned(Place::Single(single, connection.clone()));
         return Ok(Channel::Single(connection, returned, true));
     }
-    let stream = worker.connect(lease, Some(b"http/1.1")).await?;
+    let stream = whose.connect(worker, lease, b"http/1.1").await?;
     let connection = Rc::new(Alone {
         line: http1::Connection::new(stream),
     });
@@ -253,7 +290,7 @@ async fn shared(
     pools: &Pools,
     key: Key,
     worker: &Rc<Worker>,
-    lease: &Lease,
+    (lease, whose): (&Lease, &Whose<'_>),
     wants_fresh: bool,
 ) -> Result<Channel, DialError> {
     let fresh = || {
@@ -273,7 +310,7 @@ async fn shared(
     let returned = Returned(Place::Shared(connection.clone()));
     let made = connection
         .sender
-        .get_or_try_init(|| handshake(worker, lease, &connection))
+        .get_or_try_init(|| handshake(worker, (lease, whose), &connection))
         .await;
     match made {
         Ok(sender) => Ok(Channel::Shared(sender.clone(), returned)),
@@ -316,14 +353,14 @@ impl Shared {
 
 async fn handshake(
     worker: &Rc<Worker>,
-    lease: &Lease,
+    (lease, whose): (&Lease, &Whose<'_>),
     own: &Rc<Multiplexed>,
 ) -> Result<http2::Sender, DialError> {
     if own.closed.get() {
         // Who waited for it with us has tried.
         return Err(DialError::Refused(io::ErrorKind::ConnectionRefused.into()));
     }
-    let stream = worker.connect(lease, Some(b"h2")).await?;
+    let stream = whose.connect(worker, lease, b"h2").await?;
     let policy = &lease.cluster().spec.policy;
     let limits = Limits {
         streams: 0,

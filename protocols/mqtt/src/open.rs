@@ -459,7 +459,9 @@ async fn reach(
             Err(rejection) => return Err(reject(stream, rejection)),
         };
         let worker = caller.worker();
-        let dialling = Box::pin(worker.connect(&lease, Some(b"mqtt")));
+        let ends = caller.ends(caller.peer().ip());
+        let dialling = worker.connect_for(&lease, Some(b"mqtt"), ends, caller.known());
+        let dialling = Box::pin(dialling);
         let due = match stream.is_last_attempt() {
             true => stream.deadline(),
             false => Instant::now() + IMPATIENT,

@@ -112,7 +112,11 @@ async fn open(caller: &Rc<Caller>, client: &mut Socket) -> Option<(Stream, Lease
             Ok(lease) => lease,
             Err(rejection) => return refuse(&mut stream, rejection),
         };
-        match Box::pin(caller.worker().connect(&lease, None)).await {
+        let ends = caller.ends(caller.peer().ip());
+        let connecting = caller
+            .worker()
+            .connect_for(&lease, None, ends, caller.known());
+        match Box::pin(connecting).await {
             Ok(endpoint) => return Some((stream, lease, endpoint)),
             Err(error) => {
                 tracing::debug!(endpoint = %lease.address(), %error, "cannot connect");

@@ -135,6 +135,7 @@ impl World {
             protocols: vec![Arc::new(watched)],
             routes: self.plan.table.as_str().into(),
             tls: None,
+            proxies: Arc::default(),
             settings: "".into(),
         };
         self.crew.listen(self.listener, &spec);

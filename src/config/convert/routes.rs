@@ -147,7 +147,9 @@ fn text(Placed { value, place }: Placed<file::Text>) -> Result<Text> {
     }
 }
 
-fn sources(Placed { value, place }: Placed<file::OneOrMany>) -> Result<Vec<route::Cidr>> {
+pub(super) fn sources(
+    Placed { value, place }: Placed<file::OneOrMany>,
+) -> Result<Vec<route::Cidr>> {
     let texts = match value {
         file::OneOrMany::One(text) => vec![text],
         file::OneOrMany::Many(texts) => texts,

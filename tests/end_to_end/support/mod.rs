@@ -9,6 +9,7 @@ pub(crate) mod kafka;
 pub(crate) mod mosquitto;
 pub(crate) mod peer;
 pub(crate) mod process;
+pub(crate) mod proxies;
 pub(crate) mod reaper;
 pub(crate) mod rpc;
 pub(crate) mod world;

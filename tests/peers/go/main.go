@@ -19,6 +19,7 @@ var operations = map[string]handler{
 	"grpc-list":       grpcList,
 	"grpc-serve":      grpcServe,
 	"grpc-health":     grpcHealth,
+	"grpc-load":       grpcLoad,
 	"export":          export,
 	"call":            call,
 }

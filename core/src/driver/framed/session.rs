@@ -312,6 +312,7 @@ impl Session {
         socket.unread(unread);
         let carried = Carried {
             cue: self.client.cue.get(),
+            local: None,
         };
         let client = &self.client;
         let parcel = Parcel::new(

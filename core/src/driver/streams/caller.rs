@@ -11,11 +11,12 @@ use std::time::Duration;
 use crate::frame::Metadata;
 use crate::gauges::Gauges;
 use crate::mesh::{Exchange, Origin, SiteCache};
-use crate::net::{Socket, Transport};
+use crate::net::{Ends, Known, Socket, Transport};
 use crate::record::Series;
 use crate::rejection::Rejection;
 
 use super::super::listener::{Carried, Connection, Parcel, Presence};
+use super::super::proxies::Proxies;
 use super::super::resident::Residence;
 use super::super::worker::Worker;
 use super::Stream;
@@ -26,6 +27,9 @@ pub struct Caller {
     pub(super) worker: Rc<Worker>,
     origin: Rc<Origin>,
     peer: SocketAddr,
+    /// Where it connected to.
+    local: Option<SocketAddr>,
+    proxies: Arc<Proxies>,
     transport: Option<Rc<Transport>>,
     sites: RefCell<SiteCache>,
     pub(super) words: Rc<Words>,
@@ -44,9 +48,10 @@ impl Caller {
             peer,
             listening,
             presence,
-            carried: _,
+            carried,
         } = connection;
         let origin = listening.origin.clone();
+        let local = carried.local.or_else(|| socket.local_addr().ok());
         worker.read_clock();
         let words = Rc::new(Words::of(origin.id, worker.now()));
         let residence = Residence::take(&worker, words.clone());
@@ -54,6 +59,8 @@ impl Caller {
             worker,
             origin,
             peer,
+            local,
+            proxies: listening.proxies.clone(),
             transport,
             sites: RefCell::default(),
             words,
@@ -66,6 +73,42 @@ impl Caller {
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// Where it connected to: to us, or to the proxy in front that told us so.
+    #[must_use]
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.local
+    }
+
+    /// Both ends of its connection, as endpoints are told of them; of a call that comes from `source`.
+    #[must_use]
+    pub fn ends(&self, source: IpAddr) -> Option<Ends> {
+        // The port that a trusted proxy's client has nobody knows.
+        let port = if source == self.peer.ip() {
+            self.peer.port()
+        } else {
+            0
+        };
+        Some(Ends {
+            source: SocketAddr::new(source, port),
+            destination: self.local?,
+        })
+    }
+
+    /// What its TLS tells.
+    #[must_use]
+    pub fn known(&self) -> Known<'_> {
+        Known {
+            server_name: self.server_name(),
+            identity: self.identity(),
+        }
+    }
+
+    /// The proxies in front of its listener.
+    #[must_use]
+    pub fn proxies(&self) -> &Proxies {
+        &self.proxies
     }
 
     /// The worker that serves it.
@@ -145,8 +188,11 @@ impl Caller {
     /// on with it as if it had just been accepted. What was read of it and not used must have been
     /// [put back](Socket::unread).
     pub fn hand_over(&self, socket: Socket, protocol: &'static str) {
-        let nothing_else = Carried::default();
-        let parcel = Parcel::new(socket, self.peer, self.origin.id, protocol, nothing_else);
+        let carried = Carried {
+            cue: None,
+            local: self.local,
+        };
+        let parcel = Parcel::new(socket, self.peer, self.origin.id, protocol, carried);
         // It is counted where it arrives.
         drop(self.place.take());
         if let Some(parcel) = parcel {
@@ -204,12 +250,26 @@ impl Caller {
         bytes: usize,
         attributes: &mut dyn FnMut(&str) -> Option<String>,
     ) -> (Stream, Result<(), Rejection>) {
+        self.open_for(self.peer.ip(), protocol, metadata, bytes, attributes)
+    }
+
+    /// The same of a call that comes from elsewhere, as a trusted proxy says.
+    pub fn open_for(
+        self: &Rc<Self>,
+        source: IpAddr,
+        protocol: &'static str,
+        metadata: &Metadata<'_>,
+        bytes: usize,
+        attributes: &mut dyn FnMut(&str) -> Option<String>,
+    ) -> (Stream, Result<(), Rejection>) {
         self.worker.read_clock();
-        let source: IpAddr = self.peer.ip();
-        let site =
-            self.sites
-                .borrow_mut()
-                .find(&self.worker, &self.origin, protocol, source, metadata);
+        let site = if source == self.peer.ip() {
+            let mut sites = self.sites.borrow_mut();
+            sites.find(&self.worker, &self.origin, protocol, source, metadata)
+        } else {
+            // What the connection remembers is for its own address.
+            self.worker.site(&self.origin, protocol, source, metadata)
+        };
         let (exchange, routed) = Exchange::open(
             &self.worker,
             site,

@@ -10,7 +10,7 @@ use crate::cluster::Cluster;
 use crate::endpoint::{Connecting, Endpoint};
 use crate::gauges::Gauges;
 use crate::mesh::Lease;
-use crate::net::{DialError, Socket, Target, dial};
+use crate::net::{DialError, Ends, Known, Socket, Target, dial, proxy_header};
 
 use super::super::resident::IdleConnections;
 use super::Worker;
@@ -34,14 +34,46 @@ impl Worker {
             .await
     }
 
+    /// The same on behalf of one client, of whom the endpoint is told where its cluster wants that.
+    ///
+    /// # Errors
+    /// Whose failure it is.
+    pub async fn connect_for(
+        &self,
+        lease: &Lease,
+        application: Option<&'static [u8]>,
+        ends: Option<Ends>,
+        known: Known<'_>,
+    ) -> Result<Socket, DialError> {
+        let version = lease.cluster().spec.policy.proxy_header;
+        let header = version.map(|version| proxy_header(version, ends, known));
+        let (cluster, endpoint) = (lease.cluster(), lease.endpoint());
+        self.dial_saying(cluster, endpoint, application, header.as_deref())
+            .await
+    }
+
     pub(crate) async fn dial(
         &self,
         cluster: &Arc<Cluster>,
         endpoint: &Arc<Endpoint>,
         application: Option<&'static [u8]>,
     ) -> Result<Socket, DialError> {
+        let version = cluster.spec.policy.proxy_header;
+        let header = version.map(|version| proxy_header(version, None, Known::default()));
+        self.dial_saying(cluster, endpoint, application, header.as_deref())
+            .await
+    }
+
+    async fn dial_saying(
+        &self,
+        cluster: &Arc<Cluster>,
+        endpoint: &Arc<Endpoint>,
+        application: Option<&'static [u8]>,
+        header: Option<&[u8]>,
+    ) -> Result<Socket, DialError> {
         let policy = &cluster.spec.policy;
         let target = Target {
+            header,
             address: endpoint.address,
             timeout: policy.connect_timeout,
             tls: policy.tls.as_deref(),

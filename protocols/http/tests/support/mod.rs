@@ -108,6 +108,7 @@ pub(crate) fn serve(spec: RoutingSpec, workers: usize, protocol: Arc<dyn Protoco
     let bound = workers
         .bind(ListenerSpec {
             tls: None,
+            proxies: Arc::default(),
             name: "front".into(),
             address: "127.0.0.1:0".parse().unwrap(),
             protocols: vec![protocol],
