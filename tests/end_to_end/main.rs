@@ -25,6 +25,7 @@ mod mqtt;
 mod mqtt_cases;
 mod mqtt_faults;
 mod names;
+mod proxies;
 mod registries;
 mod reload;
 mod rotating;

@@ -155,7 +155,7 @@ pub(super) fn sources(
         file::OneOrMany::Many(texts) => texts,
     };
     if texts.is_empty() {
-        let message = "no address could match an empty list; leave `source` out, or fill it";
+        let message = "an empty list matches no address; leave it out, or fill it";
         return Err(Wrong::at(place, message));
     }
     texts
