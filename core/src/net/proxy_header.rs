@@ -361,7 +361,7 @@ mod tests {
                 assert_eq!(cut, None, "{length} of {header:?}");
             }
             let mut more = header.clone();
-            more.extend_from_slice(b"GET / HTTP/1.1\r\n");
+            more.extend_from_slice(b"hello, whoever you are\r\n");
             assert_eq!(parse(&more).unwrap(), Some((header.len(), ends)));
         }
     }
@@ -376,7 +376,7 @@ mod tests {
         let command = [&SIGNATURE[..], &[0x22, TCP4, 0, 12], &[0; 12]].concat();
         let family = [&SIGNATURE[..], &[PROXY, 0x41, 0, 12], &[0; 12]].concat();
         for wrong in [
-            &b"GET / HTTP/1.1\r\n"[..],
+            &b"hello, whoever you are\r\n"[..],
             b"PROXY TCP4 10.0.0.1 10.0.0.2 1\r\n",
             b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2 3\r\n",
             b"PROXY TCP4 10.0.0.1 10.0.0.2 1 65536\r\n",
