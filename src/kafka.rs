@@ -112,7 +112,8 @@ fn not_taken(failure: Failure) -> NotTaken {
         Failure::Full => NotTaken::Full,
         Failure::TooLarge => NotTaken::TooLarge,
         Failure::NoTopic => NotTaken::BadTopic,
-        Failure::Loop | Failure::TimedOut | Failure::Failed => NotTaken::Failed,
+        Failure::Loop => NotTaken::Loop,
+        Failure::TimedOut | Failure::Failed => NotTaken::Failed,
     }
 }
 
@@ -135,6 +136,10 @@ impl Sink for KafkaSink {
             Box::new(move |went| receipt.tell(went.map(drop).map_err(not_taken)))
         });
         self.write_message(message, confirm).map_err(not_taken)
+    }
+
+    fn limit(&self) -> usize {
+        self.outlet.config.message_limit()
     }
 }
 

@@ -411,6 +411,7 @@ fn hand_over(
         topic,
         client_id: &subscription.client_id,
         username: "",
+        identity: "",
         qos: message.qos as u8,
         retain: message.retain,
         properties: Properties::of(&properties),

@@ -19,6 +19,7 @@ mod grpc;
 mod health;
 mod http;
 mod kafka;
+mod kafka_outages;
 mod leftovers;
 mod lifecycle;
 mod mqtt;

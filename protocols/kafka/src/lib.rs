@@ -35,6 +35,9 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("client.id", "finback"),
 ];
 
+/// What librdkafka takes of a message unless `message.max.bytes` says otherwise.
+const MESSAGE_LIMIT: usize = 1_000_000;
+
 /// Where a Kafka cluster is, and how it is spoken to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -56,6 +59,16 @@ impl Config {
         config.set("bootstrap.servers", &self.brokers);
         config.set_log_level(RDKafkaLogLevel::Warning);
         config
+    }
+
+    /// Bytes of the longest message, with its key and headers.
+    #[must_use]
+    pub fn message_limit(&self) -> usize {
+        let known = self.client().create_native_config();
+        let limit = known.and_then(|known| known.get("message.max.bytes"));
+        limit.map_or(MESSAGE_LIMIT, |limit| {
+            limit.parse().unwrap_or(MESSAGE_LIMIT)
+        })
     }
 
     /// Whether a producer can be made of it.

@@ -44,6 +44,10 @@ fn route(
     folder: &Path,
 ) -> Result<route::Route> {
     let produced = from.produce.take();
+    let name = from
+        .name
+        .take()
+        .unwrap_or_else(|| format!("{table}[{number}]"));
     let answers = from.respond.is_some() || from.redirect.is_some() || produced.is_some();
     let protocol = from.when.as_ref().and_then(|when| when.protocol.clone());
     let session = from.mqtt.take();
@@ -62,7 +66,7 @@ fn route(
             (None, None) => None,
         },
         Some(produced) => Some(produce::treatment(
-            produced, protocol, request, session, names,
+            &name, produced, protocol, request, session, names,
         )?),
     };
     let to = match (from.to, answers) {
@@ -78,10 +82,7 @@ fn route(
         }
     };
     Ok(route::Route {
-        name: from
-            .name
-            .unwrap_or_else(|| format!("{table}[{number}]"))
-            .into(),
+        name: name.into(),
         when: from.when.map(conditions).transpose()?.unwrap_or_default(),
         to,
         timeout: from.timeout.map(|Time(timeout)| timeout),

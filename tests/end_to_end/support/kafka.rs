@@ -66,6 +66,11 @@ impl Kafka {
         self.process = None;
     }
 
+    /// Sends it a signal, such as `STOP`.
+    pub(crate) fn signal(&self, signal: &str) {
+        self.process.as_ref().unwrap().signal(signal);
+    }
+
     /// Starts it (again) with the same data, and waits until it serves.
     pub(crate) fn restart(&mut self) {
         let process = Process::start("kafka", java().arg("kafka.Kafka").arg(&self.config));

@@ -83,6 +83,7 @@ impl Session {
             topic,
             client_id: &self.client_id,
             username: &self.username,
+            identity: self.caller.identity().unwrap_or_default(),
             qos: head.qos(),
             retain: head.retain(),
             properties: publish.properties,

@@ -26,7 +26,7 @@ pub(super) fn policy(
         (Some(_), Some(file)) => Some(password(&file, folder)?.into_bytes()),
     };
     let policy = Policy {
-        sink: None,
+        produce: None,
         tap: value.tap.map(|own| tap(own, names)).transpose()?,
         rules: value.acl.into_iter().map(rule).collect::<Result<_>>()?,
         mount: value.mount.map(mount).transpose()?,

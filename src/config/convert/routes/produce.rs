@@ -2,9 +2,11 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::Duration;
 
 use finback_http::Treatment;
-use finback_mqtt::Policy;
+use finback_mqtt::authentication::Authentication;
+use finback_mqtt::{Denied, Policy, Produce};
 
 use super::{Names, Result};
 use crate::config::Wrong;
@@ -12,7 +14,11 @@ use crate::config::file;
 use crate::config::units::Placed;
 use crate::kafka::{KafkaSink, Key};
 
+/// How long sessions of MQTT 3 are remembered while their clients are away, unless they are clean.
+const SESSION_EXPIRY: Duration = Duration::from_secs(2 * 3600);
+
 pub(super) fn treatment(
+    route: &str,
     Placed { value, place }: Placed<file::Produce>,
     protocol: Option<Placed<file::Text>>,
     request: Option<Treatment>,
@@ -38,7 +44,13 @@ pub(super) fn treatment(
         (true, Some(_), _) => other("MQTT"),
         (false, _, Some(_)) => other("HTTP"),
         (true, None, session) => Ok(Arc::new(Policy {
-            sink: Some(sink),
+            produce: Some(Produce {
+                sink,
+                route: route.into(),
+                authentication: Authentication::None,
+                session_expiry: SESSION_EXPIRY,
+                refused: Denied::default(),
+            }),
             ..session.unwrap_or_default()
         })),
         (false, request, None) => Ok(Arc::new(Treatment {
