@@ -27,6 +27,7 @@ routes:
   all:
     - match: {{ protocol: mqtt }}
       produce: {{ kafka: events, topic: "{{1}}" }}
+      mqtt: {{ authenticate: none }}
 "##
     ))
 }

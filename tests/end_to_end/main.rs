@@ -20,6 +20,8 @@ mod health;
 mod http;
 mod kafka;
 mod kafka_outages;
+mod kafka_policy;
+mod kafka_security;
 mod leftovers;
 mod lifecycle;
 mod mqtt;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What a client says of itself in CONNECT.
 pub struct Login {
@@ -33,6 +34,8 @@ pub struct User {
     pub name: String,
     /// What its token says of it, by name.
     pub claims: BTreeMap<String, String>,
+    /// How long what it showed is still good; `None` = always.
+    pub left: Option<Duration>,
 }
 
 /// Why a client is not let in.

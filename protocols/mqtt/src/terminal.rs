@@ -56,6 +56,8 @@ enum End {
     Silent,
     TakenOver,
     Leaving,
+    /// What the client showed of itself is good no more.
+    Expired,
     /// A message is not safe, and may be the next time: the client is to send it again, and no
     /// acknowledgement says that.
     Failed,
@@ -90,6 +92,8 @@ pub(crate) struct Terminal {
     goodbye: bool,
     /// We go away then at the latest.
     leave: Option<Now>,
+    /// What the client showed of itself is good no longer.
+    until: Option<Now>,
     turn: Turn,
     tally: Tally,
     /// Silence of the client after which it is gone; `None` for `limits.idle`.
@@ -281,6 +285,9 @@ impl Terminal {
         if self.caller.is_dismissed() && *self.leave.get_or_insert(now.after(LAST)) <= now {
             return Err(End::Leaving);
         }
+        if self.until.is_some_and(|until| until <= now) {
+            return Err(End::Expired);
+        }
         let mut due = false;
         for moment in [&mut self.retry, &mut self.resume] {
             if moment.is_some_and(|at| at <= now) {
@@ -291,7 +298,7 @@ impl Terminal {
         if due {
             return Ok(Poll::Ready(()));
         }
-        let moments = [self.retry, self.resume, self.leave];
+        let moments = [self.retry, self.resume, self.leave, self.until];
         let Some(next) = moments.into_iter().flatten().min() else {
             self.timer = None;
             return Ok(Poll::Pending);
@@ -326,6 +333,7 @@ impl Terminal {
             End::TakenOver => Some((Reason::TAKEN_OVER, "")),
             End::Leaving if server.is_some() => Some((Reason::USE_ANOTHER, "")),
             End::Leaving => Some((Reason::SHUTTING_DOWN, "")),
+            End::Expired => Some((Reason::NOT_AUTHORIZED, "the token has ended")),
             End::Failed => Some((Reason::SERVER_BUSY, "a message is to be sent again")),
             End::Goodbye | End::Gone => None,
         };
@@ -334,7 +342,7 @@ impl Terminal {
             session_ended(&caller, fault);
         }
         self.tally.ended(match &end {
-            End::Goodbye | End::TakenOver => Ending::Answered(Outcome::Success),
+            End::Goodbye | End::TakenOver | End::Expired => Ending::Answered(Outcome::Success),
             End::Gone | End::Silent => Ending::Abandoned,
             End::Fault(_) => Ending::Rejected(Rejection::BadRequest),
             End::Leaving => Ending::Rejected(Rejection::Draining),

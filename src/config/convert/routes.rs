@@ -51,18 +51,22 @@ fn route(
     let answers = from.respond.is_some() || from.redirect.is_some() || produced.is_some();
     let protocol = from.when.as_ref().and_then(|when| when.protocol.clone());
     let session = from.mqtt.take();
+    if let (Some(_), Some(retry)) = (&produced, &from.retry) {
+        let message = "Kafka's client tries again by itself; take `retry` away";
+        return Err(Wrong::at(retry.place, message));
+    }
     let request = http::treatment(&mut from)?;
     if let (Some(_), Some(session)) = (&request, &session) {
         let message = "a route is for HTTP or for MQTT; make two of it";
         return Err(Wrong::at(session.place, message));
     }
     let session = session
-        .map(|own| mqtt::policy(own, folder, names))
+        .map(|own| mqtt::policy(own, produced.is_some(), folder, names))
         .transpose()?;
     let treatment: Option<Arc<dyn Any + Send + Sync>> = match produced {
         None => match (request, session) {
             (Some(request), _) => Some(Arc::new(request)),
-            (None, Some(session)) => Some(Arc::new(session)),
+            (None, Some((session, _))) => Some(Arc::new(session)),
             (None, None) => None,
         },
         Some(produced) => Some(produce::treatment(

@@ -99,6 +99,16 @@ impl Template {
         self.parts.iter().any(|part| matches!(part, Part::Claim(_)))
     }
 
+    /// It with what a client says of itself; `None` if one is missing.
+    #[must_use]
+    pub fn fill_in(&self, client_id: &str, username: &str) -> Option<String> {
+        self.fill(&Facts {
+            client_id,
+            username,
+            ..Facts::default()
+        })
+    }
+
     /// Whether it has names of sessions in it.
     pub(crate) fn has_names(&self) -> bool {
         self.parts.iter().any(|part| !matches!(part, Part::Text(_)))

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use finback_core::clock::Now;
 use finback_core::driver::{Caller, Stream};
 use finback_core::frame::Outcome;
 use finback_core::rejection::Rejection;
@@ -103,7 +104,9 @@ pub(crate) async fn begin(
     let held = mqtt
         .states
         .take_up(owner, connect.clean, caller.worker().now());
+    let left = user.as_ref().and_then(|user| user.left);
     let beginning = Beginning {
+        until: left.map(|left| caller.worker().now().after(left)),
         produce,
         applied,
         seat,
@@ -170,6 +173,8 @@ struct Beginning<'a> {
     seat: Option<Seat>,
     held: super::Held,
     identity: String,
+    /// When what its client showed of itself is good no more.
+    until: Option<Now>,
     /// Its client identifier is ours.
     given: bool,
     /// The longest packet.
@@ -229,6 +234,7 @@ impl Terminal {
             bytes: Flow::default(),
             goodbye: false,
             leave: None,
+            until: beginning.until,
             turn: finback_core::net::Turn::new(),
             patience: patience(connect.keep_alive.into()),
             timer: None,

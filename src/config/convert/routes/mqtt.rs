@@ -1,21 +1,45 @@
 //! What routes do with sessions of MQTT beyond routing them.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
+use finback_mqtt::authentication::Authentication;
 use finback_mqtt::codec::Level;
 use finback_mqtt::{Action, Denied, Duplicates, Policy, Rewrite, Rule, Tap, Template, is_filter};
 
 use super::{Names, Result};
+use crate::authentication::{Credentials, TokenRules};
 use crate::config::Wrong;
 use crate::config::file;
 use crate::config::units::{Placed, Size};
 
+/// What stands in for a broker where there is none.
+#[derive(Default)]
+pub(super) struct Unbrokered {
+    pub(super) authentication: Authentication,
+    pub(super) session_expiry: Option<Duration>,
+    pub(super) refused: Denied,
+    /// Whether sessions have claims.
+    tokens: bool,
+}
+
+/// What a route does with sessions; `unbrokered`: there is no broker behind.
 pub(super) fn policy(
-    Placed { value, place }: Placed<file::MqttPolicy>,
+    Placed { mut value, place }: Placed<file::MqttPolicy>,
+    unbrokered: bool,
     folder: &Path,
     names: &Names,
-) -> Result<Policy> {
+) -> Result<(Policy, Unbrokered)> {
+    useful(&value, unbrokered)?;
+    let own = if unbrokered {
+        stand_in(&mut value, place, folder, names)?
+    } else {
+        Unbrokered::default()
+    };
+    no_claims(&value, &own)?;
     let optional = |given: Option<Placed<String>>| given.as_ref().map(template).transpose();
     let password = match (&value.username, value.password_file) {
         (_, None) => None,
@@ -35,18 +59,11 @@ pub(super) fn policy(
             .into_iter()
             .map(rewrite)
             .collect::<Result<_>>()?,
-        denied: match value.denied {
-            None => Denied::default(),
-            Some(word) => match &*word.value {
-                "acknowledge" => Denied::Acknowledge,
-                "close" => Denied::Close,
-                _ => return Err(unknown(&word, "acknowledge or close")),
-            },
-        },
+        denied: value.denied.map_or(Ok(Denied::default()), denied)?,
         client_id: optional(value.client_id)?,
         username: optional(value.username)?,
         password,
-        proxy_protocol: value.proxy_protocol,
+        proxy_protocol: value.proxy_protocol.is_some_and(|own| own.value),
         messages_per_second: value.messages_per_second.map(NonZeroU32::get),
         bytes_per_second: match value.bytes_per_second {
             Some(Size(0)) => {
@@ -66,7 +83,154 @@ pub(super) fn policy(
             },
         },
     };
-    Ok(policy)
+    Ok((policy, own))
+}
+
+/// Refuses keys that would have no effect.
+fn useful(value: &file::MqttPolicy, unbrokered: bool) -> Result<()> {
+    fn at<T>(key: &Option<Placed<T>>) -> Option<(u64, u64)> {
+        key.as_ref().map(|own| own.place)
+    }
+    let to_broker = value.duplicates.as_ref();
+    let to_broker = to_broker.filter(|own| own.value == "broker");
+    let keys = if unbrokered {
+        [
+            ("password_file", at(&value.password_file)),
+            ("proxy_protocol", at(&value.proxy_protocol)),
+            ("tap", at(&value.tap)),
+            ("duplicates: broker", to_broker.map(|own| own.place)),
+        ]
+    } else {
+        [
+            ("authenticate", at(&value.authenticate)),
+            ("session_expiry", at(&value.session_expiry)),
+            ("refused", at(&value.refused)),
+            ("", None),
+        ]
+    };
+    let (who, there) = match unbrokered {
+        true => ("a broker, and this route has none", "with `produce`"),
+        false => ("a route with `produce`: here, the broker does that", "here"),
+    };
+    for (key, place) in keys {
+        if let Some(place) = place {
+            let message = format!("`{key}` is for {who}; it would do nothing {there}");
+            return Err(Wrong::at(place, message));
+        }
+    }
+    Ok(())
+}
+
+fn stand_in(
+    value: &mut file::MqttPolicy,
+    place: (u64, u64),
+    folder: &Path,
+    names: &Names,
+) -> Result<Unbrokered> {
+    let Some(asked) = value.authenticate.take() else {
+        let message = "nobody would ask who the clients are; write `authenticate`, with `none` if that is meant";
+        return Err(Wrong::at(place, message));
+    };
+    let tokens = matches!(&asked.value, file::MqttAuthenticate::By(own) if own.tokens.is_some());
+    Ok(Unbrokered {
+        tokens,
+        authentication: authentication(asked, folder, names)?,
+        session_expiry: value.session_expiry.take().map(|own| own.value.0),
+        refused: value.refused.take().map_or(Ok(Denied::default()), denied)?,
+    })
+}
+
+fn authentication(
+    Placed { value, place }: Placed<file::MqttAuthenticate>,
+    folder: &Path,
+    names: &Names,
+) -> Result<Authentication> {
+    let credentials = match value {
+        file::MqttAuthenticate::Word(word) => {
+            return match &*word {
+                "none" => Ok(Authentication::None),
+                "certificate" => Ok(Authentication::Certificate),
+                _ => {
+                    let instead = "none, certificate, { users: FILE } or { tokens: { key: FILE } }";
+                    Err(unknown(&Placed { value: word, place }, instead))
+                }
+            };
+        }
+        file::MqttAuthenticate::By(file::MqttCredentials {
+            users: Some(users),
+            tokens: None,
+        }) => Placed {
+            value: Credentials::users(folder.join(users.value)),
+            place: users.place,
+        },
+        file::MqttAuthenticate::By(file::MqttCredentials {
+            users: None,
+            tokens: Some(tokens),
+        }) => {
+            let file::MqttTokens {
+                key,
+                issuer,
+                audience,
+                claims,
+            } = tokens.value;
+            let mut wanted = BTreeMap::new();
+            for (name, text) in claims {
+                let template = template(&text)?;
+                if template.has_claims() || text.value.contains("{identity}") {
+                    let message = "a claim is compared with what CONNECT says: {client_id}, {username}, or a text";
+                    return Err(Wrong::at(text.place, message));
+                }
+                wanted.insert(name, template);
+            }
+            let rules = TokenRules {
+                issuer,
+                audience,
+                claims: wanted,
+            };
+            Placed {
+                value: Credentials::tokens(folder.join(key.value), rules),
+                place: key.place,
+            }
+        }
+        file::MqttAuthenticate::By(_) => {
+            return Err(Wrong::at(
+                place,
+                "write exactly one of `users` and `tokens`",
+            ));
+        }
+    };
+    let authenticator = Arc::new(credentials.value);
+    names.credentials.borrow_mut().push(Placed {
+        value: authenticator.clone(),
+        place: credentials.place,
+    });
+    Ok(Authentication::Credentials(authenticator))
+}
+
+/// Claims are known where tokens are asked for.
+fn no_claims(value: &file::MqttPolicy, own: &Unbrokered) -> Result<()> {
+    let texts = [&value.mount, &value.client_id, &value.username];
+    let texts = texts
+        .into_iter()
+        .flatten()
+        .map(|own| (own.value.as_str(), own.place));
+    let topics = value.acl.iter().map(|rule| &rule.value.topics);
+    let topics = topics.flat_map(|own| own.value.iter().map(|text| (text.as_str(), own.place)));
+    for (text, place) in texts.chain(topics) {
+        if text.contains("{claims.") && !own.tokens {
+            let message = "claims are known with `authenticate: { tokens: ... }` only";
+            return Err(Wrong::at(place, message));
+        }
+    }
+    Ok(())
+}
+
+fn denied(word: Placed<String>) -> Result<Denied> {
+    match &*word.value {
+        "acknowledge" => Ok(Denied::Acknowledge),
+        "close" => Ok(Denied::Close),
+        _ => Err(unknown(&word, "acknowledge or close")),
+    }
 }
 
 fn tap(Placed { value, .. }: Placed<file::MqttTap>, names: &Names) -> Result<Tap> {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use finback_http::Treatment;
-use finback_mqtt::authentication::Authentication;
-use finback_mqtt::{Denied, Policy, Produce};
+use finback_mqtt::{Policy, Produce};
 
+use super::mqtt::Unbrokered;
 use super::{Names, Result};
 use crate::config::Wrong;
 use crate::config::file;
@@ -22,7 +22,7 @@ pub(super) fn treatment(
     Placed { value, place }: Placed<file::Produce>,
     protocol: Option<Placed<file::Text>>,
     request: Option<Treatment>,
-    session: Option<Policy>,
+    session: Option<(Policy, Unbrokered)>,
     names: &Names,
 ) -> Result<Arc<dyn Any + Send + Sync>> {
     let protocol = protocol.map(|own| own.value);
@@ -43,15 +43,19 @@ pub(super) fn treatment(
     match (messages, request, session) {
         (true, Some(_), _) => other("MQTT"),
         (false, _, Some(_)) => other("HTTP"),
-        (true, None, session) => Ok(Arc::new(Policy {
+        (true, None, None) => {
+            let message = "nobody would ask who the clients are; write `mqtt: { authenticate: ... }`, or `none` there";
+            Err(Wrong::at(place, message))
+        }
+        (true, None, Some((policy, own))) => Ok(Arc::new(Policy {
             produce: Some(Produce {
                 sink,
                 route: route.into(),
-                authentication: Authentication::None,
-                session_expiry: SESSION_EXPIRY,
-                refused: Denied::default(),
+                authentication: own.authentication,
+                session_expiry: own.session_expiry.unwrap_or(SESSION_EXPIRY),
+                refused: own.refused,
             }),
-            ..session.unwrap_or_default()
+            ..policy
         })),
         (false, request, None) => Ok(Arc::new(Treatment {
             taker: Some(sink),
@@ -97,7 +101,7 @@ pub(in crate::config::convert) fn sink(
         },
     };
     Ok(Arc::new(KafkaSink {
-        outlet: outlet.clone(),
+        outlet: outlet.value.clone(),
         topic,
         key,
     }))
