@@ -171,7 +171,8 @@ impl Exchange {
         if matches!(view.cluster.spec.source, Source::Discovered(_)) {
             self.site.learn();
         }
-        let (seat, trial) = self.pick(&mut view, local.random(), now, attributes)?;
+        let deadline = self.attempt_deadline();
+        let (seat, trial) = self.pick(&mut view, local.random(), (now, deadline), attributes)?;
         let cluster = &seat.cluster;
         let again = self.attempts > 0;
         let retry = again && !std::mem::take(&mut self.free);
@@ -192,6 +193,7 @@ impl Exchange {
             seat,
             clock: self.clock.clone(),
             started: now,
+            deadline,
             verdict: Verdict::Neutral,
             retry,
             trial,
@@ -203,7 +205,7 @@ impl Exchange {
         &self,
         view: &mut View,
         random: u64,
-        now: Now,
+        (now, deadline): (Now, Now),
         attributes: Attributes<'_, '_>,
     ) -> Result<(Rc<Seat>, Option<Trial>), Rejection> {
         let way = view.is_steered().then(|| {
@@ -232,7 +234,7 @@ impl Exchange {
             avoid: &self.tried,
             per_endpoint: policy.per_endpoint,
             panic_percent: policy.panic_percent,
-            deadline: self.attempt_deadline(),
+            deadline,
         };
         let members = match way {
             None => view.plain(),
@@ -432,6 +434,8 @@ pub struct Lease {
     pub(crate) seat: Rc<Seat>,
     clock: Rc<Cell<Now>>,
     started: Now,
+    /// When the attempt is given up.
+    pub(crate) deadline: Now,
     verdict: Verdict,
     retry: bool,
     /// How it went was reported before its end.
