@@ -123,9 +123,13 @@ impl Exchange {
 
     fn choose_destination(&mut self, random: u64) -> Result<(), Rejection> {
         let route = self.selected_route().ok_or(Rejection::NoRoute)?;
-        if let Destination::Clusters(weighted) = &route.to {
-            let chosen = route::choose(weighted, random).ok_or(Rejection::NoEndpoint)?;
-            self.destination = u32::try_from(chosen).map_err(|_| Rejection::NoEndpoint)?;
+        match &route.to {
+            Destination::Clusters(weighted) => {
+                let chosen = route::choose(weighted, random).ok_or(Rejection::NoEndpoint)?;
+                self.destination = u32::try_from(chosen).map_err(|_| Rejection::NoEndpoint)?;
+            }
+            Destination::Registry { .. } => {}
+            Destination::Treatment => return Err(Rejection::Denied),
         }
         Ok(())
     }
@@ -394,7 +398,14 @@ impl Exchange {
             Rejection::Overloaded => {
                 format!("too many calls are in flight to take {call}: a limit is reached")
             }
-            Rejection::Denied => format!("{call} is not allowed"),
+            Rejection::Denied => match self.selected_route() {
+                Some(route) if matches!(route.to, Destination::Treatment) => format!(
+                    "route '{}' of table '{routes}' answers by itself, and not in this protocol; \
+                     {call} goes nowhere",
+                    route.name
+                ),
+                _ => format!("{call} is not allowed"),
+            },
             Rejection::BadRequest => "the request cannot be read".to_owned(),
             Rejection::TooLarge => "the request is longer than the limit".to_owned(),
             Rejection::Draining => format!("shutting down; {call} was not finished"),
