@@ -203,6 +203,20 @@ impl Client {
         }
     }
 
+    /// Writes a few of its calls before their time.
+    pub(super) fn write_some(&mut self, network: &Network, plan: &Plan, ledger: &mut Ledger) {
+        if self.is_over() || !self.dribbling.is_empty() {
+            return;
+        }
+        let mut net = network.lock();
+        let open = self.waiting.values().filter(|call| ledger.is_open(**call));
+        let room = self.depth.saturating_sub(open.count() as u64);
+        for _ in 0..room.min(self.calls_left).min(4) {
+            self.calls_left -= 1;
+            self.call(&mut net, plan, ledger);
+        }
+    }
+
     fn call(&mut self, net: &mut Net, plan: &Plan, ledger: &mut Ledger) {
         let service = self.chance.index(plan.services.len());
         let toy = self.tongue == Tongue::Toy;
@@ -311,13 +325,17 @@ impl Client {
         }
     }
 
-    /// Closes its connection.
-    pub(super) fn close(&mut self, network: &Network) {
+    /// Ends its connection, whatever waits on it.
+    pub(super) fn close(&mut self, network: &Network, resets: bool) {
         if !self.gone {
             self.gone = true;
             let mut net = network.lock();
             self.gone_at = net.now();
-            net.leave(self.conn);
+            if resets {
+                net.cut(self.conn);
+            } else {
+                net.leave(self.conn);
+            }
         }
     }
 

@@ -251,7 +251,8 @@ impl World {
         loop {
             let event = self.network.lock().next_event(until);
             let Some((at, event)) = event else { break };
-            if matches!(event, Event::Fault | Event::Look | Event::Registry(_)) {
+            let own = matches!(event, Event::Fault | Event::Look | Event::Registry(_));
+            if own || matches!(event, Event::Pause(_)) {
                 // These are of the process that stands still.
                 self.network.lock().schedule(until - at, event);
                 if at == until {
@@ -315,6 +316,8 @@ impl World {
             Event::Server(server) => self.servers[server].act(&network),
             Event::Registry(number) => self.registry.tell(number, &self.plan),
             Event::Fault => self.befall(),
+            // Stood out by whoever takes the events.
+            Event::Pause(_) => {}
             Event::Look => {
                 self.look();
                 network.lock().schedule(LOOK, Event::Look);
@@ -337,11 +340,13 @@ impl World {
         if self.chance.one_in(2) {
             self.stop().await;
         }
+        let resets = self.chance.one_in(2);
         for client in &mut self.clients {
-            client.close(&self.network);
+            client.close(&self.network, resets);
         }
         // Of one that hangs up it cannot be told at once that it does not only wait for its answers.
-        self.run(LONGEST_HALF_CLOSED + 2000).await;
+        let patience = if resets { 0 } else { LONGEST_HALF_CLOSED };
+        self.run(patience + 1000).await;
         self.check_left();
         let servers = self.network.lock().alive(false);
         for conn in servers {
