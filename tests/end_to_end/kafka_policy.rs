@@ -516,6 +516,7 @@ fn new_topics_do_not_starve_others_and_are_bounded() {
     let cluster = cluster(&["iot.calm"]);
     let brokers = cluster.bootstrap_servers();
     let text = config(&brokers, "iot.{1}", "authenticate: none");
+    let text = text.replace("options:", "topics: 400, options:");
     let finback = Finback::start(&text);
     let (mut calm, _) = Device::connect(&finback, login("calm"));
     assert_eq!(calm.publish(1, 1, "calm", b"x"), Some(0));

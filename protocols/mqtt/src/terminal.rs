@@ -19,9 +19,11 @@ use bytes::BytesMut;
 use finback_core::clock::Now;
 use finback_core::driver::Caller;
 use finback_core::frame::Outcome;
+use finback_core::log_limit::LogLimit;
 use finback_core::net::{READS_PER_TURN, Timer, Turn, scratch};
 use finback_core::record::Ending;
 use finback_core::rejection::Rejection;
+use finback_core::text::Escaped;
 
 use crate::channel::Channel;
 use crate::codec::{Fault, Head, Kind, Level, write};
@@ -233,7 +235,14 @@ impl Terminal {
         };
         match otherwise {
             _ if self.level.is_5() => Ok(reason),
-            Denied::Acknowledge => Ok(Reason::SUCCESS),
+            Denied::Acknowledge => {
+                static LOST: LogLimit = LogLimit::usual();
+                if let Some(left_out) = LOST.admit(self.caller.worker().now()) {
+                    let (client, reason) = (Escaped(&self.client_id), reason.name());
+                    tracing::warn!(%client, reason, left_out, "a message is acknowledged, and goes nowhere");
+                }
+                Ok(Reason::SUCCESS)
+            }
             Denied::Close => Err(End::Fault(Fault::new(
                 reason,
                 "a message that is not allowed, or not taken ever",

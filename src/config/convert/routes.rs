@@ -1,5 +1,6 @@
 //! Route tables: which calls, where to, how often.
 
+mod authentication;
 mod http;
 pub(super) mod mqtt;
 pub(super) mod produce;

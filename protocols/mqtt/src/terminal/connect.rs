@@ -41,19 +41,7 @@ pub(crate) async fn begin(
     (policy, produce): (&Arc<Policy>, &Produce),
     stream: &mut Stream,
 ) -> Result<Begun, Refused> {
-    let properties = connect.properties();
-    if properties.text(id::AUTHENTICATION_METHOD).is_some() {
-        stream.rejected(Rejection::Denied);
-        // Section 4.12: a method that is not supported.
-        let why = "enhanced authentication is not supported here";
-        return Err(here(Reason::BAD_METHOD, why));
-    }
-    if connect.client_id.is_empty() && !connect.clean && !connect.level.is_5() {
-        stream.rejected(Rejection::Denied);
-        let why = "a session that is to last needs a client identifier";
-        return Err(here(Reason::BAD_CLIENT_ID, why));
-    }
-    let user = match authenticate(caller, connect, produce).await {
+    let user = match admit(caller, connect, produce).await {
         Ok(user) => user,
         Err(refused) => {
             stream.rejected(Rejection::Denied);
@@ -88,11 +76,7 @@ pub(crate) async fn begin(
     if forbidden || applied.amend(&mut own, &facts).is_err() {
         return Err(reject(stream, Rejection::Denied));
     }
-    let owner = Owner {
-        route: produce.route.clone(),
-        identity: identity.as_str().into(),
-        client_id: own.client_id.as_ref().into(),
-    };
+    let owner = owner(produce, &identity, &own);
     let Ok(seat) = mqtt.sessions.enter(&seat_key(&owner), duplicates(policy)) else {
         stream.rejected(Rejection::Denied);
         let why = "a session of this client identifier is under way";
@@ -117,6 +101,25 @@ pub(crate) async fn begin(
     };
     let terminal = Terminal::accept(caller, channel, &own, beginning);
     Ok(Begun::Here(Box::new(terminal)))
+}
+
+/// Whether the client may begin a session, and who it is; nothing else has happened by then.
+async fn admit(
+    caller: &Caller,
+    connect: &Connect<'_>,
+    produce: &Produce,
+) -> Result<Option<User>, Refused> {
+    let properties = connect.properties();
+    if properties.text(id::AUTHENTICATION_METHOD).is_some() {
+        // Section 4.12: a method that is not supported.
+        let why = "enhanced authentication is not supported here";
+        return Err(here(Reason::BAD_METHOD, why));
+    }
+    if connect.client_id.is_empty() && !connect.clean && !connect.level.is_5() {
+        let why = "a session that is to last needs a client identifier";
+        return Err(here(Reason::BAD_CLIENT_ID, why));
+    }
+    authenticate(caller, connect, produce).await
 }
 
 /// Finds out who the client is; `None` where the route does not ask.
@@ -158,6 +161,14 @@ fn duplicates(policy: &Policy) -> Duplicates {
     match policy.duplicates {
         Duplicates::Broker => Duplicates::TakeOver,
         own => own,
+    }
+}
+
+fn owner(produce: &Produce, identity: &str, connect: &Connect<'_>) -> Owner {
+    Owner {
+        route: produce.route.clone(),
+        identity: identity.into(),
+        client_id: connect.client_id.as_ref().into(),
     }
 }
 

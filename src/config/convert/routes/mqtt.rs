@@ -1,17 +1,14 @@
 //! What routes do with sessions of MQTT beyond routing them.
 
-use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use finback_mqtt::authentication::Authentication;
 use finback_mqtt::codec::Level;
 use finback_mqtt::{Action, Denied, Duplicates, Policy, Rewrite, Rule, Tap, Template, is_filter};
 
-use super::{Names, Result};
-use crate::authentication::{Credentials, TokenRules};
+use super::{Names, Result, authentication};
 use crate::config::Wrong;
 use crate::config::file;
 use crate::config::units::{Placed, Size};
@@ -134,77 +131,10 @@ fn stand_in(
     let tokens = matches!(&asked.value, file::MqttAuthenticate::By(own) if own.tokens.is_some());
     Ok(Unbrokered {
         tokens,
-        authentication: authentication(asked, folder, names)?,
+        authentication: authentication::authentication(asked, folder, names)?,
         session_expiry: value.session_expiry.take().map(|own| own.value.0),
         refused: value.refused.take().map_or(Ok(Denied::default()), denied)?,
     })
-}
-
-fn authentication(
-    Placed { value, place }: Placed<file::MqttAuthenticate>,
-    folder: &Path,
-    names: &Names,
-) -> Result<Authentication> {
-    let credentials = match value {
-        file::MqttAuthenticate::Word(word) => {
-            return match &*word {
-                "none" => Ok(Authentication::None),
-                "certificate" => Ok(Authentication::Certificate),
-                _ => {
-                    let instead = "none, certificate, { users: FILE } or { tokens: { key: FILE } }";
-                    Err(unknown(&Placed { value: word, place }, instead))
-                }
-            };
-        }
-        file::MqttAuthenticate::By(file::MqttCredentials {
-            users: Some(users),
-            tokens: None,
-        }) => Placed {
-            value: Credentials::users(folder.join(users.value)),
-            place: users.place,
-        },
-        file::MqttAuthenticate::By(file::MqttCredentials {
-            users: None,
-            tokens: Some(tokens),
-        }) => {
-            let file::MqttTokens {
-                key,
-                issuer,
-                audience,
-                claims,
-            } = tokens.value;
-            let mut wanted = BTreeMap::new();
-            for (name, text) in claims {
-                let template = template(&text)?;
-                if template.has_claims() || text.value.contains("{identity}") {
-                    let message = "a claim is compared with what CONNECT says: {client_id}, {username}, or a text";
-                    return Err(Wrong::at(text.place, message));
-                }
-                wanted.insert(name, template);
-            }
-            let rules = TokenRules {
-                issuer,
-                audience,
-                claims: wanted,
-            };
-            Placed {
-                value: Credentials::tokens(folder.join(key.value), rules),
-                place: key.place,
-            }
-        }
-        file::MqttAuthenticate::By(_) => {
-            return Err(Wrong::at(
-                place,
-                "write exactly one of `users` and `tokens`",
-            ));
-        }
-    };
-    let authenticator = Arc::new(credentials.value);
-    names.credentials.borrow_mut().push(Placed {
-        value: authenticator.clone(),
-        place: credentials.place,
-    });
-    Ok(Authentication::Credentials(authenticator))
 }
 
 /// Claims are known where tokens are asked for.
@@ -254,7 +184,7 @@ fn tap(Placed { value, .. }: Placed<file::MqttTap>, names: &Names) -> Result<Tap
     })
 }
 
-fn unknown(word: &Placed<String>, instead: &str) -> Wrong {
+pub(super) fn unknown(word: &Placed<String>, instead: &str) -> Wrong {
     let message = format!(
         "`{}` is none of the words here; write {instead}",
         word.value
@@ -262,7 +192,7 @@ fn unknown(word: &Placed<String>, instead: &str) -> Wrong {
     Wrong::at(word.place, message)
 }
 
-fn template(text: &Placed<String>) -> Result<Template> {
+pub(super) fn template(text: &Placed<String>) -> Result<Template> {
     let parsed = text.value.parse::<Template>();
     parsed.map_err(|error| Wrong::at(text.place, error.to_string()))
 }
