@@ -21,7 +21,7 @@ pub use memory::Wire;
 pub use relay::{Closed, Relay};
 pub use socket::{Detached, Socket};
 pub use timer::{Expired, LATE, Timer, Timers};
-pub use tls::{ClientTls, Identify, ServerTls};
+pub use tls::{ClientTls, Handshake, Identify, ServerTls};
 pub use turn::{READS_PER_TURN, Turn, give_way};
 pub use write::{write_pieces, write_some};
 

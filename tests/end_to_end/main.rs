@@ -7,6 +7,7 @@
 mod bolt_java;
 mod bolt_node;
 mod browsers;
+mod client_certificates;
 mod clients;
 mod compose;
 mod core;

@@ -1,5 +1,6 @@
 //! TLS on either side of a connection. Keys and certificates are read by whoever makes these.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -18,7 +19,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use super::socket::Socket;
 
 /// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(5);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often others have their turn between two handshakes: a call needs several, one for each
 /// side that it hears from.
 const PAUSES: usize = 8;
@@ -59,7 +60,8 @@ impl ServerTls {
     pub(crate) async fn accept(&self, socket: Socket) -> io::Result<(Socket, Transport)> {
         let acceptor = TlsAcceptor::from(self.config.load_full());
         let accepting = in_turn(|| Ok(acceptor.accept(socket.into_rewound()?)));
-        let stream = tokio::time::timeout(HANDSHAKE, accepting).await??;
+        let accepting = HANDSHAKE.scope(Handshake::default(), accepting);
+        let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await??;
         let (_, state) = stream.get_ref();
         let certificate = state.peer_certificates().and_then(<[_]>::first);
         let transport = Transport {
@@ -69,6 +71,43 @@ impl ServerTls {
                 .map(Into::into),
         };
         Ok((Socket::tls(TlsStream::Server(stream)), transport))
+    }
+}
+
+tokio::task_local! {
+    /// The server's side of the handshake that is being polled.
+    static HANDSHAKE: Handshake;
+}
+
+/// What is known of a client while its handshake lasts: how long its authentication holds. Whoever
+/// verifies certificates says so here, and whoever makes session tickets reads it, for rustls tells
+/// neither of them about the other.
+#[derive(Debug)]
+pub struct Handshake {
+    /// In seconds since 1970.
+    not_after: Cell<u64>,
+}
+
+impl Default for Handshake {
+    fn default() -> Self {
+        Self {
+            not_after: Cell::new(u64::MAX),
+        }
+    }
+}
+
+impl Handshake {
+    /// Says that what the client has shown holds up to and including this second since 1970.
+    pub fn set_not_after(not_after: u64) {
+        // Outside a handshake there is nobody to tell.
+        let _ = HANDSHAKE.try_with(|own| own.not_after.set(not_after));
+    }
+
+    /// The last second, since 1970, in which the client's authentication holds; the highest number
+    /// there is if it has shown nothing that could end. `None` outside a handshake.
+    #[must_use]
+    pub fn not_after() -> Option<u64> {
+        HANDSHAKE.try_with(|own| own.not_after.get()).ok()
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the end-to-end tests stand on: real processes, a real registry, the real binary.
 
+pub(crate) mod authority;
 pub(crate) mod certificates;
 pub(crate) mod endpoint;
 pub(crate) mod etcd;
