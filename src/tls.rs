@@ -22,8 +22,8 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use crate::protocols;
 
 use files::{certificates, key, roots};
-use identity::identity;
-use names::{ByName, names};
+use identity::{host_names, identity};
+use names::ByName;
 use peers::{Clients, Servers};
 use resumption::{ServersKnown, bound_sessions};
 
@@ -94,7 +94,7 @@ impl ServerFiles {
         let mut chosen = Vec::new();
         for (chain, own_key) in &self.pairs {
             let chain_read = certificates(chain)?;
-            let names = names(&chain_read[0]);
+            let names = host_names(&chain_read[0]);
             let signing = provider.key_provider.load_private_key(key(own_key)?)?;
             let own = CertifiedKey::new(chain_read, signing);
             own.keys_match().with_context(|| {

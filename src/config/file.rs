@@ -469,8 +469,8 @@ pub struct KeyProperty {
     pub property: String,
 }
 
-/// What is done with sessions of MQTT. In texts, `{client_id}`, `{username}` and `{identity}` (of the
-/// client's certificate) stand for a session's own.
+/// What is done with sessions of MQTT. In texts, `{client_id}`, `{username}`, `{identity}` and
+/// `{common_name}` (of the client's certificate) stand for a session's own.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MqttPolicy {
@@ -651,8 +651,9 @@ pub struct Match {
     pub attributes: BTreeMap<String, Placed<Text>>,
     /// TLS: on the name that the client asked for.
     pub sni: Option<Placed<Text>>,
-    /// TLS: on who the client's certificate says it is: its SPIFFE id, else its first host name,
-    /// else its common name.
+    /// TLS: on a name in the client's certificate: its SPIFFE ID (`spiffe://...`), one of its DNS
+    /// names, or, where it has neither, its common name after `cn:`. How the text begins tells which
+    /// kind of name it is for; it is compared with no other.
     pub identity: Option<Placed<Text>>,
     /// MQTT: on the client identifier.
     pub client_id: Option<Placed<Text>>,

@@ -2,12 +2,8 @@
 
 use std::sync::Arc;
 
-use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use x509_parser::extensions::GeneralName;
-
-use super::identity::alternative_names;
 
 /// Certificates by the name that a client asks for.
 #[derive(Debug)]
@@ -34,14 +30,6 @@ fn covers(own: &str, host: &str) -> bool {
             .is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(parent)),
         None => own.eq_ignore_ascii_case(host),
     }
-}
-
-/// The host names of a certificate.
-pub(super) fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
-    alternative_names(certificate, |name| match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
-        _ => None,
-    })
 }
 
 #[cfg(test)]

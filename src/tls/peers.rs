@@ -6,9 +6,12 @@ use finback_core::net::Handshake;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::identity;
 use super::resumption::{LONGEST, ServersKnown};
 
 /// The last second, since 1970, in which all certificates of a chain are valid.
@@ -56,6 +59,9 @@ impl ClientCertVerifier for Clients {
         let verified = self
             .webpki
             .verify_client_cert(end_entity, intermediates, now)?;
+        if let Err(unusable) = identity::named(end_entity) {
+            return Err(CertificateError::Other(OtherError(Arc::new(unusable))).into());
+        }
         let longest = now.as_secs().saturating_add(LONGEST);
         Handshake::set_not_after(last_second(end_entity, intermediates)?.min(longest));
         Ok(verified)

@@ -166,3 +166,82 @@ fn sessions_do_not_outlive_their_authority() {
         assert!(!said.contains("it is pay"), "{options:?}: {said}");
     }
 }
+
+/// Each kind of name is matched by conditions on its own kind only, and certificates that are no
+/// proper SVID are refused.
+#[test]
+fn no_kind_of_name_passes_for_another() {
+    let authority = Authority::new();
+    let f = authority.folder.display();
+    let texts = [
+        ("spiffe", r#""spiffe://acme/pay""#),
+        ("dns", "pay.acme.test"),
+        ("cn", r#""cn:pay""#),
+        ("odd-cn", r#""cn:spiffe://acme/pay""#),
+        ("workloads", r#"{ prefix: "spiffe://" }"#),
+        ("hosts", r#"{ regex: ".*[.]test" }"#),
+        ("others", r#"{ prefix: "cn:" }"#),
+    ];
+    let routes: String = texts
+        .iter()
+        .map(|(says, text)| {
+            format!(
+                "    - {{ match: {{ identity: {text} }}, respond: {{ status: 200, body: \"<{says}>\" }} }}\n"
+            )
+        })
+        .collect();
+    let finback = Finback::start(&format!(
+        r#"
+workers: 1
+listeners:
+  - name: web
+    address: "127.0.0.1:0"
+    routes: web
+    tls:
+      certificates: [ {{ certificate: "{f}/server.pem", key: "{f}/server.key" }} ]
+      client_ca: "{f}/ca.pem"
+routes:
+  web:
+{routes}    - {{ respond: {{ status: 200, body: "<nobody>" }} }}
+"#
+    ));
+    let port = finback.port("web");
+    for (name, common_name, names, said) in [
+        ("pay", "x", "URI:spiffe://acme/pay", "spiffe"),
+        ("ship", "x", "URI:spiffe://acme/ship", "workloads"),
+        ("spoof", "spiffe://acme/pay", "", "odd-cn"),
+        ("host", "pay", "DNS:a.acme.test,DNS:PAY.acme.test", "dns"),
+        ("other-host", "pay", "DNS:b.test", "hosts"),
+        (
+            "both",
+            "x",
+            "URI:spiffe://acme/ship,DNS:pay.acme.test",
+            "dns",
+        ),
+        ("cn", "pay", "", "cn"),
+        ("cn-mail", "pay", "email:pay@acme.test", "cn"),
+        ("cn-host", "pay.acme.test", "", "others"),
+        ("cn-uri", "pay", "URI:https://acme.test/x", "nobody"),
+        ("dns-spoof", "x", "DNS:spiffe://acme/pay", "nobody"),
+        ("dns-cn", "", "DNS:cn:pay", "nobody"),
+        ("none", "", "", "nobody"),
+    ] {
+        authority.issue(name, common_name, names, 1000);
+        let heard = shown(port, &authority, name, &[]);
+        assert!(heard.contains(&format!("<{said}>")), "{name}: {heard}");
+    }
+    for (name, names) in [
+        ("two", "URI:spiffe://acme/pay,URI:spiffe://acme/ship"),
+        ("url", "URI:https://acme.test,URI:spiffe://acme/pay"),
+        ("capital", "URI:SPIFFE://acme/pay"),
+        ("domain", "URI:spiffe://Acme/pay"),
+        ("port", "URI:spiffe://acme:1/pay"),
+        ("dots", "URI:spiffe://acme/../pay"),
+        ("query", "URI:spiffe://acme/pay?x"),
+        ("slash", "URI:spiffe://acme/pay/"),
+    ] {
+        authority.issue(name, "x", names, 1000);
+        let heard = shown(port, &authority, name, &[]);
+        assert!(!heard.contains("200 OK"), "{name}: {heard}");
+    }
+}

@@ -154,6 +154,7 @@ impl Client {
             source,
             wire.len(),
             metadata.timeout,
+            self.transport.as_deref().and_then(Transport::identity),
             &mut attributes,
         );
         self.in_flight.set(self.in_flight.get() + 1);

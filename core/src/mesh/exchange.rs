@@ -14,6 +14,7 @@ use crate::cluster::{Cluster, Source};
 use crate::endpoint::{Endpoint, Trial};
 use crate::frame::Outcome;
 use crate::gauges::Gauges;
+use crate::identity::Identity;
 use crate::outlier::is_telling;
 use crate::record::{Ending, Record};
 use crate::rejection::Rejection;
@@ -70,10 +71,11 @@ impl Exchange {
         source: IpAddr,
         request_bytes: usize,
         timeout: Option<Duration>,
+        client: Option<&Identity>,
         attributes: Attributes<'_, '_>,
     ) -> (Self, Result<(), Rejection>) {
         let now = local.now();
-        let selected = site.candidates.select(attributes);
+        let selected = site.candidates.select(client, attributes);
         let bound = selected.and_then(|number| site.route(number).timeout);
         let limits = local.limits();
         let (timeout, own_timeout) = match (timeout, bound) {
@@ -118,7 +120,7 @@ impl Exchange {
         source: IpAddr,
         bytes: usize,
     ) -> Self {
-        Self::open(local, site, source, bytes, None, &mut |_| None).0
+        Self::open(local, site, source, bytes, None, None, &mut |_| None).0
     }
 
     fn choose_destination(&mut self, random: u64) -> Result<(), Rejection> {

@@ -16,6 +16,8 @@ use rustls::{ClientConfig, ServerConfig};
 use tokio::sync::Semaphore;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
+use crate::identity::Identity;
+
 use super::socket::Socket;
 
 /// How long a handshake may take.
@@ -26,8 +28,8 @@ const PAUSES: usize = 8;
 /// The first byte of a TLS connection: a handshake record (RFC 8446, section 5.1).
 pub(crate) const FIRST: u8 = 0x16;
 
-/// Reads the identity in a peer's certificate.
-pub type Identify = fn(&CertificateDer<'_>) -> Option<String>;
+/// Reads the identity in a client's certificate.
+pub type Identify = fn(&CertificateDer<'_>) -> Option<Identity>;
 
 /// TLS as a listener speaks it. What it holds may be replaced while connections live.
 pub struct ServerTls {
@@ -66,9 +68,7 @@ impl ServerTls {
         let certificate = state.peer_certificates().and_then(<[_]>::first);
         let transport = Transport {
             server_name: state.server_name().map(Into::into),
-            identity: certificate
-                .and_then(|own| (self.identify)(own))
-                .map(Into::into),
+            identity: certificate.and_then(|own| (self.identify)(own)),
         };
         Ok((Socket::tls(TlsStream::Server(stream)), transport))
     }
@@ -142,15 +142,15 @@ async fn in_turn<T, F: Future<Output = io::Result<T>>>(
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Transport {
     server_name: Option<Box<str>>,
-    identity: Option<Box<str>>,
+    identity: Option<Identity>,
 }
 
 impl Transport {
-    /// What routes know it by: `:sni` and `:identity`.
+    /// What calls over it have as attributes: `:sni`, and `:identity` as text.
     pub(crate) fn attribute(&self, name: &str) -> Option<&str> {
         match name {
             ":sni" => self.server_name.as_deref(),
-            ":identity" => self.identity.as_deref(),
+            ":identity" => Some(self.identity()?.text()),
             _ => None,
         }
     }
@@ -158,6 +158,11 @@ impl Transport {
     /// Whether an attribute is one of a connection, not of a call.
     pub(crate) fn names(name: &str) -> bool {
         matches!(name, ":sni" | ":identity")
+    }
+
+    /// Who the client's certificate says it is.
+    pub(crate) fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
     }
 }
 

@@ -35,7 +35,7 @@ fn call(service: &str) -> Call<'_> {
 
 fn selected(table: &RouteTable, call: &Call<'_>, attributes: &[(&str, &str)]) -> Option<String> {
     let candidates = table.candidates(call);
-    let number = candidates.select(&mut |name| {
+    let number = candidates.select(None, &mut |name| {
         attributes
             .iter()
             .find(|(own, _)| *own == name)
@@ -174,7 +174,7 @@ fn attributes_are_read_only_when_asked_for_and_once_for_neighbours() {
             routes,
         };
         let mut reads = Vec::new();
-        let chosen = table.candidates(&call("a")).select(&mut |name| {
+        let chosen = table.candidates(&call("a")).select(None, &mut |name| {
             reads.push(name.to_owned());
             Some("blue".into())
         });
@@ -209,7 +209,7 @@ fn a_table_knows_whether_it_asks_for_the_source() {
 #[test]
 fn no_candidates_no_route() {
     assert_eq!(
-        Candidates::default().select(&mut |_| Some("x".into())),
+        Candidates::default().select(None, &mut |_| Some("x".into())),
         None
     );
 }

@@ -228,6 +228,10 @@ async fn admit(
         client_id: &connect.client_id,
         username: connect.username.as_deref().unwrap_or_default(),
         identity: caller.identity().unwrap_or_default(),
+        common_name: caller
+            .certified()
+            .and_then(|own| own.common_name())
+            .unwrap_or_default(),
     };
     let applied = match &policy {
         None => None,
