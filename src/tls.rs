@@ -1,10 +1,13 @@
 //! TLS keys, certificates and authorities from their files, as rustls wants them.
 
+mod expiry;
 mod files;
 mod identity;
 mod names;
+mod ocsp;
 mod peers;
 mod resumption;
+mod revocation;
 mod watch;
 
 use std::path::PathBuf;
@@ -23,19 +26,35 @@ use crate::protocols;
 
 use files::{certificates, key, roots};
 use identity::{host_names, identity};
-use names::ByName;
+use names::{ByName, Own};
+use ocsp::Stapled;
 use peers::{Clients, Servers};
 use resumption::{ServersKnown, bound_sessions};
+use revocation::Revoked;
 
+pub use expiry::{Dated, Ledger, Owner};
 pub use watch::{Renewed, keep_fresh};
+
+/// The files of a certificate of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PairFiles {
+    /// The certificate chain, our own first.
+    pub chain: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The authority's word that it is not revoked.
+    pub ocsp: Option<PathBuf>,
+}
 
 /// The files of a listener's TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerFiles {
     /// Certificate chains and their keys; the first is for clients that name nobody known.
-    pub pairs: Vec<(PathBuf, PathBuf)>,
+    pub pairs: Vec<PairFiles>,
     /// Authorities that clients' certificates must descend from.
     pub client_authorities: Option<PathBuf>,
+    /// Lists of clients' certificates, and of their authorities', that are revoked.
+    pub revoked: Vec<PathBuf>,
     /// Clients without a certificate are served too.
     pub client_optional: bool,
     /// Connections without TLS are served too.
@@ -49,6 +68,8 @@ pub struct ServerFiles {
 pub struct ClientFiles {
     /// Authorities that endpoints' certificates must descend from; `None` takes the public ones.
     pub authorities: Option<PathBuf>,
+    /// Lists of endpoints' certificates, and of their authorities', that are revoked.
+    pub revoked: Vec<PathBuf>,
     /// Our own certificate chain and its key.
     pub pair: Option<(PathBuf, PathBuf)>,
     /// Whose certificate is expected; `None` expects the endpoint's address in it.
@@ -68,13 +89,20 @@ impl ServerFiles {
             None => builder.with_no_client_auth(),
             Some(path) => {
                 let roots = Arc::new(roots(path)?);
+                let Revoked { lists, next_update } = Revoked::read(&self.revoked)?;
+                // Where there are lists, the whole chain must be found on current ones not to be
+                // revoked; what no list could know is refused.
                 let mut verifier =
-                    WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
+                    WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
+                        .with_crls(lists)
+                        .enforce_revocation_expiration();
                 if self.client_optional {
                     verifier = verifier.allow_unauthenticated();
                 }
-                let webpki = verifier.build()?;
-                builder.with_client_cert_verifier(Arc::new(Clients { webpki }))
+                builder.with_client_cert_verifier(Arc::new(Clients {
+                    webpki: verifier.build()?,
+                    next_update,
+                }))
             }
         };
         let mut config = builder.with_cert_resolver(Arc::new(self.own(&provider)?));
@@ -91,22 +119,24 @@ impl ServerFiles {
 
     /// Our own certificates.
     fn own(&self, provider: &CryptoProvider) -> anyhow::Result<ByName> {
-        let mut chosen = Vec::new();
-        for (chain, own_key) in &self.pairs {
-            let chain_read = certificates(chain)?;
-            let names = host_names(&chain_read[0]);
-            let signing = provider.key_provider.load_private_key(key(own_key)?)?;
-            let own = CertifiedKey::new(chain_read, signing);
-            own.keys_match().with_context(|| {
-                format!(
-                    "{} is not the key of {}",
-                    own_key.display(),
-                    chain.display()
-                )
+        let own = |pair: &PairFiles| -> anyhow::Result<Own> {
+            let chain = certificates(&pair.chain)?;
+            let names = host_names(&chain[0]);
+            let signing = provider.key_provider.load_private_key(key(&pair.key)?)?;
+            let certificate = CertifiedKey::new(chain, signing);
+            certificate.keys_match().with_context(|| {
+                let (key, chain) = (pair.key.display(), pair.chain.display());
+                format!("{key} is not the key of {chain}")
             })?;
-            chosen.push((names, Arc::new(own)));
-        }
-        Ok(ByName(chosen))
+            let certificate = match &pair.ocsp {
+                None => Stapled::without(certificate),
+                Some(file) => Stapled::with(certificate, file)?,
+            };
+            Ok(Own { names, certificate })
+        };
+        Ok(ByName(
+            self.pairs.iter().map(own).collect::<Result<_, _>>()?,
+        ))
     }
 
     /// TLS with these files.
@@ -152,12 +182,16 @@ impl ClientFiles {
             }
         };
         let known = ServersKnown::new();
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
+        let Revoked { lists, next_update } = Revoked::read(&self.revoked)?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+            .with_crls(lists)
+            .enforce_revocation_expiration();
         // What is dangerous about it would be to leave the verification out.
         let builder = builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Servers {
                 webpki: verifier.build()?,
+                next_update,
                 known: known.clone(),
             }));
         let mut config = match &self.pair {

@@ -367,6 +367,10 @@ pub struct ListenerTls {
     pub certificates: Vec<KeyPair>,
     /// Authorities that clients' certificates must descend from. Default: none are asked for.
     pub client_ca: Option<String>,
+    /// With `client_ca`: lists of revoked certificates, PEM or DER; for each authority in clients' chains
+    /// but the last one. Clients whose certificates no current list knows are refused.
+    #[serde(default)]
+    pub crl: Vec<Placed<String>>,
     /// With `client_ca`: whether clients without a certificate are served too. Default: false.
     #[serde(default)]
     pub client_optional: bool,
@@ -383,6 +387,9 @@ pub struct KeyPair {
     pub certificate: String,
     /// Its key.
     pub key: String,
+    /// An OCSP response about the certificate, in DER, which clients that ask for it are shown as long
+    /// as it is current. Default: none.
+    pub ocsp: Option<String>,
 }
 
 /// TLS to the endpoints of a cluster. Files are PEM, relative to this one.
@@ -391,6 +398,10 @@ pub struct KeyPair {
 pub struct ClusterTls {
     /// Authorities that endpoints' certificates must descend from. Default: the public ones.
     pub ca: Option<String>,
+    /// With `ca`: lists of revoked certificates, PEM or DER; for each authority in endpoints' chains but
+    /// the last one. Endpoints whose certificates no current list knows are refused.
+    #[serde(default)]
+    pub crl: Vec<Placed<String>>,
     /// Our own certificate chain, where endpoints ask for one.
     pub certificate: Option<String>,
     /// Its key.

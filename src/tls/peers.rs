@@ -15,7 +15,7 @@ use super::identity;
 use super::resumption::{LONGEST, ServersKnown};
 
 /// The last second, since 1970, in which all certificates of a chain are valid.
-fn last_second(
+pub(super) fn last_second(
     end_entity: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
 ) -> Result<u64, Error> {
@@ -35,6 +35,8 @@ fn last_second(
 #[derive(Debug)]
 pub(super) struct Clients {
     pub(super) webpki: Arc<dyn ClientCertVerifier>,
+    /// The last second, since 1970, in which all revocation lists are current.
+    pub(super) next_update: u64,
 }
 
 impl ClientCertVerifier for Clients {
@@ -63,7 +65,8 @@ impl ClientCertVerifier for Clients {
             return Err(CertificateError::Other(OtherError(Arc::new(unusable))).into());
         }
         let longest = now.as_secs().saturating_add(LONGEST);
-        Handshake::set_not_after(last_second(end_entity, intermediates)?.min(longest));
+        let last = last_second(end_entity, intermediates)?;
+        Handshake::set_not_after(last.min(self.next_update).min(longest));
         Ok(verified)
     }
 
@@ -96,6 +99,8 @@ impl ClientCertVerifier for Clients {
 #[derive(Debug)]
 pub(super) struct Servers {
     pub(super) webpki: Arc<dyn ServerCertVerifier>,
+    /// The last second, since 1970, in which all revocation lists are current.
+    pub(super) next_update: u64,
     pub(super) known: Arc<ServersKnown>,
 }
 
@@ -112,7 +117,7 @@ impl ServerCertVerifier for Servers {
             self.webpki
                 .verify_server_cert(end_entity, intermediates, name, ocsp, now)?;
         let last = last_second(end_entity, intermediates)?;
-        self.known.note(name, last);
+        self.known.note(name, last.min(self.next_update));
         Ok(verified)
     }
 
