@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use finback_core::net::{ClientTls, ServerTls};
+use finback_core::net::{ClientTls, LastSecond, ServerTls};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::ServerName;
@@ -28,7 +28,7 @@ use files::{certificates, key, roots};
 use identity::{host_names, identity};
 use names::{ByName, Own};
 use ocsp::Stapled;
-use peers::{Clients, Servers};
+use peers::{Clients, Servers, last_second};
 use resumption::{ServersKnown, bound_sessions};
 use revocation::Revoked;
 
@@ -57,6 +57,8 @@ pub struct ServerFiles {
     pub revoked: Vec<PathBuf>,
     /// Clients without a certificate are served too.
     pub client_optional: bool,
+    /// Connections end with the certificates of their clients.
+    pub close_expired: bool,
     /// Connections without TLS are served too.
     pub plain: bool,
     /// Application protocols, the preferred one first.
@@ -144,7 +146,13 @@ impl ServerFiles {
     /// # Errors
     /// What is wrong with them.
     pub fn build(&self) -> anyhow::Result<Arc<ServerTls>> {
-        Ok(ServerTls::new(self.load()?, self.plain, identity))
+        let last_second: LastSecond = |chain| match chain.split_first() {
+            Some((first, rest)) => last_second(first, rest).unwrap_or_default(),
+            None => u64::MAX,
+        };
+        let last_second = self.close_expired.then_some(last_second);
+        let config = self.load()?;
+        Ok(ServerTls::new(config, self.plain, identity, last_second))
     }
 }
 

@@ -180,7 +180,7 @@ mod tests {
             "spiffe://acme:443/pay",
             "spiffe://user@acme/pay",
             "spiffe://acme/p\u{e4}y",
-            "http://acme/pay",
+            "urn:acme:pay",
             &*long,
         ] {
             assert!(!is_spiffe_id(bad), "{bad}");

@@ -447,6 +447,10 @@ fn server_files(
         let message = "`client_optional` needs a `client_ca` to check the others by";
         return Err(Wrong::at(place, message));
     }
+    if value.close_expired && value.client_ca.is_none() {
+        let message = "`close_expired` needs a `client_ca` whose certificates may end; write one";
+        return Err(Wrong::at(place, message));
+    }
     let revoked = revoked(value.crl, value.client_ca.as_ref(), "client_ca", folder)?;
     let pairs = value.certificates.into_iter();
     // HTTP/2 is preferred where both are spoken, whoever else begins as HTTP/1.1.
@@ -467,6 +471,7 @@ fn server_files(
         client_authorities: value.client_ca.map(|ca| folder.join(ca)),
         revoked,
         client_optional: value.client_optional,
+        close_expired: value.close_expired,
         plain: value.plain,
         application,
     };

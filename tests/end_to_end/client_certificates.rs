@@ -1,57 +1,19 @@
 //! Client certificates, by openssl's own client: who they say the client is, and for how long.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+use finback_simulations::speech::Speech;
 
 use crate::support::authority::Authority;
 use crate::support::eventually;
 use crate::support::finback::Finback;
+use crate::support::mosquitto::Mosquitto;
+use crate::support::peer::Peer;
+use crate::support::rpc::Call;
+use crate::support::tls::{WAYS, held, is_new, is_resumed, s_client, shown};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Versions of TLS, and ways in which their sessions are resumed.
-const WAYS: [&[&str]; 3] = [&["-tls1_3"], &["-tls1_2"], &["-tls1_2", "-no_ticket"]];
-
-/// What `openssl s_client` says of a connection on which one request is made.
-fn s_client(port: u16, authority: &Authority, more: &[&str]) -> String {
-    let address = format!("127.0.0.1:{port}");
-    let ca = authority.path("ca.pem");
-    let mut client = Command::new("timeout")
-        .args(["10", "openssl", "s_client", "-connect", &address])
-        .args(["-CAfile", &ca, "-ign_eof"])
-        .args(more)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-    // It may have been refused already.
-    let _ = client.stdin.take().unwrap().write_all(request);
-    let out = client.wait_with_output().unwrap();
-    let said = [out.stdout, out.stderr].concat();
-    String::from_utf8_lossy(&said).into_owned()
-}
-
-/// The same with a client's certificate.
-fn shown(port: u16, authority: &Authority, name: &str, more: &[&str]) -> String {
-    let (certificate, key) = (
-        authority.path(&format!("{name}.pem")),
-        authority.path(&format!("{name}.key")),
-    );
-    let own = ["-cert", &certificate, "-key", &key];
-    s_client(port, authority, &[&own[..], more].concat())
-}
-
-fn is_resumed(said: &str) -> bool {
-    said.lines().any(|line| line.starts_with("Reused, TLSv1"))
-}
-
-fn is_new(said: &str) -> bool {
-    said.lines().any(|line| line.starts_with("New, TLSv1"))
-}
-
 /// A listener that says who its clients are.
 fn listener(authority: &Authority, more: &str) -> Finback {
     let f = authority.folder.display();
@@ -243,5 +205,120 @@ routes:
         authority.issue(name, "x", names, 1000);
         let heard = shown(port, &authority, name, &[]);
         assert!(!heard.contains("200 OK"), "{name}: {heard}");
+    }
+}
+
+/// A connection ends with the certificate of its client where that is asked for, and only there; in
+/// frames and in sessions of MQTT, too.
+#[test]
+fn connections_end_with_the_certificate_where_that_is_asked_for() {
+    let authority = Authority::new();
+    let f = authority.folder.display();
+    let tls = |more: &str| {
+        format!(
+            "{{ certificates: [ {{ certificate: \"{f}/server.pem\", key: \"{f}/server.key\" }} ], \
+             client_ca: \"{f}/ca.pem\"{more} }}"
+        )
+    };
+    let broker = Mosquitto::start();
+    let finback = Finback::start(&format!(
+        r#"
+workers: 1
+limits: {{ drain_grace: 0s, drain: 1s }}
+listeners:
+  - {{ name: web, address: "127.0.0.1:0", protocol: http, routes: web, tls: {closing} }}
+  - {{ name: open, address: "127.0.0.1:0", protocol: http, routes: web, tls: {staying} }}
+  - {{ name: rpc, address: "127.0.0.1:0", protocol: bolt, routes: web, tls: {closing} }}
+  - {{ name: mqtt, address: "127.0.0.1:0", protocol: mqtt, routes: mqtt, tls: {closing} }}
+routes:
+  web: [ {{ respond: {{ status: 200, body: "fine" }} }} ]
+  mqtt: [ {{ to: {{ cluster: broker }} }} ]
+clusters: {{ broker: {{ endpoints: [ "{}" ] }} }}
+"#,
+        broker.address(),
+        closing = tls(", close_expired: true"),
+        staying = tls(""),
+    ));
+    authority.issue("short", "short", "", 8);
+    authority.issue("long", "long", "", 1000);
+    // Each says something, so that it is in use, and then nothing more. All of them are MQTT's
+    // CONNECT of version 5 but those of HTTP and Bolt.
+    let http = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec();
+    let connect = b"\x10\x0f\0\x04MQTT\x05\x02\0\x3c\0\0\x02ab".to_vec();
+    let call = Call::new("com.acme.Pay", "pay").frame(Speech::Bolt, 1);
+    let open = |listener: &str, name: &str, says: &[u8]| {
+        held(finback.port(listener), &authority, name, says)
+    };
+    let mut ending = [
+        open("web", "short", &http),
+        open("rpc", "short", &call),
+        open("mqtt", "short", &connect),
+    ];
+    let mut staying = [
+        open("web", "long", &http),
+        open("rpc", "long", &call),
+        open("mqtt", "long", &connect),
+        open("open", "short", &http),
+    ];
+    sleep(Duration::from_secs(3));
+    for own in ending.iter_mut().chain(&mut staying) {
+        assert!(own.try_wait().unwrap().is_none(), "it ended too soon");
+    }
+    for own in &mut ending {
+        eventually("its end", PATIENCE, || {
+            own.try_wait().unwrap().map(drop).ok_or_else(String::new)
+        });
+    }
+    for own in &mut staying {
+        assert!(own.try_wait().unwrap().is_none(), "it ended, too");
+        own.kill().unwrap();
+        own.wait().unwrap();
+    }
+}
+
+/// The client of Go keeps its sessions by itself, and shows a certificate as soon as it is asked for one
+/// again.
+#[test]
+fn the_client_of_go_resumes_until_its_certificate_ends() {
+    let authority = Authority::new();
+    let finback = listener(&authority, "");
+    let peer = Peer::go();
+    let (address, ca) = (finback.local("web"), authority.path("ca.pem"));
+    let ask = |name: &str, version: &str| {
+        let (certificate, key) = (
+            authority.path(&format!("{name}.pem")),
+            authority.path(&format!("{name}.key")),
+        );
+        let fields = [
+            ("address", &*address),
+            ("ca", &*ca),
+            ("certificate", &*certificate),
+            ("key", &*key),
+            ("version", version),
+            ("client", version),
+        ];
+        peer.ask("tls-ask", &fields)
+    };
+    let begun = Instant::now();
+    authority.issue("short", "", "URI:spiffe://acme/pay", 10);
+    authority.issue("next", "", "URI:spiffe://acme/pay", 1000);
+    for version in ["1.2", "1.3"] {
+        for number in 0..4 {
+            let said = ask("short", version).unwrap();
+            assert_eq!(said["resumed"], number > 0, "{version}: {said}");
+            assert!(said["said"].as_str().unwrap().contains("it is pay"));
+        }
+    }
+    assert!(
+        begun.elapsed() < Duration::from_secs(9),
+        "this machine is too slow"
+    );
+    sleep(Duration::from_secs(12).saturating_sub(begun.elapsed()));
+    for version in ["1.2", "1.3"] {
+        ask("short", version).unwrap_err();
+        // The same client with a new certificate is not held to what it had.
+        let said = ask("next", version).unwrap();
+        assert_eq!(said["resumed"], false, "{version}: {said}");
+        assert!(said["said"].as_str().unwrap().contains("it is pay"));
     }
 }

@@ -178,6 +178,11 @@ impl Client {
         Ok(())
     }
 
+    /// When it is to end, whatever it does.
+    fn ends(&self, now: Now) -> Option<Now> {
+        self.transport.as_deref()?.ends(now)
+    }
+
     /// Answers a request of which nothing but the fixed header can be used.
     fn refuse_unreadable(&self, worker: &Rc<Worker>, head: &Head, why: Rejection, detail: &str) {
         let nothing = Metadata::default();

@@ -45,6 +45,8 @@ pub struct Exchange {
     attempts: u16,
     /// The next attempt costs no retry budget: the last one did not run.
     free: bool,
+    /// The last attempt ended because no TLS could be spoken with its endpoint.
+    no_tls: bool,
     /// The service is being looked up, and that is what is waited for.
     looking_up: bool,
     endpoint: Option<SocketAddr>,
@@ -98,6 +100,7 @@ impl Exchange {
             destination: 0,
             attempts: 0,
             free: false,
+            no_tls: false,
             looking_up: false,
             endpoint: None,
             tried: Vec::new(),
@@ -277,6 +280,7 @@ impl Exchange {
             retry.map_or((false, false), |own| (own.idempotent, own.refused));
         let Ruling { verdict, repeat } = rule(end, refused);
         lease.conclude(verdict);
+        self.no_tls = end == AttemptEnd::TlsFailed;
         let safe = match repeat {
             Repeat::Never => false,
             Repeat::Free => true,
@@ -382,6 +386,10 @@ impl Exchange {
             }
             Rejection::NoEndpoint => {
                 format!("no endpoint may take {call} now; are any registered, with that subset?")
+            }
+            // Why, with the endpoint's address, stands in the log: it is nobody's business outside.
+            Rejection::ConnectFailed if self.no_tls => {
+                format!("TLS handshake with the endpoint failed for {call}; nothing was sent")
             }
             Rejection::ConnectFailed => {
                 format!("cannot connect to {endpoint} for {call}; nothing was sent")

@@ -124,6 +124,8 @@ impl Authority {
             "ca.pem",
             "-cert",
             &certificate,
+            "-ndays",
+            "0",
             "-nmin",
             &minutes,
             "-respout",

@@ -8,10 +8,12 @@ pub(crate) mod finback;
 pub(crate) mod frames;
 pub(crate) mod kafka;
 pub(crate) mod mosquitto;
+pub(crate) mod nginx;
 pub(crate) mod peer;
 pub(crate) mod process;
 pub(crate) mod reaper;
 pub(crate) mod rpc;
+pub(crate) mod tls;
 pub(crate) mod world;
 pub(crate) mod zookeeper;
 

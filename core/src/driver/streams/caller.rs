@@ -50,7 +50,8 @@ impl Caller {
         let origin = listening.origin.clone();
         worker.read_clock();
         let words = Rc::new(Words::of(origin.id, worker.now()));
-        let residence = Residence::take(&worker, words.clone());
+        let ends = transport.as_deref().and_then(|own| own.ends(worker.now()));
+        let residence = Residence::take(&worker, words.clone()).until(ends);
         let caller = Self {
             worker,
             origin,
