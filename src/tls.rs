@@ -13,7 +13,7 @@ mod watch;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use finback_core::net::{ClientTls, LastSecond, ServerTls};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -34,6 +34,9 @@ use revocation::Revoked;
 
 pub use expiry::{Dated, Ledger, Owner};
 pub use watch::{Renewed, keep_fresh};
+
+/// Authorities have been read by then, so that nothing else is left.
+const UNUSABLE: &str = "a revocation list cannot be used";
 
 /// The files of a certificate of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +105,7 @@ impl ServerFiles {
                     verifier = verifier.allow_unauthenticated();
                 }
                 builder.with_client_cert_verifier(Arc::new(Clients {
-                    webpki: verifier.build()?,
+                    webpki: verifier.build().context(UNUSABLE)?,
                     next_update,
                 }))
             }
@@ -189,6 +192,10 @@ impl ClientFiles {
                 roots
             }
         };
+        ensure!(
+            !roots.is_empty(),
+            "no public authorities are installed here; write `ca`"
+        );
         let known = ServersKnown::new();
         let Revoked { lists, next_update } = Revoked::read(&self.revoked)?;
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
@@ -198,7 +205,7 @@ impl ClientFiles {
         let builder = builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Servers {
-                webpki: verifier.build()?,
+                webpki: verifier.build().context(UNUSABLE)?,
                 next_update,
                 known: known.clone(),
             }));

@@ -62,7 +62,10 @@ impl Stapled {
 
     /// The certificate as it is shown now.
     pub(super) fn now(&self) -> Arc<CertifiedKey> {
-        let now = UnixTime::now().as_secs();
+        self.at(UnixTime::now().as_secs())
+    }
+
+    fn at(&self, now: u64) -> Arc<CertifiedKey> {
         match &self.stapled {
             Some((with, from, to)) if (*from..=*to).contains(&now) => with.clone(),
             _ => self.bare.clone(),
@@ -187,4 +190,85 @@ fn seconds(time: &Any<'_>) -> Result<u64> {
     let time = GeneralizedTime::try_from(time.clone()).map_err(|_| anyhow!("it has no time"))?;
     let time = time.utc_datetime().map_err(|_| anyhow!("it has no time"))?;
     Ok(u64::try_from(time.unix_timestamp()).unwrap_or_default())
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+        let content = parts.concat();
+        let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+        [&[tag, 0x82][..], &length, &content].concat()
+    }
+
+    /// A response about the certificate 0x1234: `status` is 0 for good and 1 for revoked.
+    fn response(status: u8, next_update: Option<&[u8]>) -> Vec<u8> {
+        let sha1 = der(0x30, &[&der(6, &[b"\x2b\x0e\x03\x02\x1a"]), &der(5, &[])]);
+        let id = [
+            sha1,
+            der(4, &[b"name"]),
+            der(4, &[b"key"]),
+            der(2, &[b"\x12\x34"]),
+        ];
+        let id = der(0x30, &[&id.concat()]);
+        let status = match status {
+            0 => der(0x80, &[]),
+            _ => der(0xa1, &[&der(0x18, &[b"20200101000000Z"])]),
+        };
+        let this_update = der(0x18, &[b"20200101000000Z"]);
+        let next_update = next_update.map(|time| der(0xa0, &[&der(0x18, &[time])]));
+        let single = der(
+            0x30,
+            &[&id, &status, &this_update, &next_update.unwrap_or_default()],
+        );
+        let responder = der(0xa2, &[&der(4, &[b"key"])]);
+        let data = [responder, this_update, der(0x30, &[&single])].concat();
+        let signed = [der(0x30, &[&data]), der(0x30, &[]), der(3, &[b"\0"])];
+        let basic = der(4, &[&der(0x30, &[&signed.concat()])]);
+        let kind = der(6, &[b"\x2b\x06\x01\x05\x05\x07\x30\x01\x01"]);
+        let body = der(0xa0, &[&der(0x30, &[&kind, &basic])]);
+        der(0x30, &[&der(10, &[b"\0"]), &body])
+    }
+
+    const BEGIN: u64 = 1_577_836_800;
+    const HOUR: u64 = 3600;
+
+    #[test]
+    fn responses_are_read_and_are_good_for_their_time() {
+        let bytes = response(0, Some(b"20200101010000Z"));
+        let read = answers(&bytes).unwrap();
+        assert_eq!(read.len(), 1);
+        assert_eq!(read[0].serial, b"\x12\x34");
+        assert_eq!(read[0].issuer_hash.as_deref(), Some(&b"name"[..]));
+        let times = (BEGIN, BEGIN + HOUR);
+        for now in [BEGIN, BEGIN + HOUR] {
+            assert_eq!(validity(&read[0], now).unwrap(), times);
+        }
+        let wrong = |now| validity(&read[0], now).unwrap_err().to_string();
+        assert_eq!(wrong(BEGIN + HOUR + 1), "it is out of date");
+        assert_eq!(wrong(BEGIN - 1), "its time is yet to come");
+        let read = answers(&response(0, None)).unwrap();
+        assert_eq!(validity(&read[0], u64::MAX).unwrap(), (BEGIN, u64::MAX));
+        let read = answers(&response(1, None)).unwrap();
+        assert!(validity(&read[0], BEGIN).is_err());
+    }
+
+    #[test]
+    fn what_is_no_response_is_refused_wherever_it_is_cut_or_changed() {
+        let bytes = response(0, Some(b"20200101010000Z"));
+        for length in 0..bytes.len() {
+            assert!(answers(&bytes[..length]).is_err(), "{length}");
+        }
+        assert!(answers(&[&bytes[..], b"x"].concat()).is_err());
+        // Nothing that is changed panics.
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut changed = bytes.clone();
+                changed[at] ^= 1 << bit;
+                let _ = answers(&changed);
+            }
+        }
+    }
 }

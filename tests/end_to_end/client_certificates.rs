@@ -244,7 +244,10 @@ clusters: {{ broker: {{ endpoints: [ "{}" ] }} }}
     // Each says something, so that it is in use, and then nothing more. All of them are MQTT's
     // CONNECT of version 5 but those of HTTP and Bolt.
     let http = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec();
-    let connect = b"\x10\x0f\0\x04MQTT\x05\x02\0\x3c\0\0\x02ab".to_vec();
+    let connect = |id: &str| {
+        let head = b"\x10\x0f\0\x04MQTT\x05\x02\0\x3c\0\0\x02";
+        [head, id.as_bytes()].concat()
+    };
     let call = Call::new("com.acme.Pay", "pay").frame(Speech::Bolt, 1);
     let open = |listener: &str, name: &str, says: &[u8]| {
         held(finback.port(listener), &authority, name, says)
@@ -252,12 +255,12 @@ clusters: {{ broker: {{ endpoints: [ "{}" ] }} }}
     let mut ending = [
         open("web", "short", &http),
         open("rpc", "short", &call),
-        open("mqtt", "short", &connect),
+        open("mqtt", "short", &connect("ab")),
     ];
     let mut staying = [
         open("web", "long", &http),
         open("rpc", "long", &call),
-        open("mqtt", "long", &connect),
+        open("mqtt", "long", &connect("cd")),
         open("open", "short", &http),
     ];
     sleep(Duration::from_secs(3));

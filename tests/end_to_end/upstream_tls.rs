@@ -55,7 +55,8 @@ fn the_reason_is_logged_and_clients_are_told_soon() {
     let (authority, other) = (Authority::new(), Authority::new());
     authority.issue("far", "far", "DNS:far.test", 1000);
     authority.issue("over", "over", "DNS:far.test", -3600);
-    let good = Nginx::start(&authority, "far", "").port;
+    let far = Nginx::start(&authority, "far", "");
+    let good = far.port;
     let over = Nginx::start(&authority, "over", "");
     let (plain, silent) = (speaks(b"HTTP/1.1 400 no\r\n\r\n"), speaks(b""));
     let (f, o) = (authority.folder.display(), other.folder.display());
@@ -208,5 +209,64 @@ clusters:
         ));
         let (said, _) = ask(&format!("http://{}/", finback.local("web")));
         assert_eq!(said, "fine 200", "{version}");
+    }
+}
+
+/// Towards endpoints, too, no session outlives the certificate that it rests on.
+#[test]
+fn sessions_end_with_the_certificate_of_the_endpoint() {
+    let authority = Authority::new();
+    let life = Duration::from_secs(10);
+    let begun = Instant::now();
+    authority.issue("far", "far", "DNS:far.test", 10);
+    let f = authority.folder.display();
+    let far: Vec<_> = ["TLSv1.2", "TLSv1.3"]
+        .into_iter()
+        .map(|version| {
+            // A connection for each request, resumed if possible.
+            let more = format!(
+                "keepalive_timeout 0; add_header x-reused \"<$ssl_session_reused>\" always; \
+                 ssl_protocols {version}; ssl_session_cache shared:a:1m;"
+            );
+            Nginx::start(&authority, "far", &more)
+        })
+        .collect();
+    let finback = Finback::start(&format!(
+        r#"
+workers: 1
+listeners: [ {{ name: web, address: "127.0.0.1:0", routes: web }} ]
+routes:
+  web:
+    - match: {{ path: /0 }}
+      to: {{ cluster: old }}
+    - to: {{ cluster: new }}
+clusters:
+  old: {{ endpoints: [ "127.0.0.1:{}" ], tls: {{ ca: "{f}/ca.pem", server_name: far.test }} }}
+  new: {{ endpoints: [ "127.0.0.1:{}" ], tls: {{ ca: "{f}/ca.pem", server_name: far.test }} }}
+"#,
+        far[0].port, far[1].port
+    ));
+    let ask = |number: usize| {
+        let url = format!("http://{}/{number}", finback.local("web"));
+        let out = Command::new("curl").args(["-sS", "-i", &url]).output();
+        String::from_utf8_lossy(&out.unwrap().stdout).into_owned()
+    };
+    for number in 0..far.len() {
+        for reused in ["<.>", "<r>", "<r>", "<r>"] {
+            let said = ask(number);
+            assert!(
+                said.contains("200") && said.contains(reused),
+                "{number}: {said}"
+            );
+        }
+    }
+    assert!(begun.elapsed() < life, "this machine is too slow");
+    std::thread::sleep((life + Duration::from_secs(2)).saturating_sub(begun.elapsed()));
+    for number in 0..far.len() {
+        let said = ask(number);
+        assert!(
+            said.contains("502") && said.contains(TOLD),
+            "{number}: {said}"
+        );
     }
 }

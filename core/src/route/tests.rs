@@ -301,3 +301,44 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_condition_on_the_client_is_on_one_kind_of_name() {
+    let workload = Identity::of(
+        Some("spiffe://acme/pay"),
+        &["a.test", "b.test"],
+        Some("pay"),
+    );
+    let common = Identity::of(None, &[], Some("spiffe://acme/pay"));
+    let is_taken = |kind, text: &str, client: Option<&Identity>| {
+        let when = Match {
+            identity: Some((kind, exact(text))),
+            ..Match::default()
+        };
+        let rest = route("rest", Match::default());
+        let table = RouteTable {
+            name: "t".into(),
+            routes: vec![route("certain", when), rest],
+        };
+        let candidates = table.candidates(&call("a"));
+        assert_eq!(candidates.routes().len(), 2);
+        candidates.select(client, &mut |_| None) == Some(0)
+    };
+    use identity::Kind::{CommonName, Dns, Spiffe};
+    for (kind, text, by_workload, by_common) in [
+        (Spiffe, "spiffe://acme/pay", true, false),
+        (Dns, "a.test", true, false),
+        (Dns, "b.test", true, false),
+        (Dns, "spiffe://acme/pay", false, false),
+        (CommonName, "cn:pay", false, false),
+        (CommonName, "cn:spiffe://acme/pay", false, true),
+    ] {
+        assert_eq!(
+            is_taken(kind, text, workload.as_ref()),
+            by_workload,
+            "{text}"
+        );
+        assert_eq!(is_taken(kind, text, common.as_ref()), by_common, "{text}");
+        assert!(!is_taken(kind, text, None), "{text}");
+    }
+}

@@ -124,8 +124,6 @@ impl Authority {
             "ca.pem",
             "-cert",
             &certificate,
-            "-ndays",
-            "0",
             "-nmin",
             &minutes,
             "-respout",
