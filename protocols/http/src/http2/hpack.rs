@@ -220,7 +220,9 @@ impl Decoder {
             } else {
                 let kept = first & 0x40 != 0;
                 let index = number(&mut block, if kept { 6 } else { 4 })?;
-                let entry = self.literal(index, &mut block)?;
+                let mut entry = self.literal(index, &mut block)?;
+                // Whoever passes it on keeps it out of tables, too (RFC 7541, section 6.2.3).
+                entry.value.set_sensitive(first & 0xf0 == 0x10);
                 each(&entry.name, &entry.value, entry.size);
                 if kept {
                     self.insert(entry);
