@@ -623,4 +623,22 @@ mod tests {
             assert!(decoder.size <= TABLE);
         }
     }
+
+    #[test]
+    fn what_is_never_to_be_indexed_stays_so() {
+        let mut decoder = Decoder::new();
+        let mut heard = Vec::new();
+        let block = b"\x10\x01a\x01b\x00\x01a\x01b\x40\x01a\x01b\xbe\x1f\x11\x01c";
+        let decoded = decoder.decode(block, &mut |_, value, _| heard.push(value.clone()));
+        assert_eq!(decoded, Ok(()));
+        let secret: Vec<_> = heard.iter().map(HeaderValue::is_sensitive).collect();
+        assert_eq!(secret, [true, false, false, false, true]);
+        let mut encoder = Encoder::new();
+        for _ in 0..3 {
+            let mut out = Vec::new();
+            let value = heard[0].clone();
+            encoder.field("a", value.as_bytes(), value.is_sensitive(), &mut out);
+            assert_eq!(out[0] & 0xf0, 0x10, "{out:?}");
+        }
+    }
 }
