@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::clock::Now;
 use crate::cluster::Cluster;
 use crate::frame::{Head, Metadata, Outcome, Reading};
 use crate::mesh::{Attempt, AttemptEnd, Exchange, Lease, Resend};
@@ -15,13 +14,14 @@ use super::pool;
 use super::reply::{Reply, Waiting};
 use super::worker::Worker;
 
-/// A call on its way: everything that is needed to answer its caller, or to send it again.
+/// A call on its way: everything that is needed to answer its caller, or to send it again. It is made
+/// once, in a box: it passes through many hands, and copying it from one to the next costs more than
+/// one allocation.
 pub(crate) struct Call {
     pub(crate) reply: Rc<dyn Reply>,
     pub(crate) head: Head,
     pub(crate) exchange: Exchange,
     pub(crate) lease: Lease,
-    pub(crate) deadline: Now,
     /// The request's bytes, if it may have to be sent (again).
     pub(crate) wire: Option<Bytes>,
 }
@@ -80,7 +80,6 @@ fn transmit(
     mut lease: Lease,
 ) {
     let pool = pool::of(worker, &lease.seat, &**reply, variant);
-    let deadline = exchange.attempt_deadline();
     let Some(upstream) = pool.choose(worker) else {
         // Its connections take no more: nothing was sent, so another endpoint may be asked.
         let again = exchange.conclude(&mut lease, AttemptEnd::Unsent, Resend::Possible);
@@ -94,14 +93,13 @@ fn transmit(
         };
         return next(worker, request, again, Rejection::Overloaded);
     };
-    let call = Call {
+    let call = Box::new(Call {
         reply: reply.clone(),
         head,
         exchange,
         lease,
-        deadline,
         wire: retained,
-    };
+    });
     if let Err(mut call) = upstream.send(worker, call, wire) {
         call.wire
             .get_or_insert_with(|| Bytes::copy_from_slice(wire));
@@ -315,7 +313,7 @@ async fn wait(worker: &Worker, request: &Request, cluster: &Cluster) -> Waited {
 /// Passes an answer on to its caller, or tries elsewhere where the table of verdicts says so. The
 /// answer is only given up for an attempt that can really be made.
 pub(crate) fn deliver(
-    mut call: Call,
+    mut call: Box<Call>,
     worker: &Rc<Worker>,
     head: &Head,
     wire: &[u8],
@@ -324,37 +322,30 @@ pub(crate) fn deliver(
     let end = AttemptEnd::Answered(outcome);
     let resend = resend(&call);
     let again = call.exchange.conclude(&mut call.lease, end, resend);
-    let Call {
-        reply,
-        head: asked,
-        mut exchange,
-        lease,
-        wire: kept,
-        ..
-    } = call;
-    drop(lease);
-    if let Some(kept) = kept.filter(|_| again) {
+    drop(call.lease);
+    if let Some(kept) = call.wire.take().filter(|_| again) {
         let request = Request {
-            reply: reply.clone(),
-            head: asked,
+            reply: call.reply.clone(),
+            head: call.head,
             wire: kept,
-            exchange,
+            exchange: call.exchange,
         };
         match attempt_again(worker, request) {
             Ok(()) => return,
-            Err((request, _)) => exchange = request.exchange,
+            Err((request, _)) => call.exchange = request.exchange,
         }
     }
+    let reply = call.reply;
     if !reply.is_gone() {
-        reply.deliver(worker, &asked, head, wire);
-        exchange.answered(outcome, wire.len());
+        reply.deliver(worker, &call.head, head, wire);
+        call.exchange.answered(outcome, wire.len());
     }
     reply.finished(worker);
 }
 
 /// Deals with an attempt that came to nothing: another one where that is safe, else the mesh's own
 /// answer `why`.
-pub(crate) fn settle(mut call: Call, worker: &Rc<Worker>, end: AttemptEnd, why: Rejection) {
+pub(crate) fn settle(mut call: Box<Call>, worker: &Rc<Worker>, end: AttemptEnd, why: Rejection) {
     let resend = resend(&call);
     let again = call.exchange.conclude(&mut call.lease, end, resend);
     let Call {
@@ -364,7 +355,7 @@ pub(crate) fn settle(mut call: Call, worker: &Rc<Worker>, end: AttemptEnd, why: 
         lease,
         wire,
         ..
-    } = call;
+    } = *call;
     drop(lease);
     match wire {
         Some(wire) if again => {

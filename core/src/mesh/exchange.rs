@@ -123,9 +123,13 @@ impl Exchange {
 
     fn choose_destination(&mut self, random: u64) -> Result<(), Rejection> {
         let route = self.selected_route().ok_or(Rejection::NoRoute)?;
-        if let Destination::Clusters(weighted) = &route.to {
-            let chosen = route::choose(weighted, random).ok_or(Rejection::NoEndpoint)?;
-            self.destination = u32::try_from(chosen).map_err(|_| Rejection::NoEndpoint)?;
+        match &route.to {
+            Destination::Clusters(weighted) => {
+                let chosen = route::choose(weighted, random).ok_or(Rejection::NoEndpoint)?;
+                self.destination = u32::try_from(chosen).map_err(|_| Rejection::NoEndpoint)?;
+            }
+            Destination::Registry { .. } => {}
+            Destination::Treatment => return Err(Rejection::Denied),
         }
         Ok(())
     }
@@ -171,7 +175,8 @@ impl Exchange {
         if matches!(view.cluster.spec.source, Source::Discovered(_)) {
             self.site.learn();
         }
-        let (seat, trial) = self.pick(&mut view, local.random(), now, attributes)?;
+        let deadline = self.attempt_deadline();
+        let (seat, trial) = self.pick(&mut view, local.random(), (now, deadline), attributes)?;
         let cluster = &seat.cluster;
         let again = self.attempts > 0;
         let retry = again && !std::mem::take(&mut self.free);
@@ -192,6 +197,7 @@ impl Exchange {
             seat,
             clock: self.clock.clone(),
             started: now,
+            deadline,
             verdict: Verdict::Neutral,
             retry,
             trial,
@@ -203,7 +209,7 @@ impl Exchange {
         &self,
         view: &mut View,
         random: u64,
-        now: Now,
+        (now, deadline): (Now, Now),
         attributes: Attributes<'_, '_>,
     ) -> Result<(Rc<Seat>, Option<Trial>), Rejection> {
         let way = view.is_steered().then(|| {
@@ -232,7 +238,7 @@ impl Exchange {
             avoid: &self.tried,
             per_endpoint: policy.per_endpoint,
             panic_percent: policy.panic_percent,
-            deadline: self.attempt_deadline(),
+            deadline,
         };
         let members = match way {
             None => view.plain(),
@@ -392,7 +398,14 @@ impl Exchange {
             Rejection::Overloaded => {
                 format!("too many calls are in flight to take {call}: a limit is reached")
             }
-            Rejection::Denied => format!("{call} is not allowed"),
+            Rejection::Denied => match self.selected_route() {
+                Some(route) if matches!(route.to, Destination::Treatment) => format!(
+                    "route '{}' of table '{routes}' answers by itself, and not in this protocol; \
+                     {call} goes nowhere",
+                    route.name
+                ),
+                _ => format!("{call} is not allowed"),
+            },
             Rejection::BadRequest => "the request cannot be read".to_owned(),
             Rejection::TooLarge => "the request is longer than the limit".to_owned(),
             Rejection::Draining => format!("shutting down; {call} was not finished"),
@@ -432,6 +445,8 @@ pub struct Lease {
     pub(crate) seat: Rc<Seat>,
     clock: Rc<Cell<Now>>,
     started: Now,
+    /// When the attempt is given up.
+    pub(crate) deadline: Now,
     verdict: Verdict,
     retry: bool,
     /// How it went was reported before its end.
