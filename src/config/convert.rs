@@ -407,7 +407,25 @@ fn http_bounds(
         return Ok(config);
     };
     is_spoken(finback_http::NAME, protocol, place)?;
-    set(&mut config.head, value.head.map(|Size(own)| own));
+    for (own, head) in [
+        (&mut config.head, value.head),
+        (&mut config.response_head, value.response_head),
+    ] {
+        if let Some(Placed {
+            value: Size(most),
+            place,
+        }) = head
+        {
+            if !(1..=finback_http::MOST_HEAD).contains(&most) {
+                let message = "a head has up to 256KiB; write no more, and not 0";
+                return Err(Wrong::at(place, message));
+            }
+            *own = most;
+        }
+    }
+    set(&mut config.normalize_path, value.normalize_path);
+    set(&mut config.proxy_100_continue, value.proxy_100_continue);
+    set(&mut config.h2c_upgrade, value.h2c_upgrade);
     if let Some(Placed { value, place }) = value.headers {
         let most = finback_http::MOST_HEADERS;
         if value.get() > most {

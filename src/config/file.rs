@@ -324,8 +324,10 @@ pub struct Listener {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HttpListener {
-    /// The longest head of a request. Default: 32KiB.
-    pub head: Option<Size>,
+    /// The longest head of a request, 256KiB at most. Default: 32KiB.
+    pub head: Option<Placed<Size>>,
+    /// The longest head of a response, 256KiB at most. Default: 64KiB.
+    pub response_head: Option<Placed<Size>>,
     /// Headers of a request, 256 at most. Default: 100.
     pub headers: Option<Placed<NonZeroUsize>>,
     /// The longest target of a request. Default: 8KiB.
@@ -342,6 +344,14 @@ pub struct HttpListener {
     pub requests: Option<u64>,
     /// A connection without a request in flight is closed after this. Default: 5m.
     pub idle: Option<Time>,
+    /// Paths are normalized before routes look at them, and endpoints get them so: no `.`, `..` or
+    /// empty segments, and no escape of a character that needs none. Default: true.
+    pub normalize_path: Option<bool>,
+    /// Pass `Expect: 100-continue` on and leave the answer to the endpoint; else clients are told to
+    /// go on when their request's body is asked for. Default: true.
+    pub proxy_100_continue: Option<bool>,
+    /// Let clients go on in HTTP/2 after a request of HTTP/1.1 with `Upgrade: h2c`. Default: false.
+    pub h2c_upgrade: Option<bool>,
 }
 
 /// Bounds on clients of MQTT before they have a session.

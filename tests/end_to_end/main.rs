@@ -22,6 +22,7 @@ mod http;
 mod kafka;
 mod leftovers;
 mod lifecycle;
+mod messages;
 mod mqtt;
 mod mqtt_cases;
 mod mqtt_faults;

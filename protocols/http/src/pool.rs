@@ -28,8 +28,6 @@ const STREAMS: usize = 100;
 /// Windows of an HTTP/2 connection to an endpoint, in bytes.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// The longest head of a response, in bytes.
-const HEAD: usize = 64 * 1024;
 
 #[derive(PartialEq, Eq, Hash, Clone, Copy)]
 struct Key {
@@ -319,9 +317,10 @@ async fn handshake(
     let policy = &lease.cluster().spec.policy;
     let limits = Limits {
         streams: 0,
-        head: HEAD,
+        head: crate::MOST_HEAD,
         stream_window: STREAM_WINDOW,
         connection_window: CONNECTION_WINDOW,
+        answers_continue: false,
     };
     let heartbeat = Heartbeat {
         timers: worker.timers().clone(),
