@@ -80,6 +80,7 @@ impl Config {
                 let files = ClientFiles {
                     authorities: tls.authorities.clone(),
                     pair: tls.pair.clone(),
+                    revoked: Vec::new(),
                     server_name: None,
                 };
                 files.config().map_err(wrong(*place))?;

@@ -15,12 +15,14 @@ pub(crate) struct Facts<'a> {
     pub(crate) username: &'a str,
     /// Who its certificate says it is, or "".
     pub(crate) identity: &'a str,
+    /// The common name of its certificate where that is its identity, or "".
+    pub(crate) common_name: &'a str,
     /// What its token says of it.
     pub(crate) claims: Option<&'a BTreeMap<String, String>>,
 }
 
-/// A text in which `{client_id}`, `{username}` and `{identity}` stand for a session's own, and
-/// `{claims.NAME}` for what its token says.
+/// A text in which `{client_id}`, `{username}`, `{identity}` and `{common_name}` stand for a session's
+/// own, and `{claims.NAME}` for what its token says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
     text: String,
@@ -33,6 +35,7 @@ enum Part {
     ClientId,
     Username,
     Identity,
+    CommonName,
     Claim(String),
 }
 
@@ -44,7 +47,8 @@ impl std::fmt::Display for TemplateError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "`{}` is no name of a session; write {{client_id}}, {{username}}, {{identity}} or {{claims.NAME}}",
+            "`{}` is no name of a session; write {{client_id}}, {{username}}, {{identity}}, \
+             {{common_name}} or {{claims.NAME}}",
             self.0
         )
     }
@@ -69,6 +73,7 @@ impl FromStr for Template {
                 "client_id" => Part::ClientId,
                 "username" => Part::Username,
                 "identity" => Part::Identity,
+                "common_name" => Part::CommonName,
                 _ if name.len() > CLAIMS.len() && name.starts_with(CLAIMS) => {
                     Part::Claim(name[CLAIMS.len()..].to_owned())
                 }
@@ -125,6 +130,7 @@ impl Template {
                 Part::ClientId => facts.client_id,
                 Part::Username => facts.username,
                 Part::Identity => facts.identity,
+                Part::CommonName => facts.common_name,
                 Part::Claim(name) => facts.claims?.get(name)?,
             };
             if name.is_empty() || !usable(name) {
@@ -160,8 +166,16 @@ mod tests {
         let facts = Facts {
             client_id: "c",
             username: "u",
-            identity: "",
+            identity: "cn:dev",
+            common_name: "dev",
             claims: Some(&claims),
+        };
+        let certified: Template = "{identity} {common_name}".parse().unwrap();
+        assert_eq!(certified.fill(&facts).unwrap(), "cn:dev dev");
+        let facts = Facts {
+            identity: "",
+            common_name: "",
+            ..facts
         };
         let tenant: Template = "{claims.tenant}/x".parse().unwrap();
         assert_eq!(tenant.fill_topic(&facts).unwrap(), "t1/x");

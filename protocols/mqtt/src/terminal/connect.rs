@@ -66,6 +66,10 @@ pub(crate) async fn begin(
         client_id: &said.0,
         username: said.1.as_deref().unwrap_or_default(),
         identity: certified,
+        common_name: caller
+            .certified()
+            .and_then(|own| own.common_name())
+            .unwrap_or_default(),
         claims: user.as_ref().map(|user| &user.claims),
     };
     let Ok(applied) = Applied::new(policy, &facts) else {
