@@ -42,6 +42,7 @@ pub struct Exchange {
     own_timeout: Option<Duration>,
     route: Option<u32>,
     destination: u32,
+    routed: Result<(), Rejection>,
     attempts: u16,
     /// The next attempt costs no retry budget: the last one did not run.
     free: bool,
@@ -75,7 +76,7 @@ impl Exchange {
         timeout: Option<Duration>,
         client: Option<&Identity>,
         attributes: Attributes<'_, '_>,
-    ) -> (Self, Result<(), Rejection>) {
+    ) -> Self {
         let now = local.now();
         let selected = site.candidates.select(client, attributes);
         let bound = selected.and_then(|number| site.route(number).timeout);
@@ -98,6 +99,7 @@ impl Exchange {
             // More than four thousand million routes do not fit into memory.
             route: selected.and_then(|number| u32::try_from(number).ok()),
             destination: 0,
+            routed: Ok(()),
             attempts: 0,
             free: false,
             no_tls: false,
@@ -109,11 +111,16 @@ impl Exchange {
             response_bytes: 0,
             site,
         };
-        let routed = match selected {
-            None => Err(Rejection::NoRoute),
-            Some(_) => exchange.choose_destination(local.random()),
-        };
-        (exchange, routed)
+        exchange.routed = exchange.choose_destination(local.random());
+        exchange
+    }
+
+    /// Whether its route leads anywhere.
+    ///
+    /// # Errors
+    /// The rejection to answer with if it does not, or there is no route.
+    pub(crate) fn routed(&self) -> Result<(), Rejection> {
+        self.routed
     }
 
     /// An exchange that can only be rejected: its request could not be read.
@@ -123,7 +130,7 @@ impl Exchange {
         source: IpAddr,
         bytes: usize,
     ) -> Self {
-        Self::open(local, site, source, bytes, None, None, &mut |_| None).0
+        Self::open(local, site, source, bytes, None, None, &mut |_| None)
     }
 
     fn choose_destination(&mut self, random: u64) -> Result<(), Rejection> {
