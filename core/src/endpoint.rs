@@ -94,7 +94,7 @@ impl Health {
         self.stand.load() == Seen::AVAILABLE
             && !self.unwell.load(Relaxed)
             && self.is_proven()
-            && self.owed.load(Relaxed) < OWED
+            && !self.is_silent(now)
             && self.leaving_until.load(Relaxed) <= now.0
     }
 

@@ -7,7 +7,7 @@ mod routes;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use finback_core::cluster::ClusterPolicy;
@@ -21,7 +21,7 @@ use super::{Config, TlsFiles, Wrong};
 use crate::kafka::Outlet;
 use crate::protocols;
 use crate::subscriber::Subscription;
-use crate::tls::ServerFiles;
+use crate::tls::{PairFiles, ServerFiles};
 
 use clusters::{cluster_spec, policy};
 use registries::{bridge, mesh_registry, registration, registry_spec};
@@ -465,6 +465,11 @@ fn server_files(
         let message = "`client_optional` needs a `client_ca` to check the others by";
         return Err(Wrong::at(place, message));
     }
+    if value.close_expired && value.client_ca.is_none() {
+        let message = "`close_expired` needs a `client_ca` whose certificates may end; write one";
+        return Err(Wrong::at(place, message));
+    }
+    let revoked = revoked(value.crl, value.client_ca.as_ref(), "client_ca", folder)?;
     let pairs = value.certificates.into_iter();
     // HTTP/2 is preferred where both are spoken, whoever else begins as HTTP/1.1.
     let mut application: Vec<_> = protocols
@@ -475,14 +480,36 @@ fn server_files(
     application.dedup();
     let value = ServerFiles {
         pairs: pairs
-            .map(|pair| (folder.join(pair.certificate), folder.join(pair.key)))
+            .map(|pair| PairFiles {
+                chain: folder.join(pair.certificate),
+                key: folder.join(pair.key),
+                ocsp: pair.ocsp.map(|ocsp| folder.join(ocsp)),
+            })
             .collect(),
         client_authorities: value.client_ca.map(|ca| folder.join(ca)),
+        revoked,
         client_optional: value.client_optional,
+        close_expired: value.close_expired,
         plain: value.plain,
         application,
     };
     Ok(Placed { value, place })
+}
+
+/// Files of revocation lists, which say nothing without the authorities that are trusted.
+fn revoked(
+    lists: Vec<Placed<String>>,
+    authorities: Option<&String>,
+    key: &str,
+    folder: &Path,
+) -> Result<Vec<PathBuf>> {
+    match lists.first() {
+        Some(first) if authorities.is_none() => {
+            let message = format!("`crl` needs a `{key}` whose certificates it revokes; write one");
+            Err(Wrong::at(first.place, message))
+        }
+        _ => Ok(lists.iter().map(|list| folder.join(&list.value)).collect()),
+    }
 }
 
 /// The bounds, and the longest frame if that is said.

@@ -377,9 +377,18 @@ pub struct ListenerTls {
     pub certificates: Vec<KeyPair>,
     /// Authorities that clients' certificates must descend from. Default: none are asked for.
     pub client_ca: Option<String>,
+    /// With `client_ca`: lists of revoked certificates, PEM or DER; for each authority in clients' chains
+    /// but the last one. Clients whose certificates no current list knows are refused.
+    #[serde(default)]
+    pub crl: Vec<Placed<String>>,
     /// With `client_ca`: whether clients without a certificate are served too. Default: false.
     #[serde(default)]
     pub client_optional: bool,
+    /// With `client_ca`: whether connections end when the certificate of their client does: goodbye is
+    /// said, what is in flight is finished within `limits.drain`. Default: false; then only new
+    /// connections need a certificate that has not ended.
+    #[serde(default)]
+    pub close_expired: bool,
     /// Whether connections without TLS are served too, on the same port. Default: false.
     #[serde(default)]
     pub plain: bool,
@@ -393,6 +402,9 @@ pub struct KeyPair {
     pub certificate: String,
     /// Its key.
     pub key: String,
+    /// An OCSP response about the certificate, in DER, which clients that ask for it are shown as long
+    /// as it is current. Default: none.
+    pub ocsp: Option<String>,
 }
 
 /// TLS to the endpoints of a cluster. Files are PEM, relative to this one.
@@ -401,6 +413,10 @@ pub struct KeyPair {
 pub struct ClusterTls {
     /// Authorities that endpoints' certificates must descend from. Default: the public ones.
     pub ca: Option<String>,
+    /// With `ca`: lists of revoked certificates, PEM or DER; for each authority in endpoints' chains but
+    /// the last one. Endpoints whose certificates no current list knows are refused.
+    #[serde(default)]
+    pub crl: Vec<Placed<String>>,
     /// Our own certificate chain, where endpoints ask for one.
     pub certificate: Option<String>,
     /// Its key.
@@ -479,8 +495,8 @@ pub struct KeyProperty {
     pub property: String,
 }
 
-/// What is done with sessions of MQTT. In texts, `{client_id}`, `{username}` and `{identity}` (of the
-/// client's certificate) stand for a session's own.
+/// What is done with sessions of MQTT. In texts, `{client_id}`, `{username}`, `{identity}` and
+/// `{common_name}` (of the client's certificate) stand for a session's own.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MqttPolicy {
@@ -661,8 +677,9 @@ pub struct Match {
     pub attributes: BTreeMap<String, Placed<Text>>,
     /// TLS: on the name that the client asked for.
     pub sni: Option<Placed<Text>>,
-    /// TLS: on who the client's certificate says it is: its SPIFFE id, else its first host name,
-    /// else its common name.
+    /// TLS: on a name in the client's certificate: its SPIFFE ID (`spiffe://...`), one of its DNS
+    /// names, or, where it has neither, its common name after `cn:`. How the text begins tells which
+    /// kind of name it is for; it is compared with no other.
     pub identity: Option<Placed<Text>>,
     /// MQTT: on the client identifier.
     pub client_id: Option<Placed<Text>>,

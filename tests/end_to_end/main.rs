@@ -7,6 +7,7 @@
 mod bolt_java;
 mod bolt_node;
 mod browsers;
+mod client_certificates;
 mod clients;
 mod compose;
 mod core;
@@ -28,7 +29,9 @@ mod mqtt_faults;
 mod names;
 mod registries;
 mod reload;
+mod revocation;
 mod smuggling;
 mod support;
 mod tcp;
 mod tls;
+mod upstream_tls;

@@ -5,14 +5,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use crate::clock::Now;
 use crate::codec::{Sharing, Signal};
 use crate::frame::{Edit, Head, Kind, Malformed, Outcome, Reading};
 use crate::gauges::Gauges;
 use crate::mesh::AttemptEnd;
-use crate::net::{DialError, READS_PER_TURN, Turn};
+use crate::net::{READS_PER_TURN, Turn};
 use crate::rejection::Rejection;
 
 use super::call::{Call, deliver, settle};
@@ -194,8 +192,8 @@ impl Upstream {
             call.reply.finished(worker);
             return Ok(());
         }
-        if call.wire.is_none() && call.exchange.may_need_resending() {
-            call.wire = Some(Bytes::copy_from_slice(wire));
+        if call.exchange.may_need_resending() {
+            call.keep(wire);
         }
         let id = self.enter(worker, call)?;
         self.put(worker, link, &head, wire, id);
@@ -214,8 +212,7 @@ impl Upstream {
             return Err(call);
         }
         self.waiting_bytes.set(before + wire.len());
-        call.wire
-            .get_or_insert_with(|| Bytes::copy_from_slice(wire));
+        call.keep(wire);
         if call.head.kind == Kind::OneWay {
             self.waiting.borrow_mut().push(call);
             return Ok(());
@@ -225,7 +222,7 @@ impl Upstream {
 
     /// Gives the call an id.
     fn enter(&self, worker: &Worker, call: Box<Call>) -> Result<u64, Box<Call>> {
-        let deadline = call.lease.deadline;
+        let deadline = call.deadline();
         let entered = self.table.borrow_mut().insert(Entry::Call(call));
         let id = entered.map_err(|entry| match entry {
             Entry::Call(call) => call,
@@ -283,10 +280,7 @@ impl Upstream {
             Ok(socket) => Rc::new(RefCell::new(socket)),
             Err(error) => {
                 tracing::debug!(address = %endpoint.address, %error, "cannot connect");
-                let end = match error {
-                    DialError::Refused(_) => AttemptEnd::ConnectFailed,
-                    DialError::Own(_) => AttemptEnd::OwnFailure,
-                };
+                let end = AttemptEnd::from(&error);
                 return self.close(&worker, end, Rejection::ConnectFailed);
             }
         };
@@ -505,13 +499,13 @@ impl Upstream {
             return;
         }
         let passed = |entry: &Entry| match entry {
-            Entry::Call(call) => call.lease.deadline <= now,
+            Entry::Call(call) => call.deadline() <= now,
             Entry::Ping => false,
         };
         let mut table = self.table.borrow_mut();
         let expired = table.abandon_where(passed);
         let deadlines = table.iter().filter_map(|entry| match entry {
-            Entry::Call(call) => Some(call.lease.deadline),
+            Entry::Call(call) => Some(call.deadline()),
             Entry::Ping => None,
         });
         self.earliest.set(deadlines.min().unwrap_or(Now(u64::MAX)));
@@ -520,7 +514,7 @@ impl Upstream {
         let sent = self.state.get() != State::Connecting;
         for entry in expired {
             if let Entry::Call(call) = entry {
-                let whose = call.exchange.whose_deadline(&call.lease, stalled);
+                let whose = call.whose_deadline(stalled);
                 let end = AttemptEnd::TimedOut { whose, sent };
                 settle(call, worker, end, Rejection::DeadlineExceeded);
             }

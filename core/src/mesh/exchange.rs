@@ -14,6 +14,7 @@ use crate::cluster::{Cluster, Source};
 use crate::endpoint::{Endpoint, Trial};
 use crate::frame::Outcome;
 use crate::gauges::Gauges;
+use crate::identity::Identity;
 use crate::outlier::is_telling;
 use crate::record::{Ending, Record};
 use crate::rejection::Rejection;
@@ -41,9 +42,12 @@ pub struct Exchange {
     own_timeout: Option<Duration>,
     route: Option<u32>,
     destination: u32,
+    routed: Result<(), Rejection>,
     attempts: u16,
     /// The next attempt costs no retry budget: the last one did not run.
     free: bool,
+    /// The last attempt ended because no TLS could be spoken with its endpoint.
+    no_tls: bool,
     /// The service is being looked up, and that is what is waited for.
     looking_up: bool,
     endpoint: Option<SocketAddr>,
@@ -70,10 +74,11 @@ impl Exchange {
         source: IpAddr,
         request_bytes: usize,
         timeout: Option<Duration>,
+        client: Option<&Identity>,
         attributes: Attributes<'_, '_>,
-    ) -> (Self, Result<(), Rejection>) {
+    ) -> Self {
         let now = local.now();
-        let selected = site.candidates.select(attributes);
+        let selected = site.candidates.select(client, attributes);
         let bound = selected.and_then(|number| site.route(number).timeout);
         let limits = local.limits();
         let (timeout, own_timeout) = match (timeout, bound) {
@@ -94,8 +99,10 @@ impl Exchange {
             // More than four thousand million routes do not fit into memory.
             route: selected.and_then(|number| u32::try_from(number).ok()),
             destination: 0,
+            routed: Ok(()),
             attempts: 0,
             free: false,
+            no_tls: false,
             looking_up: false,
             endpoint: None,
             tried: Vec::new(),
@@ -104,11 +111,16 @@ impl Exchange {
             response_bytes: 0,
             site,
         };
-        let routed = match selected {
-            None => Err(Rejection::NoRoute),
-            Some(_) => exchange.choose_destination(local.random()),
-        };
-        (exchange, routed)
+        exchange.routed = exchange.choose_destination(local.random());
+        exchange
+    }
+
+    /// Whether its route leads anywhere.
+    ///
+    /// # Errors
+    /// The rejection to answer with if it does not, or there is no route.
+    pub(crate) fn routed(&self) -> Result<(), Rejection> {
+        self.routed
     }
 
     /// An exchange that can only be rejected: its request could not be read.
@@ -118,7 +130,7 @@ impl Exchange {
         source: IpAddr,
         bytes: usize,
     ) -> Self {
-        Self::open(local, site, source, bytes, None, &mut |_| None).0
+        Self::open(local, site, source, bytes, None, None, &mut |_| None)
     }
 
     fn choose_destination(&mut self, random: u64) -> Result<(), Rejection> {
@@ -275,6 +287,7 @@ impl Exchange {
             retry.map_or((false, false), |own| (own.idempotent, own.refused));
         let Ruling { verdict, repeat } = rule(end, refused);
         lease.conclude(verdict);
+        self.no_tls = end == AttemptEnd::TlsFailed;
         let safe = match repeat {
             Repeat::Never => false,
             Repeat::Free => true,
@@ -380,6 +393,10 @@ impl Exchange {
             }
             Rejection::NoEndpoint => {
                 format!("no endpoint may take {call} now; are any registered, with that subset?")
+            }
+            // Why, with the endpoint's address, stands in the log: it is nobody's business outside.
+            Rejection::ConnectFailed if self.no_tls => {
+                format!("TLS handshake with the endpoint failed for {call}; nothing was sent")
             }
             Rejection::ConnectFailed => {
                 format!("cannot connect to {endpoint} for {call}; nothing was sent")

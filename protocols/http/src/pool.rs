@@ -23,6 +23,9 @@ use seats::{Seat, Seats};
 use crate::http1;
 use crate::http2::{self, Heartbeat, Limits};
 
+/// HTTP/2 under TLS, as an application protocol (RFC 9113, section 3.1).
+const H2: &[u8] = b"h2";
+
 /// Streams on an HTTP/2 connection whose peer has not said how many it takes.
 const STREAMS: usize = 100;
 /// Windows of an HTTP/2 connection to an endpoint, in bytes.
@@ -193,10 +196,7 @@ pub(crate) async fn channel(
     found.map_err(|error| {
         let endpoint = lease.address();
         tracing::debug!(%endpoint, %error, "cannot connect");
-        match error {
-            DialError::Refused(_) => AttemptEnd::ConnectFailed,
-            DialError::Own(_) => AttemptEnd::OwnFailure,
-        }
+        AttemptEnd::from(&error)
     })
 }
 
@@ -335,7 +335,13 @@ async fn handshake(
         // Who waited for it with us has tried.
         return Err(DialError::Refused(io::ErrorKind::ConnectionRefused.into()));
     }
-    let stream = worker.connect(lease, Some(b"h2")).await?;
+    let stream = worker.connect(lease, Some(H2)).await?;
+    // RFC 9113, section 3.2: under TLS, HTTP/2 is spoken only with those who agreed to it (RFC 7301);
+    // others would wait for a request that they understand.
+    if stream.is_secure() && stream.application() != Some(H2) {
+        let why = io::Error::other("it did not agree on h2 (ALPN); is it to be spoken to in 1.1?");
+        return Err(worker.cannot_secure(lease, why));
+    }
     let policy = &lease.cluster().spec.policy;
     let limits = Limits {
         streams: 0,

@@ -11,7 +11,7 @@ use finback_core::driver::{Caller, Stream};
 use finback_core::frame::{Metadata, Outcome};
 use finback_core::log_limit::LogLimit;
 use finback_core::mesh::{AttemptEnd, Lease, Resend};
-use finback_core::net::{DialError, Expired};
+use finback_core::net::Expired;
 use finback_core::record::{Ending, Record};
 use finback_core::rejection::Rejection;
 use finback_core::text::Escaped;
@@ -228,6 +228,10 @@ async fn admit(
         client_id: &connect.client_id,
         username: connect.username.as_deref().unwrap_or_default(),
         identity: caller.identity().unwrap_or_default(),
+        common_name: caller
+            .certified()
+            .and_then(|own| own.common_name())
+            .unwrap_or_default(),
     };
     let applied = match &policy {
         None => None,
@@ -468,10 +472,7 @@ async fn reach(
             Ok(Ok(socket)) => Ok(socket),
             Ok(Err(error)) => {
                 tracing::debug!(endpoint = %lease.address(), %error, "cannot connect");
-                Err(match error {
-                    DialError::Refused(_) => AttemptEnd::ConnectFailed,
-                    DialError::Own(_) => AttemptEnd::OwnFailure,
-                })
+                Err(AttemptEnd::from(&error))
             }
             // It is not waited for; that says nothing of it.
             Err(Expired { .. }) => Err(AttemptEnd::Unsent),
