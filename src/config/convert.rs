@@ -1,14 +1,16 @@
 //! The file's types become core's; what does not make sense is refused with its place.
 
 mod clusters;
+mod kafka;
 mod proxies;
 mod registries;
 mod routes;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use finback_core::cluster::ClusterPolicy;
@@ -19,10 +21,11 @@ use finback_registry::Layout;
 use super::file::{self, File};
 use super::units::{Pause, Placed, Size, Time};
 use super::{Config, TlsFiles, Wrong};
+use crate::authentication::Credentials;
 use crate::kafka::Outlet;
 use crate::protocols;
 use crate::subscriber::Subscription;
-use crate::tls::ServerFiles;
+use crate::tls::{PairFiles, ServerFiles};
 
 use clusters::{cluster_spec, policy};
 use registries::{bridge, mesh_registry, registration, registry_spec};
@@ -49,8 +52,9 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
         kafka: file
             .kafka
             .into_iter()
-            .map(|(name, kafka)| Ok((name.clone(), outlet(&name, kafka)?)))
+            .map(|(name, kafka)| Ok((name.clone(), kafka::outlet(&name, kafka, folder)?)))
             .collect::<Result<_>>()?,
+        credentials: RefCell::default(),
     };
     let workers = workers(file.workers.as_ref())?;
     let admin = file
@@ -122,7 +126,7 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
     };
     Ok(Config {
         take_over: false,
-        kafka: names.kafka.into_values().collect(),
+        kafka: names.kafka.values().map(|own| own.value.clone()).collect(),
         subscriptions,
         workers,
         admin,
@@ -139,6 +143,8 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
             listeners: listener_tls,
             clusters: cluster_tls,
             registry_clusters: registry_tls,
+            kafka: names.kafka.into_values().collect(),
+            credentials: names.credentials.into_inner(),
         },
     })
 }
@@ -153,26 +159,9 @@ struct Names {
     lists: Vec<String>,
     clusters: Vec<String>,
     tables: Vec<String>,
-    kafka: BTreeMap<String, Arc<Outlet>>,
-}
-
-fn outlet(name: &str, Placed { value, place }: Placed<file::Kafka>) -> Result<Arc<Outlet>> {
-    let brokers = match value.brokers {
-        file::Servers::One(one) => one,
-        file::Servers::Many(several) => several.join(","),
-    };
-    if brokers.is_empty() {
-        let message = "a Kafka cluster without brokers; write one, such as 127.0.0.1:9092";
-        return Err(Wrong::at(place, message));
-    }
-    let config = finback_kafka::Config {
-        brokers,
-        options: value.options,
-    };
-    config
-        .check()
-        .map_err(|why| Wrong::at(place, format!("Kafka's client does not take this: {why}")))?;
-    Ok(Arc::new(Outlet::new(name, config)))
+    kafka: BTreeMap<String, Placed<Arc<Outlet>>>,
+    /// What clients of MQTT are asked for; read when the whole configuration is good.
+    credentials: RefCell<Vec<Placed<Arc<Credentials>>>>,
 }
 
 fn subscription(
@@ -416,7 +405,25 @@ fn http_bounds(
         return Ok(config);
     };
     is_spoken(finback_http::NAME, protocol, place)?;
-    set(&mut config.head, value.head.map(|Size(own)| own));
+    for (own, head) in [
+        (&mut config.head, value.head),
+        (&mut config.response_head, value.response_head),
+    ] {
+        if let Some(Placed {
+            value: Size(most),
+            place,
+        }) = head
+        {
+            if !(1..=finback_http::MOST_HEAD).contains(&most) {
+                let message = "a head has up to 256KiB; write no more, and not 0";
+                return Err(Wrong::at(place, message));
+            }
+            *own = most;
+        }
+    }
+    set(&mut config.normalize_path, value.normalize_path);
+    set(&mut config.proxy_100_continue, value.proxy_100_continue);
+    set(&mut config.h2c_upgrade, value.h2c_upgrade);
     if let Some(Placed { value, place }) = value.headers {
         let most = finback_http::MOST_HEADERS;
         if value.get() > most {
@@ -456,6 +463,11 @@ fn server_files(
         let message = "`client_optional` needs a `client_ca` to check the others by";
         return Err(Wrong::at(place, message));
     }
+    if value.close_expired && value.client_ca.is_none() {
+        let message = "`close_expired` needs a `client_ca` whose certificates may end; write one";
+        return Err(Wrong::at(place, message));
+    }
+    let revoked = revoked(value.crl, value.client_ca.as_ref(), "client_ca", folder)?;
     let pairs = value.certificates.into_iter();
     // HTTP/2 is preferred where both are spoken, whoever else begins as HTTP/1.1.
     let mut application: Vec<_> = protocols
@@ -466,14 +478,36 @@ fn server_files(
     application.dedup();
     let value = ServerFiles {
         pairs: pairs
-            .map(|pair| (folder.join(pair.certificate), folder.join(pair.key)))
+            .map(|pair| PairFiles {
+                chain: folder.join(pair.certificate),
+                key: folder.join(pair.key),
+                ocsp: pair.ocsp.map(|ocsp| folder.join(ocsp)),
+            })
             .collect(),
         client_authorities: value.client_ca.map(|ca| folder.join(ca)),
+        revoked,
         client_optional: value.client_optional,
+        close_expired: value.close_expired,
         plain: value.plain,
         application,
     };
     Ok(Placed { value, place })
+}
+
+/// Files of revocation lists, which say nothing without the authorities that are trusted.
+fn revoked(
+    lists: Vec<Placed<String>>,
+    authorities: Option<&String>,
+    key: &str,
+    folder: &Path,
+) -> Result<Vec<PathBuf>> {
+    match lists.first() {
+        Some(first) if authorities.is_none() => {
+            let message = format!("`crl` needs a `{key}` whose certificates it revokes; write one");
+            Err(Wrong::at(first.place, message))
+        }
+        _ => Ok(lists.iter().map(|list| folder.join(&list.value)).collect()),
+    }
 }
 
 /// The bounds, and the longest frame if that is said.

@@ -103,9 +103,43 @@ pub struct Registry {
 pub struct Kafka {
     /// Its first brokers, `host:port`, or a list of them.
     pub brokers: Servers,
+    /// Speak TLS; brokers' certificates are asked for their host. Default: no.
+    pub tls: Option<Placed<KafkaTls>>,
+    /// Log in. Default: as nobody.
+    pub sasl: Option<Placed<KafkaSasl>>,
+    /// Topics that messages may be written to at a time; those to others are refused. Default: 1000.
+    pub topics: Option<NonZeroUsize>,
+    /// A topic that nobody has written to for so long counts no more. Default: 10m.
+    pub topic_idle: Option<Time>,
     /// Settings of librdkafka's that differ from ours, by their names there.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
+}
+
+/// TLS to a Kafka cluster.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaTls {
+    /// Authorities that brokers' certificates must descend from, as PEM. Default: the public ones.
+    pub ca: Option<String>,
+    /// Our own certificate chain, as PEM, if brokers ask for one.
+    pub certificate: Option<String>,
+    /// Its key.
+    pub key: Option<String>,
+}
+
+/// How to log in to a Kafka cluster: with a user and password, or with a token.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaSasl {
+    /// `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `OAUTHBEARER`.
+    pub mechanism: Placed<String>,
+    /// The user.
+    pub username: Option<String>,
+    /// A file with the user's password, relative to this one.
+    pub password_file: Option<Placed<String>>,
+    /// OAUTHBEARER: a file with the token, relative to this one; read again before the token ends.
+    pub token_file: Option<String>,
 }
 
 /// A subscription of our own at a broker that speaks MQTT 5, whose messages go to Kafka.
@@ -331,8 +365,10 @@ pub struct Listener {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HttpListener {
-    /// The longest head of a request. Default: 32KiB.
-    pub head: Option<Size>,
+    /// The longest head of a request, 256KiB at most. Default: 32KiB.
+    pub head: Option<Placed<Size>>,
+    /// The longest head of a response, 256KiB at most. Default: 64KiB.
+    pub response_head: Option<Placed<Size>>,
     /// Headers of a request, 256 at most. Default: 100.
     pub headers: Option<Placed<NonZeroUsize>>,
     /// The longest target of a request. Default: 8KiB.
@@ -349,6 +385,14 @@ pub struct HttpListener {
     pub requests: Option<u64>,
     /// A connection without a request in flight is closed after this. Default: 5m.
     pub idle: Option<Time>,
+    /// Paths are normalized before routes look at them, and endpoints get them so: no `.`, `..` or
+    /// empty segments, and no escape of a character that needs none. Default: true.
+    pub normalize_path: Option<bool>,
+    /// Pass `Expect: 100-continue` on and leave the answer to the endpoint; else clients are told to
+    /// go on when their request's body is asked for. Default: true.
+    pub proxy_100_continue: Option<bool>,
+    /// Let clients go on in HTTP/2 after a request of HTTP/1.1 with `Upgrade: h2c`. Default: false.
+    pub h2c_upgrade: Option<bool>,
 }
 
 /// Bounds on clients of MQTT before they have a session.
@@ -374,9 +418,18 @@ pub struct ListenerTls {
     pub certificates: Vec<KeyPair>,
     /// Authorities that clients' certificates must descend from. Default: none are asked for.
     pub client_ca: Option<String>,
+    /// With `client_ca`: lists of revoked certificates, PEM or DER; for each authority in clients' chains
+    /// but the last one. Clients whose certificates no current list knows are refused.
+    #[serde(default)]
+    pub crl: Vec<Placed<String>>,
     /// With `client_ca`: whether clients without a certificate are served too. Default: false.
     #[serde(default)]
     pub client_optional: bool,
+    /// With `client_ca`: whether connections end when the certificate of their client does: goodbye is
+    /// said, what is in flight is finished within `limits.drain`. Default: false; then only new
+    /// connections need a certificate that has not ended.
+    #[serde(default)]
+    pub close_expired: bool,
     /// Whether connections without TLS are served too, on the same port. Default: false.
     #[serde(default)]
     pub plain: bool,
@@ -390,6 +443,9 @@ pub struct KeyPair {
     pub certificate: String,
     /// Its key.
     pub key: String,
+    /// An OCSP response about the certificate, in DER, which clients that ask for it are shown as long
+    /// as it is current. Default: none.
+    pub ocsp: Option<String>,
 }
 
 /// TLS to the endpoints of a cluster. Files are PEM, relative to this one.
@@ -398,6 +454,10 @@ pub struct KeyPair {
 pub struct ClusterTls {
     /// Authorities that endpoints' certificates must descend from. Default: the public ones.
     pub ca: Option<String>,
+    /// With `ca`: lists of revoked certificates, PEM or DER; for each authority in endpoints' chains but
+    /// the last one. Endpoints whose certificates no current list knows are refused.
+    #[serde(default)]
+    pub crl: Vec<Placed<String>>,
     /// Our own certificate chain, where endpoints ask for one.
     pub certificate: Option<String>,
     /// Its key.
@@ -476,8 +536,8 @@ pub struct KeyProperty {
     pub property: String,
 }
 
-/// What is done with sessions of MQTT. In texts, `{client_id}`, `{username}` and `{identity}` (of the
-/// client's certificate) stand for a session's own.
+/// What is done with sessions of MQTT. In texts, `{client_id}`, `{username}`, `{identity}` and
+/// `{common_name}` (of the client's certificate) stand for a session's own.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MqttPolicy {
@@ -502,8 +562,7 @@ pub struct MqttPolicy {
     pub password_file: Option<Placed<String>>,
     /// Whether the broker is told the client's address and identity, by version 2 of the PROXY
     /// protocol. Default: false.
-    #[serde(default)]
-    pub proxy_protocol: bool,
+    pub proxy_protocol: Option<Placed<bool>>,
     /// Messages per second of one client; one that says more is read more slowly. Default: any.
     pub messages_per_second: Option<NonZeroU32>,
     /// Bytes of messages per second of one client, likewise. Default: any.
@@ -513,8 +572,62 @@ pub struct MqttPolicy {
     /// Write messages to Kafka too. Default: nowhere.
     pub tap: Option<Placed<MqttTap>>,
     /// What a second session of one client identifier means: `broker` (the broker's affair),
-    /// `take-over` (the former one is ended here) or `refuse`. Default: broker.
+    /// `take-over` (the former one is ended here) or `refuse`. Default: broker; with `produce`,
+    /// take-over.
     pub duplicates: Option<Placed<String>>,
+    /// With `produce`, where there is no broker to ask: how clients are authenticated, `none`,
+    /// `certificate`, `{ users: FILE }` or `{ tokens: ... }`.
+    pub authenticate: Option<Placed<MqttAuthenticate>>,
+    /// With `produce`: how long a session of MQTT 3 is remembered while its client is away, unless it is
+    /// clean. Default: 2h.
+    pub session_expiry: Option<Placed<Time>>,
+    /// With `produce`: what becomes of a message that Kafka will never take and that MQTT 3 has no
+    /// answer for, `acknowledge` (it is logged and goes nowhere) or `close`. Default: acknowledge.
+    pub refused: Option<Placed<String>>,
+}
+
+/// How clients are authenticated.
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
+pub enum MqttAuthenticate {
+    /// `none` or `certificate`.
+    Word(String),
+    /// By what CONNECT says.
+    By(MqttCredentials),
+}
+
+forms!(
+    MqttAuthenticate,
+    "none, certificate, { users: FILE } or { tokens: { key: FILE } }",
+    Word,
+    map By(MqttCredentials)
+);
+
+/// What CONNECT is to say. Exactly one of both.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MqttCredentials {
+    /// A user and password of this file, which `mosquitto_passwd` writes; relative to this one, and read
+    /// again when it changes.
+    pub users: Option<Placed<String>>,
+    /// A JSON Web Token as the password.
+    pub tokens: Option<Placed<MqttTokens>>,
+}
+
+/// Which tokens are good.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MqttTokens {
+    /// A file with what proves them, relative to this one and read again when it changes: a public key as
+    /// PEM (RS256, ES256), a JSON Web Key Set, or a secret of 32 bytes or more (HS256).
+    pub key: Placed<String>,
+    /// Who they must be from (`iss`). Default: anybody with the key.
+    pub issuer: Option<String>,
+    /// Whom they must be for (`aud`). Default: tokens that are for somebody are refused.
+    pub audience: Option<String>,
+    /// What they must say, by claim; `{client_id}` and `{username}` stand for what CONNECT says.
+    #[serde(default)]
+    pub claims: BTreeMap<String, Placed<String>>,
 }
 
 /// Messages for Kafka besides their broker.
@@ -658,8 +771,9 @@ pub struct Match {
     pub attributes: BTreeMap<String, Placed<Text>>,
     /// TLS: on the name that the client asked for.
     pub sni: Option<Placed<Text>>,
-    /// TLS: on who the client's certificate says it is: its SPIFFE id, else its first host name,
-    /// else its common name.
+    /// TLS: on a name in the client's certificate: its SPIFFE ID (`spiffe://...`), one of its DNS
+    /// names, or, where it has neither, its common name after `cn:`. How the text begins tells which
+    /// kind of name it is for; it is compared with no other.
     pub identity: Option<Placed<Text>>,
     /// MQTT: on the client identifier.
     pub client_id: Option<Placed<Text>>,
@@ -837,7 +951,8 @@ pub struct Policy {
     pub balance: Option<Placed<Balance>>,
     /// How long a connection may take to be made. Default: 1s.
     pub connect_timeout: Option<Time>,
-    /// Connections per endpoint and worker, at most. Default: 4.
+    /// Connections per endpoint and worker, at most. Default: 4; any number where each carries one
+    /// request at a time, as in HTTP/1.1.
     pub connections: Option<NonZeroU32>,
     /// Heartbeats to silent endpoints.
     pub heartbeat: Option<Heartbeat>,

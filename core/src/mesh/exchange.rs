@@ -14,6 +14,7 @@ use crate::cluster::{Cluster, Source};
 use crate::endpoint::{Endpoint, Trial};
 use crate::frame::Outcome;
 use crate::gauges::Gauges;
+use crate::identity::Identity;
 use crate::outlier::is_telling;
 use crate::record::{Ending, Record};
 use crate::rejection::Rejection;
@@ -41,6 +42,7 @@ pub struct Exchange {
     own_timeout: Option<Duration>,
     route: Option<u32>,
     destination: u32,
+    routed: Result<(), Rejection>,
     attempts: u16,
     /// Attempts that do not count: their endpoints have not processed it.
     moves: u16,
@@ -48,6 +50,8 @@ pub struct Exchange {
     resent: bool,
     /// The next attempt costs no retry budget: the last one did not run.
     free: bool,
+    /// The last attempt ended because no TLS could be spoken with its endpoint.
+    no_tls: bool,
     /// The service is being looked up, and that is what is waited for.
     looking_up: bool,
     endpoint: Option<SocketAddr>,
@@ -74,10 +78,11 @@ impl Exchange {
         source: IpAddr,
         request_bytes: usize,
         timeout: Option<Duration>,
+        client: Option<&Identity>,
         attributes: Attributes<'_, '_>,
-    ) -> (Self, Result<(), Rejection>) {
+    ) -> Self {
         let now = local.now();
-        let selected = site.candidates.select(attributes);
+        let selected = site.candidates.select(client, attributes);
         let bound = selected.and_then(|number| site.route(number).timeout);
         let limits = local.limits();
         let (timeout, own_timeout) = match (timeout, bound) {
@@ -98,10 +103,12 @@ impl Exchange {
             // More than four thousand million routes do not fit into memory.
             route: selected.and_then(|number| u32::try_from(number).ok()),
             destination: 0,
+            routed: Ok(()),
             attempts: 0,
             moves: 0,
             resent: false,
             free: false,
+            no_tls: false,
             looking_up: false,
             endpoint: None,
             tried: Vec::new(),
@@ -110,11 +117,16 @@ impl Exchange {
             response_bytes: 0,
             site,
         };
-        let routed = match selected {
-            None => Err(Rejection::NoRoute),
-            Some(_) => exchange.choose_destination(local.random()),
-        };
-        (exchange, routed)
+        exchange.routed = exchange.choose_destination(local.random());
+        exchange
+    }
+
+    /// Whether its route leads anywhere.
+    ///
+    /// # Errors
+    /// The rejection to answer with if it does not, or there is no route.
+    pub(crate) fn routed(&self) -> Result<(), Rejection> {
+        self.routed
     }
 
     /// An exchange that can only be rejected: its request could not be read.
@@ -124,14 +136,18 @@ impl Exchange {
         source: IpAddr,
         bytes: usize,
     ) -> Self {
-        Self::open(local, site, source, bytes, None, &mut |_| None).0
+        Self::open(local, site, source, bytes, None, None, &mut |_| None)
     }
 
     fn choose_destination(&mut self, random: u64) -> Result<(), Rejection> {
         let route = self.selected_route().ok_or(Rejection::NoRoute)?;
-        if let Destination::Clusters(weighted) = &route.to {
-            let chosen = route::choose(weighted, random).ok_or(Rejection::NoEndpoint)?;
-            self.destination = u32::try_from(chosen).map_err(|_| Rejection::NoEndpoint)?;
+        match &route.to {
+            Destination::Clusters(weighted) => {
+                let chosen = route::choose(weighted, random).ok_or(Rejection::NoEndpoint)?;
+                self.destination = u32::try_from(chosen).map_err(|_| Rejection::NoEndpoint)?;
+            }
+            Destination::Registry { .. } => {}
+            Destination::Treatment => return Err(Rejection::Denied),
         }
         Ok(())
     }
@@ -177,7 +193,8 @@ impl Exchange {
         if matches!(view.cluster.spec.source, Source::Discovered(_)) {
             self.site.learn();
         }
-        let (seat, trial) = self.pick(&mut view, local.random(), now, attributes)?;
+        let deadline = self.attempt_deadline();
+        let (seat, trial) = self.pick(&mut view, local.random(), (now, deadline), attributes)?;
         let cluster = &seat.cluster;
         let again = self.attempts > 0;
         let retry = again && !std::mem::take(&mut self.free);
@@ -198,6 +215,7 @@ impl Exchange {
             seat,
             clock: self.clock.clone(),
             started: now,
+            deadline,
             verdict: Verdict::Neutral,
             retry,
             trial,
@@ -209,7 +227,7 @@ impl Exchange {
         &self,
         view: &mut View,
         random: u64,
-        now: Now,
+        (now, deadline): (Now, Now),
         attributes: Attributes<'_, '_>,
     ) -> Result<(Rc<Seat>, Option<Trial>), Rejection> {
         let way = view.is_steered().then(|| {
@@ -238,7 +256,7 @@ impl Exchange {
             avoid: &self.tried,
             per_endpoint: policy.per_endpoint,
             panic_percent: policy.panic_percent,
-            deadline: self.attempt_deadline(),
+            deadline,
         };
         let members = match way {
             None => view.plain(),
@@ -278,6 +296,7 @@ impl Exchange {
             retry.map_or((false, false), |own| (own.idempotent, own.refused));
         let Ruling { verdict, repeat } = rule(end, refused);
         lease.conclude(verdict);
+        self.no_tls = end == AttemptEnd::TlsFailed;
         let safe = match repeat {
             Repeat::Never => false,
             Repeat::Free | Repeat::Uncounted => true,
@@ -389,6 +408,10 @@ impl Exchange {
             Rejection::NoEndpoint => {
                 format!("no endpoint may take {call} now; are any registered, with that subset?")
             }
+            // Why, with the endpoint's address, stands in the log: it is nobody's business outside.
+            Rejection::ConnectFailed if self.no_tls => {
+                format!("TLS handshake with the endpoint failed for {call}; nothing was sent")
+            }
             Rejection::ConnectFailed => {
                 format!("cannot connect to {endpoint} for {call}; nothing was sent")
             }
@@ -406,7 +429,14 @@ impl Exchange {
             Rejection::Overloaded => {
                 format!("too many calls are in flight to take {call}: a limit is reached")
             }
-            Rejection::Denied => format!("{call} is not allowed"),
+            Rejection::Denied => match self.selected_route() {
+                Some(route) if matches!(route.to, Destination::Treatment) => format!(
+                    "route '{}' of table '{routes}' answers by itself, and not in this protocol; \
+                     {call} goes nowhere",
+                    route.name
+                ),
+                _ => format!("{call} is not allowed"),
+            },
             Rejection::BadRequest => "the request cannot be read".to_owned(),
             Rejection::TooLarge => "the request is longer than the limit".to_owned(),
             Rejection::Draining => format!("shutting down; {call} was not finished"),
@@ -446,6 +476,8 @@ pub struct Lease {
     pub(crate) seat: Rc<Seat>,
     clock: Rc<Cell<Now>>,
     started: Now,
+    /// When the attempt is given up.
+    pub(crate) deadline: Now,
     verdict: Verdict,
     retry: bool,
     /// How it went was reported before its end.

@@ -14,6 +14,8 @@ pub enum AttemptEnd {
     /// No connection could be made. The failed dial itself counts against the endpoint, once,
     /// however many calls waited for it.
     ConnectFailed,
+    /// A connection was made, but no TLS could be spoken on it. It counts like one that was not made.
+    TlsFailed,
     /// Nothing was sent: the connections there are take no more, or were given up before.
     Unsent,
     /// The endpoint said that it did not process the request, and will not: GOAWAY below its stream,
@@ -123,6 +125,7 @@ pub const fn rule(end: AttemptEnd, retries_refused: bool) -> Ruling {
         AttemptEnd::Answered(Outcome::Refused) if retries_refused => row(Alive, Free),
         AttemptEnd::Answered(Outcome::Refused) => row(Bad, IfIdempotent),
         AttemptEnd::ConnectFailed
+        | AttemptEnd::TlsFailed
         | AttemptEnd::Unsent
         | AttemptEnd::OwnFailure
         | AttemptEnd::TimedOut { sent: false, .. } => row(Neutral, Free),
@@ -151,7 +154,7 @@ pub const fn rule(end: AttemptEnd, retries_refused: bool) -> Ruling {
 }
 
 /// Every ending with the words that the guide has for it; the route retries refusals or not.
-const ROWS: [(&str, AttemptEnd, bool); 23] = [
+const ROWS: [(&str, AttemptEnd, bool); 24] = [
     (
         "answered: success",
         AttemptEnd::Answered(Outcome::Success),
@@ -192,6 +195,7 @@ const ROWS: [(&str, AttemptEnd, bool); 23] = [
         AttemptEnd::ConnectFailed,
         false,
     ),
+    ("no TLS could be spoken on it", AttemptEnd::TlsFailed, false),
     (
         "nothing was sent: connections full or given up",
         AttemptEnd::Unsent,
@@ -287,7 +291,11 @@ pub fn table() -> String {
         let counts = match verdict {
             Verdict::Good => "no: it is well",
             Verdict::Bad => "yes",
-            Verdict::Neutral if end == AttemptEnd::ConnectFailed => "yes, once for the connection",
+            Verdict::Neutral
+                if matches!(end, AttemptEnd::ConnectFailed | AttemptEnd::TlsFailed) =>
+            {
+                "yes, once for the connection"
+            }
             Verdict::Silent => "no, but others are asked first while they answer",
             Verdict::Alive | Verdict::Neutral => "no",
         };
@@ -318,6 +326,7 @@ mod tests {
             (AttemptEnd::NotProcessed, Repeat::Uncounted),
             (AttemptEnd::OwnFailure, Repeat::Free),
             (AttemptEnd::ConnectFailed, Repeat::Free),
+            (AttemptEnd::TlsFailed, Repeat::Free),
         ] {
             assert_eq!(rule(end, false), row(Verdict::Neutral, repeat), "{end:?}");
         }
@@ -331,6 +340,7 @@ mod tests {
             let may_have_run = !matches!(
                 end,
                 AttemptEnd::ConnectFailed
+                    | AttemptEnd::TlsFailed
                     | AttemptEnd::Unsent
                     | AttemptEnd::NotProcessed
                     | AttemptEnd::OwnFailure

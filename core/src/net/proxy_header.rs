@@ -54,8 +54,8 @@ pub enum ProxyVersion {
 pub struct Known<'a> {
     /// The name that it asked for.
     pub server_name: Option<&'a str>,
-    /// Who its certificate says it is.
-    pub identity: Option<&'a str>,
+    /// The common name, if any, of its certificate, if it has shown one.
+    pub certified: Option<Option<&'a str>>,
 }
 
 fn invalid(why: &str) -> io::Error {
@@ -264,10 +264,13 @@ fn binary(ends: Ends, known: Known<'_>) -> Vec<u8> {
     if let Some(name) = known.server_name {
         put(&mut rest, AUTHORITY, name.as_bytes());
     }
-    if let Some(identity) = known.identity {
+    if let Some(common_name) = known.certified {
         // Flags, then 0: its certificate was verified.
         let mut ssl = vec![SSL_FLAGS, 0, 0, 0, 0];
-        put(&mut ssl, SSL_CN, identity.as_bytes());
+        // This field is the common name of the certificate (section 2.2.6), and no other kind of name.
+        if let Some(common_name) = common_name {
+            put(&mut ssl, SSL_CN, common_name.as_bytes());
+        }
         put(&mut rest, SSL, &ssl);
     }
     let mut header = SIGNATURE.to_vec();
@@ -309,7 +312,7 @@ mod tests {
         let six = both("[2001:db8::1]:1", "[::1]:65535");
         let known = Known {
             server_name: Some("a"),
-            identity: Some("dev"),
+            certified: Some(Some("dev")),
         };
         let mut all = Vec::new();
         for version in [ProxyVersion::V1, ProxyVersion::V2] {
@@ -341,7 +344,7 @@ mod tests {
         assert_eq!(plain[16..], [10, 0, 0, 1, 10, 0, 0, 2, 0x12, 0x34, 7, 91]);
         let known = Known {
             server_name: Some("a"),
-            identity: Some("dev"),
+            certified: Some(Some("dev")),
         };
         let known = proxy_header(ProxyVersion::V2, Some(four), known);
         assert_eq!(

@@ -23,6 +23,7 @@ use crate::body::{Incoming, Payload};
 use crate::forward::forward;
 use crate::forwarded::Hop;
 use crate::http2;
+use crate::interim::Interim;
 
 /// A response of which a client takes nothing for this long is given up; or for a second, while bodies that
 /// wait take more memory than they may.
@@ -68,9 +69,11 @@ impl Client {
     pub(crate) fn answer(
         self: Rc<Self>,
         request: Request<Incoming>,
+        interim: Interim,
     ) -> impl Future<Output = Response<Guarded>> {
         let working = Working::new(&self);
-        forward(&self, request).map(|response| response.map(|body| Guarded::new(body, working)))
+        forward(&self, request, interim)
+            .map(|response| response.map(|body| Guarded::new(body, working)))
     }
 
     /// A request was taken back before it was looked at.

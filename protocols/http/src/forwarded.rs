@@ -122,6 +122,16 @@ impl Hop {
     }
 }
 
+impl Hop {
+    /// Whether the client that a request is from speaks TLS: to us, or as a trusted proxy says.
+    pub(crate) fn is_secure(&self, headers: &HeaderMap) -> bool {
+        match headers.get(&PROTO) {
+            Some(told) if self.trusted => told.as_bytes().eq_ignore_ascii_case(b"https"),
+            _ => self.secure,
+        }
+    }
+}
+
 /// The elements of a list, the last first (RFC 9110, sections 5.3 and 5.6.1).
 fn listed_from_the_last<'a>(
     headers: &'a HeaderMap,

@@ -9,15 +9,7 @@ use http::header::{self, Entry, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 
-/// Headers that mean one connection (RFC 9110, section 7.6.1).
-const HOP_BY_HOP: [HeaderName; 6] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("http2-settings"),
-];
+use crate::rules;
 
 /// Whether a client waits to be told to go on before it sends the body (RFC 9110, section 10.1.1).
 pub(crate) fn expects_continue(headers: &HeaderMap) -> bool {
@@ -82,6 +74,12 @@ pub(crate) fn fault(head: &Parts) -> Option<&'static str> {
     if encoded && head.headers.contains_key(header::CONTENT_LENGTH) {
         return Some("both a length and an encoding");
     }
+    // RFC 9110, section 9.3.6. A length would be passed on that nothing stands behind.
+    if head.method == Method::CONNECT
+        && (encoded || head.headers.contains_key(header::CONTENT_LENGTH))
+    {
+        return Some("CONNECT with content");
+    }
     let asterisk = head.uri.path() == "*" && head.method == Method::OPTIONS;
     let path = head.uri.path();
     if head.method != Method::CONNECT && !path.starts_with('/') && !asterisk {
@@ -90,28 +88,41 @@ pub(crate) fn fault(head: &Parts) -> Option<&'static str> {
     None
 }
 
+/// The words of a header that lists such, from all its lines (RFC 9110, section 5.3).
+pub(crate) fn listed<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'a str> + use<'a> {
+    let lines = headers.get_all(name).iter();
+    let words = lines
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    words.map(str::trim).filter(|word| !word.is_empty())
+}
+
+/// Whether a header lists a word.
+pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
+    listed(headers, name).any(|own| own.eq_ignore_ascii_case(word))
+}
+
 /// Whether the connection shall become another protocol's.
 pub(crate) fn wants_upgrade(head: &Parts) -> bool {
-    let asks = head
-        .headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
-    // HTTP/2 is gone on with elsewhere; where that cannot be, the wish is ignored.
-    let to = head.headers.get(header::UPGRADE);
-    asks && head.version == Version::HTTP_11
-        && to.is_some_and(|to| !to.as_bytes().eq_ignore_ascii_case(b"h2c"))
+    head.version == Version::HTTP_11
+        && head.headers.contains_key(header::UPGRADE)
+        && lists(&head.headers, &header::CONNECTION, "upgrade")
 }
 
 /// The settings of a client who wants to go on in HTTP/2 (RFC 7540, section 3.2.1), with a request
 /// that has no body; else it is served as it is.
 pub(crate) fn http2_settings<B: http_body::Body>(request: &http::Request<B>) -> Option<Vec<u8>> {
     let to = request.headers().get(header::UPGRADE)?;
-    let mut settings = request.headers().get_all("http2-settings").iter();
+    let headers = request.headers();
+    let mut settings = headers.get_all("http2-settings").iter();
     let (own, more) = (settings.next()?, settings.next());
-    let asks = to.as_bytes().eq_ignore_ascii_case(b"h2c") && more.is_none();
+    // Whoever passed the request on without knowing them would have kept both names here.
+    let named = lists(headers, &header::CONNECTION, "upgrade")
+        && lists(headers, &header::CONNECTION, "http2-settings");
+    let asks = named && to.as_bytes().eq_ignore_ascii_case(b"h2c") && more.is_none();
     let plain = request.version() == Version::HTTP_11 && request.body().is_end_stream();
     if !asks || !plain {
         return None;
@@ -138,18 +149,17 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
             }
         }
     }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
+    rules::strip(headers);
 }
 
 /// `TE` is for one connection, but trailers go all the way.
 pub(crate) fn keep_trailers(headers: &mut HeaderMap) {
-    let lines = headers.get_all(header::TE).iter();
-    let mut tokens = lines.flat_map(|line| line.to_str().unwrap_or_default().split(','));
-    let wanted = tokens.any(|token| token.trim().eq_ignore_ascii_case("trailers"));
+    if !headers.contains_key(header::TE) {
+        return;
+    }
+    let welcome = lists(headers, &header::TE, "trailers");
     headers.remove(header::TE);
-    if wanted {
+    if welcome {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
 }
@@ -224,17 +234,6 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// All lines of a header as one (RFC 9110, section 5.3; RFC 9113, section 8.2.3).
-fn combined(headers: &HeaderMap, name: &str) -> Option<String> {
-    let mut lines = headers.get_all(name).iter();
-    let mut all = lines.next()?.to_str().ok()?.to_owned();
-    for line in lines {
-        all.push_str(if name == "cookie" { "; " } else { ", " });
-        all.push_str(line.to_str().ok()?);
-    }
-    Some(all)
-}
-
 /// A part of a request by the name that routes give it: `:authority`, `:method`, `:path`,
 /// `?name` for a parameter of the query, or a header.
 pub(crate) fn attribute(head: &Parts, name: &str) -> Option<String> {
@@ -250,6 +249,18 @@ pub(crate) fn attribute(head: &Parts, name: &str) -> Option<String> {
             None => combined(&head.headers, name),
         },
     }
+}
+
+/// A header's value; that of several lines is a list (RFC 9110, section 5.3), so that a line more
+/// hides none.
+fn combined(headers: &HeaderMap, name: &str) -> Option<String> {
+    let mut lines = headers.get_all(name).iter();
+    let mut all = lines.next()?.to_str().ok()?.to_owned();
+    for line in lines {
+        all.push_str(if name == "cookie" { "; " } else { ", " });
+        all.push_str(line.to_str().ok()?);
+    }
+    Some(all)
 }
 
 #[cfg(test)]
@@ -307,7 +318,8 @@ mod tests {
                 ("x-two", "2"),
                 ("host", "a"),
                 ("keep-alive", "5"),
-                ("te", "gzip, trailers"),
+                ("te", "gzip"),
+                ("te", "x, Trailers"),
                 ("upgrade", "x"),
             ],
         );
@@ -348,7 +360,17 @@ mod tests {
 
     #[test]
     fn routes_see_parts_by_name() {
-        let own = head("/x?y=1&z", &[("host", "A:80"), ("lane", "gray")]);
+        let own = head(
+            "/x?y=1&z",
+            &[
+                ("host", "A:80"),
+                ("lane", "gray"),
+                ("list", "a"),
+                ("list", "b, c"),
+                ("cookie", "a=1"),
+                ("cookie", "b=2"),
+            ],
+        );
         for (name, value) in [
             (":authority", Some("a:80")),
             (":path", Some("/x")),
@@ -357,6 +379,8 @@ mod tests {
             ("?z", Some("")),
             ("?w", None),
             ("lane", Some("gray")),
+            ("list", Some("a, b, c")),
+            ("cookie", Some("a=1; b=2")),
             ("no", None),
         ] {
             assert_eq!(attribute(&own, name).as_deref(), value, "{name}");

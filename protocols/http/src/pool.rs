@@ -1,6 +1,7 @@
 //! A worker's connections to endpoints.
 
 mod idle;
+mod seats;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -17,8 +18,13 @@ use finback_core::net::{DialError, Ends, Expired, Socket};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
+use seats::{Seat, Seats};
+
 use crate::http1;
 use crate::http2::{self, Heartbeat, Limits};
+
+/// HTTP/2 under TLS, as an application protocol (RFC 9113, section 3.1).
+const H2: &[u8] = b"h2";
 
 /// Streams on an HTTP/2 connection whose peer has not said how many it takes.
 const STREAMS: usize = 100;
@@ -32,8 +38,6 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// So many times `connections` are made while each of them is held up by bodies that the endpoint does not
 /// read.
 const MORE: usize = 4;
-/// The longest head of a response, in bytes.
-const HEAD: usize = 64 * 1024;
 
 #[derive(PartialEq, Eq, Hash, Clone, Copy)]
 struct Key {
@@ -85,11 +89,13 @@ struct Single {
     clock: Clock,
     /// With the moment since when each is idle, the longest first.
     idle: RefCell<Vec<(Rc<Alone>, Now)>>,
+    seats: Rc<Seats>,
 }
 
 /// A connection that carries one request at a time.
 pub(crate) struct Alone {
     pub(crate) line: http1::Connection,
+    _seat: Seat,
 }
 
 /// HTTP/2: many on each.
@@ -165,6 +171,8 @@ impl Returned {
         {
             let mut idle = single.idle.borrow_mut();
             idle.push((connection.clone(), single.clock.now()));
+            drop(idle);
+            single.seats.call();
         }
     }
 }
@@ -203,6 +211,9 @@ pub(crate) fn ready(
         return Some(Channel::Shared(sender, returned));
     }
     let single = pools.single.borrow().get(&key(lease, whose))?.clone();
+    if single.seats.are_awaited() {
+        return None;
+    }
     let connection = single.used()?;
     let returned = Returned(Place::Single(single, connection.clone()));
     Some(Channel::Single(connection, returned, true))
@@ -233,10 +244,7 @@ pub(crate) async fn channel(
     found.map_err(|error| {
         let endpoint = lease.address();
         tracing::debug!(%endpoint, %error, "cannot connect");
-        match error {
-            DialError::Refused(_) => AttemptEnd::ConnectFailed,
-            DialError::Own(_) => AttemptEnd::OwnFailure,
-        }
+        AttemptEnd::from(&error)
     })
 }
 
@@ -252,6 +260,7 @@ async fn single(
             _cluster: lease.cluster().clone(),
             clock: worker.mesh().clock,
             idle: RefCell::default(),
+            seats: Rc::default(),
         })
     };
     let single = pools
@@ -260,13 +269,30 @@ async fn single(
         .entry(key)
         .or_insert_with(fresh)
         .clone();
-    if !wants_fresh && let Some(connection) = single.used() {
-        let returned = Returned(Place::Single(single, connection.clone()));
-        return Ok(Channel::Single(connection, returned, true));
-    }
+    let most = lease.cluster().spec.policy.exclusive_connections;
+    let mut in_turn = !single.seats.are_awaited();
+    let seat = loop {
+        if in_turn {
+            if !wants_fresh && let Some(connection) = single.used() {
+                let returned = Returned(Place::Single(single, connection.clone()));
+                return Ok(Channel::Single(connection, returned, true));
+            }
+            if let Some(seat) = single.seats.take(most) {
+                break seat;
+            }
+            // An idle one makes room for one that nothing was sent on yet.
+            let idle = single.idle.borrow_mut().pop();
+            if idle.is_some() {
+                continue;
+            }
+        }
+        single.seats.wait().await;
+        in_turn = true;
+    };
     let stream = whose.connect(worker, lease, b"http/1.1").await?;
     let connection = Rc::new(Alone {
         line: http1::Connection::new(stream),
+        _seat: seat,
     });
     let returned = Returned(Place::Single(single, connection.clone()));
     Ok(Channel::Single(connection, returned, false))
@@ -360,15 +386,22 @@ async fn handshake(
         // Who waited for it with us has tried.
         return Err(DialError::Refused(io::ErrorKind::ConnectionRefused.into()));
     }
-    let stream = whose.connect(worker, lease, b"h2").await?;
+    let stream = whose.connect(worker, lease, H2).await?;
+    // RFC 9113, section 3.2: under TLS, HTTP/2 is spoken only with those who agreed to it (RFC 7301);
+    // others would wait for a request that they understand.
+    if stream.is_secure() && stream.application() != Some(H2) {
+        let why = io::Error::other("it did not agree on h2 (ALPN); is it to be spoken to in 1.1?");
+        return Err(worker.cannot_secure(lease, why));
+    }
     let policy = &lease.cluster().spec.policy;
     let limits = Limits {
         streams: 0,
-        head: HEAD,
+        head: crate::MOST_HEAD,
         stream_window: STREAM_WINDOW,
         stream_most: STREAM_MOST,
         spare: SPARE,
         connection_window: CONNECTION_WINDOW,
+        answers_continue: false,
     };
     let heartbeat = Heartbeat {
         timers: worker.timers().clone(),

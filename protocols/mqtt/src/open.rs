@@ -11,7 +11,7 @@ use finback_core::driver::{Caller, Stream};
 use finback_core::frame::{Metadata, Outcome};
 use finback_core::log_limit::LogLimit;
 use finback_core::mesh::{AttemptEnd, Lease, Resend};
-use finback_core::net::{DialError, Expired};
+use finback_core::net::Expired;
 use finback_core::record::{Ending, Record};
 use finback_core::rejection::Rejection;
 use finback_core::text::Escaped;
@@ -23,10 +23,10 @@ use crate::codec::{Connect, Fault, Head, Kind, Level, Opening, Properties, Reade
 use crate::codec::{Side, properties::Place};
 use crate::entry::{farewell, read_packet};
 use crate::gate::Place as Waiting;
-use crate::policy::{Applied, Duplicates, Facts, Policy};
+use crate::policy::{Applied, Facts, Policy};
 use crate::reason::Reason;
 use crate::takeover::Seat;
-use crate::terminal::{Beginning, Terminal};
+use crate::terminal::{self, Terminal};
 use crate::{CLIENT_ID, Mqtt, NAME, proxied, sticky};
 
 /// The service of every session.
@@ -72,7 +72,7 @@ pub(crate) enum Begun {
 }
 
 /// Why there is no session.
-enum Refused {
+pub(crate) enum Refused {
     /// The mesh says so: what the client is told.
     Here { reason: Reason, why: String },
     /// The client's bytes made no sense.
@@ -89,7 +89,7 @@ impl From<Fault> for Refused {
     }
 }
 
-fn here(reason: Reason, why: &str) -> Refused {
+pub(crate) fn here(reason: Reason, why: &str) -> Refused {
     let why = why.to_owned();
     Refused::Here { reason, why }
 }
@@ -147,7 +147,7 @@ pub(crate) async fn open(
 }
 
 /// One more CONNACK of this reason.
-fn count(caller: &Caller, reason: Reason) {
+pub(crate) fn count(caller: &Caller, reason: Reason) {
     let outcome = outcome(reason);
     let series = caller.series(NAME, CONNACKS, reason.name());
     series.record(&Record {
@@ -224,10 +224,22 @@ async fn admit(
     let policy = stream
         .treatment()
         .and_then(|own| own.downcast::<Policy>().ok());
+    if let Some(policy) = &policy
+        && let Some(produce) = &policy.produce
+    {
+        let client = (caller, client);
+        return terminal::connect::begin(mqtt, client, &connect, (policy, produce), &mut stream)
+            .await;
+    }
     let facts = Facts {
         client_id: &connect.client_id,
         username: connect.username.as_deref().unwrap_or_default(),
         identity: caller.identity().unwrap_or_default(),
+        common_name: caller
+            .certified()
+            .and_then(|own| own.common_name())
+            .unwrap_or_default(),
+        claims: None,
     };
     let applied = match &policy {
         None => None,
@@ -240,39 +252,15 @@ async fn admit(
         None => packet.clone(),
         Some(applied) => amended(applied, packet, &connect, &facts, &mut stream)?,
     };
-    let sink = policy.as_ref().and_then(|policy| policy.sink.clone());
     let duplicates = policy
         .as_ref()
         .map(|own| own.duplicates)
         .unwrap_or_default();
-    let duplicates = match duplicates {
-        // Where there is no broker, nobody else would see to it.
-        Duplicates::Broker if sink.is_some() => Duplicates::TakeOver,
-        own => own,
-    };
     let Ok(seat) = mqtt.sessions.enter(&connect.client_id, duplicates) else {
         stream.rejected(Rejection::Denied);
         let why = "a session of this client identifier is under way";
         return Err(here(Reason::BAD_CLIENT_ID, why));
     };
-    if let Some(sink) = sink {
-        if connect.client_id.is_empty() && !connect.clean && !connect.level.is_5() {
-            stream.rejected(Rejection::Denied);
-            let why = "a session that is to last needs a client identifier";
-            return Err(here(Reason::BAD_CLIENT_ID, why));
-        }
-        let channel = client.take().ok_or(Refused::Gone)?;
-        count(caller, Reason::SUCCESS);
-        stream.answered(Outcome::Success, 0);
-        let beginning = Beginning {
-            sink,
-            applied,
-            seat,
-            limit: mqtt.config.packet,
-        };
-        let terminal = Terminal::accept(caller, channel, &connect, &mqtt.kept, beginning);
-        return Ok(Begun::Here(Box::new(terminal)));
-    }
     if let Err(rejection) = routed {
         return Err(reject(&mut stream, rejection));
     }
@@ -350,7 +338,7 @@ pub(crate) fn patience(keep_alive: u32) -> Option<Duration> {
     (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1500) + SLACK)
 }
 
-fn reject(stream: &mut Stream, rejection: Rejection) -> Refused {
+pub(crate) fn reject(stream: &mut Stream, rejection: Rejection) -> Refused {
     Refused::Here {
         reason: Reason::of(rejection),
         why: stream.rejected(rejection),
@@ -470,10 +458,7 @@ async fn reach(
             Ok(Ok(socket)) => Ok(socket),
             Ok(Err(error)) => {
                 tracing::debug!(endpoint = %lease.address(), %error, "cannot connect");
-                Err(match error {
-                    DialError::Refused(_) => AttemptEnd::ConnectFailed,
-                    DialError::Own(_) => AttemptEnd::OwnFailure,
-                })
+                Err(AttemptEnd::from(&error))
             }
             // It is not waited for; that says nothing of it.
             Err(Expired { .. }) => Err(AttemptEnd::Unsent),

@@ -1,17 +1,21 @@
 //! What the end-to-end tests stand on: real processes, a real registry, the real binary.
 
+pub(crate) mod authority;
 pub(crate) mod certificates;
+pub(crate) mod device;
 pub(crate) mod endpoint;
 pub(crate) mod etcd;
 pub(crate) mod finback;
 pub(crate) mod frames;
 pub(crate) mod kafka;
 pub(crate) mod mosquitto;
+pub(crate) mod nginx;
 pub(crate) mod peer;
 pub(crate) mod process;
 pub(crate) mod proxies;
 pub(crate) mod reaper;
 pub(crate) mod rpc;
+pub(crate) mod tls;
 pub(crate) mod world;
 pub(crate) mod zookeeper;
 

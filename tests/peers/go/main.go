@@ -22,6 +22,7 @@ var operations = map[string]handler{
 	"grpc-load":       grpcLoad,
 	"export":          export,
 	"call":            call,
+	"tls-ask":         tlsAsk,
 }
 
 var (

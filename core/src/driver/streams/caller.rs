@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::frame::Metadata;
 use crate::gauges::Gauges;
+use crate::identity::Identity;
 use crate::mesh::{Exchange, Origin, SiteCache};
 use crate::net::{Ends, Known, Socket, Transport};
 use crate::record::Series;
@@ -54,7 +55,8 @@ impl Caller {
         let local = carried.local.or_else(|| socket.local_addr().ok());
         worker.read_clock();
         let words = Rc::new(Words::of(origin.id, worker.now()));
-        let residence = Residence::take(&worker, words.clone());
+        let ends = transport.as_deref().and_then(|own| own.ends(worker.now()));
+        let residence = Residence::take(&worker, words.clone()).until(ends);
         let caller = Self {
             worker,
             origin,
@@ -101,7 +103,7 @@ impl Caller {
     pub fn known(&self) -> Known<'_> {
         Known {
             server_name: self.server_name(),
-            identity: self.identity(),
+            certified: self.certified().map(|own| own.subject()),
         }
     }
 
@@ -202,18 +204,23 @@ impl Caller {
 
     // === Who it is ===
 
-    // === Who it is ===
-
     /// The name that the client asked for in its TLS.
     #[must_use]
     pub fn server_name(&self) -> Option<&str> {
         self.transport.as_deref()?.attribute(":sni")
     }
 
-    /// Who the client's certificate says it is.
+    /// Who the client's certificate says it is, as text: [no kind](Identity::text) of name can pass
+    /// for another.
     #[must_use]
     pub fn identity(&self) -> Option<&str> {
-        self.transport.as_deref()?.attribute(":identity")
+        Some(self.certified()?.text())
+    }
+
+    /// The names in the client's certificate, by kind.
+    #[must_use]
+    pub fn certified(&self) -> Option<&Identity> {
+        self.transport.as_deref()?.identity()
     }
 
     /// Where records go of what its client does within a session: of this service and method,
@@ -270,14 +277,16 @@ impl Caller {
             // What the connection remembers is for its own address.
             self.worker.site(&self.origin, protocol, source, metadata)
         };
-        let (exchange, routed) = Exchange::open(
+        let exchange = Exchange::open(
             &self.worker,
             site,
             source,
             bytes,
             metadata.timeout,
+            self.certified(),
             &mut |name| attribute(self.transport.as_deref(), attributes, name),
         );
+        let routed = exchange.routed();
         let stream = Stream {
             exchange,
             transport: self.transport.clone(),
