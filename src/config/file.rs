@@ -941,7 +941,8 @@ pub struct Policy {
     pub balance: Option<Placed<Balance>>,
     /// How long a connection may take to be made. Default: 1s.
     pub connect_timeout: Option<Time>,
-    /// Connections per endpoint and worker, at most. Default: 4.
+    /// Connections per endpoint and worker, at most. Default: 4; any number where each carries one
+    /// request at a time, as in HTTP/1.1.
     pub connections: Option<NonZeroU32>,
     /// Heartbeats to silent endpoints.
     pub heartbeat: Option<Heartbeat>,
