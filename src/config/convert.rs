@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use finback_core::cluster::ClusterPolicy;
 use finback_core::driver::{ListenerSpec, Protocol};
@@ -386,6 +387,18 @@ fn mqtt_bounds(
     };
     is_spoken(finback_mqtt::NAME, protocol, place)?;
     set_time(&mut config.connect_timeout, value.connect_timeout);
+    set_time(&mut config.connack_timeout, value.connack_timeout);
+    set_time(&mut config.auth_timeout, value.auth_timeout);
+    set_time(&mut config.answer_timeout, value.answer_timeout);
+    set(
+        &mut config.subscriptions,
+        value.subscriptions.map(NonZeroUsize::get),
+    );
+    config.origins = value
+        .origins
+        .into_iter()
+        .map(origin)
+        .collect::<Result<_>>()?;
     set(
         &mut config.connect_packet,
         value.connect_packet.map(|Size(own)| own),
@@ -395,7 +408,34 @@ fn mqtt_bounds(
         value.connecting.map(NonZeroUsize::get),
     );
     config.connect_rate = value.connect_rate.map(NonZeroU32::get);
+    let times = [
+        config.connect_timeout,
+        config.connack_timeout,
+        config.auth_timeout,
+        config.answer_timeout,
+    ];
+    if times.contains(&Duration::ZERO) {
+        let message = "with a time of 0 nobody could ever answer; write more";
+        return Err(Wrong::at(place, message));
+    }
     Ok(config)
+}
+
+/// An origin as browsers write it (RFC 6454, section 6.1): nothing else could ever match.
+fn origin(Placed { value, place }: Placed<String>) -> Result<String> {
+    let host = value.split_once("://");
+    let is_origin = host.is_some_and(|(scheme, host)| {
+        let letters = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+        !scheme.is_empty()
+            && !host.is_empty()
+            && letters(&value)
+            && !host.contains(['/', '*', '?', '#'])
+    });
+    if is_origin {
+        return Ok(value);
+    }
+    let message = format!("`{value}` is no origin; write one such as https://app.acme.test");
+    Err(Wrong::at(place, message))
 }
 
 fn http_bounds(

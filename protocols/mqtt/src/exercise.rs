@@ -31,7 +31,7 @@ pub fn exercise(bytes: &[u8]) {
         let again = Opening::read(&written[header..]);
         assert_eq!(again, Ok(Opening::Connect(connect)));
     }
-    let _ = crate::websocket::WebSocket::default().unwrap(&mut bytes.to_vec());
+    crate::websocket::WebSocket::default().unwrap(&mut bytes.to_vec());
 }
 
 #[cfg(test)]
