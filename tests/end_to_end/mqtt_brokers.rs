@@ -242,7 +242,7 @@ fn a_broker_that_stops_in_mid_session_ends_its_sessions_in_bounded_time() {
     let (hung, sound) = (Mosquitto::start(), Mosquitto::start());
     let finback = front(&[&hung, &sound], ", mqtt: { answer_timeout: 1s }", "");
     let address = finback.local("mqtt");
-    let [its, _] = split(&hung, &finback, names("dev", 16));
+    let [its, _] = split(&hung, &finback, names("dev", 40));
     let message = |first: u8| packet(first, &[&text("t")[..], &[0, 7, 0], b"payload"].concat());
     let subscribe = packet(0x82, &[&[0, 1, 0][..], &text("t"), &[1]].concat());
     let unsubscribe = packet(0xa2, &[&[0, 1, 0][..], &text("t")].concat());
@@ -262,11 +262,13 @@ fn a_broker_that_stops_in_mid_session_ends_its_sessions_in_bounded_time() {
         })
         .collect();
     // Between PUBREC and PUBCOMP.
-    let last = its.get(sessions.len()).unwrap_or(&its[0]);
-    let mut released = Raw::session(&address, &connect(5, last, None));
+    let mut released = Raw::session(&address, &connect(5, &its[5], None));
     released.say(&message(0x34));
     assert_eq!(released.hear().unwrap()[0], 0x50);
     sessions.push(("PUBREL", b"\x62\x02\0\x07".to_vec(), released));
+    // One that only listens.
+    let mut idle = Raw::session(&address, &connect(5, &its[6], None));
+    assert!(sessions.len() > 5, "enough to have the broker ejected");
     hung.process().signal("STOP");
     let began = Instant::now();
     for (_, said, raw) in &mut sessions {
@@ -282,6 +284,11 @@ fn a_broker_that_stops_in_mid_session_ends_its_sessions_in_bounded_time() {
         took > Duration::from_secs(1) && took < Duration::from_secs(3),
         "{took:?}"
     );
+    // It hears it from the others.
+    let last = idle.hear().unwrap();
+    assert_eq!((last[0], reason(&last)), (0xe0, 0x89), "{last:?}");
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
     // They come back to the other one; the broker is known to be hung.
     let again = times(&address, &its);
     let longest = again.iter().map(|(took, _)| *took).max().unwrap();
@@ -343,7 +350,7 @@ fn asking_broker(answers: usize) -> std::net::SocketAddr {
             thread::spawn(move || {
                 let mut raw = Raw(stream.unwrap());
                 raw.hear();
-                let auth = packet(0xf0, &[&[0x18, 7, 0x15][..], &text("SCRAM")].concat());
+                let auth = packet(0xf0, &[&[0x18, 8, 0x15][..], &text("SCRAM")].concat());
                 for _ in 0..answers {
                     raw.say(&auth);
                     if raw.hear().is_none_or(|own| own[0] != 0xf0) {

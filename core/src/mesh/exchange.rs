@@ -491,6 +491,13 @@ impl Lease {
         self.settled = true;
     }
 
+    /// Whether the endpoint takes no new calls now: it was ejected, or found unwell. A session with it may
+    /// have lost it without knowing.
+    #[must_use]
+    pub fn is_doubted(&self) -> bool {
+        !self.seat.endpoint.available(self.clock.get())
+    }
+
     /// Says that the endpoint has fallen silent within a session that it had granted.
     pub fn fell_silent(&mut self) {
         self.settle(rule(AttemptEnd::Truncated, false).verdict);

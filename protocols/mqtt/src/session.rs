@@ -17,7 +17,10 @@ use std::time::Duration;
 
 use finback_core::clock::Now;
 use finback_core::driver::Caller;
+use finback_core::mesh::Lease;
 use finback_core::net::{READS_PER_TURN, Timer, give_way, scratch};
+
+use tokio::time::Instant;
 
 use crate::channel::Channel;
 use crate::codec::{Fault, Level};
@@ -37,6 +40,9 @@ const TURN: usize = READS_PER_TURN as usize;
 const MAX_ANSWERS: usize = 16 * 1024;
 /// Packet identifiers whose exchange is finished here, at most.
 pub(crate) const MAX_AWAITED: usize = 100;
+
+/// Between the end of a session at its broker and the beginning of the one that takes its place, at most.
+const SUCCESSION: Duration = Duration::from_millis(200);
 
 /// How a session ended.
 #[derive(Debug)]
@@ -73,6 +79,7 @@ struct Session {
     applied: Option<Box<Applied>>,
     state: State,
     tally: Tally,
+    lease: Lease,
     seat: Option<Seat>,
     /// Silence of the client after which it is gone; without a keep-alive, `limits.idle` holds for both
     /// sides together.
@@ -137,6 +144,7 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
         .and_then(|applied| applied.policy().server_reference.clone());
     let mut session = Box::new(Session {
         tally: Tally::new(caller.clone(), Some(lease.address())),
+        lease,
         caller: caller.clone(),
         level,
         client_id,
@@ -164,7 +172,7 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
     session.client.queue(&connack);
     drop(connack);
     let end = session.carry().await;
-    Box::pin(session.finish(end, lease, server.as_deref())).await;
+    Box::pin(session.finish(end, server.as_deref())).await;
 }
 
 impl Session {
@@ -179,7 +187,7 @@ impl Session {
             }
         });
         let mut armed = false;
-        std::future::poll_fn(|cx| {
+        let end = std::future::poll_fn(|cx| {
             if !armed {
                 armed = true;
                 let _ = lost.as_mut().poll(cx);
@@ -192,7 +200,17 @@ impl Session {
             }
             self.poll(cx)
         })
-        .await
+        .await;
+        // A broker that gives its place to another ends this one first, maybe without a word (section
+        // 3.1.4 has one), and accepts the other then.
+        if matches!(end, End::Endpoint) && seat.is_some() && !self.state.goodbye {
+            let timers = self.caller.worker().timers().clone();
+            let due = Instant::now() + SUCCESSION;
+            if timers.within(due, lost).await.is_ok() {
+                return End::TakenOver;
+            }
+        }
+        end
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {

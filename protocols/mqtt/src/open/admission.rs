@@ -8,7 +8,7 @@ use finback_core::driver::{Caller, Stream};
 use finback_core::frame::Metadata;
 use finback_core::rejection::Rejection;
 
-use crate::codec::Connect;
+use crate::codec::{Connect, Level};
 use crate::gate::Place;
 use crate::policy::{Applied, Facts, Policy};
 use crate::reason::Reason;
@@ -77,13 +77,7 @@ pub(super) fn admit<'a>(
             known.unwrap_or_else(|| connect.client_id.to_string())
         }
     };
-    let metadata = Metadata {
-        service: Cow::Borrowed(SERVICE),
-        method: Cow::Borrowed("connect"),
-        version: Cow::Borrowed(connect.level.name()),
-        own: true,
-        ..Metadata::default()
-    };
+    let metadata = metadata(connect.level);
     let mut attributes = |name: &str| attribute(&connect, &key, name);
     let (mut stream, routed) = caller.open(NAME, &metadata, bytes, &mut attributes);
     if routed == Err(Rejection::NoRoute) {
@@ -108,6 +102,17 @@ pub(super) fn admit<'a>(
         drawn,
         place: Some(place),
     })
+}
+
+/// What a session is as a call.
+fn metadata(level: Level) -> Metadata<'static> {
+    Metadata {
+        service: Cow::Borrowed(SERVICE),
+        method: Cow::Borrowed("connect"),
+        version: Cow::Borrowed(level.name()),
+        own: true,
+        ..Metadata::default()
+    }
 }
 
 /// What a session is known by.

@@ -18,7 +18,7 @@ use crate::gate::Place;
 use crate::reason::Reason;
 
 use super::admission::{Admitted, attribute};
-use super::introduction::{Answer, Failed, Introduction};
+use super::introduction::{Answer, Failed, Introduction, gone};
 use super::refusal::outcome;
 use super::{Refused, connack};
 
@@ -53,8 +53,14 @@ pub(super) async fn reach(
     // One that was silent is not asked again, be it the only one.
     let mut silent: Option<SocketAddr> = None;
     loop {
+        let level = admitted.connect.level;
         let mut attributes = |name: &str| attribute(&admitted.connect, &admitted.key, name);
-        let mut lease = match admitted.stream.attempt(&mut attributes).await {
+        let attempt = tokio::select! {
+            biased;
+            attempt = admitted.stream.attempt(&mut attributes) => attempt,
+            () = gone(client, level) => return Err(Refused::Gone),
+        };
+        let mut lease = match attempt {
             Ok(lease) => lease,
             Err(rejection) => return Err(Refused::rejected(&mut admitted.stream, rejection)),
         };
@@ -97,7 +103,12 @@ async fn ask(
     said: &[u8],
     mut lease: Lease,
 ) -> Asked {
-    let socket = match dial(caller, admitted, &lease).await {
+    let dialled = tokio::select! {
+        biased;
+        dialled = dial(caller, admitted, &lease) => dialled,
+        () = gone(client, admitted.connect.level) => return Asked::Refused(Refused::Gone),
+    };
+    let socket = match dialled {
         Ok(socket) => socket,
         Err(end) => return next(admitted, &mut lease, end, Rejection::ConnectFailed),
     };
@@ -110,11 +121,14 @@ async fn ask(
         due: admitted.stream.attempt_deadline(),
         lease: &lease,
     };
-    let introduced = introduction.carry(client, &mut endpoint, said).await;
-    let failed = match introduced {
-        Ok(answer) => return answered(admitted, lease, endpoint, answer),
-        Err(failed) => failed,
-    };
+    match introduction.carry(client, &mut endpoint, said).await {
+        Ok(answer) => answered(admitted, lease, endpoint, answer),
+        Err(why) => failed(admitted, lease, why),
+    }
+}
+
+/// What follows from an introduction that came to nothing.
+fn failed(admitted: &mut Admitted<'_>, mut lease: Lease, failed: Failed) -> Asked {
     let stream = &mut admitted.stream;
     match failed {
         Failed::ClientGone => {

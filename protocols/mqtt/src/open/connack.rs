@@ -57,12 +57,8 @@ pub(super) fn opened(
         mqtt.config.packet,
         client_takes,
     );
-    let policy = admitted.policy.as_ref();
-    let tapped = policy.is_some_and(|policy| policy.tap.is_some());
-    let told = |name: &str| match tapped {
-        true => name.to_owned(),
-        false => String::new(),
-    };
+    let tap = admitted.policy.as_ref().and_then(|own| own.tap.as_ref());
+    let told = |name: &str| tap.map(|_| name.to_owned()).unwrap_or_default();
     Ok(Opened {
         level,
         endpoint,

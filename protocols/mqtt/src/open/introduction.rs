@@ -216,7 +216,7 @@ async fn next_packet(endpoint: &mut Channel, packet: &mut BytesMut, level: Level
 
 /// Waits until a client has gone that has left nothing to be delivered: whoever published before it
 /// went, and did not wait for its CONNACK (section 3.1.4 allows that), is still served.
-async fn gone(client: &mut Channel, level: Level) {
+pub(super) async fn gone(client: &mut Channel, level: Level) {
     poll_fn(|cx| client.poll_gone(cx, MAX_EARLY)).await;
     if client.kept().len() >= MAX_EARLY || has_message(client.kept(), level) {
         pending::<()>().await;

@@ -47,22 +47,17 @@ impl End {
 
 impl Session {
     /// Ends it, with what is left to be said to both sides.
-    pub(super) async fn finish(
-        mut self: Box<Self>,
-        end: End,
-        mut lease: Lease,
-        server: Option<&str>,
-    ) {
+    pub(super) async fn finish(mut self: Box<Self>, end: End, server: Option<&str>) {
         let caller = self.caller.clone();
         match &end {
             End::Fault(fault) => {
                 caller.count_malformed();
                 session_ended(&caller, fault);
             }
-            End::EndpointFault(fault) => broker_failed(&caller, &lease, fault.why),
+            End::EndpointFault(fault) => broker_failed(&caller, &self.lease, fault.why),
             End::Hung => {
-                broker_failed(&caller, &lease, "it owes an answer and says nothing");
-                lease.fell_silent();
+                broker_failed(&caller, &self.lease, "it owes an answer and says nothing");
+                self.lease.fell_silent();
             }
             _ => {}
         }
@@ -71,6 +66,7 @@ impl Session {
         let Self {
             mut client,
             mut endpoint,
+            lease,
             ..
         } = *self;
         // The broker hears all that the client said, and nothing in its name: whether there was

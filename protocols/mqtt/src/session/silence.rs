@@ -18,6 +18,8 @@ pub(super) struct Silence {
     taken: u64,
     /// An answer to come is for us, and not for the client.
     own_ping: bool,
+    /// When a session in which nothing happens looks whether its broker is in doubt.
+    look: Now,
 }
 
 impl Session {
@@ -46,7 +48,20 @@ impl Session {
             Some(asked) => Some(asked.after(answer / 2)),
             None => since.map(|since| since.after(answer)),
         };
-        self.caller.wake_after(due);
+        self.caller
+            .wake_after(Some(due.unwrap_or(self.silence.look)));
+    }
+
+    /// Whether the broker is to be asked though it owes nothing: others have found it silent, or a
+    /// health check has. Whoever only listens would find out by its own keep-alive, if ever.
+    fn looks_doubtful(&mut self, now: Now) -> bool {
+        if now < self.silence.look {
+            return false;
+        }
+        let first = self.silence.look == Now(0);
+        self.silence.look = now.after(self.bounds.answer * 2);
+        self.wait_for_broker();
+        !first && self.lease.is_doubted() && self.up.is_between_packets()
     }
 
     /// Looks whether it is over.
@@ -56,6 +71,9 @@ impl Session {
         let Some(since) = self.silence.since else {
             if blocked || self.tally.is_owed() {
                 self.begin_silence(now);
+            } else if self.looks_doubtful(now) {
+                self.silence.since = Some(now);
+                self.ask_broker(now, false);
             }
             return None;
         };
