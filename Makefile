@@ -1,6 +1,6 @@
 # What a developer types. Each target does its own set-up on a Debian with Rust.
 
-.PHONY: demo test sweep packages peers check
+.PHONY: demo test sweep fuzz packages peers check
 
 # The mesh at work: stand-in services, callers and the proxy in one process. DEMO takes options, such as --once.
 demo: packages
@@ -13,6 +13,10 @@ test: packages peers
 # Simulated worlds, new ones each time, for five minutes; SWEEP takes options, such as --from 7 --seeds 1.
 sweep: packages
 	cargo run --profile quick -p finback-simulations --bin finback-sim -- sweep $(or $(SWEEP),--from $$(date +%s) --seconds 300)
+
+# Any bytes into every decoder, each for SECONDS; TARGET may name some.
+fuzz: packages
+	scripts/fuzz.sh $(or $(SECONDS),10) $(TARGET)
 
 # What the build needs beyond Rust.
 packages:

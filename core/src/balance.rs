@@ -150,7 +150,7 @@ impl Balancer {
     }
 
     fn choose(&mut self, members: &[Arc<Endpoint>], ask: &Ask<'_>) -> Result<Pick, NoPick> {
-        let until = ask.deadline.min(ask.now.after(LONGEST)).after(GRACE);
+        let until = || ask.deadline.min(ask.now.after(LONGEST)).after(GRACE);
         for _ in 0..RACES {
             let place = self.propose(members, ask)?;
             let health = &members[place].health;
@@ -158,7 +158,7 @@ impl Balancer {
                 let trial = Trial::of_unproven(health, ask.now);
                 return Ok(Pick { place, trial });
             }
-            let trial = Trial::of_ejected(health, ask.now, until);
+            let trial = Trial::of_ejected(health, ask.now, until());
             if trial.is_some() {
                 return Ok(Pick { place, trial });
             }

@@ -89,6 +89,15 @@ impl Health {
         self.stand.load().standing(now)
     }
 
+    /// Whether nothing at all speaks against it: what most calls need to know, in a few loads.
+    pub(crate) fn is_well(&self, now: Now) -> bool {
+        self.stand.load() == Seen::AVAILABLE
+            && !self.unwell.load(Relaxed)
+            && self.is_proven()
+            && !self.is_silent(now)
+            && self.leaving_until.load(Relaxed) <= now.0
+    }
+
     /// Whether it answered since its last trouble: a connection lost or not made, an ejection.
     #[must_use]
     pub fn is_proven(&self) -> bool {

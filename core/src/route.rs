@@ -55,6 +55,9 @@ pub struct Route {
 /// Where the calls of a route go.
 #[derive(Clone, Debug)]
 pub enum Destination {
+    /// Nowhere: the protocol that the route's treatment is made for answers itself. Calls of other
+    /// protocols are refused.
+    Treatment,
     /// To configured clusters, by weight.
     Clusters(Vec<Weighted>),
     /// To the endpoints that a registry knows for the call's own service.

@@ -100,6 +100,8 @@ routes:
       timeout: 500ms
     - match: {{ method: large }}
       to: {{ cluster: rude }}
+    - match: {{ method: measure }}
+      respond: {{ status: 200, body: "for HTTP" }}
     - match: {{ method: who }}
       to: {{ cluster: busy }}
       timeout: 2s
@@ -227,6 +229,21 @@ fn npm_clients_of_both_protocols_raise_errors_with_the_reason() {
                 obstacle.method
             );
         }
+    }
+}
+
+#[test]
+fn a_route_that_answers_http_refuses_others_and_says_so() {
+    let own = Obstacle {
+        method: "measure",
+        argument: "5",
+        reason: "answers by itself, and not in this protocol",
+        sofa: 199,
+        dubbo: 1,
+    };
+    for caller in [sofa(), dubbo(world().dubbo3(), "hessian2"), node("dubbo")] {
+        let failure = refused(&caller, &own);
+        assert!(failure.text.contains(own.reason), "{failure:?}");
     }
 }
 

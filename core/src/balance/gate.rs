@@ -54,10 +54,12 @@ impl<'a> Gate<'a> {
         let Some(endpoint) = self.members.get(member) else {
             return false;
         };
-        self.may_be_used(endpoint)
+        // Asked first, because it is true of nearly all and answers all of the rest.
+        let is_well = endpoint.weight > 0 && endpoint.health.is_well(self.ask.now);
+        (is_well || self.may_be_used(endpoint))
             && !self.is_busy(endpoint)
             && (self.choosy == Choosy::Least || !self.ask.avoid.contains(&endpoint.address))
-            && (self.choosy != Choosy::Most || !self.is_in_doubt(endpoint))
+            && (is_well || self.choosy != Choosy::Most || !self.is_in_doubt(endpoint))
     }
 
     /// The member's weight now; 0 if there is no such member.

@@ -8,30 +8,60 @@ use bytes::Bytes;
 use crate::clock::Now;
 use crate::cluster::Cluster;
 use crate::frame::{Head, Metadata, Outcome, Reading};
-use crate::mesh::{Attempt, AttemptEnd, Exchange, Lease, Resend};
+use crate::mesh::{Attempt, AttemptEnd, Deadline, Exchange, Lease, Resend};
 use crate::rejection::Rejection;
 
 use super::pool;
 use super::reply::{Reply, Waiting};
 use super::worker::Worker;
 
-/// A call on its way: everything that is needed to answer its caller, or to send it again.
+/// A call on its way: everything that is needed to answer its caller, or to send it again. It is made
+/// once, in a box: it passes through many hands, and copying it from one to the next costs more than
+/// one allocation.
 pub(crate) struct Call {
     pub(crate) reply: Rc<dyn Reply>,
     pub(crate) head: Head,
     pub(crate) exchange: Exchange,
-    pub(crate) lease: Lease,
-    pub(crate) deadline: Now,
+    /// The attempt under way; `None` before the first, and between two.
+    pub(crate) lease: Option<Lease>,
     /// The request's bytes, if it may have to be sent (again).
     pub(crate) wire: Option<Bytes>,
 }
 
-/// A request with its bytes kept, between two attempts.
-pub(crate) struct Request {
-    pub(crate) reply: Rc<dyn Reply>,
-    pub(crate) head: Head,
-    pub(crate) wire: Bytes,
-    pub(crate) exchange: Exchange,
+impl Call {
+    /// When the attempt under way is given up.
+    pub(crate) fn deadline(&self) -> Now {
+        self.lease
+            .as_ref()
+            .map_or(Now(u64::MAX), |lease| lease.deadline)
+    }
+
+    /// Who set that deadline, now that it has passed; `stalled` says that it passed while we did not run.
+    pub(crate) fn whose_deadline(&self, stalled: bool) -> Deadline {
+        self.lease.as_ref().map_or(Deadline::Route, |lease| {
+            self.exchange.whose_deadline(lease, stalled)
+        })
+    }
+
+    /// Keeps the request's bytes.
+    pub(crate) fn keep(&mut self, wire: &[u8]) {
+        self.wire
+            .get_or_insert_with(|| Bytes::copy_from_slice(wire));
+    }
+
+    /// Ends the attempt under way; whether another one follows, for which the bytes are there.
+    fn conclude(&mut self, end: AttemptEnd) -> bool {
+        // Its place is free before anything else is done.
+        let Some(mut lease) = self.lease.take() else {
+            return false;
+        };
+        let resend = if self.wire.is_some() {
+            Resend::Possible
+        } else {
+            Resend::Impossible
+        };
+        self.exchange.conclude(&mut lease, end, resend)
+    }
 }
 
 /// What frames on one upstream connection must have in common.
@@ -44,162 +74,82 @@ fn pool_variant(head: &Head, metadata: &Metadata<'_>) -> u8 {
 /// Makes the first attempt of a call that was just read.
 pub(crate) fn begin(
     worker: &Rc<Worker>,
-    reply: &Rc<dyn Reply>,
-    head: Head,
+    mut call: Box<Call>,
     metadata: &Metadata<'_>,
     wire: &[u8],
-    mut exchange: Exchange,
 ) {
-    let mut attributes = |name: &str| reply.attribute(wire, metadata, name);
-    match exchange.attempt(worker, &mut attributes) {
-        Ok(Attempt::Go(lease)) => {
-            let variant = pool_variant(&head, metadata);
-            transmit(worker, reply, (head, variant), wire, None, exchange, lease);
-        }
+    match attempt(worker, &mut call, metadata, wire) {
+        Ok(Attempt::Go(lease)) => transmit(worker, call, lease, metadata, wire),
         Ok(Attempt::Wait(cluster)) => {
-            let request = Request {
-                reply: reply.clone(),
-                head,
-                wire: Bytes::copy_from_slice(wire),
-                exchange,
-            };
-            park(worker, request, cluster);
+            call.keep(wire);
+            park(worker, call, cluster);
         }
-        Err(rejection) => refuse(worker, &**reply, &head, exchange, rejection),
+        Err(rejection) => refuse(worker, call, rejection),
     }
+}
+
+fn attempt(
+    worker: &Worker,
+    call: &mut Call,
+    metadata: &Metadata<'_>,
+    wire: &[u8],
+) -> Result<Attempt, Rejection> {
+    let Call {
+        reply, exchange, ..
+    } = call;
+    exchange.attempt(worker, &mut |name| reply.attribute(wire, metadata, name))
 }
 
 /// Hands one attempt to a connection of the leased endpoint.
 fn transmit(
     worker: &Rc<Worker>,
-    reply: &Rc<dyn Reply>,
-    (head, variant): (Head, u8),
+    mut call: Box<Call>,
+    lease: Lease,
+    metadata: &Metadata<'_>,
     wire: &[u8],
-    retained: Option<Bytes>,
-    mut exchange: Exchange,
-    mut lease: Lease,
 ) {
-    let pool = pool::of(worker, &lease.seat, &**reply, variant);
-    let deadline = exchange.attempt_deadline();
-    let Some(upstream) = pool.choose(worker) else {
-        // Its connections take no more: nothing was sent, so another endpoint may be asked.
-        let again = exchange.conclude(&mut lease, AttemptEnd::Unsent, Resend::Possible);
-        drop(lease);
-        let wire = retained.unwrap_or_else(|| Bytes::copy_from_slice(wire));
-        let request = Request {
-            reply: reply.clone(),
-            head,
-            wire,
-            exchange,
-        };
-        return next(worker, request, again, Rejection::Overloaded);
+    let variant = pool_variant(&call.head, metadata);
+    let pool = pool::of(worker, &lease.seat, &*call.reply, variant);
+    call.lease = Some(lease);
+    let sent = match pool.choose(worker) {
+        Some(upstream) => upstream.send(worker, call, wire),
+        None => Err(call),
     };
-    let call = Call {
-        reply: reply.clone(),
-        head,
-        exchange,
-        lease,
-        deadline,
-        wire: retained,
-    };
-    if let Err(mut call) = upstream.send(worker, call, wire) {
-        call.wire
-            .get_or_insert_with(|| Bytes::copy_from_slice(wire));
+    // Its connections take no more: nothing was sent, so another endpoint may be asked.
+    if let Err(mut call) = sent {
+        call.keep(wire);
         settle(call, worker, AttemptEnd::Unsent, Rejection::Overloaded);
-    }
-}
-
-/// Another attempt, or else the answer `cause`.
-fn next(worker: &Rc<Worker>, request: Request, again: bool, cause: Rejection) {
-    if again {
-        try_again(worker, request, cause);
-    } else {
-        let Request {
-            reply,
-            head,
-            exchange,
-            ..
-        } = request;
-        refuse(worker, &*reply, &head, exchange, cause);
     }
 }
 
 /// Tries (again) to send a call whose bytes were kept; if no attempt is to be had, its caller
 /// learns `cause`.
-fn try_again(worker: &Rc<Worker>, request: Request, cause: Rejection) {
-    let first = request.exchange.attempts() == 0;
-    if let Err((request, rejection)) = attempt_again(worker, request) {
-        let why = if first { rejection } else { cause };
-        let Request {
-            reply,
-            head,
-            exchange,
-            ..
-        } = request;
-        refuse(worker, &*reply, &head, exchange, why);
+fn try_again(worker: &Rc<Worker>, call: Box<Call>, cause: Rejection) {
+    let first = call.exchange.attempts() == 0;
+    if let Err((call, rejection)) = attempt_again(worker, call) {
+        refuse(worker, call, if first { rejection } else { cause });
     }
 }
 
 /// Sends a call whose bytes were kept (again); gives it back if no attempt is to be had.
-#[expect(
-    clippy::result_large_err,
-    reason = "the error is the call itself, given back"
-)]
-fn attempt_again(worker: &Rc<Worker>, request: Request) -> Result<(), (Request, Rejection)> {
-    let Request {
-        reply,
-        head,
-        wire,
-        mut exchange,
-    } = request;
-    if reply.is_gone() {
-        reply.finished(worker);
+fn attempt_again(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<(), (Box<Call>, Rejection)> {
+    if call.reply.is_gone() {
+        call.reply.finished(worker);
         return Ok(());
     }
-    let codec = reply.codec().clone();
-    let attempt = match codec.read(&head, &wire) {
-        Ok(Reading::Call(metadata)) => {
-            let mut attributes = |name: &str| reply.attribute(&wire, &metadata, name);
-            let attempt = exchange.attempt(worker, &mut attributes);
-            attempt.map(|attempt| (attempt, pool_variant(&head, &metadata)))
-        }
+    let wire = call.wire.clone().unwrap_or_default();
+    let codec = call.reply.codec().clone();
+    let metadata = match codec.read(&call.head, &wire) {
+        Ok(Reading::Call(metadata)) => metadata,
         // It was read before.
-        Ok(Reading::Answer(_)) | Err(_) => Err(Rejection::BadRequest),
+        Ok(Reading::Answer(_)) | Err(_) => return Err((call, Rejection::BadRequest)),
     };
-    match attempt {
-        Ok((Attempt::Go(lease), variant)) => {
-            let kept = Some(wire.clone());
-            transmit(
-                worker,
-                &reply,
-                (head, variant),
-                &wire,
-                kept,
-                exchange,
-                lease,
-            );
-            Ok(())
-        }
-        Ok((Attempt::Wait(cluster), _)) => {
-            let request = Request {
-                reply,
-                head,
-                wire,
-                exchange,
-            };
-            park(worker, request, cluster);
-            Ok(())
-        }
-        Err(rejection) => {
-            let request = Request {
-                reply,
-                head,
-                wire,
-                exchange,
-            };
-            Err((request, rejection))
-        }
+    match attempt(worker, &mut call, &metadata, &wire) {
+        Ok(Attempt::Go(lease)) => transmit(worker, call, lease, &metadata, &wire),
+        Ok(Attempt::Wait(cluster)) => park(worker, call, cluster),
+        Err(rejection) => return Err((call, rejection)),
     }
+    Ok(())
 }
 
 // === Waiting for a registry ===
@@ -213,18 +163,19 @@ struct Room {
 }
 
 impl Room {
-    fn take(worker: &Rc<Worker>, request: &Request, cluster: &Arc<Cluster>) -> Option<Self> {
-        let (bytes, cluster) = (request.wire.len(), Arc::as_ptr(cluster).addr());
-        if !request.reply.begin_lookup(cluster) {
+    fn take(worker: &Rc<Worker>, call: &Call, cluster: &Arc<Cluster>) -> Option<Self> {
+        let bytes = call.wire.as_ref().map_or(0, Bytes::len);
+        let cluster = Arc::as_ptr(cluster).addr();
+        if !call.reply.begin_lookup(cluster) {
             return None;
         }
         if !worker.reserve_pending(bytes) {
-            request.reply.end_lookup(cluster);
+            call.reply.end_lookup(cluster);
             return None;
         }
         Some(Self {
             worker: worker.clone(),
-            reply: request.reply.clone(),
+            reply: call.reply.clone(),
             bytes,
             cluster,
         })
@@ -240,41 +191,26 @@ impl Drop for Room {
 
 /// Keeps a call until its service's first snapshot is there, its deadline passes, its client is gone
 /// or draining takes too long.
-fn park(worker: &Rc<Worker>, request: Request, cluster: Arc<Cluster>) {
-    let Some(room) = Room::take(worker, &request, &cluster) else {
-        let Request {
-            reply,
-            head,
-            exchange,
-            ..
-        } = request;
-        return refuse(worker, &*reply, &head, exchange, Rejection::Overloaded);
+fn park(worker: &Rc<Worker>, call: Box<Call>, cluster: Arc<Cluster>) {
+    let Some(room) = Room::take(worker, &call, &cluster) else {
+        return refuse(worker, call, Rejection::Overloaded);
     };
     let worker = worker.clone();
     worker
         .clone()
         .spawn("a call that waits for a registry", async move {
-            let ended = wait(&worker, &request, &cluster).await;
+            let ended = wait(&worker, &call, &cluster).await;
             worker.read_clock();
             drop(room);
-            let Request {
-                reply,
-                head,
-                exchange,
-                ..
-            } = match ended {
-                Waited::Ready => return try_again(&worker, request, Rejection::NoService),
-                Waited::Gone => return request.reply.finished(&worker),
-                Waited::Late | Waited::Draining => request,
-            };
-            let why = match ended {
-                Waited::Draining => Rejection::Draining,
-                _ => {
+            match ended {
+                Waited::Ready => try_again(&worker, call, Rejection::NoService),
+                Waited::Gone => call.reply.finished(&worker),
+                Waited::Draining => refuse(&worker, call, Rejection::Draining),
+                Waited::Late => {
                     worker.warn_of_registry(cluster.name());
-                    Rejection::DeadlineExceeded
+                    refuse(&worker, call, Rejection::DeadlineExceeded);
                 }
-            };
-            refuse(&worker, &*reply, &head, exchange, why);
+            }
         });
 }
 
@@ -286,12 +222,12 @@ enum Waited {
     Draining,
 }
 
-async fn wait(worker: &Worker, request: &Request, cluster: &Cluster) -> Waited {
-    let deadline = worker.mesh().clock.instant(request.exchange.deadline);
+async fn wait(worker: &Worker, call: &Call, cluster: &Cluster) -> Waited {
+    let deadline = worker.mesh().clock.instant(call.exchange.deadline);
     loop {
         // Made before the flags are read, so that no change between the two is missed.
         let changed = worker.waiting_changed();
-        match request.reply.waiting() {
+        match call.reply.waiting() {
             Waiting::Gone => return Waited::Gone,
             Waiting::GivenUp => return Waited::Late,
             Waiting::Yes => {}
@@ -315,87 +251,43 @@ async fn wait(worker: &Worker, request: &Request, cluster: &Cluster) -> Waited {
 /// Passes an answer on to its caller, or tries elsewhere where the table of verdicts says so. The
 /// answer is only given up for an attempt that can really be made.
 pub(crate) fn deliver(
-    mut call: Call,
+    mut call: Box<Call>,
     worker: &Rc<Worker>,
     head: &Head,
     wire: &[u8],
     outcome: Outcome,
 ) {
-    let end = AttemptEnd::Answered(outcome);
-    let resend = resend(&call);
-    let again = call.exchange.conclude(&mut call.lease, end, resend);
-    let Call {
-        reply,
-        head: asked,
-        mut exchange,
-        lease,
-        wire: kept,
-        ..
-    } = call;
-    drop(lease);
-    if let Some(kept) = kept.filter(|_| again) {
-        let request = Request {
-            reply: reply.clone(),
-            head: asked,
-            wire: kept,
-            exchange,
-        };
-        match attempt_again(worker, request) {
+    if call.conclude(AttemptEnd::Answered(outcome)) {
+        match attempt_again(worker, call) {
             Ok(()) => return,
-            Err((request, _)) => exchange = request.exchange,
+            Err((given_back, _)) => call = given_back,
         }
     }
-    if !reply.is_gone() {
-        reply.deliver(worker, &asked, head, wire);
-        exchange.answered(outcome, wire.len());
+    if !call.reply.is_gone() {
+        call.reply.deliver(worker, &call.head, head, wire);
+        call.exchange.answered(outcome, wire.len());
     }
-    reply.finished(worker);
+    call.reply.finished(worker);
 }
 
 /// Deals with an attempt that came to nothing: another one where that is safe, else the mesh's own
 /// answer `why`.
-pub(crate) fn settle(mut call: Call, worker: &Rc<Worker>, end: AttemptEnd, why: Rejection) {
-    let resend = resend(&call);
-    let again = call.exchange.conclude(&mut call.lease, end, resend);
-    let Call {
-        reply,
-        head,
-        exchange,
-        lease,
-        wire,
-        ..
-    } = call;
-    drop(lease);
-    match wire {
-        Some(wire) if again => {
-            let request = Request {
-                reply,
-                head,
-                wire,
-                exchange,
-            };
-            try_again(worker, request, why);
-        }
-        _ => refuse(worker, &*reply, &head, exchange, why),
-    }
-}
-
-fn resend(call: &Call) -> Resend {
-    if call.wire.is_some() {
-        Resend::Possible
+pub(crate) fn settle(mut call: Box<Call>, worker: &Rc<Worker>, end: AttemptEnd, why: Rejection) {
+    if call.conclude(end) {
+        try_again(worker, call, why);
     } else {
-        Resend::Impossible
+        refuse(worker, call, why);
     }
 }
 
 /// Answers in the service's place.
-pub(crate) fn refuse(
-    worker: &Rc<Worker>,
-    reply: &dyn Reply,
-    head: &Head,
-    mut exchange: Exchange,
-    why: Rejection,
-) {
+pub(crate) fn refuse(worker: &Rc<Worker>, mut call: Box<Call>, why: Rejection) {
+    let Call {
+        reply,
+        head,
+        exchange,
+        ..
+    } = &mut *call;
     if !reply.is_gone() {
         let text = exchange.explain(why);
         tracing::debug!(protocol = reply.protocol(), text, "rejected");

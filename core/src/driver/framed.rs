@@ -18,7 +18,7 @@ use crate::mesh::{Exchange, Origin, SiteCache};
 use crate::net::Transport;
 use crate::rejection::Rejection;
 
-use super::call;
+use super::call::{self, Call};
 use super::link::Link;
 use super::reply::{Reply, Waiting};
 use super::resident::Resident;
@@ -148,14 +148,20 @@ impl Client {
                 .borrow_mut()
                 .find(worker, &self.origin, self.protocol, source, &metadata);
         let mut attributes = |name: &str| self.attribute(wire, &metadata, name);
-        let (exchange, routed) = Exchange::open(
-            worker,
-            site,
-            source,
-            wire.len(),
-            metadata.timeout,
-            &mut attributes,
-        );
+        let call = Box::new(Call {
+            reply: self.clone(),
+            head,
+            exchange: Exchange::open(
+                worker,
+                site,
+                source,
+                wire.len(),
+                metadata.timeout,
+                &mut attributes,
+            ),
+            lease: None,
+            wire: None,
+        });
         self.in_flight.set(self.in_flight.get() + 1);
         // Looked at first: what routing says of a listener that is gone is of no interest.
         let over = self
@@ -163,16 +169,13 @@ impl Client {
             .get()
             .is_some_and(|ends| ends <= worker.now());
         if over {
-            call::refuse(worker, &**self, &head, exchange, Rejection::Draining);
+            call::refuse(worker, call, Rejection::Draining);
             self.finish();
             return Ok(());
         }
-        match routed {
-            Ok(()) => {
-                let reply: Rc<dyn Reply> = self.clone();
-                call::begin(worker, &reply, head, &metadata, wire, exchange);
-            }
-            Err(rejection) => call::refuse(worker, &**self, &head, exchange, rejection),
+        match call.exchange.routed() {
+            Ok(()) => call::begin(worker, call, &metadata, wire),
+            Err(rejection) => call::refuse(worker, call, rejection),
         }
         Ok(())
     }

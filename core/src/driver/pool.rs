@@ -73,13 +73,19 @@ impl Pool {
     /// none may be made and those there are do not read what they are sent.
     pub(crate) fn choose(self: &Rc<Self>, worker: &Rc<Worker>) -> Option<Rc<Upstream>> {
         let upstreams = self.upstreams.borrow();
-        let taking = || upstreams.iter().filter(|upstream| upstream.takes_calls());
-        let best = taking().min_by_key(|upstream| (upstream.backlog() / STEP, upstream.load()));
+        let (mut best, mut taking) = (None, 0);
+        for upstream in upstreams.iter().filter(|each| each.takes_calls()) {
+            taking += 1;
+            let cost = (upstream.backlog() / STEP, upstream.load());
+            if best.is_none_or(|(least, _)| cost < least) {
+                best = Some((cost, upstream));
+            }
+        }
         // Those that only finish what is in flight are replaced at once, but not without end.
         let most = self.cluster.spec.policy.connections.max(1) as usize;
-        let room = taking().count() < most && upstreams.len() < 2 * most;
+        let room = taking < most && upstreams.len() < 2 * most;
         match best {
-            Some(best) if !room || best.load() < GROW_AT && best.backlog() < STEP => {
+            Some(((steps, calls), best)) if !room || calls < GROW_AT && steps == 0 => {
                 Some(best.clone())
             }
             None if !room => None,

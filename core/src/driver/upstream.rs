@@ -5,8 +5,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use crate::clock::Now;
 use crate::codec::{Sharing, Signal};
 use crate::frame::{Edit, Head, Kind, Malformed, Outcome, Reading};
@@ -33,12 +31,10 @@ const LEAVING: Duration = Duration::from_secs(10);
 const TURN: usize = 1024 * 1024;
 /// A connection beyond the first that carried no call for this long is closed.
 const SPARE_IDLE: Duration = Duration::from_secs(60);
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all are calls, and a box each would be an allocation per call"
-)]
+
+/// What an id of a connection stands for.
 enum Entry {
-    Call(Call),
+    Call(Box<Call>),
     Ping,
 }
 
@@ -60,7 +56,8 @@ pub(crate) struct Upstream {
     link: OnceCell<Rc<Link>>,
     table: RefCell<Table<Entry>>,
     /// One-ways that wait for the connection.
-    waiting: RefCell<Vec<Call>>,
+    #[expect(clippy::vec_box, reason = "calls come in boxes")]
+    waiting: RefCell<Vec<Box<Call>>>,
     waiting_bytes: Cell<usize>,
     state: Cell<State>,
     /// No deadline of a call here is earlier; never later than the earliest.
@@ -163,16 +160,12 @@ impl Upstream {
 
     /// Sends a call, or keeps it until the connection is made. Gives the call back if it cannot
     /// be taken.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the error is the call itself, given back"
-    )]
     pub(crate) fn send(
         self: &Rc<Self>,
         worker: &Worker,
-        mut call: Call,
+        mut call: Box<Call>,
         wire: &[u8],
-    ) -> Result<(), Call> {
+    ) -> Result<(), Box<Call>> {
         self.called.set(worker.now());
         let open = self
             .link
@@ -199,27 +192,27 @@ impl Upstream {
             call.reply.finished(worker);
             return Ok(());
         }
-        if call.wire.is_none() && call.exchange.may_need_resending() {
-            call.wire = Some(Bytes::copy_from_slice(wire));
+        if call.exchange.may_need_resending() {
+            call.keep(wire);
         }
         let id = self.enter(worker, call)?;
         self.put(worker, link, &head, wire, id);
         Ok(())
     }
 
-    #[expect(
-        clippy::result_large_err,
-        reason = "the error is the call itself, given back"
-    )]
-    fn keep(self: &Rc<Self>, worker: &Worker, mut call: Call, wire: &[u8]) -> Result<(), Call> {
+    fn keep(
+        self: &Rc<Self>,
+        worker: &Worker,
+        mut call: Box<Call>,
+        wire: &[u8],
+    ) -> Result<(), Box<Call>> {
         let before = self.waiting_bytes.get();
         // Compared before this one is added: a frame within its limit is never too much alone.
         if before > worker.limits().queue_hard {
             return Err(call);
         }
         self.waiting_bytes.set(before + wire.len());
-        call.wire
-            .get_or_insert_with(|| Bytes::copy_from_slice(wire));
+        call.keep(wire);
         if call.head.kind == Kind::OneWay {
             self.waiting.borrow_mut().push(call);
             return Ok(());
@@ -228,12 +221,8 @@ impl Upstream {
     }
 
     /// Gives the call an id.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the error is the call itself, given back"
-    )]
-    fn enter(&self, worker: &Worker, call: Call) -> Result<u64, Call> {
-        let deadline = call.deadline;
+    fn enter(&self, worker: &Worker, call: Box<Call>) -> Result<u64, Box<Call>> {
+        let deadline = call.deadline();
         let entered = self.table.borrow_mut().insert(Entry::Call(call));
         let id = entered.map_err(|entry| match entry {
             Entry::Call(call) => call,
@@ -513,13 +502,13 @@ impl Upstream {
             return;
         }
         let passed = |entry: &Entry| match entry {
-            Entry::Call(call) => call.deadline <= now,
+            Entry::Call(call) => call.deadline() <= now,
             Entry::Ping => false,
         };
         let mut table = self.table.borrow_mut();
         let expired = table.abandon_where(passed);
         let deadlines = table.iter().filter_map(|entry| match entry {
-            Entry::Call(call) => Some(call.deadline),
+            Entry::Call(call) => Some(call.deadline()),
             Entry::Ping => None,
         });
         self.earliest.set(deadlines.min().unwrap_or(Now(u64::MAX)));
@@ -528,7 +517,7 @@ impl Upstream {
         let sent = self.state.get() != State::Connecting;
         for entry in expired {
             if let Entry::Call(call) = entry {
-                let whose = call.exchange.whose_deadline(&call.lease, stalled);
+                let whose = call.whose_deadline(stalled);
                 let end = AttemptEnd::TimedOut { whose, sent };
                 settle(call, worker, end, Rejection::DeadlineExceeded);
             }

@@ -41,6 +41,7 @@ pub struct Exchange {
     own_timeout: Option<Duration>,
     route: Option<u32>,
     destination: u32,
+    routed: Result<(), Rejection>,
     attempts: u16,
     /// The next attempt costs no retry budget: the last one did not run.
     free: bool,
@@ -71,7 +72,7 @@ impl Exchange {
         request_bytes: usize,
         timeout: Option<Duration>,
         attributes: Attributes<'_, '_>,
-    ) -> (Self, Result<(), Rejection>) {
+    ) -> Self {
         let now = local.now();
         let selected = site.candidates.select(attributes);
         let bound = selected.and_then(|number| site.route(number).timeout);
@@ -94,6 +95,7 @@ impl Exchange {
             // More than four thousand million routes do not fit into memory.
             route: selected.and_then(|number| u32::try_from(number).ok()),
             destination: 0,
+            routed: Ok(()),
             attempts: 0,
             free: false,
             looking_up: false,
@@ -104,11 +106,16 @@ impl Exchange {
             response_bytes: 0,
             site,
         };
-        let routed = match selected {
-            None => Err(Rejection::NoRoute),
-            Some(_) => exchange.choose_destination(local.random()),
-        };
-        (exchange, routed)
+        exchange.routed = exchange.choose_destination(local.random());
+        exchange
+    }
+
+    /// Whether its route leads anywhere.
+    ///
+    /// # Errors
+    /// The rejection to answer with if it does not, or there is no route.
+    pub(crate) fn routed(&self) -> Result<(), Rejection> {
+        self.routed
     }
 
     /// An exchange that can only be rejected: its request could not be read.
@@ -118,14 +125,18 @@ impl Exchange {
         source: IpAddr,
         bytes: usize,
     ) -> Self {
-        Self::open(local, site, source, bytes, None, &mut |_| None).0
+        Self::open(local, site, source, bytes, None, &mut |_| None)
     }
 
     fn choose_destination(&mut self, random: u64) -> Result<(), Rejection> {
         let route = self.selected_route().ok_or(Rejection::NoRoute)?;
-        if let Destination::Clusters(weighted) = &route.to {
-            let chosen = route::choose(weighted, random).ok_or(Rejection::NoEndpoint)?;
-            self.destination = u32::try_from(chosen).map_err(|_| Rejection::NoEndpoint)?;
+        match &route.to {
+            Destination::Clusters(weighted) => {
+                let chosen = route::choose(weighted, random).ok_or(Rejection::NoEndpoint)?;
+                self.destination = u32::try_from(chosen).map_err(|_| Rejection::NoEndpoint)?;
+            }
+            Destination::Registry { .. } => {}
+            Destination::Treatment => return Err(Rejection::Denied),
         }
         Ok(())
     }
@@ -171,7 +182,8 @@ impl Exchange {
         if matches!(view.cluster.spec.source, Source::Discovered(_)) {
             self.site.learn();
         }
-        let (seat, trial) = self.pick(&mut view, local.random(), now, attributes)?;
+        let deadline = self.attempt_deadline();
+        let (seat, trial) = self.pick(&mut view, local.random(), (now, deadline), attributes)?;
         let cluster = &seat.cluster;
         let again = self.attempts > 0;
         let retry = again && !std::mem::take(&mut self.free);
@@ -192,6 +204,7 @@ impl Exchange {
             seat,
             clock: self.clock.clone(),
             started: now,
+            deadline,
             verdict: Verdict::Neutral,
             retry,
             trial,
@@ -203,7 +216,7 @@ impl Exchange {
         &self,
         view: &mut View,
         random: u64,
-        now: Now,
+        (now, deadline): (Now, Now),
         attributes: Attributes<'_, '_>,
     ) -> Result<(Rc<Seat>, Option<Trial>), Rejection> {
         let way = view.is_steered().then(|| {
@@ -234,7 +247,7 @@ impl Exchange {
             avoid: &self.tried,
             per_endpoint: policy.per_endpoint,
             panic_percent: policy.panic_percent,
-            deadline: self.attempt_deadline(),
+            deadline,
         };
         let members = match way {
             None => view.plain(),
@@ -418,7 +431,14 @@ impl Exchange {
             Rejection::Overloaded => {
                 format!("too many calls are in flight to take {call}: a limit is reached")
             }
-            Rejection::Denied => format!("{call} is not allowed"),
+            Rejection::Denied => match self.selected_route() {
+                Some(route) if matches!(route.to, Destination::Treatment) => format!(
+                    "route '{}' of table '{routes}' answers by itself, and not in this protocol; \
+                     {call} goes nowhere",
+                    route.name
+                ),
+                _ => format!("{call} is not allowed"),
+            },
             Rejection::BadRequest => "the request cannot be read".to_owned(),
             Rejection::TooLarge => "the request is longer than the limit".to_owned(),
             Rejection::Draining => format!("shutting down; {call} was not finished"),
@@ -458,6 +478,8 @@ pub struct Lease {
     pub(crate) seat: Rc<Seat>,
     clock: Rc<Cell<Now>>,
     started: Now,
+    /// When the attempt is given up.
+    pub(crate) deadline: Now,
     verdict: Verdict,
     retry: bool,
     /// How it went was reported before its end.

@@ -141,6 +141,7 @@ impl Site {
                     .ok_or(Rejection::NoEndpoint)?;
                 (cluster.clone(), chosen.subset.as_ref())
             }
+            Destination::Treatment => return Err(Rejection::Denied),
             Destination::Registry { registry, layout } => {
                 let found =
                     local

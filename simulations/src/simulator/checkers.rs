@@ -3,6 +3,8 @@
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 
+use finback_core::rejection::Rejection;
+
 use super::network::Time;
 use super::plan::address;
 use super::toy::MAX_FRAME;
@@ -98,6 +100,40 @@ impl World {
         }
     }
 
+    /// All clients hung up, of whom nobody is owed time: no call holds a place, also where its server
+    /// never answers.
+    pub(super) fn check_left(&mut self) {
+        for cluster in self.mesh.status() {
+            if cluster.in_flight > 0 {
+                self.ledger.fault(format!(
+                    "all clients are gone, and {} calls to {} hold places",
+                    cluster.in_flight, cluster.name
+                ));
+            }
+        }
+    }
+
+    /// A call whose answer the mesh could read in time is not told that there was none, even if the
+    /// mesh itself stood still meanwhile.
+    fn check_time(&self, number: usize, faults: &mut Vec<String>) {
+        let entry = &self.ledger.entries[number];
+        let [(server, _)] = entry.arrivals[..] else {
+            return;
+        };
+        let harmed = self.servers.get(server).is_none_or(|own| own.harmed);
+        let client = &self.clients[entry.client];
+        if harmed || client.finished || entry.refused != Some(Rejection::DeadlineExceeded) {
+            return;
+        }
+        let over = entry.written + self.plan.time_of(entry.service, entry.timeout);
+        if let Some(in_hand) = entry.in_hand.filter(|at| *at < over) {
+            faults.push(format!(
+                "call {number} was answered at {in_hand} by server {server}, and told at {over} or \
+                 later that it was not"
+            ));
+        }
+    }
+
     /// All is over: what became of each call.
     pub(super) fn check_calls(&mut self) {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
@@ -122,6 +158,7 @@ impl World {
                 unreadable += 1;
             }
             self.check_arrivals(number, &mut faults);
+            self.check_time(number, &mut faults);
         }
         let read = log.len();
         drop(log);

@@ -80,9 +80,10 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(
         (number, conn, listener): (usize, usize, u64),
-        tongue: Tongue,
+        plan: &Plan,
         mut chance: Chance,
     ) -> Self {
+        let tongue = plan.tongue;
         let calls_left = chance.pick(&[3, 20, 60, 200]);
         let toy = tongue == Tongue::Toy;
         let vice = match chance.between(0, 14) {
@@ -111,7 +112,12 @@ impl Client {
             ends_after: chance.between(0, calls_left),
             calls_left,
             end,
-            depth: chance.pick(&[1, 4, 30, 100]),
+            // One that does not read must not get away with it because it asked for little.
+            depth: if vice == Some(Vice::Deaf) && plan.large_answers {
+                100
+            } else {
+                chance.pick(&[1, 4, 30, 100])
+            },
             gap: chance.pick(&[0, 5, 100, 900]),
             appetite: chance
                 .one_in(5)
@@ -197,6 +203,20 @@ impl Client {
         }
     }
 
+    /// Writes a few of its calls before their time.
+    pub(super) fn write_some(&mut self, network: &Network, plan: &Plan, ledger: &mut Ledger) {
+        if self.is_over() || !self.dribbling.is_empty() {
+            return;
+        }
+        let mut net = network.lock();
+        let open = self.waiting.values().filter(|call| ledger.is_open(**call));
+        let room = self.depth.saturating_sub(open.count() as u64);
+        for _ in 0..room.min(self.calls_left).min(4) {
+            self.calls_left -= 1;
+            self.call(&mut net, plan, ledger);
+        }
+    }
+
     fn call(&mut self, net: &mut Net, plan: &Plan, ledger: &mut Ledger) {
         let service = self.chance.index(plan.services.len());
         let toy = self.tongue == Tongue::Toy;
@@ -204,6 +224,9 @@ impl Client {
         let unreadable = toy && !one_way && self.chance.one_in(60);
         let id = self.next_id & u64::from(u32::MAX);
         self.next_id += 1;
+        let timeout = self
+            .own_timeouts
+            .then(|| self.chance.pick(&[1, 30, 300, 2500, 9000, 7_200_000]));
         let number = ledger.write(Entry {
             client: self.number,
             service,
@@ -211,15 +234,16 @@ impl Client {
             unreadable,
             answers: Vec::new(),
             arrivals: Vec::new(),
+            written: net.now(),
+            timeout,
+            in_hand: None,
+            refused: None,
         });
         let padding = match self.chance.between(0, 20) {
             0 => self.chance.between(0, 30_000),
             1..3 => self.chance.between(0, 2000),
             _ => self.chance.between(0, 50),
         };
-        let timeout = self
-            .own_timeouts
-            .then(|| self.chance.pick(&[1, 30, 300, 2500, 9000, 7_200_000]));
         let mut bytes = self.tongue.call(&Call {
             number,
             id,
@@ -301,13 +325,17 @@ impl Client {
         }
     }
 
-    /// Closes its connection.
-    pub(super) fn close(&mut self, network: &Network) {
+    /// Ends its connection, whatever waits on it.
+    pub(super) fn close(&mut self, network: &Network, resets: bool) {
         if !self.gone {
             self.gone = true;
             let mut net = network.lock();
             self.gone_at = net.now();
-            net.leave(self.conn);
+            if resets {
+                net.cut(self.conn);
+            } else {
+                net.leave(self.conn);
+            }
         }
     }
 
@@ -358,7 +386,9 @@ impl Client {
             used += head.len;
             if head.kind == Kind::Response && !(self.guilty && head.id == 1) {
                 let token = tongue::number_in(frame);
-                ledger.answer(self.number, &mut self.waiting, head.id, token);
+                let toy = self.tongue == Tongue::Toy;
+                let refused = toy.then(|| toy::refusal(frame)).flatten();
+                ledger.answer(self.number, &mut self.waiting, head.id, (token, refused));
             }
         }
         self.inbox.drain(..used);

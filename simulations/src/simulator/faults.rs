@@ -22,17 +22,29 @@ impl World {
                 self.crew.hand_over(worker);
             }
             8 => self.arrive(),
-            // The process pauses: see below.
-            _ => {}
+            _ => self.pause_soon(),
         }
         let later = self.chance.pick(&[10, 100, 1000, 3000]);
         self.network.lock().schedule(later, Event::Fault);
     }
 
+    /// The process will stand still in a moment, with calls under way.
+    fn pause_soon(&mut self) {
+        let network = self.network.clone();
+        for client in &mut self.clients {
+            client.write_some(&network, &self.plan, &mut self.ledger);
+        }
+        let period = self.chance.pick(&[30, 70, 400, 2500, 8000]);
+        let later = self.chance.between(0, 40);
+        network.lock().schedule(later, Event::Pause(period));
+    }
+
     /// How long the process does not run, if that is what happens.
-    pub(super) fn wants_pause(&mut self, event: Event) -> Option<Time> {
-        let pauses = event == Event::Fault && !self.healed && self.chance.one_in(8);
-        pauses.then(|| self.chance.pick(&[30, 70, 400, 2500, 8000]))
+    pub(super) fn wants_pause(&self, event: Event) -> Option<Time> {
+        match event {
+            Event::Pause(period) if !self.healed => Some(period),
+            _ => None,
+        }
     }
 
     fn harm(&mut self, conn: usize) {

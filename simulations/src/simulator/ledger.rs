@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use finback_core::rejection::Rejection;
+
+use super::network::Time;
+
 /// One call.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -14,6 +18,13 @@ pub(super) struct Entry {
     pub(super) answers: Vec<bool>,
     /// Servers that it arrived at, and whether they refused to run it.
     pub(super) arrivals: Vec<(usize, bool)>,
+    /// When it was written, and the time that its caller gives it.
+    pub(super) written: Time,
+    pub(super) timeout: Option<Time>,
+    /// When a server that is always right put its answer into the mesh's hands, at the latest.
+    pub(super) in_hand: Option<Time>,
+    /// Why the mesh refused it.
+    pub(super) refused: Option<Rejection>,
 }
 
 /// All calls, and what is wrong with them.
@@ -50,13 +61,20 @@ impl Ledger {
         }
     }
 
+    /// Notes when a sound server's answer is where the mesh can read it.
+    pub(super) fn promise(&mut self, number: usize, at: Time) {
+        if let Some(entry) = self.entries.get_mut(number) {
+            entry.in_hand = Some(at);
+        }
+    }
+
     /// Notes an answer that a client got, given its calls that wait by id.
     pub(super) fn answer(
         &mut self,
         client: usize,
         waiting: &mut BTreeMap<u64, usize>,
         id: u64,
-        token: Option<usize>,
+        (token, refused): (Option<usize>, Option<Rejection>),
     ) {
         let Some(number) = waiting.get(&id).copied() else {
             return self.fault(format!(
@@ -65,6 +83,7 @@ impl Ledger {
         };
         let entry = &mut self.entries[number];
         entry.answers.push(token.is_some());
+        entry.refused = refused;
         let (count, one_way) = (entry.answers.len(), entry.one_way);
         if let Some(other) = token.filter(|other| *other != number) {
             self.fault(format!(

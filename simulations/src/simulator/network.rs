@@ -42,6 +42,8 @@ pub(super) enum Event {
     Registry(usize),
     /// Something goes wrong, or is changed.
     Fault,
+    /// The process stands still for so long.
+    Pause(Time),
     /// The world looks whether all is well.
     Look,
 }

@@ -44,6 +44,10 @@ pub(super) struct Plan {
     pub(super) table: String,
     /// Connections are closed after a short silence.
     pub(super) short_idle: bool,
+    /// All answers are long.
+    pub(super) large_answers: bool,
+    /// The shortest time that the limits ever gave to a call.
+    pub(super) least_timeout: u64,
 }
 
 fn millis(chance: &mut Chance, least: u64, most: u64) -> Duration {
@@ -79,7 +83,10 @@ impl Plan {
             limits: limits(chance),
             table: "main".to_owned(),
             short_idle: chance.one_in(6),
+            large_answers: tongue == Tongue::Toy && chance.one_in(5),
+            least_timeout: u64::MAX,
         };
+        plan.note_timeouts();
         if plan.short_idle {
             plan.limits.idle = millis(chance, 1000, 5000);
         }
@@ -200,6 +207,21 @@ impl Plan {
         registered.map_or_else(ClusterPolicy::default, |group| group.policy.clone())
     }
 
+    fn note_timeouts(&mut self) {
+        let own = self.limits.call_timeout.min(self.limits.call_timeout_max);
+        self.least_timeout = self.least_timeout.min(own.as_millis() as u64);
+    }
+
+    /// The least time that a call of this service ever had, whose caller gives it this much.
+    pub(super) fn time_of(&self, service: usize, own: Option<u64>) -> u64 {
+        let service = &self.services[service];
+        let bounds = [service.timeout, service.retry.per_try_timeout];
+        let bounds = bounds.into_iter().flatten();
+        let bounds = bounds.map(|bound| bound.as_millis() as u64);
+        let least = bounds.chain(own).min().unwrap_or(u64::MAX);
+        least.min(self.least_timeout)
+    }
+
     /// Changes a limit; the next routing has it.
     pub(super) fn change_limit(&mut self, chance: &mut Chance) {
         let fresh = limits(chance);
@@ -219,11 +241,15 @@ impl Plan {
                 self.groups[group].policy.max_in_flight = policy(chance).max_in_flight;
             }
         }
+        self.note_timeouts();
     }
 }
 
 /// The most that any deadline is away, and some more.
 pub(super) const LONGEST: u64 = 20_000;
+
+/// The most that a client which closed its sending side is waited for.
+pub(super) const LONGEST_HALF_CLOSED: u64 = 5000;
 
 fn limits(chance: &mut Chance) -> Limits {
     let soft = chance.between(4, 64) as usize * 1024;
@@ -234,7 +260,7 @@ fn limits(chance: &mut Chance) -> Limits {
         idle: Duration::from_secs(3600),
         call_timeout: millis(chance, 2000, LONGEST),
         call_timeout_max: millis(chance, 5000, LONGEST),
-        half_closed: millis(chance, 500, 5000),
+        half_closed: millis(chance, 500, LONGEST_HALF_CLOSED),
         frame_rate: chance.pick(&[0, 1024, 16 * 1024]),
         upstream_connections: chance.pick(&[3, 6, 1000, 1000]),
         drain_grace: millis(chance, 100, 2000),

@@ -7,11 +7,14 @@ use finback_core::frame::Kind;
 use super::chance::Chance;
 use super::ledger::Ledger;
 use super::network::{Event, Net, Network, Time};
+use super::plan::Plan;
 use super::tongue::{self, Tongue};
 use super::toy;
 
 /// A sound server answers within this.
 const PROMPT: Time = 60;
+/// What it says travels no longer than this.
+const TRAVEL: Time = 10;
 
 /// What a server does next on a connection.
 #[derive(Debug)]
@@ -27,6 +30,7 @@ enum Said {
 pub(super) struct Server {
     pub(super) number: usize,
     tongue: Tongue,
+    large_answers: bool,
     chance: Chance,
     /// It always answers, correctly and in time.
     pub(super) sound: bool,
@@ -42,10 +46,11 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(number: usize, tongue: Tongue, mut chance: Chance) -> Self {
+    pub(super) fn new(number: usize, plan: &Plan, mut chance: Chance) -> Self {
         Self {
             number,
-            tongue,
+            tongue: plan.tongue,
+            large_answers: plan.large_answers,
             sound: chance.one_in(2),
             harmed: false,
             vice: chance.pick(&[2, 4, 10, 40]),
@@ -156,11 +161,15 @@ impl Server {
             _ => 0,
         };
         let padding = match self.chance.between(0, 15) {
+            _ if self.large_answers => self.chance.between(8000, 20_000) as usize,
             0 => self.chance.between(0, 20_000) as usize,
             _ => self.chance.between(0, 40) as usize,
         };
         let answer = self.tongue.answer(id, flag, &token, padding);
         let later = self.chance.between(0, PROMPT);
+        if self.sound {
+            ledger.promise(number, net.now() + later + TRAVEL);
+        }
         if self.sound || !self.chance.one_in(self.vice) {
             return self.say(net, conn, later, Said::Bytes(answer));
         }

@@ -144,6 +144,12 @@ impl Codec for Toy {
     }
 }
 
+/// Why the mesh refused a call, if that is what a response says.
+pub(super) fn refusal(frame: &[u8]) -> Option<Rejection> {
+    let reason = frame.get(5)?.checked_sub(100)?;
+    Rejection::ALL.get(usize::from(reason)).copied()
+}
+
 /// What the flag of a response says.
 pub(super) fn outcome(flag: u32) -> Outcome {
     match flag {

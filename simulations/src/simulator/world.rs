@@ -14,7 +14,7 @@ use super::chance::Chance;
 use super::client::Client;
 use super::ledger::Ledger;
 use super::network::{Door, Event, MeshEnd, Network, Pace, Peer, Time};
-use super::plan::{Plan, REGISTRY, address};
+use super::plan::{LONGEST_HALF_CLOSED, Plan, REGISTRY, address};
 use super::registry::{Known, Registry};
 use super::report::Report;
 use super::server::Server;
@@ -142,7 +142,7 @@ impl World {
 
     fn people(&mut self) {
         for number in 0..self.plan.servers() {
-            let server = Server::new(number, self.plan.tongue, self.chance.fork());
+            let server = Server::new(number, &self.plan, self.chance.fork());
             let pace = if server.sound {
                 // Quick enough that whatever it says is said in time.
                 Pace {
@@ -180,8 +180,10 @@ impl World {
         let number = self.clients.len();
         let conn = self.network.lock().open(number, pace);
         let chance = self.chance.fork();
-        let mut client = Client::new((number, conn, self.listener), self.plan.tongue, chance);
-        client.slow = pace.delay >= 20 && (pace.room <= 2000 || pace.parts);
+        let mut client = Client::new((number, conn, self.listener), &self.plan, chance);
+        // What comes back at once may be more than may wait for anybody.
+        client.slow =
+            self.plan.large_answers || pace.delay >= 20 && (pace.room <= 2000 || pace.parts);
         self.clients.push(client);
         let socket = Socket::memory(MeshEnd::new(&self.network, conn));
         let peer = SocketAddr::from(([10, 2, 0, 1 + (number % 5) as u8], 3000));
@@ -249,7 +251,8 @@ impl World {
         loop {
             let event = self.network.lock().next_event(until);
             let Some((at, event)) = event else { break };
-            if matches!(event, Event::Fault | Event::Look | Event::Registry(_)) {
+            let own = matches!(event, Event::Fault | Event::Look | Event::Registry(_));
+            if own || matches!(event, Event::Pause(_)) {
                 // These are of the process that stands still.
                 self.network.lock().schedule(until - at, event);
                 if at == until {
@@ -313,6 +316,8 @@ impl World {
             Event::Server(server) => self.servers[server].act(&network),
             Event::Registry(number) => self.registry.tell(number, &self.plan),
             Event::Fault => self.befall(),
+            // Stood out by whoever takes the events.
+            Event::Pause(_) => {}
             Event::Look => {
                 self.look();
                 network.lock().schedule(LOOK, Event::Look);
@@ -329,13 +334,20 @@ impl World {
         self.heal();
         self.run(3 * super::plan::LONGEST + 5000).await;
         self.check_open();
+        self.write_more();
+        let early = self.chance.between(0, 200);
+        self.run(early).await;
         if self.chance.one_in(2) {
             self.stop().await;
         }
+        let resets = self.chance.one_in(2);
         for client in &mut self.clients {
-            client.close(&self.network);
+            client.close(&self.network, resets);
         }
-        self.run(2000).await;
+        // Of one that hangs up it cannot be told at once that it does not only wait for its answers.
+        let patience = if resets { 0 } else { LONGEST_HALF_CLOSED };
+        self.run(patience + 1000).await;
+        self.check_left();
         let servers = self.network.lock().alive(false);
         for conn in servers {
             self.network.lock().cut(conn);
@@ -358,8 +370,8 @@ impl World {
         }
     }
 
-    /// The process stops while calls are under way.
-    async fn stop(&mut self) {
+    /// Calls are under way once more, so that the end does not find all at rest.
+    fn write_more(&mut self) {
         for number in 0..self.clients.len() {
             self.clients[number].dismissed = true;
             if self.clients[number].listener == self.listener {
@@ -368,8 +380,10 @@ impl World {
                 self.network.lock().schedule(later, Event::Client(number));
             }
         }
-        let early = self.chance.between(0, 200);
-        self.run(early).await;
+    }
+
+    /// The process stops.
+    async fn stop(&mut self) {
         let crew = self.crew.share();
         let drained = tokio::task::spawn_local(async move { crew.drain().await });
         self.run(12_000).await;

@@ -67,7 +67,7 @@ fn route(
     };
     let to = match (from.to, answers) {
         (Some(to), false) => destination(to, names)?,
-        (None, true) => Destination::Clusters(Vec::new()),
+        (None, true) => Destination::Treatment,
         (Some(to), true) => {
             let message = "a route that answers itself leads nowhere; take `to` away";
             return Err(Wrong::at(to.place, message));

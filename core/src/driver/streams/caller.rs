@@ -217,7 +217,7 @@ impl Caller {
             self.sites
                 .borrow_mut()
                 .find(&self.worker, &self.origin, protocol, source, metadata);
-        let (exchange, routed) = Exchange::open(
+        let exchange = Exchange::open(
             &self.worker,
             site,
             source,
@@ -225,6 +225,7 @@ impl Caller {
             metadata.timeout,
             &mut |name| attribute(self.transport.as_deref(), attributes, name),
         );
+        let routed = exchange.routed();
         let stream = Stream {
             exchange,
             transport: self.transport.clone(),
