@@ -341,6 +341,34 @@ fn a_broker_that_pauses_loses_no_session_and_its_client_hears_only_its_own_answe
     assert_eq!(said.matches("Received PINGREQ from patient").count(), 2);
 }
 
+#[test]
+fn a_client_that_does_not_read_is_not_taken_for_a_silent_broker() {
+    let broker = Mosquitto::start();
+    let finback = front(&[&broker], ", mqtt: { answer_timeout: 500ms }", "");
+    let mut raw = Raw::session(&finback.local("mqtt"), &connect(4, "lazy", None));
+    raw.say(&packet(0x82, &[&[0, 1][..], &text("t"), &[0]].concat()));
+    assert_eq!(raw.hear().unwrap()[0], 0x90);
+    // What it says to itself is more than lies in sockets.
+    let message = packet(0x30, &[&text("t")[..], &vec![b'x'; 500_000]].concat());
+    let mut writer = Raw(raw.0.try_clone().unwrap());
+    let said = message.clone();
+    let saying = thread::spawn(move || {
+        for _ in 0..40 {
+            writer.say(&said);
+        }
+        writer.say(&packet(0x32, &[&text("last")[..], &[0, 9], b"x"].concat()));
+    });
+    thread::sleep(Duration::from_secs(3));
+    for _ in 0..40 {
+        assert!(
+            raw.hear().is_some_and(|own| own == message),
+            "the session ended"
+        );
+    }
+    assert_eq!(raw.hear().unwrap(), b"\x40\x02\0\x09");
+    saying.join().unwrap();
+}
+
 /// A broker of the tests' own that asks for AUTH, and then does as it is told.
 fn asking_broker(answers: usize) -> std::net::SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

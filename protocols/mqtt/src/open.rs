@@ -25,7 +25,7 @@ use crate::reason::Reason;
 use crate::takeover::Seat;
 use crate::terminal::Terminal;
 
-use refusal::Refused;
+use refusal::{Refused, here, reject};
 
 pub(crate) use introduction::check_auth;
 pub(crate) use refusal::{shortened, too_long};
@@ -96,7 +96,7 @@ pub(crate) async fn open(
             // A version that is older than the answers of MQTT 5 would not understand them.
             let answered = if level > 5 { Level::V5 } else { Level::V311 };
             let why = "only MQTT 3.1, 3.1.1 and 5 are spoken here";
-            let refused = Refused::here(Reason::UNSUPPORTED_LEVEL, why);
+            let refused = here(Reason::UNSUPPORTED_LEVEL, why);
             (Some(answered), usize::MAX, refused)
         }
         // Before MQTT 5, a CONNECT that makes no sense is not answered.
@@ -122,7 +122,7 @@ async fn begin(
         return here::begin(mqtt, caller, client, admitted, sink);
     }
     if let Err(rejection) = admitted.routed {
-        return Err(Refused::rejected(&mut admitted.stream, rejection));
+        return Err(reject(&mut admitted.stream, rejection));
     }
     let client = client.as_mut().ok_or(Refused::Gone)?;
     let said = amendment::said(caller, client, packet, &mut admitted)?;

@@ -15,7 +15,7 @@ use crate::reason::Reason;
 use crate::sink::Sink;
 use crate::{CLIENT_ID, Mqtt, NAME, sticky};
 
-use super::Refused;
+use super::{Refused, here, reject};
 
 /// The service of every session.
 const SERVICE: &str = "(mqtt)";
@@ -58,15 +58,15 @@ pub(super) fn admit<'a>(
     worker.read_clock();
     if connect.client_id.len() > MAX_CLIENT_ID {
         let why = "the client identifier is too long";
-        return Err(Refused::here(Reason::BAD_CLIENT_ID, why));
+        return Err(here(Reason::BAD_CLIENT_ID, why));
     }
     if !mqtt.gate.admits(caller.peer().ip(), worker.now()) {
         let why = "too many sessions begin";
-        return Err(Refused::here(Reason::CONNECTION_RATE, why));
+        return Err(here(Reason::CONNECTION_RATE, why));
     }
     let Some(place) = Place::take(worker, mqtt.config.connecting) else {
         let why = "too many sessions begin at a time";
-        return Err(Refused::here(Reason::SERVER_BUSY, why));
+        return Err(here(Reason::SERVER_BUSY, why));
     };
     // An identifier that the broker chooses cannot choose the broker.
     let drawn = connect.client_id.is_empty().then(|| worker.random());
@@ -81,7 +81,7 @@ pub(super) fn admit<'a>(
     let mut attributes = |name: &str| attribute(&connect, &key, name);
     let (mut stream, routed) = caller.open(NAME, &metadata, bytes, &mut attributes);
     if routed == Err(Rejection::NoRoute) {
-        return Err(Refused::rejected(&mut stream, Rejection::NoRoute));
+        return Err(reject(&mut stream, Rejection::NoRoute));
     }
     let policy = stream
         .treatment()
@@ -90,7 +90,7 @@ pub(super) fn admit<'a>(
         .as_ref()
         .map(|policy| Applied::new(policy, &facts(caller, &connect)))
         .transpose()
-        .map_err(|_| Refused::rejected(&mut stream, Rejection::Denied))?;
+        .map_err(|_| reject(&mut stream, Rejection::Denied))?;
     Ok(Admitted {
         seen_as: connect.client_id.to_string(),
         connect,

@@ -12,8 +12,8 @@ use crate::proxied;
 use crate::reason::Reason;
 use crate::topic;
 
-use super::Refused;
 use super::admission::{Admitted, facts};
+use super::{Refused, here, reject};
 
 /// What is said to a broker first; `packet` is what the client said.
 pub(super) fn said(
@@ -28,21 +28,21 @@ pub(super) fn said(
     let connect = &admitted.connect;
     let stream = &mut admitted.stream;
     let own = amended(applied, connect, &facts(caller, connect))
-        .map_err(|rejection| Refused::rejected(stream, rejection))?;
+        .map_err(|rejection| reject(stream, rejection))?;
     if let Some(will) = &own.will
         && applied.is_about_topics()
         && topic::check_renamed(&will.topic, Reason::BAD_TOPIC).is_err()
     {
         stream.rejected(Rejection::Denied);
         let why = "the topic of the will has too many levels";
-        return Err(Refused::here(Reason::BAD_TOPIC, why));
+        return Err(here(Reason::BAD_TOPIC, why));
     }
     let said = if own == *connect {
         packet.clone()
     } else {
         let written = own.write();
         written
-            .map_err(|_| Refused::rejected(stream, Rejection::TooLarge))?
+            .map_err(|_| reject(stream, Rejection::TooLarge))?
             .into()
     };
     if own.client_id != connect.client_id {
@@ -54,7 +54,7 @@ pub(super) fn said(
         return Ok(said);
     }
     let header = proxied::header(caller, client.socket())
-        .map_err(|_| Refused::rejected(stream, Rejection::ConnectFailed))?;
+        .map_err(|_| reject(stream, Rejection::ConnectFailed))?;
     Ok([&header[..], &said].concat().into())
 }
 

@@ -20,7 +20,7 @@ use crate::reason::Reason;
 use super::admission::{Admitted, attribute};
 use super::introduction::{Answer, Failed, Introduction, gone};
 use super::refusal::outcome;
-use super::{Refused, connack};
+use super::{Refused, connack, here, reject};
 
 /// While there is another broker to try, one gets no longer to accept a connection.
 const IMPATIENT: Duration = Duration::from_millis(300);
@@ -62,12 +62,12 @@ pub(super) async fn reach(
         };
         let mut lease = match attempt {
             Ok(lease) => lease,
-            Err(rejection) => return Err(Refused::rejected(&mut admitted.stream, rejection)),
+            Err(rejection) => return Err(reject(&mut admitted.stream, rejection)),
         };
         if silent == Some(lease.address()) {
             let stream = &mut admitted.stream;
             stream.conclude(&mut lease, AttemptEnd::Unsent, Resend::Impossible);
-            return Err(Refused::rejected(stream, Rejection::DeadlineExceeded));
+            return Err(reject(stream, Rejection::DeadlineExceeded));
         }
         if connack::is_second(mqtt, admitted, lease.cluster().name()) {
             let stream = &mut admitted.stream;
@@ -82,7 +82,7 @@ pub(super) async fn reach(
             stream.conclude(&mut lease, AttemptEnd::Unsent, Resend::Impossible);
             stream.rejected(Rejection::Overloaded);
             let why = "too many sessions wait for their broker";
-            return Err(Refused::here(Reason::SERVER_BUSY, why));
+            return Err(here(Reason::SERVER_BUSY, why));
         };
         admitted.place = None;
         match ask(mqtt, caller, client, admitted, said, lease).await {
@@ -138,7 +138,7 @@ fn failed(admitted: &mut Admitted<'_>, mut lease: Lease, failed: Failed) -> Aske
         Failed::ClientSilent => {
             stream.rejected(Rejection::Denied);
             let why = "the client did not authenticate itself in time";
-            Asked::Refused(Refused::here(Reason::NOT_AUTHORIZED, why))
+            Asked::Refused(here(Reason::NOT_AUTHORIZED, why))
         }
         Failed::Client(fault) => {
             stream.rejected(Rejection::BadRequest);
@@ -169,7 +169,7 @@ fn failed(admitted: &mut Admitted<'_>, mut lease: Lease, failed: Failed) -> Aske
                 ),
             };
             stream.conclude(&mut lease, end, Resend::Impossible);
-            Asked::Refused(Refused::rejected(stream, rejection))
+            Asked::Refused(reject(stream, rejection))
         }
     }
 }
@@ -186,7 +186,7 @@ fn next(
     if stream.conclude(lease, end, Resend::Safe) {
         return Asked::Again;
     }
-    Asked::Refused(Refused::rejected(stream, otherwise))
+    Asked::Refused(reject(stream, otherwise))
 }
 
 /// What a broker's answer to CONNECT means.

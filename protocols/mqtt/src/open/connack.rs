@@ -19,7 +19,7 @@ use crate::takeover::{Key, Seat};
 use super::admission::Admitted;
 use super::broker::Granted;
 use super::refusal::{count, outcome};
-use super::{Bounds, MAX_ALIASES, Opened, Refused, duplicates, patience};
+use super::{Bounds, MAX_ALIASES, Opened, Refused, duplicates, here, patience};
 
 /// The session that a broker has granted.
 pub(super) fn opened(
@@ -107,7 +107,7 @@ pub(super) fn is_second(mqtt: &Mqtt, admitted: &Admitted<'_>, cluster: &str) -> 
 pub(super) fn refuse_second(admitted: &mut Admitted<'_>) -> Refused {
     admitted.stream.rejected(Rejection::Denied);
     let why = "a session of this client identifier is under way";
-    Refused::here(Reason::BAD_CLIENT_ID, why)
+    here(Reason::BAD_CLIENT_ID, why)
 }
 
 /// The longest packet that one takes who says so in these properties.

@@ -16,7 +16,7 @@ use crate::takeover::Key;
 use crate::terminal::{Beginning, Terminal};
 
 use super::admission::{Admitted, facts};
-use super::{Begun, Refused, amendment, duplicates, refusal};
+use super::{Begun, Refused, amendment, duplicates, here, refusal, reject};
 
 /// Begins a session whose messages go to `sink`.
 pub(super) fn begin(
@@ -34,12 +34,12 @@ pub(super) fn begin(
     } = admitted;
     if let Some(applied) = &applied {
         amendment::amended(applied, &connect, &facts(caller, &connect))
-            .map_err(|rejection| Refused::rejected(&mut stream, rejection))?;
+            .map_err(|rejection| reject(&mut stream, rejection))?;
     }
     if connect.client_id.is_empty() && !connect.clean && !connect.level.is_5() {
         stream.rejected(Rejection::Denied);
         let why = "a session that is to last needs a client identifier";
-        return Err(Refused::here(Reason::BAD_CLIENT_ID, why));
+        return Err(here(Reason::BAD_CLIENT_ID, why));
     }
     let duplicates = match duplicates(applied.as_ref()) {
         // Where there is no broker, nobody else would see to it.
@@ -52,7 +52,7 @@ pub(super) fn begin(
     else {
         stream.rejected(Rejection::Denied);
         let why = "a session of this client identifier is under way";
-        return Err(Refused::here(Reason::BAD_CLIENT_ID, why));
+        return Err(here(Reason::BAD_CLIENT_ID, why));
     };
     let channel = client.take().ok_or(Refused::Gone)?;
     refusal::count(caller, Reason::SUCCESS);

@@ -20,7 +20,7 @@ use crate::reason::Reason;
 const CONNACKS: &str = "(connack)";
 
 /// Why there is no session.
-pub(super) enum Refused {
+pub(crate) enum Refused {
     /// The mesh says so.
     Here {
         reason: Reason,
@@ -43,25 +43,23 @@ impl From<Fault> for Refused {
     }
 }
 
-impl Refused {
-    /// By a rule of our own.
-    pub(super) fn here(reason: Reason, why: &'static str) -> Self {
-        let detail = String::new();
-        Self::Here {
-            reason,
-            why,
-            detail,
-        }
+/// Refused by a rule of our own.
+pub(crate) fn here(reason: Reason, why: &'static str) -> Refused {
+    let detail = String::new();
+    Refused::Here {
+        reason,
+        why,
+        detail,
     }
+}
 
-    /// By a rejection, which is recorded. What it explains names endpoints and routes: that is for the
-    /// log, not for strangers.
-    pub(super) fn rejected(stream: &mut Stream, rejection: Rejection) -> Self {
-        Self::Here {
-            reason: Reason::of(rejection),
-            why: told(rejection),
-            detail: stream.rejected(rejection),
-        }
+/// Refused by a rejection, which is recorded. What it explains names endpoints and routes: that is for
+/// the log, not for strangers.
+pub(crate) fn reject(stream: &mut Stream, rejection: Rejection) -> Refused {
+    Refused::Here {
+        reason: Reason::of(rejection),
+        why: told(rejection),
+        detail: stream.rejected(rejection),
     }
 }
 
@@ -144,7 +142,7 @@ pub(crate) async fn too_long(caller: &Caller, client: &mut Channel, level: Optio
 }
 
 /// One more CONNACK of this reason.
-pub(super) fn count(caller: &Caller, reason: Reason) {
+pub(crate) fn count(caller: &Caller, reason: Reason) {
     let outcome = outcome(reason);
     let series = caller.series(NAME, CONNACKS, reason.name());
     series.record(&Record {

@@ -68,6 +68,13 @@ impl Session {
     pub(super) fn watch_broker(&mut self) -> Option<End> {
         let now = self.caller.worker().now();
         let blocked = self.endpoint.waiting() > 0;
+        // While its client does not read, the broker is not read either: that is not its silence.
+        if self.client.waiting() > 0 {
+            if self.silence.since.is_some() {
+                self.begin_silence(now);
+            }
+            return None;
+        }
         let Some(since) = self.silence.since else {
             if blocked || self.tally.is_owed() {
                 self.begin_silence(now);
