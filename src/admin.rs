@@ -149,6 +149,7 @@ fn metrics(running: &Running) -> String {
     cluster_samples(&mut page, &running.mesh.status());
     registry_samples(&mut page, &running.registries.status());
     kafka_samples(&mut page, &running.kafka());
+    running.certificates.write(&mut page);
     page.family(
         "finback_registered",
         "gauge",

@@ -19,7 +19,7 @@ use crate::kafka::{self, Outlet};
 use crate::metadata::DubboMetadata;
 use crate::protocols;
 use crate::subscriber::Subscribers;
-use crate::tls::{self, Renewed};
+use crate::tls::{self, Ledger, Owner, Renewed};
 
 /// While stopping, messages for Kafka have this long to be written.
 const FLUSH: std::time::Duration = std::time::Duration::from_secs(5);
@@ -30,6 +30,8 @@ pub struct Running {
     pub mesh: Arc<Mesh>,
     /// What was counted.
     pub metrics: Arc<Metrics>,
+    /// When certificates end.
+    pub certificates: Arc<Ledger>,
     /// Reloads that were put in force, and that were refused.
     pub reloads: Reloads,
     /// Where services are looked up.
@@ -101,7 +103,8 @@ impl Running {
     /// If a thread cannot be started or an address not be bound.
     pub fn start(config: Config) -> anyhow::Result<Self> {
         let fixed = Fixed::of(&config);
-        keep_fresh(&config);
+        let certificates = Arc::default();
+        keep_fresh(&config, &certificates);
         let registries = Registries::start(
             Handle::current(),
             config.registries,
@@ -141,6 +144,7 @@ impl Running {
             registrations: Mutex::new(config.registrations),
             mesh,
             metrics,
+            certificates,
             reloads: Reloads::default(),
             registries,
             workers,
@@ -161,7 +165,7 @@ impl Running {
         let mut listeners = self.listeners.lock().await;
         let is_new = |spec: &ListenerSpec| !listeners.iter().any(|own| own.spec == *spec);
         let wanted = config.listeners.clone();
-        keep_fresh(&config);
+        keep_fresh(&config, &self.certificates);
         let fresh = config.listeners.into_iter().filter(is_new).collect();
         let before = self.kafka();
         for outlet in &config.kafka {
@@ -252,21 +256,39 @@ fn start_outlet(outlet: &Outlet, before: &[Arc<Outlet>]) -> anyhow::Result<()> {
 }
 
 /// Has certificates read again when their files change, as long as what they are for lives.
-fn keep_fresh(config: &Config) {
+fn keep_fresh(config: &Config, ledger: &Arc<Ledger>) {
     let files = &config.files;
+    let owner = |role, name: &str| Owner {
+        role,
+        name: name.to_owned(),
+    };
     for (listener, files) in config.listeners.iter().zip(&files.listeners) {
-        watch(listener.tls.as_ref(), files.as_ref());
+        let owner = owner("listener", &listener.name);
+        watch(listener.tls.as_ref(), files.as_ref(), owner, ledger);
     }
     for (cluster, files) in config.routing.clusters.iter().zip(&files.clusters) {
-        watch(cluster.policy.tls.as_ref(), files.as_ref());
+        let owner = owner("cluster", &cluster.name);
+        watch(cluster.policy.tls.as_ref(), files.as_ref(), owner, ledger);
     }
     let registry = &config.routing.registry_policy;
-    watch(registry.tls.as_ref(), files.registry_clusters.as_ref());
+    let owner = owner("cluster", "registry_clusters");
+    watch(
+        registry.tls.as_ref(),
+        files.registry_clusters.as_ref(),
+        owner,
+        ledger,
+    );
 }
 
-fn watch<T: Renewed + 'static>(tls: Option<&Arc<T>>, files: Option<&Placed<T::Files>>) {
+fn watch<T: Renewed>(
+    tls: Option<&Arc<T>>,
+    files: Option<&Placed<T::Files>>,
+    owner: Owner,
+    ledger: &Arc<Ledger>,
+) {
     if let (Some(tls), Some(files)) = (tls, files) {
-        tokio::spawn(tls::keep_fresh(Arc::downgrade(tls), files.value.clone()));
+        let (tls, files) = (Arc::downgrade(tls), files.value.clone());
+        tokio::spawn(tls::keep_fresh(tls, files, owner, ledger.clone()));
     }
 }
 

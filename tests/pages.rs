@@ -53,7 +53,11 @@ fn the_guide_explains_every_metric() {
     let gauges = Gauges::default();
     let mut exported: BTreeSet<String> = gauges.rows().map(|row| row.0.to_owned()).into();
     assert!(exported.contains("finback_connections"), "{exported:?}");
-    for source in ["src/admin.rs", "observability/src/metrics.rs"] {
+    for source in [
+        "src/admin.rs",
+        "src/tls/expiry.rs",
+        "observability/src/metrics.rs",
+    ] {
         let source = text(source);
         // Tests name what is no metric.
         let product = source.split("#[cfg(test)]").next().unwrap();

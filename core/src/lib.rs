@@ -15,6 +15,7 @@ pub mod endpoint;
 pub mod frame;
 pub mod gauges;
 pub mod health;
+pub mod identity;
 pub mod log_limit;
 pub mod mesh;
 pub mod net;

@@ -15,13 +15,13 @@ mod turn;
 mod write;
 
 pub use buffers::{Buffer, Buffers, scratch};
-pub use dial::{Connecting, DialError, Network, Target, dial};
+pub use dial::{Connecting, DialError, Network, Target, TlsFailure, dial};
 pub use linger::{LINGER, Linger, close};
 pub use memory::Wire;
 pub use relay::{Closed, Relay};
 pub use socket::{Detached, Socket};
 pub use timer::{Expired, LATE, Timer, Timers};
-pub use tls::{ClientTls, Identify, ServerTls};
+pub use tls::{ClientTls, Handshake, Identify, LastSecond, ServerTls};
 pub use turn::{READS_PER_TURN, Turn, give_way};
 pub use write::{write_pieces, write_some};
 

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::identity::{self, Identity};
 use crate::rng::below;
 use crate::subset::Subset;
 
@@ -30,6 +31,9 @@ pub struct Match {
     /// Attributes by name. A call that lacks the attribute fails the condition, whatever the
     /// text: [`Text::Any`] asks for the attribute with any value.
     pub attributes: Vec<(String, Text)>,
+    /// The kind and the text of a name in the client's certificate; a client without a name of that
+    /// kind fails the condition.
+    pub identity: Option<(identity::Kind, Text)>,
     /// Networks, one of which the caller's address must be in; empty = any address.
     pub sources: Vec<Cidr>,
 }
@@ -132,7 +136,7 @@ pub struct Call<'a> {
 }
 
 impl Match {
-    /// Whether all conditions but those on attributes hold.
+    /// Whether all conditions but those on attributes and identity hold.
     fn holds(&self, call: &Call<'_>) -> bool {
         self.protocol.matches(call.protocol)
             && self.service.matches(call.service)
@@ -143,15 +147,31 @@ impl Match {
     }
 }
 
+impl Match {
+    /// Whether nothing but what is equal for all calls of a kind is asked for.
+    fn is_certain(&self) -> bool {
+        self.attributes.is_empty() && self.identity.is_none()
+    }
+
+    fn identifies(&self, client: Option<&Identity>) -> bool {
+        match &self.identity {
+            None => true,
+            Some((kind, text)) => {
+                client.is_some_and(|client| client.any(*kind, |name| text.matches(name)))
+            }
+        }
+    }
+}
+
 impl RouteTable {
-    /// The routes that a call like this may take, depending on its attributes. They are the
+    /// The routes that a call like this may take, depending on its attributes and its client. They are the
     /// same for all calls with an equal [`Call`], and so worth keeping.
     #[must_use]
     pub fn candidates(&self, call: &Call<'_>) -> Candidates {
         let mut routes = Vec::new();
         for route in self.routes.iter().filter(|route| route.when.holds(call)) {
             routes.push(route.clone());
-            if route.when.attributes.is_empty() {
+            if route.when.is_certain() {
                 break;
             }
         }
@@ -168,7 +188,7 @@ impl RouteTable {
 }
 
 /// The routes that calls of one kind may take; of these, only the last may be without
-/// conditions on attributes. The default has none.
+/// conditions on attributes and identity. The default has none.
 #[derive(Clone, Debug, Default)]
 pub struct Candidates(Vec<Arc<Route>>);
 
@@ -179,10 +199,11 @@ impl Candidates {
         &self.0
     }
 
-    /// The number of the first route whose conditions on attributes hold, too. `attribute`
-    /// reads an attribute of the call; it is not called if the first route asks for none.
+    /// The number of the first route whose conditions on identity and attributes hold, too.
+    /// `attribute` reads an attribute of the call; it is not called if the first route asks for none.
     pub fn select<'a>(
         &self,
+        client: Option<&Identity>,
         attribute: &mut dyn FnMut(&str) -> Option<Cow<'a, str>>,
     ) -> Option<usize> {
         // Reading may mean a scan of the frame, and neighbouring routes mostly ask for the
@@ -196,11 +217,9 @@ impl Candidates {
             value.is_some_and(|value| text.matches(value))
         };
         self.0.iter().position(|route| {
-            route
-                .when
-                .attributes
-                .iter()
-                .all(|(name, text)| holds(name.as_str(), text))
+            let mut attributes = route.when.attributes.iter();
+            route.when.identifies(client)
+                && attributes.all(|(name, text)| holds(name.as_str(), text))
         })
     }
 }

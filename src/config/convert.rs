@@ -7,7 +7,7 @@ mod routes;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use super::{Config, TlsFiles, Wrong};
 use crate::kafka::Outlet;
 use crate::protocols;
 use crate::subscriber::Subscription;
-use crate::tls::ServerFiles;
+use crate::tls::{PairFiles, ServerFiles};
 
 use clusters::{cluster_spec, policy};
 use registries::{bridge, mesh_registry, registration, registry_spec};
@@ -447,7 +447,25 @@ fn http_bounds(
         return Ok(config);
     };
     is_spoken(finback_http::NAME, protocol, place)?;
-    set(&mut config.head, value.head.map(|Size(own)| own));
+    for (own, head) in [
+        (&mut config.head, value.head),
+        (&mut config.response_head, value.response_head),
+    ] {
+        if let Some(Placed {
+            value: Size(most),
+            place,
+        }) = head
+        {
+            if !(1..=finback_http::MOST_HEAD).contains(&most) {
+                let message = "a head has up to 256KiB; write no more, and not 0";
+                return Err(Wrong::at(place, message));
+            }
+            *own = most;
+        }
+    }
+    set(&mut config.normalize_path, value.normalize_path);
+    set(&mut config.proxy_100_continue, value.proxy_100_continue);
+    set(&mut config.h2c_upgrade, value.h2c_upgrade);
     if let Some(Placed { value, place }) = value.headers {
         let most = finback_http::MOST_HEADERS;
         if value.get() > most {
@@ -487,6 +505,11 @@ fn server_files(
         let message = "`client_optional` needs a `client_ca` to check the others by";
         return Err(Wrong::at(place, message));
     }
+    if value.close_expired && value.client_ca.is_none() {
+        let message = "`close_expired` needs a `client_ca` whose certificates may end; write one";
+        return Err(Wrong::at(place, message));
+    }
+    let revoked = revoked(value.crl, value.client_ca.as_ref(), "client_ca", folder)?;
     let pairs = value.certificates.into_iter();
     // HTTP/2 is preferred where both are spoken, whoever else begins as HTTP/1.1.
     let mut application: Vec<_> = protocols
@@ -497,14 +520,36 @@ fn server_files(
     application.dedup();
     let value = ServerFiles {
         pairs: pairs
-            .map(|pair| (folder.join(pair.certificate), folder.join(pair.key)))
+            .map(|pair| PairFiles {
+                chain: folder.join(pair.certificate),
+                key: folder.join(pair.key),
+                ocsp: pair.ocsp.map(|ocsp| folder.join(ocsp)),
+            })
             .collect(),
         client_authorities: value.client_ca.map(|ca| folder.join(ca)),
+        revoked,
         client_optional: value.client_optional,
+        close_expired: value.close_expired,
         plain: value.plain,
         application,
     };
     Ok(Placed { value, place })
+}
+
+/// Files of revocation lists, which say nothing without the authorities that are trusted.
+fn revoked(
+    lists: Vec<Placed<String>>,
+    authorities: Option<&String>,
+    key: &str,
+    folder: &Path,
+) -> Result<Vec<PathBuf>> {
+    match lists.first() {
+        Some(first) if authorities.is_none() => {
+            let message = format!("`crl` needs a `{key}` whose certificates it revokes; write one");
+            Err(Wrong::at(first.place, message))
+        }
+        _ => Ok(lists.iter().map(|list| folder.join(&list.value)).collect()),
+    }
 }
 
 /// The bounds, and the longest frame if that is said.

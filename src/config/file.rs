@@ -324,8 +324,10 @@ pub struct Listener {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HttpListener {
-    /// The longest head of a request. Default: 32KiB.
-    pub head: Option<Size>,
+    /// The longest head of a request, 256KiB at most. Default: 32KiB.
+    pub head: Option<Placed<Size>>,
+    /// The longest head of a response, 256KiB at most. Default: 64KiB.
+    pub response_head: Option<Placed<Size>>,
     /// Headers of a request, 256 at most. Default: 100.
     pub headers: Option<Placed<NonZeroUsize>>,
     /// The longest target of a request. Default: 8KiB.
@@ -342,6 +344,14 @@ pub struct HttpListener {
     pub requests: Option<u64>,
     /// A connection without a request in flight is closed after this. Default: 5m.
     pub idle: Option<Time>,
+    /// Paths are normalized before routes look at them, and endpoints get them so: no `.`, `..` or
+    /// empty segments, and no escape of a character that needs none. Default: true.
+    pub normalize_path: Option<bool>,
+    /// Pass `Expect: 100-continue` on and leave the answer to the endpoint; else clients are told to
+    /// go on when their request's body is asked for. Default: true.
+    pub proxy_100_continue: Option<bool>,
+    /// Let clients go on in HTTP/2 after a request of HTTP/1.1 with `Upgrade: h2c`. Default: false.
+    pub h2c_upgrade: Option<bool>,
 }
 
 /// Bounds on clients of MQTT before they have a session.
@@ -379,9 +389,18 @@ pub struct ListenerTls {
     pub certificates: Vec<KeyPair>,
     /// Authorities that clients' certificates must descend from. Default: none are asked for.
     pub client_ca: Option<String>,
+    /// With `client_ca`: lists of revoked certificates, PEM or DER; for each authority in clients' chains
+    /// but the last one. Clients whose certificates no current list knows are refused.
+    #[serde(default)]
+    pub crl: Vec<Placed<String>>,
     /// With `client_ca`: whether clients without a certificate are served too. Default: false.
     #[serde(default)]
     pub client_optional: bool,
+    /// With `client_ca`: whether connections end when the certificate of their client does: goodbye is
+    /// said, what is in flight is finished within `limits.drain`. Default: false; then only new
+    /// connections need a certificate that has not ended.
+    #[serde(default)]
+    pub close_expired: bool,
     /// Whether connections without TLS are served too, on the same port. Default: false.
     #[serde(default)]
     pub plain: bool,
@@ -395,6 +414,9 @@ pub struct KeyPair {
     pub certificate: String,
     /// Its key.
     pub key: String,
+    /// An OCSP response about the certificate, in DER, which clients that ask for it are shown as long
+    /// as it is current. Default: none.
+    pub ocsp: Option<String>,
 }
 
 /// TLS to the endpoints of a cluster. Files are PEM, relative to this one.
@@ -403,6 +425,10 @@ pub struct KeyPair {
 pub struct ClusterTls {
     /// Authorities that endpoints' certificates must descend from. Default: the public ones.
     pub ca: Option<String>,
+    /// With `ca`: lists of revoked certificates, PEM or DER; for each authority in endpoints' chains but
+    /// the last one. Endpoints whose certificates no current list knows are refused.
+    #[serde(default)]
+    pub crl: Vec<Placed<String>>,
     /// Our own certificate chain, where endpoints ask for one.
     pub certificate: Option<String>,
     /// Its key.
@@ -481,8 +507,8 @@ pub struct KeyProperty {
     pub property: String,
 }
 
-/// What is done with sessions of MQTT. In texts, `{client_id}`, `{username}` and `{identity}` (of the
-/// client's certificate) stand for a session's own.
+/// What is done with sessions of MQTT. In texts, `{client_id}`, `{username}`, `{identity}` and
+/// `{common_name}` (of the client's certificate) stand for a session's own.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MqttPolicy {
@@ -663,8 +689,9 @@ pub struct Match {
     pub attributes: BTreeMap<String, Placed<Text>>,
     /// TLS: on the name that the client asked for.
     pub sni: Option<Placed<Text>>,
-    /// TLS: on who the client's certificate says it is: its SPIFFE id, else its first host name,
-    /// else its common name.
+    /// TLS: on a name in the client's certificate: its SPIFFE ID (`spiffe://...`), one of its DNS
+    /// names, or, where it has neither, its common name after `cn:`. How the text begins tells which
+    /// kind of name it is for; it is compared with no other.
     pub identity: Option<Placed<Text>>,
     /// MQTT: on the client identifier.
     pub client_id: Option<Placed<Text>>,

@@ -84,6 +84,26 @@ fn mistakes_are_refused_with_place_and_remedy() {
             "no route table is called `rcp`; write one of: rpc",
         ),
         (
+            "routes: rpc }",
+            "routes: rpc, tls: { certificates: [ { certificate: a, key: b } ], crl: [ c ] } }",
+            ":125: `crl` needs a `client_ca`",
+        ),
+        (
+            "routes: rpc }",
+            "routes: rpc, tls: { certificates: [ { certificate: a, key: b } ], close_expired: true } }",
+            "`close_expired` needs a `client_ca`",
+        ),
+        (
+            "heartbeat: { interval: 2s }",
+            "tls: { crl: [ c ] }",
+            "24:19: `crl` needs a `ca`",
+        ),
+        (
+            "service: com.acme.Pay, method",
+            "identity: \"https://acme/pay\", method",
+            "12:25: `https://acme/pay` fits no identity; write a SPIFFE ID (spiffe://...), a DNS name",
+        ),
+        (
             "protocol: auto",
             "protocol: thrift",
             "no protocol is called `thrift`",

@@ -36,6 +36,7 @@ const FLOORS: [Floor; 5] = [
             "endpoint",
             "frame",
             "gauges",
+            "identity",
             "log_limit",
             "own_error",
             "record",

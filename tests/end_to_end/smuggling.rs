@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::support::finback::Finback;
 use crate::support::frames::{
-    DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, block, frame,
+    DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, RST_STREAM, SETTINGS, block, frame,
 };
 use crate::support::process::Process;
 use crate::support::{eventually, free_port, temporary_folder};
@@ -16,15 +16,63 @@ use crate::support::{eventually, free_port, temporary_folder};
 const PATIENCE: Duration = Duration::from_secs(20);
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// A server that answers every request and writes a line about each into a file.
-struct Backend {
+/// A server that answers every request at once, whatever of it was read, and writes a line about each
+/// into a file.
+pub(crate) struct Backend {
     _process: Process,
-    address: String,
+    pub(crate) address: String,
     log: std::path::PathBuf,
 }
 
+/// Go's server; its handler reads no body.
+const GO: &str = r#"package main
+import ("fmt"; "net/http"; "os")
+func main() {
+    log, _ := os.Create(os.Args[2])
+    http.ListenAndServe(os.Args[1], http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+        fmt.Fprintf(log, "%s %s %s\n", r.Method, r.RequestURI, r.Host)
+        w.Write([]byte("fine"))
+    }))
+}
+"#;
+
 impl Backend {
-    fn nginx() -> Self {
+    fn go() -> Self {
+        let (folder, port) = (temporary_folder(), free_port());
+        std::fs::write(folder.join("main.go"), GO).unwrap();
+        let mut build = Command::new("/usr/local/go/bin/go");
+        let built = build
+            .args(["build", "-o", "server", "main.go"])
+            .current_dir(&folder)
+            .env("GO111MODULE", "off")
+            .status();
+        assert!(built.unwrap().success(), "Go does not build it");
+        let log = folder.join("log");
+        let mut command = Command::new(folder.join("server"));
+        command.arg(format!("127.0.0.1:{port}")).arg(&log);
+        Self::started("server", command, port, log)
+    }
+
+    /// nginx before somebody else, with connections that it uses again.
+    fn nginx_before(address: &str) -> Self {
+        let server =
+            "proxy_pass http://back; proxy_http_version 1.1; proxy_set_header Connection '';";
+        let upstream = format!("upstream back {{ server {address}; keepalive 8; }}");
+        Self::nginx_with(&upstream, server)
+    }
+
+    /// HAProxy before somebody else.
+    fn haproxy_before(address: &str) -> Self {
+        Self::haproxy_with(&format!(
+            " default_backend back\nbackend back\n http-reuse always\n server one {address}\n"
+        ))
+    }
+
+    pub(crate) fn nginx() -> Self {
+        Self::nginx_with("", "return 200 fine;")
+    }
+
+    fn nginx_with(upstream: &str, server: &str) -> Self {
         let (folder, port) = (temporary_folder(), free_port());
         let f = folder.display();
         let text = format!(
@@ -33,7 +81,7 @@ impl Backend {
              http {{ log_format own '$request_method $request_uri $host'; access_log {f}/log own;\n\
              client_body_temp_path {f}; proxy_temp_path {f}; fastcgi_temp_path {f};\n\
              uwsgi_temp_path {f}; scgi_temp_path {f};\n\
-             server {{ listen 127.0.0.1:{port}; location / {{ return 200 fine; }} }} }}\n"
+             {upstream} server {{ listen 127.0.0.1:{port}; location / {{ {server} }} }} }}\n"
         );
         let path = folder.join("nginx.conf");
         std::fs::write(&path, text).unwrap();
@@ -43,12 +91,16 @@ impl Backend {
     }
 
     fn haproxy() -> Self {
+        Self::haproxy_with(" http-request return status 200 content-type text/plain string fine\n")
+    }
+
+    fn haproxy_with(rules: &str) -> Self {
         let (folder, port) = (temporary_folder(), free_port());
         let log = folder.join("log");
         let text = format!(
             "global\n log stdout format raw local0\ndefaults\n mode http\n timeout client 30s\n \
              timeout connect 5s\n timeout server 30s\nfrontend own\n bind 127.0.0.1:{port}\n \
-             log global\n log-format \"%HM %HU\"\n http-request return status 200 content-type text/plain string fine\n"
+             log global\n log-format \"%HM %HU\"\n{rules}"
         );
         let path = folder.join("haproxy.cfg");
         std::fs::write(&path, text).unwrap();
@@ -61,7 +113,7 @@ impl Backend {
     fn begin(
         name: &str,
         package: &str,
-        mut command: Command,
+        command: Command,
         port: u16,
         log: std::path::PathBuf,
     ) -> Self {
@@ -70,6 +122,10 @@ impl Backend {
             Path::new(&program).exists(),
             "{program} is missing: run `make peers`, or `apt-get install {package}`"
         );
+        Self::started(name, command, port, log)
+    }
+
+    fn started(name: &str, mut command: Command, port: u16, log: std::path::PathBuf) -> Self {
         let process = Process::start(name, &mut command);
         let address = format!("127.0.0.1:{port}");
         eventually(name, PATIENCE, || {
@@ -243,18 +299,23 @@ fn translated() -> Vec<Vec<u8>> {
     all
 }
 
-#[test]
-fn no_back_end_sees_a_second_request() {
-    for backend in [Backend::nginx(), Backend::haproxy()] {
-        let finback = Finback::start(&format!(
-            r#"
+/// A proxy in front of a server, by one worker, so that all share its connections.
+fn before(backend: &Backend) -> Finback {
+    Finback::start(&format!(
+        r#"
 workers: 1
 listeners: [ {{ name: web, address: "127.0.0.1:0", protocol: http, routes: web }} ]
 routes: {{ web: [ {{ to: {{ cluster: back }} }} ] }}
 clusters: {{ back: {{ endpoints: [ "{}" ], http: "1.1", outlier: {{ consecutive: 0 }} }} }}
 "#,
-            backend.address
-        ));
+        backend.address
+    ))
+}
+
+#[test]
+fn no_back_end_sees_a_second_request() {
+    for backend in [Backend::nginx(), Backend::haproxy(), Backend::go()] {
+        let finback = before(&backend);
         let at = finback.local("web");
         // What follows a whole request on its connection may rightly be a second one: those are told
         // apart by answers.
@@ -292,5 +353,125 @@ clusters: {{ back: {{ endpoints: [ "{}" ], http: "1.1", outlier: {{ consecutive:
             let heard = tell(&at, b"GET /fine HTTP/1.1\r\nHost: a\r\n\r\n");
             assert!(heard.ends_with("fine"), "{heard}");
         }
+    }
+}
+
+/// Beginnings of requests of which more is announced than ever comes. Who answers before it has read
+/// them takes what follows on its connection for the rest.
+fn unfinished() -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    for length in ["1", "20", "37", "300", "100000"] {
+        for head in [
+            "POST /one HTTP/1.1\r\nHost: a\r\n",
+            "GET /one HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n",
+            "PUT /one HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n",
+            "CONNECT a:80 HTTP/1.1\r\nHost: a\r\n",
+        ] {
+            all.push(format!("{head}Content-Length: {length}\r\n\r\n").into_bytes());
+        }
+        let post = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", "/one"),
+            (":authority", "a"),
+            ("content-length", length),
+        ];
+        let mut connect = post.to_vec();
+        connect[0].1 = "CONNECT";
+        connect.insert(1, (":protocol", "websocket"));
+        let smuggled = [
+            (":method", "GET"),
+            (":scheme", "http"),
+            (":path", "/x"),
+            (":authority", "a"),
+            ("x", "GET /smuggled HTTP/1.1"),
+        ];
+        for (asked, more) in [
+            (&post[..], frame(DATA, 0, 1, b"")),
+            (&post, frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes())),
+            (&connect, frame(DATA, 0, 1, b"")),
+            (&connect, frame(DATA, END_STREAM, 1, b"")),
+            (&connect, frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes())),
+            (&connect[..], Vec::new()),
+        ] {
+            let flags = END_HEADERS | END_STREAM;
+            let frames = [
+                PREFACE.to_vec(),
+                frame(SETTINGS, 0, 0, &[]),
+                frame(HEADERS, END_HEADERS, 1, &block(asked)),
+                more,
+                frame(HEADERS, flags, 3, &block(&smuggled)),
+            ];
+            all.push(frames.concat());
+        }
+    }
+    for chunks in [
+        "ff\r\n",
+        "5\r\nhello\r\n",
+        "5\r\nhello\r\n0\r\n",
+        "5\r\nhello\r\n0\r\nX: y\r\n",
+    ] {
+        let head = "POST /one HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        all.push(format!("{head}{chunks}").into_bytes());
+    }
+    all
+}
+
+#[test]
+fn nobody_elses_request_is_taken_for_the_rest_of_one_that_was_answered_early() {
+    for backend in [Backend::nginx(), Backend::haproxy(), Backend::go()] {
+        let finback = before(&backend);
+        let at = finback.local("web");
+        let victim = b"GET /victim HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        for asked in unfinished() {
+            let shown = String::from_utf8_lossy(&asked).into_owned();
+            let mut attacker = TcpStream::connect(&at).unwrap();
+            attacker.write_all(&asked).unwrap();
+            // Long enough for the early answer; the attacker stays, and then is gone.
+            std::thread::sleep(Duration::from_millis(20));
+            for stays in [true, false] {
+                let heard = tell(&at, victim);
+                assert!(heard.ends_with("fine"), "{shown:?}, {stays}: {heard:?}");
+                if stays {
+                    attacker.shutdown(std::net::Shutdown::Both).ok();
+                }
+            }
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        let asked = backend.asked();
+        let fine = ["/victim", "/one", "/x"];
+        let odd = asked.iter().find(|own| {
+            let mut words = own.split(' ');
+            let method = words.next().unwrap_or_default();
+            let path = words.next().unwrap_or_default();
+            !["GET", "POST", "PUT"].contains(&method) || !fine.contains(&path)
+        });
+        assert_eq!(odd, None, "somebody was asked something else");
+    }
+}
+
+#[test]
+fn no_front_end_is_answered_for_a_second_request() {
+    let backend = Backend::go();
+    let finback = before(&backend);
+    let at = finback.local("web");
+    for front in [Backend::nginx_before(&at), Backend::haproxy_before(&at)] {
+        let mut passed = 0;
+        for request in ambiguous() {
+            let before = backend.asked().len();
+            let heard = tell(&front.address, request.as_bytes());
+            let answers = heard.matches("HTTP/1.1 2").count();
+            std::thread::sleep(Duration::from_millis(20));
+            let seen = &backend.asked()[before..];
+            assert!(
+                seen.len() <= answers.max(1),
+                "{request:?} made {seen:?}, and was answered {heard:?}"
+            );
+            passed += seen.len();
+            // Whoever comes next over the front's connections gets an answer of his own.
+            let heard = tell(&front.address, b"GET /victim HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert!(heard.ends_with("fine"), "{request:?}: {heard:?}");
+        }
+        assert!(passed > 5, "nothing was tried: {passed}");
     }
 }

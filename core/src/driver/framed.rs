@@ -157,6 +157,7 @@ impl Client {
                 source,
                 wire.len(),
                 metadata.timeout,
+                self.transport.as_deref().and_then(Transport::identity),
                 &mut attributes,
             ),
             lease: None,
@@ -178,6 +179,11 @@ impl Client {
             Err(rejection) => call::refuse(worker, call, rejection),
         }
         Ok(())
+    }
+
+    /// When it is to end, whatever it does.
+    fn ends(&self, now: Now) -> Option<Now> {
+        self.transport.as_deref()?.ends(now)
     }
 
     /// Answers a request of which nothing but the fixed header can be used.

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::clock::Now;
 
@@ -46,6 +47,15 @@ pub(crate) trait Resident {
 pub(crate) struct Residents {
     list: RefCell<BTreeMap<u64, Rc<dyn Resident>>>,
     next: Cell<u64>,
+    /// Those whose stay ends at a time, whoever they are and whatever they do.
+    stays: RefCell<BTreeMap<u64, Stay>>,
+}
+
+/// A stay that ends: first the resident is asked to leave, then it is cut.
+#[derive(Clone, Copy)]
+struct Stay {
+    ends: Now,
+    is_told: bool,
 }
 
 /// A place on the list, for as long as it lives.
@@ -65,12 +75,23 @@ impl Residence {
             number,
         }
     }
+
+    /// Has the stay end at a time, if there is one.
+    pub(crate) fn until(self, ends: Option<Now>) -> Self {
+        if let Some(ends) = ends {
+            let is_told = false;
+            let mut stays = self.worker.residents().stays.borrow_mut();
+            stays.insert(self.number, Stay { ends, is_told });
+        }
+        self
+    }
 }
 
 impl Drop for Residence {
     fn drop(&mut self) {
         let residents = self.worker.residents();
         residents.list.borrow_mut().remove(&self.number);
+        residents.stays.borrow_mut().remove(&self.number);
     }
 }
 
@@ -81,6 +102,29 @@ impl Residents {
 
     pub(crate) fn all(&self) -> Vec<Rc<dyn Resident>> {
         self.list.borrow().values().cloned().collect()
+    }
+
+    /// Has those go whose stay has ended; those who do not within `limit` are cut.
+    pub(crate) fn end_stays(&self, worker: &Rc<Worker>, limit: Duration) {
+        let now = worker.now();
+        let mut over = Vec::new();
+        for (number, stay) in &mut *self.stays.borrow_mut() {
+            if stay.ends <= now {
+                over.push((*number, stay.is_told));
+                *stay = Stay {
+                    ends: now.after(limit),
+                    is_told: true,
+                };
+            }
+        }
+        for (number, is_told) in over {
+            let resident = self.list.borrow().get(&number).cloned();
+            match resident {
+                Some(resident) if is_told => resident.cut(worker),
+                Some(resident) => resident.leave(worker, now),
+                None => {}
+            }
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::codec::{Sharing, Signal};
 use crate::frame::{Edit, Head, Kind, Malformed, Outcome, Reading};
 use crate::gauges::Gauges;
 use crate::mesh::AttemptEnd;
-use crate::net::{DialError, READS_PER_TURN, Turn};
+use crate::net::{READS_PER_TURN, Turn};
 use crate::rejection::Rejection;
 
 use super::call::{Call, deliver, settle};
@@ -280,10 +280,7 @@ impl Upstream {
             Ok(socket) => Rc::new(RefCell::new(socket)),
             Err(error) => {
                 tracing::debug!(address = %endpoint.address, %error, "cannot connect");
-                let end = match error {
-                    DialError::Refused(_) => AttemptEnd::ConnectFailed,
-                    DialError::Own(_) => AttemptEnd::OwnFailure,
-                };
+                let end = AttemptEnd::from(&error);
                 return self.close(&worker, end, Rejection::ConnectFailed);
             }
         };

@@ -14,6 +14,7 @@ use crate::cluster::{Cluster, Source};
 use crate::endpoint::{Endpoint, Trial};
 use crate::frame::Outcome;
 use crate::gauges::Gauges;
+use crate::identity::Identity;
 use crate::outlier::is_telling;
 use crate::record::{Ending, Record};
 use crate::rejection::Rejection;
@@ -45,6 +46,8 @@ pub struct Exchange {
     attempts: u16,
     /// The next attempt costs no retry budget: the last one did not run.
     free: bool,
+    /// The last attempt ended because no TLS could be spoken with its endpoint.
+    no_tls: bool,
     /// The service is being looked up, and that is what is waited for.
     looking_up: bool,
     endpoint: Option<SocketAddr>,
@@ -71,10 +74,11 @@ impl Exchange {
         source: IpAddr,
         request_bytes: usize,
         timeout: Option<Duration>,
+        client: Option<&Identity>,
         attributes: Attributes<'_, '_>,
     ) -> Self {
         let now = local.now();
-        let selected = site.candidates.select(attributes);
+        let selected = site.candidates.select(client, attributes);
         let bound = selected.and_then(|number| site.route(number).timeout);
         let limits = local.limits();
         let (timeout, own_timeout) = match (timeout, bound) {
@@ -98,6 +102,7 @@ impl Exchange {
             routed: Ok(()),
             attempts: 0,
             free: false,
+            no_tls: false,
             looking_up: false,
             endpoint: None,
             tried: Vec::new(),
@@ -125,7 +130,7 @@ impl Exchange {
         source: IpAddr,
         bytes: usize,
     ) -> Self {
-        Self::open(local, site, source, bytes, None, &mut |_| None)
+        Self::open(local, site, source, bytes, None, None, &mut |_| None)
     }
 
     fn choose_destination(&mut self, random: u64) -> Result<(), Rejection> {
@@ -284,6 +289,7 @@ impl Exchange {
             retry.map_or((false, false), |own| (own.idempotent, own.refused));
         let Ruling { verdict, repeat } = rule(end, refused);
         lease.conclude(verdict);
+        self.no_tls = end == AttemptEnd::TlsFailed;
         let safe = match repeat {
             Repeat::Never => false,
             Repeat::Free => true,
@@ -413,6 +419,10 @@ impl Exchange {
             }
             Rejection::NoEndpoint => {
                 format!("no endpoint may take {call} now; are any registered, with that subset?")
+            }
+            // Why, with the endpoint's address, stands in the log: it is nobody's business outside.
+            Rejection::ConnectFailed if self.no_tls => {
+                format!("TLS handshake with the endpoint failed for {call}; nothing was sent")
             }
             Rejection::ConnectFailed => {
                 format!("cannot connect to {endpoint} for {call}; nothing was sent")

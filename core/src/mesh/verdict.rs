@@ -14,6 +14,8 @@ pub enum AttemptEnd {
     /// No connection could be made. The failed dial itself counts against the endpoint, once,
     /// however many calls waited for it.
     ConnectFailed,
+    /// A connection was made, but no TLS could be spoken on it. It counts like one that was not made.
+    TlsFailed,
     /// Nothing was sent: the connections there are take no more, or were given up before.
     Unsent,
     /// The endpoint said that it did not process the request, and will not: GOAWAY below its stream,
@@ -124,6 +126,7 @@ pub const fn rule(end: AttemptEnd, retries_refused: bool) -> Ruling {
         AttemptEnd::Answered(Outcome::Refused) if retries_refused => row(Alive, Free),
         AttemptEnd::Answered(Outcome::Refused) => row(Bad, IfIdempotent),
         AttemptEnd::ConnectFailed
+        | AttemptEnd::TlsFailed
         | AttemptEnd::Unsent
         | AttemptEnd::NotProcessed
         | AttemptEnd::OwnFailure
@@ -154,7 +157,7 @@ pub const fn rule(end: AttemptEnd, retries_refused: bool) -> Ruling {
 }
 
 /// Every ending with the words that the guide has for it; the route retries refusals or not.
-const ROWS: [(&str, AttemptEnd, bool); 25] = [
+const ROWS: [(&str, AttemptEnd, bool); 26] = [
     (
         "answered: success",
         AttemptEnd::Answered(Outcome::Success),
@@ -195,6 +198,7 @@ const ROWS: [(&str, AttemptEnd, bool); 25] = [
         AttemptEnd::ConnectFailed,
         false,
     ),
+    ("no TLS could be spoken on it", AttemptEnd::TlsFailed, false),
     (
         "nothing was sent: connections full or given up",
         AttemptEnd::Unsent,
@@ -300,7 +304,11 @@ pub fn table() -> String {
         let counts = match verdict {
             Verdict::Good => "no: it is well",
             Verdict::Bad => "yes",
-            Verdict::Neutral if end == AttemptEnd::ConnectFailed => "yes, once for the connection",
+            Verdict::Neutral
+                if matches!(end, AttemptEnd::ConnectFailed | AttemptEnd::TlsFailed) =>
+            {
+                "yes, once for the connection"
+            }
             Verdict::Silent => "no, but others are asked first while they answer",
             Verdict::Alive | Verdict::Neutral => "no",
         };
@@ -328,6 +336,7 @@ mod tests {
             AttemptEnd::NotProcessed,
             AttemptEnd::OwnFailure,
             AttemptEnd::ConnectFailed,
+            AttemptEnd::TlsFailed,
         ] {
             assert_eq!(
                 rule(end, false),
@@ -344,6 +353,7 @@ mod tests {
             let may_have_run = !matches!(
                 end,
                 AttemptEnd::ConnectFailed
+                    | AttemptEnd::TlsFailed
                     | AttemptEnd::Unsent
                     | AttemptEnd::NotProcessed
                     | AttemptEnd::OwnFailure

@@ -1,10 +1,12 @@
 //! Dialling: connections to endpoints, each counted, and failures told apart by whose they are.
 
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -63,12 +65,45 @@ impl DialError {
         }
     }
 
+    /// Whether the endpoint took the connection, but no TLS could be spoken on it.
+    #[must_use]
+    pub fn is_about_tls(&self) -> bool {
+        match self {
+            Self::Refused(error) => error.get_ref().is_some_and(|own| own.is::<TlsFailure>()),
+            Self::Own(_) => false,
+        }
+    }
+
     fn of(error: io::Error) -> Self {
         if is_ours(&error) {
             Self::Own(error)
         } else {
             Self::Refused(error)
         }
+    }
+}
+
+/// Why no TLS could be spoken on a connection that was made.
+#[derive(Debug)]
+pub struct TlsFailure(io::Error);
+
+impl TlsFailure {
+    /// As an error of the connection.
+    #[must_use]
+    pub fn error(why: io::Error) -> io::Error {
+        io::Error::new(why.kind(), Self(why))
+    }
+}
+
+impl fmt::Display for TlsFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no TLS: {}", self.0)
+    }
+}
+
+impl std::error::Error for TlsFailure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
     }
 }
 
@@ -81,6 +116,7 @@ pub async fn dial(
     network: Option<&dyn Network>,
     target: Target<'_>,
 ) -> Result<Socket, DialError> {
+    let is_connected = AtomicBool::new(false);
     let connecting = async {
         let plain = match network {
             Some(network) => network.connect(target.address).await?,
@@ -88,7 +124,11 @@ pub async fn dial(
         };
         match target.tls {
             None => Ok(plain),
-            Some(tls) => tls.connect(plain, target.address, target.application).await,
+            Some(tls) => {
+                is_connected.store(true, Relaxed);
+                let secured = tls.connect(plain, target.address, target.application);
+                secured.await.map_err(TlsFailure::error)
+            }
         }
     };
     let due = Instant::now() + target.timeout;
@@ -100,7 +140,10 @@ pub async fn dial(
         Ok(Err(error)) => DialError::of(error),
         Err(_) => {
             let why = format!("no answer within {:?}", target.timeout);
-            let error = io::Error::new(io::ErrorKind::TimedOut, why);
+            let mut error = io::Error::new(io::ErrorKind::TimedOut, why);
+            if is_connected.load(Relaxed) {
+                error = TlsFailure::error(error);
+            }
             // Its answer may have come while we did not run.
             if Instant::now() >= due + LATE {
                 DialError::Own(error)

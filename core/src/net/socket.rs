@@ -134,6 +134,15 @@ impl Socket {
         matches!(self.kind, Kind::Tls(_))
     }
 
+    /// The application protocol that was agreed on in its TLS (ALPN, RFC 7301).
+    #[must_use]
+    pub fn application(&self) -> Option<&[u8]> {
+        match &self.kind {
+            Kind::Tls(stream) => stream.get_ref().1.alpn_protocol(),
+            Kind::Plain(_) | Kind::Memory(_) => None,
+        }
+    }
+
     /// Our own address on it.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! TLS on either side of a connection. Keys and certificates are read by whoever makes these.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -10,23 +11,30 @@ use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ServerConfig};
 use tokio::sync::Semaphore;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
+use crate::clock::Now;
+use crate::identity::Identity;
+
 use super::socket::Socket;
 
 /// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(5);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Seconds that no process lives for: a hundred years.
+const FOREVER: u64 = 100 * 365 * 24 * 60 * 60;
 /// How often others have their turn between two handshakes: a call needs several, one for each
 /// side that it hears from.
 const PAUSES: usize = 8;
 /// The first byte of a TLS connection: a handshake record (RFC 8446, section 5.1).
 pub(crate) const FIRST: u8 = 0x16;
 
-/// Reads the identity in a peer's certificate.
-pub type Identify = fn(&CertificateDer<'_>) -> Option<String>;
+/// Reads the identity in a client's certificate.
+pub type Identify = fn(&CertificateDer<'_>) -> Option<Identity>;
+/// Reads the last second, since 1970, in which a chain of certificates is valid.
+pub type LastSecond = fn(&[CertificateDer<'_>]) -> u64;
 
 /// TLS as a listener speaks it. What it holds may be replaced while connections live.
 pub struct ServerTls {
@@ -34,16 +42,25 @@ pub struct ServerTls {
     /// Connections without TLS are served too.
     plain: bool,
     identify: Identify,
+    /// Reads when a client's certificates end, where its connection is to end with them.
+    last_second: Option<LastSecond>,
 }
 
 impl ServerTls {
-    /// With these keys; `plain` serves connections without TLS on the same port.
+    /// With these keys; `plain` serves connections without TLS on the same port, and `last_second` has
+    /// connections end with the certificates of their clients.
     #[must_use]
-    pub fn new(config: ServerConfig, plain: bool, identify: Identify) -> Arc<Self> {
+    pub fn new(
+        config: ServerConfig,
+        plain: bool,
+        identify: Identify,
+        last_second: Option<LastSecond>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             config: ArcSwap::from_pointee(config),
             plain,
             identify,
+            last_second,
         })
     }
 
@@ -59,16 +76,54 @@ impl ServerTls {
     pub(crate) async fn accept(&self, socket: Socket) -> io::Result<(Socket, Transport)> {
         let acceptor = TlsAcceptor::from(self.config.load_full());
         let accepting = in_turn(|| Ok(acceptor.accept(socket.into_rewound()?)));
-        let stream = tokio::time::timeout(HANDSHAKE, accepting).await??;
+        let accepting = HANDSHAKE.scope(Handshake::default(), accepting);
+        let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await??;
         let (_, state) = stream.get_ref();
-        let certificate = state.peer_certificates().and_then(<[_]>::first);
+        let chain = state.peer_certificates().unwrap_or_default();
+        let last_second = self.last_second.filter(|_| !chain.is_empty());
         let transport = Transport {
             server_name: state.server_name().map(Into::into),
-            identity: certificate
-                .and_then(|own| (self.identify)(own))
-                .map(Into::into),
+            identity: chain.first().and_then(|own| (self.identify)(own)),
+            not_after: last_second.map(|read| read(chain)),
         };
         Ok((Socket::tls(TlsStream::Server(stream)), transport))
+    }
+}
+
+tokio::task_local! {
+    /// The server's side of the handshake that is being polled.
+    static HANDSHAKE: Handshake;
+}
+
+/// What is known of a client while its handshake lasts: how long its authentication holds. Whoever
+/// verifies certificates says so here, and whoever makes session tickets reads it, for rustls tells
+/// neither of them about the other.
+#[derive(Debug)]
+pub struct Handshake {
+    /// In seconds since 1970.
+    not_after: Cell<u64>,
+}
+
+impl Default for Handshake {
+    fn default() -> Self {
+        Self {
+            not_after: Cell::new(u64::MAX),
+        }
+    }
+}
+
+impl Handshake {
+    /// Says that what the client has shown holds up to and including this second since 1970.
+    pub fn set_not_after(not_after: u64) {
+        // Outside a handshake there is nobody to tell.
+        let _ = HANDSHAKE.try_with(|own| own.not_after.set(not_after));
+    }
+
+    /// The last second, since 1970, in which the client's authentication holds; the highest number
+    /// there is if it has shown nothing that could end. `None` outside a handshake.
+    #[must_use]
+    pub fn not_after() -> Option<u64> {
+        HANDSHAKE.try_with(|own| own.not_after.get()).ok()
     }
 }
 
@@ -103,15 +158,17 @@ async fn in_turn<T, F: Future<Output = io::Result<T>>>(
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Transport {
     server_name: Option<Box<str>>,
-    identity: Option<Box<str>>,
+    identity: Option<Identity>,
+    /// The last second, since 1970, of its certificate, if the connection is to end with it.
+    not_after: Option<u64>,
 }
 
 impl Transport {
-    /// What routes know it by: `:sni` and `:identity`.
+    /// What calls over it have as attributes: `:sni`, and `:identity` as text.
     pub(crate) fn attribute(&self, name: &str) -> Option<&str> {
         match name {
             ":sni" => self.server_name.as_deref(),
-            ":identity" => self.identity.as_deref(),
+            ":identity" => Some(self.identity()?.text()),
             _ => None,
         }
     }
@@ -119,6 +176,19 @@ impl Transport {
     /// Whether an attribute is one of a connection, not of a call.
     pub(crate) fn names(name: &str) -> bool {
         matches!(name, ":sni" | ":identity")
+    }
+
+    /// When the connection is to end.
+    pub(crate) fn ends(&self, now: Now) -> Option<Now> {
+        let left = self.not_after?.saturating_sub(UnixTime::now().as_secs());
+        // The last second is a valid one.
+        let left = Duration::from_secs(left.min(FOREVER) + 1);
+        Some(now.after(left))
+    }
+
+    /// Who the client's certificate says it is.
+    pub(crate) fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
     }
 }
 

@@ -35,7 +35,7 @@ fn call(service: &str) -> Call<'_> {
 
 fn selected(table: &RouteTable, call: &Call<'_>, attributes: &[(&str, &str)]) -> Option<String> {
     let candidates = table.candidates(call);
-    let number = candidates.select(&mut |name| {
+    let number = candidates.select(None, &mut |name| {
         attributes
             .iter()
             .find(|(own, _)| *own == name)
@@ -174,7 +174,7 @@ fn attributes_are_read_only_when_asked_for_and_once_for_neighbours() {
             routes,
         };
         let mut reads = Vec::new();
-        let chosen = table.candidates(&call("a")).select(&mut |name| {
+        let chosen = table.candidates(&call("a")).select(None, &mut |name| {
             reads.push(name.to_owned());
             Some("blue".into())
         });
@@ -209,7 +209,7 @@ fn a_table_knows_whether_it_asks_for_the_source() {
 #[test]
 fn no_candidates_no_route() {
     assert_eq!(
-        Candidates::default().select(&mut |_| Some("x".into())),
+        Candidates::default().select(None, &mut |_| Some("x".into())),
         None
     );
 }
@@ -299,5 +299,46 @@ proptest! {
             Some(chosen) => prop_assert!(weights[chosen] > 0),
             None => prop_assert!(weights.iter().all(|w| *w == 0)),
         }
+    }
+}
+
+#[test]
+fn a_condition_on_the_client_is_on_one_kind_of_name() {
+    let workload = Identity::of(
+        Some("spiffe://acme/pay"),
+        &["a.test", "b.test"],
+        Some("pay"),
+    );
+    let common = Identity::of(None, &[], Some("spiffe://acme/pay"));
+    let is_taken = |kind, text: &str, client: Option<&Identity>| {
+        let when = Match {
+            identity: Some((kind, exact(text))),
+            ..Match::default()
+        };
+        let rest = route("rest", Match::default());
+        let table = RouteTable {
+            name: "t".into(),
+            routes: vec![route("certain", when), rest],
+        };
+        let candidates = table.candidates(&call("a"));
+        assert_eq!(candidates.routes().len(), 2);
+        candidates.select(client, &mut |_| None) == Some(0)
+    };
+    use identity::Kind::{CommonName, Dns, Spiffe};
+    for (kind, text, by_workload, by_common) in [
+        (Spiffe, "spiffe://acme/pay", true, false),
+        (Dns, "a.test", true, false),
+        (Dns, "b.test", true, false),
+        (Dns, "spiffe://acme/pay", false, false),
+        (CommonName, "cn:pay", false, false),
+        (CommonName, "cn:spiffe://acme/pay", false, true),
+    ] {
+        assert_eq!(
+            is_taken(kind, text, workload.as_ref()),
+            by_workload,
+            "{text}"
+        );
+        assert_eq!(is_taken(kind, text, common.as_ref()), by_common, "{text}");
+        assert!(!is_taken(kind, text, None), "{text}");
     }
 }

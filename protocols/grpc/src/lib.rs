@@ -20,7 +20,7 @@ use finback_core::rejection::Rejection;
 use finback_http::{Asked, Dialect};
 use http::header::{self, HeaderName};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
 pub use probe::GrpcProbe;
 pub use triple::Triple;
@@ -49,6 +49,12 @@ fn is_grpc(content_type: Option<&HeaderValue>) -> bool {
         .is_some_and(|rest| matches!(rest.bytes().next(), None | Some(b'+' | b';')))
 }
 
+/// Whether a request can be a call: gRPC's are all POSTs (gRPC's `PROTOCOL-HTTP2.md`). Others that
+/// say they are would only get past routes for HTTP.
+fn is_call(head: &Parts) -> bool {
+    head.method == Method::POST
+}
+
 /// Service and method, as the path has them; an application's context may stand before.
 fn names(path: &str) -> (Option<&str>, &str) {
     let (before, method) = path.rsplit_once('/').unwrap_or(("", path));
@@ -66,7 +72,7 @@ impl Dialect for Grpc {
     }
 
     fn claims(&self, head: &Parts) -> bool {
-        is_grpc(head.headers.get(header::CONTENT_TYPE))
+        is_call(head) && is_grpc(head.headers.get(header::CONTENT_TYPE))
     }
 
     fn metadata<'a>(&self, head: &'a Parts) -> Metadata<'a> {
@@ -147,7 +153,14 @@ mod tests {
                 is,
                 "{kind}"
             );
+            let mut get = head("/", &[("content-type", kind)]);
+            get.method = Method::GET;
+            assert!(!Grpc.claims(&get) && !GrpcWeb.claims(&get), "{kind}");
         }
+        assert!(GrpcWeb.claims(&head(
+            "/",
+            &[("content-type", "application/grpc-web+proto")]
+        )));
     }
 
     #[test]

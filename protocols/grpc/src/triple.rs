@@ -12,11 +12,41 @@ use http::header::{self, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use crate::{Grpc, is_grpc, status, text};
+use crate::{Grpc, is_call, is_grpc, status, text};
 
 const TIMEOUT: HeaderName = HeaderName::from_static("tri-service-timeout");
 /// As dubbo-go names it.
 const GO_TIMEOUT: HeaderName = HeaderName::from_static("triple-timeout-ms");
+
+/// What tells Triple: clients of its frameworks send some of these (Dubbo's `TripleHeaderEnum`).
+const NAMES: [&str; 11] = [
+    "tri-service-version",
+    "tri-service-group",
+    "tri-service-timeout",
+    "tri-protocol-version",
+    "tri-consumer-appname",
+    "tri-unit-info",
+    "tri-req-id",
+    "tri-trace-traceid",
+    "tri-trace-rpcid",
+    "tri-trace-proto-bin",
+    "triple-timeout-ms",
+];
+/// How its calls are written, besides gRPC's ways.
+const FORMS: [&str; 5] = [
+    "application/json",
+    "application/proto",
+    "application/protobuf",
+    "application/x-protobuf",
+    "application/triple+wrapper",
+];
+
+/// Whether a content type is one that calls of Triple have.
+fn carries(content_type: &HeaderValue) -> bool {
+    let text = content_type.to_str().unwrap_or_default();
+    let kind = text.split(';').next().unwrap_or_default().trim();
+    is_grpc(Some(content_type)) || FORMS.iter().any(|own| kind.eq_ignore_ascii_case(own))
+}
 
 /// Triple.
 pub struct Triple;
@@ -27,11 +57,9 @@ impl Dialect for Triple {
     }
 
     fn claims(&self, head: &Parts) -> bool {
-        let own = |name: &HeaderName| {
-            let name = name.as_str();
-            name.starts_with("tri-") || name.starts_with("triple-")
-        };
-        head.headers.keys().any(own)
+        let own = |name: &HeaderName| NAMES.contains(&name.as_str());
+        let content_type = head.headers.get(header::CONTENT_TYPE);
+        is_call(head) && content_type.is_some_and(carries) && head.headers.keys().any(own)
     }
 
     fn metadata<'a>(&self, head: &'a Parts) -> Metadata<'a> {
@@ -139,8 +167,16 @@ mod tests {
             ("tri-service-version", "1.0.0"),
             ("tri-service-group", "blue"),
             ("tri-service-timeout", "3000"),
+            ("content-type", "application/json; charset=utf-8"),
         ]);
         assert!(Triple.claims(&own));
+        let mut get = head(&[]);
+        (get.method, get.headers) = (http::Method::GET, own.headers.clone());
+        let other = [("tri-x", "1"), ("content-type", "application/json")];
+        let untyped = [("tri-service-version", "1.0.0")];
+        for none in [get, head(&other), head(&untyped)] {
+            assert!(!Triple.claims(&none), "{none:?}");
+        }
         let metadata = Triple.metadata(&own);
         assert_eq!((&*metadata.version, &*metadata.group), ("1.0.0", "blue"));
         assert_eq!(

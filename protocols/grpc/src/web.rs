@@ -17,7 +17,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Frame;
 
-use crate::{CONTENT_TYPE, Grpc};
+use crate::{CONTENT_TYPE, Grpc, is_call};
 
 /// How its content types begin.
 const WEB: &str = "application/grpc-web";
@@ -48,7 +48,7 @@ impl Dialect for GrpcWeb {
 
     fn claims(&self, head: &Parts) -> bool {
         let content_type = head.headers.get(header::CONTENT_TYPE);
-        content_type.and_then(form).is_some()
+        is_call(head) && content_type.and_then(form).is_some()
     }
 
     fn metadata<'a>(&self, head: &'a Parts) -> Metadata<'a> {

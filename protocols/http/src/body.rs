@@ -292,7 +292,12 @@ impl Download {
                 Poll::Ready(Some(Err(error)))
             }
             Poll::Ready(Some(Err(error))) => {
-                let late = self.fail(Rejection::ConnectionLost, AttemptEnd::Truncated);
+                let late = match error.kind() {
+                    io::ErrorKind::FileTooLarge => {
+                        self.fail(Rejection::TooLarge, AttemptEnd::TooLarge)
+                    }
+                    _ => self.fail(Rejection::ConnectionLost, AttemptEnd::Truncated),
+                };
                 Poll::Ready(Some(match late {
                     Some(trailers) => Ok(Frame::trailers(trailers)),
                     None => Err(error),

@@ -22,6 +22,7 @@ use crate::Http;
 use crate::body::{Incoming, Payload};
 use crate::forward::forward;
 use crate::headers;
+use crate::interim::Interim;
 
 /// A response of which a client takes nothing for this long is given up.
 const UNREAD: Duration = Duration::from_secs(60);
@@ -69,9 +70,11 @@ impl Client {
     pub(crate) fn answer(
         self: Rc<Self>,
         request: Request<Incoming>,
+        interim: Interim,
     ) -> impl Future<Output = Response<Guarded>> {
         let working = Working::new(&self);
-        forward(&self, request).map(|response| response.map(|body| Guarded::new(body, working)))
+        forward(&self, request, interim)
+            .map(|response| response.map(|body| Guarded::new(body, working)))
     }
 
     /// A request was taken back before it was looked at.

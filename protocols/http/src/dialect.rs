@@ -44,6 +44,17 @@ pub trait Dialect: Send + Sync + 'static {
         self.reject(asked, Rejection::DeadlineExceeded, text)
     }
 
+    /// The mesh's own answer where HTTP has a status for just this.
+    fn reject_as(
+        &self,
+        asked: &Asked,
+        rejection: Rejection,
+        _: StatusCode,
+        text: &str,
+    ) -> Response<Bytes> {
+        self.reject(asked, rejection, text)
+    }
+
     /// Whether a request's body may be a conversation, that takes its time.
     fn converses(&self) -> bool {
         true
@@ -73,6 +84,14 @@ impl Asked {
         Self {
             content_type: head.headers.get(header::CONTENT_TYPE).cloned(),
             is_head: head.method == Method::HEAD,
+        }
+    }
+
+    /// A method whose responses have a body where its own have.
+    pub(crate) fn method(&self) -> &'static Method {
+        match self.is_head {
+            true => &Method::HEAD,
+            false => &Method::GET,
         }
     }
 }
@@ -135,13 +154,9 @@ impl Dialect for Plain {
 
     fn tell_deadline(&self, _: &mut HeaderMap, _: Duration) {}
 
-    fn reject(&self, asked: &Asked, rejection: Rejection, text: &str) -> Response<Bytes> {
-        let body = if asked.is_head {
-            Bytes::new()
-        } else {
-            Bytes::from(format!("{}\n", cut(text, ANSWER_LIMIT)))
-        };
-        let mut response = Response::new(body);
+    fn reject(&self, _: &Asked, rejection: Rejection, text: &str) -> Response<Bytes> {
+        let body = format!("{}\n", cut(text, ANSWER_LIMIT));
+        let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = status(rejection);
         response.headers_mut().insert(
             header::CONTENT_TYPE,
@@ -157,6 +172,18 @@ impl Dialect for Plain {
     fn reject_slow(&self, asked: &Asked, text: &str) -> Response<Bytes> {
         let mut response = self.reject(asked, Rejection::DeadlineExceeded, text);
         *response.status_mut() = StatusCode::REQUEST_TIMEOUT;
+        response
+    }
+
+    fn reject_as(
+        &self,
+        asked: &Asked,
+        rejection: Rejection,
+        status: StatusCode,
+        text: &str,
+    ) -> Response<Bytes> {
+        let mut response = self.reject(asked, rejection, text);
+        *response.status_mut() = status;
         response
     }
 

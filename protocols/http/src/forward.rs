@@ -23,8 +23,11 @@ use crate::body::{Download, Incoming, Payload, Upload};
 use crate::client::Client;
 use crate::dialect::{Asked, Dialect};
 use crate::headers;
+use crate::interim::Interim;
+use crate::path;
 use crate::pool::{self, Channel, Returned};
 use crate::replay::{KEPT, Replay};
+use crate::rules;
 use crate::translation::{Translated, Translator};
 use crate::treatment::{self, Taker, Treatment};
 use crate::upgrade::{self, Wanted};
@@ -34,10 +37,11 @@ use crate::{Http, http1, http2};
 pub(crate) fn forward(
     client: &Rc<Client>,
     request: Request<Incoming>,
+    interim: Interim,
 ) -> impl Future<Output = Response<Payload>> + use<> {
     let client = client.clone();
     let version = request.version();
-    let mut begun = Call::begin(&client, request);
+    let mut begun = Call::begin(&client, request, interim);
     async move {
         let answered = match &mut begun {
             Ok(call) => call.attempts().await,
@@ -73,22 +77,58 @@ fn translated(
     Response::from_parts(head, Translated::wrap(payload, by, None))
 }
 
-/// Why a request is not even routed.
-fn fault(http: &Http, head: &Parts, upgrades: bool) -> Option<(Rejection, &'static str)> {
+/// Why a request is not even routed; with a status of HTTP's, if it has one for that alone.
+struct Fault {
+    rejection: Rejection,
+    status: Option<StatusCode>,
+    why: &'static str,
+}
+
+impl Fault {
+    fn bad(why: &'static str) -> Self {
+        Self {
+            rejection: Rejection::BadRequest,
+            status: None,
+            why,
+        }
+    }
+
+    fn too_large(status: StatusCode, why: &'static str) -> Self {
+        Self {
+            rejection: Rejection::TooLarge,
+            status: Some(status),
+            why,
+        }
+    }
+}
+
+fn fault(http: &Http, head: &mut Parts, upgrades: bool) -> Option<Fault> {
+    let too_large = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    if head.extensions.remove::<rules::HeadTooLarge>().is_some() {
+        return Some(Fault::too_large(
+            too_large,
+            "a head that is longer than the limit",
+        ));
+    }
     let target = head
         .uri
         .path_and_query()
         .map_or(0, |own| own.as_str().len());
     if target > http.config.target {
-        return Some((Rejection::BadRequest, "the target is longer than the limit"));
+        let why = "the target is longer than the limit";
+        return Some(Fault::too_large(StatusCode::URI_TOO_LONG, why));
     }
     if head.headers.len() > http.config.headers {
-        return Some((Rejection::BadRequest, "more headers than the limit"));
+        return Some(Fault::too_large(too_large, "more headers than the limit"));
     }
-    if head.method == Method::CONNECT && !upgrades {
-        return Some((Rejection::Denied, "CONNECT is not served here"));
+    if let Some(why) = headers::fault(head) {
+        return Some(Fault::bad(why));
     }
-    headers::fault(head).map(|why| (Rejection::BadRequest, why))
+    (head.method == Method::CONNECT && !upgrades).then_some(Fault {
+        rejection: Rejection::Denied,
+        status: None,
+        why: "CONNECT is not served here",
+    })
 }
 
 /// What routing may see of a request whose names are unfit to be seen.
@@ -129,6 +169,7 @@ struct Call {
     wants_fresh: bool,
     treatment: Option<Arc<Treatment>>,
     wanted: Option<Wanted>,
+    interim: Interim,
     /// What makes an endpoint's response the client's, and its content type then.
     translator: Option<(Box<dyn Translator>, HeaderValue)>,
     /// The request as the endpoint gets it.
@@ -148,6 +189,8 @@ enum Sent {
     /// It may have run; or the peer said that it has not. With the request, and what is left of its
     /// body.
     Lost(AttemptEnd, Box<Request<Payload>>),
+    /// Its head is longer than the limit.
+    TooLarge,
     /// No response in time; `stalled` says that it was us who did not run.
     Late { stalled: bool },
 }
@@ -165,9 +208,11 @@ impl Call {
     fn begin(
         client: &Rc<Client>,
         request: Request<Incoming>,
+        interim: Interim,
     ) -> Result<Self, Box<Response<Payload>>> {
         let http = &client.http;
         let (mut head, mut body) = request.into_parts();
+        let spelt = !http.config.normalize_path || path::normalize(&mut head.uri);
         let claims = |dialect: &&Arc<dyn Dialect>| dialect.claims(&head);
         let Some(dialect) = http.dialects.iter().find(claims).cloned() else {
             // The last one claims everything.
@@ -175,11 +220,17 @@ impl Call {
         };
         let asked = Asked::of(&head);
         let wanted = Wanted::take(&mut head, &mut body);
-        let mut fault = fault(http, &head, wanted.is_some());
+        let mut fault = fault(http, &mut head, wanted.is_some());
+        if !spelt {
+            fault = fault.or_else(|| Some(Fault::bad("a path that is none")));
+        }
+        if wanted.as_ref().is_some_and(Wanted::is_stream) {
+            head.method = Method::GET;
+        }
         let mut metadata = dialect.metadata(&head);
         if let Err(unfit) = metadata.names_fit() {
             metadata = unnamed();
-            fault = fault.or(Some((Rejection::BadRequest, why(&unfit))));
+            fault = fault.or_else(|| Some(Fault::bad(why(&unfit))));
         }
         let own_timeout = metadata.timeout.is_some();
         let bytes = weight(&head);
@@ -195,6 +246,9 @@ impl Call {
         } else {
             Payload::Request(body, upload.clone())
         };
+        if fault.is_none() && rules::request(&head.headers, &payload).is_err() {
+            fault = Some(Fault::bad("a length that is not its body's"));
+        }
         let mut call = Self {
             client: client.clone(),
             bounded: own_timeout || stream.route_timeout().is_some(),
@@ -207,20 +261,21 @@ impl Call {
             dialect,
             asked,
             wanted,
+            interim,
             translator: None,
             head,
             payload,
             upload,
             copy: None,
         };
-        if let Some((rejection, why)) = fault {
-            return Err(Box::new(call.reject_for(rejection, why)));
+        if let Some(fault) = fault {
+            return Err(Box::new(call.refuse(&fault)));
         }
         if routed == Err(Rejection::NoRoute) {
             return Err(Box::new(call.reject(Rejection::NoRoute)));
         }
         let own = call.treatment.as_deref();
-        if let Some(own) = own.and_then(|own| own.response(&call.head)) {
+        if let Some(own) = own.and_then(|own| own.response(&call.head, client.secure)) {
             return Err(Box::new(call.answer_itself(own)));
         }
         let taken = own_taker(call.treatment.as_deref()).is_some();
@@ -238,7 +293,9 @@ impl Call {
         let head = &mut self.head;
         headers::strip(&mut head.headers);
         headers::keep_trailers(&mut head.headers);
-        head.headers.remove(header::EXPECT);
+        if !passes_expectation(&self.client.http, head, &self.payload) {
+            head.headers.remove(header::EXPECT);
+        }
         headers::forwarded(head, &self.client.address, self.client.secure);
         if let Some(treatment) = &self.treatment {
             treatment.amend(head);
@@ -281,6 +338,20 @@ impl Call {
         self.word(rejection, &format!("[finback] {why}"))
     }
 
+    fn refuse(&mut self, fault: &Fault) -> Response<Payload> {
+        let Some(status) = fault.status else {
+            return self.reject_for(fault.rejection, fault.why);
+        };
+        self.stream().rejected(fault.rejection);
+        self.stream = None;
+        let text = format!("[finback] {}", fault.why);
+        let asked = &self.asked;
+        let response = self
+            .dialect
+            .reject_as(asked, fault.rejection, status, &text);
+        response.map(Payload::from)
+    }
+
     /// The caller has not sent the body in time; the endpoint is not to blame.
     fn reject_slow(&mut self) -> Response<Payload> {
         self.stream().rejected(Rejection::DeadlineExceeded);
@@ -313,6 +384,11 @@ impl Call {
             let payload = std::mem::replace(&mut self.payload, Payload::empty());
             let limit = self.stream().deadline();
             let timers = self.client.timers.clone();
+            if is_collected(&payload) {
+                // It is asked for here, so it is us who tell the caller to send it.
+                self.interim.go_on();
+                self.head.headers.remove(header::EXPECT);
+            }
             let collected = timers.within(limit, Box::pin(collect(payload))).await;
             match collected.unwrap_or(Collected::Late) {
                 Collected::Whole(bytes) => {
@@ -365,6 +441,12 @@ impl Call {
                     // One that was used before may have been closed just now: not another such.
                     self.wants_fresh = true;
                     (end, Rejection::ConnectionLost, self.recover(*same))
+                }
+                Ok(Sent::TooLarge) => {
+                    let end = AttemptEnd::TooLarge;
+                    self.stream().conclude(&mut lease, end, Resend::Impossible);
+                    let why = "the response's head is longer than the limit";
+                    return self.refuse(&Fault::too_large(StatusCode::BAD_GATEWAY, why));
                 }
                 Ok(Sent::Late { .. }) if self.waits_for_caller() => {
                     let end = AttemptEnd::RequestBroken;
@@ -429,6 +511,7 @@ impl Call {
     async fn hand_over(&mut self, taker: Arc<dyn Taker>) -> Response<Payload> {
         let payload = std::mem::replace(&mut self.payload, Payload::empty());
         let limit = self.stream().deadline();
+        self.interim.go_on();
         let taking = async {
             let body = gather(payload, taker.limit()).await?;
             Ok(taker.take(&self.head, body).await)
@@ -526,9 +609,12 @@ impl Call {
                 }
             };
             let mut timer = self.client.timers.set(limit);
+            let most = self.client.http.config.response_head;
+            let interim = &self.interim;
+            let mut hear = |status, headers| interim.pass(status, headers);
             let (heard, returned, reused) = match channel {
                 Channel::Single(connection, returned, reused) => {
-                    let sending = http1::send(worker, &connection.line, request);
+                    let sending = http1::send(worker, &connection.line, request, most, &mut hear);
                     let sending = pin!(sending.map(heard_single));
                     let heard = self.await_head(sending, &mut timer).await;
                     (heard, returned, reused)
@@ -540,7 +626,8 @@ impl Call {
                             return Err((Unmade::Late { stalled }, request));
                         }
                     }
-                    let sending = pin!(sender.send(worker, request).map(heard_shared));
+                    let sending = sender.send(worker, request, most, &mut hear);
+                    let sending = pin!(sending.map(heard_shared));
                     let heard = self.await_head(sending, &mut timer).await;
                     (heard, returned, false)
                 }
@@ -559,6 +646,7 @@ impl Call {
                 Heard::Unsent(same) => Sent::Unsent(AttemptEnd::Lost { reused: false }, same),
                 Heard::Lost(true, same) => Sent::Lost(AttemptEnd::NotProcessed, same),
                 Heard::Lost(false, same) => Sent::Lost(AttemptEnd::Lost { reused }, same),
+                Heard::TooLarge => Sent::TooLarge,
                 Heard::Late => Sent::Late {
                     stalled: timer.is_late(),
                 },
@@ -612,21 +700,35 @@ impl Call {
         lease: Lease,
     ) -> Response<Payload> {
         let (mut head, body) = response.into_parts();
-        let stream = self.stream.take().expect("a call is ended once");
+        let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
+        let chosen = match &self.wanted {
+            Some(wanted) if switches => wanted.chosen(&head.headers),
+            _ => None,
+        };
         headers::strip(&mut head.headers);
         headers::via(&mut head.headers, head.version);
-        if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            let (Some(wanted), Some(endpoint)) = (self.wanted.take(), body.into_socket()) else {
-                self.stream = Some(stream);
+        if switches {
+            let (Some(wanted), Some(chosen)) = (self.wanted.take(), chosen) else {
+                return self.reject_for(Rejection::ConnectionLost, "it switches to something else");
+            };
+            let Some(endpoint) = body.into_socket() else {
                 return self.reject(Rejection::ConnectionLost);
             };
-            let (side, payload) = wanted.agree(&mut head.status, &mut head.headers);
+            let stream = self.stream.take().expect("a call is ended once");
+            let (side, payload) = wanted.agree(chosen, &mut head.status, &mut head.headers);
             let caller = self.client.caller.clone();
             let relay = upgrade::relay(caller, side, endpoint, stream, lease);
             self.client.caller.worker().spawn("a tunnel", relay);
             drop(returned);
             return Response::from_parts(head, payload);
         }
+        // To whoever asked by CONNECT, any success means that there is a tunnel.
+        let stays = self.wanted.as_ref().is_some_and(Wanted::is_stream);
+        if stays && head.status.is_success() {
+            let why = "the endpoint does not change its protocol";
+            return self.reject_for(Rejection::ConnectionLost, why);
+        }
+        let stream = self.stream.take().expect("a call is ended once");
         head.version = Version::HTTP_11;
         let outcome = self.dialect.outcome(head.status, &head.headers);
         let idle = self.client.caller.worker().call_timeout();
@@ -641,7 +743,9 @@ impl Call {
             outcome,
             upload: self.upload.clone(),
             bytes: 0,
-            connection: Some(returned),
+            // Who was asked to become another protocol's may believe that it has, or that what follows
+            // is (RFC 9110, section 7.8): nobody else's request may come next.
+            connection: self.wanted.is_none().then_some(returned),
             timer,
             idle: (!self.bounded).then_some(idle),
             moved: self.client.caller.worker().instant(),
@@ -653,6 +757,10 @@ impl Call {
             // Trailers that came as the head are the head's.
             let trailers = head.headers.clone();
             download.end(Some(&trailers));
+        } else if rules::is_bodiless(self.asked.method(), head.status) {
+            // Whatever follows is no body.
+            download.end(None);
+            return Response::from_parts(head, Payload::empty());
         }
         Response::from_parts(head, Payload::Response(Box::new(download)))
     }
@@ -663,6 +771,7 @@ fn heard_single(sent: Result<Response<http1::Received>, http1::Failure<Payload>>
         Ok(response) => Heard::Response(Box::new(response.map(Incoming::Http1))),
         Err(http1::Failure::Unsent(same)) => Heard::Unsent(same),
         Err(http1::Failure::Lost(same)) => Heard::Lost(false, same),
+        Err(http1::Failure::TooLarge) => Heard::TooLarge,
     }
 }
 
@@ -671,6 +780,7 @@ fn heard_shared(sent: Result<Response<http2::Received>, http2::Failure<Payload>>
         Ok(response) => Heard::Response(Box::new(response.map(Incoming::Http2))),
         Err(http2::Failure::Unsent(same)) => Heard::Unsent(same),
         Err(http2::Failure::Lost { refused, again }) => Heard::Lost(refused, again),
+        Err(http2::Failure::TooLarge) => Heard::TooLarge,
     }
 }
 
@@ -679,6 +789,7 @@ enum Heard {
     Unsent(Box<Request<Payload>>),
     /// Whether the peer said that it did not look at it; and the request.
     Lost(bool, Box<Request<Payload>>),
+    TooLarge,
     Late,
 }
 
@@ -697,10 +808,21 @@ enum Collected {
     Late,
 }
 
+/// Whether a request's `Expect: 100-continue` is for its endpoint (RFC 9110, section 10.1.1).
+fn passes_expectation(http: &Http, head: &Parts, body: &Payload) -> bool {
+    let asked = head.version != Version::HTTP_10 && headers::expects_continue(&head.headers);
+    asked && http.config.proxy_100_continue && !body.is_end_stream()
+}
+
+/// Whether a body is short enough to be read before it is sent on.
+fn is_collected(payload: &Payload) -> bool {
+    let known = payload.size_hint().upper();
+    payload.is_end_stream() || known.is_some_and(|upper| upper <= KEPT as u64)
+}
+
 /// Reads a body that is short enough.
 async fn collect(payload: Payload) -> Collected {
-    let known = payload.size_hint();
-    if known.upper().is_none_or(|upper| upper > KEPT as u64) && !payload.is_end_stream() {
+    if !is_collected(&payload) {
         return Collected::TooLong(payload);
     }
     match gather(payload, KEPT).await {

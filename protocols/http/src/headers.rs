@@ -10,15 +10,8 @@ use http::header::{self, Entry, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 
-/// Headers that mean one connection (RFC 9110, section 7.6.1).
-const HOP_BY_HOP: [HeaderName; 6] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("http2-settings"),
-];
+use crate::rules;
+
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -86,6 +79,12 @@ pub(crate) fn fault(head: &Parts) -> Option<&'static str> {
     if encoded && head.headers.contains_key(header::CONTENT_LENGTH) {
         return Some("both a length and an encoding");
     }
+    // RFC 9110, section 9.3.6. A length would be passed on that nothing stands behind.
+    if head.method == Method::CONNECT
+        && (encoded || head.headers.contains_key(header::CONTENT_LENGTH))
+    {
+        return Some("CONNECT with content");
+    }
     let asterisk = head.uri.path() == "*" && head.method == Method::OPTIONS;
     let path = head.uri.path();
     if head.method != Method::CONNECT && !path.starts_with('/') && !asterisk {
@@ -94,28 +93,41 @@ pub(crate) fn fault(head: &Parts) -> Option<&'static str> {
     None
 }
 
+/// The words of a header that lists such, from all its lines (RFC 9110, section 5.3).
+pub(crate) fn listed<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'a str> + use<'a> {
+    let lines = headers.get_all(name).iter();
+    let words = lines
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    words.map(str::trim).filter(|word| !word.is_empty())
+}
+
+/// Whether a header lists a word.
+pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
+    listed(headers, name).any(|own| own.eq_ignore_ascii_case(word))
+}
+
 /// Whether the connection shall become another protocol's.
 pub(crate) fn wants_upgrade(head: &Parts) -> bool {
-    let asks = head
-        .headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
-    // HTTP/2 is gone on with elsewhere; where that cannot be, the wish is ignored.
-    let to = head.headers.get(header::UPGRADE);
-    asks && head.version == Version::HTTP_11
-        && to.is_some_and(|to| !to.as_bytes().eq_ignore_ascii_case(b"h2c"))
+    head.version == Version::HTTP_11
+        && head.headers.contains_key(header::UPGRADE)
+        && lists(&head.headers, &header::CONNECTION, "upgrade")
 }
 
 /// The settings of a client who wants to go on in HTTP/2 (RFC 7540, section 3.2.1), with a request
 /// that has no body; else it is served as it is.
 pub(crate) fn http2_settings<B: http_body::Body>(request: &http::Request<B>) -> Option<Vec<u8>> {
     let to = request.headers().get(header::UPGRADE)?;
-    let mut settings = request.headers().get_all("http2-settings").iter();
+    let headers = request.headers();
+    let mut settings = headers.get_all("http2-settings").iter();
     let (own, more) = (settings.next()?, settings.next());
-    let asks = to.as_bytes().eq_ignore_ascii_case(b"h2c") && more.is_none();
+    // Whoever passed the request on without knowing them would have kept both names here.
+    let named = lists(headers, &header::CONNECTION, "upgrade")
+        && lists(headers, &header::CONNECTION, "http2-settings");
+    let asks = named && to.as_bytes().eq_ignore_ascii_case(b"h2c") && more.is_none();
     let plain = request.version() == Version::HTTP_11 && request.body().is_end_stream();
     if !asks || !plain {
         return None;
@@ -142,9 +154,7 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
             }
         }
     }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
+    rules::strip(headers);
 }
 
 /// `TE` is for one connection, but trailers go all the way.

@@ -17,9 +17,12 @@ mod forward;
 mod headers;
 mod http1;
 mod http2;
+mod interim;
+mod path;
 mod pool;
 mod probe;
 mod replay;
+mod rules;
 mod serve;
 mod translation;
 mod treatment;
@@ -35,7 +38,7 @@ use http2::PREFACE;
 
 pub use dialect::{Asked, Dialect, Plain};
 #[doc(hidden)]
-pub use exercise::exercise;
+pub use exercise::{exercise, exercise_messages};
 pub use probe::{HttpProbe, Said, ask};
 pub use translation::{Translation, Translator};
 pub use treatment::{Answer, Change, HeaderChange, Taker, Taking, Treatment};
@@ -44,24 +47,18 @@ pub use treatment::{Answer, Change, HeaderChange, Taker, Taking, Treatment};
 pub const NAME: &str = "http";
 /// The most headers that a request may be allowed to have.
 pub const MOST_HEADERS: usize = 256;
-/// Methods by which HTTP/1.1 is recognised.
-const METHODS: [&[u8]; 9] = [
-    b"GET ",
-    b"POST ",
-    b"PUT ",
-    b"HEAD ",
-    b"DELETE ",
-    b"OPTIONS ",
-    b"PATCH ",
-    b"CONNECT ",
-    b"TRACE ",
-];
+/// The longest head that a request or a response may be allowed to have, in bytes.
+pub const MOST_HEAD: usize = 256 * 1024;
+/// The longest method by which HTTP/1.1 is recognised, in bytes.
+const METHOD: usize = 32;
 
 /// Bounds of a connection. The defaults are for untrusted clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Bytes of a request's head, at most. Default: 32 KiB.
+    /// Bytes of a request's head, at most; up to [`MOST_HEAD`]. Default: 32 KiB.
     pub head: usize,
+    /// Bytes of a response's head, at most; up to [`MOST_HEAD`]. Default: 64 KiB.
+    pub response_head: usize,
     /// Headers of a request, at most; up to [`MOST_HEADERS`]. Default: 100.
     pub headers: usize,
     /// Bytes of a request's target, at most. Default: 8 KiB.
@@ -80,12 +77,21 @@ pub struct Config {
     /// A connection without a request in flight is closed after this; `None` for what the
     /// [limits](finback_core::mesh::Limits::idle) say. Default: `None`.
     pub idle: Option<Duration>,
+    /// Paths are normalized before they are looked at or passed on. Default: true.
+    pub normalize_path: bool,
+    /// `Expect: 100-continue` is the endpoint's to answer; else a client is told to go on as soon as
+    /// its request's body is asked for. Default: true.
+    pub proxy_100_continue: bool,
+    /// A client may go on in HTTP/2 after a request in HTTP/1.1, without TLS. Default: false, as
+    /// nobody has use for it any more but to get past a proxy (RFC 9113, appendix B).
+    pub h2c_upgrade: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             head: 32 * 1024,
+            response_head: 64 * 1024,
             headers: 100,
             target: 8 * 1024,
             streams: 100,
@@ -93,6 +99,9 @@ impl Default for Config {
             body_rate: 100,
             head_timeout: Duration::from_secs(10),
             idle: None,
+            normalize_path: true,
+            proxy_100_continue: true,
+            h2c_upgrade: false,
         }
     }
 }
@@ -124,20 +133,37 @@ impl Protocol for Http {
     }
 
     fn sniff(&self, head: &[u8]) -> Sniff {
-        let mut undecided = false;
-        for beginning in METHODS.iter().copied().chain([PREFACE]) {
-            let common = head.len().min(beginning.len());
-            if head[..common] == beginning[..common] {
-                if common == beginning.len() {
-                    return Sniff::Match;
-                }
-                undecided = true;
-            }
+        let common = head.len().min(PREFACE.len());
+        if head[..common] == PREFACE[..common] {
+            return match common == PREFACE.len() {
+                true => Sniff::Match,
+                false => Sniff::Undecided,
+            };
         }
-        if undecided {
-            Sniff::Undecided
-        } else {
-            Sniff::Mismatch
+        // Empty lines may come before a request (RFC 9112, section 2.2).
+        let mut rest = head;
+        while let Some(after) = rest.strip_prefix(b"\r\n") {
+            rest = after;
+        }
+        if matches!(rest, [] | [b'\r']) {
+            return Sniff::Undecided;
+        }
+        let begins = rest.iter().take(METHOD + 1);
+        let length = begins
+            .take_while(|byte| rules::is_token_byte(**byte))
+            .count();
+        match rest[length..] {
+            [] if length <= METHOD => Sniff::Undecided,
+            [b' '] if (1..=METHOD).contains(&length) => Sniff::Undecided,
+            // Any method (RFC 9110, section 9.1), then what may be asked for.
+            [b' ', target, ..] if (1..=METHOD).contains(&length) => {
+                let connects = &rest[..length] == b"CONNECT";
+                match connects || matches!(target, b'/' | b'*' | b'h' | b'H') {
+                    true => Sniff::Match,
+                    false => Sniff::Mismatch,
+                }
+            }
+            _ => Sniff::Mismatch,
         }
     }
 
@@ -161,7 +187,20 @@ mod tests {
             (PREFACE, Sniff::Match),
             (b"", Sniff::Undecided),
             (b"\xda\xbb", Sniff::Mismatch),
-            (b"PRX", Sniff::Mismatch),
+            (b"PRX", Sniff::Undecided),
+            (b"PROPFIND ", Sniff::Undecided),
+            (b"PROPFIND /dav HTTP/1.1", Sniff::Match),
+            (b"M-SEARCH * HTTP/1.1", Sniff::Match),
+            (b"query http://a/ HTTP/1.1", Sniff::Match),
+            (b"CONNECT a:80 HTTP/1.1", Sniff::Match),
+            (b"\r\n", Sniff::Undecided),
+            (b"\r\n\r\nGET / HTTP/1.1", Sniff::Match),
+            (b"\r\r\n", Sniff::Mismatch),
+            (b"EHLO mail", Sniff::Mismatch),
+            (b" GET / HTTP/1.1", Sniff::Mismatch),
+            (b"a-method-that-is-longer-than-anyones / ", Sniff::Mismatch),
+            (b"*1\r\n$4\r\nPING\r\n", Sniff::Mismatch),
+            (b"SSH-2.0-OpenSSH\r\n", Sniff::Mismatch),
             (b"\x16\x03\x01", Sniff::Mismatch),
         ] {
             assert_eq!(http.sniff(head), said, "{head:?}");

@@ -20,13 +20,14 @@ use tokio::time::Instant;
 use crate::http1;
 use crate::http2::{self, Heartbeat, Limits};
 
+/// HTTP/2 under TLS, as an application protocol (RFC 9113, section 3.1).
+const H2: &[u8] = b"h2";
+
 /// Streams on an HTTP/2 connection whose peer has not said how many it takes.
 const STREAMS: usize = 100;
 /// Windows of an HTTP/2 connection to an endpoint, in bytes.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// The longest head of a response, in bytes.
-const HEAD: usize = 64 * 1024;
 
 #[derive(PartialEq, Eq, Hash, Clone, Copy)]
 struct Key {
@@ -185,10 +186,7 @@ pub(crate) async fn channel(
     found.map_err(|error| {
         let endpoint = lease.address();
         tracing::debug!(%endpoint, %error, "cannot connect");
-        match error {
-            DialError::Refused(_) => AttemptEnd::ConnectFailed,
-            DialError::Own(_) => AttemptEnd::OwnFailure,
-        }
+        AttemptEnd::from(&error)
     })
 }
 
@@ -309,13 +307,20 @@ async fn handshake(
         // Who waited for it with us has tried.
         return Err(DialError::Refused(io::ErrorKind::ConnectionRefused.into()));
     }
-    let stream = worker.connect(lease, Some(b"h2")).await?;
+    let stream = worker.connect(lease, Some(H2)).await?;
+    // RFC 9113, section 3.2: under TLS, HTTP/2 is spoken only with those who agreed to it (RFC 7301);
+    // others would wait for a request that they understand.
+    if stream.is_secure() && stream.application() != Some(H2) {
+        let why = io::Error::other("it did not agree on h2 (ALPN); is it to be spoken to in 1.1?");
+        return Err(worker.cannot_secure(lease, why));
+    }
     let policy = &lease.cluster().spec.policy;
     let limits = Limits {
         streams: 0,
-        head: HEAD,
+        head: crate::MOST_HEAD,
         stream_window: STREAM_WINDOW,
         connection_window: CONNECTION_WINDOW,
+        answers_continue: false,
     };
     let heartbeat = Heartbeat {
         timers: worker.timers().clone(),

@@ -23,6 +23,7 @@ use crate::body::Incoming;
 use crate::client::{Client, Guarded};
 use crate::http1::{self, Fault, Next};
 use crate::http2::{self, Ended, Limits, PREFACE, Reason};
+use crate::interim::Interim;
 use crate::{Http, NAME, headers};
 
 /// A connection on which nothing was asked for so long is put aside with no buffer.
@@ -115,7 +116,7 @@ fn closed(caller: &Caller, why: &str) {
 async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
     let caller_is_secure = io.is_secure();
     let client = Client::new(&http, &caller, caller_is_secure);
-    let mut server = http1::Server::new(io, http.config.head);
+    let mut server = http1::Server::new(io, http.config.head, answers_continue(&http));
     let mut timer = client.timers.set(Instant::now() + QUIET);
     loop {
         let request = match next(&http, &caller, &mut server, &mut timer).await {
@@ -140,7 +141,7 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
             None => return server.close(&client.timers).await,
         };
         let request = match headers::http2_settings(&request) {
-            Some(settings) if !caller_is_secure => {
+            Some(settings) if http.config.h2c_upgrade && !caller_is_secure => {
                 caller.set_movable(false);
                 return go_on_in_http2(http.clone(), caller.clone(), server, *request, &settings)
                     .await;
@@ -148,7 +149,8 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
             _ => *request,
         };
         let (upgrade, request) = upgradable(request);
-        let mut answering = Box::pin(client.clone().answer(request));
+        let interim = Interim::http1(server.interim());
+        let mut answering = Box::pin(client.clone().answer(request, interim));
         let mut response: Option<Response<Guarded>> = None;
         let worker = caller.worker();
         timer.reset(worker.instant() + QUIET);
@@ -168,19 +170,25 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
             if let Some(response) = &mut response
                 && let Poll::Ready(sent) = server.poll_body(response.body_mut(), cx)
             {
-                return Poll::Ready(sent.is_ok());
+                return Poll::Ready(Some(sent.is_ok()));
             }
             if server.poll_gone(cx).is_ready() || caller.is_cut() {
-                return Poll::Ready(false);
+                return Poll::Ready(None);
+            }
+            if response.is_none() {
+                server.flush_interim(cx);
             }
             Poll::Pending
         });
-        let whole = done.await;
+        let done = done.await;
         drop(answering);
         let switched = response.as_ref().map(Response::status);
         drop(response);
-        if !whole {
-            return;
+        match done {
+            Some(true) => {}
+            // It hears what was written, and that it is not all.
+            Some(false) => return server.close(&client.timers).await,
+            None => return,
         }
         if switched == Some(StatusCode::SWITCHING_PROTOCOLS) {
             caller.set_movable(false);
@@ -257,11 +265,19 @@ fn upgradable(
 fn refusal(fault: Fault) -> &'static [u8] {
     match fault {
         Fault::Malformed => {
-            b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\
+              content-type: text/plain; charset=utf-8\r\n\
+              content-length: 38\r\n\r\n[finback] no request that can be read\n"
         }
         Fault::TooLarge => {
             b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\
-              content-length: 0\r\n\r\n"
+              content-type: text/plain; charset=utf-8\r\n\
+              content-length: 47\r\n\r\n[finback] a head that is longer than the limit\n"
+        }
+        Fault::Version => {
+            b"HTTP/1.1 505 HTTP Version Not Supported\r\nconnection: close\r\n\
+              content-type: text/plain; charset=utf-8\r\n\
+              content-length: 46\r\n\r\n[finback] HTTP/1.1 and HTTP/2 are spoken here\n"
         }
     }
 }
@@ -288,12 +304,18 @@ async fn go_on_in_http2(
     }
 }
 
+/// Whether it is us who tell a client to send its request's body.
+fn answers_continue(http: &Http) -> bool {
+    !http.config.proxy_100_continue
+}
+
 fn limits(http: &Http) -> Limits {
     Limits {
         streams: http.config.streams,
         head: http.config.head,
         stream_window: STREAM_WINDOW,
         connection_window: CONNECTION_WINDOW,
+        answers_continue: answers_continue(http),
     }
 }
 
@@ -325,7 +347,9 @@ async fn drive_http2(
                 match ready!(server.poll_accept(cx)) {
                     Ok((_, responder)) if responder.is_lost() => client.took_back(),
                     Ok((request, responder)) => {
-                        let answering = client.clone().answer(request.map(Incoming::Http2));
+                        let interim = Interim::http2(responder.interim());
+                        let request = request.map(Incoming::Http2);
+                        let answering = client.clone().answer(request, interim);
                         // Boxed, because what is spawned is moved about.
                         worker.spawn("a request", responder.answer(Box::pin(answering)));
                         if client.requests() >= most.saturating_mul(2) && !left.replace(true) {

@@ -117,8 +117,8 @@ impl Change {
 }
 
 impl Treatment {
-    /// The route's own answer, if it has one.
-    pub(crate) fn response(&self, head: &Parts) -> Option<Response<Bytes>> {
+    /// The route's own answer, if it has one, to a request that came under TLS or not.
+    pub(crate) fn response(&self, head: &Parts, secure: bool) -> Option<Response<Bytes>> {
         let mut response = match self.answer.as_ref()? {
             Answer::Fixed {
                 status,
@@ -138,7 +138,11 @@ impl Treatment {
                 path,
             } => {
                 let authority = crate::headers::authority(head).unwrap_or_default();
-                let scheme = scheme.as_deref().unwrap_or("http");
+                let scheme = match scheme {
+                    Some(scheme) => scheme,
+                    None if secure => "https",
+                    None => "http",
+                };
                 let host = host.as_deref().unwrap_or(authority);
                 let own = head.uri.path();
                 let path = path.as_ref().map_or(own.to_owned(), |path| path.apply(own));
@@ -267,9 +271,9 @@ mod tests {
             )],
             ..Treatment::default()
         };
-        let response = redirect.response(&head("/x?y=1")).unwrap();
+        let response = redirect.response(&head("/x?y=1"), false).unwrap();
         assert_eq!(response.headers()["location"], "https://a.b:80/x?y=1");
         assert_eq!(response.headers()["x-own"], "1");
-        assert!(Treatment::default().response(&head("/")).is_none());
+        assert!(Treatment::default().response(&head("/"), false).is_none());
     }
 }

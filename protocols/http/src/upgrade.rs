@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::oneshot;
 
 use crate::body::{Incoming, Payload};
+use crate::{headers, rules};
 
 /// Bytes under way in each direction between a stream of HTTP/2 and its tunnel.
 const BUFFER: usize = 8 * 1024;
@@ -28,8 +29,17 @@ const BUFFER: usize = 8 * 1024;
 pub(crate) struct Wanted {
     /// Its side of the tunnel.
     client: Client,
-    /// What was asked for.
+    /// What was asked for: one protocol, or several to choose from.
     to: HeaderValue,
+}
+
+/// Whether a protocol is HTTP itself, whose requests would pass through a tunnel without being
+/// looked at.
+fn is_http(protocol: &str) -> bool {
+    let name = protocol.split('/').next().unwrap_or_default();
+    ["h2c", "h2", "h3", "http"]
+        .iter()
+        .any(|own| name.eq_ignore_ascii_case(own))
 }
 
 enum Client {
@@ -44,18 +54,49 @@ impl Wanted {
     pub(crate) fn take(head: &mut Parts, body: &mut Incoming) -> Option<Self> {
         if head.method == Method::CONNECT {
             let protocol = head.extensions.remove::<Protocol>()?;
+            // RFC 8441, section 4: one name, of those that Upgrade may have.
+            if !rules::is_token(protocol.as_str()) || is_http(protocol.as_str()) {
+                return None;
+            }
             let to = HeaderValue::from_str(protocol.as_str()).ok()?;
-            head.method = Method::GET;
             let client = Client::Stream(std::mem::replace(body, Incoming::Nothing));
             return Some(Self { client, to });
         }
         let Incoming::Upgrade(socket) = body else {
             return None;
         };
-        let to = head.headers.get(header::UPGRADE)?.clone();
+        let asked = headers::listed(&head.headers, &header::UPGRADE);
+        let asked: Vec<&str> = asked.filter(|own| !is_http(own)).collect();
+        if asked.is_empty() {
+            return None;
+        }
+        let to = HeaderValue::from_str(&asked.join(", ")).ok()?;
         let (_, nobody) = oneshot::channel();
         let client = Client::Connection(std::mem::replace(socket, nobody));
         Some(Self { client, to })
+    }
+
+    /// Whether it is a stream that shall become a tunnel: any success would tell its client that it
+    /// has.
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(self.client, Client::Stream(_))
+    }
+
+    /// What an endpoint has chosen of what was asked for; `None` if it is something else (RFC 9110,
+    /// section 7.8).
+    pub(crate) fn chosen(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let asked = self.to.to_str().ok()?;
+        let is_asked = |chosen: &str| {
+            let mut asked = asked.split(", ");
+            asked.any(|own| own.eq_ignore_ascii_case(chosen))
+        };
+        let chosen: Vec<&str> = headers::listed(headers, &header::UPGRADE).collect();
+        if chosen.is_empty() && !asked.contains(',') {
+            // There was nothing to choose from.
+            return Some(self.to.clone());
+        }
+        let fine = !chosen.is_empty() && chosen.iter().all(|own| is_asked(own));
+        fine.then(|| HeaderValue::from_str(&chosen.join(", ")).ok())?
     }
 
     /// Writes what asks an HTTP/1.1 endpoint for it.
@@ -64,8 +105,7 @@ impl Wanted {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, self.to.clone());
         head.version = Version::HTTP_11;
-        let extended = matches!(self.client, Client::Stream(_));
-        if extended && self.to == "websocket" {
+        if self.is_stream() && self.to == "websocket" {
             // HTTP/2 has no key; an HTTP/1.1 server asks for one (RFC 6455, section 4.1).
             let key = HeaderValue::from_str(&key(random));
             headers.extend(key.ok().map(|key| (header::SEC_WEBSOCKET_KEY, key)));
@@ -74,11 +114,16 @@ impl Wanted {
 
     /// Makes of an endpoint's agreement the one for the client, whose side of the tunnel it gives,
     /// with what the client then gets.
-    pub(crate) fn agree(self, status: &mut StatusCode, headers: &mut HeaderMap) -> (Side, Payload) {
+    pub(crate) fn agree(
+        self,
+        chosen: HeaderValue,
+        status: &mut StatusCode,
+        headers: &mut HeaderMap,
+    ) -> (Side, Payload) {
         match self.client {
             Client::Connection(upgrade) => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-                headers.insert(header::UPGRADE, self.to);
+                headers.insert(header::UPGRADE, chosen);
                 (Side::Connection(upgrade), Payload::empty())
             }
             Client::Stream(incoming) => {

@@ -34,6 +34,32 @@ pub fn exercise(bytes: &[u8]) {
     crate::websocket::WebSocket::default().unwrap(&mut bytes.to_vec());
 }
 
+/// Takes frames of WebSocket off bytes, whole and in pieces as long as the first byte says.
+///
+/// # Panics
+/// If the pieces carry something else than the whole.
+pub fn exercise_websocket(bytes: &[u8]) {
+    let Some((&step, frames)) = bytes.split_first() else {
+        return;
+    };
+    let whole = carried(frames, frames.len().max(1));
+    let cut = carried(frames, usize::from(step % 32) + 1);
+    assert_eq!(whole, cut, "frames carry the same however they are cut");
+}
+
+/// What frames carry, how they are answered, and whether they ended or broke.
+fn carried(frames: &[u8], step: usize) -> (Vec<u8>, Vec<u8>, bool, bool) {
+    let mut own = crate::websocket::WebSocket::default();
+    let mut all = Vec::new();
+    for piece in frames.chunks(step) {
+        let mut piece = piece.to_vec();
+        let length = own.unwrap(&mut piece);
+        all.extend_from_slice(&piece[..length]);
+    }
+    assert!(all.len() <= frames.len(), "no byte comes from nowhere");
+    (all, own.answers, own.closed, own.broken.is_some())
+}
+
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
@@ -53,6 +79,22 @@ mod tests {
         b"\xe0\x07\0\x05\x11\0\0\0\x05",
         b"\xf0\x06\x18\x04\x15\0\x01m",
     ];
+
+    #[test]
+    fn frames_carry_the_same_however_they_are_cut() {
+        let sound = b"\x03\x82\x85abcd\x09\x07\x0f\x08\x0e\x89\x81abcd\x00\x02\x80abcd\x80\x81wxyz\x01\x88\x82abcd\x62\x8a";
+        let mut random: u32 = 5;
+        for _ in 0..50_000 {
+            let mut bytes = sound.to_vec();
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            bytes[0] = (random >> 24) as u8;
+            let at = (random >> 8) as usize % bytes.len();
+            if random & 0x80 != 0 {
+                bytes[at] ^= 1 << (random >> 29);
+            }
+            super::exercise_websocket(&bytes);
+        }
+    }
 
     #[test]
     fn what_is_damaged_was_sound() {

@@ -31,7 +31,7 @@ use finback_core::driver::{Connection, Protocol, Served, Sniff, Worker};
 
 use codec::Kind;
 
-pub use exercise::exercise;
+pub use exercise::{exercise, exercise_websocket};
 pub use policy::{Action, Denied, Duplicates, Policy, Rewrite, Rule, Tap, Template, TemplateError};
 pub use probe::MqttProbe;
 pub use reason::Reason;

@@ -30,15 +30,16 @@ pub(crate) fn header(caller: &Caller, socket: &Socket) -> io::Result<Vec<u8>> {
         caller.peer(),
         local,
         caller.server_name(),
-        caller.identity(),
+        caller.certified().map(|own| own.subject()),
     ))
 }
 
+/// `certified` is the common name, if any, of the client's certificate, if it has shown one.
 fn written(
     source: SocketAddr,
     local: SocketAddr,
     server_name: Option<&str>,
-    identity: Option<&str>,
+    certified: Option<Option<&str>>,
 ) -> Vec<u8> {
     let mut rest = Vec::with_capacity(64);
     let family = match (source.ip(), local.ip()) {
@@ -58,10 +59,13 @@ fn written(
     if let Some(name) = server_name {
         put(&mut rest, AUTHORITY, name.as_bytes());
     }
-    if let Some(identity) = identity {
+    if let Some(common_name) = certified {
         // Flags, then 0: its certificate was verified.
         let mut ssl = vec![SSL_FLAGS, 0, 0, 0, 0];
-        put(&mut ssl, SSL_CN, identity.as_bytes());
+        // This field is the common name of the certificate (section 2.2.6), and no other kind of name.
+        if let Some(common_name) = common_name {
+            put(&mut ssl, SSL_CN, common_name.as_bytes());
+        }
         put(&mut rest, SSL, &ssl);
     }
     let mut header = SIGNATURE.to_vec();
@@ -97,7 +101,7 @@ mod tests {
         let plain = written(source, local, None, None);
         assert_eq!(plain[..16], *b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c");
         assert_eq!(plain[16..], [10, 0, 0, 1, 10, 0, 0, 2, 0x12, 0x34, 7, 91]);
-        let known = written(source, local, Some("a"), Some("dev"));
+        let known = written(source, local, Some("a"), Some(Some("dev")));
         assert_eq!(known[15], 12 + 4 + 3 + 5 + 6);
         assert_eq!(
             known[28..],

@@ -19,7 +19,7 @@ use finback_core::driver::{
 use finback_core::frame::{Metadata, Outcome};
 use finback_core::log_limit::LogLimit;
 use finback_core::mesh::{AttemptEnd, Lease, Resend};
-use finback_core::net::{DialError, Socket};
+use finback_core::net::Socket;
 use finback_core::rejection::Rejection;
 use finback_core::text::Escaped;
 use tokio::io::AsyncReadExt;
@@ -116,10 +116,7 @@ async fn open(caller: &Rc<Caller>, client: &mut Socket) -> Option<(Stream, Lease
             Ok(endpoint) => return Some((stream, lease, endpoint)),
             Err(error) => {
                 tracing::debug!(endpoint = %lease.address(), %error, "cannot connect");
-                let end = match error {
-                    DialError::Refused(_) => AttemptEnd::ConnectFailed,
-                    DialError::Own(_) => AttemptEnd::OwnFailure,
-                };
+                let end = AttemptEnd::from(&error);
                 if !stream.conclude(&mut lease, end, Resend::Possible) {
                     return refuse(&mut stream, Rejection::ConnectFailed);
                 }

@@ -224,7 +224,9 @@ pub(super) fn client_files(
             )
         })?),
     };
+    let revoked = super::revoked(value.crl, value.ca.as_ref(), "ca", folder)?;
     let value = ClientFiles {
+        revoked,
         authorities: value.ca.map(|ca| folder.join(ca)),
         pair,
         server_name,

@@ -1,6 +1,7 @@
 //! Route tables: which calls, where to, how often.
 
 mod http;
+mod identity;
 pub(super) mod mqtt;
 pub(super) mod produce;
 
@@ -99,7 +100,6 @@ fn conditions(when: file::Match) -> Result<route::Match> {
     // Parts of HTTP, MQTT and TLS are attributes too, by names that no header can have.
     for (name, condition) in [
         (":sni", when.sni),
-        (":identity", when.identity),
         (":authority", when.host),
         (":path", when.path),
         (":method", when.http_method),
@@ -121,6 +121,7 @@ fn conditions(when: file::Match) -> Result<route::Match> {
         version: optional(when.version)?,
         group: optional(when.group)?,
         attributes,
+        identity: when.identity.map(identity::identity).transpose()?,
         sources: when.source.map_or(Ok(Vec::new()), sources)?,
     })
 }

@@ -1,5 +1,6 @@
 //! What the end-to-end tests stand on: real processes, a real registry, the real binary.
 
+pub(crate) mod authority;
 pub(crate) mod certificates;
 pub(crate) mod endpoint;
 pub(crate) mod etcd;
@@ -8,10 +9,12 @@ pub(crate) mod frames;
 pub(crate) mod kafka;
 pub(crate) mod mosquitto;
 pub(crate) mod mqtt;
+pub(crate) mod nginx;
 pub(crate) mod peer;
 pub(crate) mod process;
 pub(crate) mod reaper;
 pub(crate) mod rpc;
+pub(crate) mod tls;
 pub(crate) mod world;
 pub(crate) mod zookeeper;
 

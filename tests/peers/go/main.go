@@ -21,6 +21,7 @@ var operations = map[string]handler{
 	"grpc-health":     grpcHealth,
 	"export":          export,
 	"call":            call,
+	"tls-ask":         tlsAsk,
 }
 
 var (

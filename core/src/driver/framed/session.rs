@@ -126,7 +126,8 @@ impl Session {
     }
 
     async fn run(mut self) {
-        let residence = Residence::take(&self.worker, self.client.clone());
+        let ends = self.client.ends(self.worker.now());
+        let residence = Residence::take(&self.worker, self.client.clone()).until(ends);
         let gone = Gone {
             client: self.client.clone(),
             worker: self.worker.clone(),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::clock::Now;
 use crate::frame::Metadata;
 use crate::gauges::Gauges;
+use crate::identity::Identity;
 use crate::mesh::{Exchange, Origin, SiteCache};
 use crate::net::{Socket, Transport};
 use crate::record::Series;
@@ -50,7 +51,8 @@ impl Caller {
         let origin = listening.origin.clone();
         worker.read_clock();
         let words = Rc::new(Words::of(origin.id, worker.now()));
-        let residence = Residence::take(&worker, words.clone());
+        let ends = transport.as_deref().and_then(|own| own.ends(worker.now()));
+        let residence = Residence::take(&worker, words.clone()).until(ends);
         let caller = Self {
             worker,
             origin,
@@ -163,18 +165,23 @@ impl Caller {
 
     // === Who it is ===
 
-    // === Who it is ===
-
     /// The name that the client asked for in its TLS.
     #[must_use]
     pub fn server_name(&self) -> Option<&str> {
         self.transport.as_deref()?.attribute(":sni")
     }
 
-    /// Who the client's certificate says it is.
+    /// Who the client's certificate says it is, as text: [no kind](Identity::text) of name can pass
+    /// for another.
     #[must_use]
     pub fn identity(&self) -> Option<&str> {
-        self.transport.as_deref()?.attribute(":identity")
+        Some(self.certified()?.text())
+    }
+
+    /// The names in the client's certificate, by kind.
+    #[must_use]
+    pub fn certified(&self) -> Option<&Identity> {
+        self.transport.as_deref()?.identity()
     }
 
     /// Where records go of what its client does within a session: of this service and method,
@@ -223,6 +230,7 @@ impl Caller {
             source,
             bytes,
             metadata.timeout,
+            self.certified(),
             &mut |name| attribute(self.transport.as_deref(), attributes, name),
         );
         let routed = exchange.routed();

@@ -1,16 +1,20 @@
 //! Dialling of a worker: the bound of all upstream connections, and room made by idle ones.
 
 use std::cmp::Reverse;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use crate::clock::Now;
 use crate::cluster::Cluster;
 use crate::endpoint::{Connecting, Endpoint};
 use crate::gauges::Gauges;
-use crate::mesh::Lease;
-use crate::net::{DialError, Socket, Target, dial};
+use crate::log_limit::LogLimit;
+use crate::mesh::{AttemptEnd, Lease};
+use crate::net::{DialError, Socket, Target, TlsFailure, dial};
+use crate::text::Escaped;
 
 use super::super::resident::IdleConnections;
 use super::Worker;
@@ -19,6 +23,19 @@ use super::Worker;
 const TRIES: u32 = 20;
 /// Pause between two tries: other workers look for idle connections several times a second.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// The lines of the log that a misconfigured endpoint causes, as few as suit everybody.
+static LINES: LogLimit = LogLimit::usual();
+
+impl From<&DialError> for AttemptEnd {
+    fn from(error: &DialError) -> Self {
+        match error {
+            DialError::Own(_) => Self::OwnFailure,
+            DialError::Refused(_) if error.is_about_tls() => Self::TlsFailed,
+            DialError::Refused(_) => Self::ConnectFailed,
+        }
+    }
+}
 
 impl Worker {
     /// Connects to the endpoint of a lease, with this application protocol where TLS is spoken.
@@ -60,13 +77,29 @@ impl Worker {
             match dialled {
                 Err(DialError::Own(_)) if !last => self.make_room().await,
                 Err(DialError::Refused(ref error)) => {
-                    cluster.cannot_connect(endpoint, self.mesh().clock.now(), error);
+                    let now = self.mesh().clock.now();
+                    cluster.cannot_connect(endpoint, now, error);
+                    if let Err(failed) = &dialled {
+                        log_tls(cluster, endpoint, failed, now);
+                    }
                     return dialled;
                 }
                 Ok(_) | Err(DialError::Own(_)) => return dialled,
             }
         }
         unreachable!("the last try returns")
+    }
+
+    /// Notes that TLS was spoken with the endpoint of a lease, but is of no use: what was agreed on in
+    /// it is not what was asked for. Called once for a connection.
+    pub fn cannot_secure(&self, lease: &Lease, why: io::Error) -> DialError {
+        self.read_clock();
+        let (now, error) = (self.mesh().clock.now(), TlsFailure::error(why));
+        let (cluster, endpoint) = (lease.cluster(), lease.endpoint());
+        cluster.cannot_connect(endpoint, now, &error);
+        let failed = DialError::Refused(error);
+        log_tls(cluster, endpoint, &failed, now);
+        failed
     }
 
     fn is_full(&self) -> bool {
@@ -123,5 +156,19 @@ impl Worker {
     pub fn register_idle(&self, pool: &Rc<impl IdleConnections + 'static>) {
         let pool: Rc<dyn IdleConnections> = pool.clone();
         self.idle.borrow_mut().push(Rc::downgrade(&pool));
+    }
+}
+
+/// Says why no TLS could be spoken with an endpoint: nobody else could find it out, for clients are
+/// not told.
+fn log_tls(cluster: &Cluster, endpoint: &Endpoint, failed: &DialError, now: Now) {
+    if failed.is_about_tls()
+        && let Some(left_out) = LINES.admit(now)
+    {
+        tracing::warn!(
+            cluster = %Escaped(cluster.name()), endpoint = %endpoint.address,
+            why = %Escaped(&failed.to_string()), left_out,
+            "the TLS handshake with an endpoint failed"
+        );
     }
 }

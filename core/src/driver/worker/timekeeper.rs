@@ -98,6 +98,8 @@ impl Worker {
         for resident in self.residents.all() {
             resident.tick(self);
         }
+        let limit = self.limits().drain;
+        self.residents.end_stays(self, limit);
         self.bound_unfinished();
         self.relieve_others();
         if ticks.is_multiple_of(TICKS_PER_SWEEP) {

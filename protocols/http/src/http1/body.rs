@@ -269,10 +269,7 @@ impl Encode {
     pub(super) fn end(self, trailers: Option<&HeaderMap>, out: &mut Vec<u8>) -> bool {
         if self == Self::Chunked {
             out.extend_from_slice(b"0\r\n");
-            match trailers {
-                Some(trailers) => head::put_headers(trailers, out),
-                None => out.extend_from_slice(b"\r\n"),
-            }
+            head::put_trailers(trailers, out);
         }
         self.is_whole()
     }
@@ -356,6 +353,10 @@ mod tests {
             b"5;a\rb\r\nhello\r\n0\r\n\r\n",
             b"fffffffffffffffff\r\n",
             b"0\r\nbad header\r\n\r\n",
+            b"0\r\n\n",
+            b"0\r\nX: y\n\r\n",
+            b"0\r\nX: y\r\n\n",
+            b"0\n\r\n",
         ] {
             let shown = String::from_utf8_lossy(bad);
             assert_eq!(

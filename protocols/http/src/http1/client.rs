@@ -9,15 +9,13 @@ use bytes::{Buf, Bytes};
 use finback_core::driver::Worker;
 use finback_core::net::Socket;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 
 use super::body::Encode;
-use super::head;
+use super::head::{self, Fault};
 use super::line::{Received, Shared};
-
-/// The longest head of a response, in bytes.
-const HEAD: usize = 64 * 1024;
+use crate::rules::{self, Contradiction, Follows};
 
 /// A connection to an endpoint, which carries one request at a time.
 #[derive(Clone)]
@@ -29,6 +27,23 @@ pub(crate) enum Failure<B> {
     Unsent(Box<Request<B>>),
     /// It may have run. Here it is again, with what is left of its body.
     Lost(Box<Request<B>>),
+    /// The response's head is longer than the limit.
+    TooLarge,
+}
+
+/// Why there is no response's head.
+enum Unheard {
+    Lost,
+    TooLarge,
+}
+
+impl From<Fault> for Unheard {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::TooLarge => Self::TooLarge,
+            Fault::Malformed | Fault::Version => Self::Lost,
+        }
+    }
 }
 
 impl Connection {
@@ -49,6 +64,9 @@ impl Connection {
     }
 }
 
+/// What hears an interim response; false ends the wait for a better one.
+pub(crate) type Hear<'a> = &'a mut dyn FnMut(StatusCode, HeaderMap) -> bool;
+
 /// Sends a request and waits for its response's head. The body of a response that agrees to
 /// become another protocol is empty, and its connection can be taken.
 ///
@@ -58,6 +76,8 @@ pub(crate) async fn send<B>(
     worker: &Worker,
     connection: &Connection,
     request: Box<Request<B>>,
+    limit: usize,
+    hear: Hear<'_>,
 ) -> Result<Response<Received>, Failure<B>>
 where
     B: Body<Data = Bytes, Error = io::Error> + Unpin + 'static,
@@ -67,7 +87,10 @@ where
     }
     let line = &connection.0;
     let (head, body) = (*request).into_parts();
-    let mut upload = begin(line, &head, body);
+    let mut upload = match begin(line, &head, body) {
+        Ok(upload) => upload,
+        Err(body) => return Err(Failure::Unsent(Box::new(Request::from_parts(head, body)))),
+    };
     let mut sent = false;
     let heard = poll_fn(|cx| {
         if sent {
@@ -76,12 +99,18 @@ where
             // If it broke, or cannot be written, an endpoint that has had enough may have said so.
             sent = upload.poll(cx).is_ready();
         }
-        poll_head(line, &head.method, cx)
+        poll_head(line, &head.method, limit, hear, cx)
     });
-    let Ok(response) = heard.await else {
-        line.get().breaks();
-        let body = upload.take_body();
-        return Err(Failure::Lost(Box::new(Request::from_parts(head, body))));
+    let response = match heard.await {
+        Ok(response) => response,
+        Err(unheard) => {
+            line.get().breaks();
+            let body = upload.take_body();
+            return Err(match unheard {
+                Unheard::Lost => Failure::Lost(Box::new(Request::from_parts(head, body))),
+                Unheard::TooLarge => Failure::TooLarge,
+            });
+        }
     };
     if !sent {
         // It goes on however fast the response is read.
@@ -92,76 +121,89 @@ where
     Ok(response.map(|()| Received::new(line.clone(), true)))
 }
 
-/// Writes a request's head. Gives what sends its body.
-fn begin<B>(line: &Shared, head: &Parts, body: B) -> Upload<B>
+/// Writes a request's head. Gives what sends its body; or the body, if the head tells another length.
+fn begin<B>(line: &Shared, head: &Parts, body: B) -> Result<Upload<B>, B>
 where
     B: Body<Data = Bytes, Error = io::Error> + Unpin,
 {
     let ends = body.is_end_stream();
-    let mut own = line.get();
-    let out = own.out();
-    let method = &head.method;
-    head::put_request_line(method, &head.uri, out);
-    let told = length(&head.headers);
-    let encode = if ends {
-        let expects_one = matches!(*method, Method::POST | Method::PUT | Method::PATCH);
-        if expects_one && told.is_none() {
-            head::put_header("content-length", b"0", out);
-        }
-        Encode::Nothing
-    } else if let Some(length) = told {
-        Encode::Length(length)
-    } else if let Some(length) = body.size_hint().exact() {
-        let value = HeaderValue::from(length);
-        head::put_header("content-length", value.as_bytes(), out);
-        Encode::Length(length)
-    } else {
-        head::put_header("transfer-encoding", b"chunked", out);
-        Encode::Chunked
+    let Ok(encode) = put_request(head, &body, line.get().out()) else {
+        return Err(body);
     };
-    head::put_headers(&head.headers, out);
-    Upload {
+    Ok(Upload {
         line: line.clone(),
         body: Some(body),
         encode,
         ended: ends,
         failed: false,
-    }
+    })
 }
 
-/// The length that headers tell.
-pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
-    let value = headers.get(header::CONTENT_LENGTH)?;
-    value.to_str().ok()?.parse().ok()
+/// Writes a request's head; gives how its body is to be written.
+pub(super) fn put_request(
+    head: &Parts,
+    body: &impl Body,
+    out: &mut Vec<u8>,
+) -> Result<Encode, Contradiction> {
+    let framing = rules::request(&head.headers, body)?;
+    let method = &head.method;
+    head::put_request_line(method, &head.uri, out);
+    let encode = match framing.follows {
+        _ if body.is_end_stream() => {
+            // RFC 9110, section 8.6: a method with which others have a body.
+            let expects_one = matches!(*method, Method::POST | Method::PUT | Method::PATCH);
+            if expects_one || framing.told.is_some() {
+                head::put_header("content-length", b"0", out);
+            }
+            Encode::Nothing
+        }
+        // Only chunks have trailers (RFC 9112, section 7.1.2).
+        Follows::Exactly(length) if !head.headers.contains_key(header::TRAILER) => {
+            head::put_length(length, out);
+            Encode::Length(length)
+        }
+        _ => {
+            head::put_header("transfer-encoding", b"chunked", out);
+            Encode::Chunked
+        }
+    };
+    head::put_headers(&head.headers, out);
+    Ok(encode)
 }
 
 fn poll_head(
     line: &Shared,
     method: &Method,
+    limit: usize,
+    hear: Hear<'_>,
     cx: &mut Context<'_>,
-) -> Poll<Result<Response<()>, ()>> {
+) -> Poll<Result<Response<()>, Unheard>> {
     let mut line = line.get();
     loop {
         if !line.input.is_empty() {
-            let head = head::response(&line.input, method).map_err(|_| ())?;
+            let head = head::response(&line.input, method)?;
+            if head.as_ref().map_or(line.input.len(), |head| head.length) > limit {
+                return Poll::Ready(Err(Unheard::TooLarge));
+            }
             if let Some(head) = head {
                 line.input.advance(head.length);
                 let status = head.response.status();
                 // More follows.
                 if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+                    // It may go to this very thread's connection to the client, but never to this one.
+                    if !hear(status, head.response.into_parts().0.headers) {
+                        return Poll::Ready(Err(Unheard::Lost));
+                    }
                     continue;
                 }
                 line.last = !head.keep_alive;
                 line.begins(head.body);
                 return Poll::Ready(Ok(head.response));
             }
-            if line.input.len() > HEAD {
-                return Poll::Ready(Err(()));
-            }
         }
         match ready!(line.poll_fill(cx)) {
             Ok(1..) => {}
-            _ => return Poll::Ready(Err(())),
+            _ => return Poll::Ready(Err(Unheard::Lost)),
         }
     }
 }

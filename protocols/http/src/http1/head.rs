@@ -8,7 +8,8 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use httparse::{Header, ParserConfig, Status};
 
 use super::body::Decode;
-use crate::headers::expects_continue;
+use crate::headers::{expects_continue, lists};
+use crate::rules;
 
 /// Headers of one message, at most.
 const HEADERS: usize = crate::MOST_HEADERS;
@@ -20,6 +21,8 @@ pub(crate) enum Fault {
     Malformed,
     /// More or longer headers than the limit.
     TooLarge,
+    /// Another HTTP.
+    Version,
 }
 
 /// A request's head with what it says about its body and its connection.
@@ -73,24 +76,15 @@ fn fault(error: httparse::Error) -> Fault {
     }
 }
 
-/// Whether a header lists a word.
-fn lists(headers: &HeaderMap, name: HeaderName, word: &str) -> bool {
-    let values = headers.get_all(name).iter();
-    let values = values.filter_map(|value| value.to_str().ok());
-    values
-        .flat_map(|value| value.split(','))
-        .any(|own| own.trim().eq_ignore_ascii_case(word))
-}
-
 /// Whether the connection goes on after a message.
 fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
     if !headers.contains_key(header::CONNECTION) {
         return version == Version::HTTP_11;
     }
     if version == Version::HTTP_11 {
-        !lists(headers, header::CONNECTION, "close")
+        !lists(headers, &header::CONNECTION, "close")
     } else {
-        lists(headers, header::CONNECTION, "keep-alive")
+        lists(headers, &header::CONNECTION, "keep-alive")
     }
 }
 
@@ -134,9 +128,15 @@ pub(super) fn request(bytes: &[u8]) -> Result<Option<RequestHead>, Fault> {
     let mut parsed = httparse::Request::new(&mut []);
     let status =
         ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, bytes, &mut headers);
-    let Status::Complete(length) = status.map_err(fault)? else {
-        return Ok(None);
+    let length = match status {
+        Ok(Status::Complete(length)) => length,
+        Ok(Status::Partial) => return Ok(None),
+        Err(httparse::Error::Version) => return of_another_version(bytes),
+        Err(error) => return Err(fault(error)),
     };
+    if !ends_its_lines(&bytes[..length]) {
+        return Err(Fault::Malformed);
+    }
     let head = Bytes::copy_from_slice(&bytes[..length]);
     let version = version(parsed.version);
     let headers = map(&head, bytes, parsed.headers)?;
@@ -148,7 +148,7 @@ pub(super) fn request(bytes: &[u8]) -> Result<Option<RequestHead>, Fault> {
     let body = framing(version, &headers)?.unwrap_or(Decode::Done);
     let expects = version == Version::HTTP_11 && expects_continue(&headers);
     let keep_alive = keeps_alive(version, &headers);
-    let trailers = headers.contains_key(header::TE) && lists(&headers, header::TE, "trailers");
+    let trailers = headers.contains_key(header::TE) && lists(&headers, &header::TE, "trailers");
     let mut request = Request::new(());
     *request.method_mut() = method;
     *request.uri_mut() = uri;
@@ -162,6 +162,39 @@ pub(super) fn request(bytes: &[u8]) -> Result<Option<RequestHead>, Fault> {
         trailers,
         length,
     }))
+}
+
+/// Whether all lines of what was parsed end in CRLF. Others might take a lone LF, which they may
+/// (RFC 9112, section 2.2), for something else.
+fn ends_its_lines(head: &[u8]) -> bool {
+    // Each CR that was parsed stands before an LF.
+    let count = |wanted: u8| head.iter().filter(|own| **own == wanted).count();
+    count(b'\r') == count(b'\n')
+}
+
+/// Reads a head whose version the parser does not know. A later one of HTTP/1 is read as 1.1 (RFC 9110,
+/// section 2.5).
+fn of_another_version(bytes: &[u8]) -> Result<Option<RequestHead>, Fault> {
+    let line = bytes.iter().position(|&byte| byte == b'\n');
+    let line = line.map_or(bytes, |end| &bytes[..end]);
+    let Some(at) = line.windows(6).rposition(|own| own == b" HTTP/") else {
+        return Err(Fault::Malformed);
+    };
+    // A method, a target, and nothing more.
+    if line[..at].iter().filter(|own| **own == b' ').count() != 1 {
+        return Err(Fault::Malformed);
+    }
+    match line[at + 6..] {
+        [b'1', b'.', b'2'..=b'9', b'\r'] => {
+            let mut bytes = bytes.to_vec();
+            bytes[at + 8] = b'1';
+            request(&bytes)
+        }
+        [major, b'.', minor, b'\r'] if major.is_ascii_digit() && minor.is_ascii_digit() => {
+            Err(Fault::Version)
+        }
+        _ => Err(Fault::Malformed),
+    }
 }
 
 /// Reads the head of a response to a request with this method; `None` if it is not all there.
@@ -183,11 +216,8 @@ pub(super) fn response(bytes: &[u8], method: &Method) -> Result<Option<ResponseH
     let status = status.map_err(|_| Fault::Malformed)?;
     let framing = framing(version, &headers)?;
     // RFC 9112, section 6.3.
-    let none = *method == Method::HEAD
-        || status.is_informational()
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let body = match framing {
-        _ if none => Decode::Done,
+        _ if rules::is_bodiless(method, status) => Decode::Done,
         Some(body) => body,
         None => Decode::Close,
     };
@@ -211,17 +241,29 @@ pub(super) fn trailers(bytes: &[u8]) -> Result<Option<(HeaderMap, usize)>, Fault
     let Status::Complete((length, headers)) = status else {
         return Ok(None);
     };
+    // RFC 9112, section 7.1.
+    if !ends_its_lines(&bytes[..length]) {
+        return Err(Fault::Malformed);
+    }
     let head = Bytes::copy_from_slice(&bytes[..length]);
     Ok(Some((map(&head, bytes, headers)?, length)))
 }
 
-/// Writes headers and the line that ends them.
+/// Writes the headers of a head and the line that ends them; but for those that tell where its body
+/// ends, which whoever writes the body has written.
 pub(super) fn put_headers(headers: &HeaderMap, out: &mut Vec<u8>) {
     for (name, value) in headers {
-        out.extend_from_slice(name.as_str().as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
+        if !rules::is_framing(name) {
+            put_header(name.as_str(), value.as_bytes(), out);
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes trailers, those that may be ones, and the line that ends them.
+pub(super) fn put_trailers(trailers: Option<&HeaderMap>, out: &mut Vec<u8>) {
+    for (name, value) in trailers.and_then(rules::trailers).into_iter().flatten() {
+        put_header(name.as_str(), value.as_bytes(), out);
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -232,6 +274,12 @@ pub(super) fn put_header(name: &str, value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
+}
+
+/// Writes how many bytes follow.
+pub(super) fn put_length(length: u64, out: &mut Vec<u8>) {
+    let value = HeaderValue::from(length);
+    put_header("content-length", value.as_bytes(), out);
 }
 
 /// Writes a request's first line.
@@ -314,7 +362,28 @@ mod tests {
         let many = "A: b\r\n".repeat(HEADERS + 1);
         let many = format!("GET / HTTP/1.1\r\n{many}\r\n");
         assert_eq!(read(&many).err(), Some(Fault::TooLarge));
-        for line in ["GET /a b HTTP/1.1", "GET / HTTP/2.0", "G\u{e9}T / HTTP/1.1"] {
+        for line in ["GET / HTTP/2.0", "GET / HTTP/0.9", "GET / HTTP/3.1"] {
+            let text = format!("{line}\r\n\r\n");
+            assert_eq!(read(&text).err(), Some(Fault::Version), "{line}");
+        }
+        for text in [
+            "GET / HTTP/1.1\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n\n",
+            "GET / HTTP/1.1\n\n",
+        ] {
+            assert_eq!(read(text).err(), Some(Fault::Malformed), "{text:?}");
+        }
+        let later = read("GET /x HTTP/1.2\r\nHost: a\r\n\r\n").unwrap().unwrap();
+        assert_eq!(later.request.version(), Version::HTTP_11);
+        assert_eq!(later.request.uri(), "/x");
+        for line in [
+            "GET /a b HTTP/1.1",
+            "GET / HTTP/1.10",
+            "GET / HTTP/x.1",
+            "GET / HTTQ/1.1",
+            "G\u{e9}T / HTTP/1.1",
+        ] {
             let text = format!("{line}\r\n\r\n");
             assert_eq!(read(&text).err(), Some(Fault::Malformed), "{line}");
         }

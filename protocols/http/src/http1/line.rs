@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::body::{Decode, Encode, Piece};
+use super::head::Fault;
 
 /// Output that waits to be written, in bytes: bodies wait while there is more.
 pub(super) const OUT: usize = 64 * 1024;
@@ -46,6 +47,8 @@ impl Shared {
             flushing: false,
             decode: Decode::Done,
             expects: false,
+            answers: false,
+            flushed: 0,
             message: 0,
             last: false,
             broken: false,
@@ -77,6 +80,10 @@ pub(super) struct Line {
     pub(super) decode: Decode,
     /// Who sends that body waits to be told to.
     pub(super) expects: bool,
+    /// It is us who tell, when the body is asked for.
+    pub(super) answers: bool,
+    /// Bytes that were written since it was made.
+    flushed: u64,
     /// Counts messages, so that nobody takes the next one's body for his own.
     message: u64,
     /// Nothing comes after this message.
@@ -132,7 +139,7 @@ impl Line {
     }
 
     /// Bytes that wait to be written.
-    fn unwritten(&self) -> usize {
+    pub(super) fn unwritten(&self) -> usize {
         self.out.len() - self.written + self.large.len() + self.tail.len()
     }
 
@@ -156,6 +163,7 @@ impl Line {
             let first = length.min(out.len());
             let second = (length - first).min(self.large.len());
             self.written += first;
+            self.flushed += length as u64;
             self.large.advance(second);
             self.tail = &self.tail[length - first - second..];
             self.flushing = true;
@@ -173,6 +181,30 @@ impl Line {
         Poll::Ready(Ok(()))
     }
 
+    /// Where in all that is ever written the next byte will be.
+    pub(super) fn position(&self) -> u64 {
+        self.flushed + self.unwritten() as u64
+    }
+
+    /// Takes back what was put since it was at this position; false if some of that was written.
+    pub(super) fn take_back(&mut self, position: u64) -> bool {
+        let Some(kept) = position.checked_sub(self.flushed) else {
+            return false;
+        };
+        let kept = usize::try_from(kept).unwrap_or(usize::MAX);
+        self.out.truncate(self.written.saturating_add(kept));
+        self.large.clear();
+        self.tail = b"";
+        true
+    }
+
+    /// Tells who waits for it to send the body that is to come.
+    pub(super) fn go_on(&mut self) {
+        if std::mem::take(&mut self.expects) {
+            self.out().extend_from_slice(CONTINUE);
+        }
+    }
+
     /// Waits for room for a piece of a body.
     pub(super) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.unwritten() < OUT && self.large.is_empty() && self.tail.is_empty() {
@@ -188,7 +220,6 @@ impl Line {
             return true;
         }
         if !encode.before(data.len(), self.out()) {
-            self.broken = true;
             return false;
         }
         if data.len() >= LARGE {
@@ -222,15 +253,20 @@ impl Line {
                 Ok(Piece::Trailers(map)) => return Poll::Ready(Some(Ok(Frame::trailers(map)))),
                 Ok(Piece::End) => return Poll::Ready(None),
                 Ok(Piece::More) => {}
-                Err(_) => {
+                Err(fault) => {
                     self.broken = true;
-                    let why = "the body's chunks make no sense";
-                    let error = io::Error::new(io::ErrorKind::InvalidData, why);
-                    return Poll::Ready(Some(Err(error)));
+                    let (kind, why) = match fault {
+                        Fault::TooLarge => (io::ErrorKind::FileTooLarge, "trailers are too long"),
+                        _ => (
+                            io::ErrorKind::InvalidData,
+                            "the body's chunks make no sense",
+                        ),
+                    };
+                    return Poll::Ready(Some(Err(io::Error::new(kind, why))));
                 }
             }
-            if std::mem::take(&mut self.expects) {
-                self.out().extend_from_slice(CONTINUE);
+            if self.answers {
+                self.go_on();
             }
             if self.unwritten() > 0
                 && let Poll::Ready(Err(error)) = self.poll_flush(cx)
@@ -243,7 +279,8 @@ impl Line {
                     return Poll::Ready(None);
                 }
                 Ok(0) => return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into()))),
-                Ok(_) => {}
+                // It sends its body without being told to (RFC 9110, section 10.1.1).
+                Ok(_) => self.expects = false,
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
         }

@@ -11,7 +11,10 @@ mod head;
 mod line;
 mod server;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use http::request::Parts;
+use http::{HeaderMap, Request};
+use http_body::Body;
 
 use body::{Decode, Piece};
 
@@ -49,7 +52,46 @@ pub(crate) fn exercise(bytes: &[u8]) {
     );
 }
 
-pub(crate) use client::{Connection, Failure, send};
+/// A request with its body and trailers, read whole, and the bytes that it takes; `None` if it is none.
+#[expect(clippy::type_complexity, reason = "the parts of a message")]
+pub(crate) fn read(bytes: &[u8]) -> Option<(Request<()>, Bytes, Option<HeaderMap>, usize)> {
+    let head = head::request(bytes).ok()??;
+    let mut input = BytesMut::from(&bytes[head.length..]);
+    let (mut decode, mut data, mut trailers) = (head.body, BytesMut::new(), None);
+    loop {
+        match decode.take(&mut input).ok()? {
+            Piece::Data(piece) => data.extend_from_slice(&piece),
+            Piece::Trailers(own) => {
+                trailers = Some(own);
+                break;
+            }
+            Piece::End => break,
+            Piece::More => return None,
+        }
+    }
+    let used = bytes.len() - input.len();
+    Some((head.request, data.freeze(), trailers, used))
+}
+
+/// Writes such a request as it goes to an endpoint; `None` if it contradicts itself.
+pub(crate) fn write(
+    head: &Parts,
+    body: &impl Body,
+    data: &[u8],
+    trailers: Option<&HeaderMap>,
+) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    let mut encode = client::put_request(head, body, &mut out).ok()?;
+    if !data.is_empty() {
+        assert!(encode.before(data.len(), &mut out), "a body has room");
+        out.extend_from_slice(data);
+        out.extend_from_slice(encode.after());
+    }
+    assert!(encode.end(trailers, &mut out), "a body is whole");
+    Some(out)
+}
+
+pub(crate) use client::{Connection, Failure, Hear, send};
 pub(crate) use head::Fault;
 pub(crate) use line::Received;
-pub(crate) use server::{Next, Server};
+pub(crate) use server::{Interim, Next, Server};

@@ -9,18 +9,21 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use finback_core::net::{Linger, Socket, Timers};
 use http::response::Parts;
-use http::{HeaderValue, Method, Request, StatusCode, Version, header};
+use http::{HeaderMap, Method, Request, StatusCode, Version, header};
 use http_body::Body;
 
 use super::body::{Encode, Piece};
-use super::client::length;
 use super::head::{self, Fault};
-use super::line::{Received, Shared};
+use super::line::{OUT, Received, Shared};
+use crate::rules::{self, Follows};
 
 /// What a client may send before its last request was answered, in bytes.
 const AHEAD: usize = 64 * 1024;
 /// What is read of a request that was answered before all of it had come, in bytes.
 const DRAINED: usize = 256 * 1024;
+
+/// What a client hears in place of a response that broke off.
+const BROKEN_OFF: &str = "[finback] the endpoint's response broke off\n";
 
 /// A client's connection.
 pub(crate) struct Server {
@@ -31,12 +34,14 @@ pub(crate) struct Server {
     looked: usize,
     asked: Asked,
     encode: Encode,
+    /// Where its response began, in all that is written.
+    began: u64,
 }
 
 /// What matters of a request for its response.
 struct Asked {
     version: Version,
-    head: bool,
+    method: Method,
     keep_alive: bool,
     trailers: bool,
 }
@@ -51,19 +56,23 @@ pub(crate) enum Next {
 }
 
 impl Server {
-    /// A connection whose requests' heads have so many bytes at most.
-    pub(crate) fn new(io: Socket, limit: usize) -> Self {
+    /// A connection whose requests' heads have so many bytes at most. `answers` says whether it is us
+    /// who tell a client to send its body.
+    pub(crate) fn new(io: Socket, limit: usize, answers: bool) -> Self {
+        let line = Shared::new(io);
+        line.get().answers = answers;
         Self {
-            line: Shared::new(io),
+            line,
             limit,
             looked: 0,
             asked: Asked {
                 version: Version::HTTP_11,
-                head: false,
+                method: Method::GET,
                 keep_alive: false,
                 trailers: false,
             },
             encode: Encode::Nothing,
+            began: 0,
         }
     }
 
@@ -77,8 +86,9 @@ impl Server {
         let mut line = self.line.get();
         loop {
             // Empty lines before a request are no request (RFC 9112, section 2.2).
-            while self.looked == 0 && line.input.starts_with(b"\r\n") {
+            while line.input.starts_with(b"\r\n") {
                 line.input.advance(2);
+                self.looked = 0;
             }
             // A head ends with a line's end.
             if line.input[self.looked..].contains(&b'\n') {
@@ -108,7 +118,7 @@ impl Server {
         let request = &head.request;
         self.asked = Asked {
             version: request.version(),
-            head: request.method() == Method::HEAD,
+            method: request.method().clone(),
             keep_alive: head.keep_alive,
             trailers: head.trailers,
         };
@@ -116,7 +126,8 @@ impl Server {
             let mut line = self.line.get();
             line.input.advance(head.length);
             line.begins(head.body);
-            line.expects = head.expects && !line.decode.is_done();
+            // What is there already need not be asked for (RFC 9110, section 10.1.1).
+            line.expects = head.expects && !line.decode.is_done() && line.input.is_empty();
         }
         let body = Received::new(self.line.clone(), false);
         head.request.map(|()| body)
@@ -139,38 +150,42 @@ impl Server {
     pub(crate) fn respond(&mut self, head: &Parts, body: &impl Body) {
         let mut line = self.line.get();
         let asked = &mut self.asked;
+        self.began = line.position();
         if let Some(connection) = head.headers.get(header::CONNECTION) {
             asked.keep_alive &= connection != "close";
         }
         // Who was not told to send its body may do so or not.
         asked.keep_alive &= !std::mem::take(&mut line.expects) && !line.broken;
+        let framing = rules::response(&asked.method, head.status, &head.headers, body);
+        let Ok(framing) = framing else {
+            drop(line);
+            return self.break_off();
+        };
         let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
         let old = asked.version != Version::HTTP_11;
         let out = line.out();
         head::put_status_line(head.status, out);
-        let none = asked.head
-            || head.status.is_informational()
-            || matches!(
-                head.status,
-                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-            );
-        let told = length(&head.headers);
-        let ends = body.is_end_stream();
-        let exact = body.size_hint().exact();
-        self.encode = if none {
-            Encode::Nothing
-        } else if let Some(length) = told {
-            Encode::Length(length)
-        } else if let Some(length) = exact.or(ends.then_some(0)) {
-            let value = HeaderValue::from(length);
-            head::put_header("content-length", value.as_bytes(), out);
-            Encode::Length(length)
-        } else if old {
-            asked.keep_alive = false;
-            Encode::Close
-        } else {
-            head::put_header("transfer-encoding", b"chunked", out);
-            Encode::Chunked
+        // Only chunks have trailers (RFC 9112, section 7.1.2).
+        let trails = asked.trailers && head.headers.contains_key(header::TRAILER);
+        self.encode = match framing.follows {
+            Follows::Never => {
+                if let Some(length) = framing.told {
+                    head::put_length(length, out);
+                }
+                Encode::Nothing
+            }
+            Follows::Exactly(length) if old || !trails || body.is_end_stream() => {
+                head::put_length(length, out);
+                Encode::Length(length)
+            }
+            _ if old => {
+                asked.keep_alive = false;
+                Encode::Close
+            }
+            _ => {
+                head::put_header("transfer-encoding", b"chunked", out);
+                Encode::Chunked
+            }
         };
         if !switches && !head.headers.contains_key(header::CONNECTION) {
             match (asked.keep_alive, old) {
@@ -182,7 +197,40 @@ impl Server {
         head::put_headers(&head.headers, out);
     }
 
-    /// Sends the body of a response.
+    /// Says in place of a response of which nothing was written that there is none. Else a client would
+    /// take silence for a sign that its request was not looked at, and send it again.
+    fn break_off(&mut self) {
+        self.asked.keep_alive = false;
+        self.encode = Encode::Nothing;
+        let mut line = self.line.get();
+        let out = line.out();
+        head::put_status_line(StatusCode::BAD_GATEWAY, out);
+        head::put_header("content-type", b"text/plain; charset=utf-8", out);
+        head::put_length(BROKEN_OFF.len() as u64, out);
+        head::put_header("connection", b"close", out);
+        head::put_header("date", crate::headers::date().as_bytes(), out);
+        out.extend_from_slice(b"\r\n");
+        if self.asked.method != Method::HEAD {
+            out.extend_from_slice(BROKEN_OFF.as_bytes());
+        }
+    }
+
+    /// Writes what was said before the response.
+    pub(crate) fn flush_interim(&self, cx: &mut Context<'_>) {
+        // Whoever reads notices what is wrong.
+        let _ = self.line.get().poll_flush(cx);
+    }
+
+    /// The way to the client for what is said before the response to this request.
+    pub(crate) fn interim(&self) -> Interim {
+        Interim {
+            line: self.line.clone(),
+            old: self.asked.version != Version::HTTP_11,
+        }
+    }
+
+    /// Sends the body of a response. If it breaks off, the client hears so: by another response, if
+    /// nothing of this one was written; else by an end of the connection, which is left to the caller.
     pub(crate) fn poll_body<B>(
         &mut self,
         body: &mut B,
@@ -211,7 +259,7 @@ impl Server {
                     }
                 },
                 Poll::Ready(None) => line.put_end(self.encode, None),
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(Some(Err(_))) => false,
                 Poll::Pending => {
                     if let Poll::Ready(flushed) = line.poll_flush(cx) {
                         flushed?;
@@ -219,11 +267,17 @@ impl Server {
                     return Poll::Pending;
                 }
             };
-            if !whole {
+            self.encode = Encode::Nothing;
+            if whole {
+                return line.poll_flush(cx);
+            }
+            // What broke off may be the request; then nobody waits for a word.
+            if line.broken || !line.take_back(self.began) {
                 return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
             }
-            self.encode = Encode::Nothing;
-            return line.poll_flush(cx);
+            drop(line);
+            self.break_off();
+            return self.line.get().poll_flush(cx);
         }
     }
 
@@ -275,6 +329,31 @@ impl Server {
     pub(crate) async fn close(self, timers: &Rc<Timers>) {
         let mut linger = Linger::begin(timers);
         poll_fn(|cx| self.line.get().poll_close(&mut linger, cx)).await;
+    }
+}
+
+/// The way to a client for what is said before its response.
+pub(crate) struct Interim {
+    line: Shared,
+    /// HTTP/1.0 has no such thing (RFC 9110, section 15.2).
+    old: bool,
+}
+
+impl Interim {
+    /// Tells it to send its request's body, if it waits for that.
+    pub(crate) fn go_on(&self) {
+        self.line.get().go_on();
+    }
+
+    /// Passes an interim response on; one that has no room is left out.
+    pub(crate) fn pass(&self, status: StatusCode, headers: &HeaderMap) {
+        let mut line = self.line.get();
+        if self.old || line.unwritten() >= OUT {
+            return;
+        }
+        let out = line.out();
+        head::put_status_line(status, out);
+        head::put_headers(headers, out);
     }
 }
 

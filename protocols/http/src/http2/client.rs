@@ -14,10 +14,13 @@ use http::{Method, Request, Response};
 use http_body::Body;
 use tokio::time::Instant;
 
+use super::Reason;
 use super::connection::{Core, Limits, Lost, Received, Shared, Ticket};
 use super::driver::{self, Driver};
 use super::message;
 use super::server::Pump;
+use crate::http1::Hear;
+use crate::rules;
 
 /// Sends requests over a connection, which ends when there is no sender any more.
 #[derive(Clone)]
@@ -43,6 +46,8 @@ pub(crate) enum Failure<B> {
         /// Here it is again, with what is left of its body.
         again: Box<Request<B>>,
     },
+    /// The response's head is longer than the limit.
+    TooLarge,
 }
 
 /// Begins a connection. It moves while the future is polled that comes with it.
@@ -154,6 +159,8 @@ impl Sender {
         &self,
         worker: &Worker,
         request: Box<Request<B>>,
+        limit: usize,
+        hear: Hear<'_>,
     ) -> Result<Response<Received>, Failure<B>>
     where
         B: Body<Data = Bytes, Error = io::Error> + Unpin + 'static,
@@ -162,13 +169,16 @@ impl Sender {
             return Err(Failure::Unsent(request));
         }
         let (head, body) = (*request).into_parts();
-        let (received, mut upload) = self.begin(&head, body);
+        let (received, mut upload) = match self.begin(&head, body, limit) {
+            Ok(begun) => begun,
+            Err(body) => return Err(Failure::Unsent(Box::new(Request::from_parts(head, body)))),
+        };
         let mut sent = false;
         let heard = poll_fn(|cx| {
             if !sent {
                 sent = upload.poll(cx).is_ready();
             }
-            self.shared().get_mut().poll_head(received.key(), cx)
+            self.shared().get_mut().poll_head(received.key(), hear, cx)
         });
         match heard.await {
             Ok((status, headers)) => {
@@ -184,6 +194,7 @@ impl Sender {
                 *response.version_mut() = message::VERSION;
                 Ok(response)
             }
+            Err(Lost::TooLarge) => Err(Failure::TooLarge),
             Err(lost) => Err(Failure::Lost {
                 refused: lost.is_refused(),
                 again: Box::new(Request::from_parts(head, upload.take_body())),
@@ -191,29 +202,21 @@ impl Sender {
         }
     }
 
-    /// Opens a stream for a request, and writes its head.
-    fn begin<B>(&self, head: &Parts, body: B) -> (Received, Upload<B>)
+    /// Opens a stream for a request, and writes its head; gives the body back if the head tells another
+    /// length.
+    fn begin<B>(&self, head: &Parts, body: B, limit: usize) -> Result<(Received, Upload<B>), B>
     where
         B: Body<Data = Bytes, Error = io::Error> + Unpin,
     {
+        let Ok(framing) = rules::request(&head.headers, &body) else {
+            return Err(body);
+        };
         let ends = body.is_end_stream();
-        let uri = &head.uri;
-        let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        let mut pseudo = [
-            (":method", head.method.as_str().as_bytes()),
-            (":scheme", uri.scheme_str().unwrap_or("http").as_bytes()),
-            (":path", path.as_bytes()),
-            (":authority", &b""[..]),
-        ];
-        let mut told = 3;
-        if let Some(authority) = uri.authority() {
-            pseudo[3].1 = authority.as_str().as_bytes();
-            told = 4;
-        }
+        let (pseudo, told) = pseudo(head);
         let key = {
             let mut core = self.shared().get_mut();
-            let key = core.begin(head.method == Method::HEAD);
-            core.send_headers(key, &pseudo[..told], &head.headers, ends);
+            let key = core.begin(head.method == Method::HEAD, limit);
+            core.send_head(key, &pseudo[..told], &head.headers, framing.told, ends);
             if ends {
                 // Nobody holds that side any longer.
                 core.release(key, false);
@@ -227,8 +230,22 @@ impl Sender {
             pump: Pump::default(),
             sent: ends,
         };
-        (Received::new(self.shared().clone(), key), upload)
+        Ok((Received::new(self.shared().clone(), key), upload))
     }
+}
+
+/// What HTTP/2 says of a request before its headers, and how much of it (section 8.3.1).
+pub(super) fn pseudo(head: &Parts) -> ([(&str, &[u8]); 4], usize) {
+    let uri = &head.uri;
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let authority = uri.authority().map_or("", |own| own.as_str());
+    let pseudo = [
+        (":method", head.method.as_str().as_bytes()),
+        (":scheme", uri.scheme_str().unwrap_or("http").as_bytes()),
+        (":path", path.as_bytes()),
+        (":authority", authority.as_bytes()),
+    ];
+    (pseudo, if uri.authority().is_some() { 4 } else { 3 })
 }
 
 /// Waits to open a stream.
@@ -312,11 +329,18 @@ impl Core {
     fn poll_head(
         &mut self,
         key: usize,
+        hear: Hear<'_>,
         cx: &Context<'_>,
     ) -> Poll<Result<(http::StatusCode, http::HeaderMap), Lost>> {
         let Some(stream) = self.streams.get_mut(key) else {
             return Poll::Ready(Err(Lost::Connection { refused: false }));
         };
+        for (status, headers) in stream.interim.drain(..) {
+            // It goes to another connection than this one.
+            if !hear(status, headers) {
+                return Poll::Ready(Err(Lost::Reset(Reason::ENHANCE_YOUR_CALM)));
+            }
+        }
         if let Some(head) = stream.head.take() {
             return Poll::Ready(Ok(head));
         }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use slab::Slab;
 
 mod input;
@@ -21,6 +21,7 @@ pub(crate) use received::Received;
 use super::hpack::{Decoder, Encoder};
 use super::message::{RequestHead, Targets};
 use super::{FRAME, Reason, WINDOW, flag, kind, setting};
+use crate::rules;
 
 /// Output that waits to be written, in bytes: bodies wait while there is more, and nothing is read
 /// while there is twice as much.
@@ -40,6 +41,8 @@ pub(crate) struct Limits {
     /// Windows for the peer, in bytes.
     pub(crate) stream_window: u32,
     pub(crate) connection_window: u32,
+    /// It is us who tell a client to send its body, when that is asked for.
+    pub(crate) answers_continue: bool,
 }
 
 /// Numbers of streams are the peer's choice only in part, and few at a time.
@@ -74,6 +77,8 @@ pub(crate) enum Lost {
     Reset(Reason),
     /// The connection is gone; what the peer did not look at, it has said.
     Connection { refused: bool },
+    /// Its head or its trailers are longer than the limit.
+    TooLarge,
 }
 
 impl Lost {
@@ -94,6 +99,7 @@ impl From<Lost> for io::Error {
                 Self::new(io::ErrorKind::ConnectionReset, why)
             }
             Lost::Connection { .. } => io::ErrorKind::ConnectionAborted.into(),
+            Lost::TooLarge => io::ErrorKind::FileTooLarge.into(),
         }
     }
 }
@@ -119,6 +125,8 @@ pub(super) struct Stream {
     pub(super) head: Option<(StatusCode, HeaderMap)>,
     /// Such a head has come.
     begun: bool,
+    /// What was said before it, that nobody has heard yet.
+    pub(super) interim: Vec<(StatusCode, HeaderMap)>,
     data: BytesMut,
     trailers: Option<HeaderMap>,
     /// The peer has said all.
@@ -132,6 +140,8 @@ pub(super) struct Stream {
     bodiless: bool,
     /// Nobody reads what still comes.
     unread: bool,
+    /// Bytes of headers that the peer may send.
+    limit: usize,
     /// What the peer may send, and what was taken of it but not given back.
     window: i64,
     taken: u32,
@@ -154,7 +164,7 @@ struct Block {
     id: u32,
     ends: bool,
     bytes: Vec<u8>,
-    frames: u32,
+    frames: usize,
 }
 
 /// A request that has just come.
@@ -453,13 +463,61 @@ impl Core {
         }
     }
 
-    /// Writes a head or trailers on a stream.
-    pub(super) fn send_headers(
+    /// Writes a message's head, which tells this length of its body.
+    pub(super) fn send_head(
         &mut self,
         key: usize,
         pseudo: &[(&str, &[u8])],
         headers: &HeaderMap,
+        length: Option<u64>,
         end: bool,
+    ) {
+        let Some(stream) = self.streams.get_mut(key) else {
+            return;
+        };
+        if stream.expects == Expects::Word {
+            stream.expects = Expects::NoMore;
+        }
+        self.put_section(key, end, &mut |encoder, out| {
+            for (name, value) in pseudo {
+                encoder.field(name, value, false, out);
+            }
+            if let Some(length) = length {
+                let length = HeaderValue::from(length);
+                encoder.field("content-length", length.as_bytes(), false, out);
+            }
+            put_fields(headers, encoder, out);
+        });
+    }
+
+    /// Writes a response that is not the last (RFC 9110, section 15.2).
+    pub(super) fn send_interim(&mut self, key: usize, status: StatusCode, headers: &HeaderMap) {
+        self.put_section(key, false, &mut |encoder, out| {
+            encoder.field(":status", status.as_str().as_bytes(), false, out);
+            put_fields(headers, encoder, out);
+        });
+    }
+
+    /// Ends a message with trailers, of which there may be none.
+    pub(super) fn send_trailers(&mut self, key: usize, trailers: &HeaderMap, cx: &Context<'_>) {
+        let Some(_) = rules::trailers(trailers) else {
+            // Nothing waits for room that has no bytes.
+            let _ = self.send_data(key, &mut Bytes::new(), true, cx);
+            return;
+        };
+        self.put_section(key, true, &mut |encoder, out| {
+            for (name, value) in rules::trailers(trailers).into_iter().flatten() {
+                put_field(name, value, encoder, out);
+            }
+        });
+    }
+
+    /// Writes one section of fields on a stream.
+    fn put_section(
+        &mut self,
+        key: usize,
+        end: bool,
+        write: &mut dyn FnMut(&mut Encoder, &mut Vec<u8>),
     ) {
         let Some(stream) = self.streams.get_mut(key) else {
             return;
@@ -468,35 +526,21 @@ impl Core {
             return;
         }
         stream.said = end;
-        if stream.expects == Expects::Word {
-            stream.expects = Expects::NoMore;
-        }
         let id = stream.id;
-        self.put_block(id, end, &mut |encoder, out| {
-            for (name, value) in pseudo {
-                encoder.field(name, value, false, out);
-            }
-            for (name, value) in headers {
-                // They have no place here (section 8.2.2).
-                if matches!(
-                    *name,
-                    header::CONNECTION | header::TRANSFER_ENCODING | header::UPGRADE
-                ) {
-                    continue;
-                }
-                let secret = matches!(
-                    *name,
-                    header::AUTHORIZATION
-                        | header::COOKIE
-                        | header::SET_COOKIE
-                        | header::PROXY_AUTHORIZATION
-                );
-                let secret = secret || value.is_sensitive();
-                encoder.field(name.as_str(), value.as_bytes(), secret, out);
-            }
-        });
+        self.put_block(id, end, write);
         self.wake();
         self.settle(key);
+    }
+
+    /// Tells a client to send its body, if it waits for that.
+    pub(super) fn go_on(&mut self, key: usize) {
+        let Some(stream) = self.streams.get_mut(key) else {
+            return;
+        };
+        if stream.expects == Expects::Word {
+            stream.expects = Expects::Nothing;
+            self.send_interim(key, StatusCode::CONTINUE, &HeaderMap::new());
+        }
     }
 
     /// Writes as much of a piece of a body as there is room for, and takes it off.
@@ -686,12 +730,13 @@ impl Core {
     }
 
     /// Opens a stream for a request.
-    pub(super) fn begin(&mut self, bodiless: bool) -> usize {
+    pub(super) fn begin(&mut self, bodiless: bool, limit: usize) -> usize {
         let id = self.next;
         self.next += 2;
         let key = self.insert(id, None, false);
         if let Some(stream) = self.streams.get_mut(key) {
             stream.bodiless = bodiless;
+            stream.limit = limit;
         }
         key
     }
@@ -701,6 +746,7 @@ impl Core {
             id,
             head: None,
             begun: false,
+            interim: Vec::new(),
             data: BytesMut::new(),
             trailers: None,
             heard,
@@ -709,6 +755,7 @@ impl Core {
             expects: Expects::Nothing,
             bodiless: false,
             unread: false,
+            limit: self.limits.head,
             window: i64::from(self.limits.stream_window),
             taken: 0,
             said: false,
@@ -835,6 +882,25 @@ impl Core {
     pub(super) fn block_age(&self) -> u32 {
         self.block_age
     }
+}
+
+/// Writes the fields of a head that may stand in one; its length is told apart.
+fn put_fields(headers: &HeaderMap, encoder: &mut Encoder, out: &mut Vec<u8>) {
+    for (name, value) in headers {
+        // RFC 9113, section 8.2.2.
+        if !rules::is_framing(name) && !rules::is_hop_by_hop(name) {
+            put_field(name, value, encoder, out);
+        }
+    }
+}
+
+fn put_field(name: &HeaderName, value: &HeaderValue, encoder: &mut Encoder, out: &mut Vec<u8>) {
+    let secret = matches!(
+        *name,
+        header::AUTHORIZATION | header::COOKIE | header::SET_COOKIE | header::PROXY_AUTHORIZATION
+    );
+    let secret = secret || value.is_sensitive();
+    encoder.field(name.as_str(), value.as_bytes(), secret, out);
 }
 
 /// Remembers whom to wake.

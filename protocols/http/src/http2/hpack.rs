@@ -220,7 +220,9 @@ impl Decoder {
             } else {
                 let kept = first & 0x40 != 0;
                 let index = number(&mut block, if kept { 6 } else { 4 })?;
-                let entry = self.literal(index, &mut block)?;
+                let mut entry = self.literal(index, &mut block)?;
+                // Whoever passes it on keeps it out of tables, too (RFC 7541, section 6.2.3).
+                entry.value.set_sensitive(first & 0xf0 == 0x10);
                 each(&entry.name, &entry.value, entry.size);
                 if kept {
                     self.insert(entry);
@@ -619,6 +621,24 @@ mod tests {
                 .collect();
             let _ = decoder.decode(&block, &mut |_, _, _| {});
             assert!(decoder.size <= TABLE);
+        }
+    }
+
+    #[test]
+    fn what_is_never_to_be_indexed_stays_so() {
+        let mut decoder = Decoder::new();
+        let mut heard = Vec::new();
+        let block = b"\x10\x01a\x01b\x00\x01a\x01b\x40\x01a\x01b\xbe\x1f\x11\x01c";
+        let decoded = decoder.decode(block, &mut |_, value, _| heard.push(value.clone()));
+        assert_eq!(decoded, Ok(()));
+        let secret: Vec<_> = heard.iter().map(HeaderValue::is_sensitive).collect();
+        assert_eq!(secret, [true, false, false, false, true]);
+        let mut encoder = Encoder::new();
+        for _ in 0..3 {
+            let mut out = Vec::new();
+            let value = heard[0].clone();
+            encoder.field("a", value.as_bytes(), value.is_sensitive(), &mut out);
+            assert_eq!(out[0] & 0xf0, 0x10, "{out:?}");
         }
     }
 }

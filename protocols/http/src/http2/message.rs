@@ -22,6 +22,8 @@ pub(crate) struct Headers {
     fields: HeaderMap,
     size: usize,
     limit: usize,
+    /// Some were more than the limit, and were not kept.
+    dropped: bool,
     /// Something in it makes the message malformed (RFC 9113, section 8.1.1).
     malformed: bool,
 }
@@ -51,6 +53,8 @@ pub(crate) struct RequestHead {
     pub(crate) uri: Uri,
     pub(crate) headers: HeaderMap,
     pub(crate) protocol: Option<Protocol>,
+    /// It is not all of it: the rest was more than the limit.
+    pub(crate) too_large: bool,
 }
 
 fn once<T>(place: &mut Option<T>, value: Option<T>) -> bool {
@@ -71,7 +75,11 @@ impl Headers {
     pub(crate) fn add(&mut self, name: &Name, value: &HeaderValue, size: usize) {
         self.size += size;
         if self.size > self.limit {
-            return;
+            self.dropped = true;
+            // What kind of request it is decides how it is told so.
+            if *name != Name::Field(header::CONTENT_TYPE) || size > self.limit {
+                return;
+            }
         }
         // Those of HTTP/2 come first, each once.
         let early = self.fields.is_empty();
@@ -102,7 +110,7 @@ impl Headers {
             _ => name != "keep-alive" && name != "proxy-connection",
         };
         if self.fields.try_append(name.clone(), value.clone()).is_err() {
-            self.size = usize::MAX / 2;
+            self.dropped = true;
         }
         fine
     }
@@ -111,7 +119,7 @@ impl Headers {
         if self.malformed {
             return Err(Fault::Malformed);
         }
-        if self.size > self.limit {
+        if self.dropped {
             return Err(Fault::TooLarge);
         }
         Ok(())
@@ -119,7 +127,13 @@ impl Headers {
 
     /// A request's head.
     pub(crate) fn into_request(self, targets: &mut Targets) -> Result<RequestHead, Fault> {
-        self.check()?;
+        if self.malformed {
+            return Err(Fault::Malformed);
+        }
+        let told = self.method.is_some() && self.path.is_some();
+        if self.dropped && !told {
+            return Err(Fault::TooLarge);
+        }
         let (Some(method), None) = (self.method, self.status) else {
             return Err(Fault::Malformed);
         };
@@ -155,6 +169,7 @@ impl Headers {
             uri: targets.uri.clone(),
             headers: self.fields,
             protocol,
+            too_large: self.dropped,
         })
     }
 
@@ -219,21 +234,6 @@ fn uri(
         parts.authority = Some(own);
     }
     Uri::from_parts(parts).ok()
-}
-
-/// The length that a message tells, if it tells one that can be.
-pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
-    let mut length = None;
-    for value in headers.get_all(header::CONTENT_LENGTH) {
-        let text = text(value).ok_or(Fault::Malformed)?;
-        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let own: u64 = text.parse().map_err(|_| Fault::Malformed)?;
-        if !digits || length.is_some_and(|before| before != own) {
-            return Err(Fault::Malformed);
-        }
-        length = Some(own);
-    }
-    Ok(length)
 }
 
 /// The version that messages of HTTP/2 have.
@@ -321,7 +321,9 @@ mod tests {
         }
         let many = vec![("a", "b"); 30];
         let long = [&BASE[..], &many].concat();
-        assert_eq!(request(&long).err(), Some(Fault::TooLarge));
+        assert!(request(&long).expect("it is answered").too_large);
+        let nothing = [&many[..], &BASE[..]].concat();
+        assert_eq!(request(&nothing).err(), Some(Fault::TooLarge));
     }
 
     #[test]
@@ -338,21 +340,5 @@ mod tests {
         }
         assert!(headers(&[("a", "b")]).into_trailers().is_ok());
         assert!(headers(&[(":status", "200")]).into_trailers().is_err());
-    }
-
-    #[test]
-    fn lengths_that_contradict_each_other_are_none() {
-        let lengths = |all: &[&'static str]| {
-            let mut headers = HeaderMap::new();
-            for value in all {
-                headers.append(header::CONTENT_LENGTH, HeaderValue::from_static(value));
-            }
-            content_length(&headers)
-        };
-        assert_eq!(lengths(&[]), Ok(None));
-        assert_eq!(lengths(&["5", "5"]), Ok(Some(5)));
-        for bad in [&["5", "6"][..], &["+5"], &[""], &["5, 5"], &["-1"]] {
-            assert_eq!(lengths(bad), Err(Fault::Malformed));
-        }
     }
 }

@@ -13,15 +13,24 @@ mod huffman;
 mod message;
 mod server;
 
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http::request::Parts;
+use http_body::Body;
+
+use crate::rules;
+
 /// Reads any bytes as frames on both sides, as fuzzing does.
 pub(crate) fn exercise(bytes: &[u8]) {
-    use std::task::{Context, Waker};
-
     let limits = Limits {
         streams: 10,
         head: 4096,
         stream_window: WINDOW,
         connection_window: WINDOW,
+        answers_continue: true,
     };
     let cx = Context::from_waker(Waker::noop());
     let settings = [0, 0, 0, kind::SETTINGS, 0, 0, 0, 0, 0];
@@ -34,13 +43,25 @@ pub(crate) fn exercise(bytes: &[u8]) {
                 break;
             }
             if client && core.has_room() == Some(true) {
-                let key = core.begin(false);
-                core.send_headers(key, &[(":method", b"GET")], &http::HeaderMap::new(), true);
+                let key = core.begin(false, 4096);
+                core.send_head(
+                    key,
+                    &[(":method", b"GET")],
+                    &http::HeaderMap::new(),
+                    None,
+                    true,
+                );
                 core.release(key, false);
             }
             for accepted in std::mem::take(&mut core.accepted) {
                 let key = accepted.key;
-                core.send_headers(key, &[(":status", b"200")], &http::HeaderMap::new(), false);
+                core.send_head(
+                    key,
+                    &[(":status", b"200")],
+                    &http::HeaderMap::new(),
+                    None,
+                    false,
+                );
                 let mut data = bytes::Bytes::from_static(b"hello");
                 let _ = core.send_data(key, &mut data, true, &cx);
                 core.release(key, false);
@@ -54,10 +75,58 @@ pub(crate) fn exercise(bytes: &[u8]) {
     }
 }
 
+/// Carries a request from one side to the other; `None` if it is refused on the way.
+pub(crate) fn carry(
+    head: &Parts,
+    body: &impl Body,
+    mut data: Bytes,
+    trailers: Option<&HeaderMap>,
+) -> Option<(message::RequestHead, Bytes, Option<HeaderMap>)> {
+    let limits = Limits {
+        streams: 1,
+        head: 1 << 20,
+        stream_window: WINDOW,
+        connection_window: WINDOW,
+        answers_continue: true,
+    };
+    let cx = &mut Context::from_waker(Waker::noop());
+    let framing = rules::request(&head.headers, body).ok()?;
+    let mut from = connection::Core::new(true, limits.clone());
+    let key = from.begin(false, limits.head);
+    let (pseudo, told) = client::pseudo(head);
+    let ends = body.is_end_stream();
+    from.send_head(key, &pseudo[..told], &head.headers, framing.told, ends);
+    if !ends {
+        let last = trailers.is_none();
+        assert!(
+            from.send_data(key, &mut data, last, cx).is_ready(),
+            "there is room"
+        );
+        if let Some(trailers) = trailers {
+            from.send_trailers(key, trailers, cx);
+        }
+    }
+    let mut to = connection::Core::new(false, limits);
+    to.receive(&from.out).ok()?;
+    let accepted = to.accepted.pop()?;
+    let mut received = Received::new(connection::Shared::new(to), accepted.key);
+    let (mut data, mut trailers) = (BytesMut::new(), None);
+    while let Poll::Ready(frame) = Pin::new(&mut received).poll_frame(cx) {
+        let Some(frame) = frame else {
+            return Some((accepted.head, data.freeze(), trailers));
+        };
+        match frame.ok()?.into_data() {
+            Ok(piece) => data.extend_from_slice(&piece),
+            Err(frame) => trailers = frame.into_trailers().ok(),
+        }
+    }
+    None
+}
+
 pub(crate) use client::{Failure, Heartbeat, Sender, handshake};
 pub(crate) use connection::{Limits, Received};
 pub(crate) use driver::Ended;
-pub(crate) use server::{Server, serve, upgrade};
+pub(crate) use server::{Interim, Server, serve, upgrade};
 
 /// How a client begins (section 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -7,12 +7,13 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use finback_core::net::Socket;
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 
-use super::connection::{Core, Limits, Received, Shared};
+use super::connection::{Core, Limits, OUT, Received, Shared};
 use super::driver::{Driver, Ended};
 use super::message;
+use crate::rules::{self, Follows};
 
 /// A client's connection.
 pub(crate) struct Server(Driver);
@@ -36,6 +37,7 @@ pub(crate) fn upgrade(
         uri: request.uri,
         headers: request.headers,
         protocol: None,
+        too_large: false,
     };
     core.upgrade(settings, head).ok()?;
     Some(Server(Driver::new(io, core)))
@@ -64,6 +66,7 @@ impl Server {
             let responder = Responder {
                 connection: shared.clone(),
                 key: accepted.key,
+                method: accepted.head.method.clone(),
             };
             let mut request = Request::new(body);
             *request.method_mut() = accepted.head.method;
@@ -72,6 +75,9 @@ impl Server {
             *request.headers_mut() = accepted.head.headers;
             if let Some(protocol) = accepted.head.protocol {
                 request.extensions_mut().insert(protocol);
+            }
+            if accepted.head.too_large {
+                request.extensions_mut().insert(rules::HeadTooLarge);
             }
             return Poll::Ready(Ok((request, responder)));
         }
@@ -100,9 +106,40 @@ impl Server {
 pub(crate) struct Responder {
     connection: Shared,
     key: usize,
+    /// What was asked for.
+    method: Method,
+}
+
+/// The way to a client for what is said before its response.
+pub(crate) struct Interim {
+    connection: Shared,
+    key: usize,
+}
+
+impl Interim {
+    /// Tells it to send its request's body, if it waits for that.
+    pub(crate) fn go_on(&self) {
+        self.connection.get_mut().go_on(self.key);
+    }
+
+    /// Passes an interim response on; one that has no room is left out.
+    pub(crate) fn pass(&self, status: StatusCode, headers: &HeaderMap) {
+        let mut core = self.connection.get_mut();
+        if core.unwritten() < OUT {
+            core.send_interim(self.key, status, headers);
+        }
+    }
 }
 
 impl Responder {
+    /// The way to the client for what is said before the response.
+    pub(crate) fn interim(&self) -> Interim {
+        Interim {
+            connection: self.connection.clone(),
+            key: self.key,
+        }
+    }
+
     /// Whether the client has taken its request back.
     pub(crate) fn is_lost(&self) -> bool {
         let core = self.connection.get();
@@ -132,21 +169,23 @@ impl Responder {
     where
         B: Body<Data = Bytes, Error = io::Error> + Unpin,
     {
-        let (mut head, mut body) = response.into_parts();
-        let ends = body.is_end_stream();
-        let exact = body.size_hint().exact();
-        if let Some(length) = exact
-            && !ends
-            && !head.headers.contains_key(header::CONTENT_LENGTH)
-        {
-            head.headers
-                .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-        }
+        let (head, mut body) = response.into_parts();
+        let framing = rules::response(&self.method, head.status, &head.headers, &body);
+        let Ok(framing) = framing else {
+            // Dropping this resets the stream.
+            return;
+        };
+        let ended = body.is_end_stream();
+        let ends = ended || framing.follows == Follows::Never;
+        let told = match framing.follows {
+            Follows::Exactly(length) if !ended => Some(length),
+            _ => framing.told,
+        };
         let status = head.status;
         let pseudo = [(":status", status.as_str().as_bytes())];
         self.connection
             .get_mut()
-            .send_headers(self.key, &pseudo, &head.headers, ends);
+            .send_head(self.key, &pseudo, &head.headers, told, ends);
         if !ends {
             let mut pump = Pump::default();
             // An error leaves the stream unfinished: dropping this resets it.
@@ -197,7 +236,7 @@ impl Pump {
                     Err(frame) => {
                         let trailers = frame.into_trailers().unwrap_or_default();
                         let mut core = connection.get_mut();
-                        core.send_headers(key, &[], &trailers, true);
+                        core.send_trailers(key, &trailers, cx);
                         return Poll::Ready(Ok(()));
                     }
                 },

@@ -121,6 +121,10 @@ pub(super) fn facts<'a>(caller: &'a Caller, connect: &'a Connect<'_>) -> Facts<'
         client_id: &connect.client_id,
         username: connect.username.as_deref().unwrap_or_default(),
         identity: caller.identity().unwrap_or_default(),
+        common_name: caller
+            .certified()
+            .and_then(|own| own.common_name())
+            .unwrap_or_default(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use finback_core::driver::Caller;
 use finback_core::frame::Outcome;
 use finback_core::mesh::{AttemptEnd, Lease, Resend};
-use finback_core::net::{DialError, Expired, Socket};
+use finback_core::net::{Expired, Socket};
 use finback_core::rejection::Rejection;
 use tokio::time::Instant;
 
@@ -231,10 +231,7 @@ async fn dial(
         Ok(Ok(socket)) => Ok(socket),
         Ok(Err(error)) => {
             tracing::debug!(endpoint = %lease.address(), %error, "cannot connect");
-            Err(match error {
-                DialError::Refused(_) => AttemptEnd::ConnectFailed,
-                DialError::Own(_) => AttemptEnd::OwnFailure,
-            })
+            Err(AttemptEnd::from(&error))
         }
         // It is not waited for; that says nothing of it.
         Err(Expired { .. }) => Err(AttemptEnd::Unsent),

@@ -11,9 +11,12 @@ pub(crate) struct Facts<'a> {
     pub(crate) username: &'a str,
     /// Who its certificate says it is, or "".
     pub(crate) identity: &'a str,
+    /// The common name of its certificate where that is its identity, or "".
+    pub(crate) common_name: &'a str,
 }
 
-/// A text in which `{client_id}`, `{username}` and `{identity}` stand for a session's own.
+/// A text in which `{client_id}`, `{username}`, `{identity}` and `{common_name}` stand for a session's
+/// own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
     text: String,
@@ -26,6 +29,7 @@ enum Part {
     ClientId,
     Username,
     Identity,
+    CommonName,
 }
 
 /// A text that is no template.
@@ -36,7 +40,8 @@ impl std::fmt::Display for TemplateError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "`{}` is no name of a session; write {{client_id}}, {{username}} or {{identity}}",
+            "`{}` is no name of a session; write {{client_id}}, {{username}}, {{identity}} or \
+             {{common_name}}",
             self.0
         )
     }
@@ -61,6 +66,7 @@ impl FromStr for Template {
                 "client_id" => Part::ClientId,
                 "username" => Part::Username,
                 "identity" => Part::Identity,
+                "common_name" => Part::CommonName,
                 _ => return Err(TemplateError(format!("{{{name}}}"))),
             });
             rest = after;
@@ -98,6 +104,7 @@ impl Template {
                 Part::ClientId => facts.client_id,
                 Part::Username => facts.username,
                 Part::Identity => facts.identity,
+                Part::CommonName => facts.common_name,
             };
             if name.is_empty() || !usable(name) {
                 return None;
@@ -131,7 +138,15 @@ mod tests {
         let facts = Facts {
             client_id: "c",
             username: "u",
+            identity: "cn:dev",
+            common_name: "dev",
+        };
+        let certified: Template = "{identity} {common_name}".parse().unwrap();
+        assert_eq!(certified.fill(&facts).unwrap(), "cn:dev dev");
+        let facts = Facts {
             identity: "",
+            common_name: "",
+            ..facts
         };
         assert_eq!(template.fill(&facts).unwrap(), "t/u/c");
         assert_eq!("{identity}".parse::<Template>().unwrap().fill(&facts), None);

@@ -53,6 +53,14 @@ fn fixed(Placed { value, place }: Placed<file::Respond>) -> Result<Answer> {
         200..600 => StatusCode::from_u16(value.status).ok(),
         _ => None,
     };
+    // RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5.
+    if matches!(value.status, 204 | 205 | 304) && !value.body.is_empty() {
+        let message = format!(
+            "a response with status {} has no body; take `body` away",
+            value.status
+        );
+        return Err(Wrong::at(place, message));
+    }
     let kind = value
         .content_type
         .unwrap_or_else(|| "text/plain; charset=utf-8".to_owned());

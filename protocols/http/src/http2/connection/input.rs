@@ -1,19 +1,22 @@
 //! What each frame from the peer does to a connection (RFC 9113, sections 5 and 6).
 
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, Method};
 
-use super::super::message::{self, Fault, Headers};
+use super::super::message::{Fault, Headers};
 use super::super::{FRAME, FRAME_HEAD, MOST_WINDOW, PREFACE, Reason, flag, kind, setting};
 use super::{
     Accepted, Block, Core, EMPTY, Expects, Goaway, Greeting, LEAVING_PING, Leaving, Lost, be32,
 };
 use crate::headers::expects_continue;
+use crate::rules;
 
 /// Streams that the peer's errors made us reset, within [`Core::tick`]s that are a second apart
 /// (CVE-2025-8671).
 const LOCAL_RESETS: u32 = 200;
 /// CONTINUATION frames of one block (CVE-2024-27316).
-const CONTINUATIONS: u32 = 16;
+const CONTINUATIONS: usize = 16;
+/// Interim responses that nobody has heard yet, at most.
+const INTERIM: usize = 32;
 /// A block is at most so many times as long as the headers in it may be.
 const BLOCK: usize = 2;
 
@@ -268,7 +271,8 @@ impl Core {
         };
         block.frames += 1;
         let long = block.bytes.len() + payload.len() > self.limits.head * BLOCK;
-        if block.frames > CONTINUATIONS || long {
+        let most = CONTINUATIONS.max(2 * self.limits.head / FRAME);
+        if block.frames > most || long {
             return Err(Goaway(Reason::ENHANCE_YOUR_CALM));
         }
         block.bytes.extend_from_slice(payload);
@@ -283,12 +287,15 @@ impl Core {
 
     /// A whole block of headers.
     fn complete(&mut self, id: u32, ends: bool, block: &[u8]) -> Result<(), Goaway> {
-        let mut headers = Headers::new(self.limits.head);
+        let key = self.ids.get(&id).copied();
+        let stream = key.and_then(|key| self.streams.get(key));
+        let limit = stream.map_or(self.limits.head, |stream| stream.limit);
+        let mut headers = Headers::new(limit);
         let decoded = self.decoder.decode(block, &mut |name, value, size| {
             headers.add(name, value, size)
         });
         decoded.map_err(|_| Goaway(Reason::COMPRESSION_ERROR))?;
-        match self.ids.get(&id).copied() {
+        match key {
             Some(key) if self.client => self.response(key, ends, headers),
             Some(key) => self.trailers(key, ends, headers),
             None if self.client => {
@@ -327,7 +334,7 @@ impl Core {
             return Ok(());
         }
         let read = headers.into_request(&mut self.targets).and_then(|head| {
-            let length = message::content_length(&head.headers)?;
+            let length = length(&head.headers)?;
             if ends && length.is_some_and(|length| length > 0) {
                 return Err(Fault::Malformed);
             }
@@ -353,9 +360,13 @@ impl Core {
     /// Answers a request whose head is larger than the limit.
     fn refuse_too_large(&mut self, id: u32, ends: bool) {
         let key = self.insert(id, None, ends);
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
-        self.send_headers(key, &[(":status", b"431")], &headers, true);
+        self.send_head(
+            key,
+            &[(":status", b"431")],
+            &HeaderMap::new(),
+            Some(0),
+            true,
+        );
         self.release(key, false);
         self.release(key, true);
     }
@@ -369,19 +380,32 @@ impl Core {
             return self.trailers(key, ends, headers);
         }
         let read = headers.into_response().and_then(|(status, headers)| {
-            let length = message::content_length(&headers)?;
-            Ok((status, headers, length))
+            let length = length(&headers)?;
+            // Such responses tell the length of what does not come (section 8.1.1).
+            let none = stream.bodiless || rules::is_bodiless(&Method::GET, status);
+            let expected = if none { None } else { length };
+            if ends && expected.is_some_and(|length| length > 0) {
+                return Err(Fault::Malformed);
+            }
+            Ok((status, headers, expected))
         });
         match read {
             // More follows.
-            Ok((status, ..)) if status.is_informational() && !ends => Ok(()),
-            Ok((status, headers, length)) if !status.is_informational() => {
+            Ok((status, headers, _)) if status.is_informational() && !ends => {
+                if stream.interim.len() >= INTERIM {
+                    return self.stream_fault(id, Reason::ENHANCE_YOUR_CALM);
+                }
+                stream.interim.push((status, headers));
+                if let Some(reader) = stream.reader.take() {
+                    reader.wake();
+                }
+                Ok(())
+            }
+            Ok((status, headers, expected)) if !status.is_informational() => {
                 stream.begun = true;
                 stream.heard = ends;
                 stream.bare = ends;
-                // Such responses tell the length of what does not come.
-                let none = stream.bodiless || ends || status == StatusCode::NOT_MODIFIED;
-                stream.expected = if none { None } else { length };
+                stream.expected = if ends { None } else { expected };
                 stream.head = Some((status, headers));
                 if let Some(reader) = stream.reader.take() {
                     reader.wake();
@@ -391,7 +415,21 @@ impl Core {
                 }
                 Ok(())
             }
+            Err(Fault::TooLarge) => {
+                self.lose_too_large(key);
+                Ok(())
+            }
             _ => self.stream_fault(id, Reason::PROTOCOL_ERROR),
+        }
+    }
+
+    /// Gives a stream up on which the peer says more than we hear.
+    fn lose_too_large(&mut self, key: usize) {
+        if let Some(stream) = self.streams.get(key) {
+            let id = stream.id;
+            self.lose(key, Lost::TooLarge);
+            self.put_reset(id, Reason::CANCEL);
+            self.wake();
         }
     }
 
@@ -412,6 +450,10 @@ impl Core {
                     reader.wake();
                 }
                 self.settle(key);
+                Ok(())
+            }
+            Err(Fault::TooLarge) => {
+                self.lose_too_large(key);
                 Ok(())
             }
             _ => self.stream_fault(id, Reason::PROTOCOL_ERROR),
@@ -579,6 +621,11 @@ impl Core {
         }
         Ok(())
     }
+}
+
+/// The length that a message tells.
+fn length(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
+    rules::content_length(headers).map_err(|_| Fault::Malformed)
 }
 
 /// A payload without its padding.

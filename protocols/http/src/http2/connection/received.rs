@@ -5,10 +5,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-use super::{Expects, Shared, Stream, set};
+use super::{Shared, Stream, set};
 
 /// The body of a message as it arrives.
 pub(crate) struct Received {
@@ -65,10 +64,9 @@ impl Body for Received {
             Some(Err(lost.into()))
         } else {
             set(&mut stream.reader, cx);
-            if stream.expects == Expects::Word {
-                stream.expects = Expects::Nothing;
+            if core.limits.answers_continue {
                 // Only now: a request that is refused by its head never has its body sent.
-                core.send_headers(key, &[(":status", b"100")], &HeaderMap::new(), false);
+                core.go_on(key);
             }
             return Poll::Pending;
         };

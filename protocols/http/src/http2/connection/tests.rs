@@ -15,6 +15,7 @@ fn limits() -> Limits {
         head: 4096,
         stream_window: 1000,
         connection_window: WINDOW,
+        answers_continue: true,
     }
 }
 
@@ -55,13 +56,13 @@ impl Pair {
 
     fn ask_with(&self, headers: &HeaderMap, end: bool) -> (usize, usize) {
         let mut client = self.client.get_mut();
-        let key = client.begin(false);
+        let key = client.begin(false, 4096);
         let pseudo = [
             (":method", &b"POST"[..]),
             (":scheme", b"http"),
             (":path", b"/"),
         ];
-        client.send_headers(key, &pseudo, headers, end);
+        client.send_head(key, &pseudo, headers, None, end);
         drop(client);
         self.settle(7);
         let accepted = self.server.get_mut().accepted.pop().expect("a request");
@@ -109,7 +110,7 @@ fn bodies_arrive_whole_through_small_windows() {
         let pseudo = [(":status", &b"200"[..])];
         pair.server
             .get_mut()
-            .send_headers(served, &pseudo, &HeaderMap::new(), false);
+            .send_head(served, &pseudo, &HeaderMap::new(), None, false);
         let mut response = Received::new(pair.client.clone(), asked);
         carry(&pair, (&pair.server, served), &mut response, length);
         pair.client.get_mut().release(asked, false);
@@ -153,14 +154,14 @@ fn a_client_is_told_to_go_on_once_and_only_when_its_body_is_wanted() {
     // It is not the response's head.
     carry(&pair, (&pair.client, asked), &mut body, 3);
     let mut server = pair.server.get_mut();
-    server.send_headers(served, &ok, &HeaderMap::new(), true);
+    server.send_head(served, &ok, &HeaderMap::new(), None, true);
     drop(server);
     assert_eq!(heads(&pair), 1);
 
     // Answered without a look at the body: it need not be sent at all.
     let (asked, served) = pair.ask_with(&headers, false);
     let mut server = pair.server.get_mut();
-    server.send_headers(served, &ok, &HeaderMap::new(), false);
+    server.send_head(served, &ok, &HeaderMap::new(), None, false);
     drop(server);
     assert_eq!(heads(&pair), 1);
     let mut body = Received::new(pair.server.clone(), served);
@@ -209,7 +210,7 @@ fn leaving_takes_what_is_on_its_way_and_no_more() {
     let (first, served) = pair.ask(true);
     pair.server.get_mut().leave();
     // On its way while the server says that it goes.
-    let second = pair.client.get_mut().begin(false);
+    let second = pair.client.get_mut().begin(false, 4096);
     let pseudo = [
         (":method", &b"GET"[..]),
         (":scheme", b"http"),
@@ -217,7 +218,7 @@ fn leaving_takes_what_is_on_its_way_and_no_more() {
     ];
     pair.client
         .get_mut()
-        .send_headers(second, &pseudo, &HeaderMap::new(), true);
+        .send_head(second, &pseudo, &HeaderMap::new(), None, true);
     pair.settle(9);
     assert_eq!(pair.client.get().has_room(), None);
     let accepted = pair
@@ -231,7 +232,7 @@ fn leaving_takes_what_is_on_its_way_and_no_more() {
         let pseudo = [(":status", &b"200"[..])];
         pair.server
             .get_mut()
-            .send_headers(key, &pseudo, &HeaderMap::new(), true);
+            .send_head(key, &pseudo, &HeaderMap::new(), None, true);
         assert!(!pair.server.get().is_done() || key == accepted.key);
     }
     pair.settle(9);

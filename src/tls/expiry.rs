@@ -1,0 +1,234 @@
+//! Expiry of certificates and of what is said about them: metrics, and warnings in time.
+
+use std::any::Any;
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError, Weak};
+
+use finback_observability::Page;
+use rustls::pki_types::UnixTime;
+
+use super::files::certificates;
+use super::identity::identity;
+use super::peers::last_second;
+
+/// How long before a certificate's end that is warned of: 14 days.
+const SOON: u64 = 14 * 24 * 60 * 60;
+
+/// What an end is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// A certificate of ours.
+    Certificate,
+    /// A revocation list, or an OCSP response.
+    Revocation,
+}
+
+/// A file that is good up to an end.
+#[derive(Clone, Debug)]
+pub struct Dated {
+    kind: Kind,
+    file: PathBuf,
+    /// The first name in the certificate.
+    name: String,
+    /// In seconds since 1970.
+    end: u64,
+}
+
+impl Dated {
+    /// A chain of our own certificates, which ends with the first of them.
+    pub(super) fn chain(file: &Path) -> Option<Self> {
+        let chain = certificates(file).ok()?;
+        let (first, rest) = chain.split_first()?;
+        let name = identity(first).map_or_else(String::new, |own| own.text().to_owned());
+        Some(Self {
+            kind: Kind::Certificate,
+            file: file.to_owned(),
+            name,
+            end: last_second(first, rest).ok()?,
+        })
+    }
+
+    /// A revocation list, or an OCSP response, that is to be followed by another.
+    pub(super) fn revocation(file: &Path, end: u64) -> Self {
+        Self {
+            kind: Kind::Revocation,
+            file: file.to_owned(),
+            name: String::new(),
+            end,
+        }
+    }
+}
+
+/// Whose TLS it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owner {
+    /// `listener` or `cluster`.
+    pub role: &'static str,
+    /// Its name.
+    pub name: String,
+}
+
+/// The files of all TLS in force that are good up to an end.
+#[derive(Debug, Default)]
+pub struct Ledger(Mutex<Vec<Entry>>);
+
+#[derive(Debug)]
+struct Entry {
+    tls: Weak<dyn Any + Send + Sync>,
+    owner: Owner,
+    files: Vec<Dated>,
+}
+
+impl Ledger {
+    /// Enters the files of a TLS in place of those before; they are there as long as it lives.
+    pub(super) fn enter(&self, tls: Weak<dyn Any + Send + Sync>, owner: Owner, files: Vec<Dated>) {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|own| own.tls.strong_count() > 0 && !own.tls.ptr_eq(&tls));
+        entries.push(Entry { tls, owner, files });
+    }
+
+    /// Writes the metrics.
+    pub fn write(&self, page: &mut Page) {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|own| own.tls.strong_count() > 0);
+        // A file may be named twice, but no sample may be.
+        let mut rows = BTreeMap::new();
+        for entry in entries.iter() {
+            for own in &entry.files {
+                let key = (own.kind, entry.owner.clone(), own.file.clone());
+                rows.insert(key, (own.name.clone(), own.end));
+            }
+        }
+        drop(entries);
+        for (kind, name, help) in [
+            (
+                Kind::Certificate,
+                "finback_certificate_not_after_seconds",
+                "When a certificate of ours, or one that it descends from, ends, in seconds since 1970.",
+            ),
+            (
+                Kind::Revocation,
+                "finback_revocation_next_update_seconds",
+                "When a revocation list or OCSP response is out of date, in seconds since 1970.",
+            ),
+        ] {
+            page.family(name, "gauge", help);
+            for ((_, owner, file), (named, end)) in rows.iter().filter(|(key, _)| key.0 == kind) {
+                let mut labels = vec![
+                    (owner.role, owner.name.clone()),
+                    ("file", file.display().to_string()),
+                ];
+                if kind == Kind::Certificate {
+                    labels.push(("name", named.clone()));
+                }
+                page.sample(name, &labels, *end as f64);
+            }
+        }
+    }
+}
+
+/// What was warned of already, so that it is said once a day.
+#[derive(Debug, Default)]
+pub(super) struct Warned(HashSet<PathBuf>);
+
+impl Warned {
+    /// Says everything again.
+    pub(super) fn forget(&mut self) {
+        self.0.clear();
+    }
+
+    /// Warns of what ends soon or has ended.
+    pub(super) fn look(&mut self, owner: &Owner, files: &[Dated]) {
+        let now = UnixTime::now().as_secs();
+        for own in files {
+            if !is_due(own, now) || !self.0.insert(own.file.clone()) {
+                continue;
+            }
+            let Owner { role, name } = owner;
+            let (file, ends) = (own.file.display(), text(own.end, now));
+            match own.kind {
+                Kind::Certificate => {
+                    tracing::warn!(%file, role, name, ends, "a certificate must be renewed");
+                }
+                Kind::Revocation => tracing::warn!(
+                    %file, role, name, ends, "a revocation list or OCSP response is out of date"
+                ),
+            }
+        }
+    }
+}
+
+fn is_due(own: &Dated, now: u64) -> bool {
+    match own.kind {
+        Kind::Certificate => own.end < now + SOON,
+        Kind::Revocation => own.end < now,
+    }
+}
+
+fn text(end: u64, now: u64) -> String {
+    let (seconds, before) = match end.checked_sub(now) {
+        Some(left) => (left, true),
+        None => (now - end, false),
+    };
+    let time = match seconds {
+        0..3600 => format!("{} minutes", seconds / 60),
+        3600..172_800 => format!("{} hours", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    };
+    if before {
+        format!("in {time}")
+    } else {
+        format!("{time} ago")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dated(kind: Kind, end: u64) -> Dated {
+        Dated {
+            kind,
+            file: "a.pem".into(),
+            name: "a.test".to_owned(),
+            end,
+        }
+    }
+
+    #[test]
+    fn certificates_are_told_of_two_weeks_before_and_lists_when_they_are_out_of_date() {
+        let now = 1_000_000_000;
+        assert!(is_due(&dated(Kind::Certificate, now + SOON - 1), now));
+        assert!(is_due(&dated(Kind::Certificate, 0), now));
+        assert!(!is_due(&dated(Kind::Certificate, now + SOON), now));
+        assert!(is_due(&dated(Kind::Revocation, now - 1), now));
+        assert!(!is_due(&dated(Kind::Revocation, now), now));
+        assert_eq!(text(now + 60 * 90, now), "in 1 hours");
+        assert_eq!(text(now - 86_400 * 3, now), "3 days ago");
+    }
+
+    #[test]
+    fn what_is_gone_is_not_in_the_metrics() {
+        let ledger = Ledger::default();
+        let owner = Owner {
+            role: "listener",
+            name: "web".to_owned(),
+        };
+        let tls: std::sync::Arc<dyn Any + Send + Sync> = std::sync::Arc::new(());
+        let files = vec![dated(Kind::Certificate, 5), dated(Kind::Certificate, 5)];
+        let weak = std::sync::Arc::downgrade(&tls);
+        ledger.enter(weak.clone(), owner.clone(), files.clone());
+        ledger.enter(weak, owner, files);
+        let written = || {
+            let mut page = Page::default();
+            ledger.write(&mut page);
+            page.into_text()
+        };
+        let sample = "finback_certificate_not_after_seconds{listener=\"web\",file=\"a.pem\",\
+                      name=\"a.test\"} 5\n";
+        assert_eq!(written().matches(sample).count(), 1, "{}", written());
+        drop(tls);
+        assert!(!written().contains('{'), "{}", written());
+    }
+}
