@@ -447,3 +447,55 @@ clusters: {{ brokers: {{ endpoints: [ "{broker}" ] }} }}
         assert!(matches!(reason(&last), 0x81 | 0x82), "{said:?}: {last:?}");
     }
 }
+
+#[test]
+fn bounds_and_checks_that_could_do_nothing_are_refused() {
+    let config = |listener: &str, check: &str| {
+        format!(
+            r#"
+listeners:
+  - {{ address: "127.0.0.1:0", protocol: mqtt, routes: m, mqtt: {{ {listener} }} }}
+routes: {{ m: [ {{ to: {{ cluster: b }} }} ] }}
+clusters: {{ b: {{ endpoints: [ "127.0.0.1:1" ], health_check: {{ {check} }} }} }}
+"#
+        )
+    };
+    for (listener, check, why) in [
+        (
+            "connack_timeout: 0s",
+            "protocol: mqtt",
+            "nobody could ever answer",
+        ),
+        (
+            "answer_timeout: 0s",
+            "protocol: mqtt",
+            "nobody could ever answer",
+        ),
+        (
+            "auth_timeout: 0s",
+            "protocol: mqtt",
+            "nobody could ever answer",
+        ),
+        ("connecting: 0", "protocol: mqtt", "nonzero"),
+        (
+            "connecting: 1",
+            "protocol: tcp, client_id: x",
+            "is not for `tcp`",
+        ),
+        (
+            "connecting: 1",
+            "protocol: mqtt, path: /",
+            "is not for `mqtt`",
+        ),
+        (
+            "connecting: 1",
+            "protocol: mqtt, password_file: x",
+            "needs a `username`",
+        ),
+    ] {
+        let (good, said) = Finback::check(&config(listener, check));
+        assert!(!good && said.contains(why), "{listener} {check}: {said}");
+    }
+    let (good, said) = Finback::check(&config("connecting: 1", "protocol: mqtt"));
+    assert!(good, "{said}");
+}
