@@ -9,7 +9,6 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use finback_core::cluster::ClusterPolicy;
 use finback_core::driver::{ListenerSpec, Protocol};
@@ -408,16 +407,6 @@ fn mqtt_bounds(
         value.connecting.map(NonZeroUsize::get),
     );
     config.connect_rate = value.connect_rate.map(NonZeroU32::get);
-    let times = [
-        config.connect_timeout,
-        config.connack_timeout,
-        config.auth_timeout,
-        config.answer_timeout,
-    ];
-    if times.contains(&Duration::ZERO) {
-        let message = "with a time of 0 nobody could ever answer; write more";
-        return Err(Wrong::at(place, message));
-    }
     Ok(config)
 }
 

@@ -68,7 +68,8 @@ fn split(broker: &Mosquitto, finback: &Finback, names: Vec<String>) -> [Vec<Stri
     let (here, there): (Vec<_>, Vec<_>) = names
         .into_iter()
         .partition(|name| said.contains(&format!(" as {name} ")));
-    assert!(here.len() > 3 && there.len() > 3, "{here:?} {there:?}");
+    // By chance of their ports.
+    assert!(here.len() > 1 && there.len() > 1, "{here:?} {there:?}");
     [here, there]
 }
 
@@ -160,13 +161,13 @@ fn what_was_published_before_connack_by_one_who_went_is_delivered() {
 #[test]
 fn devices_of_a_hung_broker_take_no_places_of_a_sound_one() {
     let (hung, sound) = (Mosquitto::start(), Mosquitto::start());
-    let listener = ", mqtt: { connecting: 4, connack_timeout: 60s }";
+    let listener = ", mqtt: { connecting: 16, connack_timeout: 60s }";
     let finback = front(&[&hung, &sound], listener, "");
     let address = finback.local("mqtt");
     let [its, others] = split(&hung, &finback, names("dev", 12));
     hung.process().signal("STOP");
     let mut waiting = Vec::new();
-    for name in its.iter().cycle().take(40) {
+    for name in its.iter().cycle().take(80) {
         waiting.push(Raw::open(&address, &connect(5, name, None)));
     }
     thread::sleep(Duration::from_millis(300));
@@ -176,7 +177,7 @@ fn devices_of_a_hung_broker_take_no_places_of_a_sound_one() {
             answers.push(reason(&raw.hear().unwrap()));
         }
     }
-    assert!(answers.len() >= 30, "{answers:?}");
+    assert!(answers.len() >= 40, "{answers:?}");
     assert!(answers.iter().all(|own| *own == 0x89), "{answers:?}");
     for (took, _) in times(&address, &others) {
         assert!(took < Duration::from_secs(1), "{took:?}");
@@ -461,21 +462,9 @@ clusters: {{ b: {{ endpoints: [ "127.0.0.1:1" ], health_check: {{ {check} }} }} 
         )
     };
     for (listener, check, why) in [
-        (
-            "connack_timeout: 0s",
-            "protocol: mqtt",
-            "nobody could ever answer",
-        ),
-        (
-            "answer_timeout: 0s",
-            "protocol: mqtt",
-            "nobody could ever answer",
-        ),
-        (
-            "auth_timeout: 0s",
-            "protocol: mqtt",
-            "nobody could ever answer",
-        ),
+        ("connack_timeout: 0s", "protocol: mqtt", "no time at all"),
+        ("answer_timeout: 0s", "protocol: mqtt", "no time at all"),
+        ("auth_timeout: 0s", "protocol: mqtt", "no time at all"),
         ("connecting: 0", "protocol: mqtt", "nonzero"),
         (
             "connecting: 1",
