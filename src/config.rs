@@ -46,12 +46,15 @@ pub struct Config {
     pub(crate) files: TlsFiles,
 }
 
-/// The files of all TLS of a configuration.
+/// The files of all TLS of a configuration, and of those who are let in.
 #[derive(Default)]
 pub(crate) struct TlsFiles {
     pub(crate) listeners: Vec<Option<Placed<ServerFiles>>>,
     pub(crate) clusters: Vec<Option<Placed<ClientFiles>>>,
     pub(crate) registry_clusters: Option<Placed<ClientFiles>>,
+    pub(crate) kafka: Vec<Placed<std::sync::Arc<crate::kafka::Outlet>>>,
+    /// What clients of MQTT are asked for.
+    pub(crate) credentials: Vec<Placed<std::sync::Arc<crate::authentication::Credentials>>>,
 }
 
 impl Config {
@@ -71,6 +74,20 @@ impl Config {
         if let Some(Placed { value, place }) = &self.files.registry_clusters {
             let tls = value.build().map_err(wrong(*place))?;
             self.routing.registry_policy.tls = Some(tls);
+        }
+        for Placed { value, place } in &self.files.kafka {
+            if let Some(tls) = &value.config.tls {
+                let files = ClientFiles {
+                    authorities: tls.authorities.clone(),
+                    pair: tls.pair.clone(),
+                    revoked: Vec::new(),
+                    server_name: None,
+                };
+                files.config().map_err(wrong(*place))?;
+            }
+        }
+        for Placed { value, place } in &self.files.credentials {
+            value.read().map_err(wrong(*place))?;
         }
         Ok(())
     }

@@ -20,6 +20,10 @@ const KEPT: [&str; 3] = ["content-type", "traceparent", "tracestate"];
 /// The header by which messages tell into which topics of Kafka they have been written, each as
 /// `CLUSTER/TOPIC`, so that those that are brought back into the mesh do not go round for ever.
 const BRIDGE: &str = "x-mesh-bridge";
+/// Beginnings of headers that only we write, in any case: what clients say under such a name is left out,
+/// for most readers take the last of several.
+const OURS: [&str; 4] = ["mqtt.", "http.", BRIDGE, CONTENT_TYPE];
+const CONTENT_TYPE: &str = "content-type";
 /// Through so many bridges a message may go.
 const MAX_BRIDGES: usize = 8;
 
@@ -29,6 +33,8 @@ pub struct Outlet {
     pub name: String,
     /// How it is spoken to.
     pub config: finback_kafka::Config,
+    /// Bytes of the longest message.
+    limit: usize,
     producer: OnceLock<Arc<Producer>>,
 }
 
@@ -47,6 +53,7 @@ impl Outlet {
     pub fn new(name: &str, config: finback_kafka::Config) -> Self {
         Self {
             name: name.to_owned(),
+            limit: config.message_limit(),
             config,
             producer: OnceLock::new(),
         }
@@ -107,12 +114,22 @@ pub struct KafkaSink {
     pub key: Key,
 }
 
+fn is_ours(name: &str) -> bool {
+    let begins = |own: &&str| {
+        let begin = name.as_bytes().get(..own.len());
+        begin.is_some_and(|begin| begin.eq_ignore_ascii_case(own.as_bytes()))
+    };
+    OURS.iter().any(begins)
+}
+
 fn not_taken(failure: Failure) -> NotTaken {
     match failure {
         Failure::Full => NotTaken::Full,
         Failure::TooLarge => NotTaken::TooLarge,
         Failure::NoTopic => NotTaken::BadTopic,
-        Failure::Loop | Failure::TimedOut | Failure::Failed => NotTaken::Failed,
+        Failure::TooManyTopics => NotTaken::TooManyTopics,
+        Failure::Loop => NotTaken::Loop,
+        Failure::TimedOut | Failure::Failed => NotTaken::Failed,
     }
 }
 
@@ -135,6 +152,10 @@ impl Sink for KafkaSink {
             Box::new(move |went| receipt.tell(went.map(drop).map_err(not_taken)))
         });
         self.write_message(message, confirm).map_err(not_taken)
+    }
+
+    fn limit(&self) -> usize {
+        self.outlet.limit
     }
 }
 
@@ -163,13 +184,18 @@ impl KafkaSink {
             ("mqtt.client_id", message.client_id.as_bytes()),
             (BRIDGE, way.as_bytes()),
         ];
-        if !message.username.is_empty() {
-            headers.push(("mqtt.username", message.username.as_bytes()));
+        for (name, value) in [
+            ("mqtt.username", message.username),
+            ("mqtt.identity", message.identity),
+        ] {
+            if !value.is_empty() {
+                headers.push((name, value.as_bytes()));
+            }
         }
         for (id, value) in message.properties.iter() {
             match (id, value) {
                 (id::CONTENT_TYPE, Value::Text(text)) => {
-                    headers.push(("content-type", text.as_bytes()));
+                    headers.push((CONTENT_TYPE, text.as_bytes()));
                 }
                 (id::RESPONSE_TOPIC, Value::Text(text)) => {
                     headers.push(("mqtt.response_topic", text.as_bytes()));
@@ -177,7 +203,7 @@ impl KafkaSink {
                 (id::CORRELATION_DATA, Value::Binary(bytes)) => {
                     headers.push(("mqtt.correlation_data", bytes));
                 }
-                (_, Value::Pair(name, value)) if name != BRIDGE => {
+                (_, Value::Pair(name, value)) if !is_ours(name) => {
                     headers.push((name, value.as_bytes()));
                 }
                 _ => {}
@@ -209,7 +235,7 @@ fn plain(status: StatusCode, text: String) -> Response<Bytes> {
 
 fn failed(failure: Failure) -> Response<Bytes> {
     let status = match failure {
-        Failure::Full => StatusCode::TOO_MANY_REQUESTS,
+        Failure::Full | Failure::TooManyTopics => StatusCode::TOO_MANY_REQUESTS,
         Failure::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Failure::NoTopic => StatusCode::NOT_FOUND,
         Failure::Loop => StatusCode::LOOP_DETECTED,

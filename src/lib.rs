@@ -1,6 +1,7 @@
 //! Finback put together: configuration, commands, and the wiring of all parts.
 
 pub mod admin;
+pub mod authentication;
 pub mod commands;
 pub mod config;
 pub mod kafka;

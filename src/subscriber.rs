@@ -59,10 +59,19 @@ pub struct Subscription {
 
 impl Subscription {
     /// What tells two of them apart.
-    fn settings(&self) -> String {
-        let outlet = &self.sink.outlet;
-        format!("{self:?} {:?}", outlet.config)
+    fn settings(&self) -> Settings {
+        Settings {
+            own: format!("{self:?}"),
+            kafka: self.sink.outlet.config.clone(),
+        }
     }
+}
+
+/// Everything that was configured of a subscription.
+#[derive(PartialEq, Eq)]
+struct Settings {
+    own: String,
+    kafka: finback_kafka::Config,
 }
 
 /// Subscriptions at work.
@@ -70,7 +79,7 @@ impl Subscription {
 pub struct Subscribers(Vec<Subscriber>);
 
 struct Subscriber {
-    settings: String,
+    settings: Settings,
     client_id: String,
     topics: Vec<String>,
     stop: watch::Sender<bool>,
@@ -388,7 +397,7 @@ impl Way {
 fn after(failure: Failure, subscription: &Subscription, message: &Publish) -> Stage {
     match failure {
         Failure::Full | Failure::TimedOut | Failure::Failed => Stage::New,
-        Failure::NoTopic | Failure::TooLarge | Failure::Loop => {
+        Failure::NoTopic | Failure::TooManyTopics | Failure::TooLarge | Failure::Loop => {
             let topic = String::from_utf8_lossy(&message.topic).into_owned();
             tracing::error!(
                 client_id = subscription.client_id, topic, %failure,
@@ -411,6 +420,7 @@ fn hand_over(
         topic,
         client_id: &subscription.client_id,
         username: "",
+        identity: "",
         qos: message.qos as u8,
         retain: message.retain,
         properties: Properties::of(&properties),

@@ -42,6 +42,9 @@ pub struct ClusterPolicy {
     pub connect_timeout: Duration,
     /// Upstream connections per endpoint and worker, at most. Default: 4.
     pub connections: u32,
+    /// The same of connections that carry one call at a time; further calls wait for one. Default: any
+    /// number.
+    pub exclusive_connections: Option<u32>,
     /// An upstream connection that was silent this long is sent a heartbeat. Default: 5 s.
     pub heartbeat_interval: Duration,
     /// A connection silent for this many intervals is given up. Default: 3.
@@ -69,6 +72,7 @@ impl Default for ClusterPolicy {
             tls: None,
             connect_timeout: Duration::from_secs(1),
             connections: 4,
+            exclusive_connections: None,
             heartbeat_interval: Duration::from_secs(5),
             heartbeat_misses: 3,
             max_in_flight: 10_000,

@@ -1,9 +1,11 @@
 //! The file's types become core's; what does not make sense is refused with its place.
 
 mod clusters;
+mod kafka;
 mod registries;
 mod routes;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -18,6 +20,7 @@ use finback_registry::Layout;
 use super::file::{self, File};
 use super::units::{Pause, Placed, Size, Time};
 use super::{Config, TlsFiles, Wrong};
+use crate::authentication::Credentials;
 use crate::kafka::Outlet;
 use crate::protocols;
 use crate::subscriber::Subscription;
@@ -48,8 +51,9 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
         kafka: file
             .kafka
             .into_iter()
-            .map(|(name, kafka)| Ok((name.clone(), outlet(&name, kafka)?)))
+            .map(|(name, kafka)| Ok((name.clone(), kafka::outlet(&name, kafka, folder)?)))
             .collect::<Result<_>>()?,
+        credentials: RefCell::default(),
     };
     let workers = workers(file.workers.as_ref())?;
     let admin = file
@@ -115,7 +119,7 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
     };
     Ok(Config {
         take_over: false,
-        kafka: names.kafka.into_values().collect(),
+        kafka: names.kafka.values().map(|own| own.value.clone()).collect(),
         subscriptions,
         workers,
         admin,
@@ -132,6 +136,8 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
             listeners: listener_tls,
             clusters: cluster_tls,
             registry_clusters: registry_tls,
+            kafka: names.kafka.into_values().collect(),
+            credentials: names.credentials.into_inner(),
         },
     })
 }
@@ -146,26 +152,9 @@ struct Names {
     lists: Vec<String>,
     clusters: Vec<String>,
     tables: Vec<String>,
-    kafka: BTreeMap<String, Arc<Outlet>>,
-}
-
-fn outlet(name: &str, Placed { value, place }: Placed<file::Kafka>) -> Result<Arc<Outlet>> {
-    let brokers = match value.brokers {
-        file::Servers::One(one) => one,
-        file::Servers::Many(several) => several.join(","),
-    };
-    if brokers.is_empty() {
-        let message = "a Kafka cluster without brokers; write one, such as 127.0.0.1:9092";
-        return Err(Wrong::at(place, message));
-    }
-    let config = finback_kafka::Config {
-        brokers,
-        options: value.options,
-    };
-    config
-        .check()
-        .map_err(|why| Wrong::at(place, format!("Kafka's client does not take this: {why}")))?;
-    Ok(Arc::new(Outlet::new(name, config)))
+    kafka: BTreeMap<String, Placed<Arc<Outlet>>>,
+    /// What clients of MQTT are asked for; read when the whole configuration is good.
+    credentials: RefCell<Vec<Placed<Arc<Credentials>>>>,
 }
 
 fn subscription(

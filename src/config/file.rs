@@ -103,9 +103,43 @@ pub struct Registry {
 pub struct Kafka {
     /// Its first brokers, `host:port`, or a list of them.
     pub brokers: Servers,
+    /// Speak TLS; brokers' certificates are asked for their host. Default: no.
+    pub tls: Option<Placed<KafkaTls>>,
+    /// Log in. Default: as nobody.
+    pub sasl: Option<Placed<KafkaSasl>>,
+    /// Topics that messages may be written to at a time; those to others are refused. Default: 1000.
+    pub topics: Option<NonZeroUsize>,
+    /// A topic that nobody has written to for so long counts no more. Default: 10m.
+    pub topic_idle: Option<Time>,
     /// Settings of librdkafka's that differ from ours, by their names there.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
+}
+
+/// TLS to a Kafka cluster.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaTls {
+    /// Authorities that brokers' certificates must descend from, as PEM. Default: the public ones.
+    pub ca: Option<String>,
+    /// Our own certificate chain, as PEM, if brokers ask for one.
+    pub certificate: Option<String>,
+    /// Its key.
+    pub key: Option<String>,
+}
+
+/// How to log in to a Kafka cluster: with a user and password, or with a token.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaSasl {
+    /// `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `OAUTHBEARER`.
+    pub mechanism: Placed<String>,
+    /// The user.
+    pub username: Option<String>,
+    /// A file with the user's password, relative to this one.
+    pub password_file: Option<Placed<String>>,
+    /// OAUTHBEARER: a file with the token, relative to this one; read again before the token ends.
+    pub token_file: Option<String>,
 }
 
 /// A subscription of our own at a broker that speaks MQTT 5, whose messages go to Kafka.
@@ -533,8 +567,7 @@ pub struct MqttPolicy {
     pub password_file: Option<Placed<String>>,
     /// Whether the broker is told the client's address and identity, by version 2 of the PROXY
     /// protocol. Default: false.
-    #[serde(default)]
-    pub proxy_protocol: bool,
+    pub proxy_protocol: Option<Placed<bool>>,
     /// Messages per second of one client; one that says more is read more slowly. Default: any.
     pub messages_per_second: Option<NonZeroU32>,
     /// Bytes of messages per second of one client, likewise. Default: any.
@@ -544,8 +577,62 @@ pub struct MqttPolicy {
     /// Write messages to Kafka too. Default: nowhere.
     pub tap: Option<Placed<MqttTap>>,
     /// What a second session of one client identifier means: `broker` (the broker's affair),
-    /// `take-over` (the former one is ended here) or `refuse`. Default: broker.
+    /// `take-over` (the former one is ended here) or `refuse`. Default: broker; with `produce`,
+    /// take-over.
     pub duplicates: Option<Placed<String>>,
+    /// With `produce`, where there is no broker to ask: how clients are authenticated, `none`,
+    /// `certificate`, `{ users: FILE }` or `{ tokens: ... }`.
+    pub authenticate: Option<Placed<MqttAuthenticate>>,
+    /// With `produce`: how long a session of MQTT 3 is remembered while its client is away, unless it is
+    /// clean. Default: 2h.
+    pub session_expiry: Option<Placed<Time>>,
+    /// With `produce`: what becomes of a message that Kafka will never take and that MQTT 3 has no
+    /// answer for, `acknowledge` (it is logged and goes nowhere) or `close`. Default: acknowledge.
+    pub refused: Option<Placed<String>>,
+}
+
+/// How clients are authenticated.
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
+pub enum MqttAuthenticate {
+    /// `none` or `certificate`.
+    Word(String),
+    /// By what CONNECT says.
+    By(MqttCredentials),
+}
+
+forms!(
+    MqttAuthenticate,
+    "none, certificate, { users: FILE } or { tokens: { key: FILE } }",
+    Word,
+    map By(MqttCredentials)
+);
+
+/// What CONNECT is to say. Exactly one of both.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MqttCredentials {
+    /// A user and password of this file, which `mosquitto_passwd` writes; relative to this one, and read
+    /// again when it changes.
+    pub users: Option<Placed<String>>,
+    /// A JSON Web Token as the password.
+    pub tokens: Option<Placed<MqttTokens>>,
+}
+
+/// Which tokens are good.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MqttTokens {
+    /// A file with what proves them, relative to this one and read again when it changes: a public key as
+    /// PEM (RS256, ES256), a JSON Web Key Set, or a secret of 32 bytes or more (HS256).
+    pub key: Placed<String>,
+    /// Who they must be from (`iss`). Default: anybody with the key.
+    pub issuer: Option<String>,
+    /// Whom they must be for (`aud`). Default: tokens that are for somebody are refused.
+    pub audience: Option<String>,
+    /// What they must say, by claim; `{client_id}` and `{username}` stand for what CONNECT says.
+    #[serde(default)]
+    pub claims: BTreeMap<String, Placed<String>>,
 }
 
 /// Messages for Kafka besides their broker.
@@ -866,7 +953,8 @@ pub struct Policy {
     pub balance: Option<Placed<Balance>>,
     /// How long a connection may take to be made. Default: 1s.
     pub connect_timeout: Option<Time>,
-    /// Connections per endpoint and worker, at most. Default: 4.
+    /// Connections per endpoint and worker, at most. Default: 4; any number where each carries one
+    /// request at a time, as in HTTP/1.1.
     pub connections: Option<NonZeroU32>,
     /// Heartbeats to silent endpoints.
     pub heartbeat: Option<Heartbeat>,

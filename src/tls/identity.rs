@@ -77,7 +77,7 @@ pub(super) fn named(certificate: &CertificateDer<'_>) -> Result<Option<Identity>
     let common = match (common.next(), common.next()) {
         // Of several, nobody could say which one counts. Where there are other names, though we may
         // know none of them, it does not count either (RFC 9525, section 2).
-        (Some(only), None) if is_known || !(has_uri || !dns.is_empty()) => only.as_str().ok(),
+        (Some(only), None) if is_known || (!has_uri && dns.is_empty()) => only.as_str().ok(),
         _ => None,
     };
     Ok(Identity::of(spiffe, &dns, common))

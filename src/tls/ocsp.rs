@@ -111,11 +111,15 @@ fn current(own: &CertifiedKey, answers: &[Answer]) -> Result<(u64, u64)> {
     let Some(answer) = answers.iter().find(is_about) else {
         bail!("it is about another certificate");
     };
+    validity(answer, UnixTime::now().as_secs())
+}
+
+/// From when to when an answer is current, which it must be now.
+fn validity(answer: &Answer, now: u64) -> Result<(u64, u64)> {
     ensure!(
         answer.is_good,
         "it does not say that the certificate is good"
     );
-    let now = UnixTime::now().as_secs();
     ensure!(now <= answer.next_update, "it is out of date");
     ensure!(answer.this_update <= now, "its time is yet to come");
     Ok((answer.this_update, answer.next_update))

@@ -198,7 +198,7 @@ listeners:
 routes: { web: [ { match: { service: a.B }, respond: { status: 200, body: fine } } ] }
 "#,
     );
-    let long = format!("x-long: {}", "x".repeat(100 * 1024));
+    let long = format!("x-long: {}", "x".repeat(40 * 1024));
     let ask = |listener: &str, more: &[&str]| {
         let url = format!("http://{}/a.B/c", finback.local(listener));
         let head = ["-v", "-H", ":method: POST", "-H", &long];

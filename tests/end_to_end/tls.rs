@@ -302,31 +302,29 @@ listeners:
     address: "127.0.0.1:0"
     routes: web
     tls: {{ certificates: [ {{ certificate: "{f}/server.pem", key: "{f}/server.key" }} ] }}
+  - name: only
+    address: "127.0.0.1:0"
+    protocol: http
+    routes: web
+    tls: {{ certificates: [ {{ certificate: "{f}/server.pem", key: "{f}/server.key" }} ] }}
 routes: {{ web: [ {{ to: {{ cluster: back }} }} ] }}
 clusters: {{ back: {{ endpoints: [ "{backend}" ] }} }}
 "#
     ));
-    let port = finback.port("web").to_string();
-    let out = Command::new(built("go/h2spec"))
-        .args([
-            "-S",
-            "-t",
-            "-k",
-            "-h",
-            "127.0.0.1",
-            "-p",
-            &port,
-            "--timeout",
-            "5",
-        ])
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&out.stdout);
-    let last = said.lines().rfind(|line| line.contains("tests"));
-    assert!(
-        last.is_some_and(|last| last.contains(" 0 skipped, 0 failed")),
-        "{said}"
-    );
+    for listener in ["web", "only"] {
+        let port = finback.port(listener).to_string();
+        let out = Command::new(built("go/h2spec"))
+            .args(["-S", "-t", "-k", "-h", "127.0.0.1", "-p", &port])
+            .args(["--timeout", "5"])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&out.stdout);
+        let last = said.lines().rfind(|line| line.contains("tests"));
+        assert!(
+            last.is_some_and(|last| last.contains(" 0 skipped, 0 failed")),
+            "{listener}: {said}"
+        );
+    }
 }
 
 /// An endpoint whose authority was exchanged for another is spoken to as soon as the files of the

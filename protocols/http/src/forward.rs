@@ -115,8 +115,7 @@ fn fault(http: &Http, head: &mut Parts, upgrades: bool) -> Option<Fault> {
         .path_and_query()
         .map_or(0, |own| own.as_str().len());
     if target > http.config.target {
-        let why = "the target is longer than the limit";
-        return Some(Fault::too_large(StatusCode::URI_TOO_LONG, why));
+        return Some(Fault::bad("the target is longer than the limit"));
     }
     if head.headers.len() > http.config.headers {
         return Some(Fault::too_large(too_large, "more headers than the limit"));
@@ -269,7 +268,13 @@ impl Call {
             copy: None,
         };
         if let Some(fault) = fault {
-            return Err(Box::new(call.refuse(&fault)));
+            let mut response = call.refuse(&fault);
+            if call.head.version != Version::HTTP_2 {
+                // What follows may be the rest of what was not understood.
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
+            return Err(Box::new(response));
         }
         if routed == Err(Rejection::NoRoute) {
             return Err(Box::new(call.reject(Rejection::NoRoute)));

@@ -159,14 +159,12 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
 
 /// `TE` is for one connection, but trailers go all the way.
 pub(crate) fn keep_trailers(headers: &mut HeaderMap) {
-    let Some(te) = headers.remove(header::TE) else {
+    if !headers.contains_key(header::TE) {
         return;
-    };
-    let tokens = te.to_str().unwrap_or_default().split(',');
-    if tokens
-        .map(str::trim)
-        .any(|token| token.eq_ignore_ascii_case("trailers"))
-    {
+    }
+    let welcome = lists(headers, &header::TE, "trailers");
+    headers.remove(header::TE);
+    if welcome {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
 }
@@ -303,9 +301,21 @@ pub(crate) fn attribute(head: &Parts, name: &str) -> Option<String> {
                 let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
                 (key == parameter).then(|| value.to_owned())
             }),
-            None => Some(head.headers.get(name)?.to_str().ok()?.to_owned()),
+            None => combined(&head.headers, name),
         },
     }
+}
+
+/// A header's value; that of several lines is a list (RFC 9110, section 5.3), so that a line more
+/// hides none.
+fn combined(headers: &HeaderMap, name: &str) -> Option<String> {
+    let mut lines = headers.get_all(name).iter();
+    let mut all = lines.next()?.to_str().ok()?.to_owned();
+    for line in lines {
+        all.push_str(if name == "cookie" { "; " } else { ", " });
+        all.push_str(line.to_str().ok()?);
+    }
+    Some(all)
 }
 
 #[cfg(test)]
@@ -363,7 +373,8 @@ mod tests {
                 ("x-two", "2"),
                 ("host", "a"),
                 ("keep-alive", "5"),
-                ("te", "gzip, trailers"),
+                ("te", "gzip"),
+                ("te", "x, Trailers"),
                 ("upgrade", "x"),
             ],
         );
@@ -399,7 +410,17 @@ mod tests {
 
     #[test]
     fn routes_see_parts_by_name() {
-        let own = head("/x?y=1&z", &[("host", "A:80"), ("lane", "gray")]);
+        let own = head(
+            "/x?y=1&z",
+            &[
+                ("host", "A:80"),
+                ("lane", "gray"),
+                ("list", "a"),
+                ("list", "b, c"),
+                ("cookie", "a=1"),
+                ("cookie", "b=2"),
+            ],
+        );
         for (name, value) in [
             (":authority", Some("a:80")),
             (":path", Some("/x")),
@@ -408,6 +429,8 @@ mod tests {
             ("?z", Some("")),
             ("?w", None),
             ("lane", Some("gray")),
+            ("list", Some("a, b, c")),
+            ("cookie", Some("a=1; b=2")),
             ("no", None),
         ] {
             assert_eq!(attribute(&own, name).as_deref(), value, "{name}");

@@ -49,7 +49,11 @@ pub const NAME: &str = "http";
 pub const MOST_HEADERS: usize = 256;
 /// The longest head that a request or a response may be allowed to have, in bytes.
 pub const MOST_HEAD: usize = 256 * 1024;
-/// The longest method by which HTTP/1.1 is recognised, in bytes.
+/// Methods by which HTTP/1.1 is recognised, whatever follows.
+const METHODS: [&[u8]; 9] = [
+    b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE",
+];
+/// The longest other method by which HTTP/1.1 is recognised, in bytes.
 const METHOD: usize = 32;
 
 /// Bounds of a connection. The defaults are for untrusted clients.
@@ -154,15 +158,11 @@ impl Protocol for Http {
             .count();
         match rest[length..] {
             [] if length <= METHOD => Sniff::Undecided,
+            [b' ', ..] if METHODS.contains(&&rest[..length]) => Sniff::Match,
             [b' '] if (1..=METHOD).contains(&length) => Sniff::Undecided,
-            // Any method (RFC 9110, section 9.1), then what may be asked for.
-            [b' ', target, ..] if (1..=METHOD).contains(&length) => {
-                let connects = &rest[..length] == b"CONNECT";
-                match connects || matches!(target, b'/' | b'*' | b'h' | b'H') {
-                    true => Sniff::Match,
-                    false => Sniff::Mismatch,
-                }
-            }
+            // Any other method (RFC 9110, section 9.1), then what may be asked for: others begin with a
+            // word and a space, too.
+            [b' ', b'/' | b'*' | b'h' | b'H', ..] if (1..=METHOD).contains(&length) => Sniff::Match,
             _ => Sniff::Mismatch,
         }
     }
@@ -188,6 +188,7 @@ mod tests {
             (b"", Sniff::Undecided),
             (b"\xda\xbb", Sniff::Mismatch),
             (b"PRX", Sniff::Undecided),
+            (b"GET ", Sniff::Match),
             (b"PROPFIND ", Sniff::Undecided),
             (b"PROPFIND /dav HTTP/1.1", Sniff::Match),
             (b"M-SEARCH * HTTP/1.1", Sniff::Match),

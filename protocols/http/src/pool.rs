@@ -1,6 +1,7 @@
 //! A worker's connections to endpoints.
 
 mod idle;
+mod seats;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -16,6 +17,8 @@ use finback_core::mesh::{AttemptEnd, Lease};
 use finback_core::net::{DialError, Expired};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
+
+use seats::{Seat, Seats};
 
 use crate::http1;
 use crate::http2::{self, Heartbeat, Limits};
@@ -50,11 +53,13 @@ struct Single {
     clock: Clock,
     /// With the moment since when each is idle, the longest first.
     idle: RefCell<Vec<(Rc<Alone>, Now)>>,
+    seats: Rc<Seats>,
 }
 
 /// A connection that carries one request at a time.
 pub(crate) struct Alone {
     pub(crate) line: http1::Connection,
+    _seat: Seat,
 }
 
 /// HTTP/2: many on each.
@@ -126,6 +131,8 @@ impl Returned {
         {
             let mut idle = single.idle.borrow_mut();
             idle.push((connection.clone(), single.clock.now()));
+            drop(idle);
+            single.seats.call();
         }
     }
 }
@@ -158,6 +165,9 @@ pub(crate) fn ready(worker: &Rc<Worker>, lease: &Lease, http2: bool) -> Option<C
         return Some(Channel::Shared(sender, returned));
     }
     let single = pools.single.borrow().get(&key(lease))?.clone();
+    if single.seats.are_awaited() {
+        return None;
+    }
     let connection = single.used()?;
     let returned = Returned(Place::Single(single, connection.clone()));
     Some(Channel::Single(connection, returned, true))
@@ -202,6 +212,7 @@ async fn single(
             _cluster: lease.cluster().clone(),
             clock: worker.mesh().clock,
             idle: RefCell::default(),
+            seats: Rc::default(),
         })
     };
     let single = pools
@@ -210,13 +221,30 @@ async fn single(
         .entry(key)
         .or_insert_with(fresh)
         .clone();
-    if !wants_fresh && let Some(connection) = single.used() {
-        let returned = Returned(Place::Single(single, connection.clone()));
-        return Ok(Channel::Single(connection, returned, true));
-    }
+    let most = lease.cluster().spec.policy.exclusive_connections;
+    let mut in_turn = !single.seats.are_awaited();
+    let seat = loop {
+        if in_turn {
+            if !wants_fresh && let Some(connection) = single.used() {
+                let returned = Returned(Place::Single(single, connection.clone()));
+                return Ok(Channel::Single(connection, returned, true));
+            }
+            if let Some(seat) = single.seats.take(most) {
+                break seat;
+            }
+            // An idle one makes room for one that nothing was sent on yet.
+            let idle = single.idle.borrow_mut().pop();
+            if idle.is_some() {
+                continue;
+            }
+        }
+        single.seats.wait().await;
+        in_turn = true;
+    };
     let stream = worker.connect(lease, Some(b"http/1.1")).await?;
     let connection = Rc::new(Alone {
         line: http1::Connection::new(stream),
+        _seat: seat,
     });
     let returned = Returned(Place::Single(single, connection.clone()));
     Ok(Channel::Single(connection, returned, false))

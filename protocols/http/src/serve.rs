@@ -44,13 +44,15 @@ const GOODBYE: Duration = Duration::from_secs(10);
 pub(crate) async fn serve(http: Arc<Http>, connection: Connection, worker: Rc<Worker>) {
     let (caller, mut io) = Caller::new(connection, worker);
     caller.set_movable(true);
+    // Whoever agreed to HTTP/2 hears in HTTP/2 what is wrong with its beginning (RFC 9113, section 3.4).
+    let agreed = io.application() == Some(b"h2");
     match begins_with_preface(&http, &caller, &mut io).await {
-        Ok(true) => {
+        Ok(begins) if begins || agreed => {
             // Its tables of headers would have to move, too.
             caller.set_movable(false);
             Box::pin(serve_http2(http, caller, io)).await;
         }
-        Ok(false) => serve_http1(http, caller, io).await,
+        Ok(_) => serve_http1(http, caller, io).await,
         // Gone before it said anything.
         Err(_) => {}
     }

@@ -85,6 +85,46 @@ async fn idle_clients_and_tunnels_end_also_when_the_limit_is_lowered_meanwhile()
 }
 
 #[tokio::test]
+async fn requests_wait_for_one_of_so_many_connections() {
+    for most in [Some(2), None] {
+        let server = Server::bind().await;
+        let mut policy = policy("1.1");
+        policy.exclusive_connections = most;
+        let mess = mess(routing(&[server.address], policy, 1), 1);
+        let mut clients = Vec::new();
+        for _ in 0..6 {
+            let mut client = Peer::connect(mess.address).await;
+            client.say(GET).await;
+            clients.push(client);
+        }
+        let made = most.unwrap_or(6);
+        let mut upstream = Vec::new();
+        for _ in 0..made {
+            upstream.push(server.accept().await);
+        }
+        assert!(server.stays_alone(Duration::from_millis(200)).await);
+        // One closes its connection after each response: another takes its place.
+        for round in 0..6 / made {
+            for (place, own) in upstream.iter_mut().enumerate() {
+                own.hear("\r\n\r\n").await;
+                let closes = most.is_some() && place == 1;
+                let head = match closes {
+                    true => "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\n",
+                    false => "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n",
+                };
+                own.say(&format!("{head}well")).await;
+                if closes && round < 2 {
+                    *own = server.accept().await;
+                }
+            }
+        }
+        for client in &mut clients {
+            assert!(client.hear("well").await.starts_with("HTTP/1.1 200"));
+        }
+    }
+}
+
+#[tokio::test]
 async fn tunnels_of_a_listener_that_goes_make_way_when_they_are_quiet_or_time_is_over() {
     let server = Server::bind().await;
     let mess = mess(routing(&[server.address], policy("1.1"), 2), 1);

@@ -3,76 +3,35 @@
 //! A message is taken when the producer has room for it, and confirmed when the brokers of its
 //! partition have it; whoever brought it decides what to do meanwhile.
 
+mod config;
+mod security;
 mod topic;
+mod topics;
 
-use std::collections::BTreeMap;
+use std::error::Error;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rdkafka::client::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::client::{ClientContext, OAuthToken};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{
-    BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer,
+    BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer,
 };
 
+use topics::{Admitted, Topics};
+
+pub use config::Config;
+pub use security::{Mechanism, Sasl, Tls};
 pub use topic::{Template, TemplateError};
 
-/// What a producer is set to unless its options say otherwise.
-const DEFAULTS: &[(&str, &str)] = &[
-    // No message twice for a retry of ours, and none before another.
-    ("enable.idempotence", "true"),
-    ("linger.ms", "2"),
-    ("compression.type", "lz4"),
-    // Whoever waits for a confirmation has not given up by then.
-    ("message.timeout.ms", "10000"),
-    ("queue.buffering.max.messages", "100000"),
-    ("queue.buffering.max.kbytes", "65536"),
-    ("client.id", "finback"),
-];
-
-/// Where a Kafka cluster is, and how it is spoken to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// Its first brokers: `host:port,host:port`.
-    pub brokers: String,
-    /// Settings of librdkafka's that differ from ours, by their names there.
-    pub options: BTreeMap<String, String>,
-}
-
-impl Config {
-    fn client(&self) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        for (name, value) in DEFAULTS {
-            config.set(*name, *value);
-        }
-        for (name, value) in &self.options {
-            config.set(name, value);
-        }
-        config.set("bootstrap.servers", &self.brokers);
-        config.set_log_level(RDKafkaLogLevel::Warning);
-        config
-    }
-
-    /// Whether a producer can be made of it.
-    ///
-    /// # Errors
-    /// Which setting is wrong.
-    pub fn check(&self) -> Result<(), String> {
-        match self.client().create_native_config() {
-            Ok(_) => Ok(()),
-            Err(KafkaError::ClientConfig(_, why, name, value)) => {
-                Err(format!("`{name}: {value}`: {why}"))
-            }
-            Err(error) => Err(error.to_string()),
-        }
-    }
-}
-
+/// A producer that is given up has so long to say what became of its messages.
+const LAST: Duration = Duration::from_secs(5);
 /// What is to be written.
 #[derive(Clone, Debug, Default)]
 pub struct Message<'a> {
@@ -104,9 +63,12 @@ pub enum Failure {
     /// It is longer than the producer or its brokers take.
     #[error("the message is too large")]
     TooLarge,
-    /// The topic does not exist, or nobody may write there.
+    /// The topic does not exist, or is not to be written to.
     #[error("the topic is not there, or not to be written to")]
     NoTopic,
+    /// Its topic would be one more than may be in use.
+    #[error("too many topics are in use")]
+    TooManyTopics,
     /// It has been there before, or through too many bridges.
     #[error("the message goes round in a loop")]
     Loop,
@@ -149,19 +111,31 @@ pub struct Counts {
     pub confirmed: AtomicU64,
     /// Messages that were taken and then failed.
     pub failed: AtomicU64,
-    /// Times that there was no room.
+    /// Times that there was no room, or a new topic had to wait.
     pub full: AtomicU64,
-    /// Producers that were given up after an error that nothing can mend.
+    /// Producers that were given up after an error that nothing can mend, or for the topics that they had
+    /// heard of.
     pub rebuilt: AtomicU64,
 }
 
 struct Context {
     name: Arc<str>,
+    /// Where the token of OAUTHBEARER is.
+    token: Option<std::path::PathBuf>,
     counts: Arc<Counts>,
     fatal: Arc<AtomicBool>,
 }
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        let file = self.token.as_deref().unwrap_or(Path::new(""));
+        security::token(file).inspect_err(|error| {
+            tracing::warn!(kafka = %self.name, %error, "no token to log in to Kafka with");
+        })
+    }
+
     fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::warn!(kafka = %self.name, facility, message, "Kafka's client says");
     }
@@ -204,6 +178,11 @@ pub struct Producer {
     config: Config,
     current: ArcSwap<ThreadedProducer<Context>>,
     fatal: Arc<AtomicBool>,
+    topics: Topics,
+    /// Threads that hand a message over now.
+    sending: AtomicUsize,
+    /// It is to begin anew when nothing is on its way any more, so that messages keep their order.
+    renewing: AtomicBool,
     /// What was counted.
     pub counts: Arc<Counts>,
 }
@@ -227,9 +206,12 @@ impl Producer {
         let current = make(&name, &config, &counts, &fatal)?;
         Ok(Arc::new(Self {
             name,
+            topics: Topics::new(config.topics, config.topic_idle),
             config,
             current: ArcSwap::from_pointee(current),
             fatal,
+            sending: AtomicUsize::new(0),
+            renewing: AtomicBool::new(false),
             counts,
         }))
     }
@@ -251,6 +233,39 @@ impl Producer {
     /// # Errors
     /// If it is not taken; nobody is told then, and `confirm` is gone.
     pub fn send(&self, message: &Message<'_>, confirm: Option<Confirm>) -> Result<(), Failure> {
+        self.sending.fetch_add(1, SeqCst);
+        let renewing = self.renewing.load(SeqCst);
+        let sent = match self.topics.admit(message.topic) {
+            _ if renewing => Err(Failure::Full),
+            Admitted::Yes => self.hand_over(message, confirm),
+            Admitted::YesButRenew => {
+                self.renewing.store(true, SeqCst);
+                Err(Failure::Full)
+            }
+            Admitted::Later => Err(Failure::Full),
+            Admitted::Never => Err(Failure::TooManyTopics),
+        };
+        self.sending.fetch_sub(1, SeqCst);
+        if sent == Err(Failure::Full) {
+            self.counts.full.fetch_add(1, Relaxed);
+        }
+        if renewing {
+            self.renew();
+        }
+        sent
+    }
+
+    /// Gives back what librdkafka keeps of topics: it forgets none as long as it lives.
+    fn renew(&self) {
+        let quiet = self.sending.load(SeqCst) == 0 && self.current.load().in_flight_count() == 0;
+        // One does it; others find that it is done.
+        if quiet && self.renewing.swap(false, SeqCst) {
+            self.rebuild();
+            self.topics.renewed();
+        }
+    }
+
+    fn hand_over(&self, message: &Message<'_>, confirm: Option<Confirm>) -> Result<(), Failure> {
         if self.fatal.swap(false, Relaxed) {
             self.rebuild();
         }
@@ -275,9 +290,7 @@ impl Producer {
             }
             Err((error, _)) => {
                 let failure = Failure::of(&error);
-                if failure == Failure::Full {
-                    self.counts.full.fetch_add(1, Relaxed);
-                } else if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
                     self.fatal.store(true, Relaxed);
                 }
                 Err(failure)
@@ -285,7 +298,7 @@ impl Producer {
         }
     }
 
-    /// Begins anew after an error that this producer cannot get over (an idempotent producer
+    /// Begins anew, after an error that this producer cannot get over (an idempotent producer
     /// that lost its place among the brokers, say). What it had taken fails.
     fn rebuild(&self) {
         match make(&self.name, &self.config, &self.counts, &self.fatal) {
@@ -294,7 +307,7 @@ impl Producer {
                 tracing::warn!(kafka = %self.name, "the producer was given up and made anew");
                 let old = self.current.swap(Arc::new(fresh));
                 // It waits for its threads, which is not ours to do.
-                std::thread::spawn(move || drop(old));
+                std::thread::spawn(move || end(old));
             }
             Err(error) => {
                 self.fatal.store(true, Relaxed);
@@ -313,6 +326,13 @@ impl Producer {
     }
 }
 
+/// Ends a producer that is in use no more: whoever waits for it is told.
+fn end(old: Arc<ThreadedProducer<Context>>) {
+    old.purge(PurgeConfig::default().queue().inflight());
+    let told = old.flush(LAST);
+    tracing::debug!(?told, "a producer has ended");
+}
+
 fn make(
     name: &Arc<str>,
     config: &Config,
@@ -321,6 +341,10 @@ fn make(
 ) -> Result<ThreadedProducer<Context>, String> {
     let context = Context {
         name: name.clone(),
+        token: match &config.sasl {
+            Some(Sasl::Token(file)) => Some(file.clone()),
+            _ => None,
+        },
         counts: counts.clone(),
         fatal: fatal.clone(),
     };

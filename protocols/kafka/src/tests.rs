@@ -16,14 +16,22 @@ use super::{Config, Failure, Message, Place, Producer};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+fn config(brokers: &str, options: BTreeMap<String, String>) -> Config {
+    Config {
+        brokers: brokers.to_owned(),
+        tls: None,
+        sasl: None,
+        topics: 1000,
+        topic_idle: Duration::from_secs(600),
+        options,
+    }
+}
+
 fn producer(brokers: &str, options: &[(&str, &str)]) -> std::sync::Arc<Producer> {
     let options = options
         .iter()
         .map(|(name, value)| ((*name).into(), (*value).into()));
-    let config = Config {
-        brokers: brokers.to_owned(),
-        options: options.collect(),
-    };
+    let config = config(brokers, options.collect());
     config.check().unwrap();
     Producer::start("test", config).unwrap()
 }
@@ -109,11 +117,72 @@ fn what_is_too_large_is_said_at_once() {
 fn settings_that_there_are_not_are_named() {
     for (name, value) in [("no.such", "1"), ("linger.ms", "soon"), ("acks", "7777777")] {
         let options = BTreeMap::from([(name.to_owned(), value.to_owned())]);
-        let config = Config {
-            brokers: "a:1".to_owned(),
-            options,
-        };
-        let why = config.check().unwrap_err();
+        let why = config("a:1", options).check().unwrap_err();
         assert!(why.contains(name), "{why}");
     }
+}
+
+#[test]
+fn what_has_a_key_of_its_own_is_no_option_and_no_secret_is_shown() {
+    let options = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
+    let why = config("a:1", options("bootstrap.servers", "b:1")).check();
+    assert!(why.unwrap_err().contains("`brokers`"));
+    let tls = Config {
+        tls: Some(crate::Tls::default()),
+        ..config("a:1", options("security.protocol", "plaintext"))
+    };
+    assert!(tls.check().unwrap_err().contains("`tls`"));
+    assert!(
+        config("a:1", options("security.protocol", "ssl"))
+            .check()
+            .is_ok()
+    );
+}
+
+#[test]
+fn topics_beyond_the_bound_are_refused_and_their_memory_is_given_back() {
+    let cluster = MockCluster::new(1).unwrap();
+    let limited = Config {
+        topics: 20,
+        topic_idle: Duration::from_millis(100),
+        ..config(&cluster.bootstrap_servers(), BTreeMap::new())
+    };
+    let producer = Producer::start("test", limited).unwrap();
+    let (tell, told) = channel();
+    let send = |n: usize| {
+        let topic = format!("t{n}");
+        let own = Message {
+            topic: &topic,
+            ..message(b"x")
+        };
+        let tell = tell.clone();
+        let confirm = Box::new(move |went| tell.send(went).unwrap());
+        producer.send(&own, Some(confirm))
+    };
+    for n in 0..20 {
+        send(n).unwrap();
+    }
+    assert_eq!(send(20), Err(Failure::TooManyTopics));
+    let mut written = 20;
+    for n in 20..100 {
+        loop {
+            match send(n) {
+                Ok(()) => break,
+                Err(failure) => assert!(
+                    matches!(failure, Failure::Full | Failure::TooManyTopics),
+                    "{failure:?}"
+                ),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        written += 1;
+    }
+    for _ in 0..written {
+        assert!(told.recv_timeout(PATIENCE).unwrap().is_ok());
+    }
+    let rebuilt = producer
+        .counts
+        .rebuilt
+        .load(std::sync::atomic::Ordering::Relaxed);
+    assert!((2..=5).contains(&rebuilt), "{rebuilt}");
 }

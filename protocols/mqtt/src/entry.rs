@@ -29,7 +29,7 @@ pub(crate) async fn serve(mqtt: Arc<Mqtt>, connection: Connection, worker: Rc<Wo
         Some((Some(client), Begun::Proxied(opened))) => {
             Box::pin(session::run(&caller, client, opened)).await;
         }
-        Some((_, Begun::Here(terminal))) => Box::pin(terminal.run(&mqtt.kept)).await,
+        Some((_, Begun::Here(terminal))) => Box::pin(terminal.run(&mqtt.states)).await,
         _ => {}
     }
 }

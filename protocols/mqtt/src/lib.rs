@@ -4,6 +4,7 @@
 //! routed; afterwards packets are looked at one by one and passed on as they are, unless the route's
 //! [`Policy`] has it otherwise. Over TCP, TLS and WebSocket.
 
+pub mod authentication;
 mod channel;
 pub mod codec;
 mod entry;
@@ -32,7 +33,9 @@ use finback_core::driver::{Connection, Protocol, Served, Sniff, Worker};
 use codec::Kind;
 
 pub use exercise::{exercise, exercise_websocket};
-pub use policy::{Action, Denied, Duplicates, Policy, Rewrite, Rule, Tap, Template, TemplateError};
+pub use policy::{
+    Action, Denied, Duplicates, Policy, Produce, Rewrite, Rule, Tap, Template, TemplateError,
+};
 pub use probe::MqttProbe;
 pub use reason::Reason;
 pub use sink::{NotTaken, Outgoing, Receipt, Sink};
@@ -95,7 +98,7 @@ pub struct Mqtt {
     gate: gate::Gate,
     sticky: sticky::Sticky,
     sessions: takeover::Sessions,
-    kept: terminal::Kept,
+    states: terminal::state::States,
 }
 
 impl Mqtt {
@@ -107,7 +110,7 @@ impl Mqtt {
             config,
             sticky: sticky::Sticky::default(),
             sessions: takeover::Sessions::default(),
-            kept: terminal::Kept::default(),
+            states: terminal::state::States::default(),
         }
     }
 }

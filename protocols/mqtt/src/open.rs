@@ -6,7 +6,6 @@ mod admission;
 mod amendment;
 mod broker;
 mod connack;
-mod here;
 mod introduction;
 mod refusal;
 
@@ -23,12 +22,11 @@ use crate::codec::{Connect, Head, Level, Opening};
 use crate::policy::{Applied, Duplicates};
 use crate::reason::Reason;
 use crate::takeover::Seat;
-use crate::terminal::Terminal;
+use crate::terminal::{self, Terminal};
 
-use refusal::{Refused, here, reject};
 
 pub(crate) use introduction::check_auth;
-pub(crate) use refusal::{shortened, too_long};
+pub(crate) use refusal::{Refused, count, here, reject, shortened, too_long};
 
 /// Topic aliases of one session that are remembered.
 pub(crate) const MAX_ALIASES: u16 = 32;
@@ -118,8 +116,12 @@ async fn begin(
     connect: Connect<'_>,
 ) -> Result<Begun, Refused> {
     let mut admitted = admission::admit(mqtt, caller, packet.len(), connect)?;
-    if let Some(sink) = admitted.sink() {
-        return here::begin(mqtt, caller, client, admitted, sink);
+    if let Some(policy) = admitted.policy.clone()
+        && let Some(produce) = &policy.produce
+    {
+        let (client, stream) = ((caller, client), &mut admitted.stream);
+        let connect = &admitted.connect;
+        return terminal::connect::begin(mqtt, client, connect, (&policy, produce), stream).await;
     }
     if let Err(rejection) = admitted.routed {
         return Err(reject(&mut admitted.stream, rejection));

@@ -5,7 +5,9 @@ mod names;
 mod template;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::authentication::Authentication;
 use crate::codec::Connect;
 use crate::sink::Sink;
 use crate::topic::{covers, intersect, unshared};
@@ -45,9 +47,26 @@ pub struct Policy {
     /// What a second session of one client identifier means here.
     pub duplicates: Duplicates,
     /// Where messages go in the place of a broker: sessions end here.
-    pub sink: Option<Arc<dyn Sink>>,
+    pub produce: Option<Produce>,
     /// Where messages go besides their broker.
     pub tap: Option<Tap>,
+}
+
+/// Where messages go in the place of a broker.
+#[derive(Clone, Debug)]
+pub struct Produce {
+    /// Who takes them.
+    pub sink: Arc<dyn Sink>,
+    /// The route's name: what is remembered of sessions is remembered for it alone.
+    pub route: Arc<str>,
+    /// How it learns who its clients are.
+    pub authentication: Authentication,
+    /// How long the state of a session of MQTT 3 outlives its connection, unless it is clean. Clients of
+    /// MQTT 5 say that themselves.
+    pub session_expiry: Duration,
+    /// What becomes of a message that the sink will never take, where its version has no answer for
+    /// that.
+    pub refused: Denied,
 }
 
 /// Where messages go besides their broker.

@@ -28,6 +28,8 @@ impl Reason {
     pub const UNSUPPORTED_LEVEL: Self = Self(0x84);
     /// A client identifier that is not taken.
     pub const BAD_CLIENT_ID: Self = Self(0x85);
+    /// A user, password or token that is not good.
+    pub const BAD_USER: Self = Self(0x86);
     /// Policy forbids it.
     pub const NOT_AUTHORIZED: Self = Self(0x87);
     /// Nobody to serve it now.
@@ -36,6 +38,8 @@ impl Reason {
     pub const SERVER_BUSY: Self = Self(0x89);
     /// We are going away.
     pub const SHUTTING_DOWN: Self = Self(0x8b);
+    /// A way of authenticating that nobody here knows.
+    pub const BAD_METHOD: Self = Self(0x8c);
     /// The client was silent for too long.
     pub const KEEP_ALIVE_TIMEOUT: Self = Self(0x8d);
     /// Another connection has the same client identifier.
@@ -72,7 +76,7 @@ impl Reason {
             Self::SUCCESS => 0,
             Self::UNSUPPORTED_LEVEL => 1,
             Self::BAD_CLIENT_ID => 2,
-            Self(0x86) => 4,
+            Self::BAD_USER => 4,
             Self::NOT_AUTHORIZED | Self(0x8a) => 5,
             _ => 3,
         }
@@ -143,7 +147,7 @@ impl Reason {
             (_, 1) => Self::UNSUPPORTED_LEVEL,
             (_, 2) => Self::BAD_CLIENT_ID,
             (_, 3) => Self::SERVER_UNAVAILABLE,
-            (_, 4) => Self(0x86),
+            (_, 4) => Self::BAD_USER,
             (_, 5) => Self::NOT_AUTHORIZED,
             _ => Self::UNSPECIFIED,
         }

@@ -17,6 +17,8 @@ pub struct Outgoing<'a> {
     pub client_id: &'a str,
     /// The client's user, or "".
     pub username: &'a str,
+    /// Who the client was found to be, by its certificate, password or token; "" if that was not asked.
+    pub identity: &'a str,
     /// Its quality of service.
     pub qos: u8,
     /// Whether it was to be kept for later subscribers.
@@ -34,52 +36,96 @@ pub enum NotTaken {
     Full,
     /// Its topic leads nowhere.
     BadTopic,
+    /// Its topic would be one more than there may be.
+    TooManyTopics,
     /// It is too long.
     TooLarge,
-    /// Something else, which the sink logs.
+    /// It goes round in a loop.
+    Loop,
+    /// Something that may pass, which the sink logs.
     Failed,
+}
+
+impl NotTaken {
+    /// Whether it would be the same the next time.
+    pub(crate) fn is_final(self) -> bool {
+        match self {
+            Self::Full | Self::Failed => false,
+            Self::BadTopic | Self::TooManyTopics | Self::TooLarge | Self::Loop => true,
+        }
+    }
 }
 
 /// Where messages go.
 pub trait Sink: fmt::Debug + Send + Sync {
-    /// Takes a message; the receipt is told when it is safe, or is not to be.
+    /// Takes a message; the receipt is told once when it is safe, or is not to be.
     ///
     /// # Errors
-    /// If it is not taken. What the receipt is told then is not heard.
+    /// If it is not taken; the receipt is not told then.
     fn take(&self, message: &Outgoing<'_>, receipt: Receipt) -> Result<(), NotTaken>;
+
+    /// Bytes of the longest message that it takes, with all that goes along.
+    fn limit(&self) -> usize;
 }
 
 /// What messages of quality of service 2 have come to, for as long as their session lasts.
 #[derive(Debug, Default)]
-pub(crate) struct Exactly(Mutex<HashMap<u16, Stage>>);
+pub(crate) struct Exactly(Mutex<Identifiers>);
+
+#[derive(Debug, Default)]
+struct Identifiers {
+    stages: HashMap<u16, Stage>,
+    /// Tells the messages of one identifier apart.
+    last: u64,
+}
 
 /// How far a message of quality of service 2 has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// It is on its way.
-    Sent,
+    Sent(u64),
     /// It is safe; its client has not released it.
     Safe,
 }
 
 impl Exactly {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u16, Stage>> {
+    fn lock(&self) -> MutexGuard<'_, Identifiers> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn stage(&self, id: u16) -> Option<Stage> {
-        self.lock().get(&id).copied()
+        self.lock().stages.get(&id).copied()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().stages.len()
     }
 
-    pub(crate) fn set(&self, id: u16, stage: Option<Stage>) {
-        match stage {
-            Some(stage) => self.lock().insert(id, stage),
-            None => self.lock().remove(&id),
-        };
+    /// A message goes on its way.
+    pub(crate) fn begin(&self, id: u16) -> u64 {
+        let mut own = self.lock();
+        own.last += 1;
+        let number = own.last;
+        own.stages.insert(id, Stage::Sent(number));
+        number
+    }
+
+    /// It has arrived, or never will; unless its identifier stands for another by now.
+    pub(crate) fn settle(&self, id: u16, number: u64, safe: bool) {
+        let mut own = self.lock();
+        if own.stages.get(&id) != Some(&Stage::Sent(number)) {
+            return;
+        }
+        if safe {
+            own.stages.insert(id, Stage::Safe);
+        } else {
+            own.stages.remove(&id);
+        }
+    }
+
+    /// Its client releases it; whether there was one.
+    pub(crate) fn release(&self, id: u16) -> bool {
+        self.lock().stages.remove(&id).is_some()
     }
 }
 
@@ -98,12 +144,20 @@ impl Told {
     }
 }
 
-/// To be told once what became of a message; dropping it says that it failed.
+/// To be told once what became of a message that was taken. Of one that was not, it says nothing:
+/// whoever offered it knows, and is not to be woken by its own refusal.
 pub struct Receipt {
     told: Option<Arc<Told>>,
     number: u64,
     /// Of quality of service 2: what is remembered though its connection may be gone.
-    exactly: Option<(Arc<Exactly>, u16)>,
+    exactly: Option<Release>,
+}
+
+/// What a message of quality of service 2 is remembered by.
+pub(crate) struct Release {
+    pub(crate) of: Arc<Exactly>,
+    pub(crate) id: u16,
+    pub(crate) number: u64,
 }
 
 impl Receipt {
@@ -116,7 +170,7 @@ impl Receipt {
         }
     }
 
-    pub(crate) fn new(told: &Arc<Told>, number: u64, exactly: Option<(Arc<Exactly>, u16)>) -> Self {
+    pub(crate) fn new(told: &Arc<Told>, number: u64, exactly: Option<Release>) -> Self {
         Self {
             told: Some(told.clone()),
             number,
@@ -131,29 +185,18 @@ impl Receipt {
     }
 
     /// Says what became of the message.
-    pub fn tell(mut self, went: Result<(), NotTaken>) {
-        self.say(went);
-    }
-
-    fn say(&mut self, went: Result<(), NotTaken>) {
-        if let Some((exactly, id)) = self.exactly.take() {
-            exactly.set(id, went.is_ok().then_some(Stage::Safe));
+    pub fn tell(self, went: Result<(), NotTaken>) {
+        if let Some(Release { of, id, number }) = self.exactly {
+            of.settle(id, number, went.is_ok());
         }
-        if let Some(told) = self.told.take() {
-            let mut news = told.news.lock().unwrap_or_else(PoisonError::into_inner);
-            news.push((self.number, went));
-            // Who has news waiting has been woken.
-            let first = news.len() == 1;
-            drop(news);
-            if first {
-                told.waker.wake();
-            }
+        let Some(told) = self.told else { return };
+        let mut news = told.news.lock().unwrap_or_else(PoisonError::into_inner);
+        news.push((self.number, went));
+        // Who has news waiting has been woken.
+        let first = news.len() == 1;
+        drop(news);
+        if first {
+            told.waker.wake();
         }
-    }
-}
-
-impl Drop for Receipt {
-    fn drop(&mut self) {
-        self.say(Err(NotTaken::Failed));
     }
 }

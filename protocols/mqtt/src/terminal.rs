@@ -2,14 +2,21 @@
 //! is acknowledged when the sink has it for certain, in the order in which messages came; there
 //! is nothing to subscribe to.
 
-use std::collections::{HashMap, VecDeque};
+pub(crate) mod connect;
+mod packet;
+mod pending;
+mod publish;
+pub(crate) mod state;
+mod will;
+
 use std::future::{Future, poll_fn};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use finback_core::clock::Now;
 use finback_core::driver::Caller;
 use finback_core::frame::Outcome;
 use finback_core::log_limit::LogLimit;
@@ -17,87 +24,31 @@ use finback_core::net::{READS_PER_TURN, Timer, Turn, scratch};
 use finback_core::record::Ending;
 use finback_core::rejection::Rejection;
 use finback_core::text::Escaped;
-use tokio::time::Instant;
 
 use crate::channel::Channel;
-use crate::codec::properties::{Place, Writer, id};
-use crate::codec::{
-    BAD_ALIAS, Connect, Fault, Head, Kind, Level, Properties, Publish, Reader, Side, Subscription,
-    check, write,
-};
+use crate::codec::{Fault, Head, Kind, Level, write};
 use crate::entry::{farewell, session_ended};
-use crate::open::{MAX_ALIASES, patience};
-use crate::policy::Applied;
+use crate::gate::Flow;
+use crate::policy::{Applied, Denied};
 use crate::reason::Reason;
-use crate::sink::{Exactly, NotTaken, Outgoing, Receipt, Sink, Stage, Told};
+use crate::sink::{NotTaken, Sink};
 use crate::takeover::Seat;
-use crate::tally::{Asked, SESSION, Tally, method};
+use crate::tally::{Asked, Tally};
+
+use pending::{Answer, Message, Pending};
+use state::{Held, States};
+use will::Will;
 
 /// Messages of one client that may wait for the sink.
 const WINDOW: u16 = 256;
-/// Messages of quality of service 2 that one client may leave unreleased.
-const MAX_UNRELEASED: usize = 1024;
-/// Clients whose messages of quality of service 2 are remembered while they are away.
-const MAX_KEPT: usize = 10_000;
-/// After so long a sink without room is asked again.
+/// A sink without room is asked again after so long; each time after twice as long, up to the most.
 const AGAIN: Duration = Duration::from_millis(5);
-/// A will waits this long for room.
-const WILL: Duration = Duration::from_secs(10);
+const AGAIN_MOST: Duration = Duration::from_millis(250);
 /// Answers that may wait for a client before it is read no more.
 const MAX_ANSWERS: usize = 16 * 1024;
-
-/// What is remembered of sessions between connections.
-#[derive(Default)]
-pub(crate) struct Kept(Mutex<HashMap<Box<str>, Arc<Exactly>>>);
-
-impl Kept {
-    /// What there is of a session, and whether there was one.
-    fn take_up(&self, client_id: &str, clean: bool) -> (Arc<Exactly>, bool) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if clean {
-            kept.remove(client_id);
-        }
-        if let Some(known) = kept.get(client_id) {
-            return (known.clone(), true);
-        }
-        if kept.len() >= MAX_KEPT {
-            // Those with nothing to remember first.
-            kept.retain(|_, own| Arc::strong_count(own) > 1 || own.len() > 0);
-        }
-        let fresh = Arc::<Exactly>::default();
-        if kept.len() < MAX_KEPT {
-            kept.insert(client_id.into(), fresh.clone());
-        }
-        (fresh, false)
-    }
-
-    fn forget(&self, client_id: &str, own: &Arc<Exactly>) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept
-            .get(client_id)
-            .is_some_and(|known| Arc::ptr_eq(known, own))
-        {
-            kept.remove(client_id);
-        }
-    }
-}
-
-/// What is to be published when a client goes away without a word.
-struct Will {
-    topic: String,
-    payload: Vec<u8>,
-    properties: Vec<u8>,
-    qos: u8,
-    retain: bool,
-}
-
-/// A message that waits for the sink, and what came of it.
-struct Pending {
-    number: u64,
-    id: u16,
-    qos: u8,
-    came: Option<Result<(), NotTaken>>,
-}
+/// When we go away, messages on their way have so long to be confirmed; their client sends those
+/// again that were not.
+const LAST: Duration = Duration::from_secs(5);
 
 /// How a session ended.
 enum End {
@@ -107,7 +58,10 @@ enum End {
     Silent,
     TakenOver,
     Leaving,
-    /// A message failed that MQTT 3 has no answer for: the client is to send it again.
+    /// What the client showed of itself is good no more.
+    Expired,
+    /// A message is not safe, and may be the next time: the client is to send it again, and no
+    /// acknowledgement says that.
     Failed,
 }
 
@@ -117,21 +71,31 @@ pub(crate) struct Terminal {
     level: Level,
     client: Channel,
     sink: Arc<dyn Sink>,
-    applied: Option<Applied>,
+    applied: Applied,
     seat: Option<Seat>,
     client_id: String,
     username: String,
+    identity: String,
     will: Option<Will>,
-    exactly: Arc<Exactly>,
-    lasting: bool,
+    held: Held,
+    /// How long its state outlives it; `None` = for ever.
+    expiry: Option<Duration>,
     aliases: Vec<Option<Box<str>>>,
     partial: BytesMut,
-    pending: VecDeque<Pending>,
-    told: Arc<Told>,
-    next: u64,
-    /// The sink had no room.
-    full: bool,
+    pending: Pending,
+    /// The sink had no room: it is not asked before.
+    retry: Option<Now>,
+    /// How long the next refusal has it wait.
+    again: Duration,
+    /// The client says too much: it is not read before.
+    resume: Option<Now>,
+    messages: Flow,
+    bytes: Flow,
     goodbye: bool,
+    /// We go away then at the latest.
+    leave: Option<Now>,
+    /// What the client showed of itself is good no longer.
+    until: Option<Now>,
     turn: Turn,
     tally: Tally,
     /// Silence of the client after which it is gone; `None` for `limits.idle`.
@@ -140,93 +104,9 @@ pub(crate) struct Terminal {
     limit: usize,
 }
 
-/// What a session begins with.
-pub(crate) struct Beginning {
-    pub(crate) sink: Arc<dyn Sink>,
-    pub(crate) applied: Option<Applied>,
-    pub(crate) seat: Option<Seat>,
-    /// The longest packet.
-    pub(crate) limit: usize,
-}
-
 impl Terminal {
-    /// Accepts a session; its CONNACK waits to be written.
-    pub(crate) fn accept(
-        caller: &Rc<Caller>,
-        client: Channel,
-        connect: &Connect<'_>,
-        kept: &Kept,
-        beginning: Beginning,
-    ) -> Self {
-        let level = connect.level;
-        let given = connect.client_id.is_empty();
-        let client_id = if given {
-            format!("finback-{:016x}", caller.worker().random())
-        } else {
-            connect.client_id.to_string()
-        };
-        let (exactly, present) = kept.take_up(&client_id, connect.clean);
-        let expiry = connect.properties().number(id::SESSION_EXPIRY).unwrap_or(0);
-        let lasting = if level.is_5() {
-            expiry > 0
-        } else {
-            !connect.clean
-        };
-        let limit = beginning.limit;
-        let mut body = vec![u8::from(present), 0];
-        if level.is_5() {
-            let mut properties = Writer::default();
-            properties.number(id::RECEIVE_MAXIMUM, WINDOW.into());
-            properties.number(id::TOPIC_ALIAS_MAXIMUM, MAX_ALIASES.into());
-            properties.number(id::MAXIMUM_PACKET, u32::try_from(limit).unwrap_or(u32::MAX));
-            properties.number(id::WILDCARDS_AVAILABLE, 0);
-            properties.number(id::SUBSCRIPTION_IDS_AVAILABLE, 0);
-            properties.number(id::SHARED_AVAILABLE, 0);
-            if given {
-                properties.text(id::ASSIGNED_CLIENT_ID, &client_id);
-            }
-            crate::codec::reader::put_variable(&mut body, properties.bytes().len());
-            body.extend_from_slice(properties.bytes());
-        }
-        let mut terminal = Self {
-            tally: Tally::new(caller.clone(), None),
-            caller: caller.clone(),
-            level,
-            client,
-            sink: beginning.sink,
-            applied: beginning.applied,
-            seat: beginning.seat,
-            client_id,
-            username: connect.username.as_deref().unwrap_or_default().to_owned(),
-            will: connect.will.as_ref().map(|will| Will {
-                topic: will.topic.to_string(),
-                payload: will.payload.to_vec(),
-                properties: will.properties.to_vec(),
-                qos: will.qos,
-                retain: will.retain,
-            }),
-            exactly,
-            lasting,
-            aliases: Vec::new(),
-            partial: BytesMut::new(),
-            pending: VecDeque::new(),
-            told: Arc::default(),
-            next: 0,
-            full: false,
-            goodbye: false,
-            turn: Turn::new(),
-            patience: patience(connect.keep_alive.into()),
-            timer: None,
-            limit,
-        };
-        terminal
-            .client
-            .queue(&write::packet(Kind::Connack.first_byte(), &body));
-        terminal
-    }
-
     /// Serves it to its end.
-    pub(crate) async fn run(mut self, kept: &Kept) {
+    pub(crate) async fn run(mut self, states: &States) {
         let caller = self.caller.clone();
         caller.rest(self.patience);
         let seat = self.seat.take();
@@ -252,7 +132,7 @@ impl Terminal {
             }
         })
         .await;
-        Box::pin(self.finish(end, kept)).await;
+        Box::pin(self.finish(end, states)).await;
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
@@ -271,7 +151,11 @@ impl Terminal {
     /// Takes what there is, and answers it.
     fn exchange(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         loop {
-            self.hear_news(cx)?;
+            if self.pending.hear(cx.waker()) {
+                // What left the sink has made room there.
+                self.retry = None;
+            }
+            self.acknowledge()?;
             let flushed = match self.client.poll_flush(cx) {
                 Poll::Ready(Err(_)) => return Err(End::Gone),
                 flushed => flushed.is_ready(),
@@ -289,7 +173,7 @@ impl Terminal {
             if self.take_packets()? {
                 continue;
             }
-            if self.full || self.goodbye || !self.may_go_on() {
+            if self.goodbye || !self.may_go_on() {
                 return Ok(());
             }
             if self.turn.take(cx, READS_PER_TURN).is_pending() {
@@ -316,34 +200,20 @@ impl Terminal {
         }
     }
 
+    /// Whether the client is read.
     fn may_go_on(&self) -> bool {
-        self.pending.len() < usize::from(WINDOW) && self.client.waiting() <= MAX_ANSWERS
+        self.retry.is_none()
+            && self.resume.is_none()
+            && self.pending.len() < usize::from(WINDOW)
+            && self.client.waiting() <= MAX_ANSWERS
     }
 
-    /// Takes what the sink says, and acknowledges what is its turn.
-    fn hear_news(&mut self, cx: &Context<'_>) -> Result<(), End> {
-        let news = self.told.take(cx.waker());
-        let first = self.pending.front().map_or(0, |pending| pending.number);
-        for (number, came) in news {
-            // Numbers go up by one; those of messages that were not taken are unknown.
-            let at = number
-                .checked_sub(first)
-                .and_then(|at| usize::try_from(at).ok());
-            if let Some(pending) = at.and_then(|at| self.pending.get_mut(at)) {
-                pending.came.get_or_insert(came);
-            }
-        }
-        while let Some(&Pending { id, qos, came, .. }) = self.pending.front() {
-            let Some(came) = came else { break };
-            self.pending.pop_front();
-            self.tally.answered(Asked::Publish(id), came.is_ok());
-            let reason = match came {
-                Ok(()) => Reason::SUCCESS,
-                Err(_) if !self.level.is_5() => return Err(End::Failed),
-                Err(NotTaken::BadTopic) => Reason::BAD_TOPIC,
-                Err(NotTaken::Full) => Reason::QUOTA,
-                Err(NotTaken::TooLarge | NotTaken::Failed) => Reason::IMPLEMENTATION,
-            };
+    /// Answers the messages whose turn it is.
+    fn acknowledge(&mut self) -> Result<(), End> {
+        while let Some((Message { id, qos, .. }, answer)) = self.pending.next() {
+            self.tally
+                .answered(Asked::Publish(id), answer == Answer::Taken);
+            let reason = self.reason(answer)?;
             let kind = if qos == 1 { Kind::Puback } else { Kind::Pubrec };
             self.client
                 .queue(&write::acknowledgement(kind, self.level, id, reason));
@@ -351,9 +221,37 @@ impl Terminal {
         Ok(())
     }
 
+    /// What an acknowledgement says. MQTT 3 has no word but that it went well.
+    fn reason(&self, answer: Answer) -> Result<Reason, End> {
+        let policy = self.applied.policy();
+        let (reason, otherwise) = match answer {
+            Answer::Taken => return Ok(Reason::SUCCESS),
+            Answer::Denied => (Reason::NOT_AUTHORIZED, policy.denied),
+            Answer::NotTaken(why) if !why.is_final() => return Err(End::Failed),
+            Answer::NotTaken(why) => {
+                let refused = policy.produce.as_ref().map(|own| own.refused);
+                (refusal(why), refused.unwrap_or_default())
+            }
+        };
+        match otherwise {
+            _ if self.level.is_5() => Ok(reason),
+            Denied::Acknowledge => {
+                static LOST: LogLimit = LogLimit::usual();
+                if let Some(left_out) = LOST.admit(self.caller.worker().now()) {
+                    let (client, reason) = (Escaped(&self.client_id), reason.name());
+                    tracing::warn!(%client, reason, left_out, "a message is acknowledged, and goes nowhere");
+                }
+                Ok(Reason::SUCCESS)
+            }
+            Denied::Close => Err(End::Fault(Fault::new(
+                reason,
+                "a message that is not allowed, or not taken ever",
+            ))),
+        }
+    }
+
     /// Takes whole packets off what was read; whether there was one.
     fn take_packets(&mut self) -> Result<bool, End> {
-        self.full = false;
         let mut any = false;
         let whole = std::mem::take(&mut self.partial);
         let mut at = 0;
@@ -364,7 +262,7 @@ impl Terminal {
                 break;
             };
             if !self.packet(&rest[..head.packet()], &head)? {
-                self.full = true;
+                self.wait_for_room();
                 break;
             }
             any = true;
@@ -373,230 +271,105 @@ impl Terminal {
         if at < whole.len() {
             self.partial.extend_from_slice(&whole[at..]);
         }
-        Ok(any && !self.full)
+        Ok(any)
     }
 
-    /// Does what a packet asks for; whether there was room to.
-    fn packet(&mut self, packet: &[u8], head: &Head) -> Result<bool, End> {
-        check(packet, head, self.level, Side::Client).map_err(End::Fault)?;
-        let body = &packet[head.header..];
-        match head.kind {
-            Kind::Publish => return self.publish(packet, head),
-            Kind::Connect => return Err(End::Fault(Fault::protocol("a second CONNECT"))),
-            Kind::Pubrel => {
-                let id = Reader::new(body).packet_id().map_err(End::Fault)?;
-                self.exactly.set(id, None);
-                let done = Reason::SUCCESS;
-                self.client
-                    .queue(&write::acknowledgement(Kind::Pubcomp, self.level, id, done));
-            }
-            Kind::Pingreq => self.client.queue(&[Kind::Pingresp.first_byte(), 0]),
-            Kind::Subscribe | Kind::Unsubscribe => self.subscribe(packet, head)?,
-            Kind::Disconnect => {
-                self.goodbye = true;
-                // A client of MQTT 5 may ask for its will.
-                if body.first() != Some(&4) {
-                    self.will = None;
-                }
-            }
-            Kind::Auth => {
-                let why = "nobody authenticates anybody here";
-                return Err(End::Fault(Fault::protocol(why)));
-            }
-            _ => {}
-        }
-        Ok(true)
-    }
-
-    fn publish(&mut self, packet: &[u8], head: &Head) -> Result<bool, End> {
-        let read = Publish::read(packet, head, self.level).map_err(End::Fault)?;
-        let Some(publish) = read else { return Ok(true) };
-        let topic = self.resolve(&publish).map_err(End::Fault)?;
-        let qos = head.qos();
-        let method = method::PUBLISH[usize::from(qos).min(2)];
-        let id = publish.packet_id.unwrap_or(0);
-        if qos > 0 && self.pending.iter().any(|pending| pending.id == id) {
-            // Sent again while it is on its way: what it comes to is answered once.
-            return Ok(true);
-        }
-        let answered = match self.exactly.stage(id).filter(|_| qos == 2) {
-            Some(Stage::Safe) => Some(Ok(())),
-            // It came over an earlier connection, and nobody knows yet what becomes of it.
-            Some(Stage::Sent) => return Ok(false),
-            None if self
-                .applied
-                .as_ref()
-                .is_none_or(|own| own.may_publish(&topic)) =>
-            {
-                None
-            }
-            None => {
-                let denied = Ending::Rejected(Rejection::Denied);
-                self.tally.sent(method, &*topic, packet.len(), denied);
-                return self.deny(qos, id).map(|()| true);
-            }
-        };
-        if qos == 2 && answered.is_none() && self.exactly.len() >= MAX_UNRELEASED {
-            let why = "too many messages wait for their release";
-            return Err(End::Fault(Fault::new(Reason::RECEIVE_MAXIMUM, why)));
-        }
-        let number = self.next;
-        if qos > 0 {
-            self.pending.push_back(Pending {
-                number,
-                id,
-                qos,
-                came: answered,
-            });
-            self.next += 1;
-        }
-        if answered.is_some() {
-            return Ok(true);
-        }
-        let receipt = match qos {
-            0 => Receipt::unheard(),
-            1 => Receipt::new(&self.told, number, None),
-            _ => {
-                self.exactly.set(id, Some(Stage::Sent));
-                Receipt::new(&self.told, number, Some((self.exactly.clone(), id)))
-            }
-        };
-        let renamed = self.applied.as_ref().map(|own| own.names.up(&topic));
-        let message = Outgoing {
-            topic: renamed.as_deref().unwrap_or(&topic),
-            client_id: &self.client_id,
-            username: &self.username,
-            qos,
-            retain: head.retain(),
-            properties: publish.properties,
-            payload: &packet[publish.head..],
-        };
-        match self.sink.take(&message, receipt) {
-            Ok(()) if qos == 0 => self.tally.sent(method, &*topic, packet.len(), Ending::Sent),
-            Ok(()) => self
-                .tally
-                .asked(Asked::Publish(id), method, &*topic, packet.len()),
-            Err(NotTaken::Full) => {
-                if qos > 0 {
-                    self.pending.pop_back();
-                }
-                return Ok(false);
-            }
-            Err(failed) => {
-                let ending = Ending::Answered(Outcome::Failed);
-                self.tally.sent(method, &*topic, packet.len(), ending);
-                if let Some(pending) = self.pending.back_mut().filter(|_| qos > 0) {
-                    pending.came = Some(Err(failed));
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    fn deny(&mut self, qos: u8, id: u16) -> Result<(), End> {
-        let refused = Fault::new(Reason::NOT_AUTHORIZED, "a message that is not allowed");
-        match qos {
-            0 => Ok(()),
-            _ if !self.level.is_5() => Err(End::Fault(refused)),
-            _ => {
-                let kind = if qos == 1 { Kind::Puback } else { Kind::Pubrec };
-                let answer = write::acknowledgement(kind, self.level, id, refused.reason);
-                self.client.queue(&answer);
-                Ok(())
-            }
-        }
-    }
-
-    fn resolve(&mut self, publish: &Publish<'_>) -> Result<String, Fault> {
-        let Some(alias) = publish.alias() else {
-            return Ok(publish.topic.to_owned());
-        };
-        if alias > MAX_ALIASES {
-            return Err(BAD_ALIAS);
-        }
-        self.aliases.resize(usize::from(MAX_ALIASES) + 1, None);
-        let known = &mut self.aliases[usize::from(alias)];
-        if !publish.topic.is_empty() {
-            *known = Some(publish.topic.into());
-        }
-        known.as_deref().map(str::to_owned).ok_or(BAD_ALIAS)
-    }
-
-    /// There is nothing to subscribe to.
-    fn subscribe(&mut self, packet: &[u8], head: &Head) -> Result<(), End> {
-        let (place, kind) = match head.kind {
-            Kind::Subscribe => (Place::Subscribe, Kind::Suback),
-            _ => (Place::Unsubscribe, Kind::Unsuback),
-        };
-        let read = Subscription::read(&packet[head.header..], self.level, place);
-        let subscription = read.map_err(End::Fault)?;
-        let code = match (kind, self.level) {
-            (Kind::Unsuback, _) => Reason::NO_SUBSCRIPTION,
-            (_, Level::V5) => Reason::IMPLEMENTATION,
-            _ => Reason::UNSPECIFIED,
-        };
-        let codes = vec![code.0; subscription.filters().count()];
-        let id = subscription.packet_id;
-        self.client
-            .queue(&write::subscribed(kind, self.level, id, &[], &codes));
-        let denied = Ending::Rejected(Rejection::Denied);
-        self.tally
-            .sent(method::SUBSCRIBE, SESSION, packet.len(), denied);
-        Ok(())
+    /// Nothing more is offered to the sink for a while.
+    fn wait_for_room(&mut self) {
+        self.retry = Some(self.caller.worker().now().after(self.again));
+        self.again = (self.again * 2).min(AGAIN_MOST);
     }
 
     /// What time tells; ready when it is time to look again.
     fn watch(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, End> {
-        if self.full || !self.may_go_on() {
+        let worker = self.caller.worker();
+        let now = worker.now();
+        if !self.may_go_on() {
             // It is not the client who is silent.
             self.caller.rest(self.patience);
         }
         if self.caller.is_idle() {
             return Err(End::Silent);
         }
-        if !self.full {
+        if self.caller.is_dismissed() && *self.leave.get_or_insert(now.after(LAST)) <= now {
+            return Err(End::Leaving);
+        }
+        if self.until.is_some_and(|until| until <= now) {
+            return Err(End::Expired);
+        }
+        let mut due = false;
+        for moment in [&mut self.retry, &mut self.resume] {
+            if moment.is_some_and(|at| at <= now) {
+                *moment = None;
+                due = true;
+            }
+        }
+        if due {
+            return Ok(Poll::Ready(()));
+        }
+        let moments = [self.retry, self.resume, self.leave, self.until];
+        let Some(next) = moments.into_iter().flatten().min() else {
             self.timer = None;
             return Ok(Poll::Pending);
+        };
+        let at = worker.mesh().clock.instant(next);
+        let timer = self.timer.get_or_insert_with(|| worker.timers().set(at));
+        timer.reset(at);
+        let rung = timer.poll(cx);
+        if rung.is_ready() {
+            worker.read_clock();
         }
-        let worker = self.caller.worker();
-        let timer = self
-            .timer
-            .get_or_insert_with(|| worker.timers().set(worker.instant() + AGAIN));
-        let again = timer.poll(cx);
-        if again.is_ready() {
-            self.timer = None;
-        }
-        Ok(again)
+        Ok(rung)
     }
 
-    async fn finish(mut self, end: End, kept: &Kept) {
+    /// Reads the client no more for a while, if it says too much.
+    fn throttle(&mut self, bytes: usize) {
+        let policy = self.applied.policy();
+        let now = self.caller.worker().now();
+        let messages = policy.messages_per_second;
+        let until = messages.and_then(|rate| self.messages.take(now, 1, rate.into()));
+        let volume = policy.bytes_per_second;
+        let also = volume.and_then(|rate| self.bytes.take(now, bytes as u64, rate));
+        self.resume = until.max(also).or(self.resume);
+    }
+
+    async fn finish(mut self, end: End, states: &States) {
         let caller = self.caller.clone();
+        let server = self.applied.policy().server_reference.clone();
         let reason = match &end {
             End::Fault(fault) => Some((fault.reason, fault.why)),
             End::Silent => Some((Reason::KEEP_ALIVE_TIMEOUT, "")),
             End::TakenOver => Some((Reason::TAKEN_OVER, "")),
+            End::Leaving if server.is_some() => Some((Reason::USE_ANOTHER, "")),
             End::Leaving => Some((Reason::SHUTTING_DOWN, "")),
-            End::Goodbye | End::Gone | End::Failed => None,
+            End::Expired => Some((Reason::NOT_AUTHORIZED, "the token has ended")),
+            End::Failed => Some((Reason::SERVER_BUSY, "a message is to be sent again")),
+            End::Goodbye | End::Gone => None,
         };
         if let End::Fault(fault) = &end {
             caller.count_malformed();
             session_ended(&caller, fault);
         }
         self.tally.ended(match &end {
-            End::Goodbye | End::TakenOver => Ending::Answered(Outcome::Success),
+            End::Goodbye | End::TakenOver | End::Expired => Ending::Answered(Outcome::Success),
             End::Gone | End::Silent => Ending::Abandoned,
             End::Fault(_) => Ending::Rejected(Rejection::BadRequest),
             End::Leaving => Ending::Rejected(Rejection::Draining),
             End::Failed => Ending::Answered(Outcome::Failed),
         });
-        if !self.lasting {
-            kept.forget(&self.client_id, &self.exactly);
-        }
-        if let Some(will) = self.will.take().filter(|_| !matches!(end, End::TakenOver)) {
+        states.leave(&self.held, self.expiry, caller.worker().now());
+        // Section 3.1.4: a will is published when another connection takes the session over, unless it
+        // was to be delayed and the client is back before that.
+        let taken_over = matches!(end, End::TakenOver);
+        let will = self.will.take();
+        if let Some(will) = will.filter(|will| !(taken_over && will.is_delayed())) {
             self.publish_will(will);
         }
         let last = match reason {
-            Some((reason, why)) if self.level.is_5() => write::disconnect(reason, why, None),
+            Some((reason, why)) if self.level.is_5() => {
+                let server = server.filter(|_| reason == Reason::USE_ANOTHER);
+                write::disconnect(reason, why, server.as_deref())
+            }
             _ => Vec::new(),
         };
         tokio::select! {
@@ -604,42 +377,13 @@ impl Terminal {
             () = caller.cut() => {}
         }
     }
+}
 
-    /// Publishes a will, if there is room for it in time.
-    fn publish_will(&self, will: Will) {
-        let sink = self.sink.clone();
-        let (client_id, username) = (self.client_id.clone(), self.username.clone());
-        let topic = match &self.applied {
-            Some(applied) => applied.names.up(&will.topic).into_owned(),
-            None => will.topic.clone(),
-        };
-        let worker = self.caller.worker().clone();
-        self.caller.worker().spawn("a will", async move {
-            let deadline = Instant::now() + WILL;
-            loop {
-                let message = Outgoing {
-                    topic: &topic,
-                    client_id: &client_id,
-                    username: &username,
-                    qos: will.qos,
-                    retain: will.retain,
-                    properties: Properties::trusted(&will.properties),
-                    payload: &will.payload,
-                };
-                match sink.take(&message, Receipt::unheard()) {
-                    Err(NotTaken::Full) if Instant::now() < deadline => {}
-                    Ok(()) => return,
-                    Err(why) => {
-                        static LOST: LogLimit = LogLimit::usual();
-                        if let Some(left_out) = LOST.admit(worker.now()) {
-                            let client = Escaped(&client_id);
-                            tracing::warn!(%client, ?why, left_out, "a will was not published");
-                        }
-                        return;
-                    }
-                }
-                tokio::time::sleep(AGAIN).await;
-            }
-        });
+/// What a client of MQTT 5 reads of a message that is not taken ever.
+fn refusal(why: NotTaken) -> Reason {
+    match why {
+        NotTaken::BadTopic => Reason::BAD_TOPIC,
+        NotTaken::Full | NotTaken::TooManyTopics => Reason::QUOTA,
+        NotTaken::TooLarge | NotTaken::Loop | NotTaken::Failed => Reason::IMPLEMENTATION,
     }
 }

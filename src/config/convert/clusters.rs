@@ -102,10 +102,8 @@ pub(super) fn policy(
         policy.dialect = Some(value.into());
     }
     set_time(&mut policy.connect_timeout, from.connect_timeout);
-    set(
-        &mut policy.connections,
-        from.connections.map(NonZeroU32::get),
-    );
+    policy.exclusive_connections = from.connections.map(NonZeroU32::get);
+    set(&mut policy.connections, policy.exclusive_connections);
     set(&mut policy.retry_budget, from.retry_budget);
     if let Some(heartbeat) = from.heartbeat {
         let interval = heartbeat.interval.map(|Pause(time)| time);

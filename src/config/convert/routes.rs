@@ -1,5 +1,6 @@
 //! Route tables: which calls, where to, how often.
 
+mod authentication;
 mod http;
 mod identity;
 pub(super) mod mqtt;
@@ -45,25 +46,33 @@ fn route(
     folder: &Path,
 ) -> Result<route::Route> {
     let produced = from.produce.take();
+    let name = from
+        .name
+        .take()
+        .unwrap_or_else(|| format!("{table}[{number}]"));
     let answers = from.respond.is_some() || from.redirect.is_some() || produced.is_some();
     let protocol = from.when.as_ref().and_then(|when| when.protocol.clone());
     let session = from.mqtt.take();
+    if let (Some(_), Some(retry)) = (&produced, &from.retry) {
+        let message = "Kafka's client tries again by itself; take `retry` away";
+        return Err(Wrong::at(retry.place, message));
+    }
     let request = http::treatment(&mut from)?;
     if let (Some(_), Some(session)) = (&request, &session) {
         let message = "a route is for HTTP or for MQTT; make two of it";
         return Err(Wrong::at(session.place, message));
     }
     let session = session
-        .map(|own| mqtt::policy(own, folder, names))
+        .map(|own| mqtt::policy(own, produced.is_some(), folder, names))
         .transpose()?;
     let treatment: Option<Arc<dyn Any + Send + Sync>> = match produced {
         None => match (request, session) {
             (Some(request), _) => Some(Arc::new(request)),
-            (None, Some(session)) => Some(Arc::new(session)),
+            (None, Some((session, _))) => Some(Arc::new(session)),
             (None, None) => None,
         },
         Some(produced) => Some(produce::treatment(
-            produced, protocol, request, session, names,
+            &name, produced, protocol, request, session, names,
         )?),
     };
     let to = match (from.to, answers) {
@@ -79,10 +88,7 @@ fn route(
         }
     };
     Ok(route::Route {
-        name: from
-            .name
-            .unwrap_or_else(|| format!("{table}[{number}]"))
-            .into(),
+        name: name.into(),
         when: from.when.map(conditions).transpose()?.unwrap_or_default(),
         to,
         timeout: from.timeout.map(|Time(timeout)| timeout),

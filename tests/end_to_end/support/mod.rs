@@ -2,6 +2,7 @@
 
 pub(crate) mod authority;
 pub(crate) mod certificates;
+pub(crate) mod device;
 pub(crate) mod endpoint;
 pub(crate) mod etcd;
 pub(crate) mod finback;

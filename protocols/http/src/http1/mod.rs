@@ -53,7 +53,6 @@ pub(crate) fn exercise(bytes: &[u8]) {
 }
 
 /// A request with its body and trailers, read whole, and the bytes that it takes; `None` if it is none.
-#[expect(clippy::type_complexity, reason = "the parts of a message")]
 pub(crate) fn read(bytes: &[u8]) -> Option<(Request<()>, Bytes, Option<HeaderMap>, usize)> {
     let head = head::request(bytes).ok()??;
     let mut input = BytesMut::from(&bytes[head.length..]);

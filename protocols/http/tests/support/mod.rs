@@ -1,5 +1,7 @@
 //! A mesh that speaks one protocol, scripted endpoints and a client, for tests.
 
+pub(crate) mod frames;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;

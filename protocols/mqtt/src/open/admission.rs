@@ -12,7 +12,6 @@ use crate::codec::{Connect, Level};
 use crate::gate::Place;
 use crate::policy::{Applied, Facts, Policy};
 use crate::reason::Reason;
-use crate::sink::Sink;
 use crate::{CLIENT_ID, Mqtt, NAME, sticky};
 
 use super::{Refused, here, reject};
@@ -38,13 +37,6 @@ pub(super) struct Admitted<'a> {
     pub(super) drawn: Option<u64>,
     /// Held until there is a broker to wait for.
     pub(super) place: Option<Place>,
-}
-
-impl Admitted<'_> {
-    /// Where messages go, if there is no broker.
-    pub(super) fn sink(&self) -> Option<Arc<dyn Sink>> {
-        self.policy.as_ref()?.sink.clone()
-    }
 }
 
 /// Finds the route of a CONNECT of so many bytes.
@@ -86,8 +78,10 @@ pub(super) fn admit<'a>(
     let policy = stream
         .treatment()
         .and_then(|own| own.downcast::<Policy>().ok());
+    // Where there is no broker, it is applied to whoever has been authenticated.
     let applied = policy
         .as_ref()
+        .filter(|own| own.produce.is_none())
         .map(|policy| Applied::new(policy, &facts(caller, &connect)))
         .transpose()
         .map_err(|_| reject(&mut stream, Rejection::Denied))?;
@@ -121,6 +115,7 @@ pub(super) fn facts<'a>(caller: &'a Caller, connect: &'a Connect<'_>) -> Facts<'
         client_id: &connect.client_id,
         username: connect.username.as_deref().unwrap_or_default(),
         identity: caller.identity().unwrap_or_default(),
+        claims: None,
         common_name: caller
             .certified()
             .and_then(|own| own.common_name())

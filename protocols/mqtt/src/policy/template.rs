@@ -1,6 +1,10 @@
 //! Texts with a session's own names in them.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
+
+/// How claims of a token are called.
+const CLAIMS: &str = "claims.";
 
 /// What a session is known by.
 #[derive(Clone, Copy, Debug, Default)]
@@ -13,10 +17,12 @@ pub(crate) struct Facts<'a> {
     pub(crate) identity: &'a str,
     /// The common name of its certificate where that is its identity, or "".
     pub(crate) common_name: &'a str,
+    /// What its token says of it.
+    pub(crate) claims: Option<&'a BTreeMap<String, String>>,
 }
 
 /// A text in which `{client_id}`, `{username}`, `{identity}` and `{common_name}` stand for a session's
-/// own.
+/// own, and `{claims.NAME}` for what its token says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
     text: String,
@@ -30,6 +36,7 @@ enum Part {
     Username,
     Identity,
     CommonName,
+    Claim(String),
 }
 
 /// A text that is no template.
@@ -40,8 +47,8 @@ impl std::fmt::Display for TemplateError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "`{}` is no name of a session; write {{client_id}}, {{username}}, {{identity}} or \
-             {{common_name}}",
+            "`{}` is no name of a session; write {{client_id}}, {{username}}, {{identity}}, \
+             {{common_name}} or {{claims.NAME}}",
             self.0
         )
     }
@@ -67,6 +74,9 @@ impl FromStr for Template {
                 "username" => Part::Username,
                 "identity" => Part::Identity,
                 "common_name" => Part::CommonName,
+                _ if name.len() > CLAIMS.len() && name.starts_with(CLAIMS) => {
+                    Part::Claim(name[CLAIMS.len()..].to_owned())
+                }
                 _ => return Err(TemplateError(format!("{{{name}}}"))),
             });
             rest = after;
@@ -88,6 +98,22 @@ impl Template {
         &self.text
     }
 
+    /// Whether it has claims of a token in it.
+    #[must_use]
+    pub fn has_claims(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Claim(_)))
+    }
+
+    /// It with what a client says of itself; `None` if one is missing.
+    #[must_use]
+    pub fn fill_in(&self, client_id: &str, username: &str) -> Option<String> {
+        self.fill(&Facts {
+            client_id,
+            username,
+            ..Facts::default()
+        })
+    }
+
     /// Whether it has names of sessions in it.
     pub(crate) fn has_names(&self) -> bool {
         self.parts.iter().any(|part| !matches!(part, Part::Text(_)))
@@ -105,6 +131,7 @@ impl Template {
                 Part::Username => facts.username,
                 Part::Identity => facts.identity,
                 Part::CommonName => facts.common_name,
+                Part::Claim(name) => facts.claims?.get(name)?,
             };
             if name.is_empty() || !usable(name) {
                 return None;
@@ -135,11 +162,13 @@ mod tests {
     #[test]
     fn names_are_filled_in() {
         let template: Template = "t/{username}/{client_id}".parse().unwrap();
+        let claims = BTreeMap::from([("tenant".to_owned(), "t1".to_owned())]);
         let facts = Facts {
             client_id: "c",
             username: "u",
             identity: "cn:dev",
             common_name: "dev",
+            claims: Some(&claims),
         };
         let certified: Template = "{identity} {common_name}".parse().unwrap();
         assert_eq!(certified.fill(&facts).unwrap(), "cn:dev dev");
@@ -148,6 +177,10 @@ mod tests {
             common_name: "",
             ..facts
         };
+        let tenant: Template = "{claims.tenant}/x".parse().unwrap();
+        assert_eq!(tenant.fill_topic(&facts).unwrap(), "t1/x");
+        assert_eq!(tenant.fill(&Facts::default()), None);
+        assert!("{claims.}".parse::<Template>().is_err());
         assert_eq!(template.fill(&facts).unwrap(), "t/u/c");
         assert_eq!("{identity}".parse::<Template>().unwrap().fill(&facts), None);
         assert!("{password}".parse::<Template>().is_err());

@@ -1,39 +1,83 @@
 //! Messages that go somewhere else besides their broker.
+//!
+//! Where acknowledgements are held back, a message of quality of service 1 or 2 is written when its broker
+//! has taken it: what a broker refuses was never published. Its client hears of it when both have it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
+use finback_core::log_limit::LogLimit;
 use finback_core::record::Ending;
 use finback_core::rejection::Rejection;
+use finback_core::text::Escaped;
 
-use crate::codec::{Fault, Head, Publish};
+use crate::codec::{Fault, Head, Properties, Publish};
+use crate::policy::Tap;
 use crate::reason::Reason;
 use crate::sink::{NotTaken, Outgoing, Receipt, Told};
 use crate::tally::method;
 
 use super::Session;
 
-/// Messages of one session that may wait for their second receiver.
+/// Messages of one session that may wait for their broker and their second receiver.
 const MAX_TAPPED: usize = 1024;
+/// Bytes of them that are kept meanwhile, unless it is one message alone.
+const MAX_KEPT: usize = 4 * 1024 * 1024;
+/// A second receiver without room is asked again after so long; each time after twice as long, up to the
+/// most.
+const AGAIN: Duration = Duration::from_millis(5);
+const AGAIN_MOST: Duration = Duration::from_millis(250);
 
 /// What a session's tap remembers.
 #[derive(Default)]
 pub(super) struct Tapped {
     waiting: VecDeque<Waiting>,
+    /// Bytes that are kept.
+    kept: usize,
     told: Arc<Told>,
-    next: u64,
+    last: u64,
+    /// How often in a row there was no room.
+    refused: u32,
 }
 
 /// A message that its broker and its second receiver have to take, or an acknowledgement that
 /// waits for its turn.
 struct Waiting {
-    /// `None` for an acknowledgement of a message that was not tapped.
-    number: Option<u64>,
     id: u16,
-    came: Option<Result<(), NotTaken>>,
+    stage: Stage,
     /// The broker's acknowledgement.
     acknowledgement: Option<Vec<u8>>,
+}
+
+/// How far a message has come.
+enum Stage {
+    /// Its broker has not answered.
+    Asked(Box<Copy>),
+    /// Its broker has taken it.
+    Taken(Box<Copy>),
+    /// The second receiver has it under this number, and says what becomes of it.
+    Sent(u64),
+    /// It is not safe there.
+    Failed,
+    /// Nothing is waited for any more.
+    Done,
+}
+
+/// A message as it is to be written.
+struct Copy {
+    topic: String,
+    qos: u8,
+    retain: bool,
+    properties: Vec<u8>,
+    payload: Vec<u8>,
+}
+
+impl Copy {
+    fn length(&self) -> usize {
+        self.topic.len() + self.properties.len() + self.payload.len()
+    }
 }
 
 /// What became of handing a message over.
@@ -45,7 +89,7 @@ pub(super) enum Tapping {
 }
 
 impl Session {
-    /// Hands a whole message over.
+    /// Hands a whole message over, or keeps it for when its broker has taken it.
     pub(super) fn tap(
         &mut self,
         packet: &[u8],
@@ -58,76 +102,89 @@ impl Session {
         let Some(tap) = tap.filter(|tap| tap.is_about(topic)) else {
             return Tapping::Done;
         };
-        let id = publish.packet_id.unwrap_or(0);
-        let awaited = tap.hold && head.qos() > 0;
-        let tapped = &mut self.state.tapped;
-        if awaited
-            && tapped
-                .waiting
-                .iter()
-                .any(|own| own.number.is_some() && own.id == id)
-        {
-            // Sent again while it is on its way.
-            return Tapping::Done;
+        let payload = &packet[publish.head..];
+        if tap.hold && head.qos() > 0 {
+            return self.keep(head, publish, topic, payload);
         }
-        if awaited && tapped.waiting.len() >= MAX_TAPPED {
-            return Tapping::Later;
-        }
-        let number = tapped.next;
-        let receipt = if awaited {
-            Receipt::new(&tapped.told, number, None)
-        } else {
-            Receipt::unheard()
-        };
         let message = Outgoing {
             topic,
             client_id: &self.client_id,
             username: &self.username,
+            identity: self.caller.identity().unwrap_or_default(),
             qos: head.qos(),
             retain: head.retain(),
             properties: publish.properties,
-            payload: &packet[publish.head..],
+            payload,
         };
-        let taken = tap.sink.take(&message, receipt);
-        match taken {
+        match tap.sink.take(&message, Receipt::unheard()) {
             Err(NotTaken::Full) if tap.hold => return Tapping::Later,
-            Err(_) if !awaited => {
+            Err(_) => {
                 let left_out = Ending::Rejected(Rejection::Overloaded);
                 self.tally.sent(method::TAP, topic, packet.len(), left_out);
             }
-            _ if awaited => {
-                tapped.next += 1;
-                tapped.waiting.push_back(Waiting {
-                    number: Some(number),
-                    id,
-                    came: taken.err().map(Err),
-                    acknowledgement: None,
-                });
-            }
-            _ => {}
+            Ok(()) => {}
         }
         Tapping::Done
     }
 
-    /// Whether an acknowledgement of the broker has to wait; then it is kept here.
+    fn keep(&mut self, head: &Head, publish: &Publish<'_>, topic: &str, payload: &[u8]) -> Tapping {
+        let id = publish.packet_id.unwrap_or(0);
+        let tapped = &mut self.state.tapped;
+        let mut waiting = tapped.waiting.iter();
+        if waiting.any(|own| own.id == id && !matches!(own.stage, Stage::Done)) {
+            // Sent again while it is on its way.
+            return Tapping::Done;
+        }
+        let copy = Box::new(Copy {
+            topic: topic.to_owned(),
+            qos: head.qos(),
+            retain: head.retain(),
+            properties: publish.properties.bytes().to_vec(),
+            payload: payload.to_vec(),
+        });
+        let kept = tapped.kept + copy.length();
+        if tapped.waiting.len() >= MAX_TAPPED || tapped.kept > 0 && kept > MAX_KEPT {
+            return Tapping::Later;
+        }
+        tapped.kept = kept;
+        tapped.waiting.push_back(Waiting {
+            id,
+            stage: Stage::Asked(copy),
+            acknowledgement: None,
+        });
+        Tapping::Done
+    }
+
+    /// Whether an acknowledgement of the broker, a PUBACK or PUBREC, has to wait; then it is kept here.
     pub(super) fn holds_back(&mut self, id: u16, packet: &[u8]) -> bool {
-        let waiting = &mut self.state.tapped.waiting;
-        if waiting.is_empty() {
+        let tapped = &mut self.state.tapped;
+        if tapped.waiting.is_empty() {
             return false;
         }
+        // Of two bytes for the length and two for the identifier at least; then its reason, if it has one.
+        let refused = packet.get(4).is_some_and(|reason| *reason >= 0x80);
         // Acknowledgements keep their order (section 4.6).
-        let own = waiting
+        let own = tapped
+            .waiting
             .iter_mut()
             .find(|own| own.id == id && own.acknowledgement.is_none());
-        match own {
-            Some(own) => own.acknowledgement = Some(packet.to_vec()),
-            None => waiting.push_back(Waiting {
-                number: None,
+        let Some(own) = own else {
+            tapped.waiting.push_back(Waiting {
                 id,
-                came: Some(Ok(())),
+                stage: Stage::Done,
                 acknowledgement: Some(packet.to_vec()),
-            }),
-        }
+            });
+            return true;
+        };
+        own.acknowledgement = Some(packet.to_vec());
+        own.stage = match std::mem::replace(&mut own.stage, Stage::Done) {
+            Stage::Asked(copy) if refused => {
+                tapped.kept -= copy.length();
+                Stage::Done
+            }
+            Stage::Asked(copy) => Stage::Taken(copy),
+            stage => stage,
+        };
         true
     }
 
@@ -138,36 +195,40 @@ impl Session {
             return Some(answer);
         }
         waiting.push_back(Waiting {
-            number: None,
             id: 0,
-            came: Some(Ok(())),
+            stage: Stage::Done,
             acknowledgement: Some(answer),
         });
         None
     }
 
-    /// Hears what became of messages, and lets acknowledgements go whose turn it is.
+    /// Hears what became of messages, hands over those that brokers have taken, and lets
+    /// acknowledgements go whose turn it is.
     ///
     /// # Errors
     /// If a message is not safe: its client is to send it again.
     pub(super) fn let_go(&mut self, waker: &Waker) -> Result<(), Fault> {
         let tapped = &mut self.state.tapped;
-        for (number, came) in tapped.told.take(waker) {
-            let own = tapped
-                .waiting
-                .iter_mut()
-                .find(|own| own.number == Some(number));
-            if let Some(own) = own {
-                own.came.get_or_insert(came);
+        for (number, went) in tapped.told.take(waker) {
+            let is = |own: &&mut Waiting| matches!(own.stage, Stage::Sent(sent) if sent == number);
+            if let Some(own) = tapped.waiting.iter_mut().find(is) {
+                own.stage = match went {
+                    Err(why) if !why.is_final() => Stage::Failed,
+                    _ => Stage::Done,
+                };
             }
         }
+        if self.resume.is_none() {
+            self.write_taken();
+        }
+        let tapped = &mut self.state.tapped;
         while let Some(first) = tapped.waiting.front() {
-            match (first.came, &first.acknowledgement) {
-                (Some(Err(_)), _) => {
+            match (&first.stage, &first.acknowledgement) {
+                (Stage::Failed, _) => {
                     let why = "a message was not taken where it has to be besides its broker";
                     return Err(Fault::new(Reason::IMPLEMENTATION, why));
                 }
-                (Some(Ok(())), Some(packet)) => {
+                (Stage::Done, Some(packet)) => {
                     self.client.queue(packet);
                     tapped.waiting.pop_front();
                 }
@@ -175,6 +236,68 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Hands over what brokers have taken, in order; where there is no room, the client is read no more for
+    /// a while.
+    fn write_taken(&mut self) {
+        let applied = self.applied.as_ref();
+        let Some(tap) = applied.and_then(|own| own.policy().tap.clone()) else {
+            return;
+        };
+        let mut at = 0;
+        while at < self.state.tapped.waiting.len() {
+            if !self.write_one(&tap, at) {
+                let tapped = &mut self.state.tapped;
+                let pause = AGAIN * 2_u32.pow(tapped.refused.min(6));
+                tapped.refused += 1;
+                let now = self.caller.worker().now();
+                self.resume = Some(now.after(pause.min(AGAIN_MOST)));
+                return;
+            }
+            at += 1;
+        }
+    }
+
+    /// Whether there was room for the message at this place, if it is to be written.
+    fn write_one(&mut self, tap: &Tap, at: usize) -> bool {
+        let tapped = &mut self.state.tapped;
+        let Stage::Taken(copy) = &tapped.waiting[at].stage else {
+            return true;
+        };
+        tapped.last += 1;
+        let message = Outgoing {
+            topic: &copy.topic,
+            client_id: &self.client_id,
+            username: &self.username,
+            identity: self.caller.identity().unwrap_or_default(),
+            qos: copy.qos,
+            retain: copy.retain,
+            properties: Properties::trusted(&copy.properties),
+            payload: &copy.payload,
+        };
+        let receipt = Receipt::new(&tapped.told, tapped.last, None);
+        let stage = match tap.sink.take(&message, receipt) {
+            Ok(()) => Stage::Sent(tapped.last),
+            Err(NotTaken::Full) => return false,
+            Err(why) if !why.is_final() => Stage::Failed,
+            // It would be the same the next time: the broker has it, and that is all there can be.
+            Err(why) => {
+                static LEFT_OUT: LogLimit = LogLimit::usual();
+                if let Some(left_out) = LEFT_OUT.admit(self.caller.worker().now()) {
+                    let (client, topic) = (Escaped(&self.client_id), Escaped(&copy.topic));
+                    tracing::warn!(%client, %topic, ?why, left_out, "a message is not taken besides its broker");
+                }
+                let left_out = Ending::Rejected(Rejection::Overloaded);
+                let length = copy.length();
+                self.tally.sent(method::TAP, &*copy.topic, length, left_out);
+                Stage::Done
+            }
+        };
+        tapped.kept -= copy.length();
+        tapped.refused = 0;
+        tapped.waiting[at].stage = stage;
+        true
     }
 
     /// Whether there is somebody to be heard.

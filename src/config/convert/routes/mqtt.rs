@@ -2,20 +2,41 @@
 
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::time::Duration;
 
+use finback_mqtt::authentication::Authentication;
 use finback_mqtt::codec::Level;
 use finback_mqtt::{Action, Denied, Duplicates, Policy, Rewrite, Rule, Tap, Template, is_filter};
 
-use super::{Names, Result};
+use super::{Names, Result, authentication};
 use crate::config::Wrong;
 use crate::config::file;
 use crate::config::units::{Placed, Size};
 
+/// What stands in for a broker where there is none.
+#[derive(Default)]
+pub(super) struct Unbrokered {
+    pub(super) authentication: Authentication,
+    pub(super) session_expiry: Option<Duration>,
+    pub(super) refused: Denied,
+    /// Whether sessions have claims.
+    tokens: bool,
+}
+
+/// What a route does with sessions; `unbrokered`: there is no broker behind.
 pub(super) fn policy(
-    Placed { value, place }: Placed<file::MqttPolicy>,
+    Placed { mut value, place }: Placed<file::MqttPolicy>,
+    unbrokered: bool,
     folder: &Path,
     names: &Names,
-) -> Result<Policy> {
+) -> Result<(Policy, Unbrokered)> {
+    useful(&value, unbrokered)?;
+    let own = if unbrokered {
+        stand_in(&mut value, place, folder, names)?
+    } else {
+        Unbrokered::default()
+    };
+    no_claims(&value, &own)?;
     let optional = |given: Option<Placed<String>>| given.as_ref().map(template).transpose();
     let password = match (&value.username, value.password_file) {
         (_, None) => None,
@@ -26,7 +47,7 @@ pub(super) fn policy(
         (Some(_), Some(file)) => Some(password(&file, folder)?.into_bytes()),
     };
     let policy = Policy {
-        sink: None,
+        produce: None,
         tap: value.tap.map(|own| tap(own, names)).transpose()?,
         rules: value.acl.into_iter().map(rule).collect::<Result<_>>()?,
         mount: value.mount.map(mount).transpose()?,
@@ -35,18 +56,11 @@ pub(super) fn policy(
             .into_iter()
             .map(rewrite)
             .collect::<Result<_>>()?,
-        denied: match value.denied {
-            None => Denied::default(),
-            Some(word) => match &*word.value {
-                "acknowledge" => Denied::Acknowledge,
-                "close" => Denied::Close,
-                _ => return Err(unknown(&word, "acknowledge or close")),
-            },
-        },
+        denied: value.denied.map_or(Ok(Denied::default()), denied)?,
         client_id: optional(value.client_id)?,
         username: optional(value.username)?,
         password,
-        proxy_protocol: value.proxy_protocol,
+        proxy_protocol: value.proxy_protocol.is_some_and(|own| own.value),
         messages_per_second: value.messages_per_second.map(NonZeroU32::get),
         bytes_per_second: match value.bytes_per_second {
             Some(Size(0)) => {
@@ -66,7 +80,87 @@ pub(super) fn policy(
             },
         },
     };
-    Ok(policy)
+    Ok((policy, own))
+}
+
+/// Refuses keys that would have no effect.
+fn useful(value: &file::MqttPolicy, unbrokered: bool) -> Result<()> {
+    fn at<T>(key: &Option<Placed<T>>) -> Option<(u64, u64)> {
+        key.as_ref().map(|own| own.place)
+    }
+    let to_broker = value.duplicates.as_ref();
+    let to_broker = to_broker.filter(|own| own.value == "broker");
+    let keys = if unbrokered {
+        [
+            ("password_file", at(&value.password_file)),
+            ("proxy_protocol", at(&value.proxy_protocol)),
+            ("tap", at(&value.tap)),
+            ("duplicates: broker", to_broker.map(|own| own.place)),
+        ]
+    } else {
+        [
+            ("authenticate", at(&value.authenticate)),
+            ("session_expiry", at(&value.session_expiry)),
+            ("refused", at(&value.refused)),
+            ("", None),
+        ]
+    };
+    let (who, there) = match unbrokered {
+        true => ("a broker, and this route has none", "with `produce`"),
+        false => ("a route with `produce`: here, the broker does that", "here"),
+    };
+    for (key, place) in keys {
+        if let Some(place) = place {
+            let message = format!("`{key}` is for {who}; it would do nothing {there}");
+            return Err(Wrong::at(place, message));
+        }
+    }
+    Ok(())
+}
+
+fn stand_in(
+    value: &mut file::MqttPolicy,
+    place: (u64, u64),
+    folder: &Path,
+    names: &Names,
+) -> Result<Unbrokered> {
+    let Some(asked) = value.authenticate.take() else {
+        let message = "nobody would ask who the clients are; write `authenticate`, with `none` if that is meant";
+        return Err(Wrong::at(place, message));
+    };
+    let tokens = matches!(&asked.value, file::MqttAuthenticate::By(own) if own.tokens.is_some());
+    Ok(Unbrokered {
+        tokens,
+        authentication: authentication::authentication(asked, folder, names)?,
+        session_expiry: value.session_expiry.take().map(|own| own.value.0),
+        refused: value.refused.take().map_or(Ok(Denied::default()), denied)?,
+    })
+}
+
+/// Claims are known where tokens are asked for.
+fn no_claims(value: &file::MqttPolicy, own: &Unbrokered) -> Result<()> {
+    let texts = [&value.mount, &value.client_id, &value.username];
+    let texts = texts
+        .into_iter()
+        .flatten()
+        .map(|own| (own.value.as_str(), own.place));
+    let topics = value.acl.iter().map(|rule| &rule.value.topics);
+    let topics = topics.flat_map(|own| own.value.iter().map(|text| (text.as_str(), own.place)));
+    for (text, place) in texts.chain(topics) {
+        if text.contains("{claims.") && !own.tokens {
+            let message = "claims are known with `authenticate: { tokens: ... }` only";
+            return Err(Wrong::at(place, message));
+        }
+    }
+    Ok(())
+}
+
+fn denied(word: Placed<String>) -> Result<Denied> {
+    match &*word.value {
+        "acknowledge" => Ok(Denied::Acknowledge),
+        "close" => Ok(Denied::Close),
+        _ => Err(unknown(&word, "acknowledge or close")),
+    }
 }
 
 fn tap(Placed { value, .. }: Placed<file::MqttTap>, names: &Names) -> Result<Tap> {
@@ -90,7 +184,7 @@ fn tap(Placed { value, .. }: Placed<file::MqttTap>, names: &Names) -> Result<Tap
     })
 }
 
-fn unknown(word: &Placed<String>, instead: &str) -> Wrong {
+pub(super) fn unknown(word: &Placed<String>, instead: &str) -> Wrong {
     let message = format!(
         "`{}` is none of the words here; write {instead}",
         word.value
@@ -98,7 +192,7 @@ fn unknown(word: &Placed<String>, instead: &str) -> Wrong {
     Wrong::at(word.place, message)
 }
 
-fn template(text: &Placed<String>) -> Result<Template> {
+pub(super) fn template(text: &Placed<String>) -> Result<Template> {
     let parsed = text.value.parse::<Template>();
     parsed.map_err(|error| Wrong::at(text.place, error.to_string()))
 }

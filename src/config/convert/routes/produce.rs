@@ -2,21 +2,27 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::Duration;
 
 use finback_http::Treatment;
-use finback_mqtt::Policy;
+use finback_mqtt::{Policy, Produce};
 
+use super::mqtt::Unbrokered;
 use super::{Names, Result};
 use crate::config::Wrong;
 use crate::config::file;
 use crate::config::units::Placed;
 use crate::kafka::{KafkaSink, Key};
 
+/// How long sessions of MQTT 3 are remembered while their clients are away, unless they are clean.
+const SESSION_EXPIRY: Duration = Duration::from_secs(2 * 3600);
+
 pub(super) fn treatment(
+    route: &str,
     Placed { value, place }: Placed<file::Produce>,
     protocol: Option<Placed<file::Text>>,
     request: Option<Treatment>,
-    session: Option<Policy>,
+    session: Option<(Policy, Unbrokered)>,
     names: &Names,
 ) -> Result<Arc<dyn Any + Send + Sync>> {
     let protocol = protocol.map(|own| own.value);
@@ -37,9 +43,19 @@ pub(super) fn treatment(
     match (messages, request, session) {
         (true, Some(_), _) => other("MQTT"),
         (false, _, Some(_)) => other("HTTP"),
-        (true, None, session) => Ok(Arc::new(Policy {
-            sink: Some(sink),
-            ..session.unwrap_or_default()
+        (true, None, None) => {
+            let message = "nobody would ask who the clients are; write `mqtt: { authenticate: ... }`, or `none` there";
+            Err(Wrong::at(place, message))
+        }
+        (true, None, Some((policy, own))) => Ok(Arc::new(Policy {
+            produce: Some(Produce {
+                sink,
+                route: route.into(),
+                authentication: own.authentication,
+                session_expiry: own.session_expiry.unwrap_or(SESSION_EXPIRY),
+                refused: own.refused,
+            }),
+            ..policy
         })),
         (false, request, None) => Ok(Arc::new(Treatment {
             taker: Some(sink),
@@ -85,7 +101,7 @@ pub(in crate::config::convert) fn sink(
         },
     };
     Ok(Arc::new(KafkaSink {
-        outlet: outlet.clone(),
+        outlet: outlet.value.clone(),
         topic,
         key,
     }))

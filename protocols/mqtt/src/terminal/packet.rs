@@ -1,0 +1,118 @@
+//! Packets of a client, other than its messages.
+
+use std::time::Duration;
+
+use finback_core::record::Ending;
+use finback_core::rejection::Rejection;
+
+use crate::codec::properties::{Place, id};
+use crate::codec::{
+    Fault, Head, Kind, Level, Properties, Reader, Side, Subscription, check, write,
+};
+use crate::reason::Reason;
+use crate::sink::Stage;
+use crate::tally::{SESSION, method};
+
+use super::{End, Terminal};
+
+/// What DISCONNECT says where its client asks for its will (section 3.14.2.1).
+const WITH_WILL: u8 = 4;
+/// The interval that never ends (section 3.1.2.11.2).
+pub(super) const FOR_EVER: u32 = u32::MAX;
+
+/// A session expiry interval as a time; `None` = never.
+pub(super) fn expiry(seconds: u32) -> Option<Duration> {
+    (seconds != FOR_EVER).then(|| Duration::from_secs(seconds.into()))
+}
+
+impl Terminal {
+    /// Does what a packet asks for; whether there was room to.
+    pub(super) fn packet(&mut self, packet: &[u8], head: &Head) -> Result<bool, End> {
+        check(packet, head, self.level, Side::Client).map_err(End::Fault)?;
+        let body = &packet[head.header..];
+        match head.kind {
+            Kind::Publish => return self.publish(packet, head),
+            Kind::Connect => return Err(End::Fault(Fault::protocol("a second CONNECT"))),
+            Kind::Pubrel => {
+                let id = Reader::new(body).packet_id().map_err(End::Fault)?;
+                self.release(id)?;
+            }
+            Kind::Pingreq => self.client.queue(&[Kind::Pingresp.first_byte(), 0]),
+            Kind::Subscribe | Kind::Unsubscribe => self.subscribe(packet, head)?,
+            Kind::Disconnect => self.disconnect(body)?,
+            Kind::Auth => {
+                // Section 4.12: CONNECT named no method.
+                let why = "AUTH without an authentication method in CONNECT";
+                return Err(End::Fault(Fault::protocol(why)));
+            }
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    /// PUBREL: the client will not send this message again.
+    fn release(&mut self, id: u16) -> Result<(), End> {
+        if let Some(Stage::Sent(_)) = self.held.exactly.stage(id) {
+            // MQTT-4.3.3-4: PUBREL is the answer to PUBREC, which it has not been sent.
+            let why = "PUBREL of a message that has not been acknowledged";
+            return Err(End::Fault(Fault::protocol(why)));
+        }
+        let known = self.held.exactly.release(id);
+        let reason = match known || !self.level.is_5() {
+            true => Reason::SUCCESS,
+            false => Reason::UNKNOWN_PACKET_ID,
+        };
+        self.client.queue(&write::acknowledgement(
+            Kind::Pubcomp,
+            self.level,
+            id,
+            reason,
+        ));
+        Ok(())
+    }
+
+    fn disconnect(&mut self, body: &[u8]) -> Result<(), End> {
+        self.goodbye = true;
+        if body.first() != Some(&WITH_WILL) {
+            self.will = None;
+        }
+        if !self.level.is_5() || body.len() < 2 {
+            return Ok(());
+        }
+        let mut reader = Reader::new(&body[1..]);
+        let properties = Properties::read(&mut reader, Place::Disconnect).map_err(End::Fault)?;
+        let Some(seconds) = properties.number(id::SESSION_EXPIRY) else {
+            return Ok(());
+        };
+        // Section 3.14.2.2.2: a session that was to end with its connection does.
+        if self.expiry == Some(Duration::ZERO) && seconds > 0 {
+            let why = "DISCONNECT makes a session last that was not to";
+            return Err(End::Fault(Fault::protocol(why)));
+        }
+        self.expiry = expiry(seconds);
+        Ok(())
+    }
+
+    /// There is nothing to subscribe to.
+    fn subscribe(&mut self, packet: &[u8], head: &Head) -> Result<(), End> {
+        let (place, kind) = match head.kind {
+            Kind::Subscribe => (Place::Subscribe, Kind::Suback),
+            _ => (Place::Unsubscribe, Kind::Unsuback),
+        };
+        let read = Subscription::read(&packet[head.header..], self.level, place);
+        let subscription = read.map_err(End::Fault)?;
+        let code = match (kind, self.level) {
+            (Kind::Unsuback, _) => Reason::NO_SUBSCRIPTION,
+            (_, Level::V5) => Reason::IMPLEMENTATION,
+            _ => Reason::UNSPECIFIED,
+        };
+        let codes = vec![code.0; subscription.filters().count()];
+        let id = subscription.packet_id;
+        self.client
+            .queue(&write::subscribed(kind, self.level, id, &[], &codes));
+        let denied = Ending::Rejected(Rejection::Denied);
+        self.tally
+            .sent(method::SUBSCRIBE, SESSION, packet.len(), denied);
+        Ok(())
+    }
+}

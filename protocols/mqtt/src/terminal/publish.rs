@@ -1,0 +1,146 @@
+//! PUBLISH (MQTT 5, section 3.3): a client's message, offered to the sink.
+
+use std::borrow::Cow;
+
+use finback_core::frame::Outcome;
+use finback_core::log_limit::LogLimit;
+use finback_core::record::Ending;
+use finback_core::rejection::Rejection;
+use finback_core::text::Escaped;
+
+use crate::codec::{BAD_ALIAS, Fault, Head, Properties, Publish};
+use crate::open::MAX_ALIASES;
+use crate::reason::Reason;
+use crate::sink::{NotTaken, Outgoing, Receipt, Release, Stage};
+use crate::tally::{Asked, method};
+
+use super::pending::Answer;
+use super::{AGAIN, End, Terminal};
+
+/// Messages of quality of service 2 that one client may leave unreleased.
+const MAX_UNRELEASED: usize = 1024;
+
+impl Terminal {
+    /// Offers a message to the sink; whether there was room for it.
+    pub(super) fn publish(&mut self, packet: &[u8], head: &Head) -> Result<bool, End> {
+        let read = Publish::read(packet, head, self.level).map_err(End::Fault)?;
+        let Some(publish) = read else { return Ok(true) };
+        let topic = self.resolve(&publish).map_err(End::Fault)?;
+        let qos = head.qos();
+        let id = publish.packet_id.unwrap_or(0);
+        if qos > 0 && self.pending.contains(id) {
+            // Sent again while it is on its way: what it comes to is answered once.
+            return Ok(true);
+        }
+        if qos == 2 {
+            match self.held.exactly.stage(id) {
+                Some(Stage::Safe) => {
+                    self.pending.answered(id, qos, Answer::Taken);
+                    return Ok(true);
+                }
+                // It came over an earlier connection, and nobody knows yet what becomes of it.
+                Some(Stage::Sent(_)) => return Ok(false),
+                None if self.held.exactly.len() >= MAX_UNRELEASED => {
+                    let why = "too many messages wait for their release";
+                    return Err(End::Fault(Fault::new(Reason::RECEIVE_MAXIMUM, why)));
+                }
+                None => {}
+            }
+        }
+        let method = method::PUBLISH[usize::from(qos).min(2)];
+        if !self.applied.may_publish(&topic) {
+            let denied = Ending::Rejected(Rejection::Denied);
+            self.tally.sent(method, &*topic, packet.len(), denied);
+            if qos > 0 {
+                self.pending.answered(id, qos, Answer::Denied);
+            }
+            self.throttle(packet.len());
+            return Ok(true);
+        }
+        match self.offer(packet, head, &publish, &topic) {
+            Ok(()) if qos == 0 => self.tally.sent(method, &*topic, packet.len(), Ending::Sent),
+            Ok(()) => self
+                .tally
+                .asked(Asked::Publish(id), method, &*topic, packet.len()),
+            Err(NotTaken::Full) => return Ok(false),
+            Err(why) => {
+                let failed = Ending::Answered(Outcome::Failed);
+                self.tally.sent(method, &*topic, packet.len(), failed);
+                self.note_refused(&topic, why);
+                if qos > 0 {
+                    self.pending.answered(id, qos, Answer::NotTaken(why));
+                }
+            }
+        }
+        self.again = AGAIN;
+        self.throttle(packet.len());
+        Ok(true)
+    }
+
+    /// Hands a message to the sink, with somebody to tell if it is to be answered.
+    fn offer(
+        &mut self,
+        packet: &[u8],
+        head: &Head,
+        publish: &Publish<'_>,
+        topic: &str,
+    ) -> Result<(), NotTaken> {
+        let (qos, id) = (head.qos(), publish.packet_id.unwrap_or(0));
+        let number = self.pending.number();
+        let exactly = (qos == 2).then(|| self.held.exactly.begin(id));
+        let release = exactly.map(|number| Release {
+            of: self.held.exactly.clone(),
+            id,
+            number,
+        });
+        let receipt = match qos {
+            0 => Receipt::unheard(),
+            _ => Receipt::new(self.pending.told(), number, release),
+        };
+        let names = &self.applied.names;
+        let properties = match names.are_plain() {
+            true => Cow::Borrowed(publish.properties.bytes()),
+            false => names.properties(publish.properties, true),
+        };
+        let message = Outgoing {
+            topic: &names.up(topic),
+            client_id: &self.client_id,
+            username: &self.username,
+            identity: &self.identity,
+            qos,
+            retain: head.retain(),
+            properties: Properties::trusted(&properties),
+            payload: &packet[publish.head..],
+        };
+        let taken = self.sink.take(&message, receipt);
+        match (taken, exactly) {
+            (Ok(()), _) if qos > 0 => self.pending.taken(number, id, qos),
+            (Err(_), Some(number)) => self.held.exactly.settle(id, number, false),
+            _ => {}
+        }
+        taken
+    }
+
+    fn note_refused(&self, topic: &str, why: NotTaken) {
+        static REFUSED: LogLimit = LogLimit::usual();
+        if let Some(left_out) = REFUSED.admit(self.caller.worker().now()) {
+            let (client, topic) = (Escaped(&self.client_id), Escaped(topic));
+            tracing::warn!(%client, %topic, ?why, left_out, "a message is not taken");
+        }
+    }
+
+    fn resolve(&mut self, publish: &Publish<'_>) -> Result<String, Fault> {
+        let Some(alias) = publish.alias() else {
+            return Ok(publish.topic.to_owned());
+        };
+        if alias > MAX_ALIASES {
+            return Err(BAD_ALIAS);
+        }
+        self.aliases.resize(usize::from(MAX_ALIASES) + 1, None);
+        let known = &mut self.aliases[usize::from(alias)];
+        if !publish.topic.is_empty() {
+            *known = Some(publish.topic.into());
+        }
+        known.as_deref().map(str::to_owned).ok_or(BAD_ALIAS)
+    }
+}
