@@ -24,7 +24,6 @@ use crate::reason::Reason;
 use crate::takeover::Seat;
 use crate::terminal::{self, Terminal};
 
-
 pub(crate) use introduction::check_auth;
 pub(crate) use refusal::{Refused, count, here, reject, shortened, too_long};
 

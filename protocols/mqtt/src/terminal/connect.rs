@@ -81,7 +81,10 @@ pub(crate) async fn begin(
         return Err(reject(stream, Rejection::Denied));
     }
     let owner = owner(produce, &identity, &own);
-    let Ok(seat) = mqtt.sessions.enter(Key::here(&seat_key(&owner)), duplicates(policy)) else {
+    let Ok(seat) = mqtt
+        .sessions
+        .enter(Key::here(&seat_key(&owner)), duplicates(policy))
+    else {
         stream.rejected(Rejection::Denied);
         let why = "a session of this client identifier is under way";
         return Err(here(Reason::BAD_CLIENT_ID, why));
