@@ -222,7 +222,8 @@ async fn dial(
     lease: &Lease,
 ) -> Result<Socket, AttemptEnd> {
     let worker = caller.worker();
-    let dialling = Box::pin(worker.connect(lease, Some(b"mqtt")));
+    let ends = caller.ends(caller.peer().ip());
+    let dialling = Box::pin(worker.connect_for(lease, Some(b"mqtt"), ends, caller.known()));
     let due = match admitted.stream.is_last_attempt() {
         true => admitted.stream.deadline(),
         false => Instant::now() + IMPATIENT,
