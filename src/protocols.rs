@@ -1,13 +1,16 @@
 //! THE list of protocols, in sniffing order.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use finback_core::driver::Protocol;
 use finback_core::health::{Accepts, Probe};
 use finback_grpc::GrpcProbe;
 use finback_http::{Dialect, Http, HttpProbe};
+use finback_mqtt::MqttProbe;
 
 /// What a listener may set about its protocols.
 #[derive(Clone, Debug, Default)]
@@ -134,6 +137,24 @@ pub struct Question {
     pub statuses: RangeInclusive<u16>,
     /// gRPC: the service; "" for the server.
     pub service: String,
+    /// MQTT: the client identifier.
+    pub client_id: Option<String>,
+    /// MQTT: as whom.
+    pub username: Option<String>,
+    /// MQTT: with this password.
+    pub password: Option<Secret>,
+}
+
+/// What is not to be read in logs, but told apart from others.
+#[derive(Clone)]
+pub struct Secret(pub Vec<u8>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Keyed anew in each process: nobody finds out by trying words.
+        static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        write!(f, "({:016x})", KEY.hash_one(&self.0))
+    }
 }
 
 /// Who asks endpoints in the protocol of this name; `None` if nobody can.
@@ -145,6 +166,9 @@ pub fn probe(name: &str, question: Question) -> Option<Arc<dyn Probe>> {
         host,
         statuses,
         service,
+        client_id,
+        username,
+        password,
     } = question;
     Some(match name {
         finback_tcp::NAME => Arc::new(Accepts),
@@ -156,6 +180,11 @@ pub fn probe(name: &str, question: Question) -> Option<Arc<dyn Probe>> {
             path,
             host,
             statuses,
+        }),
+        finback_mqtt::NAME => Arc::new(MqttProbe {
+            client_id,
+            username,
+            password: password.map(|Secret(own)| own),
         }),
         _ => return None,
     })

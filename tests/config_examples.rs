@@ -139,7 +139,9 @@ fn the_example_of_a_file_of_services_is_good() {
 #[test]
 fn every_excerpt_in_the_documentation_is_good() {
     let mut count = 0;
-    for path in files(&docs(), "md") {
+    let mut pages = files(&docs(), "md");
+    pages.push(docs().with_file_name("README.md"));
+    for path in pages {
         let page = std::fs::read_to_string(&path).unwrap();
         for (line, excerpt) in excerpts(&page) {
             let mut whole = excerpt.clone();

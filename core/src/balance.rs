@@ -43,6 +43,9 @@ pub enum Policy {
     PeakEwma,
     /// The same endpoint for the same key, as long as that endpoint may be used.
     ConsistentHash(HashOn),
+    /// The one of the greatest weight that may be used, of equals the one of the lowest address: the
+    /// others stand by.
+    Primary,
 }
 
 /// The key of consistent hashing. Calls that lack it are spread by chance.
@@ -114,6 +117,7 @@ enum Method {
         rendezvous: Rendezvous,
         without_key: Urn,
     },
+    Primary,
 }
 
 impl Balancer {
@@ -130,6 +134,7 @@ impl Balancer {
                 rendezvous: Rendezvous::new(members),
                 without_key: Urn::new(members),
             },
+            Policy::Primary => Method::Primary,
         })
     }
 
@@ -191,6 +196,7 @@ impl Method {
                 Some(hash) => rendezvous.pick(hash, gate),
                 None => choices::random(without_key, gate),
             },
+            Self::Primary => choices::primary(gate),
         }
     }
 }

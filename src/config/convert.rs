@@ -375,6 +375,18 @@ fn mqtt_bounds(
     };
     is_spoken(finback_mqtt::NAME, protocol, place)?;
     set_time(&mut config.connect_timeout, value.connect_timeout);
+    set_time(&mut config.connack_timeout, value.connack_timeout);
+    set_time(&mut config.auth_timeout, value.auth_timeout);
+    set_time(&mut config.answer_timeout, value.answer_timeout);
+    set(
+        &mut config.subscriptions,
+        value.subscriptions.map(NonZeroUsize::get),
+    );
+    config.origins = value
+        .origins
+        .into_iter()
+        .map(origin)
+        .collect::<Result<_>>()?;
     set(
         &mut config.connect_packet,
         value.connect_packet.map(|Size(own)| own),
@@ -385,6 +397,23 @@ fn mqtt_bounds(
     );
     config.connect_rate = value.connect_rate.map(NonZeroU32::get);
     Ok(config)
+}
+
+/// An origin as browsers write it (RFC 6454, section 6.1): nothing else could ever match.
+fn origin(Placed { value, place }: Placed<String>) -> Result<String> {
+    let host = value.split_once("://");
+    let is_origin = host.is_some_and(|(scheme, host)| {
+        let letters = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+        !scheme.is_empty()
+            && !host.is_empty()
+            && letters(&value)
+            && !host.contains(['/', '*', '?', '#'])
+    });
+    if is_origin {
+        return Ok(value);
+    }
+    let message = format!("`{value}` is no origin; write one such as https://app.acme.test");
+    Err(Wrong::at(place, message))
 }
 
 fn http_bounds(

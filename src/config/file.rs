@@ -394,13 +394,25 @@ pub struct HttpListener {
 pub struct MqttListener {
     /// How long a client may take to say CONNECT. Default: 5s.
     pub connect_timeout: Option<Time>,
-    /// The longest CONNECT. Default: 64KiB.
+    /// The longest CONNECT. Default: 128KiB.
     pub connect_packet: Option<Size>,
-    /// Clients that may wait for their broker's answer to CONNECT at a time, in each worker;
-    /// others are refused. Default: 1000.
+    /// How long a broker may take to answer CONNECT; then the next one is asked. Default: 4s.
+    pub connack_timeout: Option<Time>,
+    /// How long client and broker may take to authenticate by AUTH packets. Default: 10s.
+    pub auth_timeout: Option<Time>,
+    /// How long a broker may be silent that owes a session an answer. Then it is asked by a PINGREQ, and
+    /// after half as long again the session ends. Default: 10s.
+    pub answer_timeout: Option<Time>,
+    /// Clients that may wait for one broker's answer to CONNECT at a time, in each worker; others are
+    /// refused. Default: 1000.
     pub connecting: Option<NonZeroUsize>,
     /// Sessions that one address may begin per second; others are refused. Default: any number.
     pub connect_rate: Option<NonZeroU32>,
+    /// Topic filters that one session may be subscribed to at a time; others are refused. Default: 10000.
+    pub subscriptions: Option<NonZeroUsize>,
+    /// Origins whose pages may open a WebSocket, such as `https://app.acme.test`. Default: any.
+    #[serde(default)]
+    pub origins: Vec<Placed<String>>,
 }
 
 /// TLS of a listener. Files are PEM, relative to this one, and read again when they change.
@@ -936,7 +948,7 @@ pub struct Cluster {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
-    /// `round-robin`, `random`, `least-request`, `peak-ewma`, `{ consistent-hash: source }`,
+    /// `round-robin`, `random`, `least-request`, `peak-ewma`, `primary`, `{ consistent-hash: source }`,
     /// `{ consistent-hash: client-id }` or `{ consistent-hash: { attribute: NAME } }`. Default: round-robin.
     pub balance: Option<Placed<Balance>>,
     /// How long a connection may take to be made. Default: 1s.
@@ -1026,7 +1038,7 @@ pub enum Balance {
 
 forms!(
     Balance,
-    "round-robin, random, least-request, peak-ewma or { consistent-hash: ... }",
+    "round-robin, random, least-request, peak-ewma, primary or { consistent-hash: ... }",
     Word,
     map Hash(ConsistentHash)
 );
@@ -1106,7 +1118,7 @@ pub struct Outlier {
 #[serde(deny_unknown_fields)]
 pub struct HealthCheck {
     /// How: `tcp` (it accepts connections), `http`, `grpc` (its health checking protocol), `bolt`
-    /// or `dubbo` (heartbeat).
+    /// or `dubbo` (heartbeat), `mqtt` (CONNECT).
     pub protocol: String,
     /// HTTP: what is asked for. Default: `/`.
     pub path: Option<String>,
@@ -1116,6 +1128,12 @@ pub struct HealthCheck {
     pub status: Option<(u16, u16)>,
     /// gRPC: the service that is asked about. Default: the server.
     pub service: Option<String>,
+    /// MQTT: the client identifier. Default: one of its own in each check.
+    pub client_id: Option<String>,
+    /// MQTT: as whom to ask. Default: nobody.
+    pub username: Option<String>,
+    /// MQTT, with `username`: a file with the password, relative to this one. Default: none.
+    pub password_file: Option<Placed<String>>,
     /// Another port than the endpoint's.
     pub port: Option<std::num::NonZeroU16>,
     /// From one check to the next. Default: 5s.

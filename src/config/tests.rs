@@ -86,7 +86,7 @@ fn mistakes_are_refused_with_place_and_remedy() {
         (
             "routes: rpc }",
             "routes: rpc, tls: { certificates: [ { certificate: a, key: b } ], crl: [ c ] } }",
-            ":125: `crl` needs a `client_ca`",
+            "9:131: `crl` needs a `client_ca`",
         ),
         (
             "routes: rpc }",
@@ -96,12 +96,12 @@ fn mistakes_are_refused_with_place_and_remedy() {
         (
             "heartbeat: { interval: 2s }",
             "tls: { crl: [ c ] }",
-            "24:19: `crl` needs a `ca`",
+            "21:19: `crl` needs a `ca`",
         ),
         (
             "service: com.acme.Pay, method",
             "identity: \"https://acme/pay\", method",
-            "12:25: `https://acme/pay` fits no identity; write a SPIFFE ID (spiffe://...), a DNS name",
+            "12:26: `https://acme/pay` fits no identity; write a SPIFFE ID (spiffe://...), a DNS name",
         ),
         (
             "protocol: auto",

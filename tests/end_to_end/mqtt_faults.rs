@@ -164,7 +164,7 @@ fn what_no_client_may_send_ends_its_session_with_the_reason_and_nothing_else() {
         (
             "an alias that is 0",
             packet(0x30, b"\0\x01a\x03\x23\0\0"),
-            0x82,
+            0x94,
         ),
         ("65535 levels", packet(0x82, &slashes), 0x90 - 1),
         ("a flood of user properties", packet(0x30, &many), 0x97),
@@ -257,7 +257,7 @@ fn what_no_client_may_send_ends_its_session_with_the_reason_and_nothing_else() {
             b"\x10\x0e\0\x04MQTT\x05\x03\0\x3c\0\0\x01x",
             b"\x20",
         ),
-        ("a CONNECT over the limit", &long, b""),
+        ("a CONNECT over the limit", &long, b"\x20"),
         ("a mask for lengths", b"\x80\xff\xff\xff\x7f", b""),
     ];
     for (what, bytes, begins) in unsound {

@@ -24,11 +24,15 @@ pub(crate) struct Backend {
     log: std::path::PathBuf,
 }
 
-/// Go's server; its handler reads no body.
+/// Go's server, whose handler reads no body; or its proxy before somebody else.
 const GO: &str = r#"package main
-import ("fmt"; "net/http"; "os")
+import ("fmt"; "net/http"; "net/http/httputil"; "net/url"; "os")
 func main() {
     log, _ := os.Create(os.Args[2])
+    if len(os.Args) > 3 {
+        to, _ := url.Parse("http://" + os.Args[3])
+        http.ListenAndServe(os.Args[1], httputil.NewSingleHostReverseProxy(to))
+    }
     http.ListenAndServe(os.Args[1], http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
         fmt.Fprintf(log, "%s %s %s\n", r.Method, r.RequestURI, r.Host)
         w.Write([]byte("fine"))
@@ -38,6 +42,15 @@ func main() {
 
 impl Backend {
     fn go() -> Self {
+        Self::go_with(&[])
+    }
+
+    /// Go's proxy before somebody else.
+    fn go_before(address: &str) -> Self {
+        Self::go_with(&[address])
+    }
+
+    fn go_with(more: &[&str]) -> Self {
         let (folder, port) = (temporary_folder(), free_port());
         std::fs::write(folder.join("main.go"), GO).unwrap();
         let mut build = Command::new("/usr/local/go/bin/go");
@@ -49,7 +62,10 @@ impl Backend {
         assert!(built.unwrap().success(), "Go does not build it");
         let log = folder.join("log");
         let mut command = Command::new(folder.join("server"));
-        command.arg(format!("127.0.0.1:{port}")).arg(&log);
+        command
+            .arg(format!("127.0.0.1:{port}"))
+            .arg(&log)
+            .args(more);
         Self::started("server", command, port, log)
     }
 
@@ -455,7 +471,11 @@ fn no_front_end_is_answered_for_a_second_request() {
     let backend = Backend::go();
     let finback = before(&backend);
     let at = finback.local("web");
-    for front in [Backend::nginx_before(&at), Backend::haproxy_before(&at)] {
+    for front in [
+        Backend::nginx_before(&at),
+        Backend::haproxy_before(&at),
+        Backend::go_before(&at),
+    ] {
         let mut passed = 0;
         for request in ambiguous() {
             let before = backend.asked().len();
@@ -469,7 +489,8 @@ fn no_front_end_is_answered_for_a_second_request() {
             );
             passed += seen.len();
             // Whoever comes next over the front's connections gets an answer of his own.
-            let heard = tell(&front.address, b"GET /victim HTTP/1.1\r\nHost: a\r\n\r\n");
+            let victim = b"GET /victim HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+            let heard = tell(&front.address, victim);
             assert!(heard.ends_with("fine"), "{request:?}: {heard:?}");
         }
         assert!(passed > 5, "nothing was tried: {passed}");

@@ -1,4 +1,6 @@
-//! The policies that draw lots: random, least request and peak-EWMA.
+//! The policies that draw lots (random, least request and peak-EWMA), and the one that has a favourite.
+
+use std::cmp::Reverse;
 
 use crate::endpoint::Endpoint;
 use crate::rng::mix;
@@ -88,6 +90,14 @@ fn better_of_two(
         (false, true) => Some(second),
         (false, false) => instead(gate),
     }
+}
+
+/// The member of the greatest weight; its warm-up does not matter, for nobody shares with it.
+pub(super) fn primary(gate: &Gate<'_>) -> Option<usize> {
+    gate.admitted().max_by_key(|member| {
+        let endpoint = &gate.members[*member];
+        (endpoint.weight, Reverse(endpoint.address))
+    })
 }
 
 /// A member by chance from those that may be used.

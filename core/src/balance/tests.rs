@@ -60,6 +60,31 @@ fn ask(rng: &mut Rng) -> Ask<'static> {
     }
 }
 
+#[test]
+fn all_calls_go_to_the_primary_while_it_may_be_used() {
+    let members = members(&[100, 100, 200, 100]);
+    let mut balancer = Balancer::new(&Policy::Primary, &members, Now(SECOND), 1);
+    let mut rng = Rng::new(1);
+    let mut pick = || {
+        let ask = Ask {
+            hash: Some(0),
+            ..ask(&mut rng)
+        };
+        balancer.pick(&members, &ask).unwrap().place
+    };
+    let mut all = |expected| (0..20).all(|_| pick() == expected);
+    // Also before it has answered anything.
+    members[2].health.unprove();
+    assert!(all(2));
+    eject(&members[2]);
+    assert!(all(0));
+    members[0].health.unwell.store(true, Relaxed);
+    assert!(all(1));
+    members[0].health.unwell.store(false, Relaxed);
+    members[2].health.stand.set(Seen::AVAILABLE);
+    assert!(all(2));
+}
+
 fn counts(policy: &Policy, members: &[Arc<Endpoint>], picks: u32) -> Vec<u32> {
     let mut balancer = Balancer::new(policy, members, Now(SECOND), 7);
     let mut rng = Rng::new(11);

@@ -120,6 +120,21 @@ impl Stream {
         }
     }
 
+    /// The ending of an attempt to open a session that was neither granted nor refused in its time;
+    /// `stalled` says that the time passed while we did not run.
+    #[must_use]
+    pub fn unopened(&self, lease: &Lease, stalled: bool) -> AttemptEnd {
+        self.worker.read_clock();
+        self.exchange.unopened(lease, stalled)
+    }
+
+    /// Says that the caller has gone while the attempt was waited for.
+    pub fn given_up(&mut self, lease: &mut Lease) {
+        self.worker.read_clock();
+        let end = self.exchange.given_up(lease);
+        self.exchange.conclude(lease, end, Resend::Impossible);
+    }
+
     /// Whether the attempt under way is the last that its route allows.
     #[must_use]
     pub fn is_last_attempt(&self) -> bool {

@@ -241,6 +241,8 @@ impl Exchange {
             Policy::ConsistentHash(HashOn::Attribute(name)) => {
                 attributes(name).map(|value| hash_bytes(value.as_bytes()))
             }
+            // One key for all: its home is its home, also before it has shown that it answers.
+            Policy::Primary => Some(0),
             Policy::RoundRobin | Policy::Random | Policy::LeastRequest | Policy::PeakEwma => None,
         };
         let ask = Ask {
@@ -338,6 +340,30 @@ impl Exchange {
         } else {
             Deadline::TooShort
         }
+    }
+
+    /// The ending of an attempt to open a session that was neither granted nor refused in its time;
+    /// `stalled` says that the time passed while we did not run.
+    pub(crate) fn unopened(&self, lease: &Lease, stalled: bool) -> AttemptEnd {
+        let health = &lease.seat.endpoint.health;
+        let telling = !stalled && is_telling(health, lease.started, self.clock.get());
+        AttemptEnd::Unopened { telling }
+    }
+
+    /// The ending of an attempt whose caller has given up waiting: it tells something of an endpoint
+    /// that was silent for longer than a connection may take, and answered nobody meanwhile. Else
+    /// callers of little patience would go on coming to an endpoint that never answers.
+    pub(crate) fn given_up(&self, lease: &Lease) -> AttemptEnd {
+        let Seat {
+            cluster, endpoint, ..
+        } = &*lease.seat;
+        let now = self.clock.get();
+        let is_long = now.since(lease.started) >= cluster.spec.policy.connect_timeout;
+        if is_long && is_telling(&endpoint.health, lease.started, now) {
+            let whose = Deadline::Caller;
+            return AttemptEnd::TimedOut { whose, sent: true };
+        }
+        AttemptEnd::Abandoned
     }
 
     /// Ends it with an answer of so many bytes.
@@ -495,6 +521,18 @@ impl Lease {
         self.conclude(verdict);
         self.report();
         self.settled = true;
+    }
+
+    /// Whether the endpoint takes no new calls now: it was ejected, or found unwell. A session with it may
+    /// have lost it without knowing.
+    #[must_use]
+    pub fn is_doubted(&self) -> bool {
+        !self.seat.endpoint.available(self.clock.get())
+    }
+
+    /// Says that the endpoint has fallen silent within a session that it had granted.
+    pub fn fell_silent(&mut self) {
+        self.settle(rule(AttemptEnd::Truncated, false).verdict);
     }
 
     /// The endpoint takes no new calls for a while: it said that it is going away.

@@ -42,6 +42,13 @@ pub enum AttemptEnd {
         /// Whether the request was sent at all.
         sent: bool,
     },
+    /// A session was asked for, and the endpoint neither granted nor refused it in its time: it has
+    /// taken the connection and is silent. Nothing was granted, so it may be asked for elsewhere.
+    Unopened {
+        /// Whether that tells anything of the endpoint: we did run, and it answered nobody else
+        /// meanwhile. One that lets a caller wait that cannot log in is well.
+        telling: bool,
+    },
     /// The caller broke off its own request, sent it too slowly, or made it unreadable halfway.
     RequestBroken,
     /// The caller is gone.
@@ -141,6 +148,8 @@ pub const fn rule(end: AttemptEnd, retries_refused: bool) -> Ruling {
             whose: Deadline::OurStall,
             ..
         } => row(Neutral, IfIdempotent),
+        AttemptEnd::Unopened { telling: true } => row(Bad, Free),
+        AttemptEnd::Unopened { telling: false } => row(Neutral, Free),
         AttemptEnd::RequestBroken | AttemptEnd::Abandoned | AttemptEnd::Draining => {
             row(Neutral, Never)
         }
@@ -148,7 +157,7 @@ pub const fn rule(end: AttemptEnd, retries_refused: bool) -> Ruling {
 }
 
 /// Every ending with the words that the guide has for it; the route retries refusals or not.
-const ROWS: [(&str, AttemptEnd, bool); 24] = [
+const ROWS: [(&str, AttemptEnd, bool); 26] = [
     (
         "answered: success",
         AttemptEnd::Answered(Outcome::Success),
@@ -267,6 +276,16 @@ const ROWS: [(&str, AttemptEnd, bool); 24] = [
         false,
     ),
     (
+        "a session was asked for, and neither granted nor refused in its time",
+        AttemptEnd::Unopened { telling: true },
+        false,
+    ),
+    (
+        "the same, but others were answered meanwhile",
+        AttemptEnd::Unopened { telling: false },
+        false,
+    ),
+    (
         "the caller is gone, or broke its request",
         AttemptEnd::Abandoned,
         false,
@@ -339,6 +358,7 @@ mod tests {
                     | AttemptEnd::NotProcessed
                     | AttemptEnd::OwnFailure
                     | AttemptEnd::TimedOut { sent: false, .. }
+                    | AttemptEnd::Unopened { .. }
                     | AttemptEnd::Answered(Outcome::Refused)
             );
             if may_have_run {

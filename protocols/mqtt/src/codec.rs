@@ -9,10 +9,12 @@ pub(crate) mod reader;
 mod subscribe;
 pub mod write;
 
+pub(crate) use check::authentication_method;
 pub use check::{Side, check, read_disconnect};
 pub use connect::{Connect, Opening, Will};
 pub use properties::Properties;
 pub(crate) use publish::BAD_ALIAS;
+pub(crate) use publish::Delivery;
 pub use publish::Publish;
 pub use reader::Fault;
 pub(crate) use reader::Reader;

@@ -10,8 +10,11 @@ use finback_core::log_limit::LogLimit;
 use finback_core::net::{Linger, Socket, scratch};
 
 use crate::channel::Channel;
+use crate::codec::reader::variable;
 use crate::codec::{Fault, Head, Kind, Level};
 use crate::open::Begun;
+use crate::reason::Reason;
+use crate::websocket::Close;
 use crate::{Mqtt, open, session, websocket};
 
 pub(crate) async fn serve(mqtt: Arc<Mqtt>, connection: Connection, worker: Rc<Worker>) {
@@ -61,7 +64,8 @@ async fn first_packet(
     }
     if head[0] == b'G' {
         let mut socket = channel.into_socket();
-        if let Err(why) = websocket::shake_hands(&mut socket, &mut head).await {
+        let origins = &mqtt.config.origins;
+        if let Err(why) = websocket::shake_hands(&mut socket, &mut head, origins).await {
             static UNOPENED: LogLimit = LogLimit::usual();
             caller.count_malformed();
             caller.worker().read_clock();
@@ -73,11 +77,38 @@ async fn first_packet(
         channel = Channel::websocket(socket, head.split().freeze());
     }
     let limit = mqtt.config.connect_packet;
-    match read_packet(&mut channel, &mut head, Level::V5, limit).await {
-        Ok(Some(first)) if first.kind == Kind::Connect => Some((channel, head.freeze())),
-        Ok(Some(_)) => nonsense(caller, "the first packet is no CONNECT"),
-        Ok(None) => None,
-        Err(why) => nonsense(caller, why),
+    let why = match read_packet(&mut channel, &mut head, Level::V5, limit).await {
+        Ok(Some(first)) if first.kind == Kind::Connect => return Some((channel, head.freeze())),
+        Ok(Some(_)) => Some("the first packet is no CONNECT"),
+        Ok(None) => channel.broken(),
+        Err(fault)
+            if fault.reason == Reason::TOO_LARGE && head[0] == Kind::Connect.first_byte() =>
+        {
+            let level = level_of(&mut channel, &mut head).await;
+            open::too_long(caller, &mut channel, level).await;
+            return None;
+        }
+        Err(fault) => Some(fault.why),
+    };
+    if let Some(why) = why {
+        nonsense(caller, why);
+        channel.set_close(Close::Protocol);
+    }
+    if channel.is_websocket() {
+        farewell(caller, &mut channel, &[]).await;
+    }
+    None
+}
+
+/// The version that a CONNECT names of which only the beginning is read; `None` if it is none.
+async fn level_of(channel: &mut Channel, head: &mut BytesMut) -> Option<Level> {
+    // A fixed header of five bytes, the protocol's name and its version.
+    const ENOUGH: usize = 5 + 2 + 4 + 1;
+    while head.len() < ENOUGH && fill(channel, head).await.ok()? > 0 {}
+    let (_, length) = variable(head.get(1..)?).ok()??;
+    match head.get(1 + length..)? {
+        [0, 4, b'M', b'Q', b'T', b'T', 5, ..] => Some(Level::V5),
+        _ => None,
     }
 }
 
@@ -92,14 +123,13 @@ pub(crate) fn session_ended(caller: &Caller, fault: &Fault) {
     }
 }
 
-fn nonsense<T>(caller: &Caller, why: &str) -> Option<T> {
+fn nonsense(caller: &Caller, why: &str) {
     static CLOSED: LogLimit = LogLimit::usual();
     caller.count_malformed();
     caller.worker().read_clock();
     if let Some(left_out) = CLOSED.admit(caller.worker().now()) {
         tracing::info!(source = %caller.peer(), why, left_out, "connection closed");
     }
-    None
 }
 
 /// Reads what there is onto the end of `buffer`.
@@ -126,10 +156,10 @@ pub(crate) async fn read_packet(
     buffer: &mut BytesMut,
     level: Level,
     limit: usize,
-) -> Result<Option<Head>, &'static str> {
+) -> Result<Option<Head>, Fault> {
     loop {
         match Head::read(buffer, level, limit) {
-            Err(fault) => return Err(fault.why),
+            Err(fault) => return Err(fault),
             Ok(Some(head)) if buffer.len() >= head.packet() => {
                 let rest = buffer.split_off(head.packet());
                 if !rest.is_empty() {

@@ -1,8 +1,8 @@
 //! How many sessions may begin.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 
@@ -63,29 +63,54 @@ impl Gate {
     }
 }
 
-/// Clients of one worker that wait for their broker.
+/// Clients of one worker whose session is about to begin, by the broker that is to answer them; `None`
+/// where none has been chosen yet.
 #[derive(Default)]
-struct Connecting(Cell<usize>);
+struct Connecting(RefCell<HashMap<Option<SocketAddr>, usize>>);
 
 /// A place among them, until dropped.
-pub(crate) struct Place(Rc<Connecting>);
+pub(crate) struct Place {
+    connecting: Rc<Connecting>,
+    broker: Option<SocketAddr>,
+}
 
 impl Place {
-    /// One of at most `limit`.
+    /// One of at most `limit` among those without a broker.
     pub(crate) fn take(worker: &Worker, limit: usize) -> Option<Self> {
-        let connecting = worker.state::<Connecting>();
-        let taken = connecting.0.get();
-        if taken >= limit {
-            return None;
+        worker.state::<Connecting>().take(None, limit)
+    }
+
+    /// One of at most `limit` among those who wait for this broker. Brokers share no places: who
+    /// answers is not to suffer from who does not.
+    pub(crate) fn at(worker: &Worker, broker: SocketAddr, limit: usize) -> Option<Self> {
+        worker.state::<Connecting>().take(Some(broker), limit)
+    }
+}
+
+impl Connecting {
+    fn take(self: Rc<Self>, broker: Option<SocketAddr>, limit: usize) -> Option<Place> {
+        {
+            let mut taken = self.0.borrow_mut();
+            let taken = taken.entry(broker).or_insert(0);
+            if *taken >= limit {
+                return None;
+            }
+            *taken += 1;
         }
-        connecting.0.set(taken + 1);
-        Some(Self(connecting))
+        let connecting = self;
+        Some(Place { connecting, broker })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.0.set(self.0.0.get() - 1);
+        let mut taken = self.connecting.0.borrow_mut();
+        if let Some(own) = taken.get_mut(&self.broker) {
+            *own -= 1;
+            if *own == 0 {
+                taken.remove(&self.broker);
+            }
+        }
     }
 }
 
@@ -137,6 +162,19 @@ mod tests {
         let stranger = IpAddr::from([255, 0, 0, 1]);
         assert!(!gate.admits(stranger, Now(SECOND)));
         assert!(gate.admits(stranger, Now(3 * SECOND)));
+    }
+
+    #[test]
+    fn clients_of_one_broker_take_no_places_of_another() {
+        let connecting = Rc::<Connecting>::default();
+        let [hung, sound] = [1, 2].map(|port| Some(SocketAddr::from(([127, 0, 0, 1], port))));
+        let waiting: Vec<_> = (0..3).map(|_| connecting.clone().take(hung, 3)).collect();
+        assert!(waiting.iter().all(Option::is_some));
+        assert!(connecting.clone().take(hung, 3).is_none());
+        assert!(connecting.clone().take(sound, 3).is_some());
+        drop(waiting);
+        assert!(connecting.clone().take(hung, 3).is_some());
+        assert!(connecting.0.borrow().is_empty());
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod exercise;
 mod gate;
 mod open;
 mod policy;
+mod probe;
 mod proxied;
 mod reason;
 mod session;
@@ -35,6 +36,7 @@ pub use exercise::{exercise, exercise_websocket};
 pub use policy::{
     Action, Denied, Duplicates, Policy, Produce, Rewrite, Rule, Tap, Template, TemplateError,
 };
+pub use probe::MqttProbe;
 pub use reason::Reason;
 pub use sink::{NotTaken, Outgoing, Receipt, Sink};
 pub use topic::{covers, intersect, is_filter};
@@ -51,25 +53,41 @@ const WEBSOCKET: &[u8] = b"GET /mqtt";
 pub struct Config {
     /// The longest packet in bytes. Default: 1 MiB.
     pub packet: usize,
-    /// The longest CONNECT in bytes. Default: 64 KiB.
+    /// The longest CONNECT in bytes. Default: 128 KiB, for a will alone may have 64 KiB.
     pub connect_packet: usize,
     /// How long a client may take to say CONNECT. Default: 5 s.
     pub connect_timeout: Duration,
-    /// Clients of one worker that may wait for their broker's answer to CONNECT at a time.
-    /// Default: 1000.
+    /// How long a broker may take to answer CONNECT; then the next one is asked. Default: 4 s.
+    pub connack_timeout: Duration,
+    /// How long a client and its broker may take to authenticate by AUTH packets. Default: 10 s.
+    pub auth_timeout: Duration,
+    /// How long a broker may be silent that owes a session an answer. Then it is asked by a PINGREQ,
+    /// and after half as long again the session ends. Default: 10 s.
+    pub answer_timeout: Duration,
+    /// Clients of one worker that may wait for one broker's answer to CONNECT at a time. Default:
+    /// 1000.
     pub connecting: usize,
     /// Sessions that one address may begin per second, and at once; `None` = any number.
     pub connect_rate: Option<u32>,
+    /// Topic filters that one session may be subscribed to at a time. Default: 10,000.
+    pub subscriptions: usize,
+    /// Origins whose pages may open a WebSocket; empty: any.
+    pub origins: Vec<String>,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             packet: 1024 * 1024,
-            connect_packet: 64 * 1024,
+            connect_packet: 128 * 1024,
             connect_timeout: Duration::from_secs(5),
+            connack_timeout: Duration::from_secs(4),
+            auth_timeout: Duration::from_secs(10),
+            answer_timeout: Duration::from_secs(10),
             connecting: 1000,
             connect_rate: None,
+            subscriptions: 10_000,
+            origins: Vec::new(),
         }
     }
 }

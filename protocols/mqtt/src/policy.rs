@@ -180,14 +180,14 @@ impl Applied {
     }
 
     pub(crate) fn may_publish(&self, name: &str) -> bool {
-        self.allows(Action::Publish, |_, rule| covers(rule, name))
+        self.allows(Action::Publish, name, |_, rule| covers(rule, name))
     }
 
     /// A rule that forbids is about filters that select anything of its own; one that allows,
     /// about filters that select nothing else.
     pub(crate) fn may_subscribe(&self, filter: &str) -> bool {
         let filter = unshared(filter);
-        self.allows(Action::Subscribe, |allow, rule| {
+        self.allows(Action::Subscribe, filter, |allow, rule| {
             if allow {
                 covers(rule, filter)
             } else {
@@ -196,7 +196,7 @@ impl Applied {
         })
     }
 
-    fn allows(&self, action: Action, fits: impl Fn(bool, &str) -> bool) -> bool {
+    fn allows(&self, action: Action, topic: &str, fits: impl Fn(bool, &str) -> bool) -> bool {
         let mut at = 0;
         for rule in &self.policy.rules {
             let first = at;
@@ -217,7 +217,17 @@ impl Applied {
                 return rule.allow;
             }
         }
-        self.policy.rules.is_empty()
+        // A mount point stands before none of these names, and brokers do things by them ($SYS,
+        // $CONTROL, $delayed): under one, a rule has to name them.
+        let is_outside = self.names.is_mounted() && topic.starts_with('$');
+        self.policy.rules.is_empty() && !is_outside
+    }
+
+    /// Whether a broker's message of this name is for the client at all. Subscriptions are checked when
+    /// they are made; but names without a mount point must not come by one from before.
+    pub(crate) fn may_hear(&self, name: &str) -> bool {
+        !(self.names.is_mounted() && name.starts_with('$'))
+            || self.allows(Action::Subscribe, name, |_, rule| covers(rule, name))
     }
 
     /// Makes a CONNECT as the broker shall see it.
@@ -288,6 +298,41 @@ mod tests {
         assert!(applied.may_subscribe("$share/group/all/things"));
         assert!(!applied.may_subscribe("#"));
         assert!(!applied.may_subscribe("secret/x"));
+    }
+
+    #[test]
+    fn names_outside_of_a_mount_point_need_a_rule_that_names_them() {
+        let mounted = |rules| {
+            let policy = Policy {
+                rules,
+                mount: Some("t/".parse().unwrap()),
+                ..Policy::default()
+            };
+            Applied::new(&Arc::new(policy), &Facts::default()).unwrap()
+        };
+        let open = mounted(Vec::new());
+        assert!(open.may_publish("a") && open.may_subscribe("#"));
+        assert!(open.may_subscribe("$share/g/a/#"));
+        for name in ["$SYS/load", "$delayed/5/x", "$CONTROL/a", "$share/g/x", "$"] {
+            assert!(!open.may_publish(name), "{name}");
+            assert!(!open.may_hear(name), "{name}");
+        }
+        for filter in [
+            "$SYS/#",
+            "$share/g/$SYS/#",
+            "$share/g",
+            "$share",
+            "$queue/a",
+            "$exclusive/a",
+        ] {
+            assert!(!open.may_subscribe(filter), "{filter}");
+        }
+        let all = mounted(vec![rule(true, Action::All, &["#"])]);
+        assert!(!all.may_publish("$delayed/5/x") && !all.may_subscribe("$SYS/#"));
+        let named = mounted(vec![rule(true, Action::Subscribe, &["$SYS/broker/#"])]);
+        assert!(named.may_subscribe("$SYS/broker/load") && named.may_hear("$SYS/broker/load"));
+        assert!(named.may_subscribe("$share/g/$SYS/broker/#"));
+        assert!(!named.may_subscribe("$SYS/#") && !named.may_publish("$SYS/broker/load"));
     }
 
     #[test]

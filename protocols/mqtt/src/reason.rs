@@ -3,6 +3,7 @@
 use finback_core::rejection::Rejection;
 
 use crate::codec::Level;
+use crate::websocket::Close;
 
 /// A reason code of MQTT 5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,6 +79,17 @@ impl Reason {
             Self::BAD_USER => 4,
             Self::NOT_AUTHORIZED | Self(0x8a) => 5,
             _ => 3,
+        }
+    }
+
+    /// What a WebSocket's Close says with it.
+    pub(crate) fn as_close(self) -> Close {
+        match self {
+            Self::MALFORMED | Self::PROTOCOL_ERROR => Close::Protocol,
+            Self::TOO_LARGE => Close::TooLarge,
+            Self::SHUTTING_DOWN | Self::USE_ANOTHER | Self::MOVED => Close::Going,
+            Self::NOT_AUTHORIZED | Self::QUOTA | Self::RATE => Close::Policy,
+            _ => Close::Normal,
         }
     }
 

@@ -2,10 +2,14 @@
 
 mod denied;
 mod down;
+mod ending;
 mod lane;
+mod silence;
+mod subscriptions;
 mod tap;
 mod up;
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -13,30 +17,32 @@ use std::time::Duration;
 
 use finback_core::clock::Now;
 use finback_core::driver::Caller;
-use finback_core::frame::Outcome;
 use finback_core::mesh::Lease;
 use finback_core::net::{READS_PER_TURN, Timer, give_way, scratch};
-use finback_core::record::Ending;
-use finback_core::rejection::Rejection;
+
+use tokio::time::Instant;
 
 use crate::channel::Channel;
-use crate::codec::{Fault, Level, write};
-use crate::entry::{farewell, session_ended};
+use crate::codec::{Fault, Level};
 use crate::gate::Flow;
-use crate::open::Opened;
+use crate::open::{Bounds, Opened};
 use crate::policy::Applied;
-use crate::reason::Reason;
 use crate::takeover::Seat;
 use crate::tally::Tally;
 
 use lane::Lane;
+use silence::Silence;
+use subscriptions::Filters;
 
 /// Reads in one direction per turn, so that one busy session cannot keep others waiting.
 const TURN: usize = READS_PER_TURN as usize;
 /// Answers of our own that may wait for a client before it is read no more.
 const MAX_ANSWERS: usize = 16 * 1024;
 /// Packet identifiers whose exchange is finished here, at most.
-const MAX_AWAITED: usize = 100;
+pub(crate) const MAX_AWAITED: usize = 100;
+
+/// Between the end of a session at its broker and the beginning of the one that takes its place, at most.
+const SUCCESSION: Duration = Duration::from_millis(200);
 
 /// How a session ended.
 #[derive(Debug)]
@@ -45,6 +51,8 @@ enum End {
     Client,
     /// The broker ended it.
     Endpoint,
+    /// The broker owes an answer, and says nothing at all.
+    Hung,
     /// The client sent what it may not.
     Fault(Fault),
     /// The broker sent what it may not.
@@ -71,6 +79,7 @@ struct Session {
     applied: Option<Box<Applied>>,
     state: State,
     tally: Tally,
+    lease: Lease,
     seat: Option<Seat>,
     /// Silence of the client after which it is gone; without a keep-alive, `limits.idle` holds for both
     /// sides together.
@@ -83,7 +92,10 @@ struct Session {
     held: bool,
     leave: Option<Now>,
     timer: Option<Timer>,
-    limit: usize,
+    silence: Silence,
+    bounds: Bounds,
+    /// How the client authenticates itself in AUTH packets, if it does.
+    method: Option<Box<str>>,
     client_takes: usize,
     endpoint_takes: usize,
 }
@@ -96,13 +108,16 @@ struct State {
     /// Messages of quality of service 2 that we took from the client in the broker's place.
     taken: Vec<u16>,
     /// The same of the broker's, in the client's place.
-    swallowed: Vec<u16>,
+    swallowed: HashSet<u16>,
     /// Subscriptions of which the broker saw a part only: codes of the others.
     partial: Vec<(u16, Vec<Option<u8>>)>,
     messages: Flow,
     bytes: Flow,
     /// The client said DISCONNECT.
     goodbye: bool,
+    /// The broker did.
+    dismissed: bool,
+    filters: Filters,
     tapped: tap::Tapped,
     order: denied::Order,
 }
@@ -119,7 +134,8 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
         patience,
         client_takes,
         endpoint_takes,
-        packet,
+        bounds,
+        method,
         client_id,
         username,
     } = *opened;
@@ -128,6 +144,7 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
         .and_then(|applied| applied.policy().server_reference.clone());
     let mut session = Box::new(Session {
         tally: Tally::new(caller.clone(), Some(lease.address())),
+        lease,
         caller: caller.clone(),
         level,
         client_id,
@@ -145,7 +162,9 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
         held: false,
         leave: None,
         timer: None,
-        limit: packet,
+        silence: Silence::default(),
+        bounds,
+        method,
         client_takes,
         endpoint_takes,
     });
@@ -153,7 +172,7 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
     session.client.queue(&connack);
     drop(connack);
     let end = session.carry().await;
-    Box::pin(session.finish(end, lease, server.as_deref())).await;
+    Box::pin(session.finish(end, server.as_deref())).await;
 }
 
 impl Session {
@@ -168,7 +187,7 @@ impl Session {
             }
         });
         let mut armed = false;
-        std::future::poll_fn(|cx| {
+        let end = std::future::poll_fn(|cx| {
             if !armed {
                 armed = true;
                 let _ = lost.as_mut().poll(cx);
@@ -181,7 +200,17 @@ impl Session {
             }
             self.poll(cx)
         })
-        .await
+        .await;
+        // A broker that gives its place to another ends this one first, maybe without a word (section
+        // 3.1.4 has one), and accepts the other then.
+        if matches!(end, End::Endpoint) && seat.is_some() && !self.state.goodbye {
+            let timers = self.caller.worker().timers().clone();
+            let due = Instant::now() + SUCCESSION;
+            if timers.within(due, lost).await.is_ok() {
+                return End::TakenOver;
+            }
+        }
+        end
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
@@ -267,6 +296,14 @@ impl Session {
         } else {
             self.tally.down += bytes.len() as u64;
         }
+        let passed = self.pass_bytes(cx, bytes, up);
+        if !up {
+            self.heard();
+        }
+        passed
+    }
+
+    fn pass_bytes(&mut self, cx: &mut Context<'_>, bytes: &[u8], up: bool) -> Result<(), End> {
         let lane = if up { &mut self.up } else { &mut self.down };
         if lane.partial.is_empty() {
             let used = self.split(cx, bytes, up)?;
@@ -295,6 +332,9 @@ impl Session {
         }
         if self.caller.is_idle() {
             return Some(End::Silent);
+        }
+        if let Some(end) = self.watch_broker() {
+            return Some(end);
         }
         if self.caller.is_dismissed() {
             let grace = self.caller.worker().drain_grace();
@@ -330,63 +370,5 @@ impl Session {
         ready!(timer.poll(cx));
         worker.read_clock();
         Poll::Ready(())
-    }
-
-    async fn finish(mut self: Box<Self>, end: End, lease: Lease, server: Option<&str>) {
-        let caller = self.caller.clone();
-        let reason = match &end {
-            End::Fault(fault) | End::EndpointFault(fault) => Some((fault.reason, fault.why)),
-            End::Silent => Some((Reason::KEEP_ALIVE_TIMEOUT, "")),
-            End::TakenOver => Some((Reason::TAKEN_OVER, "")),
-            End::Leaving if server.is_some() => Some((Reason::USE_ANOTHER, "")),
-            End::Leaving => Some((Reason::SHUTTING_DOWN, "")),
-            End::Client | End::Endpoint => None,
-        };
-        match &end {
-            End::Fault(fault) => {
-                caller.count_malformed();
-                session_ended(&caller, fault);
-            }
-            End::EndpointFault(fault) => tracing::warn!(
-                endpoint = %lease.address(), why = fault.why,
-                "session ended: the broker sent what it may not"
-            ),
-            _ => {}
-        }
-        self.tally.ended(match &end {
-            End::Client | End::TakenOver => Ending::Answered(Outcome::Success),
-            End::Endpoint | End::EndpointFault(_) if !self.state.goodbye => {
-                Ending::Rejected(Rejection::ConnectionLost)
-            }
-            End::Endpoint | End::EndpointFault(_) => Ending::Answered(Outcome::Success),
-            End::Fault(_) => Ending::Rejected(Rejection::BadRequest),
-            End::Silent => Ending::Abandoned,
-            End::Leaving => Ending::Rejected(Rejection::Draining),
-        });
-        let last = match reason {
-            Some((reason, why)) if self.level.is_5() && self.down.is_between_packets() => {
-                let server = server.filter(|_| reason == Reason::USE_ANOTHER);
-                write::disconnect(reason, why, server)
-            }
-            _ => Vec::new(),
-        };
-        let Self {
-            mut client,
-            mut endpoint,
-            ..
-        } = *self;
-        // The broker hears all that the client said, and nothing in its name: whether there was
-        // a DISCONNECT decides about the will.
-        let both = async {
-            tokio::join!(
-                farewell(&caller, &mut client, &last),
-                farewell(&caller, &mut endpoint, &[])
-            )
-        };
-        tokio::select! {
-            _ = both => {}
-            () = caller.cut() => {}
-        }
-        drop(lease);
     }
 }

@@ -83,6 +83,13 @@ pub(crate) enum Asked {
     Ping,
 }
 
+impl Asked {
+    /// Whether it is for the broker to answer.
+    fn is_brokers(self) -> bool {
+        !matches!(self, Self::Deliver(_))
+    }
+}
+
 struct Timed {
     asked: Asked,
     since: Now,
@@ -96,6 +103,8 @@ pub(crate) struct Tally {
     endpoint: Option<SocketAddr>,
     known: Vec<Rc<Known>>,
     timed: Vec<Timed>,
+    /// Those of them that the broker is to answer.
+    owed: usize,
     began: Now,
     /// Bytes that the client sent, and that it was sent.
     pub(crate) up: u64,
@@ -110,6 +119,7 @@ impl Tally {
             endpoint,
             known: Vec::new(),
             timed: Vec::new(),
+            owed: 0,
             began,
             up: 0,
             down: 0,
@@ -214,8 +224,16 @@ impl Tally {
         // Sent again, it is still one.
         match self.timed.iter_mut().find(|timed| timed.asked == asked) {
             Some(former) => former.bytes = timed.bytes,
-            None => self.timed.push(timed),
+            None => {
+                self.owed += usize::from(asked.is_brokers());
+                self.timed.push(timed);
+            }
         }
+    }
+
+    /// Whether the broker owes an answer.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.owed > 0
     }
 
     /// An answer has come.
@@ -224,6 +242,7 @@ impl Tally {
             return;
         };
         let timed = self.timed.swap_remove(at);
+        self.owed -= usize::from(asked.is_brokers());
         if self.timed.is_empty() && self.timed.capacity() > 16 {
             self.timed = Vec::new();
         }

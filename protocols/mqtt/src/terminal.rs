@@ -365,6 +365,9 @@ impl Terminal {
         if let Some(will) = will.filter(|will| !(taken_over && will.is_delayed())) {
             self.publish_will(will);
         }
+        if let Some((reason, _)) = reason {
+            self.client.set_close(reason.as_close());
+        }
         let last = match reason {
             Some((reason, why)) if self.level.is_5() => {
                 let server = server.filter(|_| reason == Reason::USE_ANOTHER);

@@ -1,6 +1,6 @@
 //! Topic names and topic filters (MQTT 5, section 4.7).
 
-use crate::codec::{Fault, Level};
+use crate::codec::{Fault, Level, Side};
 use crate::reason::Reason;
 
 /// How filters of shared subscriptions begin.
@@ -8,11 +8,11 @@ pub(crate) const SHARE: &str = "$share/";
 /// Levels of a topic, at most.
 pub(crate) const MAX_LEVELS: usize = 64;
 
-/// Checks the name of a topic that is published to.
+/// Checks the name of a topic that is published to. Clients' have a bound of levels.
 ///
 /// # Errors
 /// If it is none.
-pub(crate) fn check_name(name: &str) -> Result<(), Fault> {
+pub(crate) fn check_name(name: &str, from: Side) -> Result<(), Fault> {
     let mut levels = 1;
     for byte in name.bytes() {
         match byte {
@@ -27,7 +27,18 @@ pub(crate) fn check_name(name: &str) -> Result<(), Fault> {
     if name.is_empty() {
         return Err(Fault::malformed("a topic name without a character"));
     }
-    check_levels(levels, Reason::BAD_TOPIC)
+    match from {
+        Side::Client => check_levels(levels, Reason::BAD_TOPIC),
+        Side::Server => Ok(()),
+    }
+}
+
+/// Checks the levels of a client's topic once it has its name at the broker.
+///
+/// # Errors
+/// If they are too many.
+pub(crate) fn check_renamed(name: &str, reason: Reason) -> Result<(), Fault> {
+    check_levels(name.split('/').count(), reason)
 }
 
 fn check_levels(levels: usize, reason: Reason) -> Result<(), Fault> {
@@ -205,7 +216,9 @@ mod tests {
         // Before MQTT 5 it is a topic like any other.
         assert!(check_filter("$share/a", Level::V311).is_ok());
         assert!(check_filter(&"/".repeat(MAX_LEVELS), Level::V5).is_err());
-        assert!(check_name(&"/".repeat(MAX_LEVELS - 1)).is_ok());
-        assert!(check_name("a/+").is_err());
+        assert!(check_name(&"/".repeat(MAX_LEVELS - 1), Side::Client).is_ok());
+        assert!(check_name(&"/".repeat(MAX_LEVELS), Side::Client).is_err());
+        assert!(check_name(&"/".repeat(MAX_LEVELS), Side::Server).is_ok());
+        assert!(check_name("a/+", Side::Server).is_err());
     }
 }

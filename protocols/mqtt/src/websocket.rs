@@ -1,122 +1,39 @@
 //! The server's side of WebSocket (RFC 6455), as far as MQTT needs it (MQTT 5, section 6): binary
 //! messages, whose borders mean nothing.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use bytes::{Buf, BytesMut};
-use finback_core::net::Socket;
-use sha1::{Digest, Sha1};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+mod handshake;
 
-/// What a server's answer proves to have read the client's key by (section 1.3).
-const PROOF: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-/// A request's head is no longer.
-const MAX_HEAD: usize = 16 * 1024;
-const MAX_HEADERS: usize = 64;
+use bytes::BytesMut;
+
+pub(crate) use handshake::shake_hands;
+
 /// The longest payload of a control frame (section 5.5).
 const MAX_CONTROL: usize = 125;
 /// The longest header of a frame: 2 bytes, 8 of length, 4 of mask.
 const MAX_HEADER: usize = 14;
 
 const CONTINUATION: u8 = 0;
+const TEXT: u8 = 1;
 const BINARY: u8 = 2;
 const CLOSE: u8 = 8;
 const PING: u8 = 9;
 const PONG: u8 = 10;
 
-/// Reads a request and answers it, in as much time as the caller gives; what of the connection was read beyond it is left in `head`.
-///
-/// # Errors
-/// What is to be logged; the client has got its answer.
-pub(crate) async fn shake_hands(
-    socket: &mut Socket,
-    head: &mut BytesMut,
-) -> Result<(), &'static str> {
-    let (length, answer) = loop {
-        match answer(head) {
-            Some(Ok((length, answer))) => break (length, answer),
-            Some(Err((status, why))) => {
-                let text = format!(
-                    "HTTP/1.1 {status}\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\
-                     sec-websocket-version: 13\r\nconnection: close\r\n\r\n{why}\n",
-                    why.len() + 1
-                );
-                let _ = socket.write_all(text.as_bytes()).await;
-                let _ = socket.shutdown().await;
-                return Err(why);
-            }
-            None => {}
-        }
-        match socket.read_buf(head).await {
-            Ok(n) if n > 0 => {}
-            _ => return Err("the client went away within its request for a WebSocket"),
-        }
-    };
-    head.advance(length);
-    let answered = socket.write_all(answer.as_bytes()).await;
-    answered.map_err(|_| "the client did not take the answer to its request for a WebSocket")
-}
-
-type Refused = (&'static str, &'static str);
-
-/// The answer to a request and the request's length; `None` if bytes are missing.
-fn answer(bytes: &[u8]) -> Option<Result<(usize, String), Refused>> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut request = httparse::Request::new(&mut headers);
-    let length = match request.parse(bytes) {
-        Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD => return None,
-        _ => return Some(Err(("400 Bad Request", "the request cannot be read"))),
-    };
-    let header = |name: &str| {
-        let found = request
-            .headers
-            .iter()
-            .find(|h| h.name.eq_ignore_ascii_case(name));
-        found.and_then(|header| std::str::from_utf8(header.value).ok())
-    };
-    let lists = |name: &str, word: &str| {
-        header(name).is_some_and(|list| {
-            list.split(',')
-                .any(|item| item.trim().eq_ignore_ascii_case(word))
-        })
-    };
-    if request.method != Some("GET")
-        || !lists("upgrade", "websocket")
-        || !lists("connection", "upgrade")
-    {
-        let why = "MQTT is spoken here, over TCP or WebSocket";
-        return Some(Err(("426 Upgrade Required", why)));
-    }
-    if header("sec-websocket-version").map(str::trim) != Some("13") {
-        let why = "only version 13 of WebSocket is spoken here";
-        return Some(Err(("426 Upgrade Required", why)));
-    }
-    let Some(key) = header("sec-websocket-key") else {
-        return Some(Err((
-            "400 Bad Request",
-            "the request has no Sec-WebSocket-Key",
-        )));
-    };
-    // The standard's name, and the one from before it was settled.
-    let Some(spoken) = ["mqtt", "mqttv3.1"]
-        .into_iter()
-        .find(|name| lists("sec-websocket-protocol", name))
-    else {
-        let why = "the subprotocol must be mqtt";
-        return Some(Err(("400 Bad Request", why)));
-    };
-    let mut hash = Sha1::new();
-    hash.update(key.trim().as_bytes());
-    hash.update(PROOF);
-    let accept = STANDARD.encode(hash.finalize());
-    Some(Ok((
-        length,
-        format!(
-            "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
-             sec-websocket-accept: {accept}\r\nsec-websocket-protocol: {spoken}\r\n\r\n"
-        ),
-    )))
+/// Why a connection is closed (section 7.4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Close {
+    /// Nothing more is to come.
+    Normal = 1000,
+    /// We are going away.
+    Going = 1001,
+    /// Bytes that no client sends.
+    Protocol = 1002,
+    /// A kind of message that is not taken here.
+    Unacceptable = 1003,
+    /// Policy forbids it.
+    Policy = 1008,
+    /// A message over the limit.
+    TooLarge = 1009,
 }
 
 /// One connection's state between two reads.
@@ -127,34 +44,52 @@ pub(crate) struct WebSocket {
     /// Payload of the frame that is still to come.
     left: u64,
     opcode: u8,
+    /// The frame under way is the last of its message.
+    last: bool,
+    /// A message is under way, of which more frames are to come.
+    fragmented: bool,
     mask: [u8; 4],
     masked: usize,
     control: Vec<u8>,
     /// Frames that answer the client's: pongs, a close.
     pub(crate) answers: Vec<u8>,
+    /// The peer said Close, and was answered, or we did: no frame may follow ours (section 5.5.1).
     pub(crate) closed: bool,
+    /// The peer sent what no client sends: nothing of it is read any more.
+    pub(crate) broken: Option<Broken>,
 }
 
 /// Bytes that are no frames a client sends.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Broken(&'static str);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Broken {
+    pub(crate) close: Close,
+    pub(crate) why: &'static str,
+}
+
+const fn broken(why: &'static str) -> Broken {
+    let close = Close::Protocol;
+    Broken { close, why }
+}
 
 impl From<Broken> for std::io::Error {
-    fn from(Broken(why): Broken) -> Self {
+    fn from(Broken { why, .. }: Broken) -> Self {
         Self::new(std::io::ErrorKind::InvalidData, why)
     }
 }
 
 impl WebSocket {
-    /// Takes frames off `bytes`: moves what they carry to the front, and says how much it is.
-    pub(crate) fn unwrap(&mut self, bytes: &mut [u8]) -> Result<usize, Broken> {
+    /// Takes frames off `bytes`: moves what they carry to the front, and says how much it is. Where
+    /// they end in nonsense, or by a Close, what stands before it counts.
+    pub(crate) fn unwrap(&mut self, bytes: &mut [u8]) -> usize {
         let (mut read, mut written) = (0, 0);
-        while read < bytes.len() && !self.closed {
+        while read < bytes.len() && !self.closed && self.broken.is_none() {
             if self.left == 0 {
                 self.header[self.header_length] = bytes[read];
                 self.header_length += 1;
                 read += 1;
-                self.begin()?;
+                if let Err(why) = self.begin() {
+                    self.broken = Some(why);
+                }
                 continue;
             }
             let left = usize::try_from(self.left).unwrap_or(usize::MAX);
@@ -173,7 +108,7 @@ impl WebSocket {
                 self.end();
             }
         }
-        Ok(written)
+        written
     }
 
     /// Looks at a header, of which a byte more has come.
@@ -188,10 +123,10 @@ impl WebSocket {
             _ => 0,
         };
         if second & 0x80 == 0 {
-            return Err(Broken("a client's frame without a mask"));
+            return Err(broken("a client's frame without a mask"));
         }
         if first & 0x70 != 0 {
-            return Err(Broken("a frame with reserved bits"));
+            return Err(broken("a frame with reserved bits"));
         }
         if rest.len() < extended + 4 {
             return Ok(());
@@ -205,36 +140,78 @@ impl WebSocket {
         self.masked = 0;
         self.header_length = 0;
         self.opcode = first & 0x0f;
-        match self.opcode {
-            CONTINUATION | BINARY => {}
-            CLOSE | PING | PONG if first & 0x80 == 0 || self.left > MAX_CONTROL as u64 => {
-                return Err(Broken("a control frame that is too long, or cut up"));
-            }
-            CLOSE | PING | PONG => {}
-            1 => return Err(Broken("a message of text; MQTT is binary")),
-            _ => return Err(Broken("a frame that there is not")),
-        }
+        self.last = first & 0x80 != 0;
+        self.check()?;
         if self.left == 0 {
             self.end();
         }
         Ok(())
     }
 
+    /// Whether the frame that begins may stand here.
+    fn check(&self) -> Result<(), Broken> {
+        // The highest bit of a length is 0 (section 5.2).
+        if self.left >> 63 != 0 {
+            return Err(broken("a frame whose length cannot be"));
+        }
+        match self.opcode {
+            CONTINUATION if self.fragmented => Ok(()),
+            CONTINUATION => Err(broken("a frame that continues no message")),
+            TEXT | BINARY if self.fragmented => {
+                Err(broken("a message within another that is not whole"))
+            }
+            BINARY => Ok(()),
+            // MQTT is binary (MQTT 5, section 6).
+            TEXT => Err(Broken {
+                close: Close::Unacceptable,
+                why: "a message of text; MQTT is binary",
+            }),
+            CLOSE | PING | PONG if !self.last || self.left > MAX_CONTROL as u64 => {
+                Err(broken("a control frame that is too long, or cut up"))
+            }
+            CLOSE if self.left == 1 => Err(broken("a Close with half a code")),
+            CLOSE | PING | PONG => Ok(()),
+            _ => Err(broken("a frame that there is not")),
+        }
+    }
+
     fn end(&mut self) {
         match self.opcode {
             PING => frame(&mut self.answers, PONG, &self.control),
             CLOSE => {
-                frame(
-                    &mut self.answers,
-                    CLOSE,
-                    self.control.get(..2).unwrap_or_default(),
-                );
-                self.closed = true;
+                match self.control.first_chunk() {
+                    Some(code) if !is_code(u16::from_be_bytes(*code)) => {
+                        self.broken = Some(broken("a Close with a code that there is not"));
+                    }
+                    // The code is given back (section 5.5.1).
+                    code => {
+                        let code = code.map_or(&[][..], |code| &code[..]);
+                        frame(&mut self.answers, CLOSE, code);
+                        self.closed = true;
+                    }
+                }
             }
-            _ => {}
+            PONG => {}
+            _ => self.fragmented = !self.last,
         }
         self.control.clear();
     }
+
+    /// Has the connection closed with a code, unless it is already.
+    pub(crate) fn close(&mut self, out: &mut BytesMut, close: Close) {
+        if self.closed {
+            return;
+        }
+        self.closed = true;
+        let close = self.broken.map_or(close, |own| own.close);
+        let [high, low] = (close as u16).to_be_bytes();
+        out.extend_from_slice(&[0x80 | CLOSE, 2, high, low]);
+    }
+}
+
+/// Whether a peer may send this code (section 7.4).
+fn is_code(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
 fn unmask(bytes: &mut [u8], mask: [u8; 4], at: usize) {
@@ -284,11 +261,7 @@ pub(crate) fn wrap(out: &mut BytesMut, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// A frame that ends the connection: nothing more is to come (section 7.4.1).
-pub(crate) const GOODBYE: [u8; 4] = [0x80 | CLOSE, 2, 0x03, 0xe8];
-
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 
@@ -323,45 +296,58 @@ mod tests {
             let mut found = Vec::new();
             for piece in whole.chunks(size) {
                 let mut piece = piece.to_vec();
-                let length = socket.unwrap(&mut piece).unwrap();
+                let length = socket.unwrap(&mut piece);
                 found.extend_from_slice(&piece[..length]);
             }
             assert_eq!(found, expected, "{size}");
             assert!(socket.closed);
             assert_eq!(socket.answers[..15], *b"\x8a\x0dare you there");
             assert_eq!(socket.answers[15..], [0x88, 2, 3, 0xe8]);
+            // Nothing may follow a Close.
+            let mut out = BytesMut::new();
+            socket.close(&mut out, Close::Normal);
+            assert!(out.is_empty());
         }
     }
 
     #[test]
-    fn what_no_client_sends_is_refused() {
-        let unmasked = [0x82, 1, 0];
-        let text = masked(0x81, b"hi");
-        let long_ping = masked(0x89, &[0; 126]);
-        let reserved = masked(0xc2, b"x");
-        let unknown = masked(0x83, b"x");
-        for bytes in [&unmasked[..], &text, &long_ping, &reserved, &unknown] {
-            assert!(WebSocket::default().unwrap(&mut bytes.to_vec()).is_err());
+    fn what_no_client_sends_ends_with_the_code_of_the_standard_and_what_came_before_counts() {
+        let half = masked(0x02, b"a");
+        let cases: [(&str, Vec<u8>, u16); 12] = [
+            ("no mask", vec![0x82, 1, 0], 1002),
+            ("text", masked(0x81, b"hi"), 1003),
+            ("a long ping", masked(0x89, &[0; 126]), 1002),
+            ("a ping in pieces", masked(0x09, b"a"), 1002),
+            ("reserved bits", masked(0xc2, b"x"), 1002),
+            ("an unknown opcode", masked(0x83, b"x"), 1002),
+            ("nothing to continue", masked(0x80, b"x"), 1002),
+            (
+                "a message in a message",
+                [half.clone(), masked(0x82, b"b")].concat(),
+                1002,
+            ),
+            (
+                "text in a message",
+                [half, masked(0x81, b"b")].concat(),
+                1002,
+            ),
+            (
+                "a length beyond all",
+                b"\x82\xff\x80\0\0\0\0\0\0\0\0\0\0\0".to_vec(),
+                1002,
+            ),
+            ("half a code", masked(0x88, &[3]), 1002),
+            ("a code that is reserved", masked(0x88, &[3, 0xed]), 1002),
+        ];
+        for (what, bytes, code) in cases {
+            let mut socket = WebSocket::default();
+            let mut bytes = [masked(0x82, b"before"), bytes].concat();
+            let length = socket.unwrap(&mut bytes);
+            assert_eq!(&bytes[..6.min(length)], b"before", "{what}");
+            let mut out = BytesMut::new();
+            socket.close(&mut out, Close::Normal);
+            let [high, low] = code.to_be_bytes();
+            assert_eq!(out[..], [0x88, 2, high, low], "{what}");
         }
-    }
-
-    #[test]
-    fn the_handshake_is_that_of_the_standard() {
-        // Section 1.3 gives this key and its answer.
-        let request = b"GET /mqtt HTTP/1.1\r\nHost: a\r\nUpgrade: WebSocket\r\n\
-            Connection: keep-alive, Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqttv3.1, mqtt\r\n\r\nrest";
-        let (length, text) = answer(request).unwrap().unwrap();
-        assert_eq!(length, request.len() - 4);
-        assert!(text.contains("sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
-        assert!(text.contains("sec-websocket-protocol: mqtt\r\n"));
-        for length in 0..request.len() - 4 {
-            assert!(answer(&request[..length]).is_none());
-        }
-        let plain = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-        assert_eq!(
-            answer(plain).unwrap().unwrap_err().0,
-            "426 Upgrade Required"
-        );
     }
 }

@@ -10,6 +10,7 @@ use finback_core::cluster::{ClusterPolicy, ClusterSpec, Source};
 use finback_core::discovery::{Instance, Lookup};
 use finback_core::health::HealthCheck;
 
+use super::routes::mqtt::password;
 use super::{Names, Result, address, known, layout, named, set, set_time};
 use crate::config::Wrong;
 use crate::config::file;
@@ -130,7 +131,7 @@ pub(super) fn policy(
     let http2 = policy.dialect.as_deref() == Some("2");
     policy.health_check = from
         .health_check
-        .map(|check| health_check(check, http2))
+        .map(|check| health_check(check, http2, folder))
         .transpose()?;
     Ok((policy, tls))
 }
@@ -138,6 +139,7 @@ pub(super) fn policy(
 fn health_check(
     Placed { value, place }: Placed<file::HealthCheck>,
     http2: bool,
+    folder: &Path,
 ) -> Result<HealthCheck> {
     let refuse = |message: String| Err(Wrong::at(place, message));
     let own = |key: &str, given: bool, whose: &[&str]| {
@@ -151,6 +153,16 @@ fn health_check(
     own("status", value.status.is_some(), &["http"])?;
     own("host", value.host.is_some(), &["http", "grpc"])?;
     own("service", value.service.is_some(), &["grpc"])?;
+    own("client_id", value.client_id.is_some(), &["mqtt"])?;
+    own("username", value.username.is_some(), &["mqtt"])?;
+    own("password_file", value.password_file.is_some(), &["mqtt"])?;
+    let password = match (&value.username, &value.password_file) {
+        (_, None) => None,
+        (None, Some(file)) => {
+            return Err(Wrong::at(file.place, "a password needs a `username` too"));
+        }
+        (Some(_), Some(file)) => Some(password(file, folder)?.into_bytes()),
+    };
     let (lowest, highest) = value.status.unwrap_or((200, 399));
     if lowest > highest || lowest < 100 || highest > 599 {
         return refuse("write the lowest and the highest status, such as [200, 399]".to_owned());
@@ -165,11 +177,14 @@ fn health_check(
         host: value.host.clone(),
         statuses: lowest..=highest,
         service: value.service.clone().unwrap_or_default(),
+        client_id: value.client_id.clone(),
+        username: value.username.clone(),
+        password: password.map(protocols::Secret),
     };
     let settings = format!("{} {question:?}", value.protocol).into();
     let Some(probe) = protocols::probe(&value.protocol, question) else {
         return refuse(format!(
-            "endpoints cannot be asked in `{}`; write tcp, http, grpc, bolt or dubbo",
+            "endpoints cannot be asked in `{}`; write tcp, http, grpc, bolt, dubbo or mqtt",
             value.protocol
         ));
     };
@@ -221,7 +236,7 @@ fn balance(Placed { value, place }: Placed<file::Balance>) -> Result<balance::Po
     use balance::Policy;
     let wrong = |word: &str| {
         let message = format!(
-            "`{word}` is no way to balance; write round-robin, random, least-request, peak-ewma, \
+            "`{word}` is no way to balance; write round-robin, random, least-request, peak-ewma, primary, \
              {{ consistent-hash: source }} or {{ consistent-hash: {{ attribute: NAME }} }}"
         );
         Wrong::at(place, message)
@@ -232,6 +247,7 @@ fn balance(Placed { value, place }: Placed<file::Balance>) -> Result<balance::Po
             "random" => Ok(Policy::Random),
             "least-request" => Ok(Policy::LeastRequest),
             "peak-ewma" => Ok(Policy::PeakEwma),
+            "primary" => Ok(Policy::Primary),
             _ => Err(wrong(&word)),
         },
         file::Balance::Hash(hash) => match hash.on {

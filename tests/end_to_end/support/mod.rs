@@ -9,6 +9,7 @@ pub(crate) mod finback;
 pub(crate) mod frames;
 pub(crate) mod kafka;
 pub(crate) mod mosquitto;
+pub(crate) mod mqtt;
 pub(crate) mod nginx;
 pub(crate) mod peer;
 pub(crate) mod process;

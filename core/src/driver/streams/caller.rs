@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::Context;
 use std::time::Duration;
 
+use crate::clock::Now;
 use crate::frame::Metadata;
 use crate::gauges::Gauges;
 use crate::identity::Identity;
@@ -130,6 +131,12 @@ impl Caller {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.words.is_idle()
+    }
+
+    /// Has its task woken once `at` has passed, or never for `None`. That is found out several times a
+    /// second, and after a pause of ours only when the sockets were read.
+    pub fn wake_after(&self, at: Option<Now>) {
+        self.words.wake_after(at);
     }
 
     /// Says whether it can [leave](Self::hand_over) at the next boundary of its messages.

@@ -33,6 +33,8 @@ pub(super) struct Words {
     /// Since when it rests, and for how long it may where that is not `limits.idle`.
     rests: Cell<Option<(Now, Option<Duration>)>>,
     idle: Cell<bool>,
+    /// When its task is to be woken.
+    alarm: Cell<Option<Now>>,
     /// It can leave at a boundary of its messages, and is to.
     movable: Cell<bool>,
     moving: Cell<bool>,
@@ -105,6 +107,11 @@ impl Words {
         self.idle.set(false);
     }
 
+    /// Its task is woken once this has passed.
+    pub(super) fn wake_after(&self, at: Option<Now>) {
+        self.alarm.set(at);
+    }
+
     pub(super) fn set_movable(&self, movable: bool) {
         self.movable.set(movable);
         if !movable {
@@ -155,7 +162,11 @@ impl Resident for Words {
             self.grace_over.set(worker.now() >= grace_ends);
         }
         self.look_at_time(worker);
-        if before != (self.idle.get(), self.grace_over.get()) {
+        let rings = self.alarm.get().is_some_and(|at| at <= worker.now());
+        if rings {
+            self.alarm.set(None);
+        }
+        if rings || before != (self.idle.get(), self.grace_over.get()) {
             self.tell();
         }
     }

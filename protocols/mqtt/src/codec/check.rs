@@ -41,7 +41,7 @@ pub fn check(packet: &[u8], head: &Head, level: Level, from: Side) -> Result<(),
             Err((_, fault)) => Err(fault),
         },
         Kind::Connack => connack(body, level),
-        Kind::Publish => match Publish::read(packet, head, level)? {
+        Kind::Publish => match Publish::read_by(packet, head, level, from)? {
             Some(publish) if from == Side::Client => {
                 match publish.properties.number(id::SUBSCRIPTION_ID) {
                     Some(_) => Err(Fault::protocol(
@@ -54,14 +54,14 @@ pub fn check(packet: &[u8], head: &Head, level: Level, from: Side) -> Result<(),
             None => Err(Fault::malformed("the packet is shorter than what it says")),
         },
         Kind::Puback | Kind::Pubrec | Kind::Pubrel | Kind::Pubcomp => {
-            acknowledgement(body, head.kind, level)
+            acknowledgement(body, head.kind, level, from)
         }
         Kind::Subscribe => Subscription::read(body, level, Place::Subscribe).map(drop),
         Kind::Unsubscribe => Subscription::read(body, level, Place::Unsubscribe).map(drop),
         Kind::Suback | Kind::Unsuback => subscribed(body, head.kind, level),
         Kind::Pingreq | Kind::Pingresp => Reader::new(body).end(),
         Kind::Disconnect => disconnect(body, level, from),
-        Kind::Auth => authentication(body),
+        Kind::Auth => authentication(body, from),
     }
 }
 
@@ -82,7 +82,7 @@ fn connack(body: &[u8], level: Level) -> Result<(), Fault> {
         );
         known_code(known || older)?;
         if !reader.rest().is_empty() {
-            Properties::read(&mut reader, Place::Connack)?;
+            Properties::read_from(&mut reader, Place::Connack, Side::Server)?;
         }
     } else {
         known_code(code <= 5)?;
@@ -98,7 +98,7 @@ fn known_code(known: bool) -> Result<(), Fault> {
     }
 }
 
-fn acknowledgement(body: &[u8], kind: Kind, level: Level) -> Result<(), Fault> {
+fn acknowledgement(body: &[u8], kind: Kind, level: Level, from: Side) -> Result<(), Fault> {
     let mut reader = Reader::new(body);
     reader.packet_id()?;
     if level.is_5() && !reader.rest().is_empty() {
@@ -113,7 +113,7 @@ fn acknowledgement(body: &[u8], kind: Kind, level: Level) -> Result<(), Fault> {
             _ => matches!(code, 0 | 0x92),
         })?;
         if !reader.rest().is_empty() {
-            Properties::read(&mut reader, Place::Ack)?;
+            Properties::read_from(&mut reader, Place::Ack, from)?;
         }
     }
     reader.end()
@@ -130,7 +130,7 @@ fn subscribed(body: &[u8], kind: Kind, level: Level) -> Result<(), Fault> {
             _ => known_code(!codes.is_empty() && codes.iter().all(|c| matches!(c, 0..=2 | 0x80))),
         };
     }
-    Properties::read(&mut reader, Place::Ack)?;
+    Properties::read_from(&mut reader, Place::Ack, Side::Server)?;
     let codes = reader.rest();
     known_code(
         !codes.is_empty()
@@ -168,7 +168,7 @@ fn disconnect(body: &[u8], level: Level, from: Side) -> Result<(), Fault> {
         ),
     })?;
     if !reader.rest().is_empty() {
-        let properties = Properties::read(&mut reader, Place::Disconnect)?;
+        let properties = Properties::read_from(&mut reader, Place::Disconnect, from)?;
         if from == Side::Server && properties.number(id::SESSION_EXPIRY).is_some() {
             return Err(Fault::protocol("a server says when a session shall expire"));
         }
@@ -192,17 +192,31 @@ pub fn read_disconnect(body: &[u8]) -> Result<(Reason, Properties<'_>), Fault> {
     Ok((reason, Properties::read(&mut reader, Place::Disconnect)?))
 }
 
-fn authentication(body: &[u8]) -> Result<(), Fault> {
+/// What an AUTH says (section 3.15).
+fn authentication(body: &[u8], from: Side) -> Result<(), Fault> {
     let mut reader = Reader::new(body);
     if reader.rest().is_empty() {
+        // That is "success", which only servers say (section 3.15.2.1).
+        return known_code(from == Side::Server);
+    }
+    known_code(matches!(
+        (from, reader.byte()?),
+        (Side::Server, 0) | (_, 0x18) | (Side::Client, 0x19)
+    ))?;
+    if from == Side::Server && reader.rest().is_empty() {
         return Ok(());
     }
-    known_code(matches!(reader.byte()?, 0 | 0x18 | 0x19))?;
-    if !reader.rest().is_empty() {
-        let properties = Properties::read(&mut reader, Place::Auth)?;
-        if properties.text(id::AUTHENTICATION_METHOD).is_none() {
-            return Err(Fault::protocol("AUTH names no method"));
-        }
+    let properties = Properties::read_from(&mut reader, Place::Auth, from)?;
+    if properties.text(id::AUTHENTICATION_METHOD).is_none() {
+        return Err(Fault::protocol("AUTH names no method"));
     }
     reader.end()
+}
+
+/// The method that an AUTH names.
+pub(crate) fn authentication_method(body: &[u8]) -> Option<&str> {
+    let mut reader = Reader::new(body);
+    reader.byte().ok()?;
+    let properties = Properties::read_from(&mut reader, Place::Auth, Side::Server).ok()?;
+    properties.text(id::AUTHENTICATION_METHOD)
 }

@@ -111,7 +111,7 @@ impl<'a> Connect<'a> {
         let will = if has_will {
             let properties = read_properties(&mut reader, level, Place::Will)?;
             let topic = reader.text()?;
-            topic::check_name(topic)?;
+            topic::check_name(topic, super::Side::Client)?;
             Some(Will {
                 qos: will_qos,
                 retain: will_retain,
@@ -142,6 +142,13 @@ impl<'a> Connect<'a> {
     #[must_use]
     pub fn properties(&self) -> Properties<'_> {
         Properties::trusted(&self.properties)
+    }
+
+    /// How its client authenticates itself in AUTH packets, if it does (section 4.12).
+    #[must_use]
+    pub fn method(&self) -> Option<&str> {
+        self.properties()
+            .text(super::properties::id::AUTHENTICATION_METHOD)
     }
 
     /// The whole packet.

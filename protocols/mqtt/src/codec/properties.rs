@@ -1,5 +1,6 @@
 //! Properties of MQTT 5 (section 2.2.2).
 
+use super::Side;
 use super::reader::{Fault, Reader};
 
 /// Where properties may stand.
@@ -151,12 +152,21 @@ pub const MAX_USER_PROPERTY_BYTES: usize = 8 * 1024;
 pub struct Properties<'a>(&'a [u8]);
 
 impl<'a> Properties<'a> {
-    /// Reads length and properties, and checks all of them.
+    /// Reads a client's length and properties, and checks all of them; there are bounds on how many.
     pub(crate) fn read(reader: &mut Reader<'a>, place: Place) -> Result<Self, Fault> {
+        Self::read_from(reader, place, Side::Client)
+    }
+
+    /// The same of either side. Servers are not bounded: their clients have asked for what they say.
+    pub(crate) fn read_from(
+        reader: &mut Reader<'a>,
+        place: Place,
+        from: Side,
+    ) -> Result<Self, Fault> {
         let length = reader.variable()? as usize;
         let bytes = reader.take(length)?;
         if !bytes.is_empty() {
-            check(bytes, place)?;
+            check(bytes, place, from)?;
         }
         Ok(Self(bytes))
     }
@@ -253,15 +263,18 @@ fn property<'a>(reader: &mut Reader<'a>) -> Result<(u8, Value<'a>), Fault> {
         (Form::Positive16 | Form::Positive32 | Form::Variable, Value::Number(number)) => number > 0,
         _ => true,
     };
-    if !sound {
-        return Err(Fault::protocol(
-            "a property has a value that it may not have",
-        ));
+    if sound {
+        return Ok((id, value));
     }
-    Ok((id, value))
+    // MQTT 5, section 3.3.2.3.4: an alias of 0 has a reason of its own.
+    if id == id::TOPIC_ALIAS {
+        return Err(super::BAD_ALIAS);
+    }
+    let why = "a property has a value that it may not have";
+    Err(Fault::protocol(why))
 }
 
-fn check(bytes: &[u8], place: Place) -> Result<(), Fault> {
+fn check(bytes: &[u8], place: Place, from: Side) -> Result<(), Fault> {
     let mut reader = Reader::new(bytes);
     let mut seen = 0_u64;
     let (mut users, mut user_bytes) = (0, 0);
@@ -274,7 +287,8 @@ fn check(bytes: &[u8], place: Place) -> Result<(), Fault> {
         if let Value::Pair(name, value) = value {
             users += 1;
             user_bytes += name.len() + value.len();
-            if users > MAX_USER_PROPERTIES || user_bytes > MAX_USER_PROPERTY_BYTES {
+            let too_many = users > MAX_USER_PROPERTIES || user_bytes > MAX_USER_PROPERTY_BYTES;
+            if too_many && from == Side::Client {
                 return Err(Fault::quota("too many user properties"));
             }
             continue;

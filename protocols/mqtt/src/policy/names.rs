@@ -32,8 +32,22 @@ impl Names {
         self.mount.is_none() && self.rewrites.is_empty()
     }
 
-    /// A name, or a filter that is not shared, as the broker has it. What the server itself
-    /// tells (`$SYS`) is called the same everywhere.
+    /// Whether there is a mount point.
+    pub(crate) fn is_mounted(&self) -> bool {
+        self.mount.is_some()
+    }
+
+    /// Bytes by which a message may become longer on its way to the broker: its topic, its response
+    /// topic, and the lengths before them.
+    pub(crate) fn growth(&self) -> usize {
+        let rewritten = |own: &Rewrite| own.to.len().saturating_sub(own.from.len());
+        let rewritten = self.rewrites.iter().map(rewritten).max().unwrap_or(0);
+        let each = self.mount.as_ref().map_or(0, String::len) + rewritten;
+        if each == 0 { 0 } else { 2 * each + 6 }
+    }
+
+    /// A name, or a filter that is not shared, as the broker has it. Names that begin with `$` are
+    /// called the same everywhere: what the server itself tells (`$SYS`).
     pub(crate) fn up<'a>(&self, name: &'a str) -> Cow<'a, str> {
         if name.starts_with('$') {
             return Cow::Borrowed(name);
@@ -58,6 +72,15 @@ impl Names {
                 Cow::Owned(own) => Cow::Owned(format!("{SHARE}{group}/{own}")),
             },
             None => self.up(filter),
+        }
+    }
+
+    /// Where an answer is to be published. Whoever answers may do more than the client: no name leads it
+    /// out of the client's mount point.
+    fn up_response<'a>(&self, topic: &'a str) -> Cow<'a, str> {
+        match &self.mount {
+            Some(mount) if topic.starts_with('$') => Cow::Owned(format!("{mount}{topic}")),
+            _ => self.up(topic),
         }
     }
 
@@ -89,7 +112,7 @@ impl Names {
             match value {
                 Value::Text(topic) if id == id::RESPONSE_TOPIC => {
                     let renamed = if up {
-                        Some(self.up(topic))
+                        Some(self.up_response(topic))
                     } else {
                         self.down(topic)
                     };

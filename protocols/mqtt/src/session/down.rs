@@ -1,16 +1,23 @@
 //! What a broker says to its client. It is trusted to be a broker: read is what routing needs.
 
+use finback_core::log_limit::LogLimit;
 use finback_core::record::Ending;
 use finback_core::rejection::Rejection;
+use finback_core::text::Escaped;
 
 use crate::codec::properties::{Place, Properties};
-use crate::codec::{BAD_ALIAS, Fault, Head, Kind, Publish, Reader, write};
+use crate::codec::{Delivery, Fault, Head, Kind, Reader, Side, write};
 use crate::reason::Reason;
 use crate::tally::{Asked, method};
 
+use super::Session;
 use super::lane::Fate;
 use super::up::is_error;
-use super::{MAX_AWAITED, Session};
+
+/// Why a message is left out.
+const TOO_LONG: (Rejection, &str) = (Rejection::TooLarge, "it is longer than its client takes");
+const UNREADABLE: (Rejection, &str) = (Rejection::BadRequest, "it cannot be read");
+const FOREIGN: (Rejection, &str) = (Rejection::Denied, "its topic is not for this client");
 
 impl Session {
     /// What becomes of a packet of the broker; `None` if more of it is needed to tell.
@@ -20,10 +27,7 @@ impl Session {
         head: &Head,
     ) -> Result<Option<Fate>, Fault> {
         if head.kind == Kind::Publish {
-            let Some(publish) = Publish::read(packet, head, self.level)? else {
-                return Ok(None);
-            };
-            return self.deliver(head, &publish).map(Some);
+            return self.deliver(packet, head);
         }
         let packet = &packet[..head.packet()];
         let body = &packet[head.header..];
@@ -39,8 +43,7 @@ impl Session {
             }
             Kind::Pubrel => {
                 let id = Reader::new(body).packet_id()?;
-                if let Some(at) = self.state.swallowed.iter().position(|own| *own == id) {
-                    self.state.swallowed.swap_remove(at);
+                if self.state.swallowed.remove(&id) {
                     let answer =
                         write::acknowledgement(Kind::Pubcomp, self.level, id, Reason::SUCCESS);
                     self.endpoint.queue(&answer);
@@ -52,8 +55,10 @@ impl Session {
                 let id = Reader::new(body).packet_id()?;
                 self.tally.answered(Asked::Packet(id), true);
             }
+            Kind::Pingresp if self.take_own_answer() => return Ok(Some(Fate::Drop)),
             Kind::Pingresp => self.tally.answered(Asked::Ping, true),
-            Kind::Disconnect | Kind::Auth => {}
+            Kind::Disconnect => self.state.dismissed = true,
+            Kind::Auth => {}
             Kind::Connack => return Err(Fault::protocol("a second CONNACK")),
             Kind::Connect | Kind::Publish | Kind::Subscribe | Kind::Unsubscribe | Kind::Pingreq => {
                 return Err(Fault::protocol("a packet that only clients send"));
@@ -77,32 +82,50 @@ impl Session {
         Fate::Replace([packet, &followers].concat(), packet.len())
     }
 
-    fn deliver(&mut self, head: &Head, publish: &Publish<'_>) -> Result<Fate, Fault> {
-        let qos = usize::from(head.qos());
-        let method = method::DELIVER[qos.min(2)];
-        let Some(applied) = self.applied.as_ref().filter(|own| !own.names.are_plain()) else {
-            self.tally_delivery(method, publish.topic, publish.packet_id, head.packet());
-            return Ok(Fate::Pass);
+    /// What becomes of a message; `None` if more of it is needed to tell. Whatever is wrong with it
+    /// costs this message and not the session: a message that is kept would end the next one too.
+    fn deliver(&mut self, packet: &[u8], head: &Head) -> Result<Option<Fate>, Fault> {
+        let Some(message) = Delivery::read(packet, head)? else {
+            return Ok(None);
         };
-        if publish.topic.is_empty() {
-            // It was told that this client knows no aliases.
-            return Err(BAD_ALIAS);
+        let method = method::DELIVER[usize::from(head.qos()).min(2)];
+        // A broker that keeps to its client's limit sends nothing longer (section 3.1.2.11.4).
+        if head.packet() > self.client_takes {
+            return Ok(Some(self.leave_out(method, head, &message, TOO_LONG)));
         }
-        let Some(renamed) = applied.names.down(publish.topic) else {
-            return self.swallow(method, head, publish);
+        let Some(applied) = self.applied.as_ref().filter(|own| !own.names.are_plain()) else {
+            self.tally_delivery(method, message.topic, message.packet_id, head.packet());
+            return Ok(Some(Fate::Pass));
         };
-        let properties = applied.names.properties(publish.properties, false);
-        let payload = head.packet() - publish.head;
+        let read = message.properties(packet, head, self.level, self.bounds.packet);
+        let (properties, start) = match read {
+            Ok(None) => return Ok(None),
+            Ok(Some(read)) => read,
+            Err(_) => return Ok(Some(self.leave_out(method, head, &message, UNREADABLE))),
+        };
+        if message.topic.is_empty() {
+            // Its broker was told that this client knows no aliases.
+            return Ok(Some(self.leave_out(method, head, &message, UNREADABLE)));
+        }
+        let renamed = applied.names.down(message.topic);
+        let Some(renamed) = renamed.filter(|_| applied.may_hear(message.topic)) else {
+            return Ok(Some(self.leave_out(method, head, &message, FOREIGN)));
+        };
+        let properties = applied.names.properties(properties, false);
+        let payload = head.packet() - start;
         let first = Kind::Publish.first_byte() | head.flags;
-        let (level, id) = (self.level, publish.packet_id);
+        let (level, id) = (self.level, message.packet_id);
         let written = write::publish_head(first, level, &renamed, id, &properties, payload);
-        if written.len() + payload > self.client_takes {
-            // A broker that knew this name would not have sent it either (section 3.1.2.11.4).
-            return self.swallow(method, head, publish);
+        // By its other name it may have become too long.
+        let fits = renamed.len() <= usize::from(u16::MAX)
+            && !renamed.is_empty()
+            && written.len() + payload <= self.client_takes;
+        if !fits {
+            return Ok(Some(self.leave_out(method, head, &message, TOO_LONG)));
         }
         let renamed = renamed.into_owned();
-        self.tally_delivery(method, &renamed, publish.packet_id, head.packet());
-        Ok(Fate::Replace(written, publish.head))
+        self.tally_delivery(method, &renamed, message.packet_id, head.packet());
+        Ok(Some(Fate::Replace(written, start)))
     }
 
     fn tally_delivery(&mut self, method: &'static str, topic: &str, id: Option<u16>, bytes: usize) {
@@ -112,32 +135,40 @@ impl Session {
         }
     }
 
-    /// Takes a message that is not for this client in the client's place.
-    fn swallow(
+    /// Takes a message in the client's place that it cannot be given: acknowledged, as if it had been
+    /// sent (section 3.1.2.11.4), counted, and logged at a bounded rate.
+    fn leave_out(
         &mut self,
         method: &'static str,
         head: &Head,
-        publish: &Publish<'_>,
-    ) -> Result<Fate, Fault> {
-        let denied = Ending::Rejected(Rejection::Denied);
+        message: &Delivery<'_>,
+        (rejection, why): (Rejection, &'static str),
+    ) -> Fate {
+        static LEFT_OUT: LogLimit = LogLimit::usual();
+        let ending = Ending::Rejected(rejection);
         self.tally
-            .sent(method, publish.topic, head.packet(), denied);
-        if let Some(id) = publish.packet_id {
-            let kind = if head.qos() == 1 {
-                Kind::Puback
-            } else {
-                Kind::Pubrec
-            };
-            if head.qos() == 2 && !self.state.swallowed.contains(&id) {
-                if self.state.swallowed.len() >= MAX_AWAITED {
-                    return Err(Fault::quota("too many messages wait for their release"));
-                }
-                self.state.swallowed.push(id);
-            }
-            let answer = write::acknowledgement(kind, self.level, id, Reason::SUCCESS);
-            self.endpoint.queue(&answer);
+            .sent(method, message.topic, head.packet(), ending);
+        // A subscription from before may select what is not for this client all the time.
+        if rejection != Rejection::Denied
+            && let Some(left_out) = LEFT_OUT.admit(self.caller.worker().now())
+        {
+            let (client, bytes) = (self.caller.peer(), head.packet());
+            let topic = Escaped(message.topic);
+            tracing::warn!(%client, %topic, bytes, why, left_out, "a message was left out");
         }
-        Ok(Fate::Drop)
+        let Some(id) = message.packet_id else {
+            return Fate::Drop;
+        };
+        let kind = if head.qos() == 1 {
+            Kind::Puback
+        } else {
+            // As many as there are identifiers.
+            self.state.swallowed.insert(id);
+            Kind::Pubrec
+        };
+        let answer = write::acknowledgement(kind, self.level, id, Reason::SUCCESS);
+        self.endpoint.queue(&answer);
+        Fate::Drop
     }
 
     /// Puts codes of filters that the broker did not see among those of the others.
@@ -145,7 +176,7 @@ impl Session {
         let mut reader = Reader::new(&packet[head.header..]);
         let id = reader.packet_id()?;
         let properties = if self.level.is_5() {
-            Properties::read(&mut reader, Place::Ack)?
+            Properties::read_from(&mut reader, Place::Ack, Side::Server)?
         } else {
             Properties::default()
         };

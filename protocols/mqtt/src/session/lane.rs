@@ -107,7 +107,7 @@ impl Session {
                 break;
             }
             let packet = &bytes[at..];
-            let limit = if up { self.limit } else { usize::MAX };
+            let limit = if up { self.bounds.packet } else { usize::MAX };
             let head = match Head::read(packet, self.level, limit) {
                 Ok(Some(head)) => head,
                 Ok(None) => break,
@@ -118,7 +118,7 @@ impl Session {
             };
             // Of a message the head is enough.
             if head.kind != Kind::Publish && left < head.packet() {
-                if !up && head.packet() > self.limit {
+                if !up && head.packet() > self.bounds.packet {
                     self.send(cx, &bytes[from..at], up)?;
                     return Err(fault(Fault::malformed(
                         "a packet of the broker is too long",

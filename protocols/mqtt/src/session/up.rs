@@ -3,18 +3,20 @@
 use finback_core::record::Ending;
 use finback_core::rejection::Rejection;
 
-use crate::codec::properties::{Place, id};
-use crate::codec::{
-    BAD_ALIAS, Fault, Head, Kind, Publish, Reader, Side, Subscription, check, write,
-};
-use crate::open::MAX_ALIASES;
+use crate::codec::properties::id;
+use crate::codec::{BAD_ALIAS, Fault, Head, Kind, Publish, Reader, Side, check, write};
+use crate::open::{MAX_ALIASES, check_auth};
 use crate::policy::Denied;
 use crate::reason::Reason;
 use crate::tally::{Asked, SESSION, method};
+use crate::topic;
 
 use super::lane::Fate;
 use super::tap::Tapping;
 use super::{MAX_AWAITED, Session};
+
+/// AUTH that begins another authentication within a session (section 4.12.1).
+const AGAIN: u8 = 0x19;
 
 impl Session {
     /// What becomes of a packet of the client; `None` if more of it is needed to tell.
@@ -54,6 +56,7 @@ impl Session {
                 self.tally
                     .asked(Asked::Ping, method::PING, SESSION, head.packet());
             }
+            Kind::Auth => check_auth(body, self.method.as_deref(), AGAIN)?,
             Kind::Disconnect => self.state.goodbye = true,
             _ => {}
         }
@@ -114,6 +117,8 @@ impl Session {
         let renamed = applied.names.up(topic);
         let properties = applied.names.properties(publish.properties, true);
         let payload = head.packet() - publish.head;
+        // Bounds hold for the name that is passed on.
+        topic::check_renamed(&renamed, Reason::BAD_TOPIC)?;
         let longer = renamed.len() > usize::from(u16::MAX);
         let first = Kind::Publish.first_byte() | head.flags;
         let (level, id) = (self.level, publish.packet_id);
@@ -173,81 +178,6 @@ impl Session {
         let answer = write::acknowledgement(kind, self.level, id, Reason::NOT_AUTHORIZED);
         self.answer_in_order(kind, answer)?;
         Ok(Fate::Drop)
-    }
-
-    fn subscribe(&mut self, packet: &[u8], head: &Head) -> Result<Fate, Fault> {
-        let body = &packet[head.header..];
-        let subscription = Subscription::read(body, self.level, Place::Subscribe)?;
-        let id = subscription.packet_id;
-        let method = method::SUBSCRIBE;
-        let Some(applied) = self.applied.as_ref().filter(|own| own.is_about_topics()) else {
-            self.tally
-                .asked(Asked::Packet(id), method, SESSION, packet.len());
-            return Ok(Fate::Pass);
-        };
-        let refused = if self.level.is_5() {
-            Reason::NOT_AUTHORIZED.0
-        } else {
-            0x80
-        };
-        let codes: Vec<Option<u8>> = subscription
-            .filters()
-            .map(|own| (!applied.may_subscribe(own.filter)).then_some(refused))
-            .collect();
-        if codes.iter().all(Option::is_some) {
-            let codes: Vec<u8> = codes.into_iter().flatten().collect();
-            let answer = write::subscribed(Kind::Suback, self.level, id, &[], &codes);
-            self.client.queue(&answer);
-            let denied = Ending::Rejected(Rejection::Denied);
-            self.tally.sent(method, SESSION, packet.len(), denied);
-            return Ok(Fate::Drop);
-        }
-        let kept = subscription.filters().zip(&codes);
-        let kept = kept.filter(|(_, code)| code.is_none());
-        let kept = kept.map(|(own, _)| (applied.names.up_filter(own.filter), own.options));
-        let properties = subscription.properties.bytes();
-        let first = packet[0];
-        let written = write::subscription(first, self.level, id, properties, kept);
-        self.check_length(&written)?;
-        if codes.iter().any(Option::is_some) {
-            self.state.partial.retain(|(own, _)| *own != id);
-            if self.state.partial.len() >= MAX_AWAITED {
-                return Err(Fault::quota("too many subscriptions wait for their answer"));
-            }
-            self.state.partial.push((id, codes));
-        }
-        self.tally
-            .asked(Asked::Packet(id), method, SESSION, packet.len());
-        Ok(Fate::Replace(written, packet.len()))
-    }
-
-    fn unsubscribe(&mut self, packet: &[u8], head: &Head) -> Result<Fate, Fault> {
-        let body = &packet[head.header..];
-        let subscription = Subscription::read(body, self.level, Place::Unsubscribe)?;
-        let id = subscription.packet_id;
-        self.tally.asked(
-            Asked::Packet(id),
-            method::UNSUBSCRIBE,
-            SESSION,
-            packet.len(),
-        );
-        let Some(applied) = self.applied.as_ref().filter(|own| !own.names.are_plain()) else {
-            return Ok(Fate::Pass);
-        };
-        let filters = subscription.filters();
-        let renamed = filters.map(|own| (applied.names.up_filter(own.filter), own.options));
-        let properties = subscription.properties.bytes();
-        let written = write::subscription(packet[0], self.level, id, properties, renamed);
-        self.check_length(&written)?;
-        Ok(Fate::Replace(written, packet.len()))
-    }
-
-    fn check_length(&self, written: &[u8]) -> Result<(), Fault> {
-        if written.len() > self.endpoint_takes {
-            let why = "the packet is longer than its broker takes";
-            return Err(Fault::new(Reason::TOO_LARGE, why));
-        }
-        Ok(())
     }
 }
 

@@ -19,7 +19,7 @@ use crate::gate::Flow;
 use crate::open::{Begun, MAX_ALIASES, Refused, count, here, patience, reject};
 use crate::policy::{Applied, Duplicates, Facts, Policy, Produce};
 use crate::reason::Reason;
-use crate::takeover::Seat;
+use crate::takeover::{Key, Seat};
 use crate::tally::Tally;
 
 use super::packet::{FOR_EVER, expiry};
@@ -81,7 +81,10 @@ pub(crate) async fn begin(
         return Err(reject(stream, Rejection::Denied));
     }
     let owner = owner(produce, &identity, &own);
-    let Ok(seat) = mqtt.sessions.enter(&seat_key(&owner), duplicates(policy)) else {
+    let Ok(seat) = mqtt
+        .sessions
+        .enter(Key::here(&seat_key(&owner)), duplicates(policy))
+    else {
         stream.rejected(Rejection::Denied);
         let why = "a session of this client identifier is under way";
         return Err(here(Reason::BAD_CLIENT_ID, why));

@@ -1,0 +1,95 @@
+//! The CONNECT as the broker shall see it: names, credentials, topics, and the PROXY header before it.
+
+use bytes::Bytes;
+use finback_core::driver::Caller;
+use finback_core::rejection::Rejection;
+
+use crate::channel::Channel;
+use crate::codec::Connect;
+use crate::codec::properties::{Writer, id};
+use crate::policy::{Applied, Facts};
+use crate::proxied;
+use crate::reason::Reason;
+use crate::topic;
+
+use super::admission::{Admitted, facts};
+use super::{Refused, here, reject};
+
+/// What is said to a broker first; `packet` is what the client said.
+pub(super) fn said(
+    caller: &Caller,
+    client: &Channel,
+    packet: &Bytes,
+    admitted: &mut Admitted<'_>,
+) -> Result<Bytes, Refused> {
+    let Some(applied) = &admitted.applied else {
+        return Ok(packet.clone());
+    };
+    let connect = &admitted.connect;
+    let stream = &mut admitted.stream;
+    let own = amended(applied, connect, &facts(caller, connect))
+        .map_err(|rejection| reject(stream, rejection))?;
+    if let Some(will) = &own.will
+        && applied.is_about_topics()
+        && topic::check_renamed(&will.topic, Reason::BAD_TOPIC).is_err()
+    {
+        stream.rejected(Rejection::Denied);
+        let why = "the topic of the will has too many levels";
+        return Err(here(Reason::BAD_TOPIC, why));
+    }
+    let said = if own == *connect {
+        packet.clone()
+    } else {
+        let written = own.write();
+        written
+            .map_err(|_| reject(stream, Rejection::TooLarge))?
+            .into()
+    };
+    if own.client_id != connect.client_id {
+        // Clients that are one to their broker belong at one broker.
+        admitted.key = own.client_id.to_string();
+        admitted.seen_as.clone_from(&admitted.key);
+    }
+    if !applied.policy().proxy_protocol {
+        return Ok(said);
+    }
+    let header = proxied::header(caller, client.socket())
+        .map_err(|_| reject(stream, Rejection::ConnectFailed))?;
+    Ok([&header[..], &said].concat().into())
+}
+
+/// A CONNECT as the route has it.
+pub(super) fn amended<'a>(
+    applied: &Applied,
+    connect: &Connect<'a>,
+    facts: &Facts<'_>,
+) -> Result<Connect<'a>, Rejection> {
+    if let Some(will) = &connect.will
+        && !applied.may_publish(&will.topic)
+    {
+        return Err(Rejection::Denied);
+    }
+    let mut own = connect.clone();
+    applied
+        .amend(&mut own, facts)
+        .map_err(|_| Rejection::Denied)?;
+    if applied.is_about_topics() {
+        // Topics are looked at, so the broker is not to hide them behind aliases.
+        without(&mut own, id::TOPIC_ALIAS_MAXIMUM);
+    }
+    Ok(own)
+}
+
+fn without(connect: &mut Connect<'_>, unwanted: u8) {
+    let properties = connect.properties();
+    if properties.number(unwanted).is_none() {
+        return;
+    }
+    let mut writer = Writer::default();
+    for (id, _, piece) in properties.pieces() {
+        if id != unwanted {
+            writer.raw(piece);
+        }
+    }
+    connect.properties = writer.into_bytes().into();
+}

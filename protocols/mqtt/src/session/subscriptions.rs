@@ -1,0 +1,139 @@
+//! What a session is subscribed to: SUBSCRIBE and UNSUBSCRIBE under the route's names, rules and bounds.
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use finback_core::record::Ending;
+use finback_core::rejection::Rejection;
+
+use crate::codec::properties::Place;
+use crate::codec::{Fault, Head, Kind, Subscription, write};
+use crate::reason::Reason;
+use crate::tally::{Asked, SESSION, method};
+use crate::topic;
+
+use super::lane::Fate;
+use super::{MAX_AWAITED, Session};
+
+/// The topic filters that a session has asked for, by their hashes: how many there are is all that is
+/// asked of them.
+#[derive(Default)]
+pub(super) struct Filters(HashSet<u64>);
+
+impl Filters {
+    /// Whether there is room for this one among `most`, and it is there now.
+    fn add(&mut self, filter: &str, most: usize) -> bool {
+        let hash = hash(filter);
+        self.0.contains(&hash) || self.0.len() < most && self.0.insert(hash)
+    }
+
+    fn remove(&mut self, filter: &str) {
+        self.0.remove(&hash(filter));
+        if self.0.is_empty() {
+            self.0 = HashSet::new();
+        }
+    }
+}
+
+fn hash(filter: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    filter.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Session {
+    pub(super) fn subscribe(&mut self, packet: &[u8], head: &Head) -> Result<Fate, Fault> {
+        let body = &packet[head.header..];
+        let subscription = Subscription::read(body, self.level, Place::Subscribe)?;
+        let id = subscription.packet_id;
+        let method = method::SUBSCRIBE;
+        let codes: Vec<Option<u8>> = subscription
+            .filters()
+            .map(|own| self.refusal_of(own.filter))
+            .collect();
+        if codes.iter().all(Option::is_some) {
+            let codes: Vec<u8> = codes.into_iter().flatten().collect();
+            let answer = write::subscribed(Kind::Suback, self.level, id, &[], &codes);
+            self.client.queue(&answer);
+            let denied = Ending::Rejected(Rejection::Denied);
+            self.tally.sent(method, SESSION, packet.len(), denied);
+            return Ok(Fate::Drop);
+        }
+        self.tally
+            .asked(Asked::Packet(id), method, SESSION, packet.len());
+        let whole = codes.iter().all(Option::is_none);
+        let names = self.applied.as_ref().map(|own| &own.names);
+        let names = names.filter(|own| !own.are_plain());
+        if whole && names.is_none() {
+            return Ok(Fate::Pass);
+        }
+        let kept = subscription.filters().zip(&codes);
+        let kept = kept.filter(|(_, code)| code.is_none());
+        let kept = kept.map(|(own, _)| {
+            let filter = names.map_or(own.filter.into(), |names| names.up_filter(own.filter));
+            (filter, own.options)
+        });
+        let properties = subscription.properties.bytes();
+        let written = write::subscription(packet[0], self.level, id, properties, kept);
+        self.check_length(&written)?;
+        if !whole {
+            self.state.partial.retain(|(own, _)| *own != id);
+            if self.state.partial.len() >= MAX_AWAITED {
+                return Err(Fault::quota("too many subscriptions wait for their answer"));
+            }
+            self.state.partial.push((id, codes));
+        }
+        Ok(Fate::Replace(written, packet.len()))
+    }
+
+    /// What SUBACK says of a filter that does not get to the broker; `None` if it does.
+    fn refusal_of(&mut self, filter: &str) -> Option<u8> {
+        let applied = self.applied.as_ref().filter(|own| own.is_about_topics());
+        let reason = if applied.is_some_and(|own| !own.may_subscribe(filter)) {
+            Some(Reason::NOT_AUTHORIZED)
+        } else if applied.is_some_and(|own| {
+            let renamed = own.names.up_filter(filter);
+            topic::check_renamed(topic::unshared(&renamed), Reason::BAD_FILTER).is_err()
+        }) {
+            Some(Reason::BAD_FILTER)
+        } else if !self.state.filters.add(filter, self.bounds.subscriptions) {
+            Some(Reason::QUOTA)
+        } else {
+            None
+        };
+        // Before MQTT 5 there is one word for all that.
+        reason.map(|reason| if self.level.is_5() { reason.0 } else { 0x80 })
+    }
+
+    pub(super) fn unsubscribe(&mut self, packet: &[u8], head: &Head) -> Result<Fate, Fault> {
+        let body = &packet[head.header..];
+        let subscription = Subscription::read(body, self.level, Place::Unsubscribe)?;
+        let id = subscription.packet_id;
+        for own in subscription.filters() {
+            self.state.filters.remove(own.filter);
+        }
+        self.tally.asked(
+            Asked::Packet(id),
+            method::UNSUBSCRIBE,
+            SESSION,
+            packet.len(),
+        );
+        let Some(applied) = self.applied.as_ref().filter(|own| !own.names.are_plain()) else {
+            return Ok(Fate::Pass);
+        };
+        let filters = subscription.filters();
+        let renamed = filters.map(|own| (applied.names.up_filter(own.filter), own.options));
+        let properties = subscription.properties.bytes();
+        let written = write::subscription(packet[0], self.level, id, properties, renamed);
+        self.check_length(&written)?;
+        Ok(Fate::Replace(written, packet.len()))
+    }
+
+    fn check_length(&self, written: &[u8]) -> Result<(), Fault> {
+        if written.len() > self.endpoint_takes {
+            let why = "the packet is longer than its broker takes";
+            return Err(Fault::new(Reason::TOO_LARGE, why));
+        }
+        Ok(())
+    }
+}
