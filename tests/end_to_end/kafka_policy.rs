@@ -618,7 +618,8 @@ clusters: {{ brokers: {{ endpoints: [ "{}" ] }} }}
 "##,
         broker.address()
     ));
-    let (mut device, _) = Device::connect(&finback, login("dev"));
+    let (mut device, connack) = Device::connect(&finback, login("dev"));
+    assert_eq!(connack[1], 0, "{}", finback.process().tail());
     let mut answers = Vec::new();
     for (id, topic) in (1..).zip(["open/a", "closed/a", "open/b", "closed/b"]) {
         for qos in [1, 2] {
