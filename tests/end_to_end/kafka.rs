@@ -210,7 +210,8 @@ fn what_devices_publish_is_in_kafka_before_it_is_acknowledged() {
 fn nothing_is_acknowledged_that_kafka_did_not_take() {
     let cluster = cluster(&["a"]);
     let brokers = cluster.bootstrap_servers();
-    let finback = front(&brokers, "message.timeout.ms: \"1500\"");
+    let options = "message.timeout.ms: \"1500\", reconnect.backoff.max.ms: \"500\"";
+    let finback = front(&brokers, options);
     let peer = Peer::mqtt();
     for version in ["4", "5"] {
         let name = format!("m{version}");
@@ -242,9 +243,15 @@ fn nothing_is_acknowledged_that_kafka_did_not_take() {
     for broker in 1..=3 {
         cluster.broker_up(broker).unwrap();
     }
+    let at = format!("http://{}/bridge/a", finback.local("all"));
     eventually("Kafka to be reached again", PATIENCE, || {
-        publish(&peer, "m5", "a", "after", "1").map_err(|failure| failure.text)
+        match &*curl(&["-d", "again", &at]).0 {
+            "200" => Ok(()),
+            status => Err(status.to_owned()),
+        }
     });
+    connect(&peer, "m5", &finback, &[("version", "5")]).unwrap();
+    publish(&peer, "m5", "a", "after", "1").unwrap();
     let said = payloads(&brokers, "a");
     let count = |payload: &str| said.iter().filter(|own| *own == payload).count();
     assert_eq!(
@@ -528,7 +535,7 @@ fn tapped(broker: &Mosquitto, brokers: &str, hold: bool) -> Finback {
         r##"
 workers: 1
 kafka:
-  events: {{ brokers: "{brokers}", options: {{ message.timeout.ms: "4000" }} }}
+  events: {{ brokers: "{brokers}", options: {{ message.timeout.ms: "6000", reconnect.backoff.max.ms: "500" }} }}
 listeners: [ {{ name: all, address: "127.0.0.1:0", protocol: mqtt, routes: all }} ]
 routes:
   all:

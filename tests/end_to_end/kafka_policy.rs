@@ -618,14 +618,18 @@ clusters: {{ brokers: {{ endpoints: [ "{}" ] }} }}
 "##,
         broker.address()
     ));
-    let (mut device, _) = Device::connect(&finback, login("dev"));
+    let (mut device, connack) = Device::connect(&finback, login("dev"));
+    assert_eq!(connack[1], 0, "{}", finback.process().tail());
     let mut answers = Vec::new();
     for (id, topic) in (1..).zip(["open/a", "closed/a", "open/b", "closed/b"]) {
         for qos in [1, 2] {
-            answers.push(device.publish(qos, id, topic, topic.as_bytes()).unwrap());
+            let answer = device.publish(qos, id, topic, topic.as_bytes());
+            let tails = || panic!("{}\n{}", finback.process().tail(), broker.process().tail());
+            answers.push(answer.unwrap_or_else(tails));
         }
     }
-    assert_eq!(answers, [0x10, 0x10, 0x87, 0x87, 0x10, 0x10, 0x87, 0x87]);
+    // Nobody has subscribed, which Mosquitto says of quality 1 only.
+    assert_eq!(answers, [0x10, 0, 0x87, 0x87, 0x10, 0, 0x87, 0x87]);
     let said: Vec<_> = records(&brokers, "copies")
         .iter()
         .map(|record| record["payload"].as_str().unwrap().to_owned())
