@@ -107,6 +107,6 @@ pub(super) fn check(
 fn leads_to(route: &Route, cluster: &ClusterSpec) -> bool {
     match &route.to {
         Destination::Clusters(all) => all.iter().any(|own| own.cluster == cluster.name),
-        Destination::Registry { .. } => false,
+        Destination::Registry { .. } | Destination::Treatment => false,
     }
 }

@@ -14,17 +14,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Proxy {
     process: Process,
     pub(crate) address: String,
-    folder: PathBuf,
 }
 
 impl Proxy {
-    /// nginx with this in `server`, in which PORT is a free port. It logs what `log_format own` says into
-    /// the file `log`, if there is one in `http`.
+    /// nginx with this in `server`, in which PORT is a free port, and this in `http`.
     pub(crate) fn nginx(http: &str, server: &str) -> Self {
         let (folder, port) = (temporary_folder(), free_port());
         let f = folder.display();
         let server = server.replace("PORT", &format!("127.0.0.1:{port}"));
-        let http = http.replace("FOLDER", &f.to_string());
         let text = format!(
             "worker_processes 1; daemon off; pid {f}/pid; error_log stderr error;\n\
              events {{ worker_connections 2000; }}\n\
@@ -36,7 +33,7 @@ impl Proxy {
         std::fs::write(&path, text).unwrap();
         let mut command = Command::new("/usr/sbin/nginx");
         command.arg("-p").arg(&folder).arg("-c").arg(path);
-        Self::begin("nginx", "nginx-light", command, port, folder)
+        Self::begin("nginx", "nginx-light", command, port)
     }
 
     /// HAProxy with these sections, in which PORT is the address to bind.
@@ -51,10 +48,10 @@ impl Proxy {
         std::fs::write(&path, text).unwrap();
         let mut command = Command::new("/usr/sbin/haproxy");
         command.arg("-db").arg("-f").arg(path);
-        Self::begin("haproxy", "haproxy", command, port, folder)
+        Self::begin("haproxy", "haproxy", command, port)
     }
 
-    fn begin(name: &str, package: &str, mut command: Command, port: u16, folder: PathBuf) -> Self {
+    fn begin(name: &str, package: &str, mut command: Command, port: u16) -> Self {
         let program = format!("/usr/sbin/{name}");
         assert!(
             Path::new(&program).exists(),
@@ -65,17 +62,7 @@ impl Proxy {
         eventually(name, PATIENCE, || {
             TcpStream::connect(&address).map_err(|error| error.to_string())
         });
-        Self {
-            process,
-            address,
-            folder,
-        }
-    }
-
-    /// Lines of a file in its folder.
-    pub(crate) fn lines(&self, file: &str) -> Vec<String> {
-        let text = std::fs::read_to_string(self.folder.join(file)).unwrap_or_default();
-        text.lines().map(str::to_owned).collect()
+        Self { process, address }
     }
 
     /// Its process.
