@@ -367,6 +367,7 @@ fn listener_spec(
         protocols,
         routes: from.routes.value.as_str().into(),
         tls: None,
+        reveal_endpoints: from.reveal_endpoints,
         settings: format!("{settings:?} {:?}", tls.as_ref().map(|tls| &tls.value)).into(),
     };
     Ok((spec, tls))

@@ -352,6 +352,10 @@ pub struct Listener {
     /// then have to come from `trusted_proxies`; `trusted` for those from there, while others are served as
     /// they are. Default: none.
     pub proxy_protocol: Option<Placed<String>>,
+    /// Whether clients are told the addresses of endpoints that failed them; MQTT's never are.
+    /// Default: false.
+    #[serde(default)]
+    pub reveal_endpoints: bool,
     /// The service as which calls are routed whose serialization cannot be read.
     /// Default: `(opaque)`.
     pub opaque_service: Option<String>,
@@ -504,7 +508,7 @@ pub struct Route {
     /// MQTT: who may publish and hear what, under which names, how much.
     pub mqtt: Option<Placed<MqttPolicy>>,
     /// The longest that a call may take; a caller's own shorter limit holds.
-    pub timeout: Option<Time>,
+    pub timeout: Option<Placed<Time>>,
     /// When a call is tried again.
     pub retry: Option<Placed<Retry>>,
 }

@@ -210,7 +210,7 @@ fn mistakes_are_refused_with_place_and_remedy() {
         (
             "heartbeat: { interval: 2s }",
             "health_check: { protocol: smtp }",
-            "write tcp, http, grpc, bolt or dubbo",
+            "write tcp, http, grpc, bolt, dubbo or mqtt",
         ),
         (
             "heartbeat: { interval: 2s }",

@@ -101,7 +101,17 @@ fn nghttp_is_told_to_go_on() {
 /// Who begins in HTTP/1.1 may go on in HTTP/2, unless what it sends has a body.
 #[test]
 fn curl_goes_on_in_http2() {
-    let (_peer, finback) = front("1.1");
+    // Only where it is asked for: RFC 9113 took this way away.
+    let peer = Peer::web();
+    let port = peer.ask("serve", &[("name", "one")]).unwrap();
+    let finback = Finback::start(&format!(
+        r#"
+workers: 1
+listeners: [ {{ name: web, address: "127.0.0.1:0", routes: web, http: {{ h2c_upgrade: true }} }} ]
+routes: {{ web: [ {{ to: {{ cluster: back }} }} ] }}
+clusters: {{ back: {{ endpoints: [ "127.0.0.1:{port}" ], http: "1.1" }} }}
+"#
+    ));
     let at = format!("http://{}/echo", finback.local("web"));
     let told = [
         "-sS",
@@ -186,7 +196,7 @@ fn clients_connect_anew_when_they_are_asked_to() {
     let finback = Finback::start(
         r#"
 workers: 1
-listeners: [ { name: web, address: "127.0.0.1:0", routes: web, http: { requests: 1 } } ]
+listeners: [ { name: web, address: "127.0.0.1:0", routes: web, http: { requests: 1, h2c_upgrade: true } } ]
 routes: { web: [ { respond: { status: 204 } } ] }
 "#,
     );

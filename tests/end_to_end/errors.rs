@@ -1,8 +1,8 @@
 //! What clients raise when the proxy itself has to answer: a clean native error with a reason,
 //! soon, and never a hang.
 
-use std::io::Read;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -244,6 +244,43 @@ fn a_route_that_answers_http_refuses_others_and_says_so() {
     for caller in [sofa(), dubbo(world().dubbo3(), "hessian2"), node("dubbo")] {
         let failure = refused(&caller, &own);
         assert!(failure.text.contains(own.reason), "{failure:?}");
+    }
+}
+
+#[test]
+fn the_address_of_an_endpoint_is_told_only_where_the_listener_says_so() {
+    let closed = format!("127.0.0.1:{}", free_port());
+    let finback = Finback::start(&format!(
+        r#"
+workers: 1
+listeners:
+  - {{ name: outside, address: "127.0.0.1:0", routes: all }}
+  - {{ name: inside, address: "127.0.0.1:0", routes: all, reveal_endpoints: true }}
+routes: {{ all: [ {{ to: {{ cluster: closed }} }} ] }}
+clusters: {{ closed: {{ endpoints: [ "{closed}" ] }} }}
+"#
+    ));
+    for (listener, told) in [("outside", false), ("inside", true)] {
+        let mut stream = TcpStream::connect(finback.local(listener)).unwrap();
+        let request = b"GET / HTTP/1.1\r\nhost: a.test\r\nconnection: close\r\n\r\n";
+        stream.write_all(request).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
+        assert_eq!(answer.contains(&closed), told, "{listener}: {answer}");
+
+        let place = [
+            ("protocol", "dubbo"),
+            ("address", &finback.local(listener)),
+            ("interface", GREETER),
+        ];
+        let caller = world().node().caller(&place);
+        let failure = caller.call("sayHello", "you").unwrap_err();
+        assert_eq!(
+            failure.text.contains(&closed),
+            told,
+            "{listener}: {failure:?}"
+        );
     }
 }
 

@@ -623,9 +623,7 @@ clusters: {{ brokers: {{ endpoints: [ "{}" ] }} }}
     let mut answers = Vec::new();
     for (id, topic) in (1..).zip(["open/a", "closed/a", "open/b", "closed/b"]) {
         for qos in [1, 2] {
-            let answer = device.publish(qos, id, topic, topic.as_bytes());
-            let tails = || panic!("{}\n{}", finback.process().tail(), broker.process().tail());
-            answers.push(answer.unwrap_or_else(tails));
+            answers.push(device.publish(qos, id, topic, topic.as_bytes()).unwrap());
         }
     }
     // Nobody has subscribed, which Mosquitto says of quality 1 only.

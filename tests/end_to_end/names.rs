@@ -136,22 +136,32 @@ clusters:
   nobody: { endpoints: [ "127.0.0.1:1" ] }
 "#,
     );
-    let status = |host: &str, more: &str| {
+    let ask = |method: &str, host: &str, more: &str| {
         let mut stream = connect(&finback, "web");
-        let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{more}\r\n");
+        let head =
+            format!("{method} / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{more}\r\n");
         stream.write_all(head.as_bytes()).unwrap();
         let mut heard = String::new();
         stream.read_to_string(&mut heard).unwrap();
         assert!(heard.len() < 4096, "{} bytes", heard.len());
         heard.split(' ').nth(1).unwrap().to_owned()
     };
+    let status = |host: &str, more: &str| ask("GET", host, more);
     assert_eq!(status(&"x".repeat(1024), ""), "502");
     assert_eq!(status(&"x".repeat(1025), ""), "400");
     assert_eq!(status("(none)", ""), "400");
-    let group = format!("tri-service-group: {}\r\n", "x".repeat(1025));
-    assert_eq!(status("a", &group), "400");
-    let group = format!("tri-service-group: {}\r\n", "x".repeat(1024));
-    assert_eq!(status("a", &group), "503");
+    // A call of Triple is a POST of one of its content types; to any other request it is a header.
+    let call = |length: usize| {
+        let group = "x".repeat(length);
+        let form = "content-type: application/json\r\ncontent-length: 0\r\n";
+        ask(
+            "POST",
+            "a",
+            &format!("tri-service-group: {group}\r\n{form}"),
+        )
+    };
+    assert_eq!(call(1025), "400");
+    assert_eq!(call(1024), "503");
     let (_, metrics) = finback.admin("/metrics");
     assert!(!metrics.contains(&"x".repeat(1025)), "{metrics}");
 }

@@ -1,7 +1,8 @@
 //! Connections that are passed through, by real clients and servers of protocols we do not speak.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -107,4 +108,69 @@ clusters: {{ etcd: {{ endpoints: [ "{}" ] }} }}
     let mut heard = Vec::new();
     let _ = plain.read_to_end(&mut heard);
     assert!(heard.is_empty() && began.elapsed() < Duration::from_secs(10));
+}
+
+/// A server that gives back what it gets, after it has switched protocols for who asks for that.
+fn echo() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let mut bytes = [0; 4096];
+                while let Ok(count @ 1..) = stream.read(&mut bytes) {
+                    let answer = if bytes.starts_with(b"GET ") {
+                        &b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: own\r\n\r\n"[..]
+                    } else {
+                        &bytes[..count]
+                    };
+                    if stream.write_all(answer).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+#[test]
+fn tunnels_end_when_nothing_moves_in_them() {
+    let port = echo();
+    let finback = Finback::start(&format!(
+        r#"
+workers: 1
+limits: {{ idle: 1s }}
+listeners:
+  - {{ name: tcp, address: "127.0.0.1:0", protocol: tcp, routes: all }}
+  - {{ name: web, address: "127.0.0.1:0", protocol: http, routes: all }}
+routes: {{ all: [ {{ to: {{ cluster: back }} }} ] }}
+clusters: {{ back: {{ endpoints: [ "127.0.0.1:{port}" ], http: "1.1" }} }}
+"#
+    ));
+    for listener in ["tcp", "web"] {
+        let mut tunnel = TcpStream::connect(finback.local(listener)).unwrap();
+        tunnel.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut heard = [0; 4096];
+        if listener == "web" {
+            let request =
+                b"GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: own\r\n\r\n";
+            tunnel.write_all(request).unwrap();
+            let count = tunnel.read(&mut heard).unwrap();
+            assert!(heard[..count].starts_with(b"HTTP/1.1 101 "), "{listener}");
+        }
+        // Longer than it may be idle.
+        for _ in 0..8 {
+            tunnel.write_all(b"ping").unwrap();
+            tunnel.read_exact(&mut heard[..4]).unwrap();
+            thread::sleep(Duration::from_millis(250));
+        }
+        let quiet = Instant::now();
+        assert_eq!(tunnel.read(&mut heard).unwrap(), 0, "{listener}");
+        let took = quiet.elapsed();
+        assert!(
+            (Duration::from_millis(500)..Duration::from_secs(5)).contains(&took),
+            "{listener}: {took:?}"
+        );
+    }
 }

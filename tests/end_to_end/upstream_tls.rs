@@ -76,7 +76,7 @@ fn the_reason_is_logged_and_clients_are_told_soon() {
             good,
             format!("ca: \"{o}/ca.pem\", server_name: far.test"),
             "1.1",
-            "UnknownIssuer",
+            "invalid peer certificate",
             900,
         ),
         (

@@ -54,12 +54,15 @@ impl<'a> Gate<'a> {
         let Some(endpoint) = self.members.get(member) else {
             return false;
         };
-        // Asked first, because it is true of nearly all and answers all of the rest.
-        let is_well = endpoint.weight > 0 && endpoint.health.is_well(self.ask.now);
-        (is_well || self.may_be_used(endpoint))
+        // Asked first, because it is so for nearly all calls, and answers all of the rest.
+        let has_no_bounds = self.ask.avoid.is_empty() && self.ask.per_endpoint == 0;
+        if has_no_bounds && endpoint.weight > 0 && endpoint.health.is_well(self.ask.now) {
+            return true;
+        }
+        self.may_be_used(endpoint)
             && !self.is_busy(endpoint)
             && (self.choosy == Choosy::Least || !self.ask.avoid.contains(&endpoint.address))
-            && (is_well || self.choosy != Choosy::Most || !self.is_in_doubt(endpoint))
+            && (self.choosy != Choosy::Most || !self.is_in_doubt(endpoint))
     }
 
     /// The member's weight now; 0 if there is no such member.

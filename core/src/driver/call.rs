@@ -290,7 +290,8 @@ pub(crate) fn refuse(worker: &Rc<Worker>, mut call: Box<Call>, why: Rejection) {
     } = &mut *call;
     if !reply.is_gone() {
         let text = exchange.explain(why);
-        tracing::debug!(protocol = reply.protocol(), text, "rejected");
+        let endpoint = exchange.endpoint();
+        tracing::debug!(protocol = reply.protocol(), ?endpoint, text, "rejected");
         reply.reject(worker, head, why, &text);
         exchange.rejected(why);
     }

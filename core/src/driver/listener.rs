@@ -52,6 +52,8 @@ pub struct ListenerSpec {
     pub tls: Option<Arc<ServerTls>>,
     /// The proxies in front of it.
     pub proxies: Arc<Proxies>,
+    /// Whether its clients may learn the addresses of endpoints from what they are told of failures.
+    pub reveal_endpoints: bool,
     /// What its protocols were configured with, so that a reload notices a change.
     pub settings: Arc<str>,
 }
@@ -64,6 +66,7 @@ impl PartialEq for ListenerSpec {
             && self.routes == other.routes
             && self.settings == other.settings
             && self.proxies == other.proxies
+            && self.reveal_endpoints == other.reveal_endpoints
             && names(self) == names(other)
     }
 }
@@ -166,7 +169,13 @@ impl Listening {
     pub fn new(id: u64, spec: &ListenerSpec, worker: &Worker) -> Rc<Self> {
         worker.read_clock();
         Rc::new(Self {
-            origin: Origin::new(id, &spec.name, &spec.routes, worker.routing()),
+            origin: Origin::new(
+                id,
+                &spec.name,
+                &spec.routes,
+                spec.reveal_endpoints,
+                worker.routing(),
+            ),
             protocols: spec.protocols.clone(),
             tls: spec.tls.clone(),
             proxies: spec.proxies.clone(),

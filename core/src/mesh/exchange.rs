@@ -176,7 +176,9 @@ impl Exchange {
             .view(local, route as usize, destination as usize)?;
         let mut view = view.borrow_mut();
         let now = local.now();
-        view.refresh(now, local.random());
+        if view.is_stale() {
+            view.refresh(now, local.random());
+        }
         self.looking_up = !view.ready;
         if !view.ready {
             return Ok(Attempt::Wait(view.cluster.clone()));
@@ -269,6 +271,11 @@ impl Exchange {
             Err(NoPick::Empty) => Err(Rejection::NoEndpoint),
             Err(NoPick::Busy) => Err(Rejection::Overloaded),
         }
+    }
+
+    /// The endpoint that was asked last.
+    pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
+        self.endpoint
     }
 
     /// Attempts made so far.
@@ -421,7 +428,7 @@ impl Exchange {
             call.push('.');
             call.push_str(&key.method);
         }
-        let endpoint = match self.endpoint {
+        let endpoint = match self.endpoint.filter(|_| self.site.origin.reveals) {
             Some(address) => format!("endpoint {address}"),
             None => "the endpoint".to_owned(),
         };

@@ -17,6 +17,8 @@ pub(crate) struct Origin {
     pub(crate) name: Arc<str>,
     /// The name of its route table.
     pub(crate) table: Arc<str>,
+    /// Whether its clients may learn the addresses of endpoints.
+    pub(crate) reveals: bool,
     routing: RefCell<Arc<Routing>>,
     retired: Cell<bool>,
 }
@@ -26,12 +28,14 @@ impl Origin {
         id: u64,
         name: &Arc<str>,
         table: &Arc<str>,
+        reveals: bool,
         routing: Arc<Routing>,
     ) -> Rc<Self> {
         Rc::new(Self {
             id,
             name: name.clone(),
             table: table.clone(),
+            reveals,
             routing: RefCell::new(routing),
             retired: Cell::new(false),
         })

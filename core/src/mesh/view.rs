@@ -84,14 +84,15 @@ impl View {
         }
     }
 
-    /// Catches up with the cluster; a comparison of two numbers when nothing changed.
+    /// Whether the cluster has changed since.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.version != Some(self.cluster.version())
+    }
+
+    /// Catches up with the cluster.
     pub(crate) fn refresh(&mut self, now: Now, seed: u64) {
         // Read first: a change between the two reads is caught next time.
-        let version = self.cluster.version();
-        if self.version == Some(version) {
-            return;
-        }
-        self.version = Some(version);
+        self.version = Some(self.cluster.version());
         let endpoints = self.cluster.endpoints();
         self.ready = endpoints.ready;
         self.known = endpoints.known;

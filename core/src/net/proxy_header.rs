@@ -371,7 +371,7 @@ mod tests {
 
     #[test]
     fn what_is_none_is_refused_and_nothing_panics() {
-        let long = [&WORD[..], &[b' '; 200]].concat();
+        let long = [WORD, &[b' '; 200]].concat();
         let cut = [&SIGNATURE[..], &[PROXY, TCP4, 0, 11], &[0; 11]].concat();
         let piece = [&SIGNATURE[..], &[PROXY, TCP4, 0, 14], &[0; 14]].concat();
         let huge = [&SIGNATURE[..], &[PROXY, TCP4, 255, 255]].concat();

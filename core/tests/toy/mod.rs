@@ -329,6 +329,7 @@ pub(crate) fn mess_of(spec: RoutingSpec, workers: usize) -> Mess {
         .bind(ListenerSpec {
             tls: None,
             proxies: Arc::default(),
+            reveal_endpoints: false,
             name: "front".into(),
             address: "127.0.0.1:0".parse().unwrap(),
             protocols: vec![Arc::new(Toy)],

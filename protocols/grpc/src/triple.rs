@@ -32,13 +32,15 @@ const NAMES: [&str; 11] = [
     "tri-trace-proto-bin",
     "triple-timeout-ms",
 ];
-/// How its calls are written, besides gRPC's ways.
-const FORMS: [&str; 5] = [
+/// How its calls are written, besides gRPC's ways; streams of Dubbo for JavaScript as those of Connect.
+const FORMS: [&str; 7] = [
     "application/json",
     "application/proto",
     "application/protobuf",
     "application/x-protobuf",
     "application/triple+wrapper",
+    "application/connect+json",
+    "application/connect+proto",
 ];
 
 /// Whether a content type is one that calls of Triple have.

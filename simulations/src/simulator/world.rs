@@ -136,6 +136,7 @@ impl World {
             routes: self.plan.table.as_str().into(),
             tls: None,
             proxies: Arc::default(),
+            reveal_endpoints: false,
             settings: "".into(),
         };
         self.crew.listen(self.listener, &spec);

@@ -57,6 +57,21 @@ fn route(
         let message = "Kafka's client tries again by itself; take `retry` away";
         return Err(Wrong::at(retry.place, message));
     }
+    let at_once = from.respond.is_some() || from.redirect.is_some();
+    if let (true, Some(retry)) = (at_once, &from.retry) {
+        let message = "nobody else is asked, so nothing is tried again; take `retry` away";
+        return Err(Wrong::at(retry.place, message));
+    }
+    if let (true, Some(timeout)) = (at_once, &from.timeout) {
+        let message = "it is answered at once; take `timeout` away";
+        return Err(Wrong::at(timeout.place, message));
+    }
+    let is_mqtt = session.is_some() || protocol.as_ref().is_some_and(is_mqtt);
+    if let (true, true, Some(timeout)) = (produced.is_some(), is_mqtt, &from.timeout) {
+        let message = "a session is not bounded, and `message.timeout.ms` of Kafka bounds its messages; \
+                       take `timeout` away";
+        return Err(Wrong::at(timeout.place, message));
+    }
     let request = http::treatment(&mut from)?;
     if let (Some(_), Some(session)) = (&request, &session) {
         let message = "a route is for HTTP or for MQTT; make two of it";
@@ -91,10 +106,19 @@ fn route(
         name: name.into(),
         when: from.when.map(conditions).transpose()?.unwrap_or_default(),
         to,
-        timeout: from.timeout.map(|Time(timeout)| timeout),
+        timeout: from.timeout.map(
+            |Placed {
+                 value: Time(timeout),
+                 ..
+             }| timeout,
+        ),
         retry: from.retry.map(retry).transpose()?.unwrap_or_default(),
         treatment,
     })
+}
+
+fn is_mqtt(protocol: &Placed<file::Text>) -> bool {
+    matches!(&protocol.value, file::Text::Exact(name) if name == finback_mqtt::NAME)
 }
 
 fn conditions(when: file::Match) -> Result<route::Match> {

@@ -26,11 +26,13 @@ impl Mosquitto {
         let folder = temporary_folder();
         let config = folder.join("mosquitto.conf");
         let f = folder.display();
+        // Not 0, for no bound: Mosquitto 2.0.11 takes that for a full queue when it refuses a message, and
+        // ends the session.
         std::fs::write(
             &config,
             format!(
                 "listener {port} 127.0.0.1\nuser root\nlog_dest stderr\n\
-                 persistence_location {f}/\nautosave_interval 0\nmax_queued_messages 0\n{lines}\n"
+                 persistence_location {f}/\nautosave_interval 0\nmax_queued_messages 1000000\n{lines}\n"
             ),
         )
         .unwrap();

@@ -1,7 +1,7 @@
 //! nginx and HAProxy, in front of the proxy under test or behind it.
 
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 

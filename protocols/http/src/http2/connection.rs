@@ -225,6 +225,8 @@ pub(crate) struct Core {
     /// The most that `room` has been.
     most_room: i64,
     window: i64,
+    /// What the peer may send on a new stream: it may not have read our SETTINGS yet.
+    first_window: i64,
     taken: u32,
     /// What windows of streams may grow by.
     spare: u32,
@@ -307,6 +309,7 @@ impl Core {
             room: i64::from(WINDOW),
             most_room: i64::from(WINDOW),
             window: i64::from(limits.connection_window.max(WINDOW)),
+            first_window: i64::from(limits.stream_window.max(WINDOW)),
             taken: 0,
             spare: limits.spare,
             blocked: VecDeque::new(),
@@ -786,7 +789,7 @@ impl Core {
             bodiless: false,
             unread: false,
             limit: self.limits.head,
-            window: i64::from(self.limits.stream_window),
+            window: self.first_window,
             taken: 0,
             most: self.limits.stream_window,
             idle_for: 0,

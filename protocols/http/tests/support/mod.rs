@@ -111,6 +111,7 @@ pub(crate) fn serve(spec: RoutingSpec, workers: usize, protocol: Arc<dyn Protoco
         .bind(ListenerSpec {
             tls: None,
             proxies: Arc::default(),
+            reveal_endpoints: false,
             name: "front".into(),
             address: "127.0.0.1:0".parse().unwrap(),
             protocols: vec![protocol],

@@ -184,7 +184,9 @@ impl Core {
             Some(Reason::STREAM_CLOSED)
         } else if client && !stream.begun {
             Some(Reason::PROTOCOL_ERROR)
-        } else if stream.window < 0 {
+        } else if stream.window < 0 && length > 0 {
+            // It may be less than nothing without the peer's fault, see `acknowledged`; then nothing may
+            // come but an end without data.
             Some(Reason::FLOW_CONTROL_ERROR)
         } else {
             None
@@ -461,7 +463,10 @@ impl Core {
         }
         if flags & flag::ACK != 0 {
             return match payload {
-                [] => Ok(()),
+                [] => {
+                    self.acknowledged();
+                    Ok(())
+                }
                 _ => Err(Goaway(Reason::FRAME_SIZE_ERROR)),
             };
         }
@@ -475,6 +480,19 @@ impl Core {
         }
         self.put_head(0, kind::SETTINGS, flag::ACK, 0);
         Ok(())
+    }
+
+    /// The peer has read our SETTINGS. Until then it could send as much on a stream as it may before it
+    /// is told (RFC 9113 section 6.9.3), and what it has sent counts against what it is told
+    /// (section 6.9.2), so that windows may be negative.
+    fn acknowledged(&mut self) {
+        let told = i64::from(self.limits.stream_window);
+        let more = told - std::mem::replace(&mut self.first_window, told);
+        if more != 0 {
+            for (_, stream) in &mut self.streams {
+                stream.window += more;
+            }
+        }
     }
 
     pub(super) fn set(&mut self, name: u16, value: u32) -> Result<(), Goaway> {

@@ -334,6 +334,37 @@ fn leaving_takes_what_is_on_its_way_and_no_more() {
 }
 
 #[test]
+fn a_peer_may_send_as_much_as_it_may_untold_until_it_has_read_our_settings() {
+    let frame = |kind: u8, flags: u8, id: u8, payload: &[u8]| {
+        let [_, a, b, c] = u32::try_from(payload.len()).expect("it fits").to_be_bytes();
+        [&[a, b, c, kind, flags, 0, 0, 0, id], payload].concat()
+    };
+    let post = [0x83, 0x86, 0x84, 0x41, 1, b'a'];
+    let begin = [
+        PREFACE,
+        &frame(4, 0, 0, &[]),
+        &frame(1, 4, 1, &post),
+        &frame(1, 4, 3, &post),
+        &frame(0, 0, 1, &[b'.'; 2000]),
+    ]
+    .concat();
+    let server = Shared::new(Core::new(false, limits()));
+    server.get_mut().receive(&begin).expect("a beginning");
+    server.get_mut().out.clear();
+    // It has read them now: of 1000 bytes it has sent twice as many, and must wait.
+    let more = [
+        &frame(4, 1, 0, &[])[..],
+        &frame(0, 0, 3, &[b'.'; 1000]),
+        &frame(0, 1, 3, &[]),
+        &frame(0, 0, 1, b"."),
+    ]
+    .concat();
+    server.get_mut().receive(&more).expect("one stream's fault");
+    let reset = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 3];
+    assert_eq!(server.get_mut().out, reset);
+}
+
+#[test]
 fn a_peer_that_breaks_the_rules_is_told_which() {
     let server = || {
         let core = Core::new(false, limits());
