@@ -188,7 +188,7 @@ fn mistakes_are_refused_with_place_and_remedy() {
             "{ prefix: get, regex: g }",
             "exactly one of `prefix` and `regex`",
         ),
-        ("\"10.0.0.0/8\"", "[]", "no address could match"),
+        ("\"10.0.0.0/8\"", "[]", "an empty list matches no address"),
         (
             "attribute: uid",
             "atribute: uid",

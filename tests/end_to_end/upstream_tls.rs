@@ -87,13 +87,13 @@ fn the_reason_is_logged_and_clients_are_told_soon() {
             "expired",
             900,
         ),
-        // It speaks HTTP/1.1 only, and nothing was agreed on (RFC 7301).
+        // It speaks HTTP/1.1 only, and says so by an alert (RFC 7301 section 3.2).
         (
             "no-alpn",
             good,
             format!("{ca}, server_name: far.test"),
             "2",
-            "did not agree on h2",
+            "NoApplicationProtocol",
             900,
         ),
         (

@@ -290,8 +290,11 @@ pub(crate) fn refuse(worker: &Rc<Worker>, mut call: Box<Call>, why: Rejection) {
     } = &mut *call;
     if !reply.is_gone() {
         let text = exchange.explain(why);
-        let endpoint = exchange.endpoint();
-        tracing::debug!(protocol = reply.protocol(), ?endpoint, text, "rejected");
+        tracing::debug!(
+            protocol = reply.protocol(),
+            text = exchange.explain_in_full(why),
+            "rejected"
+        );
         reply.reject(worker, head, why, &text);
         exchange.rejected(why);
     }

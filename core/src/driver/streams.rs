@@ -187,6 +187,12 @@ impl Stream {
         self.exchange.rejected(rejection);
         self.exchange.explain(rejection)
     }
+
+    /// What happened, for the log: with the endpoint's address, which callers are not told.
+    #[must_use]
+    pub fn explain_in_full(&self, rejection: Rejection) -> String {
+        self.exchange.explain_in_full(rejection)
+    }
 }
 
 impl Worker {

@@ -273,11 +273,6 @@ impl Exchange {
         }
     }
 
-    /// The endpoint that was asked last.
-    pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
-        self.endpoint
-    }
-
     /// Attempts made so far.
     pub(crate) fn attempts(&self) -> u16 {
         self.attempts
@@ -411,8 +406,21 @@ impl Exchange {
         self.ending = Ending::Rejected(rejection);
     }
 
-    /// What the caller reads when the mesh answers: what happened, and what to look at.
+    /// What the caller reads when the mesh answers: what happened, and what to look at. The endpoint's
+    /// address is not among it unless the listener says so.
     pub(crate) fn explain(&self, rejection: Rejection) -> String {
+        self.describe(
+            rejection,
+            self.endpoint.filter(|_| self.site.origin.reveals),
+        )
+    }
+
+    /// The same for the log, where the endpoint's address always stands.
+    pub(crate) fn explain_in_full(&self, rejection: Rejection) -> String {
+        self.describe(rejection, self.endpoint)
+    }
+
+    fn describe(&self, rejection: Rejection, endpoint: Option<SocketAddr>) -> String {
         let key = &self.site.key;
         let mut call = String::new();
         if !key.group.is_empty() {
@@ -428,7 +436,7 @@ impl Exchange {
             call.push('.');
             call.push_str(&key.method);
         }
-        let endpoint = match self.endpoint.filter(|_| self.site.origin.reveals) {
+        let endpoint = match endpoint {
             Some(address) => format!("endpoint {address}"),
             None => "the endpoint".to_owned(),
         };

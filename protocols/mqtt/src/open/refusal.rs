@@ -56,10 +56,11 @@ pub(crate) fn here(reason: Reason, why: &'static str) -> Refused {
 /// Refused by a rejection, which is recorded. What it explains names endpoints and routes: that is for
 /// the log, not for strangers.
 pub(crate) fn reject(stream: &mut Stream, rejection: Rejection) -> Refused {
+    stream.rejected(rejection);
     Refused::Here {
         reason: Reason::of(rejection),
         why: told(rejection),
-        detail: stream.rejected(rejection),
+        detail: stream.explain_in_full(rejection),
     }
 }
 
