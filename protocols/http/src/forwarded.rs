@@ -84,8 +84,8 @@ impl Hop {
             self.add(headers, header::FORWARDED, own);
         }
         self.add(headers, FOR, self.text.clone());
-        let port = self.port.map(HeaderValue::from);
-        let port = port.filter(|_| headers.contains_key(&PORT));
+        let port = self.port.filter(|_| headers.contains_key(&PORT));
+        let port = port.map(HeaderValue::from);
         for (name, own) in [(PROTO, Some(scheme)), (HOST, host), (PORT, port)] {
             if self.trusted && headers.contains_key(&name) {
                 continue;
@@ -99,10 +99,11 @@ impl Hop {
 
     /// Adds to what a trusted proxy said, or replaces what anybody else did.
     fn add(&self, headers: &mut HeaderMap, name: HeaderName, own: HeaderValue) {
-        if !self.trusted {
-            headers.remove(&name);
+        if self.trusted {
+            append(headers, name, own);
+        } else {
+            headers.insert(name, own);
         }
-        append(headers, name, own);
     }
 
     /// An element of Forwarded (RFC 7239, section 4).
