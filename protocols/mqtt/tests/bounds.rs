@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(dead_code, reason = "not every test needs all of it")]
 
-#[path = "../../http/tests/support/mod.rs"]
+#[path = "../../http/tests/http/support/mod.rs"]
 mod support;
 
 use std::sync::Arc;

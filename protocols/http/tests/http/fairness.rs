@@ -1,19 +1,15 @@
 //! Flow control: what one caller does not read, or an endpoint does not take, holds up nobody else.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-#![allow(dead_code, reason = "not every test needs all of it")]
-
-mod support;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::*;
 use bytes::Bytes;
 use finback_http::{Config, Http};
 use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
 use http::{Request, Response};
-use support::*;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 

@@ -1,15 +1,11 @@
 //! Heads of messages: what is said before a response, how paths are spelt, what is too much.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-#![allow(dead_code, reason = "not every test needs all of it")]
-
-mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::frames::*;
+use crate::support::*;
 use finback_http::{Config, Http};
-use support::frames::*;
-use support::*;
 use tokio::io::AsyncWriteExt;
 
 const SHORT: Duration = Duration::from_millis(300);

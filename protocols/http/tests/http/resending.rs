@@ -1,15 +1,11 @@
 //! What runs again, and what does not: requests that were refused, and connections that broke.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-#![allow(dead_code, reason = "not every test needs all of it")]
-
-mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::*;
 use finback_core::mesh::RoutingSpec;
 use finback_http::{Config, Http};
-use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn mess(spec: RoutingSpec, workers: usize) -> Mess {

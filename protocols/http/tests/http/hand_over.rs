@@ -1,15 +1,11 @@
 //! A keep-alive connection of HTTP/1.1 moves from one worker to another between requests.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-#![allow(dead_code, reason = "not every test needs all of it")]
-
-mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::*;
 use finback_core::mesh::RoutingSpec;
 use finback_http::{Config, Http};
-use support::*;
 
 fn mess(spec: RoutingSpec, workers: usize) -> Mess {
     let http = Http::new(Config::default(), Vec::new());

@@ -1,16 +1,12 @@
 //! A message stays what it is on its way: where it ends, which fields it has, and that nobody's request
 //! comes to lie in another one's.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-#![allow(dead_code, reason = "not every test needs all of it")]
-
-mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::frames::*;
+use crate::support::*;
 use finback_http::{Config, Http};
-use support::frames::*;
-use support::*;
 use tokio::io::AsyncWriteExt;
 
 const SHORT: Duration = Duration::from_millis(300);

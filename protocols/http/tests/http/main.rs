@@ -1,0 +1,10 @@
+//! HTTP through a worker of the mesh, spoken byte by byte or by other implementations.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod bounds;
+mod fairness;
+mod hand_over;
+mod heads;
+mod messages;
+mod resending;
+mod support;
