@@ -100,3 +100,99 @@ fn names(names: &[&str]) -> Answer {
     let entries = names.iter().map(|name| ((*name).to_owned(), Bytes::new()));
     Answer::Entries(Arc::new(entries.collect()))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Pieces of what frameworks write, so that chance gets beyond the first check.
+    fn pieces() -> impl Strategy<Value = String> {
+        let piece = prop::sample::select(&[
+            "override",
+            "condition",
+            "dubbo",
+            "://",
+            "0.0.0.0",
+            "10.0.0.1",
+            ":",
+            "1",
+            "/a.B",
+            "?",
+            "category=configurators",
+            "category=routers",
+            "router=condition",
+            "&",
+            "rule=",
+            "=>",
+            "host",
+            "=",
+            "!=",
+            "$host",
+            "~",
+            "*",
+            ",",
+            "version",
+            "1.0",
+            "group",
+            "g",
+            "weight=7",
+            "disabled=true",
+            "side",
+            "consumer",
+            "provider",
+            "%3D",
+            "%",
+            "+",
+            "\n",
+            "- ",
+            "configs:",
+            "conditions:",
+            "tags:",
+            "parameters:",
+            "match:",
+            "{",
+            "}",
+            "[",
+            "]",
+            "'",
+            "\"",
+            "scope: ",
+            "service",
+            "application",
+            "key: ",
+            "a.B",
+            "shop",
+            "force: true",
+            "configVersion: v3.1",
+            "from:",
+            "to:",
+            "addresses:",
+            "services",
+            "params",
+            "name",
+            "protocol",
+            "port",
+            "metadata",
+            "dubbo.metadata.revision",
+            "payload",
+            "null",
+            "9",
+            "é",
+            "\u{0}",
+        ]);
+        prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn any_entry_ends_in_a_result(text in pieces(), key in prop::sample::select(&["a.B::.configurators", "a.B:1.0:g.condition-router", "shop.tag-router", "shop.configurators", "web.condition-router", "x"])) {
+            exercise_url(&url::encode(&text));
+            exercise_url(&text);
+            exercise_rules(None, &[&text]);
+            exercise_rules(Some((key, text.as_bytes())), &[]);
+            exercise_instance(text.as_bytes());
+        }
+    }
+}

@@ -161,6 +161,7 @@ impl Override {
                 || match own.rsplit_once(':') {
                     Some((ANY_HOST, ANY)) => true,
                     Some((own, own_port)) => {
+                        let own = own.trim_matches(['[', ']']);
                         (own == host || own == ANY_HOST) && *own_port == *port.to_string()
                     }
                     None => false,
