@@ -59,7 +59,11 @@ impl Dialect for Triple {
     }
 
     fn claims(&self, head: &Parts) -> bool {
-        let own = |name: &HeaderName| NAMES.contains(&name.as_str());
+        // Most names are none of these, as their beginning tells.
+        let own = |name: &HeaderName| {
+            let name = name.as_str();
+            name.starts_with("tri") && NAMES.contains(&name)
+        };
         let content_type = head.headers.get(header::CONTENT_TYPE);
         is_call(head) && content_type.is_some_and(carries) && head.headers.keys().any(own)
     }

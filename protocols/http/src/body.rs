@@ -206,11 +206,8 @@ impl Download {
             Some(outcome) => outcome,
             None => self.dialect.outcome_of_trailers(trailers),
         };
-        let end = AttemptEnd::Answered(outcome);
-        self.stream
-            .conclude(&mut self.lease, end, Resend::Impossible);
         self.stream.add_request_bytes(self.upload.bytes());
-        self.stream.answered(outcome, self.bytes);
+        self.stream.end(&mut self.lease, outcome, self.bytes);
         if let Some(connection) = self.connection.take()
             && self.upload.is_done()
         {
@@ -258,7 +255,9 @@ impl Download {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let polled = self.poll_body(cx);
-        self.tell_begun();
+        if polled.is_pending() {
+            self.tell_begun();
+        }
         polled
     }
 

@@ -30,7 +30,7 @@ use crate::interim::Interim;
 use crate::path;
 use crate::pool::{self, Channel, Returned, Whose};
 use crate::replay::{KEPT, Replay};
-use crate::rules;
+use crate::rules::{self, Fields};
 use crate::translation::{Translated, Translator};
 use crate::treatment::{self, Taker, Treatment};
 use crate::upgrade::{self, Wanted};
@@ -105,7 +105,7 @@ impl Fault {
     }
 }
 
-fn fault(http: &Http, head: &mut Parts, upgrades: bool) -> Option<Fault> {
+fn fault(http: &Http, head: &mut Parts, fields: Fields, upgrades: bool) -> Option<Fault> {
     let too_large = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
     if head.extensions.remove::<rules::HeadTooLarge>().is_some() {
         return Some(Fault::too_large(
@@ -123,7 +123,7 @@ fn fault(http: &Http, head: &mut Parts, upgrades: bool) -> Option<Fault> {
     if head.headers.len() > http.config.headers {
         return Some(Fault::too_large(too_large, "more headers than the limit"));
     }
-    if let Some(why) = headers::fault(head) {
+    if let Some(why) = headers::fault(head, fields) {
         return Some(Fault::bad(why));
     }
     (head.method == Method::CONNECT && !upgrades).then_some(Fault {
@@ -228,7 +228,8 @@ impl Call {
         };
         let asked = Asked::of(&head);
         let wanted = Wanted::take(&mut head, &mut body);
-        let mut fault = fault(http, &mut head, wanted.is_some());
+        let fields = Fields::of(&head.headers);
+        let mut fault = fault(http, &mut head, fields, wanted.is_some());
         if !spelt {
             fault = fault.or_else(|| Some(Fault::bad("a path that is none")));
         }
@@ -254,7 +255,8 @@ impl Call {
         } else {
             Payload::Request(body, upload.clone())
         };
-        if fault.is_none() && rules::request(&head.headers, &payload).is_err() {
+        // Only what asks for a tunnel has lost the body that its length tells of.
+        if wanted.is_some() && fault.is_none() && rules::request(&head.headers, &payload).is_err() {
             fault = Some(Fault::bad("a length that is not its body's"));
         }
         let mut call = Self {
@@ -301,19 +303,23 @@ impl Call {
         {
             return Err(Box::new(call.reject(rejection)));
         }
-        call.prepare();
+        call.prepare(fields);
         Ok(call)
     }
 
     /// Makes of the client's request the endpoint's.
-    fn prepare(&mut self) {
+    fn prepare(&mut self, fields: Fields) {
         let head = &mut self.head;
-        headers::strip(&mut head.headers);
-        headers::keep_trailers(&mut head.headers);
-        if !passes_expectation(&self.client.http, head, &self.payload) {
+        headers::strip(&mut head.headers, fields);
+        if fields.has(Fields::TE) {
+            headers::keep_trailers(&mut head.headers);
+        }
+        if fields.has(Fields::EXPECT)
+            && !passes_expectation(&self.client.http, head, &self.payload)
+        {
             head.headers.remove(header::EXPECT);
         }
-        self.client.hop.tell(head);
+        self.client.hop.tell(head, fields);
         if let Some(treatment) = &self.treatment {
             treatment.amend(head);
         }
@@ -746,7 +752,8 @@ impl Call {
             Some(wanted) if switches => wanted.chosen(&head.headers),
             _ => None,
         };
-        headers::strip(&mut head.headers);
+        let fields = Fields::of(&head.headers);
+        headers::strip(&mut head.headers, fields);
         forwarded::via(&mut head.headers, head.version);
         if switches {
             let (Some(wanted), Some(chosen)) = (self.wanted.take(), chosen) else {

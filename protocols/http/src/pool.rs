@@ -351,18 +351,24 @@ impl Shared {
     /// The least loaded connection, or a new one: where all are busy, or `fresh` wants it so, and one
     /// more is allowed.
     fn choose(&self, worker: &Worker, lease: &Lease, fresh: bool) -> Rc<Multiplexed> {
-        let mut most = lease.cluster().spec.policy.connections.max(1) as usize;
         let mut connections = self.connections.borrow_mut();
         connections.retain(|own| own.is_usable());
-        if connections.iter().all(|own| own.is_starved()) {
-            most *= MORE;
-        }
         let load = |own: &&Rc<Multiplexed>| (own.is_clogged(), own.streams.get());
-        let best = connections.iter().min_by_key(load);
-        if let Some(best) = best
-            && (!fresh && !best.is_busy() || connections.len() >= most)
-        {
-            return best.clone();
+        let best = match &connections[..] {
+            [one] => Some(one),
+            all => all.iter().min_by_key(load),
+        };
+        if let Some(best) = best {
+            if !fresh && !best.is_busy() {
+                return best.clone();
+            }
+            let mut most = lease.cluster().spec.policy.connections.max(1) as usize;
+            if connections.iter().all(|own| own.is_starved()) {
+                most *= MORE;
+            }
+            if connections.len() >= most {
+                return best.clone();
+            }
         }
         let clock = worker.mesh().clock;
         let fresh = Rc::new(Multiplexed {

@@ -515,8 +515,9 @@ impl Core {
                 encoder.field(name, value, false, out);
             }
             if let Some(length) = length {
-                let length = HeaderValue::from(length);
-                encoder.field("content-length", length.as_bytes(), false, out);
+                let mut digits = itoa::Buffer::new();
+                let length = digits.format(length).as_bytes();
+                encoder.field("content-length", length, false, out);
             }
             put_fields(headers, encoder, out);
         });
@@ -532,13 +533,13 @@ impl Core {
 
     /// Ends a message with trailers, of which there may be none.
     pub(super) fn send_trailers(&mut self, key: usize, trailers: &HeaderMap, cx: &Context<'_>) {
-        let Some(_) = rules::trailers(trailers) else {
+        let Some(mut own) = rules::trailers(trailers) else {
             // Nothing waits for room that has no bytes.
             let _ = self.send_data(key, &mut Bytes::new(), true, cx);
             return;
         };
         self.put_section(key, true, &mut |encoder, out| {
-            for (name, value) in rules::trailers(trailers).into_iter().flatten() {
+            for (name, value) in own.by_ref() {
                 put_field(name, value, encoder, out);
             }
         });

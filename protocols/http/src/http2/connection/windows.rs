@@ -46,6 +46,9 @@ impl Held {
     }
 
     pub(super) fn take(&mut self) -> Bytes {
+        if self.0.is_empty() {
+            return Bytes::new();
+        }
         ALL.set(ALL.get().saturating_sub(self.0.len()));
         std::mem::take(&mut self.0).freeze()
     }
@@ -61,7 +64,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.take();
+        drop(self.take());
     }
 }
 
