@@ -312,9 +312,8 @@ impl Exchange {
         };
         let uncounted =
             repeat == Repeat::Uncounted && self.moves < MOVES && self.most_attempts() > 1;
-        let again = safe
-            && (uncounted || !self.is_last_attempt())
-            && self.deadline > self.clock.get();
+        let again =
+            safe && (uncounted || !self.is_last_attempt()) && self.deadline > self.clock.get();
         if again {
             self.free = matches!(repeat, Repeat::Free | Repeat::Uncounted);
             self.moves += u16::from(uncounted);

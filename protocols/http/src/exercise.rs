@@ -70,7 +70,8 @@ pub fn exercise_messages(bytes: &[u8]) {
         return;
     };
     let (mut head, ()) = request.into_parts();
-    let fine = headers::fault(&head, Fields::of(&head.headers)).is_none() && path::normalize(&mut head.uri);
+    let fine = headers::fault(&head, Fields::of(&head.headers)).is_none()
+        && path::normalize(&mut head.uri);
     let is_tunnel = head.method == http::Method::CONNECT;
     if !fine || is_tunnel || data.len() > 16 * 1024 {
         return;
@@ -89,7 +90,11 @@ pub fn exercise_messages(bytes: &[u8]) {
     let mut again = Request::new(()).into_parts().0;
     (again.method, again.uri, again.headers) = (own.method, own.uri, own.headers);
     again.version = http::Version::HTTP_2;
-    assert_eq!(headers::fault(&again, Fields::of(&again.headers)), None, "what was sound is sound");
+    assert_eq!(
+        headers::fault(&again, Fields::of(&again.headers)),
+        None,
+        "what was sound is sound"
+    );
     let body = Sample {
         length: carried.len() as u64,
         known: body.known,

@@ -17,7 +17,7 @@ use finback_core::net::{Expired, Timer};
 use finback_core::rejection::Rejection;
 use futures_util::FutureExt;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use tokio::time::Instant;
 
@@ -185,7 +185,7 @@ struct Call {
     payload: Payload,
     upload: Rc<Upload>,
     /// The same, for another attempt.
-    copy: Option<Box<(Parts, Bytes)>>,
+    copy: Option<Box<(Parts, Gathered)>>,
 }
 
 /// What came of sending a request.
@@ -314,8 +314,7 @@ impl Call {
         if fields.has(Fields::TE) {
             headers::keep_trailers(&mut head.headers);
         }
-        if fields.has(Fields::EXPECT)
-            && !passes_expectation(&self.client.http, head, &self.payload)
+        if fields.has(Fields::EXPECT) && !passes_expectation(&self.client.http, head, &self.payload)
         {
             head.headers.remove(header::EXPECT);
         }
@@ -414,9 +413,9 @@ impl Call {
             }
             let collected = timers.within(limit, Box::pin(collect(payload))).await;
             match collected.unwrap_or(Collected::Late) {
-                Collected::Whole(bytes) => {
-                    self.copy = Some(Box::new((self.head.clone(), bytes.clone())));
-                    self.payload = Payload::from(bytes);
+                Collected::Whole(all) => {
+                    self.copy = Some(Box::new((self.head.clone(), all.clone())));
+                    self.payload = Payload::whole(all.bytes, all.trailers);
                     self.upload.sent().forget();
                     self.upload.finish();
                 }
@@ -551,7 +550,7 @@ impl Call {
         self.interim.go_on();
         let taking = async {
             let body = gather(payload, taker.limit()).await?;
-            Ok(taker.take(&self.head, body).await)
+            Ok(taker.take(&self.head, body.bytes).await)
         };
         match self.client.timers.within(limit, taking).await {
             Ok(Ok(response)) => self.answer_itself(response),
@@ -577,9 +576,9 @@ impl Call {
     /// Makes the request what it was before it was sent.
     fn restore(&mut self) {
         if let Some(copy) = &self.copy {
-            let (head, bytes) = (**copy).clone();
+            let (head, all) = (**copy).clone();
             self.head = head;
-            self.payload = Payload::from(bytes);
+            self.payload = Payload::whole(all.bytes, all.trailers);
         }
     }
 
@@ -853,7 +852,7 @@ fn is_idempotent(method: &Method) -> bool {
 }
 
 enum Collected {
-    Whole(Bytes),
+    Whole(Gathered),
     TooLong(Payload),
     Broken,
     Late,
@@ -877,7 +876,7 @@ async fn collect(payload: Payload) -> Collected {
         return Collected::TooLong(payload);
     }
     match gather(payload, KEPT).await {
-        Ok(bytes) => Collected::Whole(bytes),
+        Ok(all) => Collected::Whole(all),
         Err(_) => Collected::Broken,
     }
 }
@@ -888,20 +887,27 @@ enum Ungathered {
     Broken,
 }
 
+/// A body that was read whole.
+#[derive(Clone, Default)]
+struct Gathered {
+    bytes: Bytes,
+    trailers: Option<Box<HeaderMap>>,
+}
+
 /// Reads a body of up to so many bytes.
-async fn gather(mut payload: Payload, limit: usize) -> Result<Bytes, Ungathered> {
+async fn gather(mut payload: Payload, limit: usize) -> Result<Gathered, Ungathered> {
     let mut all = BytesMut::new();
+    let mut trailers = None;
     loop {
         let frame = std::future::poll_fn(|cx| Pin::new(&mut payload).poll_frame(cx)).await;
         let Some(frame) = frame else {
-            return Ok(all.freeze());
+            let bytes = all.freeze();
+            return Ok(Gathered { bytes, trailers });
         };
-        let frame = frame.map_err(|_| Ungathered::Broken)?;
-        if let Ok(data) = frame.into_data() {
-            if data.len() > limit - all.len() {
-                return Err(Ungathered::TooLong);
-            }
-            all.extend_from_slice(&data);
+        match frame.map_err(|_| Ungathered::Broken)?.into_data() {
+            Ok(data) if data.len() > limit - all.len() => return Err(Ungathered::TooLong),
+            Ok(data) => all.extend_from_slice(&data),
+            Err(frame) => trailers = frame.into_trailers().ok().map(Box::new),
         }
     }
 }

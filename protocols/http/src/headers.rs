@@ -134,7 +134,8 @@ pub(crate) fn http2_settings<B: http_body::Body>(request: &http::Request<B>) -> 
 /// Takes away what means one connection only, of a head that has these fields.
 pub(crate) fn strip(headers: &mut HeaderMap, fields: Fields) {
     if fields.has(Fields::CONNECTION)
-        && let Some(named) = headers.remove(header::CONNECTION) {
+        && let Some(named) = headers.remove(header::CONNECTION)
+    {
         let mut more = vec![named];
         if let Entry::Occupied(rest) = headers.entry(header::CONNECTION) {
             more.extend(rest.remove_entry_mult().1);

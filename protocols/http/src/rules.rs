@@ -36,6 +36,10 @@ pub(crate) struct Contradiction;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HeadTooLarge;
 
+/// Marks a request whose path or authority is to enter no table on its way (RFC 7541, section 6.2.3).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SecretTarget;
+
 /// Names of fields that a `HeaderMap` has no constant for.
 const KEEP_ALIVE: &str = "keep-alive";
 const PROXY_CONNECTION: &str = "proxy-connection";

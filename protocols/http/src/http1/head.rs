@@ -91,11 +91,7 @@ fn keeps_alive(version: Version, headers: &HeaderMap, fields: Fields) -> bool {
 }
 
 /// What a message says about its body's end; `None` if nothing.
-fn framing(
-    version: Version,
-    headers: &HeaderMap,
-    fields: Fields,
-) -> Result<Option<Decode>, Fault> {
+fn framing(version: Version, headers: &HeaderMap, fields: Fields) -> Result<Option<Decode>, Fault> {
     if !fields.has(Fields::CONTENT_LENGTH) && !fields.has(Fields::TRANSFER_ENCODING) {
         return Ok(None);
     }
@@ -178,8 +174,7 @@ fn ends_its_lines(head: &[u8], headers: &[Header<'_>]) -> bool {
     let begins = headers
         .iter()
         .map(|own| own.name.as_ptr() as usize - head.as_ptr() as usize);
-    let ends = head == b"\r\n"
-        || head.ends_with(b"\r\n\r\n") && !matches!(head[0], b'\r' | b'\n');
+    let ends = head == b"\r\n" || head.ends_with(b"\r\n\r\n") && !matches!(head[0], b'\r' | b'\n');
     ends && begins
         .filter(|at| *at > 0)
         .all(|at| head[..at].ends_with(b"\r\n"))

@@ -26,6 +26,7 @@ use super::hpack::{Decoder, Encoder};
 use super::message::{RequestHead, Targets};
 use super::{FRAME, Reason, WINDOW, flag, kind, setting};
 use crate::rules;
+use crate::share::Share;
 
 /// Output that waits to be written, in bytes: bodies wait while there is more, and nothing is read
 /// while there is twice as much.
@@ -230,6 +231,8 @@ pub(crate) struct Core {
     taken: u32,
     /// What windows of streams may grow by.
     spare: u32,
+    /// Bytes of bodies that nobody takes.
+    held: Share,
     /// Who waits for room in the output, or in the connection's window.
     blocked: VecDeque<usize>,
     /// Who waits to open a stream.
@@ -312,6 +315,7 @@ impl Core {
             first_window: i64::from(limits.stream_window.max(WINDOW)),
             taken: 0,
             spare: limits.spare,
+            held: Share::of(&windows::STUCK),
             blocked: VecDeque::new(),
             waiting: VecDeque::new(),
             driver: None,
@@ -495,11 +499,13 @@ impl Core {
         }
     }
 
-    /// Writes a message's head, which tells this length of its body.
+    /// Writes a message's head, which tells this length of its body. What it says before its fields may
+    /// be secret.
     pub(super) fn send_head(
         &mut self,
         key: usize,
         pseudo: &[(&str, &[u8])],
+        secret: bool,
         headers: &HeaderMap,
         length: Option<u64>,
         end: bool,
@@ -512,7 +518,7 @@ impl Core {
         }
         self.put_section(key, end, &mut |encoder, out| {
             for (name, value) in pseudo {
-                encoder.field(name, value, false, out);
+                encoder.field(name, value, secret, out);
             }
             if let Some(length) = length {
                 let mut digits = itoa::Buffer::new();
