@@ -64,8 +64,8 @@ impl Dialect for Triple {
             let name = name.as_str();
             name.starts_with("tri") && NAMES.contains(&name)
         };
-        let content_type = head.headers.get(header::CONTENT_TYPE);
-        is_call(head) && content_type.is_some_and(carries) && head.headers.keys().any(own)
+        let carried = || head.headers.get(header::CONTENT_TYPE).is_some_and(carries);
+        is_call(head) && head.headers.keys().any(own) && carried()
     }
 
     fn metadata<'a>(&self, head: &'a Parts) -> Metadata<'a> {

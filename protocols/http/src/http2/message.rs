@@ -150,8 +150,9 @@ impl Headers {
         if !complete || extended && method != Method::CONNECT {
             return Err(Fault::Malformed);
         }
-        let told = [&self.path, &self.authority].into_iter().flatten();
-        let secret = told.map(HeaderValue::is_sensitive).any(|secret| secret);
+        let is_secret =
+            |own: &Option<HeaderValue>| own.as_ref().is_some_and(HeaderValue::is_sensitive);
+        let secret = is_secret(&self.path) || is_secret(&self.authority);
         let same = targets.scheme == self.scheme
             && targets.authority == self.authority
             && targets.path == self.path;
