@@ -25,6 +25,7 @@ mod kafka_policy;
 mod kafka_security;
 mod leftovers;
 mod lifecycle;
+mod logging;
 mod messages;
 mod mqtt;
 mod mqtt_brokers;
