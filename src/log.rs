@@ -21,7 +21,6 @@ static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
 /// Begins the log at a level, unless `RUST_LOG` sets another. What waits is written when the guard is
 /// dropped, within a second.
-#[must_use]
 pub fn begin(level: &str) -> WorkerGuard {
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
