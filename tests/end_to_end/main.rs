@@ -36,6 +36,7 @@ mod mqtt_websocket;
 mod names;
 mod proxies;
 mod registries;
+mod registry_rules;
 mod reload;
 mod revocation;
 mod rotating;
