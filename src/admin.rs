@@ -248,12 +248,12 @@ fn registry_samples(page: &mut Page, registries: &[RegistryStatus]) {
     for (name, help, value) in [
         (
             "finback_registry_connected",
-            "Whether a registry's servers answer.",
+            "Whether a registry's servers answer, and let us read what they did before.",
             (|registry| f64::from(u8::from(registry.connected))) as fn(&RegistryStatus) -> f64,
         ),
         (
             "finback_registry_stale_seconds",
-            "For how long a registry's servers have not answered.",
+            "For how long a registry's servers have not answered, or something could not be read.",
             |registry| registry.stale.as_secs_f64(),
         ),
         (
@@ -275,6 +275,11 @@ fn registry_samples(page: &mut Page, registries: &[RegistryStatus]) {
             "finback_registry_services_from_disk",
             "Services known from the snapshot of an earlier run only.",
             |registry| registry.from_disk as f64,
+        ),
+        (
+            "finback_registry_reads_failing",
+            "Reads that a registry refuses or fails; what they answered last stays.",
+            |registry| registry.failing_reads as f64,
         ),
     ] {
         page.family(name, "gauge", help);
@@ -390,6 +395,7 @@ fn registries(registries: &[RegistryStatus]) -> String {
                 "waiting": registry.waiting,
                 "doubted": registry.doubted,
                 "from_disk": registry.from_disk,
+                "failing_reads": registry.failing_reads,
             })
         })
         .collect();

@@ -240,7 +240,7 @@ impl Follower {
     /// Offers what was known in an earlier run if the store takes its time.
     async fn start_from_disk(&mut self, reading: &mut Reading) {
         let Some(disk) = &self.disk else { return };
-        let connected = self.store.connected_within(FIRST_ANSWER).await;
+        let connected = self.store.answers_within(FIRST_ANSWER).await;
         if connected && reading.latest().is_none() {
             let first = async {
                 while reading.latest().is_none() {

@@ -21,7 +21,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use finback_core::clock::{Clock, Now};
 use finback_core::discovery::{Discovery, Lookup, Sink, WatchGuard};
@@ -101,9 +101,10 @@ pub struct Eager {
 pub struct RegistryStatus {
     /// Its configured name.
     pub name: String,
-    /// Whether its servers answer (DNS: whether names resolve). Files and memory always do.
+    /// Whether its servers answer, and let us read what they let us read before (DNS: whether
+    /// names resolve). Files and memory always do.
     pub connected: bool,
-    /// For how long they have not answered.
+    /// For how long they have not answered, or something could not be read.
     pub stale: Duration,
     /// Services that are followed.
     pub services: usize,
@@ -113,6 +114,8 @@ pub struct RegistryStatus {
     pub doubted: usize,
     /// Of these, services known from the snapshot of an earlier run only.
     pub from_disk: usize,
+    /// Reads that its servers refuse or fail: what they answered last stays.
+    pub failing_reads: usize,
 }
 
 /// All configured registries.
@@ -441,6 +444,7 @@ impl Source {
             waiting: 0,
             doubted: 0,
             from_disk: 0,
+            failing_reads: 0,
         };
         if let Self::Dns(dns) = self {
             let stale = dns.stale();
@@ -450,11 +454,13 @@ impl Source {
         }
         if let Self::Servers(servers) = self {
             let store = servers.feeds.store().status();
+            let troubles = servers.feeds.store().troubles();
             let feeds = servers.feeds.all();
-            status.connected = store.connected;
-            if !store.connected {
-                status.stale = Instant::now().duration_since(store.since);
-            }
+            status.connected = store.connected && !troubles.iter().any(|trouble| trouble.refused);
+            let lost = (!store.connected).then_some(store.since);
+            let since = troubles.iter().map(|trouble| trouble.since).chain(lost);
+            status.stale = since.min().map(|since| since.elapsed()).unwrap_or_default();
+            status.failing_reads = troubles.len();
             status.services = feeds.len();
             status.waiting = feeds
                 .iter()

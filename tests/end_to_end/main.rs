@@ -35,6 +35,7 @@ mod mqtt_websocket;
 mod names;
 mod proxies;
 mod registries;
+mod registry_outages;
 mod reload;
 mod revocation;
 mod rotating;
