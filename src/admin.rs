@@ -281,6 +281,11 @@ fn registry_samples(page: &mut Page, registries: &[RegistryStatus]) {
             "Reads that a registry refuses or fails; what they answered last stays.",
             |registry| registry.failing_reads as f64,
         ),
+        (
+            "finback_registry_names_failing",
+            "Host names that do not resolve any more; their last addresses stay.",
+            |registry| registry.failing_names as f64,
+        ),
     ] {
         page.family(name, "gauge", help);
         for registry in registries {
@@ -396,6 +401,7 @@ fn registries(registries: &[RegistryStatus]) -> String {
                 "doubted": registry.doubted,
                 "from_disk": registry.from_disk,
                 "failing_reads": registry.failing_reads,
+                "failing_names": registry.failing_names,
             })
         })
         .collect();

@@ -111,7 +111,7 @@ impl Running {
             config.snapshots.as_deref(),
             Arc::new(DubboMetadata),
         );
-        let registries = Arc::new(registries.context("cannot keep snapshots of registries")?);
+        let registries = Arc::new(registries);
         let metrics = Arc::new(Metrics::default());
         let mesh = Mesh::new(
             config.routing,

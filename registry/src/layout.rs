@@ -18,6 +18,7 @@ use finback_core::frame::NAME_LIMIT;
 use futures_util::future::select_all;
 use serde::{Deserialize, Serialize};
 
+use crate::disk::Disk;
 use crate::metadata::Metadata;
 use crate::offer::Provider;
 use crate::store::{Answer, Followed, Query, Store, is_segment};
@@ -178,6 +179,8 @@ pub(crate) struct Drafts {
     pub(crate) drafts: Vec<Draft>,
     /// Entries that cannot be read.
     pub(crate) unreadable: usize,
+    /// We may not read where providers are, and never could.
+    pub(crate) refused: bool,
     /// The framework's own split.
     pub(crate) lane: Option<Lane>,
     /// The framework's own rules.
@@ -193,7 +196,10 @@ impl Drafts {
         mut read: impl FnMut(&str, &[u8]) -> Option<Option<Draft>>,
     ) -> Self {
         let Some(Answer::Entries(entries)) = answer else {
-            return Self::default();
+            return Self {
+                refused: answer == Some(&Answer::Refused),
+                ..Self::default()
+            };
         };
         let mut drafts = Self {
             known: true,
@@ -245,6 +251,7 @@ impl Drafts {
         self.known |= other.known;
         self.drafts.extend(other.drafts);
         self.unreadable += other.unreadable;
+        self.refused |= other.refused;
     }
 }
 
@@ -329,6 +336,19 @@ impl Reading {
 
     /// Waits until something may have changed.
     pub(crate) async fn changed(&mut self) {
+        let all = self.followed();
+        select_all(all.into_iter().map(|each| Box::pin(each.changed()))).await;
+    }
+
+    /// Hands everything that it reads to the snapshots on disk, of a service that is worth a file
+    /// or is not.
+    pub(crate) fn save(&mut self, disk: &Disk, registry: &str, worth_it: bool) {
+        for followed in self.followed() {
+            followed.save(disk, registry, worth_it);
+        }
+    }
+
+    fn followed(&mut self) -> Vec<&mut Followed> {
         let mut all = Vec::new();
         match &mut self.parts {
             Parts::Single(followed) => all.push(followed),
@@ -338,7 +358,7 @@ impl Reading {
                 parts.applications.followed(&mut all);
             }
         }
-        select_all(all.into_iter().map(|each| Box::pin(each.changed()))).await;
+        all
     }
 }
 

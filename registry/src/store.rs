@@ -6,6 +6,7 @@
 mod etcd;
 mod out;
 mod pause;
+mod saved;
 mod zookeeper;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -22,6 +23,7 @@ pub use etcd::EtcdConfig;
 pub(crate) use out::{Out, Trouble};
 pub use zookeeper::ZooKeeperConfig;
 
+use crate::disk::{Disk, Place};
 use crate::lock;
 
 /// A value longer than this is treated as empty: no framework writes such.
@@ -84,7 +86,7 @@ pub(crate) enum Query {
 }
 
 impl Query {
-    fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         match self {
             Self::Names(path) | Self::Folders(path) | Self::Entries(path) | Self::Value(path) => {
                 path
@@ -143,6 +145,7 @@ type Places = HashMap<Query, Weak<Following>>;
 enum Kind {
     ZooKeeper(zookeeper::ZooKeeper),
     Etcd(etcd::Etcd),
+    Saved(saved::Saved),
 }
 
 struct Following {
@@ -173,10 +176,26 @@ impl Drop for Following {
 #[derive(Clone)]
 pub(crate) struct Followed {
     answers: watch::Receiver<Option<Answer>>,
-    _following: Arc<Following>,
+    following: Arc<Following>,
 }
 
 impl Followed {
+    /// Hands the latest answer to the snapshots on disk, if it came from a registry's servers.
+    /// Where there was none before, one is made only if `worth_it`.
+    pub(crate) fn save(&self, disk: &Disk, registry: &str, worth_it: bool) {
+        let Some((_, query)) = &self.following.place else {
+            return;
+        };
+        let Some(answer) = self.answers.borrow().clone() else {
+            return;
+        };
+        let place = Place::of(registry, query);
+        match worth_it {
+            true => disk.save(place, answer),
+            false => disk.update(place, answer),
+        }
+    }
+
     /// The latest answer; `None` until the first.
     pub(crate) fn latest(&mut self) -> Option<Answer> {
         self.answers.borrow_and_update().clone()
@@ -205,7 +224,7 @@ impl Followed {
         };
         Self {
             answers,
-            _following: Arc::new(following),
+            following: Arc::new(following),
         }
     }
 }
@@ -239,6 +258,27 @@ impl Store {
         });
         handle.spawn(release_later(Arc::downgrade(&store), status));
         store
+    }
+
+    /// What an earlier run knew of a registry: a store that never changes.
+    pub(crate) fn saved(handle: &Handle, name: &str, disk: &Disk) -> Arc<Self> {
+        let (_, status) = watch::channel(Status {
+            connected: false,
+            since: Instant::now(),
+            epoch: 0,
+        });
+        Arc::new(Self {
+            name: name.to_owned(),
+            handle: handle.clone(),
+            kind: Kind::Saved(saved::Saved {
+                disk: disk.clone(),
+                registry: name.to_owned(),
+            }),
+            status,
+            followed: Arc::default(),
+            troubles: Arc::default(),
+            unwanted: Mutex::default(),
+        })
     }
 
     /// The runtime it works on.
@@ -283,7 +323,7 @@ impl Store {
         };
         Followed {
             answers: following.answers.clone(),
-            _following: following,
+            following,
         }
     }
 
@@ -302,6 +342,7 @@ impl Store {
         let task = match &self.kind {
             Kind::ZooKeeper(zookeeper) => self.handle.spawn(zookeeper.clone().follow(query, out)),
             Kind::Etcd(etcd) => self.handle.spawn(etcd.clone().follow(query, out)),
+            Kind::Saved(saved) => self.handle.spawn(saved.clone().follow(query, out)),
         };
         Following {
             answers,
@@ -333,6 +374,7 @@ impl Store {
         match &self.kind {
             Kind::ZooKeeper(zookeeper) => zookeeper.hold(path, value, claim, held).await,
             Kind::Etcd(etcd) => etcd.hold(path, value, claim, held).await,
+            Kind::Saved(_) => std::future::pending().await,
         }
     }
 
@@ -347,6 +389,7 @@ impl Store {
         let released = match &self.kind {
             Kind::ZooKeeper(zookeeper) => zookeeper.release(path).await,
             Kind::Etcd(etcd) => etcd.release(path).await,
+            Kind::Saved(_) => Ok(()),
         };
         match released {
             Ok(()) => {

@@ -36,6 +36,7 @@ mod names;
 mod proxies;
 mod registries;
 mod registry_outages;
+mod registry_reads;
 mod reload;
 mod revocation;
 mod rotating;

@@ -96,6 +96,7 @@ impl Applications {
                 complete = false;
                 continue;
             };
+            drafts.refused |= instances == Answer::Refused;
             let (found, unreadable) = read_instances(&instances);
             drafts.unreadable += unreadable;
             drafts.known |= !found.is_empty();

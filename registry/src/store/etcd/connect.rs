@@ -18,7 +18,7 @@ const PROBE: Duration = Duration::from_secs(5);
 /// A refusal is asked about once more after this: the servers may be choosing a leader.
 const SECOND_LOOK: Duration = Duration::from_secs(2);
 /// A connection that lasted so long works: when it ends, the next try is a first one.
-const STEADY: Duration = Duration::from_secs(10);
+const STEADY: Duration = Duration::from_secs(2);
 
 pub(super) async fn keep_connected(
     config: &EtcdConfig,
