@@ -145,6 +145,20 @@ fn metrics(running: &Running) -> String {
         page.family(name, kind, help);
         page.sample(name, &[], value.load(Relaxed) as f64);
     }
+    page.family(
+        "finback_control_longest_turn_seconds",
+        "gauge",
+        "For how long at most somebody held the control thread in the last one to two minutes.",
+    );
+    let longest = running.turns.longest().as_secs_f64();
+    page.sample("finback_control_longest_turn_seconds", &[], longest);
+    page.family(
+        "finback_control_stalls_total",
+        "counter",
+        "Times that somebody held the control thread for more than 50 ms.",
+    );
+    let stalls = running.turns.stalls() as f64;
+    page.sample("finback_control_stalls_total", &[], stalls);
     worker_samples(&mut page, &running.workers.status());
     cluster_samples(&mut page, &running.mesh.status());
     registry_samples(&mut page, &running.registries.status());

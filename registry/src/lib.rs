@@ -52,6 +52,9 @@ pub use registrar::{Registration, RegistrationStatus};
 pub use store::{EtcdConfig, StoreConfig, TlsConfig, ZooKeeperConfig};
 pub use texts::Texts;
 
+/// Services that begin to be followed in one turn of the control thread.
+const AT_ONCE: usize = 32;
+
 /// A registry as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RegistryConfig {
@@ -550,8 +553,15 @@ async fn keep_watching(feeds: Arc<Feeds>, eager: Eager) {
                         .is_some_and(|offer| !offer.providers.is_empty())
             });
             for name in names {
-                kept.entry(name)
-                    .or_insert_with_key(|name| feeds.feed(eager.layout, name));
+                if kept.contains_key(&name) {
+                    continue;
+                }
+                let feed = feeds.feed(eager.layout, &name);
+                kept.insert(name, feed);
+                if kept.len() % AT_ONCE == 0 {
+                    // Others have their turn: there may be thousands.
+                    tokio::task::yield_now().await;
+                }
             }
             tracing::debug!(root = directory.root(), services = kept.len(), "directory");
         }
