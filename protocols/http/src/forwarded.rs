@@ -9,10 +9,12 @@ use http::header::{self, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Version};
 
+use crate::rules::{self, Fields};
+
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const PORT: HeaderName = HeaderName::from_static(rules::X_FORWARDED_PORT);
 
 /// The hop before us.
 pub(crate) struct Hop {
@@ -71,7 +73,7 @@ impl Hop {
     }
 
     /// Tells the endpoint whom a request came from.
-    pub(crate) fn tell(&self, head: &mut Parts) {
+    pub(crate) fn tell(&self, head: &mut Parts, fields: Fields) {
         via(&mut head.headers, head.version);
         let host = match head.uri.authority() {
             Some(own) => HeaderValue::from_str(own.as_str()).ok(),
@@ -79,22 +81,28 @@ impl Hop {
         };
         let scheme = HeaderValue::from_static(if self.secure { "https" } else { "http" });
         let headers = &mut head.headers;
-        if headers.contains_key(header::FORWARDED) {
+        if fields.has(Fields::FORWARDED) {
             let own = self.element(host.as_ref());
             self.add(headers, header::FORWARDED, own);
         }
         self.add(headers, FOR, self.text.clone());
-        let port = self.port.filter(|_| headers.contains_key(&PORT));
-        let port = port.map(HeaderValue::from);
-        for (name, own) in [(PROTO, Some(scheme)), (HOST, host), (PORT, port)] {
-            if self.trusted && headers.contains_key(&name) {
-                continue;
-            }
-            match own {
-                Some(own) => headers.insert(name, own),
-                None => headers.remove(name),
-            };
+        self.set(headers, PROTO, Some(scheme));
+        self.set(headers, HOST, host);
+        // Only where it is told anyway.
+        if fields.has(Fields::X_FORWARDED_PORT) {
+            self.set(headers, PORT, self.port.map(HeaderValue::from));
         }
+    }
+
+    /// Keeps what a trusted proxy said, or replaces what anybody else did.
+    fn set(&self, headers: &mut HeaderMap, name: HeaderName, own: Option<HeaderValue>) {
+        if self.trusted && headers.contains_key(&name) {
+            return;
+        }
+        match own {
+            Some(own) => headers.insert(name, own),
+            None => headers.remove(name),
+        };
     }
 
     /// Adds to what a trusted proxy said, or replaces what anybody else did.
@@ -230,7 +238,8 @@ mod tests {
     #[test]
     fn what_a_trusted_proxy_says_is_kept_and_added_to() {
         let mut own = head(&FORGED);
-        hop(&proxies(&["10.0.0.0/8"])).tell(&mut own);
+        let fields = Fields::of(&own.headers);
+        hop(&proxies(&["10.0.0.0/8"])).tell(&mut own, fields);
         for (name, value) in [
             (
                 "x-forwarded-for",
@@ -253,7 +262,8 @@ mod tests {
     #[test]
     fn what_anybody_else_says_is_overwritten() {
         let mut own = head(&FORGED);
-        hop(&proxies(&["10.0.0.9"])).tell(&mut own);
+        let fields = Fields::of(&own.headers);
+        hop(&proxies(&["10.0.0.9"])).tell(&mut own, fields);
         for (name, value) in [
             ("x-forwarded-for", "10.0.0.1"),
             ("x-forwarded-proto", "https"),
@@ -266,7 +276,8 @@ mod tests {
             assert_eq!(own.headers[name], value);
         }
         let mut own = head(&[("host", "a")]);
-        hop(&proxies(&[])).tell(&mut own);
+        let fields = Fields::of(&own.headers);
+        hop(&proxies(&[])).tell(&mut own, fields);
         assert_eq!(own.headers.len(), 5, "{:?}", own.headers);
     }
 
