@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::disk::{Disk, Key};
+use crate::layout::rules::Centre;
 use crate::layout::{Drafts, Layout, Reading, Roots};
 use crate::lock;
 use crate::metadata::Metadata;
@@ -49,6 +50,8 @@ pub(crate) struct Feeds {
     earlier: Option<Earlier>,
     metadata: Metadata,
     resolver: Arc<Resolver>,
+    /// The rules that services share.
+    centre: Arc<Centre>,
     feeds: Arc<Mutex<Followers>>,
 }
 
@@ -59,6 +62,7 @@ struct Earlier {
     store: Arc<Store>,
     roots: Roots,
     metadata: Metadata,
+    centre: Arc<Centre>,
 }
 
 /// The feeds of services, only for as long as they are followed.
@@ -162,6 +166,7 @@ impl Feeds {
             store: Store::saved(handle, &registry, disk),
             roots: roots.clone(),
             metadata: remembered(disk, None),
+            centre: Arc::default(),
         });
         let metadata = match &disk {
             Some(disk) => remembered(disk, Some(metadata.0)),
@@ -175,6 +180,7 @@ impl Feeds {
             earlier,
             metadata,
             resolver,
+            centre: Arc::default(),
             feeds: Arc::default(),
         })
     }
@@ -233,7 +239,14 @@ impl Feeds {
             state: state.clone(),
             offers,
         };
-        let reading = Reading::begin(&self.store, &self.roots, &self.metadata, layout, service);
+        let reading = Reading::begin(
+            &self.store,
+            &self.roots,
+            &self.metadata,
+            &self.centre,
+            layout,
+            service,
+        );
         let task = self.handle.spawn(follower.run(reading)).abort_handle();
         Feed {
             layout,
@@ -336,9 +349,10 @@ impl Follower {
             store,
             roots,
             metadata,
+            centre,
             ..
         } = earlier;
-        let mut reading = Reading::begin(store, roots, metadata, layout, service);
+        let mut reading = Reading::begin(store, roots, metadata, centre, layout, service);
         let found = async {
             loop {
                 if let Some(drafts) = reading.latest() {
@@ -363,7 +377,7 @@ impl Follower {
 
     /// Takes what the store says, unless that is no answer.
     fn consider(&mut self, drafts: Drafts, reading: &mut Reading) {
-        let listed = drafts.drafts.len();
+        let (listed, drafted) = (drafts.listed, drafts.drafts.len());
         let refused = drafts.refused && listed == 0;
         let has_some = |offer: &Option<Arc<Offer>>| {
             let offer = offer.as_ref();
@@ -377,17 +391,24 @@ impl Follower {
             return;
         }
         let offer = self.hosts.resolve(self.key.layout, drafts);
-        if listed > 0 && offer.providers.is_empty() {
+        if drafted > 0 && offer.providers.is_empty() {
             // Names that do not resolve: no answer either.
             let waits = self.hosts.pending() && self.begun.elapsed() < FIRST_NAMES;
             if knows_some || waits {
                 return;
             }
         }
-        self.take(offer, listed, reading);
+        if self.take(offer, listed)
+            && let Some(earlier) = &self.earlier
+        {
+            reading.save(&earlier.disk, &self.key.registry, listed > 0);
+            earlier.disk.forget_former(&self.key);
+        }
     }
 
-    fn take(&mut self, offer: Offer, listed: usize, reading: &mut Reading) {
+    /// Offers what the store says, of which so many providers are `listed`, if that is to be believed:
+    /// a rule that switches all of them off is. Whether it is.
+    fn take(&mut self, offer: Offer, listed: usize) -> bool {
         let epoch = self.store.status().epoch;
         let accepted = self.guard.admits(listed, epoch, Instant::now());
         let was_held = self.state.held.swap(!accepted, Ordering::Relaxed);
@@ -404,13 +425,9 @@ impl Follower {
                     "all providers are gone at once; doubted for a while"
                 );
             }
-            return;
+            return false;
         }
         self.state.from_disk.store(false, Ordering::Relaxed);
-        if let Some(earlier) = &self.earlier {
-            reading.save(&earlier.disk, registry, listed > 0);
-            earlier.disk.forget_former(&self.key);
-        }
         let changed = self.offers.send_if_modified(|last| {
             let differs = last.as_deref() != Some(&offer);
             if differs {
@@ -421,6 +438,7 @@ impl Follower {
         if changed {
             tracing::debug!(registry, service, listed, "offer");
         }
+        true
     }
 }
 
@@ -428,9 +446,61 @@ impl Follower {
 mod tests {
     use super::*;
     use crate::metadata::NoMetadata;
+    use crate::offer::Provider;
     use crate::store::{StoreConfig, ZooKeeperConfig};
 
     const SOON: Duration = Duration::from_secs(1);
+
+    /// A follower of a store that is never reached.
+    fn follower() -> (Follower, watch::Receiver<Option<Arc<Offer>>>) {
+        let config = StoreConfig::ZooKeeper(ZooKeeperConfig::open("127.0.0.1:1"));
+        let store = Store::start(&Handle::current(), "zk", &config);
+        let (offers, receiver) = watch::channel(None);
+        let follower = Follower {
+            key: Key {
+                registry: "zk".to_owned(),
+                layout: Layout::Native,
+                service: "s".to_owned(),
+            },
+            store,
+            earlier: None,
+            hosts: Hosts::new(&Arc::new(Resolver::new(&Handle::current(), NAMES, None))),
+            begun: Instant::now(),
+            guard: Guard::new(Duration::from_secs(30)),
+            state: Arc::default(),
+            offers,
+        };
+        (follower, receiver)
+    }
+
+    #[tokio::test]
+    async fn what_a_rule_switches_off_is_off_at_once() {
+        let provider = |port| Provider {
+            address: ([10, 0, 0, 1], port).into(),
+            layout: Layout::Native,
+            protocol: String::new(),
+            version: String::new(),
+            group: String::new(),
+            weight: 100,
+            labels: [].into(),
+            since: None,
+            warm_up: None,
+            origin: None,
+            parameters: [].into(),
+        };
+        let offer = |ports: &[u16]| {
+            let providers = ports.iter().map(|port| provider(*port)).collect();
+            Offer::new(Layout::Native, true, providers)
+        };
+        let (mut follower, offers) = follower();
+        let offered = || offers.borrow().as_ref().map(|offer| offer.providers.len());
+        follower.take(offer(&[1, 2]), 2);
+        follower.take(offer(&[]), 2);
+        assert_eq!(offered(), Some(0), "both are still registered");
+        follower.take(offer(&[1, 2]), 2);
+        follower.take(offer(&[]), 0);
+        assert_eq!(offered(), Some(2), "neither is: that is doubted");
+    }
 
     /// Feeds of a store whose servers are not there.
     fn alone() -> Arc<Feeds> {

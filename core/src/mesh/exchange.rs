@@ -234,14 +234,16 @@ impl Exchange {
     ) -> Result<(Rc<Seat>, Option<Trial>), Rejection> {
         let way = view.is_steered().then(|| {
             let key = &self.site.key;
-            view.way(&mut Facts {
+            let mut facts = Facts {
                 method: &key.method,
                 service: &key.service,
                 version: &key.version,
                 group: &key.group,
                 source: self.source,
                 attribute: &mut |name| attributes(name).map(Cow::into_owned),
-            })
+                read: Vec::new(),
+            };
+            view.way(&mut facts, random)
         });
         let policy = &view.cluster.spec.policy;
         let hash = match &policy.balance {
