@@ -12,3 +12,4 @@ pub mod protocols;
 pub mod running;
 pub mod subscriber;
 pub mod tls;
+pub mod turns;

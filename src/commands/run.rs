@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use finback_registry::Looks;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -107,22 +108,26 @@ async fn announce(running: &Running) {
     }
 }
 
-/// Reloads the file when it changes, and on SIGHUP.
-async fn keep_up(
-    path: PathBuf,
-    mut known: Option<Vec<u8>>,
-    mut hangup: Signal,
-    running: Arc<Running>,
-) {
+/// Reloads the file when it has changed and is whole, and on SIGHUP.
+async fn keep_up(path: PathBuf, known: Option<Vec<u8>>, mut hangup: Signal, running: Arc<Running>) {
+    let mut looks = Looks::new(known);
     loop {
         let asked = tokio::select! {
             _ = hangup.recv() => true,
             () = tokio::time::sleep(WATCH) => false,
         };
-        let now = read(&path).await;
         // A file that is gone for a moment is being replaced: wait for the new one.
-        if asked || (now.is_some() && now != known) {
-            known = now;
+        let now = read(&path).await;
+        let is_new = match &now {
+            Some(now) if asked => {
+                looks.take(now);
+                true
+            }
+            Some(now) => looks.see(now, Instant::now(), |_| false),
+            // Whoever asks is told that it cannot be read.
+            None => asked,
+        };
+        if is_new {
             reload(&path, &running).await;
         }
     }

@@ -36,6 +36,8 @@ mod mqtt_websocket;
 mod names;
 mod proxies;
 mod registries;
+mod registry_outages;
+mod registry_reads;
 mod registry_rules;
 mod reload;
 mod revocation;
