@@ -20,6 +20,7 @@ use finback_core::frame::NAME_LIMIT;
 use futures_util::future::select_all;
 use serde::{Deserialize, Serialize};
 
+use crate::disk::Disk;
 use crate::metadata::Metadata;
 use crate::offer::{CallRules, Provider};
 use crate::store::{Answer, Followed, Query, Store, is_segment};
@@ -190,6 +191,8 @@ pub(crate) struct Drafts {
     pub(crate) drafts: Vec<Draft>,
     /// Entries that cannot be read.
     pub(crate) unreadable: usize,
+    /// We may not read where providers are, and never could.
+    pub(crate) refused: bool,
     /// The framework's own split.
     pub(crate) lane: Option<Lane>,
     /// The framework's own rules.
@@ -207,7 +210,10 @@ impl Drafts {
         mut read: impl FnMut(&str, &[u8]) -> Option<Option<Draft>>,
     ) -> Self {
         let Some(Answer::Entries(entries)) = answer else {
-            return Self::default();
+            return Self {
+                refused: answer == Some(&Answer::Refused),
+                ..Self::default()
+            };
         };
         let mut drafts = Self {
             known: true,
@@ -228,6 +234,7 @@ impl Drafts {
         self.known |= other.known;
         self.drafts.extend(other.drafts);
         self.unreadable += other.unreadable;
+        self.refused |= other.refused;
     }
 }
 
@@ -296,6 +303,19 @@ impl Reading {
         match &mut self.parts {
             Parts::Single(followed) => followed.changed().await,
             Parts::Dubbo(parts) => parts.changed().await,
+        }
+    }
+
+    /// Hands everything that it reads to the snapshots on disk, of a service that is worth a file
+    /// or is not.
+    pub(crate) fn save(&mut self, disk: &Disk, registry: &str, worth_it: bool) {
+        let mut all = Vec::new();
+        match &mut self.parts {
+            Parts::Single(followed) => all.push(followed),
+            Parts::Dubbo(parts) => parts.followed(&mut all),
+        }
+        for followed in all {
+            followed.save(disk, registry, worth_it);
         }
     }
 }

@@ -62,7 +62,7 @@ pub async fn services(options: Options) -> anyhow::Result<ExitCode> {
         config.registries,
         None,
         Arc::new(DubboMetadata),
-    )?;
+    );
     if let Some(name) = &options.name {
         return one(&options, &registries, &places, name).await;
     }

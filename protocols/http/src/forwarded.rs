@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use finback_core::driver::Proxies;
+use finback_core::driver::{Proxies, node};
 use http::header::{self, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Version};
@@ -50,8 +50,7 @@ impl Hop {
         }
     }
 
-    /// Whose request it is: the hop's, or whom the proxies behind it name that are believed. Of a list the
-    /// rightmost that is no trusted proxy's address: whoever wrote it was one.
+    /// Whose request it is: the hop's, or whom the proxies behind it name that are believed.
     pub(crate) fn source(&self, headers: &HeaderMap, proxies: &Proxies) -> IpAddr {
         if !self.trusted {
             return self.peer;
@@ -60,16 +59,9 @@ impl Hop {
             true => (&FOR, node),
             false => (&header::FORWARDED, node_of_element),
         };
-        let mut source = self.peer;
-        for element in listed_from_the_last(headers, name) {
-            // What cannot be read, or is hidden, ends what is known.
-            let Some(address) = read(element) else { break };
-            source = address;
-            if !proxies.trusts(address) {
-                break;
-            }
-        }
-        source
+        let lines = headers.get_all(name).iter();
+        let lines = lines.map(|line| line.to_str().unwrap_or("?"));
+        proxies.source(self.peer, lines, read)
     }
 
     /// Tells the endpoint whom a request came from.
@@ -141,34 +133,11 @@ impl Hop {
     }
 }
 
-/// The elements of a list, the last first (RFC 9110, sections 5.3 and 5.6.1).
-fn listed_from_the_last<'a>(
-    headers: &'a HeaderMap,
-    name: &HeaderName,
-) -> impl Iterator<Item = &'a str> + use<'a> {
-    let lines = headers.get_all(name).iter().rev();
-    let elements = lines.flat_map(|line| line.to_str().unwrap_or("?").rsplit(','));
-    elements.map(str::trim).filter(|own| !own.is_empty())
-}
-
 /// The `for` of an element of Forwarded.
 fn node_of_element(element: &str) -> Option<IpAddr> {
     let mut pairs = element.split(';').filter_map(|pair| pair.split_once('='));
     let (_, value) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))?;
     node(value)
-}
-
-/// An address, maybe with a port, in brackets or in quotes.
-fn node(text: &str) -> Option<IpAddr> {
-    let text = text.trim().trim_matches('"');
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Some(address.to_canonical());
-    }
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        return Some(address.ip().to_canonical());
-    }
-    let inner = text.strip_prefix('[')?.strip_suffix(']')?;
-    inner.parse::<IpAddr>().ok().map(|own| own.to_canonical())
 }
 
 /// One more at the end of those that a header lists, in however many lines.

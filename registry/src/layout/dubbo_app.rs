@@ -90,7 +90,7 @@ impl Applications {
     pub(super) fn latest(&mut self) -> Option<Drafts> {
         let names = match self.mapping.latest()? {
             Answer::Value(names) => names,
-            Answer::Missing | Answer::Entries(_) => bytes::Bytes::new(),
+            Answer::Missing | Answer::Refused | Answer::Entries(_) => bytes::Bytes::new(),
         };
         let names = std::str::from_utf8(&names).unwrap_or_default();
         let names: Vec<&str> = names
@@ -124,6 +124,7 @@ impl Application {
         let Some(instances) = self.instances.latest() else {
             return false;
         };
+        drafts.refused |= instances == Answer::Refused;
         let (found, unreadable) = read_instances(&instances);
         drafts.unreadable += unreadable;
         drafts.known |= !found.is_empty();

@@ -74,6 +74,14 @@ impl DubboParts {
         Some(drafts)
     }
 
+    /// Everything that is followed now.
+    pub(super) fn followed<'a>(&'a mut self, all: &mut Vec<&'a mut Followed>) {
+        all.extend(&mut self.providers);
+        all.extend(&mut self.nodes);
+        all.push(&mut self.documents);
+        self.applications.followed(all);
+    }
+
     /// Waits until something may have changed for this service.
     pub(super) async fn changed(&mut self) {
         let Self {
