@@ -141,6 +141,17 @@ impl Layout {
         }
     }
 
+    /// Where its services are.
+    pub(crate) fn root(self, roots: &Roots) -> &str {
+        match self {
+            Self::Dubbo | Self::DubboApp => &roots.dubbo,
+            Self::Sofa => &roots.sofa,
+            Self::Spring => &roots.services,
+            Self::Grpc => &roots.grpc,
+            Self::Native => &roots.native,
+        }
+    }
+
     /// The framework's own split of providers.
     pub(crate) fn lane(self) -> Option<Lane> {
         matches!(self, Self::Dubbo | Self::DubboApp).then(|| Lane {
@@ -329,16 +340,11 @@ pub(crate) struct Directory {
 
 impl Directory {
     pub(crate) fn begin(store: &Arc<Store>, roots: &Roots, layout: Layout) -> Self {
-        let (root, more) = match layout {
-            Layout::Dubbo => (&roots.dubbo, Some(format!("{}/mapping", roots.dubbo))),
-            Layout::DubboApp => (&roots.dubbo, Some(format!("{}/mapping", roots.dubbo))),
-            Layout::Sofa => (&roots.sofa, None),
-            Layout::Spring => (&roots.services, None),
-            Layout::Grpc => (&roots.grpc, None),
-            Layout::Native => (&roots.native, None),
-        };
-        let mut queries = vec![Query::Folders(root.clone())];
-        queries.extend(more.map(Query::Names));
+        let root = layout.root(roots);
+        let mut queries = vec![Query::Folders(root.to_owned())];
+        if matches!(layout, Layout::Dubbo | Layout::DubboApp) {
+            queries.push(Query::Names(format!("{root}/mapping")));
+        }
         if layout == Layout::DubboApp {
             queries.remove(0);
         }
@@ -348,7 +354,7 @@ impl Directory {
         }
         Self {
             layout,
-            root: root.clone(),
+            root: root.to_owned(),
             followed: queries
                 .into_iter()
                 .map(|query| store.follow(query))
