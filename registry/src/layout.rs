@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::disk::Disk;
 use crate::metadata::Metadata;
 use crate::offer::{CallRules, Provider};
-use crate::store::{Answer, Followed, Query, Store, is_segment};
+use crate::store::{Answer, Entries, Followed, Query, Store, is_segment};
 use crate::texts::Texts;
 use dubbo_parts::DubboParts;
 pub(crate) use exercise::{exercise_instance, exercise_rules, exercise_url};
@@ -212,7 +212,37 @@ pub(crate) struct Drafts {
     pub(crate) listed: usize,
 }
 
+/// What was read last, so that a change costs what changed.
+#[derive(Default)]
+struct Cached {
+    entries: Arc<Entries>,
+    /// What `read` made of each of them, in their order.
+    drafts: Vec<Option<Option<Draft>>>,
+}
+
 impl Drafts {
+    /// The same as [`of`](Self::of), but what did not change is not read again.
+    fn again(
+        cached: &mut Cached,
+        answer: Option<&Answer>,
+        mut read: impl FnMut(&str, &[u8]) -> Option<Option<Draft>>,
+    ) -> Self {
+        let former = std::mem::take(cached);
+        if let Some(Answer::Entries(entries)) = answer {
+            let mut known = former.entries.iter().zip(former.drafts).peekable();
+            let drafts = entries.iter().map(|(name, value)| {
+                // Both are in order of name.
+                while known.next_if(|((own, _), _)| *own < name).is_some() {}
+                let same = known.next_if(|((own, old), _)| *own == name && *old == value);
+                same.map_or_else(|| read(name, value), |(_, draft)| draft)
+            });
+            cached.drafts = drafts.collect();
+            cached.entries = entries.clone();
+        }
+        let mut drafts = cached.drafts.iter();
+        Self::of(answer, |_, _| drafts.next().cloned().flatten())
+    }
+
     /// Reads entries one by one: one that cannot be read costs itself, never the service.
     /// `read` gives `None` for one that is not readable, and `Some(None)` for one that is no
     /// provider.

@@ -500,10 +500,7 @@ impl Source {
             status.failing_reads = troubles.len();
             status.failing_names = failing_names;
             status.services = feeds.len();
-            status.waiting = feeds
-                .iter()
-                .filter(|(_, feed)| feed.offers().borrow().is_none())
-                .count();
+            status.waiting = feeds.iter().filter(|(_, feed)| !feed.is_known()).count();
             status.doubted = feeds.iter().filter(|(_, feed)| feed.is_held()).count();
             status.from_disk = feeds.iter().filter(|(_, feed)| feed.is_from_disk()).count();
         }
