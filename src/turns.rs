@@ -1,8 +1,7 @@
-//! Stalls of the control thread: how long registries, health checks, the admin port and reloads wait
-//! for each other.
+//! Stalls of the control side: how long health checks, the admin port and reloads wait for each
+//! other on their thread, and registries on theirs.
 //!
-//! One thread carries all of them. A tick that comes late was held up by somebody's turn, which was
-//! at least as long.
+//! A tick that comes late was held up by somebody's turn, which was at least as long.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,7 +51,9 @@ impl Turns {
         longest.now = longest.now.max(late);
         if late > STALL {
             self.stalls.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(?late, "the control thread was held up");
+            let thread = std::thread::current();
+            let thread = thread.name().unwrap_or_default();
+            tracing::debug!(thread, ?late, "a thread of the control side was held up");
         }
     }
 

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::disk::Disk;
 use crate::metadata::Metadata;
 use crate::offer::{CallRules, Provider};
-use crate::store::{Answer, Followed, Query, Store, is_segment};
+use crate::store::{Answer, Entries, Followed, Query, Store, is_segment};
 use crate::texts::Texts;
 use dubbo_parts::DubboParts;
 pub(crate) use exercise::{exercise_instance, exercise_rules, exercise_url};
@@ -141,6 +141,17 @@ impl Layout {
         }
     }
 
+    /// Where its services are.
+    pub(crate) fn root(self, roots: &Roots) -> &str {
+        match self {
+            Self::Dubbo | Self::DubboApp => &roots.dubbo,
+            Self::Sofa => &roots.sofa,
+            Self::Spring => &roots.services,
+            Self::Grpc => &roots.grpc,
+            Self::Native => &roots.native,
+        }
+    }
+
     /// The framework's own split of providers.
     pub(crate) fn lane(self) -> Option<Lane> {
         matches!(self, Self::Dubbo | Self::DubboApp).then(|| Lane {
@@ -201,7 +212,37 @@ pub(crate) struct Drafts {
     pub(crate) listed: usize,
 }
 
+/// What was read last, so that a change costs what changed.
+#[derive(Default)]
+struct Cached {
+    entries: Arc<Entries>,
+    /// What `read` made of each of them, in their order.
+    drafts: Vec<Option<Option<Draft>>>,
+}
+
 impl Drafts {
+    /// The same as [`of`](Self::of), but what did not change is not read again.
+    fn again(
+        cached: &mut Cached,
+        answer: Option<&Answer>,
+        mut read: impl FnMut(&str, &[u8]) -> Option<Option<Draft>>,
+    ) -> Self {
+        let former = std::mem::take(cached);
+        if let Some(Answer::Entries(entries)) = answer {
+            let mut known = former.entries.iter().zip(former.drafts).peekable();
+            let drafts = entries.iter().map(|(name, value)| {
+                // Both are in order of name.
+                while known.next_if(|((own, _), _)| *own < name).is_some() {}
+                let same = known.next_if(|((own, old), _)| *own == name && *old == value);
+                same.map_or_else(|| read(name, value), |(_, draft)| draft)
+            });
+            cached.drafts = drafts.collect();
+            cached.entries = entries.clone();
+        }
+        let mut drafts = cached.drafts.iter();
+        Self::of(answer, |_, _| drafts.next().cloned().flatten())
+    }
+
     /// Reads entries one by one: one that cannot be read costs itself, never the service.
     /// `read` gives `None` for one that is not readable, and `Some(None)` for one that is no
     /// provider.
@@ -329,16 +370,11 @@ pub(crate) struct Directory {
 
 impl Directory {
     pub(crate) fn begin(store: &Arc<Store>, roots: &Roots, layout: Layout) -> Self {
-        let (root, more) = match layout {
-            Layout::Dubbo => (&roots.dubbo, Some(format!("{}/mapping", roots.dubbo))),
-            Layout::DubboApp => (&roots.dubbo, Some(format!("{}/mapping", roots.dubbo))),
-            Layout::Sofa => (&roots.sofa, None),
-            Layout::Spring => (&roots.services, None),
-            Layout::Grpc => (&roots.grpc, None),
-            Layout::Native => (&roots.native, None),
-        };
-        let mut queries = vec![Query::Folders(root.clone())];
-        queries.extend(more.map(Query::Names));
+        let root = layout.root(roots);
+        let mut queries = vec![Query::Folders(root.to_owned())];
+        if matches!(layout, Layout::Dubbo | Layout::DubboApp) {
+            queries.push(Query::Names(format!("{root}/mapping")));
+        }
         if layout == Layout::DubboApp {
             queries.remove(0);
         }
@@ -348,7 +384,7 @@ impl Directory {
         }
         Self {
             layout,
-            root: root.clone(),
+            root: root.to_owned(),
             followed: queries
                 .into_iter()
                 .map(|query| store.follow(query))

@@ -54,7 +54,7 @@ pub use registrar::{Registration, RegistrationStatus};
 pub use store::{EtcdConfig, StoreConfig, TlsConfig, ZooKeeperConfig};
 pub use texts::Texts;
 
-/// Services that begin to be followed in one turn of the control thread.
+/// Services that begin to be followed in one turn of their thread.
 const AT_ONCE: usize = 32;
 
 /// A registry as configured.
@@ -500,10 +500,7 @@ impl Source {
             status.failing_reads = troubles.len();
             status.failing_names = failing_names;
             status.services = feeds.len();
-            status.waiting = feeds
-                .iter()
-                .filter(|(_, feed)| feed.offers().borrow().is_none())
-                .count();
+            status.waiting = feeds.iter().filter(|(_, feed)| !feed.is_known()).count();
             status.doubted = feeds.iter().filter(|(_, feed)| feed.is_held()).count();
             status.from_disk = feeds.iter().filter(|(_, feed)| feed.is_from_disk()).count();
         }
@@ -541,6 +538,9 @@ async fn keep_watching(feeds: Arc<Feeds>, eager: Eager) {
             .collect();
         return std::future::pending().await;
     }
+    // Names and providers lie below one root: the directory asks for the former, each feed for its own.
+    let root = eager.layout.root(feeds.roots());
+    let _gathering = (!root.is_empty()).then(|| feeds.store().gather(root));
     let mut directory = Directory::begin(feeds.store(), feeds.roots(), eager.layout);
     let mut kept: HashMap<String, Arc<Feed>> = HashMap::new();
     loop {
@@ -560,7 +560,7 @@ async fn keep_watching(feeds: Arc<Feeds>, eager: Eager) {
                 }
                 let feed = feeds.feed(eager.layout, &name);
                 kept.insert(name, feed);
-                if kept.len() % AT_ONCE == 0 {
+                if kept.len().is_multiple_of(AT_ONCE) {
                     // Others have their turn: there may be thousands.
                     tokio::task::yield_now().await;
                 }
