@@ -11,6 +11,7 @@ mod dns;
 mod feed;
 mod layout;
 mod listed;
+mod merged;
 mod metadata;
 mod offer;
 mod registrar;

@@ -209,8 +209,7 @@ impl Registration {
             application: self.application.clone(),
             labels: self.labels.clone(),
             since: u64::try_from(since.as_millis()).unwrap_or_default(),
-            origin: None,
-            parameters: BTreeMap::new(),
+            ..Entry::default()
         }
     }
 }

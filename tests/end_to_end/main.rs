@@ -6,6 +6,7 @@
 
 mod bolt_java;
 mod bolt_node;
+mod bridges;
 mod browsers;
 mod client_certificates;
 mod clients;

@@ -1,10 +1,12 @@
 //! Dubbo's interface level: `/dubbo/{interface}/providers/{url}` (Dubbo's `ZookeeperRegistry`).
 
+use std::collections::BTreeMap;
+
 use finback_core::discovery::Lookup;
 
 use super::rules::Rules;
 use super::url::{self, Url};
-use super::{Draft, Drafts, Layout, Roots, provider};
+use super::{Draft, Drafts, Layout, PATH, Roots, provider};
 use crate::offer::{Provider, WEIGHT};
 use crate::store::Answer;
 
@@ -38,7 +40,7 @@ pub(super) fn read(service: &str, answer: Option<&Answer>, rules: &Rules) -> Dra
 }
 
 /// The provider that a URL describes; `None` if it takes no calls for the service.
-pub(super) fn draft(service: &str, url: Url) -> Option<Draft> {
+pub(super) fn draft(service: &str, mut url: Url) -> Option<Draft> {
     // Providers written by Node have no path; those with a context path have it before the
     // interface.
     let interface = url.get("interface").unwrap_or(&url.path);
@@ -50,6 +52,7 @@ pub(super) fn draft(service: &str, url: Url) -> Option<Draft> {
         && url.flag("enabled", true)
         && !url.flag("disabled", false);
     serves.then(|| {
+        keep_path(&mut url.parameters, url.path, service);
         let mut provider = provider(Layout::Dubbo, &url.scheme, url.parameters);
         provider.warm_up = provider.warm_up.or(Some(WARM_UP));
         if provider
@@ -78,6 +81,13 @@ pub(super) fn draft(service: &str, url: Url) -> Option<Draft> {
             provider,
         }
     })
+}
+
+/// Keeps a path by which the provider knows the service, for consumers of a bridge.
+pub(super) fn keep_path(parameters: &mut BTreeMap<String, String>, path: String, service: &str) {
+    if !path.is_empty() && path != service {
+        parameters.insert(PATH.to_owned(), path);
+    }
 }
 
 /// Whether a provider's version and group are those asked for; `*` on either side is any, and

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::dubbo::WARM_UP;
+use super::dubbo::{WARM_UP, keep_path};
 use super::{Draft, Drafts, Layout, Roots, provider};
 use crate::metadata::Metadata;
 use crate::store::{Answer, Followed, Query, Store};
@@ -261,6 +261,7 @@ struct Service {
     version: Option<String>,
     protocol: String,
     port: u16,
+    path: String,
     params: BTreeMap<String, String>,
 }
 
@@ -285,6 +286,7 @@ fn draft(instance: &Instance, service: &Service) -> Draft {
     set("group", &service.group);
     set("dubbo.tag", &instance.tag);
     set("timestamp", &instance.since.map(|since| since.to_string()));
+    keep_path(&mut parameters, service.path.clone(), &service.name);
     let mut provider = provider(Layout::DubboApp, &service.protocol, parameters);
     provider.warm_up = provider.warm_up.or(Some(WARM_UP));
     let port = instance.endpoints.get(&service.protocol).copied();

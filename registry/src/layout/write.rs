@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use super::grpc::Update;
 use super::native::Written;
 use super::url::{self, Url};
-use super::{Layout, ORIGIN, Roots, spring};
+use super::{DETAILS, Layout, ORIGIN, PATH, Roots, spring};
 
 /// A provider that we register.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Entry {
     pub(crate) service: String,
     pub(crate) version: String,
@@ -21,6 +21,8 @@ pub(crate) struct Entry {
     pub(crate) labels: BTreeMap<String, String>,
     /// Milliseconds of the Unix epoch.
     pub(crate) since: u64,
+    /// How long it warms up, in milliseconds.
+    pub(crate) warm_up: Option<u64>,
     /// The registry that it is mirrored from.
     pub(crate) origin: Option<String>,
     /// What the original says of itself, where it comes from the same framework.
@@ -39,6 +41,7 @@ impl Entry {
     /// The parameters of a URL, with these where the original has none.
     fn parameters(&self, own: &[(&str, String)]) -> BTreeMap<String, String> {
         let mut all = self.parameters.clone();
+        all.remove(PATH);
         for (label, value) in &self.labels {
             all.entry(parameter_of(label).to_owned())
                 .or_insert_with(|| value.clone());
@@ -94,11 +97,13 @@ fn dubbo(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
         ("timestamp", entry.since.to_string()),
         ("version", entry.version.clone()),
     ];
+    // The provider knows the service by its path, which consumers send it.
+    let path = entry.parameters.get(PATH).unwrap_or(&entry.service);
     let url = Url {
         scheme: entry.protocol.clone(),
         host: entry.host.clone(),
         port: entry.port,
-        path: entry.service.clone(),
+        path: path.clone(),
         parameters: entry.parameters(&own),
     };
     let path = format!(
@@ -118,15 +123,19 @@ fn sofa(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
         ("dynamic", "true".to_owned()),
         ("interface", entry.service.clone()),
         ("language", "java".to_owned()),
-        ("protocol", entry.protocol.clone()),
         ("rpcVer", "51403".to_owned()),
         ("serialization", "hessian2".to_owned()),
         ("startTime", entry.since.to_string()),
         ("timeout", "0".to_owned()),
     ];
     let mut parameters = entry.parameters(&own);
-    parameters.insert("version".to_owned(), "1.0".to_owned());
-    parameters.insert("uniqueId".to_owned(), entry.group.clone());
+    for (name, value) in [
+        ("protocol", entry.protocol.as_str()),
+        ("version", "1.0"),
+        ("uniqueId", &entry.group),
+    ] {
+        parameters.insert(name.to_owned(), value.to_owned());
+    }
     let url = Url {
         scheme: entry.protocol.clone(),
         host: entry.host.clone(),
@@ -143,8 +152,7 @@ fn sofa(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
     (path, vec![1])
 }
 
-/// As Curator writes an instance. Without a payload: one of an unknown class would make Java's
-/// readers fail for the whole service.
+/// As Curator writes an instance.
 fn spring_instance(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
     let id = match &entry.origin {
         Some(origin) => {
@@ -153,13 +161,14 @@ fn spring_instance(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
         }
         None => entry.address(),
     };
+    let secure = entry.protocol == "https";
     let value = serde_json::json!({
         "name": entry.service,
         "id": id,
         "address": entry.host,
-        "port": entry.port,
-        "sslPort": null,
-        "payload": null,
+        "port": (!secure).then_some(entry.port),
+        "sslPort": secure.then_some(entry.port),
+        "payload": payload(entry, &id),
         "registrationTimeUTC": entry.since,
         "serviceType": "DYNAMIC",
         "uriSpec": null,
@@ -168,13 +177,34 @@ fn spring_instance(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
     (path, value.to_string().into_bytes())
 }
 
+/// Spring Cloud's payload, if the original has it: one of a class that Java's readers do not know
+/// would make them fail for the whole service.
+fn payload(entry: &Entry, id: &str) -> serde_json::Value {
+    let class = entry.parameters.get(DETAILS);
+    if class.map(String::as_str) != Some(spring::PAYLOAD) {
+        return serde_json::Value::Null;
+    }
+    let mut metadata = entry.parameters.clone();
+    metadata.remove(DETAILS);
+    serde_json::json!({
+        "@class": spring::PAYLOAD,
+        "id": id,
+        "name": entry.service,
+        "metadata": metadata,
+    })
+}
+
 /// As etcd's own naming client writes an endpoint.
 fn grpc(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
-    let mut metadata: serde_json::Map<String, serde_json::Value> = entry
-        .labels
-        .iter()
-        .map(|(name, value)| (name.clone(), value.clone().into()))
-        .collect();
+    let details = entry.parameters.get(DETAILS);
+    let mut metadata: serde_json::Map<String, serde_json::Value> = details
+        .and_then(|details| serde_json::from_str(details).ok())
+        .unwrap_or_else(|| {
+            let labels = entry.labels.iter();
+            labels
+                .map(|(name, value)| (name.clone(), value.clone().into()))
+                .collect()
+        });
     if let Some(origin) = &entry.origin {
         metadata.insert(ORIGIN.to_owned(), origin.clone().into());
     }
@@ -204,7 +234,7 @@ fn native(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
         weight: Some(entry.weight),
         labels: entry.labels.clone(),
         since: Some(entry.since),
-        warm_up: None,
+        warm_up: entry.warm_up,
         origin: entry.origin.clone(),
     };
     let path = format!(
@@ -240,7 +270,7 @@ mod tests {
             labels: [("zone".to_owned(), "a".to_owned())].into(),
             since: 1_700_000_000_000,
             origin: origin.map(str::to_owned),
-            parameters: BTreeMap::new(),
+            ..Entry::default()
         }
     }
 

@@ -105,6 +105,17 @@ public final class Main {
         if (fields.containsKey("weight")) {
             service.setWeight(Integer.parseInt(fields.get("weight")));
         }
+        // Fields that begin with "?" are what the provider says of itself.
+        Map<String, String> parameters = new HashMap<>();
+        fields.forEach((key, value) -> {
+            if (key.startsWith("?")) {
+                parameters.put(key.substring(1), value);
+            }
+        });
+        service.setParameters(parameters);
+        if (fields.containsKey("path")) {
+            service.setPath(fields.get("path"));
+        }
         if (fields.containsKey("metadata-type")) {
             service.setMetadataReportConfig(
                     new MetadataReportConfig("zookeeper://" + fields.get("registry")));
@@ -151,7 +162,8 @@ public final class Main {
     private static Object reference(Map<String, String> fields, boolean generic) {
         String key = generic + "|" + fields.get("url") + "|" + fields.get("registry") + "|"
                 + fields.get("version") + "|" + fields.get("group") + "|" + fields.get("timeout")
-                + "|" + fields.get("retries") + "|" + fields.get("interface");
+                + "|" + fields.get("retries") + "|" + fields.get("interface") + "|"
+                + fields.get("bare");
         return REFERENCES.computeIfAbsent(key, k -> refer(fields, generic));
     }
 
@@ -169,8 +181,11 @@ public final class Main {
         reference.setInterface(fields.getOrDefault("interface", Greeter.class.getName()));
         reference.setVersion(fields.get("version"));
         reference.setGroup(fields.get("group"));
-        reference.setTimeout(Integer.parseInt(fields.getOrDefault("timeout", "5000")));
-        reference.setRetries(Integer.parseInt(fields.getOrDefault("retries", "0")));
+        // A bare consumer goes by what the provider says.
+        if (!fields.containsKey("bare")) {
+            reference.setTimeout(Integer.parseInt(fields.getOrDefault("timeout", "5000")));
+            reference.setRetries(Integer.parseInt(fields.getOrDefault("retries", "0")));
+        }
         reference.setCheck(false);
         reference.setScope("remote");
         MethodConfig note = new MethodConfig();
