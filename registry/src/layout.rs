@@ -1,12 +1,13 @@
 //! Where frameworks keep a service, and how they write a provider.
 
+pub(crate) mod application;
 mod dubbo;
 mod dubbo_app;
 mod grpc;
 mod native;
 mod rules;
 mod sofa;
-mod spring;
+pub(crate) mod spring;
 pub(crate) mod url;
 pub(crate) mod write;
 

@@ -21,7 +21,9 @@ use tokio::task::AbortHandle;
 pub use etcd::EtcdConfig;
 pub use zookeeper::ZooKeeperConfig;
 
+use crate::layout::application::Beside;
 use crate::lock;
+use pause::Pause;
 
 /// A value longer than this is treated as empty: no framework writes such.
 const MAX_VALUE: usize = 256 * 1024;
@@ -66,6 +68,27 @@ pub enum StoreConfig {
     ZooKeeper(ZooKeeperConfig),
     /// etcd, version 3 of its interface.
     Etcd(EtcdConfig),
+}
+
+impl StoreConfig {
+    /// `host:port` of each server.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        match self {
+            Self::ZooKeeper(config) => {
+                let servers = config.servers.split('/').next().unwrap_or_default();
+                servers.split(',').map(str::to_owned).collect()
+            }
+            Self::Etcd(config) => {
+                let servers = config.servers.iter();
+                let bare = |server: &String| {
+                    let rest = server.split_once("://").map_or(&**server, |(_, rest)| rest);
+                    rest.trim_end_matches('/').to_owned()
+                };
+                servers.map(bare).collect()
+            }
+        }
+    }
 }
 
 /// What can be followed.
@@ -128,6 +151,7 @@ pub(crate) struct Store {
     handle: Handle,
     kind: Kind,
     status: watch::Receiver<Status>,
+    trouble: Arc<Mutex<Option<String>>>,
     followed: Arc<Mutex<Places>>,
 }
 
@@ -211,9 +235,11 @@ impl Store {
             since: Instant::now(),
             epoch: 0,
         });
+        let trouble = Arc::default();
         let reporter = Reporter {
             registry: name.to_owned(),
             status: reporter,
+            trouble: Arc::clone(&trouble),
         };
         let kind = match config {
             StoreConfig::ZooKeeper(config) => {
@@ -226,6 +252,7 @@ impl Store {
             handle: handle.clone(),
             kind,
             status,
+            trouble,
             followed: Arc::default(),
         })
     }
@@ -243,6 +270,11 @@ impl Store {
     /// Whether its servers answer.
     pub(crate) fn status(&self) -> Status {
         *self.status.borrow()
+    }
+
+    /// Why its servers did not answer last, if that is known.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        lock(&self.trouble).clone()
     }
 
     /// Waits until its servers answer, but no longer than this.
@@ -319,6 +351,44 @@ impl Store {
         }
     }
 
+    /// Whether it is ZooKeeper: some frameworks write otherwise into others.
+    pub(crate) fn is_zookeeper(&self) -> bool {
+        matches!(self.kind, Kind::ZooKeeper(_))
+    }
+
+    /// Sees to it that these stand as they are to be, and tries until they do.
+    pub(crate) async fn amend_all(&self, all: &[Beside]) {
+        let mut pause = Pause::default();
+        for Beside { path, content } in all.iter().filter(|own| is_sound(&own.path)) {
+            loop {
+                let amended = match &self.kind {
+                    Kind::ZooKeeper(zookeeper) => zookeeper.amend(path, content).await,
+                    Kind::Etcd(etcd) => etcd.amend(path, content).await,
+                };
+                match amended {
+                    Ok(()) => break,
+                    Err(why) => {
+                        tracing::warn!(path = %Escaped(path), why, "cannot register; trying again");
+                    }
+                }
+                pause.wait().await;
+            }
+        }
+    }
+
+    /// Leaves what [`hold`](Self::hold) made to another who waits for it. It stays for as long as it
+    /// would if we were gone without a word.
+    pub(crate) async fn leave(&self, path: &str) {
+        if !is_sound(path) {
+            return;
+        }
+        match &self.kind {
+            Kind::ZooKeeper(zookeeper) => zookeeper.leave(path).await,
+            // Those who wait see that our lease is not renewed any more.
+            Kind::Etcd(_) => {}
+        }
+    }
+
     /// Removes what [`hold`](Self::hold) made, if it is still ours.
     pub(crate) async fn release(&self, path: &str) {
         if !is_sound(path) {
@@ -350,6 +420,8 @@ impl Out {
 pub(crate) struct Reporter {
     registry: String,
     status: watch::Sender<Status>,
+    /// What was the matter last.
+    trouble: Arc<Mutex<Option<String>>>,
 }
 
 impl Reporter {
@@ -367,6 +439,7 @@ impl Reporter {
     }
 
     fn lost(&self, why: &str) {
+        *lock(&self.trouble) = Some(why.to_owned());
         self.status.send_modify(|status| {
             if status.connected || status.epoch == 0 {
                 tracing::warn!(

@@ -26,6 +26,7 @@ mod kafka_policy;
 mod kafka_security;
 mod leftovers;
 mod lifecycle;
+mod mesh_registry;
 mod messages;
 mod mqtt;
 mod mqtt_brokers;

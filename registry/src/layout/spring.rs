@@ -34,6 +34,13 @@ pub(crate) const MARK: (&str, char) = ("finback-bridge-", '@');
 /// The class of Spring Cloud's payload, which its consumers can read.
 pub(super) const PAYLOAD: &str = "org.springframework.cloud.zookeeper.discovery.ZookeeperInstance";
 
+/// Has these written as the metadata of Spring Cloud's payload, which says that all is well.
+pub(crate) fn describe(metadata: &mut BTreeMap<String, String>) {
+    metadata.insert(DETAILS.to_owned(), PAYLOAD.to_owned());
+    let status = metadata.entry("instance_status".to_owned());
+    status.or_insert_with(|| "UP".to_owned());
+}
+
 /// The instances among the entries.
 pub(super) fn read(answer: Option<&Answer>) -> Drafts {
     Drafts::of(answer, |_, value| {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::application::{self, Beside};
 use super::grpc::Update;
-use super::native::Written;
 use super::url::{self, Url};
 use super::{DETAILS, Layout, ORIGIN, PATH, Roots, spring};
 
@@ -29,8 +29,16 @@ pub(crate) struct Entry {
     pub(crate) parameters: BTreeMap<String, String>,
 }
 
+/// What is written for an entry.
+pub(crate) struct Written {
+    pub(crate) path: String,
+    pub(crate) value: Vec<u8>,
+    /// What is to be there before it.
+    pub(crate) beside: Vec<Beside>,
+}
+
 impl Entry {
-    fn address(&self) -> String {
+    pub(super) fn address(&self) -> String {
         if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)
         } else {
@@ -62,11 +70,90 @@ impl Entry {
     }
 }
 
+/// Parameters of Dubbo that come from elsewhere in a registration, or from what it is.
+const DUBBO: &[&str] = &[
+    "anyhost",
+    "application",
+    "category",
+    "deprecated",
+    "dubbo",
+    "dynamic",
+    "generic",
+    "group",
+    "interface",
+    "side",
+    "timestamp",
+    "version",
+    "weight",
+];
+/// The same of SOFA-RPC. It may say its own `serialization` and `timeout`.
+const SOFA: &[&str] = &[
+    "accepts",
+    "appName",
+    "delay",
+    "dynamic",
+    "interface",
+    "language",
+    "protocol",
+    "rpcVer",
+    "startTime",
+    "uniqueId",
+    "version",
+    "weight",
+];
+/// How the names of parameters begin that are ours.
+const OURS: &str = "finback.";
+/// The longest value, in bytes: a name in a registry has room for some.
+const MAX_VALUE: usize = 8 * 1024;
+
+impl Layout {
+    /// Whether an entry says more of a provider than we know how to write.
+    #[must_use]
+    pub fn has_parameters(self) -> bool {
+        !matches!(self, Self::Grpc | Self::Native)
+    }
+
+    /// Why a registration cannot have this label or parameter; `None` if it can.
+    #[must_use]
+    pub fn refuses(self, name: &str, value: &str) -> Option<String> {
+        let own = match self.framework() {
+            Self::Dubbo => DUBBO,
+            Self::Sofa => SOFA,
+            _ => &[],
+        };
+        if own.contains(&parameter_of(name)) || name.starts_with(OURS) {
+            return Some(format!(
+                "`{name}` is written from what else stands here; take it away"
+            ));
+        }
+        // What would end a parameter in a URL early.
+        let has_url = matches!(self.framework(), Self::Dubbo | Self::Sofa);
+        let ends_it = |char: char| char.is_control() || has_url && matches!(char, '&' | '#');
+        let is_sound = !name.is_empty()
+            && !name.contains(|char| ends_it(char) || has_url && char == '=')
+            && !value.contains(ends_it)
+            && name.len().max(value.len()) <= MAX_VALUE;
+        (!is_sound).then(|| {
+            format!("`{name}` is nothing that a registry can have; write it without & and #")
+        })
+    }
+}
+
 /// The parameter that becomes a label when it is read.
 fn parameter_of(label: &str) -> &str {
     match label {
         "tag" => "dubbo.tag",
         other => other,
+    }
+}
+
+/// The same for an instance of a Dubbo application with several services.
+pub(crate) fn write_application(roots: &Roots, entries: &[Entry], as_curator: bool) -> Written {
+    let (path, value, beside) = application::write(roots, entries, as_curator);
+    Written {
+        path,
+        value,
+        beside,
     }
 }
 
@@ -81,9 +168,9 @@ pub(crate) fn write(layout: Layout, roots: &Roots, entry: &Entry) -> (String, Ve
     }
 }
 
-/// As Dubbo's `ZookeeperRegistry` writes a provider.
-fn dubbo(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
-    let own = [
+/// The parameters of a provider of Dubbo.
+pub(super) fn dubbo_parameters(entry: &Entry) -> BTreeMap<String, String> {
+    entry.parameters(&[
         ("anyhost", "true".to_owned()),
         ("application", entry.application.clone()),
         ("category", "providers".to_owned()),
@@ -96,7 +183,11 @@ fn dubbo(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
         ("side", "provider".to_owned()),
         ("timestamp", entry.since.to_string()),
         ("version", entry.version.clone()),
-    ];
+    ])
+}
+
+/// As Dubbo's `ZookeeperRegistry` writes a provider.
+fn dubbo(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
     // The provider knows the service by its path, which consumers send it.
     let path = entry.parameters.get(PATH).unwrap_or(&entry.service);
     let url = Url {
@@ -104,7 +195,7 @@ fn dubbo(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
         host: entry.host.clone(),
         port: entry.port,
         path: path.clone(),
-        parameters: entry.parameters(&own),
+        parameters: dubbo_parameters(entry),
     };
     let path = format!(
         "{}/{}",
@@ -226,7 +317,7 @@ fn grpc(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
 }
 
 fn native(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
-    let written = Written {
+    let written = super::native::Written {
         address: entry.address(),
         protocol: entry.protocol.clone(),
         version: entry.version.clone(),

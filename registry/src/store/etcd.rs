@@ -1,23 +1,24 @@
 //! etcd as a store: paths are key prefixes, and one stream carries every watch.
 
 mod gathered;
+mod holding;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, Error, EventType, GetOptions,
-    Identity, PutOptions, TlsOptions, Txn, TxnOp, WatchOptions, WatchResponse, WatchStream,
+    Certificate, Client, ConnectOptions, Error, EventType, GetOptions, Identity, TlsOptions,
+    WatchOptions, WatchResponse, WatchStream,
 };
-use finback_core::text::Escaped;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use self::gathered::{Change, Gathered, What};
+use self::holding::Ward;
 use super::pause::Pause;
-use super::{Answer, Claim, Entries, Out, Pem, Query, Reporter, TlsConfig, bounded, forbidden};
+use super::{Answer, Entries, Out, Pem, Query, Reporter, TlsConfig, bounded, forbidden};
 
 /// Keys asked for at once.
 const PAGE: i64 = 1000;
@@ -58,6 +59,8 @@ struct Connection {
     /// The lease that what we hold is bound to, once there is one.
     lease: watch::Receiver<Option<i64>>,
     lease_wanted: Arc<tokio::sync::Notify>,
+    /// Leases of others that somebody waits for.
+    wards: Mutex<HashMap<i64, Weak<Ward>>>,
 }
 
 enum Command {
@@ -123,45 +126,6 @@ impl Etcd {
                 }
             }
             pause.wait().await;
-        }
-    }
-
-    pub(super) async fn hold(
-        &self,
-        path: &str,
-        value: &[u8],
-        claim: Claim,
-        held: &watch::Sender<bool>,
-    ) {
-        let mut own = self.clone();
-        let mut pause = Pause::default();
-        while let Some(connection) = own.connection().await {
-            match connection.hold(path, value, claim, held).await {
-                Ok(()) => pause = Pause::default(),
-                Err(error) => {
-                    tracing::warn!(path = %Escaped(path), %error, "cannot register; trying again")
-                }
-            }
-            held.send_replace(false);
-            pause.wait().await;
-        }
-    }
-
-    pub(super) async fn release(&self, path: &str) {
-        let connection = self.connection.borrow().clone();
-        let Some(connection) = connection else {
-            return;
-        };
-        let Some(lease) = *connection.lease.borrow() else {
-            return;
-        };
-        // Only if it is bound to our lease.
-        let ours = Compare::lease(path, CompareOp::Equal, lease);
-        let remove = Txn::new()
-            .when([ours])
-            .and_then([TxnOp::delete(path, None)]);
-        if let Err(error) = within(connection.kv().txn(remove)).await {
-            tracing::warn!(path = %Escaped(path), %error, "cannot take the registration back");
         }
     }
 }
@@ -305,45 +269,6 @@ impl Connection {
             changes,
         }
     }
-
-    /// Holds a key until it, the lease or the connection is lost.
-    async fn hold(
-        &self,
-        key: &str,
-        value: &[u8],
-        claim: Claim,
-        held: &watch::Sender<bool>,
-    ) -> Result<(), Error> {
-        self.lease_wanted.notify_one();
-        let mut lease = self.lease.clone();
-        let Ok(own) = lease.wait_for(Option::is_some).await.map(|own| *own) else {
-            return Ok(());
-        };
-        let own = own.unwrap_or_default();
-        let put = TxnOp::put(key, value, Some(PutOptions::new().with_lease(own)));
-        let txn = match claim {
-            Claim::Own => Txn::new().and_then([put]),
-            Claim::Shared => Txn::new()
-                .when([Compare::version(key, CompareOp::Equal, 0)])
-                .and_then([put]),
-        };
-        let response = within(self.kv().txn(txn)).await?;
-        let revision = response.header().map_or(0, |header| header.revision());
-        held.send_replace(true);
-        let mut watching = self.watch(key, false, revision + 1);
-        loop {
-            tokio::select! {
-                changes = watching.changes.recv() => match changes {
-                    Some(changes) if changes.iter().all(|change| !matches!(change.what, What::Removed)) => {}
-                    // Removed, by whatever hand, or a gap.
-                    _ => return Ok(()),
-                },
-                changed = lease.changed() => if changed.is_err() || *lease.borrow() != Some(own) {
-                    return Ok(());
-                },
-            }
-        }
-    }
 }
 
 /// The first key after all that begin with `prefix`.
@@ -378,6 +303,7 @@ async fn keep_connected(
                     next_watch: AtomicI64::new(1),
                     lease,
                     lease_wanted: lease_wanted.clone(),
+                    wards: Mutex::default(),
                 };
                 owner.send_replace(Some(Arc::new(connection)));
                 reporter.connected();

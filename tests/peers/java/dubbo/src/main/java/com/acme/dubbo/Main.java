@@ -72,8 +72,13 @@ public final class Main {
         RegistryConfig registry = new RegistryConfig(
                 address.contains("://") ? address : "zookeeper://" + address);
         // Interface level unless asked for otherwise: "instance" or "all".
-        registry.setParameters(
-                new HashMap<>(Map.of("register-mode", fields.getOrDefault("mode", "interface"))));
+        Map<String, String> parameters = new HashMap<>();
+        parameters.put("register-mode", fields.getOrDefault("mode", "interface"));
+        // A consumer looks at both levels unless asked for "service", which is the application's.
+        if (fields.containsKey("registry-type")) {
+            parameters.put("registry-type", fields.get("registry-type"));
+        }
+        registry.setParameters(parameters);
         return registry;
     }
 
