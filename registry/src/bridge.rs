@@ -5,30 +5,21 @@
 //! in both directions do not feed each other. Several proxies may run the same bridge: an entry
 //! belongs to whoever wrote it first, and the others take over when it goes away.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod mirror;
+
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use futures_util::future::select_all;
-use tokio::runtime::Handle;
-use tokio::sync::watch;
-
-use crate::feed::{Feed, Feeds};
-use crate::layout::write::{Entry, Written, write};
-use crate::layout::{Directory, Layout};
+use crate::layout::Layout;
+use crate::layout::write::Entry;
 use crate::merged::{agreed, merged};
 use crate::offer::{Offer, Provider, WEIGHT};
-use crate::registrar::{Holder, leave_all, release_all};
-use crate::store::Claim;
 use crate::texts::Texts;
+
+pub(crate) use self::mirror::{Ends, Order, run};
 
 /// What entries call the application if providers do not say or do not agree.
 const APPLICATION: &str = "finback";
-/// How long what is to go waits for what takes its place.
-const SUCCESSION: Duration = Duration::from_secs(3);
-/// How often it is looked at meanwhile.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// A bridge as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,205 +148,6 @@ impl Bridge {
             },
             ..Entry::default()
         }
-    }
-}
-
-/// What a running bridge is to do.
-#[derive(Clone)]
-pub(crate) enum Order {
-    /// Mirror between these ends.
-    Mirror(Ends),
-    /// Take back what was written, and end.
-    End,
-    /// End on the way out: what consumers reach without us is left to other proxies.
-    Leave,
-}
-
-/// A bridge and its registries.
-#[derive(Clone)]
-pub(crate) struct Ends {
-    pub(crate) bridge: Bridge,
-    pub(crate) from: Arc<Feeds>,
-    pub(crate) to: Arc<Feeds>,
-}
-
-/// Runs a bridge until told to end.
-pub(crate) async fn run(handle: Handle, ends: Ends, mut orders: watch::Receiver<Order>) {
-    let mut mirror = Mirror::new(handle, ends);
-    loop {
-        mirror.look().await;
-        let order = tokio::select! {
-            () = mirror.changed() => continue,
-            changed = orders.changed() => match changed {
-                Ok(()) => orders.borrow_and_update().clone(),
-                Err(_) => Order::End,
-            },
-        };
-        match order {
-            Order::Mirror(ends) => mirror.replace(ends),
-            Order::End => return release_all(mirror.all()).await,
-            // Providers outlive us; our own listener does not.
-            Order::Leave if mirror.ends.bridge.address.is_none() => {
-                return leave_all(mirror.all()).await;
-            }
-            Order::Leave => return release_all(mirror.all()).await,
-        }
-    }
-}
-
-/// A bridge at work.
-struct Mirror {
-    handle: Handle,
-    ends: Ends,
-    directory: Directory,
-    /// Whether the directory is known.
-    is_listed: bool,
-    services: HashMap<String, Arc<Feed>>,
-    offers: Vec<watch::Receiver<Option<Arc<Offer>>>>,
-    holders: HashMap<Entry, Holder>,
-    /// What is to go as soon as what takes its place stands.
-    going: HashMap<Entry, Holder>,
-    /// When it goes in any case.
-    deadline: Option<Instant>,
-    /// What is held in a registry that another is in the place of now.
-    former: Vec<Holder>,
-}
-
-impl Mirror {
-    fn new(handle: Handle, ends: Ends) -> Self {
-        Self {
-            directory: ends.directory(),
-            handle,
-            ends,
-            is_listed: false,
-            services: HashMap::new(),
-            offers: Vec::new(),
-            holders: HashMap::new(),
-            going: HashMap::new(),
-            deadline: None,
-            former: Vec::new(),
-        }
-    }
-
-    /// Goes on between other ends. What stands stays until it is known what is to stand.
-    fn replace(&mut self, ends: Ends) {
-        if !Arc::ptr_eq(&ends.to, &self.ends.to) || ends.bridge.to != self.ends.bridge.to {
-            let holders = self.holders.drain().chain(self.going.drain());
-            self.former.extend(holders.map(|(_, holder)| holder));
-        }
-        if !Arc::ptr_eq(&ends.from, &self.ends.from) || ends.bridge.from != self.ends.bridge.from {
-            self.services.clear();
-            self.directory = ends.directory();
-            self.is_listed = false;
-        }
-        let bridge = &ends.bridge;
-        self.services.retain(|name, _| bridge.takes(name));
-        self.ends = ends;
-    }
-
-    /// Puts right what stands in the target.
-    async fn look(&mut self) {
-        let Ends { bridge, from, .. } = &self.ends;
-        if let Some(names) = self.directory.latest() {
-            self.is_listed = true;
-            for name in names.into_iter().filter(|name| bridge.takes(name)) {
-                // Kept when its name is gone: its feed knows whether to believe that.
-                self.services
-                    .entry(name)
-                    .or_insert_with_key(|name| from.feed(bridge.from.1, name));
-            }
-        }
-        let mut wanted = HashSet::new();
-        // What a service yet unknown had is not taken back before it is known.
-        let mut is_complete = self.is_listed;
-        self.offers = self.services.values().map(|feed| feed.offers()).collect();
-        for (service, offers) in self.services.keys().zip(&mut self.offers) {
-            match &*offers.borrow_and_update() {
-                Some(offer) => wanted.extend(bridge.entries(service, offer)),
-                None => is_complete = false,
-            }
-        }
-        self.begin(&wanted);
-        if is_complete {
-            let gone = self.holders.extract_if(|entry, _| !wanted.contains(entry));
-            self.going.extend(gone);
-            self.end().await;
-        }
-    }
-
-    /// Holds what is wanted and not held yet.
-    fn begin(&mut self, wanted: &HashSet<Entry>) {
-        for entry in wanted {
-            if self.holders.contains_key(entry) {
-                continue;
-            }
-            let holder = self.going.remove(entry).unwrap_or_else(|| {
-                let Ends { bridge, to, .. } = &self.ends;
-                // Another value of the same place: it is replaced, not taken back.
-                let (path, value) = write(bridge.to.1, to.roots(), entry);
-                self.holders.retain(|_, holder| holder.path() != path);
-                self.going.retain(|_, holder| holder.path() != path);
-                let written = Written {
-                    path,
-                    value,
-                    beside: Vec::new(),
-                };
-                Holder::hold(&self.handle, to, written, Claim::Shared, None)
-            });
-            self.holders.insert(entry.clone(), holder);
-        }
-    }
-
-    /// Takes back what is not wanted any more, once what is wanted stands.
-    async fn end(&mut self) {
-        if self.going.is_empty() && self.former.is_empty() {
-            self.deadline = None;
-            return;
-        }
-        let deadline = *self.deadline.get_or_insert(Instant::now() + SUCCESSION);
-        let stands = self.holders.values().all(Holder::is_held);
-        if !stands && Instant::now() < deadline {
-            return;
-        }
-        self.deadline = None;
-        let going = self.going.drain().map(|(_, holder)| holder);
-        release_all(going).await;
-        let kept: HashSet<&str> = self.holders.values().map(Holder::path).collect();
-        let (left, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.former)
-            .into_iter()
-            .partition(|holder| kept.contains(holder.path()));
-        leave_all(left).await;
-        release_all(gone).await;
-    }
-
-    /// Waits until something is to be done.
-    async fn changed(&mut self) {
-        let is_waiting = self.deadline.is_some();
-        let offers = &mut self.offers;
-        let offer = async {
-            if offers.is_empty() {
-                return std::future::pending().await;
-            }
-            // One whose feed has ended is looked at again.
-            let _ = select_all(offers.iter_mut().map(|each| Box::pin(each.changed()))).await;
-        };
-        tokio::select! {
-            () = self.directory.changed() => {}
-            () = offer => {}
-            () = tokio::time::sleep(LOOK), if is_waiting => {}
-        }
-    }
-
-    /// Everything that is held.
-    fn all(self) -> Vec<Holder> {
-        let held = self.holders.into_values().chain(self.going.into_values());
-        held.chain(self.former).collect()
-    }
-}
-
-impl Ends {
-    fn directory(&self) -> Directory {
-        Directory::begin(self.from.store(), self.from.roots(), self.bridge.from.1)
     }
 }
 

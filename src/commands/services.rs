@@ -20,9 +20,9 @@ use crate::config;
 use crate::metadata::DubboMetadata;
 
 /// How long a registry may take to answer.
-const PATIENCE: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a connection to one of its servers may take.
-const PROBE: Duration = Duration::from_secs(3);
+const PROBE: Duration = Duration::from_secs(2);
 
 /// What to list.
 #[derive(Args)]

@@ -332,8 +332,9 @@ fn native(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
         "{}/{}",
         super::native::providers(roots, &entry.service),
         url::encode(&format!(
-            "{}-{}-{}",
+            "{}-{}-{}-{}",
             entry.address(),
+            entry.protocol,
             entry.version,
             entry.group
         ))

@@ -191,6 +191,11 @@ public final class Main {
             reference.setTimeout(Integer.parseInt(fields.getOrDefault("timeout", "5000")));
             reference.setRetries(Integer.parseInt(fields.getOrDefault("retries", "0")));
         }
+        // The application level is found by what a metadata report tells.
+        if (fields.containsKey("registry-type")) {
+            reference.setMetadataReportConfig(
+                    new MetadataReportConfig("zookeeper://" + fields.get("registry")));
+        }
         reference.setCheck(false);
         reference.setScope("remote");
         MethodConfig note = new MethodConfig();
