@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::kafka::Outlet;
+use crate::log;
 use crate::running::Running;
 
 /// The longest request that is read.
@@ -145,6 +146,27 @@ fn metrics(running: &Running) -> String {
         page.family(name, kind, help);
         page.sample(name, &[], value.load(Relaxed) as f64);
     }
+    let name = "finback_log_lines_dropped_total";
+    page.family(
+        name,
+        "counter",
+        "Lines of the log that were dropped: whoever reads it did not keep up.",
+    );
+    page.sample(name, &[], log::dropped() as f64);
+    page.family(
+        "finback_control_longest_turn_seconds",
+        "gauge",
+        "For how long at most somebody held the control thread in the last one to two minutes.",
+    );
+    let longest = running.turns.longest().as_secs_f64();
+    page.sample("finback_control_longest_turn_seconds", &[], longest);
+    page.family(
+        "finback_control_stalls_total",
+        "counter",
+        "Times that somebody held the control thread for more than 50 ms.",
+    );
+    let stalls = running.turns.stalls() as f64;
+    page.sample("finback_control_stalls_total", &[], stalls);
     worker_samples(&mut page, &running.workers.status());
     cluster_samples(&mut page, &running.mesh.status());
     registry_samples(&mut page, &running.registries.status());
@@ -248,12 +270,12 @@ fn registry_samples(page: &mut Page, registries: &[RegistryStatus]) {
     for (name, help, value) in [
         (
             "finback_registry_connected",
-            "Whether a registry's servers answer.",
+            "Whether a registry's servers answer, and let us read what they did before.",
             (|registry| f64::from(u8::from(registry.connected))) as fn(&RegistryStatus) -> f64,
         ),
         (
             "finback_registry_stale_seconds",
-            "For how long a registry's servers have not answered.",
+            "For how long a registry's servers have not answered, or something could not be read.",
             |registry| registry.stale.as_secs_f64(),
         ),
         (
@@ -275,6 +297,16 @@ fn registry_samples(page: &mut Page, registries: &[RegistryStatus]) {
             "finback_registry_services_from_disk",
             "Services known from the snapshot of an earlier run only.",
             |registry| registry.from_disk as f64,
+        ),
+        (
+            "finback_registry_reads_failing",
+            "Reads that a registry refuses or fails; what they answered last stays.",
+            |registry| registry.failing_reads as f64,
+        ),
+        (
+            "finback_registry_names_failing",
+            "Host names that do not resolve any more; their last addresses stay.",
+            |registry| registry.failing_names as f64,
         ),
     ] {
         page.family(name, "gauge", help);
@@ -390,6 +422,8 @@ fn registries(registries: &[RegistryStatus]) -> String {
                 "waiting": registry.waiting,
                 "doubted": registry.doubted,
                 "from_disk": registry.from_disk,
+                "failing_reads": registry.failing_reads,
+                "failing_names": registry.failing_names,
             })
         })
         .collect();

@@ -20,6 +20,7 @@ use crate::metadata::DubboMetadata;
 use crate::protocols;
 use crate::subscriber::Subscribers;
 use crate::tls::{self, Ledger, Owner, Renewed};
+use crate::turns::Turns;
 
 /// While stopping, messages for Kafka have this long to be written.
 const FLUSH: std::time::Duration = std::time::Duration::from_secs(5);
@@ -34,6 +35,8 @@ pub struct Running {
     pub certificates: Arc<Ledger>,
     /// Reloads that were put in force, and that were refused.
     pub reloads: Reloads,
+    /// How long those wait for each other who share the control thread.
+    pub turns: Arc<Turns>,
     /// Where services are looked up.
     pub registries: Arc<Registries>,
     /// The worker threads.
@@ -111,7 +114,7 @@ impl Running {
             config.snapshots.as_deref(),
             Arc::new(DubboMetadata),
         );
-        let registries = Arc::new(registries.context("cannot keep snapshots of registries")?);
+        let registries = Arc::new(registries);
         let metrics = Arc::new(Metrics::default());
         let mesh = Mesh::new(
             config.routing,
@@ -123,6 +126,8 @@ impl Running {
             start_outlet(outlet, &[])?;
         }
         tokio::spawn(keep_checking(Arc::downgrade(&mesh)));
+        let turns = Arc::<Turns>::default();
+        tokio::spawn(turns.clone().keep_looking());
         let workers = Workers::start(&mesh, config.workers).context("cannot start the workers")?;
         if config.take_over {
             workers.share_addresses();
@@ -146,6 +151,7 @@ impl Running {
             metrics,
             certificates,
             reloads: Reloads::default(),
+            turns,
             registries,
             workers,
             listeners: Mutex::new(listeners),

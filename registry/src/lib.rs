@@ -8,24 +8,28 @@
 mod bridge;
 mod disk;
 mod dns;
+mod exercise;
 mod feed;
 mod layout;
 mod listed;
+mod looks;
 mod merged;
 mod metadata;
+mod names;
 mod offer;
 mod registrar;
+mod remembered;
 mod store;
 mod texts;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use finback_core::clock::{Clock, Now};
-use finback_core::discovery::{Discovery, Lookup, Sink, WatchGuard};
+use finback_core::discovery::{Discovery, Lookup, Sink, Snapshot, WatchGuard};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
@@ -42,13 +46,18 @@ use store::Store;
 
 pub use bridge::Bridge;
 pub use dns::DnsConfig;
+pub use exercise::{exercise_instance, exercise_rules, exercise_url};
 pub use layout::{Layout, Roots};
 pub use listed::ListedService;
+pub use looks::Looks;
 pub use metadata::{Asked, MetadataService, NoMetadata};
-pub use offer::{Offer, Provider};
+pub use offer::{CallRules, Offer, Provider};
 pub use registrar::{Registration, RegistrationStatus};
 pub use store::{EtcdConfig, StoreConfig, TlsConfig, ZooKeeperConfig};
 pub use texts::Texts;
+
+/// Services that begin to be followed in one turn of the control thread.
+const AT_ONCE: usize = 32;
 
 /// A registry as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,9 +112,10 @@ pub struct Eager {
 pub struct RegistryStatus {
     /// Its configured name.
     pub name: String,
-    /// Whether its servers answer (DNS: whether names resolve). Files and memory always do.
+    /// Whether its servers answer, and let us read what they let us read before (DNS: whether
+    /// names resolve). Files and memory always do.
     pub connected: bool,
-    /// For how long they have not answered.
+    /// For how long they have not answered, or something could not be read.
     pub stale: Duration,
     /// Services that are followed.
     pub services: usize,
@@ -115,6 +125,11 @@ pub struct RegistryStatus {
     pub doubted: usize,
     /// Of these, services known from the snapshot of an earlier run only.
     pub from_disk: usize,
+    /// Reads that its servers refuse or fail: what they answered last stays. Of a file, 1 while
+    /// what it says is wrong or doubted.
+    pub failing_reads: usize,
+    /// Host names that do not resolve any more: their last addresses stay.
+    pub failing_names: usize,
 }
 
 /// All configured registries.
@@ -159,22 +174,37 @@ impl Drop for Servers {
 
 struct Watch {
     lookup: Lookup,
-    sink: Arc<dyn Sink>,
+    target: Target,
     task: Option<AbortHandle>,
+}
+
+/// Where a watch delivers.
+#[derive(Clone)]
+struct Target {
+    sink: Arc<dyn Sink>,
+    /// It has been given endpoints, perhaps by a registry that was configured before.
+    served: Arc<AtomicBool>,
+}
+
+impl Sink for Target {
+    fn update(&self, snapshot: Snapshot) {
+        if !snapshot.instances.is_empty() {
+            self.served.store(true, Ordering::Relaxed);
+        }
+        self.sink.update(snapshot);
+    }
 }
 
 impl Registries {
     /// Registries that work on the runtime of `handle`. Snapshots are kept in the folder, if
     /// there is one.
-    ///
-    /// # Errors
-    /// If the folder cannot be made or written to.
+    #[must_use]
     pub fn start(
         handle: Handle,
         configs: Vec<(String, RegistryConfig)>,
         snapshots: Option<&Path>,
         metadata: Arc<dyn MetadataService>,
-    ) -> std::io::Result<Self> {
+    ) -> Self {
         // The clients of ZooKeeper and etcd bring two providers of cryptography: one must be
         // chosen for the process. Whoever has chosen already is as good.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -182,14 +212,14 @@ impl Registries {
             registrar: Registrar::new(&handle),
             bridges: Mutex::default(),
             handle,
-            disk: snapshots.map(Disk::open).transpose()?,
+            disk: snapshots.map(Disk::open),
             metadata: Metadata(metadata),
             sources: Mutex::default(),
             watches: Arc::default(),
             next_watch: AtomicU64::new(0),
         };
         registries.replace(configs);
-        Ok(registries)
+        registries
     }
 
     /// Puts other registries in place of these. Those that did not change keep their sessions;
@@ -217,7 +247,7 @@ impl Registries {
                 if let Some(task) = watch.task.take() {
                     task.abort();
                 }
-                watch.task = self.follow(&watch.lookup, &watch.sink);
+                watch.task = self.follow(&watch.lookup, &watch.target);
             }
         }
         drop(watches);
@@ -387,17 +417,17 @@ impl Registries {
             }
             RegistryConfig::File(path) => Source::Listed(Listed::file(&self.handle, path)),
             RegistryConfig::Memory(services) => Source::Listed(Listed::memory(services.clone())),
-            RegistryConfig::Dns(config) => Source::Dns(Arc::new(Dns::new(config.clone()))),
+            RegistryConfig::Dns(config) => Source::Dns(Arc::new(Dns::new(&self.handle, config))),
         }
     }
 
-    fn follow(&self, lookup: &Lookup, sink: &Arc<dyn Sink>) -> Option<AbortHandle> {
+    fn follow(&self, lookup: &Lookup, target: &Target) -> Option<AbortHandle> {
         let source = lock(&self.sources).get(&*lookup.registry)?.1.clone();
-        let (lookup, sink) = (lookup.clone(), sink.clone());
+        let (lookup, target) = (lookup.clone(), target.clone());
         let task = self.handle.spawn(async move {
             match source {
-                Source::Listed(listed) => listed.follow(&lookup, &*sink).await,
-                Source::Dns(dns) => dns.follow(&lookup, &*sink).await,
+                Source::Listed(listed) => listed.follow(&lookup, &target).await,
+                Source::Dns(dns) => dns.follow(&lookup, &target).await,
                 Source::Servers(servers) => {
                     let Some(layout) = Layout::named(&lookup.layout) else {
                         tracing::error!(layout = %lookup.layout, "no such layout");
@@ -405,7 +435,7 @@ impl Registries {
                     };
                     let feed = servers.feeds.feed(layout, &lookup.service);
                     drop(servers);
-                    deliver(&feed, &lookup, &*sink).await;
+                    deliver(&feed, &lookup, &target).await;
                 }
             }
         });
@@ -450,8 +480,8 @@ impl Registries {
         if store.connected_within(patience).await {
             return Ok(());
         }
-        let trouble = store.trouble();
-        Err(trouble.unwrap_or_else(|| format!("nothing within {patience:?}")))
+        let why = store.why();
+        Err(why.unwrap_or_else(|| format!("nothing within {patience:?}")))
     }
 
     /// The names of all services of a layout in a registry of servers. `None` if there is no
@@ -510,20 +540,34 @@ impl Source {
             waiting: 0,
             doubted: 0,
             from_disk: 0,
+            failing_reads: 0,
+            failing_names: 0,
         };
+        let age = |since: Option<Instant>| since.map(|since| since.elapsed()).unwrap_or_default();
+        if let Self::Listed(listed) = self
+            && let Some(since) = listed.doubted()
+        {
+            status.stale = since.elapsed();
+            status.failing_reads = 1;
+        }
         if let Self::Dns(dns) = self {
-            let stale = dns.stale();
-            status.connected = stale.is_none();
-            status.stale = stale.unwrap_or_default();
+            let (failing, since) = dns.failing();
+            status.connected = failing == 0;
+            status.stale = age(since);
+            status.failing_names = failing;
             status.services = dns.followed();
         }
         if let Self::Servers(servers) = self {
             let store = servers.feeds.store().status();
+            let troubles = servers.feeds.store().troubles();
             let feeds = servers.feeds.all();
-            status.connected = store.connected;
-            if !store.connected {
-                status.stale = Instant::now().duration_since(store.since);
-            }
+            status.connected = store.connected && !troubles.iter().any(|trouble| trouble.refused);
+            let lost = (!store.connected).then_some(store.since);
+            let (failing_names, unresolved) = servers.feeds.resolver().failing();
+            let since = troubles.iter().map(|trouble| trouble.since);
+            status.stale = age(since.chain(lost).chain(unresolved).min());
+            status.failing_reads = troubles.len();
+            status.failing_names = failing_names;
             status.services = feeds.len();
             status.waiting = feeds
                 .iter()
@@ -537,15 +581,17 @@ impl Source {
 }
 
 /// Gives a sink what a lookup finds in a feed's offers, as it changes.
-async fn deliver(feed: &Feed, lookup: &Lookup, sink: &dyn Sink) {
+async fn deliver(feed: &Feed, lookup: &Lookup, target: &Target) {
     let mut offers = feed.offers();
     let mut last = None;
     loop {
         let offer = offers.borrow_and_update().clone();
-        if let Some(offer) = offer {
+        // What we may not read is no reason to forget what another configuration let us read.
+        let is_answer = !(feed.is_refused() && target.served.load(Ordering::Relaxed));
+        if let Some(offer) = offer.filter(|_| is_answer) {
             let snapshot = offer.snapshot(feed.layout, lookup);
             if last.as_ref() != Some(&snapshot) {
-                sink.update(snapshot.clone());
+                target.update(snapshot.clone());
                 last = Some(snapshot);
             }
         }
@@ -578,8 +624,15 @@ async fn keep_watching(feeds: Arc<Feeds>, eager: Eager) {
                         .is_some_and(|offer| !offer.providers.is_empty())
             });
             for name in names {
-                kept.entry(name)
-                    .or_insert_with_key(|name| feeds.feed(eager.layout, name));
+                if kept.contains_key(&name) {
+                    continue;
+                }
+                let feed = feeds.feed(eager.layout, &name);
+                kept.insert(name, feed);
+                if kept.len() % AT_ONCE == 0 {
+                    // Others have their turn: there may be thousands.
+                    tokio::task::yield_now().await;
+                }
             }
             tracing::debug!(root = directory.root(), services = kept.len(), "directory");
         }
@@ -590,7 +643,11 @@ async fn keep_watching(feeds: Arc<Feeds>, eager: Eager) {
 impl Discovery for Registries {
     fn watch(&self, lookup: &Lookup, sink: Arc<dyn Sink>) -> WatchGuard {
         let number = self.next_watch.fetch_add(1, Ordering::Relaxed);
-        let task = self.follow(lookup, &sink);
+        let target = Target {
+            sink,
+            served: Arc::default(),
+        };
+        let task = self.follow(lookup, &target);
         if task.is_none() {
             tracing::error!(registry = %lookup.registry, "no such registry");
         }
@@ -598,7 +655,7 @@ impl Discovery for Registries {
             number,
             Watch {
                 lookup: lookup.clone(),
-                sink,
+                target,
                 task,
             },
         );

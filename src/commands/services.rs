@@ -71,7 +71,7 @@ pub async fn services(options: Options) -> anyhow::Result<ExitCode> {
         config.registries,
         None,
         Arc::new(DubboMetadata),
-    )?;
+    );
     let silent = silent(&registries, &places, &servers).await;
     places.retain(|place| !silent.contains(&place.registry));
     let listed = match &options.name {

@@ -13,11 +13,12 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::gathered::{Change, What};
-use super::{Connection, Etcd, LEASE, within};
+use super::lease::{LEASE, Term, is_not_found};
+use super::{Connection, Etcd, within};
 use crate::layout::application::Content;
 use crate::lock;
 use crate::store::Claim;
-use crate::store::pause::Pause;
+use crate::store::pause::{self, Pause};
 
 /// A lease of another that has no more left, in seconds, was not renewed twice: its holder is gone.
 const ENDING: i64 = LEASE / 3;
@@ -49,36 +50,40 @@ impl Etcd {
             losses += 1;
             match ended {
                 // Lost while all is well: made again at once, unless that goes on and on.
-                Ok(()) if losses <= LOSSES => continue,
+                Ok(()) if losses == 1 => continue,
+                Ok(()) if losses <= LOSSES => {
+                    pause::spread().await;
+                    continue;
+                }
                 Ok(()) => {}
                 Err(error) => {
-                    tracing::warn!(path = %Escaped(path), %error, "cannot register; trying again")
+                    tracing::warn!(path = %Escaped(path), %error, "cannot register; trying again");
+                    if is_not_found(&error) {
+                        connection.lease.wishes.doubted.notify_one();
+                    }
                 }
             }
             pause.wait().await;
         }
     }
 
-    pub(in crate::store) async fn release(&self, path: &str) {
+    /// Removes a key that is bound to our lease.
+    pub(in crate::store) async fn release(&self, path: &str) -> Result<(), String> {
         let connection = self.connection.borrow().clone();
-        let Some(connection) = connection else {
-            return;
+        let connection = connection.ok_or("the registry does not answer")?;
+        let Some(lease) = connection.lease.term.borrow().id() else {
+            return Ok(());
         };
-        let Some(lease) = *connection.lease.borrow() else {
-            return;
-        };
-        // Only if it is bound to our lease.
         let ours = Compare::lease(path, CompareOp::Equal, lease);
         let remove = Txn::new()
             .when([ours])
             .and_then([TxnOp::delete(path, None)]);
-        if let Err(error) = within(connection.kv().txn(remove)).await {
-            tracing::warn!(path = %Escaped(path), %error, "cannot take the registration back");
+        match within(connection.kv().txn(remove)).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.to_string()),
         }
     }
-}
 
-impl Etcd {
     /// Makes a key what it is to be, unless it is; it stays when we are gone.
     pub(in crate::store) async fn amend(
         &self,
@@ -119,12 +124,13 @@ impl Connection {
         claim: Claim,
         held: &watch::Sender<bool>,
     ) -> Result<(), Error> {
-        self.lease_wanted.notify_one();
-        let mut lease = self.lease.clone();
-        let Ok(own) = lease.wait_for(Option::is_some).await.map(|own| *own) else {
+        self.lease.wishes.wanted.notify_one();
+        let mut now = self.lease.term.clone();
+        let granted = now.wait_for(|term| matches!(term, Term::Granted(_)));
+        let Ok(term) = granted.await.map(|term| *term) else {
             return Ok(());
         };
-        let own = own.unwrap_or_default();
+        let own = term.id().unwrap_or_default();
         let (holder, revision) = match claim {
             Claim::Own => (own, self.put(key, value, own, Vec::new()).await?.1),
             Claim::Shared => self.claim(key, value, own).await?,
@@ -141,8 +147,8 @@ impl Connection {
         loop {
             let changes = tokio::select! {
                 changes = watching.changes.recv() => changes,
-                changed = lease.changed() => {
-                    if changed.is_err() || *lease.borrow() != Some(own) {
+                changed = now.changed() => {
+                    if changed.is_err() || *now.borrow() != term {
                         return Ok(());
                     }
                     continue;
