@@ -232,14 +232,8 @@ impl Running {
         });
         listeners.extend(bound.into_iter().map(|bound| listen(&self.workers, bound)));
         let mut registrations = self.registrations.lock().await;
-        for gone in registrations.iter() {
-            if !config.registrations.contains(gone) {
-                self.registries.unregister(gone);
-            }
-        }
-        for wanted in &config.registrations {
-            self.registries.register(wanted);
-        }
+        self.registries
+            .change_registrations(&registrations, &config.registrations);
         *registrations = config.registrations;
         self.registries.set_bridges(config.bridges);
         Ok(changed)

@@ -1,5 +1,6 @@
 //! Where frameworks keep a service, and how they write a provider.
 
+pub(crate) mod application;
 mod dubbo;
 mod dubbo_app;
 mod dubbo_parts;
@@ -8,7 +9,7 @@ mod grpc;
 mod native;
 pub(crate) mod rules;
 mod sofa;
-mod spring;
+pub(crate) mod spring;
 pub(crate) mod url;
 pub(crate) mod write;
 
@@ -47,6 +48,10 @@ const LABELS: &[(&str, &str)] = &[
 const MAX_LABEL: usize = 256;
 /// The parameter by which a provider that a bridge wrote tells where it came from.
 pub(crate) const ORIGIN: &str = "finback.origin";
+/// The parameter that holds the path of a provider's URL where that is not the interface.
+pub(crate) const PATH: &str = "finback.path";
+/// The parameter that holds what else an instance says of itself, as it wrote it.
+pub(crate) const DETAILS: &str = "finback.details";
 
 /// A framework's way to keep services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -118,6 +123,14 @@ impl Layout {
         ALL.iter()
             .find(|(_, layout)| *layout == self)
             .map_or("", |(name, _)| name)
+    }
+
+    /// The layout that stands for all of the same framework, whose parameters mean the same.
+    pub(crate) fn framework(self) -> Self {
+        match self {
+            Self::DubboApp => Self::Dubbo,
+            other => other,
+        }
     }
 
     /// The names of all.

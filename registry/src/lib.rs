@@ -13,6 +13,7 @@ mod feed;
 mod layout;
 mod listed;
 mod looks;
+mod merged;
 mod metadata;
 mod names;
 mod offer;
@@ -33,6 +34,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
 
+use bridge::{Ends, Order};
 use disk::Disk;
 use dns::Dns;
 use feed::{Feed, Feeds};
@@ -145,7 +147,7 @@ pub struct Registries {
 /// A bridge at work.
 struct RunningBridge {
     bridge: Bridge,
-    stop: watch::Sender<bool>,
+    orders: watch::Sender<Order>,
     task: JoinHandle<()>,
 }
 
@@ -250,22 +252,29 @@ impl Registries {
         }
         drop(watches);
         for registration in self.registrar.all() {
-            if changed.contains(&registration.registry) {
-                self.registrar.remove(&registration);
-                self.register(&registration);
+            if changed.contains(&registration.registry)
+                && let Some(feeds) = self.feeds(&registration.registry)
+            {
+                self.registrar.renew(&registration, &feeds);
             }
         }
         let mut bridges = lock(&self.bridges);
-        for running in std::mem::take(&mut *bridges) {
-            let touched =
-                |end: &(String, Layout)| changed.contains(&end.0) || self.feeds(&end.0).is_none();
-            if touched(&running.bridge.from) || touched(&running.bridge.to) {
-                running.stop.send_replace(true);
-                bridges.extend(self.start_bridge(running.bridge));
-            } else {
-                bridges.push(running);
+        bridges.retain(|running| {
+            let Bridge { from, to, .. } = &running.bridge;
+            let is_touched = changed.contains(&from.0) || changed.contains(&to.0);
+            match self.ends(&running.bridge) {
+                Some(ends) => {
+                    if is_touched {
+                        running.orders.send_replace(Order::Mirror(ends));
+                    }
+                    true
+                }
+                None => {
+                    running.orders.send_replace(Order::End);
+                    false
+                }
             }
-        }
+        });
     }
 
     fn feeds(&self, registry: &str) -> Option<Arc<Feeds>> {
@@ -298,41 +307,85 @@ impl Registries {
         self.registrar.status()
     }
 
-    /// Runs these bridges and no others; those that did not change go on undisturbed.
+    /// Puts registrations in the place of others: what is in both is not touched, and what goes
+    /// does so when what comes is there.
+    pub fn change_registrations(&self, before: &[Registration], after: &[Registration]) {
+        let gone: Vec<_> = before.iter().filter(|own| !after.contains(own)).collect();
+        let former = self.registrar.detach(&gone);
+        for registration in after {
+            match self.feeds(&registration.registry) {
+                Some(feeds) => self.registrar.succeed(registration, &feeds, &former),
+                None => self.register(registration),
+            }
+        }
+        self.registrar.release_after(former, after);
+    }
+
+    /// Runs these bridges and no others; those that did not change go on undisturbed, and one into
+    /// the same target goes on where another was.
     pub fn set_bridges(&self, wanted: Vec<Bridge>) {
         let mut bridges = lock(&self.bridges);
         let mut running = std::mem::take(&mut *bridges);
+        let mut fresh = Vec::new();
         for bridge in wanted {
-            let former = running.iter().position(|own| own.bridge == bridge);
+            match running.iter().position(|own| own.bridge == bridge) {
+                Some(same) => bridges.push(running.swap_remove(same)),
+                None => fresh.push(bridge),
+            }
+        }
+        for bridge in fresh {
+            let Some(ends) = self.ends(&bridge) else {
+                continue;
+            };
+            let likeness = |own: &RunningBridge| {
+                let Bridge { from, address, .. } = &own.bridge;
+                (*from == bridge.from, *address == bridge.address)
+            };
+            let former = (0..running.len())
+                .filter(|at| running[*at].bridge.to == bridge.to)
+                .max_by_key(|at| likeness(&running[*at]));
             match former {
-                Some(former) => bridges.push(running.swap_remove(former)),
-                None => bridges.extend(self.start_bridge(bridge)),
+                Some(former) => {
+                    let mut former = running.swap_remove(former);
+                    former.orders.send_replace(Order::Mirror(ends));
+                    former.bridge = bridge;
+                    bridges.push(former);
+                }
+                None => bridges.push(self.start_bridge(ends)),
             }
         }
         for ended in running {
-            ended.stop.send_replace(true);
+            ended.orders.send_replace(Order::End);
         }
     }
 
-    fn start_bridge(&self, bridge: Bridge) -> Option<RunningBridge> {
+    /// A bridge with its registries; `None` unless both are of servers.
+    fn ends(&self, bridge: &Bridge) -> Option<Ends> {
         let (Some(from), Some(to)) = (self.feeds(&bridge.from.0), self.feeds(&bridge.to.0)) else {
             tracing::error!(?bridge, "a bridge needs registries of servers at both ends");
             return None;
         };
-        let (stop, stopped) = watch::channel(false);
-        let running = bridge::run(self.handle.clone(), bridge.clone(), from, to, stopped);
-        Some(RunningBridge {
-            bridge,
-            stop,
-            task: self.handle.spawn(running),
-        })
+        let bridge = bridge.clone();
+        Some(Ends { bridge, from, to })
     }
 
-    /// Takes everything back that was registered or mirrored: the first thing on the way out.
+    fn start_bridge(&self, ends: Ends) -> RunningBridge {
+        let (orders, receiver) = watch::channel(Order::Mirror(ends.clone()));
+        let bridge = ends.bridge.clone();
+        let running = bridge::run(self.handle.clone(), ends, receiver);
+        RunningBridge {
+            bridge,
+            orders,
+            task: self.handle.spawn(running),
+        }
+    }
+
+    /// Takes everything back that leads to us, and leaves to other proxies what does not: the first
+    /// thing on the way out.
     pub async fn withdraw(&self) {
         let bridges = std::mem::take(&mut *lock(&self.bridges));
         for bridge in &bridges {
-            bridge.stop.send_replace(true);
+            bridge.orders.send_replace(Order::Leave);
         }
         self.registrar.withdraw().await;
         for bridge in bridges {
@@ -413,6 +466,22 @@ impl Registries {
             offers: feed.offers(),
             _feed: feed,
         })
+    }
+
+    /// Waits until the servers of a registry answer. A registry without servers always does.
+    ///
+    /// # Errors
+    /// If they do not within `patience`: what was the matter last.
+    pub async fn reach(&self, registry: &str, patience: Duration) -> Result<(), String> {
+        let Some((_, Source::Servers(servers))) = lock(&self.sources).get(registry).cloned() else {
+            return Ok(());
+        };
+        let store = servers.feeds.store();
+        if store.connected_within(patience).await {
+            return Ok(());
+        }
+        let why = store.why();
+        Err(why.unwrap_or_else(|| format!("nothing within {patience:?}")))
     }
 
     /// The names of all services of a layout in a registry of servers. `None` if there is no

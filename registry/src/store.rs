@@ -25,7 +25,9 @@ pub(crate) use out::{Out, Trouble};
 pub use zookeeper::ZooKeeperConfig;
 
 use crate::disk::{Disk, Place};
+use crate::layout::application::Beside;
 use crate::lock;
+use pause::Pause;
 
 /// A value longer than this is treated as empty: no framework writes such.
 const MAX_VALUE: usize = 256 * 1024;
@@ -70,6 +72,27 @@ pub enum StoreConfig {
     ZooKeeper(ZooKeeperConfig),
     /// etcd, version 3 of its interface.
     Etcd(EtcdConfig),
+}
+
+impl StoreConfig {
+    /// `host:port` of each server.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        match self {
+            Self::ZooKeeper(config) => {
+                let servers = config.servers.split('/').next().unwrap_or_default();
+                servers.split(',').map(str::to_owned).collect()
+            }
+            Self::Etcd(config) => {
+                let servers = config.servers.iter();
+                let bare = |server: &String| {
+                    let rest = server.split_once("://").map_or(&**server, |(_, rest)| rest);
+                    rest.trim_end_matches('/').to_owned()
+                };
+                servers.map(bare).collect()
+            }
+        }
+    }
 }
 
 /// What can be followed.
@@ -134,6 +157,8 @@ pub(crate) struct Store {
     handle: Handle,
     kind: Kind,
     status: watch::Receiver<Status>,
+    /// Why its servers did not answer last.
+    why: Arc<Mutex<Option<String>>>,
     followed: Arc<Mutex<Places>>,
     troubles: out::Troubles,
     /// Paths that were released while the servers did not answer.
@@ -238,9 +263,11 @@ impl Store {
             since: Instant::now(),
             epoch: 0,
         });
+        let why = Arc::default();
         let reporter = Reporter {
             registry: name.to_owned(),
             status: reporter,
+            why: Arc::clone(&why),
         };
         let kind = match config {
             StoreConfig::ZooKeeper(config) => {
@@ -253,6 +280,7 @@ impl Store {
             handle: handle.clone(),
             kind,
             status: status.clone(),
+            why,
             followed: Arc::default(),
             troubles: Arc::default(),
             unwanted: Mutex::default(),
@@ -276,6 +304,7 @@ impl Store {
                 registry: name.to_owned(),
             }),
             status,
+            why: Arc::default(),
             followed: Arc::default(),
             troubles: Arc::default(),
             unwanted: Mutex::default(),
@@ -295,6 +324,18 @@ impl Store {
     /// Whether its servers answer.
     pub(crate) fn status(&self) -> Status {
         *self.status.borrow()
+    }
+
+    /// Why its servers did not answer last, if that is known.
+    pub(crate) fn why(&self) -> Option<String> {
+        lock(&self.why).clone()
+    }
+
+    /// Waits until its servers answer, but no longer than this.
+    pub(crate) async fn connected_within(&self, limit: Duration) -> bool {
+        let mut status = self.status.clone();
+        let connected = status.wait_for(|status| status.connected);
+        matches!(tokio::time::timeout(limit, connected).await, Ok(Ok(_)))
     }
 
     /// Waits until its servers answer or are known not to, but no longer than this. Whether they do.
@@ -388,6 +429,45 @@ impl Store {
         }
     }
 
+    /// Whether it is ZooKeeper: some frameworks write otherwise into others.
+    pub(crate) fn is_zookeeper(&self) -> bool {
+        matches!(self.kind, Kind::ZooKeeper(_))
+    }
+
+    /// Sees to it that these stand as they are to be, and tries until they do.
+    pub(crate) async fn amend_all(&self, all: &[Beside]) {
+        let mut pause = Pause::default();
+        for Beside { path, content } in all.iter().filter(|own| is_sound(&own.path)) {
+            loop {
+                let amended = match &self.kind {
+                    Kind::ZooKeeper(zookeeper) => zookeeper.amend(path, content).await,
+                    Kind::Etcd(etcd) => etcd.amend(path, content).await,
+                    Kind::Saved(_) => Ok(()),
+                };
+                match amended {
+                    Ok(()) => break,
+                    Err(why) => {
+                        tracing::warn!(path = %Escaped(path), why, "cannot register; trying again");
+                    }
+                }
+                pause.wait().await;
+            }
+        }
+    }
+
+    /// Leaves what [`hold`](Self::hold) made to another who waits for it. It stays for as long as it
+    /// would if we were gone without a word.
+    pub(crate) async fn leave(&self, path: &str) {
+        if !is_sound(path) {
+            return;
+        }
+        match &self.kind {
+            Kind::ZooKeeper(zookeeper) => zookeeper.leave(path).await,
+            // Those who wait see that our lease is not renewed any more.
+            Kind::Etcd(_) | Kind::Saved(_) => {}
+        }
+    }
+
     /// Removes what [`hold`](Self::hold) made, if it is still ours. If the servers do not answer,
     /// it is removed when they do again: our session or lease may outlive that.
     pub(crate) async fn release(&self, path: &str) {
@@ -429,6 +509,8 @@ async fn release_later(store: Weak<Store>, mut status: watch::Receiver<Status>) 
 pub(crate) struct Reporter {
     registry: String,
     status: watch::Sender<Status>,
+    /// What was the matter last.
+    why: Arc<Mutex<Option<String>>>,
 }
 
 impl Reporter {
@@ -446,6 +528,7 @@ impl Reporter {
     }
 
     fn lost(&self, why: &str) {
+        *lock(&self.why) = Some(why.to_owned());
         self.status.send_modify(|status| {
             if status.connected || status.epoch == 0 {
                 tracing::warn!(

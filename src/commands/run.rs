@@ -61,6 +61,7 @@ pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
         }
         None => None,
     };
+    let snapshots = config.snapshots.clone();
     let running = Arc::new(Running::start(config)?);
     announce(&running).await;
     if let Some(listener) = admin {
@@ -72,7 +73,9 @@ pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
             listener.local_addr()?
         );
         let registries = running.registries.clone();
-        tokio::spawn(mesh_registry::serve(listener, config, registries));
+        tokio::spawn(mesh_registry::serve(
+            listener, config, registries, snapshots,
+        ));
     }
     tokio::spawn(keep_up(path, known, hangup, running.clone()));
     tracing::info!(target: LIFECYCLE, "ready");

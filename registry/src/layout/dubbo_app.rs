@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::dubbo::described;
+use super::dubbo::{described, keep_path};
 use super::{Draft, Drafts, Layout, Roots};
 use crate::metadata::{Instances, Metadata};
 use crate::store::{Answer, Followed, Query, Store};
@@ -327,6 +327,7 @@ struct Service {
     version: Option<String>,
     protocol: String,
     port: u16,
+    path: String,
     params: BTreeMap<String, String>,
 }
 
@@ -352,6 +353,7 @@ fn draft(application: &str, instance: &Instance, service: &Service) -> Draft {
     set("group", &service.group);
     set("dubbo.tag", &instance.tag);
     set("timestamp", &instance.since.map(|since| since.to_string()));
+    keep_path(&mut parameters, service.path.clone(), &service.name);
     let provider = described(Layout::DubboApp, &service.protocol, parameters);
     let port = instance.endpoints.get(&service.protocol).copied();
     Draft {

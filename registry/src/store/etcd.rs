@@ -2,13 +2,14 @@
 
 mod connect;
 mod gathered;
+mod holding;
 mod lease;
 mod stream;
 mod tree;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use etcd_client::{Client, Error, GetOptions};
@@ -17,6 +18,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use self::connect::{is_denied, keep_connected};
 use self::gathered::{Change, Gathered, What};
+use self::holding::Ward;
 use self::lease::Lease;
 use self::stream::{Command, Watching};
 use self::tree::Trees;
@@ -59,6 +61,8 @@ struct Connection {
     next_watch: AtomicI64,
     /// What we hold is bound to it.
     lease: Lease,
+    /// Leases of others that somebody waits for.
+    wards: Mutex<HashMap<i64, Weak<Ward>>>,
 }
 
 impl Etcd {

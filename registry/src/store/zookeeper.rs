@@ -13,14 +13,18 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use zookeeper_client::{
-    Acls, Client, CreateMode, Error, OneshotWatcher, SaslOptions, SessionState, TlsOptions,
+    Acls, Client, CreateMode, CreateOptions, Error, OneshotWatcher, SaslOptions, SessionState,
+    TlsOptions,
 };
 
 use super::pause::Pause;
 use super::{Answer, Claim, Entries, Out, Pem, Query, Reporter, TlsConfig, bounded};
+use crate::layout::application::Content;
 
 /// Values read at the same time.
 const READS: usize = 64;
+/// How long another has to take over what we leave.
+const PARTING: Duration = Duration::from_millis(200);
 /// A value that we may not read any more is tried again after this: nothing tells when we may.
 const REFUSED: Duration = Duration::from_secs(30);
 
@@ -122,6 +126,22 @@ impl ZooKeeper {
         }
     }
 
+    /// Makes a node what it is to be, unless it is; it stays when we are gone.
+    pub(super) async fn amend(&self, path: &str, content: &Content) -> Result<(), String> {
+        let client = self.clone().client().await.ok_or("the store has ended")?;
+        let amended = amend(&client, path, content).await;
+        amended.map_err(|error| error.to_string())
+    }
+
+    /// Offers a node to those who wait for it; it goes with our session if nobody takes it.
+    pub(super) async fn leave(&self, path: &str) {
+        let client = self.client.borrow().clone();
+        let Some(client) = client else { return };
+        if let Err(error) = leave(&client, path).await {
+            tracing::debug!(path = %Escaped(path), %error, "cannot leave the registration to another");
+        }
+    }
+
     pub(super) async fn release(&self, path: &str) -> Result<(), String> {
         // Without a session there is nothing of ours.
         let client = self.client.borrow().clone();
@@ -139,6 +159,59 @@ impl ZooKeeper {
             Err(error) => Err(error.to_string()),
         }
     }
+}
+
+async fn amend(client: &Client, path: &str, content: &Content) -> Result<(), Error> {
+    let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
+    loop {
+        let written = match client.get_data(path).await {
+            Ok((found, stat)) => match content.amend(Some(&found)) {
+                Some(value) => client
+                    .set_data(path, &value, Some(stat.version))
+                    .await
+                    .map(drop),
+                None => Ok(()),
+            },
+            Err(Error::NoNode) => {
+                let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+                match client.mkdir(folder, &options).await {
+                    Ok(()) | Err(Error::NodeExists) => {}
+                    Err(error) => return Err(error),
+                }
+                let value = content.amend(None).unwrap_or_default();
+                client.create(path, &value, &options).await.map(drop)
+            }
+            Err(error) => Err(error),
+        };
+        match written {
+            // Another was faster: what it wrote is amended.
+            Err(Error::BadVersion | Error::NoNode | Error::NodeExists) => {}
+            written => return written,
+        }
+    }
+}
+
+/// Waits until another holds the node, but not for long.
+async fn leave(client: &Client, path: &str) -> Result<(), Error> {
+    let ours = client.session_id().0;
+    let (value, stat) = match client.get_data(path).await {
+        Err(Error::NoNode) => return Ok(()),
+        found => found?,
+    };
+    if stat.ephemeral_owner != ours {
+        return Ok(());
+    }
+    // A node that is held is never written to: its version tells those who wait.
+    client.set_data(path, &value, Some(stat.version)).await?;
+    let taken = async {
+        loop {
+            match client.check_and_watch_stat(path).await? {
+                (Some(stat), watcher) if stat.ephemeral_owner == ours => changed(watcher).await?,
+                _ => return Ok(()),
+            }
+        }
+    };
+    tokio::time::timeout(PARTING, taken).await.unwrap_or(Ok(()))
 }
 
 /// The children of a node, or `None` without one; and what tells of the next change.
@@ -342,6 +415,7 @@ async fn hold(
 ) -> Result<Infallible, Error> {
     let anyone = Acls::anyone_all();
     let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let mut is_first = true;
     loop {
         if !folder.is_empty() {
             let options = CreateMode::Persistent.with_acls(anyone);
@@ -357,13 +431,23 @@ async fn hold(
             Err(Error::NoNode) => continue,
             Err(error) => return Err(error),
         }
-        let (stat, watcher) = client.check_and_watch_stat(path).await?;
-        let Some(stat) = stat else { continue };
+        let (found, stat, watcher) = match client.get_and_watch_data(path).await {
+            Err(Error::NoNode) => continue,
+            found => found?,
+        };
         let ours = stat.ephemeral_owner == client.session_id().0;
-        if !ours && claim == Claim::Own {
-            // Left by a session that is over, ours before perhaps: it would go away with that.
-            match client.delete(path, None).await {
-                Ok(()) | Err(Error::NoNode) => continue,
+        let at_first = std::mem::replace(&mut is_first, false);
+        let wanted = match claim {
+            _ if ours => found != value,
+            // Left by a session that is over, ours before perhaps: it would go away with that. Only
+            // at first: who takes it from us later lives, and would take it again.
+            Claim::Own => at_first,
+            // Its holder leaves it.
+            Claim::Shared => stat.version > 0,
+        };
+        if wanted {
+            match replace(client, path, value, &options).await {
+                Ok(()) | Err(Error::NoNode | Error::NodeExists | Error::BadVersion) => continue,
                 Err(error) => return Err(error),
             }
         }
@@ -372,6 +456,20 @@ async fn hold(
         // Gone, by whatever hand: make it again.
         changed(watcher).await?;
     }
+}
+
+/// Puts a node of ours in the place of another, in one step: nobody sees that it is missing.
+async fn replace(
+    client: &Client,
+    path: &str,
+    value: &[u8],
+    options: &CreateOptions<'_>,
+) -> Result<(), Error> {
+    let mut both = client.new_multi_writer();
+    both.add_delete(path, None)?;
+    both.add_create(path, value, options)?;
+    both.commit().await?;
+    Ok(())
 }
 
 async fn keep_connected(

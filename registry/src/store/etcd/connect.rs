@@ -1,7 +1,7 @@
 //! Connecting: one server at a time, the next one when it fails.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use etcd_client::{Certificate, Client, ConnectOptions, Error, GetOptions, Identity, TlsOptions};
@@ -46,6 +46,7 @@ pub(super) async fn keep_connected(
                         term: term_now,
                         wishes: wishes.clone(),
                     },
+                    wards: Mutex::default(),
                 };
                 owner.send_replace(Some(Arc::new(connection)));
                 reporter.connected();

@@ -1,22 +1,16 @@
-//! Leases: what we hold in etcd lives as long as its lease is renewed, and is made again whenever
-//! either is lost.
+//! The lease of what we hold in etcd: renewed, and replaced whenever it is lost.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use etcd_client::{Client, Compare, CompareOp, Error, LeaseClient, PutOptions, Txn, TxnOp};
-use finback_core::text::Escaped;
+use etcd_client::{Client, Error, LeaseClient};
 use tokio::sync::{Notify, watch};
 
 use super::connect::is_denied;
-use super::gathered::What;
-use super::{Connection, Etcd, within};
-use crate::store::Claim;
-use crate::store::pause::{self, Pause};
+use super::within;
+use crate::store::pause::Pause;
 
 /// What we hold goes away so long after we did, in seconds.
-const LEASE: i64 = 15;
-/// What was held for so long works: when it goes, it is made again at once.
-const STEADY: Duration = Duration::from_secs(1);
+pub(super) const LEASE: i64 = 15;
 /// So many failures in a row are the server's: another one may do better.
 const FAILURES: u32 = 3;
 
@@ -33,7 +27,7 @@ pub(super) enum Term {
 }
 
 impl Term {
-    fn id(self) -> Option<i64> {
+    pub(super) fn id(self) -> Option<i64> {
         match self {
             Self::None => None,
             Self::Former(id) | Self::Granted(id) => Some(id),
@@ -56,102 +50,9 @@ pub(super) struct Lease {
 #[derive(Default)]
 pub(super) struct Wishes {
     /// A lease is wanted at all.
-    wanted: Notify,
+    pub(super) wanted: Notify,
     /// The servers know nothing of it any more.
-    doubted: Notify,
-}
-
-impl Etcd {
-    pub(in crate::store) async fn hold(
-        &self,
-        path: &str,
-        value: &[u8],
-        claim: Claim,
-        held: &watch::Sender<bool>,
-    ) {
-        let mut own = self.clone();
-        let mut pause = Pause::default();
-        while let Some(connection) = own.connection().await {
-            let ended = connection.hold(path, value, claim, held).await;
-            held.send_replace(false);
-            match ended {
-                // Only spread: several may wait for the same key.
-                Ok(lasted) if lasted >= STEADY => {
-                    pause = Pause::default();
-                    pause::spread().await;
-                    continue;
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(path = %Escaped(path), %error, "cannot register; trying again");
-                    if is_not_found(&error) {
-                        connection.lease.wishes.doubted.notify_one();
-                    }
-                }
-            }
-            pause.wait().await;
-        }
-    }
-
-    /// Removes a key that is bound to our lease.
-    pub(in crate::store) async fn release(&self, path: &str) -> Result<(), String> {
-        let connection = self.connection.borrow().clone();
-        let connection = connection.ok_or("the registry does not answer")?;
-        let Some(lease) = connection.lease.term.borrow().id() else {
-            return Ok(());
-        };
-        let ours = Compare::lease(path, CompareOp::Equal, lease);
-        let remove = Txn::new()
-            .when([ours])
-            .and_then([TxnOp::delete(path, None)]);
-        match within(connection.kv().txn(remove)).await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-}
-
-impl Connection {
-    /// Holds a key until it, the lease or the connection is lost; tells for how long.
-    async fn hold(
-        &self,
-        key: &str,
-        value: &[u8],
-        claim: Claim,
-        held: &watch::Sender<bool>,
-    ) -> Result<Duration, Error> {
-        self.lease.wishes.wanted.notify_one();
-        let mut term = self.lease.term.clone();
-        let granted = term.wait_for(|term| matches!(term, Term::Granted(_)));
-        let Ok(own) = granted.await.map(|own| *own) else {
-            return Ok(Duration::ZERO);
-        };
-        let lease = PutOptions::new().with_lease(own.id().unwrap_or_default());
-        let put = TxnOp::put(key, value, Some(lease));
-        let txn = match claim {
-            Claim::Own => Txn::new().and_then([put]),
-            Claim::Shared => Txn::new()
-                .when([Compare::version(key, CompareOp::Equal, 0)])
-                .and_then([put]),
-        };
-        let response = within(self.kv().txn(txn)).await?;
-        let revision = response.header().map_or(0, |header| header.revision());
-        held.send_replace(true);
-        let since = Instant::now();
-        let mut watching = self.watch(key, false, revision + 1);
-        loop {
-            tokio::select! {
-                changes = watching.changes.recv() => match changes {
-                    Some(changes) if changes.iter().all(|change| !matches!(change.what, What::Removed)) => {}
-                    // Removed, by whatever hand, or a gap.
-                    _ => return Ok(since.elapsed()),
-                },
-                changed = term.changed() => if changed.is_err() || *term.borrow() != own {
-                    return Ok(since.elapsed());
-                },
-            }
-        }
-    }
+    pub(super) doubted: Notify,
 }
 
 /// Why a lease is not renewed any more.
@@ -276,6 +177,6 @@ async fn renew(
 }
 
 /// gRPC's NOT_FOUND is 5: of a request that names a lease, the lease.
-fn is_not_found(error: &Error) -> bool {
+pub(super) fn is_not_found(error: &Error) -> bool {
     matches!(error, Error::GRpcStatus(status) if status.code() as i32 == 5)
 }
