@@ -25,7 +25,7 @@ use crate::record::Observer;
 use crate::rejection::Rejection;
 use crate::route::RouteTable;
 
-pub use exchange::{Attempt, Exchange, Lease, Resend};
+pub use exchange::{Attempt, Exchange, Fitting, Lease, Resend};
 use learned::Learned;
 use unknown::Unknown;
 

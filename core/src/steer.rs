@@ -163,6 +163,7 @@ mod tests {
             weight: 1,
             labels: [("zone".to_owned(), zone.to_owned())].into(),
             warm_up: None,
+            terms: None,
             health: Arc::default(),
         })
     }

@@ -161,6 +161,7 @@ fn snapshot(addresses: &[SocketAddr]) -> Snapshot {
         weight: WEIGHT,
         labels: Default::default(),
         warm_up: None,
+        terms: None,
     };
     Snapshot {
         known: true,

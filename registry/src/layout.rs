@@ -7,6 +7,7 @@ mod native;
 mod rules;
 mod sofa;
 mod spring;
+pub(crate) mod terms;
 pub(crate) mod url;
 pub(crate) mod write;
 

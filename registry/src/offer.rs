@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use finback_core::discovery::{Instance, Lane, Lookup, Rule, Snapshot, WarmUp};
+use finback_core::discovery::{Instance, Lane, Lookup, Rule, Snapshot, Terms, WarmUp};
 use serde::{Deserialize, Serialize};
 
 use crate::layout::Layout;
+use crate::layout::terms::terms;
 use crate::texts::Texts;
 
 /// The weight of a provider that states none, in every framework so far.
@@ -86,11 +88,17 @@ impl Offer {
     /// What a lookup finds in it.
     pub(crate) fn snapshot(&self, layout: Layout, lookup: &Lookup) -> Snapshot {
         let mut instances: BTreeMap<SocketAddr, Instance> = BTreeMap::new();
+        // Most providers of a service ask for the same: they share it.
+        let mut last: Option<Arc<Terms>> = None;
         for provider in &self.providers {
             if layout.serves(lookup, provider) {
-                instances
-                    .entry(provider.address)
-                    .or_insert_with(|| provider.instance());
+                instances.entry(provider.address).or_insert_with(|| {
+                    let terms = terms(layout, lookup, provider);
+                    if last.as_deref() != terms.as_ref() {
+                        last = terms.map(Arc::new);
+                    }
+                    provider.instance(last.clone())
+                });
             }
         }
         Snapshot {
@@ -103,12 +111,13 @@ impl Offer {
 }
 
 impl Provider {
-    fn instance(&self) -> Instance {
+    fn instance(&self, terms: Option<Arc<Terms>>) -> Instance {
         Instance {
             address: self.address,
             weight: self.weight,
             labels: self.labels.to_map(),
             warm_up: self.warm_up_of(),
+            terms,
         }
     }
 

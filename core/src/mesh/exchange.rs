@@ -11,8 +11,9 @@ use std::time::Duration;
 use crate::balance::{Ask, HashOn, NoPick, Pick, Policy, hash_bytes, observe_latency};
 use crate::clock::{Now, micros};
 use crate::cluster::{Cluster, Source};
+use crate::discovery::Terms;
 use crate::endpoint::{Endpoint, Trial};
-use crate::frame::Outcome;
+use crate::frame::{Fit, Outcome};
 use crate::gauges::Gauges;
 use crate::identity::Identity;
 use crate::outlier::is_telling;
@@ -40,6 +41,8 @@ pub struct Exchange {
     pub(crate) deadline: Now,
     /// The caller's own time, where that is what sets the deadline.
     own_timeout: Option<Duration>,
+    /// Its caller does not say how long it may take: its endpoint's registration may.
+    unsaid: bool,
     route: Option<u32>,
     destination: u32,
     routed: Result<(), Rejection>,
@@ -85,6 +88,7 @@ impl Exchange {
         let selected = site.candidates.select(client, attributes);
         let bound = selected.and_then(|number| site.route(number).timeout);
         let limits = local.limits();
+        let unsaid = timeout.is_none();
         let (timeout, own_timeout) = match (timeout, bound) {
             (Some(own), Some(bound)) if own < bound => (own, Some(own)),
             (_, Some(bound)) => (bound, None),
@@ -100,6 +104,7 @@ impl Exchange {
             started: now,
             deadline: now.after(timeout),
             own_timeout,
+            unsaid,
             // More than four thousand million routes do not fit into memory.
             route: selected.and_then(|number| u32::try_from(number).ok()),
             destination: 0,
@@ -197,6 +202,12 @@ impl Exchange {
         }
         let deadline = self.attempt_deadline();
         let (seat, trial) = self.pick(&mut view, local.random(), (now, deadline), attributes)?;
+        let deadline = if self.unsaid {
+            self.take_timeout_of(&seat.endpoint, local.limits().call_timeout_max);
+            self.attempt_deadline()
+        } else {
+            deadline
+        };
         let cluster = &seat.cluster;
         let again = self.attempts > 0;
         let retry = again && !std::mem::take(&mut self.free);
@@ -223,6 +234,30 @@ impl Exchange {
             trial,
             settled: false,
         }))
+    }
+
+    /// Takes the time that its first endpoint's registration gives to calls whose callers do not say,
+    /// as the framework's own clients do; it is bounded as a caller's would be.
+    fn take_timeout_of(&mut self, endpoint: &Endpoint, most: Duration) {
+        self.unsaid = false;
+        let terms = endpoint.terms.as_ref();
+        if let Some(timeout) = terms.and_then(|terms| terms.timeout_of(&self.site.key.method)) {
+            let bound = self.selected_route().and_then(|route| route.timeout);
+            let bound = self.started.after(bound.unwrap_or(most));
+            self.deadline = self.clock.get().after(timeout).min(bound);
+        }
+    }
+
+    /// What a call has to say at the endpoint of this lease beside its own words.
+    pub(crate) fn fitting(&self, lease: &Lease) -> Option<Fitting> {
+        let terms = lease.seat.endpoint.terms.as_ref()?;
+        let (version, group) = self.site.open;
+        let any = version || group || !terms.attributes.is_empty() || !terms.defaults.is_empty();
+        any.then(|| Fitting {
+            terms: terms.clone(),
+            version,
+            group,
+        })
     }
 
     fn pick(
@@ -497,6 +532,25 @@ impl Drop for Exchange {
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
         });
+    }
+}
+
+/// What a call has to say at its endpoint, as long as it may take to say it.
+pub struct Fitting {
+    terms: Arc<Terms>,
+    version: bool,
+    group: bool,
+}
+
+impl Fitting {
+    /// The same, for a codec.
+    #[must_use]
+    pub fn fit(&self) -> Fit<'_> {
+        Fit {
+            terms: &self.terms,
+            version: self.version,
+            group: self.group,
+        }
     }
 }
 

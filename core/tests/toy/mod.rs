@@ -245,6 +245,7 @@ pub(crate) fn instance(address: SocketAddr) -> Instance {
         weight: 100,
         labels: Default::default(),
         warm_up: None,
+        terms: None,
     }
 }
 

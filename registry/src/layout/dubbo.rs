@@ -50,7 +50,12 @@ pub(super) fn draft(service: &str, url: Url) -> Option<Draft> {
         && url.flag("enabled", true)
         && !url.flag("disabled", false);
     serves.then(|| {
-        let mut provider = provider(Layout::Dubbo, &url.scheme, url.parameters);
+        let mut parameters = url.parameters;
+        if url.path != service && !url.path.is_empty() {
+            // A context path stands before the interface, and callers have to say it.
+            parameters.insert("path".to_owned(), url.path);
+        }
+        let mut provider = provider(Layout::Dubbo, &url.scheme, parameters);
         provider.warm_up = provider.warm_up.or(Some(WARM_UP));
         if provider
             .labels

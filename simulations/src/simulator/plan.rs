@@ -65,6 +65,7 @@ fn instance(server: usize) -> Instance {
         weight: 100,
         labels: Default::default(),
         warm_up: None,
+        terms: None,
     }
 }
 

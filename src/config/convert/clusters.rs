@@ -286,6 +286,7 @@ pub(super) fn instances(endpoints: Vec<Placed<file::Endpoint>>) -> Result<Vec<In
             weight,
             labels,
             warm_up: None,
+            terms: None,
         });
     }
     Ok(instances)

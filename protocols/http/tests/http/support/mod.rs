@@ -73,6 +73,7 @@ pub(crate) fn routing(
         weight: 100,
         labels: Default::default(),
         warm_up: None,
+        terms: None,
     };
     let route = Route {
         name: "only".into(),
