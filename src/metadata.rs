@@ -3,8 +3,8 @@
 
 use std::net::SocketAddr;
 
-use finback_hessian::v2::Reader;
 use finback_hessian::Error;
+use finback_hessian::v2::Reader;
 use finback_registry::{Asked, MetadataService};
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

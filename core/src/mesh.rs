@@ -1,6 +1,7 @@
 //! What all workers share: routing, clusters, the way to registries and exporters.
 
 mod exchange;
+mod fitting;
 mod learned;
 mod local;
 mod origin;
@@ -25,7 +26,8 @@ use crate::record::Observer;
 use crate::rejection::Rejection;
 use crate::route::RouteTable;
 
-pub use exchange::{Attempt, Exchange, Fitting, Lease, Resend};
+pub use exchange::{Attempt, Exchange, Lease, Resend};
+pub use fitting::Fitting;
 use learned::Learned;
 use unknown::Unknown;
 

@@ -260,6 +260,7 @@ enum Parts {
     /// One place holds everything.
     Single(Followed),
     Dubbo(Box<DubboParts>),
+    Spring(Box<spring::Spellings>),
 }
 
 struct DubboParts {
@@ -296,7 +297,9 @@ impl Reading {
                 applications: dubbo_app::Applications::begin(store, roots, metadata, service),
             })),
             Layout::Sofa => single(Query::Names(sofa::providers(roots, service))),
-            Layout::Spring => single(Query::Entries(spring::instances(roots, service))),
+            Layout::Spring => {
+                Parts::Spring(Box::new(spring::Spellings::begin(store, roots, service)))
+            }
             Layout::Grpc => single(Query::Entries(grpc::target(roots, service))),
             Layout::Native => single(Query::Entries(native::providers(roots, service))),
         };
@@ -319,12 +322,12 @@ impl Reading {
                 let answer = followed.latest()?;
                 Some(match layout {
                     Layout::Sofa => sofa::read(Some(&answer)),
-                    Layout::Spring => spring::read(Some(&answer)),
                     Layout::Grpc => grpc::read(Some(&answer)),
                     _ => native::read(Some(&answer)),
                 })
             }
             Parts::Dubbo(parts) => parts.latest(service),
+            Parts::Spring(spellings) => spellings.latest(),
         }
     }
 
@@ -333,6 +336,7 @@ impl Reading {
         let mut all = Vec::new();
         match &mut self.parts {
             Parts::Single(followed) => all.push(followed),
+            Parts::Spring(spellings) => spellings.followed(&mut all),
             Parts::Dubbo(parts) => {
                 all.extend(&mut parts.providers);
                 all.extend(&mut parts.governing);

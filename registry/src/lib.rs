@@ -14,6 +14,7 @@ mod listed;
 mod metadata;
 mod offer;
 mod registrar;
+mod several;
 mod store;
 mod texts;
 
@@ -27,7 +28,7 @@ use finback_core::clock::{Clock, Now};
 use finback_core::discovery::{Discovery, Lookup, Sink, WatchGuard};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 use disk::Disk;
 use dns::Dns;
@@ -36,6 +37,7 @@ use layout::Directory;
 use listed::Listed;
 use metadata::Metadata;
 use registrar::Registrar;
+use several::Merged;
 use store::Store;
 
 pub use bridge::Bridge;
@@ -45,6 +47,7 @@ pub use listed::ListedService;
 pub use metadata::{Asked, MetadataService, NoMetadata};
 pub use offer::{Offer, Provider};
 pub use registrar::{Registration, RegistrationStatus};
+pub use several::Several;
 pub use store::{EtcdConfig, StoreConfig, TlsConfig, ZooKeeperConfig};
 pub use texts::Texts;
 
@@ -59,6 +62,16 @@ pub enum RegistryConfig {
     Memory(Vec<ListedService>),
     /// Names that the system resolves.
     Dns(DnsConfig),
+    /// Other registries together, under [their name](Several::name).
+    Several(Several),
+}
+
+impl RegistryConfig {
+    /// Whether it stands for others, and is nothing of its own.
+    #[must_use]
+    pub fn is_several(&self) -> bool {
+        matches!(self, Self::Several(_))
+    }
 }
 
 /// A registry of servers.
@@ -140,6 +153,7 @@ enum Source {
     Servers(Arc<Servers>),
     Listed(Arc<Listed>),
     Dns(Arc<Dns>),
+    Several(Several),
 }
 
 struct Servers {
@@ -208,6 +222,15 @@ impl Registries {
                 };
                 sources.insert(name, (config, source));
             }
+            let touched = |config: &RegistryConfig| match config {
+                RegistryConfig::Several(several) => {
+                    several.registries.iter().any(|name| changed.contains(name))
+                }
+                _ => false,
+            };
+            let several = sources.iter().filter(|(_, (config, _))| touched(config));
+            let several: Vec<String> = several.map(|(name, _)| name.clone()).collect();
+            changed.extend(several);
         }
         let mut watches = lock(&self.watches);
         for watch in watches.values_mut() {
@@ -241,7 +264,7 @@ impl Registries {
     fn feeds(&self, registry: &str) -> Option<Arc<Feeds>> {
         match &lock(&self.sources).get(registry)?.1 {
             Source::Servers(servers) => Some(servers.feeds.clone()),
-            Source::Listed(_) | Source::Dns(_) => None,
+            Source::Listed(_) | Source::Dns(_) | Source::Several(_) => None,
         }
     }
 
@@ -335,26 +358,34 @@ impl Registries {
             RegistryConfig::File(path) => Source::Listed(Listed::file(&self.handle, path)),
             RegistryConfig::Memory(services) => Source::Listed(Listed::memory(services.clone())),
             RegistryConfig::Dns(config) => Source::Dns(Arc::new(Dns::new(config.clone()))),
+            RegistryConfig::Several(several) => Source::Several(several.clone()),
         }
     }
 
     fn follow(&self, lookup: &Lookup, sink: &Arc<dyn Sink>) -> Option<AbortHandle> {
         let source = lock(&self.sources).get(&*lookup.registry)?.1.clone();
         let (lookup, sink) = (lookup.clone(), sink.clone());
+        let Source::Several(several) = source else {
+            let task = self.handle.spawn(source.follow(lookup, sink));
+            return Some(task.abort_handle());
+        };
+        let merged = Merged::new(&several);
+        let mut members = Vec::new();
+        for (number, name) in several.registries.iter().enumerate() {
+            let member = lock(&self.sources).get(name)?.1.clone();
+            let of_member = Lookup {
+                registry: name.as_str().into(),
+                ..lookup.clone()
+            };
+            members.push(member.follow(of_member, merged.sink(number)));
+        }
         let task = self.handle.spawn(async move {
-            match source {
-                Source::Listed(listed) => listed.follow(&lookup, &*sink).await,
-                Source::Dns(dns) => dns.follow(&lookup, &*sink).await,
-                Source::Servers(servers) => {
-                    let Some(layout) = Layout::named(&lookup.layout) else {
-                        tracing::error!(layout = %lookup.layout, "no such layout");
-                        return;
-                    };
-                    let feed = servers.feeds.feed(layout, &lookup.service);
-                    drop(servers);
-                    deliver(&feed, &lookup, &*sink).await;
-                }
+            // Ended with this task.
+            let mut following = JoinSet::new();
+            for member in members {
+                following.spawn(member);
             }
+            merged.deliver(&*sink).await;
         });
         Some(task.abort_handle())
     }
@@ -365,6 +396,7 @@ impl Registries {
         let sources = lock(&self.sources);
         let mut all: Vec<RegistryStatus> = sources
             .iter()
+            .filter(|(_, (config, _))| !config.is_several())
             .map(|(name, (_, source))| source.status(name))
             .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
@@ -432,6 +464,24 @@ impl Offers {
 }
 
 impl Source {
+    /// Keeps a sink up to date on what is looked up, for as long as it runs.
+    async fn follow(self, lookup: Lookup, sink: Arc<dyn Sink>) {
+        match self {
+            Self::Listed(listed) => listed.follow(&lookup, &*sink).await,
+            Self::Dns(dns) => dns.follow(&lookup, &*sink).await,
+            Self::Servers(servers) => {
+                let Some(layout) = Layout::named(&lookup.layout) else {
+                    tracing::error!(layout = %lookup.layout, "no such layout");
+                    return;
+                };
+                let feed = servers.feeds.feed(layout, &lookup.service);
+                drop(servers);
+                deliver(&feed, &lookup, &*sink).await;
+            }
+            Self::Several(_) => tracing::error!("registries of registries of registries"),
+        }
+    }
+
     fn status(&self, name: &str) -> RegistryStatus {
         let mut status = RegistryStatus {
             name: name.to_owned(),

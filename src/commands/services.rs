@@ -114,6 +114,7 @@ fn places(options: &Options, config: &config::Config) -> anyhow::Result<Vec<Plac
     let registries: Vec<&str> = config
         .registries
         .iter()
+        .filter(|(_, registry)| !registry.is_several())
         .map(|(name, _)| name.as_str())
         .filter(|name| options.registry.as_deref().is_none_or(|own| own == *name))
         .collect();

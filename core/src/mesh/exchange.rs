@@ -11,9 +11,8 @@ use std::time::Duration;
 use crate::balance::{Ask, HashOn, NoPick, Pick, Policy, hash_bytes, observe_latency};
 use crate::clock::{Now, micros};
 use crate::cluster::{Cluster, Source};
-use crate::discovery::Terms;
 use crate::endpoint::{Endpoint, Trial};
-use crate::frame::{Fit, Outcome};
+use crate::frame::Outcome;
 use crate::gauges::Gauges;
 use crate::identity::Identity;
 use crate::outlier::is_telling;
@@ -22,6 +21,7 @@ use crate::rejection::Rejection;
 use crate::route::{self, Destination, Route};
 use crate::steer::Facts;
 
+use super::fitting::Fitting;
 use super::local::LocalMesh;
 use super::site::Site;
 use super::verdict::{AttemptEnd, Deadline, MOVES, Repeat, Ruling, Verdict, rule};
@@ -45,6 +45,8 @@ pub struct Exchange {
     unsaid: bool,
     route: Option<u32>,
     destination: u32,
+    /// Destinations of its route that had no endpoint for it; empty until one has none.
+    without: Vec<u32>,
     routed: Result<(), Rejection>,
     attempts: u16,
     /// Attempts that do not count: their endpoints have not processed it.
@@ -108,6 +110,7 @@ impl Exchange {
             // More than four thousand million routes do not fit into memory.
             route: selected.and_then(|number| u32::try_from(number).ok()),
             destination: 0,
+            without: Vec::new(),
             routed: Ok(()),
             attempts: 0,
             moves: 0,
@@ -166,11 +169,63 @@ impl Exchange {
         self.selected_route().map(|route| &route.retry)
     }
 
-    /// Asks for the right to send one attempt to one endpoint.
+    /// Asks for the right to send one attempt to one endpoint. A destination that has none, or of
+    /// which it is not known yet, hands the call on to its siblings.
     ///
     /// # Errors
     /// The rejection to answer with if there is none.
     pub(crate) fn attempt(
+        &mut self,
+        local: &LocalMesh,
+        attributes: Attributes<'_, '_>,
+    ) -> Result<Attempt, Rejection> {
+        let mut waiting: Option<(u32, Arc<Cluster>)> = None;
+        loop {
+            let attempt = self.attempt_here(local, attributes);
+            match &attempt {
+                Ok(Attempt::Wait(cluster)) => {
+                    waiting.get_or_insert_with(|| (self.destination, cluster.clone()));
+                }
+                Err(Rejection::NoEndpoint | Rejection::NoService) => {}
+                Ok(Attempt::Go(_)) | Err(_) => return attempt,
+            }
+            if self.spill(local) {
+                continue;
+            }
+            // Nobody has any: the first that may yet turn out to have some is waited for.
+            let Some((destination, cluster)) = waiting else {
+                return attempt;
+            };
+            self.destination = destination;
+            self.without.clear();
+            self.looking_up = true;
+            return Ok(Attempt::Wait(cluster));
+        }
+    }
+
+    /// Chooses another destination of the route in place of one without endpoints; false if there is
+    /// none, or it keeps its calls.
+    fn spill(&mut self, local: &LocalMesh) -> bool {
+        let Some(route) = self.selected_route().cloned() else {
+            return false;
+        };
+        let Destination::Clusters(weighted) = &route.to else {
+            return false;
+        };
+        let own = weighted.get(self.destination as usize);
+        if weighted.len() < 2 || !own.is_some_and(|own| own.spill) {
+            return false;
+        }
+        self.without.push(self.destination);
+        let next = route::choose_but(&self.without, weighted, local.random());
+        let Some(next) = next.and_then(|next| u32::try_from(next).ok()) else {
+            return false;
+        };
+        self.destination = next;
+        true
+    }
+
+    fn attempt_here(
         &mut self,
         local: &LocalMesh,
         attributes: Attributes<'_, '_>,
@@ -251,13 +306,7 @@ impl Exchange {
     /// What a call has to say at the endpoint of this lease beside its own words.
     pub(crate) fn fitting(&self, lease: &Lease) -> Option<Fitting> {
         let terms = lease.seat.endpoint.terms.as_ref()?;
-        let (version, group) = self.site.open;
-        let any = version || group || !terms.attributes.is_empty() || !terms.defaults.is_empty();
-        any.then(|| Fitting {
-            terms: terms.clone(),
-            version,
-            group,
-        })
+        Fitting::of(terms, self.site.open)
     }
 
     fn pick(
@@ -532,25 +581,6 @@ impl Drop for Exchange {
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
         });
-    }
-}
-
-/// What a call has to say at its endpoint, as long as it may take to say it.
-pub struct Fitting {
-    terms: Arc<Terms>,
-    version: bool,
-    group: bool,
-}
-
-impl Fitting {
-    /// The same, for a codec.
-    #[must_use]
-    pub fn fit(&self) -> Fit<'_> {
-        Fit {
-            terms: &self.terms,
-            version: self.version,
-            group: self.group,
-        }
     }
 }
 

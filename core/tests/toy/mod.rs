@@ -282,6 +282,7 @@ pub(crate) fn routing(
         cluster: "all".into(),
         weight: 1,
         subset: None,
+        spill: true,
     }]);
     RoutingSpec {
         tables: vec![table(to, retry)],

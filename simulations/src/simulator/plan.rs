@@ -171,6 +171,7 @@ impl Plan {
                     cluster: group.name.as_str().into(),
                     weight: 1,
                     subset: None,
+                    spill: true,
                 }])
             };
             Route {

@@ -82,6 +82,7 @@ pub(crate) fn routing(
             cluster: "all".into(),
             weight: 1,
             subset: None,
+            spill: true,
         }]),
         timeout: None,
         retry: Retry {
