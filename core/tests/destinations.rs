@@ -1,5 +1,6 @@
 //! Where calls go whose destination has no endpoints, and how long they take if nobody says.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(dead_code, reason = "what all tests share has more than one needs")]
 
 mod toy;
 
