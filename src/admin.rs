@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::kafka::Outlet;
+use crate::log;
 use crate::running::Running;
 
 /// The longest request that is read.
@@ -145,6 +146,13 @@ fn metrics(running: &Running) -> String {
         page.family(name, kind, help);
         page.sample(name, &[], value.load(Relaxed) as f64);
     }
+    let name = "finback_log_lines_dropped_total";
+    page.family(
+        name,
+        "counter",
+        "Lines of the log that were dropped: whoever reads it did not keep up.",
+    );
+    page.sample(name, &[], log::dropped() as f64);
     worker_samples(&mut page, &running.workers.status());
     cluster_samples(&mut page, &running.mesh.status());
     registry_samples(&mut page, &running.registries.status());

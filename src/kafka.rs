@@ -217,6 +217,7 @@ impl KafkaSink {
         };
         let written = Message {
             topic: &topic,
+            owner: message.identity,
             key: key.map(str::as_bytes),
             payload: message.payload,
             headers: &headers,
@@ -268,6 +269,7 @@ impl KafkaSink {
         };
         let written = Message {
             topic: &topic,
+            owner: "",
             key,
             payload: body,
             headers: &headers,

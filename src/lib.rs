@@ -5,6 +5,7 @@ pub mod authentication;
 pub mod commands;
 pub mod config;
 pub mod kafka;
+pub mod log;
 pub mod mesh_registry;
 pub mod metadata;
 pub mod protocols;

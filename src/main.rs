@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use finback::commands::{check, demo, run, services};
-use finback::config;
+use finback::{config, log};
 
 // Tasks and bodies of many sizes come and go with each request; measured in docs/performance.md.
 #[global_allocator]
@@ -53,32 +53,36 @@ enum Command {
     Demo(demo::Options),
 }
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let default = match arguments.command {
         // What is printed is the answer; only trouble stands beside it.
         Command::Services(_) => "warn",
         _ => "info",
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_target(false)
-        .with_env_filter(filter.unwrap_or_else(|_| default.into()))
-        .init();
+    // Written to its end last of all.
+    let _written = log::begin(default);
     raise_descriptor_limit();
+    execute(arguments.command).unwrap_or_else(|error| {
+        // Without a backtrace, whatever RUST_BACKTRACE says: it is an operator's error, or the system's.
+        log::complain(format_args!("{error:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+fn execute(command: Command) -> anyhow::Result<ExitCode> {
     // Calls are carried by the workers' own threads; this runtime only keeps them supplied.
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("control")
         .enable_all()
         .build()?;
-    let exit = match arguments.command {
+    let exit = match command {
         Command::Run { config, take_over } => control.block_on(run::run(config, take_over)),
         Command::Check { config } => Ok(check::check(&config)),
         Command::Schema => {
-            println!("{}", serde_json::to_string_pretty(&config::schema())?);
+            let schema = serde_json::to_string_pretty(&config::schema())?;
+            log::say(format_args!("{schema}"));
             Ok(ExitCode::SUCCESS)
         }
         Command::Services(options) => control.block_on(services::services(options)),

@@ -136,7 +136,7 @@ fn service(reader: &mut Reader<'_>) -> Result<Value, Error> {
     let mut service = Map::new();
     reader.object(&mut |field, reader| {
         let value = match field {
-            "name" | "group" | "version" | "protocol" => match reader.string()? {
+            "name" | "group" | "version" | "protocol" | "path" => match reader.string()? {
                 Some(text) => text.into_owned().into(),
                 None => return Ok(true),
             },

@@ -144,15 +144,28 @@ impl Balancer {
     /// # Errors
     /// Why there is none.
     pub fn pick(&mut self, members: &[Arc<Endpoint>], ask: &Ask<'_>) -> Result<Pick, NoPick> {
-        let picked = self.choose(members, ask)?;
+        let place = self.propose(members, ask)?;
+        let health = &members[place].health;
+        if health.standing(ask.now) != Standing::Due && health.is_proven() {
+            health.ask(ask.now);
+            return Ok(Pick { place, trial: None });
+        }
+        let picked = self.choose(place, members, ask)?;
         members[picked.place].health.ask(ask.now);
         Ok(picked)
     }
 
-    fn choose(&mut self, members: &[Arc<Endpoint>], ask: &Ask<'_>) -> Result<Pick, NoPick> {
+    /// The endpoint to use where the one that was proposed is to be tried first.
+    #[cold]
+    fn choose(
+        &mut self,
+        proposed: usize,
+        members: &[Arc<Endpoint>],
+        ask: &Ask<'_>,
+    ) -> Result<Pick, NoPick> {
+        let mut place = proposed;
         let until = || ask.deadline.min(ask.now.after(LONGEST)).after(GRACE);
         for _ in 0..RACES {
-            let place = self.propose(members, ask)?;
             let health = &members[place].health;
             if health.standing(ask.now) != Standing::Due {
                 let trial = Trial::of_unproven(health, ask.now);
@@ -163,8 +176,8 @@ impl Balancer {
                 return Ok(Pick { place, trial });
             }
             // Another worker was quicker: it is on trial now, and no longer to be tried.
+            place = self.propose(members, ask)?;
         }
-        let place = self.propose(members, ask)?;
         Ok(Pick { place, trial: None })
     }
 

@@ -17,13 +17,12 @@ use tokio::sync::{Notify, watch};
 use crate::balance::Policy;
 use crate::budget::Budget;
 use crate::clock::{Clock, Now};
-use crate::discovery::{Discovery, Instance, Lane, Lookup, Rule, Sink, Snapshot, WatchGuard};
+use crate::discovery::{Discovery, Instance, Lane, Lookup, Rules, Sink, Snapshot, WatchGuard};
 use crate::endpoint::{Endpoint, Health};
 use crate::health::HealthCheck;
 use crate::net::{ClientTls, ProxyVersion};
 use crate::outlier::Outlier;
 use crate::own_error::is_ours;
-use crate::steer;
 use crate::text::Escaped;
 
 use book::Book;
@@ -124,7 +123,7 @@ pub struct Endpoints {
     /// The framework's own split.
     pub lane: Option<Lane>,
     /// The framework's own rules.
-    pub rules: Vec<Rule>,
+    pub rules: Rules,
 }
 
 /// A cluster at work: shared by all workers.
@@ -301,7 +300,7 @@ impl Cluster {
             known: snapshot.known,
             all,
             lane: snapshot.lane,
-            rules: bounded(snapshot.rules),
+            rules: snapshot.rules,
         }));
     }
 
@@ -346,15 +345,6 @@ impl Cluster {
             health,
         })
     }
-}
-
-/// The rules that are applied.
-fn bounded(mut rules: Vec<Rule>) -> Vec<Rule> {
-    if rules.len() > steer::MAX_RULES {
-        tracing::warn!(rules = rules.len(), "too many rules; the last are left out");
-        rules.truncate(steer::MAX_RULES);
-    }
-    rules
 }
 
 /// Holds the cluster weakly: a watch must not keep alive what nobody routes to.

@@ -1,9 +1,11 @@
 //! The port through which a registry tells core who the endpoints are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use arc_swap::{ArcSwap, Guard};
 
 /// One endpoint as its registry describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,26 +64,97 @@ pub struct WarmUp {
 pub struct Lane {
     /// The call's attribute.
     pub attribute: String,
-    /// The endpoints' label.
+    /// The endpoints' label. An endpoint in several lanes has their names in it, one a line.
     pub label: String,
-    /// A call that has the attribute goes to endpoints with the equal label or nowhere.
-    pub force: bool,
-    /// A call whose attribute of this name is `true` wants that for itself.
+    /// Lanes that rules name, whether endpoints stand in them or not; a call for one that is
+    /// `true` here goes to its endpoints or nowhere.
+    pub ruled: BTreeMap<String, bool>,
+    /// Divides a lane's name into levels: where no rule names a lane, the longest beginning that
+    /// one does name is meant.
+    pub level: Option<char>,
+    /// A call whose attribute of this name is `true` wants exactly its lane, or nothing.
     pub force_attribute: Option<String>,
 }
+
+/// A framework's own rules for the calls of one service, in the order in which they apply.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Before those of the caller.
+    pub first: Vec<Arc<Rule>>,
+    /// Those of the caller, if the framework knows such.
+    pub callers: Option<Arc<Callers>>,
+    /// After those of the caller.
+    pub last: Vec<Arc<Rule>>,
+}
+
+/// Rules by who calls. All services of a registry share them; they change without a snapshot.
+#[derive(Debug)]
+pub struct Callers {
+    /// The call's attribute that says who calls.
+    pub attribute: String,
+    /// The rules of each caller.
+    rules: ArcSwap<ByCaller>,
+}
+
+/// The rules of each caller, in the order in which they apply.
+pub type ByCaller = HashMap<String, Vec<Arc<Rule>>>;
+
+impl Callers {
+    /// Nobody's rules yet.
+    #[must_use]
+    pub fn new(attribute: &str) -> Self {
+        Self {
+            attribute: attribute.to_owned(),
+            rules: ArcSwap::default(),
+        }
+    }
+
+    /// The rules now.
+    #[must_use]
+    pub fn rules(&self) -> Guard<Arc<ByCaller>> {
+        // Workers share it: a count that all of them change would make them wait for each other.
+        self.rules.load()
+    }
+
+    /// Puts others in force.
+    pub fn replace(&self, rules: ByCaller) {
+        self.rules.store(Arc::new(rules));
+    }
+}
+
+/// There is one of each registry.
+impl PartialEq for Callers {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+impl Eq for Callers {}
 
 /// A framework's own rule that narrows down where certain calls may go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Which calls it is for: all of these hold.
     pub when: Vec<Condition>,
-    /// Which endpoints are left to them: those for which all of these hold; `None` leaves none.
-    pub then: Option<Vec<Condition>>,
-    /// If it leaves no endpoint, there is none; else it is as if there were no rule.
+    /// Which endpoints it speaks of: all of these hold. It leaves the others as they are.
+    pub among: Vec<Condition>,
+    /// What is left of those to the calls: one of these that has endpoints, by weight. If there
+    /// is none here, no endpoint is left.
+    pub then: Vec<Destination>,
+    /// If no destination has endpoints, none is left; else it is as if there were no rule.
     pub force: bool,
 }
 
-/// One condition of a [`Rule`].
+/// Endpoints that a [`Rule`] sends calls to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// Its share of the calls, compared with the rule's other destinations.
+    pub weight: u32,
+    /// The endpoints for which all of these hold.
+    pub conditions: Vec<Condition>,
+}
+
+/// One condition of a [`Rule`]. It does not hold of what is not said, negated or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
     /// What is looked at.
@@ -120,8 +193,10 @@ pub enum Subject {
 /// What a condition compares with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pattern {
-    /// A text, in which one `*` stands for anything.
+    /// A text, whose last `*` stands for anything.
     Glob(String),
+    /// A whole number between these two, both included; what is no number counts as 0.
+    Range(i64, i64),
     /// What the call says of this subject.
     OfCall(Subject),
 }
@@ -135,8 +210,8 @@ pub struct Snapshot {
     pub instances: Vec<Instance>,
     /// The framework's own split, if it has one.
     pub lane: Option<Lane>,
-    /// The framework's own rules, in the order in which they apply; at most 64.
-    pub rules: Vec<Rule>,
+    /// The framework's own rules.
+    pub rules: Rules,
 }
 
 /// What is looked up in a registry.

@@ -29,7 +29,7 @@ pub use checks::keep_checking;
 pub use framed::serve as serve_framed;
 pub use listener::{Connection, ListenerSpec, Listening};
 pub use protocol::{Protocol, Served, Sniff};
-pub use proxies::{Proxies, ProxyHeader};
+pub use proxies::{Proxies, ProxyHeader, node};
 pub use resident::IdleConnections;
 pub use simulated::{Crew, Held};
 pub use streams::{Caller, Carried, Stream, TunnelEnd};

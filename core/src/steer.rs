@@ -1,13 +1,14 @@
 //! Frameworks' own rules: which endpoints a call may go to, by what the call says.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::discovery::{Condition, Pattern, Rule, Subject};
+use crate::discovery::{Condition, Destination, Pattern, Rule, Rules, Subject};
 use crate::endpoint::Endpoint;
 
-/// Rules of one cluster, at most: each is a bit of a call's [`matching`] set.
-pub const MAX_RULES: usize = 64;
+/// Destinations of one rule, at most: those without endpoints are bits of a set.
+pub const MAX_DESTINATIONS: usize = 64;
 
 /// What a call says of itself.
 pub struct Facts<'a> {
@@ -23,231 +24,263 @@ pub struct Facts<'a> {
     pub source: IpAddr,
     /// The value of an attribute.
     pub attribute: &'a mut dyn FnMut(&str) -> Option<String>,
+    /// Attributes that rules asked for: each is looked for once a call.
+    pub read: Vec<(String, Option<String>)>,
 }
 
 impl Facts<'_> {
-    fn of(&mut self, subject: &Subject) -> Option<String> {
+    /// The value of an attribute.
+    pub fn attribute(&mut self, name: &str) -> Option<&str> {
+        let at = match self.read.iter().position(|(own, _)| own == name) {
+            Some(at) => at,
+            None => {
+                let value = (self.attribute)(name);
+                self.read.push((name.to_owned(), value));
+                self.read.len() - 1
+            }
+        };
+        self.read[at].1.as_deref()
+    }
+
+    fn of(&mut self, subject: &Subject) -> Option<Cow<'_, str>> {
         match subject {
-            Subject::Method => Some(self.method.to_owned()),
-            Subject::Service => Some(self.service.to_owned()),
-            Subject::Version => Some(self.version.to_owned()),
-            Subject::Group => Some(self.group.to_owned()),
-            Subject::Source => Some(self.source.to_string()),
-            Subject::Attribute(name) => (self.attribute)(name),
+            Subject::Method => Some(self.method.into()),
+            Subject::Service => Some(self.service.into()),
+            Subject::Version => Some(self.version.into()),
+            Subject::Group => Some(self.group.into()),
+            Subject::Source => Some(self.source.to_string().into()),
+            Subject::Attribute(name) => self.attribute(name).map(Cow::Borrowed),
             Subject::Address | Subject::Host | Subject::Port | Subject::Label(_) => None,
         }
     }
 
     fn holds(&mut self, condition: &Condition) -> bool {
-        let value = self.of(&condition.subject);
-        let mut any = false;
-        for pattern in &condition.patterns {
-            any |= match pattern {
-                Pattern::Glob(glob) => fits(glob, value.as_deref()),
-                Pattern::OfCall(other) => value.is_some() && self.of(other) == value,
-            };
+        if self.of(&condition.subject).is_none() {
+            return false;
         }
+        let any = condition.patterns.iter().any(|pattern| match pattern {
+            Pattern::OfCall(other) => {
+                let other = self.of(other).map(Cow::into_owned);
+                self.of(&condition.subject).as_deref() == other.as_deref()
+            }
+            pattern => self
+                .of(&condition.subject)
+                .is_some_and(|value| fits(pattern, &value)),
+        });
         any != condition.negated
     }
 }
 
-/// The rules that are for a call, a bit each.
-pub fn matching(rules: &[Rule], facts: &mut Facts<'_>) -> u64 {
-    let mut set = 0;
-    for (bit, rule) in rules.iter().enumerate().take(MAX_RULES) {
-        if rule.when.iter().all(|condition| facts.holds(condition)) {
-            set |= 1 << bit;
-        }
-    }
-    set
+/// The rules that are for one call, and what the call says that endpoints are compared with.
+#[derive(Clone, Debug, Default)]
+pub struct Steering {
+    rules: Vec<Arc<Rule>>,
+    /// By rule and pattern, in their order.
+    compared: Vec<Option<String>>,
+    /// The destination drawn for each rule that has several, in their order; `None` if none of
+    /// them has endpoints.
+    drawn: Vec<Option<usize>>,
 }
 
-/// What the call says of every subject that the endpoints of these rules are compared with, in
-/// the order of the rules.
-pub fn compared(rules: &[Rule], set: u64, facts: &mut Facts<'_>) -> Vec<Option<String>> {
-    let mut values = Vec::new();
-    for pattern in chosen(rules, set).flat_map(patterns) {
-        if let Pattern::OfCall(subject) = pattern {
-            values.push(facts.of(subject));
-        }
+/// Rules are the same if they are the same object: those of a former snapshot are not.
+impl PartialEq for Steering {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |(one, two): (&Arc<Rule>, &Arc<Rule>)| Arc::ptr_eq(one, two);
+        self.rules.len() == other.rules.len()
+            && self.rules.iter().zip(&other.rules).all(same)
+            && self.compared == other.compared
+            && self.drawn == other.drawn
     }
-    values
 }
 
-/// The endpoints that the rules of `set` leave, `compared` being what [`compared`] gave.
-#[must_use]
-pub fn steer(
-    mut endpoints: Vec<Arc<Endpoint>>,
-    rules: &[Rule],
-    set: u64,
-    compared: &[Option<String>],
-) -> Vec<Arc<Endpoint>> {
-    let mut rest = compared;
-    for rule in chosen(rules, set) {
-        let count = patterns(rule)
-            .filter(|pattern| matches!(pattern, Pattern::OfCall(_)))
-            .count();
-        let (own, after) = rest.split_at(count.min(rest.len()));
-        rest = after;
-        let left: Vec<_> = match &rule.then {
-            None => Vec::new(),
-            Some(then) => endpoints
-                .iter()
-                .filter(|endpoint| is_left(endpoint, then, own))
-                .cloned()
-                .collect(),
+impl Eq for Steering {}
+
+/// A destination that was drawn and has no endpoints: the position of the drawing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deserted(usize);
+
+impl Steering {
+    /// The rules that are for a call; `random` draws their destinations.
+    pub fn of(rules: &Rules, facts: &mut Facts<'_>, random: u64) -> Self {
+        let mut steering = Self::default();
+        steering.add(&rules.first, facts);
+        if let Some(callers) = &rules.callers {
+            let by_caller = callers.rules();
+            if !by_caller.is_empty()
+                && let Some(own) = facts
+                    .attribute(&callers.attribute)
+                    .and_then(|caller| by_caller.get(caller))
+            {
+                steering.add(own, facts);
+            }
+        }
+        steering.add(&rules.last, facts);
+        steering.prepare(facts, random);
+        steering
+    }
+
+    fn add(&mut self, rules: &[Arc<Rule>], facts: &mut Facts<'_>) {
+        for rule in rules {
+            if rule.when.iter().all(|condition| facts.holds(condition)) {
+                self.rules.push(rule.clone());
+            }
+        }
+    }
+
+    fn prepare(&mut self, facts: &mut Facts<'_>, random: u64) {
+        for rule in &self.rules {
+            for pattern in patterns(rule) {
+                if let Pattern::OfCall(subject) = pattern {
+                    self.compared.push(facts.of(subject).map(Cow::into_owned));
+                }
+            }
+            if rule.then.len() > 1 {
+                let turn = u32::try_from(self.drawn.len()).unwrap_or(u32::MAX);
+                let random = random.rotate_left(turn.wrapping_mul(17));
+                self.drawn.push(draw(&rule.then, 0, random));
+            }
+        }
+    }
+
+    /// Draws another destination instead of one without endpoints. `empty` has those found so far
+    /// for each drawing, a bit each.
+    pub fn redraw(&mut self, Deserted(at): Deserted, empty: &mut Vec<u64>, random: u64) {
+        let several = self.rules.iter().filter(|rule| rule.then.len() > 1);
+        let (Some(rule), Some(Some(last))) = (several.into_iter().nth(at), self.drawn.get(at))
+        else {
+            return;
         };
-        if !left.is_empty() || rule.force || rule.then.is_none() {
-            endpoints = left;
-        }
+        empty.resize(self.drawn.len(), 0);
+        empty[at] |= 1 << (last % MAX_DESTINATIONS);
+        let turn = empty[at].count_ones().wrapping_mul(13);
+        let drawn = draw(&rule.then, empty[at], random.rotate_left(turn));
+        self.drawn[at] = drawn;
     }
-    endpoints
+
+    /// The endpoints that are left.
+    ///
+    /// # Errors
+    /// If a destination that was drawn has none: another is to be drawn.
+    pub fn steer(&self, mut endpoints: Vec<Arc<Endpoint>>) -> Result<Vec<Arc<Endpoint>>, Deserted> {
+        let mut rest = &*self.compared;
+        let mut drawing = 0;
+        for rule in &self.rules {
+            let compares = |pattern: &&Pattern| matches!(pattern, Pattern::OfCall(_));
+            let count = patterns(rule).filter(compares).count();
+            let (own, after) = rest.split_at(count.min(rest.len()));
+            rest = after;
+            let (chosen, is_drawn) = match &*rule.then {
+                [] => (None, false),
+                [_] => (Some(0), false),
+                _ => {
+                    drawing += 1;
+                    (self.drawn.get(drawing - 1).copied().flatten(), true)
+                }
+            };
+            let passes = |endpoint: &&Arc<Endpoint>| {
+                chosen.is_some_and(|chosen| is_left(endpoint, rule, chosen, own))
+            };
+            let spoken_of = |endpoint: &&Arc<Endpoint>| all_hold(endpoint, &rule.among);
+            let mine = || endpoints.iter().filter(spoken_of);
+            if mine().any(|endpoint| passes(&endpoint)) {
+                endpoints.retain(|each| !spoken_of(&each) || passes(&each));
+            } else if is_drawn && chosen.is_some() && mine().next().is_some() {
+                return Err(Deserted(drawing - 1));
+            } else if rule.force || rule.then.is_empty() {
+                endpoints.retain(|each| !spoken_of(&each));
+            }
+        }
+        Ok(endpoints)
+    }
 }
 
-fn chosen(rules: &[Rule], set: u64) -> impl Iterator<Item = &Rule> {
-    let numbered = rules.iter().enumerate().take(MAX_RULES);
-    numbered.filter_map(move |(bit, rule)| (set & 1 << bit != 0).then_some(rule))
+/// Draws a destination by weight, but none of `empty`.
+fn draw(destinations: &[Destination], empty: u64, random: u64) -> Option<usize> {
+    let numbered = || {
+        let taken = destinations.iter().enumerate().take(MAX_DESTINATIONS);
+        taken.filter(|(at, each)| empty & (1 << at) == 0 && each.weight > 0)
+    };
+    let total: u64 = numbered().map(|(_, each)| u64::from(each.weight)).sum();
+    let mut left = random.checked_rem(total)?;
+    for (at, each) in numbered() {
+        match left.checked_sub(u64::from(each.weight)) {
+            Some(less) => left = less,
+            None => return Some(at),
+        }
+    }
+    None
 }
 
 fn patterns(rule: &Rule) -> impl Iterator<Item = &Pattern> {
-    let then = rule.then.iter().flatten();
-    then.flat_map(|condition| &condition.patterns)
+    let conditions = rule.then.iter().flat_map(|each| &each.conditions);
+    conditions.flat_map(|condition| &condition.patterns)
 }
 
-fn is_left(endpoint: &Endpoint, then: &[Condition], mut compared: &[Option<String>]) -> bool {
+/// Whether an endpoint is of this destination of a rule.
+fn is_left(endpoint: &Endpoint, rule: &Rule, chosen: usize, compared: &[Option<String>]) -> bool {
+    let mut rest = compared.iter();
     let mut left = true;
-    for condition in then {
-        let value = match &condition.subject {
-            Subject::Address => Some(endpoint.address.to_string()),
-            Subject::Host => Some(endpoint.address.ip().to_string()),
-            Subject::Port => Some(endpoint.address.port().to_string()),
-            Subject::Label(name) => endpoint.labels.get(name).cloned(),
-            _ => None,
-        };
-        let mut any = false;
-        for pattern in &condition.patterns {
-            any |= match pattern {
-                Pattern::Glob(glob) => fits(glob, value.as_deref()),
-                Pattern::OfCall(_) => {
-                    let own = compared.split_first();
-                    compared = own.map_or(compared, |(_, rest)| rest);
-                    value.is_some() && own.is_some_and(|(own, _)| *own == value)
-                }
-            };
+    for (at, destination) in rule.then.iter().enumerate() {
+        for condition in &destination.conditions {
+            let value = value(endpoint, &condition.subject);
+            let mut any = false;
+            for pattern in &condition.patterns {
+                any |= match pattern {
+                    Pattern::OfCall(_) => {
+                        let own = rest.next().and_then(Option::as_deref);
+                        value.is_some() && own == value.as_deref()
+                    }
+                    pattern => value.as_deref().is_some_and(|value| fits(pattern, value)),
+                };
+            }
+            let holds = value.is_some() && any != condition.negated;
+            left &= holds || at != chosen;
         }
-        left &= any != condition.negated;
     }
     left
 }
 
-/// Whether a text fits; one that is not there fits nothing.
-fn fits(glob: &str, value: Option<&str>) -> bool {
-    let Some(value) = value else { return false };
-    match glob.split_once('*') {
-        None => glob == value,
-        Some((beginning, end)) => {
-            value.len() >= beginning.len() + end.len()
-                && value.starts_with(beginning)
-                && value.ends_with(end)
+fn all_hold(endpoint: &Endpoint, conditions: &[Condition]) -> bool {
+    conditions.iter().all(|condition| {
+        let Some(value) = value(endpoint, &condition.subject) else {
+            return false;
+        };
+        let any = condition.patterns.iter().any(|each| fits(each, &value));
+        any != condition.negated
+    })
+}
+
+fn value<'a>(endpoint: &'a Endpoint, subject: &Subject) -> Option<Cow<'a, str>> {
+    match subject {
+        Subject::Address => Some(endpoint.address.to_string().into()),
+        Subject::Host => Some(endpoint.address.ip().to_string().into()),
+        Subject::Port => Some(endpoint.address.port().to_string().into()),
+        Subject::Label(name) => endpoint.labels.get(name).map(|value| value.into()),
+        _ => None,
+    }
+}
+
+fn fits(pattern: &Pattern, value: &str) -> bool {
+    match pattern {
+        Pattern::Glob(glob) => is_glob(glob, value),
+        Pattern::Range(low, high) => {
+            let digits = value.bytes().all(|byte| byte.is_ascii_digit());
+            let number = value.parse().ok().filter(|_| digits).unwrap_or(0);
+            (*low..=*high).contains(&number)
         }
+        Pattern::OfCall(_) => false,
+    }
+}
+
+/// Whether a text fits a glob, whose last `*` stands for anything; what is before and after it
+/// may overlap in the text.
+#[must_use]
+pub fn is_glob(glob: &str, value: &str) -> bool {
+    match glob.rsplit_once('*') {
+        None => glob == value,
+        Some((beginning, end)) => value.starts_with(beginning) && value.ends_with(end),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn endpoint(port: u16, zone: &str) -> Arc<Endpoint> {
-        Arc::new(Endpoint {
-            address: ([10, 0, 0, 1], port).into(),
-            weight: 1,
-            labels: [("zone".to_owned(), zone.to_owned())].into(),
-            warm_up: None,
-            terms: None,
-            health: Arc::default(),
-        })
-    }
-
-    fn is(subject: Subject, glob: &str) -> Condition {
-        Condition {
-            subject,
-            negated: false,
-            patterns: vec![Pattern::Glob(glob.to_owned())],
-        }
-    }
-
-    fn zone() -> Subject {
-        Subject::Label("zone".to_owned())
-    }
-
-    fn ports(rules: &[Rule], method: &str, zone: Option<&str>) -> Vec<u16> {
-        let all = vec![endpoint(1, "a"), endpoint(2, "b"), endpoint(3, "b")];
-        let mut facts = Facts {
-            method,
-            service: "s",
-            version: "",
-            group: "",
-            source: [10, 9, 8, 7].into(),
-            attribute: &mut |_| zone.map(str::to_owned),
-        };
-        let set = matching(rules, &mut facts);
-        let compared = compared(rules, set, &mut facts);
-        let left = steer(all, rules, set, &compared);
-        left.iter().map(|each| each.address.port()).collect()
-    }
-
-    #[test]
-    fn a_rule_is_for_the_calls_it_says() {
-        let rules = [Rule {
-            when: vec![is(Subject::Method, "get*"), is(Subject::Source, "10.*")],
-            then: Some(vec![is(zone(), "b")]),
-            force: false,
-        }];
-        assert_eq!(ports(&rules, "getIt", None), [2, 3]);
-        assert_eq!(ports(&rules, "setIt", None), [1, 2, 3]);
-    }
-
-    #[test]
-    fn rules_follow_one_another_and_force_leaves_none() {
-        let to = |glob: &str, force| Rule {
-            when: vec![],
-            then: Some(vec![is(Subject::Address, glob)]),
-            force,
-        };
-        let not = Rule {
-            when: vec![],
-            then: Some(vec![Condition {
-                negated: true,
-                ..is(Subject::Port, "2")
-            }]),
-            force: true,
-        };
-        let rules = [to("10.0.0.1:9", false), not.clone()];
-        assert_eq!(ports(&rules, "m", None), [1, 3]);
-        assert!(ports(&[to("10.0.0.1:9", true), not], "m", None).is_empty());
-        let deny = Rule {
-            when: vec![is(Subject::Method, "drop")],
-            then: None,
-            force: false,
-        };
-        assert!(ports(std::slice::from_ref(&deny), "drop", None).is_empty());
-        assert_eq!(ports(&[deny], "keep", None).len(), 3);
-    }
-
-    #[test]
-    fn endpoints_are_compared_with_what_the_call_says() {
-        let same = Condition {
-            subject: zone(),
-            negated: false,
-            patterns: vec![Pattern::OfCall(Subject::Attribute("zone".to_owned()))],
-        };
-        let rules = [Rule {
-            when: vec![],
-            then: Some(vec![same]),
-            force: true,
-        }];
-        assert_eq!(ports(&rules, "m", Some("a")), [1]);
-        assert_eq!(ports(&rules, "m", Some("b")), [2, 3]);
-        assert!(ports(&rules, "m", None).is_empty());
-    }
-}
+mod tests;

@@ -70,17 +70,71 @@ fn labelled(
     let Some((lane, value)) = lane.filter(|(lane, _)| !labels.contains_key(&lane.label)) else {
         return chosen;
     };
-    let equal = value.is_some() && chosen.iter().any(|each| lane_of(each, lane) == value);
-    if value.is_some() && !equal && lane.force {
-        return Vec::new();
+    let own = value.and_then(|value| lane_of_call(&chosen, lane, value, true));
+    match (own, value) {
+        (Some(own), _) => chosen.retain(|each| stands_in(each, lane, own)),
+        (None, Some(value)) if is_forced(lane, value) => chosen.clear(),
+        _ => chosen.retain(|each| !each.labels.contains_key(&lane.label)),
     }
-    let wanted = if equal { value } else { None };
-    chosen.retain(|each| lane_of(each, lane) == wanted);
     chosen
 }
 
-fn lane_of<'a>(endpoint: &'a Endpoint, lane: &Lane) -> Option<&'a str> {
-    endpoint.labels.get(&lane.label).map(String::as_str)
+fn stands_in(endpoint: &Endpoint, lane: &Lane, name: &str) -> bool {
+    let names = endpoint.labels.get(&lane.label);
+    names.is_some_and(|names| names.split('\n').any(|own| own == name))
+}
+
+/// Which lane a call goes to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LaneWay {
+    /// To the endpoints without a lane.
+    #[default]
+    None,
+    /// To this one.
+    To(String),
+    /// To one that does not exist, and nowhere else.
+    Nowhere,
+}
+
+/// The lane of a call that asks for `value`; `forced` if it says itself that it wants no other.
+#[must_use]
+pub fn lane_way(all: &[Arc<Endpoint>], lane: &Lane, value: &str, forced: bool) -> LaneWay {
+    match lane_of_call(all, lane, value, forced) {
+        Some(lane) => LaneWay::To(lane.to_owned()),
+        None if forced || is_forced(lane, value) => LaneWay::Nowhere,
+        None => LaneWay::None,
+    }
+}
+
+/// The lane of a call that asks for `value`, if endpoints stand in it; `exact` for no other than
+/// that one.
+fn lane_of_call<'a>(
+    all: &[Arc<Endpoint>],
+    lane: &Lane,
+    value: &'a str,
+    exact: bool,
+) -> Option<&'a str> {
+    let name = if exact { value } else { ruled(lane, value) };
+    let exists = all.iter().any(|each| stands_in(each, lane, name));
+    exists.then_some(name)
+}
+
+/// Whether a call that asks for this lane goes there or nowhere.
+fn is_forced(lane: &Lane, value: &str) -> bool {
+    lane.ruled.get(ruled(lane, value)) == Some(&true)
+}
+
+/// The lane that rules mean by a name.
+fn ruled<'a>(lane: &Lane, name: &'a str) -> &'a str {
+    let Some(level) = lane.level else { return name };
+    let mut shorter = Some(name);
+    while let Some(beginning) = shorter {
+        if lane.ruled.contains_key(beginning) {
+            return beginning;
+        }
+        shorter = beginning.rsplit_once(level).map(|(outer, _)| outer);
+    }
+    name
 }
 
 #[cfg(test)]
@@ -126,7 +180,8 @@ mod tests {
         Lane {
             attribute: "call.tag".into(),
             label: "tag".into(),
-            force: false,
+            ruled: BTreeMap::new(),
+            level: None,
             force_attribute: None,
         }
     }
@@ -201,12 +256,36 @@ mod tests {
     fn a_forced_lane_is_gone_to_or_nowhere() {
         let all = endpoints(&[(1, &[]), (1, &[("tag", "gray")])]);
         let lane = Lane {
-            force: true,
+            ruled: [("green".to_owned(), true), ("gray".to_owned(), true)].into(),
             ..tag()
         };
         let of = |value| ports(&members(&all, None, Some((&lane, value))));
         assert_eq!((of(Some("gray")), of(None)), (vec![1], vec![0]));
         assert!(of(Some("green")).is_empty());
+        assert_eq!(of(Some("red")), [0], "no rule names it");
+    }
+
+    #[test]
+    fn an_endpoint_may_stand_in_several_lanes_and_lanes_have_levels() {
+        let all = endpoints(&[
+            (1, &[("tag", "gray\nblue")]),
+            (1, &[("tag", "gray|a")]),
+            (1, &[]),
+        ]);
+        let lane = Lane {
+            ruled: [("gray".to_owned(), false), ("gray|a".to_owned(), false)].into(),
+            level: Some('|'),
+            ..tag()
+        };
+        let of = |value, exact| lane_of_call(&all, &lane, value, exact);
+        assert_eq!(of("gray|a|b", false), Some("gray|a"));
+        assert_eq!(of("gray|c", false), Some("gray"));
+        assert_eq!(of("gray|c", true), None);
+        let members = |value| ports(&members(&all, None, Some((&lane, Some(value)))));
+        assert_eq!(members("blue"), [0]);
+        assert_eq!(members("gray"), [0]);
+        assert_eq!(members("gray|a"), [1]);
+        assert_eq!(members("green"), [2]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::disk::{Disk, Key};
+use crate::layout::rules::Centre;
 use crate::layout::{Draft, Drafts, Layout, Reading, Roots};
 use crate::lock;
 use crate::metadata::Metadata;
@@ -39,6 +40,8 @@ pub(crate) struct Feeds {
     protection: Duration,
     disk: Option<Disk>,
     metadata: Metadata,
+    /// The rules that services share.
+    centre: Arc<Centre>,
     feeds: Arc<Mutex<Followers>>,
 }
 
@@ -128,6 +131,7 @@ impl Feeds {
             protection,
             disk,
             metadata,
+            centre: Arc::default(),
             feeds: Arc::default(),
         })
     }
@@ -180,7 +184,14 @@ impl Feeds {
             offers,
             saved: None,
         };
-        let reading = Reading::begin(&self.store, &self.roots, &self.metadata, layout, service);
+        let reading = Reading::begin(
+            &self.store,
+            &self.roots,
+            &self.metadata,
+            &self.centre,
+            layout,
+            service,
+        );
         let task = self.handle.spawn(follower.run(reading)).abort_handle();
         Feed {
             layout,
@@ -224,8 +235,11 @@ impl Follower {
                     );
                 }
                 named = drafts.drafts.iter().any(|draft| is_name(&draft.host));
+                let (listed, drafted) = (drafts.listed, drafts.drafts.len());
                 let offer = resolve(self.key.layout, drafts).await;
-                self.take(offer);
+                // What rules switch off is there all the same; what cannot be resolved is not.
+                let unknown = drafted.saturating_sub(offer.providers.len());
+                self.take(offer, listed.saturating_sub(unknown));
             }
             let again = match (named, self.guard.doubted_until) {
                 (_, Some(until)) => until.saturating_duration_since(Instant::now()),
@@ -272,11 +286,11 @@ impl Follower {
         }
     }
 
-    fn take(&mut self, offer: Offer) {
+    /// Offers what the store says, of which so many providers are `listed`, if that is to be believed:
+    /// a rule that switches all of them off is.
+    fn take(&mut self, offer: Offer, listed: usize) {
         let epoch = self.store.status().epoch;
-        let accepted = self
-            .guard
-            .admits(offer.providers.len(), epoch, Instant::now());
+        let accepted = self.guard.admits(listed, epoch, Instant::now());
         let was_held = self.state.held.swap(!accepted, Ordering::Relaxed);
         let Key {
             registry, service, ..
@@ -408,6 +422,56 @@ mod tests {
     use crate::store::{StoreConfig, ZooKeeperConfig};
 
     const SOON: Duration = Duration::from_secs(1);
+
+    /// A follower of a store that is never reached.
+    fn follower() -> (Follower, watch::Receiver<Option<Arc<Offer>>>) {
+        let config = StoreConfig::ZooKeeper(ZooKeeperConfig::open("127.0.0.1:1"));
+        let store = Store::start(&Handle::current(), "zk", &config);
+        let (offers, receiver) = watch::channel(None);
+        let follower = Follower {
+            key: Key {
+                registry: "zk".to_owned(),
+                layout: Layout::Native,
+                service: "s".to_owned(),
+            },
+            store,
+            disk: None,
+            guard: Guard::new(Duration::from_secs(30)),
+            state: Arc::default(),
+            offers,
+            saved: None,
+        };
+        (follower, receiver)
+    }
+
+    #[tokio::test]
+    async fn what_a_rule_switches_off_is_off_at_once() {
+        let provider = |port| Provider {
+            address: ([10, 0, 0, 1], port).into(),
+            layout: Layout::Native,
+            protocol: String::new(),
+            version: String::new(),
+            group: String::new(),
+            weight: 100,
+            labels: [].into(),
+            since: None,
+            warm_up: None,
+            origin: None,
+            parameters: [].into(),
+        };
+        let offer = |ports: &[u16]| {
+            let providers = ports.iter().map(|port| provider(*port)).collect();
+            Offer::new(Layout::Native, true, providers)
+        };
+        let (mut follower, offers) = follower();
+        let offered = || offers.borrow().as_ref().map(|offer| offer.providers.len());
+        follower.take(offer(&[1, 2]), 2);
+        follower.take(offer(&[]), 2);
+        assert_eq!(offered(), Some(0), "both are still registered");
+        follower.take(offer(&[1, 2]), 2);
+        follower.take(offer(&[]), 0);
+        assert_eq!(offered(), Some(2), "neither is: that is doubted");
+    }
 
     #[test]
     fn an_offer_suddenly_empty_is_doubted_for_a_while() {

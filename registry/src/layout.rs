@@ -2,9 +2,11 @@
 
 mod dubbo;
 mod dubbo_app;
+mod dubbo_parts;
+mod exercise;
 mod grpc;
 mod native;
-mod rules;
+pub(crate) mod rules;
 mod sofa;
 mod spring;
 pub(crate) mod terms;
@@ -14,17 +16,18 @@ pub(crate) mod write;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use finback_core::discovery::{Lane, Lookup, Rule};
+use finback_core::discovery::{Lane, Lookup};
 use finback_core::frame::NAME_LIMIT;
 use futures_util::future::select_all;
 use serde::{Deserialize, Serialize};
 
 use crate::metadata::Metadata;
-use crate::offer::Provider;
+use crate::offer::{CallRules, Provider};
 use crate::store::{Answer, Followed, Query, Store, is_segment};
 use crate::texts::Texts;
-use rules::Rules;
-use url::Url;
+use dubbo_parts::DubboParts;
+pub(crate) use exercise::{exercise_instance, exercise_rules, exercise_url};
+use rules::Centre;
 
 /// Parameters of a provider that become labels, and the labels' names.
 const LABELS: &[(&str, &str)] = &[
@@ -143,9 +146,18 @@ impl Layout {
         matches!(self, Self::Dubbo | Self::DubboApp).then(|| Lane {
             attribute: "dubbo.tag".to_owned(),
             label: "tag".to_owned(),
-            force: false,
+            ruled: BTreeMap::new(),
+            level: Some('|'),
             force_attribute: Some("dubbo.force.tag".to_owned()),
         })
+    }
+
+    /// Whether a provider is registered for the protocol that is looked up.
+    pub(crate) fn is_registered_for(self, lookup: &Lookup, provider: &Provider) -> bool {
+        match self {
+            Self::Dubbo | Self::DubboApp => provider.protocol == dubbo::wanted_protocol(lookup),
+            Self::Sofa | Self::Spring | Self::Grpc | Self::Native => false,
+        }
     }
 
     /// Whether a provider serves what is looked up.
@@ -182,7 +194,9 @@ pub(crate) struct Drafts {
     /// The framework's own split.
     pub(crate) lane: Option<Lane>,
     /// The framework's own rules.
-    pub(crate) rules: Vec<Rule>,
+    pub(crate) rules: CallRules,
+    /// Providers that the store lists, those included that rules switch off.
+    pub(crate) listed: usize,
 }
 
 impl Drafts {
@@ -207,39 +221,8 @@ impl Drafts {
                 None => drafts.unreadable += 1,
             }
         }
+        drafts.listed = drafts.drafts.len();
         drafts
-    }
-
-    /// The same with each provider as the rules want it; those that they disable are left out.
-    fn amended(mut self, rules: &Rules) -> Self {
-        self.drafts = self
-            .drafts
-            .into_iter()
-            .filter_map(|draft| {
-                let mut url = Url {
-                    scheme: draft.provider.protocol.clone(),
-                    host: draft.host.clone(),
-                    port: draft.port,
-                    path: String::new(),
-                    parameters: draft.provider.parameters.to_map(),
-                };
-                let before = url.parameters.clone();
-                rules.amend(&mut url);
-                if url.parameters == before {
-                    return Some(draft);
-                }
-                let open = url.flag("enabled", true) && !url.flag("disabled", false);
-                open.then(|| {
-                    let mut amended = provider(Layout::DubboApp, &url.scheme, url.parameters);
-                    amended.warm_up = amended.warm_up.or(draft.provider.warm_up);
-                    Draft {
-                        provider: amended,
-                        ..draft
-                    }
-                })
-            })
-            .collect();
-        self
     }
 
     fn extend(&mut self, other: Self) {
@@ -263,39 +246,20 @@ enum Parts {
     Spring(Box<spring::Spellings>),
 }
 
-struct DubboParts {
-    providers: Option<Followed>,
-    /// Old-style configurators and routers, and the configuration centre, which all services
-    /// share.
-    governing: [Followed; 3],
-    /// What was complained of last, to say it once.
-    complaints: Vec<String>,
-    applications: dubbo_app::Applications,
-}
-
 impl Reading {
     pub(crate) fn begin(
         store: &Arc<Store>,
         roots: &Roots,
         metadata: &Metadata,
+        centre: &Arc<Centre>,
         layout: Layout,
         service: &str,
     ) -> Self {
         let single = |query| Parts::Single(store.follow(query));
         let parts = match layout {
-            Layout::Dubbo | Layout::DubboApp => Parts::Dubbo(Box::new(DubboParts {
-                providers: (layout == Layout::Dubbo).then(|| {
-                    store.follow(Query::Names(dubbo::folder(roots, service, "providers")))
-                }),
-                governing: [
-                    Query::Names(dubbo::folder(roots, service, "configurators")),
-                    Query::Names(dubbo::folder(roots, service, "routers")),
-                    Query::Entries(format!("{}/config/dubbo", roots.dubbo)),
-                ]
-                .map(|query| store.follow(query)),
-                complaints: Vec::new(),
-                applications: dubbo_app::Applications::begin(store, roots, metadata, service),
-            })),
+            Layout::Dubbo | Layout::DubboApp => Parts::Dubbo(Box::new(DubboParts::begin(
+                store, roots, metadata, centre, layout, service,
+            ))),
             Layout::Sofa => single(Query::Names(sofa::providers(roots, service))),
             Layout::Spring => {
                 Parts::Spring(Box::new(spring::Spellings::begin(store, roots, service)))
@@ -333,47 +297,11 @@ impl Reading {
 
     /// Waits until something may have changed.
     pub(crate) async fn changed(&mut self) {
-        let mut all = Vec::new();
         match &mut self.parts {
-            Parts::Single(followed) => all.push(followed),
-            Parts::Spring(spellings) => spellings.followed(&mut all),
-            Parts::Dubbo(parts) => {
-                all.extend(&mut parts.providers);
-                all.extend(&mut parts.governing);
-                parts.applications.followed(&mut all);
-            }
+            Parts::Single(followed) => followed.changed().await,
+            Parts::Spring(spellings) => spellings.changed().await,
+            Parts::Dubbo(parts) => parts.changed().await,
         }
-        select_all(all.into_iter().map(|each| Box::pin(each.changed()))).await;
-    }
-}
-
-impl DubboParts {
-    fn latest(&mut self, service: &str) -> Option<Drafts> {
-        // Everything is asked before anything is waited for, so that what the one leads to is
-        // followed meanwhile.
-        let applications = self.applications.latest();
-        let providers = self.providers.as_mut().map(Followed::latest);
-        let [configurators, routers, centre] = self.governing.each_mut().map(Followed::latest);
-        let (configurators, routers, centre) = (configurators?, routers?, centre?);
-        let rules = Rules::read(
-            service,
-            Some(&centre),
-            [Some(&configurators), Some(&routers)],
-        );
-        if rules.complaints != self.complaints {
-            for complaint in &rules.complaints {
-                tracing::warn!(service, complaint, "a rule that is not applied");
-            }
-            self.complaints.clone_from(&rules.complaints);
-        }
-        let mut drafts = match providers {
-            Some(providers) => dubbo::read(service, Some(&providers?), &rules),
-            None => Drafts::default(),
-        };
-        drafts.extend(applications?.amended(&rules));
-        drafts.lane = rules.lane();
-        drafts.rules = rules.steering();
-        Some(drafts)
     }
 }
 

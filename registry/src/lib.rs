@@ -8,6 +8,7 @@
 mod bridge;
 mod disk;
 mod dns;
+mod exercise;
 mod feed;
 mod layout;
 mod listed;
@@ -42,10 +43,11 @@ use store::Store;
 
 pub use bridge::Bridge;
 pub use dns::DnsConfig;
+pub use exercise::{exercise_instance, exercise_rules, exercise_url};
 pub use layout::{Layout, Roots};
 pub use listed::ListedService;
 pub use metadata::{Asked, MetadataService, NoMetadata};
-pub use offer::{Offer, Provider};
+pub use offer::{CallRules, Offer, Provider};
 pub use registrar::{Registration, RegistrationStatus};
 pub use several::Several;
 pub use store::{EtcdConfig, StoreConfig, TlsConfig, ZooKeeperConfig};

@@ -5,10 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use finback_core::discovery::{Instance, Lane, Lookup, Rule, Snapshot, Terms, WarmUp};
+use finback_core::discovery::{
+    Callers, Instance, Lane, Lookup, Rule, Rules, Snapshot, Subject, Terms, WarmUp,
+};
+use finback_core::steer::is_glob;
 use serde::{Deserialize, Serialize};
 
 use crate::layout::Layout;
+use crate::layout::rules::NodeRule;
 use crate::layout::terms::terms;
 use crate::texts::Texts;
 
@@ -51,24 +55,74 @@ pub struct Provider {
 pub struct Offer {
     /// Whether the registry knows the service at all.
     pub known: bool,
-    /// The providers, in order of address, version and group.
+    /// The providers, in order of address, version, group and protocol.
     pub providers: Vec<Provider>,
     /// The framework's own split.
     pub lane: Option<Lane>,
     /// The framework's own rules.
-    pub rules: Vec<Rule>,
+    pub rules: CallRules,
+}
+
+/// The framework's own rules that are decided call by call, in the order in which they apply.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CallRules {
+    /// For calls of exactly this version and group.
+    pub(crate) of_services: Vec<(String, String, Arc<Rule>)>,
+    /// For all calls to the applications that provide the service.
+    pub(crate) of_providers: Vec<Arc<Rule>>,
+    /// By the application that calls.
+    pub(crate) callers: Option<Arc<Callers>>,
+    /// Those in the older form.
+    pub(crate) nodes: Vec<NodeRule>,
+}
+
+impl CallRules {
+    /// Those that can be for calls of this lookup.
+    fn of(&self, lookup: &Lookup) -> Rules {
+        let plain = |text: &str| if text == "0.0.0" { "" } else { text }.to_owned();
+        let version = plain(&lookup.version);
+        let of_services = self.of_services.iter().filter_map(|(own, group, rule)| {
+            (*own == version && **group == *lookup.group).then_some(rule)
+        });
+        let mut rules: Vec<_> = of_services.chain(&self.of_providers).cloned().collect();
+        rules.retain(|rule| can_be_for(rule, lookup));
+        let nodes = self.nodes.iter().filter(|own| own.is_for(lookup));
+        Rules {
+            first: rules,
+            callers: self.callers.clone(),
+            last: nodes.map(|own| own.rule().clone()).collect(),
+        }
+    }
+}
+
+/// Whether what a rule asks of the service allows this one.
+fn can_be_for(rule: &Rule, lookup: &Lookup) -> bool {
+    rule.when.iter().all(|condition| {
+        let value = match &condition.subject {
+            Subject::Service => &lookup.service,
+            Subject::Version => &lookup.version,
+            Subject::Group => &lookup.group,
+            _ => return true,
+        };
+        let fits = |pattern: &finback_core::discovery::Pattern| match pattern {
+            finback_core::discovery::Pattern::Glob(glob) => is_glob(glob, value),
+            _ => !condition.negated,
+        };
+        condition.patterns.iter().any(fits) != condition.negated
+    })
 }
 
 impl Offer {
-    /// An offer of these providers, each address once per version and group: a restarted provider
-    /// may stand there twice until its old session ends, and the younger entry counts.
+    /// An offer of these providers, each address once per version, group and protocol: a restarted
+    /// provider may stand there twice until its old session ends, and the younger entry counts.
     pub(crate) fn new(layout: Layout, known: bool, providers: Vec<Provider>) -> Self {
-        let mut chosen: BTreeMap<(SocketAddr, String, String), Provider> = BTreeMap::new();
+        let mut chosen: BTreeMap<(SocketAddr, String, String, String), Provider> = BTreeMap::new();
         for provider in providers {
             let key = (
                 provider.address,
                 provider.version.clone(),
                 provider.group.clone(),
+                provider.protocol.clone(),
             );
             match chosen.get(&key) {
                 Some(other) if other.since > provider.since => {}
@@ -81,31 +135,36 @@ impl Offer {
             known,
             providers: chosen.into_values().collect(),
             lane: layout.lane(),
-            rules: Vec::new(),
+            rules: CallRules::default(),
         }
     }
 
     /// What a lookup finds in it.
     pub(crate) fn snapshot(&self, layout: Layout, lookup: &Lookup) -> Snapshot {
-        let mut instances: BTreeMap<SocketAddr, Instance> = BTreeMap::new();
+        let mut instances: BTreeMap<SocketAddr, (bool, Instance)> = BTreeMap::new();
         // Most providers of a service ask for the same: they share it.
         let mut last: Option<Arc<Terms>> = None;
         for provider in &self.providers {
             if layout.serves(lookup, provider) {
-                instances.entry(provider.address).or_insert_with(|| {
+                // One that says of itself that it also speaks the protocol gives way to one that is
+                // registered for it.
+                let is_exact = layout.is_registered_for(lookup, provider);
+                let known = instances.get(&provider.address);
+                if known.is_none_or(|(was_exact, _)| is_exact && !was_exact) {
                     let terms = terms(layout, lookup, provider);
                     if last.as_deref() != terms.as_ref() {
                         last = terms.map(Arc::new);
                     }
-                    provider.instance(last.clone())
-                });
+                    let instance = provider.instance(last.clone());
+                    instances.insert(provider.address, (is_exact, instance));
+                }
             }
         }
         Snapshot {
             known: self.known,
-            instances: instances.into_values().collect(),
+            instances: instances.into_values().map(|(_, own)| own).collect(),
             lane: self.lane.clone(),
-            rules: self.rules.clone(),
+            rules: self.rules.of(lookup),
         }
     }
 }

@@ -121,10 +121,16 @@ fn add(merged: &mut Snapshot, other: &Snapshot) {
     if merged.lane.is_none() {
         merged.lane.clone_from(&other.lane);
     }
-    for rule in &other.rules {
-        if !merged.rules.contains(rule) {
-            merged.rules.push(rule.clone());
+    let (own, rules) = (&mut merged.rules, &other.rules);
+    for (own, rules) in [(&mut own.first, &rules.first), (&mut own.last, &rules.last)] {
+        for rule in rules {
+            if !own.contains(rule) {
+                own.push(rule.clone());
+            }
         }
+    }
+    if own.callers.is_none() {
+        own.callers.clone_from(&rules.callers);
     }
 }
 

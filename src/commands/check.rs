@@ -4,13 +4,14 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::config;
+use crate::log::{complain, say};
 
 /// Checks the file; prints what is wrong with it to stderr.
 #[must_use]
 pub fn check(path: &Path) -> ExitCode {
     match config::load(path) {
         Ok(config) => {
-            println!(
+            say(format_args!(
                 "{}: good; {} listeners, {} route tables, {} clusters, {} registries",
                 path.display(),
                 config.listeners.len(),
@@ -21,11 +22,11 @@ pub fn check(path: &Path) -> ExitCode {
                     .iter()
                     .filter(|(_, registry)| !registry.is_several())
                     .count()
-            );
+            ));
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("{error}");
+            complain(format_args!("{error}"));
             ExitCode::FAILURE
         }
     }

@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::config;
+use crate::log::say;
 use crate::running::Running;
 
 /// What is shown.
@@ -99,14 +100,14 @@ pub async fn demo(options: Options) -> anyhow::Result<ExitCode> {
     let (_, front, _) = listening.first().context("no listener")?;
     let front = *front;
     if !options.json {
-        println!(
+        say(format_args!(
             "One port, {front}, takes Bolt, Dubbo and gRPC calls to {SERVICE}, HTTP for {HOST_NAME}, and MQTT."
-        );
+        ));
         for (protocol, addresses) in &endpoints {
-            println!(
+            say(format_args!(
                 "  {protocol}: two stand-in services, {} and {}",
                 addresses[0], addresses[1]
-            );
+            ));
         }
     }
     let summaries = if options.once || options.json {
@@ -214,18 +215,18 @@ async fn round(
 /// rewritten in place.
 async fn show(front: SocketAddr, duration: Option<u64>) -> anyhow::Result<Summaries> {
     let live = std::io::stdout().is_terminal();
-    println!(
+    say(format_args!(
         "Calling it round after round{}.\n",
         if duration.is_some() {
             ""
         } else {
             "; Ctrl-C ends it"
         }
-    );
-    println!(
+    ));
+    say(format_args!(
         "{:<10}{:>14}{:>10}{:>12}{:>10}{:>10}",
         "protocol", "calls", "errors", "calls/s", "p50 us", "p99 us"
-    );
+    ));
     let time = Duration::from_secs(duration.unwrap_or(u64::from(u32::MAX)));
     let end = tokio::time::sleep(time);
     tokio::pin!(end);
@@ -239,14 +240,14 @@ async fn show(front: SocketAddr, duration: Option<u64>) -> anyhow::Result<Summar
             () = &mut end => break,
         }
         if live && !first {
-            print!("\x1b[{}A", SHOWN.len());
+            let _ = write!(std::io::stdout().lock(), "\x1b[{}A", SHOWN.len());
         }
         first = false;
         for (shown, progress) in SHOWN.iter().zip(&progress) {
             let Some(summary) = latest.get(shown.name()) else {
                 continue;
             };
-            println!(
+            say(format_args!(
                 "{:<10}{:>14}{:>10}{:>12.0}{:>10}{:>10}",
                 shown.name(),
                 progress.calls.load(Relaxed),
@@ -254,7 +255,7 @@ async fn show(front: SocketAddr, duration: Option<u64>) -> anyhow::Result<Summar
                 summary.per_second,
                 summary.p50_us,
                 summary.p99_us
-            );
+            ));
         }
         std::io::stdout().flush()?;
         tokio::select! {
@@ -269,19 +270,19 @@ async fn show(front: SocketAddr, duration: Option<u64>) -> anyhow::Result<Summar
             summary.errors = progress.errors.load(Relaxed);
         }
     }
-    println!();
+    say(format_args!(""));
     Ok(latest)
 }
 
 fn report(summaries: &Summaries, json: bool) -> anyhow::Result<ExitCode> {
     if json {
-        println!("{}", serde_json::to_string(summaries)?);
+        say(format_args!("{}", serde_json::to_string(summaries)?));
     } else {
         for (protocol, summary) in summaries {
-            println!(
+            say(format_args!(
                 "{protocol}: {} calls, {} errors, p50 {} us, p99 {} us",
                 summary.calls, summary.errors, summary.p50_us, summary.p99_us
-            );
+            ));
         }
     }
     let right = summaries

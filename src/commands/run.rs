@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Config;
+use crate::log::{self, LIFECYCLE};
 use crate::running::Running;
 use crate::{admin, config, mesh_registry};
 
@@ -28,13 +29,19 @@ pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
             ..config
         },
         Err(error) => {
-            eprintln!("{error}");
+            log::complain(format_args!("{error}"));
             return Ok(ExitCode::FAILURE);
         }
     };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let hangup = signal(SignalKind::hangup())?;
+    for (kind, name) in [
+        (SignalKind::user_defined1(), "SIGUSR1"),
+        (SignalKind::user_defined2(), "SIGUSR2"),
+    ] {
+        tokio::spawn(ignore(signal(kind)?, name));
+    }
     let admin = match config.admin {
         Some(address) => Some(
             TcpListener::bind(address)
@@ -56,35 +63,47 @@ pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
     let running = Arc::new(Running::start(config)?);
     announce(&running).await;
     if let Some(listener) = admin {
-        eprintln!("listening admin {} protocol=http", listener.local_addr()?);
+        tracing::info!(target: LIFECYCLE, "listening admin {} protocol=http", listener.local_addr()?);
         tokio::spawn(admin::serve(listener, running.clone()));
     }
     if let Some((listener, config)) = mesh_registry {
-        eprintln!(
-            "listening mesh-registry {} protocol=http",
+        tracing::info!(target: LIFECYCLE, "listening mesh-registry {} protocol=http",
             listener.local_addr()?
         );
         let registries = running.registries.clone();
         tokio::spawn(mesh_registry::serve(listener, config, registries));
     }
     tokio::spawn(keep_up(path, known, hangup, running.clone()));
-    eprintln!("ready");
+    tracing::info!(target: LIFECYCLE, "ready");
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    eprintln!("stopping: finishing what is in flight; a second signal ends it at once");
-    tokio::select! {
-        () = running.drain() => eprintln!("stopped"),
-        _ = terminate.recv() => eprintln!("ended at once"),
-        _ = interrupt.recv() => eprintln!("ended at once"),
+    tracing::info!(target: LIFECYCLE, "stopping: finishing what is in flight; a second signal ends it at once");
+    let drained = tokio::select! {
+        () = running.drain() => true,
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => false,
+    };
+    if !drained {
+        // Calls were cut off: that shall not look like a clean end.
+        tracing::warn!(target: LIFECYCLE, "ended at once");
+        return Ok(ExitCode::FAILURE);
     }
+    tracing::info!(target: LIFECYCLE, "stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Other daemons do something at these signals; without a handler they would end the process.
+async fn ignore(mut asked: Signal, name: &'static str) {
+    while asked.recv().await.is_some() {
+        tracing::info!("{name} means nothing here; SIGHUP reloads, SIGTERM stops");
+    }
 }
 
 async fn announce(running: &Running) {
     for (name, address, protocol) in running.listening().await {
-        eprintln!("listening {name} {address} protocol={protocol}");
+        tracing::info!(target: LIFECYCLE, "listening {name} {address} protocol={protocol}");
     }
 }
 
@@ -122,15 +141,15 @@ async fn reload(path: &Path, running: &Running) {
         Ok(fixed) => {
             running.reloads.accepted.fetch_add(1, Ordering::Relaxed);
             announce(running).await;
-            eprintln!("reloaded {}", path.display());
+            tracing::info!(target: LIFECYCLE, "reloaded {}", path.display());
             if !fixed.is_empty() {
                 let keys = fixed.join("`, `");
-                eprintln!("only a restart puts the change of `{keys}` in force");
+                tracing::warn!(target: LIFECYCLE, "only a restart puts the change of `{keys}` in force");
             }
         }
         Err(error) => {
             running.reloads.refused.fetch_add(1, Ordering::Relaxed);
-            eprintln!("{error:#}\nnot reloaded; the configuration before stays in force");
+            tracing::error!(target: LIFECYCLE, "{error:#}\nnot reloaded; the configuration before stays in force");
         }
     }
 }

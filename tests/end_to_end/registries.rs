@@ -173,6 +173,44 @@ fn dubbo_applications_are_found_by_mapping_and_metadata() {
 }
 
 #[test]
+fn one_dead_instance_of_a_revision_costs_the_others_nothing() {
+    let zookeeper_ = ZooKeeper::start();
+    let peer = Peer::dubbo3();
+    let port = free_port();
+    peer.export(&[
+        ("registry", &zookeeper_.address),
+        ("mode", "instance"),
+        ("metadata-type", "local"),
+        ("application", "acme-dead"),
+        ("serialization", "hessian2"),
+        ("port", &port.to_string()),
+        ("name", "alive"),
+    ]);
+    // The node of a machine that died stands until its session ends; it comes first by name.
+    let tools = Peer::registry();
+    let ask = |operation: &str, path: &str, data: &str| {
+        let fields = [
+            ("registry", zookeeper_.address.as_str()),
+            ("path", path),
+            ("data", data),
+        ];
+        tools.ask(operation, &fields).unwrap()
+    };
+    let host = host_address().to_string();
+    let alive = ask("get", &format!("/services/acme-dead/{host}:{port}"), "");
+    let dead = "/services/acme-dead/0.dead";
+    let gone = alive.as_str().unwrap().replace(&host, "192.0.2.1");
+    ask("create", dead, &gone);
+    let finback = following(&zookeeper(&zookeeper_), "dubbo-app", GREETER);
+    let (alive, gone) = (format!("{host}:{port}"), format!("192.0.2.1:{port}"));
+    let begin = Instant::now();
+    eventually_following(&finback, &[&alive, &gone]);
+    assert!(begin.elapsed() < Duration::from_secs(3));
+    ask("delete", dead, "");
+    eventually_following(&finback, &[&alive]);
+}
+
+#[test]
 fn a_service_at_both_levels_is_one_service() {
     let zookeeper_ = ZooKeeper::start();
     let peer = Peer::dubbo3();

@@ -1,7 +1,7 @@
 //! Proxies in front of a listener: which are trusted, and whether they say whom a connection is from.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::net::read_proxy_header;
@@ -42,9 +42,49 @@ impl Proxies {
         self.trusted.iter().any(|own| own.contains(address))
     }
 
+    /// Whose a call is that a hop at this address passed on: the hop's own, or whom the proxies behind it
+    /// name that are believed. `lines` list them, each proxy after whom it speaks for, and `read` takes an
+    /// address from an element. Of them it is the last that is no trusted proxy: whoever wrote it was one.
+    pub fn source<'a>(
+        &self,
+        hop: IpAddr,
+        lines: impl DoubleEndedIterator<Item = &'a str>,
+        read: fn(&str) -> Option<IpAddr>,
+    ) -> IpAddr {
+        let mut source = hop;
+        if !self.trusts(hop.to_canonical()) {
+            return source;
+        }
+        let elements = lines.rev().flat_map(|line| line.rsplit(','));
+        let elements = elements.map(str::trim).filter(|own| !own.is_empty());
+        for element in elements {
+            // What cannot be read, or is hidden, ends what is known.
+            let Some(address) = read(element) else { break };
+            source = address;
+            if !self.trusts(address) {
+                break;
+            }
+        }
+        source
+    }
+
     pub(super) fn expect_header(&self) -> bool {
         self.header != ProxyHeader::None
     }
+}
+
+/// The address that a text is, maybe with a port, in brackets or in quotes (RFC 7239, section 6).
+#[must_use]
+pub fn node(text: &str) -> Option<IpAddr> {
+    let text = text.trim().trim_matches('"');
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some(address.to_canonical());
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Some(address.ip().to_canonical());
+    }
+    let inner = text.strip_prefix('[')?.strip_suffix(']')?;
+    inner.parse::<IpAddr>().ok().map(|own| own.to_canonical())
 }
 
 /// Takes the header off a connection that has to begin with one, and believes it.

@@ -187,6 +187,13 @@ impl Stream {
             .answered(outcome, usize::try_from(bytes).unwrap_or(usize::MAX));
     }
 
+    /// Says that it and its last attempt ended with the endpoint's answer, of so many bytes.
+    pub fn end(&mut self, lease: &mut Lease, outcome: Outcome, bytes: u64) {
+        self.conclude(lease, AttemptEnd::Answered(outcome), Resend::Impossible);
+        self.exchange
+            .answered(outcome, usize::try_from(bytes).unwrap_or(usize::MAX));
+    }
+
     /// Ends it with the mesh's own answer; returns the text for the caller.
     pub fn rejected(&mut self, rejection: Rejection) -> String {
         self.worker.read_clock();

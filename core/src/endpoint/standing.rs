@@ -84,9 +84,14 @@ impl Stand {
 /// What makes a call more than a call: that it tries an endpoint for those that follow. It goes
 /// to the outlier's word on the call; dropped without one, it is given back, so that another
 /// call may try.
+///
+/// Few calls try an endpoint, and all leases have room for this: so it is kept apart.
 #[derive(Debug)]
 #[must_use = "an endpoint that nobody tries never takes calls again"]
-pub struct Trial {
+pub struct Trial(Box<Tried>);
+
+#[derive(Debug)]
+struct Tried {
     health: Arc<Health>,
     of: Of,
 }
@@ -108,37 +113,39 @@ impl Trial {
             return None;
         }
         let own = Seen::on_trial(until);
-        health.stand.change(seen, own).then(|| Self {
-            health: health.clone(),
-            of: Of::Ejected { own, since: now },
-        })
+        let of = Of::Ejected { own, since: now };
+        let changed = health.stand.change(seen, own);
+        changed.then(|| Self::new(health, of))
     }
 
     /// Has a call try an endpoint that has yet to answer.
     pub(crate) fn of_unproven(health: &Arc<Health>, now: Now) -> Option<Self> {
         (!health.is_proven()).then(|| {
             health.begin_trial(now);
-            Self {
-                health: health.clone(),
-                of: Of::Unproven,
-            }
+            Self::new(health, Of::Unproven)
         })
+    }
+
+    fn new(health: &Arc<Health>, of: Of) -> Self {
+        let health = health.clone();
+        Self(Box::new(Tried { health, of }))
     }
 
     /// Whether it decides if an ejected endpoint takes calls again.
     pub(crate) fn decides(&self) -> bool {
-        matches!(self.of, Of::Ejected { .. })
+        matches!(self.0.of, Of::Ejected { .. })
     }
 }
 
 impl Drop for Trial {
     fn drop(&mut self) {
-        match self.of {
+        let Tried { health, of } = &*self.0;
+        match *of {
             // If it was decided, or took too long, the number is no longer its own.
             Of::Ejected { own, since } => {
-                self.health.stand.change(own, Seen::ejected(since));
+                health.stand.change(own, Seen::ejected(since));
             }
-            Of::Unproven => self.health.end_trial(),
+            Of::Unproven => health.end_trial(),
         }
     }
 }

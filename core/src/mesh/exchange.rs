@@ -318,14 +318,16 @@ impl Exchange {
     ) -> Result<(Rc<Seat>, Option<Trial>), Rejection> {
         let way = view.is_steered().then(|| {
             let key = &self.site.key;
-            view.way(&mut Facts {
+            let mut facts = Facts {
                 method: &key.method,
                 service: &key.service,
                 version: &key.version,
                 group: &key.group,
                 source: self.source,
                 attribute: &mut |name| attributes(name).map(Cow::into_owned),
-            })
+                read: Vec::new(),
+            };
+            view.way(&mut facts, random)
         });
         let policy = &view.cluster.spec.policy;
         let hash = match &policy.balance {
@@ -379,12 +381,15 @@ impl Exchange {
 
     /// Says how an attempt ended, by the [table](rule) of verdicts; whether another one follows.
     pub(crate) fn conclude(&mut self, lease: &mut Lease, end: AttemptEnd, resend: Resend) -> bool {
-        let retry = self.retry();
-        let (idempotent, refused) =
-            retry.map_or((false, false), |own| (own.idempotent, own.refused));
+        let retries_refused = || self.retry().is_some_and(|own| own.refused);
+        let refused = end == AttemptEnd::Answered(Outcome::Refused) && retries_refused();
         let Ruling { verdict, repeat } = rule(end, refused);
         lease.conclude(verdict);
         self.no_tls = end == AttemptEnd::TlsFailed;
+        if repeat == Repeat::Never || resend == Resend::Impossible {
+            return false;
+        }
+        let idempotent = self.retry().is_some_and(|own| own.idempotent);
         let safe = match repeat {
             Repeat::Never => false,
             Repeat::Free | Repeat::Uncounted => true,
@@ -393,10 +398,8 @@ impl Exchange {
         };
         let uncounted =
             repeat == Repeat::Uncounted && self.moves < MOVES && self.most_attempts() > 1;
-        let again = safe
-            && resend != Resend::Impossible
-            && (uncounted || !self.is_last_attempt())
-            && self.deadline > self.clock.get();
+        let again =
+            safe && (uncounted || !self.is_last_attempt()) && self.deadline > self.clock.get();
         if again {
             self.free = matches!(repeat, Repeat::Free | Repeat::Uncounted);
             self.moves += u16::from(uncounted);

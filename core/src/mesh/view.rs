@@ -9,10 +9,10 @@ use std::sync::Arc;
 use crate::balance::Balancer;
 use crate::clock::Now;
 use crate::cluster::{Cluster, Endpoints};
-use crate::discovery::{Lane, Rule};
+use crate::discovery::{Lane, Rules};
 use crate::endpoint::Endpoint;
-use crate::steer::{self, Facts};
-use crate::subset::{self, Subset};
+use crate::steer::{Deserted, Facts, Steering};
+use crate::subset::{self, LaneWay, Subset};
 
 /// Sets of endpoints kept for calls that rules tell apart.
 const MAX_WAYS: usize = 64;
@@ -40,32 +40,21 @@ pub(crate) struct View {
     pub(crate) ready: bool,
     pub(crate) known: bool,
     lane: Option<Lane>,
-    rules: Vec<Rule>,
+    rules: Rules,
     plain: Members,
     /// What calls that the framework's own rules tell apart may use, found out one by one.
-    ways: Vec<(Way, Members)>,
+    ways: Vec<(Way, Found)>,
 }
+
+/// What a way leads to: endpoints, or a destination that has none, so that another is drawn.
+type Found = Result<Members, Deserted>;
 
 /// What a call says that decides which endpoints it may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Way {
     lane: LaneWay,
     /// The rules that are for it.
-    rules: u64,
-    /// What endpoints are compared with.
-    compared: Vec<Option<String>>,
-}
-
-/// Which lane a call goes to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum LaneWay {
-    /// To the endpoints without a lane.
-    #[default]
-    None,
-    /// To this one.
-    To(String),
-    /// To one that does not exist, and nowhere else.
-    Nowhere,
+    steering: Steering,
 }
 
 impl View {
@@ -78,7 +67,7 @@ impl View {
             ready: false,
             known: false,
             lane: None,
-            rules: Vec::new(),
+            rules: Rules::default(),
             plain,
             ways: Vec::new(),
         }
@@ -101,13 +90,20 @@ impl View {
         self.rules.clone_from(&endpoints.rules);
         let former = self.seats();
         self.ways.clear();
-        self.plain = self.gather(&endpoints, &Way::default(), &former, now, seed);
+        // No rule applies to it: there is nothing to draw.
+        if let Ok(plain) = self.gather(&endpoints, &Way::default(), &former, now, seed) {
+            self.plain = plain;
+        }
     }
 
     /// The seats there are, to be kept for endpoints that stay.
     fn seats(&self) -> HashMap<*const Endpoint, Rc<Seat>> {
         std::iter::once(&self.plain)
-            .chain(self.ways.iter().map(|(_, members)| members))
+            .chain(
+                self.ways
+                    .iter()
+                    .filter_map(|(_, found)| found.as_ref().ok()),
+            )
             .flat_map(|members| &members.seats)
             .map(|seat| (Arc::as_ptr(&seat.endpoint), seat.clone()))
             .collect()
@@ -120,7 +116,7 @@ impl View {
         former: &HashMap<*const Endpoint, Rc<Seat>>,
         now: Now,
         seed: u64,
-    ) -> Members {
+    ) -> Found {
         let lane = self.lane.as_ref();
         let chosen = match &way.lane {
             LaneWay::Nowhere => Vec::new(),
@@ -133,22 +129,20 @@ impl View {
                 subset::members(&endpoints.all, self.subset.as_deref(), lane)
             }
         };
-        let chosen = steer::steer(chosen, &self.rules, way.rules, &way.compared);
-        Members::new(&self.cluster, chosen, former, now, seed)
+        let chosen = way.steering.steer(chosen)?;
+        Ok(Members::new(&self.cluster, chosen, former, now, seed))
     }
 
     /// Whether calls are told apart by what they say.
     pub(crate) fn is_steered(&self) -> bool {
-        self.lane.is_some() || !self.rules.is_empty()
+        self.lane.is_some() || self.rules != Rules::default()
     }
 
     /// The way of a call.
-    pub(crate) fn way(&self, facts: &mut Facts<'_>) -> Way {
-        let rules = steer::matching(&self.rules, facts);
+    pub(crate) fn way(&self, facts: &mut Facts<'_>, random: u64) -> Way {
         Way {
             lane: self.lane_way(facts),
-            rules,
-            compared: steer::compared(&self.rules, rules, facts),
+            steering: Steering::of(&self.rules, facts, random),
         }
     }
 
@@ -156,24 +150,14 @@ impl View {
         let Some(lane) = &self.lane else {
             return LaneWay::None;
         };
-        let Some(value) = (facts.attribute)(&lane.attribute) else {
+        let value = (facts.attribute)(&lane.attribute);
+        let Some(value) = value.filter(|value| !value.is_empty()) else {
             return LaneWay::None;
         };
-        let endpoints = self.cluster.endpoints();
-        let exists = endpoints
-            .all
-            .iter()
-            .any(|endpoint| endpoint.labels.get(&lane.label) == Some(&value));
-        if exists {
-            return LaneWay::To(value);
-        }
         let wanted = lane.force_attribute.as_deref();
         let forced = wanted.and_then(|name| (facts.attribute)(name));
-        if lane.force || forced.as_deref() == Some("true") {
-            LaneWay::Nowhere
-        } else {
-            LaneWay::None
-        }
+        let forced = forced.as_deref() == Some("true");
+        subset::lane_way(&self.cluster.endpoints().all, lane, &value, forced)
     }
 
     /// The endpoints of calls that are not told apart.
@@ -186,20 +170,37 @@ impl View {
         if way == Way::default() {
             return &mut self.plain;
         }
-        let at = match self.ways.iter().position(|(own, _)| *own == way) {
-            Some(at) => at,
-            None => {
-                let former = self.seats();
-                let endpoints = self.cluster.endpoints();
-                let members = self.gather(&endpoints, &way, &former, now, seed);
-                if self.ways.len() >= MAX_WAYS {
-                    self.ways.clear();
-                }
-                self.ways.push((way, members));
-                self.ways.len() - 1
-            }
-        };
-        &mut self.ways[at].1
+        let mut way = way;
+        let mut empty = Vec::new();
+        loop {
+            let at = match self.ways.iter().position(|(own, _)| *own == way) {
+                Some(at) => at,
+                None => self.find(way.clone(), now, seed),
+            };
+            // Each drawing takes a destination away, and the last says that there is none.
+            let Err(deserted) = &self.ways[at].1 else {
+                return self.found(at);
+            };
+            way.steering.redraw(*deserted, &mut empty, seed);
+        }
+    }
+
+    fn find(&mut self, way: Way, now: Now, seed: u64) -> usize {
+        let former = self.seats();
+        let endpoints = self.cluster.endpoints();
+        let found = self.gather(&endpoints, &way, &former, now, seed);
+        if self.ways.len() >= MAX_WAYS {
+            self.ways.clear();
+        }
+        self.ways.push((way, found));
+        self.ways.len() - 1
+    }
+
+    fn found(&mut self, at: usize) -> &mut Members {
+        match self.ways.get_mut(at) {
+            Some((_, Ok(members))) => members,
+            _ => &mut self.plain,
+        }
     }
 }
 

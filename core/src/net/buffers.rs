@@ -20,13 +20,16 @@ thread_local! {
 /// Lends the thread's buffer for reading to `read`. It is one buffer, not one per connection, since
 /// what was read is used or copied before the next connection is read.
 pub fn scratch<R>(read: impl FnOnce(&mut [u8]) -> R) -> R {
-    let mut scratch = SCRATCHES.take();
-    if scratch.is_empty() {
-        scratch = vec![0; SCRATCH];
-    }
-    let result = read(&mut scratch);
-    SCRATCHES.set(scratch);
-    result
+    SCRATCHES.with(|kept| {
+        // Taken out, for who reads may read something else meanwhile.
+        let mut scratch = kept.take();
+        if scratch.is_empty() {
+            scratch = vec![0; SCRATCH];
+        }
+        let result = read(&mut scratch);
+        kept.replace(scratch);
+        result
+    })
 }
 
 /// What output is written into.

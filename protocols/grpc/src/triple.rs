@@ -59,9 +59,13 @@ impl Dialect for Triple {
     }
 
     fn claims(&self, head: &Parts) -> bool {
-        let own = |name: &HeaderName| NAMES.contains(&name.as_str());
-        let content_type = head.headers.get(header::CONTENT_TYPE);
-        is_call(head) && content_type.is_some_and(carries) && head.headers.keys().any(own)
+        // Most names are none of these, as their beginning tells.
+        let own = |name: &HeaderName| {
+            let name = name.as_str();
+            name.starts_with("tri") && NAMES.contains(&name)
+        };
+        let carried = || head.headers.get(header::CONTENT_TYPE).is_some_and(carries);
+        is_call(head) && head.headers.keys().any(own) && carried()
     }
 
     fn metadata<'a>(&self, head: &'a Parts) -> Metadata<'a> {

@@ -80,8 +80,8 @@ impl Body for Incoming {
 
 /// A body on its way, in either direction.
 pub(crate) enum Payload {
-    /// Known whole, or nothing.
-    Whole(Option<Bytes>),
+    /// Known whole, or nothing; with the trailers that follow.
+    Whole(Option<Bytes>, Option<Box<HeaderMap>>),
     /// A request's, as it arrives.
     Request(Incoming, Rc<Upload>),
     /// A request's, once more.
@@ -186,13 +186,18 @@ pub(crate) struct Download {
 impl Payload {
     /// Nothing.
     pub(crate) fn empty() -> Self {
-        Self::Whole(None)
+        Self::Whole(None, None)
+    }
+
+    /// Known whole, with its trailers.
+    pub(crate) fn whole(bytes: Bytes, trailers: Option<Box<HeaderMap>>) -> Self {
+        Self::Whole((!bytes.is_empty()).then_some(bytes), trailers)
     }
 }
 
 impl From<Bytes> for Payload {
     fn from(bytes: Bytes) -> Self {
-        Self::Whole((!bytes.is_empty()).then_some(bytes))
+        Self::whole(bytes, None)
     }
 }
 
@@ -206,11 +211,8 @@ impl Download {
             Some(outcome) => outcome,
             None => self.dialect.outcome_of_trailers(trailers),
         };
-        let end = AttemptEnd::Answered(outcome);
-        self.stream
-            .conclude(&mut self.lease, end, Resend::Impossible);
         self.stream.add_request_bytes(self.upload.bytes());
-        self.stream.answered(outcome, self.bytes);
+        self.stream.end(&mut self.lease, outcome, self.bytes);
         if let Some(connection) = self.connection.take()
             && self.upload.is_done()
         {
@@ -258,7 +260,9 @@ impl Download {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let polled = self.poll_body(cx);
-        self.tell_begun();
+        if polled.is_pending() {
+            self.tell_begun();
+        }
         polled
     }
 
@@ -327,7 +331,11 @@ impl Body for Payload {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         match &mut *self {
-            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Whole(bytes, trailers) => {
+                let data = bytes.take().map(Frame::data);
+                let next = data.or_else(|| Some(Frame::trailers(*trailers.take()?)));
+                Poll::Ready(next.map(Ok))
+            }
             Self::Request(body, upload) => {
                 let polled = Pin::new(&mut *body).poll_frame(cx);
                 upload.awaited.set(polled.is_pending());
@@ -366,7 +374,7 @@ impl Body for Payload {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole(bytes) => bytes.is_none(),
+            Self::Whole(bytes, trailers) => bytes.is_none() && trailers.is_none(),
             Self::Request(body, upload) => {
                 let ended = body.is_end_stream();
                 if ended {
@@ -383,7 +391,9 @@ impl Body for Payload {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Self::Whole(bytes, _) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64)
+            }
             Self::Request(body, _) => body.size_hint(),
             Self::Replay(replay) => replay.size_hint(),
             Self::Response(download) => download.body.size_hint(),

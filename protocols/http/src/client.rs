@@ -24,14 +24,20 @@ use crate::forward::forward;
 use crate::forwarded::Hop;
 use crate::http2;
 use crate::interim::Interim;
+use crate::share::{Share, Total};
 
 /// A response of which a client takes nothing for this long is given up; or for a second, while bodies that
-/// wait take more memory than they may.
+/// wait take more memory than they may, and it leaves as many unread as the mean client or more.
 const UNREAD: Duration = Duration::from_secs(60);
 /// A client that takes back so many requests within a second, and more than half of them, only
 /// wants to make work (CVE-2023-44487).
 const TAKEN_BACK: u32 = 200;
 const SECOND: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// Responses of which nothing was taken for a second.
+    static UNREAD_ANSWERS: Total = const { Total::new() };
+}
 
 /// A client connection.
 pub(crate) struct Client {
@@ -47,6 +53,8 @@ pub(crate) struct Client {
     hostile: Notify,
     /// Responses on their way.
     answers: RefCell<Slab<Rc<Answer>>>,
+    /// How many of them it does not read.
+    unread: Share,
 }
 
 impl Client {
@@ -62,6 +70,7 @@ impl Client {
             window: Cell::default(),
             hostile: Notify::new(),
             answers: RefCell::default(),
+            unread: Share::of(&UNREAD_ANSWERS),
         })
     }
 
@@ -102,18 +111,23 @@ impl Client {
         let worker = self.caller.worker();
         worker.read_clock();
         let now = worker.now();
-        let patience = if http2::holds_too_much() {
+        let answers = self.answers.borrow();
+        let answers = || answers.iter().map(|(_, answer)| answer);
+        if stalled {
+            answers().for_each(|answer| answer.taken.set(now));
+        }
+        let waits_for =
+            |answer: &Answer, period| answer.waits.get() && now >= answer.taken.get().after(period);
+        let unread = answers().filter(|answer| waits_for(answer, SECOND));
+        self.unread.set(unread.count());
+        let patience = if http2::holds_too_much() && self.unread.is_large() {
             SECOND
         } else {
             UNREAD
         };
-        for (_, answer) in &*self.answers.borrow() {
-            if stalled {
-                answer.taken.set(now);
-            } else if answer.waits.get() && now >= answer.taken.get().after(patience) {
-                // Frees the endpoint's connection, too.
-                drop(answer.body.take());
-            }
+        for answer in answers().filter(|answer| waits_for(answer, patience)) {
+            // Frees the endpoint's connection, too.
+            drop(answer.body.take());
         }
     }
 

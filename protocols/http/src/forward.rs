@@ -17,7 +17,7 @@ use finback_core::net::{Expired, Timer};
 use finback_core::rejection::Rejection;
 use futures_util::FutureExt;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use tokio::time::Instant;
 
@@ -30,7 +30,7 @@ use crate::interim::Interim;
 use crate::path;
 use crate::pool::{self, Channel, Returned, Whose};
 use crate::replay::{KEPT, Replay};
-use crate::rules;
+use crate::rules::{self, Fields};
 use crate::translation::{Translated, Translator};
 use crate::treatment::{self, Taker, Treatment};
 use crate::upgrade::{self, Wanted};
@@ -105,7 +105,7 @@ impl Fault {
     }
 }
 
-fn fault(http: &Http, head: &mut Parts, upgrades: bool) -> Option<Fault> {
+fn fault(http: &Http, head: &mut Parts, fields: Fields, upgrades: bool) -> Option<Fault> {
     let too_large = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
     if head.extensions.remove::<rules::HeadTooLarge>().is_some() {
         return Some(Fault::too_large(
@@ -123,7 +123,7 @@ fn fault(http: &Http, head: &mut Parts, upgrades: bool) -> Option<Fault> {
     if head.headers.len() > http.config.headers {
         return Some(Fault::too_large(too_large, "more headers than the limit"));
     }
-    if let Some(why) = headers::fault(head) {
+    if let Some(why) = headers::fault(head, fields) {
         return Some(Fault::bad(why));
     }
     (head.method == Method::CONNECT && !upgrades).then_some(Fault {
@@ -185,7 +185,7 @@ struct Call {
     payload: Payload,
     upload: Rc<Upload>,
     /// The same, for another attempt.
-    copy: Option<Box<(Parts, Bytes)>>,
+    copy: Option<Box<(Parts, Gathered)>>,
 }
 
 /// What came of sending a request.
@@ -228,7 +228,8 @@ impl Call {
         };
         let asked = Asked::of(&head);
         let wanted = Wanted::take(&mut head, &mut body);
-        let mut fault = fault(http, &mut head, wanted.is_some());
+        let fields = Fields::of(&head.headers);
+        let mut fault = fault(http, &mut head, fields, wanted.is_some());
         if !spelt {
             fault = fault.or_else(|| Some(Fault::bad("a path that is none")));
         }
@@ -254,7 +255,8 @@ impl Call {
         } else {
             Payload::Request(body, upload.clone())
         };
-        if fault.is_none() && rules::request(&head.headers, &payload).is_err() {
+        // Only what asks for a tunnel has lost the body that its length tells of.
+        if wanted.is_some() && fault.is_none() && rules::request(&head.headers, &payload).is_err() {
             fault = Some(Fault::bad("a length that is not its body's"));
         }
         let mut call = Self {
@@ -301,19 +303,22 @@ impl Call {
         {
             return Err(Box::new(call.reject(rejection)));
         }
-        call.prepare();
+        call.prepare(fields);
         Ok(call)
     }
 
     /// Makes of the client's request the endpoint's.
-    fn prepare(&mut self) {
+    fn prepare(&mut self, fields: Fields) {
         let head = &mut self.head;
-        headers::strip(&mut head.headers);
-        headers::keep_trailers(&mut head.headers);
-        if !passes_expectation(&self.client.http, head, &self.payload) {
+        headers::strip(&mut head.headers, fields);
+        if fields.has(Fields::TE) {
+            headers::keep_trailers(&mut head.headers);
+        }
+        if fields.has(Fields::EXPECT) && !passes_expectation(&self.client.http, head, &self.payload)
+        {
             head.headers.remove(header::EXPECT);
         }
-        self.client.hop.tell(head);
+        self.client.hop.tell(head, fields);
         if let Some(treatment) = &self.treatment {
             treatment.amend(head);
         }
@@ -408,9 +413,9 @@ impl Call {
             }
             let collected = timers.within(limit, Box::pin(collect(payload))).await;
             match collected.unwrap_or(Collected::Late) {
-                Collected::Whole(bytes) => {
-                    self.copy = Some(Box::new((self.head.clone(), bytes.clone())));
-                    self.payload = Payload::from(bytes);
+                Collected::Whole(all) => {
+                    self.copy = Some(Box::new((self.head.clone(), all.clone())));
+                    self.payload = Payload::whole(all.bytes, all.trailers);
                     self.upload.sent().forget();
                     self.upload.finish();
                 }
@@ -548,7 +553,7 @@ impl Call {
         self.interim.go_on();
         let taking = async {
             let body = gather(payload, taker.limit()).await?;
-            Ok(taker.take(&self.head, body).await)
+            Ok(taker.take(&self.head, body.bytes).await)
         };
         match self.client.timers.within(limit, taking).await {
             Ok(Ok(response)) => self.answer_itself(response),
@@ -574,9 +579,9 @@ impl Call {
     /// Makes the request what it was before it was sent.
     fn restore(&mut self) {
         if let Some(copy) = &self.copy {
-            let (head, bytes) = (**copy).clone();
+            let (head, all) = (**copy).clone();
             self.head = head;
-            self.payload = Payload::from(bytes);
+            self.payload = Payload::whole(all.bytes, all.trailers);
         }
     }
 
@@ -749,7 +754,8 @@ impl Call {
             Some(wanted) if switches => wanted.chosen(&head.headers),
             _ => None,
         };
-        headers::strip(&mut head.headers);
+        let fields = Fields::of(&head.headers);
+        headers::strip(&mut head.headers, fields);
         forwarded::via(&mut head.headers, head.version);
         if switches {
             let (Some(wanted), Some(chosen)) = (self.wanted.take(), chosen) else {
@@ -849,7 +855,7 @@ fn is_idempotent(method: &Method) -> bool {
 }
 
 enum Collected {
-    Whole(Bytes),
+    Whole(Gathered),
     TooLong(Payload),
     Broken,
     Late,
@@ -873,7 +879,7 @@ async fn collect(payload: Payload) -> Collected {
         return Collected::TooLong(payload);
     }
     match gather(payload, KEPT).await {
-        Ok(bytes) => Collected::Whole(bytes),
+        Ok(all) => Collected::Whole(all),
         Err(_) => Collected::Broken,
     }
 }
@@ -884,20 +890,27 @@ enum Ungathered {
     Broken,
 }
 
+/// A body that was read whole.
+#[derive(Clone, Default)]
+struct Gathered {
+    bytes: Bytes,
+    trailers: Option<Box<HeaderMap>>,
+}
+
 /// Reads a body of up to so many bytes.
-async fn gather(mut payload: Payload, limit: usize) -> Result<Bytes, Ungathered> {
+async fn gather(mut payload: Payload, limit: usize) -> Result<Gathered, Ungathered> {
     let mut all = BytesMut::new();
+    let mut trailers = None;
     loop {
         let frame = std::future::poll_fn(|cx| Pin::new(&mut payload).poll_frame(cx)).await;
         let Some(frame) = frame else {
-            return Ok(all.freeze());
+            let bytes = all.freeze();
+            return Ok(Gathered { bytes, trailers });
         };
-        let frame = frame.map_err(|_| Ungathered::Broken)?;
-        if let Ok(data) = frame.into_data() {
-            if data.len() > limit - all.len() {
-                return Err(Ungathered::TooLong);
-            }
-            all.extend_from_slice(&data);
+        match frame.map_err(|_| Ungathered::Broken)?.into_data() {
+            Ok(data) if data.len() > limit - all.len() => return Err(Ungathered::TooLong),
+            Ok(data) => all.extend_from_slice(&data),
+            Err(frame) => trailers = frame.into_trailers().ok().map(Box::new),
         }
     }
 }

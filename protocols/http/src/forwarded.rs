@@ -4,15 +4,17 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use finback_core::driver::Proxies;
+use finback_core::driver::{Proxies, node};
 use http::header::{self, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Version};
 
+use crate::rules::{self, Fields};
+
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const PORT: HeaderName = HeaderName::from_static(rules::X_FORWARDED_PORT);
 
 /// The hop before us.
 pub(crate) struct Hop {
@@ -48,8 +50,7 @@ impl Hop {
         }
     }
 
-    /// Whose request it is: the hop's, or whom the proxies behind it name that are believed. Of a list the
-    /// rightmost that is no trusted proxy's address: whoever wrote it was one.
+    /// Whose request it is: the hop's, or whom the proxies behind it name that are believed.
     pub(crate) fn source(&self, headers: &HeaderMap, proxies: &Proxies) -> IpAddr {
         if !self.trusted {
             return self.peer;
@@ -58,20 +59,13 @@ impl Hop {
             true => (&FOR, node),
             false => (&header::FORWARDED, node_of_element),
         };
-        let mut source = self.peer;
-        for element in listed_from_the_last(headers, name) {
-            // What cannot be read, or is hidden, ends what is known.
-            let Some(address) = read(element) else { break };
-            source = address;
-            if !proxies.trusts(address) {
-                break;
-            }
-        }
-        source
+        let lines = headers.get_all(name).iter();
+        let lines = lines.map(|line| line.to_str().unwrap_or("?"));
+        proxies.source(self.peer, lines, read)
     }
 
     /// Tells the endpoint whom a request came from.
-    pub(crate) fn tell(&self, head: &mut Parts) {
+    pub(crate) fn tell(&self, head: &mut Parts, fields: Fields) {
         via(&mut head.headers, head.version);
         let host = match head.uri.authority() {
             Some(own) => HeaderValue::from_str(own.as_str()).ok(),
@@ -79,22 +73,28 @@ impl Hop {
         };
         let scheme = HeaderValue::from_static(if self.secure { "https" } else { "http" });
         let headers = &mut head.headers;
-        if headers.contains_key(header::FORWARDED) {
+        if fields.has(Fields::FORWARDED) {
             let own = self.element(host.as_ref());
             self.add(headers, header::FORWARDED, own);
         }
         self.add(headers, FOR, self.text.clone());
-        let port = self.port.filter(|_| headers.contains_key(&PORT));
-        let port = port.map(HeaderValue::from);
-        for (name, own) in [(PROTO, Some(scheme)), (HOST, host), (PORT, port)] {
-            if self.trusted && headers.contains_key(&name) {
-                continue;
-            }
-            match own {
-                Some(own) => headers.insert(name, own),
-                None => headers.remove(name),
-            };
+        self.set(headers, PROTO, Some(scheme));
+        self.set(headers, HOST, host);
+        // Only where it is told anyway.
+        if fields.has(Fields::X_FORWARDED_PORT) {
+            self.set(headers, PORT, self.port.map(HeaderValue::from));
         }
+    }
+
+    /// Keeps what a trusted proxy said, or replaces what anybody else did.
+    fn set(&self, headers: &mut HeaderMap, name: HeaderName, own: Option<HeaderValue>) {
+        if self.trusted && headers.contains_key(&name) {
+            return;
+        }
+        match own {
+            Some(own) => headers.insert(name, own),
+            None => headers.remove(name),
+        };
     }
 
     /// Adds to what a trusted proxy said, or replaces what anybody else did.
@@ -133,34 +133,11 @@ impl Hop {
     }
 }
 
-/// The elements of a list, the last first (RFC 9110, sections 5.3 and 5.6.1).
-fn listed_from_the_last<'a>(
-    headers: &'a HeaderMap,
-    name: &HeaderName,
-) -> impl Iterator<Item = &'a str> + use<'a> {
-    let lines = headers.get_all(name).iter().rev();
-    let elements = lines.flat_map(|line| line.to_str().unwrap_or("?").rsplit(','));
-    elements.map(str::trim).filter(|own| !own.is_empty())
-}
-
 /// The `for` of an element of Forwarded.
 fn node_of_element(element: &str) -> Option<IpAddr> {
     let mut pairs = element.split(';').filter_map(|pair| pair.split_once('='));
     let (_, value) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))?;
     node(value)
-}
-
-/// An address, maybe with a port, in brackets or in quotes.
-fn node(text: &str) -> Option<IpAddr> {
-    let text = text.trim().trim_matches('"');
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Some(address.to_canonical());
-    }
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        return Some(address.ip().to_canonical());
-    }
-    let inner = text.strip_prefix('[')?.strip_suffix(']')?;
-    inner.parse::<IpAddr>().ok().map(|own| own.to_canonical())
 }
 
 /// One more at the end of those that a header lists, in however many lines.
@@ -230,7 +207,8 @@ mod tests {
     #[test]
     fn what_a_trusted_proxy_says_is_kept_and_added_to() {
         let mut own = head(&FORGED);
-        hop(&proxies(&["10.0.0.0/8"])).tell(&mut own);
+        let fields = Fields::of(&own.headers);
+        hop(&proxies(&["10.0.0.0/8"])).tell(&mut own, fields);
         for (name, value) in [
             (
                 "x-forwarded-for",
@@ -253,7 +231,8 @@ mod tests {
     #[test]
     fn what_anybody_else_says_is_overwritten() {
         let mut own = head(&FORGED);
-        hop(&proxies(&["10.0.0.9"])).tell(&mut own);
+        let fields = Fields::of(&own.headers);
+        hop(&proxies(&["10.0.0.9"])).tell(&mut own, fields);
         for (name, value) in [
             ("x-forwarded-for", "10.0.0.1"),
             ("x-forwarded-proto", "https"),
@@ -266,7 +245,8 @@ mod tests {
             assert_eq!(own.headers[name], value);
         }
         let mut own = head(&[("host", "a")]);
-        hop(&proxies(&[])).tell(&mut own);
+        let fields = Fields::of(&own.headers);
+        hop(&proxies(&[])).tell(&mut own, fields);
         assert_eq!(own.headers.len(), 5, "{:?}", own.headers);
     }
 

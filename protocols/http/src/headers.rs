@@ -9,7 +9,7 @@ use http::header::{self, Entry, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 
-use crate::rules;
+use crate::rules::{self, Fields};
 
 /// Whether a client waits to be told to go on before it sends the body (RFC 9110, section 10.1.1).
 pub(crate) fn expects_continue(headers: &HeaderMap) -> bool {
@@ -27,7 +27,7 @@ pub(crate) fn authority(head: &Parts) -> Option<&str> {
 
 /// Why a request is refused before it is looked at any further; such requests are how one
 /// request is made to look like two to whoever is behind us.
-pub(crate) fn fault(head: &Parts) -> Option<&'static str> {
+pub(crate) fn fault(head: &Parts, fields: Fields) -> Option<&'static str> {
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -59,25 +59,25 @@ pub(crate) fn fault(head: &Parts) -> Option<&'static str> {
     {
         return Some("user information in the target");
     }
-    // With HTTP/1.1 the same was looked at when the body's end was.
-    let encodings = head.headers.get_all(header::TRANSFER_ENCODING);
-    if encodings
-        .iter()
-        .any(|own| !own.as_bytes().eq_ignore_ascii_case(b"chunked"))
-    {
-        return Some("a Transfer-Encoding other than chunked");
-    }
-    if encodings.iter().count() > 1 {
-        return Some("several Transfer-Encoding headers");
-    }
-    let encoded = head.headers.contains_key(header::TRANSFER_ENCODING);
-    if encoded && head.headers.contains_key(header::CONTENT_LENGTH) {
-        return Some("both a length and an encoding");
+    if fields.has(Fields::TRANSFER_ENCODING) {
+        // With HTTP/1.1 the same was looked at when the body's end was.
+        let encodings = head.headers.get_all(header::TRANSFER_ENCODING);
+        if encodings
+            .iter()
+            .any(|own| !own.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        {
+            return Some("a Transfer-Encoding other than chunked");
+        }
+        if encodings.iter().count() > 1 {
+            return Some("several Transfer-Encoding headers");
+        }
+        if fields.has(Fields::CONTENT_LENGTH) {
+            return Some("both a length and an encoding");
+        }
     }
     // RFC 9110, section 9.3.6. A length would be passed on that nothing stands behind.
-    if head.method == Method::CONNECT
-        && (encoded || head.headers.contains_key(header::CONTENT_LENGTH))
-    {
+    let with_content = fields.has(Fields::TRANSFER_ENCODING) || fields.has(Fields::CONTENT_LENGTH);
+    if head.method == Method::CONNECT && with_content {
         return Some("CONNECT with content");
     }
     let asterisk = head.uri.path() == "*" && head.method == Method::OPTIONS;
@@ -131,9 +131,11 @@ pub(crate) fn http2_settings<B: http_body::Body>(request: &http::Request<B>) -> 
     settings.len().is_multiple_of(6).then_some(settings)
 }
 
-/// Takes away what means one connection only.
-pub(crate) fn strip(headers: &mut HeaderMap) {
-    if let Some(named) = headers.remove(header::CONNECTION) {
+/// Takes away what means one connection only, of a head that has these fields.
+pub(crate) fn strip(headers: &mut HeaderMap, fields: Fields) {
+    if fields.has(Fields::CONNECTION)
+        && let Some(named) = headers.remove(header::CONNECTION)
+    {
         let mut more = vec![named];
         if let Entry::Occupied(rest) = headers.entry(header::CONNECTION) {
             more.extend(rest.remove_entry_mult().1);
@@ -149,12 +151,15 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
             }
         }
     }
-    rules::strip(headers);
+    if fields.has(Fields::HOP_BY_HOP) {
+        rules::strip(headers);
+    }
 }
 
 /// `TE` is for one connection, but trailers go all the way.
 pub(crate) fn keep_trailers(headers: &mut HeaderMap) {
-    if !headers.contains_key(header::TE) {
+    let mut lines = headers.get_all(header::TE).iter();
+    if lines.next().is_none_or(|own| own == "trailers") && lines.next().is_none() {
         return;
     }
     let welcome = lists(headers, &header::TE, "trailers");
@@ -281,6 +286,7 @@ mod tests {
     #[test]
     fn what_could_be_read_in_two_ways_is_refused() {
         let fine = [("host", "a")];
+        let fault = |head: &Parts| fault(head, Fields::of(&head.headers));
         assert_eq!(fault(&head("/", &fine)), None);
         assert_eq!(fault(&head("http://b/", &fine)), None);
         for bad in [
@@ -325,7 +331,8 @@ mod tests {
                 ("upgrade", "x"),
             ],
         );
-        strip(&mut own.headers);
+        let fields = Fields::of(&own.headers);
+        strip(&mut own.headers, fields);
         keep_trailers(&mut own.headers);
         let names: Vec<_> = own.headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(names.len(), 3, "{names:?}");

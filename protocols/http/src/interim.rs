@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use http::{HeaderMap, StatusCode};
 
+use crate::rules::Fields;
 use crate::{headers, http1, http2};
 
 /// Interim responses to one request, at most: an endpoint that says more says nothing.
@@ -52,7 +53,8 @@ impl Interim {
             self.go_on();
             return said <= MOST;
         }
-        headers::strip(&mut headers);
+        let fields = Fields::of(&headers);
+        headers::strip(&mut headers, fields);
         match &self.to {
             To::Http1(to) => to.pass(status, &headers),
             To::Http2(to) => to.pass(status, &headers),

@@ -25,6 +25,7 @@ mod probe;
 mod replay;
 mod rules;
 mod serve;
+mod share;
 mod translation;
 mod treatment;
 mod upgrade;

@@ -62,19 +62,16 @@ fn normal(path: &str) -> Cow<'_, str> {
 
 /// Whether there is nothing to do, which is nearly always so.
 fn is_normal(path: &[u8]) -> bool {
-    let mut before = 0;
-    for &byte in path {
-        let odd = match byte {
-            b'%' | b'\\' => true,
-            b'/' | b'.' => before == b'/',
-            _ => false,
-        };
-        if odd {
-            return false;
-        }
-        before = byte;
-    }
-    true
+    // Without a way out in their middle, both looks are done many bytes at a time.
+    let odd = path
+        .iter()
+        .fold(false, |odd, byte| odd | matches!(byte, b'%' | b'\\'));
+    let follows = path.get(1..).unwrap_or_default();
+    let pairs = path.iter().zip(follows);
+    let dotted = pairs.fold(false, |odd, (first, second)| {
+        odd | ((*first == b'/') & matches!(second, b'/' | b'.'))
+    });
+    !(odd | dotted)
 }
 
 /// A path in which escapes of unreserved characters are undone (RFC 3986, section 2.3), once. A

@@ -5,6 +5,7 @@ mod seats;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -39,12 +40,27 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// read.
 const MORE: usize = 4;
 
-#[derive(PartialEq, Eq, Hash, Clone, Copy)]
+#[derive(PartialEq, Eq, Clone, Copy)]
 struct Key {
     cluster: *const Cluster,
     address: SocketAddr,
     /// Whose connections they are, where endpoints are told of it: nobody else's requests go over them.
     client: Option<SocketAddr>,
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // In few pieces, for each request is looked up by it.
+        let (cluster, port) = (self.cluster as u64, u64::from(self.address.port()));
+        state.write_u64(cluster ^ port << 48);
+        match self.address.ip() {
+            IpAddr::V4(four) => state.write_u32(four.to_bits()),
+            IpAddr::V6(six) => state.write_u128(six.to_bits()),
+        }
+        if let Some(client) = self.client {
+            client.hash(state);
+        }
+    }
 }
 
 /// For whom a connection is.
@@ -351,18 +367,26 @@ impl Shared {
     /// The least loaded connection, or a new one: where all are busy, or `fresh` wants it so, and one
     /// more is allowed.
     fn choose(&self, worker: &Worker, lease: &Lease, fresh: bool) -> Rc<Multiplexed> {
-        let mut most = lease.cluster().spec.policy.connections.max(1) as usize;
         let mut connections = self.connections.borrow_mut();
-        connections.retain(|own| own.is_usable());
-        if connections.iter().all(|own| own.is_starved()) {
-            most *= MORE;
+        if !connections.iter().all(|own| own.is_usable()) {
+            connections.retain(|own| own.is_usable());
         }
         let load = |own: &&Rc<Multiplexed>| (own.is_clogged(), own.streams.get());
-        let best = connections.iter().min_by_key(load);
-        if let Some(best) = best
-            && (!fresh && !best.is_busy() || connections.len() >= most)
-        {
-            return best.clone();
+        let best = match &connections[..] {
+            [one] => Some(one),
+            all => all.iter().min_by_key(load),
+        };
+        if let Some(best) = best {
+            if !fresh && !best.is_busy() {
+                return best.clone();
+            }
+            let mut most = lease.cluster().spec.policy.connections.max(1) as usize;
+            if connections.iter().all(|own| own.is_starved()) {
+                most *= MORE;
+            }
+            if connections.len() >= most {
+                return best.clone();
+            }
         }
         let clock = worker.mesh().clock;
         let fresh = Rc::new(Multiplexed {

@@ -84,7 +84,7 @@ impl Replay {
             Payload::Replay(former) => former.rest,
             // Known whole, it is kept elsewhere if at all; translated, it is begun anew only as long
             // as nothing of it was translated.
-            Payload::Whole(None) | Payload::Request(..) => rest,
+            Payload::Whole(None, None) | Payload::Request(..) => rest,
             Payload::Translated(_) if !upload.has_begun() => return Some(rest),
             _ => return None,
         };

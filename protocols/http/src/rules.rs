@@ -36,24 +36,87 @@ pub(crate) struct Contradiction;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HeadTooLarge;
 
+/// Marks a request whose path or authority is to enter no table on its way (RFC 7541, section 6.2.3).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SecretTarget;
+
 /// Names of fields that a `HeaderMap` has no constant for.
 const KEEP_ALIVE: &str = "keep-alive";
 const PROXY_CONNECTION: &str = "proxy-connection";
 const HTTP2_SETTINGS: &str = "http2-settings";
+pub(crate) const X_FORWARDED_PORT: &str = "x-forwarded-port";
+
+/// Which of the fields that a proxy acts on a head has: found in one look over its names, since most
+/// heads have few of them, and to look for each by itself takes longer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Fields(u16);
+
+impl Fields {
+    pub(crate) const CONNECTION: Self = Self(1);
+    /// Those that mean one connection, other than `Connection`.
+    pub(crate) const HOP_BY_HOP: Self = Self(1 << 1);
+    pub(crate) const TRANSFER_ENCODING: Self = Self(1 << 2);
+    pub(crate) const CONTENT_LENGTH: Self = Self(1 << 3);
+    pub(crate) const TE: Self = Self(1 << 4);
+    pub(crate) const EXPECT: Self = Self(1 << 5);
+    pub(crate) const FORWARDED: Self = Self(1 << 6);
+    pub(crate) const X_FORWARDED_PORT: Self = Self(1 << 7);
+    pub(crate) const UPGRADE: Self = Self(1 << 8);
+
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let mut found = Self::default();
+        headers.keys().for_each(|name| found.add(name));
+        found
+    }
+
+    /// One more is there.
+    pub(crate) fn add(&mut self, name: &HeaderName) {
+        self.0 |= Self::kind(name).0;
+    }
+
+    /// Whether any of these is there.
+    pub(crate) fn has(self, any: Self) -> bool {
+        self.0 & any.0 != 0
+    }
+
+    fn kind(name: &HeaderName) -> Self {
+        match *name {
+            header::CONNECTION => Self::CONNECTION,
+            header::TRANSFER_ENCODING => Self(Self::TRANSFER_ENCODING.0 | Self::HOP_BY_HOP.0),
+            header::CONTENT_LENGTH => Self::CONTENT_LENGTH,
+            header::TE => Self::TE,
+            header::EXPECT => Self::EXPECT,
+            header::FORWARDED => Self::FORWARDED,
+            header::UPGRADE => Self(Self::UPGRADE.0 | Self::HOP_BY_HOP.0),
+            _ => match name.as_str() {
+                KEEP_ALIVE | PROXY_CONNECTION | HTTP2_SETTINGS => Self::HOP_BY_HOP,
+                X_FORWARDED_PORT => Self::X_FORWARDED_PORT,
+                _ => Self::default(),
+            },
+        }
+    }
+}
 
 /// The length that a message tells, if it tells one that can be (RFC 9110, section 8.6).
 pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Contradiction> {
     let mut length = None;
     for value in headers.get_all(header::CONTENT_LENGTH) {
-        let text = value.to_str().map_err(|_| Contradiction)?;
-        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let own: u64 = text.parse().map_err(|_| Contradiction)?;
-        if !digits || length.is_some_and(|before| before != own) {
+        let own = decimal(value.as_bytes()).ok_or(Contradiction)?;
+        if length.is_some_and(|before| before != own) {
             return Err(Contradiction);
         }
         length = Some(own);
     }
     Ok(length)
+}
+
+/// A number of nothing but digits.
+pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
+    let (first, rest) = text.split_first()?;
+    let digit = |byte: &u8| byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
+    rest.iter().try_fold(digit(first)?, |number, byte| {
+        number.checked_mul(10)?.checked_add(digit(byte)?)
+    })
 }
 
 /// Whether a response has no body, whatever its head tells (RFC 9110, section 6.4.1; RFC 9112,
@@ -252,7 +315,16 @@ mod tests {
         };
         assert_eq!(lengths(&[]), Ok(None));
         assert_eq!(lengths(&["5", "5"]), Ok(Some(5)));
-        for bad in [&["5", "6"][..], &["+5"], &[""], &["5, 5"], &["-1"]] {
+        let most = "18446744073709551615";
+        assert_eq!(lengths(&[most]), Ok(Some(u64::MAX)));
+        for bad in [
+            &["5", "6"][..],
+            &["+5"],
+            &[""],
+            &["5, 5"],
+            &["-1"],
+            &["18446744073709551616"],
+        ] {
             assert_eq!(lengths(bad), Err(Contradiction));
         }
     }

@@ -24,6 +24,7 @@ use crate::client::{Client, Guarded};
 use crate::http1::{self, Fault, Next};
 use crate::http2::{self, Ended, Limits, PREFACE, Reason};
 use crate::interim::Interim;
+use crate::rules::Fields;
 use crate::{Http, NAME, headers};
 
 /// A connection on which nothing was asked for so long is put aside with no buffer.
@@ -146,13 +147,15 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
             Some(Next::Closed) => return,
             None => return server.close(&client.timers).await,
         };
-        let request = match headers::http2_settings(&request) {
-            Some(settings) if http.config.h2c_upgrade && !caller_is_secure => {
+        let may_upgrade = http.config.h2c_upgrade && !caller_is_secure;
+        let settings = may_upgrade.then(|| headers::http2_settings(&request));
+        let request = match settings.flatten() {
+            Some(settings) => {
                 caller.set_movable(false);
                 return go_on_in_http2(http.clone(), caller.clone(), server, *request, &settings)
                     .await;
             }
-            _ => *request,
+            None => *request,
         };
         let (upgrade, request) = upgradable(request);
         let interim = Interim::http1(server.interim());
@@ -297,7 +300,8 @@ async fn go_on_in_http2(
     settings: &[u8],
 ) {
     let (mut head, _) = request.into_parts();
-    headers::strip(&mut head.headers);
+    let fields = Fields::of(&head.headers);
+    headers::strip(&mut head.headers, fields);
     headers::aim(&mut head, true, false);
     let limits = limits(&http);
     let Some(io) = server.switch(SWITCH).await else {

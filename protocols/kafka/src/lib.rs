@@ -37,6 +37,8 @@ const LAST: Duration = Duration::from_secs(5);
 pub struct Message<'a> {
     /// The topic of Kafka.
     pub topic: &'a str,
+    /// Whose it is, by which topics in use are shared out; "" where nobody is told from others.
+    pub owner: &'a str,
     /// What decides about the partition; without one, they take turns.
     pub key: Option<&'a [u8]>,
     /// Its payload.
@@ -235,7 +237,7 @@ impl Producer {
     pub fn send(&self, message: &Message<'_>, confirm: Option<Confirm>) -> Result<(), Failure> {
         self.sending.fetch_add(1, SeqCst);
         let renewing = self.renewing.load(SeqCst);
-        let sent = match self.topics.admit(message.topic) {
+        let sent = match self.topics.admit(message.topic, message.owner) {
             _ if renewing => Err(Failure::Full),
             Admitted::Yes => self.hand_over(message, confirm),
             Admitted::YesButRenew => {

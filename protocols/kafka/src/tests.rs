@@ -39,6 +39,7 @@ fn producer(brokers: &str, options: &[(&str, &str)]) -> std::sync::Arc<Producer>
 fn message<'a>(payload: &'a [u8]) -> Message<'a> {
     Message {
         topic: "events",
+        owner: "",
         key: Some(b"k"),
         payload,
         headers: &[("a", b"1"), ("a", b"2")],

@@ -14,7 +14,7 @@ use crate::codec::reader::variable;
 use crate::codec::{Fault, Head, Kind, Level};
 use crate::open::Begun;
 use crate::reason::Reason;
-use crate::websocket::Close;
+use crate::websocket::{Close, Door};
 use crate::{Mqtt, open, session, websocket};
 
 pub(crate) async fn serve(mqtt: Arc<Mqtt>, connection: Connection, worker: Rc<Worker>) {
@@ -64,15 +64,17 @@ async fn first_packet(
     }
     if head[0] == b'G' {
         let mut socket = channel.into_socket();
-        let origins = &mqtt.config.origins;
-        if let Err(why) = websocket::shake_hands(&mut socket, &mut head, origins).await {
-            static UNOPENED: LogLimit = LogLimit::usual();
-            caller.count_malformed();
-            caller.worker().read_clock();
-            if let Some(left_out) = UNOPENED.admit(caller.worker().now()) {
-                tracing::info!(source = %caller.peer(), why, left_out, "no WebSocket was opened");
+        let door = Door {
+            origins: &mqtt.config.origins,
+            proxies: caller.proxies(),
+            hop: caller.peer().ip(),
+        };
+        match websocket::shake_hands(&mut socket, &mut head, &door).await {
+            Ok(source) => caller.comes_from(source),
+            Err(why) => {
+                unopened(caller, why);
+                return None;
             }
-            return None;
         }
         channel = Channel::websocket(socket, head.split().freeze());
     }
@@ -120,6 +122,15 @@ pub(crate) fn session_ended(caller: &Caller, fault: &Fault) {
             source = %caller.peer(), reason = fault.reason.name(), why = fault.why, left_out,
             "session ended"
         );
+    }
+}
+
+fn unopened(caller: &Caller, why: &str) {
+    static UNOPENED: LogLimit = LogLimit::usual();
+    caller.count_malformed();
+    caller.worker().read_clock();
+    if let Some(left_out) = UNOPENED.admit(caller.worker().now()) {
+        tracing::info!(source = %caller.peer(), why, left_out, "no WebSocket was opened");
     }
 }
 

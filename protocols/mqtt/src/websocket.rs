@@ -5,7 +5,7 @@ mod handshake;
 
 use bytes::BytesMut;
 
-pub(crate) use handshake::shake_hands;
+pub(crate) use handshake::{Door, shake_hands};
 
 /// The longest payload of a control frame (section 5.5).
 const MAX_CONTROL: usize = 125;

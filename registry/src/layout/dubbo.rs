@@ -1,8 +1,9 @@
 //! Dubbo's interface level: `/dubbo/{interface}/providers/{url}` (Dubbo's `ZookeeperRegistry`).
 
+use std::collections::BTreeMap;
+
 use finback_core::discovery::Lookup;
 
-use super::rules::Rules;
 use super::url::{self, Url};
 use super::{Draft, Drafts, Layout, Roots, provider};
 use crate::offer::{Provider, WEIGHT};
@@ -24,20 +25,19 @@ pub(super) fn folder(roots: &Roots, service: &str, category: &str) -> String {
     format!("{}/{}/{category}", roots.dubbo, url::encode(service))
 }
 
-/// The providers among the entries, as the rules want them.
-pub(super) fn read(service: &str, answer: Option<&Answer>, rules: &Rules) -> Drafts {
+/// The providers among the entries, before rules.
+pub(super) fn read(service: &str, answer: Option<&Answer>) -> Drafts {
     Drafts::of(answer, |name, _| {
         // etcd holds keys of folders too.
         if name.is_empty() {
             return Some(None);
         }
-        let mut url = Url::decode(name)?;
-        rules.amend(&mut url);
-        Some(draft(service, url))
+        Some(draft(service, Url::decode(name)?))
     })
 }
 
-/// The provider that a URL describes; `None` if it takes no calls for the service.
+/// The provider that a URL describes; `None` if it is none of the service. One that is switched
+/// off is one: a rule may switch it on.
 pub(super) fn draft(service: &str, url: Url) -> Option<Draft> {
     // Providers written by Node have no path; those with a context path have it before the
     // interface.
@@ -47,57 +47,89 @@ pub(super) fn draft(service: &str, url: Url) -> Option<Draft> {
         && url
             .get("category")
             .is_none_or(|category| category == "providers")
-        && url.flag("enabled", true)
-        && !url.flag("disabled", false);
+        && url.flag("enabled", true);
     serves.then(|| {
         let mut parameters = url.parameters;
         if url.path != service && !url.path.is_empty() {
             // A context path stands before the interface, and callers have to say it.
             parameters.insert("path".to_owned(), url.path);
         }
-        let mut provider = provider(Layout::Dubbo, &url.scheme, parameters);
-        provider.warm_up = provider.warm_up.or(Some(WARM_UP));
-        if provider
-            .labels
-            .get("release")
-            .is_some_and(|release| release.starts_with(GO))
-        {
-            // It writes its default weight as 0, which its own consumers read as the usual one.
-            if provider.weight == 0 {
-                provider.weight = WEIGHT;
-            }
-            // And seconds where everybody else has milliseconds.
-            provider.since = provider
-                .since
-                .map(|since| if since < SECONDS { since * 1000 } else { since });
-        }
-        if provider.group == NO_GROUP {
-            provider.group.clear();
-        }
-        if provider.version == NO_VERSION {
-            provider.version.clear();
-        }
         Draft {
             host: url.host,
             port: url.port,
-            provider,
+            provider: described(Layout::Dubbo, &url.scheme, parameters),
         }
     })
+}
+
+/// A provider of Dubbo as its parameters describe it.
+pub(super) fn described(
+    layout: Layout,
+    protocol: &str,
+    parameters: BTreeMap<String, String>,
+) -> Provider {
+    let mut provider = provider(layout, protocol, parameters);
+    provider.warm_up = provider.warm_up.or(Some(WARM_UP));
+    if provider
+        .labels
+        .get("release")
+        .is_some_and(|release| release.starts_with(GO))
+    {
+        // It writes its default weight as 0, which its own consumers read as the usual one.
+        if provider.weight == 0 {
+            provider.weight = WEIGHT;
+        }
+        // And seconds where everybody else has milliseconds.
+        provider.since = provider
+            .since
+            .map(|since| if since < SECONDS { since * 1000 } else { since });
+    }
+    if provider.group == NO_GROUP {
+        provider.group.clear();
+    }
+    if provider.version == NO_VERSION {
+        provider.version.clear();
+    }
+    provider
+}
+
+/// A provider whose parameters rules have changed.
+pub(super) fn amended(draft: Draft, parameters: BTreeMap<String, String>) -> Draft {
+    let former = draft.provider;
+    // Of its own, 0 may mean something else.
+    let weight = parameters
+        .get("weight")
+        .filter(|weight| former.parameters.get("weight") != Some(weight))
+        .and_then(|weight| weight.parse().ok());
+    let mut provider = described(former.layout, &former.protocol, parameters);
+    provider.weight = weight.unwrap_or(provider.weight);
+    Draft { provider, ..draft }
 }
 
 /// Whether a provider's version and group are those asked for; `*` on either side is any, and
 /// several groups may be asked for.
 pub(super) fn serves(lookup: &Lookup, provider: &Provider) -> bool {
-    let wanted = match &*lookup.protocol {
-        "triple" | "grpc" | "http" => "tri",
-        _ => "dubbo",
-    };
-    provider.protocol == wanted
+    speaks(provider, wanted_protocol(lookup))
         && is_match(&lookup.version, &provider.version)
         && lookup
             .group
             .split(',')
             .any(|group| is_match(group, &provider.group))
+}
+
+/// The protocol of Dubbo that a lookup asks for.
+pub(super) fn wanted_protocol(lookup: &Lookup) -> &'static str {
+    match &*lookup.protocol {
+        "triple" | "grpc" | "http" => "tri",
+        _ => "dubbo",
+    }
+}
+
+/// Whether a provider speaks a protocol: one port can speak several, and an entry at the interface
+/// level has the others in a parameter.
+fn speaks(provider: &Provider, wanted: &str) -> bool {
+    let more = || provider.parameters.get("ext.protocol").unwrap_or_default();
+    provider.protocol == wanted || more().split(',').any(|own| own.trim() == wanted)
 }
 
 fn is_match(wanted: &str, provided: &str) -> bool {

@@ -13,10 +13,11 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::sync::watch;
 
-use super::dubbo::WARM_UP;
-use super::{Draft, Drafts, Layout, Roots, provider};
-use crate::metadata::Metadata;
+use super::dubbo::described;
+use super::{Draft, Drafts, Layout, Roots};
+use crate::metadata::{Instances, Metadata};
 use crate::store::{Answer, Followed, Query, Store};
 
 /// Applications of one service, at most: a mapping that names more is damaged.
@@ -26,18 +27,30 @@ const NO_SERVICES: &str = "0";
 
 /// The applications that provide one service.
 pub(super) struct Applications {
-    store: Arc<Store>,
-    roots: Roots,
-    metadata: Metadata,
-    service: String,
+    source: Source,
     mapping: Followed,
     applications: BTreeMap<String, Application>,
 }
 
+/// Which service is read, and where from.
+struct Source {
+    store: Arc<Store>,
+    roots: Roots,
+    metadata: Metadata,
+    service: String,
+}
+
 struct Application {
     instances: Followed,
-    /// By revision.
-    revisions: BTreeMap<String, Followed>,
+    /// By name.
+    revisions: BTreeMap<String, Revision>,
+}
+
+/// One state of an application's services, which all its instances of that name share.
+struct Revision {
+    metadata: Followed,
+    /// Those that can be asked for it, if it is not in the registry.
+    instances: Option<watch::Sender<Instances>>,
 }
 
 impl Applications {
@@ -49,10 +62,12 @@ impl Applications {
     ) -> Self {
         Self {
             mapping: store.follow(Query::Value(format!("{}/mapping/{service}", roots.dubbo))),
-            store: store.clone(),
-            roots: roots.clone(),
-            metadata: metadata.clone(),
-            service: service.to_owned(),
+            source: Source {
+                store: store.clone(),
+                roots: roots.clone(),
+                metadata: metadata.clone(),
+                service: service.to_owned(),
+            },
             applications: BTreeMap::new(),
         }
     }
@@ -62,7 +77,12 @@ impl Applications {
         all.push(&mut self.mapping);
         for application in self.applications.values_mut() {
             all.push(&mut application.instances);
-            all.extend(application.revisions.values_mut());
+            all.extend(
+                application
+                    .revisions
+                    .values_mut()
+                    .map(|own| &mut own.metadata),
+            );
         }
     }
 
@@ -84,73 +104,118 @@ impl Applications {
         let mut drafts = Drafts::default();
         let mut complete = true;
         for name in names {
-            let path = format!("{}/{name}", self.roots.services);
+            let path = format!("{}/{name}", self.source.roots.services);
             let application =
                 self.applications
                     .entry(name.to_owned())
                     .or_insert_with(|| Application {
-                        instances: self.store.follow(Query::Entries(path)),
+                        instances: self.source.store.follow(Query::Entries(path)),
                         revisions: BTreeMap::new(),
                     });
-            let Some(instances) = application.instances.latest() else {
-                complete = false;
-                continue;
-            };
-            let (found, unreadable) = read_instances(&instances);
-            drafts.unreadable += unreadable;
-            drafts.known |= !found.is_empty();
-            application
-                .revisions
-                .retain(|revision, _| found.iter().any(|own| own.revision == *revision));
-            for instance in &found {
-                if instance.revision == NO_SERVICES {
-                    continue;
-                }
-                let followed = application
-                    .revisions
-                    .entry(instance.revision.clone())
-                    .or_insert_with(|| {
-                        follow_metadata(&self.store, &self.roots, &self.metadata, name, instance)
-                    });
-                match followed.latest() {
-                    None => complete = false,
-                    Some(Answer::Value(text)) => match read_services(&text) {
-                        Some(services) => drafts.drafts.extend(
-                            services
-                                .iter()
-                                .filter(|service| service.name == self.service)
-                                .map(|service| draft(instance, service)),
-                        ),
-                        None => drafts.unreadable += 1,
-                    },
-                    Some(_) => {}
-                }
-            }
+            complete &= application.add(name, &self.source, &mut drafts);
         }
         complete.then_some(drafts)
     }
 }
 
-fn follow_metadata(
-    store: &Arc<Store>,
-    roots: &Roots,
-    metadata: &Metadata,
-    application: &str,
-    instance: &Instance,
-) -> Followed {
-    match instance.service_port {
-        // The instance keeps it: one of the same revision is as good as any.
-        Some(port) if !instance.remote => metadata.follow(
-            store.handle(),
-            &instance.host,
-            port,
-            application,
-            &instance.revision,
-        ),
-        _ => store.follow(Query::Value(format!(
-            "{}/metadata/{application}/{}",
-            roots.dubbo, instance.revision
-        ))),
+impl Application {
+    /// Adds its providers; false if something that leads to them is not known yet.
+    fn add(&mut self, name: &str, source: &Source, drafts: &mut Drafts) -> bool {
+        let Some(instances) = self.instances.latest() else {
+            return false;
+        };
+        let (found, unreadable) = read_instances(&instances);
+        drafts.unreadable += unreadable;
+        drafts.known |= !found.is_empty();
+        let places = places(&found);
+        self.revisions
+            .retain(|revision, _| places.contains_key(&**revision));
+        for (revision, instances) in places {
+            source.follow(&mut self.revisions, name, revision, instances);
+        }
+        let mut complete = true;
+        for (name_of_revision, revision) in &mut self.revisions {
+            let own = found
+                .iter()
+                .filter(|instance| instance.revision == *name_of_revision);
+            match revision.metadata.latest() {
+                None => complete = false,
+                // All instances of a revision have the same services.
+                Some(Answer::Value(text)) => match read_services(&text) {
+                    Some(services) => {
+                        let wanted = |own: &&Service| own.name == source.service;
+                        let services: Vec<_> = services.iter().filter(wanted).collect();
+                        drafts.drafts.extend(own.flat_map(|instance| {
+                            services
+                                .iter()
+                                .map(move |service| draft(name, instance, service))
+                        }));
+                    }
+                    None => drafts.unreadable += own.count(),
+                },
+                Some(_) => {}
+            }
+        }
+        complete
+    }
+}
+
+/// Where the instances of each revision tell its metadata; empty where the registry has it.
+fn places(instances: &[Instance]) -> BTreeMap<&str, Instances> {
+    let mut places: BTreeMap<&str, Instances> = BTreeMap::new();
+    for instance in instances.iter().filter(|own| own.revision != NO_SERVICES) {
+        let own = places.entry(&instance.revision).or_default();
+        if let (false, Some(port)) = (instance.remote, instance.service_port) {
+            own.push((instance.host.clone(), port));
+        }
+    }
+    places
+}
+
+impl Source {
+    /// Follows a revision, and tells who can be asked for it now.
+    fn follow(
+        &self,
+        revisions: &mut BTreeMap<String, Revision>,
+        application: &str,
+        name: &str,
+        instances: Instances,
+    ) {
+        match revisions.get(name) {
+            Some(Revision {
+                instances: Some(own),
+                ..
+            }) if !instances.is_empty() => {
+                own.send_if_modified(|last| {
+                    let differs = *last != instances;
+                    *last = instances;
+                    differs
+                });
+            }
+            Some(Revision {
+                instances: None, ..
+            }) if instances.is_empty() => {}
+            _ => {
+                let revision = self.revision(application, name, instances);
+                revisions.insert(name.to_owned(), revision);
+            }
+        }
+    }
+
+    fn revision(&self, application: &str, name: &str, instances: Instances) -> Revision {
+        if instances.is_empty() {
+            let path = format!("{}/metadata/{application}/{name}", self.roots.dubbo);
+            return Revision {
+                metadata: self.store.follow(Query::Value(path)),
+                instances: None,
+            };
+        }
+        let (sender, instances) = watch::channel(instances);
+        let handle = self.store.handle();
+        Revision {
+            metadata: self.metadata.follow(handle, application, name, instances),
+            instances: Some(sender),
+        }
     }
 }
 
@@ -261,6 +326,7 @@ struct Service {
     version: Option<String>,
     protocol: String,
     port: u16,
+    path: Option<String>,
     params: BTreeMap<String, String>,
 }
 
@@ -274,8 +340,9 @@ fn read_services(text: &[u8]) -> Option<Vec<Service>> {
     Some(info.services.into_values().collect())
 }
 
-fn draft(instance: &Instance, service: &Service) -> Draft {
+fn draft(application: &str, instance: &Instance, service: &Service) -> Draft {
     let mut parameters = service.params.clone();
+    parameters.insert("application".to_owned(), application.to_owned());
     let mut set = |name: &str, value: &Option<String>| {
         if let Some(value) = value {
             parameters.insert(name.to_owned(), value.clone());
@@ -283,10 +350,10 @@ fn draft(instance: &Instance, service: &Service) -> Draft {
     };
     set("version", &service.version);
     set("group", &service.group);
+    set("path", &service.path);
     set("dubbo.tag", &instance.tag);
     set("timestamp", &instance.since.map(|since| since.to_string()));
-    let mut provider = provider(Layout::DubboApp, &service.protocol, parameters);
-    provider.warm_up = provider.warm_up.or(Some(WARM_UP));
+    let provider = described(Layout::DubboApp, &service.protocol, parameters);
     let port = instance.endpoints.get(&service.protocol).copied();
     Draft {
         host: instance.host.clone(),
@@ -296,6 +363,22 @@ fn draft(instance: &Instance, service: &Service) -> Draft {
             instance.port
         }),
         provider,
+    }
+}
+
+/// Reads a value as an instance, and as the services of a revision, for fuzzing.
+pub(super) fn exercise(value: &[u8]) {
+    let services = read_services(value).unwrap_or_default();
+    let sample = br#"{"host":"10.0.0.1","port":1,"metadata":{"dubbo.metadata.revision":"1"}}"#;
+    for instance in [read_instance(value), read_instance(sample)]
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        for service in &services {
+            let draft = draft("shop", &instance, service);
+            assert_eq!(draft.provider.parameters.get("application"), Some("shop"));
+        }
     }
 }
 
@@ -350,7 +433,7 @@ mod tests {
         let info = br#"{"app":"a","revision":"89b2","services":{"g1/com.acme.Pay:1.0.0:dubbo":{"name":"com.acme.Pay","group":"g1","version":"1.0.0","protocol":"dubbo","port":22890,"path":"com.acme.Pay","params":{"side":"provider","weight":"50"}}}}"#;
         let services = read_services(info).unwrap();
         let instance = read_instance(CURATOR.as_bytes()).unwrap().unwrap();
-        let draft = draft(&instance, &services[0]);
+        let draft = draft("demo-provider", &instance, &services[0]);
         assert_eq!((draft.host.as_str(), draft.port), ("192.0.2.2", 22890));
         let provider = draft.provider;
         assert_eq!(provider.weight, 50);

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures_util::future::select_all;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -77,9 +78,10 @@ impl Spellings {
         all_known.then_some(others)
     }
 
-    pub(super) fn followed<'a>(&'a mut self, all: &mut Vec<&'a mut Followed>) {
-        all.push(&mut self.directory);
-        all.extend(self.instances.values_mut());
+    /// Waits until something may have changed.
+    pub(super) async fn changed(&mut self) {
+        let all = self.instances.values_mut().chain([&mut self.directory]);
+        select_all(all.map(|each| Box::pin(each.changed()))).await;
     }
 }
 

@@ -4,6 +4,7 @@
 use finback_core::discovery::Snapshot;
 use proptest::prelude::*;
 
+use super::url::Url;
 use super::*;
 use crate::offer::Offer;
 
@@ -37,10 +38,15 @@ fn encoded(urls: &[&str]) -> Answer {
     names(urls.iter().map(String::as_str))
 }
 
+fn amended(mut drafts: Drafts) -> Drafts {
+    drafts.drafts = rules::Rules::default().amend(drafts.drafts);
+    drafts
+}
+
 fn dubbo_offer(urls: &[&str]) -> Offer {
     offer(
         Layout::Dubbo,
-        dubbo::read("a.B", Some(&encoded(urls)), &Rules::default()),
+        amended(dubbo::read("a.B", Some(&encoded(urls)))),
     )
 }
 
@@ -90,9 +96,62 @@ fn dubbo_providers_by_version_group_and_state() {
     let gray = &offer.snapshot(Layout::Dubbo, &gray).instances[0];
     assert_eq!((gray.weight, gray.labels["tag"].as_str()), (50, "gray"));
     assert_eq!(gray.warm_up.unwrap().period.as_secs(), 600);
-    let all = dubbo::read("a.B", Some(&encoded(&urls)), &Rules::default());
-    assert_eq!((all.unreadable, all.drafts.len()), (4, 6));
+    let all = dubbo::read("a.B", Some(&encoded(&urls)));
+    assert_eq!((all.unreadable, all.listed), (4, 7));
+    assert_eq!(amended(all.clone()).drafts.len(), 6);
     assert_eq!(all.drafts.iter().filter(|d| d.host == "fe80::1").count(), 1);
+}
+
+fn spoken(layout: Layout, protocol: &str) -> Lookup {
+    Lookup {
+        protocol: protocol.into(),
+        ..lookup(layout, "a.B", "", "")
+    }
+}
+
+#[test]
+fn one_port_may_speak_several_protocols() {
+    let ports_of = |urls: &[&str], protocol| {
+        ports(&dubbo_offer(urls).snapshot(Layout::Dubbo, &spoken(Layout::Dubbo, protocol)))
+    };
+    // As Dubbo 3.3 writes `ext.protocol` at the interface level.
+    let more = [
+        "dubbo://10.0.0.1:1/a.B?ext.protocol=tri",
+        "dubbo://10.0.0.1:2/a.B",
+    ];
+    assert_eq!(ports_of(&more, "dubbo"), [1, 2]);
+    assert_eq!(ports_of(&more, "triple"), [1]);
+    assert_eq!(ports_of(&more, "grpc"), [1]);
+    // As at the application level, where each has its own entry, whichever stands first.
+    let mut both = [
+        "dubbo://10.0.0.1:1/a.B?timestamp=1",
+        "tri://10.0.0.1:1/a.B?timestamp=2",
+    ];
+    for _ in 0..2 {
+        assert_eq!(
+            (ports_of(&both, "dubbo"), ports_of(&both, "triple")),
+            (vec![1], vec![1])
+        );
+        both.reverse();
+    }
+}
+
+#[test]
+fn an_entry_for_a_protocol_comes_before_one_that_also_speaks_it() {
+    let urls = [
+        "dubbo://10.0.0.1:1/a.B?ext.protocol=tri&weight=7",
+        "tri://10.0.0.1:1/a.B?weight=8",
+    ];
+    let offer = dubbo_offer(&urls);
+    let weight = |protocol| {
+        let snapshot = offer.snapshot(Layout::Dubbo, &spoken(Layout::Dubbo, protocol));
+        snapshot
+            .instances
+            .iter()
+            .map(|own| own.weight)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!((weight("dubbo"), weight("triple")), (vec![7], vec![8]));
 }
 
 #[test]

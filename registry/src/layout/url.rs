@@ -29,12 +29,21 @@ impl Url {
         Self::parse(&decode(name)?)
     }
 
+    /// One whose port is known.
     pub(crate) fn parse(text: &str) -> Option<Self> {
+        Self::parse_any(text).filter(|url| url.port > 0)
+    }
+
+    /// One with or without a port, which is 0 then, as in Java.
+    pub(crate) fn parse_any(text: &str) -> Option<Self> {
         let (scheme, rest) = text.split_once("://")?;
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let authority = authority.rsplit('@').next()?;
-        let (host, port) = authority.rsplit_once(':')?;
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.contains(']') => (host, port.parse().ok()?),
+            _ => (authority, 0),
+        };
         let host = host.trim_start_matches('[').trim_end_matches(']');
         if scheme.is_empty() || host.is_empty() {
             return None;
@@ -47,7 +56,7 @@ impl Url {
         Some(Self {
             scheme: scheme.to_owned(),
             host: host.to_owned(),
-            port: port.parse().ok().filter(|port| *port > 0)?,
+            port,
             path: path.to_owned(),
             parameters,
         })
@@ -85,7 +94,9 @@ impl std::fmt::Display for Url {
         } else {
             write!(f, "{host}")?;
         }
-        write!(f, ":{port}")?;
+        if *port > 0 {
+            write!(f, ":{port}")?;
+        }
         if !path.is_empty() {
             write!(f, "/{path}")?;
         }

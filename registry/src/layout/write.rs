@@ -263,9 +263,7 @@ mod tests {
                 let name = path.rsplit_once('/').unwrap().1.to_owned();
                 let answer = Answer::Entries(std::sync::Arc::new([(name, value.into())].into()));
                 let drafts = match layout {
-                    Layout::Dubbo => {
-                        dubbo::read("com.acme.Pay", Some(&answer), &Default::default())
-                    }
+                    Layout::Dubbo => dubbo::read("com.acme.Pay", Some(&answer)),
                     Layout::Sofa => sofa::read(Some(&answer)),
                     Layout::Spring => spring::read(Some(&answer)),
                     Layout::Grpc => grpc::read(Some(&answer)),

@@ -20,6 +20,7 @@ var operations = map[string]handler{
 	"grpc-serve":      grpcServe,
 	"grpc-health":     grpcHealth,
 	"grpc-load":       grpcLoad,
+	"http-serve":      httpServe,
 	"export":          export,
 	"call":            call,
 	"tls-ask":         tlsAsk,

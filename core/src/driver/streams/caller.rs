@@ -1,7 +1,7 @@
 //! Callers: client connections of protocols that drive themselves, and what their workers tell them.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use super::words::Words;
 pub struct Caller {
     pub(super) worker: Rc<Worker>,
     origin: Rc<Origin>,
-    peer: SocketAddr,
+    peer: Cell<SocketAddr>,
     /// Where it connected to.
     local: Option<SocketAddr>,
     proxies: Arc<Proxies>,
@@ -61,7 +61,7 @@ impl Caller {
         let caller = Self {
             worker,
             origin,
-            peer,
+            peer: Cell::new(peer),
             local,
             proxies: listening.proxies.clone(),
             transport,
@@ -75,7 +75,14 @@ impl Caller {
     /// Whom it is.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
-        self.peer
+        self.peer.get()
+    }
+
+    /// Takes it for somebody else's from now on, as a trusted proxy says, whose port nobody knows.
+    pub fn comes_from(&self, source: IpAddr) {
+        if source != self.peer().ip() {
+            self.peer.set(SocketAddr::new(source, 0));
+        }
     }
 
     /// Where it connected to: to us, or to the proxy in front that told us so.
@@ -88,8 +95,8 @@ impl Caller {
     #[must_use]
     pub fn ends(&self, source: IpAddr) -> Option<Ends> {
         // The port that a trusted proxy's client has nobody knows.
-        let port = if source == self.peer.ip() {
-            self.peer.port()
+        let port = if source == self.peer().ip() {
+            self.peer().port()
         } else {
             0
         };
@@ -201,7 +208,7 @@ impl Caller {
             cue: None,
             local: self.local,
         };
-        let parcel = Parcel::new(socket, self.peer, self.origin.id, protocol, carried);
+        let parcel = Parcel::new(socket, self.peer(), self.origin.id, protocol, carried);
         // It is counted where it arrives.
         drop(self.place.take());
         if let Some(parcel) = parcel {
@@ -244,7 +251,7 @@ impl Caller {
             method: Cow::Borrowed(method),
             ..Metadata::default()
         };
-        let source = self.peer.ip();
+        let source = self.peer().ip();
         let site = self.worker.site(&self.origin, protocol, source, &metadata);
         site.learn();
         site.series()
@@ -264,7 +271,7 @@ impl Caller {
         bytes: usize,
         attributes: &mut dyn FnMut(&str) -> Option<String>,
     ) -> (Stream, Result<(), Rejection>) {
-        self.open_for(self.peer.ip(), protocol, metadata, bytes, attributes)
+        self.open_for(self.peer().ip(), protocol, metadata, bytes, attributes)
     }
 
     /// The same of a call that comes from elsewhere, as a trusted proxy says.
@@ -277,7 +284,7 @@ impl Caller {
         attributes: &mut dyn FnMut(&str) -> Option<String>,
     ) -> (Stream, Result<(), Rejection>) {
         self.worker.read_clock();
-        let site = if source == self.peer.ip() {
+        let site = if source == self.peer().ip() {
             let mut sites = self.sites.borrow_mut();
             sites.find(&self.worker, &self.origin, protocol, source, metadata)
         } else {

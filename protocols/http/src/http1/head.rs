@@ -9,7 +9,7 @@ use httparse::{Header, ParserConfig, Status};
 
 use super::body::Decode;
 use crate::headers::{expects_continue, lists};
-use crate::rules;
+use crate::rules::{self, Fields};
 
 /// Headers of one message, at most.
 const HEADERS: usize = crate::MOST_HEADERS;
@@ -47,16 +47,18 @@ pub(super) struct ResponseHead {
 }
 
 /// Puts headers together whose texts lie in `head`, which is a copy of `from`.
-fn map(head: &Bytes, from: &[u8], headers: &[Header<'_>]) -> Result<HeaderMap, Fault> {
+fn map(head: &Bytes, from: &[u8], headers: &[Header<'_>]) -> Result<(HeaderMap, Fields), Fault> {
     // Some are added on the way.
     let mut map = HeaderMap::with_capacity(headers.len() + 6);
+    let mut fields = Fields::default();
     for own in headers {
         let name = HeaderName::from_bytes(own.name.as_bytes()).map_err(|_| Fault::Malformed)?;
         let value = HeaderValue::from_maybe_shared(part(head, from, own.value));
         let value = value.map_err(|_| Fault::Malformed)?;
+        fields.add(&name);
         map.try_append(name, value).map_err(|_| Fault::TooLarge)?;
     }
-    Ok(map)
+    Ok((map, fields))
 }
 
 /// The part of a copy that is a part of its original.
@@ -77,8 +79,8 @@ fn fault(error: httparse::Error) -> Fault {
 }
 
 /// Whether the connection goes on after a message.
-fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
-    if !headers.contains_key(header::CONNECTION) {
+fn keeps_alive(version: Version, headers: &HeaderMap, fields: Fields) -> bool {
+    if !fields.has(Fields::CONNECTION) {
         return version == Version::HTTP_11;
     }
     if version == Version::HTTP_11 {
@@ -89,19 +91,20 @@ fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
 }
 
 /// What a message says about its body's end; `None` if nothing.
-fn framing(version: Version, headers: &HeaderMap) -> Result<Option<Decode>, Fault> {
+fn framing(version: Version, headers: &HeaderMap, fields: Fields) -> Result<Option<Decode>, Fault> {
+    if !fields.has(Fields::CONTENT_LENGTH) && !fields.has(Fields::TRANSFER_ENCODING) {
+        return Ok(None);
+    }
     let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let encoding = encodings.next();
     let mut length = None;
     for value in headers.get_all(header::CONTENT_LENGTH) {
-        let text = value.to_str().map_err(|_| Fault::Malformed)?;
-        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let own: u64 = text.parse().map_err(|_| Fault::Malformed)?;
+        let own = rules::decimal(value.as_bytes());
         // Once, and as nothing but a number (RFC 9112, section 6.3).
-        if !digits || length.is_some() {
+        if own.is_none() || length.is_some() {
             return Err(Fault::Malformed);
         }
-        length = Some(own);
+        length = own;
     }
     let Some(encoding) = encoding else {
         return Ok(length.map(Decode::length));
@@ -134,21 +137,22 @@ pub(super) fn request(bytes: &[u8]) -> Result<Option<RequestHead>, Fault> {
         Err(httparse::Error::Version) => return of_another_version(bytes),
         Err(error) => return Err(fault(error)),
     };
-    if !ends_its_lines(&bytes[..length]) {
+    if !ends_its_lines(&bytes[..length], parsed.headers) {
         return Err(Fault::Malformed);
     }
     let head = Bytes::copy_from_slice(&bytes[..length]);
     let version = version(parsed.version);
-    let headers = map(&head, bytes, parsed.headers)?;
+    let (headers, fields) = map(&head, bytes, parsed.headers)?;
     let target = parsed.path.unwrap_or_default().as_bytes();
     let uri = Uri::from_maybe_shared(part(&head, bytes, target)).map_err(|_| Fault::Malformed)?;
     let method = parsed.method.unwrap_or_default().as_bytes();
     let method = Method::from_bytes(method).map_err(|_| Fault::Malformed)?;
     // A request that says nothing about a body has none.
-    let body = framing(version, &headers)?.unwrap_or(Decode::Done);
-    let expects = version == Version::HTTP_11 && expects_continue(&headers);
-    let keep_alive = keeps_alive(version, &headers);
-    let trailers = headers.contains_key(header::TE) && lists(&headers, &header::TE, "trailers");
+    let body = framing(version, &headers, fields)?.unwrap_or(Decode::Done);
+    let expects =
+        fields.has(Fields::EXPECT) && version == Version::HTTP_11 && expects_continue(&headers);
+    let keep_alive = keeps_alive(version, &headers, fields);
+    let trailers = fields.has(Fields::TE) && lists(&headers, &header::TE, "trailers");
     let mut request = Request::new(());
     *request.method_mut() = method;
     *request.uri_mut() = uri;
@@ -164,12 +168,16 @@ pub(super) fn request(bytes: &[u8]) -> Result<Option<RequestHead>, Fault> {
     }))
 }
 
-/// Whether all lines of what was parsed end in CRLF. Others might take a lone LF, which they may
-/// (RFC 9112, section 2.2), for something else.
-fn ends_its_lines(head: &[u8]) -> bool {
-    // Each CR that was parsed stands before an LF.
-    let count = |wanted: u8| head.iter().filter(|own| **own == wanted).count();
-    count(b'\r') == count(b'\n')
+/// Whether all lines of what was parsed end in CRLF, where these headers begin `head`'s lines but its
+/// first. Others might take a lone LF, which they may (RFC 9112, section 2.2), for something else.
+fn ends_its_lines(head: &[u8], headers: &[Header<'_>]) -> bool {
+    let begins = headers
+        .iter()
+        .map(|own| own.name.as_ptr() as usize - head.as_ptr() as usize);
+    let ends = head == b"\r\n" || head.ends_with(b"\r\n\r\n") && !matches!(head[0], b'\r' | b'\n');
+    ends && begins
+        .filter(|at| *at > 0)
+        .all(|at| head[..at].ends_with(b"\r\n"))
 }
 
 /// Reads a head whose version the parser does not know. A later one of HTTP/1 is read as 1.1 (RFC 9110,
@@ -211,17 +219,17 @@ pub(super) fn response(bytes: &[u8], method: &Method) -> Result<Option<ResponseH
     };
     let head = Bytes::copy_from_slice(&bytes[..length]);
     let version = version(parsed.version);
-    let headers = map(&head, bytes, parsed.headers)?;
+    let (headers, fields) = map(&head, bytes, parsed.headers)?;
     let status = StatusCode::from_u16(parsed.code.unwrap_or_default());
     let status = status.map_err(|_| Fault::Malformed)?;
-    let framing = framing(version, &headers)?;
+    let framing = framing(version, &headers, fields)?;
     // RFC 9112, section 6.3.
     let body = match framing {
         _ if rules::is_bodiless(method, status) => Decode::Done,
         Some(body) => body,
         None => Decode::Close,
     };
-    let keep_alive = keeps_alive(version, &headers) && !matches!(body, Decode::Close);
+    let keep_alive = keeps_alive(version, &headers, fields) && !matches!(body, Decode::Close);
     let mut response = Response::new(());
     *response.status_mut() = status;
     *response.version_mut() = version;
@@ -242,11 +250,11 @@ pub(super) fn trailers(bytes: &[u8]) -> Result<Option<(HeaderMap, usize)>, Fault
         return Ok(None);
     };
     // RFC 9112, section 7.1.
-    if !ends_its_lines(&bytes[..length]) {
+    if !ends_its_lines(&bytes[..length], headers) {
         return Err(Fault::Malformed);
     }
     let head = Bytes::copy_from_slice(&bytes[..length]);
-    Ok(Some((map(&head, bytes, headers)?, length)))
+    Ok(Some((map(&head, bytes, headers)?.0, length)))
 }
 
 /// Writes the headers of a head and the line that ends them; but for those that tell where its body
@@ -269,6 +277,7 @@ pub(super) fn put_trailers(trailers: Option<&HeaderMap>, out: &mut Vec<u8>) {
 }
 
 /// Writes a header that is not in a message's own.
+#[inline]
 pub(super) fn put_header(name: &str, value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
@@ -278,8 +287,8 @@ pub(super) fn put_header(name: &str, value: &[u8], out: &mut Vec<u8>) {
 
 /// Writes how many bytes follow.
 pub(super) fn put_length(length: u64, out: &mut Vec<u8>) {
-    let value = HeaderValue::from(length);
-    put_header("content-length", value.as_bytes(), out);
+    let mut digits = itoa::Buffer::new();
+    put_header("content-length", digits.format(length).as_bytes(), out);
 }
 
 /// Writes a request's first line.

@@ -229,7 +229,9 @@ impl Sender {
         let key = {
             let mut core = self.shared().get_mut();
             let key = core.begin(head.method == Method::HEAD, limit);
-            core.send_head(key, &pseudo[..told], &head.headers, framing.told, ends);
+            let secret = head.extensions.get::<rules::SecretTarget>().is_some();
+            let pseudo = &pseudo[..told];
+            core.send_head(key, pseudo, secret, &head.headers, framing.told, ends);
             if ends {
                 // Nobody holds that side any longer.
                 core.release(key, false);

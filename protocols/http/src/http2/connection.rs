@@ -26,6 +26,7 @@ use super::hpack::{Decoder, Encoder};
 use super::message::{RequestHead, Targets};
 use super::{FRAME, Reason, WINDOW, flag, kind, setting};
 use crate::rules;
+use crate::share::Share;
 
 /// Output that waits to be written, in bytes: bodies wait while there is more, and nothing is read
 /// while there is twice as much.
@@ -230,6 +231,8 @@ pub(crate) struct Core {
     taken: u32,
     /// What windows of streams may grow by.
     spare: u32,
+    /// Bytes of bodies that nobody takes.
+    held: Share,
     /// Who waits for room in the output, or in the connection's window.
     blocked: VecDeque<usize>,
     /// Who waits to open a stream.
@@ -312,6 +315,7 @@ impl Core {
             first_window: i64::from(limits.stream_window.max(WINDOW)),
             taken: 0,
             spare: limits.spare,
+            held: Share::of(&windows::STUCK),
             blocked: VecDeque::new(),
             waiting: VecDeque::new(),
             driver: None,
@@ -495,11 +499,13 @@ impl Core {
         }
     }
 
-    /// Writes a message's head, which tells this length of its body.
+    /// Writes a message's head, which tells this length of its body. What it says before its fields may
+    /// be secret.
     pub(super) fn send_head(
         &mut self,
         key: usize,
         pseudo: &[(&str, &[u8])],
+        secret: bool,
         headers: &HeaderMap,
         length: Option<u64>,
         end: bool,
@@ -512,11 +518,12 @@ impl Core {
         }
         self.put_section(key, end, &mut |encoder, out| {
             for (name, value) in pseudo {
-                encoder.field(name, value, false, out);
+                encoder.field(name, value, secret, out);
             }
             if let Some(length) = length {
-                let length = HeaderValue::from(length);
-                encoder.field("content-length", length.as_bytes(), false, out);
+                let mut digits = itoa::Buffer::new();
+                let length = digits.format(length).as_bytes();
+                encoder.field("content-length", length, false, out);
             }
             put_fields(headers, encoder, out);
         });
@@ -532,13 +539,13 @@ impl Core {
 
     /// Ends a message with trailers, of which there may be none.
     pub(super) fn send_trailers(&mut self, key: usize, trailers: &HeaderMap, cx: &Context<'_>) {
-        let Some(_) = rules::trailers(trailers) else {
+        let Some(mut own) = rules::trailers(trailers) else {
             // Nothing waits for room that has no bytes.
             let _ = self.send_data(key, &mut Bytes::new(), true, cx);
             return;
         };
         self.put_section(key, true, &mut |encoder, out| {
-            for (name, value) in rules::trailers(trailers).into_iter().flatten() {
+            for (name, value) in own.by_ref() {
                 put_field(name, value, encoder, out);
             }
         });

@@ -55,6 +55,8 @@ pub(crate) struct RequestHead {
     pub(crate) protocol: Option<Protocol>,
     /// It is not all of it: the rest was more than the limit.
     pub(crate) too_large: bool,
+    /// Its path or its authority is to enter no table.
+    pub(crate) secret_target: bool,
 }
 
 fn once<T>(place: &mut Option<T>, value: Option<T>) -> bool {
@@ -148,6 +150,9 @@ impl Headers {
         if !complete || extended && method != Method::CONNECT {
             return Err(Fault::Malformed);
         }
+        let is_secret =
+            |own: &Option<HeaderValue>| own.as_ref().is_some_and(HeaderValue::is_sensitive);
+        let secret = is_secret(&self.path) || is_secret(&self.authority);
         let same = targets.scheme == self.scheme
             && targets.authority == self.authority
             && targets.path == self.path;
@@ -170,6 +175,7 @@ impl Headers {
             headers: self.fields,
             protocol,
             too_large: self.dropped,
+            secret_target: secret,
         })
     }
 

@@ -49,6 +49,7 @@ pub(crate) fn exercise(bytes: &[u8]) {
                 core.send_head(
                     key,
                     &[(":method", b"GET")],
+                    false,
                     &http::HeaderMap::new(),
                     None,
                     true,
@@ -60,6 +61,7 @@ pub(crate) fn exercise(bytes: &[u8]) {
                 core.send_head(
                     key,
                     &[(":status", b"200")],
+                    false,
                     &http::HeaderMap::new(),
                     None,
                     false,
@@ -99,7 +101,14 @@ pub(crate) fn carry(
     let key = from.begin(false, limits.head);
     let (pseudo, told) = client::pseudo(head);
     let ends = body.is_end_stream();
-    from.send_head(key, &pseudo[..told], &head.headers, framing.told, ends);
+    from.send_head(
+        key,
+        &pseudo[..told],
+        false,
+        &head.headers,
+        framing.told,
+        ends,
+    );
     if !ends {
         let last = trailers.is_none();
         assert!(

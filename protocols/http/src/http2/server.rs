@@ -38,6 +38,7 @@ pub(crate) fn upgrade(
         headers: request.headers,
         protocol: None,
         too_large: false,
+        secret_target: false,
     };
     core.upgrade(settings, head).ok()?;
     Some(Server(Driver::new(io, core)))
@@ -78,6 +79,9 @@ impl Server {
             }
             if accepted.head.too_large {
                 request.extensions_mut().insert(rules::HeadTooLarge);
+            }
+            if accepted.head.secret_target {
+                request.extensions_mut().insert(rules::SecretTarget);
             }
             return Poll::Ready(Ok((request, responder)));
         }
@@ -185,7 +189,7 @@ impl Responder {
         let pseudo = [(":status", status.as_str().as_bytes())];
         self.connection
             .get_mut()
-            .send_head(self.key, &pseudo, &head.headers, told, ends);
+            .send_head(self.key, &pseudo, false, &head.headers, told, ends);
         if !ends {
             let mut pump = Pump::default();
             // An error leaves the stream unfinished: dropping this resets it.

@@ -324,6 +324,59 @@ async fn trailers_of_a_request_whose_length_is_known_go_on() {
 }
 
 #[tokio::test]
+async fn trailers_of_a_request_that_is_kept_go_on_with_each_attempt() {
+    let server = Server::bind().await;
+    let mut spec = routing(&[server.address], policy("1.1"), 2);
+    let mut route = (*spec.tables[0].routes[0]).clone();
+    route.retry.idempotent = true;
+    spec.tables[0].routes[0] = Arc::new(route);
+    let http = Http::new(Config::default(), Vec::new());
+    let mess = serve(spec, 1, Arc::new(http));
+    let frames = [
+        headers(
+            0,
+            1,
+            &[
+                (":method", "PUT"),
+                (":scheme", "http"),
+                (":path", "/a"),
+                (":authority", "x"),
+                ("content-length", "2"),
+                ("trailer", "x-ok"),
+            ],
+        ),
+        frame(0, 0, 1, b"hi"),
+        headers(END, 1, &[("x-ok", "1")]),
+    ];
+    let mut client = http2(&mess, &frames.concat()).await;
+    for _ in 0..2 {
+        let mut upstream = server.accept().await;
+        upstream.hear("\r\n\r\n").await;
+        let heard = upstream.hear("\r\n\r\n").await;
+        assert_eq!(heard, "2\r\nhi\r\n0\r\nx-ok: 1\r\n\r\n");
+        let failed = "HTTP/1.1 500 No\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        upstream.say(failed).await;
+    }
+    assert_eq!(next(&mut client, 1).await.0, 1);
+}
+
+#[tokio::test]
+async fn a_target_that_is_never_to_be_indexed_stays_so() {
+    let server = Server::bind().await;
+    let mess = mess(&server, "2", Config::default());
+    // RFC 7541, section 6.2.3: `:path`, the fourth of the static table, as such a literal.
+    let path = [&b"\x14\x0a"[..], b"/?token=1x"].concat();
+    let block = [&b"\x82\x86\x41\x01x"[..], &path].concat();
+    let _client = http2(&mess, &frame(1, END | 4, 1, &block)).await;
+    let mut upstream = accept_http2(&server).await;
+    let (kind, _, heard) = next(&mut upstream, 1).await;
+    assert_eq!(kind, 1);
+    let at = heard.windows(10).position(|own| own == b"/?token=1x");
+    let before = &heard[..at.expect("the path")];
+    assert_eq!(before[before.len() - 2], 0x14, "{heard:x?}");
+}
+
+#[tokio::test]
 async fn a_length_is_told_once() {
     let server = Server::bind().await;
     let mess = mess(&server, "1.1", Config::default());

@@ -3,9 +3,11 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf, BytesMut};
+use finback_core::driver::{Proxies, node};
 use finback_core::net::Socket;
 use httparse::{Header, Request};
 use sha1::{Digest, Sha1};
+use std::net::IpAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// What a server's answer proves to have read the client's key by (section 1.3).
@@ -16,19 +18,29 @@ const MAX_HEADERS: usize = 64;
 /// Bytes of a client's key once decoded (section 4.1).
 const KEY: usize = 16;
 
+/// Who may open a WebSocket, and who passes requests for one on.
+pub(crate) struct Door<'a> {
+    /// Those whose pages may connect; empty: any.
+    pub(crate) origins: &'a [String],
+    /// The proxies in front, and the hop before us.
+    pub(crate) proxies: &'a Proxies,
+    pub(crate) hop: IpAddr,
+}
+
 /// Reads a request and answers it, in as much time as the caller gives; what of the connection was
-/// read beyond it is left in `head`. `origins` are those whose pages may connect; empty: any.
+/// read beyond it is left in `head`. Gives whose it is: the hop's, or whom trusted proxies name in
+/// X-Forwarded-For.
 ///
 /// # Errors
 /// What is to be logged; the client has got its answer.
 pub(crate) async fn shake_hands(
     socket: &mut Socket,
     head: &mut BytesMut,
-    origins: &[String],
-) -> Result<(), &'static str> {
-    let (length, answer) = loop {
-        match answer(head, origins) {
-            Some(Ok((length, answer))) => break (length, answer),
+    door: &Door<'_>,
+) -> Result<IpAddr, &'static str> {
+    let accepted = loop {
+        match answer(head, door) {
+            Some(Ok(accepted)) => break accepted,
             Some(Err((status, why))) => {
                 let text = format!(
                     "HTTP/1.1 {status}\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\
@@ -46,15 +58,26 @@ pub(crate) async fn shake_hands(
             _ => return Err("the client went away within its request for a WebSocket"),
         }
     };
-    head.advance(length);
-    let answered = socket.write_all(answer.as_bytes()).await;
-    answered.map_err(|_| "the client did not take the answer to its request for a WebSocket")
+    head.advance(accepted.length);
+    match socket.write_all(accepted.answer.as_bytes()).await {
+        Ok(()) => Ok(accepted.source),
+        Err(_) => Err("the client did not take the answer to its request for a WebSocket"),
+    }
 }
 
 type Refused = (&'static str, &'static str);
 
-/// The answer to a request and the request's length; `None` if bytes are missing.
-fn answer(bytes: &[u8], origins: &[String]) -> Option<Result<(usize, String), Refused>> {
+/// A request that is granted.
+struct Accepted {
+    /// The request's length.
+    length: usize,
+    answer: String,
+    /// Whose it is.
+    source: IpAddr,
+}
+
+/// The answer to a request; `None` if bytes are missing.
+fn answer(bytes: &[u8], door: &Door<'_>) -> Option<Result<Accepted, Refused>> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = Request::new(&mut headers);
     let length = match request.parse(bytes) {
@@ -62,7 +85,14 @@ fn answer(bytes: &[u8], origins: &[String]) -> Option<Result<(usize, String), Re
         Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD => return None,
         _ => return Some(Err(("400 Bad Request", "the request cannot be read"))),
     };
-    Some(accepted(&request, origins).map(|answer| (length, answer)))
+    let forwarded: Vec<&str> = all(request.headers, "x-forwarded-for").collect();
+    let source = door.proxies.source(door.hop, forwarded.into_iter(), node);
+    let accepted = accepted(&request, door.origins);
+    Some(accepted.map(|answer| Accepted {
+        length,
+        answer,
+        source,
+    }))
 }
 
 /// The answer to a whole request.
@@ -145,29 +175,69 @@ fn is_welcome(headers: &[Header<'_>], origins: &[String]) -> bool {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
 
     const REQUEST: &str = "GET /mqtt HTTP/1.1\r\nHost: a\r\nUpgrade: WebSocket\r\n\
         Connection: keep-alive, Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
         Sec-WebSocket-Version: 13\r\n";
 
+    fn door(origins: &[String]) -> Door<'_> {
+        static NONE: LazyLock<Proxies> = LazyLock::new(Proxies::default);
+        Door {
+            origins,
+            proxies: &NONE,
+            hop: [10, 0, 0, 1].into(),
+        }
+    }
+
+    #[test]
+    fn whose_it_is_trusted_proxies_say() {
+        let request = format!(
+            "{REQUEST}Sec-WebSocket-Protocol: mqtt\r\nX-Forwarded-For: 203.0.113.9\r\n\
+             X-Forwarded-For: 198.51.100.7:8080, 10.0.0.2\r\n\r\n"
+        );
+        let trusting = |trusted: &[&str]| Proxies {
+            trusted: trusted.iter().map(|own| own.parse().unwrap()).collect(),
+            ..Proxies::default()
+        };
+        for (trusted, wanted) in [
+            (&[][..], "10.0.0.1"),
+            (&["10.0.0.1"], "10.0.0.2"),
+            (&["10.0.0.0/8"], "198.51.100.7"),
+            (&["0.0.0.0/0"], "203.0.113.9"),
+        ] {
+            let proxies = trusting(trusted);
+            let door = Door {
+                proxies: &proxies,
+                ..door(&[])
+            };
+            let accepted = answer(request.as_bytes(), &door).unwrap();
+            let source = accepted.map(|own| own.source.to_string());
+            assert_eq!(source, Ok(wanted.to_owned()), "{trusted:?}");
+        }
+    }
+
     #[test]
     fn the_handshake_is_that_of_the_standard() {
         // Section 1.3 gives this key and its answer.
         let request = format!("{REQUEST}Sec-WebSocket-Protocol: mqttv3.1, mqtt\r\n\r\nrest");
         let request = request.as_bytes();
-        let (length, text) = answer(request, &[]).unwrap().unwrap();
-        assert_eq!(length, request.len() - 4);
+        let answer = |bytes: &[u8]| answer(bytes, &door(&[]));
+        let accepted = answer(request).unwrap().unwrap();
+        assert_eq!(accepted.length, request.len() - 4);
+        let text = accepted.answer;
         assert!(text.contains("sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
         assert!(text.contains("sec-websocket-protocol: mqtt\r\n"));
         for length in 0..request.len() - 4 {
-            assert!(answer(&request[..length], &[]).is_none());
+            assert!(answer(&request[..length]).is_none());
         }
     }
 
     fn status(lines: &str, origins: &[String]) -> &'static str {
         let request = format!("{lines}\r\n");
-        match answer(request.as_bytes(), origins).unwrap() {
+        match answer(request.as_bytes(), &door(origins)).unwrap() {
             Ok(_) => "101",
             Err((status, _)) => status,
         }

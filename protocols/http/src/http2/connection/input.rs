@@ -343,6 +343,7 @@ impl Core {
         self.send_head(
             key,
             &[(":status", b"431")],
+            false,
             &HeaderMap::new(),
             Some(0),
             true,

@@ -64,7 +64,7 @@ impl Pair {
             (":scheme", b"http"),
             (":path", b"/"),
         ];
-        client.send_head(key, &pseudo, headers, None, end);
+        client.send_head(key, &pseudo, false, headers, None, end);
         drop(client);
         self.settle(7);
         let accepted = self.server.get_mut().accepted.pop().expect("a request");
@@ -112,7 +112,7 @@ fn bodies_arrive_whole_through_small_windows() {
         let pseudo = [(":status", &b"200"[..])];
         pair.server
             .get_mut()
-            .send_head(served, &pseudo, &HeaderMap::new(), None, false);
+            .send_head(served, &pseudo, false, &HeaderMap::new(), None, false);
         let mut response = Received::new(pair.client.clone(), asked);
         carry(&pair, (&pair.server, served), &mut response, length);
         pair.client.get_mut().release(asked, false);
@@ -248,14 +248,14 @@ fn a_client_is_told_to_go_on_once_and_only_when_its_body_is_wanted() {
     // It is not the response's head.
     carry(&pair, (&pair.client, asked), &mut body, 3);
     let mut server = pair.server.get_mut();
-    server.send_head(served, &ok, &HeaderMap::new(), None, true);
+    server.send_head(served, &ok, false, &HeaderMap::new(), None, true);
     drop(server);
     assert_eq!(heads(&pair), 1);
 
     // Answered without a look at the body: it need not be sent at all.
     let (asked, served) = pair.ask_with(&headers, false);
     let mut server = pair.server.get_mut();
-    server.send_head(served, &ok, &HeaderMap::new(), None, false);
+    server.send_head(served, &ok, false, &HeaderMap::new(), None, false);
     drop(server);
     assert_eq!(heads(&pair), 1);
     let mut body = Received::new(pair.server.clone(), served);
@@ -312,7 +312,7 @@ fn leaving_takes_what_is_on_its_way_and_no_more() {
     ];
     pair.client
         .get_mut()
-        .send_head(second, &pseudo, &HeaderMap::new(), None, true);
+        .send_head(second, &pseudo, false, &HeaderMap::new(), None, true);
     pair.settle(9);
     assert_eq!(pair.client.get().has_room(), None);
     let accepted = pair
@@ -326,7 +326,7 @@ fn leaving_takes_what_is_on_its_way_and_no_more() {
         let pseudo = [(":status", &b"200"[..])];
         pair.server
             .get_mut()
-            .send_head(key, &pseudo, &HeaderMap::new(), None, true);
+            .send_head(key, &pseudo, false, &HeaderMap::new(), None, true);
         assert!(!pair.server.get().is_done() || key == accepted.key);
     }
     pair.settle(9);

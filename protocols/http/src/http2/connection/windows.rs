@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::super::WINDOW;
 use super::{Core, Lost, Reason, Stream};
+use crate::share::Total;
 
 /// Bytes of bodies that wait in one worker; above it, those that nobody takes are given up.
 const HELD: usize = 64 * 1024 * 1024;
@@ -28,6 +29,8 @@ const PIECE: i64 = 1024;
 
 thread_local! {
     static ALL: Cell<usize> = const { Cell::new(0) };
+    /// Of what clients sent, what nobody has taken for a second.
+    pub(super) static STUCK: Total = const { Total::new() };
 }
 
 /// Whether more bytes of bodies wait in this worker than may.
@@ -46,6 +49,9 @@ impl Held {
     }
 
     pub(super) fn take(&mut self) -> Bytes {
+        if self.0.is_empty() {
+            return Bytes::new();
+        }
         ALL.set(ALL.get().saturating_sub(self.0.len()));
         std::mem::take(&mut self.0).freeze()
     }
@@ -61,7 +67,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.take();
+        drop(self.take());
     }
 }
 
@@ -125,20 +131,26 @@ impl Core {
         self.most_room / KEPT
     }
 
-    /// Resets streams of whose bodies nobody has taken anything for a second or more, if too much waits
-    /// in this worker. To be called once a second; `stalled` says that we did not run meanwhile.
+    /// Resets a client's streams of whose bodies nobody has taken anything for a second or more, if too
+    /// much waits in this worker, and here as much as in the mean connection or more. To be called once a
+    /// second; `stalled` says that we did not run meanwhile. What endpoints sent is given up with the
+    /// clients that do not read it.
     pub(super) fn relieve(&mut self, stalled: bool) {
-        let too_much = holds_too_much() && !stalled;
-        let mut stuck = Vec::new();
+        let (mut held, mut stuck) = (0, Vec::new());
         for (key, stream) in &mut self.streams {
-            if stream.data.is_empty() || stalled {
+            if stream.data.is_empty() || stalled || self.client {
                 stream.idle_for = 0;
                 continue;
             }
             stream.idle_for += 1;
-            if too_much && stream.idle_for > 1 {
+            if stream.idle_for > 1 {
+                held += stream.data.len();
                 stuck.push(key);
             }
+        }
+        self.held.set(held);
+        if !holds_too_much() || !self.held.is_large() {
+            return;
         }
         for key in stuck {
             self.reset(key, Reason::ENHANCE_YOUR_CALM);

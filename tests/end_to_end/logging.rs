@@ -1,0 +1,188 @@
+//! A log that nobody reads, or nobody can write, stops neither calls nor a reload nor a drain.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::{eventually, free_port, temporary_folder};
+
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Bytes that a pipe holds (pipe(7)).
+const PIPE: usize = 64 * 1024;
+
+/// A proxy that answers by itself, with this for its stderr.
+struct Proxy {
+    child: Child,
+    file: PathBuf,
+    admin: u16,
+    port: u16,
+    /// An endpoint that takes connections and says nothing.
+    hung: TcpListener,
+}
+
+impl Proxy {
+    fn start(level: &str, stderr: Stdio) -> Self {
+        let file = temporary_folder().join("finback.yaml");
+        let (admin, port) = (free_port(), free_port());
+        let hung = TcpListener::bind("127.0.0.1:0").unwrap();
+        write(&file, (admin, port), &hung, "one");
+        let child = Command::new(env!("CARGO_BIN_EXE_finback"))
+            .env("RUST_LOG", level)
+            .args(["run", "-c"])
+            .arg(&file)
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
+        let own = Self {
+            child,
+            file,
+            admin,
+            port,
+            hung,
+        };
+        eventually("readiness", PATIENCE, || {
+            match own.ask(own.admin, "/readyz") {
+                Ok(said) if said.starts_with("HTTP/1.1 200") => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+        own
+    }
+
+    fn ask(&self, port: u16, path: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes())?;
+        let mut said = String::new();
+        stream.read_to_string(&mut said)?;
+        Ok(said)
+    }
+
+    fn metric(&self, name: &str) -> u64 {
+        let page = self.ask(self.admin, "/metrics").unwrap();
+        let line = page.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|value| value.trim().parse().ok()).unwrap()
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let killed = Command::new("kill").args(["-s", name, &id]).status();
+        assert!(killed.unwrap().success());
+    }
+
+    fn reload(&self, text: &str) {
+        write(&self.file, (self.admin, self.port), &self.hung, text);
+        self.signal("HUP");
+        eventually("the reload", PATIENCE, || {
+            let said = self
+                .ask(self.port, "/")
+                .map_err(|error| error.to_string())?;
+            said.ends_with(text).then_some(()).ok_or(said)
+        });
+    }
+
+    fn ends(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "it does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn write(file: &Path, (admin, port): (u16, u16), hung: &TcpListener, text: &str) {
+    let hung = hung.local_addr().unwrap();
+    let config = format!(
+        r#"
+workers: 1
+admin: {{ address: "127.0.0.1:{admin}" }}
+listeners: [ {{ name: web, address: "127.0.0.1:{port}", protocol: http, routes: web }} ]
+clusters: {{ hung: {{ endpoints: [ "{hung}" ] }} }}
+routes:
+  web:
+    - {{ match: {{ path: /hung }}, to: {{ cluster: hung }} }}
+    - {{ respond: {{ status: 200, body: "{text}" }} }}
+"#
+    );
+    let beside = file.with_extension("new");
+    std::fs::write(&beside, config).unwrap();
+    std::fs::rename(&beside, file).unwrap();
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    // A pipe that takes no more, as one is whose reader was stopped.
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(&[b'.'; PIPE]).unwrap();
+    let mut proxy = Proxy::start("debug", Stdio::from(writer));
+    for _ in 0..100 {
+        let said = proxy.ask(proxy.port, "/").unwrap();
+        assert!(said.ends_with("one"), "{said}");
+    }
+    assert!(
+        proxy
+            .ask(proxy.admin, "/healthz")
+            .unwrap()
+            .contains("alive")
+    );
+    proxy.reload("two");
+    assert_eq!(proxy.metric("finback_log_lines_dropped_total "), 0);
+    proxy.signal("TERM");
+    assert_eq!(proxy.ends().code(), Some(0));
+    drop(reader);
+}
+
+#[test]
+fn a_log_that_cannot_be_written_stops_nothing() {
+    let full = || Stdio::from(File::options().write(true).open("/dev/full").unwrap());
+    for stderr in [Stdio::piped(), full()] {
+        let mut proxy = Proxy::start("info", stderr);
+        // Whoever read it is gone.
+        drop(proxy.child.stderr.take());
+        proxy.reload("two");
+        proxy.reload("three");
+        assert_eq!(proxy.metric("finback_reloads_total "), 2);
+        proxy.signal("USR1");
+        proxy.signal("USR2");
+        let said = proxy.ask(proxy.port, "/").unwrap();
+        assert!(said.ends_with("three"), "{said}");
+        proxy.signal("TERM");
+        assert_eq!(proxy.ends().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once_and_not_as_if_all_were_well() {
+    let mut proxy = Proxy::start("error", Stdio::piped());
+    // A request that is never answered holds the drain up.
+    let mut stream = TcpStream::connect(("127.0.0.1", proxy.port)).unwrap();
+    stream
+        .write_all(b"GET /hung HTTP/1.1\r\nhost: a\r\n\r\n")
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    proxy.signal("TERM");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(proxy.child.try_wait().unwrap().is_none());
+    proxy.signal("TERM");
+    assert_eq!(proxy.ends().code(), Some(1));
+    let mut said = String::new();
+    let mut stderr = proxy.child.stderr.take().unwrap();
+    stderr.read_to_string(&mut said).unwrap();
+    for wanted in ["INFO listening web", "INFO ready", "WARN ended at once"] {
+        assert!(said.contains(wanted), "at every level: {said}");
+    }
+}
