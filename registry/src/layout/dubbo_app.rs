@@ -350,7 +350,8 @@ fn draft(application: &str, instance: &Instance, service: &Service) -> Draft {
     };
     set("version", &service.version);
     set("group", &service.group);
-    set("path", &service.path);
+    let path = service.path.clone();
+    set("path", &path.filter(|path| *path != service.name));
     set("dubbo.tag", &instance.tag);
     set("timestamp", &instance.since.map(|since| since.to_string()));
     let provider = described(Layout::DubboApp, &service.protocol, parameters);
