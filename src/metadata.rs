@@ -3,8 +3,8 @@
 
 use std::net::SocketAddr;
 
+use finback_hessian::Error;
 use finback_hessian::v2::Reader;
-use finback_hessian::{Error, Limits};
 use finback_registry::{Asked, MetadataService};
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -107,7 +107,7 @@ fn put_text(text: &str, out: &mut Vec<u8>) {
 
 /// The services in an answer, as registries keep them.
 fn read(body: &[u8]) -> Result<Value, String> {
-    let mut reader = Reader::new(body, Limits::default());
+    let mut reader = Reader::new(body);
     let kind = reader.int().map_err(|error| error.to_string())?;
     // 1 and 4 announce a value; 0 and 3 an exception; 2 and 5 null.
     if !matches!(kind, 1 | 4) {
@@ -136,7 +136,7 @@ fn service(reader: &mut Reader<'_>) -> Result<Value, Error> {
     let mut service = Map::new();
     reader.object(&mut |field, reader| {
         let value = match field {
-            "name" | "group" | "version" | "protocol" => match reader.string()? {
+            "name" | "group" | "version" | "protocol" | "path" => match reader.string()? {
                 Some(text) => text.into_owned().into(),
                 None => return Ok(true),
             },

@@ -10,6 +10,7 @@ mod native;
 pub(crate) mod rules;
 mod sofa;
 pub(crate) mod spring;
+pub(crate) mod terms;
 pub(crate) mod url;
 pub(crate) mod write;
 
@@ -303,6 +304,7 @@ enum Parts {
     /// One place holds everything.
     Single(Followed),
     Dubbo(Box<DubboParts>),
+    Spring(Box<spring::Spellings>),
 }
 
 impl Reading {
@@ -320,7 +322,9 @@ impl Reading {
                 store, roots, metadata, centre, layout, service,
             ))),
             Layout::Sofa => single(Query::Names(sofa::providers(roots, service))),
-            Layout::Spring => single(Query::Entries(spring::instances(roots, service))),
+            Layout::Spring => {
+                Parts::Spring(Box::new(spring::Spellings::begin(store, roots, service)))
+            }
             Layout::Grpc => single(Query::Entries(grpc::target(roots, service))),
             Layout::Native => single(Query::Entries(native::providers(roots, service))),
         };
@@ -343,12 +347,12 @@ impl Reading {
                 let answer = followed.latest()?;
                 Some(match layout {
                     Layout::Sofa => sofa::read(Some(&answer)),
-                    Layout::Spring => spring::read(Some(&answer)),
                     Layout::Grpc => grpc::read(Some(&answer)),
                     _ => native::read(Some(&answer)),
                 })
             }
             Parts::Dubbo(parts) => parts.latest(service),
+            Parts::Spring(spellings) => spellings.latest(),
         }
     }
 
@@ -356,6 +360,7 @@ impl Reading {
     pub(crate) async fn changed(&mut self) {
         match &mut self.parts {
             Parts::Single(followed) => followed.changed().await,
+            Parts::Spring(spellings) => spellings.changed().await,
             Parts::Dubbo(parts) => parts.changed().await,
         }
     }
@@ -366,6 +371,7 @@ impl Reading {
         let mut all = Vec::new();
         match &mut self.parts {
             Parts::Single(followed) => all.push(followed),
+            Parts::Spring(spellings) => spellings.followed(&mut all),
             Parts::Dubbo(parts) => parts.followed(&mut all),
         }
         for followed in all {
