@@ -861,6 +861,10 @@ forms!(
 /// Where a route leads.
 #[derive(Clone, Debug, JsonSchema)]
 #[schemars(untagged)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there are few, and they are gone once the file is read"
+)]
 pub enum To {
     /// `registry`: the only registry there is.
     Word(String),

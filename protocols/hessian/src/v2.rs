@@ -23,6 +23,9 @@ use std::ops::Range;
 use crate::nest::{Nest, Open};
 use crate::{Error, text};
 
+/// Where the key and the value of a map's entry stand.
+pub type Entry = (Range<usize>, Range<usize>);
+
 /// A reader of one body: values one after another, sharing their class definitions.
 ///
 /// Iterative whatever the nesting, and bounded by the body's length alone: nothing is allocated that
@@ -271,7 +274,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// Any [`Error`]; the reader's position is then of no use.
-    pub fn pass_entry(&mut self) -> Result<Option<(Range<usize>, Range<usize>)>, Error> {
+    pub fn pass_entry(&mut self) -> Result<Option<Entry>, Error> {
         if self.ahead()? == b'Z' {
             self.at += 1;
             return Ok(None);
