@@ -36,6 +36,9 @@ pub struct Reader<'a> {
     nest: Nest,
 }
 
+/// Where the key and the value of a map's entry stand.
+pub type Entry = (Range<usize>, Range<usize>);
+
 /// A class definition: where its field names stand, and how many there are. Half as wide as they
 /// might be: definitions of three bytes must not take many times their own room.
 #[derive(Clone, Copy, Debug)]
@@ -271,7 +274,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// Any [`Error`]; the reader's position is then of no use.
-    pub fn pass_entry(&mut self) -> Result<Option<(Range<usize>, Range<usize>)>, Error> {
+    pub fn pass_entry(&mut self) -> Result<Option<Entry>, Error> {
         if self.ahead()? == b'Z' {
             self.at += 1;
             return Ok(None);
