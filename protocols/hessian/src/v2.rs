@@ -39,9 +39,6 @@ pub struct Reader<'a> {
     nest: Nest,
 }
 
-/// Where the key and the value of a map's entry stand.
-pub type Entry = (Range<usize>, Range<usize>);
-
 /// A class definition: where its field names stand, and how many there are. Half as wide as they
 /// might be: definitions of three bytes must not take many times their own room.
 #[derive(Clone, Copy, Debug)]
