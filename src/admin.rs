@@ -156,17 +156,23 @@ fn metrics(running: &Running) -> String {
     page.family(
         "finback_control_longest_turn_seconds",
         "gauge",
-        "For how long at most somebody held the control thread in the last one to two minutes.",
+        "For how long at most somebody held a thread of the control side in the last one to two minutes.",
     );
-    let longest = running.turns.longest().as_secs_f64();
-    page.sample("finback_control_longest_turn_seconds", &[], longest);
+    for (thread, turns) in &running.turns {
+        let labels = [("thread", (*thread).to_owned())];
+        let longest = turns.longest().as_secs_f64();
+        page.sample("finback_control_longest_turn_seconds", &labels, longest);
+    }
     page.family(
         "finback_control_stalls_total",
         "counter",
-        "Times that somebody held the control thread for more than 50 ms.",
+        "Times that somebody held a thread of the control side for more than 50 ms.",
     );
-    let stalls = running.turns.stalls() as f64;
-    page.sample("finback_control_stalls_total", &[], stalls);
+    for (thread, turns) in &running.turns {
+        let labels = [("thread", (*thread).to_owned())];
+        let stalls = turns.stalls() as f64;
+        page.sample("finback_control_stalls_total", &labels, stalls);
+    }
     worker_samples(&mut page, &running.workers.status());
     cluster_samples(&mut page, &running.mesh.status());
     registry_samples(&mut page, &running.registries.status());

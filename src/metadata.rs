@@ -3,8 +3,8 @@
 
 use std::net::SocketAddr;
 
+use finback_hessian::Error;
 use finback_hessian::v2::Reader;
-use finback_hessian::{Error, Limits};
 use finback_registry::{Asked, MetadataService};
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -107,13 +107,18 @@ fn put_text(text: &str, out: &mut Vec<u8>) {
 
 /// The services in an answer, as registries keep them.
 fn read(body: &[u8]) -> Result<Value, String> {
-    let mut reader = Reader::new(body, Limits::default());
+    let mut reader = Reader::new(body);
     let kind = reader.int().map_err(|error| error.to_string())?;
     // 1 and 4 announce a value; 0 and 3 an exception; 2 and 5 null.
     if !matches!(kind, 1 | 4) {
         return Err("it knows no such revision".to_owned());
     }
-    info(&mut reader).map_err(|error| error.to_string())
+    let info = info(&mut reader).map_err(|error| error.to_string())?;
+    // A revision without services has a name of its own, and nobody asks for it.
+    match info["services"].as_object() {
+        Some(services) if !services.is_empty() => Ok(info),
+        _ => Err("it tells no services of the revision".to_owned()),
+    }
 }
 
 fn info(reader: &mut Reader<'_>) -> Result<Value, Error> {
@@ -136,7 +141,7 @@ fn service(reader: &mut Reader<'_>) -> Result<Value, Error> {
     let mut service = Map::new();
     reader.object(&mut |field, reader| {
         let value = match field {
-            "name" | "group" | "version" | "protocol" => match reader.string()? {
+            "name" | "group" | "version" | "protocol" | "path" => match reader.string()? {
                 Some(text) => text.into_owned().into(),
                 None => return Ok(true),
             },
@@ -157,4 +162,17 @@ fn service(reader: &mut Reader<'_>) -> Result<Value, Error> {
         Ok(true)
     })?;
     Ok(service.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_without_services_is_none() {
+        // A value: an object of a class M with one field, an empty map.
+        let body = b"\x91C\x01M\x91\x08services`HZ";
+        let why = read(body).err();
+        assert_eq!(why.as_deref(), Some("it tells no services of the revision"));
+    }
 }

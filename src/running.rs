@@ -10,7 +10,7 @@ use finback_core::driver::{Bound, ListenerSpec, Workers, keep_checking};
 use finback_core::mesh::Mesh;
 use finback_observability::Metrics;
 use finback_registry::{Registration, Registries};
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Mutex;
 
 use crate::config::units::Placed;
@@ -35,8 +35,8 @@ pub struct Running {
     pub certificates: Arc<Ledger>,
     /// Reloads that were put in force, and that were refused.
     pub reloads: Reloads,
-    /// How long those wait for each other who share the control thread.
-    pub turns: Arc<Turns>,
+    /// How long those wait for each other who share the control thread, or that of registries.
+    pub turns: [(&'static str, Arc<Turns>); 2],
     /// Where services are looked up.
     pub registries: Arc<Registries>,
     /// The worker threads.
@@ -49,6 +49,37 @@ pub struct Running {
     /// Kafka clusters of the configuration in force.
     kafka: std::sync::Mutex<Vec<Arc<Outlet>>>,
     fixed: Fixed,
+    _registry_thread: RegistryThread,
+}
+
+/// The runtime of registries, with a thread of its own: thousands of services that are listed at
+/// once hold up no health check, no reload and nobody who looks at the admin port.
+struct RegistryThread {
+    handle: Handle,
+    runtime: Option<Runtime>,
+}
+
+impl RegistryThread {
+    fn start() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("registries")
+            .enable_all()
+            .build()?;
+        Ok(Self {
+            handle: runtime.handle().clone(),
+            runtime: Some(runtime),
+        })
+    }
+}
+
+impl Drop for RegistryThread {
+    fn drop(&mut self) {
+        // Within another runtime it must not be waited for.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// What of a configuration only a restart changes.
@@ -108,8 +139,9 @@ impl Running {
         let fixed = Fixed::of(&config);
         let certificates = Arc::default();
         keep_fresh(&config, &certificates);
+        let registry_thread = RegistryThread::start().context("cannot start a thread")?;
         let registries = Registries::start(
-            Handle::current(),
+            registry_thread.handle.clone(),
             config.registries,
             config.snapshots.as_deref(),
             Arc::new(DubboMetadata),
@@ -126,8 +158,10 @@ impl Running {
             start_outlet(outlet, &[])?;
         }
         tokio::spawn(keep_checking(Arc::downgrade(&mesh)));
-        let turns = Arc::<Turns>::default();
-        tokio::spawn(turns.clone().keep_looking());
+        let turns = ["control", "registries"].map(|thread| (thread, Arc::<Turns>::default()));
+        tokio::spawn(turns[0].1.clone().keep_looking());
+        let looking = turns[1].1.clone().keep_looking();
+        registry_thread.handle.spawn(looking);
         let workers = Workers::start(&mesh, config.workers).context("cannot start the workers")?;
         if config.take_over {
             workers.share_addresses();
@@ -152,6 +186,7 @@ impl Running {
             certificates,
             reloads: Reloads::default(),
             turns,
+            _registry_thread: registry_thread,
             registries,
             workers,
             listeners: Mutex::new(listeners),

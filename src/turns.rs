@@ -1,8 +1,8 @@
-//! Stalls of the control thread: how long registries, health checks, the admin port and reloads wait
-//! for each other.
+//! Stalls of the control side: how long health checks, the admin port and reloads wait for each
+//! other on their thread, and registries on theirs.
 //!
-//! One thread carries all of them. A tick that comes late was held up by somebody's turn, which was
-//! at least as long.
+//! A tick that comes late was held up by the turns of others: by a long one, or by thousands of short
+//! ones.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// How often the thread is looked at: nothing shorter than this is seen for sure.
 const TICK: Duration = Duration::from_millis(10);
-/// A longer turn is a stall.
+/// A tick that is later is a stall.
 const STALL: Duration = Duration::from_millis(50);
 /// The longest turn is forgotten after one to two of these.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -19,7 +19,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct Turns {
     longest: Mutex<Longest>,
-    /// Turns longer than 50 ms.
+    /// Ticks more than 50 ms late.
     stalls: AtomicU64,
 }
 
@@ -52,7 +52,9 @@ impl Turns {
         longest.now = longest.now.max(late);
         if late > STALL {
             self.stalls.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(?late, "the control thread was held up");
+            let thread = std::thread::current();
+            let thread = thread.name().unwrap_or_default();
+            tracing::debug!(thread, ?late, "a thread of the control side was held up");
         }
     }
 
@@ -63,7 +65,7 @@ impl Turns {
         longest.now.max(longest.before)
     }
 
-    /// Turns longer than 50 ms.
+    /// Times that it was longer than 50 ms.
     #[must_use]
     pub fn stalls(&self) -> u64 {
         self.stalls.load(Ordering::Relaxed)

@@ -331,6 +331,7 @@ impl Cluster {
             && former.weight == instance.weight
             && former.labels == instance.labels
             && former.warm_up == warm_up
+            && former.terms == instance.terms
             && Arc::ptr_eq(&former.health, &health)
         {
             return former.clone();
@@ -340,6 +341,7 @@ impl Cluster {
             weight: instance.weight,
             labels: instance.labels,
             warm_up,
+            terms: instance.terms,
             health,
         })
     }

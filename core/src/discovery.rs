@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, Guard};
 
@@ -18,6 +18,34 @@ pub struct Instance {
     pub labels: BTreeMap<String, String>,
     /// While young, its weight grows linearly from 1 to `weight`.
     pub warm_up: Option<WarmUp>,
+    /// What it asks of its callers; `None` for nothing.
+    pub terms: Option<Arc<Terms>>,
+}
+
+/// What an instance's registration asks of its callers, and its framework's own clients do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Attributes that every call carries.
+    pub attributes: Vec<(Box<str>, Box<str>)>,
+    /// Attributes that calls carry which have none of that name.
+    pub defaults: Vec<(Box<str>, Box<str>)>,
+    /// The service's version ("" for none), for calls that leave theirs open.
+    pub version: Option<Box<str>>,
+    /// The service's group ("" for none), for calls that leave theirs open.
+    pub group: Option<Box<str>>,
+    /// How long calls may take whose callers do not say; `None` if it does not say either.
+    pub timeout: Option<Duration>,
+    /// The same of single methods.
+    pub timeouts: Vec<(Box<str>, Duration)>,
+}
+
+impl Terms {
+    /// How long a call of this method may take if its caller does not say.
+    #[must_use]
+    pub fn timeout_of(&self, method: &str) -> Option<Duration> {
+        let own = self.timeouts.iter().find(|(name, _)| **name == *method);
+        own.map(|(_, timeout)| *timeout).or(self.timeout)
+    }
 }
 
 /// The youth of an instance.
@@ -26,7 +54,7 @@ pub struct WarmUp {
     /// When it began to serve.
     pub since: SystemTime,
     /// How long it takes to carry its whole weight.
-    pub period: std::time::Duration,
+    pub period: Duration,
 }
 
 /// A framework's own rule that splits endpoints by an attribute of the call, such as a

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::clock::Now;
+use crate::discovery::Terms;
 
 pub(crate) use standing::Seen;
 use standing::Stand;
@@ -26,6 +27,8 @@ pub struct Endpoint {
     pub labels: BTreeMap<String, String>,
     /// Start (may be negative) and length of its warm-up, in the clock's microseconds.
     pub warm_up: Option<(i64, u64)>,
+    /// What it asks of its callers.
+    pub terms: Option<Arc<Terms>>,
     /// What is known of its state, shared by all workers.
     pub health: Arc<Health>,
 }

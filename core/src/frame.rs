@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use crate::discovery::Terms;
+
 /// The longest name of a service, method, version or group, in bytes. Such names become keys, and
 /// live long after their call: Java allows itself 64 KiB, but nobody has one of more than a few
 /// hundred bytes.
@@ -93,6 +95,9 @@ pub struct Metadata<'a> {
     /// The service's name is the protocol's own and no caller's: what stands in parentheses for
     /// calls that name none.
     pub own: bool,
+    /// Why something among these cannot be read, where a protocol finds that out on the way: the call
+    /// is refused, and never taken for one that does not say it.
+    pub unreadable: Option<&'static str>,
     /// Where in the frame the attributes begin; the codec's own business.
     pub attributes_at: usize,
     /// [`Head::note`] made complete by what only the body tells (its dialect, say). Takes that
@@ -101,7 +106,8 @@ pub struct Metadata<'a> {
 }
 
 impl Metadata<'_> {
-    /// Whether keys may be made of the names: none is longer than [`NAME_LIMIT`], and a caller's
+    /// Whether the call can be routed by these: all could be read, and keys may be made of the names.
+    /// None is longer than [`NAME_LIMIT`], and a caller's
     /// service does not begin with a parenthesis, as the names that protocols and metrics give
     /// to calls themselves do. Protocols ask this last, of every call, and before they copy a
     /// name.
@@ -109,6 +115,9 @@ impl Metadata<'_> {
     /// # Errors
     /// [`Malformed::Content`]: the call is answered, its connection lives on.
     pub fn names_fit(&self) -> Result<(), Malformed> {
+        if let Some(why) = self.unreadable {
+            return Err(Malformed::Content(why));
+        }
         let names = [&self.service, &self.method, &self.version, &self.group];
         if names.iter().any(|name| name.len() > NAME_LIMIT) {
             return Err(Malformed::LONG_NAME);
@@ -127,6 +136,28 @@ pub struct Edit<'a> {
     pub id: u64,
     /// Attributes to add, or to replace where the frame has them already.
     pub attributes: &'a [(&'a str, &'a str)],
+    /// What the endpoint that the frame goes to wants of it. A codec whose frames have no place for
+    /// that leaves them alone.
+    pub fit: Option<Fit<'a>>,
+}
+
+/// What a call has to say at the endpoint that it goes to.
+#[derive(Clone, Copy, Debug)]
+pub struct Fit<'a> {
+    /// What the endpoint's registration asks for.
+    pub terms: &'a Terms,
+    /// The call left its version open: it gets the endpoint's.
+    pub version: bool,
+    /// The call left its group open: it gets the endpoint's.
+    pub group: bool,
+}
+
+impl Edit<'_> {
+    /// Whether more than the id may change.
+    #[must_use]
+    pub fn changes_content(&self) -> bool {
+        !self.attributes.is_empty() || self.fit.is_some()
+    }
 }
 
 /// Bytes that can never become a frame, sorted by what is to be done about them.
@@ -192,5 +223,7 @@ mod tests {
         assert_eq!(metadata.names_fit(), Err(Malformed::OWN_NAME));
         metadata.own = true;
         assert_eq!(metadata.names_fit(), Ok(()));
+        metadata.unreadable = Some("a group that is no text");
+        assert!(metadata.names_fit().is_err());
     }
 }

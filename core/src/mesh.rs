@@ -1,6 +1,7 @@
 //! What all workers share: routing, clusters, the way to registries and exporters.
 
 mod exchange;
+mod fitting;
 mod learned;
 mod local;
 mod origin;
@@ -26,6 +27,7 @@ use crate::rejection::Rejection;
 use crate::route::RouteTable;
 
 pub use exchange::{Attempt, Exchange, Lease, Resend};
+pub use fitting::Fitting;
 use learned::Learned;
 use unknown::Unknown;
 

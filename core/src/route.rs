@@ -82,6 +82,8 @@ pub struct Weighted {
     pub weight: u32,
     /// The endpoints of the cluster to use; `None` = all.
     pub subset: Option<Arc<Subset>>,
+    /// While it has no endpoints, its siblings take its share of the calls.
+    pub spill: bool,
 }
 
 /// How often a call is tried.
@@ -229,10 +231,21 @@ impl Candidates {
 /// weight / 2^64.
 #[must_use]
 pub fn choose(destinations: &[Weighted], random: u64) -> Option<usize> {
-    let total: u64 = destinations.iter().map(|each| u64::from(each.weight)).sum();
+    choose_but(&[], destinations, random)
+}
+
+/// The same among those whose numbers are not in `without`.
+#[must_use]
+pub fn choose_but(without: &[u32], destinations: &[Weighted], random: u64) -> Option<usize> {
+    let weight_of = |number: usize, each: &Weighted| {
+        let is_out = without.iter().any(|own| *own as usize == number);
+        if is_out { 0 } else { u64::from(each.weight) }
+    };
+    let weights = destinations.iter().enumerate();
+    let total: u64 = weights.map(|(number, each)| weight_of(number, each)).sum();
     let mut left = below(random, total);
-    destinations.iter().position(|each| {
-        let weight = u64::from(each.weight);
+    destinations.iter().enumerate().position(|(number, each)| {
+        let weight = weight_of(number, each);
         if left < weight {
             return true;
         }

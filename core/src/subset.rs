@@ -158,6 +158,7 @@ mod tests {
                 weight: *weight,
                 labels: labels(pairs),
                 warm_up: None,
+                terms: None,
                 health: Arc::default(),
             })
         };

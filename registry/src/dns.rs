@@ -103,6 +103,7 @@ fn snapshot(addresses: &[SocketAddr], port: u16) -> Snapshot {
             weight: WEIGHT,
             labels: Default::default(),
             warm_up: None,
+            terms: None,
         }
     };
     Snapshot {

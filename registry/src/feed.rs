@@ -126,6 +126,11 @@ impl Feed {
         self.offers.clone()
     }
 
+    /// Whether there is an offer.
+    pub(crate) fn is_known(&self) -> bool {
+        self.offers.borrow().is_some()
+    }
+
     /// Whether an empty offer is being doubted.
     pub(crate) fn is_held(&self) -> bool {
         self.state.held.load(Ordering::Relaxed)

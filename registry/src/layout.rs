@@ -10,6 +10,7 @@ mod native;
 pub(crate) mod rules;
 mod sofa;
 pub(crate) mod spring;
+pub(crate) mod terms;
 pub(crate) mod url;
 pub(crate) mod write;
 
@@ -24,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::disk::Disk;
 use crate::metadata::Metadata;
 use crate::offer::{CallRules, Provider};
-use crate::store::{Answer, Followed, Query, Store, is_segment};
+use crate::store::{Answer, Entries, Followed, Query, Store, is_segment};
 use crate::texts::Texts;
 use dubbo_parts::DubboParts;
 pub(crate) use exercise::{exercise_instance, exercise_rules, exercise_url};
@@ -154,6 +155,17 @@ impl Layout {
         }
     }
 
+    /// Where its services are.
+    pub(crate) fn root(self, roots: &Roots) -> &str {
+        match self {
+            Self::Dubbo | Self::DubboApp => &roots.dubbo,
+            Self::Sofa => &roots.sofa,
+            Self::Spring => &roots.services,
+            Self::Grpc => &roots.grpc,
+            Self::Native => &roots.native,
+        }
+    }
+
     /// The framework's own split of providers.
     pub(crate) fn lane(self) -> Option<Lane> {
         matches!(self, Self::Dubbo | Self::DubboApp).then(|| Lane {
@@ -214,7 +226,37 @@ pub(crate) struct Drafts {
     pub(crate) listed: usize,
 }
 
+/// What was read last, so that a change costs what changed.
+#[derive(Default)]
+struct Cached {
+    entries: Arc<Entries>,
+    /// What `read` made of each of them, in their order.
+    drafts: Vec<Option<Option<Draft>>>,
+}
+
 impl Drafts {
+    /// The same as [`of`](Self::of), but what did not change is not read again.
+    fn again(
+        cached: &mut Cached,
+        answer: Option<&Answer>,
+        mut read: impl FnMut(&str, &[u8]) -> Option<Option<Draft>>,
+    ) -> Self {
+        let former = std::mem::take(cached);
+        if let Some(Answer::Entries(entries)) = answer {
+            let mut known = former.entries.iter().zip(former.drafts).peekable();
+            let drafts = entries.iter().map(|(name, value)| {
+                // Both are in order of name.
+                while known.next_if(|((own, _), _)| *own < name).is_some() {}
+                let same = known.next_if(|((own, old), _)| *own == name && *old == value);
+                same.map_or_else(|| read(name, value), |(_, draft)| draft)
+            });
+            cached.drafts = drafts.collect();
+            cached.entries = entries.clone();
+        }
+        let mut drafts = cached.drafts.iter();
+        Self::of(answer, |_, _| drafts.next().cloned().flatten())
+    }
+
     /// Reads entries one by one: one that cannot be read costs itself, never the service.
     /// `read` gives `None` for one that is not readable, and `Some(None)` for one that is no
     /// provider.
@@ -262,6 +304,7 @@ enum Parts {
     /// One place holds everything.
     Single(Followed),
     Dubbo(Box<DubboParts>),
+    Spring(Box<spring::Spellings>),
 }
 
 impl Reading {
@@ -279,7 +322,9 @@ impl Reading {
                 store, roots, metadata, centre, layout, service,
             ))),
             Layout::Sofa => single(Query::Names(sofa::providers(roots, service))),
-            Layout::Spring => single(Query::Entries(spring::instances(roots, service))),
+            Layout::Spring => {
+                Parts::Spring(Box::new(spring::Spellings::begin(store, roots, service)))
+            }
             Layout::Grpc => single(Query::Entries(grpc::target(roots, service))),
             Layout::Native => single(Query::Entries(native::providers(roots, service))),
         };
@@ -302,12 +347,12 @@ impl Reading {
                 let answer = followed.latest()?;
                 Some(match layout {
                     Layout::Sofa => sofa::read(Some(&answer)),
-                    Layout::Spring => spring::read(Some(&answer)),
                     Layout::Grpc => grpc::read(Some(&answer)),
                     _ => native::read(Some(&answer)),
                 })
             }
             Parts::Dubbo(parts) => parts.latest(service),
+            Parts::Spring(spellings) => spellings.latest(),
         }
     }
 
@@ -315,6 +360,7 @@ impl Reading {
     pub(crate) async fn changed(&mut self) {
         match &mut self.parts {
             Parts::Single(followed) => followed.changed().await,
+            Parts::Spring(spellings) => spellings.changed().await,
             Parts::Dubbo(parts) => parts.changed().await,
         }
     }
@@ -325,6 +371,7 @@ impl Reading {
         let mut all = Vec::new();
         match &mut self.parts {
             Parts::Single(followed) => all.push(followed),
+            Parts::Spring(spellings) => spellings.followed(&mut all),
             Parts::Dubbo(parts) => parts.followed(&mut all),
         }
         for followed in all {
@@ -342,16 +389,11 @@ pub(crate) struct Directory {
 
 impl Directory {
     pub(crate) fn begin(store: &Arc<Store>, roots: &Roots, layout: Layout) -> Self {
-        let (root, more) = match layout {
-            Layout::Dubbo => (&roots.dubbo, Some(format!("{}/mapping", roots.dubbo))),
-            Layout::DubboApp => (&roots.dubbo, Some(format!("{}/mapping", roots.dubbo))),
-            Layout::Sofa => (&roots.sofa, None),
-            Layout::Spring => (&roots.services, None),
-            Layout::Grpc => (&roots.grpc, None),
-            Layout::Native => (&roots.native, None),
-        };
-        let mut queries = vec![Query::Folders(root.clone())];
-        queries.extend(more.map(Query::Names));
+        let root = layout.root(roots);
+        let mut queries = vec![Query::Folders(root.to_owned())];
+        if matches!(layout, Layout::Dubbo | Layout::DubboApp) {
+            queries.push(Query::Names(format!("{root}/mapping")));
+        }
         if layout == Layout::DubboApp {
             queries.remove(0);
         }
@@ -361,7 +403,7 @@ impl Directory {
         }
         Self {
             layout,
-            root: root.clone(),
+            root: root.to_owned(),
             followed: queries
                 .into_iter()
                 .map(|query| store.follow(query))

@@ -19,6 +19,7 @@ mod names;
 mod offer;
 mod registrar;
 mod remembered;
+mod several;
 mod store;
 mod texts;
 
@@ -32,7 +33,7 @@ use finback_core::clock::{Clock, Now};
 use finback_core::discovery::{Discovery, Lookup, Sink, Snapshot, WatchGuard};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 use bridge::{Ends, Order};
 use disk::Disk;
@@ -42,6 +43,7 @@ use layout::Directory;
 use listed::Listed;
 use metadata::Metadata;
 use registrar::Registrar;
+use several::Merged;
 use store::Store;
 
 pub use bridge::Bridge;
@@ -53,10 +55,11 @@ pub use looks::Looks;
 pub use metadata::{Asked, MetadataService, NoMetadata};
 pub use offer::{CallRules, Offer, Provider};
 pub use registrar::{Registration, RegistrationStatus};
+pub use several::Several;
 pub use store::{EtcdConfig, StoreConfig, TlsConfig, ZooKeeperConfig};
 pub use texts::Texts;
 
-/// Services that begin to be followed in one turn of the control thread.
+/// Services that begin to be followed in one turn of their thread.
 const AT_ONCE: usize = 32;
 
 /// A registry as configured.
@@ -70,6 +73,16 @@ pub enum RegistryConfig {
     Memory(Vec<ListedService>),
     /// Names that the system resolves.
     Dns(DnsConfig),
+    /// Other registries together, under [their name](Several::name).
+    Several(Several),
+}
+
+impl RegistryConfig {
+    /// Whether it stands for others, and is nothing of its own.
+    #[must_use]
+    pub fn is_several(&self) -> bool {
+        matches!(self, Self::Several(_))
+    }
 }
 
 /// A registry of servers.
@@ -157,6 +170,7 @@ enum Source {
     Servers(Arc<Servers>),
     Listed(Arc<Listed>),
     Dns(Arc<Dns>),
+    Several(Several),
 }
 
 struct Servers {
@@ -240,6 +254,15 @@ impl Registries {
                 };
                 sources.insert(name, (config, source));
             }
+            let touched = |config: &RegistryConfig| match config {
+                RegistryConfig::Several(several) => {
+                    several.registries.iter().any(|name| changed.contains(name))
+                }
+                _ => false,
+            };
+            let several = sources.iter().filter(|(_, (config, _))| touched(config));
+            let several: Vec<String> = several.map(|(name, _)| name.clone()).collect();
+            changed.extend(several);
         }
         let mut watches = lock(&self.watches);
         for watch in watches.values_mut() {
@@ -280,7 +303,7 @@ impl Registries {
     fn feeds(&self, registry: &str) -> Option<Arc<Feeds>> {
         match &lock(&self.sources).get(registry)?.1 {
             Source::Servers(servers) => Some(servers.feeds.clone()),
-            Source::Listed(_) | Source::Dns(_) => None,
+            Source::Listed(_) | Source::Dns(_) | Source::Several(_) => None,
         }
     }
 
@@ -418,26 +441,38 @@ impl Registries {
             RegistryConfig::File(path) => Source::Listed(Listed::file(&self.handle, path)),
             RegistryConfig::Memory(services) => Source::Listed(Listed::memory(services.clone())),
             RegistryConfig::Dns(config) => Source::Dns(Arc::new(Dns::new(&self.handle, config))),
+            RegistryConfig::Several(several) => Source::Several(several.clone()),
         }
     }
 
     fn follow(&self, lookup: &Lookup, target: &Target) -> Option<AbortHandle> {
         let source = lock(&self.sources).get(&*lookup.registry)?.1.clone();
         let (lookup, target) = (lookup.clone(), target.clone());
+        let Source::Several(several) = source else {
+            let task = self.handle.spawn(source.follow(lookup, target));
+            return Some(task.abort_handle());
+        };
+        let merged = Merged::new(&several);
+        let mut members = Vec::new();
+        for (number, name) in several.registries.iter().enumerate() {
+            let member = lock(&self.sources).get(name)?.1.clone();
+            let of_member = Lookup {
+                registry: name.as_str().into(),
+                ..lookup.clone()
+            };
+            let part = Target {
+                sink: merged.sink(number),
+                served: Arc::default(),
+            };
+            members.push(member.follow(of_member, part));
+        }
         let task = self.handle.spawn(async move {
-            match source {
-                Source::Listed(listed) => listed.follow(&lookup, &target).await,
-                Source::Dns(dns) => dns.follow(&lookup, &target).await,
-                Source::Servers(servers) => {
-                    let Some(layout) = Layout::named(&lookup.layout) else {
-                        tracing::error!(layout = %lookup.layout, "no such layout");
-                        return;
-                    };
-                    let feed = servers.feeds.feed(layout, &lookup.service);
-                    drop(servers);
-                    deliver(&feed, &lookup, &target).await;
-                }
+            // Ended with this task.
+            let mut following = JoinSet::new();
+            for member in members {
+                following.spawn(member);
             }
+            merged.deliver(&target).await;
         });
         Some(task.abort_handle())
     }
@@ -448,6 +483,7 @@ impl Registries {
         let sources = lock(&self.sources);
         let mut all: Vec<RegistryStatus> = sources
             .iter()
+            .filter(|(_, (config, _))| !config.is_several())
             .map(|(name, (_, source))| source.status(name))
             .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
@@ -537,6 +573,24 @@ impl Offers {
 }
 
 impl Source {
+    /// Keeps a target up to date on what is looked up, for as long as it runs.
+    async fn follow(self, lookup: Lookup, target: Target) {
+        match self {
+            Self::Listed(listed) => listed.follow(&lookup, &target).await,
+            Self::Dns(dns) => dns.follow(&lookup, &target).await,
+            Self::Servers(servers) => {
+                let Some(layout) = Layout::named(&lookup.layout) else {
+                    tracing::error!(layout = %lookup.layout, "no such layout");
+                    return;
+                };
+                let feed = servers.feeds.feed(layout, &lookup.service);
+                drop(servers);
+                deliver(&feed, &lookup, &target).await;
+            }
+            Self::Several(_) => tracing::error!("registries of registries of registries"),
+        }
+    }
+
     fn status(&self, name: &str) -> RegistryStatus {
         let mut status = RegistryStatus {
             name: name.to_owned(),
@@ -575,10 +629,7 @@ impl Source {
             status.failing_reads = troubles.len();
             status.failing_names = failing_names;
             status.services = feeds.len();
-            status.waiting = feeds
-                .iter()
-                .filter(|(_, feed)| feed.offers().borrow().is_none())
-                .count();
+            status.waiting = feeds.iter().filter(|(_, feed)| !feed.is_known()).count();
             status.doubted = feeds.iter().filter(|(_, feed)| feed.is_held()).count();
             status.from_disk = feeds.iter().filter(|(_, feed)| feed.is_from_disk()).count();
         }
@@ -616,6 +667,9 @@ async fn keep_watching(feeds: Arc<Feeds>, eager: Eager) {
             .collect();
         return std::future::pending().await;
     }
+    // Names and providers lie below one root: the directory asks for the former, each feed for its own.
+    let root = eager.layout.root(feeds.roots());
+    let _gathering = (!root.is_empty()).then(|| feeds.store().gather(root));
     let mut directory = Directory::begin(feeds.store(), feeds.roots(), eager.layout);
     let mut kept: HashMap<String, Arc<Feed>> = HashMap::new();
     loop {
@@ -635,7 +689,7 @@ async fn keep_watching(feeds: Arc<Feeds>, eager: Eager) {
                 }
                 let feed = feeds.feed(eager.layout, &name);
                 kept.insert(name, feed);
-                if kept.len() % AT_ONCE == 0 {
+                if kept.len().is_multiple_of(AT_ONCE) {
                     // Others have their turn: there may be thousands.
                     tokio::task::yield_now().await;
                 }

@@ -270,6 +270,7 @@ fn instance(endpoint: Endpoint) -> Instance {
         weight: weight.unwrap_or(WEIGHT),
         labels,
         warm_up: None,
+        terms: None,
     }
 }
 

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use finback_core::discovery::{
-    Callers, Instance, Lane, Lookup, Rule, Rules, Snapshot, Subject, WarmUp,
+    Callers, Instance, Lane, Lookup, Rule, Rules, Snapshot, Subject, Terms, WarmUp,
 };
 use finback_core::steer::is_glob;
 use serde::{Deserialize, Serialize};
 
 use crate::layout::Layout;
 use crate::layout::rules::NodeRule;
+use crate::layout::terms::terms;
 use crate::texts::Texts;
 
 /// The weight of a provider that states none, in every framework so far.
@@ -140,20 +141,28 @@ impl Offer {
 
     /// What a lookup finds in it.
     pub(crate) fn snapshot(&self, layout: Layout, lookup: &Lookup) -> Snapshot {
-        let mut instances: BTreeMap<SocketAddr, Instance> = BTreeMap::new();
+        let mut instances: BTreeMap<SocketAddr, (bool, Instance)> = BTreeMap::new();
+        // Most providers of a service ask for the same: they share it.
+        let mut last: Option<Arc<Terms>> = None;
         for provider in &self.providers {
             if layout.serves(lookup, provider) {
                 // One that says of itself that it also speaks the protocol gives way to one that is
                 // registered for it.
                 let is_exact = layout.is_registered_for(lookup, provider);
-                if is_exact || !instances.contains_key(&provider.address) {
-                    instances.insert(provider.address, provider.instance());
+                let known = instances.get(&provider.address);
+                if known.is_none_or(|(was_exact, _)| is_exact && !was_exact) {
+                    let terms = terms(layout, lookup, provider);
+                    if last.as_deref() != terms.as_ref() {
+                        last = terms.map(Arc::new);
+                    }
+                    let instance = provider.instance(last.clone());
+                    instances.insert(provider.address, (is_exact, instance));
                 }
             }
         }
         Snapshot {
             known: self.known,
-            instances: instances.into_values().collect(),
+            instances: instances.into_values().map(|(_, own)| own).collect(),
             lane: self.lane.clone(),
             rules: self.rules.of(lookup),
         }
@@ -161,12 +170,13 @@ impl Offer {
 }
 
 impl Provider {
-    fn instance(&self) -> Instance {
+    fn instance(&self, terms: Option<Arc<Terms>>) -> Instance {
         Instance {
             address: self.address,
             weight: self.weight,
             labels: self.labels.to_map(),
             warm_up: self.warm_up_of(),
+            terms,
         }
     }
 

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 pub use etcd::EtcdConfig;
+pub(crate) use etcd::Gathering;
 pub(crate) use out::{Out, Trouble};
 pub use zookeeper::ZooKeeperConfig;
 
@@ -389,6 +390,15 @@ impl Store {
             answers,
             task: Some(task.abort_handle()),
             place: Some(place),
+        }
+    }
+
+    /// Reads everything below `root` as one until dropped, where that costs less than to follow
+    /// thousands of places there.
+    pub(crate) fn gather(&self, root: &str) -> Option<Gathering> {
+        match &self.kind {
+            Kind::Etcd(etcd) if is_sound(root) => Some(etcd.gather(&self.handle, root)),
+            Kind::Etcd(_) | Kind::ZooKeeper(_) | Kind::Saved(_) => None,
         }
     }
 

@@ -17,7 +17,11 @@ pub fn check(path: &Path) -> ExitCode {
                 config.listeners.len(),
                 config.routing.tables.len(),
                 config.routing.clusters.len(),
-                config.registries.len()
+                config
+                    .registries
+                    .iter()
+                    .filter(|(_, registry)| !registry.is_several())
+                    .count()
             ));
             ExitCode::SUCCESS
         }

@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 
 use self::table::Table;
 use crate::config;
+use crate::log::complain;
 use crate::metadata::DubboMetadata;
 
 /// How long a registry may take to answer.
@@ -60,7 +61,7 @@ pub async fn services(options: Options) -> anyhow::Result<ExitCode> {
     let config = match config::load(&options.config) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("{error}");
+            complain(format_args!("{error}"));
             return Ok(ExitCode::FAILURE);
         }
     };
@@ -100,10 +101,10 @@ async fn silent(
     });
     let mut silent = BTreeSet::new();
     for (name, why, probes) in join_all(asked).await.into_iter().flatten() {
-        eprintln!(
+        complain(format_args!(
             "registry {name} does not answer: {why}; {}",
             probes.join("; ")
-        );
+        ));
         silent.insert(name);
     }
     silent
@@ -138,7 +139,9 @@ async fn all(options: &Options, registries: &Registries, places: &[Place]) -> bo
         let names = registries.services(registry, *layout, PATIENCE).await;
         let Some(names) = names else {
             let layout = layout.name();
-            eprintln!("registry {registry} does not tell its services of layout {layout}");
+            complain(format_args!(
+                "registry {registry} does not tell its services of layout {layout}"
+            ));
             complete = false;
             continue;
         };
@@ -158,10 +161,10 @@ async fn all(options: &Options, registries: &Registries, places: &[Place]) -> bo
     for registry in empty {
         let layouts = places.iter().filter(|place| place.registry == *registry);
         let layouts: Vec<&str> = layouts.map(|place| place.layout.name()).collect();
-        eprintln!(
+        complain(format_args!(
             "registry {registry} answers, but has no providers of: {}; is its root or chroot right?",
             layouts.join(", ")
-        );
+        ));
     }
     complete && !is_empty
 }
@@ -226,7 +229,9 @@ async fn first(registries: &Registries, place: &Place, name: &str) -> Option<Arc
         None => "does not tell",
     };
     let (layout, name) = (layout.name(), Escaped(name));
-    eprintln!("registry {registry} {why} who provides {name} ({layout})");
+    complain(format_args!(
+        "registry {registry} {why} who provides {name} ({layout})"
+    ));
     None
 }
 
@@ -264,7 +269,9 @@ async fn one(
     table.print();
     if !options.watch {
         if !found && is_told && !places.is_empty() {
-            eprintln!("{name} is in none of the registries that answer");
+            complain(format_args!(
+                "{name} is in none of the registries that answer"
+            ));
         }
         return Ok(found && is_told);
     }

@@ -5,6 +5,7 @@ mod kafka;
 mod proxies;
 mod registries;
 mod routes;
+mod several;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use finback_core::cluster::ClusterPolicy;
 use finback_core::driver::{ListenerSpec, Protocol};
 use finback_core::mesh::{self, RoutingSpec};
-use finback_registry::Layout;
+use finback_registry::{Layout, RegistryConfig, Several};
 
 use super::file::{self, File};
 use super::units::{Pause, Placed, Size, Time};
@@ -47,6 +48,7 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
             })
             .map(|(name, _)| name.clone())
             .collect(),
+        several: RefCell::default(),
         clusters: file.clusters.keys().cloned().collect(),
         tables: file.routes.keys().cloned().collect(),
         kafka: file
@@ -62,7 +64,7 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
         .as_ref()
         .map(|admin| admin_address(&admin.address))
         .transpose()?;
-    let registries = file
+    let mut registries: Vec<_> = file
         .registries
         .into_iter()
         .map(|(name, registry)| Ok((name, registry_spec(registry, folder)?)))
@@ -114,6 +116,8 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
         Some(placed) => policy(placed.value, folder)?,
         None => (ClusterPolicy::default(), None),
     };
+    let several = names.several.take().into_iter();
+    registries.extend(several.map(|(name, own)| (name, RegistryConfig::Several(own))));
     let routing = RoutingSpec {
         tables,
         clusters,
@@ -153,6 +157,8 @@ struct Names {
     registries: Vec<String>,
     /// Registries without servers: they have no layouts, and nothing can be written there.
     lists: Vec<String>,
+    /// Registries that are asked together, by the name under which they are one.
+    several: RefCell<BTreeMap<String, Several>>,
     clusters: Vec<String>,
     tables: Vec<String>,
     kafka: BTreeMap<String, Placed<Arc<Outlet>>>,

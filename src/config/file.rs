@@ -861,6 +861,10 @@ forms!(
 /// Where a route leads.
 #[derive(Clone, Debug, JsonSchema)]
 #[schemars(untagged)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there are few, and they are gone once the file is read"
+)]
 pub enum To {
     /// `registry`: the only registry there is.
     Word(String),
@@ -882,8 +886,8 @@ forms!(
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
-    /// The registry in which to look up the call's own service.
-    pub registry: Option<Placed<String>>,
+    /// The registry in which to look up the call's own service, or several.
+    pub registry: Option<Placed<RegistryNames>>,
     /// `dubbo`, `sofa`, `spring`, `grpc`, `native`, ... Default: the protocol's own.
     pub layout: Option<Placed<String>>,
     /// The cluster's name.
@@ -894,6 +898,36 @@ pub struct Target {
     pub subset: Option<BTreeMap<String, String>>,
     /// What is done if none has them: `none` (reject), `any`, or other labels. Default: none.
     pub fallback: Option<Placed<Fallback>>,
+    /// Whether the others take its share while it has no endpoints. Default: true.
+    pub spill: Option<Placed<bool>>,
+}
+
+/// One registry, or several that are asked together.
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
+pub enum RegistryNames {
+    /// This one.
+    One(String),
+    /// Of several, the first that has endpoints of the service.
+    InOrder(InOrder),
+    /// The endpoints of all.
+    Union(Vec<Placed<String>>),
+}
+
+forms!(
+    RegistryNames,
+    "the name of a registry, a list of them, or { in_order: LIST }",
+    One,
+    map InOrder(InOrder),
+    list Union(Vec<Placed<String>>)
+);
+
+/// Registries by preference.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InOrder {
+    /// Their names; of each service, the first that has endpoints is used.
+    pub in_order: Vec<Placed<String>>,
 }
 
 /// What a subset without endpoints gives instead.
@@ -1025,8 +1059,8 @@ pub struct FullEndpoint {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Discover {
-    /// The registry's name.
-    pub registry: Placed<String>,
+    /// The registry's name, or several.
+    pub registry: Placed<RegistryNames>,
     /// Where the registry keeps it: `dubbo`, `sofa`, `spring`, `grpc`, `native`, ...; only for
     /// ZooKeeper and etcd.
     pub layout: Option<Placed<String>>,

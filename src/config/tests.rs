@@ -64,8 +64,77 @@ fn the_whole_shape_is_understood() {
 }
 
 #[test]
+fn several_registries_are_one_by_their_own_name() {
+    let text = GOOD.replacen(
+        "to: { registry: zk, layout: dubbo }",
+        "to: { registry: [ zk, mem ], layout: dubbo }",
+        1,
+    );
+    let text = text.replacen(
+        "discover: { registry: zk",
+        "discover: { registry: { in_order: [ zk, local ] }",
+        1,
+    );
+    let config = parse(&text, Path::new("dir/f.yaml")).unwrap();
+    let named = |name: &str| {
+        let mut all = config.registries.iter();
+        all.find(|(own, _)| own == name)
+            .map(|(_, config)| config.clone())
+    };
+    let several = |registries: [&str; 2], in_order| {
+        RegistryConfig::Several(finback_registry::Several {
+            registries: registries.map(str::to_owned).to_vec(),
+            in_order,
+        })
+    };
+    assert_eq!(named("zk + mem"), Some(several(["zk", "mem"], false)));
+    assert_eq!(named("zk > local"), Some(several(["zk", "local"], true)));
+    assert_eq!(config.registries.len(), 5);
+}
+
+#[test]
 fn mistakes_are_refused_with_place_and_remedy() {
     for (from, to, expected) in [
+        (
+            "to: { registry: zk, layout: dubbo }",
+            "to: { registry: [ zk ], layout: dubbo }",
+            "a list of registries has two at least",
+        ),
+        (
+            "to: { registry: zk, layout: dubbo }",
+            "to: { registry: [ zk, ky ], layout: dubbo }",
+            "16:29: no registry is called `ky`; write one of: local, mem, zk",
+        ),
+        (
+            "to: { registry: zk, layout: dubbo }",
+            "to: { registry: { in_order: [ zk, zk ] } }",
+            "16:41: `zk` is listed twice; write it once",
+        ),
+        (
+            "to: { registry: zk, layout: dubbo }",
+            "to: { registry: { order: [ zk, mem ] } }",
+            "16:2",
+        ),
+        (
+            "to: { registry: zk, layout: dubbo }",
+            "to: { registry: [ zk, mem ], spill: true }",
+            "beside `registry` only `layout` has a meaning",
+        ),
+        (
+            "{ cluster: pay, weight: 90 }",
+            "{ cluster: pay, weight: 0, spill: true }",
+            "with a weight of 0 it has no share to hand on",
+        ),
+        (
+            "fallback: any, weight: 10 }, { cluster: pay, weight: 90 }",
+            "fallback: any, weight: 10, spill: false }, { cluster: pay, weight: 0 }",
+            "no other cluster could take its share",
+        ),
+        (
+            "to: { registry: zk, layout: dubbo }",
+            "to: { cluster: pay, spill: false }",
+            "16:34: no other cluster could take its share",
+        ),
         ("workers: 2", "wokers: 2", "dir/f.yaml:2:1: "),
         ("workers: 2", "wokers: 2", "did you mean `workers`?"),
         (

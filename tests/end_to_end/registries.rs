@@ -272,6 +272,96 @@ fn dubbo_go_is_found_in_both_registries() {
 }
 
 #[test]
+fn a_service_in_two_registries_is_one_and_outlives_one_of_them() {
+    let (zookeeper_, etcd_) = (ZooKeeper::start(), Etcd::start());
+    let (first, second) = (Peer::dubbo2(), Peer::dubbo2());
+    for (peer, registry, name) in [
+        (&first, zookeeper_.address.clone(), "one"),
+        (&second, format!("etcd3://{}", etcd_.address), "two"),
+    ] {
+        peer.export(&[
+            ("registry", &registry),
+            ("serialization", "hessian2"),
+            ("port", &free_port().to_string()),
+            ("name", name),
+        ]);
+    }
+    let discover = |registry| {
+        format!("{{ discover: {{ registry: {registry}, layout: dubbo, service: {GREETER} }} }}")
+    };
+    let finback = Finback::start(&format!(
+        r#"
+workers: 1
+registries: {{ zk: {}, keys: {} }}
+listeners:
+  - {{ name: all, address: "0.0.0.0:0", protocol: dubbo, routes: all }}
+  - {{ name: first, address: "0.0.0.0:0", protocol: dubbo, routes: first }}
+  - {{ name: shares, address: "0.0.0.0:0", protocol: dubbo, routes: shares }}
+routes:
+  all: [ {{ to: {{ registry: [ zk, keys ] }} }} ]
+  first: [ {{ to: {{ registry: {{ in_order: [ zk, keys ] }} }} }} ]
+  shares: [ {{ to: [ {{ cluster: zk }}, {{ cluster: keys }} ] }} ]
+clusters: {{ zk: {}, keys: {} }}
+"#,
+        zookeeper(&zookeeper_),
+        etcd(&etcd_),
+        discover("zk"),
+        discover("keys"),
+    ));
+    let through = |listener| {
+        let url = format!("dubbo://{}/{GREETER}", finback.public(listener));
+        world().dubbo2().caller(&[("url", &url)])
+    };
+    let callers = ["all", "first", "shares"].map(through);
+    eventually_answering(&callers[0], &["one", "two"]);
+    eventually_answering(&callers[1], &["one"]);
+    eventually_answering(&callers[2], &["one", "two"]);
+    let loads = callers.each_ref().map(|caller| caller.load(4000));
+    thread::sleep(Duration::from_secs(1));
+    first.ask("unexport", &[("name", "one")]).unwrap();
+    for load in loads.map(Load::of) {
+        assert_eq!((load.wrong, load.errors.len()), (0, 0), "{load:?}");
+        assert!(load.right > 50 && load.who.contains_key("two"), "{load:?}");
+        println!("{} calls, 0 failed: {:?}", load.right, load.who);
+    }
+    for caller in &callers {
+        eventually_answering(caller, &["two"]);
+    }
+}
+
+#[test]
+fn spring_services_in_capitals_are_found_in_small_letters() {
+    let (zookeeper_, tools) = (ZooKeeper::start(), Peer::registry());
+    let register = |service, port| {
+        tools
+            .ask(
+                "register",
+                &[
+                    ("registry", &*zookeeper_.address),
+                    ("service", service),
+                    ("id", port),
+                    ("host", "127.0.0.1"),
+                    ("port", port),
+                    ("status", "UP"),
+                ],
+            )
+            .unwrap();
+    };
+    register("OrderService", "8081");
+    for asked in ["orderservice", "OrderService", "ORDERSERVICE"] {
+        let finback = following(&zookeeper(&zookeeper_), "spring", asked);
+        eventually_following(&finback, &["127.0.0.1:8081"]);
+    }
+    // Another spelling is another application only where it is the one that was asked for.
+    let finback = following(&zookeeper(&zookeeper_), "spring", "orderservice");
+    eventually_following(&finback, &["127.0.0.1:8081"]);
+    register("ORDERSERVICE", "8082");
+    eventually_following(&finback, &["127.0.0.1:8081", "127.0.0.1:8082"]);
+    register("orderservice", "8083");
+    eventually_following(&finback, &["127.0.0.1:8083"]);
+}
+
+#[test]
 fn spring_instances_are_followed_with_their_status() {
     let zookeeper_ = ZooKeeper::start();
     let tools = Peer::registry();

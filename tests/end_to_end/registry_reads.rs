@@ -481,7 +481,7 @@ fn rules_hold_after_a_start_while_the_registry_is_away() {
     rule(
         "acme-peer.tag-router",
         &format!(
-            "{{force: true, enabled: true, key: acme-peer, tags: [{{name: gray, addresses: [\"{}:{}\"]}}]}}",
+            "{{force: true, enabled: true, key: acme-peer, tags: [{{name: gray, addresses: [\"{}:{}\"]}}, {{name: green, addresses: [\"10.255.255.255:1\"]}}]}}",
             host_address(),
             ports[1]
         ),
@@ -513,7 +513,7 @@ routes: {{ rpc: [ {{ to: {{ registry: r }} }} ] }}
                 names => Err(format!("{names:?}\n{}", finback.process().tail())),
             }
         });
-        // Forced: a call with a tag that nobody has goes nowhere.
+        // Forced: a call with a tag that the rule gives to nobody goes nowhere.
         let green = caller.with("@dubbo.tag", "green");
         assert!(green.call("sayHello", "you").is_err());
     };

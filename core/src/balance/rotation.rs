@@ -195,6 +195,7 @@ mod tests {
                 weight,
                 labels: Default::default(),
                 warm_up: None,
+                terms: None,
                 health: Arc::default(),
             })
         };

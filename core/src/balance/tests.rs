@@ -23,6 +23,7 @@ fn endpoint(port: u16, weight: u32) -> Endpoint {
         weight,
         labels: Default::default(),
         warm_up: None,
+        terms: None,
         health: Arc::new(health),
     }
 }

@@ -23,6 +23,7 @@ fn instances(ports: &[u16]) -> Vec<Instance> {
         weight: 1,
         labels: Default::default(),
         warm_up: None,
+        terms: None,
     };
     ports.iter().map(instance).collect()
 }

@@ -75,7 +75,16 @@ pub(super) fn edited(
 ) -> Vec<u8> {
     const BEFORE: &[u8] = b"what was there before";
     let mut out = BytesMut::from(BEFORE);
-    let stands_for = codec.encode(head, wire, &Edit { id, attributes }, &mut out);
+    let stands_for = codec.encode(
+        head,
+        wire,
+        &Edit {
+            id,
+            attributes,
+            fit: None,
+        },
+        &mut out,
+    );
     out.extend_from_slice(&wire[stands_for..]);
     assert!(out.starts_with(BEFORE), "encode must append");
     out[BEFORE.len()..].to_vec()

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::clock::Now;
 use crate::cluster::Cluster;
 use crate::frame::{Head, Metadata, Outcome, Reading};
-use crate::mesh::{Attempt, AttemptEnd, Deadline, Exchange, Lease, Resend};
+use crate::mesh::{Attempt, AttemptEnd, Deadline, Exchange, Fitting, Lease, Resend};
 use crate::rejection::Rejection;
 
 use super::pool;
@@ -41,6 +41,12 @@ impl Call {
         self.lease.as_ref().map_or(Deadline::Route, |lease| {
             self.exchange.whose_deadline(lease, stalled)
         })
+    }
+
+    /// What the attempt under way has to say beside the request's own words.
+    pub(crate) fn fitting(&self) -> Option<Fitting> {
+        let lease = self.lease.as_ref()?;
+        self.exchange.fitting(lease)
     }
 
     /// Keeps the request's bytes.

@@ -237,7 +237,7 @@ impl Reply for Client {
         self.link.append(worker, |out| {
             let edit = Edit {
                 id: asked.id,
-                attributes: &[],
+                ..Edit::default()
             };
             let used = self.codec.encode(head, wire, &edit, out);
             out.extend_from_slice(wire.get(used..).unwrap_or_default());

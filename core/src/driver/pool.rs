@@ -16,6 +16,9 @@ use super::worker::Worker;
 /// Calls in flight on every connection of a pool before it grows. Fewer connections carry more
 /// calls per system call; more of them keep a peer that reads each with one thread busy.
 const GROW_AT: usize = 512;
+/// Connections that only finish what is in flight, at most: they do not count as those of the policy,
+/// but they do take room.
+const FINISHING: usize = 64;
 /// Connections are compared by what waits to be written, in steps of so many bytes, then by calls: a
 /// small call behind a large one waits for all of it.
 const STEP: usize = 64 * 1024;
@@ -83,7 +86,7 @@ impl Pool {
         }
         // Those that only finish what is in flight are replaced at once, but not without end.
         let most = self.cluster.spec.policy.connections.max(1) as usize;
-        let room = taking < most && upstreams.len() < 2 * most;
+        let room = taking < most && upstreams.len() - taking < FINISHING.max(most);
         match best {
             Some(((steps, calls), best)) if !room || calls < GROW_AT && steps == 0 => {
                 Some(best.clone())

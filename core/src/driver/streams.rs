@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::cluster::Cluster;
 use crate::frame::Outcome;
-use crate::mesh::{Attempt, AttemptEnd, Exchange, Lease, Resend, Verdict, rule};
+use crate::mesh::{Attempt, AttemptEnd, Exchange, Fitting, Lease, Resend, Verdict, rule};
 use crate::net::Transport;
 use crate::rejection::Rejection;
 use crate::route::Route;
@@ -86,6 +86,12 @@ impl Stream {
 
     fn instant(&self, at: crate::clock::Now) -> tokio::time::Instant {
         self.worker.mesh().clock.instant(at)
+    }
+
+    /// What the attempt of this lease has to say beside the request's own words.
+    #[must_use]
+    pub fn fitting(&self, lease: &Lease) -> Option<Fitting> {
+        self.exchange.fitting(lease)
     }
 
     /// Says how an attempt ended, by the [table](crate::mesh::rule) of verdicts; whether another one

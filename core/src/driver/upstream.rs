@@ -9,7 +9,7 @@ use crate::clock::Now;
 use crate::codec::{Sharing, Signal};
 use crate::frame::{Edit, Head, Kind, Malformed, Outcome, Reading};
 use crate::gauges::Gauges;
-use crate::mesh::AttemptEnd;
+use crate::mesh::{AttemptEnd, Fitting};
 use crate::net::{READS_PER_TURN, Turn};
 use crate::rejection::Rejection;
 
@@ -184,10 +184,10 @@ impl Upstream {
         if full {
             return Err(call);
         }
-        let head = call.head;
+        let (head, fitting) = (call.head, call.fitting());
         if head.kind == Kind::OneWay {
             let id = self.table.borrow_mut().one_way_id();
-            self.put(worker, link, &head, wire, id);
+            self.put(worker, link, (&head, fitting.as_ref()), wire, id);
             call.exchange.sent();
             call.reply.finished(worker);
             return Ok(());
@@ -196,7 +196,7 @@ impl Upstream {
             call.keep(wire);
         }
         let id = self.enter(worker, call)?;
-        self.put(worker, link, &head, wire, id);
+        self.put(worker, link, (&head, fitting.as_ref()), wire, id);
         Ok(())
     }
 
@@ -235,11 +235,19 @@ impl Upstream {
         Ok(id)
     }
 
-    fn put(&self, worker: &Worker, link: &Rc<Link>, head: &Head, wire: &[u8], id: u64) {
+    fn put(
+        &self,
+        worker: &Worker,
+        link: &Rc<Link>,
+        (head, fitting): (&Head, Option<&Fitting>),
+        wire: &[u8],
+        id: u64,
+    ) {
         link.append(worker, |out| {
             let edit = Edit {
                 id,
                 attributes: &[],
+                fit: fitting.map(Fitting::fit),
             };
             let used = self.pool.codec.encode(head, wire, &edit, out);
             out.extend_from_slice(wire.get(used..).unwrap_or_default());
@@ -308,7 +316,13 @@ impl Upstream {
             let Entry::Call(call) = entry else { continue };
             self.cue.set(Some(call.head));
             if let Some(wire) = &call.wire {
-                self.put(worker, link, &call.head, wire, id);
+                self.put(
+                    worker,
+                    link,
+                    (&call.head, call.fitting().as_ref()),
+                    wire,
+                    id,
+                );
             }
             if !call.exchange.may_need_resending() {
                 call.wire = None;
@@ -318,7 +332,8 @@ impl Upstream {
         for mut call in self.waiting.take() {
             let id = self.table.borrow_mut().one_way_id();
             if let Some(wire) = call.wire.take() {
-                self.put(worker, link, &call.head, &wire, id);
+                let fitting = call.fitting();
+                self.put(worker, link, (&call.head, fitting.as_ref()), &wire, id);
             }
             call.exchange.sent();
             call.reply.finished(worker);

@@ -21,6 +21,7 @@ use crate::rejection::Rejection;
 use crate::route::{self, Destination, Route};
 use crate::steer::Facts;
 
+use super::fitting::Fitting;
 use super::local::LocalMesh;
 use super::site::Site;
 use super::verdict::{AttemptEnd, Deadline, MOVES, Repeat, Ruling, Verdict, rule};
@@ -40,8 +41,12 @@ pub struct Exchange {
     pub(crate) deadline: Now,
     /// The caller's own time, where that is what sets the deadline.
     own_timeout: Option<Duration>,
+    /// Its caller does not say how long it may take: its endpoint's registration may.
+    unsaid: bool,
     route: Option<u32>,
     destination: u32,
+    /// Destinations of its route that had no endpoint for it; empty until one has none.
+    without: Vec<u32>,
     routed: Result<(), Rejection>,
     attempts: u16,
     /// Attempts that do not count: their endpoints have not processed it.
@@ -85,6 +90,7 @@ impl Exchange {
         let selected = site.candidates.select(client, attributes);
         let bound = selected.and_then(|number| site.route(number).timeout);
         let limits = local.limits();
+        let unsaid = timeout.is_none();
         let (timeout, own_timeout) = match (timeout, bound) {
             (Some(own), Some(bound)) if own < bound => (own, Some(own)),
             (_, Some(bound)) => (bound, None),
@@ -100,9 +106,11 @@ impl Exchange {
             started: now,
             deadline: now.after(timeout),
             own_timeout,
+            unsaid,
             // More than four thousand million routes do not fit into memory.
             route: selected.and_then(|number| u32::try_from(number).ok()),
             destination: 0,
+            without: Vec::new(),
             routed: Ok(()),
             attempts: 0,
             moves: 0,
@@ -161,11 +169,83 @@ impl Exchange {
         self.selected_route().map(|route| &route.retry)
     }
 
-    /// Asks for the right to send one attempt to one endpoint.
+    /// Asks for the right to send one attempt to one endpoint. A destination that has none, or of
+    /// which it is not known yet, hands the call on to its siblings.
     ///
     /// # Errors
     /// The rejection to answer with if there is none.
     pub(crate) fn attempt(
+        &mut self,
+        local: &LocalMesh,
+        attributes: Attributes<'_, '_>,
+    ) -> Result<Attempt, Rejection> {
+        let attempt = self.attempt_here(local, attributes);
+        // Nearly all calls end here.
+        let none = matches!(
+            attempt,
+            Ok(Attempt::Wait(_)) | Err(Rejection::NoEndpoint | Rejection::NoService)
+        );
+        if !none {
+            return attempt;
+        }
+        self.attempt_elsewhere(attempt, local, attributes)
+    }
+
+    /// The same where the destination had none.
+    #[cold]
+    fn attempt_elsewhere(
+        &mut self,
+        mut attempt: Result<Attempt, Rejection>,
+        local: &LocalMesh,
+        attributes: Attributes<'_, '_>,
+    ) -> Result<Attempt, Rejection> {
+        let mut waiting: Option<(u32, Arc<Cluster>)> = None;
+        loop {
+            match &attempt {
+                Ok(Attempt::Wait(cluster)) => {
+                    waiting.get_or_insert_with(|| (self.destination, cluster.clone()));
+                }
+                Err(Rejection::NoEndpoint | Rejection::NoService) => {}
+                Ok(Attempt::Go(_)) | Err(_) => return attempt,
+            }
+            if self.spill(local) {
+                attempt = self.attempt_here(local, attributes);
+                continue;
+            }
+            // Nobody has any: the first that may yet turn out to have some is waited for.
+            let Some((destination, cluster)) = waiting else {
+                return attempt;
+            };
+            self.destination = destination;
+            self.without.clear();
+            self.looking_up = true;
+            return Ok(Attempt::Wait(cluster));
+        }
+    }
+
+    /// Chooses another destination of the route in place of one without endpoints; false if there is
+    /// none, or it keeps its calls.
+    fn spill(&mut self, local: &LocalMesh) -> bool {
+        let Some(route) = self.selected_route().cloned() else {
+            return false;
+        };
+        let Destination::Clusters(weighted) = &route.to else {
+            return false;
+        };
+        let own = weighted.get(self.destination as usize);
+        if weighted.len() < 2 || !own.is_some_and(|own| own.spill) {
+            return false;
+        }
+        self.without.push(self.destination);
+        let next = route::choose_but(&self.without, weighted, local.random());
+        let Some(next) = next.and_then(|next| u32::try_from(next).ok()) else {
+            return false;
+        };
+        self.destination = next;
+        true
+    }
+
+    fn attempt_here(
         &mut self,
         local: &LocalMesh,
         attributes: Attributes<'_, '_>,
@@ -197,6 +277,12 @@ impl Exchange {
         }
         let deadline = self.attempt_deadline();
         let (seat, trial) = self.pick(&mut view, local.random(), (now, deadline), attributes)?;
+        let deadline = if self.unsaid && seat.endpoint.terms.is_some() {
+            self.take_timeout_of(&seat.endpoint, local.limits().call_timeout_max);
+            self.attempt_deadline()
+        } else {
+            deadline
+        };
         let cluster = &seat.cluster;
         let again = self.attempts > 0;
         let retry = again && !std::mem::take(&mut self.free);
@@ -223,6 +309,24 @@ impl Exchange {
             trial,
             settled: false,
         }))
+    }
+
+    /// Takes the time that its first endpoint's registration gives to calls whose callers do not say,
+    /// as the framework's own clients do; it is bounded as a caller's would be.
+    fn take_timeout_of(&mut self, endpoint: &Endpoint, most: Duration) {
+        self.unsaid = false;
+        let terms = endpoint.terms.as_ref();
+        if let Some(timeout) = terms.and_then(|terms| terms.timeout_of(&self.site.key.method)) {
+            let bound = self.selected_route().and_then(|route| route.timeout);
+            let bound = self.started.after(bound.unwrap_or(most));
+            self.deadline = self.clock.get().after(timeout).min(bound);
+        }
+    }
+
+    /// What a call has to say at the endpoint of this lease beside its own words.
+    pub(crate) fn fitting(&self, lease: &Lease) -> Option<Fitting> {
+        let terms = lease.seat.endpoint.terms.as_ref()?;
+        Fitting::of(terms, self.site.open)
     }
 
     fn pick(

@@ -57,7 +57,14 @@ pub(crate) struct Site {
     mesh: Arc<Mesh>,
     worker: usize,
     pub(crate) candidates: Candidates,
+    /// Its calls leave the version, or the group, open.
+    pub(crate) open: (bool, bool),
     targets: RefCell<Vec<Target>>,
+}
+
+/// Whether a call's version or group stands for several: any, or those of a list.
+fn is_open(text: &str) -> bool {
+    text == "*" || text.contains(',')
 }
 
 /// Whether two texts are equal, without comparing the bytes of empty ones: those point nowhere, and
@@ -256,6 +263,7 @@ impl Sites {
         let known = known || learned(local.mesh(), origin, &key, false);
         let key = Rc::new(key);
         let site = Rc::new(Site {
+            open: (is_open(&key.version), is_open(&key.group)),
             key: key.clone(),
             epoch,
             protocol,

@@ -59,6 +59,7 @@ impl Scene {
                 weight: 100,
                 labels: Default::default(),
                 warm_up: None,
+                terms: None,
                 health: Arc::default(),
             })
         };

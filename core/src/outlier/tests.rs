@@ -11,6 +11,7 @@ fn members(weights: &[u32]) -> Vec<Arc<Endpoint>> {
             weight: *weight,
             labels: Default::default(),
             warm_up: None,
+            terms: None,
             health: Arc::default(),
         })
     };

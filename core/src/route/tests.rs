@@ -219,8 +219,23 @@ fn weighted(weights: &[u32]) -> Vec<Weighted> {
         cluster: "c".into(),
         weight: *weight,
         subset: None,
+        spill: true,
     };
     weights.iter().map(one).collect()
+}
+
+#[test]
+fn who_is_left_shares_by_weight() {
+    let destinations = weighted(&[1, 0, 3, 2]);
+    let mut counts = [0_u32; 4];
+    let mut rng = Rng::new(7);
+    for _ in 0..3000 {
+        counts[choose_but(&[0], &destinations, rng.next()).unwrap()] += 1;
+    }
+    assert_eq!((counts[0], counts[1]), (0, 0));
+    assert!((1650..1950).contains(&counts[2]), "{counts:?}");
+    assert_eq!(choose_but(&[0, 3], &destinations, rng.next()), Some(2));
+    assert_eq!(choose_but(&[3, 0, 2], &destinations, rng.next()), None);
 }
 
 #[test]

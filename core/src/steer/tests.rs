@@ -10,6 +10,7 @@ fn endpoint(port: u16, zone: &str) -> Arc<Endpoint> {
         weight: 1,
         labels: labels.map(|(k, v)| (k.into(), v.into())).collect(),
         warm_up: None,
+        terms: None,
         health: Arc::default(),
     })
 }

@@ -245,6 +245,7 @@ pub(crate) fn instance(address: SocketAddr) -> Instance {
         weight: 100,
         labels: Default::default(),
         warm_up: None,
+        terms: None,
     }
 }
 
@@ -281,6 +282,7 @@ pub(crate) fn routing(
         cluster: "all".into(),
         weight: 1,
         subset: None,
+        spill: true,
     }]);
     RoutingSpec {
         tables: vec![table(to, retry)],

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use finback_core::frame::{Malformed, Metadata, NAME_LIMIT, Outcome};
-use finback_hessian::{Error, Limits, draft, v2};
+use finback_hessian::{Error, draft, v2};
 
 use crate::map::{self, Entries};
 use crate::wire::{Fixed, codec, status};
@@ -135,8 +135,9 @@ pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Metadata<'a>, Ma
         method: method.unwrap_or_default(),
         version,
         group,
-        timeout: timeout(fixed, named.deadline),
+        timeout: timeout(fixed, named.deadline)?,
         own: false,
+        unreadable: None,
         attributes_at: fixed.header_at,
         // Java's clients name the method in the header, npm's do not, and the two order the
         // fields of a `SofaRequest` differently. npm's servers remember the first order they
@@ -186,8 +187,10 @@ struct Named<'a> {
 }
 
 impl<'a> Named<'a> {
+    /// The last of several entries of one key counts, as in the map that Java makes of them.
     fn read(map: &'a [u8]) -> Result<Self, Malformed> {
         let mut named = Self::default();
+        let mut target = None;
         let mut entries = Entries::new(map);
         while let Some(entry) = entries.next()? {
             let (Some(key), Some(value)) = (entry.key, entry.value) else {
@@ -195,17 +198,17 @@ impl<'a> Named<'a> {
             };
             // Slices of different lengths compare in one step, so most keys cost four.
             if key == key::SERVICE.as_bytes() {
-                // Only in the other's absence, whatever the order.
-                named.service = named.service.or(Some(value));
-            } else if key == key::TARGET_SERVICE.as_bytes() {
                 named.service = Some(value);
+            } else if key == key::TARGET_SERVICE.as_bytes() {
+                target = Some(value);
             } else if key == key::METHOD.as_bytes() {
                 named.method = Some(value);
             } else if key == key::DEADLINE.as_bytes() {
                 named.deadline = Some(value);
             }
         }
-        named.service = named.service.filter(|value| !value.is_empty());
+        // The other counts in this one's absence, whatever the order.
+        named.service = target.or(named.service).filter(|value| !value.is_empty());
         named.method = named.method.filter(|value| !value.is_empty());
         Ok(named)
     }
@@ -242,8 +245,9 @@ macro_rules! complete {
         });
         match read {
             Err(Error::LONG_TEXT) => Err(Malformed::LONG_NAME),
-            // Any other error takes nothing away from the fields before it, and so is none here.
-            _ => Ok(()),
+            Ok(()) | Err(ENOUGH) => Ok(()),
+            // What is missing may stand there.
+            Err(_) => Err(Malformed::Content("the request's body cannot be read")),
         }
     }};
 }
@@ -254,11 +258,11 @@ impl<'a> Callee<'a> {
     }
 
     fn complete_from_draft(&mut self, content: &'a [u8]) -> Result<(), Malformed> {
-        complete!(self, draft::Reader::new(content, Limits::default()))
+        complete!(self, draft::Reader::new(content))
     }
 
     fn complete_from_v2(&mut self, content: &'a [u8]) -> Result<(), Malformed> {
-        complete!(self, v2::Reader::new(content, Limits::default()))
+        complete!(self, v2::Reader::new(content))
     }
 }
 
@@ -276,16 +280,20 @@ fn parts(name: &str) -> [&str; 3] {
 }
 
 /// The shorter of the two ways to say it.
-fn timeout(fixed: &Fixed, deadline: Option<&[u8]>) -> Option<Duration> {
+fn timeout(fixed: &Fixed, deadline: Option<&[u8]>) -> Result<Option<Duration>, Malformed> {
+    const NO_TIME: Malformed =
+        Malformed::Content("`sofa_head_deadline_remain_time` is no number of milliseconds");
     let timeout = fixed.timeout().map(u64::from);
-    let deadline = deadline
-        .and_then(|text| str::from_utf8(text).ok()?.parse().ok())
-        .filter(|left| *left > 0);
-    timeout
-        .into_iter()
-        .chain(deadline)
-        .min()
-        .map(Duration::from_millis)
+    let deadline = match deadline {
+        None | Some(b"") => None,
+        Some(text) => {
+            let text = str::from_utf8(text).map_err(|_| NO_TIME)?;
+            let left: i64 = text.parse().map_err(|_| NO_TIME)?;
+            u64::try_from(left).ok().filter(|left| *left > 0)
+        }
+    };
+    let shorter = timeout.into_iter().chain(deadline).min();
+    Ok(shorter.map(Duration::from_millis))
 }
 
 fn text(bytes: &[u8]) -> Result<Cow<'_, str>, Malformed> {

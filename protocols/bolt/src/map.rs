@@ -57,15 +57,17 @@ impl<'a> Entries<'a> {
     }
 }
 
-/// The first entry with this key, if the map is sound up to there.
+/// The last entry with this key, which is the one that counts in Java; of those before the map
+/// is broken.
 pub(crate) fn find<'a>(map: &'a [u8], key: &str) -> Option<Entry<'a>> {
     let mut entries = Entries::new(map);
+    let mut found = None;
     while let Ok(Some(entry)) = entries.next() {
         if entry.key == Some(key.as_bytes()) {
-            return Some(entry);
+            found = Some(entry);
         }
     }
-    None
+    found
 }
 
 /// Appends one entry.

@@ -1,122 +1,253 @@
-//! The attachments at the end of a request: read, searched, and written anew.
+//! The attachments at the end of a request: read whole, or the request is refused.
+//!
+//! Group and deadline stand there, in any order among values of any type. A call whose
+//! attachments cannot be read to their end is never taken for one that has none.
+
+mod rewrite;
 
 use std::borrow::Cow;
+use std::time::Duration;
 
-use bytes::{BufMut, BytesMut};
-use finback_core::frame::{Edit, Malformed, Metadata, NAME_LIMIT};
-use finback_hessian::{Error, Limits, v2};
+use finback_core::frame::{Malformed, Metadata, NAME_LIMIT};
+use finback_hessian::{Error, v2};
 
-use crate::jsonb;
-use crate::wire::{FASTJSON2, Fixed, HEADER, HESSIAN2, ID, LENGTH};
+use crate::call;
+use crate::jsonb::{self, NoText};
+use crate::wire::{FASTJSON2, Fixed, HEADER};
+
+pub(crate) use rewrite::rewrite;
 
 /// Arguments of this prefix are functions that the server calls back.
 const CALLBACK: &str = "sys_callback_arg-";
 
-const INTERFACE: &str = "interface";
-const GROUP: &str = "group";
+/// The longest key that anybody looks for, in bytes.
+const LONGEST_KEY: usize = 0xffff;
+
+const UNREADABLE: Malformed = Malformed::Content("the attachments cannot be read");
+const NO_NAME: Malformed = Malformed::Content("the attachment `interface` or `group` is no text");
+const NO_TIME: Malformed =
+    Malformed::Content("the attachment `timeout` is no number of milliseconds");
 
 /// The attachments that every call is asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Attachments<'a> {
     pub(crate) interface: Option<Cow<'a, str>>,
     pub(crate) group: Option<Cow<'a, str>>,
-    pub(crate) timeout: Option<Cow<'a, str>>,
+    pub(crate) timeout: Option<Duration>,
     pub(crate) has_callback: bool,
 }
 
-/// Calls `visit` with every attachment whose value is a scalar, as text; without the value if that
-/// has more than `limit` bytes, of which none is copied. What cannot be read ends the visit: what
-/// was found before counts.
-fn visit<'a>(
-    serialization: u8,
-    bytes: &'a [u8],
-    limit: usize,
-    visit: &mut dyn FnMut(&str, Option<Cow<'a, str>>),
-) {
-    if serialization == FASTJSON2 {
-        visit_jsonb(bytes, limit, visit);
-        return;
-    }
-    let mut reader = v2::Reader::new(bytes, Limits::default());
-    let _ = reader.map(&mut |key, reader| {
-        match scalar(reader, limit) {
-            Ok(None) => return Ok(false),
-            Ok(value) => visit(key, value),
-            Err(Error::LONG_TEXT) => visit(key, None),
-            Err(error) => return Err(error),
-        }
-        Ok(true)
-    });
+/// One attachment, as its bytes stand in the frame.
+pub(crate) struct Entry<'a> {
+    /// `None` if it is no text, or none that anybody looks for.
+    key: Option<Cow<'a, str>>,
+    value: &'a [u8],
+    /// Key and value.
+    raw: &'a [u8],
 }
 
-fn visit_jsonb<'a>(
-    bytes: &'a [u8],
-    limit: usize,
-    visit: &mut dyn FnMut(&str, Option<Cow<'a, str>>),
-) {
-    let Some(mut rest) = jsonb_entries(bytes) else {
-        return;
+/// Attachments one after another.
+pub(crate) enum Entries<'a> {
+    /// A null, or nothing at all.
+    None,
+    /// A map at the end of a hessian2 body; the reader knows the classes that arguments defined.
+    Hessian2(&'a [u8], v2::Reader<'a>),
+    /// A whole JSONB object.
+    Fastjson2(&'a [u8], jsonb::Reader<'a>),
+}
+
+impl<'a> Entries<'a> {
+    /// Those that stand where `reader` is in `body`.
+    pub(crate) fn hessian2(body: &'a [u8], mut reader: v2::Reader<'a>) -> Result<Self, Malformed> {
+        match reader.begin_map() {
+            Ok(true) => Ok(Self::Hessian2(body, reader)),
+            Ok(false) => Ok(Self::None),
+            Err(_) => Err(UNREADABLE),
+        }
+    }
+
+    /// Those of an object with its length before it.
+    pub(crate) fn fastjson2(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let value = jsonb::Values::new(bytes).next().ok_or(UNREADABLE)?;
+        let mut reader = jsonb::Reader::new(value);
+        match reader.begin_object() {
+            Some(true) => Ok(Self::Fastjson2(value, reader)),
+            Some(false) if reader.remaining() == 0 => Ok(Self::None),
+            _ => Err(UNREADABLE),
+        }
+    }
+
+    /// How far it has been read, in the body or in the object.
+    pub(crate) fn position(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Hessian2(_, reader) => reader.position(),
+            Self::Fastjson2(_, reader) => reader.position(),
+        }
+    }
+
+    /// The next one; `None` at their end.
+    pub(crate) fn next(&mut self) -> Result<Option<Entry<'a>>, Malformed> {
+        match self {
+            Self::None => Ok(None),
+            Self::Hessian2(body, reader) => {
+                let Some((key, value)) = reader.pass_entry().map_err(|_| UNREADABLE)? else {
+                    return Ok(None);
+                };
+                Ok(Some(Entry {
+                    key: hessian2_key(&body[key.clone()])?,
+                    value: &body[value.clone()],
+                    raw: &body[key.start..value.end],
+                }))
+            }
+            Self::Fastjson2(value, reader) => {
+                if reader.end_object() {
+                    return if reader.remaining() == 0 {
+                        Ok(None)
+                    } else {
+                        Err(UNREADABLE)
+                    };
+                }
+                fastjson2_entry(value, reader).ok_or(UNREADABLE).map(Some)
+            }
+        }
+    }
+}
+
+/// A key, unless it is no text or too long to be looked for. A text that cannot be read may be any.
+fn hessian2_key(bytes: &[u8]) -> Result<Option<Cow<'_, str>>, Malformed> {
+    match v2::Reader::new(bytes).string_within(LONGEST_KEY) {
+        Err(Error::Text) => Err(UNREADABLE),
+        read => Ok(read.ok().flatten()),
+    }
+}
+
+fn fastjson2_entry<'a>(object: &'a [u8], reader: &mut jsonb::Reader<'a>) -> Option<Entry<'a>> {
+    let start = reader.position();
+    let key = match reader.tag()? {
+        0x49..=0x7e => {
+            let (tag, bytes) = reader.text()?;
+            match jsonb::decode(tag, bytes, LONGEST_KEY) {
+                Ok(key) => Some(key),
+                Err(NoText::TooLong) => None,
+                Err(NoText::Unreadable) => return None,
+            }
+        }
+        // A symbol may stand for any key, of which Dubbo's own clients write none.
+        0x7f => return None,
+        _ => {
+            reader.pass()?;
+            None
+        }
     };
-    while let Some((key, after)) = jsonb::take_text(rest) {
-        let Some((value, after)) = jsonb::take_scalar(after, limit) else {
-            return;
-        };
-        visit(&key, value);
-        rest = after;
+    let middle = reader.position();
+    reader.pass()?;
+    let end = reader.position();
+    Some(Entry {
+        key,
+        value: object.get(middle..end)?,
+        raw: object.get(start..end)?,
+    })
+}
+
+/// A scalar as text of at most `limit` bytes; "" for null.
+fn scalar(serialization: u8, value: &[u8], limit: usize) -> Result<Cow<'_, str>, NoText> {
+    if serialization == FASTJSON2 {
+        return jsonb::scalar(value, limit);
     }
-}
-
-/// The entries of a whole, length-prefixed JSONB object, its end included.
-fn jsonb_entries(bytes: &[u8]) -> Option<&[u8]> {
-    jsonb::Values::new(bytes)
-        .next()?
-        .strip_prefix(&[jsonb::OBJECT])
-}
-
-/// Reads a scalar as text of at most `limit` bytes; `None`, and nothing read, if the value is none.
-fn scalar<'a>(reader: &mut v2::Reader<'a>, limit: usize) -> Result<Option<Cow<'a, str>>, Error> {
-    Ok(Some(match reader.tag() {
+    let mut reader = v2::Reader::new(value);
+    let text = match value.first() {
         Some(0x00..=0x1f | 0x30..=0x33 | b'R' | b'S' | b'N') => {
-            reader.string_within(limit)?.unwrap_or_default()
+            reader.string_within(limit).map(Option::unwrap_or_default)
         }
-        Some(tag @ (b'T' | b'F')) => {
-            reader.skip()?;
-            Cow::Borrowed(if tag == b'T' { "true" } else { "false" })
-        }
-        Some(0x80..=0xbf | 0xc0..=0xd7 | b'I' | 0xd8..=0xff | 0x38..=0x3f | 0x59 | b'L') => {
-            Cow::Owned(reader.long()?.to_string())
-        }
-        _ => return Ok(None),
-    }))
+        Some(b'T') => Ok("true".into()),
+        Some(b'F') => Ok("false".into()),
+        Some(b'D' | 0x5b..=0x5f) => reader.double().map(|number| number.to_string().into()),
+        _ => reader.long().map(|number| number.to_string().into()),
+    };
+    text.map_err(|error| match error {
+        Error::LONG_TEXT => NoText::TooLong,
+        _ => NoText::Unreadable,
+    })
 }
 
-/// Reads what every call is asked for.
-///
-/// # Errors
-/// If a name among it is too long to be one.
-pub(crate) fn read(serialization: u8, bytes: &[u8]) -> Result<Attachments<'_>, Malformed> {
-    if serialization == HESSIAN2
-        && let Some(found) = read_plain(bytes)
-    {
-        return Ok(found);
-    }
-    let mut found = Attachments::default();
-    let mut fits = true;
-    visit(serialization, bytes, NAME_LIMIT, &mut |key, value| {
-        fits &= value.is_some() || !matches!(key, INTERFACE | GROUP);
-        found.take(key.as_bytes(), || value);
-    });
-    if fits {
-        Ok(found)
-    } else {
-        Err(Malformed::LONG_NAME)
+impl<'a> Attachments<'a> {
+    /// Reads what every call is asked for. `plain` are the bytes that hessian2's attachments begin
+    /// with, for a look whether they are ordinary ones.
+    ///
+    /// # Errors
+    /// If they cannot be read to their end, or a name or the time among them is none.
+    pub(crate) fn read(
+        serialization: u8,
+        entries: impl FnOnce() -> Result<Entries<'a>, Malformed>,
+        plain: Option<&'a [u8]>,
+    ) -> Result<Self, Malformed> {
+        if let Some(found) = plain.and_then(read_plain) {
+            return found.attachments();
+        }
+        let mut entries = entries()?;
+        let mut found = Found::default();
+        while let Some(entry) = entries.next()? {
+            let Some(key) = entry.key else { continue };
+            let wanted = match &*key {
+                "interface" => &mut found.interface,
+                "group" => &mut found.group,
+                "timeout" => &mut found.timeout,
+                key => {
+                    found.has_callback |= key.starts_with(CALLBACK);
+                    continue;
+                }
+            };
+            *wanted = match scalar(serialization, entry.value, NAME_LIMIT) {
+                Ok(text) => Some(text),
+                Err(_) if key == "timeout" => return Err(NO_TIME),
+                Err(NoText::TooLong) => return Err(Malformed::LONG_NAME),
+                Err(NoText::Unreadable) => return Err(NO_NAME),
+            };
+        }
+        found.attachments()
     }
 }
 
-/// The same for a hessian2 map that holds nothing but ASCII texts of one chunk, as ordinary calls
+/// What was found of it, as texts.
+#[derive(Default)]
+struct Found<'a> {
+    interface: Option<Cow<'a, str>>,
+    group: Option<Cow<'a, str>>,
+    timeout: Option<Cow<'a, str>>,
+    has_callback: bool,
+}
+
+impl<'a> Found<'a> {
+    fn attachments(self) -> Result<Attachments<'a>, Malformed> {
+        Ok(Attachments {
+            interface: self.interface,
+            group: self.group,
+            timeout: self.timeout.as_deref().map_or(Ok(None), milliseconds)?,
+            has_callback: self.has_callback,
+        })
+    }
+}
+
+/// A time as clients write it: milliseconds, of which 0 and less stand for none, as "" does.
+fn milliseconds(text: &str) -> Result<Option<Duration>, Malformed> {
+    let whole = |number: i64| u64::try_from(number).unwrap_or(0);
+    let millis = match text.parse::<i64>() {
+        Ok(number) => whole(number),
+        Err(_) if text.is_empty() => 0,
+        // A number with a point; a cast takes what lies beyond an integer's ends for the ends.
+        Err(_) => match text.parse::<f64>() {
+            Ok(number) if number.is_finite() => whole(number as i64),
+            _ => return Err(NO_TIME),
+        },
+    };
+    Ok((millis > 0).then(|| Duration::from_millis(millis)))
+}
+
+/// The same of a hessian2 map that holds nothing but ASCII texts of one chunk, as ordinary calls
 /// do: this runs once per call, and such a map can be walked without looking into most of it.
-fn read_plain(bytes: &[u8]) -> Option<Attachments<'_>> {
-    let mut found = Attachments::default();
+fn read_plain(bytes: &[u8]) -> Option<Found<'_>> {
+    let mut found = Found::default();
     let mut rest = bytes.strip_prefix(b"H")?;
     loop {
         if let [b'Z', ..] = rest {
@@ -124,7 +255,15 @@ fn read_plain(bytes: &[u8]) -> Option<Attachments<'_>> {
         }
         let (key, after) = take_plain(rest)?;
         let (value, after) = take_plain(after)?;
-        found.take(key, || str::from_utf8(value).ok().map(Cow::Borrowed));
+        let text = || str::from_utf8(value).ok().map(Cow::Borrowed);
+        // Slices of different lengths differ at once.
+        match key {
+            b"interface" => found.interface = text(),
+            b"group" => found.group = text(),
+            b"timeout" => found.timeout = text(),
+            _ if key.starts_with(CALLBACK.as_bytes()) => found.has_callback = true,
+            _ => {}
+        }
         rest = after;
     }
 }
@@ -143,170 +282,59 @@ fn take_plain(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     text.is_ascii().then_some((text, rest))
 }
 
-impl<'a> Attachments<'a> {
-    #[inline]
-    fn take(&mut self, key: &[u8], value: impl FnOnce() -> Option<Cow<'a, str>>) {
-        // Slices of different lengths differ at once.
-        match key {
-            b"interface" => self.interface = value(),
-            b"group" => self.group = value(),
-            b"timeout" => self.timeout = value(),
-            _ if key.starts_with(CALLBACK.as_bytes()) => self.has_callback = true,
-            _ => {}
-        }
-    }
-}
-
-/// The value of one attachment of a whole request.
+/// The value of one attachment of a whole request, if it is a scalar.
 pub(crate) fn find<'a>(
     wire: &'a [u8],
     metadata: &Metadata<'_>,
     name: &str,
 ) -> Option<Cow<'a, str>> {
     let fixed = Fixed::read(wire).ok().flatten()?;
-    let bytes = wire.get(metadata.attributes_at..)?;
-    if metadata.attributes_at < HEADER {
-        return None;
-    }
-    let mut found = None;
-    visit(
-        fixed.serialization(),
-        bytes,
-        usize::MAX,
-        &mut |key, value| {
-            if key == name {
-                found = value;
-            }
-        },
-    );
-    found
-}
-
-/// Writes the whole request with its attachments changed; false, and nothing written, if they
-/// cannot be read or the frame would become longer than `max_frame`.
-pub(crate) fn rewrite(wire: &[u8], edit: &Edit<'_>, max_frame: usize, out: &mut BytesMut) -> bool {
-    let Ok(Some(fixed)) = Fixed::read(wire) else {
-        return false;
-    };
-    let Ok(metadata) = crate::call::read(&fixed, wire, "") else {
-        return false;
-    };
     let at = metadata.attributes_at;
-    let Some(attachments) = wire.get(at..).filter(|_| at >= HEADER) else {
-        return false;
+    let bytes = wire.get(at..).filter(|_| at >= HEADER)?;
+    let serialization = fixed.serialization();
+    let alone = if serialization == FASTJSON2 {
+        Entries::fastjson2(bytes)
+    } else {
+        Entries::hessian2(bytes, v2::Reader::new(bytes))
     };
-    let written = match fixed.serialization() {
-        HESSIAN2 => rewrite_hessian2(attachments, edit),
-        FASTJSON2 => rewrite_jsonb(attachments, edit),
-        _ => None,
+    let found = match alone.and_then(|entries| last(entries, name)) {
+        Ok(found) => found,
+        // Their objects may be of classes that the arguments define.
+        Err(_) => last(call::beginning(&fixed, wire).ok()??.entries().ok()?, name).ok()?,
     };
-    let Some(written) = written else { return false };
-    let body = at - HEADER + written.len();
-    let Ok(length) = u32::try_from(body) else {
-        return false;
-    };
-    if HEADER + body > max_frame {
-        return false;
-    }
-    out.put_slice(&wire[..ID]);
-    out.put_u64(edit.id);
-    debug_assert_eq!(ID + 8, LENGTH);
-    out.put_u32(length);
-    out.put_slice(&wire[HEADER..at]);
-    out.put_slice(&written);
-    true
+    scalar(serialization, found?, usize::MAX).ok()
 }
 
-/// The map with values replaced where they stand and new entries at its end, where no reference
-/// to an earlier value is disturbed.
-fn rewrite_hessian2(bytes: &[u8], edit: &Edit<'_>) -> Option<BytesMut> {
-    let mut out = BytesMut::with_capacity(bytes.len() + 64);
-    let mut left = edit.attributes.to_vec();
-    out.put_u8(b'H');
-    let mut at = 1;
-    match bytes.first()? {
-        b'N' => {}
-        b'H' => {
-            while *bytes.get(at)? != b'Z' {
-                let mut entry = v2::Reader::new(&bytes[at..], Limits::default());
-                let key = if is_text(entry.tag()?) {
-                    entry.string().ok()?
-                } else {
-                    None
-                };
-                if key.is_none() {
-                    entry.skip().ok()?;
-                }
-                let value_at = at + entry.position();
-                let replaceable = scalar(&mut entry, usize::MAX).ok()?.is_some();
-                if !replaceable {
-                    entry.skip().ok()?;
-                }
-                let end = at + entry.position();
-                match key.and_then(|key| take(&mut left, &key)) {
-                    Some(value) if replaceable => {
-                        out.put_slice(&bytes[at..value_at]);
-                        crate::reject::put_hessian_text(value, &mut out);
-                    }
-                    _ => out.put_slice(&bytes[at..end]),
-                }
-                at = end;
-            }
-            at += 1;
+/// The last value of this key: what a map is left with.
+fn last<'a>(mut entries: Entries<'a>, name: &str) -> Result<Option<&'a [u8]>, Malformed> {
+    let mut found = None;
+    while let Some(entry) = entries.next()? {
+        if entry.key.as_deref() == Some(name) {
+            found = Some(entry.value);
         }
-        _ => return None,
     }
-    for (key, value) in left {
-        crate::reject::put_hessian_text(key, &mut out);
-        crate::reject::put_hessian_text(value, &mut out);
-    }
-    out.put_u8(b'Z');
-    out.put_slice(&bytes[at..]);
-    Some(out)
+    Ok(found)
 }
 
-fn rewrite_jsonb(bytes: &[u8], edit: &Edit<'_>) -> Option<BytesMut> {
-    let value = jsonb::Values::new(bytes).next()?;
-    let mut object = BytesMut::with_capacity(value.len() + 64);
-    let mut left = edit.attributes.to_vec();
-    object.put_u8(jsonb::OBJECT);
-    let mut rest = match value {
-        [jsonb::NULL] => &[jsonb::OBJECT_END][..],
-        [jsonb::OBJECT, entries @ ..] => entries,
-        _ => return None,
-    };
-    while let Some((key, value)) = jsonb::take_text(rest) {
-        let (_, after) = jsonb::take_scalar(value, usize::MAX)?;
-        match take(&mut left, &key) {
-            Some(new) => {
-                object.put_slice(&rest[..rest.len() - value.len()]);
-                jsonb::put_text(new, &mut object);
-            }
-            None => object.put_slice(&rest[..rest.len() - after.len()]),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_read_however_it_is_written() {
+        for (text, millis) in [
+            ("3000", Ok(Some(3000))),
+            ("", Ok(None)),
+            ("0", Ok(None)),
+            ("-1", Ok(None)),
+            ("3000.9", Ok(Some(3000))),
+            ("99999999999999999999", Ok(Some(i64::MAX as u64))),
+            ("3s", Err(NO_TIME)),
+            ("NaN", Err(NO_TIME)),
+            ("inf", Err(NO_TIME)),
+        ] {
+            let expected = millis.map(|millis| millis.map(Duration::from_millis));
+            assert_eq!(milliseconds(text), expected, "{text:?}");
         }
-        rest = after;
     }
-    if rest != [jsonb::OBJECT_END] {
-        return None;
-    }
-    for (key, value) in left {
-        jsonb::put_text(key, &mut object);
-        jsonb::put_text(value, &mut object);
-    }
-    object.put_u8(jsonb::OBJECT_END);
-    let mut out = BytesMut::with_capacity(object.len() + 4);
-    out.put_u32(u32::try_from(object.len()).ok()?);
-    out.put_slice(&object);
-    out.put_slice(&bytes[4 + value.len()..]);
-    Some(out)
-}
-
-/// Takes the value for `key` out of what is left to set.
-fn take<'a>(left: &mut Vec<(&str, &'a str)>, key: &str) -> Option<&'a str> {
-    let at = left.iter().position(|(name, _)| *name == key)?;
-    Some(left.remove(at).1)
-}
-
-fn is_text(tag: u8) -> bool {
-    matches!(tag, 0x00..=0x1f | 0x30..=0x33 | b'R' | b'S')
 }

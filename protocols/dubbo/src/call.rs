@@ -5,31 +5,65 @@
 //! `DubboCodec.encodeRequestData`).
 
 use std::borrow::Cow;
-use std::time::Duration;
+use std::ops::Range;
 
 use finback_core::frame::{Malformed, Metadata, NAME_LIMIT, Outcome};
-use finback_hessian::{Error, Limits, v2};
+use finback_hessian::{Error, v2};
 
-use crate::attachments::{self, Attachments};
-use crate::jsonb;
+use crate::attachments::{Attachments, Entries};
+use crate::jsonb::{self, NoText};
 use crate::wire::{self, FASTJSON2, Fixed, HEADER, HESSIAN2};
 
 /// Dubbo's name for "no version".
-const NO_VERSION: &str = "0.0.0";
+pub(crate) const NO_VERSION: &str = "0.0.0";
 /// The descriptor of a generic call: real method, its parameter types, its arguments.
 const GENERIC: &str = "Ljava/lang/String;[Ljava/lang/String;[Ljava/lang/Object;";
 
 /// The longest descriptor of parameters, in bytes: Java's class files hold none that is longer.
 const DESCRIPTOR_LIMIT: usize = 0xffff;
 const UNREADABLE: Malformed = Malformed::Content("the invocation cannot be read");
+const NO_DESCRIPTOR: Malformed =
+    Malformed::Content("the descriptor of the parameters cannot be read");
+const ARGUMENTS: Malformed =
+    Malformed::Content("the arguments cannot be read, so what follows them is not known");
 
-/// The values that come before the attachments.
-struct Beginning<'a> {
+/// The values that come before the attachments, and where those begin.
+pub(crate) struct Beginning<'a> {
+    pub(crate) body: &'a [u8],
     path: Cow<'a, str>,
     version: Cow<'a, str>,
     method: Cow<'a, str>,
-    /// Where the attachments begin in the body, if the arguments could be passed over.
-    attachments_at: Option<usize>,
+    /// Where the version stands in the body, its length included.
+    pub(crate) version_at: Range<usize>,
+    /// Where the attachments stand in the body: at its end if there are none.
+    pub(crate) attachments_at: usize,
+    /// What reads hessian2, at the attachments.
+    reader: Option<v2::Reader<'a>>,
+}
+
+impl<'a> Beginning<'a> {
+    /// The attachments.
+    pub(crate) fn entries(self) -> Result<Entries<'a>, Malformed> {
+        let rest = self.body.get(self.attachments_at..).unwrap_or_default();
+        match self.reader {
+            _ if rest.is_empty() => Ok(Entries::None),
+            Some(reader) => Entries::hessian2(self.body, reader),
+            None => Entries::fastjson2(rest),
+        }
+    }
+}
+
+/// What stands before the attachments; `None` for a serialization that is not read.
+pub(crate) fn beginning<'a>(
+    fixed: &Fixed,
+    wire: &'a [u8],
+) -> Result<Option<Beginning<'a>>, Malformed> {
+    let body = wire.get(HEADER..).unwrap_or_default();
+    match fixed.serialization() {
+        HESSIAN2 => hessian2(body).map(Some),
+        FASTJSON2 => fastjson2(body).map(Some),
+        _ => Ok(None),
+    }
 }
 
 /// Reads a call.
@@ -38,30 +72,21 @@ pub(crate) fn read<'a>(
     wire: &'a [u8],
     opaque_service: &str,
 ) -> Result<Metadata<'a>, Malformed> {
-    let body = wire.get(HEADER..).unwrap_or_default();
-    let note = u32::from(fixed.serialization());
-    let beginning = match fixed.serialization() {
-        HESSIAN2 => hessian2(body)?,
-        FASTJSON2 => fastjson2(body)?,
-        _ => {
-            let service = Cow::Owned(opaque_service.to_owned());
-            return Ok(Metadata {
-                service,
-                own: true,
-                note,
-                ..Metadata::default()
-            });
-        }
+    let serialization = fixed.serialization();
+    let note = u32::from(serialization);
+    let Some(mut beginning) = beginning(fixed, wire)? else {
+        let service = Cow::Owned(opaque_service.to_owned());
+        return Ok(Metadata {
+            service,
+            own: true,
+            note,
+            ..Metadata::default()
+        });
     };
-    let Beginning {
-        path,
-        version,
-        method,
-        attachments_at,
-    } = beginning;
+    let version = std::mem::take(&mut beginning.version);
     let mut metadata = Metadata {
-        service: path,
-        method,
+        service: std::mem::take(&mut beginning.path),
+        method: std::mem::take(&mut beginning.method),
         version: if version == NO_VERSION {
             Cow::Borrowed("")
         } else {
@@ -70,9 +95,11 @@ pub(crate) fn read<'a>(
         note,
         ..Metadata::default()
     };
-    if let Some(at) = attachments_at {
+    let (body, at) = (beginning.body, beginning.attachments_at);
+    if at < body.len() {
         metadata.attributes_at = HEADER + at;
-        let attachments = attachments::read(fixed.serialization(), &body[at..])?;
+        let plain = beginning.reader.is_some().then(|| &body[at..]);
+        let attachments = Attachments::read(serialization, || beginning.entries(), plain)?;
         fill(&mut metadata, attachments)?;
     }
     if metadata.service.is_empty() {
@@ -95,79 +122,84 @@ fn fill<'a>(metadata: &mut Metadata<'a>, attachments: Attachments<'a>) -> Result
         metadata.service = interface;
     }
     metadata.group = attachments.group.unwrap_or_default();
-    metadata.timeout = attachments
-        .timeout
-        .and_then(|text| text.parse().ok())
-        .filter(|millis| *millis > 0)
-        .map(Duration::from_millis);
+    metadata.timeout = attachments.timeout;
     Ok(())
 }
 
+fn hessian2_text<'a>(
+    reader: &mut v2::Reader<'a>,
+    limit: usize,
+) -> Result<Option<Cow<'a, str>>, Malformed> {
+    reader.string_within(limit).map_err(|error| match error {
+        Error::LONG_TEXT => Malformed::LONG_NAME,
+        _ => UNREADABLE,
+    })
+}
+
+fn fastjson2_text<'a>(
+    values: &mut jsonb::Values<'a>,
+    limit: usize,
+) -> Result<Option<Cow<'a, str>>, Malformed> {
+    let value = values.next().ok_or(UNREADABLE)?;
+    jsonb::text_within(value, limit).map_err(|error| match error {
+        NoText::TooLong => Malformed::LONG_NAME,
+        NoText::Unreadable => UNREADABLE,
+    })
+}
+
 fn hessian2(body: &[u8]) -> Result<Beginning<'_>, Malformed> {
-    let mut reader = v2::Reader::new(body, Limits::default());
-    let mut text = |limit| match reader.string_within(limit) {
-        Ok(text) => Ok(text.unwrap_or_default()),
-        Err(Error::LONG_TEXT) => Err(Malformed::LONG_NAME),
-        Err(_) => Err(UNREADABLE),
-    };
-    let _protocol = text(NAME_LIMIT)?;
-    let (path, version, mut method) = (text(NAME_LIMIT)?, text(NAME_LIMIT)?, text(NAME_LIMIT)?);
-    let descriptor = text(DESCRIPTOR_LIMIT)?;
-    let mut arguments = count_parameters(&descriptor);
+    let mut reader = v2::Reader::new(body);
+    let _protocol = hessian2_text(&mut reader, NAME_LIMIT)?;
+    let path = hessian2_text(&mut reader, NAME_LIMIT)?.unwrap_or_default();
+    let from = reader.position();
+    let version = hessian2_text(&mut reader, NAME_LIMIT)?.unwrap_or_default();
+    let version_at = from..reader.position();
+    let mut method = hessian2_text(&mut reader, NAME_LIMIT)?.unwrap_or_default();
+    let descriptor = hessian2_text(&mut reader, DESCRIPTOR_LIMIT)?.unwrap_or_default();
+    let mut arguments = count_parameters(&descriptor).ok_or(NO_DESCRIPTOR)?;
     if is_generic(&method, &descriptor) {
-        match reader.string_within(NAME_LIMIT) {
-            Ok(Some(name)) => method = name,
-            Err(Error::LONG_TEXT) => return Err(Malformed::LONG_NAME),
-            Ok(None) | Err(_) => {}
-        }
-        arguments = arguments.map(|count| count - 1);
+        method = hessian2_text(&mut reader, NAME_LIMIT)?.unwrap_or(method);
+        arguments -= 1;
     }
-    let passed = arguments.and_then(|count| (0..count).try_for_each(|_| reader.skip().ok()));
-    let attachments_at = passed
-        .map(|()| reader.position())
-        .filter(|at| *at < body.len());
+    for _ in 0..arguments {
+        reader.skip().map_err(|_| ARGUMENTS)?;
+    }
     Ok(Beginning {
+        body,
         path,
         version,
         method,
-        attachments_at,
+        version_at,
+        attachments_at: reader.position(),
+        reader: Some(reader),
     })
 }
 
 fn fastjson2(body: &[u8]) -> Result<Beginning<'_>, Malformed> {
     let mut values = jsonb::Values::new(body);
-    let mut text = |limit| {
-        let value = values.next().ok_or(UNREADABLE)?;
-        match jsonb::text_within(value, limit) {
-            Ok(text) => Ok(text.unwrap_or_default()),
-            Err(jsonb::NoText::TooLong) => Err(Malformed::LONG_NAME),
-            Err(jsonb::NoText::Unreadable) => Err(UNREADABLE),
-        }
-    };
-    let _protocol = text(NAME_LIMIT)?;
-    let (path, version, mut method) = (text(NAME_LIMIT)?, text(NAME_LIMIT)?, text(NAME_LIMIT)?);
-    let descriptor = text(DESCRIPTOR_LIMIT)?;
-    let mut arguments = count_parameters(&descriptor);
+    let _protocol = fastjson2_text(&mut values, NAME_LIMIT)?;
+    let path = fastjson2_text(&mut values, NAME_LIMIT)?.unwrap_or_default();
+    let from = values.position();
+    let version = fastjson2_text(&mut values, NAME_LIMIT)?.unwrap_or_default();
+    let version_at = from..values.position();
+    let mut method = fastjson2_text(&mut values, NAME_LIMIT)?.unwrap_or_default();
+    let descriptor = fastjson2_text(&mut values, DESCRIPTOR_LIMIT)?.unwrap_or_default();
+    let mut arguments = count_parameters(&descriptor).ok_or(NO_DESCRIPTOR)?;
     if is_generic(&method, &descriptor) {
-        let name = values
-            .next()
-            .map(|value| jsonb::text_within(value, NAME_LIMIT));
-        match name {
-            Some(Ok(Some(name))) => method = name,
-            Some(Err(jsonb::NoText::TooLong)) => return Err(Malformed::LONG_NAME),
-            _ => {}
-        }
-        arguments = arguments.map(|count| count - 1);
+        method = fastjson2_text(&mut values, NAME_LIMIT)?.unwrap_or(method);
+        arguments -= 1;
     }
-    let passed = arguments.and_then(|count| (0..count).try_for_each(|_| values.next().map(|_| ())));
-    let attachments_at = passed
-        .map(|()| values.position())
-        .filter(|at| *at < body.len());
+    for _ in 0..arguments {
+        values.next().ok_or(ARGUMENTS)?;
+    }
     Ok(Beginning {
+        body,
         path,
         version,
         method,
-        attachments_at,
+        version_at,
+        attachments_at: values.position(),
+        reader: None,
     })
 }
 

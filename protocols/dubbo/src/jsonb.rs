@@ -1,13 +1,30 @@
-//! As much of fastjson2's JSONB as attachments need: texts and small scalars.
+//! fastjson2's JSONB: texts and scalars read, values of every type passed over.
 //!
 //! Dubbo's fastjson2 body is a row of values, each with its length in four bytes before it, so
 //! that arguments are passed over unread (Dubbo's `FastJson2ObjectOutput`). Tags from fastjson2's
-//! `JSONB`: 49-78 ASCII of 0-47 bytes, 79 ASCII, 7a UTF-8, 7b UTF-16, 7c UTF-16LE, 7d UTF-16BE
-//! (these with a length), a6 object until a5, af null, b0 b1 false true.
+//! `JSONB`, where `int` and `long` are numbers of their own, and `len` is an int:
+//!
+//! ```text
+//! f0-ff 00-2f int, 1 byte   30-3f int, 2 bytes    40-47 int, 3 bytes    48    int, 5 bytes
+//! d8-ef long, 1 byte        c8-d7 long, 2 bytes   c0-c7 long, 3 bytes   bf be long, 5 and 9 bytes
+//! 49-78 Latin-1 of 0-47     79    Latin-1, len    7a    UTF-8, len      7b-7d UTF-16, LE, BE, len
+//! 7e    GB18030, len        7f    symbol: an int that stands for a text, or a text and its int
+//! 90    char: int           91    binary, len     92    type: a symbol without 7f; then a value
+//! 93    reference: text     94-a3 array of 0-15   a4    array, len      a6    object until a5
+//! a7 a8 time, date and time: 3 and 7 bytes, int   aa    the same and a zone: 7 bytes, int, text
+//! a9 ac ad date, seconds, minutes: 4 bytes        ab    millis, 8 bytes ae    instant: long, int
+//! af    null                b0 b1 false, true     b2 b3 double 0, 1     b4 b5 double: long; 8 bytes
+//! b6 b7 float: int; 4 bytes b8 b9 decimal: long; int and a number       ba bb big int: long; len
+//! bc bd short, byte
+//! ```
+
+mod reader;
 
 use std::borrow::Cow;
 
 use bytes::{BufMut, BytesMut};
+
+pub(crate) use reader::Reader;
 
 pub(crate) const OBJECT: u8 = 0xa6;
 pub(crate) const OBJECT_END: u8 = 0xa5;
@@ -53,89 +70,85 @@ pub(crate) fn text_within(value: &[u8], limit: usize) -> Result<Option<Cow<'_, s
     if value == [NULL] {
         return Ok(None);
     }
-    match take_text_within(value, limit) {
-        Some((Some(text), [])) => Ok(Some(text)),
-        Some((None, [])) => Err(NoText::TooLong),
-        _ => Err(NoText::Unreadable),
+    let mut reader = Reader::new(value);
+    let (tag, bytes) = reader.text().ok_or(NoText::Unreadable)?;
+    if reader.remaining() > 0 {
+        return Err(NoText::Unreadable);
     }
+    decode(tag, bytes, limit).map(Some)
 }
 
-/// The text that `bytes` begin with, and what follows.
-pub(crate) fn take_text(bytes: &[u8]) -> Option<(Cow<'_, str>, &[u8])> {
-    let (text, rest) = take_text_within(bytes, usize::MAX)?;
-    Some((text?, rest))
-}
-
-/// A text, unless it is too long, and what follows.
-pub(crate) type Taken<'a> = (Option<Cow<'a, str>>, &'a [u8]);
-
-/// The same, but `None` in the place of a text of more than `limit` bytes of UTF-8, of which
-/// nothing is copied.
-fn take_text_within(bytes: &[u8], limit: usize) -> Option<Taken<'_>> {
-    let (tag, rest) = bytes.split_first()?;
-    let (len, rest) = match tag {
-        0x49..=0x78 => (usize::from(tag - 0x49), rest),
-        0x79..=0x7d => {
-            let (len, rest) = take_int(rest)?;
-            (usize::try_from(len).ok()?, rest)
-        }
-        _ => return None,
-    };
-    let (text, rest) = rest.split_at_checked(len)?;
+/// The text that these bytes are under this tag, if it has no more than `limit` bytes of UTF-8.
+pub(crate) fn decode(tag: u8, bytes: &[u8], limit: usize) -> Result<Cow<'_, str>, NoText> {
     // Two bytes of UTF-16 are one of UTF-8 at least.
-    let units = matches!(tag, 0x7b..=0x7d);
-    if if units { len / 2 } else { len } > limit {
-        return Some((None, rest));
+    let wide = matches!(tag, 0x7b..=0x7d);
+    if if wide { bytes.len() / 2 } else { bytes.len() } > limit {
+        return Err(NoText::TooLong);
     }
-    let text: Cow<'_, str> = match tag {
-        0x7b | 0x7d => utf16(text, u16::from_be_bytes)?.into(),
-        0x7c => utf16(text, u16::from_le_bytes)?.into(),
-        _ => str::from_utf8(text).ok()?.into(),
+    let text: Cow<'_, str> = match (tag, bytes) {
+        (0x49..=0x79 | 0x7e, _) if bytes.is_ascii() => {
+            str::from_utf8(bytes).unwrap_or_default().into()
+        }
+        // Its writers take Java's strings of one byte a character as they are.
+        (0x49..=0x79, _) => bytes.iter().map(|byte| char::from(*byte)).collect(),
+        (0x7a, _) => str::from_utf8(bytes)
+            .map_err(|_| NoText::Unreadable)?
+            .into(),
+        // Java's UTF-16 may begin with a mark of its order.
+        (0x7b, [0xff, 0xfe, bytes @ ..]) | (0x7c, bytes) => utf16(bytes, u16::from_le_bytes)?,
+        (0x7b, [0xfe, 0xff, bytes @ ..]) | (0x7b | 0x7d, bytes) => {
+            utf16(bytes, u16::from_be_bytes)?
+        }
+        _ => return Err(NoText::Unreadable),
     };
-    Some((Some(text).filter(|text| text.len() <= limit), rest))
+    if text.len() > limit {
+        return Err(NoText::TooLong);
+    }
+    Ok(text)
 }
 
-fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Option<String> {
+fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<Cow<'_, str>, NoText> {
     let (units, []) = bytes.as_chunks::<2>() else {
-        return None;
+        return Err(NoText::Unreadable);
     };
     char::decode_utf16(units.iter().map(|pair| unit(*pair)))
-        .collect::<Result<_, _>>()
-        .ok()
+        .collect::<Result<String, _>>()
+        .map(Cow::Owned)
+        .map_err(|_| NoText::Unreadable)
 }
 
-/// The int that `bytes` begin with, and what follows.
-fn take_int(bytes: &[u8]) -> Option<(i32, &[u8])> {
-    let (tag, rest) = bytes.split_first()?;
-    match tag {
-        0xf0..=0xff => Some((i32::from(*tag) - 0x100, rest)),
-        0x00..=0x2f => Some((i32::from(*tag), rest)),
-        0x30..=0x3f => {
-            let (low, rest) = rest.split_first()?;
-            Some((((i32::from(*tag) - 0x38) << 8) + i32::from(*low), rest))
+/// A whole value that is a scalar, as text of at most `limit` bytes; "" for null.
+pub(crate) fn scalar(value: &[u8], limit: usize) -> Result<Cow<'_, str>, NoText> {
+    let number = match *value {
+        [NULL] => return Ok("".into()),
+        [0xb0] => return Ok("false".into()),
+        [0xb1] => return Ok("true".into()),
+        [0x49..=0x7e, ..] => return text_within(value, limit).map(Option::unwrap_or_default),
+        [0xb2] => 0.0,
+        [0xb3] => 1.0,
+        [0xb5, ref bytes @ ..] => {
+            let bytes = bytes.try_into().map_err(|_| NoText::Unreadable)?;
+            f64::from_be_bytes(bytes)
         }
-        0x40..=0x47 => {
-            let (low, rest) = rest.split_first_chunk::<2>()?;
-            let low = i32::from(u16::from_be_bytes(*low));
-            Some((((i32::from(*tag) - 0x44) << 16) + low, rest))
+        [0xb7, ref bytes @ ..] => {
+            let bytes = bytes.try_into().map_err(|_| NoText::Unreadable)?;
+            f64::from(f32::from_be_bytes(bytes))
         }
-        0x48 => {
-            let (int, rest) = rest.split_first_chunk::<4>()?;
-            Some((i32::from_be_bytes(*int), rest))
-        }
-        _ => None,
-    }
+        // A double, a float, a decimal or a big int that is whole is written as an int or a long.
+        [0xb4 | 0xb6 | 0xb8 | 0xba, ref number @ ..] => return whole(number),
+        [0xbc, high, low] => return Ok(i16::from_be_bytes([high, low]).to_string().into()),
+        [0xbd, byte] => return Ok(byte.cast_signed().to_string().into()),
+        _ => return whole(value),
+    };
+    Ok(number.to_string().into())
 }
 
-/// The scalar that `bytes` begin with, as text (null: ""), and what follows; no text if that has
-/// more than `limit` bytes. `None` for anything else.
-pub(crate) fn take_scalar(bytes: &[u8], limit: usize) -> Option<Taken<'_>> {
-    match bytes {
-        [NULL, rest @ ..] => Some((Some("".into()), rest)),
-        [0xb0, rest @ ..] => Some((Some("false".into()), rest)),
-        [0xb1, rest @ ..] => Some((Some("true".into()), rest)),
-        [0x49..=0x7d, ..] => take_text_within(bytes, limit),
-        _ => take_int(bytes).map(|(int, rest)| (Some(int.to_string().into()), rest)),
+/// An int or long, as text.
+fn whole<'a>(value: &[u8]) -> Result<Cow<'a, str>, NoText> {
+    let mut reader = Reader::new(value);
+    match reader.long() {
+        Some(number) if reader.remaining() == 0 => Ok(number.to_string().into()),
+        _ => Err(NoText::Unreadable),
     }
 }
 
@@ -153,7 +166,6 @@ pub(crate) fn put_text(text: &str, out: &mut BytesMut) {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 
@@ -163,21 +175,33 @@ mod tests {
             "",
             "a",
             "日本",
+            "caf\u{e9}",
             &"x".repeat(47),
             &"x".repeat(48),
             &"y".repeat(70_000),
         ] {
             let mut out = BytesMut::new();
             put_text(text, &mut out);
+            assert_eq!(text_within(&out, usize::MAX), Ok(Some(text.into())));
             out.put_u8(1);
-            assert_eq!(take_text(&out).unwrap(), (text.into(), &[1_u8][..]));
+            assert_eq!(text_within(&out, usize::MAX), Err(NoText::Unreadable));
         }
-        assert_eq!(
-            text_within(&[0x7c, 4, 0x2d, 0x4e, 0x87, 0x65], 6),
-            Ok(Some("中文".into()))
-        );
+        for (bytes, text) in [
+            (&[0x7c_u8, 4, 0x2d, 0x4e, 0x87, 0x65][..], "中文"),
+            (&[0x7d, 4, 0x4e, 0x2d, 0x65, 0x87], "中文"),
+            (&[0x7b, 4, 0x4e, 0x2d, 0x65, 0x87], "中文"),
+            (&[0x7b, 4, 0xff, 0xfe, 0x2d, 0x4e], "中"),
+            (&[0x7b, 4, 0xfe, 0xff, 0x4e, 0x2d], "中"),
+            (&[0x4d, b'c', b'a', b'f', 0xe9], "caf\u{e9}"),
+            (&[0x79, 4, b'c', b'a', b'f', 0xe9], "caf\u{e9}"),
+        ] {
+            assert_eq!(text_within(bytes, 6), Ok(Some(text.into())), "{bytes:02x?}");
+        }
         assert_eq!(text_within(&[NULL], 0), Ok(None));
         assert_eq!(text_within(&[0x4b, b'a'], 9), Err(NoText::Unreadable));
+        assert_eq!(text_within(&[0x7e, 1, b'a'], 9), Ok(Some("a".into())));
+        let gb18030 = [0x7e, 2, 0xd6, 0xd0];
+        assert_eq!(text_within(&gb18030, 9), Err(NoText::Unreadable));
     }
 
     #[test]
@@ -188,28 +212,51 @@ mod tests {
         let wide = [0x7c, 4, 0x2d, 0x4e, 0x87, 0x65];
         assert_eq!(text_within(&wide, 5), Err(NoText::TooLong));
         assert_eq!(text_within(&wide, 1), Err(NoText::TooLong));
-        let after: &[u8] = &[1];
-        assert_eq!(take_scalar(&[0x4b, b'a', b'b', 1], 1), Some((None, after)));
+        // One byte of Latin-1 that is two of UTF-8.
+        assert_eq!(text_within(&[0x4a, 0xe9], 1), Err(NoText::TooLong));
     }
 
     #[test]
-    fn ints_of_every_width() {
-        for (bytes, int) in [
-            (&[0xf0_u8][..], -16),
-            (&[0x2f], 47),
-            (&[0x30, 0], -2048),
-            (&[0x3f, 0xff], 2047),
-            (&[0x40, 0, 0], -262_144),
-            (&[0x48, 0xff, 0xff, 0xff, 0xff], -1),
+    fn scalars_are_texts() {
+        for (value, text) in [
+            (&[NULL][..], ""),
+            (&[0xb1], "true"),
+            (&[0x4a, b'a'], "a"),
+            (&[0xf0], "-16"),
+            (&[0x2f], "47"),
+            (&[0x30, 0], "-2048"),
+            (&[0x3f, 0xff], "2047"),
+            (&[0x40, 0, 0], "-262144"),
+            (&[0x48, 0xff, 0xff, 0xff, 0xff], "-1"),
+            (&[0xd8], "-8"),
+            (&[0xef], "15"),
+            (&[0xc8, 0], "-2048"),
+            (&[0xc0, 0, 0], "-262144"),
+            (&[0xbf, 0, 0, 0x0b, 0xb8], "3000"),
+            (&[0xbe, 0, 0, 0, 0, 0, 0, 0x0b, 0xb8], "3000"),
+            (&[0xbc, 0xff, 0xfe], "-2"),
+            (&[0xbd, 0xff], "-1"),
+            (&[0xb2], "0"),
+            (&[0xb3], "1"),
+            (&[0xb4, 0x43, 0xb8], "Unreadable"),
+            (&[0xb4, 0x33, 0xb8], "-1096"),
+            (&[0xb5, 0x40, 0xa7, 0x70, 0, 0, 0, 0, 0], "3000"),
+            (&[0xb7, 0x3f, 0xc0, 0, 0], "1.5"),
+            (&[0x94], "Unreadable"),
+            (&[0xa6, 0xa5], "Unreadable"),
+            (&[0x93, 0x4a, b'$'], "Unreadable"),
+            (&[0x01, 0x01], "Unreadable"),
         ] {
-            assert_eq!(take_int(bytes), Some((int, &[][..])));
+            let read = scalar(value, 99).unwrap_or("Unreadable".into());
+            assert_eq!(read, text, "{value:02x?}");
         }
+        assert_eq!(scalar(&[0x4b, b'a', b'b'], 1), Err(NoText::TooLong));
     }
 
     #[test]
     fn lengths_that_lie_find_nothing() {
         assert!(Values::new(&[0xff, 0xff, 0xff, 0xff, 1]).next().is_none());
-        assert!(take_text(&[0x7a, 0x48, 0x7f, 0xff, 0xff, 0xff]).is_none());
-        assert!(take_text(&[0x7a, 0xf0]).is_none());
+        assert!(text_within(&[0x7a, 0x48, 0x7f, 0xff, 0xff, 0xff], 9).is_err());
+        assert!(text_within(&[0x7a, 0xf0], 9).is_err());
     }
 }

@@ -137,9 +137,9 @@ impl Codec for Dubbo {
     }
 
     fn encode(&self, head: &Head, wire: &[u8], edit: &Edit<'_>, out: &mut BytesMut) -> usize {
-        if !edit.attributes.is_empty()
+        if edit.changes_content()
             && matches!(head.kind, Kind::Request | Kind::OneWay)
-            && attachments::rewrite(wire, edit, self.config.max_frame, out)
+            && attachments::rewrite(wire, edit, out)
         {
             return wire.len();
         }

@@ -62,10 +62,6 @@ fn names(path: &str) -> (Option<&str>, &str) {
     (service.filter(|service| !service.is_empty()), method)
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
-}
-
 impl Dialect for Grpc {
     fn name(&self) -> &'static str {
         NAME
@@ -77,11 +73,15 @@ impl Dialect for Grpc {
 
     fn metadata<'a>(&self, head: &'a Parts) -> Metadata<'a> {
         let (service, method) = names(head.uri.path());
+        let given = head.headers.get(&TIMEOUT);
+        let timeout = given.and_then(timeout::read);
         Metadata {
             service: Cow::Borrowed(service.unwrap_or(UNNAMED)),
             own: service.is_none(),
             method: Cow::Borrowed(method),
-            timeout: head.headers.get(&TIMEOUT).and_then(timeout::read),
+            timeout,
+            unreadable: (given.is_some() && timeout.is_none())
+                .then_some("a grpc-timeout that is none"),
             ..Metadata::default()
         }
     }
@@ -176,6 +176,31 @@ mod tests {
         let own = head("/a.B/c", &[("grpc-timeout", "250m")]);
         let metadata = Grpc.metadata(&own);
         assert_eq!(metadata.timeout, Some(Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_never_taken_for_nothing() {
+        for (name, value) in [
+            ("grpc-timeout", "250"),
+            ("grpc-timeout", "soon"),
+            ("tri-service-timeout", "3s"),
+            ("triple-timeout-ms", "-1"),
+        ] {
+            let own = head("/a.B/c", &[(name, value)]);
+            assert!(
+                Triple.metadata(&own).names_fit().is_err(),
+                "{name}: {value}"
+            );
+        }
+        for name in ["tri-service-version", "tri-service-group"] {
+            let mut own = head("/a.B/c", &[(name, "x")]);
+            let broken = HeaderValue::from_bytes(b"gr\xfcn").unwrap();
+            own.headers.insert(name, broken);
+            assert!(Triple.metadata(&own).names_fit().is_err(), "{name}");
+            let text = HeaderValue::from_bytes("gr\u{fc}n".as_bytes()).unwrap();
+            own.headers.insert(name, text);
+            assert!(Triple.metadata(&own).names_fit().is_ok(), "{name}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use finback_core::frame::{Metadata, Outcome};
+use finback_core::frame::{Fit, Metadata, Outcome};
 use finback_core::rejection::Rejection;
 use finback_core::text::{ANSWER_LIMIT, cut};
 use finback_http::{Asked, Dialect};
@@ -12,7 +12,7 @@ use http::header::{self, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use crate::{Grpc, is_call, is_grpc, status, text};
+use crate::{Grpc, is_call, is_grpc, status};
 
 const TIMEOUT: HeaderName = HeaderName::from_static("tri-service-timeout");
 /// As dubbo-go names it.
@@ -70,17 +70,58 @@ impl Dialect for Triple {
 
     fn metadata<'a>(&self, head: &'a Parts) -> Metadata<'a> {
         let called = Grpc.metadata(head);
-        let of = |name| Cow::Borrowed(text(&head.headers, name).unwrap_or_default());
-        let millis = |name: &HeaderName| {
-            let millis = text(&head.headers, name.as_str())?.parse().ok()?;
-            Some(Duration::from_millis(millis))
+        let mut unreadable = called.unreadable;
+        let mut of = |name| {
+            let value = head.headers.get(name);
+            let text = value.and_then(|value| str::from_utf8(value.as_bytes()).ok());
+            if value.is_some() && text.is_none() {
+                unreadable = Some("a version or group that is no text");
+            }
+            Cow::Borrowed(text.unwrap_or_default())
         };
-        let timeout = millis(&TIMEOUT).or_else(|| millis(&GO_TIMEOUT));
+        let (version, group) = (of("tri-service-version"), of("tri-service-group"));
+        let mut millis = |name: &HeaderName| {
+            let value = head.headers.get(name)?;
+            let millis = value.to_str().ok().and_then(|text| text.parse().ok());
+            if millis.is_none() {
+                unreadable = Some("a timeout that is no number of milliseconds");
+            }
+            millis.map(Duration::from_millis)
+        };
+        let (own, of_go) = (millis(&TIMEOUT), millis(&GO_TIMEOUT));
         Metadata {
-            version: of("tri-service-version"),
-            group: of("tri-service-group"),
-            timeout: timeout.or(called.timeout),
+            version,
+            group,
+            timeout: own.or(of_go).or(called.timeout),
+            unreadable,
             ..called
+        }
+    }
+
+    fn fit(&self, headers: &mut HeaderMap, fit: Fit<'_>) {
+        let put = |headers: &mut HeaderMap, name: &str, value: &str| {
+            let value = HeaderValue::from_str(value);
+            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), value) {
+                headers.insert(name, value);
+            }
+        };
+        for (name, value) in &fit.terms.defaults {
+            let has = headers.get(&**name).is_some_and(|own| !own.is_empty());
+            if !has {
+                put(headers, name, value);
+            }
+        }
+        for (name, value, open) in [
+            ("tri-service-version", &fit.terms.version, fit.version),
+            ("tri-service-group", &fit.terms.group, fit.group),
+        ] {
+            match value.as_deref().filter(|_| open) {
+                Some("") => {
+                    headers.remove(name);
+                }
+                Some(value) => put(headers, name, value),
+                None => {}
+            }
         }
     }
 

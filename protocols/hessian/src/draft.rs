@@ -15,50 +15,39 @@
 use std::borrow::Cow;
 use std::mem;
 
-use crate::{Error, Limits, text};
+use crate::nest::{Nest, Open};
+use crate::{Error, text};
 
 /// A reader of one body: values one after another, sharing their class definitions.
 ///
-/// Iterative whatever the nesting, and never allocating what a length merely claims. Texts are
-/// views into the body wherever they are one chunk of valid UTF-8.
+/// Iterative whatever the nesting, and bounded by the body's length alone: nothing is allocated that
+/// a length merely claims. Texts are views into the body wherever they are one chunk of valid UTF-8.
 #[derive(Debug)]
 pub struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
-    values: usize,
-    limits: Limits,
     classes: Vec<Class>,
     /// The containers around a value that is being skipped; kept for its memory.
-    outer: Vec<Open>,
+    nest: Nest,
 }
 
-/// A class definition: where its field names stand, and how many there are.
+/// A class definition: where its field names stand, and how many there are. Half as wide as they
+/// might be: definitions of three bytes must not take many times their own room.
 #[derive(Clone, Copy, Debug)]
 struct Class {
-    names_at: usize,
-    fields: usize,
-}
-
-/// A container that has been entered.
-#[derive(Clone, Copy, Debug)]
-enum Open {
-    /// This many values are left in it.
-    Count(usize),
-    /// It goes on until a `z`.
-    UntilEnd,
+    names_at: u32,
+    fields: u32,
 }
 
 impl<'a> Reader<'a> {
     /// A reader at the beginning of `bytes`.
     #[must_use]
-    pub fn new(bytes: &'a [u8], limits: Limits) -> Self {
+    pub fn new(bytes: &'a [u8]) -> Self {
         Self {
             bytes,
             at: 0,
-            values: 0,
-            limits,
             classes: Vec::new(),
-            outer: Vec::new(),
+            nest: Nest::default(),
         }
     }
 
@@ -79,10 +68,14 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// Any [`Error`]; the reader's position is then of no use.
     pub fn skip(&mut self) -> Result<(), Error> {
-        let mut outer = mem::take(&mut self.outer);
-        let skipped = self.skip_within(&mut outer);
-        outer.clear();
-        self.outer = outer;
+        // Most values are no containers.
+        let Some(outermost) = self.enter()? else {
+            return Ok(());
+        };
+        let mut nest = mem::take(&mut self.nest);
+        nest.begin(outermost);
+        let skipped = self.skip_within(&mut nest);
+        self.nest = nest;
         skipped
     }
 
@@ -100,7 +93,6 @@ impl<'a> Reader<'a> {
     /// Any [`Error`]; [`Error::Tag`] if the value is not a text, [`Error::LONG_TEXT`] if it is
     /// too long: then it was passed over, and no more than `limit` bytes of it were copied.
     pub fn string_within(&mut self, limit: usize) -> Result<Option<Cow<'a, str>>, Error> {
-        self.spend()?;
         match self.byte()? {
             b'N' => Ok(None),
             tag => self.text(tag, limit).map(Some),
@@ -112,7 +104,6 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// Any [`Error`]; [`Error::Tag`] if the value is not an int.
     pub fn int(&mut self) -> Result<i32, Error> {
-        self.spend()?;
         self.bare_int()
     }
 
@@ -126,7 +117,6 @@ impl<'a> Reader<'a> {
         &mut self,
         visit: &mut dyn FnMut(&str, &mut Self) -> Result<bool, Error>,
     ) -> Result<(), Error> {
-        self.spend()?;
         loop {
             match self.byte()? {
                 b'N' => return Ok(()),
@@ -137,8 +127,8 @@ impl<'a> Reader<'a> {
         }
         let class = self.class()?;
         // The names stand where the class was defined: a second reader goes along them.
-        let mut names = Reader::new(self.bytes, self.limits);
-        names.at = class.names_at;
+        let mut names = Reader::new(self.bytes);
+        names.at = class.names_at as usize;
         for _ in 0..class.fields {
             let consumed = match names.string_within(text::LONGEST_NAME) {
                 Ok(name) => visit(&name.ok_or(Error::Tag(b'N'))?, self)?,
@@ -162,7 +152,6 @@ impl<'a> Reader<'a> {
         &mut self,
         visit: &mut dyn FnMut(&str, &mut Self) -> Result<bool, Error>,
     ) -> Result<(), Error> {
-        self.spend()?;
         match self.byte()? {
             b'N' => return Ok(()),
             b'M' => self.pass_type()?,
@@ -190,16 +179,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Skips one value, with `outer` as the stack that recursion would have used.
-    fn skip_within(&mut self, outer: &mut Vec<Open>) -> Result<(), Error> {
-        let mut current = Open::Count(1);
-        loop {
-            let ended = match current {
-                Open::Count(0) => true,
-                Open::Count(left) => {
-                    current = Open::Count(left - 1);
-                    false
-                }
+    /// Skips what is left of the containers of `nest`, the stack that recursion would have used.
+    fn skip_within(&mut self, nest: &mut Nest) -> Result<(), Error> {
+        while let Some(open) = nest.innermost() {
+            let ended = match open {
+                Open::Count(left) => left == 0,
                 Open::UntilEnd => {
                     let ended = self.ahead()? == b'z';
                     self.at += usize::from(ended);
@@ -207,24 +191,19 @@ impl<'a> Reader<'a> {
                 }
             };
             if ended {
-                match outer.pop() {
-                    Some(around) => current = around,
-                    None => return Ok(()),
-                }
+                nest.leave();
                 continue;
             }
+            nest.take_one();
             if let Some(inner) = self.enter()? {
-                if outer.len() >= self.limits.depth {
-                    return Err(Error::Limit("depth"));
-                }
-                outer.push(mem::replace(&mut current, inner));
+                nest.enter(inner, self.bytes.len() - self.at)?;
             }
         }
+        Ok(())
     }
 
     /// Passes over one scalar, or over the beginning of a container, which it returns.
     fn enter(&mut self) -> Result<Option<Open>, Error> {
-        self.spend()?;
         loop {
             match self.byte()? {
                 tag if is_text(tag) => self.pass_text(tag)?,
@@ -252,7 +231,7 @@ impl<'a> Reader<'a> {
                     self.define()?;
                     continue;
                 }
-                b'o' => return Ok(Some(Open::Count(self.class()?.fields))),
+                b'o' => return Ok(Some(Open::Count(self.class()?.fields as usize))),
                 b'r' => {
                     self.pass_type()?;
                     match self.byte()? {
@@ -268,21 +247,20 @@ impl<'a> Reader<'a> {
 
     /// Reads a class definition, after its `O`.
     fn define(&mut self) -> Result<(), Error> {
-        if self.classes.len() >= self.limits.classes {
-            return Err(Error::Limit("class definitions"));
-        }
         let name_units = self.count()?;
         self.at = text::end(self.bytes, self.at, name_units)?;
         let fields = self.count()?;
         let names_at = self.at;
         for _ in 0..fields {
-            self.spend()?;
             let tag = self.byte()?;
             if !is_text(tag) {
                 return Err(Error::Tag(tag));
             }
             self.pass_text(tag)?;
         }
+        // No frame is so long that these do not fit.
+        let narrow = |number: usize| u32::try_from(number).map_err(|_| Error::Truncated);
+        let (names_at, fields) = (narrow(names_at)?, narrow(fields)?);
         self.classes.push(Class { names_at, fields });
         Ok(())
     }
@@ -417,15 +395,6 @@ impl<'a> Reader<'a> {
             bytes,
             more: matches!(tag, b's' | b'x'),
         })
-    }
-
-    fn spend(&mut self) -> Result<(), Error> {
-        self.values += 1;
-        if self.values > self.limits.values {
-            Err(Error::Limit("values"))
-        } else {
-            Ok(())
-        }
     }
 
     fn ahead(&self) -> Result<u8, Error> {

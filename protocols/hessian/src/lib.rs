@@ -5,29 +5,11 @@
 //! hessian 3.x writes.
 
 pub mod draft;
+mod nest;
 mod text;
 pub mod v2;
 
-/// What a reader will put up with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Containers within containers.
-    pub depth: usize,
-    /// Values read or skipped in all.
-    pub values: usize,
-    /// Class definitions in one body.
-    pub classes: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            depth: 64,
-            values: 1_000_000,
-            classes: 1024,
-        }
-    }
-}
+pub use nest::{Nest, Open};
 
 impl Error {
     /// A text is longer than its reader takes.
@@ -43,7 +25,7 @@ pub enum Error {
     /// A tag that the dialect does not have, or not here.
     #[error("unexpected tag {0:#04x}")]
     Tag(u8),
-    /// Over one of the [`Limits`].
+    /// Over a limit of whoever reads.
     #[error("over the limit of {0}")]
     Limit(&'static str),
     /// A reference to a class or type that was not defined.

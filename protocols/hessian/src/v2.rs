@@ -18,51 +18,44 @@
 
 use std::borrow::Cow;
 use std::mem;
+use std::ops::Range;
 
-use crate::{Error, Limits, text};
+use crate::nest::{Nest, Open};
+use crate::{Error, text};
+
+/// Where the key and the value of a map's entry stand.
+pub type Entry = (Range<usize>, Range<usize>);
 
 /// A reader of one body: values one after another, sharing their class definitions.
 ///
-/// Iterative whatever the nesting, and never allocating what a length merely claims. Texts are
-/// views into the body wherever they are one chunk of valid UTF-8.
+/// Iterative whatever the nesting, and bounded by the body's length alone: nothing is allocated that
+/// a length merely claims. Texts are views into the body wherever they are one chunk of valid UTF-8.
 #[derive(Debug)]
 pub struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
-    values: usize,
-    limits: Limits,
     classes: Vec<Class>,
     /// The containers around a value that is being skipped; kept for its memory.
-    outer: Vec<Open>,
+    nest: Nest,
 }
 
-/// A class definition: where its field names stand, and how many there are.
+/// A class definition: where its field names stand, and how many there are. Half as wide as they
+/// might be: definitions of three bytes must not take many times their own room.
 #[derive(Clone, Copy, Debug)]
 struct Class {
-    names_at: usize,
-    fields: usize,
-}
-
-/// A container that has been entered.
-#[derive(Clone, Copy, Debug)]
-enum Open {
-    /// This many values are left in it.
-    Count(usize),
-    /// It goes on until a `Z`.
-    UntilEnd,
+    names_at: u32,
+    fields: u32,
 }
 
 impl<'a> Reader<'a> {
     /// A reader at the beginning of `bytes`.
     #[must_use]
-    pub fn new(bytes: &'a [u8], limits: Limits) -> Self {
+    pub fn new(bytes: &'a [u8]) -> Self {
         Self {
             bytes,
             at: 0,
-            values: 0,
-            limits,
             classes: Vec::new(),
-            outer: Vec::new(),
+            nest: Nest::default(),
         }
     }
 
@@ -89,10 +82,14 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// Any [`Error`]; the reader's position is then of no use.
     pub fn skip(&mut self) -> Result<(), Error> {
-        let mut outer = mem::take(&mut self.outer);
-        let skipped = self.skip_within(&mut outer);
-        outer.clear();
-        self.outer = outer;
+        // Most values are no containers.
+        let Some(outermost) = self.enter()? else {
+            return Ok(());
+        };
+        let mut nest = mem::take(&mut self.nest);
+        nest.begin(outermost);
+        let skipped = self.skip_within(&mut nest);
+        self.nest = nest;
         skipped
     }
 
@@ -110,7 +107,6 @@ impl<'a> Reader<'a> {
     /// Any [`Error`]; [`Error::Tag`] if the value is not a text, [`Error::LONG_TEXT`] if it is
     /// too long: then it was passed over, and no more than `limit` bytes of it were copied.
     pub fn string_within(&mut self, limit: usize) -> Result<Option<Cow<'a, str>>, Error> {
-        self.spend()?;
         if let Some(text) = self.short_ascii() {
             return text::bounded(Cow::Borrowed(text), limit).map(Some);
         }
@@ -135,7 +131,6 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// Any [`Error`]; [`Error::Tag`] if the value is not an int.
     pub fn int(&mut self) -> Result<i32, Error> {
-        self.spend()?;
         self.bare_int()
     }
 
@@ -144,7 +139,6 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// Any [`Error`]; [`Error::Tag`] if the value is neither.
     pub fn long(&mut self) -> Result<i64, Error> {
-        self.spend()?;
         match self.ahead()? {
             tag @ 0xd8..=0xef => {
                 self.at += 1;
@@ -171,6 +165,23 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Reads a double.
+    ///
+    /// # Errors
+    /// Any [`Error`]; [`Error::Tag`] if the value is not a double.
+    pub fn double(&mut self) -> Result<f64, Error> {
+        match self.byte()? {
+            0x5b => Ok(0.0),
+            0x5c => Ok(1.0),
+            0x5d => Ok(f64::from(self.byte()?.cast_signed())),
+            0x5e => Ok(f64::from(i16::from_be_bytes(self.array()?))),
+            // Java's writers give it in thousandths, as hessian's own do.
+            0x5f => Ok(f64::from(i32::from_be_bytes(self.array()?)) * 0.001),
+            b'D' => Ok(f64::from_be_bytes(self.array()?)),
+            tag => Err(Error::Tag(tag)),
+        }
+    }
+
     /// Reads an object (or null): calls `visit` with each field's name, which answers whether it
     /// read the field's value. What it did not read is skipped, as are fields of names that
     /// nobody can be looking for, so long are they.
@@ -181,7 +192,6 @@ impl<'a> Reader<'a> {
         &mut self,
         visit: &mut dyn FnMut(&str, &mut Self) -> Result<bool, Error>,
     ) -> Result<(), Error> {
-        self.spend()?;
         let class = loop {
             match self.byte()? {
                 b'N' => return Ok(()),
@@ -195,8 +205,8 @@ impl<'a> Reader<'a> {
             }
         };
         // The names stand where the class was defined: a second reader goes along them.
-        let mut names = Reader::new(self.bytes, self.limits);
-        names.at = class.names_at;
+        let mut names = Reader::new(self.bytes);
+        names.at = class.names_at as usize;
         for _ in 0..class.fields {
             let consumed = match names.string_within(text::LONGEST_NAME) {
                 Ok(name) => visit(&name.ok_or(Error::Tag(b'N'))?, self)?,
@@ -220,12 +230,8 @@ impl<'a> Reader<'a> {
         &mut self,
         visit: &mut dyn FnMut(&str, &mut Self) -> Result<bool, Error>,
     ) -> Result<(), Error> {
-        self.spend()?;
-        match self.byte()? {
-            b'N' => return Ok(()),
-            b'H' => {}
-            b'M' => self.pass_type()?,
-            tag => return Err(Error::Tag(tag)),
+        if !self.begin_map()? {
+            return Ok(());
         }
         loop {
             let tag = self.ahead()?;
@@ -249,16 +255,42 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Skips one value, with `outer` as the stack that recursion would have used.
-    fn skip_within(&mut self, outer: &mut Vec<Open>) -> Result<(), Error> {
-        let mut current = Open::Count(1);
-        loop {
-            let ended = match current {
-                Open::Count(0) => true,
-                Open::Count(left) => {
-                    current = Open::Count(left - 1);
-                    false
-                }
+    /// Begins a map, whose entries [`pass_entry`](Self::pass_entry) goes along; false for null.
+    ///
+    /// # Errors
+    /// Any [`Error`]; [`Error::Tag`] if the value is not a map.
+    pub fn begin_map(&mut self) -> Result<bool, Error> {
+        match self.byte()? {
+            b'N' => return Ok(false),
+            b'H' => {}
+            b'M' => self.pass_type()?,
+            tag => return Err(Error::Tag(tag)),
+        }
+        Ok(true)
+    }
+
+    /// Passes over the next entry of a map, and tells where its key and its value stand; `None`
+    /// at the map's end, which is passed over.
+    ///
+    /// # Errors
+    /// Any [`Error`]; the reader's position is then of no use.
+    pub fn pass_entry(&mut self) -> Result<Option<Entry>, Error> {
+        if self.ahead()? == b'Z' {
+            self.at += 1;
+            return Ok(None);
+        }
+        let key_at = self.at;
+        self.skip()?;
+        let value_at = self.at;
+        self.skip()?;
+        Ok(Some((key_at..value_at, value_at..self.at)))
+    }
+
+    /// Skips what is left of the containers of `nest`, the stack that recursion would have used.
+    fn skip_within(&mut self, nest: &mut Nest) -> Result<(), Error> {
+        while let Some(open) = nest.innermost() {
+            let ended = match open {
+                Open::Count(left) => left == 0,
                 Open::UntilEnd => {
                     let ended = self.ahead()? == b'Z';
                     self.at += usize::from(ended);
@@ -266,24 +298,19 @@ impl<'a> Reader<'a> {
                 }
             };
             if ended {
-                match outer.pop() {
-                    Some(around) => current = around,
-                    None => return Ok(()),
-                }
+                nest.leave();
                 continue;
             }
+            nest.take_one();
             if let Some(inner) = self.enter()? {
-                if outer.len() >= self.limits.depth {
-                    return Err(Error::Limit("depth"));
-                }
-                outer.push(mem::replace(&mut current, inner));
+                nest.enter(inner, self.remaining())?;
             }
         }
+        Ok(())
     }
 
     /// Passes over one scalar, or over the beginning of a container, which it returns.
     fn enter(&mut self) -> Result<Option<Open>, Error> {
-        self.spend()?;
         loop {
             match self.byte()? {
                 tag if is_text(tag) => self.pass_text(tag)?,
@@ -303,10 +330,11 @@ impl<'a> Reader<'a> {
                 }
                 b'O' => {
                     let index = self.bare_int()?;
-                    return Ok(Some(Open::Count(self.class(index)?.fields)));
+                    return Ok(Some(Open::Count(self.class(index)?.fields as usize)));
                 }
                 tag @ 0x60..=0x6f => {
-                    return Ok(Some(Open::Count(self.class(i32::from(tag - 0x60))?.fields)));
+                    let class = self.class(i32::from(tag - 0x60))?;
+                    return Ok(Some(Open::Count(class.fields as usize)));
                 }
                 b'H' | 0x57 => return Ok(Some(Open::UntilEnd)),
                 b'M' | 0x55 => {
@@ -331,16 +359,15 @@ impl<'a> Reader<'a> {
 
     /// Reads a class definition, after its `C`.
     fn define(&mut self) -> Result<(), Error> {
-        if self.classes.len() >= self.limits.classes {
-            return Err(Error::Limit("class definitions"));
-        }
         self.pass_name()?;
         let fields = self.count()?;
         let names_at = self.at;
         for _ in 0..fields {
-            self.spend()?;
             self.pass_name()?;
         }
+        // No frame is so long that these do not fit.
+        let narrow = |number: usize| u32::try_from(number).map_err(|_| Error::Truncated);
+        let (names_at, fields) = (narrow(names_at)?, narrow(fields)?);
         self.classes.push(Class { names_at, fields });
         Ok(())
     }
@@ -455,15 +482,6 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn spend(&mut self) -> Result<(), Error> {
-        self.values += 1;
-        if self.values > self.limits.values {
-            Err(Error::Limit("values"))
-        } else {
-            Ok(())
-        }
-    }
-
     fn ahead(&self) -> Result<u8, Error> {
         self.tag().ok_or(Error::Truncated)
     }
@@ -507,7 +525,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn skip(bytes: &[u8]) -> Result<usize, Error> {
-        let mut reader = Reader::new(bytes, Limits::default());
+        let mut reader = Reader::new(bytes);
         reader.skip().map(|()| reader.position())
     }
 
@@ -569,27 +587,18 @@ mod tests {
     fn texts_count_utf16_units_and_join_chunks() {
         let mut cesu = vec![0x02];
         cesu.extend([0xed, 0xa0, 0xbd, 0xed, 0xb8, 0x80]);
-        let read = |bytes: &[u8]| {
-            Reader::new(bytes, Limits::default())
-                .string()
-                .unwrap()
-                .unwrap()
-                .into_owned()
-        };
+        let read = |bytes: &[u8]| Reader::new(bytes).string().unwrap().unwrap().into_owned();
         assert_eq!(read(&cesu), "\u{1f600}");
         assert_eq!(read("\u{2}\u{1f600}".as_bytes()), "\u{1f600}");
         assert_eq!(read(b"R\x00\x02ab\x01c"), "abc");
-        assert_eq!(Reader::new(b"N", Limits::default()).string(), Ok(None));
-        assert_eq!(
-            Reader::new(b"\x91", Limits::default()).string(),
-            Err(Error::Tag(0x91))
-        );
+        assert_eq!(Reader::new(b"N").string(), Ok(None));
+        assert_eq!(Reader::new(b"\x91").string(), Err(Error::Tag(0x91)));
     }
 
     #[test]
     fn a_text_too_long_is_passed_over_uncopied() {
         let read = |bytes: &[u8], limit| {
-            let mut reader = Reader::new(bytes, Limits::default());
+            let mut reader = Reader::new(bytes);
             let text = reader.string_within(limit);
             (text.map(|text| text.map(Cow::into_owned)), reader.int())
         };
@@ -613,7 +622,7 @@ mod tests {
         let chunk = [b"R\xff\xff".to_vec(), vec![b'k'; 0xffff]].concat();
         let map = [b"H", &chunk[..], b"\x01k\x05value\x01a\x91Z"].concat();
         let mut seen = Vec::new();
-        let mut reader = Reader::new(&map, Limits::default());
+        let mut reader = Reader::new(&map);
         reader
             .map(&mut |key, _| {
                 seen.push(key.to_owned());
@@ -626,7 +635,7 @@ mod tests {
 
     #[test]
     fn numbers() {
-        let int = |bytes: &[u8]| Reader::new(bytes, Limits::default()).int().unwrap();
+        let int = |bytes: &[u8]| Reader::new(bytes).int().unwrap();
         assert_eq!(
             [
                 int(b"\x80"),
@@ -640,19 +649,29 @@ mod tests {
             [int(b"\xd0\x00\x00"), int(b"I\xff\xff\xff\xff")],
             [-262_144, -1]
         );
-        let long = |bytes: &[u8]| Reader::new(bytes, Limits::default()).long().unwrap();
+        let long = |bytes: &[u8]| Reader::new(bytes).long().unwrap();
         assert_eq!(
             [long(b"\xd8"), long(b"\xf0\x00"), long(b"\x38\x00\x00")],
             [-8, -2048, -262_144]
         );
         assert_eq!([long(b"\x59\xff\xff\xff\xfe"), long(b"\x91")], [-2, 1]);
+        let double = |bytes: &[u8]| Reader::new(bytes).double().unwrap();
+        assert_eq!(
+            [double(b"\x5b"), double(b"\x5c"), double(b"\x5d\xff")],
+            [0.0, 1.0, -1.0]
+        );
+        assert_eq!(
+            [double(b"\x5e\x0b\xb8"), double(b"D\x40\xa7\x70\0\0\0\0\0")],
+            [3000.0, 3000.0]
+        );
+        assert!((double(b"\x5f\0\0\x05\xdc") - 1.5).abs() < 1e-9);
     }
 
     #[test]
     fn fields_and_entries_are_visited_by_name() {
         let mut seen = Vec::new();
         let bytes = b"C\x01c\x92\x01a\x01b\x60\x03one\x92H\x01k\x01v\x91\x90\x01n\x92Z";
-        let mut reader = Reader::new(bytes, Limits::default());
+        let mut reader = Reader::new(bytes);
         reader
             .object(&mut |name, reader| {
                 if name == "a" {
@@ -679,29 +698,65 @@ mod tests {
     fn bombs_are_refused_without_memory_or_stack() {
         let huge_list = b"\x58I\x7f\xff\xff\xff";
         assert_eq!(skip(huge_list), Err(Error::Truncated));
-        assert_eq!(skip(&vec![0x57; 100_000]), Err(Error::Limit("depth")));
-        assert_eq!(skip(&vec![b'H'; 100_000]), Err(Error::Limit("depth")));
-        assert_eq!(
-            skip(&b"C\x01c\x90".repeat(100_000)),
-            Err(Error::Limit("class definitions"))
-        );
+        for nested in [0x57, b'H', 0x79, 0x7f] {
+            assert_eq!(skip(&vec![nested; 8 << 20]), Err(Error::Truncated));
+        }
+        assert_eq!(skip(&b"C\x01c\x90".repeat(100_000)), Err(Error::Truncated));
         assert_eq!(skip(b"\x6f"), Err(Error::Reference));
-        let wide = [b"\x57".to_vec(), vec![b'N'; 2_000_000], b"Z".to_vec()].concat();
-        assert_eq!(skip(&wide), Err(Error::Limit("values")));
         // A class that has itself as its only field, again and again.
         let own = [b"C\x01c\x91\x01a".to_vec(), vec![0x60; 100_000]].concat();
-        assert_eq!(skip(&own), Err(Error::Limit("depth")));
+        assert_eq!(skip(&own), Err(Error::Truncated));
+    }
+
+    #[test]
+    fn what_is_there_is_read_however_much_and_however_deep() {
+        let ints = [b"\x58I\0\x1e\x84\x80".to_vec(), vec![0x90; 2_000_000]].concat();
+        let wide = [b"\x57".to_vec(), vec![b'N'; 2_000_000], b"Z".to_vec()].concat();
+        let deep = [vec![0x57; 1 << 20], vec![b'Z'; 1 << 20]].concat();
+        let maps = [
+            b"H\x90".repeat(100_000),
+            b"N".to_vec(),
+            b"Z".repeat(100_000),
+        ]
+        .concat();
+        let pairs = [vec![0x7a; 100_000], vec![b'N'; 100_001]].concat();
+        let classes: Vec<u8> = (0..3000)
+            .flat_map(|_| b"C\x01c\x91\x01a\x60".to_vec())
+            .chain([b'N'])
+            .collect();
+        for body in [ints, wide, deep, maps, pairs, classes] {
+            assert_eq!(skip(&body), Ok(body.len()), "{:02x?}", &body[..8]);
+        }
+    }
+
+    #[test]
+    fn entries_are_passed_one_by_one() {
+        let body = b"M\x01t\x01a\x91\x57\x92Z\x01bZ\x90";
+        let mut reader = Reader::new(body);
+        assert_eq!(reader.begin_map(), Ok(true));
+        let mut seen = Vec::new();
+        while let Some((key, value)) = reader.pass_entry().unwrap() {
+            seen.push((&body[key], &body[value]));
+        }
+        let expected: [(&[u8], &[u8]); 2] = [(b"\x01a", b"\x91"), (b"\x57\x92Z", b"\x01b")];
+        assert_eq!(seen, expected);
+        assert_eq!(reader.int(), Ok(0));
+        assert_eq!(Reader::new(b"N").begin_map(), Ok(false));
+        assert_eq!(Reader::new(b"\x91").begin_map(), Err(Error::Tag(0x91)));
+        let mut odd = Reader::new(b"H\x01aZ");
+        assert_eq!(odd.begin_map(), Ok(true));
+        assert!(odd.pass_entry().is_err(), "a key without a value");
     }
 
     proptest! {
         #[test]
         fn any_bytes_end_in_a_result(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let mut reader = Reader::new(&bytes, Limits::default());
+            let mut reader = Reader::new(&bytes);
             while reader.remaining() > 0 && reader.skip().is_ok() {}
-            let _ = Reader::new(&bytes, Limits::default()).string();
-            let _ = Reader::new(&bytes, Limits::default()).long();
-            let _ = Reader::new(&bytes, Limits::default()).map(&mut |_, _| Ok(false));
-            let _ = Reader::new(&bytes, Limits::default()).object(&mut |_, _| Ok(false));
+            let _ = Reader::new(&bytes).string();
+            let _ = Reader::new(&bytes).long();
+            let _ = Reader::new(&bytes).map(&mut |_, _| Ok(false));
+            let _ = Reader::new(&bytes).object(&mut |_, _| Ok(false));
         }
     }
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use finback_core::frame::{Metadata, NAME_LIMIT, Outcome};
+use finback_core::frame::{Fit, Metadata, NAME_LIMIT, Outcome};
 use finback_core::rejection::Rejection;
 use finback_core::text::{ANSWER_LIMIT, cut};
 use http::request::Parts;
@@ -35,6 +35,9 @@ pub trait Dialect: Send + Sync + 'static {
     /// Writes what is left of the caller's deadline into a request, where the dialect has a
     /// place for it.
     fn tell_deadline(&self, headers: &mut HeaderMap, left: Duration);
+
+    /// Writes what the endpoint wants of a call into a request, where the dialect has a place for it.
+    fn fit(&self, _: &mut HeaderMap, _: Fit<'_>) {}
 
     /// The mesh's own answer, which its client libraries turn into a clean error with `text`.
     fn reject(&self, asked: &Asked, rejection: Rejection, text: &str) -> Response<Bytes>;

@@ -439,6 +439,9 @@ impl Call {
             let http2 = self.wanted.is_none() && self.speaks_http2(&lease);
             let mut current = self.aimed(http2, &lease);
             self.tell_deadline(&mut current);
+            if let Some(fitting) = self.stream().fitting(&lease) {
+                self.dialect.fit(current.headers_mut(), fitting.fit());
+            }
             let (end, rejection, resend) = match self.send(current, &lease, http2).await {
                 Ok(Sent::Response(response, returned, timer)) => {
                     if let Some(end) = self.failed(&response)

@@ -259,11 +259,13 @@ pub(crate) fn attribute(head: &Parts, name: &str) -> Option<String> {
 /// A header's value; that of several lines is a list (RFC 9110, section 5.3), so that a line more
 /// hides none.
 fn combined(headers: &HeaderMap, name: &str) -> Option<String> {
+    // Bytes beyond ASCII may stand there (RFC 9110, section 5.5): a header that has them is there, too.
+    let text = |line: &HeaderValue| String::from_utf8_lossy(line.as_bytes()).into_owned();
     let mut lines = headers.get_all(name).iter();
-    let mut all = lines.next()?.to_str().ok()?.to_owned();
+    let mut all = text(lines.next()?);
     for line in lines {
         all.push_str(if name == "cookie" { "; " } else { ", " });
-        all.push_str(line.to_str().ok()?);
+        all.push_str(&text(line));
     }
     Some(all)
 }

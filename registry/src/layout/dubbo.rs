@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use finback_core::discovery::Lookup;
 
 use super::url::{self, Url};
-use super::{Draft, Drafts, Layout, PATH, Roots, provider};
+use super::{Cached, Draft, Drafts, Layout, PATH, Roots, provider};
 use crate::offer::{Provider, WEIGHT};
 use crate::store::Answer;
 
@@ -27,7 +27,12 @@ pub(super) fn folder(roots: &Roots, service: &str, category: &str) -> String {
 
 /// The providers among the entries, before rules.
 pub(super) fn read(service: &str, answer: Option<&Answer>) -> Drafts {
-    Drafts::of(answer, |name, _| {
+    read_again(service, answer, &mut Cached::default())
+}
+
+/// The same, of which those that did not change are not read again.
+pub(super) fn read_again(service: &str, answer: Option<&Answer>, cached: &mut Cached) -> Drafts {
+    Drafts::again(cached, answer, |name, _| {
         // etcd holds keys of folders too.
         if name.is_empty() {
             return Some(None);

@@ -2,16 +2,92 @@
 //! (Curator's `ServiceInstance`, Spring Cloud's `ZookeeperInstance`).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use futures_util::future::select_all;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{DETAILS, Draft, Drafts, Layout, ORIGIN, Roots, provider};
-use crate::store::Answer;
+use super::{DETAILS, Draft, Drafts, Layout, ORIGIN, Roots, provider, service_in};
+use crate::store::{Answer, Followed, Query, Store};
 
 /// Where the instances of a service are.
 pub(super) fn instances(roots: &Roots, service: &str) -> String {
     format!("{}/{service}", roots.services)
+}
+
+/// A service by whatever spelling it is registered under. Callers name it as a host, whose letters
+/// are small, and applications give themselves names in capitals (`ORDER-SERVICE` after Eureka).
+pub(super) struct Spellings {
+    store: Arc<Store>,
+    roots: Roots,
+    service: String,
+    /// The names of all services.
+    directory: Followed,
+    /// The instances under each spelling, the one asked for among them whether it is there or not.
+    instances: BTreeMap<String, Followed>,
+}
+
+impl Spellings {
+    pub(super) fn begin(store: &Arc<Store>, roots: &Roots, service: &str) -> Self {
+        let exact = store.follow(Query::Entries(instances(roots, service)));
+        Self {
+            store: store.clone(),
+            roots: roots.clone(),
+            service: service.to_owned(),
+            directory: store.follow(Query::Folders(roots.services.clone())),
+            instances: [(service.to_owned(), exact)].into(),
+        }
+    }
+
+    /// The instances of the spelling asked for if it has any, else of all others.
+    pub(super) fn latest(&mut self) -> Option<Drafts> {
+        // All are asked before any is waited for.
+        let directory = self.directory.latest();
+        let (roots, store, wanted) = (&self.roots, &self.store, &self.service);
+        if let Some(Answer::Entries(names)) = &directory {
+            let names = names
+                .keys()
+                .filter_map(|name| service_in(Layout::Spring, name));
+            let spelt: Vec<String> = names
+                .filter(|name| name.eq_ignore_ascii_case(wanted))
+                .collect();
+            self.instances
+                .retain(|name, _| name == wanted || spelt.contains(name));
+            for name in spelt {
+                let query = Query::Entries(instances(roots, &name));
+                let follow = || store.follow(query);
+                self.instances.entry(name).or_insert_with(follow);
+            }
+        }
+        let answers: Vec<(bool, Option<Answer>)> = self
+            .instances
+            .iter_mut()
+            .map(|(name, followed)| (name == wanted, followed.latest()))
+            .collect();
+        let mut others = Drafts::default();
+        for (is_exact, answer) in &answers {
+            let Some(answer) = answer else { continue };
+            let drafts = read(Some(answer));
+            if *is_exact && !drafts.drafts.is_empty() {
+                return Some(drafts);
+            }
+            others.extend(drafts);
+        }
+        let all_known = directory.is_some() && answers.iter().all(|(_, answer)| answer.is_some());
+        all_known.then_some(others)
+    }
+
+    /// All that it reads.
+    pub(super) fn followed<'a>(&'a mut self, all: &mut Vec<&'a mut Followed>) {
+        all.extend(self.instances.values_mut().chain([&mut self.directory]));
+    }
+
+    /// Waits until something may have changed.
+    pub(super) async fn changed(&mut self) {
+        let all = self.instances.values_mut().chain([&mut self.directory]);
+        select_all(all.map(|each| Box::pin(each.changed()))).await;
+    }
 }
 
 #[derive(Deserialize)]

@@ -5,6 +5,7 @@ mod gathered;
 mod holding;
 mod lease;
 mod stream;
+mod tree;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -20,6 +21,9 @@ use self::gathered::{Change, Gathered, What};
 use self::holding::Ward;
 use self::lease::Lease;
 use self::stream::{Command, Watching};
+use self::tree::Trees;
+
+pub(crate) use self::tree::Gathering;
 use super::pause::Pause;
 use super::{Answer, Entries, Out, Query, Reporter, TlsConfig, bounded};
 
@@ -46,6 +50,7 @@ pub struct EtcdConfig {
 #[derive(Clone)]
 pub(super) struct Etcd {
     connection: watch::Receiver<Option<Arc<Connection>>>,
+    trees: Trees,
 }
 
 /// Shared by all followers: a client is large.
@@ -70,7 +75,10 @@ impl Etcd {
                 () = owner.closed() => {}
             }
         });
-        Self { connection }
+        Self {
+            connection,
+            trees: Trees::default(),
+        }
     }
 
     /// The connection now; waits for one. `None` when the store has ended.
@@ -83,6 +91,10 @@ impl Etcd {
     }
 
     pub(super) async fn follow(mut self, query: Query, out: Out) {
+        let out = Arc::new(out);
+        if let Some(tree) = self.tree(&query) {
+            tree.follow(&query, &out).await;
+        }
         let mut pause = Pause::default();
         while let Some(connection) = self.connection().await {
             let mut listed = false;
@@ -141,7 +153,9 @@ impl Connection {
         let prefix = format!("{}/", path.trim_end_matches('/'));
         // Boxed, and only in its turn: a request is short and large, a follower should be small.
         let turn = self.turns.acquire().await;
-        let revision = Box::pin(self.list(&prefix, &mut gathered)).await?;
+        let values = gathered.wants_values();
+        let add = |name: &str, value| gathered.add(name, value);
+        let revision = Box::pin(self.list(&prefix, values, add)).await?;
         drop(turn);
         *listed = true;
         out.publish(gathered.answer());
@@ -195,7 +209,12 @@ impl Connection {
     }
 
     /// Adds all keys below a prefix as they are at one revision, which is returned.
-    async fn list(&self, prefix: &str, gathered: &mut Gathered) -> Result<i64, Error> {
+    async fn list(
+        &self,
+        prefix: &str,
+        values: bool,
+        mut add: impl FnMut(&str, Vec<u8>),
+    ) -> Result<i64, Error> {
         let mut kv = self.kv();
         let mut revision = 0;
         let end = after(prefix);
@@ -205,7 +224,7 @@ impl Connection {
                 .with_range(end.clone())
                 .with_limit(PAGE)
                 .with_revision(revision);
-            if !gathered.wants_values() {
+            if !values {
                 options = options.with_keys_only();
             }
             let page = within(kv.get(from, Some(options))).await?;
@@ -219,7 +238,7 @@ impl Connection {
             for entry in page.kvs() {
                 let Ok(key) = entry.key_str() else { continue };
                 if let Some(name) = key.strip_prefix(prefix) {
-                    gathered.add(name, entry.value().to_vec());
+                    add(name, entry.value().to_vec());
                 }
             }
             let Some(last) = page.kvs().last().filter(|_| page.more()) else {

@@ -65,6 +65,7 @@ fn instance(server: usize) -> Instance {
         weight: 100,
         labels: Default::default(),
         warm_up: None,
+        terms: None,
     }
 }
 
@@ -170,6 +171,7 @@ impl Plan {
                     cluster: group.name.as_str().into(),
                     weight: 1,
                     subset: None,
+                    spill: true,
                 }])
             };
             Route {

@@ -9,6 +9,7 @@ use finback_registry::{Offer, Provider};
 use serde_json::json;
 
 use super::Place;
+use crate::log::say;
 
 const HEADS: [&str; 10] = [
     "REGISTRY", "LAYOUT", "SERVICE", "ENDPOINT", "SPEAKS", "VERSION", "GROUP", "WEIGHT", "AGE",
@@ -55,7 +56,7 @@ impl Table {
                 "known": offer.known,
                 "providers": offer.providers,
             });
-            println!("{object}");
+            say(format_args!("{object}"));
             return;
         }
         if offer.providers.is_empty() {
@@ -84,13 +85,13 @@ impl Table {
         }
         let widths = fit(self.widths, &rows, self.terminal);
         if !std::mem::replace(&mut self.is_headed, true) {
-            println!(
+            say(format_args!(
                 "{}",
                 line(&HEADS.map(str::to_owned), &widths, self.terminal)
-            );
+            ));
         }
         for row in &rows {
-            println!("{}", line(row, &widths, self.terminal));
+            say(format_args!("{}", line(row, &widths, self.terminal)));
         }
     }
 }

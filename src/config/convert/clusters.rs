@@ -11,7 +11,7 @@ use finback_core::discovery::{Instance, Lookup};
 use finback_core::health::HealthCheck;
 
 use super::routes::mqtt::password;
-use super::{Names, Result, address, known, layout, named, set, set_time};
+use super::{Names, Result, address, layout, named, set, set_time, several};
 use crate::config::Wrong;
 use crate::config::file;
 use crate::config::units::{Pause, Percent, Placed};
@@ -35,8 +35,9 @@ pub(super) fn cluster_spec(
                 value: discover, ..
             }),
         ) => {
-            known(&names.registries, "registry", &discover.registry)?;
-            let has_layouts = !names.lists.contains(&discover.registry.value);
+            let place = discover.registry.place;
+            let registry = several::asked(discover.registry, names)?;
+            let has_layouts = several::has_layouts(&registry, names);
             let layout = match &discover.layout {
                 Some(own) => {
                     layout(own)?;
@@ -44,12 +45,12 @@ pub(super) fn cluster_spec(
                 }
                 None if has_layouts => {
                     let message = "a registry of servers has several layouts; write `layout` too";
-                    return Err(Wrong::at(discover.registry.place, message));
+                    return Err(Wrong::at(place, message));
                 }
                 None => String::new(),
             };
             Source::Discovered(Lookup {
-                registry: discover.registry.value.into(),
+                registry: registry.into(),
                 layout: layout.into(),
                 service: named(discover.service)?.into(),
                 version: discover.version.into(),
@@ -286,6 +287,7 @@ pub(super) fn instances(endpoints: Vec<Placed<file::Endpoint>>) -> Result<Vec<In
             weight,
             labels,
             warm_up: None,
+            terms: None,
         });
     }
     Ok(instances)

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use finback_core::route::{self, Destination, RouteTable, Text, Weighted};
 use finback_core::subset::{self, Subset};
 
-use super::{Names, Result, known};
+use super::{Names, Result, known, several};
 use crate::config::Wrong;
 use crate::config::file;
 use crate::config::units::{Placed, Time};
@@ -241,17 +241,18 @@ fn registry(target: file::Target, place: (u64, u64), names: &Names) -> Result<De
         weight: None,
         subset: None,
         fallback: None,
+        spill: None,
     } = target
     else {
         let message = "beside `registry` only `layout` has a meaning; take the other keys away";
         return Err(Wrong::at(place, message));
     };
-    known(&names.registries, "registry", &registry)?;
+    let registry = several::asked(registry, names)?;
     if let Some(name) = &layout {
         super::layout(name)?;
     }
     Ok(Destination::Registry {
-        registry: registry.value.into(),
+        registry: registry.into(),
         layout: layout.map(|layout| layout.value.into()),
     })
 }
@@ -261,10 +262,23 @@ fn clusters(
     place: (u64, u64),
     names: &Names,
 ) -> Result<Destination> {
+    let spills: Vec<_> = targets.iter().map(|own| own.value.spill.clone()).collect();
     let weighted = targets
         .into_iter()
         .map(|target| weighted(target, names))
         .collect::<Result<Vec<_>>>()?;
+    for (number, spill) in spills.into_iter().enumerate() {
+        let Some(spill) = spill else { continue };
+        if weighted[number].weight == 0 {
+            let message = "with a weight of 0 it has no share to hand on; take `spill` away";
+            return Err(Wrong::at(spill.place, message));
+        }
+        let mut others = weighted.iter().enumerate();
+        if !others.any(|(other, own)| other != number && own.weight > 0) {
+            let message = "no other cluster could take its share; take `spill` away";
+            return Err(Wrong::at(spill.place, message));
+        }
+    }
     if weighted.iter().all(|destination| destination.weight == 0) {
         let message =
             "no cluster has a weight above 0, so calls could go nowhere; write one that has";
@@ -281,6 +295,7 @@ fn weighted(Placed { value, place }: Placed<file::Target>, names: &Names) -> Res
         weight,
         subset,
         fallback,
+        spill,
     } = value
     else {
         let message = "a destination needs a `cluster`; `registry` and `layout` stand alone";
@@ -302,6 +317,7 @@ fn weighted(Placed { value, place }: Placed<file::Target>, names: &Names) -> Res
         cluster: cluster.value.into(),
         weight: weight.unwrap_or(1),
         subset,
+        spill: spill.is_none_or(|own| own.value),
     })
 }
 

@@ -51,6 +51,7 @@ fn instance(address: SocketAddr) -> Instance {
         weight: 1,
         labels: Default::default(),
         warm_up: None,
+        terms: None,
     }
 }
 

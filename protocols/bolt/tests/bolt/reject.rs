@@ -6,7 +6,7 @@ use finback_bolt::Bolt;
 use finback_core::codec::Codec;
 use finback_core::frame::{Head, Kind, Malformed, Outcome, Reading};
 use finback_core::rejection::Rejection;
-use finback_hessian::{Limits, draft, v2};
+use finback_hessian::{draft, v2};
 
 /// The head of a call, its note completed as a driver completes it.
 fn head(wire: &[u8]) -> Head {
@@ -29,7 +29,7 @@ fn error_text(content: &[u8], field: &str) -> String {
     let mut text = None;
     let wanted = field;
     if content[0] == b'C' {
-        let mut reader = v2::Reader::new(content, Limits::default());
+        let mut reader = v2::Reader::new(content);
         let read = reader.object(&mut |field, reader| {
             let here = field == wanted;
             if here {
@@ -39,7 +39,7 @@ fn error_text(content: &[u8], field: &str) -> String {
         });
         assert_eq!((read, reader.remaining()), (Ok(()), 0));
     } else {
-        let mut reader = draft::Reader::new(content, Limits::default());
+        let mut reader = draft::Reader::new(content);
         let read = reader.object(&mut |field, reader| {
             let here = field == wanted;
             if here {

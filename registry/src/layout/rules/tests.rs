@@ -178,6 +178,7 @@ pub(super) fn reached(offer: &Offer, call: &Call<'_>) -> Vec<Arc<Endpoint>> {
                 weight: instance.weight,
                 labels: instance.labels,
                 warm_up: None,
+                terms: None,
                 health: Arc::default(),
             })
         })

@@ -27,6 +27,7 @@ fn endpoints(ports: std::ops::Range<u16>) -> Vec<Arc<Endpoint>> {
                 weight: 1,
                 labels: Default::default(),
                 warm_up: None,
+                terms: None,
                 health: Arc::default(),
             })
         })

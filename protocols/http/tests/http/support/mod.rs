@@ -73,6 +73,7 @@ pub(crate) fn routing(
         weight: 100,
         labels: Default::default(),
         warm_up: None,
+        terms: None,
     };
     let route = Route {
         name: "only".into(),
@@ -81,6 +82,7 @@ pub(crate) fn routing(
             cluster: "all".into(),
             weight: 1,
             subset: None,
+            spill: true,
         }]),
         timeout: None,
         retry: Retry {

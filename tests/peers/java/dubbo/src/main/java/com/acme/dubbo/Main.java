@@ -90,6 +90,9 @@ public final class Main {
         if (fields.containsKey("serialization")) {
             protocol.setSerialization(fields.get("serialization"));
         }
+        if (fields.containsKey("context")) {
+            protocol.setContextpath(fields.get("context"));
+        }
         if (fields.containsKey("threads")) {
             protocol.setThreadpool("fixed");
             protocol.setThreads(Integer.parseInt(fields.get("threads")));
@@ -106,6 +109,9 @@ public final class Main {
         service.setScope("remote");
         if (fields.containsKey("tag")) {
             service.setTag(fields.get("tag"));
+        }
+        if (fields.containsKey("token")) {
+            service.setToken(fields.get("token"));
         }
         if (fields.containsKey("weight")) {
             service.setWeight(Integer.parseInt(fields.get("weight")));
