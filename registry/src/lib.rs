@@ -500,7 +500,7 @@ impl Registries {
         let feed = servers.feeds.feed(layout, service);
         Some(Offers {
             offers: feed.offers(),
-            _feed: feed,
+            feed,
         })
     }
 
@@ -548,7 +548,7 @@ impl Registries {
 /// The offers of one service, followed for as long as this lives.
 pub struct Offers {
     offers: watch::Receiver<Option<Arc<Offer>>>,
-    _feed: Arc<Feed>,
+    feed: Arc<Feed>,
 }
 
 impl Offers {
@@ -556,6 +556,12 @@ impl Offers {
     #[must_use]
     pub fn latest(&mut self) -> Option<Arc<Offer>> {
         self.offers.borrow_and_update().clone()
+    }
+
+    /// Whether the servers do not let us read who provides it.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.feed.is_refused()
     }
 
     /// Waits for another offer.

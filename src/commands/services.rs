@@ -152,13 +152,7 @@ async fn all(options: &Options, registries: &Registries, places: &[Place]) -> bo
                     empty.remove(registry);
                     table.add(place, &name, &offer);
                 }
-                None => {
-                    complain(format_args!(
-                        "registry {registry} does not tell who provides {}",
-                        Escaped(&name)
-                    ));
-                    complete = false;
-                }
+                None => complete = false,
             }
         }
     }
@@ -214,8 +208,10 @@ fn places(options: &Options, config: &config::Config) -> anyhow::Result<Vec<Plac
         .collect())
 }
 
+/// The first offer of a service; `None`, and a word about it, if there is none.
 async fn first(registries: &Registries, place: &Place, name: &str) -> Option<Arc<Offer>> {
-    let mut offers = registries.offers(&place.registry, place.layout, name)?;
+    let Place { registry, layout } = place;
+    let mut offers = registries.offers(registry, *layout, name)?;
     let offer = async {
         loop {
             if let Some(offer) = offers.latest() {
@@ -224,7 +220,19 @@ async fn first(registries: &Registries, place: &Place, name: &str) -> Option<Arc
             offers.changed().await;
         }
     };
-    tokio::time::timeout(PATIENCE, offer).await.ok()
+    let offer = tokio::time::timeout(PATIENCE, offer).await.ok();
+    if offer.is_some() && !offers.is_refused() {
+        return offer;
+    }
+    let why = match offer {
+        Some(_) => "does not let us read",
+        None => "does not tell",
+    };
+    let (layout, name) = (layout.name(), Escaped(name));
+    complain(format_args!(
+        "registry {registry} {why} who provides {name} ({layout})"
+    ));
+    None
 }
 
 /// Lists one service wherever it is. `false` if it is nowhere.
@@ -235,6 +243,7 @@ async fn one(
     name: &str,
 ) -> anyhow::Result<bool> {
     let mut found = false;
+    let mut is_told = true;
     let mut table = Table::new(options.json);
     let mut followed = Vec::new();
     for place in places {
@@ -248,10 +257,7 @@ async fn one(
             }
             Some(_) => false,
             None => {
-                complain(format_args!(
-                    "registry {} does not tell who provides {name}",
-                    place.registry
-                ));
+                is_told = false;
                 false
             }
         };
@@ -262,12 +268,12 @@ async fn one(
     }
     table.print();
     if !options.watch {
-        if !found && !places.is_empty() {
+        if !found && is_told && !places.is_empty() {
             complain(format_args!(
                 "{name} is in none of the registries that answer"
             ));
         }
-        return Ok(found);
+        return Ok(found && is_told);
     }
     anyhow::ensure!(!followed.is_empty(), "no registry answers");
     watch(name, &mut table, &mut followed).await?;

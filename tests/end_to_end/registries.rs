@@ -1291,6 +1291,24 @@ fn a_listing_says_what_it_could_not_list() {
         text.lines().all(|line| line.chars().count() <= 80),
         "{text}"
     );
+    // A service that we may not read is named, also when it is asked for.
+    let tools = Peer::registry();
+    let locked = [
+        ("registry", &*zookeeper_.address),
+        ("path", "/sofa-rpc/com.locked/providers/one"),
+        ("digest", "user:secret"),
+    ];
+    tools.ask("create-guarded", &locked).unwrap();
+    for asked in [&[][..], &["com.locked"]] {
+        let (success, _, why) = run(&good, asked);
+        let named = why.contains("does not let us read who provides com.locked (sofa)");
+        assert!(!success && named, "{why}");
+    }
+    let gone = [
+        ("registry", &*zookeeper_.address),
+        ("path", "/sofa-rpc/com.locked"),
+    ];
+    assert!(tools.ask("delete", &gone).is_err(), "it was not guarded");
     // A server that is not there, beside one that is: the one is listed, the other is named.
     let closed = format!("127.0.0.1:{}", free_port());
     for kind in ["zookeeper", "etcd"] {
