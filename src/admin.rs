@@ -153,6 +153,26 @@ fn metrics(running: &Running) -> String {
         "Lines of the log that were dropped: whoever reads it did not keep up.",
     );
     page.sample(name, &[], log::dropped() as f64);
+    page.family(
+        "finback_control_longest_turn_seconds",
+        "gauge",
+        "For how long at most somebody held a thread of the control side in the last one to two minutes.",
+    );
+    for (thread, turns) in &running.turns {
+        let labels = [("thread", (*thread).to_owned())];
+        let longest = turns.longest().as_secs_f64();
+        page.sample("finback_control_longest_turn_seconds", &labels, longest);
+    }
+    page.family(
+        "finback_control_stalls_total",
+        "counter",
+        "Times that somebody held a thread of the control side for more than 50 ms.",
+    );
+    for (thread, turns) in &running.turns {
+        let labels = [("thread", (*thread).to_owned())];
+        let stalls = turns.stalls() as f64;
+        page.sample("finback_control_stalls_total", &labels, stalls);
+    }
     worker_samples(&mut page, &running.workers.status());
     cluster_samples(&mut page, &running.mesh.status());
     registry_samples(&mut page, &running.registries.status());
@@ -256,12 +276,12 @@ fn registry_samples(page: &mut Page, registries: &[RegistryStatus]) {
     for (name, help, value) in [
         (
             "finback_registry_connected",
-            "Whether a registry's servers answer.",
+            "Whether a registry's servers answer, and let us read what they did before.",
             (|registry| f64::from(u8::from(registry.connected))) as fn(&RegistryStatus) -> f64,
         ),
         (
             "finback_registry_stale_seconds",
-            "For how long a registry's servers have not answered.",
+            "For how long a registry's servers have not answered, or something could not be read.",
             |registry| registry.stale.as_secs_f64(),
         ),
         (
@@ -283,6 +303,16 @@ fn registry_samples(page: &mut Page, registries: &[RegistryStatus]) {
             "finback_registry_services_from_disk",
             "Services known from the snapshot of an earlier run only.",
             |registry| registry.from_disk as f64,
+        ),
+        (
+            "finback_registry_reads_failing",
+            "Reads that a registry refuses or fails; what they answered last stays.",
+            |registry| registry.failing_reads as f64,
+        ),
+        (
+            "finback_registry_names_failing",
+            "Host names that do not resolve any more; their last addresses stay.",
+            |registry| registry.failing_names as f64,
         ),
     ] {
         page.family(name, "gauge", help);
@@ -398,6 +428,8 @@ fn registries(registries: &[RegistryStatus]) -> String {
                 "waiting": registry.waiting,
                 "doubted": registry.doubted,
                 "from_disk": registry.from_disk,
+                "failing_reads": registry.failing_reads,
+                "failing_names": registry.failing_names,
             })
         })
         .collect();

@@ -1,4 +1,6 @@
 //! Finback put together: configuration, commands, and the wiring of all parts.
+// Those macros panic where nobody reads what is printed: `log` has what does not.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod admin;
 pub mod authentication;
@@ -12,3 +14,4 @@ pub mod protocols;
 pub mod running;
 pub mod subscriber;
 pub mod tls;
+pub mod turns;

@@ -1,4 +1,5 @@
 //! The `finback` command.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,7 +1,12 @@
 //! SOFA-RPC's mesh registry: five requests over HTTP by which a Java application registers with and
 //! looks up through its sidecar (SOFA-RPC's registry-mesh).
 
+mod listening;
+mod publications;
+
 use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -10,7 +15,7 @@ use finback_core::clock::{Clock, Now};
 use finback_core::frame::NAME_LIMIT;
 use finback_core::log_limit::LogLimit;
 use finback_core::text::Escaped;
-use finback_registry::{Layout, Registration, Registries};
+use finback_registry::{Layout, Registries};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -21,6 +26,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use self::publications::Publications;
 use crate::config::MeshRegistry;
 
 /// The longest body that is read.
@@ -30,10 +36,17 @@ const CONNECTIONS: usize = 64;
 /// How long a request's head may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Serves until the runtime ends.
-pub async fn serve(listener: TcpListener, config: MeshRegistry, registries: Arc<Registries>) {
+/// Serves until the runtime ends. What the application says is kept in the folder, if there is one.
+pub async fn serve(
+    listener: TcpListener,
+    config: MeshRegistry,
+    registries: Arc<Registries>,
+    folder: Option<PathBuf>,
+) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let config = Arc::new(config);
+    let outbound = config.outbound;
+    let publications = Publications::open(config, registries, folder.as_deref()).await;
+    tokio::spawn(publications.clone().keep());
     loop {
         // Never closed, so there is always a place by and by.
         let Ok(place) = places.clone().acquire_owned().await else {
@@ -47,9 +60,9 @@ pub async fn serve(listener: TcpListener, config: MeshRegistry, registries: Arc<
                 continue;
             }
         };
-        let (config, registries) = (config.clone(), registries.clone());
+        let publications = publications.clone();
         tokio::spawn(async move {
-            let answering = service_fn(|request| answer(request, &config, &registries));
+            let answering = service_fn(|request| answer(request, outbound, &publications));
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(PATIENCE)
@@ -64,8 +77,8 @@ pub async fn serve(listener: TcpListener, config: MeshRegistry, registries: Arc<
 
 async fn answer(
     request: Request<Incoming>,
-    config: &MeshRegistry,
-    registries: &Registries,
+    outbound: SocketAddr,
+    publications: &Publications,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let path = request.uri().path().to_owned();
     if request.method() != Method::POST {
@@ -83,7 +96,7 @@ async fn answer(
             ));
         }
     };
-    Ok(match handle(&path, &body, config, registries) {
+    Ok(match handle(&path, &body, outbound, publications).await {
         Ok(answer) => respond(StatusCode::OK, &answer),
         Err((status, why)) => respond(status, &failure(&why)),
     })
@@ -119,25 +132,25 @@ struct ProviderMeta {
     app_name: Option<String>,
 }
 
-fn handle(
+async fn handle(
     path: &str,
     body: &[u8],
-    config: &MeshRegistry,
-    registries: &Registries,
+    outbound: SocketAddr,
+    publications: &Publications,
 ) -> Result<Value, (StatusCode, String)> {
     let asked: Asked = serde_json::from_slice(body).map_err(|error| refused(error.to_string()))?;
     let done = json!({ "success": true, "errorMessage": null });
     match path {
-        "/configs/application" | "/services/unsubscribe" => Ok(done),
+        "/configs/application" => Ok(done),
         "/services/subscribe" => {
             // Whoever subscribes will call soon: the service is looked up now.
-            let (service, _) = split(&asked.service_name)?;
-            let outbound = config.outbound;
+            let service = one_name(&asked.service_name)?;
             static SUBSCRIBED: LogLimit = LogLimit::usual();
             if let Some(left_out) = SUBSCRIBED.admit(now()) {
-                let service = Escaped(service);
+                let service = Escaped(&service);
                 tracing::info!(%service, %outbound, left_out, "application subscribes");
             }
+            publications.subscribe(&service).await;
             Ok(json!({
                 "success": true,
                 "errorMessage": null,
@@ -145,29 +158,33 @@ fn handle(
                 "datas": [format!("{outbound}?v=4.0&p=1&_SERIALIZETYPE=hessian2&app_name=finback")],
             }))
         }
-        "/services/publish" => {
-            let registration = registration(&asked, config)?;
-            static PUBLISHED: LogLimit = LogLimit::usual();
-            if let Some(left_out) = PUBLISHED.admit(now()) {
-                let service = Escaped(&registration.service);
-                tracing::info!(%service, left_out, "application publishes");
-            }
-            registries.register(&registration);
+        "/services/unsubscribe" => {
+            publications
+                .unsubscribe(&one_name(&asked.service_name)?)
+                .await;
             Ok(done)
         }
-        "/services/unpublish" => {
-            let (service, unique_id) = split(&asked.service_name)?;
-            for status in registries.registrations() {
-                let own = status.registration;
-                let port = config.advertise.port();
-                if own.layout == Layout::Sofa
-                    && own.service == service
-                    && own.group == unique_id
-                    && own.port == port
-                {
-                    registries.unregister(&own);
-                }
+        "/services/publish" => {
+            let service = one_name(&asked.service_name)?;
+            let application = asked.provider_meta_info.and_then(|meta| meta.app_name);
+            let application = application.unwrap_or_else(|| "finback".to_owned());
+            if !is_parameter(&application) {
+                return Err(refused("appName is none that a registry can have"));
             }
+            static PUBLISHED: LogLimit = LogLimit::usual();
+            if let Some(left_out) = PUBLISHED.admit(now()) {
+                let service = Escaped(&service);
+                tracing::info!(%service, left_out, "application publishes");
+            }
+            match publications.publish(&service, &application).await {
+                true => Ok(done),
+                false => Err(refused("the application publishes too many services")),
+            }
+        }
+        "/services/unpublish" => {
+            publications
+                .unpublish(&one_name(&asked.service_name)?)
+                .await;
             Ok(done)
         }
         _ => {
@@ -175,6 +192,15 @@ fn handle(
             Err((StatusCode::NOT_FOUND, why))
         }
     }
+}
+
+/// A service's name in one form, if registries can have it.
+fn one_name(name: &str) -> Result<String, (StatusCode, String)> {
+    let (interface, unique_id) = split(name)?;
+    Ok(match unique_id {
+        "" => format!("{interface}:1.0"),
+        unique_id => format!("{interface}:1.0:{unique_id}"),
+    })
 }
 
 fn refused(why: impl Into<String>) -> (StatusCode, String) {
@@ -209,34 +235,6 @@ fn split(name: &str) -> Result<(&str, &str), (StatusCode, String)> {
 fn is_parameter(text: &str) -> bool {
     let ends_it = |char: char| char.is_control() || matches!(char, '&' | '#' | '=');
     text.len() <= NAME_LIMIT && !text.contains(ends_it)
-}
-
-fn registration(
-    asked: &Asked,
-    config: &MeshRegistry,
-) -> Result<Registration, (StatusCode, String)> {
-    let (service, unique_id) = split(&asked.service_name)?;
-    let application = asked
-        .provider_meta_info
-        .as_ref()
-        .and_then(|meta| meta.app_name.clone());
-    if !application.as_deref().is_none_or(is_parameter) {
-        return Err(refused("appName is none that a registry can have"));
-    }
-    Ok(Registration {
-        registry: config.registry.clone(),
-        layout: Layout::Sofa,
-        service: service.to_owned(),
-        version: String::new(),
-        group: unique_id.to_owned(),
-        protocol: "bolt".to_owned(),
-        host: config.advertise.ip().to_string(),
-        port: config.advertise.port(),
-        weight: 100,
-        application: application.unwrap_or_else(|| "finback".to_owned()),
-        labels: [].into(),
-        check: Some(config.application),
-    })
 }
 
 #[cfg(test)]

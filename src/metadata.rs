@@ -113,7 +113,12 @@ fn read(body: &[u8]) -> Result<Value, String> {
     if !matches!(kind, 1 | 4) {
         return Err("it knows no such revision".to_owned());
     }
-    info(&mut reader).map_err(|error| error.to_string())
+    let info = info(&mut reader).map_err(|error| error.to_string())?;
+    // A revision without services has a name of its own, and nobody asks for it.
+    match info["services"].as_object() {
+        Some(services) if !services.is_empty() => Ok(info),
+        _ => Err("it tells no services of the revision".to_owned()),
+    }
 }
 
 fn info(reader: &mut Reader<'_>) -> Result<Value, Error> {
@@ -157,4 +162,17 @@ fn service(reader: &mut Reader<'_>) -> Result<Value, Error> {
         Ok(true)
     })?;
     Ok(service.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_without_services_is_none() {
+        // A value: an object of a class M with one field, an empty map.
+        let body = b"\x91C\x01M\x91\x08services`HZ";
+        let why = read(body).err();
+        assert_eq!(why.as_deref(), Some("it tells no services of the revision"));
+    }
 }

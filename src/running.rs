@@ -10,7 +10,7 @@ use finback_core::driver::{Bound, ListenerSpec, Workers, keep_checking};
 use finback_core::mesh::Mesh;
 use finback_observability::Metrics;
 use finback_registry::{Registration, Registries};
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Mutex;
 
 use crate::config::units::Placed;
@@ -20,6 +20,7 @@ use crate::metadata::DubboMetadata;
 use crate::protocols;
 use crate::subscriber::Subscribers;
 use crate::tls::{self, Ledger, Owner, Renewed};
+use crate::turns::Turns;
 
 /// While stopping, messages for Kafka have this long to be written.
 const FLUSH: std::time::Duration = std::time::Duration::from_secs(5);
@@ -34,6 +35,8 @@ pub struct Running {
     pub certificates: Arc<Ledger>,
     /// Reloads that were put in force, and that were refused.
     pub reloads: Reloads,
+    /// How long those wait for each other who share the control thread, or that of registries.
+    pub turns: [(&'static str, Arc<Turns>); 2],
     /// Where services are looked up.
     pub registries: Arc<Registries>,
     /// The worker threads.
@@ -46,6 +49,37 @@ pub struct Running {
     /// Kafka clusters of the configuration in force.
     kafka: std::sync::Mutex<Vec<Arc<Outlet>>>,
     fixed: Fixed,
+    _registry_thread: RegistryThread,
+}
+
+/// The runtime of registries, with a thread of its own: thousands of services that are listed at
+/// once hold up no health check, no reload and nobody who looks at the admin port.
+struct RegistryThread {
+    handle: Handle,
+    runtime: Option<Runtime>,
+}
+
+impl RegistryThread {
+    fn start() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("registries")
+            .enable_all()
+            .build()?;
+        Ok(Self {
+            handle: runtime.handle().clone(),
+            runtime: Some(runtime),
+        })
+    }
+}
+
+impl Drop for RegistryThread {
+    fn drop(&mut self) {
+        // Within another runtime it must not be waited for.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// What of a configuration only a restart changes.
@@ -105,13 +139,14 @@ impl Running {
         let fixed = Fixed::of(&config);
         let certificates = Arc::default();
         keep_fresh(&config, &certificates);
+        let registry_thread = RegistryThread::start().context("cannot start a thread")?;
         let registries = Registries::start(
-            Handle::current(),
+            registry_thread.handle.clone(),
             config.registries,
             config.snapshots.as_deref(),
             Arc::new(DubboMetadata),
         );
-        let registries = Arc::new(registries.context("cannot keep snapshots of registries")?);
+        let registries = Arc::new(registries);
         let metrics = Arc::new(Metrics::default());
         let mesh = Mesh::new(
             config.routing,
@@ -123,6 +158,10 @@ impl Running {
             start_outlet(outlet, &[])?;
         }
         tokio::spawn(keep_checking(Arc::downgrade(&mesh)));
+        let turns = ["control", "registries"].map(|thread| (thread, Arc::<Turns>::default()));
+        tokio::spawn(turns[0].1.clone().keep_looking());
+        let looking = turns[1].1.clone().keep_looking();
+        registry_thread.handle.spawn(looking);
         let workers = Workers::start(&mesh, config.workers).context("cannot start the workers")?;
         if config.take_over {
             workers.share_addresses();
@@ -146,6 +185,8 @@ impl Running {
             metrics,
             certificates,
             reloads: Reloads::default(),
+            turns,
+            _registry_thread: registry_thread,
             registries,
             workers,
             listeners: Mutex::new(listeners),
@@ -191,14 +232,8 @@ impl Running {
         });
         listeners.extend(bound.into_iter().map(|bound| listen(&self.workers, bound)));
         let mut registrations = self.registrations.lock().await;
-        for gone in registrations.iter() {
-            if !config.registrations.contains(gone) {
-                self.registries.unregister(gone);
-            }
-        }
-        for wanted in &config.registrations {
-            self.registries.register(wanted);
-        }
+        self.registries
+            .change_registrations(&registrations, &config.registrations);
         *registrations = config.registrations;
         self.registries.set_bridges(config.bridges);
         Ok(changed)

@@ -5,20 +5,21 @@
 //! in both directions do not feed each other. Several proxies may run the same bridge: an entry
 //! belongs to whoever wrote it first, and the others take over when it goes away.
 
-use std::collections::{BTreeMap, HashMap};
+mod mirror;
+
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use futures_util::future::select_all;
-use tokio::runtime::Handle;
-use tokio::sync::watch;
-
-use crate::feed::{Feed, Feeds};
+use crate::layout::Layout;
 use crate::layout::write::Entry;
-use crate::layout::{Directory, Layout};
-use crate::offer::{Offer, Provider};
-use crate::registrar::{Holder, release_all};
-use crate::store::Claim;
+use crate::merged::{agreed, merged};
+use crate::offer::{Offer, Provider, WEIGHT};
+use crate::texts::Texts;
+
+pub(crate) use self::mirror::{Ends, Order, run};
+
+/// What entries call the application if providers do not say or do not agree.
+const APPLICATION: &str = "finback";
 
 /// A bridge as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,129 +47,108 @@ impl Bridge {
             })
     }
 
-    /// What is to stand in the target for one service.
+    /// What is to stand in the target for one service: an entry for each provider, or one of ours
+    /// for all of a protocol, version and group.
     fn entries(&self, service: &str, offer: &Offer) -> Vec<Entry> {
-        let mut entries: BTreeMap<(String, String, String), Entry> = BTreeMap::new();
+        let mut alike: BTreeMap<_, Vec<&Provider>> = BTreeMap::new();
         for provider in &offer.providers {
             // Brought from elsewhere by a bridge, perhaps this one's counterpart.
             if provider.origin.is_some() {
                 continue;
             }
-            let entry = self.entry(service, provider);
             let key = (
-                format!("{}:{}", entry.host, entry.port),
-                entry.version.clone(),
-                entry.group.clone(),
+                self.address.unwrap_or(provider.address),
+                self.protocol.as_ref().unwrap_or(&provider.protocol),
+                &provider.version,
+                &provider.group,
             );
-            entries.entry(key).or_insert(entry);
+            alike.entry(key).or_default().push(provider);
         }
-        entries.into_values().collect()
+        let entries = alike.into_iter().map(|((address, protocol, ..), alike)| {
+            let entry = match (self.address, &*alike) {
+                (None, [provider, ..]) => self.copy(service, provider),
+                _ => self.stand_in(service, &alike),
+            };
+            Entry {
+                protocol: protocol.clone(),
+                host: address.ip().to_string(),
+                port: address.port(),
+                origin: Some(self.from.0.clone()),
+                ..entry
+            }
+        });
+        entries.collect()
     }
 
-    fn entry(&self, service: &str, provider: &Provider) -> Entry {
-        let real = self.address.is_none();
-        let address = self.address.unwrap_or(provider.address);
-        // A framework's own details mean something only to itself and only of the provider.
-        let same = provider.layout == self.to.1;
+    /// Whether a provider's parameters mean something in the target too.
+    fn is_same_framework(&self, provider: &Provider) -> bool {
+        self.to.1.framework() == provider.layout.framework()
+    }
+
+    /// The labels to write: in a URL they are parameters that the original has itself.
+    fn labels(&self, same: bool, labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let has_url = matches!(self.to.1.framework(), Layout::Dubbo | Layout::Sofa);
+        if same && has_url {
+            return BTreeMap::new();
+        }
+        labels
+    }
+
+    /// The entry of a provider that consumers connect to themselves.
+    fn copy(&self, service: &str, provider: &Provider) -> Entry {
+        let same = self.is_same_framework(provider);
         Entry {
             service: service.to_owned(),
             version: provider.version.clone(),
             group: provider.group.clone(),
-            protocol: self
-                .protocol
-                .clone()
-                .unwrap_or_else(|| provider.protocol.clone()),
-            host: address.ip().to_string(),
-            port: address.port(),
-            weight: if real {
-                provider.weight
-            } else {
-                crate::offer::WEIGHT
-            },
+            weight: provider.weight,
             application: provider
                 .labels
                 .get("application")
-                .unwrap_or("finback")
+                .unwrap_or(APPLICATION)
                 .to_owned(),
-            labels: if real {
-                provider.labels.to_map()
-            } else {
-                BTreeMap::new()
-            },
-            // The same for every proxy that runs this bridge, so that they write the same entry.
-            since: if real {
-                provider.since.unwrap_or_default()
-            } else {
-                0
-            },
-            origin: Some(self.from.0.clone()),
-            parameters: if real && same {
+            labels: self.labels(same, provider.labels.to_map()),
+            since: provider.since.unwrap_or_default(),
+            warm_up: provider.warm_up,
+            parameters: if same {
                 provider.parameters.to_map()
             } else {
                 BTreeMap::new()
             },
+            ..Entry::default()
         }
     }
-}
 
-/// Runs a bridge until told to stop, and then takes back what it wrote.
-pub(crate) async fn run(
-    handle: Handle,
-    bridge: Bridge,
-    from: Arc<Feeds>,
-    to: Arc<Feeds>,
-    mut stop: watch::Receiver<bool>,
-) {
-    let mut directory = Directory::begin(from.store(), from.roots(), bridge.from.1);
-    let mut services: HashMap<String, Arc<Feed>> = HashMap::new();
-    let mut holders: HashMap<Entry, Holder> = HashMap::new();
-    loop {
-        if let Some(names) = directory.latest() {
-            for name in names.into_iter().filter(|name| bridge.takes(name)) {
-                // Kept when its name is gone: its feed knows whether to believe that.
-                services
-                    .entry(name)
-                    .or_insert_with_key(|name| from.feed(bridge.from.1, name));
-            }
-        }
-        let mut offers: Vec<_> = services.values().map(|feed| feed.offers()).collect();
-        let mut wanted = Vec::new();
-        let mut complete = true;
-        for ((service, _), offers) in services.iter().zip(&mut offers) {
-            match &*offers.borrow_and_update() {
-                Some(offer) => wanted.extend(bridge.entries(service, offer)),
-                None => complete = false,
-            }
-        }
-        // What a service yet unknown had is not taken back before it is known.
-        let gone: Vec<Entry> = holders
-            .keys()
-            .filter(|entry| complete && !wanted.contains(entry))
-            .cloned()
-            .collect();
-        let gone: Vec<Holder> = gone
-            .iter()
-            .filter_map(|entry| holders.remove(entry))
-            .collect();
-        for entry in wanted {
-            holders.entry(entry).or_insert_with_key(|entry| {
-                Holder::hold(&handle, &to, bridge.to.1, entry, Claim::Shared, None)
-            });
-        }
-        release_all(gone).await;
-        let changed = async {
-            if offers.is_empty() {
-                return std::future::pending().await;
-            }
-            select_all(offers.iter_mut().map(|each| Box::pin(each.changed()))).await
+    /// The entry of ours that stands for providers of one version and group. The same in every
+    /// proxy that runs this bridge: so it says nothing of us but our address.
+    fn stand_in(&self, service: &str, alike: &[&Provider]) -> Entry {
+        let Some(first) = alike.first() else {
+            return Entry::default();
         };
-        tokio::select! {
-            () = directory.changed() => {}
-            _ = changed => {}
-            _ = stop.wait_for(|stop| *stop) => break,
+        let texts = |of: fn(&Provider) -> &Texts| {
+            let maps = alike.iter().map(|provider| of(provider).to_map());
+            maps.collect::<Vec<_>>()
+        };
+        let labels = merged(Layout::Native, &texts(|provider| &provider.labels));
+        let same = alike.iter().all(|own| self.is_same_framework(own));
+        Entry {
+            service: service.to_owned(),
+            version: first.version.clone(),
+            group: first.group.clone(),
+            weight: agreed(alike.iter().map(|own| own.weight)).unwrap_or(WEIGHT),
+            application: labels
+                .get("application")
+                .map_or(APPLICATION, String::as_str)
+                .to_owned(),
+            labels: self.labels(same, labels),
+            parameters: if same {
+                merged(self.to.1, &texts(|provider| &provider.parameters))
+            } else {
+                BTreeMap::new()
+            },
+            ..Entry::default()
         }
     }
-    release_all(holders.into_values()).await;
 }
 
 #[cfg(test)]

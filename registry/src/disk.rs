@@ -1,266 +1,295 @@
 //! Snapshots on disk: a start while the registry is away finds what was known before.
 //!
-//! One file per service that has providers, written whole and renamed, so that a change costs what
-//! changed and a crash leaves the former file. Services without any have no file: callers may ask
-//! for as many of those as they like. The files of services that are followed are written anew every
-//! day; one that is a month older than the youngest belongs to a service that nobody follows, and
-//! is removed. A folder that nobody writes to keeps what it has, however long that takes.
+//! What is kept is what the registry's servers said, so that layouts read it again: providers, rules
+//! and whatever else governs them. One file for each place that was read, of services that have
+//! providers, written whole and renamed, so that a change costs what changed and a crash leaves the
+//! former file. Services without any have no file: callers may ask for as many of those as they like.
+//! The files of services that are followed are written anew every day; one that is a month older than
+//! the youngest belongs to a service that nobody follows, and is removed. A folder that nobody writes
+//! to keeps what it has, however long that takes. One that cannot be written to or read is a warning:
+//! a safety net stops nobody.
 
-use std::collections::{HashMap, HashSet};
-use std::hash::Hasher;
+mod former;
+mod writer;
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{Hash, Hasher};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use finback_core::text::Escaped;
-
+use bytes::Bytes;
+use finback_core::log_limit::LogLimit;
 use serde::{Deserialize, Serialize};
 
-use crate::layout::Layout;
 use crate::lock;
-use crate::offer::{Offer, Provider};
+use crate::store::{Answer, Query};
+use writer::Writer;
 
-/// Changes of one service within this time are written once.
-const GATHER: Duration = Duration::from_millis(500);
+pub(crate) use former::Key;
 
-/// How often files that nobody needs any more are looked for.
-const SWEEP: Duration = Duration::from_secs(24 * 60 * 60);
-/// A file that is so much older than the youngest is not needed.
-const MONTH: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// How the names of snapshots end, and of those that were not finished.
+/// What did not change is written anew after this, so that it can be told from what nobody needs
+/// any more.
+const REFRESH: Duration = Duration::from_secs(24 * 60 * 60);
+/// How the names of snapshots begin that say what applications say of a revision.
+const METADATA: &str = "metadata_";
+/// How the names of snapshots end.
 const SNAPSHOT: &str = "json";
-const DRAFT: &str = "draft";
 
-/// What identifies a service's file.
+/// What was read at a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Kind {
+    /// Names below a path.
+    Names,
+    /// Folders below a path.
+    Folders,
+    /// Names and values below a path.
+    Entries,
+    /// The value of a path.
+    Value,
+    /// The addresses of a host.
+    Host,
+    /// What an application's instance says of a revision.
+    Metadata,
+}
+
+/// What identifies a file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Key {
-    pub(crate) registry: String,
-    pub(crate) layout: Layout,
-    pub(crate) service: String,
+pub(crate) struct Place {
+    registry: String,
+    kind: Kind,
+    path: String,
+}
+
+impl Place {
+    pub(crate) fn new(registry: &str, kind: Kind, path: &str) -> Self {
+        Self {
+            registry: registry.to_owned(),
+            kind,
+            path: path.to_owned(),
+        }
+    }
+
+    /// Where what a query reads is kept.
+    pub(crate) fn of(registry: &str, query: &Query) -> Self {
+        let kind = match query {
+            Query::Names(_) => Kind::Names,
+            Query::Folders(_) => Kind::Folders,
+            Query::Entries(_) => Kind::Entries,
+            Query::Value(_) => Kind::Value,
+        };
+        Self::new(registry, kind, query.path())
+    }
+
+    fn file_name(&self) -> String {
+        let kind = format!("{:?}", self.kind);
+        let parts = [&self.registry, &*kind, &self.path];
+        match self.kind {
+            Kind::Metadata => file_name(&parts, &format!("{METADATA}{}", self.path)),
+            _ => file_name(&parts, &self.path),
+        }
+    }
 }
 
 /// A file's content.
 #[derive(Serialize, Deserialize)]
 struct Saved {
     registry: String,
-    layout: String,
-    service: String,
-    providers: Vec<Provider>,
+    kind: Kind,
+    path: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    entries: Option<BTreeMap<String, String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    value: Option<String>,
+}
+
+impl Saved {
+    fn of(place: &Place, answer: &Answer) -> Self {
+        let text = |bytes: &Bytes| std::str::from_utf8(bytes).ok().map(str::to_owned);
+        let (entries, value) = match answer {
+            Answer::Missing | Answer::Refused => (None, None),
+            // What is no text is nothing that a layout could read.
+            Answer::Entries(entries) => {
+                let texts = entries.iter();
+                let texts = texts.filter_map(|(name, value)| Some((name.clone(), text(value)?)));
+                (Some(texts.collect()), None)
+            }
+            Answer::Value(value) => (None, text(value)),
+        };
+        Self {
+            registry: place.registry.clone(),
+            kind: place.kind,
+            path: place.path.clone(),
+            entries,
+            value,
+        }
+    }
+
+    fn answer(self) -> Answer {
+        match (self.entries, self.value) {
+            (Some(entries), _) => {
+                let entries = entries.into_iter();
+                let entries = entries.map(|(name, value)| (name, value.into()));
+                Answer::Entries(Arc::new(entries.collect()))
+            }
+            (None, Some(value)) => Answer::Value(value.into()),
+            (None, None) => Answer::Missing,
+        }
+    }
 }
 
 /// The folder, and the thread that writes to it.
 #[derive(Clone)]
 pub(crate) struct Disk {
     folder: PathBuf,
-    changes: Sender<(Key, Vec<Provider>)>,
-    present: Present,
+    changes: Sender<Change>,
+    files: Files,
 }
 
-/// The names of the files that are there, or soon will be.
-type Present = Arc<Mutex<HashSet<String>>>;
+/// What is to become of a file.
+enum Change {
+    Write(Place, Answer),
+    Remove(String),
+}
+
+/// The files that are there, or soon will be, by name; with what this process wrote, and when.
+type Files = Arc<Mutex<HashMap<String, Option<(u64, Instant)>>>>;
 
 impl Disk {
     /// Writes to `folder`, which is made if need be.
-    ///
-    /// # Errors
-    /// If it cannot be made or written to.
-    pub(crate) fn open(folder: &Path) -> std::io::Result<Self> {
-        std::fs::create_dir_all(folder)?;
-        let probe = folder.join(".probe");
-        std::fs::write(&probe, b"")?;
-        std::fs::remove_file(probe)?;
-        let names = std::fs::read_dir(folder)?
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        let present: Present = Arc::new(Mutex::new(names.collect()));
+    pub(crate) fn open(folder: &Path) -> Self {
+        let files = Files::default();
+        if let Err(error) = probe(folder) {
+            let path = folder.display();
+            tracing::warn!(key = "snapshots.folder", %path, %error,
+                "cannot write snapshots; those that can be read are used");
+        }
+        match std::fs::read_dir(folder) {
+            Ok(entries) => {
+                let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+                lock(&files).extend(names.map(|name| (name, None)));
+            }
+            Err(error) => {
+                let path = folder.display();
+                tracing::warn!(key = "snapshots.folder", %path, %error, "cannot read snapshots");
+            }
+        }
         let (changes, queue) = channel();
-        let writer = Writer {
-            folder: folder.to_owned(),
-            present: present.clone(),
-        };
-        std::thread::Builder::new()
-            .name("snapshots".to_owned())
-            .spawn(move || writer.run(&queue))?;
-        Ok(Self {
+        let writer = Writer::new(folder, &files);
+        let thread = std::thread::Builder::new().name("snapshots".to_owned());
+        if let Err(error) = thread.spawn(move || writer.run(&queue)) {
+            tracing::warn!(key = "snapshots.folder", %error, "cannot write snapshots");
+        }
+        Self {
             folder: folder.to_owned(),
             changes,
-            present,
-        })
+            files,
+        }
     }
 
-    /// Has an offer written soon; of one without providers, the file is removed.
-    pub(crate) fn save(&self, key: &Key, offer: &Offer) {
-        let name = file_name(key);
-        let worth_it = if offer.providers.is_empty() {
-            lock(&self.present).remove(&name)
-        } else {
-            lock(&self.present).insert(name);
-            true
+    /// Has an answer written soon if it differs from the one before; of one that holds nothing, the
+    /// file is removed.
+    pub(crate) fn save(&self, place: Place, answer: Answer) {
+        let name = place.file_name();
+        let Some(hash) = hash(&answer) else {
+            return self.remove(name);
         };
-        if !worth_it {
-            return;
-        }
-        // The thread ends only with the last sender.
-        let _ = self.changes.send((key.clone(), offer.providers.clone()));
-    }
-
-    /// What was known of a service, if anything was.
-    pub(crate) fn load(&self, key: &Key) -> Option<Offer> {
-        let path = self.folder.join(file_name(key));
-        let text = std::fs::read(&path).ok()?;
-        match serde_json::from_slice::<Saved>(&text) {
-            // Two services whose names fall together are told apart by what the file says.
-            Ok(saved)
-                if saved.service == key.service
-                    && saved.registry == key.registry
-                    && saved.layout == key.layout.name() =>
+        {
+            let mut files = lock(&self.files);
+            let is_known = |(own, when): &(u64, Instant)| *own == hash && when.elapsed() < REFRESH;
+            if files
+                .get(&name)
+                .is_some_and(|own| own.as_ref().is_some_and(is_known))
             {
-                if saved.providers.is_empty() {
-                    return None;
-                }
-                Some(Offer::new(key.layout, true, saved.providers))
-            }
-            Ok(_) => None,
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "snapshot cannot be read; ignored");
-                None
-            }
-        }
-    }
-}
-
-/// The thread that writes.
-struct Writer {
-    folder: PathBuf,
-    present: Present,
-}
-
-impl Writer {
-    fn run(&self, queue: &Receiver<(Key, Vec<Provider>)>) {
-        let mut dirty: HashMap<Key, Vec<Provider>> = HashMap::new();
-        let mut due: Option<Instant> = None;
-        self.sweep(true);
-        let mut swept = Instant::now();
-        loop {
-            let wait = due.map_or(Duration::from_secs(3600), |due| {
-                due.saturating_duration_since(Instant::now())
-            });
-            let ended = match queue.recv_timeout(wait) {
-                Ok((key, providers)) => {
-                    dirty.insert(key, providers);
-                    due.get_or_insert_with(|| Instant::now() + GATHER);
-                    false
-                }
-                Err(RecvTimeoutError::Timeout) => false,
-                Err(RecvTimeoutError::Disconnected) => true,
-            };
-            if ended || due.is_some_and(|due| due <= Instant::now()) {
-                due = None;
-                for (key, providers) in dirty.drain() {
-                    if let Err(error) = self.put(&key, providers) {
-                        let (folder, service) = (self.folder.display(), Escaped(&key.service));
-                        tracing::warn!(%folder, %service, %error, "cannot write snapshot");
-                    }
-                }
-            }
-            if ended {
                 return;
             }
-            if swept.elapsed() >= SWEEP {
-                self.sweep(false);
-                swept = Instant::now();
-            }
+            files.insert(name, Some((hash, Instant::now())));
+        }
+        // The thread ends only with the last sender.
+        let _ = self.changes.send(Change::Write(place, answer));
+    }
+
+    /// The same for a place that shall not get a file: one that is there is kept up to date.
+    pub(crate) fn update(&self, place: Place, answer: Answer) {
+        if lock(&self.files).contains_key(&place.file_name()) {
+            self.save(place, answer);
         }
     }
 
-    fn put(&self, key: &Key, providers: Vec<Provider>) -> std::io::Result<()> {
-        let name = file_name(key);
-        let path = self.folder.join(&name);
-        if providers.is_empty() {
-            return match std::fs::remove_file(path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            };
+    fn remove(&self, name: String) {
+        if lock(&self.files).remove(&name).is_some() {
+            let _ = self.changes.send(Change::Remove(name));
         }
-        let saved = Saved {
-            registry: key.registry.clone(),
-            layout: key.layout.name().to_owned(),
-            service: key.service.clone(),
-            providers,
+    }
+
+    /// What was known of a place, if anything was.
+    pub(crate) fn load(&self, place: &Place) -> Option<Answer> {
+        let saved: Saved = self.read(&place.file_name())?;
+        // Two places whose names fall together are told apart by what the file says.
+        let is_it = saved.path == place.path
+            && saved.registry == place.registry
+            && saved.kind == place.kind;
+        is_it.then(|| saved.answer())
+    }
+
+    fn read<T: for<'de> Deserialize<'de>>(&self, name: &str) -> Option<T> {
+        let path = self.folder.join(name);
+        let unreadable = |error: &dyn std::fmt::Display| {
+            static UNREADABLE: LogLimit = LogLimit::usual();
+            if let Some(left_out) = UNREADABLE.admit(crate::now()) {
+                let path = path.display();
+                tracing::warn!(%path, %error, left_out, "snapshot cannot be read; ignored");
+            }
         };
-        let draft = path.with_extension(DRAFT);
-        std::fs::write(&draft, serde_json::to_vec(&saved)?)?;
-        std::fs::rename(draft, path)?;
-        lock(&self.present).insert(name);
-        Ok(())
-    }
-
-    /// Removes the files of services that nobody follows any more, and what is left of writing
-    /// that was broken off. At the start also those of services without providers, which former
-    /// versions made of every name that was asked for.
-    fn sweep(&self, at_start: bool) {
-        let files: Vec<(PathBuf, SystemTime)> = std::fs::read_dir(&self.folder)
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| {
-                let entry = entry.ok()?;
-                Some((entry.path(), entry.metadata().ok()?.modified().ok()?))
-            })
-            .filter(|(path, _)| has_end(path, SNAPSHOT) || has_end(path, DRAFT))
-            .collect();
-        // Not by the clock: it may have been wrong then or be now, and the machine may have
-        // slept for longer than that.
-        let youngest = files.iter().map(|(_, written)| *written).max();
-        let mut removed = 0;
-        for (path, written) in files {
-            let is_old = youngest
-                .and_then(|youngest| youngest.duration_since(written).ok())
-                .is_some_and(|age| age > MONTH);
-            let unneeded = is_old || has_end(&path, DRAFT) || at_start && is_empty(&path);
-            if unneeded && std::fs::remove_file(&path).is_ok() {
-                removed += 1;
-                if let Some(name) = path.file_name().and_then(|name| name.to_str()) {
-                    lock(&self.present).remove(name);
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) => {
+                if error.kind() != ErrorKind::NotFound {
+                    unreadable(&error);
                 }
+                return None;
             }
-        }
-        if removed > 0 {
-            tracing::info!(
-                removed,
-                "snapshots of services that nobody follows are removed"
-            );
-        }
+        };
+        serde_json::from_slice(&text)
+            .map_err(|error| unreadable(&error))
+            .ok()
     }
 }
 
-fn has_end(path: &Path, end: &str) -> bool {
-    path.extension().is_some_and(|own| own == end)
+/// Makes the folder if need be, and writes into it.
+fn probe(folder: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let file = folder.join(".probe");
+    std::fs::write(&file, b"")?;
+    std::fs::remove_file(file)
 }
 
-/// Whether a snapshot is one of ours that holds no providers.
-fn is_empty(path: &Path) -> bool {
-    let text = std::fs::read(path).unwrap_or_default();
-    let saved = serde_json::from_slice::<Saved>(&text);
-    saved.is_ok_and(|saved| saved.providers.is_empty())
+/// Tells answers apart; `None` for one that holds nothing.
+fn hash(answer: &Answer) -> Option<u64> {
+    let mut hasher = std::hash::DefaultHasher::new();
+    match answer {
+        Answer::Missing | Answer::Refused => return None,
+        Answer::Entries(entries) if entries.is_empty() => return None,
+        Answer::Entries(entries) => entries.hash(&mut hasher),
+        Answer::Value(value) => value.hash(&mut hasher),
+    }
+    Some(hasher.finish())
 }
 
-/// A name that says what it is to a reader, and is safe whatever the service is called.
-fn file_name(key: &Key) -> String {
+/// A name that says what it is to a reader, and is safe whatever stands in it.
+fn file_name(parts: &[&str], readable: &str) -> String {
     let mut hasher = Fnv::default();
-    for part in [&key.registry, key.layout.name(), &key.service] {
+    for part in parts {
         hasher.write(part.as_bytes());
         hasher.write(&[0]);
     }
-    let readable: String = key
-        .service
-        .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || c == '.' {
-                c
-            } else {
-                '_'
-            }
-        })
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '.';
+    let readable = readable.trim_matches('/').chars();
+    let readable: String = readable
+        .map(|c| if plain(c) { c } else { '_' })
         .take(80)
         .collect();
     format!("{readable}-{:016x}.{SNAPSHOT}", hasher.finish())
@@ -288,146 +317,4 @@ impl Hasher for Fnv {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may panic")]
-mod tests {
-    use super::*;
-
-    fn key(service: &str) -> Key {
-        Key {
-            registry: "r".to_owned(),
-            layout: Layout::Native,
-            service: service.to_owned(),
-        }
-    }
-
-    fn offer(port: u16) -> Offer {
-        let text = format!(
-            r#"{{"address":"127.0.0.1:{port}","layout":"native","protocol":"","version":"","group":"","weight":1,"labels":{{}}}}"#
-        );
-        Offer::new(
-            Layout::Native,
-            true,
-            vec![serde_json::from_str(&text).unwrap()],
-        )
-    }
-
-    /// A folder of a test's own, removed with it.
-    struct Folder(PathBuf);
-
-    impl Folder {
-        fn new(name: &str) -> Self {
-            let own = format!("finback-disk-{name}-{}", std::process::id());
-            let folder = std::env::temp_dir().join(own);
-            let _ = std::fs::remove_dir_all(&folder);
-            std::fs::create_dir_all(&folder).unwrap();
-            Self(folder)
-        }
-
-        fn names(&self) -> Vec<String> {
-            let entries = std::fs::read_dir(&self.0).unwrap();
-            let mut names: Vec<String> = entries
-                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-                .collect();
-            names.sort();
-            names
-        }
-
-        fn put(&self, name: &str, text: &[u8], days_ago: u64) {
-            let file = self.0.join(name);
-            std::fs::write(&file, text).unwrap();
-            let age = Duration::from_secs(days_ago * 24 * 60 * 60);
-            let file = std::fs::File::options().write(true).open(file).unwrap();
-            file.set_modified(SystemTime::now() - age).unwrap();
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
-
-    fn within(is: impl Fn() -> bool) -> bool {
-        let end = Instant::now() + Duration::from_secs(5);
-        while !is() {
-            if Instant::now() > end {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        true
-    }
-
-    fn text(service: &str, providers: Vec<Provider>) -> Vec<u8> {
-        serde_json::to_vec(&Saved {
-            registry: "r".to_owned(),
-            layout: "native".to_owned(),
-            service: service.to_owned(),
-            providers,
-        })
-        .unwrap()
-    }
-
-    #[test]
-    fn what_was_saved_last_is_loaded_and_damage_is_ignored() {
-        let folder = Folder::new("last");
-        let disk = Disk::open(&folder.0).unwrap();
-        assert_eq!(disk.load(&key("a/../b")), None);
-        for port in 1..=3 {
-            disk.save(&key("a/../b"), &offer(port));
-        }
-        assert!(within(|| disk.load(&key("a/../b")) == Some(offer(3))));
-        assert_eq!(disk.load(&key("a____b")), None);
-        std::fs::write(folder.0.join(file_name(&key("c"))), b"{\"regis").unwrap();
-        assert_eq!(disk.load(&key("c")), None);
-    }
-
-    #[test]
-    fn services_without_providers_have_no_file() {
-        let folder = Folder::new("none");
-        let disk = Disk::open(&folder.0).unwrap();
-        for n in 0..1000 {
-            let unknown = Offer::new(Layout::Native, false, Vec::new());
-            disk.save(&key(&format!("invented.{n}")), &unknown);
-        }
-        disk.save(&key("known"), &offer(1));
-        // What comes after is written after: so nothing was written of those before.
-        assert!(within(|| disk.load(&key("known")).is_some()));
-        assert_eq!(folder.names(), [file_name(&key("known"))]);
-        // Its providers are gone: it must not come back with the next start.
-        disk.save(&key("known"), &Offer::new(Layout::Native, true, Vec::new()));
-        assert!(within(|| folder.names().is_empty()));
-    }
-
-    #[test]
-    fn the_file_of_an_earlier_run_goes_with_its_providers() {
-        let folder = Folder::new("earlier");
-        let own = file_name(&key("known"));
-        folder.put(&own, &text("known", offer(1).providers), 0);
-        let disk = Disk::open(&folder.0).unwrap();
-        assert_eq!(disk.load(&key("known")), Some(offer(1)));
-        disk.save(
-            &key("known"),
-            &Offer::new(Layout::Native, false, Vec::new()),
-        );
-        assert!(within(|| folder.names().is_empty()));
-    }
-
-    #[test]
-    fn files_that_nobody_needs_are_swept() {
-        let folder = Folder::new("swept");
-        let providers = || offer(1).providers;
-        let [young, month, old, empty] = ["young", "month", "old", "empty"].map(key);
-        folder.put(&file_name(&young), &text("young", providers()), 400);
-        folder.put(&file_name(&month), &text("month", providers()), 429);
-        folder.put(&file_name(&old), &text("old", providers()), 431);
-        folder.put(&file_name(&empty), &text("empty", Vec::new()), 400);
-        folder.put("half-0.draft", b"{", 400);
-        folder.put("notes.txt", b"an operator's own", 900);
-        let disk = Disk::open(&folder.0).unwrap();
-        let mut left = [file_name(&month), file_name(&young), "notes.txt".to_owned()];
-        left.sort();
-        assert!(within(|| folder.names() == left), "{:?}", folder.names());
-        assert_eq!(disk.load(&young), Some(offer(1)));
-    }
-}
+mod tests;

@@ -1,16 +1,13 @@
 //! Services whose names are host names: the system's resolver knows their endpoints.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use finback_core::discovery::{Instance, Lookup, Sink, Snapshot};
-use finback_core::log_limit::LogLimit;
-use finback_core::text::Escaped;
+use tokio::runtime::Handle;
 
-/// A name that does not resolve is asked for again after this, then ever more rarely.
-const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+use crate::names::Resolver;
+
 /// The longest name, in bytes: 253 (RFC 1035, section 2.3.4), and a port.
 const MAX_HOST: usize = 253 + 6;
 /// The weight of each address.
@@ -27,73 +24,46 @@ pub struct DnsConfig {
 
 /// A registry of host names.
 pub(crate) struct Dns {
-    config: DnsConfig,
-    /// Since when names do not resolve that did.
-    failing: Mutex<Option<Instant>>,
-    followed: AtomicUsize,
+    port: u16,
+    resolver: Resolver,
 }
 
 impl Dns {
-    pub(crate) fn new(config: DnsConfig) -> Self {
+    pub(crate) fn new(handle: &Handle, config: &DnsConfig) -> Self {
         Self {
-            config,
-            failing: Mutex::default(),
-            followed: AtomicUsize::new(0),
+            port: config.port,
+            // Nothing is saved: callers may ask for as many names as they like.
+            resolver: Resolver::new(handle, config.refresh, None),
         }
     }
 
-    /// For how long names have not been resolved.
-    pub(crate) fn stale(&self) -> Option<Duration> {
-        self.failing().map(|since| since.elapsed())
+    /// Names that do not resolve any more, and since when the first.
+    pub(crate) fn failing(&self) -> (usize, Option<Instant>) {
+        self.resolver.failing()
     }
 
-    /// Services that are followed.
+    /// Names that are followed.
     pub(crate) fn followed(&self) -> usize {
-        self.followed.load(Ordering::Relaxed)
-    }
-
-    fn failing(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.resolver.followed()
     }
 
     /// Delivers a snapshot now and with each change of the name's addresses. A name that cannot
-    /// be resolved any more keeps those it had.
+    /// be resolved any more keeps those it had; one that never could has none, and nobody waits
+    /// for it.
     pub(crate) async fn follow(&self, lookup: &Lookup, sink: &dyn Sink) {
-        if !is_host(&lookup.service) {
+        let Some((host, port)) = host_and_port(&lookup.service, self.port) else {
             return sink.update(Snapshot::default());
-        }
-        let _counted = Counted::new(&self.followed);
-        let name = with_port(&lookup.service, self.config.port);
-        let mut last: Option<Vec<SocketAddr>> = None;
-        let mut pause = RETRY.0;
+        };
+        let mut name = self.resolver.follow(host);
+        let mut last = None;
         loop {
-            match resolve(&name).await {
-                Ok(addresses) => {
-                    *self.failing() = None;
-                    pause = self.config.refresh;
-                    if last.as_ref() != Some(&addresses) {
-                        sink.update(snapshot(&addresses));
-                        last = Some(addresses);
-                    }
-                }
-                Err(why) => {
-                    if pause == self.config.refresh || pause == RETRY.0 {
-                        unresolved(&name, &why);
-                        pause = RETRY.0;
-                    }
-                    if last.is_none() {
-                        // Nobody shall wait for what may never be.
-                        sink.update(Snapshot::default());
-                        last = Some(Vec::new());
-                    }
-                    // A name that never was one tells nothing of the resolver.
-                    if last.as_ref().is_some_and(|own| !own.is_empty()) {
-                        self.failing().get_or_insert_with(Instant::now);
-                    }
-                    pause = (pause * 2).min(RETRY.1);
-                }
+            if let Some(addresses) = name.latest()
+                && last.as_ref() != Some(&addresses)
+            {
+                sink.update(snapshot(&addresses, port));
+                last = Some(addresses);
             }
-            tokio::time::sleep(pause).await;
+            name.changed().await;
         }
     }
 }
@@ -105,66 +75,39 @@ fn is_host(service: &str) -> bool {
     !service.is_empty() && service.len() <= MAX_HOST && service.chars().all(sound)
 }
 
-fn unresolved(name: &str, why: &str) {
-    static UNRESOLVED: LogLimit = LogLimit::usual();
-    if let Some(left_out) = UNRESOLVED.admit(crate::now()) {
-        let name = Escaped(name);
-        tracing::warn!(%name, why, left_out, "cannot resolve; what is known stays");
+/// The host of a name that may be asked for, and its port: this one if none is stated.
+fn host_and_port(service: &str, port: u16) -> Option<(&str, u16)> {
+    if !is_host(service) {
+        return None;
     }
-}
-
-struct Counted<'a>(&'a AtomicUsize);
-
-impl<'a> Counted<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// `host:port`, with this port if none is stated.
-fn with_port(service: &str, port: u16) -> String {
-    let stated = match service.rsplit_once(':') {
+    let (host, port) = match service.rsplit_once(':') {
         // An IPv6 address has colons of its own.
-        Some((host, port)) => !host.contains(':') || host.ends_with(']') && !port.is_empty(),
-        None => false,
+        Some((host, stated)) if !host.contains(':') || host.ends_with(']') => {
+            (host, stated.parse().ok()?)
+        }
+        _ => (service, port),
     };
-    if stated {
-        service.to_owned()
-    } else {
-        format!("{service}:{port}")
-    }
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let host = bare.unwrap_or(host);
+    (!host.is_empty()).then_some((host, port))
 }
 
-/// The addresses of a name, in order, all of the family that the system prefers.
-async fn resolve(name: &str) -> Result<Vec<SocketAddr>, String> {
-    let found = tokio::net::lookup_host(name).await;
-    let mut found: Vec<SocketAddr> = found.map_err(|error| error.to_string())?.collect();
-    let Some(first) = found.first().copied() else {
-        return Err("no address".to_owned());
-    };
-    found.retain(|address| address.is_ipv4() == first.is_ipv4());
-    found.sort_unstable();
-    found.dedup();
-    Ok(found)
-}
-
-fn snapshot(addresses: &[SocketAddr]) -> Snapshot {
-    let instance = |address: &SocketAddr| Instance {
-        address: *address,
-        weight: WEIGHT,
-        labels: Default::default(),
-        warm_up: None,
-        terms: None,
+fn snapshot(addresses: &[SocketAddr], port: u16) -> Snapshot {
+    let instance = |address: &SocketAddr| {
+        let mut address = *address;
+        address.set_port(port);
+        Instance {
+            address,
+            weight: WEIGHT,
+            labels: Default::default(),
+            warm_up: None,
+            terms: None,
+        }
     };
     Snapshot {
-        known: true,
+        known: !addresses.is_empty(),
         instances: addresses.iter().map(instance).collect(),
         ..Snapshot::default()
     }
@@ -177,12 +120,19 @@ mod tests {
     #[test]
     fn a_port_may_be_stated() {
         for (service, wanted) in [
-            ("a.test", "a.test:80"),
-            ("a.test:8080", "a.test:8080"),
-            ("[::1]", "[::1]:80"),
-            ("[::1]:90", "[::1]:90"),
+            ("a.test", Some(("a.test", 80))),
+            ("a.test:8080", Some(("a.test", 8080))),
+            ("[::1]", Some(("::1", 80))),
+            ("[::1]:90", Some(("::1", 90))),
+            ("::1", Some(("::1", 80))),
+            ("a.test:", None),
+            ("a.test:http", None),
+            ("a.test:70000", None),
+            (":80", None),
+            ("[]:80", None),
+            ("a b", None),
         ] {
-            assert_eq!(with_port(service, 80), wanted);
+            assert_eq!(host_and_port(service, 80), wanted, "{service}");
         }
     }
 
@@ -205,18 +155,5 @@ mod tests {
         }
         assert!(is_host(&"x".repeat(253)));
         assert!(!is_host(&"x".repeat(260)));
-    }
-
-    #[tokio::test]
-    async fn this_machine_has_a_name() {
-        let found = resolve("localhost:7").await;
-        let found = found.unwrap_or_default();
-        assert!(!found.is_empty(), "{found:?}");
-        assert!(
-            found
-                .iter()
-                .all(|own| own.port() == 7 && own.ip().is_loopback())
-        );
-        assert!(resolve("nobody.invalid:7").await.is_err());
     }
 }

@@ -4,32 +4,41 @@
 //! Whatever becomes of the store, the last offer stays in force. An offer that is suddenly empty
 //! is doubted for a while; a single removal that the store reports while all is well is not.
 
+mod guard;
+mod hosts;
+
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use finback_core::text::Escaped;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::disk::{Disk, Key};
 use crate::layout::rules::Centre;
-use crate::layout::{Draft, Drafts, Layout, Reading, Roots};
+use crate::layout::{Drafts, Layout, Reading, Roots};
 use crate::lock;
 use crate::metadata::Metadata;
-use crate::offer::{Offer, Provider};
+use crate::names::Resolver;
+use crate::offer::Offer;
+use crate::remembered::Remembered;
 use crate::store::Store;
+use guard::Guard;
+use hosts::Hosts;
 
 /// How long the store may take before the snapshot on disk is used.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
+/// How long the snapshot may take to be read.
+const FROM_DISK: Duration = Duration::from_secs(1);
 /// The snapshot of a service that is followed is written anew after this, so that it can be told
 /// from those that nobody follows any more.
 const REFRESH: Duration = Duration::from_secs(24 * 60 * 60);
 /// Hosts given by name are looked up again after this.
 const NAMES: Duration = Duration::from_secs(30);
+/// How long the first offer of a service waits for its hosts' names.
+const FIRST_NAMES: Duration = Duration::from_secs(1);
 
 /// What all feeds of one registry have in common.
 pub(crate) struct Feeds {
@@ -38,11 +47,22 @@ pub(crate) struct Feeds {
     roots: Roots,
     /// How long an offer that is suddenly empty is doubted.
     protection: Duration,
-    disk: Option<Disk>,
+    earlier: Option<Earlier>,
     metadata: Metadata,
+    resolver: Arc<Resolver>,
     /// The rules that services share.
     centre: Arc<Centre>,
     feeds: Arc<Mutex<Followers>>,
+}
+
+/// What an earlier run knew of the registry.
+#[derive(Clone)]
+struct Earlier {
+    disk: Disk,
+    store: Arc<Store>,
+    roots: Roots,
+    metadata: Metadata,
+    centre: Arc<Centre>,
 }
 
 /// The feeds of services, only for as long as they are followed.
@@ -68,6 +88,8 @@ struct State {
     held: AtomicBool,
     /// Its offer is the snapshot of an earlier run.
     from_disk: AtomicBool,
+    /// We may not read it and never could, and nothing is known of it.
+    refused: AtomicBool,
 }
 
 impl Drop for Feed {
@@ -104,9 +126,19 @@ impl Feed {
         self.offers.clone()
     }
 
+    /// Whether there is an offer.
+    pub(crate) fn is_known(&self) -> bool {
+        self.offers.borrow().is_some()
+    }
+
     /// Whether an empty offer is being doubted.
     pub(crate) fn is_held(&self) -> bool {
         self.state.held.load(Ordering::Relaxed)
+    }
+
+    /// Whether its offer is empty for want of permission to read.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.state.refused.load(Ordering::Relaxed)
     }
 
     /// Whether its offer is the snapshot of an earlier run.
@@ -124,16 +156,43 @@ impl Feeds {
         disk: Option<Disk>,
         metadata: Metadata,
     ) -> Arc<Self> {
+        let registry = store.name().to_owned();
+        let own = disk.clone().map(|disk| (disk, registry.clone()));
+        let resolver = Arc::new(Resolver::new(handle, NAMES, own));
+        let remembered = |disk: &Disk, service| {
+            Metadata(Arc::new(Remembered {
+                service,
+                disk: disk.clone(),
+                registry: registry.clone(),
+            }))
+        };
+        let earlier = disk.as_ref().map(|disk| Earlier {
+            disk: disk.clone(),
+            store: Store::saved(handle, &registry, disk),
+            roots: roots.clone(),
+            metadata: remembered(disk, None),
+            centre: Arc::default(),
+        });
+        let metadata = match &disk {
+            Some(disk) => remembered(disk, Some(metadata.0)),
+            None => metadata,
+        };
         Arc::new(Self {
             handle: handle.clone(),
             store,
             roots,
             protection,
-            disk,
+            earlier,
             metadata,
+            resolver,
             centre: Arc::default(),
             feeds: Arc::default(),
         })
+    }
+
+    /// Resolves the names that providers give for hosts.
+    pub(crate) fn resolver(&self) -> &Resolver {
+        &self.resolver
     }
 
     pub(crate) fn store(&self) -> &Arc<Store> {
@@ -178,11 +237,12 @@ impl Feeds {
                 service: service.to_owned(),
             },
             store: self.store.clone(),
-            disk: self.disk.clone(),
+            earlier: self.earlier.clone(),
+            hosts: Hosts::new(&self.resolver),
+            begun: Instant::now(),
             guard: Guard::new(self.protection),
             state: state.clone(),
             offers,
-            saved: None,
         };
         let reading = Reading::begin(
             &self.store,
@@ -207,18 +267,17 @@ impl Feeds {
 struct Follower {
     key: Key,
     store: Arc<Store>,
-    disk: Option<Disk>,
+    earlier: Option<Earlier>,
+    hosts: Hosts,
+    begun: Instant,
     guard: Guard,
     state: Arc<State>,
     offers: watch::Sender<Option<Arc<Offer>>>,
-    /// When its snapshot was written last.
-    saved: Option<Instant>,
 }
 
 impl Follower {
     async fn run(mut self, mut reading: Reading) {
         self.start_from_disk(&mut reading).await;
-        let mut named = false;
         let mut unreadable = 0;
         loop {
             if let Some(drafts) = reading.latest() {
@@ -234,42 +293,44 @@ impl Follower {
                         "entries that cannot be read are left out"
                     );
                 }
-                named = drafts.drafts.iter().any(|draft| is_name(&draft.host));
-                let (listed, drafted) = (drafts.listed, drafts.drafts.len());
-                let offer = resolve(self.key.layout, drafts).await;
-                // What rules switch off is there all the same; what cannot be resolved is not.
-                let unknown = drafted.saturating_sub(offer.providers.len());
-                self.take(offer, listed.saturating_sub(unknown));
+                self.consider(drafts, &mut reading);
             }
-            let again = match (named, self.guard.doubted_until) {
-                (_, Some(until)) => until.saturating_duration_since(Instant::now()),
-                (true, None) => NAMES,
-                (false, None) => REFRESH,
+            let again = match self.guard.doubted_until() {
+                Some(until) => until.saturating_duration_since(Instant::now()),
+                None if self.hosts.pending() => FIRST_NAMES,
+                None => REFRESH,
             };
-            // Either way, everything is looked at again.
-            let _ = tokio::time::timeout(again, reading.changed()).await;
+            // Whichever comes first, everything is looked at again.
+            tokio::select! {
+                () = reading.changed() => {}
+                () = self.hosts.changed() => {}
+                () = tokio::time::sleep(again) => {}
+            }
         }
     }
 
-    /// Offers what was known in an earlier run if the store takes its time.
+    /// Offers what was known in an earlier run if the store does not answer, takes its time, or
+    /// lets us read nothing.
     async fn start_from_disk(&mut self, reading: &mut Reading) {
-        let Some(disk) = &self.disk else { return };
-        let connected = self.store.connected_within(FIRST_ANSWER).await;
-        if connected && reading.latest().is_none() {
-            let first = async {
-                while reading.latest().is_none() {
-                    reading.changed().await;
-                }
-            };
-            if tokio::time::timeout(FIRST_ANSWER, first).await.is_ok() {
-                return;
+        let Some(earlier) = self.earlier.clone() else {
+            return;
+        };
+        let first = async {
+            // A store that cannot be reached is not waited for.
+            if !self.store.answers_within(FIRST_ANSWER).await {
+                return false;
             }
-        } else if connected {
+            loop {
+                if let Some(drafts) = reading.latest() {
+                    return !drafts.refused || !drafts.drafts.is_empty();
+                }
+                reading.changed().await;
+            }
+        };
+        if let Ok(true) = tokio::time::timeout(FIRST_ANSWER, first).await {
             return;
         }
-        let (disk, key) = (disk.clone(), self.key.clone());
-        let loaded = tokio::task::spawn_blocking(move || disk.load(&key)).await;
-        if let Ok(Some(offer)) = loaded {
+        if let Some(offer) = self.load(&earlier).await {
             let Key {
                 registry, service, ..
             } = &self.key;
@@ -286,9 +347,73 @@ impl Follower {
         }
     }
 
+    /// What an earlier run knew, if it knew any providers.
+    async fn load(&mut self, earlier: &Earlier) -> Option<Offer> {
+        let (layout, service) = (self.key.layout, &*self.key.service);
+        let Earlier {
+            store,
+            roots,
+            metadata,
+            centre,
+            ..
+        } = earlier;
+        let mut reading = Reading::begin(store, roots, metadata, centre, layout, service);
+        let found = async {
+            loop {
+                if let Some(drafts) = reading.latest() {
+                    let offer = self.hosts.resolve(layout, drafts);
+                    if !self.hosts.pending() {
+                        return offer;
+                    }
+                    self.hosts.changed().await;
+                } else {
+                    reading.changed().await;
+                }
+            }
+        };
+        let found = tokio::time::timeout(FROM_DISK, found).await.ok();
+        if let Some(offer) = found.filter(|offer| !offer.providers.is_empty()) {
+            return Some(offer);
+        }
+        let (disk, key) = (earlier.disk.clone(), self.key.clone());
+        let former = tokio::task::spawn_blocking(move || disk.load_former(&key));
+        former.await.ok()?
+    }
+
+    /// Takes what the store says, unless that is no answer.
+    fn consider(&mut self, drafts: Drafts, reading: &mut Reading) {
+        let (listed, drafted) = (drafts.listed, drafts.drafts.len());
+        let refused = drafts.refused && listed == 0;
+        let has_some = |offer: &Option<Arc<Offer>>| {
+            let offer = offer.as_ref();
+            offer.is_some_and(|offer| !offer.providers.is_empty())
+        };
+        let knows_some = has_some(&self.offers.borrow());
+        self.state
+            .refused
+            .store(refused && !knows_some, Ordering::Relaxed);
+        if refused && knows_some {
+            return;
+        }
+        let offer = self.hosts.resolve(self.key.layout, drafts);
+        if drafted > 0 && offer.providers.is_empty() {
+            // Names that do not resolve: no answer either.
+            let waits = self.hosts.pending() && self.begun.elapsed() < FIRST_NAMES;
+            if knows_some || waits {
+                return;
+            }
+        }
+        if self.take(offer, listed)
+            && let Some(earlier) = &self.earlier
+        {
+            reading.save(&earlier.disk, &self.key.registry, listed > 0);
+            earlier.disk.forget_former(&self.key);
+        }
+    }
+
     /// Offers what the store says, of which so many providers are `listed`, if that is to be believed:
-    /// a rule that switches all of them off is.
-    fn take(&mut self, offer: Offer, listed: usize) {
+    /// a rule that switches all of them off is. Whether it is.
+    fn take(&mut self, offer: Offer, listed: usize) -> bool {
         let epoch = self.store.status().epoch;
         let accepted = self.guard.admits(listed, epoch, Instant::now());
         let was_held = self.state.held.swap(!accepted, Ordering::Relaxed);
@@ -297,7 +422,7 @@ impl Follower {
         } = &self.key;
         if !accepted {
             if !was_held {
-                let protection = self.guard.protection;
+                let protection = self.guard.protection();
                 tracing::warn!(
                     registry,
                     service,
@@ -305,7 +430,7 @@ impl Follower {
                     "all providers are gone at once; doubted for a while"
                 );
             }
-            return;
+            return false;
         }
         self.state.from_disk.store(false, Ordering::Relaxed);
         let changed = self.offers.send_if_modified(|last| {
@@ -315,110 +440,18 @@ impl Follower {
             }
             differs
         });
-        if let Some(offer) = &*self.offers.borrow() {
-            if changed {
-                let providers = offer.providers.len();
-                tracing::debug!(registry, service, providers, "offer");
-            }
-            let is_old = self.saved.is_none_or(|saved| saved.elapsed() >= REFRESH);
-            if let Some(disk) = &self.disk
-                && (changed || is_old)
-            {
-                disk.save(&self.key, offer);
-                self.saved = Some(Instant::now());
-            }
+        if changed {
+            tracing::debug!(registry, service, listed, "offer");
         }
-    }
-}
-
-/// Decides which offers to believe.
-struct Guard {
-    protection: Duration,
-    /// Providers of the last accepted offer, and the store's epoch then.
-    last: Option<(usize, Option<u64>)>,
-    doubted_until: Option<Instant>,
-}
-
-impl Guard {
-    fn new(protection: Duration) -> Self {
-        Self {
-            protection,
-            last: None,
-            doubted_until: None,
-        }
-    }
-
-    fn accepted(&mut self, providers: usize, epoch: Option<u64>) {
-        self.last = Some((providers, epoch));
-        self.doubted_until = None;
-    }
-
-    /// Whether an offer of so many providers is to be believed. An empty one is if there was
-    /// none before, if the last provider was taken away while the store was well, or if it
-    /// stays empty for the time of protection.
-    fn admits(&mut self, providers: usize, epoch: u64, now: Instant) -> bool {
-        let doubtful = providers == 0
-            && match self.last {
-                None | Some((0, _)) => false,
-                Some((1, before)) => before != Some(epoch),
-                Some(_) => true,
-            };
-        if doubtful {
-            let until = *self.doubted_until.get_or_insert(now + self.protection);
-            if now < until {
-                return false;
-            }
-        }
-        self.accepted(providers, Some(epoch));
         true
     }
-}
-
-async fn resolve(layout: Layout, drafts: Drafts) -> Offer {
-    let Drafts {
-        known, lane, rules, ..
-    } = drafts;
-    let mut providers = Vec::with_capacity(drafts.drafts.len());
-    for draft in drafts.drafts {
-        let (host, port) = (draft.host.clone(), draft.port);
-        match address(draft).await {
-            Some(provider) => providers.push(provider),
-            None => tracing::warn!(
-                host = %Escaped(&host), port,
-                "host is not known; provider left out"
-            ),
-        }
-    }
-    let mut offer = Offer::new(layout, known, providers);
-    offer.lane = lane.or(offer.lane);
-    offer.rules = rules;
-    offer
-}
-
-async fn address(draft: Draft) -> Option<Provider> {
-    let Draft {
-        host,
-        port,
-        mut provider,
-    } = draft;
-    provider.address = match host.parse() {
-        Ok(ip) => SocketAddr::new(ip, port),
-        Err(_) => tokio::net::lookup_host((host.as_str(), port))
-            .await
-            .ok()?
-            .next()?,
-    };
-    Some(provider)
-}
-
-fn is_name(host: &str) -> bool {
-    host.parse::<std::net::IpAddr>().is_err()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::metadata::NoMetadata;
+    use crate::offer::Provider;
     use crate::store::{StoreConfig, ZooKeeperConfig};
 
     const SOON: Duration = Duration::from_secs(1);
@@ -435,11 +468,12 @@ mod tests {
                 service: "s".to_owned(),
             },
             store,
-            disk: None,
+            earlier: None,
+            hosts: Hosts::new(&Arc::new(Resolver::new(&Handle::current(), NAMES, None))),
+            begun: Instant::now(),
             guard: Guard::new(Duration::from_secs(30)),
             state: Arc::default(),
             offers,
-            saved: None,
         };
         (follower, receiver)
     }
@@ -471,17 +505,6 @@ mod tests {
         follower.take(offer(&[1, 2]), 2);
         follower.take(offer(&[]), 0);
         assert_eq!(offered(), Some(2), "neither is: that is doubted");
-    }
-
-    #[test]
-    fn an_offer_suddenly_empty_is_doubted_for_a_while() {
-        let mut guard = Guard::new(Duration::from_secs(30));
-        let now = Instant::now();
-        assert!(guard.admits(0, 1, now));
-        assert!(guard.admits(3, 1, now));
-        assert!(!guard.admits(0, 1, now));
-        assert!(!guard.admits(0, 1, now + SOON));
-        assert!(guard.admits(0, 1, now + Duration::from_secs(31)));
     }
 
     /// Feeds of a store whose servers are not there.
@@ -561,29 +584,5 @@ mod tests {
         assert_eq!(lock(&feeds.feeds).len(), 1);
         drop(kept);
         assert_eq!(lock(&feeds.feeds).len(), 0);
-    }
-
-    #[test]
-    fn a_single_removal_counts_at_once_unless_the_store_was_away() {
-        let mut guard = Guard::new(Duration::from_secs(30));
-        let now = Instant::now();
-        assert!(guard.admits(2, 1, now));
-        assert!(guard.admits(1, 1, now));
-        assert!(guard.admits(0, 1, now));
-        assert!(guard.admits(1, 1, now));
-        assert!(!guard.admits(0, 2, now));
-        assert!(guard.admits(1, 2, now));
-        assert!(guard.admits(0, 2, now));
-    }
-
-    #[test]
-    fn what_comes_back_ends_the_doubt() {
-        let mut guard = Guard::new(Duration::from_secs(30));
-        let now = Instant::now();
-        assert!(guard.admits(3, 1, now));
-        assert!(!guard.admits(0, 2, now));
-        assert!(guard.admits(2, 2, now + SOON));
-        assert!(!guard.admits(0, 3, now + Duration::from_secs(29)));
-        assert!(!guard.admits(0, 3, now + Duration::from_secs(31)));
     }
 }

@@ -1,5 +1,6 @@
 //! Where frameworks keep a service, and how they write a provider.
 
+pub(crate) mod application;
 mod dubbo;
 mod dubbo_app;
 mod dubbo_parts;
@@ -8,7 +9,7 @@ mod grpc;
 mod native;
 pub(crate) mod rules;
 mod sofa;
-mod spring;
+pub(crate) mod spring;
 pub(crate) mod terms;
 pub(crate) mod url;
 pub(crate) mod write;
@@ -21,9 +22,10 @@ use finback_core::frame::NAME_LIMIT;
 use futures_util::future::select_all;
 use serde::{Deserialize, Serialize};
 
+use crate::disk::Disk;
 use crate::metadata::Metadata;
 use crate::offer::{CallRules, Provider};
-use crate::store::{Answer, Followed, Query, Store, is_segment};
+use crate::store::{Answer, Entries, Followed, Query, Store, is_segment};
 use crate::texts::Texts;
 use dubbo_parts::DubboParts;
 pub(crate) use exercise::{exercise_instance, exercise_rules, exercise_url};
@@ -47,6 +49,10 @@ const LABELS: &[(&str, &str)] = &[
 const MAX_LABEL: usize = 256;
 /// The parameter by which a provider that a bridge wrote tells where it came from.
 pub(crate) const ORIGIN: &str = "finback.origin";
+/// The parameter that holds the path of a provider's URL where that is not the interface.
+pub(crate) const PATH: &str = "finback.path";
+/// The parameter that holds what else an instance says of itself, as it wrote it.
+pub(crate) const DETAILS: &str = "finback.details";
 
 /// A framework's way to keep services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -120,6 +126,14 @@ impl Layout {
             .map_or("", |(name, _)| name)
     }
 
+    /// The layout that stands for all of the same framework, whose parameters mean the same.
+    pub(crate) fn framework(self) -> Self {
+        match self {
+            Self::DubboApp => Self::Dubbo,
+            other => other,
+        }
+    }
+
     /// The names of all.
     #[must_use]
     pub fn names() -> Vec<&'static str> {
@@ -138,6 +152,17 @@ impl Layout {
             Self::Sofa | Self::Spring | Self::Native => is_segment(service),
             // A target is a path.
             Self::Grpc => service.split('/').all(is_segment),
+        }
+    }
+
+    /// Where its services are.
+    pub(crate) fn root(self, roots: &Roots) -> &str {
+        match self {
+            Self::Dubbo | Self::DubboApp => &roots.dubbo,
+            Self::Sofa => &roots.sofa,
+            Self::Spring => &roots.services,
+            Self::Grpc => &roots.grpc,
+            Self::Native => &roots.native,
         }
     }
 
@@ -191,6 +216,8 @@ pub(crate) struct Drafts {
     pub(crate) drafts: Vec<Draft>,
     /// Entries that cannot be read.
     pub(crate) unreadable: usize,
+    /// We may not read where providers are, and never could.
+    pub(crate) refused: bool,
     /// The framework's own split.
     pub(crate) lane: Option<Lane>,
     /// The framework's own rules.
@@ -199,7 +226,37 @@ pub(crate) struct Drafts {
     pub(crate) listed: usize,
 }
 
+/// What was read last, so that a change costs what changed.
+#[derive(Default)]
+struct Cached {
+    entries: Arc<Entries>,
+    /// What `read` made of each of them, in their order.
+    drafts: Vec<Option<Option<Draft>>>,
+}
+
 impl Drafts {
+    /// The same as [`of`](Self::of), but what did not change is not read again.
+    fn again(
+        cached: &mut Cached,
+        answer: Option<&Answer>,
+        mut read: impl FnMut(&str, &[u8]) -> Option<Option<Draft>>,
+    ) -> Self {
+        let former = std::mem::take(cached);
+        if let Some(Answer::Entries(entries)) = answer {
+            let mut known = former.entries.iter().zip(former.drafts).peekable();
+            let drafts = entries.iter().map(|(name, value)| {
+                // Both are in order of name.
+                while known.next_if(|((own, _), _)| *own < name).is_some() {}
+                let same = known.next_if(|((own, old), _)| *own == name && *old == value);
+                same.map_or_else(|| read(name, value), |(_, draft)| draft)
+            });
+            cached.drafts = drafts.collect();
+            cached.entries = entries.clone();
+        }
+        let mut drafts = cached.drafts.iter();
+        Self::of(answer, |_, _| drafts.next().cloned().flatten())
+    }
+
     /// Reads entries one by one: one that cannot be read costs itself, never the service.
     /// `read` gives `None` for one that is not readable, and `Some(None)` for one that is no
     /// provider.
@@ -208,7 +265,10 @@ impl Drafts {
         mut read: impl FnMut(&str, &[u8]) -> Option<Option<Draft>>,
     ) -> Self {
         let Some(Answer::Entries(entries)) = answer else {
-            return Self::default();
+            return Self {
+                refused: answer == Some(&Answer::Refused),
+                ..Self::default()
+            };
         };
         let mut drafts = Self {
             known: true,
@@ -229,6 +289,7 @@ impl Drafts {
         self.known |= other.known;
         self.drafts.extend(other.drafts);
         self.unreadable += other.unreadable;
+        self.refused |= other.refused;
     }
 }
 
@@ -303,6 +364,20 @@ impl Reading {
             Parts::Dubbo(parts) => parts.changed().await,
         }
     }
+
+    /// Hands everything that it reads to the snapshots on disk, of a service that is worth a file
+    /// or is not.
+    pub(crate) fn save(&mut self, disk: &Disk, registry: &str, worth_it: bool) {
+        let mut all = Vec::new();
+        match &mut self.parts {
+            Parts::Single(followed) => all.push(followed),
+            Parts::Spring(spellings) => spellings.followed(&mut all),
+            Parts::Dubbo(parts) => parts.followed(&mut all),
+        }
+        for followed in all {
+            followed.save(disk, registry, worth_it);
+        }
+    }
 }
 
 /// Follows the names of all services of a layout.
@@ -314,16 +389,11 @@ pub(crate) struct Directory {
 
 impl Directory {
     pub(crate) fn begin(store: &Arc<Store>, roots: &Roots, layout: Layout) -> Self {
-        let (root, more) = match layout {
-            Layout::Dubbo => (&roots.dubbo, Some(format!("{}/mapping", roots.dubbo))),
-            Layout::DubboApp => (&roots.dubbo, Some(format!("{}/mapping", roots.dubbo))),
-            Layout::Sofa => (&roots.sofa, None),
-            Layout::Spring => (&roots.services, None),
-            Layout::Grpc => (&roots.grpc, None),
-            Layout::Native => (&roots.native, None),
-        };
-        let mut queries = vec![Query::Folders(root.clone())];
-        queries.extend(more.map(Query::Names));
+        let root = layout.root(roots);
+        let mut queries = vec![Query::Folders(root.to_owned())];
+        if matches!(layout, Layout::Dubbo | Layout::DubboApp) {
+            queries.push(Query::Names(format!("{root}/mapping")));
+        }
         if layout == Layout::DubboApp {
             queries.remove(0);
         }
@@ -333,7 +403,7 @@ impl Directory {
         }
         Self {
             layout,
-            root: root.clone(),
+            root: root.to_owned(),
             followed: queries
                 .into_iter()
                 .map(|query| store.follow(query))

@@ -12,25 +12,30 @@ mod exercise;
 mod feed;
 mod layout;
 mod listed;
+mod looks;
+mod merged;
 mod metadata;
+mod names;
 mod offer;
 mod registrar;
+mod remembered;
 mod several;
 mod store;
 mod texts;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use finback_core::clock::{Clock, Now};
-use finback_core::discovery::{Discovery, Lookup, Sink, WatchGuard};
+use finback_core::discovery::{Discovery, Lookup, Sink, Snapshot, WatchGuard};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
+use bridge::{Ends, Order};
 use disk::Disk;
 use dns::Dns;
 use feed::{Feed, Feeds};
@@ -46,12 +51,16 @@ pub use dns::DnsConfig;
 pub use exercise::{exercise_instance, exercise_rules, exercise_url};
 pub use layout::{Layout, Roots};
 pub use listed::ListedService;
+pub use looks::Looks;
 pub use metadata::{Asked, MetadataService, NoMetadata};
 pub use offer::{CallRules, Offer, Provider};
 pub use registrar::{Registration, RegistrationStatus};
 pub use several::Several;
 pub use store::{EtcdConfig, StoreConfig, TlsConfig, ZooKeeperConfig};
 pub use texts::Texts;
+
+/// Services that begin to be followed in one turn of their thread.
+const AT_ONCE: usize = 32;
 
 /// A registry as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,9 +125,10 @@ pub struct Eager {
 pub struct RegistryStatus {
     /// Its configured name.
     pub name: String,
-    /// Whether its servers answer (DNS: whether names resolve). Files and memory always do.
+    /// Whether its servers answer, and let us read what they let us read before (DNS: whether
+    /// names resolve). Files and memory always do.
     pub connected: bool,
-    /// For how long they have not answered.
+    /// For how long they have not answered, or something could not be read.
     pub stale: Duration,
     /// Services that are followed.
     pub services: usize,
@@ -128,6 +138,11 @@ pub struct RegistryStatus {
     pub doubted: usize,
     /// Of these, services known from the snapshot of an earlier run only.
     pub from_disk: usize,
+    /// Reads that its servers refuse or fail: what they answered last stays. Of a file, 1 while
+    /// what it says is wrong or doubted.
+    pub failing_reads: usize,
+    /// Host names that do not resolve any more: their last addresses stay.
+    pub failing_names: usize,
 }
 
 /// All configured registries.
@@ -145,7 +160,7 @@ pub struct Registries {
 /// A bridge at work.
 struct RunningBridge {
     bridge: Bridge,
-    stop: watch::Sender<bool>,
+    orders: watch::Sender<Order>,
     task: JoinHandle<()>,
 }
 
@@ -173,22 +188,37 @@ impl Drop for Servers {
 
 struct Watch {
     lookup: Lookup,
-    sink: Arc<dyn Sink>,
+    target: Target,
     task: Option<AbortHandle>,
+}
+
+/// Where a watch delivers.
+#[derive(Clone)]
+struct Target {
+    sink: Arc<dyn Sink>,
+    /// It has been given endpoints, perhaps by a registry that was configured before.
+    served: Arc<AtomicBool>,
+}
+
+impl Sink for Target {
+    fn update(&self, snapshot: Snapshot) {
+        if !snapshot.instances.is_empty() {
+            self.served.store(true, Ordering::Relaxed);
+        }
+        self.sink.update(snapshot);
+    }
 }
 
 impl Registries {
     /// Registries that work on the runtime of `handle`. Snapshots are kept in the folder, if
     /// there is one.
-    ///
-    /// # Errors
-    /// If the folder cannot be made or written to.
+    #[must_use]
     pub fn start(
         handle: Handle,
         configs: Vec<(String, RegistryConfig)>,
         snapshots: Option<&Path>,
         metadata: Arc<dyn MetadataService>,
-    ) -> std::io::Result<Self> {
+    ) -> Self {
         // The clients of ZooKeeper and etcd bring two providers of cryptography: one must be
         // chosen for the process. Whoever has chosen already is as good.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -196,14 +226,14 @@ impl Registries {
             registrar: Registrar::new(&handle),
             bridges: Mutex::default(),
             handle,
-            disk: snapshots.map(Disk::open).transpose()?,
+            disk: snapshots.map(Disk::open),
             metadata: Metadata(metadata),
             sources: Mutex::default(),
             watches: Arc::default(),
             next_watch: AtomicU64::new(0),
         };
         registries.replace(configs);
-        Ok(registries)
+        registries
     }
 
     /// Puts other registries in place of these. Those that did not change keep their sessions;
@@ -240,27 +270,34 @@ impl Registries {
                 if let Some(task) = watch.task.take() {
                     task.abort();
                 }
-                watch.task = self.follow(&watch.lookup, &watch.sink);
+                watch.task = self.follow(&watch.lookup, &watch.target);
             }
         }
         drop(watches);
         for registration in self.registrar.all() {
-            if changed.contains(&registration.registry) {
-                self.registrar.remove(&registration);
-                self.register(&registration);
+            if changed.contains(&registration.registry)
+                && let Some(feeds) = self.feeds(&registration.registry)
+            {
+                self.registrar.renew(&registration, &feeds);
             }
         }
         let mut bridges = lock(&self.bridges);
-        for running in std::mem::take(&mut *bridges) {
-            let touched =
-                |end: &(String, Layout)| changed.contains(&end.0) || self.feeds(&end.0).is_none();
-            if touched(&running.bridge.from) || touched(&running.bridge.to) {
-                running.stop.send_replace(true);
-                bridges.extend(self.start_bridge(running.bridge));
-            } else {
-                bridges.push(running);
+        bridges.retain(|running| {
+            let Bridge { from, to, .. } = &running.bridge;
+            let is_touched = changed.contains(&from.0) || changed.contains(&to.0);
+            match self.ends(&running.bridge) {
+                Some(ends) => {
+                    if is_touched {
+                        running.orders.send_replace(Order::Mirror(ends));
+                    }
+                    true
+                }
+                None => {
+                    running.orders.send_replace(Order::End);
+                    false
+                }
             }
-        }
+        });
     }
 
     fn feeds(&self, registry: &str) -> Option<Arc<Feeds>> {
@@ -293,41 +330,85 @@ impl Registries {
         self.registrar.status()
     }
 
-    /// Runs these bridges and no others; those that did not change go on undisturbed.
+    /// Puts registrations in the place of others: what is in both is not touched, and what goes
+    /// does so when what comes is there.
+    pub fn change_registrations(&self, before: &[Registration], after: &[Registration]) {
+        let gone: Vec<_> = before.iter().filter(|own| !after.contains(own)).collect();
+        let former = self.registrar.detach(&gone);
+        for registration in after {
+            match self.feeds(&registration.registry) {
+                Some(feeds) => self.registrar.succeed(registration, &feeds, &former),
+                None => self.register(registration),
+            }
+        }
+        self.registrar.release_after(former, after);
+    }
+
+    /// Runs these bridges and no others; those that did not change go on undisturbed, and one into
+    /// the same target goes on where another was.
     pub fn set_bridges(&self, wanted: Vec<Bridge>) {
         let mut bridges = lock(&self.bridges);
         let mut running = std::mem::take(&mut *bridges);
+        let mut fresh = Vec::new();
         for bridge in wanted {
-            let former = running.iter().position(|own| own.bridge == bridge);
+            match running.iter().position(|own| own.bridge == bridge) {
+                Some(same) => bridges.push(running.swap_remove(same)),
+                None => fresh.push(bridge),
+            }
+        }
+        for bridge in fresh {
+            let Some(ends) = self.ends(&bridge) else {
+                continue;
+            };
+            let likeness = |own: &RunningBridge| {
+                let Bridge { from, address, .. } = &own.bridge;
+                (*from == bridge.from, *address == bridge.address)
+            };
+            let former = (0..running.len())
+                .filter(|at| running[*at].bridge.to == bridge.to)
+                .max_by_key(|at| likeness(&running[*at]));
             match former {
-                Some(former) => bridges.push(running.swap_remove(former)),
-                None => bridges.extend(self.start_bridge(bridge)),
+                Some(former) => {
+                    let mut former = running.swap_remove(former);
+                    former.orders.send_replace(Order::Mirror(ends));
+                    former.bridge = bridge;
+                    bridges.push(former);
+                }
+                None => bridges.push(self.start_bridge(ends)),
             }
         }
         for ended in running {
-            ended.stop.send_replace(true);
+            ended.orders.send_replace(Order::End);
         }
     }
 
-    fn start_bridge(&self, bridge: Bridge) -> Option<RunningBridge> {
+    /// A bridge with its registries; `None` unless both are of servers.
+    fn ends(&self, bridge: &Bridge) -> Option<Ends> {
         let (Some(from), Some(to)) = (self.feeds(&bridge.from.0), self.feeds(&bridge.to.0)) else {
             tracing::error!(?bridge, "a bridge needs registries of servers at both ends");
             return None;
         };
-        let (stop, stopped) = watch::channel(false);
-        let running = bridge::run(self.handle.clone(), bridge.clone(), from, to, stopped);
-        Some(RunningBridge {
-            bridge,
-            stop,
-            task: self.handle.spawn(running),
-        })
+        let bridge = bridge.clone();
+        Some(Ends { bridge, from, to })
     }
 
-    /// Takes everything back that was registered or mirrored: the first thing on the way out.
+    fn start_bridge(&self, ends: Ends) -> RunningBridge {
+        let (orders, receiver) = watch::channel(Order::Mirror(ends.clone()));
+        let bridge = ends.bridge.clone();
+        let running = bridge::run(self.handle.clone(), ends, receiver);
+        RunningBridge {
+            bridge,
+            orders,
+            task: self.handle.spawn(running),
+        }
+    }
+
+    /// Takes everything back that leads to us, and leaves to other proxies what does not: the first
+    /// thing on the way out.
     pub async fn withdraw(&self) {
         let bridges = std::mem::take(&mut *lock(&self.bridges));
         for bridge in &bridges {
-            bridge.stop.send_replace(true);
+            bridge.orders.send_replace(Order::Leave);
         }
         self.registrar.withdraw().await;
         for bridge in bridges {
@@ -359,16 +440,16 @@ impl Registries {
             }
             RegistryConfig::File(path) => Source::Listed(Listed::file(&self.handle, path)),
             RegistryConfig::Memory(services) => Source::Listed(Listed::memory(services.clone())),
-            RegistryConfig::Dns(config) => Source::Dns(Arc::new(Dns::new(config.clone()))),
+            RegistryConfig::Dns(config) => Source::Dns(Arc::new(Dns::new(&self.handle, config))),
             RegistryConfig::Several(several) => Source::Several(several.clone()),
         }
     }
 
-    fn follow(&self, lookup: &Lookup, sink: &Arc<dyn Sink>) -> Option<AbortHandle> {
+    fn follow(&self, lookup: &Lookup, target: &Target) -> Option<AbortHandle> {
         let source = lock(&self.sources).get(&*lookup.registry)?.1.clone();
-        let (lookup, sink) = (lookup.clone(), sink.clone());
+        let (lookup, target) = (lookup.clone(), target.clone());
         let Source::Several(several) = source else {
-            let task = self.handle.spawn(source.follow(lookup, sink));
+            let task = self.handle.spawn(source.follow(lookup, target));
             return Some(task.abort_handle());
         };
         let merged = Merged::new(&several);
@@ -379,7 +460,11 @@ impl Registries {
                 registry: name.as_str().into(),
                 ..lookup.clone()
             };
-            members.push(member.follow(of_member, merged.sink(number)));
+            let part = Target {
+                sink: merged.sink(number),
+                served: Arc::default(),
+            };
+            members.push(member.follow(of_member, part));
         }
         let task = self.handle.spawn(async move {
             // Ended with this task.
@@ -387,7 +472,7 @@ impl Registries {
             for member in members {
                 following.spawn(member);
             }
-            merged.deliver(&*sink).await;
+            merged.deliver(&target).await;
         });
         Some(task.abort_handle())
     }
@@ -417,6 +502,22 @@ impl Registries {
             offers: feed.offers(),
             _feed: feed,
         })
+    }
+
+    /// Waits until the servers of a registry answer. A registry without servers always does.
+    ///
+    /// # Errors
+    /// If they do not within `patience`: what was the matter last.
+    pub async fn reach(&self, registry: &str, patience: Duration) -> Result<(), String> {
+        let Some((_, Source::Servers(servers))) = lock(&self.sources).get(registry).cloned() else {
+            return Ok(());
+        };
+        let store = servers.feeds.store();
+        if store.connected_within(patience).await {
+            return Ok(());
+        }
+        let why = store.why();
+        Err(why.unwrap_or_else(|| format!("nothing within {patience:?}")))
     }
 
     /// The names of all services of a layout in a registry of servers. `None` if there is no
@@ -466,11 +567,11 @@ impl Offers {
 }
 
 impl Source {
-    /// Keeps a sink up to date on what is looked up, for as long as it runs.
-    async fn follow(self, lookup: Lookup, sink: Arc<dyn Sink>) {
+    /// Keeps a target up to date on what is looked up, for as long as it runs.
+    async fn follow(self, lookup: Lookup, target: Target) {
         match self {
-            Self::Listed(listed) => listed.follow(&lookup, &*sink).await,
-            Self::Dns(dns) => dns.follow(&lookup, &*sink).await,
+            Self::Listed(listed) => listed.follow(&lookup, &target).await,
+            Self::Dns(dns) => dns.follow(&lookup, &target).await,
             Self::Servers(servers) => {
                 let Some(layout) = Layout::named(&lookup.layout) else {
                     tracing::error!(layout = %lookup.layout, "no such layout");
@@ -478,7 +579,7 @@ impl Source {
                 };
                 let feed = servers.feeds.feed(layout, &lookup.service);
                 drop(servers);
-                deliver(&feed, &lookup, &*sink).await;
+                deliver(&feed, &lookup, &target).await;
             }
             Self::Several(_) => tracing::error!("registries of registries of registries"),
         }
@@ -493,25 +594,36 @@ impl Source {
             waiting: 0,
             doubted: 0,
             from_disk: 0,
+            failing_reads: 0,
+            failing_names: 0,
         };
+        let age = |since: Option<Instant>| since.map(|since| since.elapsed()).unwrap_or_default();
+        if let Self::Listed(listed) = self
+            && let Some(since) = listed.doubted()
+        {
+            status.stale = since.elapsed();
+            status.failing_reads = 1;
+        }
         if let Self::Dns(dns) = self {
-            let stale = dns.stale();
-            status.connected = stale.is_none();
-            status.stale = stale.unwrap_or_default();
+            let (failing, since) = dns.failing();
+            status.connected = failing == 0;
+            status.stale = age(since);
+            status.failing_names = failing;
             status.services = dns.followed();
         }
         if let Self::Servers(servers) = self {
             let store = servers.feeds.store().status();
+            let troubles = servers.feeds.store().troubles();
             let feeds = servers.feeds.all();
-            status.connected = store.connected;
-            if !store.connected {
-                status.stale = Instant::now().duration_since(store.since);
-            }
+            status.connected = store.connected && !troubles.iter().any(|trouble| trouble.refused);
+            let lost = (!store.connected).then_some(store.since);
+            let (failing_names, unresolved) = servers.feeds.resolver().failing();
+            let since = troubles.iter().map(|trouble| trouble.since);
+            status.stale = age(since.chain(lost).chain(unresolved).min());
+            status.failing_reads = troubles.len();
+            status.failing_names = failing_names;
             status.services = feeds.len();
-            status.waiting = feeds
-                .iter()
-                .filter(|(_, feed)| feed.offers().borrow().is_none())
-                .count();
+            status.waiting = feeds.iter().filter(|(_, feed)| !feed.is_known()).count();
             status.doubted = feeds.iter().filter(|(_, feed)| feed.is_held()).count();
             status.from_disk = feeds.iter().filter(|(_, feed)| feed.is_from_disk()).count();
         }
@@ -520,15 +632,17 @@ impl Source {
 }
 
 /// Gives a sink what a lookup finds in a feed's offers, as it changes.
-async fn deliver(feed: &Feed, lookup: &Lookup, sink: &dyn Sink) {
+async fn deliver(feed: &Feed, lookup: &Lookup, target: &Target) {
     let mut offers = feed.offers();
     let mut last = None;
     loop {
         let offer = offers.borrow_and_update().clone();
-        if let Some(offer) = offer {
+        // What we may not read is no reason to forget what another configuration let us read.
+        let is_answer = !(feed.is_refused() && target.served.load(Ordering::Relaxed));
+        if let Some(offer) = offer.filter(|_| is_answer) {
             let snapshot = offer.snapshot(feed.layout, lookup);
             if last.as_ref() != Some(&snapshot) {
-                sink.update(snapshot.clone());
+                target.update(snapshot.clone());
                 last = Some(snapshot);
             }
         }
@@ -547,6 +661,9 @@ async fn keep_watching(feeds: Arc<Feeds>, eager: Eager) {
             .collect();
         return std::future::pending().await;
     }
+    // Names and providers lie below one root: the directory asks for the former, each feed for its own.
+    let root = eager.layout.root(feeds.roots());
+    let _gathering = (!root.is_empty()).then(|| feeds.store().gather(root));
     let mut directory = Directory::begin(feeds.store(), feeds.roots(), eager.layout);
     let mut kept: HashMap<String, Arc<Feed>> = HashMap::new();
     loop {
@@ -561,8 +678,15 @@ async fn keep_watching(feeds: Arc<Feeds>, eager: Eager) {
                         .is_some_and(|offer| !offer.providers.is_empty())
             });
             for name in names {
-                kept.entry(name)
-                    .or_insert_with_key(|name| feeds.feed(eager.layout, name));
+                if kept.contains_key(&name) {
+                    continue;
+                }
+                let feed = feeds.feed(eager.layout, &name);
+                kept.insert(name, feed);
+                if kept.len().is_multiple_of(AT_ONCE) {
+                    // Others have their turn: there may be thousands.
+                    tokio::task::yield_now().await;
+                }
             }
             tracing::debug!(root = directory.root(), services = kept.len(), "directory");
         }
@@ -573,7 +697,11 @@ async fn keep_watching(feeds: Arc<Feeds>, eager: Eager) {
 impl Discovery for Registries {
     fn watch(&self, lookup: &Lookup, sink: Arc<dyn Sink>) -> WatchGuard {
         let number = self.next_watch.fetch_add(1, Ordering::Relaxed);
-        let task = self.follow(lookup, &sink);
+        let target = Target {
+            sink,
+            served: Arc::default(),
+        };
+        let task = self.follow(lookup, &target);
         if task.is_none() {
             tracing::error!(registry = %lookup.registry, "no such registry");
         }
@@ -581,7 +709,7 @@ impl Discovery for Registries {
             number,
             Watch {
                 lookup: lookup.clone(),
-                sink,
+                target,
                 task,
             },
         );

@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use finback_core::discovery::{Instance, Lookup, Sink, Snapshot};
 use serde::Deserialize;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+
+use crate::lock;
+use crate::looks::Looks;
 
 /// How often a file is looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -32,6 +35,8 @@ pub struct ListedService {
 /// A list of services that may be replaced.
 pub(crate) struct Listed {
     services: watch::Receiver<Option<Arc<Vec<ListedService>>>>,
+    /// Since when what the file says is wrong or doubted.
+    doubted: Arc<Mutex<Option<Instant>>>,
     /// Keeps the list of a memory registry open.
     _owner: Option<watch::Sender<Option<Arc<Vec<ListedService>>>>>,
 }
@@ -41,25 +46,34 @@ impl Listed {
         let (owner, services) = watch::channel(Some(Arc::new(services)));
         Arc::new(Self {
             services,
+            doubted: Arc::default(),
             _owner: Some(owner),
         })
     }
 
-    /// Follows a file until the list is no longer used. While it cannot be read, or is wrong,
-    /// its last good content stays.
+    /// Follows a file until the list is no longer used. While it cannot be read, is wrong, or may
+    /// not be whole, its last good content stays.
     pub(crate) fn file(handle: &Handle, path: &Path) -> Arc<Self> {
         let (owner, services) = watch::channel(None);
         let path = path.to_owned();
+        let doubted = Arc::<Mutex<_>>::default();
+        let told = doubted.clone();
         handle.spawn(async move {
             tokio::select! {
-                () = keep_reading(&path, &owner) => {}
+                () = keep_reading(&path, &owner, &told) => {}
                 () = owner.closed() => {}
             }
         });
         Arc::new(Self {
             services,
+            doubted,
             _owner: None,
         })
+    }
+
+    /// Since when what the file says is wrong or doubted.
+    pub(crate) fn doubted(&self) -> Option<Instant> {
+        *lock(&self.doubted)
     }
 
     /// Delivers a snapshot now and with each change of the service.
@@ -106,24 +120,71 @@ fn snapshot(services: &[ListedService], lookup: &Lookup) -> Snapshot {
     }
 }
 
-async fn keep_reading(path: &Path, owner: &watch::Sender<Option<Arc<Vec<ListedService>>>>) {
-    let mut last = None;
+async fn keep_reading(
+    path: &Path,
+    owner: &watch::Sender<Option<Arc<Vec<ListedService>>>>,
+    doubted: &Mutex<Option<Instant>>,
+) {
+    let mut looks: Option<Looks> = None;
+    let mut complaint = None;
     loop {
-        let text = read(path).await.map_err(|error| error.to_string());
-        if last.as_ref() != Some(&text) {
-            match text.as_deref().map_err(Clone::clone).and_then(parse) {
-                Ok(services) => {
-                    owner.send_replace(Some(Arc::new(services)));
-                }
-                Err(why) => {
-                    let path = path.display();
-                    tracing::error!("{path}:{why}; what it said before stays in force");
+        let mut wrong = None;
+        match read(path).await {
+            // Nothing is known yet that could be lost.
+            Ok(text) if looks.is_none() => {
+                looks = Some(Looks::new(Some(text.clone().into_bytes())));
+                wrong = take(&text, owner).err();
+            }
+            Ok(text) => {
+                let before = owner.borrow().clone().unwrap_or_default();
+                let loses = |text: &[u8]| loses_one(text, &before);
+                if let Some(looks) = &mut looks
+                    && looks.see(text.as_bytes(), Instant::now(), loses)
+                {
+                    wrong = take(&text, owner).err();
+                } else {
+                    // What was wrong and did not change is still wrong.
+                    wrong.clone_from(&complaint);
                 }
             }
-            last = Some(text);
+            Err(why) => wrong = Some(why),
         }
+        if wrong != complaint
+            && let Some(why) = &wrong
+        {
+            let path = path.display();
+            tracing::error!("{path}:{why}; what it said before stays in force");
+        }
+        let unsettled = looks.as_ref().and_then(Looks::doubted);
+        {
+            let mut doubted = lock(doubted);
+            *doubted = match (&wrong, unsettled) {
+                (None, unsettled) => unsettled,
+                (Some(_), _) => Some(doubted.unwrap_or_else(Instant::now)),
+            };
+        }
+        complaint = wrong;
         tokio::time::sleep(LOOK).await;
     }
+}
+
+fn take(text: &str, owner: &watch::Sender<Option<Arc<Vec<ListedService>>>>) -> Result<(), String> {
+    let services = parse(text)?;
+    owner.send_replace(Some(Arc::new(services)));
+    Ok(())
+}
+
+/// Whether a text says of a service that had endpoints that it has none.
+fn loses_one(text: &[u8], before: &[ListedService]) -> bool {
+    let now = std::str::from_utf8(text).map_err(|error| error.to_string());
+    let Ok(now) = now.and_then(parse) else {
+        return false;
+    };
+    let having = |services: &[ListedService]| -> HashSet<String> {
+        let having = services.iter().filter(|own| !own.instances.is_empty());
+        having.map(|own| own.service.clone()).collect()
+    };
+    !having(before).is_subset(&having(&now))
 }
 
 /// Reads the file off the runtime's threads.

@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::feed::Feeds;
-use crate::layout::Layout;
-use crate::layout::write::{Entry, write};
+use crate::layout::write::{Entry, Written, write, write_application};
+use crate::layout::{Layout, spring};
 use crate::lock;
 use crate::store::{Claim, Store};
 
@@ -22,6 +22,8 @@ use crate::store::{Claim, Store};
 const CHECK: Duration = Duration::from_secs(1);
 /// Failed checks in a row after which a service is taken out.
 const FAILURES: u32 = 2;
+/// How often what belongs beside an entry is looked at.
+const KEEPING: Duration = Duration::from_secs(30);
 /// How long it may take to take everything out.
 const WITHDRAWAL: Duration = Duration::from_secs(3);
 
@@ -50,8 +52,12 @@ pub struct Registration {
     pub application: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// What else consumers may act on, as the framework calls it.
+    pub parameters: BTreeMap<String, String>,
     /// It is registered only while something listens here.
     pub check: Option<SocketAddr>,
+    /// The other services of the same instance of an application, where that is what is registered.
+    pub also: Vec<Self>,
 }
 
 /// How it stands with a registration.
@@ -88,25 +94,24 @@ impl Holder {
     pub(crate) fn hold(
         handle: &Handle,
         feeds: &Feeds,
-        layout: Layout,
-        entry: &Entry,
+        written: Written,
         claim: Claim,
         check: Option<SocketAddr>,
     ) -> Self {
-        let (path, value) = write(layout, feeds.roots(), entry);
         let store = feeds.store().clone();
         let (sender, held) = watch::channel(false);
+        let path = written.path.clone();
         let task = {
             let (store, path) = (store.clone(), path.clone());
             handle.spawn(async move {
                 let Some(check) = check else {
-                    store.hold(&path, &value, claim, &sender).await;
+                    hold(&store, &written, claim, &sender).await;
                     return;
                 };
                 loop {
                     until_answering(check).await;
                     tokio::select! {
-                        () = store.hold(&path, &value, claim, &sender) => return,
+                        () = hold(&store, &written, claim, &sender) => return,
                         () = until_failing(check) => {}
                     }
                     tracing::warn!(%check, path = %Escaped(&path), "the local service does not answer; taken out");
@@ -129,8 +134,43 @@ impl Holder {
         self.store.release(&self.path).await;
     }
 
-    fn is_held(&self) -> bool {
+    /// Leaves the entry to another who waits for it.
+    pub(crate) async fn leave(self) {
+        self.task.abort();
+        self.store.leave(&self.path).await;
+    }
+
+    /// Where it stands.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Whether the entry is there.
+    pub(crate) fn is_held(&self) -> bool {
         *self.held.borrow()
+    }
+}
+
+/// Holds an entry, and sees to it that what belongs beside it is there.
+async fn hold(store: &Store, written: &Written, claim: Claim, held: &watch::Sender<bool>) {
+    let Written {
+        path,
+        value,
+        beside,
+    } = written;
+    store.amend_all(beside).await;
+    let keeping = async {
+        loop {
+            tokio::time::sleep(KEEPING).await;
+            store.amend_all(beside).await;
+        }
+    };
+    if beside.is_empty() {
+        return store.hold(path, value, claim, held).await;
+    }
+    tokio::select! {
+        () = store.hold(path, value, claim, held) => {}
+        () = keeping => {}
     }
 }
 
@@ -147,9 +187,8 @@ impl Registrar {
         lock(&self.holders)
             .entry(registration.clone())
             .or_insert_with(|| {
-                let entry = registration.entry();
-                let (layout, check) = (registration.layout, registration.check);
-                Holder::hold(&self.handle, feeds, layout, &entry, Claim::Own, check)
+                let (written, check) = (registration.written(feeds), registration.check);
+                Holder::hold(&self.handle, feeds, written, Claim::Own, check)
             });
     }
 
@@ -161,6 +200,54 @@ impl Registrar {
         }
     }
 
+    /// Takes registrations out of the books; they stand until they are released.
+    pub(crate) fn detach(&self, gone: &[&Registration]) -> Mutex<Vec<Holder>> {
+        let mut holders = lock(&self.holders);
+        let former = gone.iter().filter_map(|own| holders.remove(*own));
+        Mutex::new(former.collect())
+    }
+
+    /// Registers what is not registered yet, in the place of a former one where it is the same.
+    pub(crate) fn succeed(
+        &self,
+        registration: &Registration,
+        feeds: &Feeds,
+        former: &Mutex<Vec<Holder>>,
+    ) {
+        let Written { path, .. } = registration.written(feeds);
+        // Two with one place would overwrite each other; the entry itself stays.
+        let is_same = |own: &Holder| own.path == path && Arc::ptr_eq(&own.store, feeds.store());
+        lock(former).retain(|own| !is_same(own));
+        self.add(registration, feeds);
+    }
+
+    /// Registers the same in another session, and ends the former one after that.
+    pub(crate) fn renew(&self, registration: &Registration, feeds: &Feeds) {
+        let former = self.detach(&[registration]);
+        self.add(registration, feeds);
+        self.release_after(former, std::slice::from_ref(registration));
+    }
+
+    /// Releases former entries as soon as those in their place stand, or after a while.
+    pub(crate) fn release_after(&self, former: Mutex<Vec<Holder>>, after: &[Registration]) {
+        let former = std::mem::take(&mut *lock(&former));
+        if former.is_empty() {
+            return;
+        }
+        let holders = lock(&self.holders);
+        let after = after.iter().filter_map(|own| holders.get(own));
+        let coming: Vec<_> = after.map(|holder| holder.held.clone()).collect();
+        self.handle.spawn(async move {
+            let all = coming.into_iter().map(|mut held| async move {
+                // One that ended meanwhile is waited for no longer.
+                let _ = held.wait_for(|held| *held).await;
+            });
+            let all = futures_util::future::join_all(all);
+            let _ = tokio::time::timeout(WITHDRAWAL, all).await;
+            release_all(former).await;
+        });
+    }
+
     /// Everything registered.
     pub(crate) fn all(&self) -> Vec<Registration> {
         lock(&self.holders).keys().cloned().collect()
@@ -168,13 +255,16 @@ impl Registrar {
 
     pub(crate) fn status(&self) -> Vec<RegistrationStatus> {
         let holders = lock(&self.holders);
-        holders
-            .iter()
-            .map(|(registration, holder)| RegistrationStatus {
-                registration: registration.clone(),
-                held: holder.is_held(),
-            })
-            .collect()
+        let mut all = Vec::new();
+        for (registration, holder) in &*holders {
+            for registration in std::iter::once(registration).chain(&registration.also) {
+                all.push(RegistrationStatus {
+                    registration: registration.clone(),
+                    held: holder.is_held(),
+                });
+            }
+        }
+        all
     }
 
     /// Takes everything back, for good.
@@ -193,7 +283,42 @@ pub(crate) async fn release_all(holders: impl IntoIterator<Item = Holder>) {
     }
 }
 
+/// Leaves entries to others, all at the same time, within a bound.
+pub(crate) async fn leave_all(holders: impl IntoIterator<Item = Holder>) {
+    let all = futures_util::future::join_all(holders.into_iter().map(Holder::leave));
+    if tokio::time::timeout(WITHDRAWAL, all).await.is_err() {
+        tracing::warn!(
+            "the registry does not answer; what is mirrored stays as long as our session"
+        );
+    }
+}
+
 impl Registration {
+    /// Everything that the entry says besides. Spring's consumers read labels in its payload.
+    fn said(&self) -> BTreeMap<String, String> {
+        let mut said = self.parameters.clone();
+        if self.layout == Layout::Spring && !(said.is_empty() && self.labels.is_empty()) {
+            said.extend(self.labels.clone());
+            spring::describe(&mut said);
+        }
+        said
+    }
+
+    /// What is written for it.
+    fn written(&self, feeds: &Feeds) -> Written {
+        if self.layout == Layout::DubboApp {
+            let also = self.also.iter().map(Self::entry);
+            let entries: Vec<Entry> = std::iter::once(self.entry()).chain(also).collect();
+            return write_application(feeds.roots(), &entries, feeds.store().is_zookeeper());
+        }
+        let (path, value) = write(self.layout, feeds.roots(), &self.entry());
+        Written {
+            path,
+            value,
+            beside: Vec::new(),
+        }
+    }
+
     fn entry(&self) -> Entry {
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -208,9 +333,9 @@ impl Registration {
             weight: self.weight,
             application: self.application.clone(),
             labels: self.labels.clone(),
+            parameters: self.said(),
             since: u64::try_from(since.as_millis()).unwrap_or_default(),
-            origin: None,
-            parameters: BTreeMap::new(),
+            ..Entry::default()
         }
     }
 }

@@ -4,24 +4,30 @@
 //! it was; when they do again, everything followed is listed anew.
 
 mod etcd;
+mod out;
 mod pause;
+mod saved;
 mod zookeeper;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use finback_core::log_limit::LogLimit;
 use finback_core::text::Escaped;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 pub use etcd::EtcdConfig;
+pub(crate) use etcd::Gathering;
+pub(crate) use out::{Out, Trouble};
 pub use zookeeper::ZooKeeperConfig;
 
+use crate::disk::{Disk, Place};
+use crate::layout::application::Beside;
 use crate::lock;
+use pause::Pause;
 
 /// A value longer than this is treated as empty: no framework writes such.
 const MAX_VALUE: usize = 256 * 1024;
@@ -68,6 +74,27 @@ pub enum StoreConfig {
     Etcd(EtcdConfig),
 }
 
+impl StoreConfig {
+    /// `host:port` of each server.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        match self {
+            Self::ZooKeeper(config) => {
+                let servers = config.servers.split('/').next().unwrap_or_default();
+                servers.split(',').map(str::to_owned).collect()
+            }
+            Self::Etcd(config) => {
+                let servers = config.servers.iter();
+                let bare = |server: &String| {
+                    let rest = server.split_once("://").map_or(&**server, |(_, rest)| rest);
+                    rest.trim_end_matches('/').to_owned()
+                };
+                servers.map(bare).collect()
+            }
+        }
+    }
+}
+
 /// What can be followed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Query {
@@ -83,7 +110,7 @@ pub(crate) enum Query {
 }
 
 impl Query {
-    fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         match self {
             Self::Names(path) | Self::Folders(path) | Self::Entries(path) | Self::Value(path) => {
                 path
@@ -101,6 +128,8 @@ pub(crate) enum Answer {
     Entries(Arc<Entries>),
     /// Its value.
     Value(Bytes),
+    /// We may not read it, and never could.
+    Refused,
 }
 
 /// Whether a store's servers answer.
@@ -128,7 +157,12 @@ pub(crate) struct Store {
     handle: Handle,
     kind: Kind,
     status: watch::Receiver<Status>,
+    /// Why its servers did not answer last.
+    why: Arc<Mutex<Option<String>>>,
     followed: Arc<Mutex<Places>>,
+    troubles: out::Troubles,
+    /// Paths that were released while the servers did not answer.
+    unwanted: Mutex<HashSet<String>>,
 }
 
 /// What is followed, by whom: only for as long as it is.
@@ -137,6 +171,7 @@ type Places = HashMap<Query, Weak<Following>>;
 enum Kind {
     ZooKeeper(zookeeper::ZooKeeper),
     Etcd(etcd::Etcd),
+    Saved(saved::Saved),
 }
 
 struct Following {
@@ -167,10 +202,26 @@ impl Drop for Following {
 #[derive(Clone)]
 pub(crate) struct Followed {
     answers: watch::Receiver<Option<Answer>>,
-    _following: Arc<Following>,
+    following: Arc<Following>,
 }
 
 impl Followed {
+    /// Hands the latest answer to the snapshots on disk, if it came from a registry's servers.
+    /// Where there was none before, one is made only if `worth_it`.
+    pub(crate) fn save(&self, disk: &Disk, registry: &str, worth_it: bool) {
+        let Some((_, query)) = &self.following.place else {
+            return;
+        };
+        let Some(answer) = self.answers.borrow().clone() else {
+            return;
+        };
+        let place = Place::of(registry, query);
+        match worth_it {
+            true => disk.save(place, answer),
+            false => disk.update(place, answer),
+        }
+    }
+
     /// The latest answer; `None` until the first.
     pub(crate) fn latest(&mut self) -> Option<Answer> {
         self.answers.borrow_and_update().clone()
@@ -190,7 +241,8 @@ impl Followed {
         F: Future<Output = ()> + Send + 'static,
     {
         let (sender, answers) = watch::channel(None);
-        let task = handle.spawn(task(Out(sender))).abort_handle();
+        let out = Out::new(sender, Arc::default());
+        let task = handle.spawn(task(out)).abort_handle();
         let following = Following {
             answers: answers.clone(),
             task: Some(task),
@@ -198,7 +250,7 @@ impl Followed {
         };
         Self {
             answers,
-            _following: Arc::new(following),
+            following: Arc::new(following),
         }
     }
 }
@@ -211,9 +263,11 @@ impl Store {
             since: Instant::now(),
             epoch: 0,
         });
+        let why = Arc::default();
         let reporter = Reporter {
             registry: name.to_owned(),
             status: reporter,
+            why: Arc::clone(&why),
         };
         let kind = match config {
             StoreConfig::ZooKeeper(config) => {
@@ -221,12 +275,39 @@ impl Store {
             }
             StoreConfig::Etcd(config) => Kind::Etcd(etcd::Etcd::start(handle, config, reporter)),
         };
-        Arc::new(Self {
+        let store = Arc::new(Self {
             name: name.to_owned(),
             handle: handle.clone(),
             kind,
-            status,
+            status: status.clone(),
+            why,
             followed: Arc::default(),
+            troubles: Arc::default(),
+            unwanted: Mutex::default(),
+        });
+        handle.spawn(release_later(Arc::downgrade(&store), status));
+        store
+    }
+
+    /// What an earlier run knew of a registry: a store that never changes.
+    pub(crate) fn saved(handle: &Handle, name: &str, disk: &Disk) -> Arc<Self> {
+        let (_, status) = watch::channel(Status {
+            connected: false,
+            since: Instant::now(),
+            epoch: 0,
+        });
+        Arc::new(Self {
+            name: name.to_owned(),
+            handle: handle.clone(),
+            kind: Kind::Saved(saved::Saved {
+                disk: disk.clone(),
+                registry: name.to_owned(),
+            }),
+            status,
+            why: Arc::default(),
+            followed: Arc::default(),
+            troubles: Arc::default(),
+            unwanted: Mutex::default(),
         })
     }
 
@@ -245,11 +326,28 @@ impl Store {
         *self.status.borrow()
     }
 
+    /// Why its servers did not answer last, if that is known.
+    pub(crate) fn why(&self) -> Option<String> {
+        lock(&self.why).clone()
+    }
+
     /// Waits until its servers answer, but no longer than this.
     pub(crate) async fn connected_within(&self, limit: Duration) -> bool {
         let mut status = self.status.clone();
         let connected = status.wait_for(|status| status.connected);
         matches!(tokio::time::timeout(limit, connected).await, Ok(Ok(_)))
+    }
+
+    /// Waits until its servers answer or are known not to, but no longer than this. Whether they do.
+    pub(crate) async fn answers_within(&self, limit: Duration) -> bool {
+        let mut status = self.status.clone();
+        let known = status.wait_for(|status| status.connected || status.epoch > 0);
+        matches!(tokio::time::timeout(limit, known).await, Ok(Ok(status)) if status.connected)
+    }
+
+    /// What cannot be read any more though the servers answer.
+    pub(crate) fn troubles(&self) -> Vec<Trouble> {
+        lock(&self.troubles).values().copied().collect()
     }
 
     /// Follows something; those who follow the same share one watch.
@@ -267,7 +365,7 @@ impl Store {
         };
         Followed {
             answers: following.answers.clone(),
-            _following: following,
+            following,
         }
     }
 
@@ -282,15 +380,25 @@ impl Store {
             };
         }
         let place = (self.followed.clone(), query.clone());
-        let out = Out(sender);
+        let out = Out::new(sender, self.troubles.clone());
         let task = match &self.kind {
             Kind::ZooKeeper(zookeeper) => self.handle.spawn(zookeeper.clone().follow(query, out)),
             Kind::Etcd(etcd) => self.handle.spawn(etcd.clone().follow(query, out)),
+            Kind::Saved(saved) => self.handle.spawn(saved.clone().follow(query, out)),
         };
         Following {
             answers,
             task: Some(task.abort_handle()),
             place: Some(place),
+        }
+    }
+
+    /// Reads everything below `root` as one until dropped, where that costs less than to follow
+    /// thousands of places there.
+    pub(crate) fn gather(&self, root: &str) -> Option<Gathering> {
+        match &self.kind {
+            Kind::Etcd(etcd) if is_sound(root) => Some(etcd.gather(&self.handle, root)),
+            Kind::Etcd(_) | Kind::ZooKeeper(_) | Kind::Saved(_) => None,
         }
     }
 
@@ -313,36 +421,87 @@ impl Store {
             tracing::error!(path = %Escaped(path), "no store has such a path; not registered");
             return std::future::pending().await;
         }
+        lock(&self.unwanted).remove(path);
         match &self.kind {
             Kind::ZooKeeper(zookeeper) => zookeeper.hold(path, value, claim, held).await,
             Kind::Etcd(etcd) => etcd.hold(path, value, claim, held).await,
+            Kind::Saved(_) => std::future::pending().await,
         }
     }
 
-    /// Removes what [`hold`](Self::hold) made, if it is still ours.
-    pub(crate) async fn release(&self, path: &str) {
+    /// Whether it is ZooKeeper: some frameworks write otherwise into others.
+    pub(crate) fn is_zookeeper(&self) -> bool {
+        matches!(self.kind, Kind::ZooKeeper(_))
+    }
+
+    /// Sees to it that these stand as they are to be, and tries until they do.
+    pub(crate) async fn amend_all(&self, all: &[Beside]) {
+        let mut pause = Pause::default();
+        for Beside { path, content } in all.iter().filter(|own| is_sound(&own.path)) {
+            loop {
+                let amended = match &self.kind {
+                    Kind::ZooKeeper(zookeeper) => zookeeper.amend(path, content).await,
+                    Kind::Etcd(etcd) => etcd.amend(path, content).await,
+                    Kind::Saved(_) => Ok(()),
+                };
+                match amended {
+                    Ok(()) => break,
+                    Err(why) => {
+                        tracing::warn!(path = %Escaped(path), why, "cannot register; trying again");
+                    }
+                }
+                pause.wait().await;
+            }
+        }
+    }
+
+    /// Leaves what [`hold`](Self::hold) made to another who waits for it. It stays for as long as it
+    /// would if we were gone without a word.
+    pub(crate) async fn leave(&self, path: &str) {
         if !is_sound(path) {
             return;
         }
         match &self.kind {
+            Kind::ZooKeeper(zookeeper) => zookeeper.leave(path).await,
+            // Those who wait see that our lease is not renewed any more.
+            Kind::Etcd(_) | Kind::Saved(_) => {}
+        }
+    }
+
+    /// Removes what [`hold`](Self::hold) made, if it is still ours. If the servers do not answer,
+    /// it is removed when they do again: our session or lease may outlive that.
+    pub(crate) async fn release(&self, path: &str) {
+        if !is_sound(path) {
+            return;
+        }
+        // First, as whoever waits for this may give up.
+        lock(&self.unwanted).insert(path.to_owned());
+        let released = match &self.kind {
             Kind::ZooKeeper(zookeeper) => zookeeper.release(path).await,
             Kind::Etcd(etcd) => etcd.release(path).await,
+            Kind::Saved(_) => Ok(()),
+        };
+        match released {
+            Ok(()) => {
+                lock(&self.unwanted).remove(path);
+            }
+            Err(error) => {
+                tracing::warn!(path = %Escaped(path), error, "cannot take the registration back yet");
+            }
         }
     }
 }
 
-/// Where the answers of one query go.
-pub(crate) struct Out(watch::Sender<Option<Answer>>);
-
-impl Out {
-    pub(crate) fn publish(&self, answer: Answer) {
-        self.0.send_if_modified(|last| {
-            let differs = last.as_ref() != Some(&answer);
-            if differs {
-                *last = Some(answer);
+/// Takes back what could not be taken back before, whenever the servers answer again.
+async fn release_later(store: Weak<Store>, mut status: watch::Receiver<Status>) {
+    while status.changed().await.is_ok() {
+        let Some(store) = store.upgrade() else { return };
+        let unwanted: Vec<String> = lock(&store.unwanted).iter().cloned().collect();
+        if status.borrow_and_update().connected {
+            for path in unwanted {
+                store.release(&path).await;
             }
-            differs
-        });
+        }
     }
 }
 
@@ -350,6 +509,8 @@ impl Out {
 pub(crate) struct Reporter {
     registry: String,
     status: watch::Sender<Status>,
+    /// What was the matter last.
+    why: Arc<Mutex<Option<String>>>,
 }
 
 impl Reporter {
@@ -367,6 +528,7 @@ impl Reporter {
     }
 
     fn lost(&self, why: &str) {
+        *lock(&self.why) = Some(why.to_owned());
         self.status.send_modify(|status| {
             if status.connected || status.epoch == 0 {
                 tracing::warn!(
@@ -381,15 +543,6 @@ impl Reporter {
                 status.since = Instant::now();
             }
         });
-    }
-}
-
-/// Says that the servers do not let us read what some caller may have asked for.
-fn forbidden(query: &Query) {
-    static FORBIDDEN: LogLimit = LogLimit::usual();
-    if let Some(left_out) = FORBIDDEN.admit(crate::now()) {
-        let path = Escaped(query.path());
-        tracing::warn!(%path, left_out, "not allowed to read; taken as empty");
     }
 }
 

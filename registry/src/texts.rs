@@ -1,7 +1,9 @@
-//! Names and values in one piece of memory: providers by the hundred thousand have a dozen each.
+//! Names and values in one piece of memory, which copies share: providers by the hundred thousand
+//! have a dozen each.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -10,7 +12,7 @@ const END: char = '\0';
 
 /// Values by name, in order of name.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Texts(Box<str>);
+pub struct Texts(Arc<str>);
 
 impl Texts {
     /// The value of a name.

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use finback_registry::Looks;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -60,6 +61,7 @@ pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
         }
         None => None,
     };
+    let snapshots = config.snapshots.clone();
     let running = Arc::new(Running::start(config)?);
     announce(&running).await;
     if let Some(listener) = admin {
@@ -71,7 +73,9 @@ pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
             listener.local_addr()?
         );
         let registries = running.registries.clone();
-        tokio::spawn(mesh_registry::serve(listener, config, registries));
+        tokio::spawn(mesh_registry::serve(
+            listener, config, registries, snapshots,
+        ));
     }
     tokio::spawn(keep_up(path, known, hangup, running.clone()));
     tracing::info!(target: LIFECYCLE, "ready");
@@ -107,22 +111,26 @@ async fn announce(running: &Running) {
     }
 }
 
-/// Reloads the file when it changes, and on SIGHUP.
-async fn keep_up(
-    path: PathBuf,
-    mut known: Option<Vec<u8>>,
-    mut hangup: Signal,
-    running: Arc<Running>,
-) {
+/// Reloads the file when it has changed and is whole, and on SIGHUP.
+async fn keep_up(path: PathBuf, known: Option<Vec<u8>>, mut hangup: Signal, running: Arc<Running>) {
+    let mut looks = Looks::new(known);
     loop {
         let asked = tokio::select! {
             _ = hangup.recv() => true,
             () = tokio::time::sleep(WATCH) => false,
         };
-        let now = read(&path).await;
         // A file that is gone for a moment is being replaced: wait for the new one.
-        if asked || (now.is_some() && now != known) {
-            known = now;
+        let now = read(&path).await;
+        let is_new = match &now {
+            Some(now) if asked => {
+                looks.take(now);
+                true
+            }
+            Some(now) => looks.see(now, Instant::now(), |_| false),
+            // Whoever asks is told that it cannot be read.
+            None => asked,
+        };
+        if is_new {
             reload(&path, &running).await;
         }
     }

@@ -1,20 +1,29 @@
 //! `finback services`: what registries say, for a person who wonders.
 
+mod table;
+
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use clap::Args;
-use finback_registry::{Layout, Offer, Registries};
-use serde_json::json;
+use finback_core::text::Escaped;
+use finback_registry::{Layout, Offer, Offers, Registries, RegistryConfig};
+use futures_util::future::{join_all, select_all};
+use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
+use self::table::Table;
 use crate::config;
+use crate::log::complain;
 use crate::metadata::DubboMetadata;
 
 /// How long a registry may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a connection to one of its servers may take.
+const PROBE: Duration = Duration::from_secs(2);
 
 /// What to list.
 #[derive(Args)]
@@ -52,46 +61,118 @@ pub async fn services(options: Options) -> anyhow::Result<ExitCode> {
     let config = match config::load(&options.config) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("{error}");
+            complain(format_args!("{error}"));
             return Ok(ExitCode::FAILURE);
         }
     };
-    let places = places(&options, &config)?;
+    let mut places = places(&options, &config)?;
+    let servers = servers(&config);
     let registries = Registries::start(
         Handle::current(),
         config.registries,
         None,
         Arc::new(DubboMetadata),
-    )?;
-    if let Some(name) = &options.name {
-        return one(&options, &registries, &places, name).await;
+    );
+    let silent = silent(&registries, &places, &servers).await;
+    places.retain(|place| !silent.contains(&place.registry));
+    let listed = match &options.name {
+        Some(name) => one(&options, &registries, &places, name).await?,
+        None => all(&options, &registries, &places).await,
+    };
+    Ok(if listed && silent.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Says of each registry that does not answer what is the matter, and returns their names.
+async fn silent(
+    registries: &Registries,
+    places: &[Place],
+    servers: &HashMap<String, Vec<String>>,
+) -> BTreeSet<String> {
+    let names: BTreeSet<&String> = places.iter().map(|place| &place.registry).collect();
+    let asked = names.into_iter().map(|name| async move {
+        let addresses = servers.get(name).map(Vec::as_slice).unwrap_or_default();
+        let probes = join_all(addresses.iter().map(|address| probe(address)));
+        let (answer, probes) = tokio::join!(registries.reach(name, PATIENCE), probes);
+        answer.err().map(|why| (name.clone(), why, probes))
+    });
+    let mut silent = BTreeSet::new();
+    for (name, why, probes) in join_all(asked).await.into_iter().flatten() {
+        complain(format_args!(
+            "registry {name} does not answer: {why}; {}",
+            probes.join("; ")
+        ));
+        silent.insert(name);
     }
-    let mut failed = false;
+    silent
+}
+
+/// What becomes of a connection to a server.
+async fn probe(address: &str) -> String {
+    match tokio::time::timeout(PROBE, TcpStream::connect(address)).await {
+        Ok(Ok(_)) => format!("{address} takes connections"),
+        Ok(Err(error)) => format!("{address}: {error}"),
+        Err(_) => format!("{address}: no answer within {PROBE:?}"),
+    }
+}
+
+/// The addresses of the servers of each registry that has any.
+fn servers(config: &config::Config) -> HashMap<String, Vec<String>> {
+    let registries = config.registries.iter();
+    let servers = registries.filter_map(|(name, config)| match config {
+        RegistryConfig::Servers(config) => Some((name.clone(), config.store.addresses())),
+        _ => None,
+    });
+    servers.collect()
+}
+
+/// Lists everything. `false` if something could not be read, or there is nothing at all.
+async fn all(options: &Options, registries: &Registries, places: &[Place]) -> bool {
     let mut table = Table::new(options.json);
-    for place in &places {
-        let names = registries
-            .services(&place.registry, place.layout, PATIENCE)
-            .await;
+    let mut complete = true;
+    let mut empty: BTreeSet<&String> = places.iter().map(|place| &place.registry).collect();
+    for place in places {
+        let Place { registry, layout } = place;
+        let names = registries.services(registry, *layout, PATIENCE).await;
         let Some(names) = names else {
-            if !failed {
-                eprintln!("registry {} does not answer", place.registry);
-            }
-            failed = true;
+            let layout = layout.name();
+            complain(format_args!(
+                "registry {registry} does not tell its services of layout {layout}"
+            ));
+            complete = false;
             continue;
         };
         for name in names {
-            if let Some(offer) = first(&registries, place, &name).await
-                && !offer.providers.is_empty()
-            {
-                table.print(place, &name, &offer);
+            match first(registries, place, &name).await {
+                Some(offer) if offer.providers.is_empty() => {}
+                Some(offer) => {
+                    empty.remove(registry);
+                    table.add(place, &name, &offer);
+                }
+                None => {
+                    complain(format_args!(
+                        "registry {registry} does not tell who provides {}",
+                        Escaped(&name)
+                    ));
+                    complete = false;
+                }
             }
         }
     }
-    Ok(if failed {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    table.print();
+    let is_empty = places.iter().all(|place| empty.contains(&place.registry));
+    for registry in empty {
+        let layouts = places.iter().filter(|place| place.registry == *registry);
+        let layouts: Vec<&str> = layouts.map(|place| place.layout.name()).collect();
+        complain(format_args!(
+            "registry {registry} answers, but has no providers of: {}; is its root or chroot right?",
+            layouts.join(", ")
+        ));
+    }
+    complete && !is_empty
 }
 
 fn places(options: &Options, config: &config::Config) -> anyhow::Result<Vec<Place>> {
@@ -111,22 +192,22 @@ fn places(options: &Options, config: &config::Config) -> anyhow::Result<Vec<Plac
             .filter(|layout| !matches!(layout, Layout::DubboApp))
             .collect(),
     };
-    let registries: Vec<&str> = config
-        .registries
-        .iter()
-        .filter(|(_, registry)| !registry.is_several())
-        .map(|(name, _)| name.as_str())
-        .filter(|name| options.registry.as_deref().is_none_or(|own| own == *name))
-        .collect();
-    anyhow::ensure!(
-        !registries.is_empty(),
-        "the configuration names no such registry"
-    );
+    let wanted = |name: &str| options.registry.as_deref().is_none_or(|own| own == name);
+    let registries = config.registries.iter().filter(|(name, _)| wanted(name));
+    let (servers, lists): (Vec<_>, Vec<_>) =
+        registries.partition(|(_, config)| matches!(config, RegistryConfig::Servers(_)));
+    if servers.is_empty() {
+        match lists.first() {
+            Some((name, _)) => anyhow::bail!("`{name}` has no servers to ask: it is a list or DNS"),
+            None => anyhow::bail!("the configuration names no such registry"),
+        }
+    }
+    let registries: Vec<&String> = servers.into_iter().map(|(name, _)| name).collect();
     Ok(registries
         .iter()
         .flat_map(|registry| {
             layouts.iter().map(|layout| Place {
-                registry: (*registry).to_owned(),
+                registry: (*registry).clone(),
                 layout: *layout,
             })
         })
@@ -146,156 +227,79 @@ async fn first(registries: &Registries, place: &Place, name: &str) -> Option<Arc
     tokio::time::timeout(PATIENCE, offer).await.ok()
 }
 
-/// Lists one service wherever it is.
+/// Lists one service wherever it is. `false` if it is nowhere.
 async fn one(
     options: &Options,
     registries: &Registries,
     places: &[Place],
     name: &str,
-) -> anyhow::Result<ExitCode> {
+) -> anyhow::Result<bool> {
     let mut found = false;
     let mut table = Table::new(options.json);
     let mut followed = Vec::new();
     for place in places {
-        let offer = first(registries, place, name).await;
-        if let Some(offer) = offer.filter(|offer| offer.known || options.watch) {
-            found |= offer.known;
-            if offer.known {
-                table.print(place, name, &offer);
+        let Some(mut offers) = registries.offers(&place.registry, place.layout, name) else {
+            continue;
+        };
+        let known = match first(registries, place, name).await {
+            Some(offer) if offer.known => {
+                table.add(place, name, &offer);
+                true
             }
-            if let Some(offers) = registries.offers(&place.registry, place.layout, name) {
-                followed.push((place, offers));
+            Some(_) => false,
+            None => {
+                complain(format_args!(
+                    "registry {} does not tell who provides {name}",
+                    place.registry
+                ));
+                false
             }
-        }
-    }
-    if !options.watch {
-        if !found {
-            eprintln!("{name} is in none of the registries");
-        }
-        return Ok(if found {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        });
-    }
-    for (_, offers) in &mut followed {
+        };
+        found |= known;
         // Printed already.
         let _ = offers.latest();
+        followed.push((place, offers, known));
+    }
+    table.print();
+    if !options.watch {
+        if !found && !places.is_empty() {
+            complain(format_args!(
+                "{name} is in none of the registries that answer"
+            ));
+        }
+        return Ok(found);
     }
     anyhow::ensure!(!followed.is_empty(), "no registry answers");
+    watch(name, &mut table, &mut followed).await?;
+    Ok(true)
+}
+
+/// Lists a service again whenever it changes, until interrupted.
+async fn watch(
+    name: &str,
+    table: &mut Table,
+    followed: &mut [(&Place, Offers, bool)],
+) -> anyhow::Result<()> {
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     loop {
         let changed = async {
             let waiting = followed
                 .iter_mut()
-                .map(|(_, offers)| Box::pin(offers.changed()));
-            futures_util::future::select_all(waiting).await.1
+                .map(|(_, offers, _)| Box::pin(offers.changed()));
+            select_all(waiting).await.1
         };
         tokio::select! {
             which = changed => {
-                let (place, offers) = &mut followed[which];
-                if let Some(offer) = offers.latest() {
-                    table.print(place, name, &offer);
+                let (place, offers, known) = &mut followed[which];
+                let Some(offer) = offers.latest() else { continue };
+                // A layout in which it never was is none of its.
+                if offer.known || *known {
+                    *known = true;
+                    table.add(place, name, &offer);
+                    table.print();
                 }
             }
-            _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+            _ = interrupt.recv() => return Ok(()),
         }
-    }
-}
-
-/// Rows for people, or objects for programs.
-struct Table {
-    json: bool,
-    headed: bool,
-}
-
-impl Table {
-    fn new(json: bool) -> Self {
-        Self {
-            json,
-            headed: false,
-        }
-    }
-
-    fn print(&mut self, place: &Place, name: &str, offer: &Offer) {
-        if self.json {
-            let object = json!({
-                "registry": place.registry,
-                "layout": place.layout.name(),
-                "service": name,
-                "known": offer.known,
-                "providers": offer.providers,
-            });
-            println!("{object}");
-            return;
-        }
-        if !self.headed {
-            self.headed = true;
-            println!(
-                "{:<8} {:<9} {:<40} {:<21} {:<8} {:<8} {:<8} {:>6} {:>8}  LABELS",
-                "REGISTRY",
-                "LAYOUT",
-                "SERVICE",
-                "ENDPOINT",
-                "SPEAKS",
-                "VERSION",
-                "GROUP",
-                "WEIGHT",
-                "AGE"
-            );
-        }
-        let registry = &place.registry;
-        if offer.providers.is_empty() {
-            println!(
-                "{registry:<8} {:<9} {name:<40} (no providers)",
-                place.layout.name()
-            );
-        }
-        for provider in &offer.providers {
-            let labels: Vec<String> = provider
-                .labels
-                .iter()
-                .filter(|(label, _)| !matches!(*label, "version" | "group"))
-                .map(|(label, value)| format!("{label}={value}"))
-                .chain(
-                    provider
-                        .origin
-                        .iter()
-                        .map(|origin| format!("(bridged from {origin})")),
-                )
-                .collect();
-            println!(
-                "{registry:<8} {:<9} {name:<40} {:<21} {:<8} {:<8} {:<8} {:>6} {:>8}  {}",
-                provider.layout.name(),
-                provider.address,
-                provider.protocol,
-                dash(&provider.version),
-                dash(&provider.group),
-                provider.weight,
-                age(provider.since),
-                labels.join(" ")
-            );
-        }
-    }
-}
-
-fn dash(text: &str) -> &str {
-    if text.is_empty() { "-" } else { text }
-}
-
-/// Time since a moment, in its largest unit.
-fn age(since: Option<u64>) -> String {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    let Some(since) = since.filter(|since| *since > 0) else {
-        return "-".to_owned();
-    };
-    let seconds = now.saturating_sub(Duration::from_millis(since)).as_secs();
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{}m", seconds / 60),
-        3600..86400 => format!("{}h", seconds / 3600),
-        _ => format!("{}d", seconds / 86400),
     }
 }

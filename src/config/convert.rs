@@ -29,7 +29,7 @@ use crate::subscriber::Subscription;
 use crate::tls::{PairFiles, ServerFiles};
 
 use clusters::{cluster_spec, policy};
-use registries::{bridge, mesh_registry, registration, registry_spec};
+use registries::{bridge, mesh_registry, registrations, registry_spec};
 use routes::table;
 
 /// More workers than any machine has cores for; a slip of the keyboard.
@@ -69,11 +69,7 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
         .into_iter()
         .map(|(name, registry)| Ok((name, registry_spec(registry, folder)?)))
         .collect::<Result<_>>()?;
-    let registrations = file
-        .register
-        .into_iter()
-        .map(|register| registration(register, &names))
-        .collect::<Result<_>>()?;
+    let registrations = registrations(file.register, &names)?;
     let bridges = file
         .bridges
         .into_iter()

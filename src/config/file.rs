@@ -253,7 +253,11 @@ pub struct Register {
     pub application: Option<String>,
     /// Labels. Default: none.
     #[serde(default)]
-    pub labels: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, Placed<String>>,
+    /// What else consumers act on, as the framework calls it, such as Dubbo's `timeout` and
+    /// `retries`. Default: nothing.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, Placed<String>>,
     /// Registered only while something listens at this address. Default: always.
     pub check: Option<Placed<String>>,
 }
@@ -857,6 +861,10 @@ forms!(
 /// Where a route leads.
 #[derive(Clone, Debug, JsonSchema)]
 #[schemars(untagged)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there are few, and they are gone once the file is read"
+)]
 pub enum To {
     /// `registry`: the only registry there is.
     Word(String),

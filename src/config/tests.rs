@@ -330,6 +330,105 @@ fn mistakes_are_refused_with_place_and_remedy() {
     }
 }
 
+/// A configuration that registers a service of a layout with these further keys.
+fn registering(layout: &str, keys: &str) -> String {
+    let register = format!(
+        "register: [ {{ registry: zk, layout: {layout}, service: a.B, address: \"10.0.0.5:1\", {keys} }} ]\nlisteners:"
+    );
+    GOOD.replacen("listeners:", &register, 1)
+}
+
+#[test]
+fn a_registration_says_what_consumers_act_on() {
+    let text = registering("dubbo", "parameters: { timeout: 5000, a.retries: \"0\" }");
+    let config = parse(&text, Path::new("dir/f.yaml")).unwrap();
+    let parameters = &config.registrations[0].parameters;
+    assert_eq!(parameters["timeout"], "5000");
+    assert_eq!(parameters["a.retries"], "0");
+    for (layout, keys) in [
+        (
+            "sofa",
+            "parameters: { timeout: 3000, serialization: protobuf }",
+        ),
+        (
+            "spring",
+            "parameters: { version: \"2\" }, labels: { zone: a&b }",
+        ),
+        ("grpc", "labels: { weight: \"1\" }"),
+        ("dubbo", "labels: { tag: gray }"),
+        (
+            "dubbo-app",
+            "application: shop, parameters: { timeout: 5000 }",
+        ),
+    ] {
+        parse(&registering(layout, keys), Path::new("f.yaml")).unwrap();
+    }
+}
+
+#[test]
+fn what_a_registration_writes_itself_is_refused_with_its_place() {
+    for (layout, keys, expected) in [
+        (
+            "dubbo",
+            "parameters: { weight: 5 }",
+            "8:103: `weight` is written from what else",
+        ),
+        (
+            "dubbo",
+            "parameters: { interface: c.D }",
+            "`interface` is written",
+        ),
+        (
+            "dubbo",
+            "parameters: { timestamp: 5 }",
+            "`timestamp` is written",
+        ),
+        (
+            "dubbo",
+            "parameters: { finback.origin: x }",
+            "`finback.origin` is written",
+        ),
+        (
+            "dubbo",
+            "labels: { version: \"1\" }",
+            "`version` is written",
+        ),
+        (
+            "dubbo",
+            "parameters: { x: \"a&b\" }",
+            "`x` is nothing that a registry can have",
+        ),
+        ("dubbo", "parameters: { \"a=b\": c }", "`a=b` is nothing"),
+        ("dubbo", "labels: { zone: \"a&b\" }", "`zone` is nothing"),
+        (
+            "sofa",
+            "parameters: { uniqueId: x }",
+            "`uniqueId` is written",
+        ),
+        (
+            "sofa",
+            "parameters: { startTime: 5 }",
+            "`startTime` is written",
+        ),
+        (
+            "grpc",
+            "parameters: { x: y }",
+            "knows no parameters; write `labels`",
+        ),
+        ("native", "parameters: { x: y }", "knows no parameters"),
+        (
+            "dubbo-app",
+            "parameters: { x: y }",
+            "an application needs its name",
+        ),
+        ("dubbo-app", "application: \"a,b\"", "`a,b` is no name"),
+    ] {
+        let error = refused(&registering(layout, keys));
+        assert!(error.starts_with("dir/f.yaml:8:"), "{error}");
+        assert!(error.contains(expected), "{keys}: {error}");
+    }
+}
+
 #[test]
 fn the_schema_names_every_part() {
     let schema = serde_json::to_string(&schema()).unwrap();

@@ -117,7 +117,11 @@ const RULES: [Rule; 11] = [
                 ),
                 (
                     "registry/src/store/etcd.rs",
-                    "keys that we follow and changes of them, as many as there are services",
+                    "changes of keys that we follow, as many as there are services",
+                ),
+                (
+                    "registry/src/store/etcd/connect.rs",
+                    "keys that we follow, as many as there are services",
                 ),
                 (
                     "src/subscriber.rs",

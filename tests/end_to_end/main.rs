@@ -6,6 +6,7 @@
 
 mod bolt_java;
 mod bolt_node;
+mod bridges;
 mod browsers;
 mod client_certificates;
 mod clients;
@@ -26,6 +27,7 @@ mod kafka_security;
 mod leftovers;
 mod lifecycle;
 mod logging;
+mod mesh_registry;
 mod messages;
 mod mqtt;
 mod mqtt_brokers;
@@ -36,6 +38,8 @@ mod mqtt_websocket;
 mod names;
 mod proxies;
 mod registries;
+mod registry_outages;
+mod registry_reads;
 mod registry_rules;
 mod reload;
 mod revocation;

@@ -29,7 +29,7 @@ struct World {
 }
 
 impl World {
-    fn start() -> Self {
+    fn start(consumer: impl FnOnce(&str) -> Peer) -> Self {
         let zookeeper = ZooKeeper::start();
         let (tools, host) = (Peer::registry(), host_address().to_string());
         let ports = [free_port(), free_port()];
@@ -44,6 +44,13 @@ impl World {
             }
             peer
         });
+        // Consumers of Dubbo 3 see no document that is written before there is any.
+        let fields = [
+            ("registry", zookeeper.address.as_str()),
+            ("path", "/dubbo/config/dubbo/nobody.tag-router"),
+            ("data", "tags: []"),
+        ];
+        tools.ask("create", &fields).unwrap();
         let finback = Finback::start(&format!(
             r#"
 workers: 1
@@ -57,7 +64,7 @@ routes:
         ));
         let world = Self {
             _providers: providers.collect(),
-            consumer: Peer::dubbo3(),
+            consumer: consumer(&zookeeper.address),
             zookeeper,
             tools,
             finback,
@@ -158,95 +165,105 @@ fn encoded(text: &str) -> String {
 
 #[test]
 fn documents_hold_for_whom_they_name_as_for_dubbos_own_consumer() {
-    let world = World::start();
+    let world = World::start(Peer::dubbo3_governed);
     world.eventually("no rule", ALL);
     let at = |key: &str| format!("/dubbo/config/dubbo/{key}");
     let service = |scope: &str, kind: &str| at(&format!("{GREETER}:{scope}.{kind}"));
     let (one, two) = (world.ports[0], world.ports[1]);
+    let router = |key: &str, text: &str, wanted: &str| {
+        world.obey(&at(&format!("{key}.condition-router")), text, wanted);
+    };
     let to_one = format!("{{force: true, conditions: ['=> port={one}']}}");
-
-    world.obey(
-        &service("2.0.0:", "condition-router"),
+    router(
+        &format!("{GREETER}:2.0.0:"),
         &to_one,
         "one+two, one, one+two",
     );
-    world.obey(
-        &service("1.0.0:gg", "condition-router"),
+    router(
+        &format!("{GREETER}:1.0.0:gg"),
         &to_one,
         "one+two, one+two, one",
     );
-    world.obey(&at("shop.condition-router"), &to_one, "one, one, one");
-    world.obey(&at("web.condition-router"), &to_one, "one, one, one");
-    let elsewhere = format!("{{force: true, conditions: ['application=cart => port={one}']}}");
-    world.obey(&at("shop.condition-router"), &elsewhere, ALL);
-    let zones = "{force: true, conditions: ['method=who & host!=1.2.3.4 => zone!=x']}";
-    world.obey(
-        &service("1.0.0:", "condition-router"),
-        zones,
-        "two, one+two, one+two",
-    );
-    let ranges = format!("{{force: true, conditions: ['=> port={one}~{one}']}}");
-    world.obey(
-        &service("1.0.0:", "condition-router"),
-        &ranges,
-        "one, one+two, one+two",
-    );
-    let unsaid = "{force: true, conditions: ['=> nothing!=x']}";
-    world.obey(
-        &service("1.0.0:", "condition-router"),
-        unsaid,
-        "none, one+two, one+two",
-    );
-    let several = format!(
-        "{{configVersion: v3.1, force: true, conditions: [{{from: {{match: 'method=who'}}, to: [{{match: 'zone=x', weight: 100}}, {{match: 'zone=q', weight: 9000}}]}}]}}"
-    );
-    world.obey(
-        &service("2.0.0:", "condition-router"),
-        &several,
+    router(&format!("{GREETER}::"), &to_one, ALL);
+    router("shop", &to_one, "one, one, one");
+    router("web", &to_one, "one, one, one");
+    router("elsewhere", &to_one, ALL);
+    let first = format!("{GREETER}:1.0.0:");
+    let of_first = |condition: &str, wanted: &str| {
+        let text = format!("{{force: true, conditions: [{condition}]}}");
+        router(&first, &text, &format!("{wanted}, one+two, one+two"));
+    };
+    of_first("'method=who & host!=1.2.3.4 => zone!=x'", "two");
+    of_first(&format!("'=> port={one}~{one}'"), "one");
+    of_first("'=> nothing!=x'", "none");
+    of_first("'=> zone=x', 'arguments[0]=a => zone=q'", "one");
+    of_first("'=> zone=x', 'a==b => zone=z'", "one+two");
+    let weighted = "{configVersion: v3.1, force: true, conditions: [{from: {match: 'method=who'}, to: [{match: 'zone=x', weight: 100}, {match: 'zone=q', weight: 9000}]}]}";
+    router(
+        &format!("{GREETER}:2.0.0:"),
+        weighted,
         "one+two, one, one+two",
     );
 
-    let disabled = |key: &str, more: &str| {
-        format!(
-            "{{configVersion: v2.7, scope: service, key: '{key}', enabled: true, configs: [{{side: consumer, parameters: {{disabled: true}}, {more}}}]}}"
-        )
+    let disabled = |version: &str, key: &str, more: &str, wanted: &str| {
+        let text = format!(
+            "{{configVersion: {version}, scope: service, key: '{key}', enabled: true, configs: [{{side: consumer, parameters: {{disabled: true}}, {more}}}]}}"
+        );
+        let parts = key.split(['/', ':']).collect::<Vec<_>>();
+        let scope = match *parts {
+            [group, _, version] => format!("{version}:{group}"),
+            _ => format!("{}:", parts[1]),
+        };
+        world.obey(&service(&scope, "configurators"), &text, wanted);
     };
-    let second = format!("{GREETER}:2.0.0");
-    world.obey(
-        &service("2.0.0:", "configurators"),
-        &disabled(&second, "addresses: ['0.0.0.0']"),
-        "one+two, none, one+two",
-    );
-    let one_address = format!("providerAddresses: ['{}:{one}']", world.host);
-    world.obey(
-        &service("2.0.0:", "configurators"),
-        &disabled(&second, &one_address),
+    let address = format!("providerAddresses: ['{}:{one}']", world.host);
+    disabled(
+        "v2.7",
+        &format!("{GREETER}:2.0.0"),
+        &address,
         "one+two, two, one+two",
     );
-    let one_port = format!("providerAddresses: ['0.0.0.0:{two}']");
-    world.obey(
-        &service("2.0.0:", "configurators"),
-        &disabled(&second, &one_port),
-        "one+two, one, one+two",
+    disabled(
+        "v2.7",
+        &format!("gg/{GREETER}:1.0.0"),
+        &address,
+        "one+two, one+two, two",
+    );
+    let port = format!("providerAddresses: ['0.0.0.0:{two}']");
+    disabled(
+        "v2.7",
+        &format!("gg/{GREETER}:1.0.0"),
+        &port,
+        "one+two, one+two, one",
+    );
+    let wildcard = format!("match: {{providerAddress: {{wildcard: '*:{one}'}}}}");
+    disabled(
+        "v3.0",
+        &format!("{GREETER}:2.0.0"),
+        &wildcard,
+        "one+two, two, one+two",
     );
 
-    let tags = format!(
-        "{{force: true, enabled: true, key: shop, tags: [{{name: gray, addresses: ['{}:{two}']}}]}}",
-        world.host
+    let tagged = |application: &str, tag: &str, wanted: &str| {
+        let text = format!("{{configVersion: v3.0, force: true, tags: [{{name: gray, {tag}}}]}}");
+        world.obey(&at(&format!("{application}.tag-router")), &text, wanted);
+    };
+    let addresses = format!("addresses: ['{}:{two}']", world.host);
+    tagged("shop", &addresses, "one, one, one");
+    tagged("elsewhere", &addresses, ALL);
+    tagged(
+        "shop",
+        "match: [{key: zone, value: {exact: z}}]",
+        "one, one, one",
     );
-    world.obey(&at("shop.tag-router"), &tags, "one, one, one");
-    world.obey(&at("elsewhere.tag-router"), &tags, ALL);
-    let matched = "{configVersion: v3.0, force: true, key: shop, tags: [{name: gray, match: [{key: zone, value: {exact: z}}]}]}";
-    world.obey(&at("shop.tag-router"), matched, "one, one, one");
 }
 
+/// Dubbo 3.3 does not read older routers any more, and of older configurators not all.
 #[test]
 fn older_rules_hold_for_whom_they_name_as_for_dubbos_own_consumer() {
-    let world = World::start();
+    let world = World::start(|_| Peer::dubbo2());
     world.eventually("no rule", ALL);
     let (one, two) = (world.ports[0], world.ports[1]);
-    // One that changes nothing stands there always: a folder that becomes empty leaves consumers of
-    // Dubbo with the last rule that was in it.
     let node = |kind: &str, url: &str| format!("/dubbo/{GREETER}/{kind}/{}", encoded(url));
     let rule = |authority: &str, rest: &str| {
         node(
@@ -256,31 +273,8 @@ fn older_rules_hold_for_whom_they_name_as_for_dubbos_own_consumer() {
             ),
         )
     };
-    world.create(&rule("0.0.0.0", "&version=9.9.9"), "");
-    world.obey(
-        &rule("0.0.0.0", "&version=2.0.0"),
-        "",
-        "one+two, none, one+two",
-    );
-    world.obey(
-        &rule("0.0.0.0", "&version=1.0.0&group=gg"),
-        "",
-        "one+two, one+two, none",
-    );
-    world.obey(
-        &rule(&format!("0.0.0.0:{one}"), "&version=1.0.0"),
-        "",
-        "two, one+two, one+two",
-    );
-    world.obey(
-        &rule(&format!("{}:{two}", world.host), "&version=1.0.0"),
-        "",
-        "one, one+two, one+two",
-    );
-    world.obey(&rule("0.0.0.0", ""), "", ALL);
-    world.obey(&rule("1.2.3.4", "&version=1.0.0"), "", ALL);
-    let router = |rest: &str, text: &str| {
-        let text = encoded(text);
+    let router = |rest: &str| {
+        let text = encoded(&format!("=> port = {one}"));
         node(
             "routers",
             &format!(
@@ -288,17 +282,47 @@ fn older_rules_hold_for_whom_they_name_as_for_dubbos_own_consumer() {
             ),
         )
     };
-    let to_one = format!("=> port = {one}");
-    world.create(&router("&version=9.9.9", &to_one), "");
-    world.obey(
-        &router("&version=2.0.0", &to_one),
-        "",
-        "one+two, one, one+two",
+    // A folder that becomes empty leaves consumers of Dubbo with the last rule that was in it.
+    world.create(&rule("0.0.0.0", "&version=9.9.9"), "");
+    world.create(&router("&version=9.9.9"), "");
+    let (at_one, at_two) = (
+        format!("{}:{one}", world.host),
+        format!("{}:{two}", world.host),
     );
     world.obey(
-        &router("&version=1.0.0&group=gg", &to_one),
+        &rule(&at_one, "&version=2.0.0"),
+        "",
+        "one+two, two, one+two",
+    );
+    world.obey(
+        &rule(&at_two, "&version=1.0.0&group=gg"),
         "",
         "one+two, one+two, one",
     );
-    world.obey(&router("", &to_one), "", ALL);
+    world.obey(
+        &rule(&format!("0.0.0.0:{one}"), "&version=1.0.0"),
+        "",
+        "two, one+two, one+two",
+    );
+    let among = format!("&version=1.0.0&providerAddresses={at_one}");
+    world.obey(&rule("0.0.0.0", &among), "", "two, one+two, one+two");
+    world.obey(
+        &rule("0.0.0.0", "&version=1.0.0&~zone=x"),
+        "",
+        "two, one+two, one+two",
+    );
+    world.obey(&rule("0.0.0.0", ""), "", ALL);
+    world.obey(&rule("1.2.3.4", "&version=1.0.0"), "", ALL);
+    world.obey(
+        &rule(&at_one, "&version=1.0.0&side=consumer"),
+        "",
+        "two, one+two, one+two",
+    );
+    world.obey(&router("&version=2.0.0"), "", "one+two, one, one+two");
+    world.obey(
+        &router("&version=1.0.0&group=gg"),
+        "",
+        "one+two, one+two, one",
+    );
+    world.obey(&router(""), "", ALL);
 }

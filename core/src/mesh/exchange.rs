@@ -179,9 +179,28 @@ impl Exchange {
         local: &LocalMesh,
         attributes: Attributes<'_, '_>,
     ) -> Result<Attempt, Rejection> {
+        let attempt = self.attempt_here(local, attributes);
+        // Nearly all calls end here.
+        let none = matches!(
+            attempt,
+            Ok(Attempt::Wait(_)) | Err(Rejection::NoEndpoint | Rejection::NoService)
+        );
+        if !none {
+            return attempt;
+        }
+        self.attempt_elsewhere(attempt, local, attributes)
+    }
+
+    /// The same where the destination had none.
+    #[cold]
+    fn attempt_elsewhere(
+        &mut self,
+        mut attempt: Result<Attempt, Rejection>,
+        local: &LocalMesh,
+        attributes: Attributes<'_, '_>,
+    ) -> Result<Attempt, Rejection> {
         let mut waiting: Option<(u32, Arc<Cluster>)> = None;
         loop {
-            let attempt = self.attempt_here(local, attributes);
             match &attempt {
                 Ok(Attempt::Wait(cluster)) => {
                     waiting.get_or_insert_with(|| (self.destination, cluster.clone()));
@@ -190,6 +209,7 @@ impl Exchange {
                 Ok(Attempt::Go(_)) | Err(_) => return attempt,
             }
             if self.spill(local) {
+                attempt = self.attempt_here(local, attributes);
                 continue;
             }
             // Nobody has any: the first that may yet turn out to have some is waited for.
@@ -257,7 +277,7 @@ impl Exchange {
         }
         let deadline = self.attempt_deadline();
         let (seat, trial) = self.pick(&mut view, local.random(), (now, deadline), attributes)?;
-        let deadline = if self.unsaid {
+        let deadline = if self.unsaid && seat.endpoint.terms.is_some() {
             self.take_timeout_of(&seat.endpoint, local.limits().call_timeout_max);
             self.attempt_deadline()
         } else {

@@ -23,6 +23,9 @@ use std::ops::Range;
 use crate::nest::{Nest, Open};
 use crate::{Error, text};
 
+/// Where the key and the value of a map's entry stand.
+pub type Entry = (Range<usize>, Range<usize>);
+
 /// A reader of one body: values one after another, sharing their class definitions.
 ///
 /// Iterative whatever the nesting, and bounded by the body's length alone: nothing is allocated that
@@ -35,9 +38,6 @@ pub struct Reader<'a> {
     /// The containers around a value that is being skipped; kept for its memory.
     nest: Nest,
 }
-
-/// Where the key and the value of a map's entry stand.
-pub type Entry = (Range<usize>, Range<usize>);
 
 /// A class definition: where its field names stand, and how many there are. Half as wide as they
 /// might be: definitions of three bytes must not take many times their own room.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use finback_core::discovery::Lookup;
 
 use super::url::{self, Url};
-use super::{Draft, Drafts, Layout, Roots, provider};
+use super::{Cached, Draft, Drafts, Layout, PATH, Roots, provider};
 use crate::offer::{Provider, WEIGHT};
 use crate::store::Answer;
 
@@ -27,7 +27,12 @@ pub(super) fn folder(roots: &Roots, service: &str, category: &str) -> String {
 
 /// The providers among the entries, before rules.
 pub(super) fn read(service: &str, answer: Option<&Answer>) -> Drafts {
-    Drafts::of(answer, |name, _| {
+    read_again(service, answer, &mut Cached::default())
+}
+
+/// The same, of which those that did not change are not read again.
+pub(super) fn read_again(service: &str, answer: Option<&Answer>, cached: &mut Cached) -> Drafts {
+    Drafts::again(cached, answer, |name, _| {
         // etcd holds keys of folders too.
         if name.is_empty() {
             return Some(None);
@@ -38,7 +43,7 @@ pub(super) fn read(service: &str, answer: Option<&Answer>) -> Drafts {
 
 /// The provider that a URL describes; `None` if it is none of the service. One that is switched
 /// off is one: a rule may switch it on.
-pub(super) fn draft(service: &str, url: Url) -> Option<Draft> {
+pub(super) fn draft(service: &str, mut url: Url) -> Option<Draft> {
     // Providers written by Node have no path; those with a context path have it before the
     // interface.
     let interface = url.get("interface").unwrap_or(&url.path);
@@ -49,17 +54,20 @@ pub(super) fn draft(service: &str, url: Url) -> Option<Draft> {
             .is_none_or(|category| category == "providers")
         && url.flag("enabled", true);
     serves.then(|| {
-        let mut parameters = url.parameters;
-        if url.path != service && !url.path.is_empty() {
-            // A context path stands before the interface, and callers have to say it.
-            parameters.insert("path".to_owned(), url.path);
-        }
+        keep_path(&mut url.parameters, url.path, service);
         Draft {
             host: url.host,
             port: url.port,
-            provider: described(Layout::Dubbo, &url.scheme, parameters),
+            provider: described(Layout::Dubbo, &url.scheme, url.parameters),
         }
     })
+}
+
+/// Keeps a path by which the provider knows the service, for consumers of a bridge.
+pub(super) fn keep_path(parameters: &mut BTreeMap<String, String>, path: String, service: &str) {
+    if !path.is_empty() && path != service {
+        parameters.insert(PATH.to_owned(), path);
+    }
 }
 
 /// A provider of Dubbo as its parameters describe it.

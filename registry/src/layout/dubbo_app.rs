@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::dubbo::described;
+use super::dubbo::{described, keep_path};
 use super::{Draft, Drafts, Layout, Roots};
 use crate::metadata::{Instances, Metadata};
 use crate::store::{Answer, Followed, Query, Store};
@@ -90,7 +90,7 @@ impl Applications {
     pub(super) fn latest(&mut self) -> Option<Drafts> {
         let names = match self.mapping.latest()? {
             Answer::Value(names) => names,
-            Answer::Missing | Answer::Entries(_) => bytes::Bytes::new(),
+            Answer::Missing | Answer::Refused | Answer::Entries(_) => bytes::Bytes::new(),
         };
         let names = std::str::from_utf8(&names).unwrap_or_default();
         let names: Vec<&str> = names
@@ -124,6 +124,7 @@ impl Application {
         let Some(instances) = self.instances.latest() else {
             return false;
         };
+        drafts.refused |= instances == Answer::Refused;
         let (found, unreadable) = read_instances(&instances);
         drafts.unreadable += unreadable;
         drafts.known |= !found.is_empty();
@@ -326,7 +327,7 @@ struct Service {
     version: Option<String>,
     protocol: String,
     port: u16,
-    path: Option<String>,
+    path: String,
     params: BTreeMap<String, String>,
 }
 
@@ -350,10 +351,9 @@ fn draft(application: &str, instance: &Instance, service: &Service) -> Draft {
     };
     set("version", &service.version);
     set("group", &service.group);
-    let path = service.path.clone();
-    set("path", &path.filter(|path| *path != service.name));
     set("dubbo.tag", &instance.tag);
     set("timestamp", &instance.since.map(|since| since.to_string()));
+    keep_path(&mut parameters, service.path.clone(), &service.name);
     let provider = described(Layout::DubboApp, &service.protocol, parameters);
     let port = instance.endpoints.get(&service.protocol).copied();
     Draft {

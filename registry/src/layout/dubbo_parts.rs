@@ -6,13 +6,14 @@ use std::sync::Arc;
 use futures_util::future::{Either, select, select_all};
 
 use super::rules::{Centre, NodeReader, Rules};
-use super::{Drafts, Layout, Roots, dubbo, dubbo_app};
+use super::{Cached, Drafts, Layout, Roots, dubbo, dubbo_app};
 use crate::metadata::Metadata;
 use crate::store::{Followed, Query, Store};
 
 /// The places that are followed, and what was made of them.
 pub(super) struct DubboParts {
     providers: Option<Followed>,
+    cached: Cached,
     /// Older configurators and routers.
     nodes: [Followed; 2],
     node_reader: NodeReader,
@@ -36,6 +37,7 @@ impl DubboParts {
         let folder = |category| store.follow(Query::Names(dubbo::folder(roots, service, category)));
         Self {
             providers: (layout == Layout::Dubbo).then(|| folder("providers")),
+            cached: Cached::default(),
             nodes: ["configurators", "routers"].map(folder),
             node_reader: NodeReader::default(),
             documents: store.follow(Query::Entries(format!("{}/config/dubbo", roots.dubbo))),
@@ -56,7 +58,7 @@ impl DubboParts {
         let nodes = self.node_reader.read(service, [configurators?, routers?]);
         let documents = self.centre.read(&documents?);
         let mut drafts = match providers {
-            Some(providers) => dubbo::read(service, Some(&providers?)),
+            Some(providers) => dubbo::read_again(service, Some(&providers?), &mut self.cached),
             None => Drafts::default(),
         };
         drafts.extend(applications?);
@@ -72,6 +74,14 @@ impl DubboParts {
         drafts.rules = rules.of_calls(&self.centre);
         self.rules = Some(rules);
         Some(drafts)
+    }
+
+    /// Everything that is followed now.
+    pub(super) fn followed<'a>(&'a mut self, all: &mut Vec<&'a mut Followed>) {
+        all.extend(&mut self.providers);
+        all.extend(&mut self.nodes);
+        all.push(&mut self.documents);
+        self.applications.followed(all);
     }
 
     /// Waits until something may have changed for this service.

@@ -1,9 +1,11 @@
 //! gRPC naming in etcd: `{target}/{anything}` with JSON (etcd's client/v3/naming/endpoints).
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Draft, Drafts, Layout, ORIGIN, Roots, provider};
+use super::{DETAILS, Draft, Drafts, Layout, ORIGIN, Roots, provider};
 use crate::store::Answer;
 
 /// Where the endpoints of a service are.
@@ -35,7 +37,7 @@ pub(super) fn read(answer: Option<&Answer>) -> Drafts {
         }
         let (host, port) = update.address.rsplit_once(':')?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        let parameters = match &update.metadata {
+        let mut parameters = match &update.metadata {
             Value::Object(fields) => fields
                 .iter()
                 .filter_map(|(name, value)| match value {
@@ -45,13 +47,25 @@ pub(super) fn read(answer: Option<&Answer>) -> Drafts {
                     _ => None,
                 })
                 .collect(),
-            _ => std::collections::BTreeMap::new(),
+            _ => BTreeMap::new(),
         };
+        let is_plain = |value: &Value| {
+            let text = value.as_str();
+            text.is_some_and(|text| text.len() <= super::MAX_LABEL)
+        };
+        // Labels do not say all of it: kept for consumers of a bridge.
+        if let Value::Object(fields) = &update.metadata
+            && !fields.values().all(is_plain)
+        {
+            parameters.insert(DETAILS.to_owned(), update.metadata.to_string());
+        }
         let mut provider = provider(Layout::Grpc, "grpc", parameters);
         provider.labels = provider
             .parameters
             .iter()
-            .filter(|(name, value)| name != &ORIGIN && value.len() <= super::MAX_LABEL)
+            .filter(|(name, value)| {
+                ![ORIGIN, DETAILS].contains(name) && value.len() <= super::MAX_LABEL
+            })
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
         provider.version.clear();

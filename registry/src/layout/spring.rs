@@ -8,7 +8,7 @@ use futures_util::future::select_all;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Draft, Drafts, Layout, ORIGIN, Roots, provider, service_in};
+use super::{DETAILS, Draft, Drafts, Layout, ORIGIN, Roots, provider, service_in};
 use crate::store::{Answer, Followed, Query, Store};
 
 /// Where the instances of a service are.
@@ -78,6 +78,11 @@ impl Spellings {
         all_known.then_some(others)
     }
 
+    /// All that it reads.
+    pub(super) fn followed<'a>(&'a mut self, all: &mut Vec<&'a mut Followed>) {
+        all.extend(self.instances.values_mut().chain([&mut self.directory]));
+    }
+
     /// Waits until something may have changed.
     pub(super) async fn changed(&mut self) {
         let all = self.instances.values_mut().chain([&mut self.directory]);
@@ -102,6 +107,16 @@ struct Instance {
 /// What stands before the id of an instance that a bridge wrote, and after the registry's name.
 pub(crate) const MARK: (&str, char) = ("finback-bridge-", '@');
 
+/// The class of Spring Cloud's payload, which its consumers can read.
+pub(super) const PAYLOAD: &str = "org.springframework.cloud.zookeeper.discovery.ZookeeperInstance";
+
+/// Has these written as the metadata of Spring Cloud's payload, which says that all is well.
+pub(crate) fn describe(metadata: &mut BTreeMap<String, String>) {
+    metadata.insert(DETAILS.to_owned(), PAYLOAD.to_owned());
+    let status = metadata.entry("instance_status".to_owned());
+    status.or_insert_with(|| "UP".to_owned());
+}
+
 /// The instances among the entries.
 pub(super) fn read(answer: Option<&Answer>) -> Drafts {
     Drafts::of(answer, |_, value| {
@@ -122,13 +137,19 @@ pub(super) fn read(answer: Option<&Answer>) -> Drafts {
         if let Some((origin, _)) = origin {
             parameters.insert(ORIGIN.to_owned(), origin.to_owned());
         }
+        let class = instance.payload.as_ref().and_then(|own| own.get("@class"));
+        if class.and_then(Value::as_str) == Some(PAYLOAD) {
+            parameters.insert(DETAILS.to_owned(), PAYLOAD.to_owned());
+        }
         let secure = instance.port.is_none() && instance.ssl_port.is_some();
         let scheme = if secure { "https" } else { "http" };
         let mut provider = provider(Layout::Spring, scheme, parameters);
         provider.labels = provider
             .parameters
             .iter()
-            .filter(|(_, value)| !value.is_empty() && value.len() <= super::MAX_LABEL)
+            .filter(|(name, value)| {
+                *name != DETAILS && !value.is_empty() && value.len() <= super::MAX_LABEL
+            })
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
         provider.since = instance.registered;

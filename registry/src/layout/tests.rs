@@ -316,3 +316,48 @@ proptest! {
         prop_assert_eq!(Url::decode(&url::encode(&url.to_string())), Some(url));
     }
 }
+
+#[test]
+fn what_did_not_change_is_not_read_again_and_all_is_as_if_it_were() {
+    let mut cached = Cached::default();
+    let mut there: Vec<String> = Vec::new();
+    // Numbers that look random, the same each time (a linear congruential generator).
+    let mut chance = 7_u64;
+    for _ in 0..300 {
+        chance = chance
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let (port, weight) = ((chance >> 33) % 9 + 1, (chance >> 40) % 3);
+        let own = format!("dubbo://10.0.0.1:{port}/a.B?interface=a.B&weight=");
+        there.retain(|url| !url.starts_with(&own));
+        match weight {
+            0 => {}
+            1 if port == 5 => there.push("nonsense".to_owned()),
+            _ => there.push(format!("{own}{weight}")),
+        }
+        let urls: Vec<&str> = there.iter().map(|url| &**url).collect();
+        let answer = if urls.is_empty() {
+            Answer::Missing
+        } else {
+            encoded(&urls)
+        };
+        let again = dubbo::read_again("a.B", Some(&answer), &mut cached);
+        assert_eq!(again, dubbo::read("a.B", Some(&answer)));
+    }
+    let mut reads = 0;
+    let mut read = |name: &str| {
+        let entries = [
+            ("a".to_owned(), name.to_owned().into()),
+            ("b".to_owned(), "b".into()),
+        ];
+        let answer = Answer::Entries(Arc::new(entries.into()));
+        Drafts::again(&mut cached, Some(&answer), |_, _| {
+            reads += 1;
+            Some(None)
+        });
+    };
+    read("1");
+    read("1");
+    read("2");
+    assert_eq!(reads, 3, "two at first, and one that changed");
+}

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use super::application::{self, Beside};
 use super::grpc::Update;
-use super::native::Written;
 use super::url::{self, Url};
-use super::{Layout, ORIGIN, Roots, spring};
+use super::{DETAILS, Layout, ORIGIN, PATH, Roots, spring};
 
 /// A provider that we register.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Entry {
     pub(crate) service: String,
     pub(crate) version: String,
@@ -21,14 +21,24 @@ pub(crate) struct Entry {
     pub(crate) labels: BTreeMap<String, String>,
     /// Milliseconds of the Unix epoch.
     pub(crate) since: u64,
+    /// How long it warms up, in milliseconds.
+    pub(crate) warm_up: Option<u64>,
     /// The registry that it is mirrored from.
     pub(crate) origin: Option<String>,
     /// What the original says of itself, where it comes from the same framework.
     pub(crate) parameters: BTreeMap<String, String>,
 }
 
+/// What is written for an entry.
+pub(crate) struct Written {
+    pub(crate) path: String,
+    pub(crate) value: Vec<u8>,
+    /// What is to be there before it.
+    pub(crate) beside: Vec<Beside>,
+}
+
 impl Entry {
-    fn address(&self) -> String {
+    pub(super) fn address(&self) -> String {
         if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)
         } else {
@@ -39,6 +49,7 @@ impl Entry {
     /// The parameters of a URL, with these where the original has none.
     fn parameters(&self, own: &[(&str, String)]) -> BTreeMap<String, String> {
         let mut all = self.parameters.clone();
+        all.remove(PATH);
         for (label, value) in &self.labels {
             all.entry(parameter_of(label).to_owned())
                 .or_insert_with(|| value.clone());
@@ -59,11 +70,90 @@ impl Entry {
     }
 }
 
+/// Parameters of Dubbo that come from elsewhere in a registration, or from what it is.
+const DUBBO: &[&str] = &[
+    "anyhost",
+    "application",
+    "category",
+    "deprecated",
+    "dubbo",
+    "dynamic",
+    "generic",
+    "group",
+    "interface",
+    "side",
+    "timestamp",
+    "version",
+    "weight",
+];
+/// The same of SOFA-RPC. It may say its own `serialization` and `timeout`.
+const SOFA: &[&str] = &[
+    "accepts",
+    "appName",
+    "delay",
+    "dynamic",
+    "interface",
+    "language",
+    "protocol",
+    "rpcVer",
+    "startTime",
+    "uniqueId",
+    "version",
+    "weight",
+];
+/// How the names of parameters begin that are ours.
+const OURS: &str = "finback.";
+/// The longest value, in bytes: a name in a registry has room for some.
+const MAX_VALUE: usize = 8 * 1024;
+
+impl Layout {
+    /// Whether an entry says more of a provider than we know how to write.
+    #[must_use]
+    pub fn has_parameters(self) -> bool {
+        !matches!(self, Self::Grpc | Self::Native)
+    }
+
+    /// Why a registration cannot have this label or parameter; `None` if it can.
+    #[must_use]
+    pub fn refuses(self, name: &str, value: &str) -> Option<String> {
+        let own = match self.framework() {
+            Self::Dubbo => DUBBO,
+            Self::Sofa => SOFA,
+            _ => &[],
+        };
+        if own.contains(&parameter_of(name)) || name.starts_with(OURS) {
+            return Some(format!(
+                "`{name}` is written from what else stands here; take it away"
+            ));
+        }
+        // What would end a parameter in a URL early.
+        let has_url = matches!(self.framework(), Self::Dubbo | Self::Sofa);
+        let ends_it = |char: char| char.is_control() || has_url && matches!(char, '&' | '#');
+        let is_sound = !name.is_empty()
+            && !name.contains(|char| ends_it(char) || has_url && char == '=')
+            && !value.contains(ends_it)
+            && name.len().max(value.len()) <= MAX_VALUE;
+        (!is_sound).then(|| {
+            format!("`{name}` is nothing that a registry can have; write it without & and #")
+        })
+    }
+}
+
 /// The parameter that becomes a label when it is read.
 fn parameter_of(label: &str) -> &str {
     match label {
         "tag" => "dubbo.tag",
         other => other,
+    }
+}
+
+/// The same for an instance of a Dubbo application with several services.
+pub(crate) fn write_application(roots: &Roots, entries: &[Entry], as_curator: bool) -> Written {
+    let (path, value, beside) = application::write(roots, entries, as_curator);
+    Written {
+        path,
+        value,
+        beside,
     }
 }
 
@@ -78,9 +168,9 @@ pub(crate) fn write(layout: Layout, roots: &Roots, entry: &Entry) -> (String, Ve
     }
 }
 
-/// As Dubbo's `ZookeeperRegistry` writes a provider.
-fn dubbo(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
-    let own = [
+/// The parameters of a provider of Dubbo.
+pub(super) fn dubbo_parameters(entry: &Entry) -> BTreeMap<String, String> {
+    entry.parameters(&[
         ("anyhost", "true".to_owned()),
         ("application", entry.application.clone()),
         ("category", "providers".to_owned()),
@@ -93,13 +183,19 @@ fn dubbo(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
         ("side", "provider".to_owned()),
         ("timestamp", entry.since.to_string()),
         ("version", entry.version.clone()),
-    ];
+    ])
+}
+
+/// As Dubbo's `ZookeeperRegistry` writes a provider.
+fn dubbo(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
+    // The provider knows the service by its path, which consumers send it.
+    let path = entry.parameters.get(PATH).unwrap_or(&entry.service);
     let url = Url {
         scheme: entry.protocol.clone(),
         host: entry.host.clone(),
         port: entry.port,
-        path: entry.service.clone(),
-        parameters: entry.parameters(&own),
+        path: path.clone(),
+        parameters: dubbo_parameters(entry),
     };
     let path = format!(
         "{}/{}",
@@ -118,15 +214,19 @@ fn sofa(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
         ("dynamic", "true".to_owned()),
         ("interface", entry.service.clone()),
         ("language", "java".to_owned()),
-        ("protocol", entry.protocol.clone()),
         ("rpcVer", "51403".to_owned()),
         ("serialization", "hessian2".to_owned()),
         ("startTime", entry.since.to_string()),
         ("timeout", "0".to_owned()),
     ];
     let mut parameters = entry.parameters(&own);
-    parameters.insert("version".to_owned(), "1.0".to_owned());
-    parameters.insert("uniqueId".to_owned(), entry.group.clone());
+    for (name, value) in [
+        ("protocol", entry.protocol.as_str()),
+        ("version", "1.0"),
+        ("uniqueId", &entry.group),
+    ] {
+        parameters.insert(name.to_owned(), value.to_owned());
+    }
     let url = Url {
         scheme: entry.protocol.clone(),
         host: entry.host.clone(),
@@ -143,8 +243,7 @@ fn sofa(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
     (path, vec![1])
 }
 
-/// As Curator writes an instance. Without a payload: one of an unknown class would make Java's
-/// readers fail for the whole service.
+/// As Curator writes an instance.
 fn spring_instance(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
     let id = match &entry.origin {
         Some(origin) => {
@@ -153,13 +252,14 @@ fn spring_instance(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
         }
         None => entry.address(),
     };
+    let secure = entry.protocol == "https";
     let value = serde_json::json!({
         "name": entry.service,
         "id": id,
         "address": entry.host,
-        "port": entry.port,
-        "sslPort": null,
-        "payload": null,
+        "port": (!secure).then_some(entry.port),
+        "sslPort": secure.then_some(entry.port),
+        "payload": payload(entry, &id),
         "registrationTimeUTC": entry.since,
         "serviceType": "DYNAMIC",
         "uriSpec": null,
@@ -168,13 +268,34 @@ fn spring_instance(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
     (path, value.to_string().into_bytes())
 }
 
+/// Spring Cloud's payload, if the original has it: one of a class that Java's readers do not know
+/// would make them fail for the whole service.
+fn payload(entry: &Entry, id: &str) -> serde_json::Value {
+    let class = entry.parameters.get(DETAILS);
+    if class.map(String::as_str) != Some(spring::PAYLOAD) {
+        return serde_json::Value::Null;
+    }
+    let mut metadata = entry.parameters.clone();
+    metadata.remove(DETAILS);
+    serde_json::json!({
+        "@class": spring::PAYLOAD,
+        "id": id,
+        "name": entry.service,
+        "metadata": metadata,
+    })
+}
+
 /// As etcd's own naming client writes an endpoint.
 fn grpc(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
-    let mut metadata: serde_json::Map<String, serde_json::Value> = entry
-        .labels
-        .iter()
-        .map(|(name, value)| (name.clone(), value.clone().into()))
-        .collect();
+    let details = entry.parameters.get(DETAILS);
+    let mut metadata: serde_json::Map<String, serde_json::Value> = details
+        .and_then(|details| serde_json::from_str(details).ok())
+        .unwrap_or_else(|| {
+            let labels = entry.labels.iter();
+            labels
+                .map(|(name, value)| (name.clone(), value.clone().into()))
+                .collect()
+        });
     if let Some(origin) = &entry.origin {
         metadata.insert(ORIGIN.to_owned(), origin.clone().into());
     }
@@ -196,7 +317,7 @@ fn grpc(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
 }
 
 fn native(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
-    let written = Written {
+    let written = super::native::Written {
         address: entry.address(),
         protocol: entry.protocol.clone(),
         version: entry.version.clone(),
@@ -204,15 +325,16 @@ fn native(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
         weight: Some(entry.weight),
         labels: entry.labels.clone(),
         since: Some(entry.since),
-        warm_up: None,
+        warm_up: entry.warm_up,
         origin: entry.origin.clone(),
     };
     let path = format!(
         "{}/{}",
         super::native::providers(roots, &entry.service),
         url::encode(&format!(
-            "{}-{}-{}",
+            "{}-{}-{}-{}",
             entry.address(),
+            entry.protocol,
             entry.version,
             entry.group
         ))
@@ -240,7 +362,7 @@ mod tests {
             labels: [("zone".to_owned(), "a".to_owned())].into(),
             since: 1_700_000_000_000,
             origin: origin.map(str::to_owned),
-            parameters: BTreeMap::new(),
+            ..Entry::default()
         }
     }
 

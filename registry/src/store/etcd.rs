@@ -1,23 +1,31 @@
 //! etcd as a store: paths are key prefixes, and one stream carries every watch.
 
+mod connect;
 mod gathered;
+mod holding;
+mod lease;
+mod stream;
+mod tree;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, Error, EventType, GetOptions,
-    Identity, PutOptions, TlsOptions, Txn, TxnOp, WatchOptions, WatchResponse, WatchStream,
-};
-use finback_core::text::Escaped;
+use etcd_client::{Client, Error, GetOptions};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use self::connect::{is_denied, keep_connected};
 use self::gathered::{Change, Gathered, What};
+use self::holding::Ward;
+use self::lease::Lease;
+use self::stream::{Command, Watching};
+use self::tree::Trees;
+
+pub(crate) use self::tree::Gathering;
 use super::pause::Pause;
-use super::{Answer, Claim, Entries, Out, Pem, Query, Reporter, TlsConfig, bounded, forbidden};
+use super::{Answer, Entries, Out, Query, Reporter, TlsConfig, bounded};
 
 /// Keys asked for at once.
 const PAGE: i64 = 1000;
@@ -27,11 +35,6 @@ const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 const TURNS: usize = 64;
 /// How long the servers may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How often they are asked whether they are there.
-const PROBE: Duration = Duration::from_secs(5);
-/// What we hold goes away so long after we did, in seconds.
-const LEASE: i64 = 15;
-
 /// etcd servers, and how to get in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EtcdConfig {
@@ -47,6 +50,7 @@ pub struct EtcdConfig {
 #[derive(Clone)]
 pub(super) struct Etcd {
     connection: watch::Receiver<Option<Arc<Connection>>>,
+    trees: Trees,
 }
 
 /// Shared by all followers: a client is large.
@@ -55,35 +59,10 @@ struct Connection {
     commands: mpsc::UnboundedSender<Command>,
     turns: Semaphore,
     next_watch: AtomicI64,
-    /// The lease that what we hold is bound to, once there is one.
-    lease: watch::Receiver<Option<i64>>,
-    lease_wanted: Arc<tokio::sync::Notify>,
-}
-
-enum Command {
-    Watch {
-        number: i64,
-        key: String,
-        prefix: bool,
-        revision: i64,
-        /// One that closes means that changes may have been missed.
-        changes: mpsc::UnboundedSender<Vec<Change>>,
-    },
-    Cancel(i64),
-}
-
-/// Ends a watch when dropped.
-struct Watching {
-    number: i64,
-    commands: mpsc::UnboundedSender<Command>,
-    changes: mpsc::UnboundedReceiver<Vec<Change>>,
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        // If the connection has ended, so has the watch.
-        let _ = self.commands.send(Command::Cancel(self.number));
-    }
+    /// What we hold is bound to it.
+    lease: Lease,
+    /// Leases of others that somebody waits for.
+    wards: Mutex<HashMap<i64, Weak<Ward>>>,
 }
 
 impl Etcd {
@@ -96,7 +75,10 @@ impl Etcd {
                 () = owner.closed() => {}
             }
         });
-        Self { connection }
+        Self {
+            connection,
+            trees: Trees::default(),
+        }
     }
 
     /// The connection now; waits for one. `None` when the store has ended.
@@ -109,59 +91,27 @@ impl Etcd {
     }
 
     pub(super) async fn follow(mut self, query: Query, out: Out) {
+        let out = Arc::new(out);
+        if let Some(tree) = self.tree(&query) {
+            tree.follow(&query, &out).await;
+        }
         let mut pause = Pause::default();
         while let Some(connection) = self.connection().await {
-            match Box::pin(connection.follow(&query, &out)).await {
-                // A gap: list again.
-                Ok(()) => pause = Pause::default(),
-                Err(error) => {
-                    if is_denied(&error) {
-                        forbidden(&query);
-                        out.publish(Answer::Missing);
-                    }
-                    tracing::debug!(?query, %error, "cannot follow; trying again");
+            let mut listed = false;
+            let ended = Box::pin(connection.follow(&query, &out, &mut listed)).await;
+            if listed {
+                // It works: whatever ended it, the next try is a first one.
+                pause = Pause::default();
+            }
+            if let Err(error) = ended {
+                if is_denied(&error) {
+                    out.refuse(&query);
+                } else {
+                    out.fail();
                 }
+                tracing::debug!(?query, %error, "cannot follow; trying again");
             }
             pause.wait().await;
-        }
-    }
-
-    pub(super) async fn hold(
-        &self,
-        path: &str,
-        value: &[u8],
-        claim: Claim,
-        held: &watch::Sender<bool>,
-    ) {
-        let mut own = self.clone();
-        let mut pause = Pause::default();
-        while let Some(connection) = own.connection().await {
-            match connection.hold(path, value, claim, held).await {
-                Ok(()) => pause = Pause::default(),
-                Err(error) => {
-                    tracing::warn!(path = %Escaped(path), %error, "cannot register; trying again")
-                }
-            }
-            held.send_replace(false);
-            pause.wait().await;
-        }
-    }
-
-    pub(super) async fn release(&self, path: &str) {
-        let connection = self.connection.borrow().clone();
-        let Some(connection) = connection else {
-            return;
-        };
-        let Some(lease) = *connection.lease.borrow() else {
-            return;
-        };
-        // Only if it is bound to our lease.
-        let ours = Compare::lease(path, CompareOp::Equal, lease);
-        let remove = Txn::new()
-            .when([ours])
-            .and_then([TxnOp::delete(path, None)]);
-        if let Err(error) = within(connection.kv().txn(remove)).await {
-            tracing::warn!(path = %Escaped(path), %error, "cannot take the registration back");
         }
     }
 }
@@ -174,21 +124,22 @@ async fn within<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Er
 
 impl Connection {
     /// Follows until changes may have been missed.
-    async fn follow(&self, query: &Query, out: &Out) -> Result<(), Error> {
+    /// `listed` tells whether there was an answer.
+    async fn follow(&self, query: &Query, out: &Out, listed: &mut bool) -> Result<(), Error> {
         match query {
             Query::Names(path) => {
                 let names = Gathered::Names(Entries::new());
-                self.follow_prefix(path, names, out).await
+                self.follow_prefix(path, names, out, listed).await
             }
             Query::Folders(path) => {
                 let folders = Gathered::Folders(BTreeMap::new());
-                self.follow_prefix(path, folders, out).await
+                self.follow_prefix(path, folders, out, listed).await
             }
             Query::Entries(path) => {
                 let entries = Gathered::Entries(Entries::new());
-                self.follow_prefix(path, entries, out).await
+                self.follow_prefix(path, entries, out, listed).await
             }
-            Query::Value(key) => self.follow_value(key, out).await,
+            Query::Value(key) => self.follow_value(key, out, listed).await,
         }
     }
 
@@ -197,12 +148,16 @@ impl Connection {
         path: &str,
         mut gathered: Gathered,
         out: &Out,
+        listed: &mut bool,
     ) -> Result<(), Error> {
         let prefix = format!("{}/", path.trim_end_matches('/'));
         // Boxed, and only in its turn: a request is short and large, a follower should be small.
         let turn = self.turns.acquire().await;
-        let revision = Box::pin(self.list(&prefix, &mut gathered)).await?;
+        let values = gathered.wants_values();
+        let add = |name: &str, value| gathered.add(name, value);
+        let revision = Box::pin(self.list(&prefix, values, add)).await?;
         drop(turn);
+        *listed = true;
         out.publish(gathered.answer());
         let mut watching = self.watch(&prefix, true, revision + 1);
         while let Some(first) = watching.changes.recv().await {
@@ -223,10 +178,11 @@ impl Connection {
         Ok(())
     }
 
-    async fn follow_value(&self, key: &str, out: &Out) -> Result<(), Error> {
+    async fn follow_value(&self, key: &str, out: &Out, listed: &mut bool) -> Result<(), Error> {
         let turn = self.turns.acquire().await;
         let response = Box::pin(within(self.kv().get(key, None))).await?;
         drop(turn);
+        *listed = true;
         let answer = |value: Option<Vec<u8>>| {
             value.map_or(Answer::Missing, |value| Answer::Value(bounded(key, value)))
         };
@@ -253,7 +209,12 @@ impl Connection {
     }
 
     /// Adds all keys below a prefix as they are at one revision, which is returned.
-    async fn list(&self, prefix: &str, gathered: &mut Gathered) -> Result<i64, Error> {
+    async fn list(
+        &self,
+        prefix: &str,
+        values: bool,
+        mut add: impl FnMut(&str, Vec<u8>),
+    ) -> Result<i64, Error> {
         let mut kv = self.kv();
         let mut revision = 0;
         let end = after(prefix);
@@ -263,7 +224,7 @@ impl Connection {
                 .with_range(end.clone())
                 .with_limit(PAGE)
                 .with_revision(revision);
-            if !gathered.wants_values() {
+            if !values {
                 options = options.with_keys_only();
             }
             let page = within(kv.get(from, Some(options))).await?;
@@ -277,7 +238,7 @@ impl Connection {
             for entry in page.kvs() {
                 let Ok(key) = entry.key_str() else { continue };
                 if let Some(name) = key.strip_prefix(prefix) {
-                    gathered.add(name, entry.value().to_vec());
+                    add(name, entry.value().to_vec());
                 }
             }
             let Some(last) = page.kvs().last().filter(|_| page.more()) else {
@@ -305,45 +266,6 @@ impl Connection {
             changes,
         }
     }
-
-    /// Holds a key until it, the lease or the connection is lost.
-    async fn hold(
-        &self,
-        key: &str,
-        value: &[u8],
-        claim: Claim,
-        held: &watch::Sender<bool>,
-    ) -> Result<(), Error> {
-        self.lease_wanted.notify_one();
-        let mut lease = self.lease.clone();
-        let Ok(own) = lease.wait_for(Option::is_some).await.map(|own| *own) else {
-            return Ok(());
-        };
-        let own = own.unwrap_or_default();
-        let put = TxnOp::put(key, value, Some(PutOptions::new().with_lease(own)));
-        let txn = match claim {
-            Claim::Own => Txn::new().and_then([put]),
-            Claim::Shared => Txn::new()
-                .when([Compare::version(key, CompareOp::Equal, 0)])
-                .and_then([put]),
-        };
-        let response = within(self.kv().txn(txn)).await?;
-        let revision = response.header().map_or(0, |header| header.revision());
-        held.send_replace(true);
-        let mut watching = self.watch(key, false, revision + 1);
-        loop {
-            tokio::select! {
-                changes = watching.changes.recv() => match changes {
-                    Some(changes) if changes.iter().all(|change| !matches!(change.what, What::Removed)) => {}
-                    // Removed, by whatever hand, or a gap.
-                    _ => return Ok(()),
-                },
-                changed = lease.changed() => if changed.is_err() || *lease.borrow() != Some(own) {
-                    return Ok(());
-                },
-            }
-        }
-    }
 }
 
 /// The first key after all that begin with `prefix`.
@@ -354,256 +276,4 @@ fn after(prefix: &str) -> Vec<u8> {
         *last += 1;
     }
     end
-}
-
-async fn keep_connected(
-    config: &EtcdConfig,
-    owner: &watch::Sender<Option<Arc<Connection>>>,
-    reporter: &Reporter,
-) {
-    let mut pause = Pause::default();
-    // What we hold survives a change of connection if its lease does.
-    let mut former = None;
-    loop {
-        match connect(config).await {
-            Ok(client) => {
-                pause = Pause::default();
-                let (commands, orders) = mpsc::unbounded_channel();
-                let (lease_owner, lease) = watch::channel(None);
-                let lease_wanted = Arc::new(tokio::sync::Notify::new());
-                let connection = Connection {
-                    client: client.clone(),
-                    commands,
-                    turns: Semaphore::new(TURNS),
-                    next_watch: AtomicI64::new(1),
-                    lease,
-                    lease_wanted: lease_wanted.clone(),
-                };
-                owner.send_replace(Some(Arc::new(connection)));
-                reporter.connected();
-                let why = tokio::select! {
-                    why = serve(&client, orders) => why,
-                    why = probe(client.clone()) => why,
-                    why = keep_lease(client.clone(), former, &lease_wanted, &lease_owner) => why,
-                };
-                former = lease_owner.borrow().or(former);
-                // Withdrawn first: whoever notices that it has ended waits for the next one.
-                owner.send_replace(None);
-                reporter.lost(&why.to_string());
-            }
-            Err(why) => reporter.lost(&why),
-        }
-        pause.wait().await;
-    }
-}
-
-async fn connect(config: &EtcdConfig) -> Result<Client, String> {
-    let mut options = ConnectOptions::new()
-        .with_connect_timeout(PATIENCE)
-        .with_keep_alive(PROBE, PATIENCE)
-        .with_keep_alive_while_idle(true)
-        .with_auto_token_refresh(true);
-    if let Some((user, password)) = &config.user {
-        options = options.with_user(user, password);
-    }
-    if let Some(tls) = &config.tls {
-        options = options.with_tls(tls_options(tls).await?);
-    }
-    let connecting = async {
-        let client = Client::connect(&config.servers, Some(options)).await?;
-        ask(&client).await?;
-        Ok(client)
-    };
-    within(connecting).await.map_err(|error| error.to_string())
-}
-
-async fn tls_options(tls: &TlsConfig) -> Result<TlsOptions, String> {
-    let pem = Pem::read(tls).await?;
-    let mut options = TlsOptions::new();
-    options = match pem.authorities {
-        Some(authorities) => options.ca_certificate(Certificate::from_pem(authorities)),
-        None => options.with_enabled_roots(),
-    };
-    if let Some((chain, key)) = pem.identity {
-        options = options.identity(Identity::from_pem(chain, key));
-    }
-    Ok(options)
-}
-
-/// Asks for something cheap.
-async fn ask(client: &Client) -> Result<(), Error> {
-    let options = GetOptions::new().with_keys_only().with_serializable();
-    match client.kv_client().get("finback", Some(options)).await {
-        Ok(_) => Ok(()),
-        // An answer all the same: the user may not read that key.
-        Err(error) if is_denied(&error) => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-/// gRPC's PERMISSION_DENIED is 7.
-fn is_denied(error: &Error) -> bool {
-    matches!(error, Error::GRpcStatus(status) if status.code() as i32 == 7)
-}
-
-/// Ends when the servers no longer answer.
-async fn probe(client: Client) -> Error {
-    loop {
-        tokio::time::sleep(PROBE).await;
-        if let Err(error) = within(ask(&client)).await {
-            return error;
-        }
-    }
-}
-
-/// Carries all watches over one stream; ends with it.
-async fn serve(client: &Client, mut orders: mpsc::UnboundedReceiver<Command>) -> Error {
-    let mut stream: Option<WatchStream> = None;
-    let mut watches: HashMap<i64, mpsc::UnboundedSender<Vec<Change>>> = HashMap::new();
-    loop {
-        tokio::select! {
-            order = orders.recv() => {
-                let done = match order {
-                    // We keep a sender ourselves as long as the connection is offered.
-                    None => return Error::Internal("nobody uses it".to_owned()),
-                    Some(Command::Watch { number, key, prefix, revision, changes }) => {
-                        watches.insert(number, changes);
-                        let mut options = WatchOptions::new()
-                            .with_start_revision(revision)
-                            .with_watch_id(number);
-                        if prefix {
-                            options = options.with_prefix();
-                        }
-                        begin(client, &mut stream, key, options).await
-                    }
-                    Some(Command::Cancel(number)) => match (watches.remove(&number), &mut stream) {
-                        (Some(_), Some(stream)) => stream.cancel(number).await,
-                        _ => Ok(()),
-                    },
-                };
-                if let Err(error) = done {
-                    return error;
-                }
-            }
-            message = next(&mut stream) => match message {
-                Ok(Some(response)) => {
-                    if let Err(error) = hand_out(&response, &mut watches) {
-                        return error;
-                    }
-                }
-                Ok(None) => return Error::WatchError("the stream has ended".to_owned()),
-                Err(error) => return error,
-            },
-        }
-    }
-}
-
-async fn begin(
-    client: &Client,
-    stream: &mut Option<WatchStream>,
-    key: String,
-    options: WatchOptions,
-) -> Result<(), Error> {
-    match stream {
-        Some(stream) => stream.watch(key, Some(options)).await,
-        None => {
-            let mut watches = client.watch_client().max_decoding_message_size(MAX_MESSAGE);
-            *stream = Some(within(watches.watch(key, Some(options))).await?);
-            Ok(())
-        }
-    }
-}
-
-async fn next(stream: &mut Option<WatchStream>) -> Result<Option<WatchResponse>, Error> {
-    match stream {
-        Some(stream) => stream.message().await,
-        None => std::future::pending().await,
-    }
-}
-
-fn hand_out(
-    response: &WatchResponse,
-    watches: &mut HashMap<i64, mpsc::UnboundedSender<Vec<Change>>>,
-) -> Result<(), Error> {
-    let number = response.watch_id();
-    if response.canceled() {
-        let ended = watches.remove(&number);
-        let why = response.cancel_reason();
-        if ended.is_some() {
-            // Compacted, or refused: dropping the sender has the follower list again.
-            let compacted = response.compact_revision();
-            tracing::info!(why, compacted, "watch ended by the servers; listing again");
-        }
-        if why.contains("auth") {
-            // The stream's token is no longer good; a new connection gets another.
-            return Err(Error::WatchError(why.to_owned()));
-        }
-        return Ok(());
-    }
-    let changes: Vec<Change> = response
-        .events()
-        .iter()
-        .filter_map(|event| {
-            let entry = event.kv()?;
-            let key = entry.key_str().ok()?.to_owned();
-            let what = match event.event_type() {
-                EventType::Put if entry.create_revision() == entry.mod_revision() => {
-                    What::Made(entry.value().to_vec())
-                }
-                EventType::Put => What::Written(entry.value().to_vec()),
-                EventType::Delete => What::Removed,
-            };
-            Some(Change { key, what })
-        })
-        .collect();
-    if let Some(watch) = watches.get(&number)
-        && !changes.is_empty()
-    {
-        // One that has just been dropped is cancelled by its own command.
-        let _ = watch.send(changes);
-    }
-    Ok(())
-}
-
-/// Keeps a lease from when one is wanted, the former one if it still lives; a lost one is
-/// replaced. Ends if the servers fail.
-async fn keep_lease(
-    client: Client,
-    mut former: Option<i64>,
-    wanted: &tokio::sync::Notify,
-    owner: &watch::Sender<Option<i64>>,
-) -> Error {
-    if former.is_none() {
-        wanted.notified().await;
-    }
-    let mut leases = client.lease_client();
-    loop {
-        let granted = match former.take() {
-            Some(former) => former,
-            None => match within(leases.grant(LEASE, None)).await {
-                Ok(granted) => granted.id(),
-                Err(error) => return error,
-            },
-        };
-        let (mut keeper, mut answers) = match within(leases.keep_alive(granted)).await {
-            Ok(pair) => pair,
-            Err(error) => return error,
-        };
-        loop {
-            if let Err(error) = keeper.keep_alive().await {
-                return error;
-            }
-            match within(answers.message()).await {
-                Ok(Some(answer)) if answer.ttl() > 0 => {
-                    owner.send_if_modified(|lease| lease.replace(granted) != Some(granted));
-                }
-                Ok(Some(_)) => break,
-                Ok(None) => return Error::LeaseKeepAliveError("the stream has ended".to_owned()),
-                Err(error) => return error,
-            }
-            tokio::time::sleep(Duration::from_secs(LEASE as u64 / 3)).await;
-        }
-        tracing::warn!("the lease was lost; registering again");
-        owner.send_replace(None);
-    }
 }

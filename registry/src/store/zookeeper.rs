@@ -8,19 +8,25 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use finback_core::text::Escaped;
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::stream::{self, StreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use zookeeper_client::{
-    Acls, Client, CreateMode, Error, OneshotWatcher, SaslOptions, SessionState, TlsOptions,
+    Acls, Client, CreateMode, CreateOptions, Error, OneshotWatcher, SaslOptions, SessionState,
+    TlsOptions,
 };
 
 use super::pause::Pause;
-use super::{Answer, Claim, Entries, Out, Pem, Query, Reporter, TlsConfig, bounded, forbidden};
+use super::{Answer, Claim, Entries, Out, Pem, Query, Reporter, TlsConfig, bounded};
+use crate::layout::application::Content;
 
 /// Values read at the same time.
 const READS: usize = 64;
+/// How long another has to take over what we leave.
+const PARTING: Duration = Duration::from_millis(200);
+/// A value that we may not read any more is tried again after this: nothing tells when we may.
+const REFUSED: Duration = Duration::from_secs(30);
 
 /// ZooKeeper servers, and how to get in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,21 +89,20 @@ impl ZooKeeper {
                 Query::Names(path) | Query::Folders(path) => {
                     Box::pin(names(&client, path, &out, &mut pause)).await
                 }
-                Query::Entries(path) => Box::pin(entries(&client, path, &out, &mut pause)).await,
+                Query::Entries(path) => {
+                    Box::pin(entries(&client, path, &query, &out, &mut pause)).await
+                }
                 Query::Value(path) => Box::pin(value(&client, path, &out, &mut pause)).await,
             };
             let Err(error) = ended;
             match error {
-                Error::NoAuth => {
-                    forbidden(&query);
-                    out.publish(Answer::Missing);
-                }
+                Error::NoAuth => out.refuse(&query),
                 // A caller's service whose name is no path there cannot be there.
                 Error::BadArguments(_) => {
                     out.publish(Answer::Missing);
                     return std::future::pending().await;
                 }
-                _ => {}
+                _ => out.fail(),
             }
             tracing::debug!(?query, %error, "cannot follow; trying again");
             pause.wait().await;
@@ -121,18 +126,92 @@ impl ZooKeeper {
         }
     }
 
-    pub(super) async fn release(&self, path: &str) {
+    /// Makes a node what it is to be, unless it is; it stays when we are gone.
+    pub(super) async fn amend(&self, path: &str, content: &Content) -> Result<(), String> {
+        let client = self.clone().client().await.ok_or("the store has ended")?;
+        let amended = amend(&client, path, content).await;
+        amended.map_err(|error| error.to_string())
+    }
+
+    /// Offers a node to those who wait for it; it goes with our session if nobody takes it.
+    pub(super) async fn leave(&self, path: &str) {
         let client = self.client.borrow().clone();
         let Some(client) = client else { return };
-        let owner = client.check_stat(path).await;
-        if let Ok(Some(stat)) = owner
-            && stat.ephemeral_owner == client.session_id().0
-            && let Err(error) = client.delete(path, None).await
-            && error != Error::NoNode
-        {
-            tracing::warn!(path = %Escaped(path), %error, "cannot take the registration back");
+        if let Err(error) = leave(&client, path).await {
+            tracing::debug!(path = %Escaped(path), %error, "cannot leave the registration to another");
         }
     }
+
+    pub(super) async fn release(&self, path: &str) -> Result<(), String> {
+        // Without a session there is nothing of ours.
+        let client = self.client.borrow().clone();
+        let Some(client) = client else { return Ok(()) };
+        let removing = async {
+            match client.check_stat(path).await? {
+                Some(stat) if stat.ephemeral_owner == client.session_id().0 => {
+                    client.delete(path, None).await
+                }
+                _ => Ok(()),
+            }
+        };
+        match removing.await {
+            Ok(()) | Err(Error::NoNode | Error::SessionExpired) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+async fn amend(client: &Client, path: &str, content: &Content) -> Result<(), Error> {
+    let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
+    loop {
+        let written = match client.get_data(path).await {
+            Ok((found, stat)) => match content.amend(Some(&found)) {
+                Some(value) => client
+                    .set_data(path, &value, Some(stat.version))
+                    .await
+                    .map(drop),
+                None => Ok(()),
+            },
+            Err(Error::NoNode) => {
+                let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+                match client.mkdir(folder, &options).await {
+                    Ok(()) | Err(Error::NodeExists) => {}
+                    Err(error) => return Err(error),
+                }
+                let value = content.amend(None).unwrap_or_default();
+                client.create(path, &value, &options).await.map(drop)
+            }
+            Err(error) => Err(error),
+        };
+        match written {
+            // Another was faster: what it wrote is amended.
+            Err(Error::BadVersion | Error::NoNode | Error::NodeExists) => {}
+            written => return written,
+        }
+    }
+}
+
+/// Waits until another holds the node, but not for long.
+async fn leave(client: &Client, path: &str) -> Result<(), Error> {
+    let ours = client.session_id().0;
+    let (value, stat) = match client.get_data(path).await {
+        Err(Error::NoNode) => return Ok(()),
+        found => found?,
+    };
+    if stat.ephemeral_owner != ours {
+        return Ok(());
+    }
+    // A node that is held is never written to: its version tells those who wait.
+    client.set_data(path, &value, Some(stat.version)).await?;
+    let taken = async {
+        loop {
+            match client.check_and_watch_stat(path).await? {
+                (Some(stat), watcher) if stat.ephemeral_owner == ours => changed(watcher).await?,
+                _ => return Ok(()),
+            }
+        }
+    };
+    tokio::time::timeout(PARTING, taken).await.unwrap_or(Ok(()))
 }
 
 /// The children of a node, or `None` without one; and what tells of the next change.
@@ -183,74 +262,119 @@ async fn names(
 async fn entries(
     client: &Client,
     path: &str,
+    query: &Query,
     out: &Out,
     pause: &mut Pause,
 ) -> Result<Infallible, Error> {
-    let mut entries = Entries::new();
-    // Each ends with the name whose value has changed.
-    let mut watches: JoinSet<Result<String, Error>> = JoinSet::new();
+    let mut read = Values {
+        client,
+        path,
+        former: out.entries(),
+        entries: Entries::new(),
+        refused: HashSet::new(),
+        watches: JoinSet::new(),
+    };
     loop {
         let (children, watcher) = list(client, path).await?;
         *pause = Pause::default();
         let mut watcher = pin!(changed(watcher));
         let Some(children) = children else {
-            entries.clear();
-            watches.abort_all();
+            read.clear();
             out.publish(Answer::Missing);
             watcher.await?;
             continue;
         };
-        let children: HashSet<String> = children.into_iter().collect();
-        entries.retain(|name, _| children.contains(name));
-        let fresh: Vec<String> = children
-            .into_iter()
-            .filter(|name| !entries.contains_key(name))
-            .collect();
-        read_values(client, path, fresh, &mut entries, &mut watches).await?;
-        out.publish(Answer::Entries(Arc::new(entries.clone())));
+        let fresh = read.keep(children.into_iter().collect());
+        read.read(fresh).await?;
         loop {
-            let name = tokio::select! {
+            read.publish(query, out);
+            let again = async {
+                match read.refused.is_empty() {
+                    true => std::future::pending().await,
+                    false => tokio::time::sleep(REFUSED).await,
+                }
+            };
+            let names = tokio::select! {
                 listed = &mut watcher => {
                     listed?;
                     break;
                 }
-                Some(Ok(name)) = watches.join_next() => name?,
+                Some(Ok(name)) = read.watches.join_next() => vec![name?],
+                () = again => read.refused.iter().cloned().collect(),
             };
-            if entries.contains_key(&name) {
-                read_values(client, path, vec![name], &mut entries, &mut watches).await?;
-                out.publish(Answer::Entries(Arc::new(entries.clone())));
-            }
+            read.read(names).await?;
         }
     }
 }
 
-async fn read_values(
-    client: &Client,
-    path: &str,
-    names: Vec<String>,
-    entries: &mut Entries,
-    watches: &mut JoinSet<Result<String, Error>>,
-) -> Result<(), Error> {
-    let mut reads = stream::iter(names)
-        .map(|name| async move {
-            let path = join(path, &name);
-            match client.get_and_watch_data(&path).await {
-                Ok((value, _, watcher)) => Ok(Some((bounded(&path, value), watcher, name))),
+/// The values of a node's children.
+struct Values<'a> {
+    client: &'a Client,
+    path: &'a str,
+    /// What was known before this session.
+    former: Arc<Entries>,
+    entries: Entries,
+    /// Those that we may not read any more: what they were stays.
+    refused: HashSet<String>,
+    /// Each ends with the name whose value has changed.
+    watches: JoinSet<Result<String, Error>>,
+}
+
+impl Values<'_> {
+    fn clear(&mut self) {
+        self.former = Arc::default();
+        self.entries.clear();
+        self.refused.clear();
+        self.watches.abort_all();
+    }
+
+    /// Forgets all but these; tells which of them are new.
+    fn keep(&mut self, children: HashSet<String>) -> Vec<String> {
+        self.entries.retain(|name, _| children.contains(name));
+        self.refused.retain(|name| children.contains(name));
+        let mut fresh: Vec<String> = children.into_iter().collect();
+        fresh.retain(|name| !self.entries.contains_key(name));
+        fresh
+    }
+
+    async fn read(&mut self, names: Vec<String>) -> Result<(), Error> {
+        let Self { client, path, .. } = *self;
+        let mut reads = stream::iter(names)
+            .map(|name| async move {
+                let path = join(path, &name);
+                (name, client.get_and_watch_data(&path).await)
+            })
+            .buffer_unordered(READS);
+        while let Some((name, read)) = reads.next().await {
+            match read {
+                Ok((value, _, watcher)) => {
+                    self.refused.remove(&name);
+                    self.entries.insert(name.clone(), bounded(&name, value));
+                    self.watches
+                        .spawn(async move { changed(watcher).await.map(|()| name) });
+                }
                 // Gone since it was listed: the list will say so.
-                Err(Error::NoNode) => Ok(None),
-                // Not for us to read.
-                Err(Error::NoAuth) => Ok(None),
-                Err(error) => Err(error),
+                Err(Error::NoNode) => {}
+                Err(Error::NoAuth) => {
+                    let former = self.entries.get(&name).or_else(|| self.former.get(&name));
+                    // One that we never could read is not for us.
+                    if let Some(former) = former.cloned() {
+                        self.entries.insert(name.clone(), former);
+                        self.refused.insert(name);
+                    }
+                }
+                Err(error) => return Err(error),
             }
-        })
-        .buffer_unordered(READS);
-    while let Some(read) = reads.try_next().await? {
-        if let Some((value, watcher, name)) = read {
-            entries.insert(name.clone(), value);
-            watches.spawn(async move { changed(watcher).await.map(|()| name) });
+        }
+        Ok(())
+    }
+
+    fn publish(&self, query: &Query, out: &Out) {
+        out.publish(Answer::Entries(Arc::new(self.entries.clone())));
+        if !self.refused.is_empty() {
+            out.refuse(query);
         }
     }
-    Ok(())
 }
 
 async fn value(
@@ -291,6 +415,7 @@ async fn hold(
 ) -> Result<Infallible, Error> {
     let anyone = Acls::anyone_all();
     let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let mut is_first = true;
     loop {
         if !folder.is_empty() {
             let options = CreateMode::Persistent.with_acls(anyone);
@@ -306,13 +431,23 @@ async fn hold(
             Err(Error::NoNode) => continue,
             Err(error) => return Err(error),
         }
-        let (stat, watcher) = client.check_and_watch_stat(path).await?;
-        let Some(stat) = stat else { continue };
+        let (found, stat, watcher) = match client.get_and_watch_data(path).await {
+            Err(Error::NoNode) => continue,
+            found => found?,
+        };
         let ours = stat.ephemeral_owner == client.session_id().0;
-        if !ours && claim == Claim::Own {
-            // Left by a session that is over, ours before perhaps: it would go away with that.
-            match client.delete(path, None).await {
-                Ok(()) | Err(Error::NoNode) => continue,
+        let at_first = std::mem::replace(&mut is_first, false);
+        let wanted = match claim {
+            _ if ours => found != value,
+            // Left by a session that is over, ours before perhaps: it would go away with that. Only
+            // at first: who takes it from us later lives, and would take it again.
+            Claim::Own => at_first,
+            // Its holder leaves it.
+            Claim::Shared => stat.version > 0,
+        };
+        if wanted {
+            match replace(client, path, value, &options).await {
+                Ok(()) | Err(Error::NoNode | Error::NodeExists | Error::BadVersion) => continue,
                 Err(error) => return Err(error),
             }
         }
@@ -321,6 +456,20 @@ async fn hold(
         // Gone, by whatever hand: make it again.
         changed(watcher).await?;
     }
+}
+
+/// Puts a node of ours in the place of another, in one step: nobody sees that it is missing.
+async fn replace(
+    client: &Client,
+    path: &str,
+    value: &[u8],
+    options: &CreateOptions<'_>,
+) -> Result<(), Error> {
+    let mut both = client.new_multi_writer();
+    both.add_delete(path, None)?;
+    both.add_create(path, value, options)?;
+    both.commit().await?;
+    Ok(())
 }
 
 async fn keep_connected(
@@ -358,7 +507,10 @@ async fn keep_connected(
 }
 
 async fn connect(config: &ZooKeeperConfig) -> Result<Client, String> {
-    let mut connector = Client::connector().with_session_timeout(config.session);
+    // Eagerly: that no server can be reached is worth knowing at once, and the pauses are ours.
+    let mut connector = Client::connector()
+        .with_session_timeout(config.session)
+        .with_fail_eagerly();
     if let Some(digest) = &config.digest {
         connector = connector.with_auth("digest", digest.as_bytes());
     }

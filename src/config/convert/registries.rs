@@ -1,6 +1,6 @@
 //! Registries: servers and how to get in, or lists.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::num::NonZeroU16;
 use std::path::Path;
 use std::time::Duration;
@@ -276,19 +276,62 @@ fn usual_protocol(layout: Layout) -> &'static str {
 fn target(name: &Placed<String>) -> Result<Layout> {
     match layout(name)? {
         Layout::DubboApp => {
-            let message = "the application level cannot be written; write dubbo";
+            let message = "a bridge cannot write the application level; write dubbo";
             Err(Wrong::at(name.place, message))
         }
         layout => Ok(layout),
     }
 }
 
-pub(super) fn registration(from: file::Register, names: &Names) -> Result<Registration> {
-    let layout = target(&from.layout)?;
+/// What is to be registered; the services of one instance of a Dubbo application together.
+pub(super) fn registrations(all: Vec<file::Register>, names: &Names) -> Result<Vec<Registration>> {
+    let mut registrations: Vec<Registration> = Vec::new();
+    for from in all {
+        let place = from.address.place;
+        let own = registration(from, names)?;
+        let is_same = |other: &&mut Registration| {
+            other.layout == Layout::DubboApp
+                && own.layout == Layout::DubboApp
+                && (&other.registry, &other.application) == (&own.registry, &own.application)
+                && (&other.host, other.port) == (&own.host, own.port)
+        };
+        match registrations.iter_mut().find(is_same) {
+            Some(instance) if instance.check != own.check => {
+                let message = "the services of one application and address need the same `check`";
+                return Err(Wrong::at(place, message));
+            }
+            Some(instance) => instance.also.push(own),
+            None => registrations.push(own),
+        }
+    }
+    Ok(registrations)
+}
+
+fn registration(from: file::Register, names: &Names) -> Result<Registration> {
+    let layout = layout(&from.layout)?;
     let at = address(&from.address.value, from.address.place)?;
-    if layout == Layout::Dubbo && at.ip().is_loopback() {
+    let is_dubbo = matches!(layout, Layout::Dubbo | Layout::DubboApp);
+    if is_dubbo && at.ip().is_loopback() {
         let message = "Dubbo's consumers never connect to loopback; write this host's address";
         return Err(Wrong::at(from.address.place, message));
+    }
+    if layout == Layout::DubboApp {
+        let message = "an application needs its name; write `application`";
+        let name = from.application.as_deref();
+        let name = name.ok_or_else(|| Wrong::at(from.layout.place, message))?;
+        if !Layout::DubboApp.is_name(name) || name.contains(',') {
+            let message = format!("`{name}` is no name that an application can have");
+            return Err(Wrong::at(from.layout.place, message));
+        }
+    }
+    if let Some((name, value)) = from.parameters.first_key_value()
+        && !layout.has_parameters()
+    {
+        let message = format!(
+            "`{name}`: the layout {} knows no parameters; write `labels`",
+            layout.name()
+        );
+        return Err(Wrong::at(value.place, message));
     }
     Ok(Registration {
         registry: writable(from.registry, names)?,
@@ -303,12 +346,27 @@ pub(super) fn registration(from: file::Register, names: &Names) -> Result<Regist
         port: at.port(),
         weight: from.weight.unwrap_or(100),
         application: from.application.unwrap_or_else(|| "finback".to_owned()),
-        labels: from.labels,
+        labels: texts(layout, from.labels)?,
+        parameters: texts(layout, from.parameters)?,
         check: from
             .check
             .map(|check| address(&check.value, check.place))
             .transpose()?,
+        also: Vec::new(),
     })
+}
+
+/// Labels or parameters that a registration can have.
+fn texts(
+    layout: Layout,
+    from: BTreeMap<String, Placed<String>>,
+) -> Result<BTreeMap<String, String>> {
+    from.into_iter()
+        .map(|(name, value)| match layout.refuses(&name, &value.value) {
+            Some(why) => Err(Wrong::at(value.place, why)),
+            None => Ok((name, value.value)),
+        })
+        .collect()
 }
 
 pub(super) fn bridge(from: file::Bridge, names: &Names) -> Result<Bridge> {

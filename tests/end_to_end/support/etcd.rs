@@ -12,8 +12,11 @@ use super::{eventually, free_port, temporary_folder};
 pub(crate) struct Etcd {
     /// Its address.
     pub(crate) address: String,
+    name: &'static str,
     folder: PathBuf,
     peer_port: u16,
+    /// Who is of its cluster, itself included.
+    peers: String,
     /// What clients must pass: flags for the server and for `etcdctl`.
     secure: Option<[PathBuf; 3]>,
     login: Option<&'static str>,
@@ -47,17 +50,41 @@ impl Etcd {
         etcd
     }
 
+    /// Three that are one cluster.
+    pub(crate) fn start_three() -> [Self; 3] {
+        let mut three = ["one", "two", "three"].map(|name| Self::new(name, None));
+        let peers = three.each_ref().map(|own| own.as_peer()).join(",");
+        for etcd in &mut three {
+            etcd.peers.clone_from(&peers);
+            // None of them serves before the second is there.
+            etcd.spawn();
+        }
+        three.iter().for_each(Self::until_serving);
+        three
+    }
+
     fn launch(secure: Option<[PathBuf; 3]>) -> Self {
-        let mut etcd = Self {
+        let mut etcd = Self::new("one", secure);
+        etcd.peers = etcd.as_peer();
+        etcd.restart();
+        etcd
+    }
+
+    fn new(name: &'static str, secure: Option<[PathBuf; 3]>) -> Self {
+        Self {
             address: format!("127.0.0.1:{}", free_port()),
+            name,
             folder: temporary_folder(),
             peer_port: free_port(),
+            peers: String::new(),
             secure,
             login: None,
             process: None,
-        };
-        etcd.restart();
-        etcd
+        }
+    }
+
+    fn as_peer(&self) -> String {
+        format!("{}=http://127.0.0.1:{}", self.name, self.peer_port)
     }
 
     /// Its process.
@@ -72,6 +99,17 @@ impl Etcd {
 
     /// Starts it (again) on the same port with the same data, and waits until it serves.
     pub(crate) fn restart(&mut self) {
+        self.spawn();
+        self.until_serving();
+    }
+
+    fn until_serving(&self) {
+        eventually("etcd to serve", Duration::from_secs(20), || {
+            self.try_control(&["get", "nothing"]).map(|_| ())
+        });
+    }
+
+    fn spawn(&mut self) {
         let scheme = if self.secure.is_some() {
             "https"
         } else {
@@ -81,14 +119,14 @@ impl Etcd {
         let peer = format!("http://127.0.0.1:{}", self.peer_port);
         let mut command = Command::new("etcd");
         command
-            .args(["--name", "one", "--data-dir"])
+            .args(["--name", self.name, "--data-dir"])
             .arg(&self.folder);
         for (flag, value) in [
             ("--listen-client-urls", &client),
             ("--advertise-client-urls", &client),
             ("--listen-peer-urls", &peer),
             ("--initial-advertise-peer-urls", &peer),
-            ("--initial-cluster", &format!("one={peer}")),
+            ("--initial-cluster", &self.peers),
             // Tokens that end within a test.
             ("--auth-token-ttl", &"2".to_owned()),
         ] {
@@ -107,9 +145,6 @@ impl Etcd {
             "{missing}"
         );
         self.process = Some(Process::start("etcd", &mut command));
-        eventually("etcd to serve", Duration::from_secs(20), || {
-            self.try_control(&["get", "nothing"]).map(|_| ())
-        });
     }
 
     /// Writes a key.

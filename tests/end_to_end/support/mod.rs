@@ -1,6 +1,7 @@
 //! What the end-to-end tests stand on: real processes, a real registry, the real binary.
 
 pub(crate) mod authority;
+pub(crate) mod cable;
 pub(crate) mod certificates;
 pub(crate) mod device;
 pub(crate) mod endpoint;

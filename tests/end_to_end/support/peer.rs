@@ -120,13 +120,24 @@ impl Peer {
         Self::java("mqtt", "com.acme.mqtt.Main")
     }
 
+    /// A consumer of Dubbo 3 that reads rules of this ZooKeeper from its first reference on.
+    pub(crate) fn dubbo3_governed(zookeeper: &str) -> Self {
+        let centre = format!("-Ddubbo.config-center.address=zookeeper://{zookeeper}");
+        Self::java_with("dubbo3", "com.acme.dubbo.Main", &[&centre])
+    }
+
     fn java(module: &str, main: &str) -> Self {
+        Self::java_with(module, main, &[])
+    }
+
+    fn java_with(module: &str, main: &str, properties: &[&str]) -> Self {
         let home = built(&format!("java/{module}"));
         let mut command = Command::new("java");
         // Short-lived: fast to start counts for more than fast to run.
         command.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
         command.arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn");
         command.arg("-Ddubbo.application.logger=slf4j");
+        command.args(properties);
         for package in [
             "java.lang",
             "java.util",

@@ -169,6 +169,12 @@ impl Process {
         )
     }
 
+    /// How many lines of its output have this in them.
+    pub(crate) fn count(&self, text: &str) -> usize {
+        let lines = self.lines();
+        lines.iter().filter(|line| line.contains(text)).count()
+    }
+
     /// The last so many lines of its output.
     pub(crate) fn tail_of(&self, count: usize) -> Vec<String> {
         let lines = self.lines();

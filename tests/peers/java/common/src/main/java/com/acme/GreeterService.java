@@ -1,11 +1,13 @@
 package com.acme;
 
+import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.Function;
 
 /** The service's one implementation, for every framework. */
 public final class GreeterService implements Greeter {
     private final String name;
     private final Function<String, String> attachments;
+    private final AtomicInteger naps = new AtomicInteger();
     private volatile String noted = "";
 
     public GreeterService(String name, Function<String, String> attachments) {
@@ -45,6 +47,8 @@ public final class GreeterService implements Greeter {
 
     @Override
     public String sleep(int millis) {
+        // Told of each, so that repeated calls are seen.
+        noted = "naps: " + naps.incrementAndGet();
         try {
             Thread.sleep(millis);
         } catch (InterruptedException e) {

@@ -72,8 +72,13 @@ public final class Main {
         RegistryConfig registry = new RegistryConfig(
                 address.contains("://") ? address : "zookeeper://" + address);
         // Interface level unless asked for otherwise: "instance" or "all".
-        registry.setParameters(
-                new HashMap<>(Map.of("register-mode", fields.getOrDefault("mode", "interface"))));
+        Map<String, String> parameters = new HashMap<>();
+        parameters.put("register-mode", fields.getOrDefault("mode", "interface"));
+        // A consumer looks at both levels unless asked for "service", which is the application's.
+        if (fields.containsKey("registry-type")) {
+            parameters.put("registry-type", fields.get("registry-type"));
+        }
+        registry.setParameters(parameters);
         return registry;
     }
 
@@ -110,6 +115,17 @@ public final class Main {
         }
         if (fields.containsKey("weight")) {
             service.setWeight(Integer.parseInt(fields.get("weight")));
+        }
+        // Fields that begin with "?" are what the provider says of itself.
+        Map<String, String> parameters = new HashMap<>();
+        fields.forEach((key, value) -> {
+            if (key.startsWith("?")) {
+                parameters.put(key.substring(1), value);
+            }
+        });
+        service.setParameters(parameters);
+        if (fields.containsKey("path")) {
+            service.setPath(fields.get("path"));
         }
         if (fields.containsKey("metadata-type")) {
             service.setMetadataReportConfig(
@@ -157,7 +173,8 @@ public final class Main {
     private static Object reference(Map<String, String> fields, boolean generic) {
         String key = generic + "|" + fields.get("url") + "|" + fields.get("registry") + "|"
                 + fields.get("version") + "|" + fields.get("group") + "|" + fields.get("timeout")
-                + "|" + fields.get("retries") + "|" + fields.get("interface");
+                + "|" + fields.get("retries") + "|" + fields.get("interface") + "|"
+                + fields.get("bare");
         return REFERENCES.computeIfAbsent(key, k -> refer(fields, generic));
     }
 
@@ -175,8 +192,16 @@ public final class Main {
         reference.setInterface(fields.getOrDefault("interface", Greeter.class.getName()));
         reference.setVersion(fields.get("version"));
         reference.setGroup(fields.get("group"));
-        reference.setTimeout(Integer.parseInt(fields.getOrDefault("timeout", "5000")));
-        reference.setRetries(Integer.parseInt(fields.getOrDefault("retries", "0")));
+        // A bare consumer goes by what the provider says.
+        if (!fields.containsKey("bare")) {
+            reference.setTimeout(Integer.parseInt(fields.getOrDefault("timeout", "5000")));
+            reference.setRetries(Integer.parseInt(fields.getOrDefault("retries", "0")));
+        }
+        // The application level is found by what a metadata report tells.
+        if (fields.containsKey("registry-type")) {
+            reference.setMetadataReportConfig(
+                    new MetadataReportConfig("zookeeper://" + fields.get("registry")));
+        }
         reference.setCheck(false);
         reference.setScope("remote");
         MethodConfig note = new MethodConfig();

@@ -100,6 +100,13 @@ public final class Main {
         if (fields.containsKey("group")) {
             provider.setUniqueId(fields.get("group"));
         }
+        // What the provider says of itself.
+        if (fields.containsKey("timeout")) {
+            provider.setTimeout(Integer.parseInt(fields.get("timeout")));
+        }
+        if (fields.containsKey("weight")) {
+            provider.setWeight(Integer.parseInt(fields.get("weight")));
+        }
         provider.export();
         EXPORTS.put(name, provider);
         return "exported " + name;
@@ -132,7 +139,8 @@ public final class Main {
 
     private static Object reference(Map<String, String> fields, String type, boolean generic) {
         String key = type + "|" + generic + "|" + fields.get("url") + "|" + fields.get("registry")
-                + "|" + fields.get("group") + "|" + fields.get("timeout") + "|" + fields.get("app") + "|" + fields.get("interface");
+                + "|" + fields.get("group") + "|" + fields.get("timeout") + "|" + fields.get("app") + "|" + fields.get("interface")
+                + "|" + fields.get("bare");
         return REFERENCES.computeIfAbsent(key, k -> refer(fields, type, generic));
     }
 
@@ -143,10 +151,13 @@ public final class Main {
                 .setInterfaceId(fields.getOrDefault("interface", Greeter.class.getName()))
                 .setProtocol("bolt")
                 .setInvokeType(type)
-                .setTimeout(Integer.parseInt(fields.getOrDefault("timeout", "5000")))
                 .setConnectTimeout(5000)
                 .setRepeatedReferLimit(-1)
                 .setGeneric(generic);
+        // A bare consumer goes by what the provider says.
+        if (!fields.containsKey("bare")) {
+            consumer.setTimeout(Integer.parseInt(fields.getOrDefault("timeout", "5000")));
+        }
         if (fields.containsKey("group")) {
             consumer.setUniqueId(fields.get("group"));
         }

@@ -1,0 +1,511 @@
+//! A whole tree of keys, read once and watched once, for those who follow thousands of places in it:
+//! a place each would cost a request and a watch each.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+use bytes::Bytes;
+use etcd_client::Error;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use super::connect::is_denied;
+use super::gathered::{Change, What};
+use super::{Connection, Etcd};
+use crate::lock;
+use crate::store::pause::Pause;
+use crate::store::{Answer, Entries, Out, Query, bounded};
+
+/// Those told in one turn after a list: there may be tens of thousands.
+const AT_ONCE: usize = 64;
+
+/// Trees by their prefix.
+pub(super) type Trees = Arc<Mutex<HashMap<String, Weak<Tree>>>>;
+
+/// All keys below a prefix.
+pub(super) struct Tree {
+    /// With its last slash.
+    prefix: String,
+    state: Mutex<State>,
+    /// It is not kept up to date, or never was: places are to be followed one by one.
+    ended: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct State {
+    listed: bool,
+    /// What is in each folder, by its path below the prefix.
+    folders: BTreeMap<Box<str>, Arc<Entries>>,
+    /// Those who follow a place, by its path below the prefix.
+    followers: HashMap<Box<str>, Vec<Arc<Follower>>>,
+}
+
+struct Follower {
+    number: u64,
+    wish: Wish,
+    out: Arc<Out>,
+}
+
+/// What of a tree differs after a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Differs {
+    Nothing,
+    Keys,
+    /// There are other folders too.
+    Folders,
+}
+
+#[derive(Clone, Copy)]
+enum Wish {
+    /// Everything below a place.
+    Below,
+    /// The folders below it.
+    Folders,
+    /// Its own value.
+    Value,
+}
+
+/// Keeps a tree up to date until dropped.
+pub(crate) struct Gathering {
+    tree: Arc<Tree>,
+    task: AbortHandle,
+}
+
+impl Drop for Gathering {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.tree.ended.send_replace(true);
+    }
+}
+
+impl Etcd {
+    /// Reads everything below `root` as one, for whatever is followed there from now on.
+    pub(in crate::store) fn gather(&self, handle: &Handle, root: &str) -> Gathering {
+        let prefix = format!("{}/", root.trim_end_matches('/'));
+        let tree = Arc::new(Tree {
+            prefix: prefix.clone(),
+            state: Mutex::default(),
+            ended: watch::Sender::new(false),
+        });
+        lock(&self.trees).insert(prefix, Arc::downgrade(&tree));
+        let task = handle.spawn(keep(self.clone(), tree.clone()));
+        Gathering {
+            tree,
+            task: task.abort_handle(),
+        }
+    }
+
+    /// The tree that a place is in, if there is one.
+    pub(super) fn tree(&self, query: &Query) -> Option<Arc<Tree>> {
+        let place = format!("{}/", query.path().trim_end_matches('/'));
+        let mut trees = lock(&self.trees);
+        trees.retain(|_, tree| tree.strong_count() > 0);
+        let tree = trees
+            .iter()
+            .find(|(prefix, _)| place.starts_with(&**prefix));
+        let tree = tree.and_then(|(_, tree)| tree.upgrade());
+        tree.filter(|tree| !*tree.ended.borrow())
+    }
+}
+
+async fn keep(mut etcd: Etcd, tree: Arc<Tree>) {
+    let mut pause = Pause::default();
+    while let Some(connection) = etcd.connection().await {
+        let mut listed = false;
+        if let Err(error) = Box::pin(connection.keep(&tree, &mut listed)).await {
+            if is_denied(&error) {
+                tree.ended.send_replace(true);
+                return;
+            }
+            tree.fail();
+            tracing::debug!(prefix = tree.prefix, %error, "cannot follow; trying again");
+        }
+        if listed {
+            pause = Pause::default();
+        }
+        pause.wait().await;
+    }
+}
+
+impl Connection {
+    /// Keeps a tree up to date until changes may have been missed.
+    async fn keep(&self, tree: &Tree, listed: &mut bool) -> Result<(), Error> {
+        let mut folders: HashMap<Box<str>, Entries> = HashMap::new();
+        let add = |name: &str, value: Vec<u8>| {
+            let (folder, name) = split(name);
+            let entries = folders.entry(folder.into()).or_default();
+            entries.insert(name.to_owned(), bounded(name, value));
+        };
+        let revision = self.list(&tree.prefix, true, add).await?;
+        *listed = true;
+        tree.replace(folders).await;
+        let mut watching = self.watch(&tree.prefix, true, revision + 1);
+        while let Some(changes) = watching.changes.recv().await {
+            tree.apply(changes);
+        }
+        Ok(())
+    }
+}
+
+impl Tree {
+    /// Follows a place until the tree is no longer kept up to date.
+    pub(super) async fn follow(&self, query: &Query, out: &Arc<Out>) {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        let place = format!("{}/", query.path().trim_end_matches('/'));
+        let Some(at) = place.strip_prefix(&self.prefix) else {
+            return;
+        };
+        let at = at.trim_end_matches('/');
+        let follower = Arc::new(Follower {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            wish: match query {
+                Query::Names(_) | Query::Entries(_) => Wish::Below,
+                Query::Folders(_) => Wish::Folders,
+                Query::Value(_) => Wish::Value,
+            },
+            out: out.clone(),
+        });
+        let _registered = Registered {
+            tree: self,
+            at,
+            number: follower.number,
+        };
+        {
+            let mut state = lock(&self.state);
+            if state.listed {
+                follower.out.publish(state.answer(follower.wish, at));
+            }
+            let followers = state.followers.entry(at.into()).or_default();
+            followers.push(follower);
+        }
+        let mut ended = self.ended.subscribe();
+        // The sender lives as long as the tree does.
+        let _ = ended.wait_for(|ended| *ended).await;
+    }
+
+    /// Puts a fresh list in place of what was known.
+    async fn replace(&self, folders: HashMap<Box<str>, Entries>) {
+        let all: Vec<(Box<str>, Arc<Follower>)> = {
+            let mut state = lock(&self.state);
+            let former = std::mem::take(&mut state.folders);
+            let kept = folders.into_iter().map(|(folder, entries)| {
+                // The same piece of memory tells at a glance that nothing changed.
+                let same = former.get(&folder).filter(|former| ***former == entries);
+                let entries = same.cloned().unwrap_or_else(|| Arc::new(entries));
+                (folder, entries)
+            });
+            state.folders = kept.collect();
+            state.listed = true;
+            let all = state.followers.iter();
+            all.flat_map(|(at, own)| own.iter().map(|each| (at.clone(), each.clone())))
+                .collect()
+        };
+        for some in all.chunks(AT_ONCE) {
+            {
+                let state = lock(&self.state);
+                for (at, follower) in some {
+                    follower.out.publish(state.answer(follower.wish, at));
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn apply(&self, changes: Vec<Change>) {
+        let mut state = lock(&self.state);
+        let mut touched: BTreeMap<String, bool> = BTreeMap::new();
+        for Change { key, what } in changes {
+            let Some(name) = key.strip_prefix(&self.prefix) else {
+                continue;
+            };
+            match state.apply(name, what) {
+                Differs::Nothing => {}
+                Differs::Keys => drop(touched.entry(name.to_owned()).or_default()),
+                Differs::Folders => drop(touched.insert(name.to_owned(), true)),
+            }
+        }
+        let mut told = BTreeSet::new();
+        for (name, folders) in &touched {
+            // Whoever follows the key itself, its folder, or one further up; of thousands of folders
+            // only if there are others.
+            let mut at = Some(&**name);
+            while let Some(place) = at {
+                for follower in state.followers.get(place).into_iter().flatten() {
+                    let concerns = *folders || !matches!(follower.wish, Wish::Folders);
+                    if concerns && told.insert(follower.number) {
+                        follower.out.publish(state.answer(follower.wish, place));
+                    }
+                }
+                at = match place.rsplit_once('/') {
+                    Some((folder, _)) => Some(folder),
+                    None => (!place.is_empty()).then_some(""),
+                };
+            }
+        }
+    }
+
+    fn fail(&self) {
+        let state = lock(&self.state);
+        for follower in state.followers.values().flatten() {
+            follower.out.fail();
+        }
+    }
+}
+
+impl State {
+    /// Applies a change of one key.
+    fn apply(&mut self, name: &str, what: What) -> Differs {
+        let (folder, own) = split(name);
+        match what {
+            What::Made(value) | What::Written(value) => {
+                let value = bounded(name, value);
+                // A key in no folder stands for itself among folders.
+                let is_new = folder.is_empty() || !self.folders.contains_key(folder);
+                let entries = self.folders.entry(folder.into()).or_default();
+                let former = Arc::make_mut(entries).insert(own.to_owned(), value.clone());
+                match former {
+                    None if is_new => Differs::Folders,
+                    Some(former) if former == value => Differs::Nothing,
+                    _ => Differs::Keys,
+                }
+            }
+            What::Removed => {
+                let Some(entries) = self.folders.get_mut(folder) else {
+                    return Differs::Nothing;
+                };
+                if Arc::make_mut(entries).remove(own).is_none() {
+                    return Differs::Nothing;
+                }
+                if entries.is_empty() {
+                    self.folders.remove(folder);
+                    return Differs::Folders;
+                }
+                match folder {
+                    "" => Differs::Folders,
+                    _ => Differs::Keys,
+                }
+            }
+        }
+    }
+
+    fn answer(&self, wish: Wish, at: &str) -> Answer {
+        match wish {
+            Wish::Value => {
+                let (folder, name) = split(at);
+                let value = self.folders.get(folder).and_then(|own| own.get(name));
+                value.map_or(Answer::Missing, |value| Answer::Value(value.clone()))
+            }
+            Wish::Folders => {
+                let folders = self.below(at).map(|(below, entries)| match below {
+                    // Keys in no folder stand for themselves.
+                    "" => entries.keys().cloned().collect(),
+                    below => vec![format!("{below}/")],
+                });
+                let folders = folders.flatten().map(|name| (name, Bytes::new()));
+                listed(folders.collect())
+            }
+            Wish::Below => {
+                let mut below = self.below(at).peekable();
+                match (below.next(), below.peek()) {
+                    (None, _) => Answer::Missing,
+                    // Nearly always: shared, not copied.
+                    (Some(("", entries)), None) => Answer::Entries(entries.clone()),
+                    (Some(first), _) => {
+                        let all = std::iter::once(first).chain(below);
+                        let all = all.flat_map(|(folder, entries)| {
+                            entries.iter().map(move |(name, value)| match folder {
+                                "" => (name.clone(), value.clone()),
+                                folder => (format!("{folder}/{name}"), value.clone()),
+                            })
+                        });
+                        listed(all.collect())
+                    }
+                }
+            }
+        }
+    }
+
+    /// A place's own folder, "" here, and all folders below it.
+    fn below<'a>(&'a self, at: &'a str) -> impl Iterator<Item = (&'a str, &'a Arc<Entries>)> {
+        let own = self.folders.get(at).map(|own| ("", own));
+        let own = own.filter(|_| !at.is_empty());
+        let prefix = match at {
+            "" => String::new(),
+            at => format!("{at}/"),
+        };
+        let length = prefix.len();
+        let from: Box<str> = prefix.clone().into();
+        let deeper = self
+            .folders
+            .range(from..)
+            .take_while(move |(folder, _)| folder.starts_with(&*prefix))
+            .map(move |(folder, entries)| (&folder[length..], entries));
+        own.into_iter().chain(deeper)
+    }
+}
+
+fn listed(entries: Entries) -> Answer {
+    if entries.is_empty() {
+        Answer::Missing
+    } else {
+        Answer::Entries(Arc::new(entries))
+    }
+}
+
+/// The folder of a key, and its name there.
+fn split(name: &str) -> (&str, &str) {
+    name.rsplit_once('/').unwrap_or(("", name))
+}
+
+/// Takes a follower out when dropped.
+struct Registered<'a> {
+    tree: &'a Tree,
+    at: &'a str,
+    number: u64,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.tree.state);
+        let Some(own) = state.followers.get_mut(self.at) else {
+            return;
+        };
+        own.retain(|follower| follower.number != self.number);
+        if own.is_empty() {
+            state.followers.remove(self.at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::gathered::Gathered;
+    use super::*;
+    use proptest::prelude::*;
+
+    const KEYS: [&str; 7] = ["a", "s/1", "s/2", "t/1", "t/u/1", "t/u/2", "tu/1"];
+
+    /// What a follower of this place alone would be told.
+    fn alone(model: &BTreeMap<&str, u8>, wish: Wish, at: &str) -> Answer {
+        let mut gathered = match wish {
+            Wish::Value => {
+                let value = model.get(at);
+                return value.map_or(Answer::Missing, |value| Answer::Value(vec![*value].into()));
+            }
+            Wish::Below => Gathered::Entries(Entries::new()),
+            Wish::Folders => Gathered::Folders(BTreeMap::new()),
+        };
+        let prefix = if at.is_empty() {
+            String::new()
+        } else {
+            format!("{at}/")
+        };
+        for (key, value) in model {
+            if let Some(name) = key.strip_prefix(&*prefix) {
+                gathered.add(name, vec![*value]);
+            }
+        }
+        gathered.answer()
+    }
+
+    proptest! {
+        #[test]
+        fn every_place_is_told_what_it_would_be_alone(
+            changes in proptest::collection::vec((0..7usize, proptest::option::of(any::<u8>())), 0..60),
+        ) {
+            let (mut model, mut state) = (BTreeMap::new(), State::default());
+            for (key, value) in changes {
+                let key = KEYS[key];
+                let what = match value {
+                    Some(value) => {
+                        model.insert(key, value);
+                        Some(What::Written(vec![value]))
+                    }
+                    None => model.remove(key).map(|_| What::Removed),
+                };
+                if let Some(what) = what {
+                    state.apply(key, what);
+                }
+                for at in ["", "s", "t", "t/u", "tu", "u"] {
+                    for wish in [Wish::Below, Wish::Folders] {
+                        prop_assert_eq!(state.answer(wish, at), alone(&model, wish, at));
+                    }
+                }
+                for key in KEYS {
+                    prop_assert_eq!(state.answer(Wish::Value, key), alone(&model, Wish::Value, key));
+                }
+            }
+        }
+    }
+
+    /// A follower of a place of a tree, and what it was told.
+    fn follower(
+        tree: &Tree,
+        number: u64,
+        (wish, at): (Wish, &str),
+    ) -> watch::Receiver<Option<Answer>> {
+        let (sender, answers) = watch::channel(None);
+        let follower = Follower {
+            number,
+            wish,
+            out: Arc::new(Out::new(sender, Arc::default())),
+        };
+        let mut state = lock(&tree.state);
+        state
+            .followers
+            .entry(at.into())
+            .or_default()
+            .push(Arc::new(follower));
+        answers
+    }
+
+    #[tokio::test]
+    async fn a_change_is_told_to_those_whom_it_concerns() {
+        let tree = Tree {
+            prefix: "/r/".to_owned(),
+            state: Mutex::default(),
+            ended: watch::Sender::new(false),
+        };
+        let mut number = 0;
+        let mut followers = [
+            (Wish::Folders, ""),
+            (Wish::Below, "s"),
+            (Wish::Below, "t"),
+            (Wish::Value, "s/1"),
+            (Wish::Value, "s/2"),
+        ]
+        .map(|what| {
+            number += 1;
+            follower(&tree, number, what)
+        });
+        let folders = [("s".into(), Entries::from([("1".to_owned(), "x".into())]))];
+        tree.replace(folders.into()).await;
+        let mut heard = || {
+            followers.each_mut().map(|own| {
+                let changed = own.has_changed().unwrap_or(false);
+                own.mark_unchanged();
+                changed
+            })
+        };
+        assert_eq!(heard(), [true; 5]);
+        let change = |key: &str, value: &str| Change {
+            key: key.to_owned(),
+            what: What::Written(value.into()),
+        };
+        tree.apply(vec![change("/r/s/1", "y")]);
+        assert_eq!(heard(), [false, true, false, true, false]);
+        tree.apply(vec![change("/r/t/u/1", "z"), change("/elsewhere", "z")]);
+        assert_eq!(heard(), [true, false, true, false, false]);
+        tree.apply(vec![Change {
+            key: "/r/t/u/1".to_owned(),
+            what: What::Removed,
+        }]);
+        assert_eq!(heard(), [true, false, true, false, false]);
+        tree.apply(vec![change("/r/t/u/1", "z")]);
+        assert_eq!(heard(), [true, false, true, false, false]);
+        tree.apply(vec![change("/r/t/u/1", "z")]);
+        assert_eq!(heard(), [false; 5]);
+    }
+}
