@@ -1,7 +1,7 @@
 //! Any bytes as values, one after another.
 #![no_main]
 
-use finback_hessian::{draft::Reader};
+use finback_hessian::draft::Reader;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let mut reader = Reader::new(bytes);
