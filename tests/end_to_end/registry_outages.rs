@@ -205,7 +205,13 @@ fn what_is_registered_in_zookeeper_comes_back_after_a_cut_longer_than_the_sessio
     eventually_children(PATIENCE, 0);
     cable.heal();
     eventually_children(Duration::from_secs(20), 1);
-    assert_eq!(finback.metric("finback_registered", "registry=\"zk\""), 1);
+    // It is told once the node was seen, a moment after it was made.
+    eventually("it to be told", PATIENCE, || {
+        match finback.metric("finback_registered", "registry=\"zk\"") {
+            1 => Ok(()),
+            other => Err(format!("{other}")),
+        }
+    });
 }
 
 #[test]
