@@ -1165,7 +1165,7 @@ routes: {{ rpc: [ {{ to: {{ registry: zk }} }} ] }}
     eventually("the end to be mirrored", PATIENCE, || {
         match etcd_.keys("/finback/services/").len() {
             0 => Ok(()),
-            n => Err(format!("{n}")),
+            n => Err(format!("{n}\n{}", one.process().tail())),
         }
     });
     one.process().signal("TERM");

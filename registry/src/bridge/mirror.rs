@@ -190,12 +190,17 @@ impl Mirror {
             }
             let all = services.values_mut();
             // An error is the end of a feed, which lives as long as this.
-            let _ = select_all(all.map(|own| Box::pin(own.offers.changed()))).await;
+            let (_, place, _) = select_all(all.map(|own| Box::pin(own.offers.changed()))).await;
+            place
         };
-        tokio::select! {
-            () = self.directory.changed() => {}
-            () = offer => {}
-            () = tokio::time::sleep(LOOK), if is_waiting => {}
+        let due = tokio::select! {
+            () = self.directory.changed() => None,
+            place = offer => Some(place),
+            () = tokio::time::sleep(LOOK), if is_waiting => None,
+        };
+        // To have waited for an offer is to have seen it, as far as its receiver knows.
+        if let Some(service) = due.and_then(|place| self.services.values_mut().nth(place)) {
+            service.is_due = true;
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use finback_core::discovery::{Lookup, Terms};
 
-use super::Layout;
+use super::{Layout, PATH};
 use crate::offer::Provider;
 
 /// The part of a method's parameter that says how long it may take.
@@ -42,7 +42,7 @@ fn dubbo(lookup: &Lookup, provider: &Provider) -> Terms {
         // Its streams take as long as they take; its paths are HTTP's.
         return terms;
     }
-    if let Some(path) = parameters.get("path")
+    if let Some(path) = parameters.get(PATH)
         && !path.is_empty()
         && *path != *lookup.service
     {
@@ -160,14 +160,14 @@ mod tests {
 
     #[test]
     fn a_provider_tells_its_version_group_and_path() {
-        let terms = of("dubbo", &[("version", "1.0"), ("path", "ctx/com.acme.Pay")]);
+        let terms = of("dubbo", &[("version", "1.0"), (PATH, "ctx/com.acme.Pay")]);
         assert_eq!(terms.version.as_deref(), Some("1.0"));
         assert_eq!(terms.group.as_deref(), Some(""));
         assert_eq!(
             terms.attributes,
             [("path".into(), "ctx/com.acme.Pay".into())]
         );
-        let plain = of("dubbo", &[("group", "*"), ("path", "com.acme.Pay")]);
+        let plain = of("dubbo", &[("group", "*"), (PATH, "com.acme.Pay")]);
         assert_eq!((plain.group, plain.attributes.len()), (None, 0));
     }
 
