@@ -84,9 +84,13 @@ impl Pool {
                 best = Some((cost, upstream));
             }
         }
-        // Those that only finish what is in flight are replaced at once, but not without end.
         let most = self.cluster.spec.policy.connections.max(1) as usize;
-        let room = taking < most && upstreams.len() - taking < FINISHING.max(most);
+        let room = taking < most && {
+            // Those that only finish what is in flight are replaced at once, and so are, once, those that
+            // are not read from: but not without end.
+            let finishing = upstreams.iter().filter(|each| each.is_finishing()).count();
+            finishing < FINISHING.max(most) && upstreams.len() - finishing < 2 * most
+        };
         match best {
             Some(((steps, calls), best)) if !room || calls < GROW_AT && steps == 0 => {
                 Some(best.clone())

@@ -127,6 +127,11 @@ impl Upstream {
         matches!(self.state.get(), State::Connecting | State::Open) && !self.stalled.get()
     }
 
+    /// Whether it carries no more calls than it does: its peer goes, or is gone.
+    pub(crate) fn is_finishing(&self) -> bool {
+        !matches!(self.state.get(), State::Connecting | State::Open)
+    }
+
     /// Calls in flight on it.
     pub(crate) fn load(&self) -> usize {
         self.table.borrow().len()
