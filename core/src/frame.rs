@@ -114,6 +114,7 @@ impl Metadata<'_> {
     ///
     /// # Errors
     /// [`Malformed::Content`]: the call is answered, its connection lives on.
+    #[inline]
     pub fn names_fit(&self) -> Result<(), Malformed> {
         if let Some(why) = self.unreadable {
             return Err(Malformed::Content(why));

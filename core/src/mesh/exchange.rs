@@ -179,26 +179,21 @@ impl Exchange {
         local: &LocalMesh,
         attributes: Attributes<'_, '_>,
     ) -> Result<Attempt, Rejection> {
-        let attempt = self.attempt_here(local, attributes);
-        // Nearly all calls end here.
-        let none = matches!(
-            attempt,
-            Ok(Attempt::Wait(_)) | Err(Rejection::NoEndpoint | Rejection::NoService)
-        );
-        if !none {
-            return attempt;
-        }
-        self.attempt_elsewhere(attempt, local, attributes)
+        self.attempt_at(local, attributes, true)
     }
 
-    /// The same where the destination had none.
+    /// What comes of a destination without an endpoint: an attempt at a sibling, where that is asked for.
     #[cold]
     fn attempt_elsewhere(
         &mut self,
         mut attempt: Result<Attempt, Rejection>,
+        spills: bool,
         local: &LocalMesh,
         attributes: Attributes<'_, '_>,
     ) -> Result<Attempt, Rejection> {
+        if !spills {
+            return attempt;
+        }
         let mut waiting: Option<(u32, Arc<Cluster>)> = None;
         loop {
             match &attempt {
@@ -209,7 +204,7 @@ impl Exchange {
                 Ok(Attempt::Go(_)) | Err(_) => return attempt,
             }
             if self.spill(local) {
-                attempt = self.attempt_here(local, attributes);
+                attempt = self.attempt_at(local, attributes, false);
                 continue;
             }
             // Nobody has any: the first that may yet turn out to have some is waited for.
@@ -245,15 +240,20 @@ impl Exchange {
         true
     }
 
-    fn attempt_here(
+    /// Asks at the destination of now; what `spills` asks at its siblings, too.
+    fn attempt_at(
         &mut self,
         local: &LocalMesh,
         attributes: Attributes<'_, '_>,
+        spills: bool,
     ) -> Result<Attempt, Rejection> {
         let (route, destination) = (self.route.ok_or(Rejection::NoRoute)?, self.destination);
-        let view = self
-            .site
-            .view(local, route as usize, destination as usize)?;
+        let view = match self.site.view(local, route as usize, destination as usize) {
+            Ok(view) => view,
+            Err(rejection) => {
+                return self.attempt_elsewhere(Err(rejection), spills, local, attributes);
+            }
+        };
         let mut view = view.borrow_mut();
         let now = local.now();
         if view.is_stale() {
@@ -261,7 +261,9 @@ impl Exchange {
         }
         self.looking_up = !view.ready;
         if !view.ready {
-            return Ok(Attempt::Wait(view.cluster.clone()));
+            let wait = Ok(Attempt::Wait(view.cluster.clone()));
+            drop(view);
+            return self.attempt_elsewhere(wait, spills, local, attributes);
         }
         if !view.known {
             let cluster = view.cluster.clone();
@@ -270,13 +272,20 @@ impl Exchange {
                 self.site.forget(route as usize, destination as usize);
                 local.forget_view(&cluster);
             }
-            return Err(Rejection::NoService);
+            return self.attempt_elsewhere(Err(Rejection::NoService), spills, local, attributes);
         }
         if matches!(view.cluster.spec.source, Source::Discovered(_)) {
             self.site.learn();
         }
         let deadline = self.attempt_deadline();
-        let (seat, trial) = self.pick(&mut view, local.random(), (now, deadline), attributes)?;
+        let (seat, trial) = match self.pick(&mut view, local.random(), (now, deadline), attributes)
+        {
+            Ok(picked) => picked,
+            Err(rejection) => {
+                drop(view);
+                return self.attempt_elsewhere(Err(rejection), spills, local, attributes);
+            }
+        };
         let deadline = if self.unsaid && seat.endpoint.terms.is_some() {
             self.take_timeout_of(&seat.endpoint, local.limits().call_timeout_max);
             self.attempt_deadline()
