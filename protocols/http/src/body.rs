@@ -260,9 +260,7 @@ impl Download {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let polled = self.poll_body(cx);
-        if polled.is_pending() {
-            self.tell_begun();
-        }
+        self.tell_begun();
         polled
     }
 
