@@ -317,8 +317,6 @@ fn set_label(provider: &mut Provider, name: &str, value: Option<String>) {
 }
 
 #[cfg(test)]
-mod load;
-#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;

@@ -1,14 +1,10 @@
 //! A connection moves from one worker to another at a boundary of its messages, and nobody notices.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-#![allow(dead_code, reason = "the toy has more than is needed here")]
-
-mod toy;
 
 use std::time::Duration;
 
+use crate::toy::*;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
-use toy::*;
 
 /// The worker that has the only connection.
 async fn home(mess: &Mess) -> usize {

@@ -1,11 +1,9 @@
 //! The data path end to end, with a protocol made for tests and scripted peers.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
-mod toy;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::toy::*;
 use finback_core::cluster::ClusterPolicy;
 use finback_core::discovery::Snapshot;
 use finback_core::mesh::Limits;
@@ -13,7 +11,6 @@ use finback_core::rejection::Rejection;
 use finback_core::route::{Destination, Retry};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
-use toy::*;
 
 fn idempotent(attempts: u32) -> Retry {
     Retry {
@@ -124,14 +121,14 @@ async fn a_call_that_could_not_be_sent_goes_to_another_endpoint_and_two_attempts
     }
     drop(mess);
 
-    let mess = toy::mess(routing(&[dead_address], policy(), retry(2)));
+    let mess = crate::toy::mess(routing(&[dead_address], policy(), retry(2)));
     let mut client = Peer::connect(mess.address).await;
     let answer = client.call(1, "svc m").await;
     assert_eq!(answer.rejection(), Some(Rejection::ConnectFailed));
     assert_eq!(mess.records.last().attempts, 2);
     drop(mess);
 
-    let mess = toy::mess(routing(&[dead_address], policy(), retry(1)));
+    let mess = crate::toy::mess(routing(&[dead_address], policy(), retry(1)));
     let mut client = Peer::connect(mess.address).await;
     client.call(1, "svc m").await;
     assert_eq!(mess.records.last().attempts, 1);

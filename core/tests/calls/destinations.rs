@@ -1,19 +1,15 @@
 //! Where calls go whose destination has no endpoints, and how long they take if nobody says.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-#![allow(dead_code, reason = "what all tests share has more than one needs")]
-
-mod toy;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::toy::*;
 use finback_core::cluster::{ClusterPolicy, ClusterSpec, Source};
 use finback_core::discovery::{Lookup, Snapshot, Terms};
 use finback_core::mesh::RoutingSpec;
 use finback_core::rejection::Rejection;
 use finback_core::route::{Destination, Weighted};
 use tokio::time::Instant;
-use toy::*;
 
 /// A cluster that the test itself fills.
 fn watched(name: &str) -> ClusterSpec {

@@ -1,16 +1,12 @@
 //! One endpoint of four swallows calls: few fail, and it is used again once it is well.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-#![allow(dead_code, reason = "what all tests share has more than one needs")]
-
-mod toy;
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::toy::*;
 use finback_core::cluster::ClusterPolicy;
 use finback_core::outlier::Outlier;
-use toy::*;
 
 /// Between two calls: 500 a second.
 const PACE: Duration = Duration::from_millis(2);

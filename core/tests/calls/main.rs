@@ -1,0 +1,8 @@
+//! Calls through the mesh, end to end, with a protocol made for tests and scripted peers.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod black_hole;
+mod data_path;
+mod destinations;
+mod hand_over;
+mod toy;
