@@ -6,13 +6,13 @@ mod learned;
 mod local;
 mod origin;
 mod site;
+mod status;
 mod unknown;
 mod verdict;
 mod view;
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +34,7 @@ use unknown::Unknown;
 pub use local::LocalMesh;
 pub(crate) use origin::Origin;
 pub(crate) use site::{SiteCache, SiteKey};
+pub use status::{ClusterStatus, EndpointState, EndpointStatus};
 pub use verdict::{AttemptEnd, Deadline, Repeat, Ruling, Verdict, rule, table};
 pub(crate) use view::Seat;
 
@@ -136,43 +137,6 @@ impl Routing {
     pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
         self.clusters.get(name)
     }
-}
-
-/// One cluster as an operator sees it.
-#[derive(Clone, Debug)]
-pub struct ClusterStatus {
-    /// Its name.
-    pub name: Arc<str>,
-    /// What it watches, if a registry.
-    pub lookup: Option<Lookup>,
-    /// Whether a first snapshot has arrived.
-    pub ready: bool,
-    /// Whether the registry knows the service.
-    pub known: bool,
-    /// Calls in flight to it.
-    pub in_flight: u32,
-    /// Endpoints ejected since it began.
-    pub ejections: u64,
-    /// Its endpoints.
-    pub endpoints: Vec<EndpointStatus>,
-}
-
-/// One endpoint as an operator sees it.
-#[derive(Clone, Debug)]
-pub struct EndpointStatus {
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// Its configured weight.
-    pub weight: u32,
-    /// Calls in flight to it.
-    pub in_flight: u32,
-    /// Whether it takes calls now: not ejected (or due to be tried by the next call), not leaving, not
-    /// unwell.
-    pub available: bool,
-    /// Whether health checks say that it is unwell.
-    pub unwell: bool,
-    /// Its labels, as `name=value`.
-    pub labels: Vec<String>,
 }
 
 /// What all workers share.
@@ -379,7 +343,7 @@ impl Mesh {
         let mut status: Vec<ClusterStatus> = self
             .clusters()
             .iter()
-            .map(|cluster| cluster_status(cluster, now))
+            .map(|cluster| ClusterStatus::of(cluster, now))
             .collect();
         status.sort_by(|a, b| a.name.cmp(&b.name));
         status
@@ -414,36 +378,5 @@ fn lookup_spec(lookup: Lookup, policy: ClusterPolicy) -> ClusterSpec {
         name: name.into(),
         source: Source::Discovered(lookup),
         policy,
-    }
-}
-
-fn cluster_status(cluster: &Cluster, now: crate::clock::Now) -> ClusterStatus {
-    let endpoints = cluster.endpoints();
-    ClusterStatus {
-        name: cluster.name().clone(),
-        lookup: match &cluster.spec.source {
-            Source::Listed(_) => None,
-            Source::Discovered(lookup) => Some(lookup.clone()),
-        },
-        ready: endpoints.ready,
-        known: endpoints.known,
-        in_flight: cluster.in_flight.load(Ordering::Relaxed),
-        ejections: cluster.ejections.load(Ordering::Relaxed),
-        endpoints: endpoints
-            .all
-            .iter()
-            .map(|endpoint| EndpointStatus {
-                address: endpoint.address,
-                weight: endpoint.weight,
-                in_flight: endpoint.in_flight(),
-                available: endpoint.available(now) || endpoint.is_due(now),
-                unwell: endpoint.health.unwell.load(Ordering::Relaxed),
-                labels: endpoint
-                    .labels
-                    .iter()
-                    .map(|(k, v)| format!("{k}={v}"))
-                    .collect(),
-            })
-            .collect(),
     }
 }

@@ -317,6 +317,7 @@ impl Exchange {
             retry,
             trial,
             settled: false,
+            end: None,
         }))
     }
 
@@ -414,6 +415,7 @@ impl Exchange {
         let refused = end == AttemptEnd::Answered(Outcome::Refused) && retries_refused();
         let Ruling { verdict, repeat } = rule(end, refused);
         lease.conclude(verdict);
+        lease.end = Some(end);
         self.no_tls = end == AttemptEnd::TlsFailed;
         if repeat == Repeat::Never || resend == Resend::Impossible {
             return false;
@@ -641,6 +643,8 @@ pub struct Lease {
     settled: bool,
     /// If the call tries the endpoint for those that follow; given back if it tells nothing.
     trial: Option<Trial>,
+    /// How the attempt ended, for whoever asks why the endpoint was ejected.
+    end: Option<AttemptEnd>,
 }
 
 impl Lease {
@@ -695,6 +699,27 @@ impl Lease {
         self.verdict = verdict;
     }
 
+    /// Says that this failure ejected the endpoint, and why.
+    #[cold]
+    fn ejected(&self, tried: bool, now: Now) {
+        let Seat {
+            cluster, endpoint, ..
+        } = &*self.seat;
+        cluster.ejections.fetch_add(1, Relaxed);
+        let last = self.end.map_or("a session failed", AttemptEnd::words);
+        let why = if tried {
+            format!("the call that tried it failed: {last}")
+        } else {
+            let count = cluster.spec.policy.outlier.consecutive;
+            format!("{count} failures in a row, the last: {last}")
+        };
+        tracing::warn!(
+            cluster = %cluster.name(), endpoint = %endpoint.address, why,
+            "endpoint ejected after repeated failures"
+        );
+        endpoint.health.troubles.ejected(now, why);
+    }
+
     /// Reports how it went so far.
     fn report(&mut self) {
         let Seat {
@@ -722,15 +747,12 @@ impl Lease {
             Verdict::Bad | Verdict::Silent => {
                 let all = cluster.endpoints();
                 let trial = self.trial.take();
+                let tried = trial.as_ref().is_some_and(Trial::decides);
                 if policy
                     .outlier
                     .failure(&endpoint.health, now, &all.all, trial)
                 {
-                    cluster.ejections.fetch_add(1, Relaxed);
-                    tracing::warn!(
-                        cluster = %cluster.name(), endpoint = %endpoint.address,
-                        "endpoint ejected after repeated failures"
-                    );
+                    self.ejected(tried, now);
                 }
             }
         }
