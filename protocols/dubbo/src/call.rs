@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use finback_core::frame::{Malformed, Metadata, NAME_LIMIT, Outcome};
+use finback_core::frame::{Answer, Malformed, Metadata, NAME_LIMIT, Outcome, Status};
 use finback_hessian::{Error, v2};
 
 use crate::attachments::{Attachments, Entries};
@@ -232,7 +232,14 @@ fn count_parameters(descriptor: &str) -> Option<usize> {
 }
 
 /// How a response says its call ended.
-pub(crate) fn outcome(fixed: &Fixed, wire: &[u8]) -> Outcome {
+pub(crate) fn answer(fixed: &Fixed, wire: &[u8]) -> Answer {
+    Answer {
+        outcome: outcome(fixed, wire),
+        status: Status(fixed.status.into()),
+    }
+}
+
+fn outcome(fixed: &Fixed, wire: &[u8]) -> Outcome {
     match fixed.status {
         wire::OK => {
             let body = wire.get(HEADER..).unwrap_or_default();
