@@ -11,10 +11,16 @@ mod clusters;
 mod conversation;
 mod dashboard;
 pub mod endpoints;
+pub mod explain;
 mod health;
+mod in_flight;
 mod lists;
 mod query;
+mod recent;
+mod routes;
+mod seen;
 mod settings;
+pub mod tap;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,6 +36,9 @@ use crate::running::Running;
 use crate::tls::{self, Owner};
 
 use access::{Access, Token};
+use recent::Recent;
+use tap::Taps;
+
 pub use settings::Settings;
 
 /// Connections that one address serves at a time; further ones wait to be accepted.
@@ -159,6 +168,10 @@ impl Ports {
                 },
                 trace_url: self.settings.trace_url.clone(),
                 running: running.clone(),
+                taps: Taps::default(),
+                recent: serves
+                    .everything
+                    .then(|| Recent::begin(&running.watchers)),
             });
             tokio::spawn(accept(socket, tls, shared));
         }
@@ -171,6 +184,9 @@ struct Shared {
     access: Access,
     trace_url: Option<String>,
     running: Arc<Running>,
+    taps: Taps,
+    /// Where everything is served.
+    recent: Option<Recent>,
 }
 
 async fn accept(socket: TcpListener, tls: Option<Arc<ServerTls>>, shared: Arc<Shared>) {

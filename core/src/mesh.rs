@@ -1,7 +1,9 @@
 //! What all workers share: routing, clusters, the way to registries and exporters.
 
 mod exchange;
+mod explain;
 mod fitting;
+mod hits;
 mod learned;
 mod local;
 mod origin;
@@ -27,11 +29,14 @@ use crate::rejection::Rejection;
 use crate::route::RouteTable;
 
 pub use exchange::{Attempt, Exchange, Lease, Resend};
+pub use explain::{Explained, Led};
 pub use fitting::Fitting;
+use hits::Hits;
 use learned::Learned;
 use unknown::Unknown;
 
 pub use local::LocalMesh;
+pub(crate) use exchange::Told;
 pub(crate) use origin::Origin;
 pub(crate) use site::{SiteCache, SiteKey};
 pub use status::{ClusterStatus, EndpointState, EndpointStatus};
@@ -132,6 +137,18 @@ impl Routing {
         self.tables.get(name)
     }
 
+    /// The names of all tables, in order.
+    #[must_use]
+    pub fn tables(&self) -> Vec<Arc<str>> {
+        let mut names: Vec<_> = self.tables.keys().cloned().collect();
+        names.sort();
+        names
+    }
+
+    fn policy(&self) -> ClusterPolicy {
+        self.registry_policy.clone()
+    }
+
     /// The configured cluster of this name.
     #[must_use]
     pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
@@ -157,6 +174,8 @@ pub struct Mesh {
     unknown: Unknown,
     /// Which services have series of their own because somebody serves them.
     pub(crate) learned: Learned,
+    /// How often routes are taken.
+    pub(crate) hits: Hits,
 }
 
 impl Mesh {
@@ -187,6 +206,7 @@ impl Mesh {
             looked_up: Mutex::default(),
             unknown: Unknown::default(),
             learned: Learned::default(),
+            hits: Hits::default(),
         });
         mesh.apply(spec);
         mesh
@@ -217,6 +237,7 @@ impl Mesh {
         if before.registry_policy != spec.registry_policy {
             self.replace_looked_up(&spec.registry_policy);
         }
+        self.hits.keep(&spec.tables);
         let tables = spec
             .tables
             .into_iter()
@@ -347,6 +368,13 @@ impl Mesh {
             .collect();
         status.sort_by(|a, b| a.name.cmp(&b.name));
         status
+    }
+
+    /// How often each route of each table was taken since it was configured; the route "" stands for
+    /// calls that none matched.
+    #[must_use]
+    pub fn route_hits(&self) -> BTreeMap<(Arc<str>, Arc<str>), u64> {
+        self.hits.sums()
     }
 
     fn lock_looked_up(&self) -> std::sync::MutexGuard<'_, BTreeMap<Lookup, Arc<Cluster>>> {

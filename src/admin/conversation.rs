@@ -1,8 +1,7 @@
 //! One connection of the admin port: one request, bounded in bytes and time, and its answer.
 
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,11 +17,14 @@ use tokio::net::TcpStream;
 
 use super::Shared;
 use super::endpoints::{self, ENDPOINTS, Endpoint};
+use super::tap::Pulse;
 
 /// How long a client may take for its request and our answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take for the head of its request, and TLS before that.
 const HEAD: Duration = Duration::from_secs(5);
+/// A client that reads nothing of what goes on for this long is let go.
+const UNREAD: Duration = Duration::from_secs(30);
 /// The longest head that is read.
 const LONGEST_HEAD: usize = 16 * 1024;
 /// The longest body that is read: what is told to us is a word or two.
@@ -36,8 +38,8 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) kind: &'static str,
     pub(super) body: Body,
-    /// It goes on for as long as the client reads it.
-    pub(super) endless: bool,
+    /// It goes on for as long as the client reads it, of which this tells.
+    pub(super) pulse: Option<Arc<Pulse>>,
     /// The client is asked who it is.
     pub(super) challenge: bool,
     /// The methods that are served there, where another was asked for.
@@ -50,7 +52,7 @@ impl Answer {
             status,
             kind,
             body: Full::new(body.into()).boxed_unsync(),
-            endless: false,
+            pulse: None,
             challenge: false,
             allow: None,
         }
@@ -118,12 +120,15 @@ pub(super) async fn hold(stream: TcpStream, tls: Option<&ServerTls>, shared: &Ar
             }
         },
     };
-    let endless = Arc::new(AtomicBool::new(false));
+    let pulse = Arc::<OnceLock<Arc<Pulse>>>::default();
     let answering = service_fn(|request| {
-        let (shared, endless) = (shared.clone(), endless.clone());
+        let (shared, pulse) = (shared.clone(), pulse.clone());
         async move {
-            let answer = answer(request, &shared).await;
-            endless.store(answer.endless, Relaxed);
+            let mut answer = answer(request, &shared).await;
+            if let Some(own) = answer.pulse.take() {
+                // One connection has one request.
+                let _ = pulse.set(own);
+            }
             Ok::<_, Infallible>(answer.into_response())
         }
     });
@@ -134,14 +139,13 @@ pub(super) async fn hold(stream: TcpStream, tls: Option<&ServerTls>, shared: &Ar
         .keep_alive(false)
         .serve_connection(TokioIo::new(socket), answering);
     let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = tokio::time::sleep(PATIENCE) => {
-            if !endless.load(Relaxed) {
-                return;
-            }
-            // Whoever makes the lines ends it when nobody reads them.
-            connection.await
+    let ended = loop {
+        tokio::select! {
+            ended = &mut connection => break ended,
+            () = tokio::time::sleep(PATIENCE) => match pulse.get() {
+                Some(pulse) if pulse.silence() < UNREAD => {}
+                _ => return,
+            },
         }
     };
     if let Err(error) = ended {

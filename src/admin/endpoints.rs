@@ -6,10 +6,12 @@ use std::sync::Arc;
 use hyper::StatusCode;
 use serde_json::json;
 
+use crate::running::Running;
 use crate::{log, metrics};
 
 use super::conversation::{Answer, Asked};
-use super::{Shared, clusters, dashboard, health, lists};
+use super::explain::{Entrance, Question, explain};
+use super::{Shared, clusters, dashboard, health, in_flight, lists, routes, tap};
 
 /// What is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub enum What {
     Version,
     /// The configuration in force.
     Config,
+    /// Route tables.
+    Routes,
     /// Listeners.
     Listeners,
     /// Clusters and endpoints.
@@ -40,6 +44,16 @@ pub enum What {
     Registries,
     /// Certificates and revocation lists.
     Certificates,
+    /// Calls in flight.
+    Calls,
+    /// Sessions.
+    Sessions,
+    /// The slowest exchanges, and the failed ones.
+    Recent,
+    /// Exchanges as they end.
+    Tap,
+    /// Which way a call would take.
+    Explain,
     /// How much is logged.
     LogLevel,
     /// The same, to be changed.
@@ -95,7 +109,7 @@ const fn change(
 }
 
 /// Everything that is served, in the order of the guide.
-pub const ENDPOINTS: [Endpoint; 17] = [
+pub const ENDPOINTS: [Endpoint; 23] = [
     get("/", What::Page, "the dashboard"),
     get("/dashboard.css", What::Style, "the dashboard's style"),
     get("/dashboard.js", What::Script, "the dashboard's script"),
@@ -122,6 +136,16 @@ pub const ENDPOINTS: [Endpoint; 17] = [
         "the configuration in force, without secrets, and since when",
     ),
     get(
+        "/routes",
+        What::Routes,
+        "route tables: conditions, destinations, and how often each route was taken",
+    ),
+    get(
+        "/explain",
+        What::Explain,
+        "which way a call would take, and why: `?service=S&method=M&attribute=NAME=VALUE`, and `version`, `group`, `protocol`, `listener`, `source`, `identity`",
+    ),
+    get(
         "/listeners",
         What::Listeners,
         "listeners: address, protocols, route table, connections",
@@ -140,6 +164,26 @@ pub const ENDPOINTS: [Endpoint; 17] = [
         "/certificates",
         What::Certificates,
         "certificates and revocation lists, and when they end",
+    ),
+    get(
+        "/calls",
+        What::Calls,
+        "calls in flight: how many, and of the 200 oldest age, names, endpoint and what they wait for",
+    ),
+    get(
+        "/sessions",
+        What::Sessions,
+        "sessions of MQTT: how many, and of the 200 oldest age, client, endpoint",
+    ),
+    get(
+        "/recent",
+        What::Recent,
+        "the slowest exchanges of the last 15 minutes, and the last that failed",
+    ),
+    get(
+        "/tap",
+        What::Tap,
+        "exchanges as they end, one JSON object a line: `?service=`, `method`, `outcome`, `slower_than`, `protocol`, `listener`, `route`, `cluster`, `endpoint`, `rate`",
     ),
     get("/log/level", What::LogLevel, "how much is logged"),
     change(
@@ -194,6 +238,15 @@ pub(super) async fn answer(asked: Asked, shared: &Arc<Shared>) -> Answer {
         ),
         What::Version => Answer::json(&lists::version(running)),
         What::Config => Answer::json(&lists::configuration(running)),
+        What::Routes => Answer::json(&routes::list(&running.mesh)),
+        What::Explain => explained(&asked, running).await,
+        What::Calls => Answer::json(&in_flight::calls(running).await),
+        What::Sessions => Answer::json(&in_flight::sessions(running).await),
+        What::Recent => match &shared.recent {
+            Some(recent) => Answer::json(&recent.value()),
+            None => Answer::text(StatusCode::NOT_FOUND, "not here\n"),
+        },
+        What::Tap => tap::begin(&asked.query, running, &shared.taps),
         What::Listeners => Answer::json(&lists::listeners(running).await),
         What::Clusters => Answer::json(&clusters::list(&running.mesh.status())),
         What::Registries => Answer::json(&lists::registries(&running.registries.status())),
@@ -218,5 +271,26 @@ fn set_log_level(asked: &Asked) -> Answer {
     match log::set_level(level.trim()) {
         Ok(()) => Answer::json(&json!({ "level": log::level() })),
         Err(why) => Answer::text(StatusCode::BAD_REQUEST, format!("{why}\n")),
+    }
+}
+
+async fn explained(asked: &Asked, running: &Running) -> Answer {
+    let bad = |why: String| Answer::text(StatusCode::BAD_REQUEST, format!("{why}\n"));
+    let question = match Question::read(&asked.query) {
+        Ok(question) => question,
+        Err(why) => return bad(why),
+    };
+    let listeners = running.listeners().await.into_iter();
+    let entrances: Vec<_> = listeners
+        .map(|own| Entrance {
+            name: own.name,
+            table: own.routes,
+            protocols: own.protocols,
+        })
+        .collect();
+    let registries = Some(&*running.registries);
+    match explain(&question, &entrances, &running.mesh, registries).await {
+        Ok(told) => Answer::json(&told),
+        Err(why) => bad(why),
     }
 }

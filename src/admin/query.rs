@@ -43,7 +43,7 @@ impl Query {
 
 /// A value as it may stand in a query.
 #[must_use]
-pub fn encode(value: &str) -> String {
+pub(super) fn encode(value: &str) -> String {
     utf8_percent_encode(value, NON_ALPHANUMERIC).to_string()
 }
 

@@ -90,6 +90,7 @@ impl Exchange {
     ) -> Self {
         let now = local.now();
         let selected = site.candidates.select(client, attributes);
+        site.hits.hit(selected);
         let bound = selected.and_then(|number| site.route(number).timeout);
         let limits = local.limits();
         let unsaid = timeout.is_none();
@@ -540,6 +541,23 @@ impl Exchange {
         self.seat.as_ref().map(|seat| seat.endpoint.address)
     }
 
+    /// When it was opened.
+    pub(crate) fn started(&self) -> Now {
+        self.started
+    }
+
+    /// What is told of it while it is in flight.
+    pub(crate) fn told(&self) -> Told {
+        Told {
+            site: self.site.clone(),
+            seat: self.seat.clone(),
+            route: self.route,
+            source: self.source,
+            since: self.started,
+            attempts: self.attempts,
+        }
+    }
+
     /// What the caller reads when the mesh answers: what happened, and what to look at. The endpoint's
     /// address is not among it unless the listener says so.
     pub(crate) fn explain(&self, rejection: Rejection) -> String {
@@ -638,6 +656,43 @@ impl Drop for Exchange {
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
         });
+    }
+}
+
+/// What is told of a call in flight: cheap to note, and put into words when somebody asks.
+#[derive(Clone)]
+pub(crate) struct Told {
+    pub(crate) site: Rc<Site>,
+    seat: Option<Rc<Seat>>,
+    route: Option<u32>,
+    pub(crate) source: IpAddr,
+    pub(crate) since: Now,
+    pub(crate) attempts: u16,
+}
+
+impl Told {
+    pub(crate) fn listener(&self) -> &Arc<str> {
+        &self.site.origin.name
+    }
+
+    /// Its service and its method.
+    pub(crate) fn names(&self) -> (&str, &str) {
+        (&self.site.key.service, &self.site.key.method)
+    }
+
+    pub(crate) fn route(&self) -> Arc<str> {
+        let routes = self.site.candidates.routes();
+        let route = self.route.and_then(|route| routes.get(route as usize));
+        route.map(|route| route.name.clone()).unwrap_or_default()
+    }
+
+    pub(crate) fn cluster(&self) -> Arc<str> {
+        let seat = self.seat.as_ref();
+        seat.map_or_else(Arc::default, |seat| seat.cluster.name().clone())
+    }
+
+    pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
+        self.seat.as_ref().map(|seat| seat.endpoint.address)
     }
 }
 
