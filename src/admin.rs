@@ -19,6 +19,7 @@ mod query;
 mod recent;
 mod routes;
 mod seen;
+mod services;
 mod settings;
 pub mod tap;
 
@@ -126,6 +127,13 @@ impl Ports {
         })
     }
 
+    /// Where everything is served, if anywhere.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        let own = self.ports.iter().find(|own| own.serves.everything)?;
+        own.socket.local_addr().ok()
+    }
+
     /// Serves until the runtime ends.
     ///
     /// # Errors
@@ -169,9 +177,7 @@ impl Ports {
                 trace_url: self.settings.trace_url.clone(),
                 running: running.clone(),
                 taps: Taps::default(),
-                recent: serves
-                    .everything
-                    .then(|| Recent::begin(&running.watchers)),
+                recent: serves.everything.then(|| Recent::begin(&running.watchers)),
             });
             tokio::spawn(accept(socket, tls, shared));
         }

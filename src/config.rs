@@ -93,7 +93,9 @@ impl Config {
             value.read().map_err(wrong(*place))?;
         }
         if let Some(admin) = &self.admin {
-            admin.check().map_err(|(place, error)| wrong(place)(error))?;
+            admin
+                .check()
+                .map_err(|(place, error)| wrong(place)(error))?;
         }
         Ok(())
     }
@@ -186,8 +188,8 @@ pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
         refuse(place, explain(&error.without_snippet().to_string()))
     })?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    let mut config = convert::config(file, folder)
-        .map_err(|wrong| refuse(Some(wrong.place), wrong.message))?;
+    let mut config =
+        convert::config(file, folder).map_err(|wrong| refuse(Some(wrong.place), wrong.message))?;
     config.shown = shown::shown(text);
     Ok(config)
 }
@@ -220,8 +222,7 @@ pub fn admin(path: &Path) -> Result<crate::admin::Settings, ConfigError> {
         return Err(refuse(None, message.to_owned()));
     };
     let folder = path.parent().unwrap_or(Path::new(""));
-    convert::admin_settings(admin, folder)
-        .map_err(|wrong| refuse(Some(wrong.place), wrong.message))
+    convert::admin_settings(admin, folder).map_err(|wrong| refuse(Some(wrong.place), wrong.message))
 }
 
 /// The parser's message in one line, with the key that was probably meant.

@@ -35,8 +35,8 @@ use hits::Hits;
 use learned::Learned;
 use unknown::Unknown;
 
-pub use local::LocalMesh;
 pub(crate) use exchange::Told;
+pub use local::LocalMesh;
 pub(crate) use origin::Origin;
 pub(crate) use site::{SiteCache, SiteKey};
 pub use status::{ClusterStatus, EndpointState, EndpointStatus};

@@ -54,7 +54,10 @@ impl Token {
                 }
                 Err(error) => {
                     let why = format!("{error:#}");
-                    tracing::warn!(why, "the admin port's token has changed and is no good; the former stays");
+                    tracing::warn!(
+                        why,
+                        "the admin port's token has changed and is no good; the former stays"
+                    );
                 }
             }
         }
@@ -78,8 +81,8 @@ fn read(file: &Path) -> anyhow::Result<[u8; 32]> {
 /// If it cannot be read, or is none.
 pub(super) fn read_token(file: &Path) -> anyhow::Result<String> {
     let shown = file.display();
-    let text =
-        std::fs::read_to_string(file).with_context(|| format!("cannot read the token in {shown}"))?;
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("cannot read the token in {shown}"))?;
     let token = text.trim();
     ensure!(
         (SHORTEST..=LONGEST).contains(&token.len()),
@@ -140,8 +143,10 @@ impl Access {
             endpoint.what,
             What::Live | What::Ready | What::Health | What::Metrics
         );
-        if !is_open && (endpoint.changes() || !self.knows_clients) && !self.is_called_right(headers) {
-            let text = "called by a name that is not ours; write it in `admin.hosts`, or use an address\n";
+        if !is_open && (endpoint.changes() || !self.knows_clients) && !self.is_called_right(headers)
+        {
+            let text =
+                "called by a name that is not ours; write it in `admin.hosts`, or use an address\n";
             return Some(Answer::text(StatusCode::MISDIRECTED_REQUEST, text));
         }
         if endpoint.changes() && !is_of_same_origin(headers) {
@@ -265,7 +270,11 @@ mod tests {
             ("localhost.evil.test:9901", false),
             ("", false),
         ] {
-            assert_eq!(access.is_called_right(&headers(&[("host", host)])), good, "{host}");
+            assert_eq!(
+                access.is_called_right(&headers(&[("host", host)])),
+                good,
+                "{host}"
+            );
         }
         assert!(access.is_called_right(&HeaderMap::new()));
     }

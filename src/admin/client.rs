@@ -107,7 +107,9 @@ impl Client {
         let address = self.address;
         let asking = tokio::time::timeout(PATIENCE, self.ask(target)).await;
         let answer = asking.unwrap_or_else(|_| bail!("no answer within {PATIENCE:?}"));
-        answer.with_context(|| format!("the admin port at {address} cannot be asked; does Finback run there?"))
+        answer.with_context(|| {
+            format!("the admin port at {address} cannot be asked; does Finback run there?")
+        })
     }
 
     async fn ask(&self, target: &str) -> anyhow::Result<Response<Incoming>> {
@@ -132,7 +134,9 @@ impl Client {
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
-        Ok(sender.send_request(request.body(Empty::<Bytes>::new())?).await?)
+        Ok(sender
+            .send_request(request.body(Empty::<Bytes>::new())?)
+            .await?)
     }
 
     /// The status and the whole text of the answer to a GET.
@@ -160,7 +164,8 @@ impl Client {
         if status != 200 {
             bail!("{} answers {status}: {}", self.address, text.trim());
         }
-        serde_json::from_str(&text).context("the answer cannot be read; is it another version of Finback?")
+        serde_json::from_str(&text)
+            .context("the answer cannot be read; is it another version of Finback?")
     }
 }
 

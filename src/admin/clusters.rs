@@ -52,6 +52,7 @@ pub(super) fn endpoint(own: &EndpointStatus) -> Value {
         "why": own.why,
         "ends_in_seconds": own.ends_in.map(|left| left.as_secs_f64()),
         "available": own.available,
+        "unhealthy": own.unwell,
         "weight": own.weight,
         "weight_now": own.weight_now,
         "in_flight": own.in_flight,

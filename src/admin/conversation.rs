@@ -86,7 +86,7 @@ impl Answer {
         set(
             "content-security-policy",
             "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-             img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+             img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
         );
         if self.challenge {
             set(
@@ -161,13 +161,19 @@ async fn answer(request: Request<Incoming>, shared: &Arc<Shared>) -> Answer {
     let here: Vec<&'static Endpoint> = here.collect();
     let Some(first) = here.first() else {
         let list = endpoints::list(|own| shared.access.serves(own));
-        return Answer::text(StatusCode::NOT_FOUND, format!("nothing here; see\n\n{list}"));
+        return Answer::text(
+            StatusCode::NOT_FOUND,
+            format!("nothing here; see\n\n{list}"),
+        );
     };
     let asked = match *request.method() {
         Method::HEAD => Method::GET,
         ref other => other.clone(),
     };
-    let found = here.iter().copied().find(|own| own.method == asked.as_str());
+    let found = here
+        .iter()
+        .copied()
+        .find(|own| own.method == asked.as_str());
     // Who may not ask is not told what could be asked.
     if let Some(refusal) = shared.access.refuse(&request, found.unwrap_or(first)) {
         return refusal;
@@ -181,7 +187,10 @@ async fn answer(request: Request<Incoming>, shared: &Arc<Shared>) -> Answer {
         return answer;
     };
     let query = super::query::Query::read(request.uri().query().unwrap_or_default());
-    let body = match Limited::new(request.into_body(), LONGEST_BODY).collect().await {
+    let body = match Limited::new(request.into_body(), LONGEST_BODY)
+        .collect()
+        .await
+    {
         Ok(body) => body.to_bytes(),
         Err(_) => {
             let text = format!("a body has up to {LONGEST_BODY} bytes\n");

@@ -11,7 +11,7 @@ use crate::{log, metrics};
 
 use super::conversation::{Answer, Asked};
 use super::explain::{Entrance, Question, explain};
-use super::{Shared, clusters, dashboard, health, in_flight, lists, routes, tap};
+use super::{Shared, clusters, dashboard, health, in_flight, lists, routes, services, tap};
 
 /// What is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub enum What {
     Style,
     /// Its script.
     Script,
+    /// This list.
+    Help,
     /// Whether the process lives.
     Live,
     /// Whether it takes new clients.
@@ -44,6 +46,8 @@ pub enum What {
     Registries,
     /// Certificates and revocation lists.
     Certificates,
+    /// What is called.
+    Services,
     /// Calls in flight.
     Calls,
     /// Sessions.
@@ -109,10 +113,11 @@ const fn change(
 }
 
 /// Everything that is served, in the order of the guide.
-pub const ENDPOINTS: [Endpoint; 23] = [
+pub const ENDPOINTS: [Endpoint; 25] = [
     get("/", What::Page, "the dashboard"),
     get("/dashboard.css", What::Style, "the dashboard's style"),
     get("/dashboard.js", What::Script, "the dashboard's script"),
+    get("/help", What::Help, "this list, as text"),
     get(
         "/livez",
         What::Live,
@@ -164,6 +169,11 @@ pub const ENDPOINTS: [Endpoint; 23] = [
         "/certificates",
         What::Certificates,
         "certificates and revocation lists, and when they end",
+    ),
+    get(
+        "/services",
+        What::Services,
+        "calls by service and method since the start: by outcome, and by how long they took",
     ),
     get(
         "/calls",
@@ -228,6 +238,7 @@ pub(super) async fn answer(asked: Asked, shared: &Arc<Shared>) -> Answer {
         What::Page => dashboard::page(),
         What::Style => dashboard::style(),
         What::Script => dashboard::script(),
+        What::Help => Answer::text(StatusCode::OK, list(|_| true)),
         What::Live => health::live(running),
         What::Ready => health::ready(running),
         What::Health => health::healthy(running),
@@ -236,10 +247,11 @@ pub(super) async fn answer(asked: Asked, shared: &Arc<Shared>) -> Answer {
             "text/plain; version=0.0.4; charset=utf-8",
             metrics::page(running),
         ),
-        What::Version => Answer::json(&lists::version(running)),
+        What::Version => Answer::json(&lists::version(running, shared.trace_url.as_deref())),
         What::Config => Answer::json(&lists::configuration(running)),
         What::Routes => Answer::json(&routes::list(&running.mesh)),
         What::Explain => explained(&asked, running).await,
+        What::Services => Answer::json(&services::totals(running)),
         What::Calls => Answer::json(&in_flight::calls(running).await),
         What::Sessions => Answer::json(&in_flight::sessions(running).await),
         What::Recent => match &shared.recent {

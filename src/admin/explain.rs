@@ -80,10 +80,15 @@ pub struct Entrance {
 impl Question {
     pub(super) fn read(query: &Query) -> Result<Self, String> {
         if let Some(name) = query.unknown(&NAMES) {
-            return Err(format!("`{name}` means nothing; write {}", NAMES.join(", ")));
+            return Err(format!(
+                "`{name}` means nothing; write {}",
+                NAMES.join(", ")
+            ));
         }
         let text = |name: &str| query.get(name).unwrap_or_default().to_owned();
-        let source = query.get("source").map_or(Ok(Ipv4Addr::LOCALHOST.into()), str::parse);
+        let source = query
+            .get("source")
+            .map_or(Ok(Ipv4Addr::LOCALHOST.into()), str::parse);
         Ok(Self {
             service: text("service"),
             method: text("method"),
@@ -111,7 +116,9 @@ impl Question {
         pairs.extend(self.listener.clone().map(|own| ("listener", own)));
         pairs.extend(self.identity.clone().map(|own| ("identity", own)));
         pairs.extend(self.attributes.iter().map(|own| ("attribute", own.clone())));
-        let pairs = pairs.iter().map(|(name, value)| format!("{name}={}", encode(value)));
+        let pairs = pairs
+            .iter()
+            .map(|(name, value)| format!("{name}={}", encode(value)));
         format!("/explain?{}", pairs.collect::<Vec<_>>().join("&"))
     }
 
@@ -124,7 +131,13 @@ impl Question {
                 .find(|own| own.name == *name)
                 .ok_or_else(|| format!("no listener is called `{name}`; there are: {names}")),
             (None, [only]) => Ok(only),
-            (None, [first, rest @ ..]) if rest.iter().all(|own| own.table == first.table && own.protocols == first.protocols) => Ok(first),
+            (None, [first, rest @ ..])
+                if rest
+                    .iter()
+                    .all(|own| own.table == first.table && own.protocols == first.protocols) =>
+            {
+                Ok(first)
+            }
             (None, []) => Err("there is no listener that a call could come to".to_owned()),
             (None, _) => Err(format!("say which listener the call comes to: {names}")),
         }
@@ -161,7 +174,10 @@ impl Question {
         if is_http(protocol) {
             // What HTTP says twice need not be.
             for (name, value) in [(":authority", &self.service), (":method", &self.method)] {
-                if !value.is_empty() && protocol == "http" && !all.iter().any(|(own, _)| own == name) {
+                if !value.is_empty()
+                    && protocol == "http"
+                    && !all.iter().any(|(own, _)| own == name)
+                {
                     all.push((name.to_owned(), value.clone()));
                 }
             }
@@ -234,7 +250,11 @@ fn told(question: &Question, entrance: &Entrance, protocol: &str, all: &Explaine
     let passed: Vec<_> = passed
         .map(|(route, why)| json!({ "route": &**route, "why": why }))
         .collect();
-    let total: u64 = all.destinations.iter().map(|own| u64::from(own.weight)).sum();
+    let total: u64 = all
+        .destinations
+        .iter()
+        .map(|own| u64::from(own.weight))
+        .sum();
     let destinations = all.destinations.iter();
     let destinations: Vec<_> = destinations.map(|own| destination(own, total)).collect();
     json!({
@@ -317,9 +337,10 @@ fn is_served(all: &Explained) -> bool {
     match &all.route {
         None => false,
         Some(route) if matches!(route.to, Destination::Treatment) => true,
-        Some(_) => all.destinations.iter().any(|own| {
-            own.weight > 0 && own.chosen.iter().any(|endpoint| endpoint.available)
-        }),
+        Some(_) => all
+            .destinations
+            .iter()
+            .any(|own| own.weight > 0 && own.chosen.iter().any(|endpoint| endpoint.available)),
     }
 }
 
@@ -331,19 +352,30 @@ fn verdict(all: &Explained, table: &str) -> String {
     if matches!(route.to, Destination::Treatment) {
         return "answered here: the route has no endpoints".to_owned();
     }
-    if let Some(asked) = all.destinations.iter().find(|own| !own.exists || !own.ready) {
+    if let Some(asked) = all
+        .destinations
+        .iter()
+        .find(|own| !own.exists || !own.ready)
+    {
         return match &asked.lookup {
             Some(lookup) => format!(
                 "registry {} is asked for {} when a call comes",
                 lookup.registry, lookup.service
             ),
-            None => format!("the endpoints of cluster {} are not known yet", asked.cluster),
+            None => format!(
+                "the endpoints of cluster {} are not known yet",
+                asked.cluster
+            ),
         };
     }
     let (mut all_chosen, mut available) = (0, 0);
     for own in all.destinations.iter().filter(|own| own.weight > 0) {
         all_chosen += own.chosen.len();
-        available += own.chosen.iter().filter(|endpoint| endpoint.available).count();
+        available += own
+            .chosen
+            .iter()
+            .filter(|endpoint| endpoint.available)
+            .count();
     }
     match (all_chosen, available) {
         (0, _) if all.destinations.iter().any(|own| !own.known) => {

@@ -14,7 +14,7 @@ fn seconds(moment: SystemTime) -> u64 {
     since.unwrap_or(Duration::ZERO).as_secs()
 }
 
-pub(super) fn version(running: &Running) -> Value {
+pub(super) fn version(running: &Running, trace_url: Option<&str>) -> Value {
     let up = running.started.elapsed().unwrap_or_default();
     json!({
         "name": "finback",
@@ -23,6 +23,7 @@ pub(super) fn version(running: &Running) -> Value {
         "up_seconds": up.as_secs(),
         "workers": running.workers.status().len(),
         "draining": running.is_draining(),
+        "trace_url": trace_url,
     })
 }
 

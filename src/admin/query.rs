@@ -53,7 +53,13 @@ mod tests {
 
     #[test]
     fn values_come_back_as_they_went() {
-        for value in ["", "com.acme.Pay", "a&b=c+d e%20", "\u{e9}\u{65e5}", "lane=gray"] {
+        for value in [
+            "",
+            "com.acme.Pay",
+            "a&b=c+d e%20",
+            "\u{e9}\u{65e5}",
+            "lane=gray",
+        ] {
             let query = Query::read(&format!("x=1&attribute={}&y", encode(value)));
             assert_eq!(query.get("attribute"), Some(value));
             assert_eq!(query.get("y"), Some(""));

@@ -53,7 +53,9 @@ impl Watcher for Kept {
         };
         let value = shown(key, record);
         if is_failed {
-            let _ = self.room.fetch_update(Relaxed, Relaxed, |room| room.checked_sub(1));
+            let _ = self
+                .room
+                .fetch_update(Relaxed, Relaxed, |room| room.checked_sub(1));
             lists.failed.truncate(FAILED - 1);
             lists.failed.push_front(value.clone());
         }
@@ -108,7 +110,11 @@ impl Recent {
     }
 
     pub(super) fn value(&self) -> Value {
-        let lists = self.kept.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        let lists = self
+            .kept
+            .lists
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let minutes = std::iter::once(&lists.slow).chain(&lists.before);
         let mut slow: Vec<_> = minutes.flatten().collect();
         slow.sort_by_key(|(micros, _)| std::cmp::Reverse(*micros));

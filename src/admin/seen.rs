@@ -20,10 +20,7 @@ pub(super) fn millis(time: Duration) -> f64 {
 /// Whether whoever called did not get what was asked for. An exception of the application is an error
 /// to its caller, too.
 pub(super) fn is_error(ending: Ending) -> bool {
-    !matches!(
-        ending,
-        Ending::Answered(Outcome::Success) | Ending::Sent
-    )
+    !matches!(ending, Ending::Answered(Outcome::Success) | Ending::Sent)
 }
 
 /// One exchange as a value.

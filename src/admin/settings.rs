@@ -44,7 +44,10 @@ impl Settings {
     /// Whether it is known who asks, by a token or a certificate.
     #[must_use]
     pub fn knows_clients(&self) -> bool {
-        let client_ca = self.tls.as_ref().and_then(|tls| tls.value.client_authorities.as_ref());
+        let client_ca = self
+            .tls
+            .as_ref()
+            .and_then(|tls| tls.value.client_authorities.as_ref());
         self.token.is_some() || client_ca.is_some()
     }
 

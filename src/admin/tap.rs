@@ -118,7 +118,10 @@ impl Filter {
 
     fn read(query: &Query) -> Result<Self, String> {
         if let Some(name) = query.unknown(&NAMES) {
-            return Err(format!("`{name}` means nothing; write {}", NAMES.join(", ")));
+            return Err(format!(
+                "`{name}` means nothing; write {}",
+                NAMES.join(", ")
+            ));
         }
         let text = |name: &str| query.get(name).map(str::to_owned);
         let rate = query.get("rate").map(|own| {
@@ -180,7 +183,9 @@ impl Tap {
             && fits(own.route.as_ref(), record.route)
             && fits(own.cluster.as_ref(), record.cluster)
             && own.endpoint.as_ref().is_none_or(|wanted| {
-                record.endpoint.is_some_and(|own| own.to_string() == *wanted)
+                record
+                    .endpoint
+                    .is_some_and(|own| own.to_string() == *wanted)
             })
     }
 

@@ -119,7 +119,11 @@ fn text(told: &Value) -> String {
     let _ = writeln!(
         out,
         "{} by {}, on listener {}, table {}: {}\n",
-        if name == "." { "a call".to_owned() } else { name.trim_end_matches('.').to_owned() },
+        if name == "." {
+            "a call".to_owned()
+        } else {
+            name.trim_end_matches('.').to_owned()
+        },
         word(&call["protocol"]),
         word(&told["listener"]),
         word(&told["table"]),
@@ -127,7 +131,12 @@ fn text(told: &Value) -> String {
     );
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     for passed in list(&told["passed"]) {
-        let _ = writeln!(out, "not route {}: {}", word(&passed["route"]), word(&passed["why"]));
+        let _ = writeln!(
+            out,
+            "not route {}: {}",
+            word(&passed["route"]),
+            word(&passed["why"])
+        );
     }
     if let Some(name) = told["route"]["name"].as_str() {
         let to = word(&told["route"]["to"]);
@@ -143,9 +152,15 @@ fn destination(own: &Value, out: &mut String) {
     let word = |value: &Value| Escaped(value.as_str().unwrap_or_default()).to_string();
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let share = own["share_percent"].as_f64().unwrap_or_default();
-    let _ = write!(out, "\ncluster {}, {share:.0} % of the calls", word(&own["cluster"]));
+    let _ = write!(
+        out,
+        "\ncluster {}, {share:.0} % of the calls",
+        word(&own["cluster"])
+    );
     if let Some(labels) = own["subset"].as_object() {
-        let labels = labels.iter().map(|(name, value)| format!("{name}={}", word(value)));
+        let labels = labels
+            .iter()
+            .map(|(name, value)| format!("{name}={}", word(value)));
         let labels = labels.collect::<Vec<_>>().join(", ");
         let _ = write!(out, ", of these {labels} (else {})", word(&own["fallback"]));
     }

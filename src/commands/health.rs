@@ -34,6 +34,9 @@ pub async fn health(options: Options) -> anyhow::Result<ExitCode> {
         say(format_args!("{text}"));
         return Ok(ExitCode::SUCCESS);
     }
-    complain(format_args!("{} answers {status}: {text}", client.address()));
+    complain(format_args!(
+        "{} answers {status}: {text}",
+        client.address()
+    ));
     Ok(ExitCode::FAILURE)
 }

@@ -45,12 +45,18 @@ pub async fn tap(options: Options) -> anyhow::Result<ExitCode> {
     let mut body = answer.into_body();
     if status != 200 {
         let why = body.collect().await?.to_bytes();
-        bail!("{} answers {status}: {}", client.address(), String::from_utf8_lossy(&why).trim());
+        bail!(
+            "{} answers {status}: {}",
+            client.address(),
+            String::from_utf8_lossy(&why).trim()
+        );
     }
     let mut left = options.number.unwrap_or(u64::MAX);
     let mut pending = Vec::new();
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
+        let Ok(data) = frame?.into_data() else {
+            continue;
+        };
         pending.extend_from_slice(&data);
         while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = pending.drain(..=end).collect();

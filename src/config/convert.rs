@@ -280,7 +280,10 @@ fn address(text: &str, place: (u64, u64)) -> Result<SocketAddr> {
 }
 
 /// The admin port's settings, which must lead to something.
-pub(super) fn admin_settings(from: Placed<file::Admin>, folder: &Path) -> Result<crate::admin::Settings> {
+pub(super) fn admin_settings(
+    from: Placed<file::Admin>,
+    folder: &Path,
+) -> Result<crate::admin::Settings> {
     let settings = admin::settings(from.value, folder)?;
     if !admin::serves(&settings) {
         let message = "an admin port without an address serves nothing; write `address`";

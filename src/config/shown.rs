@@ -150,7 +150,10 @@ mod tests {
             assert!(shown.iter().all(|own| *own == REDACTED), "{key}: {shown:?}");
         }
         // Everything else is as it was written.
-        let kept = before.iter().zip(&after).filter(|(own, shown)| own == shown);
+        let kept = before
+            .iter()
+            .zip(&after)
+            .filter(|(own, shown)| own == shown);
         assert!(kept.count() > 300);
     }
 
@@ -166,7 +169,14 @@ routes:
 "#;
         let shown = shown(text).to_string();
         assert!(!shown.contains("s3cret"), "{shown}");
-        for kept in ["linger.ms", "10.0.0.1:2379", "10.0.0.2:2379", "gray", "x-mesh", "finback"] {
+        for kept in [
+            "linger.ms",
+            "10.0.0.1:2379",
+            "10.0.0.2:2379",
+            "gray",
+            "x-mesh",
+            "finback",
+        ] {
             assert!(shown.contains(kept), "{kept}: {shown}");
         }
     }
@@ -188,9 +198,14 @@ routes:
     #[test]
     fn every_key_that_sounds_secret_is_decided_about() {
         let mut found = BTreeSet::new();
-        keys(&serde_json::to_value(crate::config::schema()).unwrap(), &mut found);
+        keys(
+            &serde_json::to_value(crate::config::schema()).unwrap(),
+            &mut found,
+        );
         assert!(found.contains("password"));
-        let words = ["user", "pass", "secret", "token", "auth", "cred", "sasl", "key"];
+        let words = [
+            "user", "pass", "secret", "token", "auth", "cred", "sasl", "key",
+        ];
         let undecided: Vec<_> = found
             .iter()
             .filter(|key| words.iter().any(|word| key.contains(word)))

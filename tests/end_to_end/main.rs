@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod admin;
 mod bolt_java;
 mod bolt_node;
 mod bridges;
@@ -12,6 +13,7 @@ mod client_certificates;
 mod clients;
 mod compose;
 mod core;
+mod dashboard;
 mod dubbo_java;
 mod dubbo_node;
 mod errors;

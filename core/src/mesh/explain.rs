@@ -11,9 +11,9 @@ use crate::route::{Call, Destination, Route, RouteTable};
 use crate::steer::Facts;
 use crate::subset::{Fallback, Subset};
 
+use super::Mesh;
 use super::status::EndpointStatus;
 use super::view::View;
-use super::Mesh;
 
 /// What a call would meet.
 #[derive(Clone, Debug, Default)]
@@ -171,13 +171,16 @@ impl Led {
             }
             let missing = self.subset.as_ref().and_then(|subset| {
                 let mut labels = subset.labels.iter();
-                let missing = labels.find(|(name, value)| endpoint.labels.get(*name) != Some(value));
+                let missing =
+                    labels.find(|(name, value)| endpoint.labels.get(*name) != Some(value));
                 missing.map(|(name, value)| format!("it has no label {name}={value}"))
             });
             let why = match missing {
                 _ if endpoint.weight == 0 => "its weight is 0".to_owned(),
                 Some(why) => why,
-                None if steered => "the framework's own rules or lanes send the call elsewhere".to_owned(),
+                None if steered => {
+                    "the framework's own rules or lanes send the call elsewhere".to_owned()
+                }
                 None => "others have the labels that are asked for".to_owned(),
             };
             self.others.push((status, why));

@@ -14,7 +14,9 @@ fn wanted(text: &Text) -> String {
         Text::Prefix(prefix) => format!("'{prefix}...'"),
         Text::Regex(regex) => {
             let whole = regex.as_str();
-            let own = whole.strip_prefix(r"\A(?:").and_then(|own| own.strip_suffix(r")\z"));
+            let own = whole
+                .strip_prefix(r"\A(?:")
+                .and_then(|own| own.strip_suffix(r")\z"));
             format!("/{}/", own.unwrap_or(whole))
         }
     }
@@ -48,7 +50,11 @@ impl Match {
         if let Some((_, condition)) = &self.identity {
             all.push(format!("identity {}", wanted(condition)));
         }
-        all.extend(self.attributes.iter().map(|(name, _)| format!("attribute {name}")));
+        all.extend(
+            self.attributes
+                .iter()
+                .map(|(name, _)| format!("attribute {name}")),
+        );
         all.extend(self.sources.iter().map(|own| format!("source {own}")));
         all
     }

@@ -20,10 +20,18 @@ pub(in crate::config) fn settings(mut from: file::Admin, folder: &Path) -> Resul
         .map(|own| Ok((address(&own.value, own.place)?, own.place)))
         .transpose()?;
     let listener = |own: Option<file::AdminListener>| {
-        own.map(|own| Ok((address(&own.address.value, own.address.place)?, own.address.place)))
-            .transpose()
+        own.map(|own| {
+            Ok((
+                address(&own.address.value, own.address.place)?,
+                own.address.place,
+            ))
+        })
+        .transpose()
     };
-    let (health, metrics) = (listener(from.health.take())?, listener(from.metrics.take())?);
+    let (health, metrics) = (
+        listener(from.health.take())?,
+        listener(from.metrics.take())?,
+    );
     for (key, other) in [("health", health), ("metrics", metrics)] {
         if let (Some((own, _)), Some((other, place))) = (own, other)
             && own == other
