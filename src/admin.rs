@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 
 use crate::kafka::Outlet;
 use crate::log;
-use crate::running::Running;
+use crate::running::{Readiness, Running};
 
 /// The longest request that is read.
 const MAX_REQUEST: usize = 8 * 1024;
@@ -100,7 +100,7 @@ const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const INDEX: &str = "Finback admin port\n\n\
 /metrics   for Prometheus\n\
 /healthz   200 while every worker runs, 503 when one has stopped\n\
-/readyz    200 while it takes new connections, 503 while it stops\n\
+/readyz    200 while clients may be sent here, 503 until registries answered and while it stops\n\
 /clusters  endpoints as routing sees them, JSON\n\
 /registries  whether registries answer, JSON\n";
 
@@ -108,10 +108,7 @@ fn page(path: &str, running: &Running) -> (&'static str, &'static str, String) {
     match path {
         "/" => ("200 OK", TEXT, INDEX.to_owned()),
         "/healthz" => health(running),
-        "/readyz" if running.is_draining() => {
-            ("503 Service Unavailable", TEXT, "stopping\n".to_owned())
-        }
-        "/readyz" => ("200 OK", TEXT, "ready\n".to_owned()),
+        "/readyz" => ready(running),
         "/metrics" => ("200 OK", METRICS, metrics(running)),
         "/clusters" => ("200 OK", JSON, clusters(&running.mesh.status())),
         "/registries" => ("200 OK", JSON, registries(&running.registries.status())),
@@ -121,6 +118,16 @@ fn page(path: &str, running: &Running) -> (&'static str, &'static str, String) {
             format!("nothing here; see\n\n{INDEX}"),
         ),
     }
+}
+
+/// Whether clients may be sent here.
+fn ready(running: &Running) -> (&'static str, &'static str, String) {
+    let why = match running.readiness() {
+        Readiness::Ready => return ("200 OK", TEXT, "ready\n".to_owned()),
+        Readiness::Stopping => "stopping\n".to_owned(),
+        Readiness::Waiting(missing) => format!("waiting for {}\n", missing.join(", ")),
+    };
+    ("503 Service Unavailable", TEXT, why)
 }
 
 fn metrics(running: &Running) -> String {

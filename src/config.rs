@@ -10,7 +10,9 @@ use units::Placed;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use crate::log::LogConfig;
 use crate::tls::{ClientFiles, ServerFiles};
 use finback_core::driver::ListenerSpec;
 use finback_core::mesh::RoutingSpec;
@@ -42,6 +44,10 @@ pub struct Config {
     pub listeners: Vec<ListenerSpec>,
     /// Everything about routing.
     pub routing: RoutingSpec,
+    /// How it starts and stops.
+    pub lifecycle: Lifecycle,
+    /// How the log is written.
+    pub log: LogConfig,
     /// The files of all TLS, in the order of what they belong to.
     pub(crate) files: TlsFiles,
 }
@@ -90,6 +96,25 @@ impl Config {
             value.read().map_err(wrong(*place))?;
         }
         Ok(())
+    }
+}
+
+/// How it starts and stops.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lifecycle {
+    /// For how long it goes on serving, not ready, when it is told to stop; `None` leaves that to
+    /// the signal.
+    pub drain_delay: Option<Duration>,
+    /// For how long it waits, not ready, for registries of which nothing is known.
+    pub registry_wait: Duration,
+}
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Self {
+            drain_delay: None,
+            registry_wait: Duration::from_secs(15),
+        }
     }
 }
 

@@ -1,9 +1,12 @@
 //! Finback at work: what `run`, `demo` and tests start, reload and stop.
 
+mod readiness;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context;
 use finback_core::driver::{Bound, ListenerSpec, Workers, keep_checking};
@@ -11,19 +14,23 @@ use finback_core::mesh::Mesh;
 use finback_observability::Metrics;
 use finback_registry::{Registration, Registries};
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
 use crate::config::units::Placed;
-use crate::config::{Config, MeshRegistry};
+use crate::config::{Config, Lifecycle, MeshRegistry};
 use crate::kafka::{self, Outlet};
+use crate::log;
 use crate::metadata::DubboMetadata;
 use crate::protocols;
 use crate::subscriber::Subscribers;
 use crate::tls::{self, Ledger, Owner, Renewed};
 use crate::turns::Turns;
 
+use readiness::Awaited;
+pub use readiness::Readiness;
+
 /// While stopping, messages for Kafka have this long to be written.
-const FLUSH: std::time::Duration = std::time::Duration::from_secs(5);
+const FLUSH: Duration = Duration::from_secs(5);
 
 /// A running mesh.
 pub struct Running {
@@ -45,6 +52,10 @@ pub struct Running {
     /// Those of the configuration.
     registrations: Mutex<Vec<Registration>>,
     draining: AtomicBool,
+    awaited: Awaited,
+    lifecycle: std::sync::Mutex<Lifecycle>,
+    /// Somebody asks for the end as SIGTERM does.
+    stop: Notify,
     subscribers: Mutex<Subscribers>,
     /// Kafka clusters of the configuration in force.
     kafka: std::sync::Mutex<Vec<Arc<Outlet>>>,
@@ -137,6 +148,7 @@ impl Running {
     /// If a thread cannot be started or an address not be bound.
     pub fn start(config: Config) -> anyhow::Result<Self> {
         let fixed = Fixed::of(&config);
+        let awaited = Awaited::of(&config.routing, config.lifecycle.registry_wait);
         let certificates = Arc::default();
         keep_fresh(&config, &certificates);
         let registry_thread = RegistryThread::start().context("cannot start a thread")?;
@@ -191,6 +203,9 @@ impl Running {
             workers,
             listeners: Mutex::new(listeners),
             draining: AtomicBool::new(false),
+            awaited,
+            lifecycle: std::sync::Mutex::new(config.lifecycle),
+            stop: Notify::new(),
             kafka: std::sync::Mutex::new(config.kafka),
             fixed,
         })
@@ -200,8 +215,10 @@ impl Running {
     /// restart puts in force: those stay as they are.
     ///
     /// # Errors
-    /// If a new address cannot be bound, or Kafka not be spoken to; then everything stays as it is.
+    /// If it is going to stop, a new address cannot be bound, or Kafka not be spoken to; then everything
+    /// stays as it is.
     pub async fn reload(&self, config: Config) -> anyhow::Result<Vec<&'static str>> {
+        anyhow::ensure!(!self.is_draining(), "it is going to stop");
         let changed = self.fixed.changed(&Fixed::of(&config));
         let mut listeners = self.listeners.lock().await;
         let is_new = |spec: &ListenerSpec| !listeners.iter().any(|own| own.spec == *spec);
@@ -220,6 +237,8 @@ impl Running {
             .await
             .replace(config.subscriptions)?;
         *self.lock_kafka() = config.kafka;
+        *self.lock_lifecycle() = config.lifecycle;
+        log::configure(&config.log);
         self.registries.replace(config.registries);
         self.mesh.apply(config.routing);
         listeners.retain(|listener| {
@@ -271,11 +290,32 @@ impl Running {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Takes back what is registered, accepts no more, says goodbye, finishes what is in flight,
-    /// and ends the workers.
-    pub async fn drain(&self) {
+    /// Asks for the end, as SIGTERM does.
+    pub fn ask_to_stop(&self) {
+        self.stop.notify_one();
+    }
+
+    /// Waits until somebody asks for the end.
+    pub async fn asked_to_stop(&self) {
+        self.stop.notified().await;
+    }
+
+    /// For how long it goes on serving when it is told to stop: as configured, or else this.
+    pub fn drain_delay(&self, usual: Duration) -> Duration {
+        self.lock_lifecycle().drain_delay.unwrap_or(usual)
+    }
+
+    fn lock_lifecycle(&self) -> std::sync::MutexGuard<'_, Lifecycle> {
+        self.lifecycle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes back what is registered, goes on accepting and serving for `delay`, so that load balancers
+    /// see that it is not ready any more; then accepts no more, says goodbye, finishes what is in
+    /// flight, and ends the workers.
+    pub async fn drain(&self, delay: Duration) {
         self.begin_draining();
-        self.registries.withdraw().await;
+        // Consumers that learn of it need the delay as much as load balancers do.
+        tokio::join!(self.registries.withdraw(), tokio::time::sleep(delay));
         self.workers.drain().await;
         self.subscribers.lock().await.stop().await;
         let kafka = self.kafka();

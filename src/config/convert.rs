@@ -2,6 +2,7 @@
 
 mod clusters;
 mod kafka;
+mod logs;
 mod proxies;
 mod registries;
 mod routes;
@@ -21,7 +22,7 @@ use finback_registry::{Layout, RegistryConfig, Several};
 
 use super::file::{self, File};
 use super::units::{Pause, Placed, Size, Time};
-use super::{Config, TlsFiles, Wrong};
+use super::{Config, Lifecycle, TlsFiles, Wrong};
 use crate::authentication::Credentials;
 use crate::kafka::Outlet;
 use crate::protocols;
@@ -84,6 +85,8 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
         .into_iter()
         .map(|own| subscription(own, &names, folder))
         .collect::<Result<_>>()?;
+    let lifecycle = lifecycle(&file.limits);
+    let log = logs::log(file.log)?;
     let (limits, longest) = limits(file.limits)?;
     let frame = Frame {
         most: longest,
@@ -139,6 +142,8 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
             .map(|snapshots| folder.join(snapshots.folder)),
         listeners,
         routing,
+        lifecycle,
+        log,
         files: TlsFiles {
             listeners: listener_tls,
             clusters: cluster_tls,
@@ -540,6 +545,18 @@ fn revoked(
         }
         _ => Ok(lists.iter().map(|list| folder.join(&list.value)).collect()),
     }
+}
+
+fn lifecycle(from: &file::Limits) -> Lifecycle {
+    let mut lifecycle = Lifecycle {
+        drain_delay: from.drain_delay.map(|Pause(time)| time),
+        ..Lifecycle::default()
+    };
+    set(
+        &mut lifecycle.registry_wait,
+        from.registry_wait.map(|Pause(time)| time),
+    );
+    lifecycle
 }
 
 /// The bounds, and the longest frame if that is said.

@@ -50,6 +50,23 @@ pub struct File {
     /// Bounds of connections and calls; the guide says of which protocols each one is.
     #[serde(default)]
     pub limits: Limits,
+    /// The log of what Finback itself does.
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// The log of what Finback itself does, on stderr. The environment's `RUST_LOG` goes before `level` and
+/// `modules`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// How a line looks: `text` or `json`. Default: text.
+    pub format: Option<Placed<String>>,
+    /// Which lines are written: `error`, `warn`, `info`, `debug`, `trace` or `off`. Default: info.
+    pub level: Option<Placed<String>>,
+    /// Other levels for modules, by their names, such as `finback_http`. Default: none.
+    #[serde(default)]
+    pub modules: BTreeMap<String, Placed<String>>,
 }
 
 /// The admin port.
@@ -1237,6 +1254,12 @@ pub struct Limits {
     /// While stopping, new calls are served for this long where the protocol has no goodbye.
     /// Default: 5s.
     pub drain_grace: Option<Pause>,
-    /// Stopping takes no longer than this. Default: 30s.
+    /// Stopping takes no longer than this, `drain_delay` apart. Default: 30s.
     pub drain: Option<Pause>,
+    /// When told to stop, it is not ready at once, but accepts and serves for this long. Default: 5s
+    /// after SIGTERM, 0s after SIGINT.
+    pub drain_delay: Option<Pause>,
+    /// After the start, it is not ready until registries of routes and clusters answered, or this is
+    /// over. Read at the start only. Default: 15s.
+    pub registry_wait: Option<Pause>,
 }

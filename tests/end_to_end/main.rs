@@ -37,6 +37,7 @@ mod mqtt_rules;
 mod mqtt_websocket;
 mod names;
 mod proxies;
+mod readiness;
 mod registries;
 mod registry_outages;
 mod registry_reads;
