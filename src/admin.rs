@@ -1,22 +1,17 @@
 //! The admin port: metrics, health and clusters over HTTP, for this machine only.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use finback_core::driver::WorkerStatus;
-use finback_core::mesh::{ClusterStatus, EndpointStatus};
+use finback_core::mesh::ClusterStatus;
 use finback_core::text;
-use finback_kafka::Counts;
-use finback_observability::Page;
 use finback_registry::RegistryStatus;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::kafka::Outlet;
-use crate::log;
+use crate::metrics;
 use crate::running::{Readiness, Running};
 
 /// The longest request that is read.
@@ -28,10 +23,8 @@ const STUCK: Duration = Duration::from_secs(5);
 /// Clients served at a time.
 const CLIENTS: usize = 16;
 
-/// Looked-up clusters that have samples of their own, and such as nobody has that are listed.
+/// Looked-up clusters that nobody has and that are listed.
 const MAX_LOOKED_UP: usize = 1000;
-/// The label of all clusters beyond that.
-const OTHER: &str = "(other)";
 /// A cluster's name is cut to this many bytes.
 const MAX_LABEL: usize = 256;
 
@@ -109,7 +102,7 @@ fn page(path: &str, running: &Running) -> (&'static str, &'static str, String) {
         "/" => ("200 OK", TEXT, INDEX.to_owned()),
         "/healthz" => health(running),
         "/readyz" => ready(running),
-        "/metrics" => ("200 OK", METRICS, metrics(running)),
+        "/metrics" => ("200 OK", METRICS, metrics::page(running)),
         "/clusters" => ("200 OK", JSON, clusters(&running.mesh.status())),
         "/registries" => ("200 OK", JSON, registries(&running.registries.status())),
         _ => (
@@ -128,94 +121,6 @@ fn ready(running: &Running) -> (&'static str, &'static str, String) {
         Readiness::Waiting(missing) => format!("waiting for {}\n", missing.join(", ")),
     };
     ("503 Service Unavailable", TEXT, why)
-}
-
-fn metrics(running: &Running) -> String {
-    let mut page = Page::default();
-    running.metrics.write(&mut page);
-    let reloads = &running.reloads;
-    let gauges = running.mesh.gauges.rows();
-    let reloads = [
-        (
-            "finback_reloads_total",
-            "counter",
-            "Configurations put in force after the first.",
-            &reloads.accepted,
-        ),
-        (
-            "finback_reloads_refused_total",
-            "counter",
-            "Configurations refused.",
-            &reloads.refused,
-        ),
-    ];
-    for (name, kind, help, value) in gauges.into_iter().chain(reloads) {
-        page.family(name, kind, help);
-        page.sample(name, &[], value.load(Relaxed) as f64);
-    }
-    let name = "finback_log_lines_dropped_total";
-    page.family(
-        name,
-        "counter",
-        "Lines of the log that were dropped: whoever reads it did not keep up.",
-    );
-    page.sample(name, &[], log::dropped() as f64);
-    page.family(
-        "finback_control_longest_turn_seconds",
-        "gauge",
-        "For how long at most somebody held a thread of the control side in the last one to two minutes.",
-    );
-    for (thread, turns) in &running.turns {
-        let labels = [("thread", (*thread).to_owned())];
-        let longest = turns.longest().as_secs_f64();
-        page.sample("finback_control_longest_turn_seconds", &labels, longest);
-    }
-    page.family(
-        "finback_control_stalls_total",
-        "counter",
-        "Times that somebody held a thread of the control side for more than 50 ms.",
-    );
-    for (thread, turns) in &running.turns {
-        let labels = [("thread", (*thread).to_owned())];
-        let stalls = turns.stalls() as f64;
-        page.sample("finback_control_stalls_total", &labels, stalls);
-    }
-    worker_samples(&mut page, &running.workers.status());
-    cluster_samples(&mut page, &running.mesh.status());
-    registry_samples(&mut page, &running.registries.status());
-    kafka_samples(&mut page, &running.kafka());
-    running.certificates.write(&mut page);
-    page.family(
-        "finback_registered",
-        "gauge",
-        "Whether a local service stands in its registry.",
-    );
-    for status in running.registries.registrations() {
-        let own = status.registration;
-        let labels = [
-            ("registry", own.registry),
-            ("layout", own.layout.name().to_owned()),
-            ("service", text::cut(&own.service, MAX_LABEL).to_owned()),
-            ("version", text::cut(&own.version, MAX_LABEL).to_owned()),
-            ("group", text::cut(&own.group, MAX_LABEL).to_owned()),
-            ("address", format!("{}:{}", own.host, own.port)),
-        ];
-        page.sample(
-            "finback_registered",
-            &labels,
-            f64::from(u8::from(status.held)),
-        );
-    }
-    page.into_text()
-}
-
-fn worker_samples(page: &mut Page, workers: &[WorkerStatus]) {
-    let name = "finback_worker_connections";
-    page.family(name, "gauge", "Client connections of each worker.");
-    for (index, worker) in workers.iter().enumerate() {
-        let labels = [("worker", index.to_string())];
-        page.sample(name, &labels, worker.connections as f64);
-    }
 }
 
 /// Whether every worker still looks after its connections.
@@ -240,187 +145,9 @@ fn health(running: &Running) -> (&'static str, &'static str, String) {
     ("200 OK", TEXT, text)
 }
 
-fn kafka_samples(page: &mut Page, outlets: &[Arc<Outlet>]) {
-    let name = "finback_kafka_messages_total";
-    page.family(
-        name,
-        "counter",
-        "Messages for Kafka, by what became of them.",
-    );
-    let of = |outlet: &Arc<Outlet>| Some((outlet.name.clone(), outlet.producer()?.counts.clone()));
-    let all: Vec<_> = outlets.iter().filter_map(of).collect();
-    for (kafka, counts) in &all {
-        for (outcome, value) in [
-            ("taken", &counts.taken),
-            ("confirmed", &counts.confirmed),
-            ("failed", &counts.failed),
-        ] {
-            let labels = [("kafka", kafka.clone()), ("outcome", outcome.to_owned())];
-            page.sample(name, &labels, value.load(Relaxed) as f64);
-        }
-    }
-    for (name, help, value) in [
-        (
-            "finback_kafka_full_total",
-            "Messages that waited because a producer had no room.",
-            (|counts| &counts.full) as fn(&Counts) -> &AtomicU64,
-        ),
-        (
-            "finback_kafka_rebuilt_total",
-            "Producers that were given up after an error that nothing can mend.",
-            |counts| &counts.rebuilt,
-        ),
-    ] {
-        page.family(name, "counter", help);
-        for (kafka, counts) in &all {
-            let labels = [("kafka", kafka.clone())];
-            page.sample(name, &labels, value(counts).load(Relaxed) as f64);
-        }
-    }
-}
-
-fn registry_samples(page: &mut Page, registries: &[RegistryStatus]) {
-    for (name, help, value) in [
-        (
-            "finback_registry_connected",
-            "Whether a registry's servers answer, and let us read what they did before.",
-            (|registry| f64::from(u8::from(registry.connected))) as fn(&RegistryStatus) -> f64,
-        ),
-        (
-            "finback_registry_stale_seconds",
-            "For how long a registry's servers have not answered, or something could not be read.",
-            |registry| registry.stale.as_secs_f64(),
-        ),
-        (
-            "finback_registry_services",
-            "Services followed in a registry.",
-            |registry| registry.services as f64,
-        ),
-        (
-            "finback_registry_services_waiting",
-            "Services of which nothing is known yet.",
-            |registry| registry.waiting as f64,
-        ),
-        (
-            "finback_registry_services_doubted",
-            "Services whose providers vanished all at once, which is doubted for a while.",
-            |registry| registry.doubted as f64,
-        ),
-        (
-            "finback_registry_services_from_disk",
-            "Services known from the snapshot of an earlier run only.",
-            |registry| registry.from_disk as f64,
-        ),
-        (
-            "finback_registry_reads_failing",
-            "Reads that a registry refuses or fails; what they answered last stays.",
-            |registry| registry.failing_reads as f64,
-        ),
-        (
-            "finback_registry_names_failing",
-            "Host names that do not resolve any more; their last addresses stay.",
-            |registry| registry.failing_names as f64,
-        ),
-    ] {
-        page.family(name, "gauge", help);
-        for registry in registries {
-            page.sample(
-                name,
-                &[("registry", registry.name.clone())],
-                value(registry),
-            );
-        }
-    }
-}
-
-/// What one cluster, or all those beyond the bound, have on the page.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Sums {
-    ejections: u64,
-    endpoints: u64,
-    available: u64,
-    unwell: u64,
-    in_flight: u64,
-}
-
-impl Sums {
-    fn add(&mut self, cluster: &ClusterStatus) {
-        let count = |is: fn(&EndpointStatus) -> bool| {
-            cluster.endpoints.iter().filter(|own| is(own)).count() as u64
-        };
-        self.ejections += cluster.ejections;
-        self.endpoints += count(|_| true);
-        self.available += count(|endpoint| endpoint.available);
-        self.unwell += count(|endpoint| endpoint.unwell);
-        self.in_flight += u64::from(cluster.in_flight);
-    }
-}
-
-/// The clusters by the labels that they have: all that are configured, and as many as the bound
-/// allows of those that were looked up and found. Names that callers invented are of the others.
-fn labelled(clusters: &[ClusterStatus]) -> BTreeMap<String, Sums> {
-    let mut all: BTreeMap<String, Sums> = BTreeMap::new();
-    let mut looked_up = 0;
-    for cluster in clusters {
-        let found = cluster.known || !cluster.endpoints.is_empty();
-        let own = match &cluster.lookup {
-            None => true,
-            Some(_) if found && looked_up < MAX_LOOKED_UP => {
-                looked_up += 1;
-                true
-            }
-            Some(_) => false,
-        };
-        let label = if own { name(cluster) } else { OTHER.to_owned() };
-        all.entry(label).or_default().add(cluster);
-    }
-    all
-}
-
 /// A cluster's name as it is shown. A looked-up one's is made of what a caller asked for.
 fn name(cluster: &ClusterStatus) -> String {
     text::cut(&cluster.name, MAX_LABEL).to_owned()
-}
-
-fn cluster_samples(page: &mut Page, clusters: &[ClusterStatus]) {
-    let all = labelled(clusters);
-    for (family, kind, help, value) in [
-        (
-            "finback_ejections_total",
-            "counter",
-            "Endpoints ejected after repeated failures.",
-            (|sums| sums.ejections) as fn(&Sums) -> u64,
-        ),
-        (
-            "finback_cluster_endpoints",
-            "gauge",
-            "Endpoints of a cluster.",
-            |sums| sums.endpoints,
-        ),
-        (
-            "finback_cluster_endpoints_available",
-            "gauge",
-            "Endpoints that take calls.",
-            |sums| sums.available,
-        ),
-        (
-            "finback_cluster_endpoints_unwell",
-            "gauge",
-            "Endpoints that health checks found unwell.",
-            |sums| sums.unwell,
-        ),
-        (
-            "finback_cluster_in_flight",
-            "gauge",
-            "Calls in flight to a cluster.",
-            |sums| sums.in_flight,
-        ),
-    ] {
-        page.family(family, kind, help);
-        for (label, sums) in &all {
-            page.sample(family, &[("cluster", label.clone())], value(sums) as f64);
-        }
-    }
 }
 
 fn registries(registries: &[RegistryStatus]) -> String {
@@ -484,6 +211,7 @@ fn clusters(clusters: &[ClusterStatus]) -> String {
 mod tests {
     use super::*;
     use finback_core::discovery::Lookup;
+    use finback_core::mesh::EndpointStatus;
 
     fn cluster(name: &str, looked_up: bool, endpoints: usize) -> ClusterStatus {
         let endpoint = EndpointStatus {
@@ -513,46 +241,17 @@ mod tests {
     }
 
     #[test]
-    fn clusters_that_callers_invent_share_one_sample() {
+    fn clusters_that_callers_invent_are_listed_up_to_a_bound() {
         let mut all = vec![cluster("configured", false, 0), cluster("found", true, 3)];
         all.extend((0..10_000).map(|n| cluster(&format!("invented.{n}"), true, 0)));
-        let labelled = labelled(&all);
-        let labels: Vec<_> = labelled.keys().map(String::as_str).collect();
-        assert_eq!(labels, [OTHER, "configured", "found"]);
-        assert_eq!(labelled[OTHER].in_flight, 10_000);
-        assert_eq!(labelled[OTHER].ejections, 20_000);
-        assert_eq!(labelled["found"].available, 3);
-        let mut page = Page::default();
-        cluster_samples(&mut page, &all);
-        assert_eq!(page.into_text().lines().count(), 5 * (2 + 3));
         let listed = clusters(&all);
         assert_eq!(listed.matches("\"name\"").count(), 2 + MAX_LOOKED_UP);
     }
 
     #[test]
-    fn services_beyond_the_bound_share_one_sample() {
-        let found: Vec<_> = (0..MAX_LOOKED_UP + 10)
-            .map(|n| cluster(&format!("found.{n}"), true, 1))
-            .collect();
-        let labelled = labelled(&found);
-        assert_eq!(labelled.len(), MAX_LOOKED_UP + 1);
-        assert_eq!(labelled[OTHER].endpoints, 10);
-    }
-
-    #[test]
-    fn a_name_cannot_break_the_page_or_fill_it() {
+    fn a_name_cannot_fill_the_list() {
         let long = format!("r/dubbo/{}", "\u{e9}".repeat(4 << 20));
-        let forged = "x\"} 1\nforged{a=\"\r";
-        let all = [cluster(&long, true, 1), cluster(forged, true, 1)];
-        let mut page = Page::default();
-        cluster_samples(&mut page, &all);
-        let text = page.into_text();
-        assert!(text.len() < 8192, "{} bytes", text.len());
-        assert!(
-            text.lines().all(|line| !line.starts_with("forged")),
-            "{text}"
-        );
-        assert!(!text.contains('\r'));
+        let all = [cluster(&long, true, 1), cluster("found", true, 1)];
         let listed = clusters(&all);
         assert!(listed.len() < 8192, "{} bytes", listed.len());
         assert_eq!(listed.matches("\"name\"").count(), 2);

@@ -10,6 +10,7 @@ pub mod kafka;
 pub mod log;
 pub mod mesh_registry;
 pub mod metadata;
+pub mod metrics;
 pub mod protocols;
 pub mod running;
 pub mod subscriber;

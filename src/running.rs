@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use finback_core::driver::{Bound, ListenerSpec, Workers, keep_checking};
 use finback_core::mesh::Mesh;
-use finback_observability::Metrics;
+use finback_observability::{Metrics, Watched, Watchers};
 use finback_registry::{Registration, Registries};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{Mutex, Notify};
@@ -38,6 +38,8 @@ pub struct Running {
     pub mesh: Arc<Mesh>,
     /// What was counted.
     pub metrics: Arc<Metrics>,
+    /// Who looks at single exchanges.
+    pub watchers: Arc<Watchers>,
     /// When certificates end.
     pub certificates: Arc<Ledger>,
     /// Reloads that were put in force, and that were refused.
@@ -160,11 +162,16 @@ impl Running {
         );
         let registries = Arc::new(registries);
         let metrics = Arc::new(Metrics::default());
+        let watchers = Arc::<Watchers>::default();
+        let observer = Arc::new(Watched {
+            counts: metrics.clone(),
+            watchers: watchers.clone(),
+        });
         let mesh = Mesh::new(
             config.routing,
             protocols::layouts(),
             registries.clone(),
-            metrics.clone(),
+            observer,
         );
         for outlet in &config.kafka {
             start_outlet(outlet, &[])?;
@@ -195,6 +202,7 @@ impl Running {
             registrations: Mutex::new(config.registrations),
             mesh,
             metrics,
+            watchers,
             certificates,
             reloads: Reloads::default(),
             turns,

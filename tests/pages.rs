@@ -54,7 +54,7 @@ fn the_guide_explains_every_metric() {
     let mut exported: BTreeSet<String> = gauges.rows().map(|row| row.0.to_owned()).into();
     assert!(exported.contains("finback_connections"), "{exported:?}");
     for source in [
-        "src/admin.rs",
+        "src/metrics.rs",
         "src/tls/expiry.rs",
         "observability/src/metrics.rs",
     ] {

@@ -1,7 +1,9 @@
-//! Turns records into metrics.
+//! Turns records into metrics, and shows them to those who look at single exchanges.
 
 mod metrics;
 mod prometheus;
+mod watchers;
 
 pub use metrics::Metrics;
 pub use prometheus::Page;
+pub use watchers::{Watched, Watcher, Watchers, Watching};

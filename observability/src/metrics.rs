@@ -147,7 +147,7 @@ fn cut(text: &Arc<str>) -> Arc<str> {
 }
 
 impl record::Series for Counts {
-    fn record(&self, record: &Record) {
+    fn record(&self, record: &Record<'_>) {
         add(&self.endings[place(record.ending)], 1);
         let micros = u64::try_from(record.took.as_micros()).unwrap_or(u64::MAX);
         add(
@@ -318,15 +318,13 @@ mod tests {
         }
     }
 
-    fn record(ending: Ending, micros: u64) -> Record {
+    fn record(ending: Ending, micros: u64) -> Record<'static> {
         Record {
-            ending,
             took: Duration::from_micros(micros),
             attempts: 1,
-            source: [127, 0, 0, 1].into(),
-            endpoint: None,
             request_bytes: 10,
             response_bytes: 20,
+            ..Record::new(ending, [127, 0, 0, 1].into())
         }
     }
 

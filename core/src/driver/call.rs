@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::clock::Now;
 use crate::cluster::Cluster;
-use crate::frame::{Head, Metadata, Outcome, Reading};
+use crate::frame::{Answer, Head, Metadata, Reading};
 use crate::mesh::{Attempt, AttemptEnd, Deadline, Exchange, Fitting, Lease, Resend};
 use crate::rejection::Rejection;
 
@@ -261,9 +261,9 @@ pub(crate) fn deliver(
     worker: &Rc<Worker>,
     head: &Head,
     wire: &[u8],
-    outcome: Outcome,
+    answer: Answer,
 ) {
-    if call.conclude(AttemptEnd::Answered(outcome)) {
+    if call.conclude(AttemptEnd::Answered(answer.outcome)) {
         match attempt_again(worker, call) {
             Ok(()) => return,
             Err((given_back, _)) => call = given_back,
@@ -271,7 +271,7 @@ pub(crate) fn deliver(
     }
     if !call.reply.is_gone() {
         call.reply.deliver(worker, &call.head, head, wire);
-        call.exchange.answered(outcome, wire.len());
+        call.exchange.answered(answer, wire.len());
     }
     call.reply.finished(worker);
 }
@@ -301,8 +301,8 @@ pub(crate) fn refuse(worker: &Rc<Worker>, mut call: Box<Call>, why: Rejection) {
             text = exchange.explain_in_full(why),
             "rejected"
         );
-        reply.reject(worker, head, why, &text);
         exchange.rejected(why);
+        exchange.set_status(reply.reject(worker, head, why, &text));
     }
     reply.finished(worker);
 }

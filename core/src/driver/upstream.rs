@@ -491,17 +491,17 @@ impl Upstream {
                 return Ok(());
             }
         };
-        let outcome = match self.pool.codec.read(&head, wire) {
-            Ok(Reading::Answer(outcome)) => outcome,
+        let answer = match self.pool.codec.read(&head, wire) {
+            Ok(Reading::Answer(answer)) => answer,
             // Passed on as it is: its client may read more of it than we can.
-            Ok(Reading::Call(_)) | Err(Malformed::Content(_)) => Outcome::Failed,
+            Ok(Reading::Call(_)) | Err(Malformed::Content(_)) => Outcome::Failed.into(),
             Err(malformed) => {
                 let end = AttemptEnd::Unreadable;
                 settle(call, worker, end, Rejection::ConnectionLost);
                 return Err(malformed);
             }
         };
-        deliver(call, worker, &head, wire, outcome);
+        deliver(call, worker, &head, wire, answer);
         Ok(())
     }
 

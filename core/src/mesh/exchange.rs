@@ -12,7 +12,7 @@ use crate::balance::{Ask, HashOn, NoPick, Pick, Policy, hash_bytes, observe_late
 use crate::clock::{Now, micros};
 use crate::cluster::{Cluster, Source};
 use crate::endpoint::{Endpoint, Trial};
-use crate::frame::Outcome;
+use crate::frame::{Answer, Outcome, Status};
 use crate::gauges::Gauges;
 use crate::identity::Identity;
 use crate::outlier::is_telling;
@@ -59,10 +59,12 @@ pub struct Exchange {
     no_tls: bool,
     /// The service is being looked up, and that is what is waited for.
     looking_up: bool,
-    endpoint: Option<SocketAddr>,
+    /// Where the last attempt went.
+    seat: Option<Rc<Seat>>,
     /// Endpoints that failed it; empty until the first retry.
     tried: Vec<SocketAddr>,
     ending: Ending,
+    status: Status,
     request_bytes: u64,
     response_bytes: u64,
 }
@@ -118,9 +120,10 @@ impl Exchange {
             free: false,
             no_tls: false,
             looking_up: false,
-            endpoint: None,
+            seat: None,
             tried: Vec::new(),
             ending: Ending::Abandoned,
+            status: Status::NONE,
             request_bytes: request_bytes as u64,
             response_bytes: 0,
             site,
@@ -304,7 +307,7 @@ impl Exchange {
         }
         seat.endpoint.health.in_flight.fetch_add(1, Relaxed);
         self.attempts += 1;
-        self.endpoint = Some(seat.endpoint.address);
+        self.seat = Some(seat.clone());
         if again {
             Gauges::add(&local.mesh().gauges.retries);
         }
@@ -433,7 +436,7 @@ impl Exchange {
             self.free = matches!(repeat, Repeat::Free | Repeat::Uncounted);
             self.moves += u16::from(uncounted);
             self.resent |= repeat == Repeat::IfSafe;
-            let known = self.endpoint.filter(|own| !self.tried.contains(own));
+            let known = self.endpoint().filter(|own| !self.tried.contains(own));
             self.tried.extend(known);
         }
         again
@@ -499,8 +502,10 @@ impl Exchange {
     }
 
     /// Ends it with an answer of so many bytes.
-    pub(crate) fn answered(&mut self, outcome: Outcome, bytes: usize) {
+    pub(crate) fn answered(&mut self, answer: Answer, bytes: usize) {
+        let Answer { outcome, status } = answer;
         self.ending = Ending::Answered(outcome);
+        self.status = status;
         if matches!(outcome, Outcome::Success | Outcome::Exception) {
             self.site.answered();
         }
@@ -520,6 +525,17 @@ impl Exchange {
     /// Ends it with the mesh's own answer.
     pub(crate) fn rejected(&mut self, rejection: Rejection) {
         self.ending = Ending::Rejected(rejection);
+        self.status = Status::NONE;
+    }
+
+    /// Says how the mesh's own answer is worded.
+    pub(crate) fn set_status(&mut self, status: Status) {
+        self.status = status;
+    }
+
+    /// The endpoint of the last attempt.
+    fn endpoint(&self) -> Option<SocketAddr> {
+        self.seat.as_ref().map(|seat| seat.endpoint.address)
     }
 
     /// What the caller reads when the mesh answers: what happened, and what to look at. The endpoint's
@@ -527,13 +543,13 @@ impl Exchange {
     pub(crate) fn explain(&self, rejection: Rejection) -> String {
         self.describe(
             rejection,
-            self.endpoint.filter(|_| self.site.origin.reveals),
+            self.endpoint().filter(|_| self.site.origin.reveals),
         )
     }
 
     /// The same for the log, where the endpoint's address always stands.
     pub(crate) fn explain_in_full(&self, rejection: Rejection) -> String {
-        self.describe(rejection, self.endpoint)
+        self.describe(rejection, self.endpoint())
     }
 
     fn describe(&self, rejection: Rejection, endpoint: Option<SocketAddr>) -> String {
@@ -604,12 +620,19 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        let route = self.selected_route().map_or("", |route| &*route.name);
+        let cluster = self.seat.as_ref().map_or("", |seat| seat.cluster.name());
         self.site.record(&Record {
             ending: self.ending,
+            status: self.status,
+            version: &self.site.key.version,
+            group: &self.site.key.group,
+            route,
+            cluster,
             took: self.clock.get().since(self.started),
             attempts: u32::from(self.attempts),
             source: self.source,
-            endpoint: self.endpoint,
+            endpoint: self.endpoint(),
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
         });

@@ -95,7 +95,7 @@ impl Site {
     }
 
     /// Takes one record.
-    pub(crate) fn record(&self, record: &Record) {
+    pub(crate) fn record(&self, record: &Record<'_>) {
         self.series.borrow().record(record);
     }
 

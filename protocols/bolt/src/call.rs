@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use finback_core::frame::{Malformed, Metadata, NAME_LIMIT, Outcome};
+use finback_core::frame::{Answer, Malformed, Metadata, NAME_LIMIT, Outcome, Status};
 use finback_hessian::{Error, draft, v2};
 
 use crate::map::{self, Entries};
@@ -154,7 +154,14 @@ pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Metadata<'a>, Ma
 }
 
 /// Reads how a response ended.
-pub(crate) fn outcome(fixed: &Fixed, wire: &[u8]) -> Outcome {
+pub(crate) fn answer(fixed: &Fixed, wire: &[u8]) -> Answer {
+    Answer {
+        outcome: outcome(fixed, wire),
+        status: Status(fixed.status()),
+    }
+}
+
+fn outcome(fixed: &Fixed, wire: &[u8]) -> Outcome {
     match fixed.status() {
         status::SUCCESS => {
             // Framework errors and the service's own exceptions share this flag, and only the

@@ -27,6 +27,27 @@ pub(crate) mod status {
     pub(crate) const SERVER_DESERIAL_EXCEPTION: u16 = 0x12;
 }
 
+/// The name of a response's status (`ResponseStatus` of sofa-bolt); `None` if there is no such status.
+#[must_use]
+pub fn status_name(code: u16) -> Option<&'static str> {
+    Some(match code {
+        status::SUCCESS => "SUCCESS",
+        status::ERROR => "ERROR",
+        status::SERVER_EXCEPTION => "SERVER_EXCEPTION",
+        0x03 => "UNKNOWN",
+        status::SERVER_THREADPOOL_BUSY => "SERVER_THREADPOOL_BUSY",
+        status::ERROR_COMM => "ERROR_COMM",
+        status::NO_PROCESSOR => "NO_PROCESSOR",
+        status::TIMEOUT => "TIMEOUT",
+        0x08 => "CLIENT_SEND_ERROR",
+        status::CODEC_EXCEPTION => "CODEC_EXCEPTION",
+        status::CONNECTION_CLOSED => "CONNECTION_CLOSED",
+        status::SERVER_SERIAL_EXCEPTION => "SERVER_SERIAL_EXCEPTION",
+        status::SERVER_DESERIAL_EXCEPTION => "SERVER_DESERIAL_EXCEPTION",
+        _ => return None,
+    })
+}
+
 /// `RpcCommandType`.
 mod kind {
     pub(super) const RESPONSE: u8 = 0;

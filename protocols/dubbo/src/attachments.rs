@@ -24,18 +24,11 @@ const CALLBACK: &str = "sys_callback_arg-";
 const LONGEST_KEY: usize = 0xffff;
 
 const UNREADABLE: Malformed = Malformed::Content("the attachments cannot be read");
+const CALLBACKS: Malformed =
+    Malformed::Content("callback arguments need a connection of their own; this one is shared");
 const NO_NAME: Malformed = Malformed::Content("the attachment `interface` or `group` is no text");
 const NO_TIME: Malformed =
     Malformed::Content("the attachment `timeout` is no number of milliseconds");
-
-/// The attachments that every call is asked for.
-#[derive(Debug, Default)]
-pub(crate) struct Attachments<'a> {
-    pub(crate) interface: Option<Cow<'a, str>>,
-    pub(crate) group: Option<Cow<'a, str>>,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) has_callback: bool,
-}
 
 /// One attachment, as its bytes stand in the frame.
 pub(crate) struct Entry<'a> {
@@ -171,22 +164,38 @@ fn scalar(serialization: u8, value: &[u8], limit: usize) -> Result<Cow<'_, str>,
     })
 }
 
-impl<'a> Attachments<'a> {
-    /// Reads what every call is asked for. `plain` are the bytes that hessian2's attachments begin
-    /// with, for a look whether they are ordinary ones.
-    ///
-    /// # Errors
-    /// If they cannot be read to their end, or a name or the time among them is none.
-    pub(crate) fn read(
-        serialization: u8,
-        entries: impl FnOnce() -> Result<Entries<'a>, Malformed>,
-        plain: Option<&'a [u8]>,
-    ) -> Result<Self, Malformed> {
-        if let Some(found) = plain.and_then(read_plain) {
-            return found.attachments();
-        }
-        let mut entries = entries()?;
-        let mut found = Found::default();
+/// Completes `metadata` with what every call is asked for. `plain` are the bytes that hessian2's
+/// attachments begin with, for a look whether they are ordinary ones.
+///
+/// # Errors
+/// If they cannot be read to their end, or a name or the time among them is none.
+#[inline]
+pub(crate) fn fill<'a>(
+    metadata: &mut Metadata<'a>,
+    serialization: u8,
+    entries: impl FnOnce() -> Result<Entries<'a>, Malformed>,
+    plain: Option<&'a [u8]>,
+) -> Result<(), Malformed> {
+    match plain.and_then(read_plain) {
+        Some(found) => found.fill(metadata),
+        None => Found::walk(serialization, entries()?)?.fill(metadata),
+    }
+}
+
+/// What was found of it, as texts.
+#[derive(Default)]
+struct Found<'a> {
+    interface: Option<Cow<'a, str>>,
+    group: Option<Cow<'a, str>>,
+    timeout: Option<Cow<'a, str>>,
+    has_callback: bool,
+}
+
+impl<'a> Found<'a> {
+    /// Looks at every entry.
+    #[cold]
+    fn walk(serialization: u8, mut entries: Entries<'a>) -> Result<Self, Malformed> {
+        let mut found = Self::default();
         while let Some(entry) = entries.next()? {
             let Some(key) = entry.key else { continue };
             let wanted = match &*key {
@@ -205,27 +214,24 @@ impl<'a> Attachments<'a> {
                 Err(NoText::Unreadable) => return Err(NO_NAME),
             };
         }
-        found.attachments()
+        Ok(found)
     }
-}
 
-/// What was found of it, as texts.
-#[derive(Default)]
-struct Found<'a> {
-    interface: Option<Cow<'a, str>>,
-    group: Option<Cow<'a, str>>,
-    timeout: Option<Cow<'a, str>>,
-    has_callback: bool,
-}
-
-impl<'a> Found<'a> {
-    fn attachments(self) -> Result<Attachments<'a>, Malformed> {
-        Ok(Attachments {
-            interface: self.interface,
-            group: self.group,
-            timeout: self.timeout.as_deref().map_or(Ok(None), milliseconds)?,
-            has_callback: self.has_callback,
-        })
+    #[inline]
+    fn fill(self, metadata: &mut Metadata<'a>) -> Result<(), Malformed> {
+        if self.has_callback {
+            return Err(CALLBACKS);
+        }
+        if let Some(text) = &self.timeout {
+            metadata.timeout = milliseconds(text)?;
+        }
+        if let Some(interface) = self.interface.filter(|own| !own.is_empty()) {
+            metadata.service = interface;
+        }
+        if let Some(group) = self.group {
+            metadata.group = group;
+        }
+        Ok(())
     }
 }
 
@@ -300,7 +306,7 @@ pub(crate) fn find<'a>(
     let found = match alone.and_then(|entries| last(entries, name)) {
         Ok(found) => found,
         // Their objects may be of classes that the arguments define.
-        Err(_) => last(call::beginning(&fixed, wire).ok()??.entries().ok()?, name).ok()?,
+        Err(_) => last(call::parts(&fixed, wire).ok()??.1, name).ok()?,
     };
     scalar(serialization, found?, usize::MAX).ok()
 }

@@ -25,7 +25,7 @@ use crate::takeover::Seat;
 use crate::terminal::{self, Terminal};
 
 pub(crate) use introduction::check_auth;
-pub(crate) use refusal::{Refused, count, here, reject, shortened, too_long};
+pub(crate) use refusal::{Refused, answer_of, count, here, reject, shortened, too_long};
 
 /// Topic aliases of one session that are remembered.
 pub(crate) const MAX_ALIASES: u16 = 32;

@@ -18,7 +18,7 @@ use crate::takeover::{Key, Seat};
 
 use super::admission::Admitted;
 use super::broker::Granted;
-use super::refusal::{count, outcome};
+use super::refusal::{answer_of, count, outcome};
 use super::{Bounds, MAX_ALIASES, Opened, Refused, duplicates, here, patience};
 
 /// The session that a broker has granted.
@@ -40,7 +40,7 @@ pub(super) fn opened(
     let stream = &mut admitted.stream;
     count(caller, Reason::SUCCESS);
     let outcome = outcome(Reason::SUCCESS);
-    stream.answered(outcome, answer.packet.len() as u64);
+    stream.answered(answer_of(Reason::SUCCESS), answer.packet.len() as u64);
     stream.settle(&mut lease, outcome);
     if let (Some(drawn), Some(given)) = (admitted.drawn, given) {
         mqtt.sticky.learn(given, drawn);
