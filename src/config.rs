@@ -10,8 +10,10 @@ use units::Placed;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::access_log::AccessLogConfig;
 use crate::log::LogConfig;
 use crate::tls::{ClientFiles, ServerFiles};
 use finback_core::driver::ListenerSpec;
@@ -29,7 +31,7 @@ pub struct Config {
     /// Registries by name.
     pub registries: Vec<(String, RegistryConfig)>,
     /// Kafka clusters.
-    pub kafka: Vec<std::sync::Arc<crate::kafka::Outlet>>,
+    pub kafka: Vec<Arc<crate::kafka::Outlet>>,
     /// Subscriptions of our own at brokers.
     pub subscriptions: Vec<crate::subscriber::Subscription>,
     /// Local services to register.
@@ -48,6 +50,8 @@ pub struct Config {
     pub lifecycle: Lifecycle,
     /// How the log is written.
     pub log: LogConfig,
+    /// Access logs, by the names of their listeners.
+    pub access_logs: Vec<(Arc<str>, AccessLogConfig)>,
     /// The files of all TLS, in the order of what they belong to.
     pub(crate) files: TlsFiles,
 }
@@ -58,9 +62,9 @@ pub(crate) struct TlsFiles {
     pub(crate) listeners: Vec<Option<Placed<ServerFiles>>>,
     pub(crate) clusters: Vec<Option<Placed<ClientFiles>>>,
     pub(crate) registry_clusters: Option<Placed<ClientFiles>>,
-    pub(crate) kafka: Vec<Placed<std::sync::Arc<crate::kafka::Outlet>>>,
+    pub(crate) kafka: Vec<Placed<Arc<crate::kafka::Outlet>>>,
     /// What clients of MQTT are asked for.
-    pub(crate) credentials: Vec<Placed<std::sync::Arc<crate::authentication::Credentials>>>,
+    pub(crate) credentials: Vec<Placed<Arc<crate::authentication::Credentials>>>,
 }
 
 impl Config {

@@ -20,8 +20,8 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::Registry;
 
-pub(crate) use filter::level;
 pub use filter::Filter;
+pub(crate) use filter::level;
 pub use line::Format;
 pub(crate) use line::{is_fit, rfc3339};
 
@@ -71,7 +71,10 @@ struct Shared {
 /// If `RUST_LOG` cannot be read.
 pub fn begin(level: LevelFilter) -> Result<WorkerGuard, String> {
     let asked = match std::env::var(ENVIRONMENT) {
-        Ok(text) if !text.is_empty() => Some(text.parse().map_err(|why| format!("{ENVIRONMENT}: {why}"))?),
+        Ok(text) if !text.is_empty() => Some(
+            text.parse()
+                .map_err(|why| format!("{ENVIRONMENT}: {why}"))?,
+        ),
         Err(std::env::VarError::NotUnicode(_)) => {
             return Err(format!("{ENVIRONMENT}: it is no text"));
         }
@@ -104,7 +107,10 @@ pub fn begin(level: LevelFilter) -> Result<WorkerGuard, String> {
 /// Writes the log as the configuration says from now on; which lines, only if the environment does not.
 pub fn configure(config: &LogConfig) {
     let Some(log) = LOG.get() else { return };
-    let mut configured = log.configured.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut configured = log
+        .configured
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
     if configured.as_ref() == Some(config) {
         return;
     }
@@ -131,13 +137,16 @@ pub fn set_filter(text: &str) -> Result<(), String> {
 /// Which lines are written, in the words that [`set_filter`] takes.
 #[must_use]
 pub fn filter() -> String {
-    LOG.get().map(|log| log.filter.load().to_string()).unwrap_or_default()
+    LOG.get()
+        .map(|log| log.filter.load().to_string())
+        .unwrap_or_default()
 }
 
 /// Lines that were dropped since the start, because nobody took those before.
 #[must_use]
 pub fn dropped() -> u64 {
-    LOG.get().map_or(0, |log| log.dropped.dropped_lines() as u64)
+    LOG.get()
+        .map_or(0, |log| log.dropped.dropped_lines() as u64)
 }
 
 /// Writes a line of a command's answer to stdout. Where nobody reads it any more, that is no error.

@@ -16,6 +16,7 @@ use finback_registry::{Registration, Registries};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{Mutex, Notify};
 
+use crate::access_log::AccessLogs;
 use crate::config::units::Placed;
 use crate::config::{Config, Lifecycle, MeshRegistry};
 use crate::kafka::{self, Outlet};
@@ -40,6 +41,8 @@ pub struct Running {
     pub metrics: Arc<Metrics>,
     /// Who looks at single exchanges.
     pub watchers: Arc<Watchers>,
+    /// The access logs of listeners.
+    pub access_logs: AccessLogs,
     /// When certificates end.
     pub certificates: Arc<Ledger>,
     /// Reloads that were put in force, and that were refused.
@@ -186,6 +189,10 @@ impl Running {
             workers.share_addresses();
         }
         let bound = bind(&workers, config.listeners)?;
+        let access_logs = AccessLogs::new(watchers.clone());
+        access_logs
+            .replace(&config.access_logs)
+            .context("cannot start a thread")?;
         let listeners = bound
             .into_iter()
             .map(|bound| listen(&workers, bound))
@@ -203,6 +210,7 @@ impl Running {
             mesh,
             metrics,
             watchers,
+            access_logs,
             certificates,
             reloads: Reloads::default(),
             turns,
@@ -240,6 +248,9 @@ impl Running {
         // Last of what may fail: clients that connect meanwhile are in the kernel's queue, and would be
         // reset.
         let bound = bind(&self.workers, fresh)?;
+        self.access_logs
+            .replace(&config.access_logs)
+            .context("cannot start a thread")?;
         self.subscribers
             .lock()
             .await
@@ -314,7 +325,9 @@ impl Running {
     }
 
     fn lock_lifecycle(&self) -> std::sync::MutexGuard<'_, Lifecycle> {
-        self.lifecycle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lifecycle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes back what is registered, goes on accepting and serving for `delay`, so that load balancers
@@ -330,6 +343,7 @@ impl Running {
         // What clients were not told of yet, they will send again; this is for the rest.
         let flushing = tokio::task::spawn_blocking(move || kafka::flush(&kafka, FLUSH));
         let _ = flushing.await;
+        self.access_logs.finish().await;
     }
 }
 

@@ -275,10 +275,12 @@ impl Store {
         };
         let servers = config.addresses();
         let kind = match config {
-            StoreConfig::ZooKeeper(config) => {
-                Kind::ZooKeeper(zookeeper::ZooKeeper::start(handle, config, servers, reporter))
+            StoreConfig::ZooKeeper(config) => Kind::ZooKeeper(zookeeper::ZooKeeper::start(
+                handle, config, servers, reporter,
+            )),
+            StoreConfig::Etcd(config) => {
+                Kind::Etcd(etcd::Etcd::start(handle, config, servers, reporter))
             }
-            StoreConfig::Etcd(config) => Kind::Etcd(etcd::Etcd::start(handle, config, servers, reporter)),
         };
         let store = Arc::new(Self {
             name: name.to_owned(),

@@ -41,12 +41,8 @@ pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let hangup = signal(SignalKind::hangup())?;
-    for (kind, name) in [
-        (SignalKind::user_defined1(), "SIGUSR1"),
-        (SignalKind::user_defined2(), "SIGUSR2"),
-    ] {
-        tokio::spawn(ignore(signal(kind)?, name));
-    }
+    let reopen = signal(SignalKind::user_defined1())?;
+    tokio::spawn(ignore(signal(SignalKind::user_defined2())?, "SIGUSR2"));
     let admin = match config.admin {
         Some(address) => Some(
             TcpListener::bind(address)
@@ -83,6 +79,7 @@ pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
     }
     tokio::spawn(keep_up(path, known, hangup, running.clone()));
     tokio::spawn(tell_ready(running.clone()));
+    tokio::spawn(reopen_logs(reopen, running.clone()));
     let delay = tokio::select! {
         _ = terminate.recv() => running.drain_delay(DRAIN_DELAY),
         () = running.asked_to_stop() => running.drain_delay(DRAIN_DELAY),
@@ -128,10 +125,20 @@ async fn tell_ready(running: Arc<Running>) {
     }
 }
 
-/// Other daemons do something at these signals; without a handler they would end the process.
+/// Opens access logs again, as those who moved the files away ask for.
+async fn reopen_logs(mut asked: Signal, running: Arc<Running>) {
+    while asked.recv().await.is_some() {
+        running.access_logs.reopen();
+        tracing::info!("SIGUSR1: access logs are opened again");
+    }
+}
+
+/// Other daemons do something at this signal; without a handler it would end the process.
 async fn ignore(mut asked: Signal, name: &'static str) {
     while asked.recv().await.is_some() {
-        tracing::info!("{name} means nothing here; SIGHUP reloads, SIGTERM stops");
+        tracing::info!(
+            "{name} means nothing here; SIGHUP reloads, SIGUSR1 opens access logs again, SIGTERM stops"
+        );
     }
 }
 

@@ -384,6 +384,38 @@ pub struct Listener {
     pub mqtt: Option<Placed<MqttListener>>,
     /// HTTP: bounds on requests and connections.
     pub http: Option<Placed<HttpListener>>,
+    /// A line for each exchange. Default: none.
+    pub access_log: Option<Placed<AccessLog>>,
+}
+
+/// One line for each exchange of a listener; exactly one of `path` and `stdout` says where.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AccessLog {
+    /// A file or a named pipe, relative to this file. SIGUSR1 has it opened again.
+    pub path: Option<String>,
+    /// The process's standard output.
+    #[serde(default)]
+    pub stdout: bool,
+    /// `json`, `text`, or a template with fields, such as `{time} {service} {outcome}`. Default: json.
+    pub format: Option<Placed<String>>,
+    /// `failures` leaves out exchanges that succeeded. Default: all.
+    pub only: Option<Placed<String>>,
+    /// The share of the exchanges that succeeded which are written, above 0 and up to 1; failures always
+    /// are. Default: 1.
+    pub sample: Option<Placed<f64>>,
+    /// When the file is moved away. Default: never.
+    pub rotate: Option<Placed<Rotate>>,
+}
+
+/// When a log file is moved away, as `PATH.1`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rotate {
+    /// When it has so many bytes, 64KiB at least.
+    pub size: Size,
+    /// So many former files are kept. Default: 5.
+    pub keep: Option<u32>,
 }
 
 /// Bounds on requests of HTTP and on their connections.

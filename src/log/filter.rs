@@ -75,7 +75,7 @@ impl Filter {
 ///
 /// # Errors
 /// If there is no such level: those that there are.
-pub fn level(name: &str) -> Result<LevelFilter, String> {
+pub(crate) fn level(name: &str) -> Result<LevelFilter, String> {
     match name.to_ascii_lowercase().as_str() {
         "off" => Ok(LevelFilter::OFF),
         "error" => Ok(LevelFilter::ERROR),
@@ -140,7 +140,10 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_refused_with_words() {
         for (text, wanted) in [
-            ("inof", "no level is called `inof`; write error, warn, info, debug, trace or off"),
+            (
+                "inof",
+                "no level is called `inof`; write error, warn, info, debug, trace or off",
+            ),
             ("finback_http=loud", "no level is called `loud`"),
             ("a-b=info", "`a-b` is no module"),
             ("=info", "`` is no module"),

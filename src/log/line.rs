@@ -31,7 +31,11 @@ pub(super) fn line(format: Format, colours: bool, event: &Event<'_>) -> String {
 
 fn json(time: &str, level: Level, target: &str, fields: Fields) -> String {
     let mut object = Map::new();
-    for (name, value) in [("time", time), ("level", level.as_str()), ("target", target)] {
+    for (name, value) in [
+        ("time", time),
+        ("level", level.as_str()),
+        ("target", target),
+    ] {
         object.insert(name.to_owned(), value.into());
     }
     object.insert("message".to_owned(), fields.message.into());
@@ -102,7 +106,9 @@ pub(crate) fn is_fit(char: char) -> bool {
 /// Now, in UTC with microseconds, as RFC 3339 writes it.
 fn time() -> String {
     let now = std::time::SystemTime::now();
-    let now = now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let now = now
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     rfc3339(now.as_secs(), now.subsec_micros())
 }
 
@@ -183,7 +189,10 @@ mod tests {
     fn nothing_leaves_its_line() {
         let fields = Fields {
             message: "a\nb".to_owned(),
-            others: vec![("who", "x\r\n2026 ERROR forged \x1b[31m\u{2028}\u{202e}".into())],
+            others: vec![(
+                "who",
+                "x\r\n2026 ERROR forged \x1b[31m\u{2028}\u{202e}".into(),
+            )],
             quoted: Vec::new(),
         };
         let line = text("T", Level::INFO, false, &fields);

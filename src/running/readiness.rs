@@ -82,7 +82,9 @@ impl Running {
     /// What is waited for and is not there, as an operator knows it.
     pub fn missing(&self) -> Vec<String> {
         let registries = self.registries.unheard(&self.awaited.registries);
-        let registries = registries.into_iter().map(|name| format!("registry {name}"));
+        let registries = registries
+            .into_iter()
+            .map(|name| format!("registry {name}"));
         let routing = self.mesh.routing();
         let unknown = self.awaited.clusters.iter().filter(|name| {
             let cluster = routing.cluster(name);

@@ -229,12 +229,20 @@ fn every_line_is_json_where_that_is_asked_for() {
             assert!(line[member].is_string(), "{at}: {line}");
         }
     }
-    let messages: Vec<_> = lines.iter().filter_map(|own| own["message"].as_str()).collect();
+    let messages: Vec<_> = lines
+        .iter()
+        .filter_map(|own| own["message"].as_str())
+        .collect();
     // What happens to the process is said whatever the level.
     for wanted in ["listening web", "ready", "reloaded", "stopping", "stopped"] {
-        assert!(messages.iter().any(|own| own.contains(wanted)), "{wanted}: {said}");
+        assert!(
+            messages.iter().any(|own| own.contains(wanted)),
+            "{wanted}: {said}"
+        );
     }
-    let closed = lines.iter().find(|own| own["message"] == "connection closed");
+    let closed = lines
+        .iter()
+        .find(|own| own["message"] == "connection closed");
     let closed = closed.unwrap_or_else(|| panic!("a module at another level: {said}"));
     assert_eq!(closed["target"], "finback_http::serve");
     assert_eq!(closed["left_out"], 0);
@@ -259,7 +267,10 @@ fn the_environment_goes_before_the_file_and_what_cannot_be_read_is_refused() {
     let said = proxy.said();
     assert!(!said.contains("connection closed"), "{said}");
     for (wrong, wanted) in [
-        ("inof", "RUST_LOG: no level is called `inof`; write error, warn, info, debug, trace or off"),
+        (
+            "inof",
+            "RUST_LOG: no level is called `inof`; write error, warn, info, debug, trace or off",
+        ),
         ("finback=x", "RUST_LOG: no level is called `x`"),
         ("a b=info", "RUST_LOG: `a b` is no module"),
     ] {
@@ -278,13 +289,21 @@ fn the_environment_goes_before_the_file_and_what_cannot_be_read_is_refused() {
 #[test]
 fn what_clients_send_feigns_no_line() {
     let proxy = Proxy::start("debug", Stdio::piped());
-    for path in ["/a%0a2026-01-01T00:00:00Z ERROR forged", "/\x1b[31mred", "/\u{2028}x"] {
+    for path in [
+        "/a%0a2026-01-01T00:00:00Z ERROR forged",
+        "/\x1b[31mred",
+        "/\u{2028}x",
+    ] {
         let _ = proxy.ask(proxy.port, path);
     }
     proxy.nonsense(b"GET /\nERROR forged\x1b[31m HTTP/1.1\r\nhost: a\x1b[2J\r\n\r\n");
     let said = proxy.said();
     assert!(!said.contains('\x1b'), "{said:?}");
-    assert!(!said.lines().any(|line| line.starts_with("ERROR") || line.contains("Z ERROR")));
+    assert!(
+        !said
+            .lines()
+            .any(|line| line.starts_with("ERROR") || line.contains("Z ERROR"))
+    );
     for line in said.lines() {
         assert!(line.starts_with("20"), "a time begins each line: {line}");
     }

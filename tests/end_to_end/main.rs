@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod access_log;
 mod bolt_java;
 mod bolt_node;
 mod bridges;

@@ -5,11 +5,13 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use finback_simulations::speech::Speech;
+
 use crate::support::endpoint::{Deed, Endpoint};
 use crate::support::etcd::Etcd;
 use crate::support::eventually;
 use crate::support::finback::Finback;
-use crate::support::rpc::{Call, Client, Speech};
+use crate::support::rpc::{Call, Client};
 use crate::support::zookeeper::ZooKeeper;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -146,7 +148,10 @@ fn it_is_ready_when_its_registry_has_answered_and_says_at_once_what_keeps_it() {
         let answer = client.call(&Call::new("com.acme.PayService", "pay"));
         assert!(!answer.success);
         let said = format!("{answer:?}");
-        assert!(said.contains("the registry did not answer within"), "{said}");
+        assert!(
+            said.contains("the registry did not answer within"),
+            "{said}"
+        );
         assert_eq!(finback.admin("/readyz").0, 503);
         assert_eq!(finback.admin("/healthz").0, 200);
         match kind {
@@ -154,11 +159,9 @@ fn it_is_ready_when_its_registry_has_answered_and_says_at_once_what_keeps_it() {
             _ => etcd.restart(),
         }
         becomes_ready(&finback, Duration::from_secs(40));
-        finback
-            .process()
-            .wait_for("the word", PATIENCE, 0, |said| {
-                said.ends_with("INFO ready").then_some(())
-            });
+        finback.process().wait_for("the word", PATIENCE, 0, |said| {
+            said.ends_with("INFO ready").then_some(())
+        });
         // Once ready, an outage takes nobody away.
         match kind {
             "zookeeper" => zookeeper.kill(),
@@ -178,12 +181,19 @@ fn a_server_that_takes_connections_and_says_nothing_is_named() {
         finback
             .process()
             .wait_for("its name", Duration::from_secs(12), 0, |said| {
-                (said.contains("WARN") && said.contains("registry=\"away\"") && said.contains(&address))
-                    .then_some(())
+                (said.contains("WARN")
+                    && said.contains("registry=\"away\"")
+                    && said.contains(&address))
+                .then_some(())
             });
         becomes_ready(&finback, PATIENCE);
         let told = "ready, but nothing was heard of registry away, cluster other";
-        assert_eq!(finback.process().count(told), 1, "{}", finback.process().tail());
+        assert_eq!(
+            finback.process().count(told),
+            1,
+            "{}",
+            finback.process().tail()
+        );
     }
 }
 

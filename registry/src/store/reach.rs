@@ -50,7 +50,11 @@ async fn trouble(servers: &[String]) -> String {
     }
     tokio::time::sleep(SILENCE).await;
     let refused = looks.into_iter().flatten();
-    silent.into_iter().chain(refused).collect::<Vec<_>>().join("; ")
+    silent
+        .into_iter()
+        .chain(refused)
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 /// Why one server takes no connection; `None` if it does.
@@ -75,10 +79,15 @@ mod tests {
         let address = silent.as_ref().and_then(|own| own.local_addr().ok());
         let address = address.map(|own| own.to_string()).unwrap_or_default();
         let said = trouble(std::slice::from_ref(&gone)).await;
-        assert!(said.starts_with(&format!("{gone}: Connection refused")), "{said}");
+        assert!(
+            said.starts_with(&format!("{gone}: Connection refused")),
+            "{said}"
+        );
         let said = trouble(&[gone.clone(), address.clone()]).await;
         assert!(
-            said.starts_with(&format!("{address}: takes connections and does not answer; {gone}: ")),
+            said.starts_with(&format!(
+                "{address}: takes connections and does not answer; {gone}: "
+            )),
             "{said}"
         );
     }
