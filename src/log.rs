@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io::{IsTerminal, Write};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
@@ -18,6 +18,13 @@ const WAITING: usize = 8192;
 pub(crate) const LIFECYCLE: &str = "finback::lifecycle";
 
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+static LEVEL: OnceLock<Level> = OnceLock::new();
+
+/// How much is logged, and the way to change it.
+struct Level {
+    text: Mutex<String>,
+    put: Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>,
+}
 
 /// Begins the log at a level, unless `RUST_LOG` sets another. What waits is written when the guard is
 /// dropped, within a second.
@@ -28,23 +35,70 @@ pub fn begin(level: &str) -> WorkerGuard {
         .thread_name("log")
         .finish(std::io::stderr());
     let _ = DROPPED.set(writer.error_counter());
-    let chosen = EnvFilter::try_from_default_env();
-    let unreadable = std::env::var_os(EnvFilter::DEFAULT_ENV).is_some() && chosen.is_err();
-    let always: Result<Directive, _> = format!("{LIFECYCLE}=info").parse();
-    let filter = chosen.unwrap_or_else(|_| level.into());
-    tracing_subscriber::fmt()
+    let asked = std::env::var(EnvFilter::DEFAULT_ENV).ok();
+    let chosen = asked
+        .as_deref()
+        .and_then(|text| Some((text, filter(text).ok()?)));
+    let unreadable = std::env::var_os(EnvFilter::DEFAULT_ENV).is_some() && chosen.is_none();
+    let (text, filter) = match chosen {
+        Some((text, chosen)) => (text, chosen),
+        None => (level, filter(level).unwrap_or_default()),
+    };
+    let subscriber = tracing_subscriber::fmt()
         .with_writer(writer)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
-        .with_env_filter(match always {
-            Ok(always) => filter.add_directive(always),
-            Err(_) => filter,
-        })
-        .init();
+        .with_env_filter(filter)
+        .with_filter_reloading();
+    let handle = subscriber.reload_handle();
+    subscriber.init();
+    let _ = LEVEL.set(Level {
+        text: Mutex::new(text.to_owned()),
+        put: Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string())),
+    });
     if unreadable {
         tracing::warn!(%level, "RUST_LOG cannot be read; this level holds");
     }
     guard
+}
+
+/// A filter as `RUST_LOG` has it, which lets through what is told at every level.
+fn filter(text: &str) -> Result<EnvFilter, String> {
+    let filter: EnvFilter = text.parse().map_err(|error| format!("{error}"))?;
+    let always: Directive = format!("{LIFECYCLE}=info")
+        .parse()
+        .map_err(|error| format!("{error}"))?;
+    Ok(filter.add_directive(always))
+}
+
+/// How much is logged.
+#[must_use]
+pub fn level() -> String {
+    LEVEL.get().map_or_else(String::new, |own| {
+        own.text
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    })
+}
+
+/// Has so much logged from now on: a level, or a filter as `RUST_LOG` has it.
+///
+/// # Errors
+/// If it is neither, or nothing is logged here.
+pub fn set_level(text: &str) -> Result<(), String> {
+    let filter = match text {
+        "" => Err("nothing was said".to_owned()),
+        _ => filter(text),
+    };
+    let filter = filter.map_err(|error| {
+        format!("`{text}` is no level: {error}; write error, warn, info, debug or a filter as in RUST_LOG")
+    })?;
+    let own = LEVEL.get().ok_or("nothing is logged here")?;
+    (own.put)(filter)?;
+    text.clone_into(&mut own.text.lock().unwrap_or_else(PoisonError::into_inner));
+    tracing::info!(target: LIFECYCLE, "logging {text} from now on");
+    Ok(())
 }
 
 /// Lines that were dropped since the start, because nobody took those before.
