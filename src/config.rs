@@ -3,6 +3,7 @@
 mod convert;
 pub mod file;
 mod forms;
+mod shown;
 pub mod units;
 
 use units::Placed;
@@ -26,8 +27,10 @@ pub struct Config {
     pub workers: usize,
     /// Listen beside another process, which is then stopped; said on the command line.
     pub take_over: bool,
-    /// Where the admin port listens, if anywhere.
-    pub admin: Option<SocketAddr>,
+    /// The admin port, if there is one.
+    pub admin: Option<crate::admin::Settings>,
+    /// The file as it may be shown: without secrets.
+    pub shown: serde_json::Value,
     /// Registries by name.
     pub registries: Vec<(String, RegistryConfig)>,
     /// Kafka clusters.
@@ -98,6 +101,11 @@ impl Config {
         }
         for Placed { value, place } in &self.files.credentials {
             value.read().map_err(wrong(*place))?;
+        }
+        if let Some(admin) = &self.admin {
+            admin
+                .check()
+                .map_err(|(place, error)| wrong(place)(error))?;
         }
         Ok(())
     }
@@ -209,7 +217,41 @@ pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
         refuse(place, explain(&error.without_snippet().to_string()))
     })?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    convert::config(file, folder).map_err(|wrong| refuse(Some(wrong.place), wrong.message))
+    let mut config =
+        convert::config(file, folder).map_err(|wrong| refuse(Some(wrong.place), wrong.message))?;
+    config.shown = shown::shown(text);
+    Ok(config)
+}
+
+/// The admin port of the file at `path`, whatever else stands there: for commands that ask a process
+/// that runs, also while its file is being edited.
+///
+/// # Errors
+/// If the file cannot be read, or names no admin port.
+pub fn admin(path: &Path) -> Result<crate::admin::Settings, ConfigError> {
+    #[derive(serde::Deserialize)]
+    struct Part {
+        admin: Option<Placed<file::Admin>>,
+    }
+    let refuse = |place, message| ConfigError {
+        file: path.to_owned(),
+        place,
+        message,
+    };
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| refuse(None, format!("cannot be read: {error}")))?;
+    let part: Part = serde_saphyr::from_str(&text).map_err(|error| {
+        let place = error
+            .location()
+            .map(|location| (location.line(), location.column()));
+        refuse(place, explain(&error.without_snippet().to_string()))
+    })?;
+    let Some(admin) = part.admin else {
+        let message = "names no admin port to ask; write `admin: { address: \"127.0.0.1:9901\" }`";
+        return Err(refuse(None, message.to_owned()));
+    };
+    let folder = path.parent().unwrap_or(Path::new(""));
+    convert::admin_settings(admin, folder).map_err(|wrong| refuse(Some(wrong.place), wrong.message))
 }
 
 /// The parser's message in one line, with the key that was probably meant.

@@ -12,6 +12,7 @@ pub mod log;
 pub mod mesh_registry;
 pub mod metadata;
 pub mod metrics;
+pub mod orders;
 pub mod protocols;
 pub mod running;
 pub mod subscriber;

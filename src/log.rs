@@ -21,7 +21,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::Registry;
 
 pub use filter::Filter;
-pub(crate) use filter::level;
+pub(crate) use filter::level_named;
 pub use line::Format;
 pub(crate) use line::{is_fit, rfc3339};
 
@@ -126,17 +126,17 @@ pub fn configure(config: &LogConfig) {
 ///
 /// # Errors
 /// If that cannot be read: what can be.
-pub fn set_filter(text: &str) -> Result<(), String> {
+pub fn set_level(text: &str) -> Result<(), String> {
     let filter = text.parse()?;
-    if let Some(log) = LOG.get() {
-        log.put(filter);
-    }
+    let log = LOG.get().ok_or("nothing is logged here")?;
+    log.put(filter);
+    tracing::info!(target: LIFECYCLE, "logging {text} from now on");
     Ok(())
 }
 
-/// Which lines are written, in the words that [`set_filter`] takes.
+/// Which lines are written, in the words that [`set_level`] takes.
 #[must_use]
-pub fn filter() -> String {
+pub fn level() -> String {
     LOG.get()
         .map(|log| log.filter.load().to_string())
         .unwrap_or_default()

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use finback::commands::{check, demo, run, services};
+use finback::commands::{check, demo, explain, health, run, services, tap, top};
 use finback::{config, log};
 use tracing::level_filters::LevelFilter;
 
@@ -52,6 +52,20 @@ enum Command {
     Schema,
     /// List what registries say of services: endpoints, labels, weight and age.
     Services(services::Options),
+    /// Ask whether it lives: exit 0 if it does, 1 if not. For probes of containers without curl.
+    Health(health::Options),
+    /// Explain which way a call would take, and why: exit 0 if it would be served, 1 if not.
+    ///
+    /// Asks the process that runs with this file, of which endpoints are known; where none runs, the
+    /// file alone is looked at.
+    Explain(explain::Options),
+    /// Show what is called, how often, how fast and with how many errors, anew every two seconds.
+    Top(top::Options),
+    /// Show exchanges as they end.
+    ///
+    /// One line each, by filter, so many a second at most. What you cannot read in time is left out and
+    /// counted; the calls themselves never wait for it.
+    Tap(tap::Options),
     /// Show it at work, with no server and no file: services, proxy and callers in one process.
     Demo(demo::Options),
 }
@@ -60,7 +74,11 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let default = match arguments.command {
         // What is printed is the answer; only trouble stands beside it.
-        Command::Services(_) => LevelFilter::WARN,
+        Command::Services(_)
+        | Command::Health(_)
+        | Command::Explain(_)
+        | Command::Top(_)
+        | Command::Tap(_) => LevelFilter::WARN,
         _ => LevelFilter::INFO,
     };
     // Written to its end last of all.
@@ -95,6 +113,10 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Services(options) => control.block_on(services::services(options)),
+        Command::Health(options) => control.block_on(health::health(options)),
+        Command::Explain(options) => control.block_on(explain::explain(options)),
+        Command::Top(options) => control.block_on(top::top(options)),
+        Command::Tap(options) => control.block_on(tap::tap(options)),
         Command::Demo(options) => control.block_on(demo::demo(options)),
     };
     control.shutdown_background();

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use finback_core::driver::{Bound, ListenerSpec, Workers, keep_checking};
@@ -14,14 +14,16 @@ use finback_core::mesh::Mesh;
 use finback_observability::{Metrics, Watched, Watchers};
 use finback_registry::{Registration, Registries};
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::Mutex;
 
 use crate::access_log::AccessLogs;
+use crate::admin;
 use crate::config::units::Placed;
 use crate::config::{Config, Lifecycle, MeshRegistry};
 use crate::kafka::{self, Outlet};
 use crate::log;
 use crate::metadata::DubboMetadata;
+use crate::orders::Orders;
 use crate::protocols;
 use crate::subscriber::Subscribers;
 use crate::tls::{self, Ledger, Owner, Renewed};
@@ -47,6 +49,12 @@ pub struct Running {
     pub certificates: Arc<Ledger>,
     /// Reloads that were put in force, and that were refused.
     pub reloads: Reloads,
+    /// What the admin port asks of the process.
+    pub orders: Orders,
+    /// When it started.
+    pub started: SystemTime,
+    /// The configuration in force, without secrets.
+    shown: std::sync::Mutex<Shown>,
     /// How long those wait for each other who share the control thread, or that of registries.
     pub turns: [(&'static str, Arc<Turns>); 2],
     /// Where services are looked up.
@@ -59,8 +67,6 @@ pub struct Running {
     draining: AtomicBool,
     awaited: Awaited,
     lifecycle: std::sync::Mutex<Lifecycle>,
-    /// Somebody asks for the end as SIGTERM does.
-    stop: Notify,
     subscribers: Mutex<Subscribers>,
     /// Kafka clusters of the configuration in force.
     kafka: std::sync::Mutex<Vec<Arc<Outlet>>>,
@@ -98,10 +104,35 @@ impl Drop for RegistryThread {
     }
 }
 
+/// The configuration in force as it may be shown.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// What the file said, without secrets.
+    pub value: serde_json::Value,
+    /// Since when it is in force.
+    pub since: SystemTime,
+}
+
+impl Shown {
+    /// That of a file whose keys of these names are not in force: they stay as they are.
+    fn replace(&mut self, mut value: serde_json::Value, fixed: &[&str]) {
+        if let (Some(own), Some(new)) = (self.value.as_object(), value.as_object_mut()) {
+            for key in fixed {
+                new.remove(*key);
+                new.extend(own.get(*key).map(|kept| ((*key).to_owned(), kept.clone())));
+            }
+        }
+        *self = Self {
+            value,
+            since: SystemTime::now(),
+        };
+    }
+}
+
 /// What of a configuration only a restart changes.
 struct Fixed {
     workers: usize,
-    admin: Option<SocketAddr>,
+    admin: Option<admin::Settings>,
     mesh_registry: Option<MeshRegistry>,
     snapshots: Option<PathBuf>,
 }
@@ -110,7 +141,7 @@ impl Fixed {
     fn of(config: &Config) -> Self {
         Self {
             workers: config.workers,
-            admin: config.admin,
+            admin: config.admin.clone(),
             mesh_registry: config.mesh_registry.clone(),
             snapshots: config.snapshots.clone(),
         }
@@ -136,6 +167,25 @@ pub struct Reloads {
     pub accepted: AtomicU64,
     /// Refused; the configuration before stayed.
     pub refused: AtomicU64,
+}
+
+/// A listener as an operator sees it.
+#[derive(Clone, Debug)]
+pub struct ListenerStatus {
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What may be spoken there.
+    pub protocols: Vec<&'static str>,
+    /// The name of its route table.
+    pub routes: String,
+    /// Whether it speaks TLS.
+    pub tls: bool,
+    /// Client connections open now.
+    pub connections: u64,
+    /// Client connections accepted since it began.
+    pub accepted: u64,
 }
 
 /// A listener in service.
@@ -213,6 +263,12 @@ impl Running {
             access_logs,
             certificates,
             reloads: Reloads::default(),
+            orders: Orders::default(),
+            started: SystemTime::now(),
+            shown: std::sync::Mutex::new(Shown {
+                value: config.shown,
+                since: SystemTime::now(),
+            }),
             turns,
             _registry_thread: registry_thread,
             registries,
@@ -221,7 +277,6 @@ impl Running {
             draining: AtomicBool::new(false),
             awaited,
             lifecycle: std::sync::Mutex::new(config.lifecycle),
-            stop: Notify::new(),
             kafka: std::sync::Mutex::new(config.kafka),
             fixed,
         })
@@ -274,7 +329,32 @@ impl Running {
             .change_registrations(&registrations, &config.registrations);
         *registrations = config.registrations;
         self.registries.set_bridges(config.bridges);
+        self.lock_shown().replace(config.shown, &changed);
         Ok(changed)
+    }
+
+    /// The configuration in force, without secrets.
+    pub fn shown(&self) -> Shown {
+        self.lock_shown().clone()
+    }
+
+    fn lock_shown(&self) -> std::sync::MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every listener.
+    pub async fn listeners(&self) -> Vec<ListenerStatus> {
+        let listeners = self.listeners.lock().await;
+        let all = listeners.iter().map(|own| ListenerStatus {
+            name: own.spec.name.to_string(),
+            address: own.address,
+            protocols: own.spec.protocols.iter().map(|own| own.name()).collect(),
+            routes: own.spec.routes.to_string(),
+            tls: own.spec.tls.is_some(),
+            connections: own.spec.gauges.connections.load(Ordering::Relaxed),
+            accepted: own.spec.gauges.accepted.load(Ordering::Relaxed),
+        });
+        all.collect()
     }
 
     /// Name, address and protocols of every listener.
@@ -307,16 +387,6 @@ impl Running {
     /// Says that it is going to stop: readiness fails from now on.
     pub fn begin_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
-    }
-
-    /// Asks for the end, as SIGTERM does.
-    pub fn ask_to_stop(&self) {
-        self.stop.notify_one();
-    }
-
-    /// Waits until somebody asks for the end.
-    pub async fn asked_to_stop(&self) {
-        self.stop.notified().await;
     }
 
     /// For how long it goes on serving when it is told to stop: as configured, or else this.

@@ -13,6 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Config;
 use crate::log::{self, LIFECYCLE};
+use crate::orders::Reloaded;
 use crate::running::{Readiness, Running};
 use crate::{admin, config, mesh_registry};
 
@@ -43,12 +44,8 @@ pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
     let hangup = signal(SignalKind::hangup())?;
     let reopen = signal(SignalKind::user_defined1())?;
     tokio::spawn(ignore(signal(SignalKind::user_defined2())?, "SIGUSR2"));
-    let admin = match config.admin {
-        Some(address) => Some(
-            TcpListener::bind(address)
-                .await
-                .with_context(|| format!("the admin port cannot listen on {address}"))?,
-        ),
+    let admin = match config.admin.clone() {
+        Some(settings) => Some(admin::Ports::bind(settings).await?),
         None => None,
     };
     let mesh_registry = match config.mesh_registry.clone() {
@@ -64,9 +61,8 @@ pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
     let snapshots = config.snapshots.clone();
     let running = Arc::new(Running::start(config)?);
     announce(&running).await;
-    if let Some(listener) = admin {
-        tracing::info!(target: LIFECYCLE, "listening admin {} protocol=http", listener.local_addr()?);
-        tokio::spawn(admin::serve(listener, running.clone()));
+    if let Some(ports) = admin {
+        ports.serve(&running)?;
     }
     if let Some((listener, config)) = mesh_registry {
         tracing::info!(target: LIFECYCLE, "listening mesh-registry {} protocol=http",
@@ -82,7 +78,7 @@ pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
     tokio::spawn(reopen_logs(reopen, running.clone()));
     let delay = tokio::select! {
         _ = terminate.recv() => running.drain_delay(DRAIN_DELAY),
-        () = running.asked_to_stop() => running.drain_delay(DRAIN_DELAY),
+        () = running.orders.drained() => running.drain_delay(DRAIN_DELAY),
         _ = interrupt.recv() => running.drain_delay(Duration::ZERO),
     };
     if delay.is_zero() {
@@ -151,9 +147,17 @@ async fn announce(running: &Running) {
 /// Reloads the file when it has changed and is whole, and on SIGHUP.
 async fn keep_up(path: PathBuf, known: Option<Vec<u8>>, mut hangup: Signal, running: Arc<Running>) {
     let mut looks = Looks::new(known);
+    let Some(mut orders) = running.orders.reloads() else {
+        return;
+    };
     loop {
+        let mut asker = None;
         let asked = tokio::select! {
             _ = hangup.recv() => true,
+            Some(own) = orders.recv() => {
+                asker = Some(own);
+                true
+            }
             () = tokio::time::sleep(WATCH) => false,
         };
         // A file that is gone for a moment is being replaced: wait for the new one.
@@ -168,7 +172,9 @@ async fn keep_up(path: PathBuf, known: Option<Vec<u8>>, mut hangup: Signal, runn
             None => asked,
         };
         if is_new {
-            reload(&path, &running).await;
+            let reloaded = reload(&path, &running).await;
+            // Who asked may have gone meanwhile.
+            let _ = asker.map(|asker| asker.send(reloaded));
         }
     }
 }
@@ -177,7 +183,7 @@ async fn read(path: &Path) -> Option<Vec<u8>> {
     tokio::fs::read(path).await.ok()
 }
 
-async fn reload(path: &Path, running: &Running) {
+async fn reload(path: &Path, running: &Running) -> Reloaded {
     let reloaded = match config::load(path) {
         Ok(config) => running.reload(config).await,
         Err(error) => Err(error.into()),
@@ -191,10 +197,12 @@ async fn reload(path: &Path, running: &Running) {
                 let keys = fixed.join("`, `");
                 tracing::warn!(target: LIFECYCLE, "only a restart puts the change of `{keys}` in force");
             }
+            Ok(fixed)
         }
         Err(error) => {
             running.reloads.refused.fetch_add(1, Ordering::Relaxed);
             tracing::error!(target: LIFECYCLE, "not reloaded, the configuration before stays in force: {error:#}");
+            Err(format!("{error:#}"))
         }
     }
 }

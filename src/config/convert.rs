@@ -1,5 +1,6 @@
 //! The file's types become core's; what does not make sense is refused with its place.
 
+mod admin;
 mod clusters;
 mod kafka;
 mod logs;
@@ -63,8 +64,7 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
     let workers = workers(file.workers.as_ref())?;
     let admin = file
         .admin
-        .as_ref()
-        .map(|admin| admin_address(&admin.address))
+        .map(|admin| admin_settings(admin, folder))
         .transpose()?;
     let mut registries: Vec<_> = file
         .registries
@@ -134,6 +134,7 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
     };
     Ok(Config {
         take_over: false,
+        shown: serde_json::Value::Null,
         kafka: names.kafka.values().map(|own| own.value.clone()).collect(),
         subscriptions,
         workers,
@@ -295,13 +296,17 @@ fn address(text: &str, place: (u64, u64)) -> Result<SocketAddr> {
     })
 }
 
-fn admin_address(placed: &Placed<String>) -> Result<SocketAddr> {
-    let address = address(&placed.value, placed.place)?;
-    if !address.ip().is_loopback() {
-        let message = "the admin port is for this machine only; write 127.0.0.1 and a port";
-        return Err(Wrong::at(placed.place, message));
+/// The admin port's settings, which must lead to something.
+pub(super) fn admin_settings(
+    from: Placed<file::Admin>,
+    folder: &Path,
+) -> Result<crate::admin::Settings> {
+    let settings = admin::settings(from.value, folder)?;
+    if !admin::serves(&settings) {
+        let message = "an admin port without an address serves nothing; write `address`";
+        return Err(Wrong::at(from.place, message));
     }
-    Ok(address)
+    Ok(settings)
 }
 
 fn listeners(
@@ -396,6 +401,7 @@ fn listener_spec(
     };
     let proxies = proxies::proxies(from.trusted_proxies, from.proxy_protocol, &protocols)?;
     let spec = ListenerSpec {
+        gauges: Arc::default(),
         proxies,
         name: from.name.unwrap_or_else(|| address.to_string()).into(),
         address,

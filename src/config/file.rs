@@ -1,5 +1,7 @@
 //! The configuration file's types: what may be written, nothing about what it means.
 
+mod admin;
+
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
 
@@ -9,14 +11,16 @@ use serde::Deserialize;
 
 use super::units::{Pause, Percent, Placed, Size, Time};
 
+pub use admin::{Admin, AdminListener, AdminTls};
+
 /// A Finback configuration.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct File {
     /// Worker threads. Default: one per core. Read at the start only.
     pub workers: Option<Placed<usize>>,
-    /// The admin port: metrics, health, clusters. Read at the start only.
-    pub admin: Option<Admin>,
+    /// The admin port: pages, metrics, health. Read at the start only.
+    pub admin: Option<Placed<Admin>>,
     /// Registries by name.
     #[serde(default)]
     pub registries: BTreeMap<String, Placed<Registry>>,
@@ -67,14 +71,6 @@ pub struct Log {
     /// Other levels for modules, by their names, such as `finback_http`. Default: none.
     #[serde(default)]
     pub modules: BTreeMap<String, Placed<String>>,
-}
-
-/// The admin port.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Admin {
-    /// Where it listens, such as `127.0.0.1:9901`. Loopback only.
-    pub address: Placed<String>,
 }
 
 /// Where services are registered. Exactly one of `zookeeper`, `etcd`, `file`, `memory` and `dns`;

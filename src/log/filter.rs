@@ -75,7 +75,7 @@ impl Filter {
 ///
 /// # Errors
 /// If there is no such level: those that there are.
-pub(crate) fn level(name: &str) -> Result<LevelFilter, String> {
+pub(crate) fn level_named(name: &str) -> Result<LevelFilter, String> {
     match name.to_ascii_lowercase().as_str() {
         "off" => Ok(LevelFilter::OFF),
         "error" => Ok(LevelFilter::ERROR),
@@ -96,8 +96,10 @@ impl FromStr for Filter {
         let mut filter = Self::of(LevelFilter::INFO);
         for part in text.split(',').map(str::trim) {
             match part.split_once('=') {
-                None => filter.level = level(part)?,
-                Some((module, name)) => filter = filter.with(module.trim(), level(name.trim())?)?,
+                None => filter.level = level_named(part)?,
+                Some((module, name)) => {
+                    filter = filter.with(module.trim(), level_named(name.trim())?)?
+                }
             }
         }
         Ok(filter)

@@ -69,6 +69,21 @@ pub struct Owner {
     pub name: String,
 }
 
+/// A file and its end, as it is listed for an operator.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    /// Whether it is a certificate; else it says what is revoked.
+    pub is_certificate: bool,
+    /// Whose it is.
+    pub owner: Owner,
+    /// Where it is.
+    pub file: PathBuf,
+    /// The first name in the certificate.
+    pub name: String,
+    /// In seconds since 1970.
+    pub end: u64,
+}
+
 /// The files of all TLS in force that are good up to an end.
 #[derive(Debug, Default)]
 pub struct Ledger(Mutex<Vec<Entry>>);
@@ -88,11 +103,10 @@ impl Ledger {
         entries.push(Entry { tls, owner, files });
     }
 
-    /// Writes the metrics.
-    pub fn write(&self, page: &mut Page) {
+    /// Every file with the name in it and its end. One may be named twice, but has one row.
+    fn rows(&self) -> BTreeMap<(Kind, Owner, PathBuf), (String, u64)> {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         entries.retain(|own| own.tls.strong_count() > 0);
-        // A file may be named twice, but no sample may be.
         let mut rows = BTreeMap::new();
         for entry in entries.iter() {
             for own in &entry.files {
@@ -100,7 +114,25 @@ impl Ledger {
                 rows.insert(key, (own.name.clone(), own.end));
             }
         }
-        drop(entries);
+        rows
+    }
+
+    /// Every file as it is listed for an operator.
+    pub fn list(&self) -> Vec<Ending> {
+        let rows = self.rows().into_iter();
+        rows.map(|((kind, owner, file), (name, end))| Ending {
+            is_certificate: kind == Kind::Certificate,
+            owner,
+            file,
+            name,
+            end,
+        })
+        .collect()
+    }
+
+    /// Writes the metrics.
+    pub fn write(&self, page: &mut Page) {
+        let rows = self.rows();
         for (kind, name, help) in [
             (
                 Kind::Certificate,

@@ -10,7 +10,7 @@ use crate::codec::{Sharing, Signal};
 use crate::frame::{Edit, Head, Kind, Malformed, Outcome, Reading};
 use crate::gauges::Gauges;
 use crate::log_limit::LogLimit;
-use crate::mesh::{AttemptEnd, Fitting};
+use crate::mesh::{AttemptEnd, Fitting, Told};
 use crate::net::{READS_PER_TURN, Turn};
 use crate::rejection::Rejection;
 
@@ -19,6 +19,7 @@ use super::inbox::{Inbox, Read, Take};
 use super::link::Link;
 use super::pool::Pool;
 use super::reply::Reply;
+use super::survey::{Oldest, WaitsFor};
 use super::table::{Claim, Table};
 use super::worker::Worker;
 
@@ -131,6 +132,23 @@ impl Upstream {
     /// Whether it carries no more calls than it does: its peer goes, or is gone.
     pub(crate) fn is_finishing(&self) -> bool {
         !matches!(self.state.get(), State::Connecting | State::Open)
+    }
+
+    /// Shows its calls.
+    pub(super) fn see_calls(&self, oldest: &mut Oldest<(Told, WaitsFor)>) {
+        let waits_for = match self.state.get() {
+            State::Connecting => WaitsFor::Connection,
+            State::Open | State::Leaving | State::Closed | State::Gone => WaitsFor::Answer,
+        };
+        let mut see = |call: &Call| {
+            let exchange = &call.exchange;
+            oldest.see(exchange.started(), || (exchange.told(), waits_for));
+        };
+        self.table.borrow().each(|entry| match entry {
+            Entry::Call(call) => see(call),
+            Entry::Ping => {}
+        });
+        self.waiting.borrow().iter().for_each(|call| see(call));
     }
 
     /// Calls in flight on it.

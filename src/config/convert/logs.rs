@@ -6,7 +6,7 @@ use super::Result;
 use crate::access_log::{AccessLogConfig, Format as LineFormat, Rotation, Target};
 use crate::config::units::Placed;
 use crate::config::{Wrong, file};
-use crate::log::{Filter, Format, LogConfig, level};
+use crate::log::{Filter, Format, LogConfig, level_named};
 
 pub(super) fn log(from: file::Log) -> Result<LogConfig> {
     let mut config = LogConfig::default();
@@ -22,10 +22,10 @@ pub(super) fn log(from: file::Log) -> Result<LogConfig> {
     }
     let wrong = |place| move |why: String| Wrong::at(place, why);
     if let Some(Placed { value, place }) = from.level {
-        config.filter = Filter::of(level(&value).map_err(wrong(place))?);
+        config.filter = Filter::of(level_named(&value).map_err(wrong(place))?);
     }
     for (module, Placed { value, place }) in from.modules {
-        let level = level(&value).map_err(wrong(place))?;
+        let level = level_named(&value).map_err(wrong(place))?;
         let filter = config.filter.with(&module, level);
         config.filter = filter.map_err(wrong(place))?;
     }
