@@ -11,7 +11,11 @@ use units::Placed;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
+use crate::access_log::AccessLogConfig;
+use crate::log::LogConfig;
 use crate::tls::{ClientFiles, ServerFiles};
 use finback_core::driver::ListenerSpec;
 use finback_core::mesh::RoutingSpec;
@@ -30,7 +34,7 @@ pub struct Config {
     /// Registries by name.
     pub registries: Vec<(String, RegistryConfig)>,
     /// Kafka clusters.
-    pub kafka: Vec<std::sync::Arc<crate::kafka::Outlet>>,
+    pub kafka: Vec<Arc<crate::kafka::Outlet>>,
     /// Subscriptions of our own at brokers.
     pub subscriptions: Vec<crate::subscriber::Subscription>,
     /// Local services to register.
@@ -45,6 +49,12 @@ pub struct Config {
     pub listeners: Vec<ListenerSpec>,
     /// Everything about routing.
     pub routing: RoutingSpec,
+    /// How it starts and stops.
+    pub lifecycle: Lifecycle,
+    /// How the log is written.
+    pub log: LogConfig,
+    /// Access logs, by the names of their listeners.
+    pub access_logs: Vec<(Arc<str>, AccessLogConfig)>,
     /// The files of all TLS, in the order of what they belong to.
     pub(crate) files: TlsFiles,
 }
@@ -55,9 +65,9 @@ pub(crate) struct TlsFiles {
     pub(crate) listeners: Vec<Option<Placed<ServerFiles>>>,
     pub(crate) clusters: Vec<Option<Placed<ClientFiles>>>,
     pub(crate) registry_clusters: Option<Placed<ClientFiles>>,
-    pub(crate) kafka: Vec<Placed<std::sync::Arc<crate::kafka::Outlet>>>,
+    pub(crate) kafka: Vec<Placed<Arc<crate::kafka::Outlet>>>,
     /// What clients of MQTT are asked for.
-    pub(crate) credentials: Vec<Placed<std::sync::Arc<crate::authentication::Credentials>>>,
+    pub(crate) credentials: Vec<Placed<Arc<crate::authentication::Credentials>>>,
 }
 
 impl Config {
@@ -98,6 +108,25 @@ impl Config {
                 .map_err(|(place, error)| wrong(place)(error))?;
         }
         Ok(())
+    }
+}
+
+/// How it starts and stops.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lifecycle {
+    /// For how long it goes on serving, not ready, when it is told to stop; `None` leaves that to
+    /// the signal.
+    pub drain_delay: Option<Duration>,
+    /// For how long it waits, not ready, for registries of which nothing is known.
+    pub registry_wait: Duration,
+}
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Self {
+            drain_delay: None,
+            registry_wait: Duration::from_secs(15),
+        }
     }
 }
 

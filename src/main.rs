@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use finback::commands::{check, demo, explain, health, run, services, tap, top};
 use finback::{config, log};
+use tracing::level_filters::LevelFilter;
 
 // Tasks and bodies of many sizes come and go with each request; measured in docs/performance.md.
 #[global_allocator]
@@ -17,7 +18,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Log lines go to stderr; RUST_LOG sets how many (error, warn, info, debug)."
+    after_help = "Log lines go to stderr; RUST_LOG sets which: error, warn, info, debug, trace or off, and \
+MODULE=LEVEL for a module, separated by commas. It goes before `log` in the configuration."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -76,11 +78,17 @@ fn main() -> ExitCode {
         | Command::Health(_)
         | Command::Explain(_)
         | Command::Top(_)
-        | Command::Tap(_) => "warn",
-        _ => "info",
+        | Command::Tap(_) => LevelFilter::WARN,
+        _ => LevelFilter::INFO,
     };
     // Written to its end last of all.
-    let _written = log::begin(default);
+    let _written = match log::begin(default) {
+        Ok(written) => written,
+        Err(why) => {
+            log::complain(format_args!("{why}"));
+            return ExitCode::FAILURE;
+        }
+    };
     raise_descriptor_limit();
     execute(arguments.command).unwrap_or_else(|error| {
         // Without a backtrace, whatever RUST_BACKTRACE says: it is an operator's error, or the system's.

@@ -11,6 +11,7 @@ use finback_kafka::Counts;
 use finback_observability::Page;
 use finback_registry::RegistryStatus;
 
+use crate::access_log::AccessLogStatus;
 use crate::kafka::Outlet;
 use crate::log;
 use crate::running::Running;
@@ -74,6 +75,7 @@ pub fn page(running: &Running) -> String {
         let stalls = turns.stalls() as f64;
         page.sample("finback_control_stalls_total", &labels, stalls);
     }
+    access_log_samples(&mut page, &running.access_logs.status());
     worker_samples(&mut page, &running.workers.status());
     cluster_samples(&mut page, &running.mesh.status());
     registry_samples(&mut page, &running.registries.status());
@@ -101,6 +103,26 @@ pub fn page(running: &Running) -> String {
         );
     }
     page.into_text()
+}
+
+fn access_log_samples(page: &mut Page, logs: &[AccessLogStatus]) {
+    for (name, help, value) in [
+        (
+            "finback_access_log_lines_total",
+            "Lines written to an access log.",
+            (|log| log.written) as fn(&AccessLogStatus) -> u64,
+        ),
+        (
+            "finback_access_log_lines_dropped_total",
+            "Lines of an access log that were dropped: nobody took them, or they could not be written.",
+            |log| log.dropped,
+        ),
+    ] {
+        page.family(name, "counter", help);
+        for log in logs {
+            page.sample(name, &[("path", log.target.clone())], value(log) as f64);
+        }
+    }
 }
 
 fn worker_samples(page: &mut Page, workers: &[WorkerStatus]) {

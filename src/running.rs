@@ -1,10 +1,12 @@
 //! Finback at work: what `run`, `demo` and tests start, reload and stop.
 
+mod readiness;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use finback_core::driver::{Bound, ListenerSpec, Workers, keep_checking};
@@ -14,10 +16,12 @@ use finback_registry::{Registration, Registries};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Mutex;
 
+use crate::access_log::AccessLogs;
 use crate::admin;
 use crate::config::units::Placed;
-use crate::config::{Config, MeshRegistry};
+use crate::config::{Config, Lifecycle, MeshRegistry};
 use crate::kafka::{self, Outlet};
+use crate::log;
 use crate::metadata::DubboMetadata;
 use crate::orders::Orders;
 use crate::protocols;
@@ -25,8 +29,11 @@ use crate::subscriber::Subscribers;
 use crate::tls::{self, Ledger, Owner, Renewed};
 use crate::turns::Turns;
 
+use readiness::Awaited;
+pub use readiness::Readiness;
+
 /// While stopping, messages for Kafka have this long to be written.
-const FLUSH: std::time::Duration = std::time::Duration::from_secs(5);
+const FLUSH: Duration = Duration::from_secs(5);
 
 /// A running mesh.
 pub struct Running {
@@ -36,6 +43,8 @@ pub struct Running {
     pub metrics: Arc<Metrics>,
     /// Who looks at single exchanges.
     pub watchers: Arc<Watchers>,
+    /// The access logs of listeners.
+    pub access_logs: AccessLogs,
     /// When certificates end.
     pub certificates: Arc<Ledger>,
     /// Reloads that were put in force, and that were refused.
@@ -56,6 +65,8 @@ pub struct Running {
     /// Those of the configuration.
     registrations: Mutex<Vec<Registration>>,
     draining: AtomicBool,
+    awaited: Awaited,
+    lifecycle: std::sync::Mutex<Lifecycle>,
     subscribers: Mutex<Subscribers>,
     /// Kafka clusters of the configuration in force.
     kafka: std::sync::Mutex<Vec<Arc<Outlet>>>,
@@ -192,6 +203,7 @@ impl Running {
     /// If a thread cannot be started or an address not be bound.
     pub fn start(config: Config) -> anyhow::Result<Self> {
         let fixed = Fixed::of(&config);
+        let awaited = Awaited::of(&config.routing, config.lifecycle.registry_wait);
         let certificates = Arc::default();
         keep_fresh(&config, &certificates);
         let registry_thread = RegistryThread::start().context("cannot start a thread")?;
@@ -227,6 +239,10 @@ impl Running {
             workers.share_addresses();
         }
         let bound = bind(&workers, config.listeners)?;
+        let access_logs = AccessLogs::new(watchers.clone());
+        access_logs
+            .replace(&config.access_logs)
+            .context("cannot start a thread")?;
         let listeners = bound
             .into_iter()
             .map(|bound| listen(&workers, bound))
@@ -244,6 +260,7 @@ impl Running {
             mesh,
             metrics,
             watchers,
+            access_logs,
             certificates,
             reloads: Reloads::default(),
             orders: Orders::default(),
@@ -258,6 +275,8 @@ impl Running {
             workers,
             listeners: Mutex::new(listeners),
             draining: AtomicBool::new(false),
+            awaited,
+            lifecycle: std::sync::Mutex::new(config.lifecycle),
             kafka: std::sync::Mutex::new(config.kafka),
             fixed,
         })
@@ -267,8 +286,10 @@ impl Running {
     /// restart puts in force: those stay as they are.
     ///
     /// # Errors
-    /// If a new address cannot be bound, or Kafka not be spoken to; then everything stays as it is.
+    /// If it is going to stop, a new address cannot be bound, or Kafka not be spoken to; then everything
+    /// stays as it is.
     pub async fn reload(&self, config: Config) -> anyhow::Result<Vec<&'static str>> {
+        anyhow::ensure!(!self.is_draining(), "it is going to stop");
         let changed = self.fixed.changed(&Fixed::of(&config));
         let mut listeners = self.listeners.lock().await;
         let is_new = |spec: &ListenerSpec| !listeners.iter().any(|own| own.spec == *spec);
@@ -282,11 +303,16 @@ impl Running {
         // Last of what may fail: clients that connect meanwhile are in the kernel's queue, and would be
         // reset.
         let bound = bind(&self.workers, fresh)?;
+        self.access_logs
+            .replace(&config.access_logs)
+            .context("cannot start a thread")?;
         self.subscribers
             .lock()
             .await
             .replace(config.subscriptions)?;
         *self.lock_kafka() = config.kafka;
+        *self.lock_lifecycle() = config.lifecycle;
+        log::configure(&config.log);
         self.registries.replace(config.registries);
         self.mesh.apply(config.routing);
         listeners.retain(|listener| {
@@ -363,17 +389,31 @@ impl Running {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Takes back what is registered, accepts no more, says goodbye, finishes what is in flight,
-    /// and ends the workers.
-    pub async fn drain(&self) {
+    /// For how long it goes on serving when it is told to stop: as configured, or else this.
+    pub fn drain_delay(&self, usual: Duration) -> Duration {
+        self.lock_lifecycle().drain_delay.unwrap_or(usual)
+    }
+
+    fn lock_lifecycle(&self) -> std::sync::MutexGuard<'_, Lifecycle> {
+        self.lifecycle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes back what is registered, goes on accepting and serving for `delay`, so that load balancers
+    /// see that it is not ready any more; then accepts no more, says goodbye, finishes what is in
+    /// flight, and ends the workers.
+    pub async fn drain(&self, delay: Duration) {
         self.begin_draining();
-        self.registries.withdraw().await;
+        // Consumers that learn of it need the delay as much as load balancers do.
+        tokio::join!(self.registries.withdraw(), tokio::time::sleep(delay));
         self.workers.drain().await;
         self.subscribers.lock().await.stop().await;
         let kafka = self.kafka();
         // What clients were not told of yet, they will send again; this is for the rest.
         let flushing = tokio::task::spawn_blocking(move || kafka::flush(&kafka, FLUSH));
         let _ = flushing.await;
+        self.access_logs.finish().await;
     }
 }
 

@@ -121,12 +121,12 @@ pub const ENDPOINTS: [Endpoint; 25] = [
     get(
         "/livez",
         What::Live,
-        "200 while every worker looks after its connections; 503 and their numbers once one has not for 5 s: restart then",
+        "200 while every worker looks after its connections; 503 and their numbers once one has not for 5 s: it hangs, or its thread ended; restart then. 200 also after tasks ended by a panic, with their count in the text",
     ),
     get(
         "/readyz",
         What::Ready,
-        "200 while new clients are wanted, 503 before and after",
+        "200 while clients may be sent here; 503 with the reason until the registries of routes and clusters have answered once, are known from a snapshot, or `limits.registry_wait` is over; and 503 from the moment that it is told to stop",
     ),
     get("/healthz", What::Health, "200 if both are"),
     get("/metrics", What::Metrics, "metrics for Prometheus"),

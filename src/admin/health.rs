@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 
-use crate::running::Running;
+use crate::running::{Readiness, Running};
 
 use super::conversation::Answer;
 
@@ -22,10 +22,12 @@ pub(super) fn live(running: &Running) -> Answer {
 
 /// Whether new clients are wanted.
 pub(super) fn ready(running: &Running) -> Answer {
-    if running.is_draining() {
-        return Answer::text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n");
-    }
-    Answer::text(StatusCode::OK, "ready\n")
+    let why = match running.readiness() {
+        Readiness::Ready => return Answer::text(StatusCode::OK, "ready\n"),
+        Readiness::Stopping => "stopping\n".to_owned(),
+        Readiness::Waiting(missing) => format!("waiting for {}\n", missing.join(", ")),
+    };
+    Answer::text(StatusCode::SERVICE_UNAVAILABLE, why)
 }
 
 /// Both in one, for whoever asks one question only.

@@ -14,11 +14,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::config::Config;
 use crate::log::{self, LIFECYCLE};
 use crate::orders::Reloaded;
-use crate::running::Running;
+use crate::running::{Readiness, Running};
 use crate::{admin, config, mesh_registry};
 
 /// How often the configuration file is looked at.
 const WATCH: Duration = Duration::from_millis(500);
+/// For how long it serves on after SIGTERM, unless the configuration says otherwise: load balancers ask
+/// every few seconds who is ready. SIGINT comes from a person, who has none.
+const DRAIN_DELAY: Duration = Duration::from_secs(5);
 
 /// Runs until SIGTERM or SIGINT; a second one ends it at once.
 /// With `take_over` it listens beside the process that it replaces.
@@ -35,15 +38,12 @@ pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
+    log::configure(&config.log);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let hangup = signal(SignalKind::hangup())?;
-    for (kind, name) in [
-        (SignalKind::user_defined1(), "SIGUSR1"),
-        (SignalKind::user_defined2(), "SIGUSR2"),
-    ] {
-        tokio::spawn(ignore(signal(kind)?, name));
-    }
+    let reopen = signal(SignalKind::user_defined1())?;
+    tokio::spawn(ignore(signal(SignalKind::user_defined2())?, "SIGUSR2"));
     let admin = match config.admin.clone() {
         Some(settings) => Some(admin::Ports::bind(settings).await?),
         None => None,
@@ -74,15 +74,23 @@ pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
         ));
     }
     tokio::spawn(keep_up(path, known, hangup, running.clone()));
-    tracing::info!(target: LIFECYCLE, "ready");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = running.orders.drained() => {}
+    tokio::spawn(tell_ready(running.clone()));
+    tokio::spawn(reopen_logs(reopen, running.clone()));
+    let delay = tokio::select! {
+        _ = terminate.recv() => running.drain_delay(DRAIN_DELAY),
+        () = running.orders.drained() => running.drain_delay(DRAIN_DELAY),
+        _ = interrupt.recv() => running.drain_delay(Duration::ZERO),
+    };
+    if delay.is_zero() {
+        tracing::info!(target: LIFECYCLE,
+            "stopping: finishing what is in flight; a second signal ends it at once");
+    } else {
+        tracing::info!(target: LIFECYCLE,
+            "stopping: not ready, but serving for {delay:?} more; then finishing what is in flight; \
+             a second signal ends it at once");
     }
-    tracing::info!(target: LIFECYCLE, "stopping: finishing what is in flight; a second signal ends it at once");
     let drained = tokio::select! {
-        () = running.drain() => true,
+        () = running.drain(delay) => true,
         _ = terminate.recv() => false,
         _ = interrupt.recv() => false,
     };
@@ -95,10 +103,38 @@ pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Other daemons do something at these signals; without a handler they would end the process.
+/// Says when clients may be sent here, and first what is waited for.
+async fn tell_ready(running: Arc<Running>) {
+    if let Readiness::Waiting(missing) = running.readiness() {
+        let missing = missing.join(", ");
+        tracing::info!(target: LIFECYCLE, "listening; waiting for {missing}");
+    }
+    if !running.until_ready().await {
+        return;
+    }
+    match running.missing() {
+        missing if missing.is_empty() => tracing::info!(target: LIFECYCLE, "ready"),
+        missing => {
+            let missing = missing.join(", ");
+            tracing::warn!(target: LIFECYCLE, "ready, but nothing was heard of {missing}");
+        }
+    }
+}
+
+/// Opens access logs again, as those who moved the files away ask for.
+async fn reopen_logs(mut asked: Signal, running: Arc<Running>) {
+    while asked.recv().await.is_some() {
+        running.access_logs.reopen();
+        tracing::info!("SIGUSR1: access logs are opened again");
+    }
+}
+
+/// Other daemons do something at this signal; without a handler it would end the process.
 async fn ignore(mut asked: Signal, name: &'static str) {
     while asked.recv().await.is_some() {
-        tracing::info!("{name} means nothing here; SIGHUP reloads, SIGTERM stops");
+        tracing::info!(
+            "{name} means nothing here; SIGHUP reloads, SIGUSR1 opens access logs again, SIGTERM stops"
+        );
     }
 }
 
@@ -165,7 +201,7 @@ async fn reload(path: &Path, running: &Running) -> Reloaded {
         }
         Err(error) => {
             running.reloads.refused.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(target: LIFECYCLE, "{error:#}\nnot reloaded; the configuration before stays in force");
+            tracing::error!(target: LIFECYCLE, "not reloaded, the configuration before stays in force: {error:#}");
             Err(format!("{error:#}"))
         }
     }

@@ -3,6 +3,7 @@
 mod admin;
 mod clusters;
 mod kafka;
+mod logs;
 mod proxies;
 mod registries;
 mod routes;
@@ -22,7 +23,8 @@ use finback_registry::{Layout, RegistryConfig, Several};
 
 use super::file::{self, File};
 use super::units::{Pause, Placed, Size, Time};
-use super::{Config, TlsFiles, Wrong};
+use super::{Config, Lifecycle, TlsFiles, Wrong};
+use crate::access_log::AccessLogConfig;
 use crate::authentication::Credentials;
 use crate::kafka::Outlet;
 use crate::protocols;
@@ -84,6 +86,8 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
         .into_iter()
         .map(|own| subscription(own, &names, folder))
         .collect::<Result<_>>()?;
+    let lifecycle = lifecycle(&file.limits);
+    let log = logs::log(file.log)?;
     let (limits, longest) = limits(file.limits)?;
     let frame = Frame {
         most: longest,
@@ -93,7 +97,11 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
         let message = "without a listener nothing would ever come in; write one";
         return Err(Wrong::at(file.listeners.place, message));
     }
-    let (listeners, listener_tls) = listeners(file.listeners, frame, &names, folder)?;
+    let Listeners {
+        specs: listeners,
+        tls: listener_tls,
+        access_logs,
+    } = listeners(file.listeners, frame, &names, folder)?;
     let tables: Vec<_> = file
         .routes
         .into_iter()
@@ -140,6 +148,9 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
             .map(|snapshots| folder.join(snapshots.folder)),
         listeners,
         routing,
+        lifecycle,
+        log,
+        access_logs,
         files: TlsFiles {
             listeners: listener_tls,
             clusters: cluster_tls,
@@ -150,8 +161,14 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
     })
 }
 
-/// The files of each listener's TLS.
-type ListenerFiles = Vec<Option<Placed<ServerFiles>>>;
+/// All listeners, with what is kept beside core's words for them.
+#[derive(Default)]
+struct Listeners {
+    specs: Vec<ListenerSpec>,
+    /// The files of each one's TLS.
+    tls: Vec<Option<Placed<ServerFiles>>>,
+    access_logs: Vec<(Arc<str>, AccessLogConfig)>,
+}
 
 /// The names that other parts of the file may refer to.
 struct Names {
@@ -297,13 +314,14 @@ fn listeners(
     frame: Frame,
     names: &Names,
     folder: &Path,
-) -> Result<(Vec<ListenerSpec>, ListenerFiles)> {
-    let mut specs: Vec<ListenerSpec> = Vec::new();
-    let mut files = Vec::new();
-    for listener in listeners.value {
+) -> Result<Listeners> {
+    let mut all = Listeners::default();
+    let specs = &mut all.specs;
+    for mut listener in listeners.value {
         let place = listener.address.place;
+        let access_log = listener.access_log.take();
         let (spec, tls) = listener_spec(listener, frame, names, folder)?;
-        files.push(tls);
+        all.tls.push(tls);
         if specs.iter().any(|other| other.name == spec.name) {
             let message = format!("two listeners are called `{}`; rename one", spec.name);
             return Err(Wrong::at(place, message));
@@ -313,9 +331,24 @@ fn listeners(
             let message = format!("two listeners have the address {}; move one", spec.address);
             return Err(Wrong::at(place, message));
         }
+        if let Some(placed) = access_log {
+            let place = placed.place;
+            let config = logs::access_log(placed, folder)?;
+            // One file is written by one thread, which knows one way of moving it away.
+            let path = |own: &AccessLogConfig| own.target.to_string();
+            let differs = |own: &(Arc<str>, AccessLogConfig)| {
+                path(&own.1) == path(&config) && own.1.target != config.target
+            };
+            if all.access_logs.iter().any(differs) {
+                let message =
+                    "another listener writes there, with another `rotate`; write the same";
+                return Err(Wrong::at(place, message));
+            }
+            all.access_logs.push((spec.name.clone(), config));
+        }
         specs.push(spec);
     }
-    Ok((specs, files))
+    Ok(all)
 }
 
 /// How long frames may be.
@@ -546,6 +579,18 @@ fn revoked(
         }
         _ => Ok(lists.iter().map(|list| folder.join(&list.value)).collect()),
     }
+}
+
+fn lifecycle(from: &file::Limits) -> Lifecycle {
+    let mut lifecycle = Lifecycle {
+        drain_delay: from.drain_delay.map(|Pause(time)| time),
+        ..Lifecycle::default()
+    };
+    set(
+        &mut lifecycle.registry_wait,
+        from.registry_wait.map(|Pause(time)| time),
+    );
+    lifecycle
 }
 
 /// The bounds, and the longest frame if that is said.

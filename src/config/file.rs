@@ -54,6 +54,23 @@ pub struct File {
     /// Bounds of connections and calls; the guide says of which protocols each one is.
     #[serde(default)]
     pub limits: Limits,
+    /// The log of what Finback itself does.
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// The log of what Finback itself does, on stderr. The environment's `RUST_LOG` goes before `level` and
+/// `modules`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// How a line looks: `text` or `json`. Default: text.
+    pub format: Option<Placed<String>>,
+    /// Which lines are written: `error`, `warn`, `info`, `debug`, `trace` or `off`. Default: info.
+    pub level: Option<Placed<String>>,
+    /// Other levels for modules, by their names, such as `finback_http`. Default: none.
+    #[serde(default)]
+    pub modules: BTreeMap<String, Placed<String>>,
 }
 
 /// Where services are registered. Exactly one of `zookeeper`, `etcd`, `file`, `memory` and `dns`;
@@ -363,6 +380,38 @@ pub struct Listener {
     pub mqtt: Option<Placed<MqttListener>>,
     /// HTTP: bounds on requests and connections.
     pub http: Option<Placed<HttpListener>>,
+    /// A line for each exchange. Default: none.
+    pub access_log: Option<Placed<AccessLog>>,
+}
+
+/// One line for each exchange of a listener; exactly one of `path` and `stdout` says where.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AccessLog {
+    /// A file or a named pipe, relative to this file. SIGUSR1 has it opened again.
+    pub path: Option<String>,
+    /// The process's standard output.
+    #[serde(default)]
+    pub stdout: bool,
+    /// `json`, `text`, or a template with fields, such as `{time} {service} {outcome}`. Default: json.
+    pub format: Option<Placed<String>>,
+    /// `failures` leaves out exchanges that succeeded. Default: all.
+    pub only: Option<Placed<String>>,
+    /// The share of the exchanges that succeeded which are written, above 0 and up to 1; failures always
+    /// are. Default: 1.
+    pub sample: Option<Placed<f64>>,
+    /// When the file is moved away. Default: never.
+    pub rotate: Option<Placed<Rotate>>,
+}
+
+/// When a log file is moved away, as `PATH.1`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rotate {
+    /// When it has so many bytes, 64KiB at least.
+    pub size: Size,
+    /// So many former files are kept. Default: 5.
+    pub keep: Option<u32>,
 }
 
 /// Bounds on requests of HTTP and on their connections.
@@ -1233,6 +1282,12 @@ pub struct Limits {
     /// While stopping, new calls are served for this long where the protocol has no goodbye.
     /// Default: 5s.
     pub drain_grace: Option<Pause>,
-    /// Stopping takes no longer than this. Default: 30s.
+    /// Stopping takes no longer than this, `drain_delay` apart. Default: 30s.
     pub drain: Option<Pause>,
+    /// When told to stop, it is not ready at once, but accepts and serves for this long. Default: 5s
+    /// after SIGTERM, 0s after SIGINT.
+    pub drain_delay: Option<Pause>,
+    /// After the start, it is not ready until registries of routes and clusters answered, or this is
+    /// over. Read at the start only. Default: 15s.
+    pub registry_wait: Option<Pause>,
 }

@@ -291,7 +291,12 @@ impl Listening {
             Ok(socket) => self.start(socket, peer, worker, protocol, carried),
             Err(error) => {
                 worker.shares().leave(worker.index());
-                tracing::warn!(listener = %self.origin.name, %error, "a connection is lost");
+                static LINES: LogLimit = LogLimit::usual();
+                if let Some(left_out) = LINES.admit(worker.now()) {
+                    tracing::warn!(
+                        listener = %self.origin.name, %error, left_out, "a connection is lost"
+                    );
+                }
             }
         }
     }

@@ -9,6 +9,7 @@ use crate::clock::Now;
 use crate::codec::{Sharing, Signal};
 use crate::frame::{Edit, Head, Kind, Malformed, Outcome, Reading};
 use crate::gauges::Gauges;
+use crate::log_limit::LogLimit;
 use crate::mesh::{AttemptEnd, Fitting, Told};
 use crate::net::{READS_PER_TURN, Turn};
 use crate::rejection::Rejection;
@@ -401,10 +402,13 @@ impl Upstream {
                     return Poll::Ready(());
                 }
                 Poll::Ready(Read::Malformed(why)) => {
-                    tracing::warn!(
-                        address = %self.pool.endpoint.address, protocol = self.pool.protocol,
-                        %why, "endpoint sent what cannot be read; its connection is closed"
-                    );
+                    static LINES: LogLimit = LogLimit::usual();
+                    if let Some(left_out) = LINES.admit(worker.now()) {
+                        tracing::warn!(
+                            address = %self.pool.endpoint.address, protocol = self.pool.protocol,
+                            %why, left_out, "endpoint sent what cannot be read; its connection is closed"
+                        );
+                    }
                     return Poll::Ready(());
                 }
             }
@@ -447,7 +451,12 @@ impl Upstream {
                 }
             }
             Kind::Goodbye => {
-                tracing::info!(address = %self.pool.endpoint.address, "endpoint says goodbye");
+                static LINES: LogLimit = LogLimit::usual();
+                if let Some(left_out) = LINES.admit(worker.now()) {
+                    tracing::info!(
+                        address = %self.pool.endpoint.address, left_out, "endpoint says goodbye"
+                    );
+                }
                 let until = worker.now().after(LEAVING);
                 self.set_leaving(until);
                 self.state.set(State::Leaving);
@@ -518,10 +527,13 @@ impl Upstream {
     fn refuse_too_large(&self, worker: &Rc<Worker>, head: &Head, limit: usize) {
         Gauges::add(&worker.mesh().gauges.skipped_answers);
         let claim = self.table.borrow_mut().claim(head.id);
-        tracing::warn!(
-            address = %self.pool.endpoint.address, bytes = head.len, limit,
-            "an answer is over the limit of a frame; its caller is told so"
-        );
+        static LINES: LogLimit = LogLimit::usual();
+        if let Some(left_out) = LINES.admit(worker.now()) {
+            tracing::warn!(
+                address = %self.pool.endpoint.address, bytes = head.len, limit, left_out,
+                "an answer is over the limit of a frame; its caller is told so"
+            );
+        }
         if let Claim::Live(Entry::Call(call)) = claim {
             settle(call, worker, AttemptEnd::TooLarge, Rejection::TooLarge);
         }
@@ -642,10 +654,13 @@ impl Upstream {
             // The first interval of silence passes before anything is asked.
             if self.misses.get() >= policy.heartbeat_misses.saturating_sub(1).max(1) {
                 let silent = now.since(self.heard.get());
-                tracing::warn!(
-                    address = %self.pool.endpoint.address, ?silent,
-                    "endpoint answers no heartbeat; its connection is closed"
-                );
+                static LINES: LogLimit = LogLimit::usual();
+                if let Some(left_out) = LINES.admit(now) {
+                    tracing::warn!(
+                        address = %self.pool.endpoint.address, ?silent, left_out,
+                        "endpoint answers no heartbeat; its connection is closed"
+                    );
+                }
                 Gauges::add(&worker.mesh().gauges.heartbeat_failures);
                 return self.end(link);
             }
