@@ -143,7 +143,7 @@ pub const ENDPOINTS: [Endpoint; 25] = [
     get(
         "/routes",
         What::Routes,
-        "route tables: conditions, destinations, and how often each route was taken",
+        "route tables: conditions, destinations, and how often each route was taken; `?limit=N` routes of each",
     ),
     get(
         "/explain",
@@ -158,7 +158,7 @@ pub const ENDPOINTS: [Endpoint; 25] = [
     get(
         "/clusters",
         What::Clusters,
-        "clusters and endpoints as routing sees them: state and why, weight, calls in flight, answer time, failures, labels",
+        "clusters and endpoints as routing sees them: state and why, weight, calls in flight, answer time, failures, labels; with `?limit=N` how many there are, and N of them, those with troubles first",
     ),
     get(
         "/registries",
@@ -249,7 +249,9 @@ pub(super) async fn answer(asked: Asked, shared: &Arc<Shared>) -> Answer {
         ),
         What::Version => Answer::json(&lists::version(running, shared.trace_url.as_deref())),
         What::Config => Answer::json(&lists::configuration(running)),
-        What::Routes => Answer::json(&routes::list(&running.mesh)),
+        What::Routes => with_limit(&asked, |limit| {
+            routes::list(&running.mesh, limit.unwrap_or(usize::MAX))
+        }),
         What::Explain => explained(&asked, running).await,
         What::Services => Answer::json(&services::totals(running)),
         What::Calls => Answer::json(&in_flight::calls(running).await),
@@ -260,7 +262,10 @@ pub(super) async fn answer(asked: Asked, shared: &Arc<Shared>) -> Answer {
         },
         What::Tap => tap::begin(&asked.query, running, &shared.taps),
         What::Listeners => Answer::json(&lists::listeners(running).await),
-        What::Clusters => Answer::json(&clusters::list(&running.mesh.status())),
+        What::Clusters => with_limit(&asked, |limit| match limit {
+            None => clusters::list(&running.mesh.status()),
+            Some(limit) => clusters::first(running.mesh.status(), limit),
+        }),
         What::Registries => Answer::json(&lists::registries(&running.registries.status())),
         What::Certificates => Answer::json(&lists::certificates(running)),
         What::LogLevel => Answer::json(&json!({ "level": log::level() })),
@@ -283,6 +288,18 @@ fn set_log_level(asked: &Asked) -> Answer {
     match log::set_level(level.trim()) {
         Ok(()) => Answer::json(&json!({ "level": log::level() })),
         Err(why) => Answer::text(StatusCode::BAD_REQUEST, format!("{why}\n")),
+    }
+}
+
+/// What takes a `limit`.
+fn with_limit(asked: &Asked, tell: impl FnOnce(Option<usize>) -> serde_json::Value) -> Answer {
+    let limit = asked.query.get("limit").map(str::parse).transpose();
+    match (limit, asked.query.unknown(&["limit"])) {
+        (Ok(limit), None) => Answer::json(&tell(limit)),
+        _ => Answer::text(
+            StatusCode::BAD_REQUEST,
+            "write `limit=NUMBER`, or nothing\n",
+        ),
     }
 }
 

@@ -66,6 +66,7 @@ pub(super) fn registries(registries: &[RegistryStatus]) -> Value {
             "from_disk": registry.from_disk,
             "failing_reads": registry.failing_reads,
             "failing_names": registry.failing_names,
+            "error": registry.error,
         })
     })
     .collect()

@@ -7,10 +7,14 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use finback_simulations::speech::Speech;
 use serde_json::Value;
 
 use crate::support::certificates::certificates;
+use crate::support::endpoint::{Deed, Endpoint};
 use crate::support::finback::Finback;
+use crate::support::mosquitto::Mosquitto;
+use crate::support::rpc::{Call, Client};
 use crate::support::{eventually, free_port, host_address, temporary_folder, web};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -797,4 +801,109 @@ fn a_tap_that_nobody_reads_loses_lines_and_holds_up_nothing() {
         assert!(count > 0, "the tap ended");
         text.push_str(&String::from_utf8_lossy(&buffer[..count]));
     }
+}
+
+#[test]
+fn framed_calls_are_found_where_they_are() {
+    let silent = Endpoint::start(Speech::Bolt, Deed::Silence);
+    let finback = Finback::start(&format!(
+        r#"
+workers: 2
+registries: {{ zk: {{ zookeeper: "127.0.0.1:{}" }} }}
+listeners: [ {{ name: rpc, address: "127.0.0.1:0", protocol: bolt, routes: all }} ]
+routes:
+  all:
+    - {{ name: listed, match: {{ service: com.acme.Pay }}, to: {{ cluster: back }} }}
+    - {{ name: asked, to: {{ registry: zk }} }}
+clusters: {{ back: {{ endpoints: [ "{}" ] }} }}
+limits: {{ registry_wait: 1s }}
+"#,
+        free_port(),
+        silent.address
+    ));
+    let front = finback.local("rpc");
+    let mut client = Client::connect(&front, Speech::Bolt);
+    client.send_all(&Call::new("com.acme.Pay", "pay"), 300);
+    let mut other = Client::connect(&front, Speech::Bolt);
+    other.send(&Call::new("com.acme.Unknown", "ask"));
+    let calls = eventually("the calls", PATIENCE, || {
+        let calls = json(&finback, "/calls");
+        let enough = calls["all"] == 301 && calls["oldest"].as_array().map(Vec::len) == Some(200);
+        enough
+            .then_some(calls.clone())
+            .ok_or(calls["all"].to_string())
+    });
+    let first = &calls["oldest"][0];
+    assert_eq!(first["service"], "com.acme.Pay");
+    assert_eq!(first["method"], "pay");
+    assert_eq!(first["route"], "listed");
+    assert_eq!(first["waits_for"], "answer");
+    assert_eq!(first["endpoint"], silent.address.to_string());
+    drop(client);
+    let calls = eventually("the other call", PATIENCE, || {
+        let calls = json(&finback, "/calls");
+        (calls["all"] == 1)
+            .then_some(calls.clone())
+            .ok_or(calls["all"].to_string())
+    });
+    let own = &calls["oldest"][0];
+    assert_eq!(
+        (&own["waits_for"], &own["route"]),
+        (&"registry".into(), &"asked".into()),
+        "{own}"
+    );
+    let registries = json(&finback, "/registries");
+    assert_eq!(registries[0]["connected"], false);
+    let error = registries[0]["error"].as_str().unwrap_or_default();
+    assert!(error.contains("refused"), "{registries:#}");
+    // What would become of such a call, and that the registry does not say.
+    let file = finback.folder().join("finback.yaml");
+    let out = command(
+        "explain",
+        &file,
+        &["--service", "com.acme.Other", "--version", "1.0"],
+    );
+    let text = said(&out);
+    assert!(
+        text.contains("registry zk is asked for com.acme.Other"),
+        "{text}"
+    );
+    assert!(text.contains("the registry does not answer"), "{text}");
+}
+
+#[test]
+fn sessions_are_listed_by_their_names() {
+    let broker = Mosquitto::start();
+    let finback = Finback::start(&format!(
+        r#"
+workers: 1
+listeners: [ {{ name: devices, address: "127.0.0.1:0", protocol: mqtt, routes: all }} ]
+routes: {{ all: [ {{ to: {{ cluster: brokers }} }} ] }}
+clusters: {{ brokers: {{ endpoints: [ "{}" ] }} }}
+"#,
+        broker.address()
+    ));
+    let port = finback.port("devices");
+    let mut device = Command::new("mosquitto_sub")
+        .args(["-i", "meter-17", "-t", "up/#", "-p", &port.to_string()])
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let session = eventually("the session", PATIENCE, || {
+        let sessions = json(&finback, "/sessions");
+        let own = sessions["oldest"].get(0).cloned();
+        own.filter(|_| sessions["all"] == 1)
+            .ok_or(sessions.to_string())
+    });
+    device.kill().unwrap();
+    device.wait().unwrap();
+    assert_eq!(session["name"], "meter-17");
+    assert_eq!(session["listener"], "devices");
+    assert_eq!(session["endpoint"], broker.address());
+    eventually("its end", PATIENCE, || {
+        let sessions = json(&finback, "/sessions");
+        (sessions["all"] == 0)
+            .then_some(())
+            .ok_or(sessions.to_string())
+    });
 }

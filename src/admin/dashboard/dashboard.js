@@ -96,8 +96,7 @@ function tiles(now) {
     buckets = buckets ? buckets.map((count, at) => count + own.buckets[at]) : [...own.buckets];
   }
   const last = known.samples[known.samples.length - 1];
-  const endpoints = known.clusters.flatMap((own) => own.endpoints);
-  const up = endpoints.filter((own) => own.available).length;
+  const { endpoints, available } = known.totals;
   const tile = (title, value, small, kind) => h("dl", { class: "tile", "data-key": title }, h("dt", null, title), h("dd", { class: kind }, value, small && h("small", null, ` ${small}`)));
   const share = calls > 0 ? errors / calls : 0;
   fill(document.getElementById("tiles"), [
@@ -107,7 +106,7 @@ function tiles(now) {
     tile("p99", buckets ? millis(quantile(0.99, buckets, last.bounds_ms)) : "\u2013"),
     tile("In flight", whole(known.calls.all)),
     tile("Clients", whole(known.listeners.reduce((all, own) => all + own.connections, 0))),
-    tile("Endpoints", `${up} of ${endpoints.length}`, "available", up < endpoints.length ? "bad-text" : null),
+    tile("Endpoints", `${available} of ${endpoints}`, "available", available < endpoints ? "bad-text" : null),
   ]);
 }
 
@@ -124,8 +123,8 @@ function problems() {
     if (!cluster.lookup && cluster.ready && cluster.endpoints.length === 0) add("bad", `${cluster.name} empty`, tag("bad", "empty"), h("strong", null, cluster.name), h("span", null, "has no endpoints"));
   }
   for (const own of known.registries) {
-    if (!own.connected) add("bad", `registry ${own.name}`, tag("bad", "silent"), h("strong", null, `registry ${own.name}`), h("span", null, `has not answered for ${ago(own.stale_seconds)}; what it said before stays in force`));
-    else if (own.failing_reads + own.failing_names > 0) add("", `registry ${own.name}`, tag("warn", "partly"), h("strong", null, `registry ${own.name}`), h("span", null, `${own.failing_reads + own.failing_names} of its services or names cannot be read`));
+    if (!own.connected) add("bad", `registry ${own.name}`, tag("bad", "silent"), h("strong", null, `registry ${own.name}`), h("span", null, `has not answered for ${ago(own.stale_seconds)}${own.error ? `: ${own.error}` : ""}; what it said before stays in force`));
+    else if (own.failing_reads + own.failing_names > 0) add("", `registry ${own.name}`, tag("warn", "partly"), h("strong", null, `registry ${own.name}`), h("span", null, `${own.failing_reads + own.failing_names} of its services or names cannot be read${own.error ? `: ${own.error}` : ""}`));
   }
   for (const own of known.certificates) {
     if (own.days_left < 14) add(own.days_left < 2 ? "bad" : "", `${own.of} ${own.file}`, tag(own.days_left < 2 ? "bad" : "warn", "ends soon"), h("strong", null, own.name || own.file), h("span", null, `of ${own.of} ends in ${own.days_left} days`));

@@ -28,8 +28,8 @@ function topology() {
   const routes = known.routes.flatMap((own) => own.routes.map((route) => node(`route ${own.table} ${route.name}`,
     h("div", { class: "row" }, h("strong", null, route.name), h("span", { class: "soft" }, `${whole(route.hits)} calls`)),
     h("p", null, route.conditions.length ? route.conditions.join(", ") : "every call"), h("p", null, `to ${route.to}`)))
-    .concat(own.no_route ? node(`route ${own.table} none`, h("div", { class: "row" }, h("strong", null, `no route of ${own.table}`), h("span", { class: "bad-text" }, `${whole(own.no_route)} calls`))) : []));
-  const clusters = known.clusters.slice(0, 100).map((own) => node(`cluster ${own.name}`,
+    .concat(own.all > own.routes.length ? node(`route ${own.table} more`, h("p", null, `and ${own.all - own.routes.length} more routes of ${own.table}`)) : [], own.no_route ? node(`route ${own.table} none`, h("div", { class: "row" }, h("strong", null, `no route of ${own.table}`), h("span", { class: "bad-text" }, `${whole(own.no_route)} calls`))) : []));
+  const clusters = known.clusters.map((own) => node(`cluster ${own.name}`,
     h("div", { class: "row" }, h("strong", null, own.name), h("span", { class: "soft" }, `${whole(own.in_flight)} in flight`)),
     own.ready ? null : h("p", null, "its registry has not answered yet"),
     h("ul", null, own.endpoints.slice(0, 30).map((each) => h("li", { "data-key": each.address },
@@ -38,8 +38,9 @@ function topology() {
       each.why ? h("span", { class: "why" }, each.why + (each.ends_in_seconds ? ` (for ${ago(each.ends_in_seconds)} more)` : "")) : null))),
     own.endpoints.length > 30 ? h("p", null, `and ${own.endpoints.length - 30} more`) : null));
   const column = (title, nodes) => h("div", { "data-key": title, role: "group", "aria-label": title }, h("h3", null, title), nodes);
-  const endpoints = known.clusters.reduce((all, own) => all + own.endpoints.length, 0);
-  show("topology", `${known.listeners.length} listeners, ${routes.length} routes, ${known.clusters.length} clusters, ${endpoints} endpoints`,
+  if (known.totals.all > known.clusters.length) clusters.push(node("cluster more", h("p", null, `and ${known.totals.all - known.clusters.length} more clusters`)));
+  const all = known.routes.reduce((sum, own) => sum + own.all, 0);
+  show("topology", `${known.listeners.length} listeners, ${all} routes, ${known.totals.all} clusters, ${known.totals.endpoints} endpoints`,
     h("div", { class: "map" }, column("Listeners", listeners), column("Routes", routes), column("Clusters and endpoints", clusters), h("svg", { "aria-hidden": "true", "data-key": "lines" })));
   lines();
 }
@@ -121,9 +122,9 @@ function render() {
 async function round() {
   const trouble = document.getElementById("trouble");
   try {
-    const paths = ["/version", "/services", "/clusters", "/routes", "/listeners", "/registries", "/certificates", "/recent", "/calls", "/sessions"];
+    const paths = ["/version", "/services", "/clusters?limit=100", "/routes?limit=60", "/listeners", "/registries", "/certificates", "/recent", "/calls", "/sessions"];
     const [version, sample, clusters, routes, listeners, registries_, certificates_, recent, calls, sessions] = await Promise.all(paths.map(ask));
-    Object.assign(known, { version, clusters, routes, listeners, registries: registries_, certificates: certificates_, recent, calls, sessions });
+    Object.assign(known, { version, totals: clusters, clusters: clusters.clusters, routes, listeners, registries: registries_, certificates: certificates_, recent, calls, sessions });
     const before = known.samples[known.samples.length - 1];
     // A process that began anew counts from nothing.
     if (before && before.started_at !== sample.started_at) Object.assign(known, { samples: [], history: [] });
