@@ -19,7 +19,7 @@ use std::sync::Arc;
 use finback_core::cluster::ClusterPolicy;
 use finback_core::driver::{ListenerSpec, Protocol};
 use finback_core::mesh::{self, RoutingSpec};
-use finback_registry::{Layout, RegistryConfig, Several};
+use finback_registry::{HostCluster, Layout, RegistryConfig, Several};
 
 use super::file::{self, File};
 use super::units::{Pause, Placed, Size, Time};
@@ -52,6 +52,7 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
             .map(|(name, _)| name.clone())
             .collect(),
         several: RefCell::default(),
+        hosts: RefCell::default(),
         clusters: file.clusters.keys().cloned().collect(),
         tables: file.routes.keys().cloned().collect(),
         kafka: file
@@ -126,6 +127,10 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
     };
     let several = names.several.take().into_iter();
     registries.extend(several.map(|(name, own)| (name, RegistryConfig::Several(own))));
+    let hosts = names.hosts.take();
+    if !hosts.is_empty() {
+        registries.push((clusters::HOSTS.to_owned(), RegistryConfig::Hosts(hosts)));
+    }
     let routing = RoutingSpec {
         tables,
         clusters,
@@ -177,6 +182,8 @@ struct Names {
     lists: Vec<String>,
     /// Registries that are asked together, by the name under which they are one.
     several: RefCell<BTreeMap<String, Several>>,
+    /// Clusters whose endpoints have host names.
+    hosts: RefCell<BTreeMap<String, HostCluster>>,
     clusters: Vec<String>,
     tables: Vec<String>,
     kafka: BTreeMap<String, Placed<Arc<Outlet>>>,
@@ -289,10 +296,17 @@ fn workers(given: Option<&Placed<usize>>) -> Result<usize> {
 
 fn address(text: &str, place: (u64, u64)) -> Result<SocketAddr> {
     text.parse().map_err(|_| {
-        let message = format!(
-            "`{text}` is no address; write an IP address and port, such as 127.0.0.1:12220"
-        );
-        Wrong::at(place, message)
+        let remedy = match text.rsplit_once(':') {
+            // A name is good where calls go, not where they come in.
+            Some((host, port)) if port.parse::<u16>().is_ok() => match host {
+                "" => format!("write 0.0.0.0:{port} for every address of this host"),
+                _ => format!(
+                    "host names are for a cluster's `endpoints`; write 127.0.0.1:{port} or 0.0.0.0:{port}"
+                ),
+            },
+            _ => "write an IP address and port, such as 127.0.0.1:12220".to_owned(),
+        };
+        Wrong::at(place, format!("`{text}` is no address; {remedy}"))
     })
 }
 

@@ -1012,8 +1012,10 @@ pub struct Retry {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cluster {
-    /// Its endpoints.
+    /// Its endpoints: `IP:PORT`, or `HOST:PORT` for every address that the host's name has.
     pub endpoints: Option<Vec<Placed<Endpoint>>>,
+    /// How often host names in `endpoints` are asked for again. Default: 5s.
+    pub refresh: Option<Placed<Time>>,
     /// Where to look them up.
     pub discover: Option<Placed<Discover>>,
     /// See [`Policy::balance`].
@@ -1074,7 +1076,7 @@ pub struct Policy {
 #[derive(Clone, Debug, JsonSchema)]
 #[schemars(untagged)]
 pub enum Endpoint {
-    /// `host:port`.
+    /// `IP:PORT` or `HOST:PORT`.
     Address(String),
     /// Address, weight and labels.
     Full(FullEndpoint),
@@ -1091,9 +1093,9 @@ forms!(
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FullEndpoint {
-    /// `ip:port`.
+    /// `IP:PORT` or `HOST:PORT`.
     pub address: String,
-    /// Its share of the calls; 0 takes none. Default: 100.
+    /// Its share of the calls, that of each address of a host; 0 takes none. Default: 100.
     pub weight: Option<u32>,
     /// Labels that subsets select by.
     #[serde(default)]

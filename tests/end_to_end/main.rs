@@ -20,6 +20,7 @@ mod faults;
 mod floods;
 mod grpc;
 mod health;
+mod host_names;
 mod http;
 mod kafka;
 mod kafka_outages;
