@@ -60,9 +60,10 @@ impl Hosts {
         let unresolved = lock(&self.unresolved);
         let since = unresolved.values().min().copied();
         let former = self.clusters.values().map(|(own, _)| own.failing());
-        former.fold((unresolved.len(), since), |(count, since), (more, other)| {
-            (count + more, since.into_iter().chain(other).min())
-        })
+        former.fold(
+            (unresolved.len(), since),
+            |(count, since), (more, other)| (count + more, since.into_iter().chain(other).min()),
+        )
     }
 
     /// Clusters that are followed.
@@ -117,8 +118,8 @@ impl Hosts {
                 }
             }
         }
-        let trouble = (!missing.is_empty())
-            .then(|| format!("cannot resolve {}", missing.join(", ")).into());
+        let trouble =
+            (!missing.is_empty()).then(|| format!("cannot resolve {}", missing.join(", ")).into());
         Some(Snapshot {
             // The configuration has written them down, wherever they are.
             known: true,
@@ -170,7 +171,11 @@ mod tests {
         let cluster = HostCluster {
             refresh: Duration::from_secs(5),
             fixed: vec![fixed],
-            hosts: vec![host("localhost", 80), host("localhost", 80), host("nobody.invalid", 1)],
+            hosts: vec![
+                host("localhost", 80),
+                host("localhost", 80),
+                host("nobody.invalid", 1),
+            ],
         };
         let config = BTreeMap::from([("web".to_owned(), cluster)]);
         let hosts = Arc::new(Hosts::new(&Handle::current(), &config));
@@ -191,14 +196,24 @@ mod tests {
         let first = first.await.ok().flatten().unwrap_or_default();
         task.abort();
         assert!(first.known);
-        assert_eq!(first.trouble.as_deref(), Some("cannot resolve nobody.invalid"));
+        assert_eq!(
+            first.trouble.as_deref(),
+            Some("cannot resolve nobody.invalid")
+        );
         let addresses: HashSet<_> = first.instances.iter().map(|own| own.address).collect();
         assert_eq!(addresses.len(), first.instances.len(), "no address twice");
         assert!(addresses.contains(&([192, 0, 2, 1], 5).into()));
-        let local = first.instances.iter().filter(|own| own.address.ip().is_loopback());
+        let local = first
+            .instances
+            .iter()
+            .filter(|own| own.address.ip().is_loopback());
         let local: Vec<_> = local.collect();
         assert!(!local.is_empty());
-        assert!(local.iter().all(|own| own.weight == 7 && own.labels["zone"] == "a"));
+        assert!(
+            local
+                .iter()
+                .all(|own| own.weight == 7 && own.labels["zone"] == "a")
+        );
         assert_eq!(hosts.failing().0, 1);
     }
 }

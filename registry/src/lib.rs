@@ -455,7 +455,9 @@ impl Registries {
             RegistryConfig::File(path) => Source::Listed(Listed::file(&self.handle, path)),
             RegistryConfig::Memory(services) => Source::Listed(Listed::memory(services.clone())),
             RegistryConfig::Dns(config) => Source::Dns(Arc::new(Dns::new(&self.handle, config))),
-            RegistryConfig::Hosts(config) => Source::Hosts(Arc::new(Hosts::new(&self.handle, config))),
+            RegistryConfig::Hosts(config) => {
+                Source::Hosts(Arc::new(Hosts::new(&self.handle, config)))
+            }
             RegistryConfig::Several(several) => Source::Several(several.clone()),
         }
     }

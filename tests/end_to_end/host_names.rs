@@ -37,7 +37,10 @@ fn has_endpoints(finback: &Finback, cluster: &str, wanted: &[String]) {
     eventually("the endpoints", PATIENCE, || {
         let mut now = finback.endpoints(cluster, "available", true);
         now.sort();
-        (now == wanted).then_some(()).ok_or(format!("{now:?}, not {wanted:?}\n{}", finback.process().tail()))
+        (now == wanted).then_some(()).ok_or(format!(
+            "{now:?}, not {wanted:?}\n{}",
+            finback.process().tail()
+        ))
     });
 }
 
@@ -49,7 +52,10 @@ fn addresses_of_a_name_are_followed_and_the_last_good_ones_kept() {
     let two = Endpoint::start_at(at("127.0.0.2"), Speech::Bolt, Deed::Answer);
     let six = TcpListener::bind("[::1]:0").is_ok();
     let names = file();
-    hosts(&names, "127.0.0.1 pay.acme.test\n127.0.0.3 spare.acme.test\n");
+    hosts(
+        &names,
+        "127.0.0.1 pay.acme.test\n127.0.0.3 spare.acme.test\n",
+    );
     let finback = Finback::start_with_hosts(
         &names,
         &format!(
@@ -68,26 +74,48 @@ clusters:
     has_endpoints(&finback, "pay", &[one.address.to_string(), spare.clone()]);
     let cluster = finback.cluster("pay").unwrap();
     let endpoints = cluster["endpoints"].as_array().unwrap();
-    let of_spare: Vec<&Value> = endpoints.iter().filter(|own| own["address"] == *spare).collect();
+    let of_spare: Vec<&Value> = endpoints
+        .iter()
+        .filter(|own| own["address"] == *spare)
+        .collect();
     assert_eq!(of_spare[0]["weight"], 0);
-    assert!(of_spare[0]["labels"].to_string().contains("zone"), "{cluster}");
+    assert!(
+        of_spare[0]["labels"].to_string().contains("zone"),
+        "{cluster}"
+    );
     let mut client = Client::connect(&finback.local("rpc"), Speech::Bolt);
     assert!(client.call(&pay()).success);
     // Another host takes over; calls follow, on the client's same connection.
-    hosts(&names, "127.0.0.2 pay.acme.test\n127.0.0.3 spare.acme.test\n");
+    hosts(
+        &names,
+        "127.0.0.2 pay.acme.test\n127.0.0.3 spare.acme.test\n",
+    );
     has_endpoints(&finback, "pay", &[two.address.to_string(), spare.clone()]);
     let before = two.calls();
     assert!(client.call(&pay()).success);
     assert_eq!(two.calls(), before + 1);
     // Both families, where this machine has both.
     if six {
-        hosts(&names, "127.0.0.2 pay.acme.test\n::1 pay.acme.test\n127.0.0.3 spare.acme.test\n");
-        let wanted = [two.address.to_string(), format!("[::1]:{port}"), spare.clone()];
+        hosts(
+            &names,
+            "127.0.0.2 pay.acme.test\n::1 pay.acme.test\n127.0.0.3 spare.acme.test\n",
+        );
+        let wanted = [
+            two.address.to_string(),
+            format!("[::1]:{port}"),
+            spare.clone(),
+        ];
         has_endpoints(&finback, "pay", &wanted);
-        hosts(&names, "127.0.0.2 pay.acme.test\n127.0.0.3 spare.acme.test\n");
+        hosts(
+            &names,
+            "127.0.0.2 pay.acme.test\n127.0.0.3 spare.acme.test\n",
+        );
         has_endpoints(&finback, "pay", &[two.address.to_string(), spare.clone()]);
     }
-    assert_eq!(finback.metric("finback_registry_names_failing", "(hosts)"), 0);
+    assert_eq!(
+        finback.metric("finback_registry_names_failing", "(hosts)"),
+        0
+    );
     // Nobody knows the name any more: what it was stays, and that is seen.
     hosts(&names, "127.0.0.3 spare.acme.test\n");
     eventually("the failure to be seen", PATIENCE, || {
@@ -105,7 +133,10 @@ clusters:
     for _ in 0..10 {
         assert!(client.call(&pay()).success);
     }
-    hosts(&names, "127.0.0.1 pay.acme.test\n127.0.0.3 spare.acme.test\n");
+    hosts(
+        &names,
+        "127.0.0.1 pay.acme.test\n127.0.0.3 spare.acme.test\n",
+    );
     has_endpoints(&finback, "pay", &[one.address.to_string(), spare]);
     eventually("the failure to end", PATIENCE, || {
         match finback.metric("finback_registry_names_failing", "(hosts)") {
@@ -155,21 +186,36 @@ clusters:
     for (path, cluster) in [("/", "bad"), ("/dns", "dns")] {
         let said = ask(path);
         assert!(said.starts_with("HTTP/1.1 503"), "{said}");
-        assert!(said.contains(&format!("cluster '{cluster}' has no endpoint")), "{said}");
-        assert!(!said.contains("acme.test"), "outside nobody learns where it would be: {said}");
+        assert!(
+            said.contains(&format!("cluster '{cluster}' has no endpoint")),
+            "{said}"
+        );
+        assert!(
+            !said.contains("acme.test"),
+            "outside nobody learns where it would be: {said}"
+        );
     }
     for speech in [Speech::Bolt, Speech::Dubbo] {
         let mut client = Client::connect(&finback.local("rpc"), speech);
         let answer = client.call(&pay());
         assert!(!answer.success, "{answer:?}");
-        assert!(answer.text.contains("cluster 'bad' has no endpoint"), "{answer:?}");
+        assert!(
+            answer.text.contains("cluster 'bad' has no endpoint"),
+            "{answer:?}"
+        );
     }
     finback.reload(&config(true));
     let said = ask("/");
-    assert!(said.contains("now: cannot resolve no-such.acme.test"), "{said}");
+    assert!(
+        said.contains("now: cannot resolve no-such.acme.test"),
+        "{said}"
+    );
     // Once it resolves, it is an endpoint.
     let address = endpoint.address;
-    finback.reload(&config(true).replace("no-such.acme.test:80", &format!("no-such.acme.test:{}", address.port())));
+    finback.reload(&config(true).replace(
+        "no-such.acme.test:80",
+        &format!("no-such.acme.test:{}", address.port()),
+    ));
     hosts(&names, "127.0.0.1 no-such.acme.test\n");
     has_endpoints(&finback, "bad", &[address.to_string()]);
     let mut client = Client::connect(&finback.local("rpc"), Speech::Bolt);

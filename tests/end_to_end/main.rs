@@ -9,6 +9,7 @@ mod bolt_java;
 mod bolt_node;
 mod bridges;
 mod browsers;
+mod checking;
 mod client_certificates;
 mod clients;
 mod compose;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32};
-use std::path::Path;
 use std::time::Duration;
 
 use finback_core::balance::{self, HashOn};
@@ -12,10 +11,10 @@ use finback_core::discovery::{Instance, Lookup};
 use finback_core::health::HealthCheck;
 use finback_registry::{HostCluster, HostEndpoint};
 
-use super::routes::mqtt::password;
 use super::{Names, Result, layout, named, set, set_time, several};
 use crate::config::Wrong;
 use crate::config::file;
+use crate::config::folder::Folder;
 use crate::config::units::{Pause, Percent, Placed, Time};
 use crate::protocols;
 use crate::tls::ClientFiles;
@@ -31,7 +30,7 @@ pub(super) fn cluster_spec(
     name: &str,
     Placed { value, place }: Placed<file::Cluster>,
     names: &Names,
-    folder: &Path,
+    folder: &Folder<'_>,
 ) -> Result<(ClusterSpec, Option<Placed<ClientFiles>>)> {
     if let (Some(_), Some(refresh)) = (&value.discover, &value.refresh) {
         let message = "`refresh` is for host names in `endpoints`; take it away";
@@ -93,7 +92,9 @@ pub(super) fn cluster_spec(
         source,
         policy,
     };
-    let tls = tls.map(|tls| asked_for_host(tls, name, names)).transpose()?;
+    let tls = tls
+        .map(|tls| asked_for_host(tls, name, names))
+        .transpose()?;
     Ok((spec, tls))
 }
 
@@ -110,7 +111,10 @@ fn asked_for_host(
     if tls.value.server_name.is_some() {
         return Ok(tls);
     }
-    let mut all: Vec<&str> = hosts.iter().map(|own| own.host.trim_end_matches('.')).collect();
+    let mut all: Vec<&str> = hosts
+        .iter()
+        .map(|own| own.host.trim_end_matches('.'))
+        .collect();
     all.dedup();
     match &*all {
         [only] if fixed.is_empty() => {
@@ -128,7 +132,7 @@ fn asked_for_host(
 /// A policy, and the files of its TLS, which are not read yet.
 pub(super) fn policy(
     from: file::Policy,
-    folder: &Path,
+    folder: &Folder<'_>,
 ) -> Result<(ClusterPolicy, Option<Placed<ClientFiles>>)> {
     let tls = from.tls.map(|tls| client_files(tls, folder)).transpose()?;
     let mut policy = ClusterPolicy::default();
@@ -179,7 +183,7 @@ pub(super) fn policy(
 fn health_check(
     Placed { value, place }: Placed<file::HealthCheck>,
     http2: bool,
-    folder: &Path,
+    folder: &Folder<'_>,
 ) -> Result<HealthCheck> {
     let refuse = |message: String| Err(Wrong::at(place, message));
     let own = |key: &str, given: bool, whose: &[&str]| {
@@ -201,7 +205,7 @@ fn health_check(
         (None, Some(file)) => {
             return Err(Wrong::at(file.place, "a password needs a `username` too"));
         }
-        (Some(_), Some(file)) => Some(password(file, folder)?.into_bytes()),
+        (Some(_), Some(file)) => Some(folder.secret(file)?.into_bytes()),
     };
     let (lowest, highest) = value.status.unwrap_or((200, 399));
     if lowest > highest || lowest < 100 || highest > 599 {
@@ -246,7 +250,7 @@ fn health_check(
 
 pub(super) fn client_files(
     Placed { value, place }: Placed<file::ClusterTls>,
-    folder: &Path,
+    folder: &Folder<'_>,
 ) -> Result<Placed<ClientFiles>> {
     let pair = match (value.certificate, value.key) {
         (None, None) => None,
@@ -324,10 +328,16 @@ fn at(text: &str, place: (u64, u64)) -> Result<At> {
     let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     let is_host = |host: &str| {
         // What ends in a number would be an address (RFC 3986, section 3.2.2), and is none.
-        let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+        let last = host
+            .trim_end_matches('.')
+            .rsplit('.')
+            .next()
+            .unwrap_or_default();
         let parts = host.trim_end_matches('.').split('.');
         host.len() <= LONGEST_HOST
-            && parts.into_iter().all(|part| !part.is_empty() && part.bytes().all(is_letter))
+            && parts
+                .into_iter()
+                .all(|part| !part.is_empty() && part.bytes().all(is_letter))
             && !last.bytes().all(|byte| byte.is_ascii_digit())
     };
     match host {
@@ -375,7 +385,9 @@ fn listed(endpoints: Vec<Placed<file::Endpoint>>) -> Result<Listed> {
                 is_known
             }
             At::Host(host, port) => {
-                let is_known = hosts.iter().any(|own| (&own.host, own.port) == (&host, port));
+                let is_known = hosts
+                    .iter()
+                    .any(|own| (&own.host, own.port) == (&host, port));
                 hosts.push(HostEndpoint {
                     host,
                     port,
