@@ -320,14 +320,23 @@ fn cluster_samples(page: &mut Page, clusters: &[ClusterStatus]) {
 mod tests {
     use super::*;
     use finback_core::discovery::Lookup;
+    use finback_core::mesh::EndpointState;
 
     fn cluster(name: &str, looked_up: bool, endpoints: usize) -> ClusterStatus {
         let endpoint = EndpointStatus {
             address: ([127, 0, 0, 1], 1).into(),
             weight: 100,
+            weight_now: 100,
             in_flight: 0,
             available: true,
             unwell: false,
+            state: EndpointState::Available,
+            why: String::new(),
+            ends_in: None,
+            latency: None,
+            failures: 0,
+            connect_failures: 0,
+            ejections: 0,
             labels: Vec::new(),
         };
         ClusterStatus {
