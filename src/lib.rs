@@ -17,4 +17,5 @@ pub mod protocols;
 pub mod running;
 pub mod subscriber;
 pub mod tls;
+pub mod traces;
 pub mod turns;

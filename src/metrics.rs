@@ -81,6 +81,7 @@ pub fn page(running: &Running) -> String {
     registry_samples(&mut page, &running.registries.status());
     kafka_samples(&mut page, &running.kafka());
     running.certificates.write(&mut page);
+    running.tracer.write(&mut page);
     page.family(
         "finback_registered",
         "gauge",

@@ -27,6 +27,7 @@ use crate::orders::Orders;
 use crate::protocols;
 use crate::subscriber::Subscribers;
 use crate::tls::{self, Ledger, Owner, Renewed};
+use crate::traces::Tracer;
 use crate::turns::Turns;
 
 use readiness::Awaited;
@@ -45,6 +46,8 @@ pub struct Running {
     pub watchers: Arc<Watchers>,
     /// The access logs of listeners.
     pub access_logs: AccessLogs,
+    /// Who writes down spans.
+    pub tracer: Tracer,
     /// When certificates end.
     pub certificates: Arc<Ledger>,
     /// Reloads that were put in force, and that were refused.
@@ -226,6 +229,8 @@ impl Running {
             registries.clone(),
             observer,
         );
+        let tracer = Tracer::default();
+        mesh.trace(tracer.configure(config.tracing.as_ref(), mesh.clock)?);
         for outlet in &config.kafka {
             start_outlet(outlet, &[])?;
         }
@@ -261,6 +266,7 @@ impl Running {
             metrics,
             watchers,
             access_logs,
+            tracer,
             certificates,
             reloads: Reloads::default(),
             orders: Orders::default(),
@@ -310,6 +316,10 @@ impl Running {
             .lock()
             .await
             .replace(config.subscriptions)?;
+        let tracing = self
+            .tracer
+            .configure(config.tracing.as_ref(), self.mesh.clock)?;
+        self.mesh.trace(tracing);
         *self.lock_kafka() = config.kafka;
         *self.lock_lifecycle() = config.lifecycle;
         log::configure(&config.log);
@@ -412,7 +422,7 @@ impl Running {
         let kafka = self.kafka();
         // What clients were not told of yet, they will send again; this is for the rest.
         let flushing = tokio::task::spawn_blocking(move || kafka::flush(&kafka, FLUSH));
-        let _ = flushing.await;
+        let _ = tokio::join!(flushing, self.tracer.flush());
         self.access_logs.finish().await;
     }
 }

@@ -58,7 +58,8 @@ fn metrics(text: &str, before: char, after: char) -> BTreeSet<String> {
 
 #[test]
 fn the_guide_explains_every_metric() {
-    let pages = text("docs/operation.md") + &text("docs/messaging.md");
+    let pages = ["operation.md", "messaging.md", "tracing.md"];
+    let pages = pages.map(|page| text(&format!("docs/{page}"))).concat();
     let explained = metrics(&pages, '`', '`');
     let gauges = Gauges::default();
     let mut exported: BTreeSet<String> = gauges.rows().map(|row| row.0.to_owned()).into();
@@ -66,6 +67,7 @@ fn the_guide_explains_every_metric() {
     for source in [
         "src/metrics.rs",
         "src/tls/expiry.rs",
+        "src/traces.rs",
         "observability/src/metrics.rs",
     ] {
         let source = text(source);
@@ -79,6 +81,19 @@ fn the_guide_explains_every_metric() {
     assert!(missing.is_empty(), "not explained: {missing:?}");
     let gone: Vec<_> = explained.difference(&exported).collect();
     assert!(gone.is_empty(), "explained, and not there: {gone:?}");
+}
+
+#[test]
+fn the_guide_explains_every_attribute_of_a_span() {
+    let page = text("docs/tracing.md");
+    let mut table = "| attribute | what it says |\n|---|---|\n".to_owned();
+    for (name, meaning) in finback_observability::trace::ATTRIBUTES {
+        table.push_str(&format!("| `{name}` | {meaning} |\n"));
+    }
+    assert!(
+        marked(&page, "attributes") == table,
+        "docs/tracing.md must say between its marks:\n{table}"
+    );
 }
 
 #[test]

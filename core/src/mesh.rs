@@ -9,6 +9,7 @@ mod local;
 mod origin;
 mod site;
 mod status;
+mod traced;
 mod unknown;
 mod verdict;
 mod view;
@@ -18,7 +19,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::clock::Clock;
 use crate::cluster::{Cluster, ClusterPolicy, ClusterSpec, Source};
@@ -27,6 +28,7 @@ use crate::gauges::Gauges;
 use crate::record::Observer;
 use crate::rejection::Rejection;
 use crate::route::RouteTable;
+use crate::trace::Tracing;
 
 pub use exchange::{Attempt, Exchange, Lease, Resend};
 pub use explain::{Explained, Led};
@@ -40,6 +42,7 @@ pub use local::LocalMesh;
 pub(crate) use origin::Origin;
 pub(crate) use site::{SiteCache, SiteKey};
 pub use status::{ClusterStatus, EndpointState, EndpointStatus};
+pub use traced::{Propagated, Traced};
 pub use verdict::{AttemptEnd, Deadline, Repeat, Ruling, Verdict, rule, table};
 pub(crate) use view::Seat;
 
@@ -165,6 +168,8 @@ pub struct Mesh {
     /// A worker wants an upstream connection and has nothing idle: another one may have.
     pub(crate) room_wanted: AtomicBool,
     pub(crate) observer: Arc<dyn Observer>,
+    /// Whether, and how, exchanges are traced.
+    pub(crate) tracing: ArcSwapOption<Tracing>,
     discovery: Arc<dyn Discovery>,
     /// The layout in which each protocol's services are registered unless a route says
     /// otherwise.
@@ -200,6 +205,7 @@ impl Mesh {
             gauges: Arc::default(),
             room_wanted: AtomicBool::new(false),
             observer,
+            tracing: ArcSwapOption::empty(),
             discovery,
             layouts,
             routing: ArcSwap::from_pointee(nothing),
@@ -210,6 +216,12 @@ impl Mesh {
         });
         mesh.apply(spec);
         mesh
+    }
+
+    /// Says how exchanges are traced, or that none are. It holds for calls of services that were not
+    /// met yet, and for all from the next [routing](Self::apply) on.
+    pub fn trace(&self, tracing: Option<Arc<Tracing>>) {
+        self.tracing.store(tracing);
     }
 
     /// Puts new routing in force. Clusters that did not change stay as they are, with their

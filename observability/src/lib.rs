@@ -1,7 +1,8 @@
-//! Turns records into metrics, and shows them to those who look at single exchanges.
+//! Turns records into metrics and traces, and shows them to those who look at single exchanges.
 
 mod metrics;
 mod prometheus;
+pub mod trace;
 mod watchers;
 
 pub use metrics::{BOUNDS, Metrics, Totals};
