@@ -229,17 +229,20 @@ clusters:
             parent = span.id.clone();
         }
     }
-    says(&spans, &grpc.as_str().unwrap().to_owned());
+    says(&spans, grpc.as_str().unwrap());
     let resource = jaeger.resource(TRACE);
     assert_eq!(resource["service.name"], "mesh");
     assert_eq!(resource["deployment.environment.name"], "test");
     assert!(resource.contains_key("service.instance.id"), "{resource:?}");
 }
 
+/// Kind and name of a span, and some of its attributes.
+type Said<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
+
 /// What the spans of the call across protocols say.
 fn says(spans: &[Span], grpc: &str) {
     let port = grpc.rsplit_once(':').unwrap().1;
-    let table: [(&str, &str, &[(&str, &str)]); 6] = [
+    let table: [Said<'_>; 6] = [
         (
             "server",
             "GET",
@@ -444,7 +447,7 @@ fn each_attempt_is_a_span_and_says_how_it_failed() {
         r#"
 workers: 1
 tracing: {{ endpoint: "{}", service_name: retries, sampling: parent-based }}
-listeners: [ {{ name: rpc, address: "127.0.0.1:0", routes: rpc }} ]
+listeners: [ {{ name: rpc, address: "127.0.0.1:0", routes: rpc, access_log: {{ stdout: true }} }} ]
 routes: {{ rpc: [ {{ to: {{ cluster: pay }}, retry: {{ attempts: 2, idempotent: true }} }} ] }}
 clusters: {{ pay: {{ endpoints: [ "{}", "{}" ] }} }}
 "#,
@@ -454,6 +457,11 @@ clusters: {{ pay: {{ endpoints: [ "{}", "{}" ] }} }}
     let mut client = Client::connect(&finback.local("rpc"), Speech::Dubbo);
     assert!(client.call(&call).success);
     let spans = jaeger.trace(TRACE, 3);
+    // The access log points at it.
+    let wanted = format!("\"trace_id\":\"{TRACE}\"");
+    finback.process().wait_for("its line", PATIENCE, 0, |line| {
+        line.contains(&wanted).then_some(())
+    });
     let name = "com.acme.Pay/pay";
     let server = named(&spans, "server", name);
     assert_eq!(server.tag("error"), "");

@@ -1,5 +1,6 @@
 //! Collectors: by gRPC and HTTP, with TLS and secrets; and what becomes of calls when they fail.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
@@ -265,4 +266,46 @@ fn a_reload_begins_changes_and_ends_tracing() {
     call();
     thread::sleep(Duration::from_secs(2));
     assert_eq!(finback.metric("finback_spans_exported_total", ""), 6);
+}
+
+#[test]
+fn a_jaeger_that_stands_still_has_everything_afterwards() {
+    let jaeger = Jaeger::start();
+    let shop = http_service(|_| 200);
+    for protocol in ["grpc", "http"] {
+        let endpoint = match protocol {
+            "grpc" => &jaeger.grpc,
+            _ => &jaeger.http,
+        };
+        let name = format!("still-{protocol}");
+        let tracing = format!(
+            "tracing: {{ endpoint: \"{endpoint}\", protocol: {protocol}, service_name: {name}, sampling: always, timeout: 1s }}"
+        );
+        let finback = front(&tracing, &shop, "");
+        let web = finback.local("web");
+        let call = |count| (0..count).for_each(|_| assert_eq!(get(&web, "/", &[]).0, 200));
+        call(5);
+        jaeger.service(&name, 10);
+        jaeger.signal("STOP");
+        call(10);
+        eventually("a failure", PATIENCE, || {
+            match finback.metric("finback_span_export_failures_total", "") {
+                0 => Err("none yet".to_owned()),
+                _ => Ok(()),
+            }
+        });
+        call(10);
+        jaeger.signal("CONT");
+        // What it had taken before it stood still, it is sent again.
+        eventually("every span", PATIENCE, || {
+            let spans = jaeger.service_now(&name)?;
+            let ids: HashSet<&str> = spans.iter().map(|own| own.id.as_str()).collect();
+            match ids.len() {
+                50 => Ok(()),
+                other => Err(other.to_string()),
+            }
+        });
+        let dropped = "finback_spans_dropped_total";
+        assert_eq!(finback.metric(dropped, ""), 0);
+    }
 }
