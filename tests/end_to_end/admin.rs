@@ -686,11 +686,15 @@ fn top_shows_what_is_called() {
     calls.join().unwrap();
     let text = said(&out);
     assert!(out.status.success(), "{text}");
-    let row = text
-        .lines()
-        .find(|line| line.starts_with("shop.test.GET"))
-        .unwrap();
-    assert!(row.contains("http") && row.contains("50.0 %"), "{text}");
+    let row = text.lines().find(|line| line.starts_with("shop.test.GET"));
+    let row: Vec<_> = row
+        .unwrap_or_else(|| panic!("{text}"))
+        .split_whitespace()
+        .collect();
+    assert_eq!(row[1], "http", "{text}");
+    assert!(row[2].parse::<f64>().unwrap() > 1.0, "{text}");
+    let errors: f64 = row[3].parse().unwrap();
+    assert!((40.0..60.0).contains(&errors), "{text}");
     assert!(
         text.lines().all(|line| line.chars().count() <= 90),
         "{text}"

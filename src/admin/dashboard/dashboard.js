@@ -82,7 +82,7 @@ function about() {
   const own = known.version;
   const state = own.draining ? tag("bad", "stopping") : tag("good", "running");
   fill(document.getElementById("about"), [
-    state, h("span", null, `version ${own.version}`), h("span", null, `up ${ago(own.up_seconds)}`), h("span", null, `${own.workers} workers`)]);
+    state, h("span", null, `version ${own.version}`), h("span", null, `up ${ago(own.up_seconds)}`), h("span", null, `${own.workers} ${own.workers === 1 ? "worker" : "workers"}`)]);
   document.title = known.wrong ? `(${known.wrong}) Finback` : "Finback";
 }
 
@@ -172,13 +172,15 @@ function exchanges() {
     return url ? h("a", { href: url.replace("{trace_id}", encodeURIComponent(own.trace_id)), rel: "noreferrer" }, `trace ${own.trace_id.slice(0, 8)}`) : h("code", null, own.trace_id);
   };
   const list = (title, all) => {
-    const rows = all.slice(0, 12).map((own, at) => ({
+    const shown = all.slice(0, 12);
+    const traced = shown.some((own) => own.trace_id);
+    const rows = shown.map((own, at) => ({
       key: `${own.time} ${own.service} ${at}`,
       cells: [name(`${own.service}${own.method ? `.${own.method}` : ""}`), clock(own.time), millis(own.took_ms),
         tag(isError(own.outcome) ? "bad" : "good", own.status ? `${own.outcome} (${own.status})` : own.outcome),
-        own.endpoint ? [own.endpoint, " ", h("span", { class: "soft" }, "of ", name(own.cluster))] : "nowhere", own.source, link(own)],
+        own.endpoint ? [own.endpoint, " ", h("span", { class: "soft" }, "of ", name(own.cluster))] : "nowhere", own.source, ...(traced ? [link(own)] : [])],
     }));
-    const columns = [["Call", "name"], ["At", "still"], ["Took", "number"], ["Outcome", "half"], ["Went to", "half"], ["From", "half"], ["Trace", "half"]];
+    const columns = [["Call", "name"], ["At", "still"], ["Took", "number"], ["Outcome", "half"], ["Went to", "half"], ["From", "half"], ...(traced ? [["Trace", "half"]] : [])];
     return h("div", { "data-key": title }, h("h3", null, title), rows.length ? table(title, columns, rows) : h("p", { class: "empty" }, "None."));
   };
   show("exchanges", "", h("div", { class: "halves" }, list("Failed last", known.recent.failed), list("Slowest of 15 minutes", known.recent.slowest)));

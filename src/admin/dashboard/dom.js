@@ -105,5 +105,8 @@ const percent = (share) => (share === 0 ? "0 %" : share < 0.001 ? "<0.1 %" : `${
 const ago = (seconds) => (seconds >= 172800 ? `${Math.floor(seconds / 86400)} days` : seconds >= 7200 ? `${Math.floor(seconds / 3600)} h` : seconds >= 120 ? `${Math.floor(seconds / 60)} min` : `${Math.floor(seconds)} s`);
 const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString("en-GB");
 
+/** A text that leaves room for others. */
+const short = (text) => (text.length > 120 ? `${text.slice(0, 119)}\u2026` : text);
+
 /** A name that may be broken behind its dots and slashes, where there is no room for it. */
-const name = (text) => text.split(/(?<=[./:])/).flatMap((part, at) => (at === 0 ? [part] : [h("wbr"), part]));
+const name = (text) => short(text).split(/(?<=[./:])/).flatMap((part, at) => (at === 0 ? [part] : [h("wbr"), part]));
