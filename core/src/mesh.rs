@@ -21,7 +21,7 @@ use arc_swap::ArcSwap;
 use crate::clock::Clock;
 use crate::cluster::{Cluster, ClusterPolicy, ClusterSpec, Source};
 use crate::discovery::{Discovery, Lookup};
-use crate::gauges::Gauges;
+use crate::gauges::{ClusterCounts, Gauges};
 use crate::record::Observer;
 use crate::rejection::Rejection;
 use crate::route::RouteTable;
@@ -151,8 +151,8 @@ pub struct ClusterStatus {
     pub known: bool,
     /// Calls in flight to it.
     pub in_flight: u32,
-    /// Endpoints ejected since it began.
-    pub ejections: u64,
+    /// Numbers about it.
+    pub counts: Arc<ClusterCounts>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointStatus>,
 }
@@ -167,10 +167,10 @@ pub struct EndpointStatus {
     /// Calls in flight to it.
     pub in_flight: u32,
     /// Whether it takes calls now: not ejected (or due to be tried by the next call), not leaving, not
-    /// unwell.
+    /// unhealthy.
     pub available: bool,
-    /// Whether health checks say that it is unwell.
-    pub unwell: bool,
+    /// Whether health checks say that it is unhealthy.
+    pub unhealthy: bool,
     /// Its labels, as `name=value`.
     pub labels: Vec<String>,
 }
@@ -428,7 +428,7 @@ fn cluster_status(cluster: &Cluster, now: crate::clock::Now) -> ClusterStatus {
         ready: endpoints.ready,
         known: endpoints.known,
         in_flight: cluster.in_flight.load(Ordering::Relaxed),
-        ejections: cluster.ejections.load(Ordering::Relaxed),
+        counts: cluster.counts.clone(),
         endpoints: endpoints
             .all
             .iter()
@@ -437,7 +437,7 @@ fn cluster_status(cluster: &Cluster, now: crate::clock::Now) -> ClusterStatus {
                 weight: endpoint.weight,
                 in_flight: endpoint.in_flight(),
                 available: endpoint.available(now) || endpoint.is_due(now),
-                unwell: endpoint.health.unwell.load(Ordering::Relaxed),
+                unhealthy: endpoint.health.unhealthy.load(Ordering::Relaxed),
                 labels: endpoint
                     .labels
                     .iter()

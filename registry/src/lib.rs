@@ -126,11 +126,11 @@ pub struct RegistryStatus {
     /// Its configured name.
     pub name: String,
     /// Whether its servers answer, and let us read what they let us read before (DNS: whether
-    /// names resolve). Files and memory always do.
+    /// names resolve; of a file, whether it can be read and is whole).
     pub connected: bool,
     /// For how long they have not answered, or something could not be read.
     pub stale: Duration,
-    /// Services that are followed.
+    /// Services that are followed; of a list, services in it.
     pub services: usize,
     /// Of these, services of which nothing is known yet.
     pub waiting: usize,
@@ -604,11 +604,13 @@ impl Source {
             failing_names: 0,
         };
         let age = |since: Option<Instant>| since.map(|since| since.elapsed()).unwrap_or_default();
-        if let Self::Listed(listed) = self
-            && let Some(since) = listed.doubted()
-        {
-            status.stale = since.elapsed();
-            status.failing_reads = 1;
+        if let Self::Listed(listed) = self {
+            status.services = listed.len();
+            if let Some(since) = listed.doubted() {
+                status.connected = false;
+                status.stale = since.elapsed();
+                status.failing_reads = 1;
+            }
         }
         if let Self::Dns(dns) = self {
             let (failing, since) = dns.failing();

@@ -310,6 +310,7 @@ impl Exchange {
         self.seat = Some(seat.clone());
         if again {
             Gauges::add(&local.mesh().gauges.retries);
+            Gauges::add(&cluster.counts.retries);
         }
         Ok(Attempt::Go(Lease {
             seat,
@@ -691,7 +692,7 @@ impl Lease {
         self.settled = true;
     }
 
-    /// Whether the endpoint takes no new calls now: it was ejected, or found unwell. A session with it may
+    /// Whether the endpoint takes no new calls now: it was ejected, or found unhealthy. A session with it may
     /// have lost it without knowing.
     #[must_use]
     pub fn is_doubted(&self) -> bool {
@@ -749,7 +750,7 @@ impl Lease {
                     .outlier
                     .failure(&endpoint.health, now, &all.all, trial)
                 {
-                    cluster.ejections.fetch_add(1, Relaxed);
+                    Gauges::add(&cluster.counts.ejections);
                     tracing::warn!(
                         cluster = %cluster.name(), endpoint = %endpoint.address,
                         "endpoint ejected after repeated failures"
