@@ -183,7 +183,7 @@ fn clusters(clusters: &[ClusterStatus]) -> String {
                         "weight": endpoint.weight,
                         "in_flight": endpoint.in_flight,
                         "available": endpoint.available,
-                        "unwell": endpoint.unwell,
+                        "unhealthy": endpoint.unhealthy,
                         "labels": endpoint.labels,
                     })
                 })
@@ -212,7 +212,7 @@ mod tests {
             weight: 100,
             in_flight: 0,
             available: true,
-            unwell: false,
+            unhealthy: false,
             labels: Vec::new(),
         };
         ClusterStatus {
@@ -228,7 +228,7 @@ mod tests {
             ready: true,
             known: endpoints > 0,
             in_flight: 1,
-            ejections: 2,
+            counts: Arc::default(),
             endpoints: vec![endpoint; endpoints],
         }
     }

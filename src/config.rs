@@ -24,6 +24,8 @@ pub struct Config {
     pub take_over: bool,
     /// Where the admin port listens, if anywhere.
     pub admin: Option<SocketAddr>,
+    /// The StatsD server that metrics are sent to, if any.
+    pub statsd: Option<finback_observability::statsd::Settings>,
     /// Registries by name.
     pub registries: Vec<(String, RegistryConfig)>,
     /// Kafka clusters.

@@ -13,6 +13,7 @@ pub mod metadata;
 pub mod metrics;
 pub mod protocols;
 pub mod running;
+pub mod statsd;
 pub mod subscriber;
 pub mod tls;
 pub mod turns;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use finback_core::driver::{Bound, ListenerSpec, Workers, keep_checking};
@@ -18,6 +19,7 @@ use crate::config::{Config, MeshRegistry};
 use crate::kafka::{self, Outlet};
 use crate::metadata::DubboMetadata;
 use crate::protocols;
+use crate::statsd::Statsd;
 use crate::subscriber::Subscribers;
 use crate::tls::{self, Ledger, Owner, Renewed};
 use crate::turns::Turns;
@@ -39,6 +41,8 @@ pub struct Running {
     pub reloads: Reloads,
     /// How long those wait for each other who share the control thread, or that of registries.
     pub turns: [(&'static str, Arc<Turns>); 2],
+    /// Who tells a StatsD server.
+    pub statsd: Statsd,
     /// Where services are looked up.
     pub registries: Arc<Registries>,
     /// The worker threads.
@@ -115,13 +119,44 @@ impl Fixed {
     }
 }
 
-/// Counts of reloads.
+/// Counts of reloads, and when the last were, in seconds since 1970.
 #[derive(Debug, Default)]
 pub struct Reloads {
     /// Put in force.
     pub accepted: AtomicU64,
+    /// When one was put in force last, the first included.
+    pub accepted_at: AtomicU64,
     /// Refused; the configuration before stayed.
     pub refused: AtomicU64,
+    /// When one was refused last; 0 if none was.
+    pub refused_at: AtomicU64,
+}
+
+impl Reloads {
+    /// None yet but what the process was started with.
+    fn begin() -> Self {
+        let reloads = Self::default();
+        reloads.accepted_at.store(seconds(), Ordering::Relaxed);
+        reloads
+    }
+
+    /// A configuration was put in force.
+    pub fn accept(&self) {
+        self.accepted_at.store(seconds(), Ordering::Relaxed);
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A configuration was refused.
+    pub fn refuse(&self) {
+        self.refused_at.store(seconds(), Ordering::Relaxed);
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Seconds since 1970.
+fn seconds() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |own| own.as_secs())
 }
 
 /// A listener in service.
@@ -149,7 +184,7 @@ impl Running {
             Arc::new(DubboMetadata),
         );
         let registries = Arc::new(registries);
-        let metrics = Arc::new(Metrics::default());
+        let metrics = Arc::new(Metrics::new(protocols::status_label));
         let watchers = Arc::<Watchers>::default();
         let observer = Arc::new(Watched {
             counts: metrics.clone(),
@@ -192,7 +227,8 @@ impl Running {
             metrics,
             watchers,
             certificates,
-            reloads: Reloads::default(),
+            reloads: Reloads::begin(),
+            statsd: Statsd::new(config.statsd),
             turns,
             _registry_thread: registry_thread,
             registries,
@@ -229,6 +265,7 @@ impl Running {
             .replace(config.subscriptions)?;
         *self.lock_kafka() = config.kafka;
         self.registries.replace(config.registries);
+        self.statsd.replace(config.statsd);
         self.mesh.apply(config.routing);
         listeners.retain(|listener| {
             let kept = wanted.contains(&listener.spec);

@@ -6,6 +6,7 @@ mod proxies;
 mod registries;
 mod routes;
 mod several;
+mod statsd;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -64,6 +65,7 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
         .as_ref()
         .map(|admin| admin_address(&admin.address))
         .transpose()?;
+    let statsd = file.metrics.statsd.map(statsd::settings).transpose()?;
     let mut registries: Vec<_> = file
         .registries
         .into_iter()
@@ -130,6 +132,7 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
         subscriptions,
         workers,
         admin,
+        statsd,
         registries,
         registrations,
         bridges,
