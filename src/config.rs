@@ -3,6 +3,7 @@
 mod convert;
 pub mod file;
 mod forms;
+mod shown;
 pub mod units;
 
 use units::Placed;
@@ -10,7 +11,11 @@ use units::Placed;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
+use crate::access_log::AccessLogConfig;
+use crate::log::LogConfig;
 use crate::tls::{ClientFiles, ServerFiles};
 use finback_core::driver::ListenerSpec;
 use finback_core::mesh::RoutingSpec;
@@ -22,14 +27,16 @@ pub struct Config {
     pub workers: usize,
     /// Listen beside another process, which is then stopped; said on the command line.
     pub take_over: bool,
-    /// Where the admin port listens, if anywhere.
-    pub admin: Option<SocketAddr>,
+    /// The admin port, if there is one.
+    pub admin: Option<crate::admin::Settings>,
+    /// The file as it may be shown: without secrets.
+    pub shown: serde_json::Value,
     /// The StatsD server that metrics are sent to, if any.
     pub statsd: Option<finback_observability::statsd::Settings>,
     /// Registries by name.
     pub registries: Vec<(String, RegistryConfig)>,
     /// Kafka clusters.
-    pub kafka: Vec<std::sync::Arc<crate::kafka::Outlet>>,
+    pub kafka: Vec<Arc<crate::kafka::Outlet>>,
     /// Subscriptions of our own at brokers.
     pub subscriptions: Vec<crate::subscriber::Subscription>,
     /// Local services to register.
@@ -44,6 +51,12 @@ pub struct Config {
     pub listeners: Vec<ListenerSpec>,
     /// Everything about routing.
     pub routing: RoutingSpec,
+    /// How it starts and stops.
+    pub lifecycle: Lifecycle,
+    /// How the log is written.
+    pub log: LogConfig,
+    /// Access logs, by the names of their listeners.
+    pub access_logs: Vec<(Arc<str>, AccessLogConfig)>,
     /// The files of all TLS, in the order of what they belong to.
     pub(crate) files: TlsFiles,
 }
@@ -54,9 +67,9 @@ pub(crate) struct TlsFiles {
     pub(crate) listeners: Vec<Option<Placed<ServerFiles>>>,
     pub(crate) clusters: Vec<Option<Placed<ClientFiles>>>,
     pub(crate) registry_clusters: Option<Placed<ClientFiles>>,
-    pub(crate) kafka: Vec<Placed<std::sync::Arc<crate::kafka::Outlet>>>,
+    pub(crate) kafka: Vec<Placed<Arc<crate::kafka::Outlet>>>,
     /// What clients of MQTT are asked for.
-    pub(crate) credentials: Vec<Placed<std::sync::Arc<crate::authentication::Credentials>>>,
+    pub(crate) credentials: Vec<Placed<Arc<crate::authentication::Credentials>>>,
 }
 
 impl Config {
@@ -91,7 +104,31 @@ impl Config {
         for Placed { value, place } in &self.files.credentials {
             value.read().map_err(wrong(*place))?;
         }
+        if let Some(admin) = &self.admin {
+            admin
+                .check()
+                .map_err(|(place, error)| wrong(place)(error))?;
+        }
         Ok(())
+    }
+}
+
+/// How it starts and stops.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lifecycle {
+    /// For how long it goes on serving, not ready, when it is told to stop; `None` leaves that to
+    /// the signal.
+    pub drain_delay: Option<Duration>,
+    /// For how long it waits, not ready, for registries of which nothing is known.
+    pub registry_wait: Duration,
+}
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Self {
+            drain_delay: None,
+            registry_wait: Duration::from_secs(15),
+        }
     }
 }
 
@@ -182,7 +219,41 @@ pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
         refuse(place, explain(&error.without_snippet().to_string()))
     })?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    convert::config(file, folder).map_err(|wrong| refuse(Some(wrong.place), wrong.message))
+    let mut config =
+        convert::config(file, folder).map_err(|wrong| refuse(Some(wrong.place), wrong.message))?;
+    config.shown = shown::shown(text);
+    Ok(config)
+}
+
+/// The admin port of the file at `path`, whatever else stands there: for commands that ask a process
+/// that runs, also while its file is being edited.
+///
+/// # Errors
+/// If the file cannot be read, or names no admin port.
+pub fn admin(path: &Path) -> Result<crate::admin::Settings, ConfigError> {
+    #[derive(serde::Deserialize)]
+    struct Part {
+        admin: Option<Placed<file::Admin>>,
+    }
+    let refuse = |place, message| ConfigError {
+        file: path.to_owned(),
+        place,
+        message,
+    };
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| refuse(None, format!("cannot be read: {error}")))?;
+    let part: Part = serde_saphyr::from_str(&text).map_err(|error| {
+        let place = error
+            .location()
+            .map(|location| (location.line(), location.column()));
+        refuse(place, explain(&error.without_snippet().to_string()))
+    })?;
+    let Some(admin) = part.admin else {
+        let message = "names no admin port to ask; write `admin: { address: \"127.0.0.1:9901\" }`";
+        return Err(refuse(None, message.to_owned()));
+    };
+    let folder = path.parent().unwrap_or(Path::new(""));
+    convert::admin_settings(admin, folder).map_err(|wrong| refuse(Some(wrong.place), wrong.message))
 }
 
 /// The parser's message in one line, with the key that was probably meant.

@@ -12,6 +12,7 @@ use finback_core::metric::Family;
 use finback_kafka::Counts;
 use finback_observability::{Page, Sink, Value};
 
+use crate::access_log::AccessLogStatus;
 use crate::kafka::Outlet;
 use crate::log;
 use crate::running::Running;
@@ -123,6 +124,7 @@ pub fn collect(running: &Running, sink: &mut dyn Sink) {
     kafka(&running.kafka(), sink);
     running.certificates.collect(sink);
     workers(&running.workers.status(), sink);
+    access_logs(&running.access_logs.status(), sink);
     control(running, sink);
     process::collect(sink);
     sink.family(&BUILD);
@@ -154,6 +156,32 @@ fn control(running: &Running, sink: &mut dyn Sink) {
     sink.family(&CONTROL_STALLS);
     for (thread, turns) in &running.turns {
         sink.series(&[thread], Value::Count(turns.stalls()));
+    }
+}
+
+static LOG_LINES: Family = Family::counter(
+    "finback_access_log_lines_total",
+    "lines",
+    &["path"],
+    "Lines written to an access log.",
+);
+static LOG_DROPPED: Family = Family::counter(
+    "finback_access_log_lines_dropped_total",
+    "lines",
+    &["path"],
+    "Lines of an access log that were dropped: nobody took them, or they could not be written.",
+);
+
+fn access_logs(logs: &[AccessLogStatus], sink: &mut dyn Sink) {
+    let families: [(&'static Family, fn(&AccessLogStatus) -> u64); 2] = [
+        (&LOG_LINES, |log| log.written),
+        (&LOG_DROPPED, |log| log.dropped),
+    ];
+    for (family, value) in families {
+        sink.family(family);
+        for log in logs {
+            sink.series(&[&log.target], Value::Count(value(log)));
+        }
     }
 }
 

@@ -53,3 +53,17 @@ fn the_guide_explains_every_outcome() {
         assert_eq!(count, 1, "{quoted} is not explained once");
     }
 }
+
+#[test]
+fn the_guide_explains_every_field_of_an_access_log() {
+    let page = text("docs/observing.md");
+    let rows: String = finback::access_log::FIELDS
+        .iter()
+        .map(|(name, _, meaning)| format!("| `{name}` | {meaning} |\n"))
+        .collect();
+    let table = format!("| field | meaning |\n|---|---|\n{rows}");
+    assert!(
+        marked(&page, "fields") == table,
+        "docs/observing.md must say between its marks:\n{table}"
+    );
+}

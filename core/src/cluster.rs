@@ -245,6 +245,8 @@ impl Cluster {
                 cluster = %Escaped(self.name()), endpoint = %endpoint.address, %error,
                 "cannot connect to endpoint; it is left alone for a while"
             );
+            let why = format!("no connection can be made: {error}");
+            endpoint.health.troubles.ejected(now, why);
         }
     }
 

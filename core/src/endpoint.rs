@@ -1,6 +1,7 @@
 //! One address of a cluster and what the mesh has learnt about it.
 
 mod standing;
+mod troubles;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,6 +15,8 @@ use crate::discovery::Terms;
 pub(crate) use standing::Seen;
 use standing::Stand;
 pub use standing::{Standing, Trial};
+pub use troubles::Trouble;
+pub(crate) use troubles::Troubles;
 
 /// One endpoint of a snapshot. Immutable but for its [`Health`], which outlives changes of
 /// weight and labels.
@@ -70,6 +73,8 @@ pub struct Health {
     connecting_since: AtomicU64,
     /// A health check already ended an ejection early, and calls did not confirm it since.
     lifted: AtomicBool,
+    /// Why it takes no calls, for whoever asks.
+    pub(crate) troubles: Troubles,
 }
 
 /// Answers are noted this often; more would only keep the workers' caches busy.

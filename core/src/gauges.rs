@@ -291,6 +291,15 @@ pub struct ClusterCounts {
     pub retries: AtomicU64,
 }
 
+/// The client connections of one listener.
+#[derive(Debug, Default)]
+pub struct ListenerGauges {
+    /// Open now.
+    pub connections: AtomicU64,
+    /// Since it began.
+    pub accepted: AtomicU64,
+}
+
 /// Counts as an open upstream connection for as long as it lives.
 #[derive(Debug)]
 pub(crate) struct UpstreamConnection {

@@ -1,18 +1,20 @@
 //! What all workers share: routing, clusters, the way to registries and exporters.
 
 mod exchange;
+mod explain;
 mod fitting;
+mod hits;
 mod learned;
 mod local;
 mod origin;
 mod site;
+mod status;
 mod unknown;
 mod verdict;
 mod view;
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,19 +23,23 @@ use arc_swap::ArcSwap;
 use crate::clock::Clock;
 use crate::cluster::{Cluster, ClusterPolicy, ClusterSpec, Source};
 use crate::discovery::{Discovery, Lookup};
-use crate::gauges::{ClusterCounts, Gauges};
+use crate::gauges::Gauges;
 use crate::record::Observer;
 use crate::rejection::Rejection;
 use crate::route::RouteTable;
 
 pub use exchange::{Attempt, Exchange, Lease, Resend};
+pub use explain::{Explained, Led};
 pub use fitting::Fitting;
+use hits::Hits;
 use learned::Learned;
 use unknown::Unknown;
 
+pub(crate) use exchange::Told;
 pub use local::LocalMesh;
 pub(crate) use origin::Origin;
 pub(crate) use site::{SiteCache, SiteKey};
+pub use status::{ClusterStatus, EndpointState, EndpointStatus};
 pub use verdict::{AttemptEnd, Deadline, Repeat, Ruling, Verdict, rule, table};
 pub(crate) use view::Seat;
 
@@ -131,48 +137,23 @@ impl Routing {
         self.tables.get(name)
     }
 
+    /// The names of all tables, in order.
+    #[must_use]
+    pub fn tables(&self) -> Vec<Arc<str>> {
+        let mut names: Vec<_> = self.tables.keys().cloned().collect();
+        names.sort();
+        names
+    }
+
+    fn policy(&self) -> ClusterPolicy {
+        self.registry_policy.clone()
+    }
+
     /// The configured cluster of this name.
     #[must_use]
     pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
         self.clusters.get(name)
     }
-}
-
-/// One cluster as an operator sees it.
-#[derive(Clone, Debug)]
-pub struct ClusterStatus {
-    /// Its name.
-    pub name: Arc<str>,
-    /// What it watches, if a registry.
-    pub lookup: Option<Lookup>,
-    /// Whether a first snapshot has arrived.
-    pub ready: bool,
-    /// Whether the registry knows the service.
-    pub known: bool,
-    /// Calls in flight to it.
-    pub in_flight: u32,
-    /// Numbers about it.
-    pub counts: Arc<ClusterCounts>,
-    /// Its endpoints.
-    pub endpoints: Vec<EndpointStatus>,
-}
-
-/// One endpoint as an operator sees it.
-#[derive(Clone, Debug)]
-pub struct EndpointStatus {
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// Its configured weight.
-    pub weight: u32,
-    /// Calls in flight to it.
-    pub in_flight: u32,
-    /// Whether it takes calls now: not ejected (or due to be tried by the next call), not leaving, not
-    /// unhealthy.
-    pub available: bool,
-    /// Whether health checks say that it is unhealthy.
-    pub unhealthy: bool,
-    /// Its labels, as `name=value`.
-    pub labels: Vec<String>,
 }
 
 /// What all workers share.
@@ -193,6 +174,8 @@ pub struct Mesh {
     unknown: Unknown,
     /// Which services have series of their own because somebody serves them.
     pub(crate) learned: Learned,
+    /// How often routes are taken.
+    pub(crate) hits: Hits,
 }
 
 impl Mesh {
@@ -223,6 +206,7 @@ impl Mesh {
             looked_up: Mutex::default(),
             unknown: Unknown::default(),
             learned: Learned::default(),
+            hits: Hits::default(),
         });
         mesh.apply(spec);
         mesh
@@ -253,6 +237,7 @@ impl Mesh {
         if before.registry_policy != spec.registry_policy {
             self.replace_looked_up(&spec.registry_policy);
         }
+        self.hits.keep(&spec.tables);
         let tables = spec
             .tables
             .into_iter()
@@ -379,10 +364,17 @@ impl Mesh {
         let mut status: Vec<ClusterStatus> = self
             .clusters()
             .iter()
-            .map(|cluster| cluster_status(cluster, now))
+            .map(|cluster| ClusterStatus::of(cluster, now))
             .collect();
         status.sort_by(|a, b| a.name.cmp(&b.name));
         status
+    }
+
+    /// How often each route of each table was taken since it was configured; the route "" stands for
+    /// calls that none matched.
+    #[must_use]
+    pub fn route_hits(&self) -> BTreeMap<(Arc<str>, Arc<str>), u64> {
+        self.hits.sums()
     }
 
     fn lock_looked_up(&self) -> std::sync::MutexGuard<'_, BTreeMap<Lookup, Arc<Cluster>>> {
@@ -414,36 +406,5 @@ fn lookup_spec(lookup: Lookup, policy: ClusterPolicy) -> ClusterSpec {
         name: name.into(),
         source: Source::Discovered(lookup),
         policy,
-    }
-}
-
-fn cluster_status(cluster: &Cluster, now: crate::clock::Now) -> ClusterStatus {
-    let endpoints = cluster.endpoints();
-    ClusterStatus {
-        name: cluster.name().clone(),
-        lookup: match &cluster.spec.source {
-            Source::Listed(_) => None,
-            Source::Discovered(lookup) => Some(lookup.clone()),
-        },
-        ready: endpoints.ready,
-        known: endpoints.known,
-        in_flight: cluster.in_flight.load(Ordering::Relaxed),
-        counts: cluster.counts.clone(),
-        endpoints: endpoints
-            .all
-            .iter()
-            .map(|endpoint| EndpointStatus {
-                address: endpoint.address,
-                weight: endpoint.weight,
-                in_flight: endpoint.in_flight(),
-                available: endpoint.available(now) || endpoint.is_due(now),
-                unhealthy: endpoint.health.unhealthy.load(Ordering::Relaxed),
-                labels: endpoint
-                    .labels
-                    .iter()
-                    .map(|(k, v)| format!("{k}={v}"))
-                    .collect(),
-            })
-            .collect(),
     }
 }

@@ -10,6 +10,7 @@ mod disk;
 mod dns;
 mod exercise;
 mod feed;
+mod heard;
 mod layout;
 mod listed;
 mod looks;
@@ -176,6 +177,8 @@ enum Source {
 struct Servers {
     feeds: Arc<Feeds>,
     eager: Vec<AbortHandle>,
+    /// An earlier run left snapshots of it.
+    remembered: bool,
 }
 
 impl Drop for Servers {
@@ -436,7 +439,12 @@ impl Registries {
                         self.handle.spawn(watching).abort_handle()
                     })
                     .collect();
-                Source::Servers(Arc::new(Servers { feeds, eager }))
+                let remembered = self.disk.as_ref().is_some_and(|disk| disk.knows(name));
+                Source::Servers(Arc::new(Servers {
+                    feeds,
+                    eager,
+                    remembered,
+                }))
             }
             RegistryConfig::File(path) => Source::Listed(Listed::file(&self.handle, path)),
             RegistryConfig::Memory(services) => Source::Listed(Listed::memory(services.clone())),

@@ -71,6 +71,11 @@ impl Listed {
         })
     }
 
+    /// Whether there is a list: a file was read.
+    pub(crate) fn is_known(&self) -> bool {
+        self.services.borrow().is_some()
+    }
+
     /// Since when what the file says is wrong or doubted.
     pub(crate) fn doubted(&self) -> Option<Instant> {
         *lock(&self.doubted)

@@ -115,7 +115,7 @@ pub async fn demo(options: Options) -> anyhow::Result<ExitCode> {
     } else {
         show(front, options.duration).await?
     };
-    running.drain().await;
+    running.drain(Duration::ZERO).await;
     report(&summaries, options.json)
 }
 

@@ -1,7 +1,9 @@
 //! The file's types become core's; what does not make sense is refused with its place.
 
+mod admin;
 mod clusters;
 mod kafka;
+mod logs;
 mod proxies;
 mod registries;
 mod routes;
@@ -22,7 +24,8 @@ use finback_registry::{Layout, RegistryConfig, Several};
 
 use super::file::{self, File};
 use super::units::{Pause, Placed, Size, Time};
-use super::{Config, TlsFiles, Wrong};
+use super::{Config, Lifecycle, TlsFiles, Wrong};
+use crate::access_log::AccessLogConfig;
 use crate::authentication::Credentials;
 use crate::kafka::Outlet;
 use crate::protocols;
@@ -62,8 +65,7 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
     let workers = workers(file.workers.as_ref())?;
     let admin = file
         .admin
-        .as_ref()
-        .map(|admin| admin_address(&admin.address))
+        .map(|admin| admin_settings(admin, folder))
         .transpose()?;
     let statsd = file.metrics.statsd.map(statsd::settings).transpose()?;
     let mut registries: Vec<_> = file
@@ -86,6 +88,8 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
         .into_iter()
         .map(|own| subscription(own, &names, folder))
         .collect::<Result<_>>()?;
+    let lifecycle = lifecycle(&file.limits);
+    let log = logs::log(file.log)?;
     let (limits, longest) = limits(file.limits)?;
     let frame = Frame {
         most: longest,
@@ -95,7 +99,11 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
         let message = "without a listener nothing would ever come in; write one";
         return Err(Wrong::at(file.listeners.place, message));
     }
-    let (listeners, listener_tls) = listeners(file.listeners, frame, &names, folder)?;
+    let Listeners {
+        specs: listeners,
+        tls: listener_tls,
+        access_logs,
+    } = listeners(file.listeners, frame, &names, folder)?;
     let tables: Vec<_> = file
         .routes
         .into_iter()
@@ -128,6 +136,7 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
     };
     Ok(Config {
         take_over: false,
+        shown: serde_json::Value::Null,
         kafka: names.kafka.values().map(|own| own.value.clone()).collect(),
         subscriptions,
         workers,
@@ -142,6 +151,9 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
             .map(|snapshots| folder.join(snapshots.folder)),
         listeners,
         routing,
+        lifecycle,
+        log,
+        access_logs,
         files: TlsFiles {
             listeners: listener_tls,
             clusters: cluster_tls,
@@ -152,8 +164,14 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
     })
 }
 
-/// The files of each listener's TLS.
-type ListenerFiles = Vec<Option<Placed<ServerFiles>>>;
+/// All listeners, with what is kept beside core's words for them.
+#[derive(Default)]
+struct Listeners {
+    specs: Vec<ListenerSpec>,
+    /// The files of each one's TLS.
+    tls: Vec<Option<Placed<ServerFiles>>>,
+    access_logs: Vec<(Arc<str>, AccessLogConfig)>,
+}
 
 /// The names that other parts of the file may refer to.
 struct Names {
@@ -281,13 +299,17 @@ fn address(text: &str, place: (u64, u64)) -> Result<SocketAddr> {
     })
 }
 
-fn admin_address(placed: &Placed<String>) -> Result<SocketAddr> {
-    let address = address(&placed.value, placed.place)?;
-    if !address.ip().is_loopback() {
-        let message = "the admin port is for this machine only; write 127.0.0.1 and a port";
-        return Err(Wrong::at(placed.place, message));
+/// The admin port's settings, which must lead to something.
+pub(super) fn admin_settings(
+    from: Placed<file::Admin>,
+    folder: &Path,
+) -> Result<crate::admin::Settings> {
+    let settings = admin::settings(from.value, folder)?;
+    if !admin::serves(&settings) {
+        let message = "an admin port without an address serves nothing; write `address`";
+        return Err(Wrong::at(from.place, message));
     }
-    Ok(address)
+    Ok(settings)
 }
 
 fn listeners(
@@ -295,13 +317,14 @@ fn listeners(
     frame: Frame,
     names: &Names,
     folder: &Path,
-) -> Result<(Vec<ListenerSpec>, ListenerFiles)> {
-    let mut specs: Vec<ListenerSpec> = Vec::new();
-    let mut files = Vec::new();
-    for listener in listeners.value {
+) -> Result<Listeners> {
+    let mut all = Listeners::default();
+    let specs = &mut all.specs;
+    for mut listener in listeners.value {
         let place = listener.address.place;
+        let access_log = listener.access_log.take();
         let (spec, tls) = listener_spec(listener, frame, names, folder)?;
-        files.push(tls);
+        all.tls.push(tls);
         if specs.iter().any(|other| other.name == spec.name) {
             let message = format!("two listeners are called `{}`; rename one", spec.name);
             return Err(Wrong::at(place, message));
@@ -311,9 +334,24 @@ fn listeners(
             let message = format!("two listeners have the address {}; move one", spec.address);
             return Err(Wrong::at(place, message));
         }
+        if let Some(placed) = access_log {
+            let place = placed.place;
+            let config = logs::access_log(placed, folder)?;
+            // One file is written by one thread, which knows one way of moving it away.
+            let path = |own: &AccessLogConfig| own.target.to_string();
+            let differs = |own: &(Arc<str>, AccessLogConfig)| {
+                path(&own.1) == path(&config) && own.1.target != config.target
+            };
+            if all.access_logs.iter().any(differs) {
+                let message =
+                    "another listener writes there, with another `rotate`; write the same";
+                return Err(Wrong::at(place, message));
+            }
+            all.access_logs.push((spec.name.clone(), config));
+        }
         specs.push(spec);
     }
-    Ok((specs, files))
+    Ok(all)
 }
 
 /// How long frames may be.
@@ -366,6 +404,7 @@ fn listener_spec(
     };
     let proxies = proxies::proxies(from.trusted_proxies, from.proxy_protocol, &protocols)?;
     let spec = ListenerSpec {
+        gauges: Arc::default(),
         proxies,
         name: from.name.unwrap_or_else(|| address.to_string()).into(),
         address,
@@ -543,6 +582,18 @@ fn revoked(
         }
         _ => Ok(lists.iter().map(|list| folder.join(&list.value)).collect()),
     }
+}
+
+fn lifecycle(from: &file::Limits) -> Lifecycle {
+    let mut lifecycle = Lifecycle {
+        drain_delay: from.drain_delay.map(|Pause(time)| time),
+        ..Lifecycle::default()
+    };
+    set(
+        &mut lifecycle.registry_wait,
+        from.registry_wait.map(|Pause(time)| time),
+    );
+    lifecycle
 }
 
 /// The bounds, and the longest frame if that is said.

@@ -1,5 +1,7 @@
 //! The configuration file's types: what may be written, nothing about what it means.
 
+mod admin;
+
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
 
@@ -9,14 +11,16 @@ use serde::Deserialize;
 
 use super::units::{Pause, Percent, Placed, Size, Time};
 
+pub use admin::{Admin, AdminListener, AdminTls};
+
 /// A Finback configuration.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct File {
     /// Worker threads. Default: one per core. Read at the start only.
     pub workers: Option<Placed<usize>>,
-    /// The admin port: metrics, health, clusters. Read at the start only.
-    pub admin: Option<Admin>,
+    /// The admin port: pages, metrics, health. Read at the start only.
+    pub admin: Option<Placed<Admin>>,
     /// Where metrics are sent. Default: nowhere; the admin port has them for Prometheus.
     #[serde(default)]
     pub metrics: Metrics,
@@ -53,14 +57,23 @@ pub struct File {
     /// Bounds of connections and calls; the guide says of which protocols each one is.
     #[serde(default)]
     pub limits: Limits,
+    /// The log of what Finback itself does.
+    #[serde(default)]
+    pub log: Log,
 }
 
-/// The admin port.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+/// The log of what Finback itself does, on stderr. The environment's `RUST_LOG` goes before `level` and
+/// `modules`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Admin {
-    /// Where it listens, such as `127.0.0.1:9901`. Loopback only.
-    pub address: Placed<String>,
+pub struct Log {
+    /// How a line looks: `text` or `json`. Default: text.
+    pub format: Option<Placed<String>>,
+    /// Which lines are written: `error`, `warn`, `info`, `debug`, `trace` or `off`. Default: info.
+    pub level: Option<Placed<String>>,
+    /// Other levels for modules, by their names, such as `finback_http`. Default: none.
+    #[serde(default)]
+    pub modules: BTreeMap<String, Placed<String>>,
 }
 
 /// Where metrics are sent.
@@ -398,6 +411,38 @@ pub struct Listener {
     pub mqtt: Option<Placed<MqttListener>>,
     /// HTTP: bounds on requests and connections.
     pub http: Option<Placed<HttpListener>>,
+    /// A line for each exchange. Default: none.
+    pub access_log: Option<Placed<AccessLog>>,
+}
+
+/// One line for each exchange of a listener; exactly one of `path` and `stdout` says where.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AccessLog {
+    /// A file or a named pipe, relative to this file. SIGUSR1 has it opened again.
+    pub path: Option<String>,
+    /// The process's standard output.
+    #[serde(default)]
+    pub stdout: bool,
+    /// `json`, `text`, or a template with fields, such as `{time} {service} {outcome}`. Default: json.
+    pub format: Option<Placed<String>>,
+    /// `failures` leaves out exchanges that succeeded. Default: all.
+    pub only: Option<Placed<String>>,
+    /// The share of the exchanges that succeeded which are written, above 0 and up to 1; failures always
+    /// are. Default: 1.
+    pub sample: Option<Placed<f64>>,
+    /// When the file is moved away. Default: never.
+    pub rotate: Option<Placed<Rotate>>,
+}
+
+/// When a log file is moved away, as `PATH.1`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rotate {
+    /// When it has so many bytes, 64KiB at least.
+    pub size: Size,
+    /// So many former files are kept. Default: 5.
+    pub keep: Option<u32>,
 }
 
 /// Bounds on requests of HTTP and on their connections.
@@ -1268,6 +1313,12 @@ pub struct Limits {
     /// While stopping, new calls are served for this long where the protocol has no goodbye.
     /// Default: 5s.
     pub drain_grace: Option<Pause>,
-    /// Stopping takes no longer than this. Default: 30s.
+    /// Stopping takes no longer than this, `drain_delay` apart. Default: 30s.
     pub drain: Option<Pause>,
+    /// When told to stop, it is not ready at once, but accepts and serves for this long. Default: 5s
+    /// after SIGTERM, 0s after SIGINT.
+    pub drain_delay: Option<Pause>,
+    /// After the start, it is not ready until registries of routes and clusters answered, or this is
+    /// over. Read at the start only. Default: 15s.
+    pub registry_wait: Option<Pause>,
 }

@@ -194,15 +194,24 @@ mod tests {
 
     use super::*;
     use finback_core::discovery::Lookup;
+    use finback_core::mesh::EndpointState;
     use finback_observability::Page;
 
     fn cluster(name: &str, looked_up: bool, endpoints: usize) -> ClusterStatus {
         let endpoint = EndpointStatus {
             address: ([127, 0, 0, 1], 1).into(),
             weight: 100,
+            weight_now: 100,
             in_flight: 0,
             available: true,
             unhealthy: false,
+            state: EndpointState::Available,
+            why: String::new(),
+            ends_in: None,
+            latency: None,
+            failures: 0,
+            connect_failures: 0,
+            ejections: 0,
             labels: Vec::new(),
         };
         ClusterStatus {

@@ -70,6 +70,21 @@ pub struct Owner {
     pub name: String,
 }
 
+/// A file and its end, as it is listed for an operator.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    /// Whether it is a certificate; else it says what is revoked.
+    pub is_certificate: bool,
+    /// Whose it is.
+    pub owner: Owner,
+    /// Where it is.
+    pub file: PathBuf,
+    /// The first name in the certificate.
+    pub name: String,
+    /// In seconds since 1970.
+    pub end: u64,
+}
+
 /// The files of all TLS in force that are good up to an end.
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -99,19 +114,38 @@ impl Ledger {
         *failures.entry(owner.clone()).or_default() += 1;
     }
 
-    /// Puts the metrics into a sink.
-    pub fn collect(&self, sink: &mut dyn Sink) {
+    /// Every file with the name in it and its end. One may be named twice, but has one row.
+    fn rows(&self) -> BTreeMap<(Kind, Owner, PathBuf), (String, u64)> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.retain(|own| own.tls.strong_count() > 0);
-        // A file may be named twice, but no series may be.
-        let (mut rows, mut owners) = (BTreeMap::new(), BTreeSet::new());
+        let mut rows = BTreeMap::new();
         for entry in entries.iter() {
-            owners.insert(entry.owner.clone());
             for own in &entry.files {
                 let key = (own.kind, entry.owner.clone(), own.file.clone());
                 rows.insert(key, (own.name.clone(), own.end));
             }
         }
+        rows
+    }
+
+    /// Every file as it is listed for an operator.
+    pub fn list(&self) -> Vec<Ending> {
+        let rows = self.rows().into_iter();
+        rows.map(|((kind, owner, file), (name, end))| Ending {
+            is_certificate: kind == Kind::Certificate,
+            owner,
+            file,
+            name,
+            end,
+        })
+        .collect()
+    }
+
+    /// Puts the metrics into a sink.
+    pub fn collect(&self, sink: &mut dyn Sink) {
+        let rows = self.rows();
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let owners: BTreeSet<Owner> = entries.iter().map(|own| own.owner.clone()).collect();
         drop(entries);
         let now = UnixTime::now().as_secs();
         let families: [(_, &'static Family, fn(u64, u64) -> u64); 3] = [

@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod access_log;
 mod bolt_java;
 mod bolt_node;
 mod bridges;
@@ -38,6 +39,7 @@ mod mqtt_rules;
 mod mqtt_websocket;
 mod names;
 mod proxies;
+mod readiness;
 mod registries;
 mod registry_outages;
 mod registry_reads;

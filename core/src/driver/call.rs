@@ -13,6 +13,7 @@ use crate::rejection::Rejection;
 
 use super::pool;
 use super::reply::{Reply, Waiting};
+use super::survey::{CallPlace, WaitsFor};
 use super::worker::Worker;
 
 /// A call on its way: everything that is needed to answer its caller, or to send it again. It is made
@@ -201,13 +202,14 @@ fn park(worker: &Rc<Worker>, call: Box<Call>, cluster: Arc<Cluster>) {
     let Some(room) = Room::take(worker, &call, &cluster) else {
         return refuse(worker, call, Rejection::Overloaded);
     };
+    let place = CallPlace::take(worker, &call.exchange, WaitsFor::Registry);
     let worker = worker.clone();
     worker
         .clone()
         .spawn("a call that waits for a registry", async move {
             let ended = wait(&worker, &call, &cluster).await;
             worker.read_clock();
-            drop(room);
+            drop((room, place));
             match ended {
                 Waited::Ready => try_again(&worker, call, Rejection::NoService),
                 Waited::Gone => call.reply.finished(&worker),

@@ -21,6 +21,7 @@ use crate::net::Transport;
 use crate::rejection::Rejection;
 use crate::route::Route;
 
+use super::survey::{CallPlace, WaitsFor};
 use super::worker::Worker;
 
 use caller::attribute;
@@ -34,6 +35,7 @@ pub struct Stream {
     exchange: Exchange,
     transport: Option<Rc<Transport>>,
     worker: Rc<Worker>,
+    place: CallPlace,
 }
 
 impl Stream {
@@ -53,9 +55,13 @@ impl Stream {
                 attribute(transport, attributes, name)
             })?;
             let cluster: Arc<Cluster> = match attempt {
-                Attempt::Go(lease) => return Ok(lease),
+                Attempt::Go(lease) => {
+                    self.place.note(&self.exchange, WaitsFor::Answer);
+                    return Ok(lease);
+                }
                 Attempt::Wait(cluster) => cluster,
             };
+            self.place.note(&self.exchange, WaitsFor::Registry);
             let ready = self
                 .worker
                 .timers()

@@ -18,6 +18,7 @@ use crate::mesh::Mesh;
 
 use super::listener::{ListenerSpec, Listening, Parcel};
 use super::shares::Shares;
+use super::survey::{Survey, survey};
 use super::worker::Worker;
 
 /// Connections that the kernel keeps for us to accept.
@@ -40,6 +41,11 @@ enum Command {
     /// Gives every connection that can go on elsewhere to other workers.
     HandOver {
         done: oneshot::Sender<usize>,
+    },
+    /// Tells what is in hand, of each kind so much.
+    Survey {
+        most: usize,
+        done: oneshot::Sender<Survey>,
     },
     Drain {
         done: oneshot::Sender<()>,
@@ -177,6 +183,31 @@ impl Workers {
             Some(Ok(())) => moving.await.unwrap_or(0),
             _ => 0,
         }
+    }
+
+    /// What all workers have in hand, of each kind the `most` oldest. Workers that do not answer in time
+    /// are told by their numbers.
+    pub async fn survey(&self, most: usize, patience: Duration) -> (Survey, Vec<usize>) {
+        let mut all = Survey::default();
+        let mut silent = Vec::new();
+        let mut asked = Vec::new();
+        for commands in &self.commands {
+            let (done, told) = oneshot::channel();
+            let sent = commands.send(Command::Survey { most, done }).is_ok();
+            asked.push(sent.then_some(told));
+        }
+        let end = tokio::time::Instant::now() + patience;
+        for (number, told) in asked.into_iter().enumerate() {
+            let told = match told {
+                Some(told) => tokio::time::timeout_at(end, told).await.ok(),
+                None => None,
+            };
+            match told {
+                Some(Ok(own)) => all.add(own, most),
+                _ => silent.push(number),
+            }
+        }
+        (all, silent)
     }
 
     /// Binds a listener: one socket per worker, among which the kernel spreads connections.
@@ -331,6 +362,9 @@ async fn work(
             Command::HandOver { done } => {
                 let _ = done.send(worker.hand_over_all());
             }
+            Command::Survey { most, done } => {
+                let _ = done.send(survey(&worker, most));
+            }
             Command::Drain { done } => {
                 listeners.stop();
                 tokio::time::sleep(SETTLE).await;
@@ -339,10 +373,18 @@ async fn work(
                 loop {
                     tokio::select! {
                         () = &mut draining => break,
-                        // What others accepted for us before they stopped is served, too.
-                        Some(Command::Adopt(parcel)) = commands.recv() => {
-                            listeners.adopt(*parcel, &worker);
-                        }
+                        Some(command) = commands.recv() => match command {
+                            // What others accepted for us before they stopped is served, too.
+                            Command::Adopt(parcel) => listeners.adopt(*parcel, &worker),
+                            Command::Survey { most, done } => {
+                                let _ = done.send(survey(&worker, most));
+                            }
+                            // Too late for all else.
+                            Command::Listen { .. }
+                            | Command::Unlisten { .. }
+                            | Command::HandOver { .. }
+                            | Command::Drain { .. } => {}
+                        },
                     }
                 }
                 let _ = done.send(());

@@ -90,6 +90,7 @@ impl Exchange {
     ) -> Self {
         let now = local.now();
         let selected = site.candidates.select(client, attributes);
+        site.hits.hit(selected);
         let bound = selected.and_then(|number| site.route(number).timeout);
         let limits = local.limits();
         let unsaid = timeout.is_none();
@@ -321,6 +322,7 @@ impl Exchange {
             retry,
             trial,
             settled: false,
+            end: None,
         }))
     }
 
@@ -418,6 +420,7 @@ impl Exchange {
         let refused = end == AttemptEnd::Answered(Outcome::Refused) && retries_refused();
         let Ruling { verdict, repeat } = rule(end, refused);
         lease.conclude(verdict);
+        lease.end = Some(end);
         self.no_tls = end == AttemptEnd::TlsFailed;
         if repeat == Repeat::Never || resend == Resend::Impossible {
             return false;
@@ -539,6 +542,23 @@ impl Exchange {
         self.seat.as_ref().map(|seat| seat.endpoint.address)
     }
 
+    /// When it was opened.
+    pub(crate) fn started(&self) -> Now {
+        self.started
+    }
+
+    /// What is told of it while it is in flight.
+    pub(crate) fn told(&self) -> Told {
+        Told {
+            site: self.site.clone(),
+            seat: self.seat.clone(),
+            route: self.route,
+            source: self.source,
+            since: self.started,
+            attempts: self.attempts,
+        }
+    }
+
     /// What the caller reads when the mesh answers: what happened, and what to look at. The endpoint's
     /// address is not among it unless the listener says so.
     pub(crate) fn explain(&self, rejection: Rejection) -> String {
@@ -640,6 +660,43 @@ impl Drop for Exchange {
     }
 }
 
+/// What is told of a call in flight: cheap to note, and put into words when somebody asks.
+#[derive(Clone)]
+pub(crate) struct Told {
+    pub(crate) site: Rc<Site>,
+    seat: Option<Rc<Seat>>,
+    route: Option<u32>,
+    pub(crate) source: IpAddr,
+    pub(crate) since: Now,
+    pub(crate) attempts: u16,
+}
+
+impl Told {
+    pub(crate) fn listener(&self) -> &Arc<str> {
+        &self.site.origin.name
+    }
+
+    /// Its service and its method.
+    pub(crate) fn names(&self) -> (&str, &str) {
+        (&self.site.key.service, &self.site.key.method)
+    }
+
+    pub(crate) fn route(&self) -> Arc<str> {
+        let routes = self.site.candidates.routes();
+        let route = self.route.and_then(|route| routes.get(route as usize));
+        route.map(|route| route.name.clone()).unwrap_or_default()
+    }
+
+    pub(crate) fn cluster(&self) -> Arc<str> {
+        let seat = self.seat.as_ref();
+        seat.map_or_else(Arc::default, |seat| seat.cluster.name().clone())
+    }
+
+    pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
+        self.seat.as_ref().map(|seat| seat.endpoint.address)
+    }
+}
+
 /// Whether a request can be sent once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resend {
@@ -665,6 +722,8 @@ pub struct Lease {
     settled: bool,
     /// If the call tries the endpoint for those that follow; given back if it tells nothing.
     trial: Option<Trial>,
+    /// How the attempt ended, for whoever asks why the endpoint was ejected.
+    end: Option<AttemptEnd>,
 }
 
 impl Lease {
@@ -719,6 +778,27 @@ impl Lease {
         self.verdict = verdict;
     }
 
+    /// Says that this failure ejected the endpoint, and why.
+    #[cold]
+    fn ejected(&self, tried: bool, now: Now) {
+        let Seat {
+            cluster, endpoint, ..
+        } = &*self.seat;
+        Gauges::add(&cluster.counts.ejections);
+        let last = self.end.map_or("a session failed", AttemptEnd::words);
+        let why = if tried {
+            format!("the call that tried it failed: {last}")
+        } else {
+            let count = cluster.spec.policy.outlier.consecutive;
+            format!("{count} failures in a row, the last: {last}")
+        };
+        tracing::warn!(
+            cluster = %cluster.name(), endpoint = %endpoint.address, why,
+            "endpoint ejected after repeated failures"
+        );
+        endpoint.health.troubles.ejected(now, why);
+    }
+
     /// Reports how it went so far.
     fn report(&mut self) {
         let Seat {
@@ -746,15 +826,12 @@ impl Lease {
             Verdict::Bad | Verdict::Silent => {
                 let all = cluster.endpoints();
                 let trial = self.trial.take();
+                let tried = trial.as_ref().is_some_and(Trial::decides);
                 if policy
                     .outlier
                     .failure(&endpoint.health, now, &all.all, trial)
                 {
-                    Gauges::add(&cluster.counts.ejections);
-                    tracing::warn!(
-                        cluster = %cluster.name(), endpoint = %endpoint.address,
-                        "endpoint ejected after repeated failures"
-                    );
+                    self.ejected(tried, now);
                 }
             }
         }

@@ -162,6 +162,15 @@ pub const fn rule(end: AttemptEnd, retries_refused: bool) -> Ruling {
     }
 }
 
+impl AttemptEnd {
+    /// The guide's words for it.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        let row = ROWS.iter().find(|(_, end, _)| *end == self);
+        row.map_or("the caller broke its request", |(words, ..)| *words)
+    }
+}
+
 /// Every ending with the words that the guide has for it; the route retries refusals or not.
 const ROWS: [(&str, AttemptEnd, bool); 26] = [
     (

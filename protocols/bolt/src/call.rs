@@ -273,6 +273,12 @@ impl<'a> Callee<'a> {
     }
 }
 
+/// What stands before the first colon, and what from there on.
+fn cut(name: &str) -> Option<(&str, &str)> {
+    let at = memchr::memchr(b':', name.as_bytes())?;
+    name.split_at_checked(at)
+}
+
 /// A unique name `interface:version[:uniqueId]` as service, version and group.
 fn split(name: Cow<'_, str>) -> [Cow<'_, str>; 3] {
     match name {
@@ -282,8 +288,14 @@ fn split(name: Cow<'_, str>) -> [Cow<'_, str>; 3] {
 }
 
 fn parts(name: &str) -> [&str; 3] {
-    let mut parts = name.splitn(3, ':');
-    [(); 3].map(|()| parts.next().unwrap_or_default())
+    let Some((service, rest)) = cut(name) else {
+        return [name, "", ""];
+    };
+    let rest = &rest[1..];
+    match cut(rest) {
+        None => [service, rest, ""],
+        Some((version, group)) => [service, version, &group[1..]],
+    }
 }
 
 /// The shorter of the two ways to say it.

@@ -134,8 +134,8 @@ impl Codec for Bolt {
     }
 
     fn read<'a>(&self, head: &Head, wire: &'a [u8]) -> Result<Reading<'a>, Malformed> {
-        let fixed =
-            Fixed::of_whole(wire).ok_or(Malformed::Garbage("not the frame that its head says"))?;
+        let fixed = Fixed::of_head(head, wire)
+            .ok_or(Malformed::Garbage("not the frame that its head says"))?;
         if !fixed.intact(wire) {
             return Err(Malformed::Garbage("the frame's checksum is wrong"));
         }
@@ -156,8 +156,8 @@ impl Codec for Bolt {
         map::find(map, name)?.value.map(String::from_utf8_lossy)
     }
 
-    fn encode(&self, _head: &Head, wire: &[u8], edit: &Edit<'_>, out: &mut BytesMut) -> usize {
-        edit::encode(wire, edit, self.config.max_frame, out)
+    fn encode(&self, head: &Head, wire: &[u8], edit: &Edit<'_>, out: &mut BytesMut) -> usize {
+        edit::encode(head, wire, edit, self.config.max_frame, out)
     }
 
     fn signal(&self, signal: Signal<'_>, cue: &Head, out: &mut BytesMut) -> bool {

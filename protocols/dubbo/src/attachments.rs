@@ -176,7 +176,7 @@ pub(crate) fn fill<'a>(
     entries: impl FnOnce() -> Result<Entries<'a>, Malformed>,
     plain: Option<&'a [u8]>,
 ) -> Result<(), Malformed> {
-    match plain.and_then(read_plain) {
+    match plain.and_then(Plain::read) {
         Some(found) => found.fill(metadata),
         None => Found::walk(serialization, entries()?)?.fill(metadata),
     }
@@ -237,41 +237,89 @@ impl<'a> Found<'a> {
 
 /// A time as clients write it: milliseconds, of which 0 and less stand for none, as "" does.
 fn milliseconds(text: &str) -> Result<Option<Duration>, Malformed> {
-    let whole = |number: i64| u64::try_from(number).unwrap_or(0);
-    let millis = match text.parse::<i64>() {
-        Ok(number) => whole(number),
+    let number = match text.parse::<i64>() {
+        Ok(number) => number,
         Err(_) if text.is_empty() => 0,
         // A number with a point; a cast takes what lies beyond an integer's ends for the ends.
         Err(_) => match text.parse::<f64>() {
-            Ok(number) if number.is_finite() => whole(number as i64),
+            Ok(number) if number.is_finite() => number as i64,
             _ => return Err(NO_TIME),
         },
     };
-    Ok((millis > 0).then(|| Duration::from_millis(millis)))
+    Ok(whole(u64::try_from(number).unwrap_or(0)))
 }
 
-/// The same of a hessian2 map that holds nothing but ASCII texts of one chunk, as ordinary calls
-/// do: this runs once per call, and such a map can be walked without looking into most of it.
-fn read_plain(bytes: &[u8]) -> Option<Found<'_>> {
-    let mut found = Found::default();
-    let mut rest = bytes.strip_prefix(b"H")?;
-    loop {
-        if let [b'Z', ..] = rest {
-            return Some(found);
+/// So many milliseconds; 0 stands for none.
+fn whole(millis: u64) -> Option<Duration> {
+    (millis > 0).then(|| Duration::from_millis(millis))
+}
+
+/// What was found of it in a hessian2 map that holds nothing but ASCII texts of one chunk, as those of
+/// ordinary calls do: this runs once per call, and such a map can be walked without looking into most
+/// of it.
+#[derive(Default)]
+struct Plain<'a> {
+    interface: &'a [u8],
+    group: &'a [u8],
+    timeout: &'a [u8],
+    has_callback: bool,
+}
+
+impl<'a> Plain<'a> {
+    fn read(bytes: &'a [u8]) -> Option<Self> {
+        let mut found = Self::default();
+        let mut rest = bytes.strip_prefix(b"H")?;
+        loop {
+            if let [b'Z', ..] = rest {
+                return Some(found);
+            }
+            let (key, after) = take_plain(rest)?;
+            let (value, after) = take_plain(after)?;
+            // Slices of different lengths differ at once.
+            match key {
+                b"interface" => found.interface = value,
+                b"group" => found.group = value,
+                b"timeout" => found.timeout = value,
+                _ => found.has_callback |= key.starts_with(CALLBACK.as_bytes()),
+            }
+            rest = after;
         }
-        let (key, after) = take_plain(rest)?;
-        let (value, after) = take_plain(after)?;
-        let text = || str::from_utf8(value).ok().map(Cow::Borrowed);
-        // Slices of different lengths differ at once.
-        match key {
-            b"interface" => found.interface = text(),
-            b"group" => found.group = text(),
-            b"timeout" => found.timeout = text(),
-            _ if key.starts_with(CALLBACK.as_bytes()) => found.has_callback = true,
-            _ => {}
-        }
-        rest = after;
     }
+
+    #[inline]
+    fn fill(self, metadata: &mut Metadata<'a>) -> Result<(), Malformed> {
+        if self.has_callback {
+            return Err(CALLBACKS);
+        }
+        if !self.timeout.is_empty() {
+            metadata.timeout = match digits(self.timeout) {
+                Some(number) => whole(number),
+                None => milliseconds(ascii(self.timeout)?)?,
+            };
+        }
+        // Nearly all say the same as the path, which is known to be text.
+        if !self.interface.is_empty() && self.interface != metadata.service.as_bytes() {
+            metadata.service = ascii(self.interface)?.into();
+        }
+        if !self.group.is_empty() {
+            metadata.group = ascii(self.group)?.into();
+        }
+        Ok(())
+    }
+}
+
+fn ascii(bytes: &[u8]) -> Result<&str, Malformed> {
+    str::from_utf8(bytes).map_err(|_| UNREADABLE)
+}
+
+/// The number of a few digits and nothing else, which is how clients write times.
+#[inline]
+fn digits(text: &[u8]) -> Option<u64> {
+    let short = (1..=9).contains(&text.len()).then_some(text)?;
+    short.iter().try_fold(0, |number, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        (digit < 10).then(|| number * 10 + u64::from(digit))
+    })
 }
 
 /// An ASCII text of one chunk, and what follows.

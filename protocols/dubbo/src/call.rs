@@ -104,15 +104,14 @@ pub(crate) fn read<'a>(
             ..Metadata::default()
         });
     };
-    let version = std::mem::take(&mut beginning.version);
+    let mut version = std::mem::take(&mut beginning.version);
+    if version == NO_VERSION {
+        version = Cow::Borrowed("");
+    }
     let mut metadata = Metadata {
         service: std::mem::take(&mut beginning.path),
         method: std::mem::take(&mut beginning.method),
-        version: if version == NO_VERSION {
-            Cow::Borrowed("")
-        } else {
-            version
-        },
+        version,
         note,
         ..Metadata::default()
     };
@@ -134,10 +133,23 @@ fn hessian2_text<'a>(
     reader: &mut v2::Reader<'a>,
     limit: usize,
 ) -> Result<Option<Cow<'a, str>>, Malformed> {
-    reader.string_within(limit).map_err(|error| match error {
+    reader.string_within(limit).map_err(unreadable)
+}
+
+/// A text of which only the bytes are looked at.
+fn hessian2_bytes<'a>(
+    reader: &mut v2::Reader<'a>,
+    limit: usize,
+) -> Result<Cow<'a, [u8]>, Malformed> {
+    let bytes = reader.string_bytes_within(limit).map_err(unreadable)?;
+    Ok(bytes.unwrap_or_default())
+}
+
+fn unreadable(error: Error) -> Malformed {
+    match error {
         Error::LONG_TEXT => Malformed::LONG_NAME,
         _ => UNREADABLE,
-    })
+    }
 }
 
 fn fastjson2_text<'a>(
@@ -152,13 +164,13 @@ fn fastjson2_text<'a>(
 }
 
 fn hessian2<'a>(body: &'a [u8], reader: &mut v2::Reader<'a>) -> Result<Beginning<'a>, Malformed> {
-    let _protocol = hessian2_text(reader, NAME_LIMIT)?;
+    let _protocol = hessian2_bytes(reader, NAME_LIMIT)?;
     let path = hessian2_text(reader, NAME_LIMIT)?.unwrap_or_default();
     let from = reader.position();
     let version = hessian2_text(reader, NAME_LIMIT)?.unwrap_or_default();
     let version_at = from..reader.position();
     let mut method = hessian2_text(reader, NAME_LIMIT)?.unwrap_or_default();
-    let descriptor = hessian2_text(reader, DESCRIPTOR_LIMIT)?.unwrap_or_default();
+    let descriptor = hessian2_bytes(reader, DESCRIPTOR_LIMIT)?;
     let mut arguments = count_parameters(&descriptor).ok_or(NO_DESCRIPTOR)?;
     if is_generic(&method, &descriptor) {
         method = hessian2_text(reader, NAME_LIMIT)?.unwrap_or(method);
@@ -186,8 +198,8 @@ fn fastjson2(body: &[u8]) -> Result<Beginning<'_>, Malformed> {
     let version_at = from..values.position();
     let mut method = fastjson2_text(&mut values, NAME_LIMIT)?.unwrap_or_default();
     let descriptor = fastjson2_text(&mut values, DESCRIPTOR_LIMIT)?.unwrap_or_default();
-    let mut arguments = count_parameters(&descriptor).ok_or(NO_DESCRIPTOR)?;
-    if is_generic(&method, &descriptor) {
+    let mut arguments = count_parameters(descriptor.as_bytes()).ok_or(NO_DESCRIPTOR)?;
+    if is_generic(&method, descriptor.as_bytes()) {
         method = fastjson2_text(&mut values, NAME_LIMIT)?.unwrap_or(method);
         arguments -= 1;
     }
@@ -205,14 +217,15 @@ fn fastjson2(body: &[u8]) -> Result<Beginning<'_>, Malformed> {
 }
 
 /// Whether it is a generic call, whose first argument is the real method's name.
-fn is_generic(method: &str, descriptor: &str) -> bool {
-    matches!(method, "$invoke" | "$invokeAsync") && descriptor == GENERIC
+#[inline]
+fn is_generic(method: &str, descriptor: &[u8]) -> bool {
+    matches!(method, "$invoke" | "$invokeAsync") && descriptor == GENERIC.as_bytes()
 }
 
 /// The number of parameters of a descriptor such as `Ljava/lang/String;[I`; `None` if it is
 /// none.
-fn count_parameters(descriptor: &str) -> Option<usize> {
-    let mut rest = descriptor.as_bytes();
+fn count_parameters(descriptor: &[u8]) -> Option<usize> {
+    let mut rest = descriptor;
     let mut count = 0;
     while let [first, after @ ..] = rest {
         match first {
@@ -284,7 +297,11 @@ mod tests {
             ("Ljava/lang/String", None),
             ("Q", None),
         ] {
-            assert_eq!(count_parameters(descriptor), count, "{descriptor}");
+            assert_eq!(
+                count_parameters(descriptor.as_bytes()),
+                count,
+                "{descriptor}"
+            );
         }
     }
 }

@@ -147,7 +147,9 @@ mod tests {
                     routes: { r: [ { respond: { status: 204 } } ] }\n";
         let text = format!("metrics:\n  statsd: {{ {statsd} }}\n{rest}");
         let parsed = crate::config::parse(&text, Path::new("f.yaml"));
-        parsed.map(|own| own.statsd).map_err(|error| error.to_string())
+        parsed
+            .map(|own| own.statsd)
+            .map_err(|error| error.to_string())
     }
 
     #[test]
@@ -164,9 +166,13 @@ mod tests {
                 tags: Vec::new(),
             }
         );
-        let told = parse("address: \"unix:/run/dsd.socket\", format: dogstatsd, tags: { env: a.b }");
+        let told =
+            parse("address: \"unix:/run/dsd.socket\", format: dogstatsd, tags: { env: a.b }");
         let told = told.unwrap().unwrap();
-        assert_eq!(told.destination, Destination::Unix("/run/dsd.socket".into()));
+        assert_eq!(
+            told.destination,
+            Destination::Unix("/run/dsd.socket".into())
+        );
         assert_eq!(told.packet_size, UNIX_PACKET);
         assert_eq!(told.tags, [("env".to_owned(), "a.b".to_owned())]);
         assert!(parse("address: \"statsd.mesh:8125\", prefix: \"\"").is_ok());
@@ -176,16 +182,31 @@ mod tests {
     fn what_makes_no_sense_is_refused_where_it_stands() {
         for (statsd, why) in [
             ("interval: 1s", "missing field `address`"),
-            ("address: \"127.0.0.1\"", ":2:22: `127.0.0.1` is no StatsD server"),
+            (
+                "address: \"127.0.0.1\"",
+                ":2:22: `127.0.0.1` is no StatsD server",
+            ),
             ("address: \":8125\"", "`:8125` is no StatsD server"),
             ("address: \"h:0\"", "`h:0` is no StatsD server"),
             ("address: \"unix:run\"", "`unix:run` is no StatsD server"),
-            ("address: \"h:1\", format: datadog", "write plain or dogstatsd"),
+            (
+                "address: \"h:1\", format: datadog",
+                "write plain or dogstatsd",
+            ),
             ("address: \"h:1\", prefix: \"a.\"", "a prefix has letters"),
             ("address: \"h:1\", prefix: \"a:b\"", "a prefix has letters"),
-            ("address: \"h:1\", interval: 10ms", "the shortest interval is 100ms"),
-            ("address: \"h:1\", packet_size: 100", "a packet has 512 to 65507 bytes"),
-            ("address: \"h:1\", tags: { a: b }", "plain StatsD has no tags"),
+            (
+                "address: \"h:1\", interval: 10ms",
+                "the shortest interval is 100ms",
+            ),
+            (
+                "address: \"h:1\", packet_size: 100",
+                "a packet has 512 to 65507 bytes",
+            ),
+            (
+                "address: \"h:1\", tags: { a: b }",
+                "plain StatsD has no tags",
+            ),
             (
                 "address: \"h:1\", format: dogstatsd, tags: { a: \"b,c\" }",
                 "`a: b,c` is no tag",

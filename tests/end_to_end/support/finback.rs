@@ -94,9 +94,9 @@ impl Finback {
             .arg(folder.join("finback.yaml"));
         let process = Process::start("finback", &mut command);
         process.wait_for("readiness", PATIENCE, 0, |line| {
-            line.split_whitespace()
-                .any(|word| word == "ready")
-                .then_some(())
+            // Not whether it waits for registries: tests take those away.
+            let listens = line.contains("INFO ready") || line.contains("INFO listening; waiting");
+            listens.then_some(())
         });
         Self {
             process,
@@ -235,10 +235,15 @@ impl Finback {
 }
 
 fn write(folder: &Path, admin: SocketAddr, config: &str) {
-    replace(
-        &folder.join("finback.yaml"),
-        &format!("admin: {{ address: \"{admin}\" }}\n{config}"),
-    );
+    let mut config = format!("admin: {{ address: \"{admin}\" }}\n{config}");
+    // Only tests of the delay wait for it.
+    if !config.contains("drain_delay") {
+        match config.find("\nlimits: {") {
+            Some(at) => config.insert_str(at + "\nlimits: {".len(), " drain_delay: 0s,"),
+            None => config.push_str("\nlimits: { drain_delay: 0s }\n"),
+        }
+    }
+    replace(&folder.join("finback.yaml"), &config);
 }
 
 /// Replaces a file in one step, so that nobody reads half of it.

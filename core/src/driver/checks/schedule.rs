@@ -167,6 +167,11 @@ impl Known {
     fn judge(&mut self, check: &HealthCheck, went: Result<(), String>, at: Now) {
         let is_first = self.streak == 0;
         let well = went.is_ok();
+        let troubles = &self.endpoint.health.troubles;
+        match &went {
+            Ok(()) => troubles.check_passed(),
+            Err(why) => troubles.check_failed(at, why.clone()),
+        }
         self.streak = if well == self.went_well {
             self.streak.saturating_add(1)
         } else {
