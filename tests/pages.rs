@@ -32,6 +32,16 @@ fn the_guide_shows_the_table_of_verdicts() {
 }
 
 #[test]
+fn the_guide_lists_what_the_admin_port_serves() {
+    let page = text("docs/admin.md");
+    let table = finback::admin::endpoints::table();
+    assert!(
+        marked(&page, "admin") == table,
+        "docs/admin.md must say between its marks:\n{table}"
+    );
+}
+
+#[test]
 fn the_guide_explains_every_outcome() {
     let page = text("docs/metrics.md");
     let answers = [

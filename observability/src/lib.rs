@@ -9,7 +9,7 @@ mod sink;
 pub mod statsd;
 mod watchers;
 
-pub use metrics::{Metrics, StatusName};
+pub use metrics::{Metrics, StatusName, Totals};
 pub use prometheus::Page;
 pub use sink::{BOUNDS, Latencies, Sink, Value};
 pub use watchers::{Watched, Watcher, Watchers, Watching};

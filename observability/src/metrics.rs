@@ -84,6 +84,23 @@ pub(crate) struct Fill {
     pub(crate) refused: Refused,
 }
 
+/// What one series comes to.
+#[derive(Clone, Debug)]
+pub struct Totals {
+    /// The listener's name.
+    pub listener: Arc<str>,
+    /// The protocol's name.
+    pub protocol: &'static str,
+    /// The service, as it is counted.
+    pub service: Arc<str>,
+    /// The method, as it is counted.
+    pub method: Arc<str>,
+    /// Exchanges by how they ended.
+    pub outcomes: Vec<(&'static str, u64)>,
+    /// Exchanges by how long they took: up to each of [`BOUNDS`](crate::BOUNDS), and beyond.
+    pub buckets: Vec<u64>,
+}
+
 impl Observer for Metrics {
     fn series(&self, worker: usize, key: &SeriesKey) -> Arc<dyn record::Series> {
         let mut listeners = self.lock();
@@ -158,6 +175,30 @@ impl Metrics {
     /// Puts everything that was recorded into a sink.
     pub fn collect(&self, sink: &mut dyn Sink) {
         families::collect(&self.rows(), &self.fill(), self.status_name, sink);
+    }
+
+    /// What every series comes to, for those who show it themselves.
+    #[must_use]
+    pub fn totals(&self) -> Vec<Totals> {
+        let rows = self.rows().into_iter();
+        rows.map(|row| {
+            let mut outcomes: Vec<(&'static str, u64)> = Vec::new();
+            for ((ending, _), count) in &row.sums.ends {
+                match outcomes.iter_mut().find(|own| own.0 == ending.name()) {
+                    Some((_, sum)) => *sum += count,
+                    None => outcomes.push((ending.name(), *count)),
+                }
+            }
+            Totals {
+                listener: row.listener,
+                protocol: row.name.protocol,
+                service: row.name.service,
+                method: row.name.method,
+                outcomes,
+                buckets: row.sums.latencies.buckets.to_vec(),
+            }
+        })
+        .collect()
     }
 
     /// Every series, summed over workers: what is written is read from this, outside the lock.
