@@ -132,11 +132,11 @@ pub struct RegistryStatus {
     /// Its configured name.
     pub name: String,
     /// Whether its servers answer, and let us read what they let us read before (DNS: whether
-    /// names resolve). Files and memory always do.
+    /// names resolve; of a file, whether it can be read and is whole).
     pub connected: bool,
     /// For how long they have not answered, or something could not be read.
     pub stale: Duration,
-    /// Services that are followed.
+    /// Services that are followed; of a list, services in it.
     pub services: usize,
     /// Of these, services of which nothing is known yet.
     pub waiting: usize,
@@ -625,12 +625,14 @@ impl Source {
             error: None,
         };
         let age = |since: Option<Instant>| since.map(|since| since.elapsed()).unwrap_or_default();
-        if let Self::Listed(listed) = self
-            && let Some(doubt) = listed.doubted()
-        {
-            status.stale = doubt.since.elapsed();
-            status.failing_reads = 1;
-            status.error = Some(doubt.why);
+        if let Self::Listed(listed) = self {
+            status.services = listed.len();
+            if let Some(doubt) = listed.doubted() {
+                status.connected = false;
+                status.stale = doubt.since.elapsed();
+                status.failing_reads = 1;
+                status.error = Some(doubt.why);
+            }
         }
         let names = match self {
             Self::Dns(dns) => Some((dns.failing(), dns.followed())),
@@ -658,7 +660,7 @@ impl Source {
             status.services = servers.feeds.len();
             status.waiting = counts.waiting();
             status.doubted = counts.doubted();
-            status.from_disk = counts.from_disk();
+            status.from_disk = counts.remembered();
         }
         status
     }
