@@ -110,7 +110,12 @@ fn the_compose_example_works_with_servers_from_debian() {
         ],
     );
     let target = mesh.local("rpc").parse().unwrap();
-    for protocol in [Protocol::Bolt, Protocol::Dubbo, Protocol::Grpc, Protocol::Http] {
+    for protocol in [
+        Protocol::Bolt,
+        Protocol::Dubbo,
+        Protocol::Grpc,
+        Protocol::Http,
+    ] {
         eventually("calls", Duration::from_secs(20), || {
             call(&runtime, protocol, target).map(|_| ())
         });
@@ -128,7 +133,10 @@ fn the_compose_example_works_with_servers_from_debian() {
     load.target = mesh.local("meters").parse().unwrap();
     load.heard = false;
     runtime.block_on(mqtt::run(&load, &Arc::default())).unwrap();
-    assert_eq!(mesh.metric("finback_kafka_messages_total", "outcome=\"confirmed\""), 60);
+    assert_eq!(
+        mesh.metric("finback_kafka_messages_total", "outcome=\"confirmed\""),
+        60
+    );
     let (_, metrics) = orders.admin("/metrics");
     let registered = "finback_registered{registry=\"zookeeper\",layout=\"sofa\"";
     let line = metrics.lines().find(|line| line.starts_with(registered));
@@ -155,8 +163,12 @@ fn is_pinned(image: &str) -> bool {
         return false;
     };
     // A version of three numbers, or a day.
-    let is_version = tag.split(['.', '-']).filter(|part| part.trim_start_matches('v').parse::<u64>().is_ok());
-    let is_day = tag.split('-').any(|part| part.len() == 8 && part.parse::<u64>().is_ok());
+    let is_version = tag
+        .split(['.', '-'])
+        .filter(|part| part.trim_start_matches('v').parse::<u64>().is_ok());
+    let is_day = tag
+        .split('-')
+        .any(|part| part.len() == 8 && part.parse::<u64>().is_ok());
     is_day || is_version.count() >= 3
 }
 
@@ -165,13 +177,25 @@ fn the_compose_file_names_what_is_there() {
     let compose = yaml("docker-compose.yml");
     let services = compose["services"].as_object().unwrap();
     for wanted in [
-        "zookeeper", "etcd", "mosquitto", "kafka", "jaeger", "graphite", "prometheus", "grafana", "mesh", "callers",
+        "zookeeper",
+        "etcd",
+        "mosquitto",
+        "kafka",
+        "jaeger",
+        "graphite",
+        "prometheus",
+        "grafana",
+        "mesh",
+        "callers",
     ] {
         assert!(services.contains_key(wanted), "{wanted}");
     }
     for (name, service) in services {
         let image = service["image"].as_str().unwrap();
-        assert!(is_pinned(image) || image.ends_with(":local"), "{name}: {image}");
+        assert!(
+            is_pinned(image) || image.ends_with(":local"),
+            "{name}: {image}"
+        );
         for volume in service["volumes"].as_array().into_iter().flatten() {
             let source = volume.as_str().unwrap().split(':').next().unwrap();
             // Dashboards have a folder of their own.
@@ -191,7 +215,9 @@ fn the_compose_file_names_what_is_there() {
     let prometheus = yaml("deploy/compose/prometheus.yml");
     assert!(prometheus.to_string().contains("mesh:9902"));
     for name in ["mesh", "orders", "stock"] {
-        let (good, said) = Finback::check(&std::fs::read_to_string(root().join(format!("deploy/compose/{name}.yaml"))).unwrap());
+        let (good, said) = Finback::check(
+            &std::fs::read_to_string(root().join(format!("deploy/compose/{name}.yaml"))).unwrap(),
+        );
         assert!(good && !said.contains("warning"), "{said}");
     }
 }
@@ -199,7 +225,11 @@ fn the_compose_file_names_what_is_there() {
 #[test]
 fn the_image_is_built_of_what_is_there() {
     let text = std::fs::read_to_string(root().join("Dockerfile")).unwrap();
-    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let words = |line: &str| {
+        line.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
     let mut stages: Vec<String> = Vec::new();
     let mut last = Vec::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -207,7 +237,10 @@ fn the_image_is_built_of_what_is_there() {
         match parts.first().map(String::as_str) {
             Some("FROM") => {
                 let base = &parts[1];
-                assert!(base == "scratch" || stages.contains(base) || is_pinned(base), "{base} is not pinned");
+                assert!(
+                    base == "scratch" || stages.contains(base) || is_pinned(base),
+                    "{base} is not pinned"
+                );
                 stages.push(parts[3].clone());
                 last.clear();
             }
@@ -219,13 +252,27 @@ fn the_image_is_built_of_what_is_there() {
         }
         last.push(line.to_owned());
     }
-    assert_eq!(stages.last().map(String::as_str), Some("finback"), "the last stage is what is run");
+    assert_eq!(
+        stages.last().map(String::as_str),
+        Some("finback"),
+        "the last stage is what is run"
+    );
     let last = last.join("\n");
-    for wanted in ["LABEL", "EXPOSE", "HEALTHCHECK", "\"finback\", \"health\"", "/etc/finback/finback.yaml", "ENTRYPOINT [\"finback\"]"] {
+    for wanted in [
+        "LABEL",
+        "EXPOSE",
+        "HEALTHCHECK",
+        "\"finback\", \"health\"",
+        "/etc/finback/finback.yaml",
+        "ENTRYPOINT [\"finback\"]",
+    ] {
         assert!(last.contains(wanted), "{wanted}");
     }
     assert!(!last.contains("finback-sim"), "no simulator in production");
-    assert!(text.contains("USER 65532:65532") && !text.contains("useradd"), "a number, no name");
+    assert!(
+        text.contains("USER 65532:65532") && !text.contains("useradd"),
+        "a number, no name"
+    );
     assert!(text.contains("strip /out/finback"));
     // What the image runs by default is good, and lives.
     let config = std::fs::read_to_string(root().join("deploy/image/finback.yaml")).unwrap();
@@ -237,24 +284,43 @@ fn the_image_is_built_of_what_is_there() {
 fn dependencies_can_be_built_from_manifests_alone() {
     let folder = crate::support::temporary_folder();
     let skeleton = |to: &Path| {
-        let made = Command::new(root().join("scripts/skeleton.sh")).arg(root()).arg(to).status();
+        let made = Command::new(root().join("scripts/skeleton.sh"))
+            .arg(root())
+            .arg(to)
+            .status();
         assert!(made.unwrap().success());
     };
     skeleton(&folder.join("one"));
     let resolved = Command::new("cargo")
-        .args(["metadata", "--offline", "--locked", "--format-version", "1", "--manifest-path"])
+        .args([
+            "metadata",
+            "--offline",
+            "--locked",
+            "--format-version",
+            "1",
+            "--manifest-path",
+        ])
         .arg(folder.join("one/Cargo.toml"))
         .output()
         .unwrap();
-    assert!(resolved.status.success(), "{}", String::from_utf8_lossy(&resolved.stderr));
+    assert!(
+        resolved.status.success(),
+        "{}",
+        String::from_utf8_lossy(&resolved.stderr)
+    );
     let metadata: Value = serde_json::from_slice(&resolved.stdout).unwrap();
     let bins = metadata["packages"].as_array().unwrap().iter();
     let bins = bins.flat_map(|own| own["targets"].as_array().unwrap());
     let bins: Vec<&str> = bins
-        .filter(|own| own["kind"][0] == "bin" && own["src_path"].as_str().unwrap().contains("/one/"))
+        .filter(|own| {
+            own["kind"][0] == "bin" && own["src_path"].as_str().unwrap().contains("/one/")
+        })
         .map(|own| own["name"].as_str().unwrap())
         .collect();
-    assert!(bins.contains(&"finback") && bins.contains(&"finback-sim"), "{bins:?}");
+    assert!(
+        bins.contains(&"finback") && bins.contains(&"finback-sim"),
+        "{bins:?}"
+    );
     // A change of a source changes nothing of it.
     let source = folder.join("one/src/lib.rs");
     assert_eq!(std::fs::metadata(source).unwrap().len(), 0);
