@@ -19,6 +19,7 @@ mod query;
 mod recent;
 mod routes;
 mod seen;
+mod services;
 mod settings;
 pub mod tap;
 
@@ -124,6 +125,13 @@ impl Ports {
             token,
             tls,
         })
+    }
+
+    /// Where everything is served, if anywhere.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        let own = self.ports.iter().find(|own| own.serves.everything)?;
+        own.socket.local_addr().ok()
     }
 
     /// Serves until the runtime ends.

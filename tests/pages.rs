@@ -33,6 +33,16 @@ fn the_guide_shows_the_table_of_verdicts() {
     );
 }
 
+#[test]
+fn the_guide_lists_what_the_admin_port_serves() {
+    let page = text("docs/admin.md");
+    let table = finback::admin::endpoints::table();
+    assert!(
+        marked(&page, "admin") == table,
+        "docs/admin.md must say between its marks:\n{table}"
+    );
+}
+
 /// The names of metrics in a text, with what stands around them.
 fn metrics(text: &str, before: char, after: char) -> BTreeSet<String> {
     let starts = text.match_indices("finback_").map(|(at, _)| at);

@@ -4,6 +4,6 @@ mod metrics;
 mod prometheus;
 mod watchers;
 
-pub use metrics::Metrics;
+pub use metrics::{BOUNDS, Metrics, Totals};
 pub use prometheus::Page;
 pub use watchers::{Watched, Watcher, Watchers, Watching};

@@ -26,7 +26,7 @@ const OTHER: &str = "(other)";
 const MAX_LABEL: usize = 256;
 
 /// Upper bounds of the latency histogram, in microseconds.
-const BOUNDS: [u64; 16] = [
+pub const BOUNDS: [u64; 16] = [
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
     1_000_000, 2_500_000, 5_000_000, 10_000_000,
 ];
@@ -91,6 +91,23 @@ struct Sums {
     micros: u64,
     request_bytes: u64,
     response_bytes: u64,
+}
+
+/// What one series comes to.
+#[derive(Clone, Debug)]
+pub struct Totals {
+    /// The listener's name.
+    pub listener: Arc<str>,
+    /// The protocol's name.
+    pub protocol: &'static str,
+    /// The service, as it is counted.
+    pub service: Arc<str>,
+    /// The method, as it is counted.
+    pub method: Arc<str>,
+    /// Exchanges by how they ended.
+    pub outcomes: Vec<(&'static str, u64)>,
+    /// Exchanges by how long they took: up to each of [`BOUNDS`], and beyond.
+    pub buckets: Vec<u64>,
 }
 
 impl Observer for Metrics {
@@ -235,6 +252,27 @@ impl Metrics {
                 page.sample(family, &labels(listener, name), value(sums) as f64);
             }
         }
+    }
+
+    /// What every series comes to, for those who show it themselves.
+    #[must_use]
+    pub fn totals(&self) -> Vec<Totals> {
+        let sums = self.sums().into_iter();
+        sums.map(|(listener, name, sums)| {
+            let ended = sums.endings.iter().enumerate();
+            Totals {
+                listener,
+                protocol: name.protocol,
+                service: name.service,
+                method: name.method,
+                outcomes: ended
+                    .filter(|(_, count)| **count > 0)
+                    .map(|(at, count)| (ending(at).name(), *count))
+                    .collect(),
+                buckets: sums.buckets.to_vec(),
+            }
+        })
+        .collect()
     }
 
     /// Every series, summed over workers: what is written is read from this, outside the lock.

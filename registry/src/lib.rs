@@ -149,6 +149,8 @@ pub struct RegistryStatus {
     pub failing_reads: usize,
     /// Host names that do not resolve any more: their last addresses stay.
     pub failing_names: usize,
+    /// What is the matter, as far as it is known.
+    pub error: Option<String>,
 }
 
 /// All configured registries.
@@ -620,13 +622,15 @@ impl Source {
             from_disk: 0,
             failing_reads: 0,
             failing_names: 0,
+            error: None,
         };
         let age = |since: Option<Instant>| since.map(|since| since.elapsed()).unwrap_or_default();
         if let Self::Listed(listed) = self
-            && let Some(since) = listed.doubted()
+            && let Some(doubt) = listed.doubted()
         {
-            status.stale = since.elapsed();
+            status.stale = doubt.since.elapsed();
             status.failing_reads = 1;
+            status.error = Some(doubt.why);
         }
         let names = match self {
             Self::Dns(dns) => Some((dns.failing(), dns.followed())),
@@ -645,6 +649,7 @@ impl Source {
             let feeds = servers.feeds.all();
             status.connected = store.connected && !troubles.iter().any(|trouble| trouble.refused);
             let lost = (!store.connected).then_some(store.since);
+            status.error = lost.and_then(|_| servers.feeds.store().why());
             let (failing_names, unresolved) = servers.feeds.resolver().failing();
             let since = troubles.iter().map(|trouble| trouble.since);
             status.stale = age(since.chain(lost).chain(unresolved).min());

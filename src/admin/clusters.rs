@@ -20,6 +20,25 @@ pub(super) fn list(clusters: &[ClusterStatus]) -> Value {
     shown.map(cluster).collect()
 }
 
+/// So many clusters, those with troubles first, then those with the most calls; and how many there are in
+/// all. Where services come by the thousand, a page that asks again and again asks so.
+pub(super) fn first(mut clusters: Vec<ClusterStatus>, limit: usize) -> Value {
+    let endpoints = || clusters.iter().flat_map(|own| &own.endpoints);
+    let all = endpoints().count();
+    let available = endpoints().filter(|own| own.available).count();
+    let count = clusters.len();
+    let is_in_trouble = |own: &ClusterStatus| own.endpoints.iter().any(|each| !each.available);
+    clusters.sort_by_key(|own| std::cmp::Reverse((is_in_trouble(own), own.in_flight)));
+    clusters.truncate(limit);
+    clusters.sort_by(|a, b| a.name.cmp(&b.name));
+    json!({
+        "all": count,
+        "endpoints": all,
+        "available": available,
+        "clusters": list(&clusters),
+    })
+}
+
 fn cluster(own: &ClusterStatus) -> Value {
     let cut = |own: &str| text::cut(own, MAX_TEXT).to_owned();
     let lookup = own.lookup.as_ref().map(|lookup| {
@@ -52,6 +71,7 @@ pub(super) fn endpoint(own: &EndpointStatus) -> Value {
         "why": own.why,
         "ends_in_seconds": own.ends_in.map(|left| left.as_secs_f64()),
         "available": own.available,
+        "unhealthy": own.unwell,
         "weight": own.weight,
         "weight_now": own.weight_now,
         "in_flight": own.in_flight,
@@ -110,6 +130,28 @@ mod tests {
         all.extend((0..10_000).map(|n| looked_up(&format!("invented.{n}"), 0)));
         let listed = list(&all);
         assert_eq!(listed.as_array().map(Vec::len), Some(1 + MAX_INVENTED));
+    }
+
+    #[test]
+    fn those_with_troubles_come_first() {
+        let mut all: Vec<_> = (0..100)
+            .map(|n| looked_up(&format!("s.{n:03}"), 1))
+            .collect();
+        all[90].endpoints[0].available = false;
+        all[50].in_flight = 7;
+        let told = first(all, 2);
+        assert_eq!(told["all"], 100);
+        assert_eq!(
+            (&told["endpoints"], &told["available"]),
+            (&100.into(), &99.into())
+        );
+        let names: Vec<_> = told["clusters"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|own| own["name"].clone())
+            .collect();
+        assert_eq!(names, ["s.050", "s.090"]);
     }
 
     #[test]

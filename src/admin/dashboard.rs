@@ -15,6 +15,10 @@ pub(super) fn style() -> Answer {
 }
 
 pub(super) fn script() -> Answer {
-    let text = include_str!("dashboard/dashboard.js");
+    let text = concat!(
+        include_str!("dashboard/dom.js"),
+        include_str!("dashboard/dashboard.js"),
+        include_str!("dashboard/topology.js"),
+    );
     Answer::new(StatusCode::OK, "text/javascript; charset=utf-8", text)
 }

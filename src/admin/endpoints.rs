@@ -11,7 +11,7 @@ use crate::{log, metrics};
 
 use super::conversation::{Answer, Asked};
 use super::explain::{Entrance, Question, explain};
-use super::{Shared, clusters, dashboard, health, in_flight, lists, routes, tap};
+use super::{Shared, clusters, dashboard, health, in_flight, lists, routes, services, tap};
 
 /// What is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub enum What {
     Style,
     /// Its script.
     Script,
+    /// This list.
+    Help,
     /// Whether the process lives.
     Live,
     /// Whether it takes new clients.
@@ -44,6 +46,8 @@ pub enum What {
     Registries,
     /// Certificates and revocation lists.
     Certificates,
+    /// What is called.
+    Services,
     /// Calls in flight.
     Calls,
     /// Sessions.
@@ -109,19 +113,20 @@ const fn change(
 }
 
 /// Everything that is served, in the order of the guide.
-pub const ENDPOINTS: [Endpoint; 23] = [
+pub const ENDPOINTS: [Endpoint; 25] = [
     get("/", What::Page, "the dashboard"),
     get("/dashboard.css", What::Style, "the dashboard's style"),
     get("/dashboard.js", What::Script, "the dashboard's script"),
+    get("/help", What::Help, "this list, as text"),
     get(
         "/livez",
         What::Live,
-        "200 while every worker looks after its connections; 503 and their numbers once one has not for 5 s: restart then",
+        "200 while every worker looks after its connections; 503 and their numbers once one has not for 5 s: it hangs, or its thread ended; restart then. 200 also after tasks ended by a panic, with their count in the text",
     ),
     get(
         "/readyz",
         What::Ready,
-        "200 while new clients are wanted, 503 before and after",
+        "200 while clients may be sent here; 503 with the reason until the registries of routes and clusters have answered once, are known from a snapshot, or `limits.registry_wait` is over; and 503 from the moment that it is told to stop",
     ),
     get("/healthz", What::Health, "200 if both are"),
     get("/metrics", What::Metrics, "metrics for Prometheus"),
@@ -138,7 +143,7 @@ pub const ENDPOINTS: [Endpoint; 23] = [
     get(
         "/routes",
         What::Routes,
-        "route tables: conditions, destinations, and how often each route was taken",
+        "route tables: conditions, destinations, and how often each route was taken; `?limit=N` routes of each",
     ),
     get(
         "/explain",
@@ -153,7 +158,7 @@ pub const ENDPOINTS: [Endpoint; 23] = [
     get(
         "/clusters",
         What::Clusters,
-        "clusters and endpoints as routing sees them: state and why, weight, calls in flight, answer time, failures, labels",
+        "clusters and endpoints as routing sees them: state and why, weight, calls in flight, answer time, failures, labels; with `?limit=N` how many there are, and N of them, those with troubles first",
     ),
     get(
         "/registries",
@@ -164,6 +169,11 @@ pub const ENDPOINTS: [Endpoint; 23] = [
         "/certificates",
         What::Certificates,
         "certificates and revocation lists, and when they end",
+    ),
+    get(
+        "/services",
+        What::Services,
+        "calls by service and method since the start: by outcome, and by how long they took",
     ),
     get(
         "/calls",
@@ -228,6 +238,7 @@ pub(super) async fn answer(asked: Asked, shared: &Arc<Shared>) -> Answer {
         What::Page => dashboard::page(),
         What::Style => dashboard::style(),
         What::Script => dashboard::script(),
+        What::Help => Answer::text(StatusCode::OK, list(|_| true)),
         What::Live => health::live(running),
         What::Ready => health::ready(running),
         What::Health => health::healthy(running),
@@ -236,10 +247,13 @@ pub(super) async fn answer(asked: Asked, shared: &Arc<Shared>) -> Answer {
             "text/plain; version=0.0.4; charset=utf-8",
             metrics::page(running),
         ),
-        What::Version => Answer::json(&lists::version(running)),
+        What::Version => Answer::json(&lists::version(running, shared.trace_url.as_deref())),
         What::Config => Answer::json(&lists::configuration(running)),
-        What::Routes => Answer::json(&routes::list(&running.mesh)),
+        What::Routes => with_limit(&asked, |limit| {
+            routes::list(&running.mesh, limit.unwrap_or(usize::MAX))
+        }),
         What::Explain => explained(&asked, running).await,
+        What::Services => Answer::json(&services::totals(running)),
         What::Calls => Answer::json(&in_flight::calls(running).await),
         What::Sessions => Answer::json(&in_flight::sessions(running).await),
         What::Recent => match &shared.recent {
@@ -248,7 +262,10 @@ pub(super) async fn answer(asked: Asked, shared: &Arc<Shared>) -> Answer {
         },
         What::Tap => tap::begin(&asked.query, running, &shared.taps),
         What::Listeners => Answer::json(&lists::listeners(running).await),
-        What::Clusters => Answer::json(&clusters::list(&running.mesh.status())),
+        What::Clusters => with_limit(&asked, |limit| match limit {
+            None => clusters::list(&running.mesh.status()),
+            Some(limit) => clusters::first(running.mesh.status(), limit),
+        }),
         What::Registries => Answer::json(&lists::registries(&running.registries.status())),
         What::Certificates => Answer::json(&lists::certificates(running)),
         What::LogLevel => Answer::json(&json!({ "level": log::level() })),
@@ -271,6 +288,18 @@ fn set_log_level(asked: &Asked) -> Answer {
     match log::set_level(level.trim()) {
         Ok(()) => Answer::json(&json!({ "level": log::level() })),
         Err(why) => Answer::text(StatusCode::BAD_REQUEST, format!("{why}\n")),
+    }
+}
+
+/// What takes a `limit`.
+fn with_limit(asked: &Asked, tell: impl FnOnce(Option<usize>) -> serde_json::Value) -> Answer {
+    let limit = asked.query.get("limit").map(str::parse).transpose();
+    match (limit, asked.query.unknown(&["limit"])) {
+        (Ok(limit), None) => Answer::json(&tell(limit)),
+        _ => Answer::text(
+            StatusCode::BAD_REQUEST,
+            "write `limit=NUMBER`, or nothing\n",
+        ),
     }
 }
 

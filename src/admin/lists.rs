@@ -14,7 +14,7 @@ fn seconds(moment: SystemTime) -> u64 {
     since.unwrap_or(Duration::ZERO).as_secs()
 }
 
-pub(super) fn version(running: &Running) -> Value {
+pub(super) fn version(running: &Running, trace_url: Option<&str>) -> Value {
     let up = running.started.elapsed().unwrap_or_default();
     json!({
         "name": "finback",
@@ -23,6 +23,7 @@ pub(super) fn version(running: &Running) -> Value {
         "up_seconds": up.as_secs(),
         "workers": running.workers.status().len(),
         "draining": running.is_draining(),
+        "trace_url": trace_url,
     })
 }
 
@@ -65,6 +66,7 @@ pub(super) fn registries(registries: &[RegistryStatus]) -> Value {
             "from_disk": registry.from_disk,
             "failing_reads": registry.failing_reads,
             "failing_names": registry.failing_names,
+            "error": registry.error,
         })
     })
     .collect()

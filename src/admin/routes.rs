@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::explain::route;
 
-pub(super) fn list(mesh: &Mesh) -> Value {
+/// All tables, of each at most so many routes.
+pub(super) fn list(mesh: &Mesh, limit: usize) -> Value {
     let hits = mesh.route_hits();
     let routing = mesh.routing();
     let names = routing.tables();
@@ -16,7 +17,7 @@ pub(super) fn list(mesh: &Mesh) -> Value {
                 let place = (table.name.clone(), route.clone());
                 hits.get(&place).copied().unwrap_or(0)
             };
-            let routes = table.routes.iter().map(|own| {
+            let routes = table.routes.iter().take(limit).map(|own| {
                 let mut value = route(own);
                 value["hits"] = taken(&own.name).into();
                 value
@@ -24,6 +25,7 @@ pub(super) fn list(mesh: &Mesh) -> Value {
             json!({
                 "table": &*table.name,
                 "routes": routes.collect::<Vec<_>>(),
+                "all": table.routes.len(),
                 "no_route": taken(&"".into()),
             })
         })

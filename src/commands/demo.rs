@@ -20,9 +20,9 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::commands::services::terminal_width;
-use crate::config;
 use crate::log::say;
 use crate::running::Running;
+use crate::{admin, config};
 
 /// What is shown.
 #[derive(Clone, Copy)]
@@ -99,7 +99,16 @@ pub async fn demo(options: Options) -> anyhow::Result<ExitCode> {
         endpoints.insert(shown.name(), addresses);
     }
     let config = config::parse(&configuration(&endpoints), Path::new("demo.yaml"))?;
-    let running = Running::start(config)?;
+    let once = options.once || options.json;
+    let ports = match config.admin.clone().filter(|_| !once) {
+        Some(settings) => Some(admin::Ports::bind(settings).await?),
+        None => None,
+    };
+    let running = Arc::new(Running::start(config)?);
+    let dashboard = ports.as_ref().and_then(admin::Ports::address);
+    if let Some(ports) = ports {
+        ports.serve(&running)?;
+    }
     let listening = running.listening().await;
     let (_, front, _) = listening.first().context("no listener")?;
     let front = *front;
@@ -114,7 +123,10 @@ pub async fn demo(options: Options) -> anyhow::Result<ExitCode> {
             ));
         }
     }
-    let summaries = if options.once || options.json {
+    if let Some(dashboard) = dashboard {
+        say(format_args!("Dashboard: http://{dashboard}/"));
+    }
+    let summaries = if once {
         round(front, ONCE, &Default::default()).await?
     } else {
         show(front, options.duration).await?
@@ -125,7 +137,7 @@ pub async fn demo(options: Options) -> anyhow::Result<ExitCode> {
 
 /// The demo's own configuration: what a user would write.
 fn configuration(endpoints: &BTreeMap<&str, Vec<SocketAddr>>) -> String {
-    let mut text = String::from("workers: 1\nregistries:\n");
+    let mut text = String::from("workers: 1\nadmin: { address: \"127.0.0.1:0\" }\nregistries:\n");
     let mut brokers = String::new();
     for (protocol, addresses) in endpoints {
         let list: Vec<_> = addresses

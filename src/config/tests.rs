@@ -147,7 +147,7 @@ fn mistakes_are_refused_with_place_and_remedy() {
         (
             "127.0.0.1:0\" }\nreg",
             "0.0.0.0:1\" }\nreg",
-            "3:19: the admin port is for this machine only",
+            "3:19: outside of this machine the admin port needs a `token_file`",
         ),
         (
             "routes: rpc }",

@@ -48,7 +48,7 @@ fn unwell(finback: &Finback) -> Vec<String> {
     let (_, clusters) = finback.admin("/clusters");
     let clusters: Value = serde_json::from_str(&clusters).unwrap();
     let endpoints = clusters[0]["endpoints"].as_array().unwrap();
-    let ill = endpoints.iter().filter(|own| own["unwell"] == true);
+    let ill = endpoints.iter().filter(|own| own["state"] == "unhealthy");
     ill.map(|own| own["address"].as_str().unwrap().to_owned())
         .collect()
 }

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod access_log;
+mod admin;
 mod bolt_java;
 mod bolt_node;
 mod bridges;
@@ -14,6 +15,7 @@ mod client_certificates;
 mod clients;
 mod compose;
 mod core;
+mod dashboard;
 mod dubbo_java;
 mod dubbo_node;
 mod errors;

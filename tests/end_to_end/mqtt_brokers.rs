@@ -210,7 +210,7 @@ fn a_broker_is_asked_whether_it_is_well_by_connect() {
     let (hung, strict) = (Mosquitto::start(), Mosquitto::start_with(strict));
     let check = "health_check: { protocol: mqtt, interval: 200ms, timeout: 500ms, unhealthy: 1, healthy: 1 }";
     let finback = front(&[&hung, &strict], "", &format!(", {check}"));
-    let unwell = || finback.endpoints("brokers", "unwell", true);
+    let unwell = || finback.endpoints("brokers", "unhealthy", true);
     // One that refuses strangers is well.
     thread::sleep(Duration::from_secs(1));
     assert_eq!(unwell(), Vec::<String>::new());

@@ -57,7 +57,7 @@ fn assert_unharmed(finback: &Finback, what: &str) {
     }
     let ejected = finback.metric("finback_ejections_total", "");
     assert_eq!(ejected, 0, "{what}\n{}", finback.process().tail());
-    let unwell = finback.endpoints("all", "unwell", true);
+    let unwell = finback.endpoints("all", "unhealthy", true);
     assert_eq!(unwell, [""; 0], "{what}\n{}", finback.process().tail());
     let out = finback.endpoints("all", "available", false);
     assert_eq!(out, [""; 0], "{what}");

@@ -49,7 +49,7 @@ fn a_passing_health_check_lifts_an_ejection() {
             assert!(finback.metric("finback_ejections_total", "") > 0);
             drop(sick);
             eventually("the check's finding", PATIENCE, || {
-                match finback.endpoints("all", "unwell", true) {
+                match finback.endpoints("all", "unhealthy", true) {
                     unwell if unwell == [address.to_string()] => Ok(()),
                     unwell => Err(format!("{unwell:?}")),
                 }

@@ -47,7 +47,7 @@ fn assert_nobody_ejected(finback: &Finback, what: &str) {
         "{what}: ejected\n{}",
         finback.process().tail()
     );
-    let unwell = finback.endpoints("all", "unwell", true);
+    let unwell = finback.endpoints("all", "unhealthy", true);
     assert_eq!(unwell, [""; 0], "{what}");
 }
 

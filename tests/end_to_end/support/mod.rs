@@ -1,6 +1,7 @@
 //! What the end-to-end tests stand on: real processes, a real registry, the real binary.
 
 pub(crate) mod authority;
+pub(crate) mod browser;
 pub(crate) mod cable;
 pub(crate) mod certificates;
 pub(crate) mod device;
@@ -18,6 +19,7 @@ pub(crate) mod proxies;
 pub(crate) mod reaper;
 pub(crate) mod rpc;
 pub(crate) mod tls;
+pub(crate) mod web;
 pub(crate) mod world;
 pub(crate) mod zookeeper;
 
