@@ -17,7 +17,6 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use finback_core::cluster::ClusterPolicy;
 use finback_core::driver::{ListenerSpec, Protocol};
 use finback_core::mesh::{self, RoutingSpec};
 use finback_registry::{HostCluster, Layout, RegistryConfig, Several};

@@ -78,10 +78,22 @@ fn parsers(message: &str) -> String {
     {
         return "a tab cannot indent; write blanks".to_owned();
     }
+    let ours = [
+        ("flow mapping", "braces"),
+        ("flow sequence", "brackets"),
+        ("block mapping", "keys"),
+        ("block sequence", "list"),
+        ("mapping", "keys"),
+        ("sequence", "list"),
+        ("scalar", "value"),
+    ];
+    let message = ours
+        .iter()
+        .fold(message.to_owned(), |own, (theirs, ours)| own.replace(theirs, ours));
     match message.split_once("expected ") {
         // Of a value that may be written in several forms.
         Some(("", rest)) => needed(rest),
-        _ => message.to_owned(),
+        _ => message,
     }
 }
 
