@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use finback_kafka::{Mechanism, Sasl, Tls};
 
-use super::{Result, routes};
+use super::Result;
 use crate::config::Wrong;
 use crate::config::file;
 use crate::config::folder::Folder;
