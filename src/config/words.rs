@@ -11,12 +11,12 @@ pub(super) fn explain(error: &Error, text: &str) -> (Option<(u64, u64)>, String)
 }
 
 fn words(error: &Error, text: &str) -> String {
+    if says_nothing(text) {
+        return "the file says nothing; write `listeners`, `routes` and `clusters`, as docs/examples/minimal.yaml does"
+            .to_owned();
+    }
     match error {
         Error::AliasError { error, .. } => words(error.without_snippet(), text),
-        Error::Eof { .. } if says_nothing(text) => {
-            "the file says nothing; write `listeners`, `routes` and `clusters`, as docs/examples/minimal.yaml does"
-                .to_owned()
-        }
         Error::Eof { .. } => "the file ends too early: a bracket, brace or quote is still open".to_owned(),
         Error::MultipleDocuments { .. } => {
             "a second document begins here (`---`); write one document".to_owned()
