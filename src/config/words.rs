@@ -11,12 +11,12 @@ pub(super) fn explain(error: &Error, text: &str) -> (Option<(u64, u64)>, String)
 }
 
 fn words(error: &Error, text: &str) -> String {
+    if says_nothing(text) {
+        return "the file says nothing; write `listeners`, `routes` and `clusters`, as docs/examples/minimal.yaml does"
+            .to_owned();
+    }
     match error {
         Error::AliasError { error, .. } => words(error.without_snippet(), text),
-        Error::Eof { .. } if says_nothing(text) => {
-            "the file says nothing; write `listeners`, `routes` and `clusters`, as docs/examples/minimal.yaml does"
-                .to_owned()
-        }
         Error::Eof { .. } => "the file ends too early: a bracket, brace or quote is still open".to_owned(),
         Error::MultipleDocuments { .. } => {
             "a second document begins here (`---`); write one document".to_owned()
@@ -78,10 +78,22 @@ fn parsers(message: &str) -> String {
     {
         return "a tab cannot indent; write blanks".to_owned();
     }
+    let ours = [
+        ("flow mapping", "braces"),
+        ("flow sequence", "brackets"),
+        ("block mapping", "keys"),
+        ("block sequence", "list"),
+        ("mapping", "keys"),
+        ("sequence", "list"),
+        ("scalar", "value"),
+    ];
+    let message = ours
+        .iter()
+        .fold(message.to_owned(), |own, (theirs, ours)| own.replace(theirs, ours));
     match message.split_once("expected ") {
         // Of a value that may be written in several forms.
         Some(("", rest)) => needed(rest),
-        _ => message.to_owned(),
+        _ => message,
     }
 }
 
