@@ -42,11 +42,17 @@ enum Command {
         #[arg(long)]
         take_over: bool,
     },
-    /// Check a configuration file: exit 0 if it is good, 1 with FILE:LINE:COLUMN if not.
+    /// Check a configuration file: exit 0 if it is good, 1 with FILE:LINE:COLUMN for each mistake if not.
+    ///
+    /// What is allowed and probably not meant, such as a route that no call can reach, is said as a
+    /// warning; the file is good all the same.
     Check {
         /// The configuration file.
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
+        /// Do not read the files that it names: keys, certificates, passwords.
+        #[arg(long)]
+        no_files: bool,
     },
     /// Print the configuration file's JSON Schema.
     Schema,
@@ -106,7 +112,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         .build()?;
     let exit = match command {
         Command::Run { config, take_over } => control.block_on(run::run(config, take_over)),
-        Command::Check { config } => Ok(check::check(&config)),
+        Command::Check { config, no_files } => Ok(check::check(&config, no_files)),
         Command::Schema => {
             let schema = serde_json::to_string_pretty(&config::schema())?;
             log::say(format_args!("{schema}"));

@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 use crate::access_log::AccessLogs;
 use crate::admin;
 use crate::config::units::Placed;
-use crate::config::{Config, Lifecycle, MeshRegistry};
+use crate::config::{Config, Lifecycle, MeshRegistry, Places};
 use crate::kafka::{self, Outlet};
 use crate::log;
 use crate::metadata::DubboMetadata;
@@ -272,7 +272,7 @@ impl Running {
         if config.take_over {
             workers.share_addresses();
         }
-        let bound = bind(&workers, config.listeners)?;
+        let bound = bind(&workers, config.listeners, &config.places)?;
         let access_logs = AccessLogs::new(watchers.clone());
         access_logs
             .replace(&config.access_logs)
@@ -337,7 +337,7 @@ impl Running {
         }
         // Last of what may fail: clients that connect meanwhile are in the kernel's queue, and would be
         // reset.
-        let bound = bind(&self.workers, fresh)?;
+        let bound = bind(&self.workers, fresh, &config.places)?;
         self.access_logs
             .replace(&config.access_logs)
             .context("cannot start a thread")?;
@@ -495,14 +495,20 @@ fn watch<T: Renewed>(
     }
 }
 
-fn bind(workers: &Workers, specs: Vec<ListenerSpec>) -> anyhow::Result<Vec<Bound>> {
+/// Binds listeners; an error says where in the configuration their addresses stand.
+fn bind(
+    workers: &Workers,
+    specs: Vec<ListenerSpec>,
+    places: &Places,
+) -> anyhow::Result<Vec<Bound>> {
     specs
         .into_iter()
         .map(|spec| {
             let (name, address) = (spec.name.clone(), spec.address);
-            workers
-                .bind(spec)
-                .with_context(|| format!("listener {name} cannot listen on {address}"))
+            workers.bind(spec).with_context(|| {
+                let place = places.of(&name);
+                format!("{place}: listener {name} cannot listen on {address}")
+            })
         })
         .collect()
 }

@@ -33,6 +33,7 @@ use peers::{Clients, Servers, last_second};
 use resumption::{ServersKnown, bound_sessions};
 use revocation::Revoked;
 
+pub(crate) use expiry::ended;
 pub use expiry::{Dated, Ending, Ledger, Owner};
 pub use pinned::pinned;
 pub use watch::{Renewed, keep_fresh};

@@ -125,6 +125,8 @@ pub struct Endpoints {
     pub lane: Option<Lane>,
     /// The framework's own rules.
     pub rules: Rules,
+    /// What keeps endpoints from being known.
+    pub trouble: Option<Arc<str>>,
 }
 
 /// A cluster at work: shared by all workers.
@@ -306,6 +308,7 @@ impl Cluster {
             all,
             lane: snapshot.lane,
             rules: snapshot.rules,
+            trouble: snapshot.trouble,
         }));
     }
 

@@ -40,7 +40,7 @@ impl Source {
             }
             Self::Listed(listed) => listed.is_known(),
             // Names are asked for when they are needed.
-            Self::Dns(_) | Self::Several(_) => true,
+            Self::Dns(_) | Self::Hosts(_) | Self::Several(_) => true,
         }
     }
 }

@@ -11,6 +11,7 @@ mod dns;
 mod exercise;
 mod feed;
 mod heard;
+mod hosts;
 mod layout;
 mod listed;
 mod looks;
@@ -24,7 +25,7 @@ mod several;
 mod store;
 mod texts;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -40,6 +41,7 @@ use bridge::{Ends, Order};
 use disk::Disk;
 use dns::Dns;
 use feed::{Feed, Feeds};
+use hosts::Hosts;
 use layout::Directory;
 use listed::Listed;
 use metadata::Metadata;
@@ -50,6 +52,7 @@ use store::Store;
 pub use bridge::Bridge;
 pub use dns::DnsConfig;
 pub use exercise::{exercise_instance, exercise_rules, exercise_url};
+pub use hosts::{HostCluster, HostEndpoint};
 pub use layout::{Layout, Roots};
 pub use listed::ListedService;
 pub use looks::Looks;
@@ -74,6 +77,8 @@ pub enum RegistryConfig {
     Memory(Vec<ListedService>),
     /// Names that the system resolves.
     Dns(DnsConfig),
+    /// Clusters whose endpoints are written down, some by host name, by the clusters' names.
+    Hosts(BTreeMap<String, HostCluster>),
     /// Other registries together, under [their name](Several::name).
     Several(Several),
 }
@@ -173,6 +178,7 @@ enum Source {
     Servers(Arc<Servers>),
     Listed(Arc<Listed>),
     Dns(Arc<Dns>),
+    Hosts(Arc<Hosts>),
     Several(Several),
 }
 
@@ -308,7 +314,7 @@ impl Registries {
     fn feeds(&self, registry: &str) -> Option<Arc<Feeds>> {
         match &lock(&self.sources).get(registry)?.1 {
             Source::Servers(servers) => Some(servers.feeds.clone()),
-            Source::Listed(_) | Source::Dns(_) | Source::Several(_) => None,
+            Source::Listed(_) | Source::Dns(_) | Source::Hosts(_) | Source::Several(_) => None,
         }
     }
 
@@ -451,6 +457,9 @@ impl Registries {
             RegistryConfig::File(path) => Source::Listed(Listed::file(&self.handle, path)),
             RegistryConfig::Memory(services) => Source::Listed(Listed::memory(services.clone())),
             RegistryConfig::Dns(config) => Source::Dns(Arc::new(Dns::new(&self.handle, config))),
+            RegistryConfig::Hosts(config) => {
+                Source::Hosts(Arc::new(Hosts::new(&self.handle, config)))
+            }
             RegistryConfig::Several(several) => Source::Several(several.clone()),
         }
     }
@@ -588,6 +597,7 @@ impl Source {
         match self {
             Self::Listed(listed) => listed.follow(&lookup, &target).await,
             Self::Dns(dns) => dns.follow(&lookup, &target).await,
+            Self::Hosts(hosts) => hosts.follow(&lookup, &target).await,
             Self::Servers(servers) => {
                 let Some(layout) = Layout::named(&lookup.layout) else {
                     tracing::error!(layout = %lookup.layout, "no such layout");
@@ -624,12 +634,16 @@ impl Source {
                 status.error = Some(doubt.why);
             }
         }
-        if let Self::Dns(dns) = self {
-            let (failing, since) = dns.failing();
+        let names = match self {
+            Self::Dns(dns) => Some((dns.failing(), dns.followed())),
+            Self::Hosts(hosts) => Some((hosts.failing(), hosts.followed())),
+            Self::Listed(_) | Self::Servers(_) | Self::Several(_) => None,
+        };
+        if let Some(((failing, since), followed)) = names {
             status.connected = failing == 0;
             status.stale = age(since);
             status.failing_names = failing;
-            status.services = dns.followed();
+            status.services = followed;
         }
         if let Self::Servers(servers) = self {
             let store = servers.feeds.store().status();

@@ -40,6 +40,7 @@ pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
         }
     };
     log::configure(&config.log);
+    warn(&config);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let hangup = signal(SignalKind::hangup())?;
@@ -183,13 +184,23 @@ async fn keep_up(path: PathBuf, known: Option<Vec<u8>>, mut hangup: Signal, runn
     }
 }
 
+/// Says what is allowed, and probably not meant.
+fn warn(config: &Config) {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
 async fn read(path: &Path) -> Option<Vec<u8>> {
     tokio::fs::read(path).await.ok()
 }
 
 async fn reload(path: &Path, running: &Running) -> Reloaded {
     let reloaded = match config::load(path) {
-        Ok(config) => running.reload(config).await,
+        Ok(config) => {
+            warn(&config);
+            running.reload(config).await
+        }
         Err(error) => Err(error.into()),
     };
     match reloaded {
@@ -205,7 +216,10 @@ async fn reload(path: &Path, running: &Running) -> Reloaded {
         }
         Err(error) => {
             running.reloads.refuse();
-            tracing::error!(target: LIFECYCLE, "not reloaded, the configuration before stays in force: {error:#}");
+            for line in format!("{error:#}").lines() {
+                tracing::error!(target: LIFECYCLE, "{line}");
+            }
+            tracing::error!(target: LIFECYCLE, "not reloaded; the configuration before stays in force");
             Err(format!("{error:#}"))
         }
     }

@@ -5,7 +5,7 @@ mod admin;
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
 
-use super::forms::forms;
+use super::forms::{extensions, forms};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -13,9 +13,16 @@ use super::units::{Pause, Percent, Placed, Size, Time};
 
 pub use admin::{Admin, AdminListener, AdminTls};
 
+/// The whole file: keys at its top that begin with `x-` are left to whoever wrote them, for anchors to stand in.
+#[derive(Clone, Debug)]
+pub struct Whole(pub File);
+
+extensions!(Whole, File);
+
 /// A Finback configuration.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(title = "Finback configuration", extend("patternProperties" = { "^x-": {} }))]
 pub struct File {
     /// Worker threads. Default: one per core. Read at the start only.
     pub workers: Option<Placed<usize>>,
@@ -1043,29 +1050,34 @@ pub struct Retry {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cluster {
-    /// Its endpoints.
+    /// Its endpoints: `IP:PORT`, or `HOST:PORT` for every address that the host's name has.
     pub endpoints: Option<Vec<Placed<Endpoint>>>,
+    /// How often host names in `endpoints` are asked for again. Default: 5s.
+    pub refresh: Option<Placed<Time>>,
     /// Where to look them up.
     pub discover: Option<Placed<Discover>>,
-    /// See [`Policy::balance`].
+    /// `round-robin`, `random`, `least-request`, `peak-ewma`, `primary`, `{ consistent-hash: source }`,
+    /// `{ consistent-hash: client-id }` or `{ consistent-hash: { attribute: NAME } }`. Default: round-robin.
     pub balance: Option<Placed<Balance>>,
-    /// See [`Policy::connect_timeout`].
+    /// How long a connection may take to be made. Default: 1s.
     pub connect_timeout: Option<Time>,
-    /// See [`Policy::connections`].
+    /// Connections per endpoint and worker, at most. Default: 4; any number where each carries one
+    /// request at a time, as in HTTP/1.1.
     pub connections: Option<NonZeroU32>,
-    /// See [`Policy::heartbeat`].
+    /// Heartbeats to silent endpoints.
     pub heartbeat: Option<Heartbeat>,
-    /// See [`Policy::limits`].
+    /// Calls in flight.
     pub limits: Option<ClusterLimits>,
-    /// See [`Policy::outlier`].
+    /// When an endpoint is left alone.
     pub outlier: Option<Outlier>,
-    /// See [`Policy::health_check`].
+    /// Asking endpoints whether they are well. Default: nobody is asked.
     pub health_check: Option<Placed<HealthCheck>>,
-    /// See [`Policy::retry_budget`].
+    /// Retries in flight, at most, in percent of the calls in flight. Default: 20.
     pub retry_budget: Option<u32>,
-    /// See [`Policy::http`].
+    /// The version of HTTP that endpoints are spoken to in: `"1.1"` or `"2"`. Default: 2 for gRPC
+    /// and Triple, else 1.1.
     pub http: Option<Placed<String>>,
-    /// See [`Policy::tls`].
+    /// TLS, if it is spoken to endpoints.
     pub tls: Option<Placed<ClusterTls>>,
     /// The version of the PROXY protocol's header by which endpoints are told whose a connection is: `v1` or
     /// `v2`. Such a connection is never shared by clients. Default: none is sent.
@@ -1105,7 +1117,7 @@ pub struct Policy {
 #[derive(Clone, Debug, JsonSchema)]
 #[schemars(untagged)]
 pub enum Endpoint {
-    /// `host:port`.
+    /// `IP:PORT` or `HOST:PORT`.
     Address(String),
     /// Address, weight and labels.
     Full(FullEndpoint),
@@ -1122,9 +1134,9 @@ forms!(
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FullEndpoint {
-    /// `ip:port`.
+    /// `IP:PORT` or `HOST:PORT`.
     pub address: String,
-    /// Its share of the calls; 0 takes none. Default: 100.
+    /// Its share of the calls, that of each address of a host; 0 takes none. Default: 100.
     pub weight: Option<u32>,
     /// Labels that subsets select by.
     #[serde(default)]

@@ -1,6 +1,8 @@
 //! What is wrong is said with its place and its remedy.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod messages;
+
 use std::path::Path;
 
 use super::*;
@@ -216,7 +218,7 @@ fn mistakes_are_refused_with_place_and_remedy() {
             "registry",
             "which registry?",
         ),
-        ("\"127.0.0.1:2\"", "\"127.0.0.1\"", "is no address"),
+        ("\"127.0.0.1:2\"", "\"127.0.0.1\"", "is no endpoint"),
         ("\"127.0.0.1:2\"", "\"127.0.0.1:3\"", "listed twice"),
         ("{ attribute: uid }", "header", "is no way to balance"),
         ("fallback: any", "fallback: all", "is no fallback"),
@@ -225,7 +227,7 @@ fn mistakes_are_refused_with_place_and_remedy() {
         (
             "{ registry: zk, layout: dubbo }",
             "{ regsitry: zk }",
-            "16:13: unknown field `regsitry`",
+            "16:13: no key is called `regsitry` here",
         ),
         (
             "[ { cluster: pay, subset",
@@ -265,7 +267,7 @@ fn mistakes_are_refused_with_place_and_remedy() {
         ),
         ("interval: 2s", "interval: 8761h", "at most 8760h"),
         ("drain: 10s", "idle: 0s", "leaves no time"),
-        ("frame: 1MiB", "connections: 0", "nonzero"),
+        ("frame: 1MiB", "connections: 0", "write 1 or more"),
         (
             "frame: 1MiB",
             "queue_soft: 17MiB",
@@ -312,7 +314,7 @@ fn mistakes_are_refused_with_place_and_remedy() {
         (
             "workers: 2",
             "workers: 2\nworkers: 3",
-            "3:1: duplicate mapping key: workers",
+            "3:1: `workers` is written twice",
         ),
         (
             "    discover:",

@@ -61,6 +61,13 @@ impl Dated {
     }
 }
 
+/// How long ago a chain of certificates ended, if it has.
+pub(crate) fn ended(chain: &Path) -> Option<String> {
+    let own = Dated::chain(chain)?;
+    let now = UnixTime::now().as_secs();
+    (own.end < now).then(|| text(own.end, now))
+}
+
 /// Whose TLS it is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Owner {

@@ -516,7 +516,7 @@ fn a_reader_that_is_stuck_stops_nothing() {
     assert!(dropped > 0 && written > 0, "{written} {dropped}");
     finback.reload(&web_config(&log, "two"));
     finback.process().signal("USR1");
-    assert!(finback.admin("/healthz").1.contains("alive"));
+    assert!(finback.admin("/livez").1.contains("alive"));
     ends_well(&finback);
     drop(reader);
 }

@@ -65,7 +65,7 @@ limits: {{ drain_delay: 3s }}
             .then_some(())
             .ok_or(why)
     });
-    assert_eq!(finback.admin("/healthz").0, 200, "it lives");
+    assert_eq!(finback.admin("/livez").0, 200, "it lives");
     eventually("the registration's end", Duration::from_secs(2), || {
         let keys = etcd.keys("/finback/services/pay/");
         keys.is_empty().then_some(()).ok_or(format!("{keys:?}"))
@@ -153,7 +153,7 @@ fn it_is_ready_when_its_registry_has_answered_and_says_at_once_what_keeps_it() {
             "{said}"
         );
         assert_eq!(finback.admin("/readyz").0, 503);
-        assert_eq!(finback.admin("/healthz").0, 200);
+        assert_eq!(finback.admin("/livez").0, 200);
         match kind {
             "zookeeper" => zookeeper.restart(),
             _ => etcd.restart(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::balance::{Ask, HashOn, NoPick, Pick, Policy, hash_bytes, observe_latency};
 use crate::clock::{Now, micros};
-use crate::cluster::{Cluster, Source};
+use crate::cluster::Cluster;
 use crate::endpoint::{Endpoint, Trial};
 use crate::frame::{Answer, Outcome, Status};
 use crate::gauges::Gauges;
@@ -59,6 +59,8 @@ pub struct Exchange {
     no_tls: bool,
     /// The service is being looked up, and that is what is waited for.
     looking_up: bool,
+    /// The cluster that had no endpoint for it.
+    lacking: Option<Arc<Cluster>>,
     /// Where the last attempt went.
     seat: Option<Rc<Seat>>,
     /// Endpoints that failed it; empty until the first retry.
@@ -121,6 +123,7 @@ impl Exchange {
             free: false,
             no_tls: false,
             looking_up: false,
+            lacking: None,
             seat: None,
             tried: Vec::new(),
             ending: Ending::Abandoned,
@@ -269,6 +272,8 @@ impl Exchange {
             drop(view);
             return self.attempt_elsewhere(wait, spills, local, attributes);
         }
+        let to = &self.site.route(route as usize).to;
+        let is_looked_up = matches!(to, Destination::Registry { .. });
         if !view.known {
             let cluster = view.cluster.clone();
             drop(view);
@@ -276,9 +281,16 @@ impl Exchange {
                 self.site.forget(route as usize, destination as usize);
                 local.forget_view(&cluster);
             }
-            return self.attempt_elsewhere(Err(Rejection::NoService), spills, local, attributes);
+            self.lacking = Some(cluster);
+            // It is the cluster that has nobody; the call's own service may well be one.
+            let why = match is_looked_up {
+                true => Rejection::NoService,
+                false => Rejection::NoEndpoint,
+            };
+            return self.attempt_elsewhere(Err(why), spills, local, attributes);
         }
-        if matches!(view.cluster.spec.source, Source::Discovered(_)) {
+        // A cluster of the configuration has endpoints whatever service a caller writes.
+        if is_looked_up {
             self.site.learn();
         }
         let deadline = self.attempt_deadline();
@@ -286,6 +298,7 @@ impl Exchange {
         {
             Ok(picked) => picked,
             Err(rejection) => {
+                self.lacking = Some(view.cluster.clone());
                 drop(view);
                 return self.attempt_elsewhere(Err(rejection), spills, local, attributes);
             }
@@ -562,18 +575,22 @@ impl Exchange {
     /// What the caller reads when the mesh answers: what happened, and what to look at. The endpoint's
     /// address is not among it unless the listener says so.
     pub(crate) fn explain(&self, rejection: Rejection) -> String {
-        self.describe(
-            rejection,
-            self.endpoint().filter(|_| self.site.origin.reveals),
-        )
+        self.describe(rejection, self.site.origin.reveals)
     }
 
     /// The same for the log, where the endpoint's address always stands.
     pub(crate) fn explain_in_full(&self, rejection: Rejection) -> String {
-        self.describe(rejection, self.endpoint())
+        self.describe(rejection, true)
     }
 
-    fn describe(&self, rejection: Rejection, endpoint: Option<SocketAddr>) -> String {
+    /// The configured cluster that had no endpoint for it. One that was looked up has the call's own name.
+    fn lacking_cluster(&self) -> Option<&Arc<Cluster>> {
+        let is_configured = |route: &Arc<Route>| matches!(route.to, Destination::Clusters(_));
+        let lacking = self.lacking.as_ref();
+        lacking.filter(|_| self.selected_route().is_some_and(is_configured))
+    }
+
+    fn describe(&self, rejection: Rejection, reveals: bool) -> String {
         let key = &self.site.key;
         let mut call = String::new();
         if !key.group.is_empty() {
@@ -589,7 +606,7 @@ impl Exchange {
             call.push('.');
             call.push_str(&key.method);
         }
-        let endpoint = match endpoint {
+        let endpoint = match self.endpoint().filter(|_| reveals) {
             Some(address) => format!("endpoint {address}"),
             None => "the endpoint".to_owned(),
         };
@@ -599,9 +616,20 @@ impl Exchange {
             Rejection::NoService => {
                 format!("the registry knows no provider of {call}; is it registered?")
             }
-            Rejection::NoEndpoint => {
-                format!("no endpoint may take {call} now; are any registered, with that subset?")
-            }
+            Rejection::NoEndpoint => match self.lacking_cluster() {
+                Some(cluster) => {
+                    let endpoints = cluster.endpoints();
+                    let trouble = endpoints.trouble.as_ref().filter(|_| reveals);
+                    let why = trouble.map_or_else(String::new, |why| format!(": {why}"));
+                    format!(
+                        "cluster '{}' has no endpoint that may take {call} now{why}",
+                        cluster.name()
+                    )
+                }
+                None => format!(
+                    "no endpoint may take {call} now; are any registered, with that subset?"
+                ),
+            },
             // Why, with the endpoint's address, stands in the log: it is nobody's business outside.
             Rejection::ConnectFailed if self.no_tls => {
                 format!("TLS handshake with the endpoint failed for {call}; nothing was sent")

@@ -1,10 +1,10 @@
 //! The admin port: who may reach it, and what would have no effect.
 
 use std::net::SocketAddr;
-use std::path::Path;
 
 use super::{Placed, Result, Wrong, address, file};
 use crate::admin::Settings;
+use crate::config::folder::Folder;
 use crate::tls::{PairFiles, ServerFiles};
 
 /// What may stand in a host name (RFC 952, RFC 1123), and in names that containers are given.
@@ -13,7 +13,7 @@ fn is_host(name: &str) -> bool {
     !name.is_empty() && name.chars().all(letter)
 }
 
-pub(in crate::config) fn settings(mut from: file::Admin, folder: &Path) -> Result<Settings> {
+pub(in crate::config) fn settings(mut from: file::Admin, folder: &Folder<'_>) -> Result<Settings> {
     let own = from
         .address
         .as_ref()
@@ -101,7 +101,10 @@ fn without_effect(from: &file::Admin) -> Result<()> {
     Ok(())
 }
 
-fn files(Placed { value, place }: Placed<file::AdminTls>, folder: &Path) -> Placed<ServerFiles> {
+fn files(
+    Placed { value, place }: Placed<file::AdminTls>,
+    folder: &Folder<'_>,
+) -> Placed<ServerFiles> {
     let value = ServerFiles {
         pairs: vec![PairFiles {
             chain: folder.join(value.certificate),

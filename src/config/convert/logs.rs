@@ -1,9 +1,8 @@
 //! What is logged, and how: the log of the process itself, and access logs.
 
-use std::path::Path;
-
 use super::Result;
 use crate::access_log::{AccessLogConfig, Format as LineFormat, Rotation, Target};
+use crate::config::folder::Folder;
 use crate::config::units::Placed;
 use crate::config::{Wrong, file};
 use crate::log::{Filter, Format, LogConfig, level_named};
@@ -39,7 +38,7 @@ const MOST_KEPT: u32 = 1000;
 
 pub(super) fn access_log(
     Placed { value, place }: Placed<file::AccessLog>,
-    folder: &Path,
+    folder: &Folder<'_>,
 ) -> Result<AccessLogConfig> {
     let target = match (value.path, value.stdout) {
         (Some(path), false) => Target::File {

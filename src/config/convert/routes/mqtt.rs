@@ -1,7 +1,6 @@
 //! What routes do with sessions of MQTT beyond routing them.
 
 use std::num::NonZeroU32;
-use std::path::Path;
 use std::time::Duration;
 
 use finback_mqtt::authentication::Authentication;
@@ -11,6 +10,7 @@ use finback_mqtt::{Action, Denied, Duplicates, Policy, Rewrite, Rule, Tap, Templ
 use super::{Names, Result, authentication};
 use crate::config::Wrong;
 use crate::config::file;
+use crate::config::folder::Folder;
 use crate::config::units::{Placed, Size};
 
 /// What stands in for a broker where there is none.
@@ -27,7 +27,7 @@ pub(super) struct Unbrokered {
 pub(super) fn policy(
     Placed { mut value, place }: Placed<file::MqttPolicy>,
     unbrokered: bool,
-    folder: &Path,
+    folder: &Folder<'_>,
     names: &Names,
 ) -> Result<(Policy, Unbrokered)> {
     useful(&value, unbrokered)?;
@@ -44,7 +44,7 @@ pub(super) fn policy(
             let message = "a password needs a `username` too";
             return Err(Wrong::at(file.place, message));
         }
-        (Some(_), Some(file)) => Some(password(&file, folder)?.into_bytes()),
+        (Some(_), Some(file)) => Some(folder.secret(&file)?.into_bytes()),
     };
     let policy = Policy {
         produce: None,
@@ -121,7 +121,7 @@ fn useful(value: &file::MqttPolicy, unbrokered: bool) -> Result<()> {
 fn stand_in(
     value: &mut file::MqttPolicy,
     place: (u64, u64),
-    folder: &Path,
+    folder: &Folder<'_>,
     names: &Names,
 ) -> Result<Unbrokered> {
     let Some(asked) = value.authenticate.take() else {
@@ -255,13 +255,4 @@ fn rule(Placed { value, place }: Placed<file::MqttRule>) -> Result<Rule> {
         action,
         topics: topics.collect::<Result<_>>()?,
     })
-}
-
-pub(in crate::config::convert) fn password(file: &Placed<String>, folder: &Path) -> Result<String> {
-    let path = folder.join(&file.value);
-    let text = std::fs::read_to_string(&path).map_err(|error| {
-        let message = format!("{} cannot be read: {error}", path.display());
-        Wrong::at(file.place, message)
-    })?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
