@@ -9,6 +9,7 @@ mod local;
 mod origin;
 mod site;
 mod status;
+mod told;
 mod unknown;
 mod verdict;
 mod view;
@@ -35,11 +36,11 @@ use hits::Hits;
 use learned::Learned;
 use unknown::Unknown;
 
-pub(crate) use exchange::Told;
 pub use local::LocalMesh;
 pub(crate) use origin::Origin;
 pub(crate) use site::{SiteCache, SiteKey};
 pub use status::{ClusterStatus, EndpointState, EndpointStatus};
+pub(crate) use told::Told;
 pub use verdict::{AttemptEnd, Deadline, Repeat, Ruling, Verdict, rule, table};
 pub(crate) use view::Seat;
 

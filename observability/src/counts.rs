@@ -46,7 +46,7 @@ pub(crate) struct Counts {
 #[derive(Default)]
 struct Ends {
     slots: [Slot; PIECE],
-    next: OnceLock<Box<Ends>>,
+    next: OnceLock<Box<Self>>,
 }
 
 #[derive(Default)]

@@ -232,9 +232,12 @@ fn tcp(rows: &[Row], sink: &mut dyn Sink) {
     );
 }
 
+/// What one of these families shows of a listener.
+type FillOf = fn(&Fill) -> u64;
+
 /// How full the series of exchanges are: what is beyond a bound is counted as `(other)`.
 fn series(fill: &[Fill], sink: &mut dyn Sink) {
-    let families: [(&'static Family, fn(&Fill) -> u64); 3] = [
+    let families: [(&'static Family, FillOf); 3] = [
         (
             const {
                 &Family::gauge(

@@ -648,7 +648,6 @@ impl Source {
         if let Self::Servers(servers) = self {
             let store = servers.feeds.store().status();
             let troubles = servers.feeds.store().troubles();
-            let feeds = servers.feeds.all();
             status.connected = store.connected && !troubles.iter().any(|trouble| trouble.refused);
             let lost = (!store.connected).then_some(store.since);
             status.error = lost.and_then(|_| servers.feeds.store().why());
@@ -657,10 +656,11 @@ impl Source {
             status.stale = age(since.chain(lost).chain(unresolved).min());
             status.failing_reads = troubles.len();
             status.failing_names = failing_names;
-            status.services = feeds.len();
-            status.waiting = feeds.iter().filter(|(_, feed)| !feed.is_known()).count();
-            status.doubted = feeds.iter().filter(|(_, feed)| feed.is_held()).count();
-            status.from_disk = feeds.iter().filter(|(_, feed)| feed.is_from_disk()).count();
+            let counts = servers.feeds.counts();
+            status.services = servers.feeds.len();
+            status.waiting = counts.waiting();
+            status.doubted = counts.doubted();
+            status.from_disk = counts.remembered();
         }
         status
     }

@@ -328,7 +328,7 @@ mod tests {
             assert!(text.lines().count() <= height, "{text}");
             let widest = text.lines().map(|line| line.chars().count()).max();
             assert!(widest <= Some(width), "{width}: {text}");
-            assert!(text.contains("Payments.pay"), "{text}");
+            assert!(text.contains("ments.pay"), "{text}");
             assert!(text.contains("more"), "{text}");
         }
         assert!(table(&[], 24, 80).contains("nothing"));

@@ -76,8 +76,8 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
     let workers = wrongs.one(workers(file.workers.as_ref())).unwrap_or(1);
     let admin = file.admin.map(|admin| admin_settings(admin, folder));
     let admin = wrongs.one(admin.transpose()).flatten();
-    let statsd = file.metrics.statsd.map(statsd::settings).transpose();
-    let statsd = wrongs.one(statsd).flatten();
+    let statsd = file.metrics.statsd.map(statsd::settings);
+    let statsd = wrongs.one(statsd.transpose()).flatten();
     let registries = file.registries.into_iter();
     let registries = registries.map(|(name, own)| Ok((name, registry_spec(own, folder)?)));
     let mut registries: Vec<_> = wrongs.all(registries);

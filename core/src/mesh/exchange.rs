@@ -33,22 +33,22 @@ pub(crate) type Attributes<'a, 'b> = &'a mut dyn FnMut(&str) -> Option<Cow<'b, s
 /// One request and its answer, from open to record. Dropping it writes the record, on every
 /// path; one that nobody ended was abandoned by its caller.
 pub struct Exchange {
-    site: Rc<Site>,
+    pub(super) site: Rc<Site>,
     clock: Rc<Cell<Now>>,
-    source: IpAddr,
-    started: Now,
+    pub(super) source: IpAddr,
+    pub(super) started: Now,
     /// When the caller gives up, or the route does.
     pub(crate) deadline: Now,
     /// The caller's own time, where that is what sets the deadline.
     own_timeout: Option<Duration>,
     /// Its caller does not say how long it may take: its endpoint's registration may.
     unsaid: bool,
-    route: Option<u32>,
+    pub(super) route: Option<u32>,
     destination: u32,
     /// Destinations of its route that had no endpoint for it; empty until one has none.
     without: Vec<u32>,
     routed: Result<(), Rejection>,
-    attempts: u16,
+    pub(super) attempts: u16,
     /// Attempts that do not count: their endpoints have not processed it.
     moves: u16,
     /// It was sent again because its own method allows that.
@@ -62,7 +62,7 @@ pub struct Exchange {
     /// The cluster that had no endpoint for it.
     lacking: Option<Arc<Cluster>>,
     /// Where the last attempt went.
-    seat: Option<Rc<Seat>>,
+    pub(super) seat: Option<Rc<Seat>>,
     /// Endpoints that failed it; empty until the first retry.
     tried: Vec<SocketAddr>,
     ending: Ending,
@@ -560,18 +560,6 @@ impl Exchange {
         self.started
     }
 
-    /// What is told of it while it is in flight.
-    pub(crate) fn told(&self) -> Told {
-        Told {
-            site: self.site.clone(),
-            seat: self.seat.clone(),
-            route: self.route,
-            source: self.source,
-            since: self.started,
-            attempts: self.attempts,
-        }
-    }
-
     /// What the caller reads when the mesh answers: what happened, and what to look at. The endpoint's
     /// address is not among it unless the listener says so.
     pub(crate) fn explain(&self, rejection: Rejection) -> String {
@@ -685,43 +673,6 @@ impl Drop for Exchange {
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
         });
-    }
-}
-
-/// What is told of a call in flight: cheap to note, and put into words when somebody asks.
-#[derive(Clone)]
-pub(crate) struct Told {
-    pub(crate) site: Rc<Site>,
-    seat: Option<Rc<Seat>>,
-    route: Option<u32>,
-    pub(crate) source: IpAddr,
-    pub(crate) since: Now,
-    pub(crate) attempts: u16,
-}
-
-impl Told {
-    pub(crate) fn listener(&self) -> &Arc<str> {
-        &self.site.origin.name
-    }
-
-    /// Its service and its method.
-    pub(crate) fn names(&self) -> (&str, &str) {
-        (&self.site.key.service, &self.site.key.method)
-    }
-
-    pub(crate) fn route(&self) -> Arc<str> {
-        let routes = self.site.candidates.routes();
-        let route = self.route.and_then(|route| routes.get(route as usize));
-        route.map(|route| route.name.clone()).unwrap_or_default()
-    }
-
-    pub(crate) fn cluster(&self) -> Arc<str> {
-        let seat = self.seat.as_ref();
-        seat.map_or_else(Arc::default, |seat| seat.cluster.name().clone())
-    }
-
-    pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
-        self.seat.as_ref().map(|seat| seat.endpoint.address)
     }
 }
 
