@@ -173,7 +173,7 @@ fn one_example_shows_every_key() {
 
 #[test]
 fn every_key_is_explained() {
-    let pages = ["configuration.md", "messaging.md"];
+    let pages = ["configuration.md", "messaging.md", "metrics.md"];
     let text = pages.map(|page| std::fs::read_to_string(docs().join(page)).unwrap());
     let text = text.concat();
     for key in schema_keys() {

@@ -1,5 +1,7 @@
 //! Clusters and endpoints as routing sees them, with the reason for it.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use finback_core::mesh::{ClusterStatus, EndpointStatus};
 use finback_core::text;
 use serde_json::{Value, json};
@@ -56,7 +58,7 @@ fn cluster(own: &ClusterStatus) -> Value {
         "ready": own.ready,
         "known": own.known,
         "in_flight": own.in_flight,
-        "ejections": own.ejections,
+        "ejections": own.counts.ejections.load(Relaxed),
         "endpoints": own.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
     })
 }
@@ -71,7 +73,7 @@ pub(super) fn endpoint(own: &EndpointStatus) -> Value {
         "why": own.why,
         "ends_in_seconds": own.ends_in.map(|left| left.as_secs_f64()),
         "available": own.available,
-        "unhealthy": own.unwell,
+        "unhealthy": own.unhealthy,
         "weight": own.weight,
         "weight_now": own.weight_now,
         "in_flight": own.in_flight,
@@ -86,6 +88,8 @@ pub(super) fn endpoint(own: &EndpointStatus) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+
     use finback_core::discovery::Lookup;
     use finback_core::mesh::EndpointState;
 
@@ -96,7 +100,7 @@ mod tests {
             weight_now: 100,
             in_flight: 0,
             available: true,
-            unwell: false,
+            unhealthy: false,
             state: EndpointState::Available,
             why: String::new(),
             ends_in: None,
@@ -119,7 +123,7 @@ mod tests {
             ready: true,
             known: endpoints > 0,
             in_flight: 1,
-            ejections: 2,
+            counts: Arc::default(),
             endpoints: vec![endpoint; endpoints],
         }
     }

@@ -8,6 +8,7 @@ mod proxies;
 mod registries;
 mod routes;
 mod several;
+mod statsd;
 mod warnings;
 
 use std::cell::RefCell;
@@ -75,6 +76,8 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
     let workers = wrongs.one(workers(file.workers.as_ref())).unwrap_or(1);
     let admin = file.admin.map(|admin| admin_settings(admin, folder));
     let admin = wrongs.one(admin.transpose()).flatten();
+    let statsd = file.metrics.statsd.map(statsd::settings);
+    let statsd = wrongs.one(statsd.transpose()).flatten();
     let registries = file.registries.into_iter();
     let registries = registries.map(|(name, own)| Ok((name, registry_spec(own, folder)?)));
     let mut registries: Vec<_> = wrongs.all(registries);
@@ -149,6 +152,7 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
         subscriptions,
         workers,
         admin,
+        statsd,
         registries,
         registrations,
         bridges,

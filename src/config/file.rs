@@ -28,6 +28,9 @@ pub struct File {
     pub workers: Option<Placed<usize>>,
     /// The admin port: pages, metrics, health. Read at the start only.
     pub admin: Option<Placed<Admin>>,
+    /// Where metrics are sent. Default: nowhere; the admin port has them for Prometheus.
+    #[serde(default)]
+    pub metrics: Metrics,
     /// Registries by name.
     #[serde(default)]
     pub registries: BTreeMap<String, Placed<Registry>>,
@@ -78,6 +81,34 @@ pub struct Log {
     /// Other levels for modules, by their names, such as `finback_http`. Default: none.
     #[serde(default)]
     pub modules: BTreeMap<String, Placed<String>>,
+}
+
+/// Where metrics are sent.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    /// A StatsD server.
+    pub statsd: Option<Statsd>,
+}
+
+/// A StatsD server.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Statsd {
+    /// Where it listens: `host:port` (UDP), or `unix:/path` of a socket of datagrams.
+    pub address: Placed<String>,
+    /// `plain`: labels are parts of names, as Etsy's server and Graphite have them; `dogstatsd`: labels are
+    /// tags. Default: plain.
+    pub format: Option<Placed<String>>,
+    /// What every name begins with; may be empty. Default: finback.
+    pub prefix: Option<Placed<String>>,
+    /// How often it is told. Default: 10s.
+    pub interval: Option<Placed<Time>>,
+    /// Bytes of a packet, at most. Default: 1432, of a socket in the file system 8192.
+    pub packet_size: Option<Placed<Size>>,
+    /// Tags of every line, with `format: dogstatsd`. Default: none.
+    #[serde(default)]
+    pub tags: BTreeMap<String, Placed<String>>,
 }
 
 /// Where services are registered. Exactly one of `zookeeper`, `etcd`, `file`, `memory` and `dns`;
@@ -1071,7 +1102,7 @@ pub struct Policy {
     pub limits: Option<ClusterLimits>,
     /// When an endpoint is left alone.
     pub outlier: Option<Outlier>,
-    /// Asking endpoints whether they are well. Default: nobody is asked.
+    /// Asking endpoints whether they are healthy. Default: nobody is asked.
     pub health_check: Option<Placed<HealthCheck>>,
     /// Retries in flight, at most, in percent of the calls in flight. Default: 20.
     pub retry_budget: Option<u32>,
@@ -1222,7 +1253,7 @@ pub struct Outlier {
     pub panic_percent: Option<Percent>,
 }
 
-/// How endpoints are asked whether they are well.
+/// How endpoints are asked whether they are healthy.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HealthCheck {
@@ -1233,7 +1264,7 @@ pub struct HealthCheck {
     pub path: Option<String>,
     /// HTTP, gRPC: the host that is asked for. Default: `health`.
     pub host: Option<String>,
-    /// HTTP: the lowest and the highest status of one that is well. Default: `[200, 399]`.
+    /// HTTP: the lowest and the highest status of one that is healthy. Default: `[200, 399]`.
     pub status: Option<(u16, u16)>,
     /// gRPC: the service that is asked about. Default: the server.
     pub service: Option<String>,
@@ -1249,9 +1280,9 @@ pub struct HealthCheck {
     pub interval: Option<Time>,
     /// How long an answer may take. Default: 1s.
     pub timeout: Option<Time>,
-    /// So many failures in a row make an endpoint unwell. Default: 3.
+    /// So many failures in a row make an endpoint unhealthy. Default: 3.
     pub unhealthy: Option<NonZeroU32>,
-    /// So many successes in a row make it well again. Default: 2.
+    /// So many successes in a row make it healthy again. Default: 2.
     pub healthy: Option<NonZeroU32>,
 }
 

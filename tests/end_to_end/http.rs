@@ -240,7 +240,8 @@ fn websockets_pass_over_both_versions() {
         let (_, metrics) = finback.admin("/metrics");
         let ended = metrics.lines().filter(|line| {
             line.starts_with("finback_requests_total{protocol=\"http\"")
-                && line.ends_with("\"success\"} 2")
+                && line.contains("outcome=\"success\"")
+                && line.ends_with(" 2")
         });
         if ended.count() == 1 {
             Ok(())

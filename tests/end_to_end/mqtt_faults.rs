@@ -378,7 +378,7 @@ fn a_flood_of_connects_is_refused_and_sessions_go_on() {
     );
     let (_, metrics) = finback.admin("/metrics");
     let line = format!(
-        r#"service="(connack)",method="connection rate exceeded",outcome="refused"}} {refused}"#
+        r#"finback_mqtt_connacks_total{{listener="mqtt",reason="connection rate exceeded"}} {refused}"#
     );
     assert!(metrics.contains(&line), "{line}\n{metrics}");
 }

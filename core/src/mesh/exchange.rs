@@ -324,6 +324,7 @@ impl Exchange {
         self.seat = Some(seat.clone());
         if again {
             Gauges::add(&local.mesh().gauges.retries);
+            Gauges::add(&cluster.counts.retries);
         }
         Ok(Attempt::Go(Lease {
             seat,
@@ -729,7 +730,7 @@ impl Lease {
         self.settled = true;
     }
 
-    /// Whether the endpoint takes no new calls now: it was ejected, or found unwell. A session with it may
+    /// Whether the endpoint takes no new calls now: it was ejected, or found unhealthy. A session with it may
     /// have lost it without knowing.
     #[must_use]
     pub fn is_doubted(&self) -> bool {
@@ -762,7 +763,7 @@ impl Lease {
         let Seat {
             cluster, endpoint, ..
         } = &*self.seat;
-        cluster.ejections.fetch_add(1, Relaxed);
+        Gauges::add(&cluster.counts.ejections);
         let last = self.end.map_or("a session failed", AttemptEnd::words);
         let why = if tried {
             format!("the call that tried it failed: {last}")

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{DETAILS, Draft, Drafts, Layout, ORIGIN, Roots, provider};
-use crate::store::Answer;
+use super::draft::Read;
+use super::{DETAILS, Draft, Layout, ORIGIN, Roots, provider};
 
 /// Where the endpoints of a service are.
 pub(super) fn target(roots: &Roots, service: &str) -> String {
@@ -28,9 +28,8 @@ pub(crate) struct Update {
     pub(crate) metadata: Value,
 }
 
-/// The endpoints among the entries.
-pub(super) fn read(answer: Option<&Answer>) -> Drafts {
-    Drafts::of(answer, |_, value| {
+/// The endpoint that an entry describes.
+pub(super) fn read(_: &str, value: &[u8]) -> Read {
         let update: Update = serde_json::from_slice(value).ok()?;
         if update.op != 0 {
             return Some(None);
@@ -70,10 +69,6 @@ pub(super) fn read(answer: Option<&Answer>) -> Drafts {
             .collect();
         provider.version.clear();
         provider.group.clear();
-        Some(Some(Draft {
-            host: host.to_owned(),
-            port: port.parse().ok().filter(|port| *port > 0)?,
-            provider,
-        }))
-    })
+        let port = port.parse().ok().filter(|port| *port > 0)?;
+        Some(Some(Draft::new(host, port, provider)))
 }

@@ -1,17 +1,16 @@
 //! SOFA-RPC: `/sofa-rpc/{interface}/providers/{url}` (SOFA-RPC's registry-zk).
 
 use super::url::Url;
-use super::{Draft, Drafts, Layout, Roots, provider};
-use crate::store::Answer;
+use super::draft::Read;
+use super::{Draft, Layout, Roots, provider};
 
 /// Where the providers of a service are.
 pub(super) fn providers(roots: &Roots, service: &str) -> String {
     format!("{}/{service}/providers", roots.sofa)
 }
 
-/// The providers among the entries.
-pub(super) fn read(answer: Option<&Answer>) -> Drafts {
-    Drafts::of(answer, |name, _| {
+/// The provider that an entry describes.
+pub(super) fn read(name: &str, _: &[u8]) -> Read {
         let url = Url::decode(name)?;
         if url.scheme != "bolt" || url.flag("disabled", false) {
             return Some(None);
@@ -26,10 +25,5 @@ pub(super) fn read(answer: Option<&Answer>) -> Drafts {
         provider.group = unique_id;
         provider.since = since;
         provider.warm_up = warm_up;
-        Some(Some(Draft {
-            host: url.host,
-            port: url.port,
-            provider,
-        }))
-    })
+        Some(Some(Draft::new(&url.host, url.port, provider)))
 }
