@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::support::mosquitto::{Mosquitto, tool};
 use crate::support::prometheus::{Prometheus, promtool};
 use crate::support::rpc::{Call, Client};
 use crate::support::statsd::Statsd;
-use crate::support::{eventually, free_port};
+use crate::support::{eventually, free_port, temporary_folder};
 
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -568,6 +569,46 @@ clusters: {{ web: {{ endpoints: [ "{web}" ] }} }}
         90.0 => Ok(()),
         other => Err(other.to_string()),
     });
+}
+
+#[test]
+fn a_socket_in_the_file_system_is_told_with_tags() {
+    let path = temporary_folder().join("dsd.socket");
+    let agent = UnixDatagram::bind(&path).unwrap();
+    agent.set_read_timeout(Some(PATIENCE)).unwrap();
+    let web = web();
+    let finback = Finback::start(&format!(
+        r#"
+workers: 1
+metrics:
+  statsd: {{ address: "unix:{}", format: dogstatsd, prefix: mesh, interval: 200ms, packet_size: 600, tags: {{ env: test }} }}
+listeners: [ {{ name: web, address: "127.0.0.1:0", routes: web }} ]
+routes: {{ web: [ {{ match: {{ host: web.test }}, to: {{ cluster: web }} }} ] }}
+clusters: {{ web: {{ endpoints: [ "{web}" ] }} }}
+"#,
+        path.display()
+    ));
+    for _ in 0..4 {
+        assert_eq!(get(&finback.local("web"), "/status/404", None), 404);
+    }
+    let own = "mesh.requests_total:";
+    let tags = "protocol:http,listener:web,service:web.test,method:GET,outcome:exception,status:404,env:test";
+    let (mut sum, mut packet) = (0, [0; 65_536]);
+    while sum < 4 {
+        let length = agent.recv(&mut packet).unwrap();
+        assert!(length <= 600, "{length}");
+        let text = String::from_utf8_lossy(&packet[..length]).into_owned();
+        for line in text.lines() {
+            let (_, told) = line.split_once("|#").unwrap();
+            assert!(told.ends_with("env:test"), "{line}");
+            if let Some(rest) = line.strip_prefix(own) {
+                let count = rest.strip_suffix(&format!("|c|#{tags}"));
+                let count = count.unwrap_or_else(|| panic!("{line}"));
+                sum += count.parse::<u64>().unwrap();
+            }
+        }
+    }
+    assert_eq!(sum, 4);
 }
 
 #[test]
