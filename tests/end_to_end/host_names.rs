@@ -152,13 +152,15 @@ fn a_name_that_never_resolved_is_a_cluster_without_endpoints() {
     let names = file();
     hosts(&names, "127.0.0.1 other.acme.test\n");
     let endpoint = Endpoint::start(Speech::Bolt, Deed::Answer);
+    // A listener that a reload replaces is to be found again.
+    let port = free_port();
     let config = |reveal: bool| {
         format!(
             r#"
 workers: 1
 registries: {{ names: {{ dns: {{}} }} }}
 listeners:
-  - {{ name: rpc, address: "127.0.0.1:0", routes: all, reveal_endpoints: {reveal} }}
+  - {{ name: rpc, address: "127.0.0.1:{port}", routes: all, reveal_endpoints: {reveal} }}
 routes:
   all:
     - {{ match: {{ path: /dns }}, to: {{ cluster: dns }} }}
