@@ -37,6 +37,8 @@ pub struct Config {
     pub admin: Option<crate::admin::Settings>,
     /// The file as it may be shown: without secrets.
     pub shown: serde_json::Value,
+    /// The StatsD server that metrics are sent to, if any.
+    pub statsd: Option<finback_observability::statsd::Settings>,
     /// Registries by name.
     pub registries: Vec<(String, RegistryConfig)>,
     /// Kafka clusters.

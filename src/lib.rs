@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod orders;
 pub mod protocols;
 pub mod running;
+pub mod statsd;
 pub mod subscriber;
 pub mod tls;
 pub mod traces;

@@ -187,6 +187,22 @@ pub fn traced() -> HashMap<&'static str, trace::Protocol> {
     ])
 }
 
+/// What a status is called in a label: its name, but a number that no standard knows is known by its class
+/// only, for there is no end of those.
+#[must_use]
+pub fn status_label(protocol: &str, status: Status) -> Option<Cow<'static, str>> {
+    let name = status_name(protocol, status)?;
+    let is_number = name.starts_with(|char: char| char.is_ascii_digit());
+    if !is_number {
+        return Some(name);
+    }
+    let code = http::StatusCode::from_u16(status.0).ok()?;
+    Some(match code.canonical_reason() {
+        Some(_) => name,
+        None => format!("{}xx", status.0 / 100).into(),
+    })
+}
+
 /// The names of all protocols.
 #[must_use]
 pub fn names() -> Vec<&'static str> {
@@ -216,7 +232,7 @@ pub struct Question {
     pub path: String,
     /// HTTP, gRPC: whom it is asked of.
     pub host: Option<String>,
-    /// HTTP: statuses of one that is well.
+    /// HTTP: statuses of one that is healthy.
     pub statuses: RangeInclusive<u16>,
     /// gRPC: the service; "" for the server.
     pub service: String,

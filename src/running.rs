@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use finback_core::driver::{Bound, ListenerSpec, Workers, keep_checking};
@@ -25,6 +25,7 @@ use crate::log;
 use crate::metadata::DubboMetadata;
 use crate::orders::Orders;
 use crate::protocols;
+use crate::statsd::Statsd;
 use crate::subscriber::Subscribers;
 use crate::tls::{self, Ledger, Owner, Renewed};
 use crate::traces::Tracer;
@@ -60,6 +61,8 @@ pub struct Running {
     shown: std::sync::Mutex<Shown>,
     /// How long those wait for each other who share the control thread, or that of registries.
     pub turns: [(&'static str, Arc<Turns>); 2],
+    /// Who tells a StatsD server.
+    pub statsd: Statsd,
     /// Where services are looked up.
     pub registries: Arc<Registries>,
     /// The worker threads.
@@ -163,13 +166,44 @@ impl Fixed {
     }
 }
 
-/// Counts of reloads.
+/// Counts of reloads, and when the last were, in seconds since 1970.
 #[derive(Debug, Default)]
 pub struct Reloads {
     /// Put in force.
     pub accepted: AtomicU64,
+    /// When one was put in force last, the first included.
+    pub accepted_at: AtomicU64,
     /// Refused; the configuration before stayed.
     pub refused: AtomicU64,
+    /// When one was refused last; 0 if none was.
+    pub refused_at: AtomicU64,
+}
+
+impl Reloads {
+    /// None yet but what the process was started with.
+    fn begin() -> Self {
+        let reloads = Self::default();
+        reloads.accepted_at.store(seconds(), Ordering::Relaxed);
+        reloads
+    }
+
+    /// A configuration was put in force.
+    pub fn accept(&self) {
+        self.accepted_at.store(seconds(), Ordering::Relaxed);
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A configuration was refused.
+    pub fn refuse(&self) {
+        self.refused_at.store(seconds(), Ordering::Relaxed);
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Seconds since 1970.
+fn seconds() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |own| own.as_secs())
 }
 
 /// A listener as an operator sees it.
@@ -217,7 +251,7 @@ impl Running {
             Arc::new(DubboMetadata),
         );
         let registries = Arc::new(registries);
-        let metrics = Arc::new(Metrics::default());
+        let metrics = Arc::new(Metrics::new(protocols::status_label));
         let watchers = Arc::<Watchers>::default();
         let observer = Arc::new(Watched {
             counts: metrics.clone(),
@@ -268,7 +302,8 @@ impl Running {
             access_logs,
             tracer,
             certificates,
-            reloads: Reloads::default(),
+            reloads: Reloads::begin(),
+            statsd: Statsd::new(config.statsd),
             orders: Orders::default(),
             started: SystemTime::now(),
             shown: std::sync::Mutex::new(Shown {
@@ -324,6 +359,7 @@ impl Running {
         *self.lock_lifecycle() = config.lifecycle;
         log::configure(&config.log);
         self.registries.replace(config.registries);
+        self.statsd.replace(config.statsd);
         self.mesh.apply(config.routing);
         listeners.retain(|listener| {
             let kept = wanted.contains(&listener.spec);

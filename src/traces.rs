@@ -4,17 +4,18 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use anyhow::Context;
 use finback_core::clock::Clock;
+use finback_core::metric::Family;
 use finback_core::trace::{Choice, Tracing};
-use finback_observability::Page;
 use finback_observability::trace::{
     Collector, Counts, Encoding, Exporter, Formats, Headers, Settings, Tls, Traces,
 };
+use finback_observability::{Sink, Value};
 use futures_util::future::join_all;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use rustls::pki_types::ServerName;
@@ -221,25 +222,39 @@ impl Tracer {
     }
 }
 
+static EXPORTED: Family = Family::counter(
+    "finback_spans_exported_total",
+    "spans",
+    &[],
+    "Spans that a collector took.",
+);
+static DROPPED: Family = Family::counter(
+    "finback_spans_dropped_total",
+    "spans",
+    &["reason"],
+    "Spans that no collector got, by reason.",
+);
+static FAILURES: Family = Family::counter(
+    "finback_span_export_failures_total",
+    "requests",
+    &[],
+    "Requests to a collector that failed, those that were tried again among them.",
+);
+
 impl Tracer {
-    /// Writes the metrics.
-    pub fn write(&self, page: &mut Page) {
+    /// Puts its numbers into a sink.
+    pub fn collect(&self, sink: &mut dyn Sink) {
         let own = &self.counts;
-        let name = "finback_spans_exported_total";
-        page.family(name, "counter", "Spans that a collector took.");
-        page.sample(name, &[], own.exported.load(Relaxed) as f64);
-        let name = "finback_spans_dropped_total";
-        page.family(name, "counter", "Spans that no collector got, by reason.");
+        let read = |count: &AtomicU64| Value::Count(count.load(Relaxed));
+        sink.single(&EXPORTED, read(&own.exported));
+        sink.family(&DROPPED);
         for (reason, count) in [
             ("queue_full", &own.dropped),
             ("export_failed", &own.failed),
             ("tails_per_second", &own.limited),
         ] {
-            let labels = [("reason", reason.to_owned())];
-            page.sample(name, &labels, count.load(Relaxed) as f64);
+            sink.series(&[reason], read(count));
         }
-        let name = "finback_span_export_failures_total";
-        page.family(name, "counter", "Requests to a collector that failed.");
-        page.sample(name, &[], own.failures.load(Relaxed) as f64);
+        sink.single(&FAILURES, read(&own.failures));
     }
 }

@@ -9,12 +9,13 @@ mod local;
 mod origin;
 mod site;
 mod status;
+mod told;
 mod traced;
 mod unknown;
 mod verdict;
 mod view;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -37,11 +38,11 @@ use hits::Hits;
 use learned::Learned;
 use unknown::Unknown;
 
-pub(crate) use exchange::Told;
 pub use local::LocalMesh;
 pub(crate) use origin::Origin;
 pub(crate) use site::{SiteCache, SiteKey};
 pub use status::{ClusterStatus, EndpointState, EndpointStatus};
+pub(crate) use told::Told;
 pub use traced::{Propagated, Traced};
 pub use verdict::{AttemptEnd, Deadline, Repeat, Ruling, Verdict, rule, table};
 pub(crate) use view::Seat;
@@ -249,7 +250,17 @@ impl Mesh {
         if before.registry_policy != spec.registry_policy {
             self.replace_looked_up(&spec.registry_policy);
         }
-        self.hits.keep(&spec.tables);
+        let tables = spec.tables.iter();
+        let there: BTreeMap<&str, BTreeSet<&str>> = tables
+            .map(|table| {
+                let routes = table.routes.iter().map(|route| &*route.name);
+                (&*table.name, routes.collect())
+            })
+            .collect();
+        self.hits.keep(
+            |table| there.contains_key(table),
+            |table, route| there.get(table).is_some_and(|own| own.contains(route)),
+        );
         let tables = spec
             .tables
             .into_iter()

@@ -1,10 +1,16 @@
-//! Turns records into metrics and traces, and shows them to those who look at single exchanges.
+//! Turns records into metrics, for Prometheus and StatsD, and into traces, and shows them to those who look at
+//! single exchanges.
 
+mod counts;
+mod families;
 mod metrics;
 mod prometheus;
+mod sink;
+pub mod statsd;
 pub mod trace;
 mod watchers;
 
-pub use metrics::{BOUNDS, Metrics, Totals};
+pub use metrics::{Metrics, StatusName, Totals};
 pub use prometheus::Page;
+pub use sink::{BOUNDS, Latencies, Sink, Value};
 pub use watchers::{Watched, Watcher, Watchers, Watching};

@@ -116,7 +116,7 @@ mod tests {
     fn who_watches_sees_each_exchange_until_it_stops() {
         let watchers = Arc::new(Watchers::default());
         let observer = Watched {
-            counts: Arc::new(Metrics::default()),
+            counts: Arc::new(Metrics::new(|_, _| None)),
             watchers: watchers.clone(),
         };
         let key = SeriesKey {

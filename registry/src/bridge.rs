@@ -51,7 +51,7 @@ impl Bridge {
     /// for all of a protocol, version and group.
     fn entries(&self, service: &str, offer: &Offer) -> Vec<Entry> {
         let mut alike: BTreeMap<_, Vec<&Provider>> = BTreeMap::new();
-        for provider in &offer.providers {
+        for provider in offer.providers.iter().map(|own| &**own) {
             // Brought from elsewhere by a bridge, perhaps this one's counterpart.
             if provider.origin.is_some() {
                 continue;
@@ -153,6 +153,8 @@ impl Bridge {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn provider(address: &str, origin: Option<&str>) -> Provider {
@@ -182,12 +184,12 @@ mod tests {
     }
 
     fn offer() -> Offer {
-        let providers = vec![
+        let providers = [
             provider("10.0.0.1:1", None),
             provider("10.0.0.2:1", None),
             provider("10.0.0.3:1", Some("etcd")),
         ];
-        Offer::new(Layout::Sofa, true, providers)
+        Offer::new(Layout::Sofa, true, providers.map(Arc::new).into())
     }
 
     #[test]

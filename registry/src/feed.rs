@@ -6,9 +6,9 @@
 
 mod guard;
 mod hosts;
+mod state;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,7 @@ use crate::remembered::Remembered;
 use crate::store::Store;
 use guard::Guard;
 use hosts::Hosts;
+use state::{Counts, State};
 
 /// How long the store may take before the snapshot on disk is used.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
@@ -53,6 +54,7 @@ pub(crate) struct Feeds {
     /// The rules that services share.
     centre: Arc<Centre>,
     feeds: Arc<Mutex<Followers>>,
+    counts: Arc<Counts>,
 }
 
 /// What an earlier run knew of the registry.
@@ -81,17 +83,6 @@ pub(crate) struct Feed {
     place: Option<(Arc<Mutex<Followers>>, Name)>,
 }
 
-/// What an operator wants to know of a feed.
-#[derive(Default)]
-struct State {
-    /// An empty offer is being doubted.
-    held: AtomicBool,
-    /// Its offer is the snapshot of an earlier run.
-    from_disk: AtomicBool,
-    /// We may not read it and never could, and nothing is known of it.
-    refused: AtomicBool,
-}
-
 impl Drop for Feed {
     fn drop(&mut self) {
         if let Some(task) = &self.task {
@@ -115,7 +106,7 @@ impl Feed {
         Self {
             layout,
             offers,
-            state: Arc::default(),
+            state: Arc::new(State::new(&Arc::default())),
             task: None,
             place: None,
         }
@@ -126,24 +117,9 @@ impl Feed {
         self.offers.clone()
     }
 
-    /// Whether there is an offer.
-    pub(crate) fn is_known(&self) -> bool {
-        self.offers.borrow().is_some()
-    }
-
-    /// Whether an empty offer is being doubted.
-    pub(crate) fn is_held(&self) -> bool {
-        self.state.held.load(Ordering::Relaxed)
-    }
-
     /// Whether its offer is empty for want of permission to read.
     pub(crate) fn is_refused(&self) -> bool {
-        self.state.refused.load(Ordering::Relaxed)
-    }
-
-    /// Whether its offer is the snapshot of an earlier run.
-    pub(crate) fn is_from_disk(&self) -> bool {
-        self.state.from_disk.load(Ordering::Relaxed)
+        self.state.is_refused()
     }
 }
 
@@ -187,6 +163,7 @@ impl Feeds {
             resolver,
             centre: Arc::default(),
             feeds: Arc::default(),
+            counts: Arc::default(),
         })
     }
 
@@ -218,18 +195,19 @@ impl Feeds {
         feed
     }
 
-    /// All feeds that are followed now.
-    pub(crate) fn all(&self) -> Vec<(String, Arc<Feed>)> {
-        let feeds = lock(&self.feeds);
-        feeds
-            .iter()
-            .filter_map(|((_, service), feed)| Some((service.clone(), feed.upgrade()?)))
-            .collect()
+    /// How many services are followed now.
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.feeds).len()
+    }
+
+    /// How it stands with them.
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     fn begin(&self, layout: Layout, service: &str) -> Feed {
         let (offers, receiver) = watch::channel(None);
-        let state = Arc::<State>::default();
+        let state = Arc::new(State::new(&self.counts));
         let follower = Follower {
             key: Key {
                 registry: self.store.name().to_owned(),
@@ -340,10 +318,10 @@ impl Follower {
                 providers = offer.providers.len(),
                 "the registry does not answer; using the snapshot of an earlier run"
             );
-            self.state.from_disk.store(true, Ordering::Relaxed);
             // Whatever the store says first comes after a gap.
             self.guard.accepted(offer.providers.len(), None);
             self.offers.send_replace(Some(Arc::new(offer)));
+            self.state.offered(true);
         }
     }
 
@@ -389,9 +367,7 @@ impl Follower {
             offer.is_some_and(|offer| !offer.providers.is_empty())
         };
         let knows_some = has_some(&self.offers.borrow());
-        self.state
-            .refused
-            .store(refused && !knows_some, Ordering::Relaxed);
+        self.state.refuse(refused && !knows_some);
         if refused && knows_some {
             return;
         }
@@ -416,12 +392,12 @@ impl Follower {
     fn take(&mut self, offer: Offer, listed: usize) -> bool {
         let epoch = self.store.status().epoch;
         let accepted = self.guard.admits(listed, epoch, Instant::now());
-        let was_held = self.state.held.swap(!accepted, Ordering::Relaxed);
+        let was_doubted = self.state.doubt(!accepted);
         let Key {
             registry, service, ..
         } = &self.key;
         if !accepted {
-            if !was_held {
+            if !was_doubted {
                 let protection = self.guard.protection();
                 tracing::warn!(
                     registry,
@@ -432,7 +408,6 @@ impl Follower {
             }
             return false;
         }
-        self.state.from_disk.store(false, Ordering::Relaxed);
         let changed = self.offers.send_if_modified(|last| {
             let differs = last.as_deref() != Some(&offer);
             if differs {
@@ -440,6 +415,7 @@ impl Follower {
             }
             differs
         });
+        self.state.offered(false);
         if changed {
             tracing::debug!(registry, service, listed, "offer");
         }
@@ -472,7 +448,7 @@ mod tests {
             hosts: Hosts::new(&Arc::new(Resolver::new(&Handle::current(), NAMES, None))),
             begun: Instant::now(),
             guard: Guard::new(Duration::from_secs(30)),
-            state: Arc::default(),
+            state: Arc::new(State::new(&Arc::default())),
             offers,
         };
         (follower, receiver)
@@ -494,7 +470,8 @@ mod tests {
             parameters: [].into(),
         };
         let offer = |ports: &[u16]| {
-            let providers = ports.iter().map(|port| provider(*port)).collect();
+            let providers = ports.iter().map(|port| Arc::new(provider(*port)));
+            let providers = providers.collect();
             Offer::new(Layout::Native, true, providers)
         };
         let (mut follower, offers) = follower();
@@ -552,7 +529,7 @@ mod tests {
             );
         }
         assert_eq!(feeds.store.followed(), 0);
-        assert_eq!(feeds.all().len(), 0);
+        assert_eq!(feeds.len(), 0);
         // But what may be is not known before it was asked for.
         for (layout, name) in [
             (Layout::Dubbo, &long[1..]),
@@ -581,8 +558,8 @@ mod tests {
             );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        assert_eq!(lock(&feeds.feeds).len(), 1);
+        assert_eq!(feeds.len(), 1);
         drop(kept);
-        assert_eq!(lock(&feeds.feeds).len(), 0);
+        assert_eq!(feeds.len(), 0);
     }
 }

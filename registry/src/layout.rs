@@ -1,6 +1,7 @@
 //! Where frameworks keep a service, and how they write a provider.
 
 pub(crate) mod application;
+mod draft;
 mod dubbo;
 mod dubbo_app;
 mod dubbo_parts;
@@ -24,9 +25,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::Disk;
 use crate::metadata::Metadata;
-use crate::offer::{CallRules, Provider};
-use crate::store::{Answer, Entries, Followed, Query, Store, is_segment};
+use crate::offer::Provider;
+use crate::store::{Answer, Followed, Query, Store, is_segment};
 use crate::texts::Texts;
+use draft::Cached;
+pub(crate) use draft::{Draft, Drafts};
 use dubbo_parts::DubboParts;
 pub(crate) use exercise::{exercise_instance, exercise_rules, exercise_url};
 use rules::Centre;
@@ -200,99 +203,6 @@ impl Layout {
     }
 }
 
-/// A provider whose host may still have to be looked up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Draft {
-    pub(crate) host: String,
-    pub(crate) port: u16,
-    /// Everything but the address.
-    pub(crate) provider: Provider,
-}
-
-/// What a layout makes of a store's answers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Drafts {
-    pub(crate) known: bool,
-    pub(crate) drafts: Vec<Draft>,
-    /// Entries that cannot be read.
-    pub(crate) unreadable: usize,
-    /// We may not read where providers are, and never could.
-    pub(crate) refused: bool,
-    /// The framework's own split.
-    pub(crate) lane: Option<Lane>,
-    /// The framework's own rules.
-    pub(crate) rules: CallRules,
-    /// Providers that the store lists, those included that rules switch off.
-    pub(crate) listed: usize,
-}
-
-/// What was read last, so that a change costs what changed.
-#[derive(Default)]
-struct Cached {
-    entries: Arc<Entries>,
-    /// What `read` made of each of them, in their order.
-    drafts: Vec<Option<Option<Draft>>>,
-}
-
-impl Drafts {
-    /// The same as [`of`](Self::of), but what did not change is not read again.
-    fn again(
-        cached: &mut Cached,
-        answer: Option<&Answer>,
-        mut read: impl FnMut(&str, &[u8]) -> Option<Option<Draft>>,
-    ) -> Self {
-        let former = std::mem::take(cached);
-        if let Some(Answer::Entries(entries)) = answer {
-            let mut known = former.entries.iter().zip(former.drafts).peekable();
-            let drafts = entries.iter().map(|(name, value)| {
-                // Both are in order of name.
-                while known.next_if(|((own, _), _)| *own < name).is_some() {}
-                let same = known.next_if(|((own, old), _)| *own == name && *old == value);
-                same.map_or_else(|| read(name, value), |(_, draft)| draft)
-            });
-            cached.drafts = drafts.collect();
-            cached.entries = entries.clone();
-        }
-        let mut drafts = cached.drafts.iter();
-        Self::of(answer, |_, _| drafts.next().cloned().flatten())
-    }
-
-    /// Reads entries one by one: one that cannot be read costs itself, never the service.
-    /// `read` gives `None` for one that is not readable, and `Some(None)` for one that is no
-    /// provider.
-    fn of(
-        answer: Option<&Answer>,
-        mut read: impl FnMut(&str, &[u8]) -> Option<Option<Draft>>,
-    ) -> Self {
-        let Some(Answer::Entries(entries)) = answer else {
-            return Self {
-                refused: answer == Some(&Answer::Refused),
-                ..Self::default()
-            };
-        };
-        let mut drafts = Self {
-            known: true,
-            ..Self::default()
-        };
-        for (name, value) in &**entries {
-            match read(name, value) {
-                Some(Some(draft)) => drafts.drafts.push(draft),
-                Some(None) => {}
-                None => drafts.unreadable += 1,
-            }
-        }
-        drafts.listed = drafts.drafts.len();
-        drafts
-    }
-
-    fn extend(&mut self, other: Self) {
-        self.known |= other.known;
-        self.drafts.extend(other.drafts);
-        self.unreadable += other.unreadable;
-        self.refused |= other.refused;
-    }
-}
-
 /// Follows one service in a store.
 pub(crate) struct Reading {
     layout: Layout,
@@ -302,7 +212,7 @@ pub(crate) struct Reading {
 
 enum Parts {
     /// One place holds everything.
-    Single(Followed),
+    Single(Followed, Cached),
     Dubbo(Box<DubboParts>),
     Spring(Box<spring::Spellings>),
 }
@@ -316,7 +226,7 @@ impl Reading {
         layout: Layout,
         service: &str,
     ) -> Self {
-        let single = |query| Parts::Single(store.follow(query));
+        let single = |query| Parts::Single(store.follow(query), Cached::default());
         let parts = match layout {
             Layout::Dubbo | Layout::DubboApp => Parts::Dubbo(Box::new(DubboParts::begin(
                 store, roots, metadata, centre, layout, service,
@@ -343,13 +253,14 @@ impl Reading {
             parts,
         } = self;
         match parts {
-            Parts::Single(followed) => {
+            Parts::Single(followed, cached) => {
+                let read = match layout {
+                    Layout::Sofa => sofa::read,
+                    Layout::Grpc => grpc::read,
+                    _ => native::read,
+                };
                 let answer = followed.latest()?;
-                Some(match layout {
-                    Layout::Sofa => sofa::read(Some(&answer)),
-                    Layout::Grpc => grpc::read(Some(&answer)),
-                    _ => native::read(Some(&answer)),
-                })
+                Some(Drafts::again(cached, Some(&answer), read))
             }
             Parts::Dubbo(parts) => parts.latest(service),
             Parts::Spring(spellings) => spellings.latest(),
@@ -359,7 +270,7 @@ impl Reading {
     /// Waits until something may have changed.
     pub(crate) async fn changed(&mut self) {
         match &mut self.parts {
-            Parts::Single(followed) => followed.changed().await,
+            Parts::Single(followed, _) => followed.changed().await,
             Parts::Spring(spellings) => spellings.changed().await,
             Parts::Dubbo(parts) => parts.changed().await,
         }
@@ -370,7 +281,7 @@ impl Reading {
     pub(crate) fn save(&mut self, disk: &Disk, registry: &str, worth_it: bool) {
         let mut all = Vec::new();
         match &mut self.parts {
-            Parts::Single(followed) => all.push(followed),
+            Parts::Single(followed, _) => all.push(followed),
             Parts::Spring(spellings) => spellings.followed(&mut all),
             Parts::Dubbo(parts) => parts.followed(&mut all),
         }

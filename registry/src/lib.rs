@@ -132,11 +132,11 @@ pub struct RegistryStatus {
     /// Its configured name.
     pub name: String,
     /// Whether its servers answer, and let us read what they let us read before (DNS: whether
-    /// names resolve). Files and memory always do.
+    /// names resolve; of a file, whether it can be read and is whole).
     pub connected: bool,
     /// For how long they have not answered, or something could not be read.
     pub stale: Duration,
-    /// Services that are followed.
+    /// Services that are followed; of a list, services in it.
     pub services: usize,
     /// Of these, services of which nothing is known yet.
     pub waiting: usize,
@@ -625,12 +625,14 @@ impl Source {
             error: None,
         };
         let age = |since: Option<Instant>| since.map(|since| since.elapsed()).unwrap_or_default();
-        if let Self::Listed(listed) = self
-            && let Some(doubt) = listed.doubted()
-        {
-            status.stale = doubt.since.elapsed();
-            status.failing_reads = 1;
-            status.error = Some(doubt.why);
+        if let Self::Listed(listed) = self {
+            status.services = listed.len();
+            if let Some(doubt) = listed.doubted() {
+                status.connected = false;
+                status.stale = doubt.since.elapsed();
+                status.failing_reads = 1;
+                status.error = Some(doubt.why);
+            }
         }
         let names = match self {
             Self::Dns(dns) => Some((dns.failing(), dns.followed())),
@@ -646,7 +648,6 @@ impl Source {
         if let Self::Servers(servers) = self {
             let store = servers.feeds.store().status();
             let troubles = servers.feeds.store().troubles();
-            let feeds = servers.feeds.all();
             status.connected = store.connected && !troubles.iter().any(|trouble| trouble.refused);
             let lost = (!store.connected).then_some(store.since);
             status.error = lost.and_then(|_| servers.feeds.store().why());
@@ -655,10 +656,11 @@ impl Source {
             status.stale = age(since.chain(lost).chain(unresolved).min());
             status.failing_reads = troubles.len();
             status.failing_names = failing_names;
-            status.services = feeds.len();
-            status.waiting = feeds.iter().filter(|(_, feed)| !feed.is_known()).count();
-            status.doubted = feeds.iter().filter(|(_, feed)| feed.is_held()).count();
-            status.from_disk = feeds.iter().filter(|(_, feed)| feed.is_from_disk()).count();
+            let counts = servers.feeds.counts();
+            status.services = servers.feeds.len();
+            status.waiting = counts.waiting();
+            status.doubted = counts.doubted();
+            status.from_disk = counts.remembered();
         }
         status
     }

@@ -88,6 +88,11 @@ impl Listed {
         lock(&self.doubted).clone()
     }
 
+    /// Services in it.
+    pub(crate) fn len(&self) -> usize {
+        self.services.borrow().as_ref().map_or(0, |own| own.len())
+    }
+
     /// Delivers a snapshot now and with each change of the service.
     pub(crate) async fn follow(&self, lookup: &Lookup, sink: &dyn Sink) {
         let mut services = self.services.clone();

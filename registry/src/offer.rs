@@ -56,7 +56,7 @@ pub struct Offer {
     /// Whether the registry knows the service at all.
     pub known: bool,
     /// The providers, in order of address, version, group and protocol.
-    pub providers: Vec<Provider>,
+    pub providers: Vec<Arc<Provider>>,
     /// The framework's own split.
     pub lane: Option<Lane>,
     /// The framework's own rules.
@@ -115,25 +115,14 @@ fn can_be_for(rule: &Rule, lookup: &Lookup) -> bool {
 impl Offer {
     /// An offer of these providers, each address once per version, group and protocol: a restarted
     /// provider may stand there twice until its old session ends, and the younger entry counts.
-    pub(crate) fn new(layout: Layout, known: bool, providers: Vec<Provider>) -> Self {
-        let mut chosen: BTreeMap<(SocketAddr, String, String, String), Provider> = BTreeMap::new();
-        for provider in providers {
-            let key = (
-                provider.address,
-                provider.version.clone(),
-                provider.group.clone(),
-                provider.protocol.clone(),
-            );
-            match chosen.get(&key) {
-                Some(other) if other.since > provider.since => {}
-                _ => {
-                    chosen.insert(key, provider);
-                }
-            }
-        }
+    pub(crate) fn new(layout: Layout, known: bool, mut providers: Vec<Arc<Provider>>) -> Self {
+        // Of two as young as each other the one that comes later counts, so it goes first here.
+        providers.reverse();
+        providers.sort_by(|a, b| a.place().cmp(&b.place()).then(b.since.cmp(&a.since)));
+        providers.dedup_by(|next, first| next.place() == first.place());
         Self {
             known,
-            providers: chosen.into_values().collect(),
+            providers,
             lane: layout.lane(),
             rules: CallRules::default(),
         }
@@ -171,6 +160,17 @@ impl Offer {
 }
 
 impl Provider {
+    /// What tells it from others of its service.
+    fn place(&self) -> (SocketAddr, &str, &str, &str) {
+        let Self {
+            version,
+            group,
+            protocol,
+            ..
+        } = self;
+        (self.address, version, group, protocol)
+    }
+
     fn instance(&self, terms: Option<Arc<Terms>>) -> Instance {
         Instance {
             address: self.address,

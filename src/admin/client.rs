@@ -113,15 +113,16 @@ impl Client {
     }
 
     async fn ask(&self, target: &str) -> anyhow::Result<Response<Incoming>> {
+        // A connection of a command's is counted nowhere.
+        let (uncounted, counts) = (Arc::<Gauges>::default(), Arc::default());
         let to = Target {
             address: self.address,
             timeout: PATIENCE,
             tls: self.tls.as_deref(),
             header: None,
             application: None,
+            counts: &counts,
         };
-        // A connection of a command's is counted nowhere.
-        let uncounted = Arc::<Gauges>::default();
         let socket = dial(&uncounted, None, to).await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;

@@ -1,5 +1,7 @@
 //! Clusters and endpoints as routing sees them, with the reason for it.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use finback_core::mesh::{ClusterStatus, EndpointStatus};
 use finback_core::text;
 use serde_json::{Value, json};
@@ -26,6 +28,7 @@ pub(super) fn first(mut clusters: Vec<ClusterStatus>, limit: usize) -> Value {
     let endpoints = || clusters.iter().flat_map(|own| &own.endpoints);
     let all = endpoints().count();
     let available = endpoints().filter(|own| own.available).count();
+    let in_flight: u64 = clusters.iter().map(|own| u64::from(own.in_flight)).sum();
     let count = clusters.len();
     let is_in_trouble = |own: &ClusterStatus| own.endpoints.iter().any(|each| !each.available);
     clusters.sort_by_key(|own| std::cmp::Reverse((is_in_trouble(own), own.in_flight)));
@@ -35,6 +38,7 @@ pub(super) fn first(mut clusters: Vec<ClusterStatus>, limit: usize) -> Value {
         "all": count,
         "endpoints": all,
         "available": available,
+        "in_flight": in_flight,
         "clusters": list(&clusters),
     })
 }
@@ -56,7 +60,7 @@ fn cluster(own: &ClusterStatus) -> Value {
         "ready": own.ready,
         "known": own.known,
         "in_flight": own.in_flight,
-        "ejections": own.ejections,
+        "ejections": own.counts.ejections.load(Relaxed),
         "endpoints": own.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
     })
 }
@@ -71,7 +75,7 @@ pub(super) fn endpoint(own: &EndpointStatus) -> Value {
         "why": own.why,
         "ends_in_seconds": own.ends_in.map(|left| left.as_secs_f64()),
         "available": own.available,
-        "unhealthy": own.unwell,
+        "unhealthy": own.unhealthy,
         "weight": own.weight,
         "weight_now": own.weight_now,
         "in_flight": own.in_flight,
@@ -86,6 +90,8 @@ pub(super) fn endpoint(own: &EndpointStatus) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+
     use finback_core::discovery::Lookup;
     use finback_core::mesh::EndpointState;
 
@@ -96,7 +102,7 @@ mod tests {
             weight_now: 100,
             in_flight: 0,
             available: true,
-            unwell: false,
+            unhealthy: false,
             state: EndpointState::Available,
             why: String::new(),
             ends_in: None,
@@ -119,7 +125,7 @@ mod tests {
             ready: true,
             known: endpoints > 0,
             in_flight: 1,
-            ejections: 2,
+            counts: Arc::default(),
             endpoints: vec![endpoint; endpoints],
         }
     }

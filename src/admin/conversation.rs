@@ -67,6 +67,11 @@ impl Answer {
         Self::new(StatusCode::OK, "application/json", format!("{value:#}\n"))
     }
 
+    /// A value that programs ask for again and again.
+    pub(super) fn compact(value: &serde_json::Value) -> Self {
+        Self::new(StatusCode::OK, "application/json", format!("{value}\n"))
+    }
+
     fn into_response(self) -> Response<Body> {
         let mut response = Response::new(self.body);
         *response.status_mut() = self.status;

@@ -163,7 +163,7 @@ pub const ENDPOINTS: [Endpoint; 25] = [
     get(
         "/registries",
         What::Registries,
-        "registries: whether they answer, for how long they have not, and what they said last",
+        "registries: whether they answer, for how long they have not, what is the matter, and what is known",
     ),
     get(
         "/certificates",
@@ -253,7 +253,7 @@ pub(super) async fn answer(asked: Asked, shared: &Arc<Shared>) -> Answer {
             routes::list(&running.mesh, limit.unwrap_or(usize::MAX))
         }),
         What::Explain => explained(&asked, running).await,
-        What::Services => Answer::json(&services::totals(running)),
+        What::Services => Answer::compact(&services::totals(running)),
         What::Calls => Answer::json(&in_flight::calls(running).await),
         What::Sessions => Answer::json(&in_flight::sessions(running).await),
         What::Recent => match &shared.recent {

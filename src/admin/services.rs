@@ -17,6 +17,8 @@ pub(super) fn totals(running: &Running) -> Value {
         since.unwrap_or_default().as_secs_f64()
     };
     let mut all = running.metrics.totals();
+    // A worker that has met a name, but ended no call of it yet.
+    all.retain(|own| !own.outcomes.is_empty());
     let calls = |buckets: &[u64]| buckets.iter().sum::<u64>();
     all.sort_by_key(|own| std::cmp::Reverse(calls(&own.buckets)));
     all.truncate(MOST);

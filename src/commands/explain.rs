@@ -101,7 +101,7 @@ async fn alone(file: &Path, question: &Question) -> anyhow::Result<Value> {
             protocols: own.protocols.iter().map(|own| own.name()).collect(),
         })
         .collect();
-    let observer = Arc::new(Metrics::default());
+    let observer = Arc::new(Metrics::new(protocols::status_label));
     let layouts: HashMap<_, _> = protocols::layouts();
     let mesh = Mesh::new(config.routing, layouts, Arc::new(Nobody), observer);
     explained(question, &entrances, &mesh, None)

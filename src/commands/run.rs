@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -15,8 +14,10 @@ use crate::config::Config;
 use crate::log::{self, LIFECYCLE};
 use crate::orders::Reloaded;
 use crate::running::{Readiness, Running};
-use crate::{admin, config, mesh_registry};
+use crate::{admin, config, mesh_registry, statsd};
 
+/// While stopping, the last round of StatsD may take this long.
+const FLUSH: Duration = Duration::from_secs(2);
 /// How often the configuration file is looked at.
 const WATCH: Duration = Duration::from_millis(500);
 /// For how long it serves on after SIGTERM, unless the configuration says otherwise: load balancers ask
@@ -74,6 +75,7 @@ pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
             listener, config, registries, snapshots,
         ));
     }
+    tokio::spawn(statsd::keep_sending(running.clone()));
     tokio::spawn(keep_up(path, known, hangup, running.clone()));
     tokio::spawn(tell_ready(running.clone()));
     tokio::spawn(reopen_logs(reopen, running.clone()));
@@ -95,6 +97,8 @@ pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
         _ = terminate.recv() => false,
         _ = interrupt.recv() => false,
     };
+    // What the last calls added.
+    let _ = tokio::time::timeout(FLUSH, statsd::flush(&running)).await;
     if !drained {
         // Calls were cut off: that shall not look like a clean end.
         tracing::warn!(target: LIFECYCLE, "ended at once");
@@ -201,7 +205,7 @@ async fn reload(path: &Path, running: &Running) -> Reloaded {
     };
     match reloaded {
         Ok(fixed) => {
-            running.reloads.accepted.fetch_add(1, Ordering::Relaxed);
+            running.reloads.accept();
             announce(running).await;
             tracing::info!(target: LIFECYCLE, "reloaded {}", path.display());
             if !fixed.is_empty() {
@@ -211,7 +215,7 @@ async fn reload(path: &Path, running: &Running) -> Reloaded {
             Ok(fixed)
         }
         Err(error) => {
-            running.reloads.refused.fetch_add(1, Ordering::Relaxed);
+            running.reloads.refuse();
             for line in format!("{error:#}").lines() {
                 tracing::error!(target: LIFECYCLE, "{line}");
             }

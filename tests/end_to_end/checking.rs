@@ -62,7 +62,7 @@ fn without_the_files_that_it_names_a_configuration_can_be_checked() {
         "routes:\n",
         "registries: { zk: { zookeeper: \"a:1\", user: u, password_file: p.txt } }\nroutes:\n",
     );
-    let file = written(password.to_owned());
+    let file = written(password);
     assert!(!check(&file, &[]).0);
     assert!(check(&file, &["--no-files"]).0);
 }

@@ -34,6 +34,7 @@ mod lifecycle;
 mod logging;
 mod mesh_registry;
 mod messages;
+mod metrics;
 mod mqtt;
 mod mqtt_brokers;
 mod mqtt_cases;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
@@ -55,6 +56,8 @@ enum Command {
 pub struct Workers {
     mesh: Arc<Mesh>,
     commands: Vec<UnboundedSender<Command>>,
+    /// Each worker's own.
+    runtimes: Vec<Handle>,
     shares: Arc<Shares>,
     next_listener: AtomicU64,
     /// The ports that are ours.
@@ -70,6 +73,10 @@ pub struct WorkerStatus {
     pub connections: usize,
     /// How long ago it last looked after its connections; it does so several times a second.
     pub turned: Duration,
+    /// Bytes that waited to be written to peers of framed protocols when it last looked.
+    pub queued: usize,
+    /// For how long it worked since the start, and did not wait for something to do.
+    pub busy: Duration,
 }
 
 /// A listener whose sockets are bound, but not yet served.
@@ -110,11 +117,13 @@ impl Workers {
         let shares = Arc::new(Shares::new(count));
         let (commands, received): (Vec<_>, Vec<_>) =
             (0..count).map(|_| unbounded_channel()).unzip();
+        let mut runtimes = Vec::new();
         for (index, received) in received.into_iter().enumerate() {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_io()
                 .enable_time()
                 .build()?;
+            runtimes.push(runtime.handle().clone());
             shares.note_turn(index, mesh.clock.now());
             let (mesh, shares, others) = (mesh.clone(), shares.clone(), commands.clone());
             std::thread::Builder::new()
@@ -132,6 +141,7 @@ impl Workers {
         Ok(Self {
             mesh: mesh.clone(),
             commands,
+            runtimes,
             shares,
             next_listener: AtomicU64::new(0),
             ports: Mutex::default(),
@@ -149,10 +159,13 @@ impl Workers {
     #[must_use]
     pub fn status(&self) -> Vec<WorkerStatus> {
         let now = self.mesh.clock.now();
-        let each = self.shares.status().into_iter();
-        each.map(|(connections, turned)| WorkerStatus {
-            connections,
-            turned: now.since(turned),
+        let each = self.shares.status().into_iter().zip(&self.runtimes);
+        each.map(|(own, runtime)| WorkerStatus {
+            connections: own.connections,
+            turned: now.since(own.turned),
+            queued: own.queued,
+            // Of the only worker that a runtime of one thread has.
+            busy: runtime.metrics().worker_total_busy_duration(0),
         })
         .collect()
     }

@@ -302,7 +302,7 @@ impl Worker {
         let others = others.iter().enumerate();
         let fewest = others
             .filter(|(index, _)| *index != self.index())
-            .min_by_key(|(_, (connections, _))| *connections);
+            .min_by_key(|(_, own)| own.connections);
         let Some((chosen, _)) = fewest else { return };
         self.shares.take(chosen);
         if self.send_to(chosen, Box::new(parcel)).is_err() {

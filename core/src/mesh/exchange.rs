@@ -35,22 +35,22 @@ pub(crate) type Attributes<'a, 'b> = &'a mut dyn FnMut(&str) -> Option<Cow<'b, s
 /// One request and its answer, from open to record. Dropping it writes the record, on every
 /// path; one that nobody ended was abandoned by its caller.
 pub struct Exchange {
-    site: Rc<Site>,
+    pub(super) site: Rc<Site>,
     clock: Rc<Cell<Now>>,
-    source: IpAddr,
-    started: Now,
+    pub(super) source: IpAddr,
+    pub(super) started: Now,
     /// When the caller gives up, or the route does.
     pub(crate) deadline: Now,
     /// The caller's own time, where that is what sets the deadline.
     own_timeout: Option<Duration>,
     /// Its caller does not say how long it may take: its endpoint's registration may.
     unsaid: bool,
-    route: Option<u32>,
+    pub(super) route: Option<u32>,
     destination: u32,
     /// Destinations of its route that had no endpoint for it; empty until one has none.
     without: Vec<u32>,
     routed: Result<(), Rejection>,
-    attempts: u16,
+    pub(super) attempts: u16,
     /// Attempts that do not count: their endpoints have not processed it.
     moves: u16,
     /// It was sent again because its own method allows that.
@@ -64,7 +64,7 @@ pub struct Exchange {
     /// The cluster that had no endpoint for it.
     lacking: Option<Arc<Cluster>>,
     /// Where the last attempt went.
-    seat: Option<Rc<Seat>>,
+    pub(super) seat: Option<Rc<Seat>>,
     /// Endpoints that failed it; empty until the first retry.
     tried: Vec<SocketAddr>,
     ending: Ending,
@@ -333,6 +333,7 @@ impl Exchange {
         self.seat = Some(seat.clone());
         if again {
             Gauges::add(&local.mesh().gauges.retries);
+            Gauges::add(&cluster.counts.retries);
         }
         let traced = self.traced.as_mut();
         let propagated = traced.and_then(|traced| {
@@ -582,18 +583,6 @@ impl Exchange {
         self.started
     }
 
-    /// What is told of it while it is in flight.
-    pub(crate) fn told(&self) -> Told {
-        Told {
-            site: self.site.clone(),
-            seat: self.seat.clone(),
-            route: self.route,
-            source: self.source,
-            since: self.started,
-            attempts: self.attempts,
-        }
-    }
-
     /// What the caller reads when the mesh answers: what happened, and what to look at. The endpoint's
     /// address is not among it unless the listener says so.
     pub(crate) fn explain(&self, rejection: Rejection) -> String {
@@ -724,43 +713,6 @@ impl Drop for Exchange {
     }
 }
 
-/// What is told of a call in flight: cheap to note, and put into words when somebody asks.
-#[derive(Clone)]
-pub(crate) struct Told {
-    pub(crate) site: Rc<Site>,
-    seat: Option<Rc<Seat>>,
-    route: Option<u32>,
-    pub(crate) source: IpAddr,
-    pub(crate) since: Now,
-    pub(crate) attempts: u16,
-}
-
-impl Told {
-    pub(crate) fn listener(&self) -> &Arc<str> {
-        &self.site.origin.name
-    }
-
-    /// Its service and its method.
-    pub(crate) fn names(&self) -> (&str, &str) {
-        (&self.site.key.service, &self.site.key.method)
-    }
-
-    pub(crate) fn route(&self) -> Arc<str> {
-        let routes = self.site.candidates.routes();
-        let route = self.route.and_then(|route| routes.get(route as usize));
-        route.map(|route| route.name.clone()).unwrap_or_default()
-    }
-
-    pub(crate) fn cluster(&self) -> Arc<str> {
-        let seat = self.seat.as_ref();
-        seat.map_or_else(Arc::default, |seat| seat.cluster.name().clone())
-    }
-
-    pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
-        self.seat.as_ref().map(|seat| seat.endpoint.address)
-    }
-}
-
 /// Whether a request can be sent once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resend {
@@ -834,7 +786,7 @@ impl Lease {
         self.settled = true;
     }
 
-    /// Whether the endpoint takes no new calls now: it was ejected, or found unwell. A session with it may
+    /// Whether the endpoint takes no new calls now: it was ejected, or found unhealthy. A session with it may
     /// have lost it without knowing.
     #[must_use]
     pub fn is_doubted(&self) -> bool {
@@ -867,7 +819,7 @@ impl Lease {
         let Seat {
             cluster, endpoint, ..
         } = &*self.seat;
-        cluster.ejections.fetch_add(1, Relaxed);
+        Gauges::add(&cluster.counts.ejections);
         let last = self.end.map_or("a session failed", AttemptEnd::words);
         let why = if tried {
             format!("the call that tried it failed: {last}")

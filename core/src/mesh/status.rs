@@ -10,6 +10,7 @@ use crate::clock::Now;
 use crate::cluster::{Cluster, Source};
 use crate::discovery::Lookup;
 use crate::endpoint::{Endpoint, Standing};
+use crate::gauges::ClusterCounts;
 
 /// One cluster as an operator sees it.
 #[derive(Clone, Debug)]
@@ -24,8 +25,8 @@ pub struct ClusterStatus {
     pub known: bool,
     /// Calls in flight to it.
     pub in_flight: u32,
-    /// Endpoints ejected since it began.
-    pub ejections: u64,
+    /// Numbers about it.
+    pub counts: Arc<ClusterCounts>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointStatus>,
 }
@@ -77,10 +78,10 @@ pub struct EndpointStatus {
     /// Calls in flight to it.
     pub in_flight: u32,
     /// Whether it takes calls now: not ejected (or due to be tried by the next call), not leaving, not
-    /// unwell.
+    /// unhealthy.
     pub available: bool,
-    /// Whether health checks say that it is unwell.
-    pub unwell: bool,
+    /// Whether health checks say that it is unhealthy.
+    pub unhealthy: bool,
     /// How it stands.
     pub state: EndpointState,
     /// Why, if that is not `available`.
@@ -113,7 +114,7 @@ impl ClusterStatus {
             ready: endpoints.ready,
             known: endpoints.known,
             in_flight: cluster.in_flight.load(Relaxed),
-            ejections: cluster.ejections.load(Relaxed),
+            counts: cluster.counts.clone(),
             endpoints: all
                 .map(|endpoint| EndpointStatus::of(endpoint, *balance == Policy::PeakEwma, now))
                 .collect(),
@@ -134,7 +135,7 @@ impl EndpointStatus {
             weight_now: endpoint.weight_at(now),
             in_flight: endpoint.in_flight(),
             available: endpoint.available(now) || endpoint.is_due(now),
-            unwell: health.unwell.load(Relaxed),
+            unhealthy: health.unhealthy.load(Relaxed),
             state,
             why,
             ends_in: ends.map(|ends| ends.since(now)),
@@ -159,7 +160,7 @@ fn stands(endpoint: &Endpoint, now: Now) -> (EndpointState, String, Option<Now>)
     if endpoint.weight == 0 {
         return (EndpointState::Unused, "its weight is 0".to_owned(), None);
     }
-    if health.unwell.load(Relaxed) {
+    if health.unhealthy.load(Relaxed) {
         let why = match health.troubles.check() {
             Some(check) => format!(
                 "health checks have failed for {}s: {}",

@@ -46,7 +46,7 @@ pub enum AttemptEnd {
     /// taken the connection and is silent. Nothing was granted, so it may be asked for elsewhere.
     Unopened {
         /// Whether that tells anything of the endpoint: we did run, and it answered nobody else
-        /// meanwhile. One that lets a caller wait that cannot log in is well.
+        /// meanwhile. One that lets a caller wait that cannot log in is healthy.
         telling: bool,
     },
     /// The caller broke off its own request, sent it too slowly, or made it unreadable halfway.

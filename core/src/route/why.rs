@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use crate::identity::Identity;
+use crate::text::sounds_secret;
 
 use super::{Call, Match, Text};
 
@@ -22,6 +23,15 @@ fn wanted(text: &Text) -> String {
     }
 }
 
+/// An attribute, or a part of the call that is none by its name.
+fn called(name: &str) -> String {
+    match name.strip_prefix(':') {
+        Some("authority") => "host".to_owned(),
+        Some(part) => part.to_owned(),
+        None => format!("attribute {name}"),
+    }
+}
+
 /// What a call says, in words.
 fn said(text: &str) -> String {
     match text {
@@ -31,8 +41,8 @@ fn said(text: &str) -> String {
 }
 
 impl Match {
-    /// What it asks for, in words; empty if it takes every call. Values of attributes are not told: they
-    /// may be secrets.
+    /// What it asks for, in words; empty if it takes every call. Of attributes whose names sound like a
+    /// secret's the value is not told.
     #[must_use]
     pub fn conditions(&self) -> Vec<String> {
         let mut all = Vec::new();
@@ -50,17 +60,20 @@ impl Match {
         if let Some((_, condition)) = &self.identity {
             all.push(format!("identity {}", wanted(condition)));
         }
-        all.extend(
-            self.attributes
-                .iter()
-                .map(|(name, _)| format!("attribute {name}")),
-        );
+        for (name, condition) in &self.attributes {
+            let own = called(name);
+            all.push(if sounds_secret(name) {
+                own
+            } else {
+                format!("{own} {}", wanted(condition))
+            });
+        }
         all.extend(self.sources.iter().map(|own| format!("source {own}")));
         all
     }
 
-    /// The first condition that does not hold for a call; `None` if all do. An attribute's value is not
-    /// told: it may be a secret.
+    /// The first condition that does not hold for a call; `None` if all do. Of an attribute whose name
+    /// sounds like a secret's the value is not told.
     #[must_use]
     pub fn why_not<'a>(
         &self,
@@ -92,13 +105,94 @@ impl Match {
         }
         for (name, condition) in &self.attributes {
             match attribute(name) {
-                None => return Some(format!("attribute {name} is missing")),
+                None => return Some(format!("{} is missing", called(name))),
                 Some(value) if !condition.matches(&value) => {
-                    return Some(format!("attribute {name} has another value"));
+                    let own = called(name);
+                    if sounds_secret(name) {
+                        return Some(format!("{own} has another value"));
+                    }
+                    let (wanted, said) = (wanted(condition), said(&value));
+                    return Some(format!("{own} must be {wanted}, and is {said}"));
                 }
                 Some(_) => {}
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    const CALL: Call<'_> = Call {
+        protocol: "p",
+        service: "com.acme.Pay",
+        method: "pay",
+        version: "",
+        group: "blue",
+        source: std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+    };
+
+    fn why(when: &Match, attributes: &[(&str, &'static str)]) -> String {
+        let mut read = |name: &str| {
+            let found = attributes.iter().find(|(own, _)| *own == name);
+            found.map(|(_, value)| Cow::Borrowed(*value))
+        };
+        when.why_not(&CALL, None, &mut read).unwrap_or_default()
+    }
+
+    #[test]
+    fn the_first_condition_that_fails_is_told() {
+        let exact = |text: &str| Text::Exact(text.into());
+        let of = |change: fn(&mut Match)| {
+            let mut when = Match::default();
+            change(&mut when);
+            when
+        };
+        assert_eq!(why(&Match::default(), &[]), "");
+        let when = of(|own| own.service = Text::Prefix("com.other".into()));
+        assert_eq!(
+            why(&when, &[]),
+            "service must be 'com.other...', and is 'com.acme.Pay'"
+        );
+        let when = of(|own| own.version = Text::regex("1|2").unwrap());
+        assert_eq!(why(&when, &[]), "version must be /1|2/, and is none");
+        assert_eq!(when.conditions(), ["version /1|2/"]);
+        let when = of(|own| own.sources = vec!["10.0.0.0/8".parse().unwrap()]);
+        assert_eq!(
+            why(&when, &[]),
+            "source 127.0.0.1 is in none of its networks"
+        );
+        let when = Match {
+            attributes: vec![
+                ("lane".to_owned(), exact("gray")),
+                (":authority".to_owned(), exact("a.test")),
+            ],
+            ..Match::default()
+        };
+        assert_eq!(why(&when, &[]), "attribute lane is missing");
+        assert_eq!(
+            why(&when, &[("lane", "blue")]),
+            "attribute lane must be 'gray', and is 'blue'"
+        );
+        let both = [("lane", "gray"), (":authority", "b.test")];
+        assert_eq!(why(&when, &both), "host must be 'a.test', and is 'b.test'");
+        assert_eq!(
+            when.conditions(),
+            ["attribute lane 'gray'", "host 'a.test'"]
+        );
+    }
+
+    #[test]
+    fn secrets_are_not_told() {
+        let when = Match {
+            attributes: vec![("x-api-key".to_owned(), Text::Exact("s3cret".into()))],
+            ..Match::default()
+        };
+        let told = why(&when, &[("x-api-key", "guess")]);
+        assert_eq!(told, "attribute x-api-key has another value");
+        assert_eq!(when.conditions(), ["attribute x-api-key"]);
     }
 }

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use finback_core::driver::Caller;
+use finback_core::driver::{Caller, SessionPlace};
 use finback_core::mesh::Lease;
 use finback_core::trace::Choice;
 
@@ -35,6 +35,8 @@ pub(crate) const MAX_ALIASES: u16 = 32;
 pub(crate) struct Opened {
     pub(crate) level: Level,
     pub(crate) endpoint: Channel,
+    /// Its place on the list for operators.
+    pub(crate) listed: SessionPlace,
     pub(crate) lease: Lease,
     pub(crate) applied: Option<Applied>,
     pub(crate) seat: Option<Seat>,

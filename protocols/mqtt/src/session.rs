@@ -22,7 +22,6 @@ use finback_core::net::{READS_PER_TURN, Timer, give_way, scratch};
 
 use tokio::time::Instant;
 
-use crate::NAME;
 use crate::channel::Channel;
 use crate::codec::{Fault, Level};
 use crate::gate::Flow;
@@ -129,6 +128,7 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
     let Opened {
         level,
         endpoint,
+        listed: _listed,
         lease,
         applied,
         seat,
@@ -142,7 +142,6 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
         username,
         tracing,
     } = *opened;
-    let _listed = caller.list_session(NAME, &client_id, Some(lease.address()));
     let server = applied
         .as_ref()
         .and_then(|applied| applied.policy().server_reference.clone());

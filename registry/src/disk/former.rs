@@ -1,5 +1,7 @@
 //! Snapshots as former versions wrote them: the providers of a service, without its rules.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Disk, file_name};
@@ -37,8 +39,10 @@ impl Disk {
         let is_it = saved.service == key.service
             && saved.registry == key.registry
             && saved.layout == key.layout.name();
-        (is_it && !saved.providers.is_empty())
-            .then(|| Offer::new(key.layout, true, saved.providers))
+        (is_it && !saved.providers.is_empty()).then(|| {
+            let providers = saved.providers.into_iter().map(Arc::new);
+            Offer::new(key.layout, true, providers.collect())
+        })
     }
 
     /// Removes that: there is something newer.

@@ -144,7 +144,7 @@ fn what_former_versions_wrote_is_read_and_goes_with_what_is_newer() {
     let (key, text) = former("known", true);
     folder.put(&key.file_name(), &text, 0);
     let disk = Disk::open(&folder.0);
-    let offer = Offer::new(Layout::Native, true, vec![provider()]);
+    let offer = Offer::new(Layout::Native, true, vec![Arc::new(provider())]);
     assert_eq!(disk.load_former(&key), Some(offer));
     disk.forget_former(&key);
     assert!(within(|| folder.names().is_empty()));

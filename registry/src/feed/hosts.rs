@@ -1,14 +1,14 @@
 //! Hosts of providers: addresses, or names that are resolved beside the feed.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::future::select_all;
 
-use crate::layout::{Draft, Drafts, Layout};
+use crate::layout::{Drafts, Layout};
 use crate::names::{Name, Resolver};
-use crate::offer::Offer;
+use crate::offer::{Offer, Provider};
 
 /// The names that one service's providers give for hosts.
 pub(super) struct Hosts {
@@ -48,31 +48,24 @@ impl Hosts {
         self.pending = false;
         let drafts = drafts.drafts;
         self.names
-            .retain(|name, _| drafts.iter().any(|draft| draft.host == *name));
+            .retain(|name, _| drafts.iter().any(|draft| draft.name() == Some(name)));
         let mut providers = Vec::with_capacity(drafts.len());
         for draft in drafts {
-            let Draft {
-                host,
-                port,
-                mut provider,
-            } = draft;
-            if let Ok(ip) = host.parse::<IpAddr>() {
-                provider.address = SocketAddr::new(ip, port);
-                providers.push(provider);
+            let Some(name) = draft.name() else {
+                providers.push(draft.provider);
                 continue;
-            }
+            };
             let resolver = &self.resolver;
-            let name = self.names.entry(host);
+            let name = self.names.entry(name.to_owned());
             let name = name.or_insert_with_key(|host| resolver.follow(host));
             let Some(addresses) = name.latest() else {
                 self.pending = true;
                 continue;
             };
             providers.extend(addresses.iter().map(|address| {
-                let mut provider = provider.clone();
-                provider.address = *address;
-                provider.address.set_port(port);
-                provider
+                let mut provider = Provider::clone(&draft.provider);
+                provider.address = SocketAddr::new(address.ip(), draft.port);
+                Arc::new(provider)
             }));
         }
         let mut offer = Offer::new(layout, known, providers);

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use finback_core::discovery::Lookup;
 
+use super::draft::{Cached, Read};
 use super::url::{self, Url};
-use super::{Cached, Draft, Drafts, Layout, PATH, Roots, provider};
+use super::{Draft, Drafts, Layout, PATH, Roots, provider};
 use crate::offer::{Provider, WEIGHT};
 use crate::store::Answer;
 
@@ -25,20 +26,18 @@ pub(super) fn folder(roots: &Roots, service: &str, category: &str) -> String {
     format!("{}/{}/{category}", roots.dubbo, url::encode(service))
 }
 
-/// The providers among the entries, before rules.
-pub(super) fn read(service: &str, answer: Option<&Answer>) -> Drafts {
-    read_again(service, answer, &mut Cached::default())
+/// The providers among the entries, before rules; those that did not change are not read again.
+pub(super) fn read(service: &str, answer: Option<&Answer>, cached: &mut Cached) -> Drafts {
+    Drafts::again(cached, answer, |name, _| entry(service, name))
 }
 
-/// The same, of which those that did not change are not read again.
-pub(super) fn read_again(service: &str, answer: Option<&Answer>, cached: &mut Cached) -> Drafts {
-    Drafts::again(cached, answer, |name, _| {
-        // etcd holds keys of folders too.
-        if name.is_empty() {
-            return Some(None);
-        }
-        Some(draft(service, Url::decode(name)?))
-    })
+/// The provider that an entry describes.
+fn entry(service: &str, name: &str) -> Read {
+    // etcd holds keys of folders too.
+    if name.is_empty() {
+        return Some(None);
+    }
+    Some(draft(service, Url::decode(name)?))
 }
 
 /// The provider that a URL describes; `None` if it is none of the service. One that is switched
@@ -55,11 +54,8 @@ pub(super) fn draft(service: &str, mut url: Url) -> Option<Draft> {
         && url.flag("enabled", true);
     serves.then(|| {
         keep_path(&mut url.parameters, url.path, service);
-        Draft {
-            host: url.host,
-            port: url.port,
-            provider: described(Layout::Dubbo, &url.scheme, url.parameters),
-        }
+        let provider = described(Layout::Dubbo, &url.scheme, url.parameters);
+        Draft::new(&url.host, url.port, provider)
     })
 }
 
@@ -103,7 +99,7 @@ pub(super) fn described(
 
 /// A provider whose parameters rules have changed.
 pub(super) fn amended(draft: Draft, parameters: BTreeMap<String, String>) -> Draft {
-    let former = draft.provider;
+    let former = &draft.provider;
     // Of its own, 0 may mean something else.
     let weight = parameters
         .get("weight")
@@ -111,7 +107,7 @@ pub(super) fn amended(draft: Draft, parameters: BTreeMap<String, String>) -> Dra
         .and_then(|weight| weight.parse().ok());
     let mut provider = described(former.layout, &former.protocol, parameters);
     provider.weight = weight.unwrap_or(provider.weight);
-    Draft { provider, ..draft }
+    draft.with(provider)
 }
 
 /// Whether a provider's version and group are those asked for; `*` on either side is any, and

@@ -356,15 +356,12 @@ fn draft(application: &str, instance: &Instance, service: &Service) -> Draft {
     keep_path(&mut parameters, service.path.clone(), &service.name);
     let provider = described(Layout::DubboApp, &service.protocol, parameters);
     let port = instance.endpoints.get(&service.protocol).copied();
-    Draft {
-        host: instance.host.clone(),
-        port: port.unwrap_or(if service.port > 0 {
-            service.port
-        } else {
-            instance.port
-        }),
-        provider,
-    }
+    let port = port.unwrap_or(if service.port > 0 {
+        service.port
+    } else {
+        instance.port
+    });
+    Draft::new(&instance.host, port, provider)
 }
 
 /// Reads a value as an instance, and as the services of a revision, for fuzzing.
@@ -435,7 +432,7 @@ mod tests {
         let services = read_services(info).unwrap();
         let instance = read_instance(CURATOR.as_bytes()).unwrap().unwrap();
         let draft = draft("demo-provider", &instance, &services[0]);
-        assert_eq!((draft.host.as_str(), draft.port), ("192.0.2.2", 22890));
+        assert_eq!((&*draft.host(), draft.port), ("192.0.2.2", 22890));
         let provider = draft.provider;
         assert_eq!(provider.weight, 50);
         assert_eq!((&*provider.version, &*provider.group), ("1.0.0", "g1"));

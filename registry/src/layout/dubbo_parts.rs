@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use futures_util::future::{Either, select, select_all};
 
+use super::draft::{Cached, Drafts};
 use super::rules::{Centre, NodeReader, Rules};
-use super::{Cached, Drafts, Layout, Roots, dubbo, dubbo_app};
+use super::{Layout, Roots, dubbo, dubbo_app};
 use crate::metadata::Metadata;
 use crate::store::{Followed, Query, Store};
 
@@ -58,16 +59,18 @@ impl DubboParts {
         let nodes = self.node_reader.read(service, [configurators?, routers?]);
         let documents = self.centre.read(&documents?);
         let mut drafts = match providers {
-            Some(providers) => dubbo::read_again(service, Some(&providers?), &mut self.cached),
+            Some(providers) => dubbo::read(service, Some(&providers?), &mut self.cached),
             None => Drafts::default(),
         };
         drafts.extend(applications?);
         drafts.listed = drafts.drafts.len();
-        let names = drafts.drafts.iter().filter_map(|draft| {
-            let application = draft.provider.parameters.get("application");
-            application.map(str::to_owned)
-        });
-        let names: BTreeSet<String> = names.collect();
+        let names = drafts
+            .drafts
+            .iter()
+            .filter_map(|draft| draft.provider.parameters.get("application"));
+        // Nearly always they are one and the same.
+        let names: BTreeSet<&str> = names.collect();
+        let names: BTreeSet<String> = names.into_iter().map(str::to_owned).collect();
         let rules = Rules::select(service, names, &documents, nodes);
         drafts.drafts = rules.amend(drafts.drafts);
         drafts.lane = rules.lane();

@@ -1,7 +1,6 @@
 //! The readers of entries, with anything.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,7 +8,7 @@ use finback_core::discovery::Lookup;
 
 use super::rules::{Centre, NodeReader, Rules};
 use super::url::{self, Url};
-use super::{Layout, dubbo, dubbo_app, grpc, native, sofa, spring};
+use super::{Cached, Drafts, Layout, dubbo, dubbo_app, grpc, native, sofa, spring};
 use crate::offer::Offer;
 use crate::store::{Answer, Entries};
 
@@ -39,7 +38,8 @@ pub(crate) fn exercise_url(name: &str) {
         }
     }
     let names = names(&[name]);
-    for drafts in [dubbo::read("a.B", Some(&names)), sofa::read(Some(&names))] {
+    let dubbo = dubbo::read("a.B", Some(&names), &mut Cached::default());
+    for drafts in [dubbo, Drafts::of(Some(&names), sofa::read)] {
         assert!(drafts.drafts.len() + drafts.unreadable <= 1);
     }
 }
@@ -62,12 +62,12 @@ pub(crate) fn exercise_rules(document: Option<(&str, &[u8])>, nodes: &[&str]) {
     );
     let providers = PROVIDERS.map(url::encode);
     let providers = names(&providers.each_ref().map(|own| &**own));
-    let drafts = rules.amend(dubbo::read("a.B", Some(&providers)).drafts);
+    let drafts = dubbo::read("a.B", Some(&providers), &mut Cached::default());
+    let drafts = rules.amend(drafts.drafts);
     assert!(drafts.len() <= PROVIDERS.len());
     let providers = drafts.into_iter().filter_map(|draft| {
-        let mut provider = draft.provider;
-        provider.address = SocketAddr::new(draft.host.parse().ok()?, draft.port);
-        Some(provider)
+        let is_address = draft.name().is_none();
+        is_address.then_some(draft.provider)
     });
     let mut offer = Offer::new(Layout::Dubbo, true, providers.collect());
     offer.lane = rules.lane();
@@ -91,7 +91,7 @@ pub(crate) fn exercise_instance(bytes: &[u8]) {
     let entries: Entries = [("x".to_owned(), Bytes::copy_from_slice(bytes))].into();
     let answer = Answer::Entries(Arc::new(entries));
     for read in [spring::read, grpc::read, native::read] {
-        let drafts = read(Some(&answer));
+        let drafts = Drafts::of(Some(&answer), read);
         assert!(drafts.drafts.len() + drafts.unreadable <= 1);
     }
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Draft, Drafts, Layout, ORIGIN, Roots, provider};
-use crate::store::Answer;
+use super::draft::Read;
+use super::{Draft, Layout, ORIGIN, Roots, provider};
 
 /// Where the providers of a service are.
 pub(super) fn providers(roots: &Roots, service: &str) -> String {
@@ -43,35 +43,26 @@ fn any() -> String {
     String::new()
 }
 
-/// The providers among the entries.
-pub(super) fn read(answer: Option<&Answer>) -> Drafts {
-    Drafts::of(answer, |_, value| {
-        if value.is_empty() {
-            return Some(None);
-        }
-        let written: Written = serde_json::from_slice(value).ok()?;
-        let (host, port) = written.address.rsplit_once(':')?;
-        let host = host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .to_owned();
-        let port = port.parse().ok().filter(|port| *port > 0)?;
-        let origin = written.origin.map(|origin| (ORIGIN.to_owned(), origin));
-        let mut provider = provider(
-            Layout::Native,
-            &written.protocol,
-            origin.into_iter().collect(),
-        );
-        provider.version = written.version;
-        provider.group = written.group;
-        provider.weight = written.weight.unwrap_or(crate::offer::WEIGHT);
-        provider.labels = written.labels.into();
-        provider.since = written.since;
-        provider.warm_up = written.warm_up;
-        Some(Some(Draft {
-            host,
-            port,
-            provider,
-        }))
-    })
+/// The provider that an entry describes.
+pub(super) fn read(_: &str, value: &[u8]) -> Read {
+    if value.is_empty() {
+        return Some(None);
+    }
+    let written: Written = serde_json::from_slice(value).ok()?;
+    let (host, port) = written.address.rsplit_once(':')?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let port = port.parse().ok().filter(|port| *port > 0)?;
+    let origin = written.origin.map(|origin| (ORIGIN.to_owned(), origin));
+    let mut provider = provider(
+        Layout::Native,
+        &written.protocol,
+        origin.into_iter().collect(),
+    );
+    provider.version = written.version;
+    provider.group = written.group;
+    provider.weight = written.weight.unwrap_or(crate::offer::WEIGHT);
+    provider.labels = written.labels.into();
+    provider.since = written.since;
+    provider.warm_up = written.warm_up;
+    Some(Some(Draft::new(host, port, provider)))
 }

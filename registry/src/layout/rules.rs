@@ -100,9 +100,17 @@ impl Rules {
 
     /// The providers as the rules want them; those that are switched off are left out.
     pub(super) fn amend(&self, drafts: Vec<Draft>) -> Vec<Draft> {
+        let changes = self.has_overrides();
         let mut drafts: Vec<Draft> = drafts
             .into_iter()
-            .filter_map(|draft| self.overridden(draft))
+            .map(|draft| {
+                if changes {
+                    self.overridden(draft)
+                } else {
+                    draft
+                }
+            })
+            .filter(|draft| draft.provider.parameters.get("disabled") != Some("true"))
             .collect();
         self.tag(&mut drafts);
         let labels = self.labels();
@@ -114,7 +122,13 @@ impl Rules {
         drafts
     }
 
-    fn overridden(&self, draft: Draft) -> Option<Draft> {
+    fn has_overrides(&self) -> bool {
+        let of_documents = |own: &Arc<Document>| matches!(own.content, Content::Overrides(_));
+        !self.nodes.overrides.is_empty() || self.documents.iter().any(of_documents)
+    }
+
+    fn overridden(&self, draft: Draft) -> Draft {
+        let host = draft.host();
         let own = ServiceKey {
             interface: self.service.clone(),
             version: draft.provider.version.clone(),
@@ -144,7 +158,7 @@ impl Rules {
         {
             let now = parameters.get_or_insert_with(|| draft.provider.parameters.to_map());
             let target = Target {
-                host: &draft.host,
+                host: &host,
                 port: draft.port,
                 service: &own,
                 parameters: now,
@@ -154,12 +168,11 @@ impl Rules {
                 is_changed = true;
             }
         }
-        let draft = match parameters {
+        drop(host);
+        match parameters {
             Some(parameters) if is_changed => dubbo::amended(draft, parameters),
             _ => draft,
-        };
-        let is_off = draft.provider.parameters.get("disabled") == Some("true");
-        (!is_off).then_some(draft)
+        }
     }
 
     /// The tag rules of an application.
@@ -179,7 +192,8 @@ impl Rules {
             .map(|draft| {
                 let tags = self.tags(application(&draft.provider)?)?;
                 let parameters = draft.provider.parameters.to_map();
-                let given = tags.of(&draft.host, draft.port, &parameters);
+                let host = draft.host();
+                let given = tags.of(&host, draft.port, &parameters);
                 Some(given.map(str::to_owned).collect())
             })
             .collect();
@@ -212,7 +226,11 @@ impl Rules {
                 }
             }
             let lanes: Vec<String> = lanes.into_iter().collect();
-            set_label(&mut draft.provider, TAG, Some(lanes.join("\n")));
+            set_label(
+                Arc::make_mut(&mut draft.provider),
+                TAG,
+                Some(lanes.join("\n")),
+            );
         }
     }
 
@@ -290,7 +308,7 @@ fn among(rule: &Rule, application: &str) -> Arc<Rule> {
 }
 
 /// Gives a provider the labels that rules ask for.
-fn label(provider: &mut Provider, service: &str, labels: &BTreeSet<&str>) {
+fn label(provider: &mut Arc<Provider>, service: &str, labels: &BTreeSet<&str>) {
     for label in labels {
         if provider.labels.get(label).is_some() {
             continue;
@@ -301,7 +319,7 @@ fn label(provider: &mut Provider, service: &str, labels: &BTreeSet<&str>) {
             parameter => provider.parameters.get(parameter).map(str::to_owned),
         };
         if value.is_some() {
-            set_label(provider, label, value);
+            set_label(Arc::make_mut(provider), label, value);
         }
     }
 }

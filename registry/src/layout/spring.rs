@@ -8,6 +8,7 @@ use futures_util::future::select_all;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::draft::{Cached, Read};
 use super::{DETAILS, Draft, Drafts, Layout, ORIGIN, Roots, provider, service_in};
 use crate::store::{Answer, Followed, Query, Store};
 
@@ -25,7 +26,7 @@ pub(super) struct Spellings {
     /// The names of all services.
     directory: Followed,
     /// The instances under each spelling, the one asked for among them whether it is there or not.
-    instances: BTreeMap<String, Followed>,
+    instances: BTreeMap<String, (Followed, Cached)>,
 }
 
 impl Spellings {
@@ -36,13 +37,12 @@ impl Spellings {
             roots: roots.clone(),
             service: service.to_owned(),
             directory: store.follow(Query::Folders(roots.services.clone())),
-            instances: [(service.to_owned(), exact)].into(),
+            instances: [(service.to_owned(), (exact, Cached::default()))].into(),
         }
     }
 
     /// The instances of the spelling asked for if it has any, else of all others.
     pub(super) fn latest(&mut self) -> Option<Drafts> {
-        // All are asked before any is waited for.
         let directory = self.directory.latest();
         let (roots, store, wanted) = (&self.roots, &self.store, &self.service);
         if let Some(Answer::Entries(names)) = &directory {
@@ -56,36 +56,39 @@ impl Spellings {
                 .retain(|name, _| name == wanted || spelt.contains(name));
             for name in spelt {
                 let query = Query::Entries(instances(roots, &name));
-                let follow = || store.follow(query);
+                let follow = || (store.follow(query), Cached::default());
                 self.instances.entry(name).or_insert_with(follow);
             }
         }
-        let answers: Vec<(bool, Option<Answer>)> = self
-            .instances
-            .iter_mut()
-            .map(|(name, followed)| (name == wanted, followed.latest()))
-            .collect();
         let mut others = Drafts::default();
-        for (is_exact, answer) in &answers {
-            let Some(answer) = answer else { continue };
-            let drafts = read(Some(answer));
-            if *is_exact && !drafts.drafts.is_empty() {
+        let mut all_known = directory.is_some();
+        for (name, (followed, cached)) in &mut self.instances {
+            let Some(answer) = followed.latest() else {
+                all_known = false;
+                continue;
+            };
+            let drafts = Drafts::again(cached, Some(&answer), read);
+            if name == wanted && !drafts.drafts.is_empty() {
                 return Some(drafts);
             }
             others.extend(drafts);
         }
-        let all_known = directory.is_some() && answers.iter().all(|(_, answer)| answer.is_some());
         all_known.then_some(others)
     }
 
     /// All that it reads.
     pub(super) fn followed<'a>(&'a mut self, all: &mut Vec<&'a mut Followed>) {
-        all.extend(self.instances.values_mut().chain([&mut self.directory]));
+        let instances = self.instances.values_mut();
+        all.extend(instances.map(|(followed, _)| followed));
+        all.push(&mut self.directory);
     }
 
     /// Waits until something may have changed.
     pub(super) async fn changed(&mut self) {
-        let all = self.instances.values_mut().chain([&mut self.directory]);
+        let instances = self.instances.values_mut();
+        let all = instances
+            .map(|(followed, _)| followed)
+            .chain([&mut self.directory]);
         select_all(all.map(|each| Box::pin(each.changed()))).await;
     }
 }
@@ -117,50 +120,45 @@ pub(crate) fn describe(metadata: &mut BTreeMap<String, String>) {
     status.or_insert_with(|| "UP".to_owned());
 }
 
-/// The instances among the entries.
-pub(super) fn read(answer: Option<&Answer>) -> Drafts {
-    Drafts::of(answer, |_, value| {
-        // A folder made before its content.
-        if value.is_empty() {
-            return Some(None);
-        }
-        let instance: Instance = serde_json::from_slice(value).ok()?;
-        let mut parameters = metadata(instance.payload.as_ref());
-        let out = parameters.get("instance_status").map(String::as_str) == Some("OUT_OF_SERVICE");
-        if out || instance.enabled == Some(false) {
-            return Some(None);
-        }
-        let origin = instance
-            .id
-            .strip_prefix(MARK.0)
-            .and_then(|rest| rest.split_once(MARK.1));
-        if let Some((origin, _)) = origin {
-            parameters.insert(ORIGIN.to_owned(), origin.to_owned());
-        }
-        let class = instance.payload.as_ref().and_then(|own| own.get("@class"));
-        if class.and_then(Value::as_str) == Some(PAYLOAD) {
-            parameters.insert(DETAILS.to_owned(), PAYLOAD.to_owned());
-        }
-        let secure = instance.port.is_none() && instance.ssl_port.is_some();
-        let scheme = if secure { "https" } else { "http" };
-        let mut provider = provider(Layout::Spring, scheme, parameters);
-        provider.labels = provider
-            .parameters
-            .iter()
-            .filter(|(name, value)| {
-                *name != DETAILS && !value.is_empty() && value.len() <= super::MAX_LABEL
-            })
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect();
-        provider.since = instance.registered;
-        provider.version.clear();
-        provider.group.clear();
-        Some(Some(Draft {
-            host: instance.address?,
-            port: instance.port.or(instance.ssl_port)?,
-            provider,
-        }))
-    })
+/// The instance that an entry describes.
+pub(super) fn read(_: &str, value: &[u8]) -> Read {
+    // A folder made before its content.
+    if value.is_empty() {
+        return Some(None);
+    }
+    let instance: Instance = serde_json::from_slice(value).ok()?;
+    let mut parameters = metadata(instance.payload.as_ref());
+    let out = parameters.get("instance_status").map(String::as_str) == Some("OUT_OF_SERVICE");
+    if out || instance.enabled == Some(false) {
+        return Some(None);
+    }
+    let origin = instance
+        .id
+        .strip_prefix(MARK.0)
+        .and_then(|rest| rest.split_once(MARK.1));
+    if let Some((origin, _)) = origin {
+        parameters.insert(ORIGIN.to_owned(), origin.to_owned());
+    }
+    let class = instance.payload.as_ref().and_then(|own| own.get("@class"));
+    if class.and_then(Value::as_str) == Some(PAYLOAD) {
+        parameters.insert(DETAILS.to_owned(), PAYLOAD.to_owned());
+    }
+    let secure = instance.port.is_none() && instance.ssl_port.is_some();
+    let scheme = if secure { "https" } else { "http" };
+    let mut provider = provider(Layout::Spring, scheme, parameters);
+    provider.labels = provider
+        .parameters
+        .iter()
+        .filter(|(name, value)| {
+            *name != DETAILS && !value.is_empty() && value.len() <= super::MAX_LABEL
+        })
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    provider.since = instance.registered;
+    provider.version.clear();
+    provider.group.clear();
+    let port = instance.port.or(instance.ssl_port)?;
+    Some(Some(Draft::new(&instance.address?, port, provider)))
 }
 
 /// The metadata of Spring Cloud's payload.

@@ -20,17 +20,11 @@ fn lookup(layout: Layout, service: &str, version: &str, group: &str) -> Lookup {
 }
 
 fn offer(layout: Layout, drafts: Drafts) -> Offer {
-    let providers = drafts
-        .drafts
-        .into_iter()
-        .map(|draft| {
-            let mut provider = draft.provider;
-            let host = draft.host.parse().unwrap();
-            provider.address = std::net::SocketAddr::new(host, draft.port);
-            provider
-        })
-        .collect();
-    Offer::new(layout, drafts.known, providers)
+    let providers = drafts.drafts.into_iter().map(|draft| {
+        assert_eq!(draft.name(), None);
+        draft.provider
+    });
+    Offer::new(layout, drafts.known, providers.collect())
 }
 
 fn encoded(urls: &[&str]) -> Answer {
@@ -43,11 +37,12 @@ fn amended(mut drafts: Drafts) -> Drafts {
     drafts
 }
 
+fn dubbo_drafts(answer: &Answer) -> Drafts {
+    dubbo::read("a.B", Some(answer), &mut Cached::default())
+}
+
 fn dubbo_offer(urls: &[&str]) -> Offer {
-    offer(
-        Layout::Dubbo,
-        amended(dubbo::read("a.B", Some(&encoded(urls)))),
-    )
+    offer(Layout::Dubbo, amended(dubbo_drafts(&encoded(urls))))
 }
 
 fn valued(entries: &[(&str, &str)]) -> Answer {
@@ -96,10 +91,13 @@ fn dubbo_providers_by_version_group_and_state() {
     let gray = &offer.snapshot(Layout::Dubbo, &gray).instances[0];
     assert_eq!((gray.weight, gray.labels["tag"].as_str()), (50, "gray"));
     assert_eq!(gray.warm_up.unwrap().period.as_secs(), 600);
-    let all = dubbo::read("a.B", Some(&encoded(&urls)));
+    let all = dubbo_drafts(&encoded(&urls));
     assert_eq!((all.unreadable, all.listed), (4, 7));
     assert_eq!(amended(all.clone()).drafts.len(), 6);
-    assert_eq!(all.drafts.iter().filter(|d| d.host == "fe80::1").count(), 1);
+    assert_eq!(
+        all.drafts.iter().filter(|d| d.host() == "fe80::1").count(),
+        1
+    );
 }
 
 fn spoken(layout: Layout, protocol: &str) -> Lookup {
@@ -176,7 +174,7 @@ fn sofa_providers_by_unique_id() {
         "bolt://127.0.0.1:22102?uniqueId=blue&weight=7",
         "rest://127.0.0.1:22103?uniqueId=",
     ];
-    let offer = offer(Layout::Sofa, sofa::read(Some(&encoded(&urls))));
+    let offer = offer(Layout::Sofa, Drafts::of(Some(&encoded(&urls)), sofa::read));
     let of = |group| {
         let lookup = lookup(Layout::Sofa, "com.example.HelloService", "1.0", group);
         offer.snapshot(Layout::Sofa, &lookup)
@@ -198,7 +196,7 @@ fn spring_instances_by_their_state() {
     let plain = r#"{"name":"plain","id":"id1","address":"127.0.0.1","port":9,"sslPort":null,"payload":"x","registrationTimeUTC":1,"serviceType":"DYNAMIC","uriSpec":null}"#;
     let secure = SPRING.replace("8081,\"sslPort\":null", "null,\"sslPort\":8443");
     let marked = SPRING.replace("\"0f6a\"", "\"finback-bridge-zk@10.0.0.1:80\"");
-    let drafts = spring::read(Some(&valued(&[
+    let answer = valued(&[
         ("a", SPRING),
         ("b", &out),
         ("c", &off),
@@ -208,7 +206,8 @@ fn spring_instances_by_their_state() {
         ("g", "{\"foreign\": true}"),
         ("h", "127.0.0.1"),
         ("i", ""),
-    ])));
+    ]);
+    let drafts = Drafts::of(Some(&answer), spring::read);
     assert_eq!(drafts.unreadable, 2);
     let of = |n: usize| &drafts.drafts[n];
     assert_eq!(drafts.drafts.len(), 4);
@@ -220,7 +219,7 @@ fn spring_instances_by_their_state() {
 
 #[test]
 fn grpc_endpoints_with_their_metadata() {
-    let drafts = grpc::read(Some(&valued(&[
+    let answer = valued(&[
         (
             "10.0.0.1:5000",
             r#"{"Op":0,"Addr":"10.0.0.1:5000","Metadata":null}"#,
@@ -232,23 +231,25 @@ fn grpc_endpoints_with_their_metadata() {
         ("y", r#"{"Op":1,"Addr":"10.0.0.1:5002","Metadata":null}"#),
         ("z", "not json"),
         ("w", r#"{"Op":0,"Addr":"nowhere","Metadata":null}"#),
-    ])));
+    ]);
+    let drafts = Drafts::of(Some(&answer), grpc::read);
     assert_eq!((drafts.drafts.len(), drafts.unreadable), (2, 2));
-    assert_eq!(drafts.drafts[1].host, "::1");
+    assert_eq!(drafts.drafts[1].host(), "::1");
     assert_eq!(drafts.drafts[1].provider.labels.get("zone"), Some("a"));
     assert_eq!(drafts.drafts[1].provider.labels.get("n"), Some("3"));
 }
 
 #[test]
 fn native_providers_with_labels() {
-    let drafts = native::read(Some(&valued(&[
+    let answer = valued(&[
         (
             "1",
             r#"{"address":"10.0.0.1:80","version":"2","weight":7,"labels":{"zone":"a"}}"#,
         ),
         ("2", r#"{"address":"10.0.0.2:80"}"#),
         ("3", r#"{"adress":"10.0.0.3:80"}"#),
-    ])));
+    ]);
+    let drafts = Drafts::of(Some(&answer), native::read);
     assert_eq!(drafts.unreadable, 1);
     let offer = offer(Layout::Native, drafts);
     let of = |version| {
@@ -303,7 +304,7 @@ proptest! {
         for text in [&value, &json] {
             let answer = valued(&[("x", text)]);
             for read in [spring::read, grpc::read, native::read, sofa::read] {
-                let drafts = read(Some(&answer));
+                let drafts = Drafts::of(Some(&answer), read);
                 prop_assert!(drafts.drafts.len() + drafts.unreadable <= 1);
             }
         }
@@ -341,8 +342,8 @@ fn what_did_not_change_is_not_read_again_and_all_is_as_if_it_were() {
         } else {
             encoded(&urls)
         };
-        let again = dubbo::read_again("a.B", Some(&answer), &mut cached);
-        assert_eq!(again, dubbo::read("a.B", Some(&answer)));
+        let again = dubbo::read("a.B", Some(&answer), &mut cached);
+        assert_eq!(again, dubbo_drafts(&answer));
     }
     let mut reads = 0;
     let mut read = |name: &str| {

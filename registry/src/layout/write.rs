@@ -345,7 +345,7 @@ fn native(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
-    use super::super::{dubbo, grpc, native, sofa, spring};
+    use super::super::{Cached, Drafts, dubbo, grpc, native, sofa, spring};
     use super::*;
     use crate::store::Answer;
 
@@ -384,17 +384,20 @@ mod tests {
                 let (path, value) = write(layout, &Roots::default(), &entry);
                 let name = path.rsplit_once('/').unwrap().1.to_owned();
                 let answer = Answer::Entries(std::sync::Arc::new([(name, value.into())].into()));
+                let of = |read: fn(&str, &[u8]) -> _| Drafts::of(Some(&answer), read);
                 let drafts = match layout {
-                    Layout::Dubbo => dubbo::read("com.acme.Pay", Some(&answer)),
-                    Layout::Sofa => sofa::read(Some(&answer)),
-                    Layout::Spring => spring::read(Some(&answer)),
-                    Layout::Grpc => grpc::read(Some(&answer)),
-                    _ => native::read(Some(&answer)),
+                    Layout::Dubbo => {
+                        dubbo::read("com.acme.Pay", Some(&answer), &mut Cached::default())
+                    }
+                    Layout::Sofa => of(sofa::read),
+                    Layout::Spring => of(spring::read),
+                    Layout::Grpc => of(grpc::read),
+                    _ => of(native::read),
                 };
                 assert_eq!(drafts.unreadable, 0, "{layout:?} {path}");
                 let draft = &drafts.drafts[0];
                 assert_eq!(
-                    (&*draft.host, draft.port),
+                    (&*draft.host(), draft.port),
                     ("10.0.0.1", 20880),
                     "{layout:?}"
                 );

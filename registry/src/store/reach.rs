@@ -38,6 +38,17 @@ pub(super) async fn connect<T>(
     connecting.await
 }
 
+/// Why no connection could be made. What a client says who has tried all its servers names neither them
+/// nor their reasons; a look at each does.
+pub(super) async fn reason(servers: &[String], why: &str) -> String {
+    let looks = join_all(servers.iter().map(|server| look(server))).await;
+    let found: Vec<String> = looks.into_iter().flatten().collect();
+    if found.is_empty() {
+        return format!("{}: {why}", servers.join(","));
+    }
+    found.join("; ")
+}
+
 /// What keeps every one of the servers from answering.
 async fn trouble(servers: &[String]) -> String {
     let looks = join_all(servers.iter().map(|server| look(server))).await;

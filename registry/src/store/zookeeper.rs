@@ -506,7 +506,7 @@ async fn keep_connected(
                 owner.send_replace(None);
                 // Whatever ended the session, the next one is wanted soon; jitter spreads many.
             }
-            Err(why) => reporter.lost(&format!("{}: {why}", servers.join(","))),
+            Err(why) => reporter.lost(&reach::reason(servers, &why).await),
         }
         pause.wait().await;
     }

@@ -45,11 +45,11 @@ function between(before, now) {
   const services = new Map();
   for (const own of now.series) {
     const old = former.get(key(own));
-    const outcomes = Object.entries(own.outcomes).map(([name, count]) => [name, count - ((old && old.outcomes[name]) || 0)]);
+    const outcomes = Object.entries(own.outcomes).map(([outcome, count]) => [outcome, count - ((old && old.outcomes[outcome]) || 0)]);
     const buckets = own.buckets.map((count, at) => count - (old ? old.buckets[at] : 0));
-    const name = JSON.stringify([own.protocol, own.service]);
-    if (!services.has(name)) services.set(name, { key: name, protocol: own.protocol, service: own.service, methods: new Map(), ...nothing(buckets.length) });
-    const service = services.get(name);
+    const id = JSON.stringify([own.protocol, own.service]);
+    if (!services.has(id)) services.set(id, { key: id, protocol: own.protocol, service: own.service, methods: new Map(), ...nothing(buckets.length) });
+    const service = services.get(id);
     if (!service.methods.has(own.method)) service.methods.set(own.method, { name: own.method, ...nothing(buckets.length) });
     for (const sum of [service, service.methods.get(own.method)]) {
       for (const [outcome, count] of outcomes) {
@@ -82,7 +82,7 @@ function about() {
   const own = known.version;
   const state = own.draining ? tag("bad", "stopping") : tag("good", "running");
   fill(document.getElementById("about"), [
-    state, h("span", null, `version ${own.version}`), h("span", null, `up ${ago(own.up_seconds)}`), h("span", null, `${own.workers} workers`)]);
+    state, h("span", null, `version ${own.version}`), h("span", null, `up ${ago(own.up_seconds)}`), h("span", null, `${own.workers} ${own.workers === 1 ? "worker" : "workers"}`)]);
   document.title = known.wrong ? `(${known.wrong}) Finback` : "Finback";
 }
 
@@ -96,7 +96,7 @@ function tiles(now) {
     buckets = buckets ? buckets.map((count, at) => count + own.buckets[at]) : [...own.buckets];
   }
   const last = known.samples[known.samples.length - 1];
-  const { endpoints, available } = known.totals;
+  const { endpoints, available, in_flight: in_flight_now } = known.totals;
   const tile = (title, value, small, kind) => h("dl", { class: "tile", "data-key": title }, h("dt", null, title), h("dd", { class: kind }, value, small && h("small", null, ` ${small}`)));
   const share = calls > 0 ? errors / calls : 0;
   fill(document.getElementById("tiles"), [
@@ -104,7 +104,7 @@ function tiles(now) {
     tile("Errors", percent(share), calls > 0 ? `${rate(errors)} per second` : null, share > 0.01 ? "bad-text" : null),
     tile("p50", buckets ? millis(quantile(0.5, buckets, last.bounds_ms)) : "\u2013"),
     tile("p99", buckets ? millis(quantile(0.99, buckets, last.bounds_ms)) : "\u2013"),
-    tile("In flight", whole(known.calls.all)),
+    tile("In flight", whole(in_flight_now)),
     tile("Clients", whole(known.listeners.reduce((all, own) => all + own.connections, 0))),
     tile("Endpoints", `${available} of ${endpoints}`, "available", available < endpoints ? "bad-text" : null),
   ]);
@@ -118,7 +118,7 @@ function problems() {
     for (const own of bad) {
       const left = own.ends_in_seconds ? ` (for ${ago(own.ends_in_seconds)} more)` : "";
       add(own.available ? "" : "bad", `${cluster.name} ${own.address}`,
-        tag(own.available ? "warn" : "bad", own.state), h("strong", null, own.address), h("span", null, `of ${cluster.name}`), h("span", { class: "soft" }, own.why + left));
+        tag(own.available ? "warn" : "bad", own.state), h("strong", null, own.address), h("span", null, "of ", name(cluster.name)), h("span", null, own.why + left));
     }
     if (!cluster.lookup && cluster.ready && cluster.endpoints.length === 0) add("bad", `${cluster.name} empty`, tag("bad", "empty"), h("strong", null, cluster.name), h("span", null, "has no endpoints"));
   }
@@ -138,11 +138,11 @@ function services(now) {
   const history = known.history;
   const rows = [];
   const all = [...now.values()].sort((a, b) => b.rate - a.rate || b.total - a.total);
-  const cells = (own, name, past) => {
+  const cells = (own, title, past) => {
     const rates = past.map((each) => (each ? each.rate : 0));
     const slow = past.map((each) => (each && each.p99 !== null ? each.p99 : 0));
     const why = [...own.why].map(([outcome, count]) => `${outcome} ${count}`).join(", ");
-    return [name, rate(own.rate), h("span", { class: own.share > 0.01 ? "bad-text" : null, title: why || null }, percent(own.share)), millis(own.p50), millis(own.p99), whole(own.total),
+    return [title, rate(own.rate), h("span", { class: own.share > 0.01 ? "bad-text" : null, title: why || null }, percent(own.share)), millis(own.p50), millis(own.p99), whole(own.total),
       plot(rates, `calls per second over two minutes: now ${rate(own.rate)}, at most ${rate(Math.max(...rates, 0))}`),
       plot(slow, `p99 over two minutes: now ${millis(own.p99)}, at most ${millis(Math.max(...slow, 0))}`, "bad")];
   };
@@ -153,15 +153,15 @@ function services(now) {
       if (!known.open.delete(own.key)) known.open.add(own.key);
       render();
     };
-    const name = [h("button", { "aria-expanded": String(open), onclick: toggle }, own.service || "(none)"), " ", tag("", own.protocol)];
-    rows.push({ key: own.key, cells: cells(own, name, past) });
+    const title = [h("button", { "aria-expanded": String(open), onclick: toggle }, name(own.service || "(none)")), " ", tag("", own.protocol)];
+    rows.push({ key: own.key, cells: cells(own, title, past) });
     if (!open) continue;
     for (const method of [...own.methods.values()].sort((a, b) => b.rate - a.rate).slice(0, 50)) {
       const own_past = past.map((each) => each && each.methods.get(method.name));
-      rows.push({ key: `${own.key} ${method.name}`, kind: "method", cells: cells(method, method.name || "(none)", own_past) });
+      rows.push({ key: `${own.key} ${method.name}`, kind: "method", cells: cells(method, name(method.name || "(none)"), own_past) });
     }
   }
-  const columns = [["Service", "name"], ["Calls/s", "number"], ["Errors", "number"], ["p50", "number"], ["p99", "number"], ["All calls", "number"], ["Calls/s, two minutes", "half"], ["p99, two minutes", "half"]];
+  const columns = [["Service", "name"], ["Calls/s", "number"], ["Errors", "number"], ["p50", "number"], ["p99", "number"], ["All calls", "number extra"], ["Calls/s, two minutes", "half"], ["p99, two minutes", "half"]];
   show("services", all.length ? String(all.length) : "", rows.length ? table("Services", columns, rows) : h("p", { class: "empty" }, "No call has come yet."));
 }
 
@@ -172,13 +172,15 @@ function exchanges() {
     return url ? h("a", { href: url.replace("{trace_id}", encodeURIComponent(own.trace_id)), rel: "noreferrer" }, `trace ${own.trace_id.slice(0, 8)}`) : h("code", null, own.trace_id);
   };
   const list = (title, all) => {
-    const rows = all.slice(0, 25).map((own, at) => ({
+    const shown = all.slice(0, 12);
+    const traced = shown.some((own) => own.trace_id);
+    const rows = shown.map((own, at) => ({
       key: `${own.time} ${own.service} ${at}`,
-      cells: [h("span", null, `${own.service}${own.method ? `.${own.method}` : ""}`), clock(own.time), millis(own.took_ms),
+      cells: [name(`${own.service}${own.method ? `.${own.method}` : ""}`), clock(own.time), millis(own.took_ms),
         tag(isError(own.outcome) ? "bad" : "good", own.status ? `${own.outcome} (${own.status})` : own.outcome),
-        own.endpoint ? `${own.endpoint} of ${own.cluster}` : "nowhere", own.source, link(own)],
+        own.endpoint ? [own.endpoint, " ", h("span", { class: "soft" }, "of ", name(own.cluster))] : "nowhere", own.source, ...(traced ? [link(own)] : [])],
     }));
-    const columns = [["Call", "name"], ["At", ""], ["Took", "number"], ["Outcome", "half"], ["Went to", "half"], ["From", ""], ["Trace", ""]];
+    const columns = [["Call", "name"], ["At", "still"], ["Took", "number"], ["Outcome", "half"], ["Went to", "half"], ["From", "half"], ...(traced ? [["Trace", "half"]] : [])];
     return h("div", { "data-key": title }, h("h3", null, title), rows.length ? table(title, columns, rows) : h("p", { class: "empty" }, "None."));
   };
   show("exchanges", "", h("div", { class: "halves" }, list("Failed last", known.recent.failed), list("Slowest of 15 minutes", known.recent.slowest)));
@@ -187,7 +189,7 @@ function exchanges() {
 function inFlight() {
   const rows = known.calls.oldest.slice(0, 20).map((own, at) => ({
     key: `${at}`,
-    cells: [`${own.service}${own.method ? `.${own.method}` : ""}`, tag("", own.protocol), millis(own.age_ms), own.waits_for, own.endpoint ? `${own.endpoint} of ${own.cluster}` : "nowhere yet", own.source],
+    cells: [name(`${own.service}${own.method ? `.${own.method}` : ""}`), tag("", own.protocol), millis(own.age_ms), own.waits_for, own.endpoint ? `${own.endpoint} of ${own.cluster}` : "nowhere yet", own.source],
   }));
   const sessions = known.sessions.oldest.slice(0, 20).map((own, at) => ({
     key: `${at}`, cells: [own.name, tag("", own.protocol), ago(own.age_seconds), own.peer, own.endpoint || "ends here"],

@@ -103,4 +103,10 @@ const whole = (n) => (n >= 1e6 ? `${(n / 1e6).toFixed(1)}M` : n >= 1e4 ? `${(n /
 const millis = (ms) => (ms === null ? "\u2013" : ms >= 10000 ? `${(ms / 1000).toFixed(0)} s` : ms >= 1000 ? `${(ms / 1000).toFixed(1)} s` : ms >= 10 ? `${ms.toFixed(0)} ms` : ms >= 1 ? `${ms.toFixed(1)} ms` : `${(ms * 1000).toFixed(0)} \u00b5s`);
 const percent = (share) => (share === 0 ? "0 %" : share < 0.001 ? "<0.1 %" : `${(share * 100).toFixed(share < 0.1 ? 1 : 0)} %`);
 const ago = (seconds) => (seconds >= 172800 ? `${Math.floor(seconds / 86400)} days` : seconds >= 7200 ? `${Math.floor(seconds / 3600)} h` : seconds >= 120 ? `${Math.floor(seconds / 60)} min` : `${Math.floor(seconds)} s`);
-const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString();
+const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString("en-GB");
+
+/** A text that leaves room for others. */
+const short = (text) => (text.length > 120 ? `${text.slice(0, 119)}\u2026` : text);
+
+/** A name that may be broken behind its dots and slashes, where there is no room for it. */
+const name = (text) => short(text).split(/(?<=[./:])/).flatMap((part, at) => (at === 0 ? [part] : [h("wbr"), part]));

@@ -14,7 +14,7 @@ function edges() {
     for (const route of own.routes) {
       const of_registry = known.clusters.filter((each) => each.lookup && route.to.startsWith("registry") && route.to.split(", layout")[0] === `registry ${each.lookup.registry}`);
       const names = [...route.clusters, ...of_registry.map((each) => each.name)];
-      for (const name of names) list.push([`route ${own.table} ${route.name}`, `cluster ${name}`]);
+      for (const each of names) list.push([`route ${own.table} ${route.name}`, `cluster ${each}`]);
     }
   }
   return list;
@@ -30,7 +30,7 @@ function topology() {
     h("p", null, route.conditions.length ? route.conditions.join(", ") : "every call"), h("p", null, `to ${route.to}`)))
     .concat(own.all > own.routes.length ? node(`route ${own.table} more`, h("p", null, `and ${own.all - own.routes.length} more routes of ${own.table}`)) : [], own.no_route ? node(`route ${own.table} none`, h("div", { class: "row" }, h("strong", null, `no route of ${own.table}`), h("span", { class: "bad-text" }, `${whole(own.no_route)} calls`))) : []));
   const clusters = known.clusters.map((own) => node(`cluster ${own.name}`,
-    h("div", { class: "row" }, h("strong", null, own.name), h("span", { class: "soft" }, `${whole(own.in_flight)} in flight`)),
+    h("div", { class: "row" }, h("strong", null, name(own.name)), h("span", { class: "soft" }, `${whole(own.in_flight)} in flight`)),
     own.ready ? null : h("p", null, "its registry has not answered yet"),
     h("ul", null, own.endpoints.slice(0, 30).map((each) => h("li", { "data-key": each.address },
       tag(STATES[each.state], each.state), h("span", { class: "mono" }, each.address),
@@ -122,9 +122,16 @@ function render() {
 async function round() {
   const trouble = document.getElementById("trouble");
   try {
-    const paths = ["/version", "/services", "/clusters?limit=100", "/routes?limit=60", "/listeners", "/registries", "/certificates", "/recent", "/calls", "/sessions"];
-    const [version, sample, clusters, routes, listeners, registries_, certificates_, recent, calls, sessions] = await Promise.all(paths.map(ask));
-    Object.assign(known, { version, totals: clusters, clusters: clusters.clusters, routes, listeners, registries: registries_, certificates: certificates_, recent, calls, sessions });
+    // What costs the workers something, or changes slowly, is asked for every third time.
+    const often = ["version", "services", "clusters", "listeners"];
+    const seldom = ["routes", "registries", "certificates", "recent", "calls", "sessions"];
+    const wanted = known.rounds % 3 === 0 ? [...often, ...seldom] : often;
+    const limits = { clusters: "?limit=100", routes: "?limit=60" };
+    const answers = await Promise.all(wanted.map((own) => ask(`/${own}${limits[own] || ""}`)));
+    wanted.forEach((own, at) => { known[own] = answers[at]; });
+    known.totals = known.clusters;
+    known.clusters = known.totals.clusters;
+    const sample = known.services;
     const before = known.samples[known.samples.length - 1];
     // A process that began anew counts from nothing.
     if (before && before.started_at !== sample.started_at) Object.assign(known, { samples: [], history: [] });

@@ -54,7 +54,7 @@ impl Table {
                 "layout": place.layout.name(),
                 "service": name,
                 "known": offer.known,
-                "providers": offer.providers,
+                "providers": offer.providers.iter().map(|own| &**own).collect::<Vec<_>>(),
             });
             say(format_args!("{object}"));
             return;

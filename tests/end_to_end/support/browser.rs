@@ -132,7 +132,11 @@ impl Browser {
     /// Waits until an expression holds in the page.
     pub(crate) fn until(&mut self, expression: &str) {
         let end = Instant::now() + PATIENCE;
-        while self.eval(&format!("Boolean({expression})")) != true {
+        // The page may not be there yet.
+        let asked = format!(
+            "(() => {{ try {{ return Boolean({expression}) }} catch {{ return false }} }})()"
+        );
+        while self.eval(&asked) != true {
             assert!(
                 Instant::now() < end,
                 "not in time: {expression}\n{}\n{:?}",

@@ -221,6 +221,11 @@ impl Finback {
         own.sum::<f64>() as u64
     }
 
+    /// The admin port.
+    pub(crate) fn admin_port(&self) -> u16 {
+        self.admin.port()
+    }
+
     /// Where its files are.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder

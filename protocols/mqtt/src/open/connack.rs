@@ -7,7 +7,6 @@ use bytes::Bytes;
 use finback_core::driver::Caller;
 use finback_core::rejection::Rejection;
 
-use crate::Mqtt;
 use crate::codec::properties::{Place, Value, Writer, id};
 use crate::codec::reader::put_variable;
 use crate::codec::{Head, Level, Properties, Reader, Side, write};
@@ -15,6 +14,7 @@ use crate::policy::{Applied, Duplicates};
 use crate::reason::Reason;
 use crate::session::MAX_AWAITED;
 use crate::takeover::{Key, Seat};
+use crate::{Mqtt, NAME};
 
 use super::admission::Admitted;
 use super::broker::Granted;
@@ -57,11 +57,14 @@ pub(super) fn opened(
         mqtt.config.packet,
         client_takes,
     );
+    let name = given.unwrap_or(&connect.client_id);
+    let listed = caller.list_session(NAME, name, Some(lease.address()));
     let tap = admitted.policy.as_ref().and_then(|own| own.tap.as_ref());
     let told = |name: &str| tap.map(|_| name.to_owned()).unwrap_or_default();
     Ok(Opened {
         level,
         endpoint,
+        listed,
         lease,
         seat,
         connack,

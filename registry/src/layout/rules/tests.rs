@@ -1,14 +1,13 @@
 //! Each form of rule, and whom it holds for.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::net::SocketAddr;
-
 use finback_core::discovery::{Lookup, Snapshot};
 use finback_core::endpoint::Endpoint;
 use finback_core::steer::{Facts, Steering as Way};
 use finback_core::subset::{self, LaneWay};
 
 use super::*;
+use crate::layout::Cached;
 use crate::layout::url::{self, Url};
 use crate::offer::Offer;
 use crate::store::Entries;
@@ -108,7 +107,8 @@ impl World {
     }
 
     fn rules(&self, centre: &Centre) -> (Rules, Vec<Draft>) {
-        let drafts = dubbo::read("a.B", Some(&Self::names(&self.providers))).drafts;
+        let providers = Self::names(&self.providers);
+        let drafts = dubbo::read("a.B", Some(&providers), &mut Cached::default()).drafts;
         let applications = drafts
             .iter()
             .filter_map(|draft| application(&draft.provider).map(str::to_owned))
@@ -126,9 +126,8 @@ impl World {
         let centre = Centre::default();
         let (rules, drafts) = self.rules(&centre);
         let providers = rules.amend(drafts).into_iter().map(|draft| {
-            let mut provider = draft.provider;
-            provider.address = SocketAddr::new(draft.host.parse().unwrap(), draft.port);
-            provider
+            assert_eq!(draft.name(), None);
+            draft.provider
         });
         let mut offer = Offer::new(Layout::Dubbo, true, providers.collect());
         offer.lane = rules.lane();

@@ -65,7 +65,7 @@ pub(super) async fn keep_connected(
                     pause = Pause::default();
                 }
             }
-            Err(why) => reporter.lost(&why),
+            Err(why) => reporter.lost(&reach::reason(servers, &why).await),
         }
         pause.wait().await;
     }
@@ -99,7 +99,7 @@ async fn connect(config: &EtcdConfig, first: usize) -> Result<(Client, usize), S
         };
         match within(connecting).await {
             Ok(client) => return Ok((client, number)),
-            Err(error) => why = format!("{server}: {error}"),
+            Err(error) => why = error.to_string(),
         }
     }
     Err(why)
