@@ -17,6 +17,11 @@ use crate::kafka::Outlet;
 use crate::log;
 use crate::running::Running;
 
+/// A family, and what it shows of a `T`.
+type Shown<T, V> = (&'static Family, fn(&T) -> V);
+/// One of the counts of a Kafka cluster.
+type CountOf = fn(&Counts) -> &AtomicU64;
+
 /// A name that callers or registries chose is cut to this many bytes.
 const MAX_LABEL: usize = 256;
 
@@ -173,7 +178,7 @@ static LOG_DROPPED: Family = Family::counter(
 );
 
 fn access_logs(logs: &[AccessLogStatus], sink: &mut dyn Sink) {
-    let families: [(&'static Family, fn(&AccessLogStatus) -> u64); 2] = [
+    let families: [Shown<AccessLogStatus, u64>; 2] = [
         (&LOG_LINES, |log| log.written),
         (&LOG_DROPPED, |log| log.dropped),
     ];
@@ -186,7 +191,7 @@ fn access_logs(logs: &[AccessLogStatus], sink: &mut dyn Sink) {
 }
 
 fn workers(workers: &[WorkerStatus], sink: &mut dyn Sink) {
-    let families: [(&'static Family, fn(&WorkerStatus) -> Value<'static>); 3] = [
+    let families: [Shown<WorkerStatus, Value<'static>>; 3] = [
         (&WORKER_CONNECTIONS, |own| {
             Value::Count(own.connections as u64)
         }),
@@ -233,7 +238,7 @@ fn kafka(outlets: &[Arc<Outlet>], sink: &mut dyn Sink) {
             sink.series(&[kafka, outcome], read(value));
         }
     }
-    let families: [(&'static Family, fn(&Counts) -> &AtomicU64); 2] = [
+    let families: [(&'static Family, CountOf); 2] = [
         (&KAFKA_FULL, |counts| &counts.full),
         (&KAFKA_REBUILT, |counts| &counts.rebuilt),
     ];

@@ -202,7 +202,7 @@ impl Out {
                     self.shared.written.fetch_add(ends(&rest[..bytes]), Relaxed);
                     self.size += bytes as u64;
                     rest = &rest[bytes..];
-                    self.is_well();
+                    self.recover();
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -311,7 +311,7 @@ impl Out {
         }
     }
 
-    fn is_well(&mut self) {
+    fn recover(&mut self) {
         if std::mem::replace(&mut self.failing, false) {
             let path = &self.target;
             tracing::info!(%path, "an access log is written again");

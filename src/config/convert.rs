@@ -541,8 +541,8 @@ fn http_bounds(
     };
     is_spoken(finback_http::NAME, protocol, place)?;
     for (own, head) in [
-        (&mut config.head, value.head),
-        (&mut config.response_head, value.response_head),
+        (&mut config.head, value.header_size),
+        (&mut config.response_head, value.response_header_size),
     ] {
         if let Some(Placed {
             value: Size(most),
@@ -550,7 +550,7 @@ fn http_bounds(
         }) = head
         {
             if !(1..=finback_http::MOST_HEAD).contains(&most) {
-                let message = "a head has up to 256KiB; write no more, and not 0";
+                let message = "headers have up to 256KiB in all; write no more, and not 0";
                 return Err(Wrong::at(place, message));
             }
             *own = most;
@@ -559,7 +559,7 @@ fn http_bounds(
     set(&mut config.normalize_path, value.normalize_path);
     set(&mut config.proxy_100_continue, value.proxy_100_continue);
     set(&mut config.h2c_upgrade, value.h2c_upgrade);
-    if let Some(Placed { value, place }) = value.headers {
+    if let Some(Placed { value, place }) = value.header_count {
         let most = finback_http::MOST_HEADERS;
         if value.get() > most {
             let message = format!("{value} headers are too many; write {most} at most");
@@ -567,8 +567,8 @@ fn http_bounds(
         }
         config.headers = value.get();
     }
-    set(&mut config.target, value.target.map(|Size(own)| own));
-    set_time(&mut config.head_timeout, value.head_timeout);
+    set(&mut config.target, value.uri_size.map(|Size(own)| own));
+    set_time(&mut config.head_timeout, value.header_timeout);
     let rate = value.body_rate.map(|Size(own)| own as u64);
     set(&mut config.body_rate, rate);
     set(&mut config.streams, value.streams.map(NonZeroU32::get));
@@ -685,7 +685,7 @@ fn limits(from: file::Limits) -> Result<(mesh::Limits, Option<usize>)> {
     set(&mut limits.frame_rate, size(from.frame_rate));
     set(&mut limits.unfinished, size(from.unfinished));
     set_time(&mut limits.idle, from.idle);
-    set_time(&mut limits.sniff, from.sniff);
+    set_time(&mut limits.sniff, from.detect_timeout);
     set_time(&mut limits.call_timeout, from.call_timeout);
     set_time(&mut limits.call_timeout_max, from.call_timeout_max);
     set(&mut limits.half_closed, pause(from.half_closed));

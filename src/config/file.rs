@@ -75,8 +75,10 @@ pub struct File {
 #[serde(deny_unknown_fields)]
 pub struct Log {
     /// How a line looks: `text` or `json`. Default: text.
+    #[schemars(extend("enum" = ["text", "json"]))]
     pub format: Option<Placed<String>>,
     /// Which lines are written: `error`, `warn`, `info`, `debug`, `trace` or `off`. Default: info.
+    #[schemars(extend("enum" = ["error", "warn", "info", "debug", "trace", "off"]))]
     pub level: Option<Placed<String>>,
     /// Other levels for modules, by their names, such as `finback_http`. Default: none.
     #[serde(default)]
@@ -145,7 +147,7 @@ pub struct Registry {
     pub eager: Vec<Eager>,
     /// Where layouts begin.
     #[serde(default)]
-    pub roots: Roots,
+    pub base_paths: BasePaths,
 }
 
 /// A Kafka cluster that messages are written to.
@@ -265,7 +267,7 @@ pub struct Eager {
 /// Where layouts begin in a registry.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Roots {
+pub struct BasePaths {
     /// Dubbo's group. Default: /dubbo.
     pub dubbo: Option<Placed<String>>,
     /// Where Dubbo's applications and Spring Cloud's services are. Default: /services.
@@ -391,6 +393,7 @@ pub struct Listener {
     pub address: Placed<String>,
     /// `bolt`, `dubbo`, `mqtt`, `http`, `tcp`, or `auto` to tell by a connection's first bytes.
     /// Default: auto.
+    #[schemars(extend("enum" = ["auto", "mqtt", "bolt", "dubbo", "http", "tcp"]))]
     pub protocol: Option<Placed<String>>,
     /// With `auto`: whether what is none of its protocols is passed through as TCP, to where
     /// routes for `tcp` lead. Default: false.
@@ -434,6 +437,7 @@ pub struct AccessLog {
     /// `json`, `text`, or a template with fields, such as `{time} {service} {outcome}`. Default: json.
     pub format: Option<Placed<String>>,
     /// `failures` leaves out exchanges that succeeded. Default: all.
+    #[schemars(extend("enum" = ["failures"]))]
     pub only: Option<Placed<String>>,
     /// The share of the exchanges that succeeded which are written, above 0 and up to 1; failures always
     /// are. Default: 1.
@@ -456,16 +460,16 @@ pub struct Rotate {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HttpListener {
-    /// The longest head of a request, 256KiB at most. Default: 32KiB.
-    pub head: Option<Placed<Size>>,
-    /// The longest head of a response, 256KiB at most. Default: 64KiB.
-    pub response_head: Option<Placed<Size>>,
+    /// The longest request line and headers of a request together, 256KiB at most. Default: 32KiB.
+    pub header_size: Option<Placed<Size>>,
+    /// The same of a response. Default: 64KiB.
+    pub response_header_size: Option<Placed<Size>>,
     /// Headers of a request, 256 at most. Default: 100.
-    pub headers: Option<Placed<NonZeroUsize>>,
-    /// The longest target of a request. Default: 8KiB.
-    pub target: Option<Size>,
-    /// How long a request's head may take. Default: 10s.
-    pub head_timeout: Option<Time>,
+    pub header_count: Option<Placed<NonZeroUsize>>,
+    /// The longest URI of a request. Default: 8KiB.
+    pub uri_size: Option<Size>,
+    /// How long a request's headers may take. Default: 10s.
+    pub header_timeout: Option<Time>,
     /// Bytes that a request's body has to bring per second, on the average of a `call_timeout`;
     /// 0 for any. A conversation, such as a stream of gRPC, may take its time. Default: 100.
     pub body_rate: Option<Size>,
@@ -649,7 +653,7 @@ pub struct MqttPolicy {
     #[serde(default)]
     pub acl: Vec<Placed<MqttRule>>,
     /// What stands before every topic at the broker. Default: nothing.
-    pub mount: Option<Placed<String>>,
+    pub mountpoint: Option<Placed<String>>,
     /// Beginnings of topics that are others at the broker. Default: none.
     #[serde(default)]
     pub rewrite: Vec<Placed<MqttRewrite>>,
@@ -673,7 +677,7 @@ pub struct MqttPolicy {
     /// Where clients of MQTT 5 are told to go when we go away. Default: they are not told.
     pub server_reference: Option<String>,
     /// Write messages to Kafka too. Default: nowhere.
-    pub tap: Option<Placed<MqttTap>>,
+    pub mirror: Option<Placed<MqttMirror>>,
     /// What a second session of one client identifier means: `broker` (the broker's affair),
     /// `take-over` (the former one is ended here) or `refuse`. Default: broker; with `produce`,
     /// take-over.
@@ -736,17 +740,19 @@ pub struct MqttTokens {
 /// Messages for Kafka besides their broker.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct MqttTap {
-    /// See [`Produce::kafka`].
+pub struct MqttMirror {
+    /// The Kafka cluster's name.
     pub kafka: Placed<String>,
-    /// See [`Produce::topic`].
+    /// The topic of Kafka. `{topic}` stands for the message's topic (HTTP: its path) with `.` for `/`,
+    /// `{1}` to `{9}` for a level of it. What gives no name is refused.
     pub topic: Placed<String>,
-    /// See [`Produce::key`].
+    /// What decides about the partition: `client-id` (MQTT), `topic`, `none`, or
+    /// `{ property: NAME }`: a user property or header. Default: client-id for MQTT, none for HTTP.
     pub key: Option<Placed<ProduceKey>>,
     /// Whether the broker's acknowledgement is held back until Kafka has the message too. Default:
     /// false; then what Kafka has no room for is left out there.
     #[serde(default)]
-    pub hold: bool,
+    pub wait: bool,
     /// Filters of the topics it is about. Default: all.
     #[serde(default)]
     pub topics: Vec<Placed<String>>,
@@ -1171,6 +1177,7 @@ pub struct Discover {
 #[schemars(untagged)]
 pub enum Balance {
     /// A policy without a key.
+    #[schemars(extend("enum" = ["round-robin", "random", "least-request", "peak-ewma", "primary"]))]
     Word(String),
     /// The same endpoint for the same key.
     Hash(ConsistentHash),
@@ -1259,6 +1266,7 @@ pub struct Outlier {
 pub struct HealthCheck {
     /// How: `tcp` (it accepts connections), `http`, `grpc` (its health checking protocol), `bolt`
     /// or `dubbo` (heartbeat), `mqtt` (CONNECT).
+    #[schemars(extend("enum" = ["tcp", "http", "grpc", "bolt", "dubbo", "mqtt"]))]
     pub protocol: String,
     /// HTTP: what is asked for. Default: `/`.
     pub path: Option<String>,
@@ -1312,7 +1320,7 @@ pub struct Limits {
     /// A client without traffic is disconnected after this. Default: 3m.
     pub idle: Option<Time>,
     /// The time a connection has to show its protocol, from its first byte. Default: 5s.
-    pub sniff: Option<Time>,
+    pub detect_timeout: Option<Time>,
     /// The deadline of calls for which nobody gives one. Default: 60s.
     pub call_timeout: Option<Time>,
     /// Bounds the deadline that a caller sets itself, where its route does not. Default: 1h.

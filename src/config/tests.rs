@@ -181,7 +181,7 @@ fn mistakes_are_refused_with_place_and_remedy() {
         ),
         (
             "routes: rpc }",
-            "routes: rpc, http: { headers: 257 } }",
+            "routes: rpc, http: { header_count: 257 } }",
             "257 headers are too many; write 256 at most",
         ),
         (
@@ -442,4 +442,22 @@ fn the_schema_names_every_part() {
     ] {
         assert!(schema.contains(part), "{part}");
     }
+    assert!(
+        !schema.contains("[`"),
+        "a link that only rustdoc can follow"
+    );
+    let value = serde_json::to_value(super::schema()).unwrap();
+    assert_eq!(value["title"], "Finback configuration");
+    assert!(value["patternProperties"].to_string().contains("^x-"));
+    let listed = &value["$defs"]["Listener"]["properties"]["protocol"]["enum"];
+    let listed: std::collections::BTreeSet<&str> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|own| own.as_str())
+        .collect();
+    let mut spoken: std::collections::BTreeSet<&str> =
+        crate::protocols::names().into_iter().collect();
+    spoken.insert("auto");
+    assert_eq!(listed, spoken);
 }

@@ -11,36 +11,53 @@ pub(super) fn explain(error: &Error, text: &str) -> (Option<(u64, u64)>, String)
 }
 
 fn words(error: &Error, text: &str) -> String {
+    if says_nothing(text) {
+        return "the file says nothing; write `listeners`, `routes` and `clusters`, as docs/examples/minimal.yaml does"
+            .to_owned();
+    }
     match error {
         Error::AliasError { error, .. } => words(error.without_snippet(), text),
-        Error::Eof { .. } if says_nothing(text) => {
-            "the file says nothing; write `listeners`, `routes` and `clusters`, as docs/examples/minimal.yaml does"
-                .to_owned()
+        Error::Eof { .. } => {
+            "the file ends too early: a bracket, brace or quote is still open".to_owned()
         }
-        Error::Eof { .. } => "the file ends too early: a bracket, brace or quote is still open".to_owned(),
         Error::MultipleDocuments { .. } => {
             "a second document begins here (`---`); write one document".to_owned()
         }
         Error::Unexpected { expected, .. } => needed(expected),
         Error::InvalidScalar { ty, .. } => number(ty),
-        Error::SerdeMissingField { field: "listeners", .. } => {
-            "`listeners` is missing, so nothing would ever come in; write \
+        Error::SerdeMissingField {
+            field: "listeners", ..
+        } => "`listeners` is missing, so nothing would ever come in; write \
              listeners: [ { address: \"0.0.0.0:12220\", routes: NAME } ]"
-                .to_owned()
-        }
+            .to_owned(),
         Error::SerdeMissingField { field, .. } => format!("`{field}` is missing; write it"),
-        Error::SerdeUnknownField { field, expected, .. } => unknown(field, expected),
+        Error::SerdeUnknownField {
+            field, expected, ..
+        } => unknown(field, expected),
         Error::DuplicateMappingKey { key: Some(key), .. } => {
             format!("`{key}` is written twice; keep one of them")
         }
         Error::DuplicateMappingKey { key: None, .. } => {
             "a key is written twice; keep one of them".to_owned()
         }
-        Error::SerdeInvalidType { unexpected, expected, .. }
-        | Error::SerdeInvalidValue { unexpected, expected, .. } => unfit(unexpected, expected),
+        Error::SerdeInvalidType {
+            unexpected,
+            expected,
+            ..
+        }
+        | Error::SerdeInvalidValue {
+            unexpected,
+            expected,
+            ..
+        } => unfit(unexpected, expected),
         Error::SerdeInvalidLength { expected, .. } => format!("write {expected}"),
-        Error::SerdeUnknownVariant { variant, expected, .. } => {
-            format!("`{variant}` is none of the words here; write one of: {}", expected.join(", "))
+        Error::SerdeUnknownVariant {
+            variant, expected, ..
+        } => {
+            format!(
+                "`{variant}` is none of the words here; write one of: {}",
+                expected.join(", ")
+            )
         }
         Error::NullIntoString { .. } => "nothing is written here; write a value".to_owned(),
         Error::InvalidBooleanStrict { .. } => "write true or false".to_owned(),
@@ -78,10 +95,22 @@ fn parsers(message: &str) -> String {
     {
         return "a tab cannot indent; write blanks".to_owned();
     }
+    let ours = [
+        ("flow mapping", "braces"),
+        ("flow sequence", "brackets"),
+        ("block mapping", "keys"),
+        ("block sequence", "list"),
+        ("mapping", "keys"),
+        ("sequence", "list"),
+        ("scalar", "value"),
+    ];
+    let message = ours.iter().fold(message.to_owned(), |own, (theirs, ours)| {
+        own.replace(theirs, ours)
+    });
     match message.split_once("expected ") {
         // Of a value that may be written in several forms.
         Some(("", rest)) => needed(rest),
-        _ => message.to_owned(),
+        _ => message,
     }
 }
 

@@ -13,6 +13,9 @@ use super::files::certificates;
 use super::identity::identity;
 use super::peers::last_second;
 
+/// A number made of the time at which something ends, and of now; both in seconds since 1970.
+type AtTime = fn(u64, u64) -> u64;
+
 /// How long before a certificate's end that is warned of: 14 days.
 const SOON: u64 = 14 * 24 * 60 * 60;
 
@@ -155,7 +158,7 @@ impl Ledger {
         let owners: BTreeSet<Owner> = entries.iter().map(|own| own.owner.clone()).collect();
         drop(entries);
         let now = UnixTime::now().as_secs();
-        let families: [(_, &'static Family, fn(u64, u64) -> u64); 3] = [
+        let families: [(_, &'static Family, AtTime); 3] = [
             (Kind::Certificate, &NOT_AFTER, |end, _| end),
             (Kind::Certificate, &REMAINING, u64::saturating_sub),
             (Kind::Revocation, &NEXT_UPDATE, |end, _| end),

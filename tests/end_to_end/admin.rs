@@ -193,7 +193,7 @@ fn what_would_be_open_or_without_effect_is_refused_at_load() {
         ),
         (
             r#"{ address: "127.0.0.1:1", secret: x }"#,
-            "unknown field `secret`",
+            "no key is called `secret` here",
         ),
     ] {
         let (good, text) = Finback::check(&format!("admin: {admin}\n{rest}"));
@@ -549,7 +549,7 @@ fn it_reloads_and_stops_when_asked() {
     std::fs::write(own.file(), format!("{good}nonsense: 1\n")).unwrap();
     let (status, body) = post("/reload");
     assert!(
-        status == 422 && body.contains("unknown field `nonsense`"),
+        status == 422 && body.contains("no key is called `nonsense`"),
         "{status} {body}"
     );
     std::fs::write(own.file(), good).unwrap();

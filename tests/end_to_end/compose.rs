@@ -1,6 +1,6 @@
 //! The compose example's own files, against ZooKeeper and etcd as Debian has them.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -67,6 +67,7 @@ fn call(runtime: &Runtime, protocol: Protocol, target: SocketAddr) -> Result<Sum
 fn the_compose_example_works_with_servers_from_debian() {
     let (zookeeper, etcd) = (ZooKeeper::start(), Etcd::start());
     let (mosquitto, kafka) = (Mosquitto::start(), Kafka::start());
+    let statsd = UdpSocket::bind("127.0.0.1:0").unwrap();
     let runtime = Runtime::new().unwrap();
     let service = |protocol: Protocol| {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -84,6 +85,7 @@ fn the_compose_example_works_with_servers_from_debian() {
             ("zookeeper:2181", &zookeeper.address),
             ("etcd:2379", &etcd.address),
             ("kafka:9092", &kafka.address),
+            ("graphite:8125", &statsd.local_addr().unwrap().to_string()),
             ("mosquitto:1883", &mosquitto.address()),
             ("pay:50051", &pay),
             ("shop:8080", &shop),
@@ -137,6 +139,14 @@ fn the_compose_example_works_with_servers_from_debian() {
         mesh.metric("finback_kafka_messages_total", "outcome=\"confirmed\""),
         60
     );
+    // Graphite is told of the same calls.
+    statsd
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let mut packet = [0; 65_536];
+    let told = std::iter::from_fn(|| statsd.recv(&mut packet).ok().map(|n| packet[..n].to_vec()));
+    let mut told = told.take(10_000);
+    assert!(told.any(|own| String::from_utf8_lossy(&own).contains("requests")));
     let (_, metrics) = orders.admin("/metrics");
     let registered = "finback_registered{registry=\"zookeeper\",layout=\"sofa\"";
     let line = metrics.lines().find(|line| line.starts_with(registered));
@@ -198,9 +208,7 @@ fn the_compose_file_names_what_is_there() {
         );
         for volume in service["volumes"].as_array().into_iter().flatten() {
             let source = volume.as_str().unwrap().split(':').next().unwrap();
-            // Dashboards have a folder of their own.
-            let is_there = root().join(source).exists() || source == "./deploy/grafana";
-            assert!(is_there, "{name}: {source} is missing");
+            assert!(root().join(source).exists(), "{name}: {source} is missing");
         }
         let needed: Vec<&str> = match &service["depends_on"] {
             Value::Array(list) => list.iter().filter_map(Value::as_str).collect(),
@@ -298,6 +306,8 @@ fn dependencies_can_be_built_from_manifests_alone() {
             "--locked",
             "--format-version",
             "1",
+            "--filter-platform",
+            &format!("{}-unknown-linux-gnu", std::env::consts::ARCH),
             "--manifest-path",
         ])
         .arg(folder.join("one/Cargo.toml"))

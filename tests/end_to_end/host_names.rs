@@ -31,7 +31,7 @@ fn file() -> PathBuf {
     temporary_folder().join("hosts")
 }
 
-fn has_endpoints(finback: &Finback, cluster: &str, wanted: &[String]) {
+fn await_endpoints(finback: &Finback, cluster: &str, wanted: &[String]) {
     let mut wanted = wanted.to_vec();
     wanted.sort();
     eventually("the endpoints", PATIENCE, || {
@@ -71,7 +71,7 @@ clusters:
         ),
     );
     let spare = format!("127.0.0.3:{port}");
-    has_endpoints(&finback, "pay", &[one.address.to_string(), spare.clone()]);
+    await_endpoints(&finback, "pay", &[one.address.to_string(), spare.clone()]);
     let cluster = finback.cluster("pay").unwrap();
     let endpoints = cluster["endpoints"].as_array().unwrap();
     let of_spare: Vec<&Value> = endpoints
@@ -90,7 +90,7 @@ clusters:
         &names,
         "127.0.0.2 pay.acme.test\n127.0.0.3 spare.acme.test\n",
     );
-    has_endpoints(&finback, "pay", &[two.address.to_string(), spare.clone()]);
+    await_endpoints(&finback, "pay", &[two.address.to_string(), spare.clone()]);
     let before = two.calls();
     assert!(client.call(&pay()).success);
     assert_eq!(two.calls(), before + 1);
@@ -105,12 +105,12 @@ clusters:
             format!("[::1]:{port}"),
             spare.clone(),
         ];
-        has_endpoints(&finback, "pay", &wanted);
+        await_endpoints(&finback, "pay", &wanted);
         hosts(
             &names,
             "127.0.0.2 pay.acme.test\n127.0.0.3 spare.acme.test\n",
         );
-        has_endpoints(&finback, "pay", &[two.address.to_string(), spare.clone()]);
+        await_endpoints(&finback, "pay", &[two.address.to_string(), spare.clone()]);
     }
     assert_eq!(
         finback.metric("finback_registry_names_failing", "(hosts)"),
@@ -129,7 +129,7 @@ clusters:
         (line.contains("WARN") && line.contains("cannot resolve") && line.contains("pay.acme.test"))
             .then_some(())
     });
-    has_endpoints(&finback, "pay", &[two.address.to_string(), spare.clone()]);
+    await_endpoints(&finback, "pay", &[two.address.to_string(), spare.clone()]);
     for _ in 0..10 {
         assert!(client.call(&pay()).success);
     }
@@ -137,7 +137,7 @@ clusters:
         &names,
         "127.0.0.1 pay.acme.test\n127.0.0.3 spare.acme.test\n",
     );
-    has_endpoints(&finback, "pay", &[one.address.to_string(), spare]);
+    await_endpoints(&finback, "pay", &[one.address.to_string(), spare]);
     eventually("the failure to end", PATIENCE, || {
         match finback.metric("finback_registry_names_failing", "(hosts)") {
             0 => Ok(()),
@@ -152,13 +152,15 @@ fn a_name_that_never_resolved_is_a_cluster_without_endpoints() {
     let names = file();
     hosts(&names, "127.0.0.1 other.acme.test\n");
     let endpoint = Endpoint::start(Speech::Bolt, Deed::Answer);
+    // A listener that a reload replaces is to be found again.
+    let port = free_port();
     let config = |reveal: bool| {
         format!(
             r#"
 workers: 1
 registries: {{ names: {{ dns: {{}} }} }}
 listeners:
-  - {{ name: rpc, address: "127.0.0.1:0", routes: all, reveal_endpoints: {reveal} }}
+  - {{ name: rpc, address: "127.0.0.1:{port}", routes: all, reveal_endpoints: {reveal} }}
 routes:
   all:
     - {{ match: {{ path: /dns }}, to: {{ cluster: dns }} }}
@@ -217,7 +219,7 @@ clusters:
         &format!("no-such.acme.test:{}", address.port()),
     ));
     hosts(&names, "127.0.0.1 no-such.acme.test\n");
-    has_endpoints(&finback, "bad", &[address.to_string()]);
+    await_endpoints(&finback, "bad", &[address.to_string()]);
     let mut client = Client::connect(&finback.local("rpc"), Speech::Bolt);
     assert!(client.call(&pay()).success);
     thread::sleep(Duration::from_millis(100));

@@ -616,7 +616,7 @@ listeners:
   - name: web
     address: "127.0.0.1:0"
     routes: web
-    http: { head: 1KiB, headers: 5, target: 50, head_timeout: 300ms, streams: 7, idle: 400ms }
+    http: { header_size: 1KiB, header_count: 5, uri_size: 50, header_timeout: 300ms, streams: 7, idle: 400ms }
 routes: { web: [ { respond: { status: 204 } } ] }
 "#,
     );

@@ -159,12 +159,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
         let said = proxy.ask(proxy.port, "/").unwrap();
         assert!(said.ends_with("one"), "{said}");
     }
-    assert!(
-        proxy
-            .ask(proxy.admin, "/healthz")
-            .unwrap()
-            .contains("alive")
-    );
+    assert!(proxy.ask(proxy.admin, "/livez").unwrap().contains("alive"));
     proxy.reload("two");
     assert_eq!(proxy.metric("finback_log_lines_dropped_total "), 0);
     proxy.signal("TERM");

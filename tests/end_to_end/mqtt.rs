@@ -714,7 +714,7 @@ fn topics_have_other_names_at_the_broker_wherever_they_stand() {
         &broker,
         r#"
       mqtt:
-        mount: "tenants/{username}/"
+        mountpoint: "tenants/{username}/"
         rewrite: [ { from: "old/", to: "new/" } ]
 "#,
     );
@@ -834,10 +834,10 @@ routes:
   mqtt:
     - match: {{ protocol: mqtt, identity: {{ prefix: "spiffe://acme/" }} }}
       to: {{ cluster: brokers }}
-      mqtt: {{ mount: "workloads/", username: "{{identity}}" }}
+      mqtt: {{ mountpoint: "workloads/", username: "{{identity}}" }}
     - match: {{ protocol: mqtt, sni: localhost }}
       to: {{ cluster: brokers }}
-      mqtt: {{ mount: "named/" }}
+      mqtt: {{ mountpoint: "named/" }}
     - match: {{ protocol: mqtt }}
       to: {{ cluster: brokers }}
     - match: {{ protocol: http }}

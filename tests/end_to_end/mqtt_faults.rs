@@ -564,7 +564,7 @@ fn bad_policies_are_refused_with_their_place() {
             "{ acl: [ { allow: all, topics: [ \"{password}\" ] } ] }",
             "is no name of a session",
         ),
-        ("{ mount: \"a/+/\" }", "is no beginning of topics"),
+        ("{ mountpoint: \"a/+/\" }", "is no beginning of topics"),
         ("{ duplicates: maybe }", "write broker, take-over or refuse"),
         ("{ password_file: word }", "needs a `username`"),
         ("{ unknown: 1 }", "unknown"),

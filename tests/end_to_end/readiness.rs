@@ -145,7 +145,7 @@ fn it_is_ready_when_its_registry_has_answered_and_says_at_once_what_keeps_it() {
         assert!(begun.elapsed() < Duration::from_secs(5));
         // Whoever calls meanwhile learns who did not answer.
         let mut client = Client::connect(&finback.local("rpc"), Speech::Bolt);
-        let answer = client.call(&Call::new("com.acme.PayService", "pay"));
+        let answer = client.call(&Call::new("com.acme.PayService", "pay").within(1000));
         assert!(!answer.success);
         let said = format!("{answer:?}");
         assert!(

@@ -269,12 +269,14 @@ impl<'a> Plain<'a> {
     fn read(bytes: &'a [u8]) -> Option<Self> {
         let mut found = Self::default();
         let mut rest = bytes.strip_prefix(b"H")?;
+        // One look at all of them costs less than one at each.
+        let is_ascii = bytes.is_ascii();
         loop {
             if let [b'Z', ..] = rest {
                 return Some(found);
             }
-            let (key, after) = take_plain(rest)?;
-            let (value, after) = take_plain(after)?;
+            let (key, after) = take_plain(rest, is_ascii)?;
+            let (value, after) = take_plain(after, is_ascii)?;
             // Slices of different lengths differ at once.
             match key {
                 b"interface" => found.interface = value,
@@ -322,9 +324,9 @@ fn digits(text: &[u8]) -> Option<u64> {
     })
 }
 
-/// An ASCII text of one chunk, and what follows.
+/// An ASCII text of one chunk, and what follows; `is_ascii` says that all of it is known to be so.
 #[inline]
-fn take_plain(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+fn take_plain(bytes: &[u8], is_ascii: bool) -> Option<(&[u8], &[u8])> {
     let (text, rest) = match bytes {
         [len @ 0x00..=0x1f, rest @ ..] => rest.split_at_checked(usize::from(*len))?,
         [high @ 0x30..=0x33, low, rest @ ..] => {
@@ -333,7 +335,7 @@ fn take_plain(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
         _ => return None,
     };
     // Lengths count UTF-16 units, which are bytes in ASCII alone.
-    text.is_ascii().then_some((text, rest))
+    (is_ascii || text.is_ascii()).then_some((text, rest))
 }
 
 /// The value of one attachment of a whole request, if it is a scalar.

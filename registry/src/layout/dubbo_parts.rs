@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use futures_util::future::{Either, select, select_all};
 
-use super::rules::{Centre, NodeReader, Rules};
 use super::draft::{Cached, Drafts};
+use super::rules::{Centre, NodeReader, Rules};
 use super::{Layout, Roots, dubbo, dubbo_app};
 use crate::metadata::Metadata;
 use crate::store::{Followed, Query, Store};
@@ -64,9 +64,10 @@ impl DubboParts {
         };
         drafts.extend(applications?);
         drafts.listed = drafts.drafts.len();
-        let names = drafts.drafts.iter().filter_map(|draft| {
-            draft.provider.parameters.get("application")
-        });
+        let names = drafts
+            .drafts
+            .iter()
+            .filter_map(|draft| draft.provider.parameters.get("application"));
         // Nearly always they are one and the same.
         let names: BTreeSet<&str> = names.collect();
         let names: BTreeSet<String> = names.into_iter().map(str::to_owned).collect();

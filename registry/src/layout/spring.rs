@@ -122,43 +122,43 @@ pub(crate) fn describe(metadata: &mut BTreeMap<String, String>) {
 
 /// The instance that an entry describes.
 pub(super) fn read(_: &str, value: &[u8]) -> Read {
-        // A folder made before its content.
-        if value.is_empty() {
-            return Some(None);
-        }
-        let instance: Instance = serde_json::from_slice(value).ok()?;
-        let mut parameters = metadata(instance.payload.as_ref());
-        let out = parameters.get("instance_status").map(String::as_str) == Some("OUT_OF_SERVICE");
-        if out || instance.enabled == Some(false) {
-            return Some(None);
-        }
-        let origin = instance
-            .id
-            .strip_prefix(MARK.0)
-            .and_then(|rest| rest.split_once(MARK.1));
-        if let Some((origin, _)) = origin {
-            parameters.insert(ORIGIN.to_owned(), origin.to_owned());
-        }
-        let class = instance.payload.as_ref().and_then(|own| own.get("@class"));
-        if class.and_then(Value::as_str) == Some(PAYLOAD) {
-            parameters.insert(DETAILS.to_owned(), PAYLOAD.to_owned());
-        }
-        let secure = instance.port.is_none() && instance.ssl_port.is_some();
-        let scheme = if secure { "https" } else { "http" };
-        let mut provider = provider(Layout::Spring, scheme, parameters);
-        provider.labels = provider
-            .parameters
-            .iter()
-            .filter(|(name, value)| {
-                *name != DETAILS && !value.is_empty() && value.len() <= super::MAX_LABEL
-            })
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect();
-        provider.since = instance.registered;
-        provider.version.clear();
-        provider.group.clear();
-        let port = instance.port.or(instance.ssl_port)?;
-        Some(Some(Draft::new(&instance.address?, port, provider)))
+    // A folder made before its content.
+    if value.is_empty() {
+        return Some(None);
+    }
+    let instance: Instance = serde_json::from_slice(value).ok()?;
+    let mut parameters = metadata(instance.payload.as_ref());
+    let out = parameters.get("instance_status").map(String::as_str) == Some("OUT_OF_SERVICE");
+    if out || instance.enabled == Some(false) {
+        return Some(None);
+    }
+    let origin = instance
+        .id
+        .strip_prefix(MARK.0)
+        .and_then(|rest| rest.split_once(MARK.1));
+    if let Some((origin, _)) = origin {
+        parameters.insert(ORIGIN.to_owned(), origin.to_owned());
+    }
+    let class = instance.payload.as_ref().and_then(|own| own.get("@class"));
+    if class.and_then(Value::as_str) == Some(PAYLOAD) {
+        parameters.insert(DETAILS.to_owned(), PAYLOAD.to_owned());
+    }
+    let secure = instance.port.is_none() && instance.ssl_port.is_some();
+    let scheme = if secure { "https" } else { "http" };
+    let mut provider = provider(Layout::Spring, scheme, parameters);
+    provider.labels = provider
+        .parameters
+        .iter()
+        .filter(|(name, value)| {
+            *name != DETAILS && !value.is_empty() && value.len() <= super::MAX_LABEL
+        })
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    provider.since = instance.registered;
+    provider.version.clear();
+    provider.group.clear();
+    let port = instance.port.or(instance.ssl_port)?;
+    Some(Some(Draft::new(&instance.address?, port, provider)))
 }
 
 /// The metadata of Spring Cloud's payload.

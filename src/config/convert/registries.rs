@@ -117,7 +117,7 @@ fn servers(from: Registry, place: (u64, u64), folder: &Folder<'_>) -> Result<Reg
     };
     let mut config = ServersConfig::new(store);
     set_time(&mut config.empty_protection, from.empty_protection);
-    config.roots = roots(from.roots)?;
+    config.roots = base_paths(from.base_paths)?;
     config.eager = from
         .eager
         .into_iter()
@@ -206,7 +206,7 @@ fn etcd(servers: Placed<file::Servers>) -> Result<Vec<String>> {
     Ok(list)
 }
 
-fn roots(from: file::Roots) -> Result<Roots> {
+fn base_paths(from: file::BasePaths) -> Result<Roots> {
     let mut roots = Roots::default();
     for (to, from) in [
         (&mut roots.dubbo, from.dubbo),

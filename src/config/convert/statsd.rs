@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused_where_it_stands() {
         for (statsd, why) in [
-            ("interval: 1s", "missing field `address`"),
+            ("interval: 1s", "`address` is missing"),
             (
                 "address: \"127.0.0.1\"",
                 ":2:22: `127.0.0.1` is no StatsD server",
@@ -211,7 +211,7 @@ mod tests {
                 "address: \"h:1\", format: dogstatsd, tags: { a: \"b,c\" }",
                 "`a: b,c` is no tag",
             ),
-            ("address: \"h:1\", port: 1", "unknown field"),
+            ("address: \"h:1\", port: 1", "no key is called `port`"),
         ] {
             let said = parse(statsd).unwrap_err();
             assert!(said.contains(why), "{statsd}: {said}");

@@ -331,7 +331,7 @@ fn what_is_probably_not_meant_is_warned_of() {
         (
             "{ cluster: shop }\n      retry: { attempts: 2 }",
             "{ registry: zk }",
-            "f.yaml:10:5: warning: no route leads to the cluster `shop`",
+            ": warning: no route leads to the cluster `shop`",
         ),
         (
             "routes:\n",

@@ -48,9 +48,9 @@ pub(super) fn policy(
     };
     let policy = Policy {
         produce: None,
-        tap: value.tap.map(|own| tap(own, names)).transpose()?,
+        tap: value.mirror.map(|own| mirror(own, names)).transpose()?,
         rules: value.acl.into_iter().map(rule).collect::<Result<_>>()?,
-        mount: value.mount.map(mount).transpose()?,
+        mount: value.mountpoint.map(mount).transpose()?,
         rewrites: value
             .rewrite
             .into_iter()
@@ -94,7 +94,7 @@ fn useful(value: &file::MqttPolicy, unbrokered: bool) -> Result<()> {
         [
             ("password_file", at(&value.password_file)),
             ("proxy_protocol", at(&value.proxy_protocol)),
-            ("tap", at(&value.tap)),
+            ("mirror", at(&value.mirror)),
             ("duplicates: broker", to_broker.map(|own| own.place)),
         ]
     } else {
@@ -139,7 +139,7 @@ fn stand_in(
 
 /// Claims are known where tokens are asked for.
 fn no_claims(value: &file::MqttPolicy, own: &Unbrokered) -> Result<()> {
-    let texts = [&value.mount, &value.client_id, &value.username];
+    let texts = [&value.mountpoint, &value.client_id, &value.username];
     let texts = texts
         .into_iter()
         .flatten()
@@ -163,7 +163,7 @@ fn denied(word: Placed<String>) -> Result<Denied> {
     }
 }
 
-fn tap(Placed { value, .. }: Placed<file::MqttTap>, names: &Names) -> Result<Tap> {
+fn mirror(Placed { value, .. }: Placed<file::MqttMirror>, names: &Names) -> Result<Tap> {
     let mut topics = Vec::new();
     for Placed { value, place } in value.topics {
         if !is_filter(&value, Level::V311) {
@@ -179,7 +179,7 @@ fn tap(Placed { value, .. }: Placed<file::MqttTap>, names: &Names) -> Result<Tap
     };
     Ok(Tap {
         sink: super::produce::sink(produced, true, names)?,
-        hold: value.hold,
+        hold: value.wait,
         topics,
     })
 }
