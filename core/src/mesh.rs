@@ -14,7 +14,7 @@ mod unknown;
 mod verdict;
 mod view;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -238,7 +238,17 @@ impl Mesh {
         if before.registry_policy != spec.registry_policy {
             self.replace_looked_up(&spec.registry_policy);
         }
-        self.hits.keep(&spec.tables);
+        let tables = spec.tables.iter();
+        let there: BTreeMap<&str, BTreeSet<&str>> = tables
+            .map(|table| {
+                let routes = table.routes.iter().map(|route| &*route.name);
+                (&*table.name, routes.collect())
+            })
+            .collect();
+        self.hits.keep(
+            |table| there.contains_key(table),
+            |table, route| there.get(table).is_some_and(|own| own.contains(route)),
+        );
         let tables = spec
             .tables
             .into_iter()

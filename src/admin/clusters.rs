@@ -28,6 +28,7 @@ pub(super) fn first(mut clusters: Vec<ClusterStatus>, limit: usize) -> Value {
     let endpoints = || clusters.iter().flat_map(|own| &own.endpoints);
     let all = endpoints().count();
     let available = endpoints().filter(|own| own.available).count();
+    let in_flight: u64 = clusters.iter().map(|own| u64::from(own.in_flight)).sum();
     let count = clusters.len();
     let is_in_trouble = |own: &ClusterStatus| own.endpoints.iter().any(|each| !each.available);
     clusters.sort_by_key(|own| std::cmp::Reverse((is_in_trouble(own), own.in_flight)));
@@ -37,6 +38,7 @@ pub(super) fn first(mut clusters: Vec<ClusterStatus>, limit: usize) -> Value {
         "all": count,
         "endpoints": all,
         "available": available,
+        "in_flight": in_flight,
         "clusters": list(&clusters),
     })
 }

@@ -249,8 +249,14 @@ fn print(options: &Options, before: &Sample, now: &Sample, live: bool) {
 fn table(rows: &[Row], height: usize, width: usize) -> String {
     let names = width.saturating_sub(BESIDE).max(12);
     let mut text = format!(
-        "{:<names$} {:>8} {:>9} {:>8} {:>9} {:>9} {:>9}\n",
-        "SERVICE.METHOD", "PROTOCOL", "CALLS/S", "ERRORS", "P50", "P99", "ALL CALLS"
+        "{} {:>8} {:>9} {:>8} {:>9} {:>9} {:>9}\n",
+        fitted("SERVICE.METHOD", names),
+        "PROTOCOL",
+        "CALLS/S",
+        "ERRORS",
+        "P50",
+        "P99",
+        "ALL CALLS"
     );
     // The head, and a line for what is left out.
     let room = height.saturating_sub(3).max(1);

@@ -193,7 +193,7 @@ fn what_would_be_open_or_without_effect_is_refused_at_load() {
         ),
         (
             r#"{ address: "127.0.0.1:1", secret: x }"#,
-            "no key is called `secret`",
+            "no key is called `secret` here",
         ),
     ] {
         let (good, text) = Finback::check(&format!("admin: {admin}\n{rest}"));

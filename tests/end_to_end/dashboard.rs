@@ -177,6 +177,10 @@ fn it_is_read_on_a_phone_and_on_a_wall() {
         // Nothing has to be moved sideways to be read.
         let wide = page.eval("document.documentElement.scrollWidth");
         assert!(wide.as_u64() <= Some(u64::from(width)), "{width}: {wide}");
+        let moved = page.eval(
+            "[...document.querySelectorAll('.scroll')].filter((own) => own.scrollWidth > own.clientWidth).length",
+        );
+        assert_eq!(moved, 0, "{width}: tables are cut off");
         let paper = page.eval("getComputedStyle(document.body).backgroundColor");
         let is_dark = paper == "rgb(17, 21, 28)";
         assert_eq!(is_dark, dark, "{paper}");

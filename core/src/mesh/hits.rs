@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::route::{Candidates, RouteTable};
-
 /// The route of calls that no route of their table matches.
 const NOWHERE: &str = "";
 
@@ -22,8 +20,13 @@ impl Hits {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The counts of one worker for calls that may take these routes.
-    pub(crate) fn of(&self, worker: usize, table: &Arc<str>, candidates: &Candidates) -> Counts {
+    /// The counts of one worker for calls that may take these routes of a table, in their order.
+    pub(crate) fn of<'a>(
+        &self,
+        worker: usize,
+        table: &Arc<str>,
+        routes: impl Iterator<Item = &'a Arc<str>>,
+    ) -> Counts {
         let mut places = self.lock();
         let mut count = |route: &Arc<str>| {
             let own = places.entry((table.clone(), route.clone())).or_default();
@@ -32,20 +35,16 @@ impl Hits {
             }
             own[worker].get_or_insert_default().clone()
         };
-        let routes = candidates.routes().iter();
         Counts {
-            routes: routes.map(|route| count(&route.name)).collect(),
+            routes: routes.map(&mut count).collect(),
             nowhere: count(&NOWHERE.into()),
         }
     }
 
-    /// Lets go of routes that are in none of these tables.
-    pub(crate) fn keep(&self, tables: &[RouteTable]) {
+    /// Lets go of routes that are not there any more: of a table and a name.
+    pub(crate) fn keep(&self, has_table: impl Fn(&str) -> bool, has: impl Fn(&str, &str) -> bool) {
         self.lock().retain(|(table, route), _| {
-            let own = tables.iter().find(|own| own.name == *table);
-            own.is_some_and(|own| {
-                **route == *NOWHERE || own.routes.iter().any(|each| each.name == *route)
-            })
+            has_table(table) && (**route == *NOWHERE || has(table, route))
         });
     }
 
@@ -75,5 +74,46 @@ impl Counts {
         let count = route.and_then(|route| self.routes.get(route));
         let count = count.unwrap_or(&self.nowhere);
         count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(all: &Hits, worker: usize) -> Counts {
+        let names: [Arc<str>; 2] = ["a".into(), "b".into()];
+        all.of(worker, &"t".into(), names.iter())
+    }
+
+    fn hits(all: &Hits, route: &str) -> Option<u64> {
+        all.sums().get(&("t".into(), route.into())).copied()
+    }
+
+    #[test]
+    fn workers_count_alone_and_are_added_up() {
+        let all = Hits::default();
+        for worker in [0, 3] {
+            let counts = of(&all, worker);
+            counts.hit(Some(1));
+            counts.hit(Some(1));
+            counts.hit(None);
+        }
+        // Whoever meets them again goes on counting.
+        of(&all, 3).hit(Some(0));
+        assert_eq!(hits(&all, "a"), Some(1));
+        assert_eq!(hits(&all, "b"), Some(4));
+        assert_eq!(hits(&all, ""), Some(2));
+    }
+
+    #[test]
+    fn routes_that_are_gone_are_forgotten_and_others_count_on() {
+        let all = Hits::default();
+        of(&all, 0).hit(Some(1));
+        all.keep(|table| table == "t", |_, route| route == "b");
+        assert_eq!((hits(&all, "a"), hits(&all, "b")), (None, Some(1)));
+        assert_eq!(hits(&all, ""), Some(0));
+        all.keep(|_| false, |_, _| true);
+        assert!(all.sums().is_empty());
     }
 }

@@ -276,10 +276,11 @@ impl Sites {
             full: Cell::new(false),
             mesh: local.mesh().clone(),
             worker: local.index(),
-            hits: local
-                .mesh()
-                .hits
-                .of(local.index(), &origin.table, &candidates),
+            hits: {
+                let routes = candidates.routes().iter().map(|route| &route.name);
+                let hits = &local.mesh().hits;
+                hits.of(local.index(), &origin.table, routes)
+            },
             candidates,
             targets: RefCell::default(),
         });

@@ -96,7 +96,7 @@ function tiles(now) {
     buckets = buckets ? buckets.map((count, at) => count + own.buckets[at]) : [...own.buckets];
   }
   const last = known.samples[known.samples.length - 1];
-  const { endpoints, available } = known.totals;
+  const { endpoints, available, in_flight: in_flight_now } = known.totals;
   const tile = (title, value, small, kind) => h("dl", { class: "tile", "data-key": title }, h("dt", null, title), h("dd", { class: kind }, value, small && h("small", null, ` ${small}`)));
   const share = calls > 0 ? errors / calls : 0;
   fill(document.getElementById("tiles"), [
@@ -104,7 +104,7 @@ function tiles(now) {
     tile("Errors", percent(share), calls > 0 ? `${rate(errors)} per second` : null, share > 0.01 ? "bad-text" : null),
     tile("p50", buckets ? millis(quantile(0.5, buckets, last.bounds_ms)) : "\u2013"),
     tile("p99", buckets ? millis(quantile(0.99, buckets, last.bounds_ms)) : "\u2013"),
-    tile("In flight", whole(known.calls.all)),
+    tile("In flight", whole(in_flight_now)),
     tile("Clients", whole(known.listeners.reduce((all, own) => all + own.connections, 0))),
     tile("Endpoints", `${available} of ${endpoints}`, "available", available < endpoints ? "bad-text" : null),
   ]);

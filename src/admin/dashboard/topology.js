@@ -122,9 +122,16 @@ function render() {
 async function round() {
   const trouble = document.getElementById("trouble");
   try {
-    const paths = ["/version", "/services", "/clusters?limit=100", "/routes?limit=60", "/listeners", "/registries", "/certificates", "/recent", "/calls", "/sessions"];
-    const [version, sample, clusters, routes, listeners, registries_, certificates_, recent, calls, sessions] = await Promise.all(paths.map(ask));
-    Object.assign(known, { version, totals: clusters, clusters: clusters.clusters, routes, listeners, registries: registries_, certificates: certificates_, recent, calls, sessions });
+    // What costs the workers something, or changes slowly, is asked for every third time.
+    const often = ["version", "services", "clusters", "listeners"];
+    const seldom = ["routes", "registries", "certificates", "recent", "calls", "sessions"];
+    const wanted = known.rounds % 3 === 0 ? [...often, ...seldom] : often;
+    const limits = { clusters: "?limit=100", routes: "?limit=60" };
+    const answers = await Promise.all(wanted.map((own) => ask(`/${own}${limits[own] || ""}`)));
+    wanted.forEach((own, at) => { known[own] = answers[at]; });
+    known.totals = known.clusters;
+    known.clusters = known.totals.clusters;
+    const sample = known.services;
     const before = known.samples[known.samples.length - 1];
     // A process that began anew counts from nothing.
     if (before && before.started_at !== sample.started_at) Object.assign(known, { samples: [], history: [] });
