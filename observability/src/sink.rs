@@ -27,6 +27,33 @@ impl Latencies {
         self.buckets.iter().sum()
     }
 
+    /// What came after `before`.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        let mut grown = self.clone();
+        for (own, before) in grown.buckets.iter_mut().zip(before.buckets) {
+            *own = own.saturating_sub(before);
+        }
+        grown.micros = self.micros.saturating_sub(before.micros);
+        grown
+    }
+
+    /// A quantile in microseconds: within its bucket, latencies are taken for spread evenly. What is
+    /// beyond the last bound is taken for that.
+    pub(crate) fn quantile(&self, quantile: f64) -> f64 {
+        let rank = quantile * self.count() as f64;
+        let mut below = 0.0;
+        for (at, count) in self.buckets.iter().enumerate() {
+            let count = *count as f64;
+            if count > 0.0 && below + count >= rank {
+                let lower = at.checked_sub(1).map_or(0, |at| BOUNDS[at]) as f64;
+                let upper = BOUNDS.get(at).map_or(lower, |bound| *bound as f64);
+                return lower + (upper - lower) * ((rank - below) / count).clamp(0.0, 1.0);
+            }
+            below += count;
+        }
+        BOUNDS[BOUNDS.len() - 1] as f64
+    }
+
     /// The bucket of a latency.
     pub(crate) fn bucket(micros: u64) -> usize {
         BOUNDS.partition_point(|bound| *bound < micros)

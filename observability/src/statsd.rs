@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use finback_core::metric::{Family, Kind};
 
-use crate::sink::{BOUNDS, Latencies, Sink, Value};
+use crate::sink::{Latencies, Sink, Value};
 use line::Lines;
 pub use link::Link;
 
@@ -305,13 +305,13 @@ impl Round<'_> {
             self.counter(family, labels, part, value);
         }
         let before = self.sent.latencies.insert(own.clone(), now.clone());
-        let grown = growth(now, &before.unwrap_or_default());
+        let grown = now.since(&before.unwrap_or_default());
         if grown.count() == 0 {
             return;
         }
         for (quantile, part) in QUANTILES {
             self.key = format!("{own}\0{part}");
-            self.gauge(family, labels, part, quantile_of(&grown, quantile) / 1e3);
+            self.gauge(family, labels, part, grown.quantile(quantile) / 1e3);
         }
     }
 
@@ -373,32 +373,6 @@ impl Round<'_> {
             }
         }
     }
-}
-
-fn growth(now: &Latencies, before: &Latencies) -> Latencies {
-    let mut grown = now.clone();
-    for (own, before) in grown.buckets.iter_mut().zip(before.buckets) {
-        *own = own.saturating_sub(before);
-    }
-    grown.micros = now.micros.saturating_sub(before.micros);
-    grown
-}
-
-/// A quantile in microseconds: within its bucket, latencies are taken for spread evenly. What is beyond
-/// the last bound is taken for that.
-fn quantile_of(latencies: &Latencies, quantile: f64) -> f64 {
-    let rank = quantile * latencies.count() as f64;
-    let mut below = 0.0;
-    for (at, count) in latencies.buckets.iter().enumerate() {
-        let count = *count as f64;
-        if count > 0.0 && below + count >= rank {
-            let lower = at.checked_sub(1).map_or(0, |at| BOUNDS[at]) as f64;
-            let upper = BOUNDS.get(at).map_or(lower, |bound| *bound as f64);
-            return lower + (upper - lower) * ((rank - below) / count).clamp(0.0, 1.0);
-        }
-        below += count;
-    }
-    BOUNDS[BOUNDS.len() - 1] as f64
 }
 
 #[cfg(test)]

@@ -153,7 +153,7 @@ routes:
       produce: {{ kafka: events, topic: events }}
     - match: {{ protocol: http, path: /gone }}
       to: {{ cluster: gone }}
-    - match: {{ protocol: http, host: web.test }}
+    - match: {{ protocol: http }}
       to: {{ cluster: web }}
 clusters:
   bolt: {{ endpoints: [ "127.0.0.1:{dead}", "{}" ] }}
@@ -220,6 +220,8 @@ clusters:
             let request = b"GET /slow HTTP/1.1\r\nHost: web.test\r\n\r\n";
             stream.write_all(request).unwrap();
             sleep(Duration::from_millis(200));
+            let socket = socket2::SockRef::from(&stream);
+            socket.set_linger(Some(Duration::ZERO)).unwrap();
         }
         expected.add("http", "abandoned", "", 3);
         let out = Command::new("h2load")
@@ -240,7 +242,7 @@ clusters:
         let at = self.finback.local("all");
         let (name, good, bad, late) = match speech {
             Speech::Bolt => ("bolt", "SUCCESS", "SERVER_EXCEPTION", "TIMEOUT"),
-            _ => ("dubbo", "OK", "SERVICE_ERROR", "CLIENT_TIMEOUT"),
+            _ => ("dubbo", "OK", "SERVICE_ERROR", "SERVER_TIMEOUT"),
         };
         let count = self.load(speech.into(), 600);
         expected.add(name, "success", good, count);
