@@ -202,7 +202,12 @@ mod tests {
     fn those_that_are_alike_keep_what_is_common_once() {
         let first = Texts::from([("application", "shop"), ("pid", "1"), ("timeout", "3000")]);
         let alike = [("application", "shop"), ("pid", "2"), ("timeout", "3000")];
-        let more = [("application", "shop"), ("pid", "2"), ("timeout", "3000"), ("zone", "a")];
+        let more = [
+            ("application", "shop"),
+            ("pid", "2"),
+            ("timeout", "3000"),
+            ("zone", "a"),
+        ];
         for (own, expected) in [
             (Texts::from(alike), "pid\x002\0"),
             (Texts::from(more), "pid\x002\0zone\0a\0"),

@@ -39,11 +39,10 @@ impl Disk {
         let is_it = saved.service == key.service
             && saved.registry == key.registry
             && saved.layout == key.layout.name();
-        (is_it && !saved.providers.is_empty())
-            .then(|| {
-                let providers = saved.providers.into_iter().map(Arc::new);
-                Offer::new(key.layout, true, providers.collect())
-            })
+        (is_it && !saved.providers.is_empty()).then(|| {
+            let providers = saved.providers.into_iter().map(Arc::new);
+            Offer::new(key.layout, true, providers.collect())
+        })
     }
 
     /// Removes that: there is something newer.

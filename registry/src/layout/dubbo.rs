@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use finback_core::discovery::Lookup;
 
-use super::url::{self, Url};
 use super::draft::{Cached, Read};
+use super::url::{self, Url};
 use super::{Draft, Drafts, Layout, PATH, Roots, provider};
 use crate::offer::{Provider, WEIGHT};
 use crate::store::Answer;

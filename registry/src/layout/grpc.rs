@@ -30,45 +30,45 @@ pub(crate) struct Update {
 
 /// The endpoint that an entry describes.
 pub(super) fn read(_: &str, value: &[u8]) -> Read {
-        let update: Update = serde_json::from_slice(value).ok()?;
-        if update.op != 0 {
-            return Some(None);
-        }
-        let (host, port) = update.address.rsplit_once(':')?;
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let mut parameters = match &update.metadata {
-            Value::Object(fields) => fields
-                .iter()
-                .filter_map(|(name, value)| match value {
-                    Value::String(text) => Some((name.clone(), text.clone())),
-                    Value::Number(number) => Some((name.clone(), number.to_string())),
-                    Value::Bool(flag) => Some((name.clone(), flag.to_string())),
-                    _ => None,
-                })
-                .collect(),
-            _ => BTreeMap::new(),
-        };
-        let is_plain = |value: &Value| {
-            let text = value.as_str();
-            text.is_some_and(|text| text.len() <= super::MAX_LABEL)
-        };
-        // Labels do not say all of it: kept for consumers of a bridge.
-        if let Value::Object(fields) = &update.metadata
-            && !fields.values().all(is_plain)
-        {
-            parameters.insert(DETAILS.to_owned(), update.metadata.to_string());
-        }
-        let mut provider = provider(Layout::Grpc, "grpc", parameters);
-        provider.labels = provider
-            .parameters
+    let update: Update = serde_json::from_slice(value).ok()?;
+    if update.op != 0 {
+        return Some(None);
+    }
+    let (host, port) = update.address.rsplit_once(':')?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let mut parameters = match &update.metadata {
+        Value::Object(fields) => fields
             .iter()
-            .filter(|(name, value)| {
-                ![ORIGIN, DETAILS].contains(name) && value.len() <= super::MAX_LABEL
+            .filter_map(|(name, value)| match value {
+                Value::String(text) => Some((name.clone(), text.clone())),
+                Value::Number(number) => Some((name.clone(), number.to_string())),
+                Value::Bool(flag) => Some((name.clone(), flag.to_string())),
+                _ => None,
             })
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect();
-        provider.version.clear();
-        provider.group.clear();
-        let port = port.parse().ok().filter(|port| *port > 0)?;
-        Some(Some(Draft::new(host, port, provider)))
+            .collect(),
+        _ => BTreeMap::new(),
+    };
+    let is_plain = |value: &Value| {
+        let text = value.as_str();
+        text.is_some_and(|text| text.len() <= super::MAX_LABEL)
+    };
+    // Labels do not say all of it: kept for consumers of a bridge.
+    if let Value::Object(fields) = &update.metadata
+        && !fields.values().all(is_plain)
+    {
+        parameters.insert(DETAILS.to_owned(), update.metadata.to_string());
+    }
+    let mut provider = provider(Layout::Grpc, "grpc", parameters);
+    provider.labels = provider
+        .parameters
+        .iter()
+        .filter(|(name, value)| {
+            ![ORIGIN, DETAILS].contains(name) && value.len() <= super::MAX_LABEL
+        })
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    provider.version.clear();
+    provider.group.clear();
+    let port = port.parse().ok().filter(|port| *port > 0)?;
+    Some(Some(Draft::new(host, port, provider)))
 }

@@ -45,24 +45,24 @@ fn any() -> String {
 
 /// The provider that an entry describes.
 pub(super) fn read(_: &str, value: &[u8]) -> Read {
-        if value.is_empty() {
-            return Some(None);
-        }
-        let written: Written = serde_json::from_slice(value).ok()?;
-        let (host, port) = written.address.rsplit_once(':')?;
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let port = port.parse().ok().filter(|port| *port > 0)?;
-        let origin = written.origin.map(|origin| (ORIGIN.to_owned(), origin));
-        let mut provider = provider(
-            Layout::Native,
-            &written.protocol,
-            origin.into_iter().collect(),
-        );
-        provider.version = written.version;
-        provider.group = written.group;
-        provider.weight = written.weight.unwrap_or(crate::offer::WEIGHT);
-        provider.labels = written.labels.into();
-        provider.since = written.since;
-        provider.warm_up = written.warm_up;
-        Some(Some(Draft::new(host, port, provider)))
+    if value.is_empty() {
+        return Some(None);
+    }
+    let written: Written = serde_json::from_slice(value).ok()?;
+    let (host, port) = written.address.rsplit_once(':')?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let port = port.parse().ok().filter(|port| *port > 0)?;
+    let origin = written.origin.map(|origin| (ORIGIN.to_owned(), origin));
+    let mut provider = provider(
+        Layout::Native,
+        &written.protocol,
+        origin.into_iter().collect(),
+    );
+    provider.version = written.version;
+    provider.group = written.group;
+    provider.weight = written.weight.unwrap_or(crate::offer::WEIGHT);
+    provider.labels = written.labels.into();
+    provider.since = written.since;
+    provider.warm_up = written.warm_up;
+    Some(Some(Draft::new(host, port, provider)))
 }

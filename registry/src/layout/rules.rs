@@ -103,7 +103,13 @@ impl Rules {
         let changes = self.has_overrides();
         let mut drafts: Vec<Draft> = drafts
             .into_iter()
-            .map(|draft| if changes { self.overridden(draft) } else { draft })
+            .map(|draft| {
+                if changes {
+                    self.overridden(draft)
+                } else {
+                    draft
+                }
+            })
             .filter(|draft| draft.provider.parameters.get("disabled") != Some("true"))
             .collect();
         self.tag(&mut drafts);
@@ -220,7 +226,11 @@ impl Rules {
                 }
             }
             let lanes: Vec<String> = lanes.into_iter().collect();
-            set_label(Arc::make_mut(&mut draft.provider), TAG, Some(lanes.join("\n")));
+            set_label(
+                Arc::make_mut(&mut draft.provider),
+                TAG,
+                Some(lanes.join("\n")),
+            );
         }
     }
 

@@ -42,10 +42,7 @@ fn dubbo_drafts(answer: &Answer) -> Drafts {
 }
 
 fn dubbo_offer(urls: &[&str]) -> Offer {
-    offer(
-        Layout::Dubbo,
-        amended(dubbo_drafts(&encoded(urls))),
-    )
+    offer(Layout::Dubbo, amended(dubbo_drafts(&encoded(urls))))
 }
 
 fn valued(entries: &[(&str, &str)]) -> Answer {
@@ -97,7 +94,10 @@ fn dubbo_providers_by_version_group_and_state() {
     let all = dubbo_drafts(&encoded(&urls));
     assert_eq!((all.unreadable, all.listed), (4, 7));
     assert_eq!(amended(all.clone()).drafts.len(), 6);
-    assert_eq!(all.drafts.iter().filter(|d| d.host() == "fe80::1").count(), 1);
+    assert_eq!(
+        all.drafts.iter().filter(|d| d.host() == "fe80::1").count(),
+        1
+    );
 }
 
 fn spoken(layout: Layout, protocol: &str) -> Lookup {
