@@ -34,6 +34,8 @@ need /usr/lib/python3/dist-packages/pip python3-pip
 need /usr/sbin/mosquitto mosquitto
 need mosquitto_pub mosquitto-clients
 need kcat kcat
+need prometheus prometheus
+need promtool prometheus
 need chromium-headless-shell chromium-headless-shell
 need "/usr/lib/$(uname -m)-linux-gnu/libnss_wrapper.so" libnss-wrapper
 if [ "${#missing[@]}" -gt 0 ]; then

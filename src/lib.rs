@@ -2,6 +2,7 @@
 // Those macros panic where nobody reads what is printed: `log` has what does not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod access_log;
 pub mod admin;
 pub mod authentication;
 pub mod commands;
@@ -10,8 +11,11 @@ pub mod kafka;
 pub mod log;
 pub mod mesh_registry;
 pub mod metadata;
+pub mod metrics;
+pub mod orders;
 pub mod protocols;
 pub mod running;
+pub mod statsd;
 pub mod subscriber;
 pub mod tls;
 pub mod turns;

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use finback::commands::{check, demo, run, services};
+use finback::commands::{check, demo, explain, health, run, services, tap, top};
 use finback::{config, log};
+use tracing::level_filters::LevelFilter;
 
 // Tasks and bodies of many sizes come and go with each request; measured in docs/performance.md.
 #[global_allocator]
@@ -17,7 +18,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Log lines go to stderr; RUST_LOG sets how many (error, warn, info, debug)."
+    after_help = "Log lines go to stderr; RUST_LOG sets which: error, warn, info, debug, trace or off, and \
+MODULE=LEVEL for a module, separated by commas. It goes before `log` in the configuration."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -40,16 +42,36 @@ enum Command {
         #[arg(long)]
         take_over: bool,
     },
-    /// Check a configuration file: exit 0 if it is good, 1 with FILE:LINE:COLUMN if not.
+    /// Check a configuration file: exit 0 if it is good, 1 with FILE:LINE:COLUMN for each mistake if not.
+    ///
+    /// What is allowed and probably not meant, such as a route that no call can reach, is said as a
+    /// warning; the file is good all the same.
     Check {
         /// The configuration file.
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
+        /// Do not read the files that it names: keys, certificates, passwords.
+        #[arg(long)]
+        no_files: bool,
     },
     /// Print the configuration file's JSON Schema.
     Schema,
     /// List what registries say of services: endpoints, labels, weight and age.
     Services(services::Options),
+    /// Ask whether it lives: exit 0 if it does, 1 if not. For probes of containers without curl.
+    Health(health::Options),
+    /// Explain which way a call would take, and why: exit 0 if it would be served, 1 if not.
+    ///
+    /// Asks the process that runs with this file, of which endpoints are known; where none runs, the
+    /// file alone is looked at.
+    Explain(explain::Options),
+    /// Show what is called, how often, how fast and with how many errors, anew every two seconds.
+    Top(top::Options),
+    /// Show exchanges as they end.
+    ///
+    /// One line each, by filter, so many a second at most. What you cannot read in time is left out and
+    /// counted; the calls themselves never wait for it.
+    Tap(tap::Options),
     /// Show it at work, with no server and no file: services, proxy and callers in one process.
     Demo(demo::Options),
 }
@@ -58,11 +80,21 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let default = match arguments.command {
         // What is printed is the answer; only trouble stands beside it.
-        Command::Services(_) => "warn",
-        _ => "info",
+        Command::Services(_)
+        | Command::Health(_)
+        | Command::Explain(_)
+        | Command::Top(_)
+        | Command::Tap(_) => LevelFilter::WARN,
+        _ => LevelFilter::INFO,
     };
     // Written to its end last of all.
-    let _written = log::begin(default);
+    let _written = match log::begin(default) {
+        Ok(written) => written,
+        Err(why) => {
+            log::complain(format_args!("{why}"));
+            return ExitCode::FAILURE;
+        }
+    };
     raise_descriptor_limit();
     execute(arguments.command).unwrap_or_else(|error| {
         // Without a backtrace, whatever RUST_BACKTRACE says: it is an operator's error, or the system's.
@@ -80,13 +112,17 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         .build()?;
     let exit = match command {
         Command::Run { config, take_over } => control.block_on(run::run(config, take_over)),
-        Command::Check { config } => Ok(check::check(&config)),
+        Command::Check { config, no_files } => Ok(check::check(&config, no_files)),
         Command::Schema => {
             let schema = serde_json::to_string_pretty(&config::schema())?;
             log::say(format_args!("{schema}"));
             Ok(ExitCode::SUCCESS)
         }
         Command::Services(options) => control.block_on(services::services(options)),
+        Command::Health(options) => control.block_on(health::health(options)),
+        Command::Explain(options) => control.block_on(explain::explain(options)),
+        Command::Top(options) => control.block_on(top::top(options)),
+        Command::Tap(options) => control.block_on(tap::tap(options)),
         Command::Demo(options) => control.block_on(demo::demo(options)),
     };
     control.shutdown_background();

@@ -1,5 +1,6 @@
 //! THE list of protocols, in sniffing order.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -7,6 +8,7 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, LazyLock};
 
 use finback_core::driver::Protocol;
+use finback_core::frame::Status;
 use finback_core::health::{Accepts, Probe};
 use finback_grpc::GrpcProbe;
 use finback_http::{Dialect, Http, HttpProbe};
@@ -104,6 +106,39 @@ fn http(settings: &Settings) -> Arc<dyn Protocol> {
     Arc::new(Http::new(settings.http.clone(), dialects))
 }
 
+/// What a status in a record is called in its protocol: a name, or for HTTP its number. `None` where
+/// the protocol has no such status.
+#[must_use]
+pub fn status_name(protocol: &str, status: Status) -> Option<Cow<'static, str>> {
+    let code = status.is_some().then_some(status.0)?;
+    let name = match protocol {
+        finback_dubbo::NAME => finback_dubbo::status_name(code),
+        finback_bolt::NAME => finback_bolt::status_name(code),
+        finback_mqtt::NAME => finback_mqtt::status_name(code),
+        // Triple's unary calls have HTTP's numbers, which are above all of gRPC's.
+        finback_grpc::NAME | finback_grpc::TRIPLE if code < 100 => finback_grpc::status_name(code),
+        finback_http::NAME | finback_grpc::TRIPLE => return Some(code.to_string().into()),
+        _ => None,
+    };
+    name.map(Cow::Borrowed)
+}
+
+/// What a status is called in a label: its name, but a number that no standard knows is known by its class
+/// only, for there is no end of those.
+#[must_use]
+pub fn status_label(protocol: &str, status: Status) -> Option<Cow<'static, str>> {
+    let name = status_name(protocol, status)?;
+    let is_number = name.starts_with(|char: char| char.is_ascii_digit());
+    if !is_number {
+        return Some(name);
+    }
+    let code = http::StatusCode::from_u16(status.0).ok()?;
+    Some(match code.canonical_reason() {
+        Some(_) => name,
+        None => format!("{}xx", status.0 / 100).into(),
+    })
+}
+
 /// The names of all protocols.
 #[must_use]
 pub fn names() -> Vec<&'static str> {
@@ -133,7 +168,7 @@ pub struct Question {
     pub path: String,
     /// HTTP, gRPC: whom it is asked of.
     pub host: Option<String>,
-    /// HTTP: statuses of one that is well.
+    /// HTTP: statuses of one that is healthy.
     pub statuses: RangeInclusive<u16>,
     /// gRPC: the service; "" for the server.
     pub service: String,

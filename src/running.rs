@@ -1,29 +1,40 @@
 //! Finback at work: what `run`, `demo` and tests start, reload and stop.
 
+mod readiness;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use finback_core::driver::{Bound, ListenerSpec, Workers, keep_checking};
 use finback_core::mesh::Mesh;
-use finback_observability::Metrics;
+use finback_observability::{Metrics, Watched, Watchers};
 use finback_registry::{Registration, Registries};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Mutex;
 
+use crate::access_log::AccessLogs;
+use crate::admin;
 use crate::config::units::Placed;
-use crate::config::{Config, MeshRegistry};
+use crate::config::{Config, Lifecycle, MeshRegistry, Places};
 use crate::kafka::{self, Outlet};
+use crate::log;
 use crate::metadata::DubboMetadata;
+use crate::orders::Orders;
 use crate::protocols;
+use crate::statsd::Statsd;
 use crate::subscriber::Subscribers;
 use crate::tls::{self, Ledger, Owner, Renewed};
 use crate::turns::Turns;
 
+use readiness::Awaited;
+pub use readiness::Readiness;
+
 /// While stopping, messages for Kafka have this long to be written.
-const FLUSH: std::time::Duration = std::time::Duration::from_secs(5);
+const FLUSH: Duration = Duration::from_secs(5);
 
 /// A running mesh.
 pub struct Running {
@@ -31,12 +42,24 @@ pub struct Running {
     pub mesh: Arc<Mesh>,
     /// What was counted.
     pub metrics: Arc<Metrics>,
+    /// Who looks at single exchanges.
+    pub watchers: Arc<Watchers>,
+    /// The access logs of listeners.
+    pub access_logs: AccessLogs,
     /// When certificates end.
     pub certificates: Arc<Ledger>,
     /// Reloads that were put in force, and that were refused.
     pub reloads: Reloads,
+    /// What the admin port asks of the process.
+    pub orders: Orders,
+    /// When it started.
+    pub started: SystemTime,
+    /// The configuration in force, without secrets.
+    shown: std::sync::Mutex<Shown>,
     /// How long those wait for each other who share the control thread, or that of registries.
     pub turns: [(&'static str, Arc<Turns>); 2],
+    /// Who tells a StatsD server.
+    pub statsd: Statsd,
     /// Where services are looked up.
     pub registries: Arc<Registries>,
     /// The worker threads.
@@ -45,6 +68,8 @@ pub struct Running {
     /// Those of the configuration.
     registrations: Mutex<Vec<Registration>>,
     draining: AtomicBool,
+    awaited: Awaited,
+    lifecycle: std::sync::Mutex<Lifecycle>,
     subscribers: Mutex<Subscribers>,
     /// Kafka clusters of the configuration in force.
     kafka: std::sync::Mutex<Vec<Arc<Outlet>>>,
@@ -82,10 +107,35 @@ impl Drop for RegistryThread {
     }
 }
 
+/// The configuration in force as it may be shown.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// What the file said, without secrets.
+    pub value: serde_json::Value,
+    /// Since when it is in force.
+    pub since: SystemTime,
+}
+
+impl Shown {
+    /// That of a file whose keys of these names are not in force: they stay as they are.
+    fn replace(&mut self, mut value: serde_json::Value, fixed: &[&str]) {
+        if let (Some(own), Some(new)) = (self.value.as_object(), value.as_object_mut()) {
+            for key in fixed {
+                new.remove(*key);
+                new.extend(own.get(*key).map(|kept| ((*key).to_owned(), kept.clone())));
+            }
+        }
+        *self = Self {
+            value,
+            since: SystemTime::now(),
+        };
+    }
+}
+
 /// What of a configuration only a restart changes.
 struct Fixed {
     workers: usize,
-    admin: Option<SocketAddr>,
+    admin: Option<admin::Settings>,
     mesh_registry: Option<MeshRegistry>,
     snapshots: Option<PathBuf>,
 }
@@ -94,7 +144,7 @@ impl Fixed {
     fn of(config: &Config) -> Self {
         Self {
             workers: config.workers,
-            admin: config.admin,
+            admin: config.admin.clone(),
             mesh_registry: config.mesh_registry.clone(),
             snapshots: config.snapshots.clone(),
         }
@@ -113,13 +163,63 @@ impl Fixed {
     }
 }
 
-/// Counts of reloads.
+/// Counts of reloads, and when the last were, in seconds since 1970.
 #[derive(Debug, Default)]
 pub struct Reloads {
     /// Put in force.
     pub accepted: AtomicU64,
+    /// When one was put in force last, the first included.
+    pub accepted_at: AtomicU64,
     /// Refused; the configuration before stayed.
     pub refused: AtomicU64,
+    /// When one was refused last; 0 if none was.
+    pub refused_at: AtomicU64,
+}
+
+impl Reloads {
+    /// None yet but what the process was started with.
+    fn begin() -> Self {
+        let reloads = Self::default();
+        reloads.accepted_at.store(seconds(), Ordering::Relaxed);
+        reloads
+    }
+
+    /// A configuration was put in force.
+    pub fn accept(&self) {
+        self.accepted_at.store(seconds(), Ordering::Relaxed);
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A configuration was refused.
+    pub fn refuse(&self) {
+        self.refused_at.store(seconds(), Ordering::Relaxed);
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Seconds since 1970.
+fn seconds() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |own| own.as_secs())
+}
+
+/// A listener as an operator sees it.
+#[derive(Clone, Debug)]
+pub struct ListenerStatus {
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What may be spoken there.
+    pub protocols: Vec<&'static str>,
+    /// The name of its route table.
+    pub routes: String,
+    /// Whether it speaks TLS.
+    pub tls: bool,
+    /// Client connections open now.
+    pub connections: u64,
+    /// Client connections accepted since it began.
+    pub accepted: u64,
 }
 
 /// A listener in service.
@@ -137,6 +237,7 @@ impl Running {
     /// If a thread cannot be started or an address not be bound.
     pub fn start(config: Config) -> anyhow::Result<Self> {
         let fixed = Fixed::of(&config);
+        let awaited = Awaited::of(&config.routing, config.lifecycle.registry_wait);
         let certificates = Arc::default();
         keep_fresh(&config, &certificates);
         let registry_thread = RegistryThread::start().context("cannot start a thread")?;
@@ -147,12 +248,17 @@ impl Running {
             Arc::new(DubboMetadata),
         );
         let registries = Arc::new(registries);
-        let metrics = Arc::new(Metrics::default());
+        let metrics = Arc::new(Metrics::new(protocols::status_label));
+        let watchers = Arc::<Watchers>::default();
+        let observer = Arc::new(Watched {
+            counts: metrics.clone(),
+            watchers: watchers.clone(),
+        });
         let mesh = Mesh::new(
             config.routing,
             protocols::layouts(),
             registries.clone(),
-            metrics.clone(),
+            observer,
         );
         for outlet in &config.kafka {
             start_outlet(outlet, &[])?;
@@ -166,7 +272,11 @@ impl Running {
         if config.take_over {
             workers.share_addresses();
         }
-        let bound = bind(&workers, config.listeners)?;
+        let bound = bind(&workers, config.listeners, &config.places)?;
+        let access_logs = AccessLogs::new(watchers.clone());
+        access_logs
+            .replace(&config.access_logs)
+            .context("cannot start a thread")?;
         let listeners = bound
             .into_iter()
             .map(|bound| listen(&workers, bound))
@@ -183,14 +293,25 @@ impl Running {
             registrations: Mutex::new(config.registrations),
             mesh,
             metrics,
+            watchers,
+            access_logs,
             certificates,
-            reloads: Reloads::default(),
+            reloads: Reloads::begin(),
+            statsd: Statsd::new(config.statsd),
+            orders: Orders::default(),
+            started: SystemTime::now(),
+            shown: std::sync::Mutex::new(Shown {
+                value: config.shown,
+                since: SystemTime::now(),
+            }),
             turns,
             _registry_thread: registry_thread,
             registries,
             workers,
             listeners: Mutex::new(listeners),
             draining: AtomicBool::new(false),
+            awaited,
+            lifecycle: std::sync::Mutex::new(config.lifecycle),
             kafka: std::sync::Mutex::new(config.kafka),
             fixed,
         })
@@ -200,8 +321,10 @@ impl Running {
     /// restart puts in force: those stay as they are.
     ///
     /// # Errors
-    /// If a new address cannot be bound, or Kafka not be spoken to; then everything stays as it is.
+    /// If it is going to stop, a new address cannot be bound, or Kafka not be spoken to; then everything
+    /// stays as it is.
     pub async fn reload(&self, config: Config) -> anyhow::Result<Vec<&'static str>> {
+        anyhow::ensure!(!self.is_draining(), "it is going to stop");
         let changed = self.fixed.changed(&Fixed::of(&config));
         let mut listeners = self.listeners.lock().await;
         let is_new = |spec: &ListenerSpec| !listeners.iter().any(|own| own.spec == *spec);
@@ -214,13 +337,19 @@ impl Running {
         }
         // Last of what may fail: clients that connect meanwhile are in the kernel's queue, and would be
         // reset.
-        let bound = bind(&self.workers, fresh)?;
+        let bound = bind(&self.workers, fresh, &config.places)?;
+        self.access_logs
+            .replace(&config.access_logs)
+            .context("cannot start a thread")?;
         self.subscribers
             .lock()
             .await
             .replace(config.subscriptions)?;
         *self.lock_kafka() = config.kafka;
+        *self.lock_lifecycle() = config.lifecycle;
+        log::configure(&config.log);
         self.registries.replace(config.registries);
+        self.statsd.replace(config.statsd);
         self.mesh.apply(config.routing);
         listeners.retain(|listener| {
             let kept = wanted.contains(&listener.spec);
@@ -236,7 +365,32 @@ impl Running {
             .change_registrations(&registrations, &config.registrations);
         *registrations = config.registrations;
         self.registries.set_bridges(config.bridges);
+        self.lock_shown().replace(config.shown, &changed);
         Ok(changed)
+    }
+
+    /// The configuration in force, without secrets.
+    pub fn shown(&self) -> Shown {
+        self.lock_shown().clone()
+    }
+
+    fn lock_shown(&self) -> std::sync::MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every listener.
+    pub async fn listeners(&self) -> Vec<ListenerStatus> {
+        let listeners = self.listeners.lock().await;
+        let all = listeners.iter().map(|own| ListenerStatus {
+            name: own.spec.name.to_string(),
+            address: own.address,
+            protocols: own.spec.protocols.iter().map(|own| own.name()).collect(),
+            routes: own.spec.routes.to_string(),
+            tls: own.spec.tls.is_some(),
+            connections: own.spec.gauges.connections.load(Ordering::Relaxed),
+            accepted: own.spec.gauges.accepted.load(Ordering::Relaxed),
+        });
+        all.collect()
     }
 
     /// Name, address and protocols of every listener.
@@ -271,17 +425,31 @@ impl Running {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Takes back what is registered, accepts no more, says goodbye, finishes what is in flight,
-    /// and ends the workers.
-    pub async fn drain(&self) {
+    /// For how long it goes on serving when it is told to stop: as configured, or else this.
+    pub fn drain_delay(&self, usual: Duration) -> Duration {
+        self.lock_lifecycle().drain_delay.unwrap_or(usual)
+    }
+
+    fn lock_lifecycle(&self) -> std::sync::MutexGuard<'_, Lifecycle> {
+        self.lifecycle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes back what is registered, goes on accepting and serving for `delay`, so that load balancers
+    /// see that it is not ready any more; then accepts no more, says goodbye, finishes what is in
+    /// flight, and ends the workers.
+    pub async fn drain(&self, delay: Duration) {
         self.begin_draining();
-        self.registries.withdraw().await;
+        // Consumers that learn of it need the delay as much as load balancers do.
+        tokio::join!(self.registries.withdraw(), tokio::time::sleep(delay));
         self.workers.drain().await;
         self.subscribers.lock().await.stop().await;
         let kafka = self.kafka();
         // What clients were not told of yet, they will send again; this is for the rest.
         let flushing = tokio::task::spawn_blocking(move || kafka::flush(&kafka, FLUSH));
         let _ = flushing.await;
+        self.access_logs.finish().await;
     }
 }
 
@@ -327,14 +495,20 @@ fn watch<T: Renewed>(
     }
 }
 
-fn bind(workers: &Workers, specs: Vec<ListenerSpec>) -> anyhow::Result<Vec<Bound>> {
+/// Binds listeners; an error says where in the configuration their addresses stand.
+fn bind(
+    workers: &Workers,
+    specs: Vec<ListenerSpec>,
+    places: &Places,
+) -> anyhow::Result<Vec<Bound>> {
     specs
         .into_iter()
         .map(|spec| {
             let (name, address) = (spec.name.clone(), spec.address);
-            workers
-                .bind(spec)
-                .with_context(|| format!("listener {name} cannot listen on {address}"))
+            workers.bind(spec).with_context(|| {
+                let place = places.of(&name);
+                format!("{place}: listener {name} cannot listen on {address}")
+            })
         })
         .collect()
 }

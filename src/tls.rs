@@ -6,6 +6,7 @@ mod identity;
 mod names;
 mod ocsp;
 mod peers;
+mod pinned;
 mod resumption;
 mod revocation;
 mod watch;
@@ -32,7 +33,9 @@ use peers::{Clients, Servers, last_second};
 use resumption::{ServersKnown, bound_sessions};
 use revocation::Revoked;
 
-pub use expiry::{Dated, Ledger, Owner};
+pub(crate) use expiry::ended;
+pub use expiry::{Dated, Ending, Ledger, Owner};
+pub use pinned::pinned;
 pub use watch::{Renewed, keep_fresh};
 
 /// Authorities have been read by then, so that nothing else is left.

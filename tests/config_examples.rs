@@ -101,30 +101,6 @@ fn every_example_is_good() {
 }
 
 #[test]
-fn the_compose_example_is_good() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(root.join("docker-compose.yml")).unwrap();
-    let compose: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
-    let mut mounted = BTreeSet::new();
-    for (name, service) in compose["services"].as_object().unwrap() {
-        for volume in service["volumes"].as_array().into_iter().flatten() {
-            let (host, rest) = volume.as_str().unwrap().split_once(':').unwrap();
-            assert_eq!(rest, "/etc/finback/finback.yaml:ro", "{name}");
-            mounted.insert(root.join(host));
-        }
-    }
-    let shipped: BTreeSet<_> = files(&root.join("deploy/compose"), "yaml")
-        .into_iter()
-        .collect();
-    assert_eq!(mounted, shipped);
-    for path in shipped {
-        if let Err(error) = config::load(&path) {
-            panic!("{error}");
-        }
-    }
-}
-
-#[test]
 fn the_example_of_a_file_of_services_is_good() {
     // The same list may stand in a configuration, where it is checked.
     let text = std::fs::read_to_string(docs().join("examples/services.yaml")).unwrap();
@@ -173,7 +149,12 @@ fn one_example_shows_every_key() {
 
 #[test]
 fn every_key_is_explained() {
-    let pages = ["configuration.md", "messaging.md"];
+    let pages = [
+        "configuration.md",
+        "messaging.md",
+        "metrics.md",
+        "observing.md",
+    ];
     let text = pages.map(|page| std::fs::read_to_string(docs().join(page)).unwrap());
     let text = text.concat();
     for key in schema_keys() {

@@ -2,11 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use finback_core::frame::Outcome;
-use finback_core::gauges::Gauges;
 use finback_core::mesh;
 use finback_core::record::Ending;
 use finback_core::rejection::Rejection;
@@ -33,47 +31,19 @@ fn the_guide_shows_the_table_of_verdicts() {
     );
 }
 
-/// The names of metrics in a text, with what stands around them.
-fn metrics(text: &str, before: char, after: char) -> BTreeSet<String> {
-    let starts = text.match_indices("finback_").map(|(at, _)| at);
-    starts
-        .filter_map(|at| {
-            let rest = &text[at..];
-            let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_')?;
-            let quoted = text[..at].ends_with(before) && rest[end..].starts_with([after, '{']);
-            quoted.then(|| rest[..end].to_owned())
-        })
-        .collect()
-}
-
 #[test]
-fn the_guide_explains_every_metric() {
-    let pages = text("docs/operation.md") + &text("docs/messaging.md");
-    let explained = metrics(&pages, '`', '`');
-    let gauges = Gauges::default();
-    let mut exported: BTreeSet<String> = gauges.rows().map(|row| row.0.to_owned()).into();
-    assert!(exported.contains("finback_connections"), "{exported:?}");
-    for source in [
-        "src/admin.rs",
-        "src/tls/expiry.rs",
-        "observability/src/metrics.rs",
-    ] {
-        let source = text(source);
-        // Tests name what is no metric.
-        let product = source.split("#[cfg(test)]").next().unwrap();
-        let found = metrics(product, '"', '"');
-        assert!(!found.is_empty());
-        exported.extend(found);
-    }
-    let missing: Vec<_> = exported.difference(&explained).collect();
-    assert!(missing.is_empty(), "not explained: {missing:?}");
-    let gone: Vec<_> = explained.difference(&exported).collect();
-    assert!(gone.is_empty(), "explained, and not there: {gone:?}");
+fn the_guide_lists_what_the_admin_port_serves() {
+    let page = text("docs/admin.md");
+    let table = finback::admin::endpoints::table();
+    assert!(
+        marked(&page, "admin") == table,
+        "docs/admin.md must say between its marks:\n{table}"
+    );
 }
 
 #[test]
 fn the_guide_explains_every_outcome() {
-    let page = text("docs/operation.md");
+    let page = text("docs/metrics.md");
     let answers = [
         Outcome::Success,
         Outcome::Exception,
@@ -92,4 +62,18 @@ fn the_guide_explains_every_outcome() {
         let count = names.filter(|names| names.contains(&quoted)).count();
         assert_eq!(count, 1, "{quoted} is not explained once");
     }
+}
+
+#[test]
+fn the_guide_explains_every_field_of_an_access_log() {
+    let page = text("docs/observing.md");
+    let rows: String = finback::access_log::FIELDS
+        .iter()
+        .map(|(name, _, meaning)| format!("| `{name}` | {meaning} |\n"))
+        .collect();
+    let table = format!("| field | meaning |\n|---|---|\n{rows}");
+    assert!(
+        marked(&page, "fields") == table,
+        "docs/observing.md must say between its marks:\n{table}"
+    );
 }

@@ -19,6 +19,7 @@ use crate::budget::Budget;
 use crate::clock::{Clock, Now};
 use crate::discovery::{Discovery, Instance, Lane, Lookup, Rules, Sink, Snapshot, WatchGuard};
 use crate::endpoint::{Endpoint, Health};
+use crate::gauges::{ClusterCounts, Gauges};
 use crate::health::HealthCheck;
 use crate::net::{ClientTls, ProxyVersion};
 use crate::outlier::Outlier;
@@ -124,6 +125,8 @@ pub struct Endpoints {
     pub lane: Option<Lane>,
     /// The framework's own rules.
     pub rules: Rules,
+    /// What keeps endpoints from being known.
+    pub trouble: Option<Arc<str>>,
 }
 
 /// A cluster at work: shared by all workers.
@@ -134,8 +137,8 @@ pub struct Cluster {
     pub spec: ClusterSpec,
     /// Calls in flight to it, from all workers; those of clusters that it replaced count on.
     pub in_flight: Arc<AtomicU32>,
-    /// Endpoints ejected since the first of the clusters that it replaced began.
-    pub ejections: Arc<AtomicU64>,
+    /// Numbers about it, since the first of the clusters that it replaced began.
+    pub counts: Arc<ClusterCounts>,
     /// What retries may cost.
     pub budget: Budget,
     endpoints: ArcSwap<Endpoints>,
@@ -166,7 +169,7 @@ impl Cluster {
         let cluster = Arc::new(Self {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             in_flight: former.map_or_else(Arc::default, |former| former.in_flight.clone()),
-            ejections: former.map_or_else(Arc::default, |former| former.ejections.clone()),
+            counts: former.map_or_else(Arc::default, |former| former.counts.clone()),
             budget: former.map_or_else(
                 || Budget::new(percent, RETRY_FLOOR),
                 |former| former.budget.with_percent(percent),
@@ -187,7 +190,7 @@ impl Cluster {
         if cluster.spec.policy.health_check.is_none() {
             // Nobody would ever find them well again.
             for health in cluster.book().healths() {
-                health.unwell.store(false, Ordering::Relaxed);
+                health.unhealthy.store(false, Ordering::Relaxed);
             }
         }
         let before = former.map(|former| former.endpoints()).unwrap_or_default();
@@ -234,14 +237,18 @@ impl Cluster {
     /// Notes that no connection to `endpoint`, one of its own, could be made, unless that is for
     /// want of something that is ours. Called once for a connection, whoever waited for it.
     pub fn cannot_connect(&self, endpoint: &Endpoint, now: Now, error: &io::Error) {
+        if is_ours(error) {
+            return;
+        }
+        Gauges::add(&self.counts.connect_failures);
         let outlier = &self.spec.policy.outlier;
-        let is_out = !is_ours(error)
-            && outlier.connect_failed(&endpoint.health, now, &self.endpoints.load().all);
-        if is_out {
+        if outlier.connect_failed(&endpoint.health, now, &self.endpoints.load().all) {
             tracing::warn!(
                 cluster = %Escaped(self.name()), endpoint = %endpoint.address, %error,
                 "cannot connect to endpoint; it is left alone for a while"
             );
+            let why = format!("no connection can be made: {error}");
+            endpoint.health.troubles.ejected(now, why);
         }
     }
 
@@ -301,6 +308,7 @@ impl Cluster {
             all,
             lane: snapshot.lane,
             rules: snapshot.rules,
+            trouble: snapshot.trouble,
         }));
     }
 

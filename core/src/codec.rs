@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use crate::frame::{Edit, Head, Malformed, Metadata, Reading};
+use crate::frame::{Edit, Head, Malformed, Metadata, Reading, Status};
 use crate::rejection::Rejection;
 use std::borrow::Cow;
 
@@ -91,7 +91,13 @@ pub trait Codec: Send + Sync + 'static {
     fn signal(&self, signal: Signal<'_>, cue: &Head, out: &mut BytesMut) -> bool;
 
     /// Appends the mesh's own answer to the request of `head`, such that its client library
-    /// raises a clean exception with `text` in it where the protocol carries text. Returns false
-    /// and appends nothing if `head` wants no answer.
-    fn reject(&self, head: &Head, rejection: Rejection, text: &str, out: &mut BytesMut) -> bool;
+    /// raises a clean exception with `text` in it where the protocol carries text. Returns the
+    /// answer's status, or `None` if `head` wants no answer: then nothing is appended.
+    fn reject(
+        &self,
+        head: &Head,
+        rejection: Rejection,
+        text: &str,
+        out: &mut BytesMut,
+    ) -> Option<Status>;
 }

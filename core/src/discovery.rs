@@ -212,6 +212,8 @@ pub struct Snapshot {
     pub lane: Option<Lane>,
     /// The framework's own rules.
     pub rules: Rules,
+    /// What keeps endpoints from being known, for whoever asks why there are none.
+    pub trouble: Option<Arc<str>>,
 }
 
 /// What is looked up in a registry.

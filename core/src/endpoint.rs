@@ -1,6 +1,7 @@
 //! One address of a cluster and what the mesh has learnt about it.
 
 mod standing;
+mod troubles;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,6 +15,8 @@ use crate::discovery::Terms;
 pub(crate) use standing::Seen;
 use standing::Stand;
 pub use standing::{Standing, Trial};
+pub use troubles::Trouble;
+pub(crate) use troubles::Troubles;
 
 /// One endpoint of a snapshot. Immutable but for its [`Health`], which outlives changes of
 /// weight and labels.
@@ -39,7 +42,7 @@ pub struct Health {
     /// Calls in flight to it.
     pub in_flight: AtomicU32,
     /// Health checks say that it should take no calls.
-    pub unwell: AtomicBool,
+    pub unhealthy: AtomicBool,
     /// It said goodbye: avoided until this moment (microseconds).
     pub leaving_until: AtomicU64,
     /// Peak-EWMA of its answer times: value in nanoseconds.
@@ -70,6 +73,8 @@ pub struct Health {
     connecting_since: AtomicU64,
     /// A health check already ended an ejection early, and calls did not confirm it since.
     lifted: AtomicBool,
+    /// Why it takes no calls, for whoever asks.
+    pub(crate) troubles: Troubles,
 }
 
 /// Answers are noted this often; more would only keep the workers' caches busy.
@@ -95,7 +100,7 @@ impl Health {
     /// Whether nothing at all speaks against it: what most calls need to know, in a few loads.
     pub(crate) fn is_well(&self, now: Now) -> bool {
         self.stand.load() == Seen::AVAILABLE
-            && !self.unwell.load(Relaxed)
+            && !self.unhealthy.load(Relaxed)
             && self.is_proven()
             && !self.is_silent(now)
             && self.leaving_until.load(Relaxed) <= now.0
@@ -237,7 +242,7 @@ impl Health {
         }
         self.failures.store(0, Relaxed);
         self.connect_failures.store(0, Relaxed);
-        self.unwell.store(false, Relaxed);
+        self.unhealthy.store(false, Relaxed);
         self.leaving_until.store(0, Relaxed);
         self.ewma_nanos.store(0, Relaxed);
         self.owed.store(0, Relaxed);
@@ -297,10 +302,10 @@ impl Endpoint {
             .clamp(1, self.weight)
     }
 
-    /// Whether it is neither ejected (or still to be tried after that), leaving nor unwell.
+    /// Whether it is neither ejected (or still to be tried after that), leaving nor unhealthy.
     #[must_use]
     pub fn available(&self, now: Now) -> bool {
-        !self.health.unwell.load(Relaxed)
+        !self.health.unhealthy.load(Relaxed)
             && self.health.standing(now) == Standing::Available
             && self.health.leaving_until.load(Relaxed) <= now.0
     }
@@ -309,7 +314,7 @@ impl Endpoint {
     #[must_use]
     pub fn is_due(&self, now: Now) -> bool {
         self.health.standing(now) == Standing::Due
-            && !self.health.unwell.load(Relaxed)
+            && !self.health.unhealthy.load(Relaxed)
             && self.health.leaving_until.load(Relaxed) <= now.0
     }
 

@@ -48,7 +48,7 @@ pub struct Head {
     pub note: u32,
 }
 
-/// How a call ended, as its response tells.
+/// What the ending of a call means, whatever its protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// The service answered.
@@ -66,13 +66,47 @@ pub enum Outcome {
     TimedOut,
 }
 
+/// A protocol's own number for how a call ended: a status, a reason code. It means nothing to core, which
+/// carries it into the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Status(pub u16);
+
+impl Status {
+    /// The protocol has no such number, or nobody answered.
+    pub const NONE: Self = Self(u16::MAX);
+
+    /// Whether there is a number.
+    #[must_use]
+    pub fn is_some(self) -> bool {
+        self != Self::NONE
+    }
+}
+
+/// How a call ended, as its response tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What it means.
+    pub outcome: Outcome,
+    /// How the protocol says it.
+    pub status: Status,
+}
+
+impl From<Outcome> for Answer {
+    fn from(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            status: Status::NONE,
+        }
+    }
+}
+
 /// What a frame says beyond its fixed header.
 #[derive(Debug)]
 pub enum Reading<'a> {
     /// Of a request or one-way.
     Call(Metadata<'a>),
     /// Of a response.
-    Answer(Outcome),
+    Answer(Answer),
 }
 
 /// What routing may see of a request: views into its frame.

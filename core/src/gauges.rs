@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::metric::Family;
+
 /// Numbers about the mesh that are not about single calls.
 #[derive(Debug, Default)]
 pub struct Gauges {
@@ -46,126 +48,218 @@ pub struct Gauges {
     pub stalls: AtomicU64,
 }
 
-/// A metric's name, kind and help, and its number.
-pub type Row<'a> = (&'static str, &'static str, &'static str, &'a AtomicU64);
-
 impl Gauges {
     /// What is exported of them.
     #[must_use]
-    pub fn rows(&self) -> [Row<'_>; 19] {
+    pub fn rows(&self) -> [(&'static Family, &AtomicU64); 19] {
         [
             (
-                "finback_connections",
-                "gauge",
-                "Client connections open.",
+                const {
+                    &Family::gauge(
+                        "finback_connections",
+                        "connections",
+                        &[],
+                        "Client connections open.",
+                    )
+                },
                 &self.connections,
             ),
             (
-                "finback_connections_total",
-                "counter",
-                "Client connections accepted.",
+                const {
+                    &Family::counter(
+                        "finback_connections_total",
+                        "connections",
+                        &[],
+                        "Client connections accepted.",
+                    )
+                },
                 &self.accepted,
             ),
             (
-                "finback_accept_pauses_total",
-                "counter",
-                "Times that accepting paused: no descriptor was left, or limits.connections was reached.",
+                const {
+                    &Family::counter(
+                        "finback_accept_pauses_total",
+                        "pauses",
+                        &[],
+                        "Times that accepting paused: no descriptor was left, or limits.connections was reached.",
+                    )
+                },
                 &self.accept_pauses,
             ),
             (
-                "finback_malformed_total",
-                "counter",
-                "Client connections closed because their bytes made no sense.",
+                const {
+                    &Family::counter(
+                        "finback_malformed_total",
+                        "connections",
+                        &[],
+                        "Client connections closed because their bytes made no sense.",
+                    )
+                },
                 &self.malformed,
             ),
             (
-                "finback_silent_total",
-                "counter",
-                "Client connections that ended before they said anything, as probes of a port do.",
+                const {
+                    &Family::counter(
+                        "finback_silent_total",
+                        "connections",
+                        &[],
+                        "Client connections that ended before they said anything, as probes of a port do.",
+                    )
+                },
                 &self.silent,
             ),
             (
-                "finback_slow_readers_total",
-                "counter",
-                "Client connections closed because they did not read their answers.",
+                const {
+                    &Family::counter(
+                        "finback_slow_readers_total",
+                        "connections",
+                        &[],
+                        "Client connections closed because they did not read their answers.",
+                    )
+                },
                 &self.slow_readers,
             ),
             (
-                "finback_slow_senders_total",
-                "counter",
-                "Client connections closed because a frame of theirs came too slowly.",
+                const {
+                    &Family::counter(
+                        "finback_slow_senders_total",
+                        "connections",
+                        &[],
+                        "Client connections closed because a frame of theirs came too slowly.",
+                    )
+                },
                 &self.slow_senders,
             ),
             (
-                "finback_unfinished_bytes",
-                "gauge",
-                "Bytes of unfinished frames.",
+                const {
+                    &Family::gauge(
+                        "finback_unfinished_bytes",
+                        "bytes",
+                        &[],
+                        "Bytes of unfinished frames.",
+                    )
+                },
                 &self.unfinished_bytes,
             ),
             (
-                "finback_upstream_connections",
-                "gauge",
-                "Connections open to endpoints, of every protocol.",
+                const {
+                    &Family::gauge(
+                        "finback_upstream_connections",
+                        "connections",
+                        &[],
+                        "Connections open to endpoints, of every protocol.",
+                    )
+                },
                 &self.upstream_connections,
             ),
             (
-                "finback_connect_failures_total",
-                "counter",
-                "Connections to endpoints that could not be made.",
+                const {
+                    &Family::counter(
+                        "finback_connect_failures_total",
+                        "connections",
+                        &[],
+                        "Connections to endpoints that could not be made.",
+                    )
+                },
                 &self.connect_failures,
             ),
             (
-                "finback_own_failures_total",
-                "counter",
-                "Connections to endpoints that could not be made because of us: no descriptor, port or buffer was left.",
+                const {
+                    &Family::counter(
+                        "finback_own_failures_total",
+                        "connections",
+                        &[],
+                        "Connections to endpoints that could not be made because of us: no descriptor, port or buffer was left.",
+                    )
+                },
                 &self.own_failures,
             ),
             (
-                "finback_closed_for_room_total",
-                "counter",
-                "Idle connections to endpoints closed to make room for others.",
+                const {
+                    &Family::counter(
+                        "finback_closed_for_room_total",
+                        "connections",
+                        &[],
+                        "Idle connections to endpoints closed to make room for others.",
+                    )
+                },
                 &self.closed_for_room,
             ),
             (
-                "finback_heartbeat_failures_total",
-                "counter",
-                "Connections given up because the endpoint fell silent.",
+                const {
+                    &Family::counter(
+                        "finback_heartbeat_failures_total",
+                        "connections",
+                        &[],
+                        "Connections given up because the endpoint fell silent.",
+                    )
+                },
                 &self.heartbeat_failures,
             ),
             (
-                "finback_late_answers_total",
-                "counter",
-                "Answers that came after their call was given up.",
+                const {
+                    &Family::counter(
+                        "finback_late_answers_total",
+                        "answers",
+                        &[],
+                        "Answers that came after their call was given up.",
+                    )
+                },
                 &self.late_answers,
             ),
             (
-                "finback_unknown_answers_total",
-                "counter",
-                "Answers to nothing that was asked.",
+                const {
+                    &Family::counter(
+                        "finback_unknown_answers_total",
+                        "answers",
+                        &[],
+                        "Answers to nothing that was asked.",
+                    )
+                },
                 &self.unknown_answers,
             ),
             (
-                "finback_skipped_answers_total",
-                "counter",
-                "Answers over the limit of a frame, whose bytes were skipped.",
+                const {
+                    &Family::counter(
+                        "finback_skipped_answers_total",
+                        "answers",
+                        &[],
+                        "Answers over the limit of a frame, whose bytes were skipped.",
+                    )
+                },
                 &self.skipped_answers,
             ),
             (
-                "finback_retries_total",
-                "counter",
-                "Attempts after a call's first.",
+                const {
+                    &Family::counter(
+                        "finback_retries_total",
+                        "attempts",
+                        &[],
+                        "Attempts after a call's first.",
+                    )
+                },
                 &self.retries,
             ),
             (
-                "finback_panics_total",
-                "counter",
-                "Tasks that ended by a panic: each one is a bug.",
+                const {
+                    &Family::counter(
+                        "finback_panics_total",
+                        "tasks",
+                        &[],
+                        "Tasks that ended by a panic: each one is a bug.",
+                    )
+                },
                 &self.panics,
             ),
             (
-                "finback_stalls_total",
-                "counter",
-                "Times that a worker did not run for so long that its timers were late.",
+                const {
+                    &Family::counter(
+                        "finback_stalls_total",
+                        "stalls",
+                        &[],
+                        "Times that a worker did not run for so long that its timers were late.",
+                    )
+                },
                 &self.stalls,
             ),
         ]
@@ -182,19 +276,52 @@ impl Gauges {
     }
 }
 
+/// Numbers about one cluster; those of clusters that it replaced count on.
+#[derive(Debug, Default)]
+pub struct ClusterCounts {
+    /// Connections open to its endpoints.
+    pub connections: AtomicU64,
+    /// Connections made to its endpoints.
+    pub connected: AtomicU64,
+    /// Connections that could not be made, because of the endpoint.
+    pub connect_failures: AtomicU64,
+    /// Endpoints ejected.
+    pub ejections: AtomicU64,
+    /// Attempts after a call's first.
+    pub retries: AtomicU64,
+}
+
+/// The client connections of one listener.
+#[derive(Debug, Default)]
+pub struct ListenerGauges {
+    /// Open now.
+    pub connections: AtomicU64,
+    /// Since it began.
+    pub accepted: AtomicU64,
+}
+
 /// Counts as an open upstream connection for as long as it lives.
 #[derive(Debug)]
-pub(crate) struct UpstreamConnection(Arc<Gauges>);
+pub(crate) struct UpstreamConnection {
+    gauges: Arc<Gauges>,
+    cluster: Arc<ClusterCounts>,
+}
 
 impl UpstreamConnection {
-    pub(crate) fn open(gauges: &Arc<Gauges>) -> Self {
+    pub(crate) fn open(gauges: &Arc<Gauges>, cluster: &Arc<ClusterCounts>) -> Self {
         Gauges::add(&gauges.upstream_connections);
-        Self(gauges.clone())
+        Gauges::add(&cluster.connections);
+        Gauges::add(&cluster.connected);
+        Self {
+            gauges: gauges.clone(),
+            cluster: cluster.clone(),
+        }
     }
 }
 
 impl Drop for UpstreamConnection {
     fn drop(&mut self) {
-        Gauges::sub(&self.0.upstream_connections);
+        Gauges::sub(&self.gauges.upstream_connections);
+        Gauges::sub(&self.cluster.connections);
     }
 }

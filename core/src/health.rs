@@ -1,4 +1,4 @@
-//! Active health checks: how an endpoint is asked whether it is well.
+//! Active health checks: how an endpoint is asked whether it is healthy.
 
 use std::fmt;
 use std::future::Future;
@@ -19,7 +19,7 @@ const PONG: usize = 64 * 1024;
 /// The id of heartbeats.
 const ID: u64 = 1;
 
-/// Asks an endpoint whether it is well.
+/// Asks an endpoint whether it is healthy.
 pub trait Probe: Send + Sync + 'static {
     /// The application protocol to agree on, where TLS is spoken.
     fn application(&self) -> Option<&'static [u8]> {
@@ -46,10 +46,10 @@ pub struct HealthCheck {
     pub interval: Duration,
     /// How long an answer may take, connecting included. Default: 1 s.
     pub timeout: Duration,
-    /// So many failures in a row make an endpoint unwell; the very first check alone decides.
+    /// So many failures in a row make an endpoint unhealthy; the very first check alone decides.
     /// Default: 3.
     pub unhealthy: u32,
-    /// So many successes in a row make it well again. Default: 2.
+    /// So many successes in a row make it healthy again. Default: 2.
     pub healthy: u32,
 }
 
@@ -74,7 +74,7 @@ impl fmt::Debug for HealthCheck {
     }
 }
 
-/// An endpoint is well if it accepts connections.
+/// An endpoint is healthy if it accepts connections.
 pub struct Accepts;
 
 impl Probe for Accepts {
@@ -83,7 +83,7 @@ impl Probe for Accepts {
     }
 }
 
-/// An endpoint is well if it answers heartbeats.
+/// An endpoint is healthy if it answers heartbeats.
 pub struct Heartbeats {
     codec: Arc<dyn Codec>,
     cue: Head,

@@ -18,6 +18,7 @@ pub mod health;
 pub mod identity;
 pub mod log_limit;
 pub mod mesh;
+pub mod metric;
 pub mod net;
 pub mod outlier;
 pub mod own_error;

@@ -1,18 +1,21 @@
 //! What all workers share: routing, clusters, the way to registries and exporters.
 
 mod exchange;
+mod explain;
 mod fitting;
+mod hits;
 mod learned;
 mod local;
 mod origin;
 mod site;
+mod status;
+mod told;
 mod unknown;
 mod verdict;
 mod view;
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,13 +30,17 @@ use crate::rejection::Rejection;
 use crate::route::RouteTable;
 
 pub use exchange::{Attempt, Exchange, Lease, Resend};
+pub use explain::{Explained, Led};
 pub use fitting::Fitting;
+use hits::Hits;
 use learned::Learned;
 use unknown::Unknown;
 
 pub use local::LocalMesh;
 pub(crate) use origin::Origin;
 pub(crate) use site::{SiteCache, SiteKey};
+pub use status::{ClusterStatus, EndpointState, EndpointStatus};
+pub(crate) use told::Told;
 pub use verdict::{AttemptEnd, Deadline, Repeat, Ruling, Verdict, rule, table};
 pub(crate) use view::Seat;
 
@@ -131,48 +138,23 @@ impl Routing {
         self.tables.get(name)
     }
 
+    /// The names of all tables, in order.
+    #[must_use]
+    pub fn tables(&self) -> Vec<Arc<str>> {
+        let mut names: Vec<_> = self.tables.keys().cloned().collect();
+        names.sort();
+        names
+    }
+
+    fn policy(&self) -> ClusterPolicy {
+        self.registry_policy.clone()
+    }
+
     /// The configured cluster of this name.
     #[must_use]
     pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
         self.clusters.get(name)
     }
-}
-
-/// One cluster as an operator sees it.
-#[derive(Clone, Debug)]
-pub struct ClusterStatus {
-    /// Its name.
-    pub name: Arc<str>,
-    /// What it watches, if a registry.
-    pub lookup: Option<Lookup>,
-    /// Whether a first snapshot has arrived.
-    pub ready: bool,
-    /// Whether the registry knows the service.
-    pub known: bool,
-    /// Calls in flight to it.
-    pub in_flight: u32,
-    /// Endpoints ejected since it began.
-    pub ejections: u64,
-    /// Its endpoints.
-    pub endpoints: Vec<EndpointStatus>,
-}
-
-/// One endpoint as an operator sees it.
-#[derive(Clone, Debug)]
-pub struct EndpointStatus {
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// Its configured weight.
-    pub weight: u32,
-    /// Calls in flight to it.
-    pub in_flight: u32,
-    /// Whether it takes calls now: not ejected (or due to be tried by the next call), not leaving, not
-    /// unwell.
-    pub available: bool,
-    /// Whether health checks say that it is unwell.
-    pub unwell: bool,
-    /// Its labels, as `name=value`.
-    pub labels: Vec<String>,
 }
 
 /// What all workers share.
@@ -193,6 +175,8 @@ pub struct Mesh {
     unknown: Unknown,
     /// Which services have series of their own because somebody serves them.
     pub(crate) learned: Learned,
+    /// How often routes are taken.
+    pub(crate) hits: Hits,
 }
 
 impl Mesh {
@@ -223,6 +207,7 @@ impl Mesh {
             looked_up: Mutex::default(),
             unknown: Unknown::default(),
             learned: Learned::default(),
+            hits: Hits::default(),
         });
         mesh.apply(spec);
         mesh
@@ -253,6 +238,17 @@ impl Mesh {
         if before.registry_policy != spec.registry_policy {
             self.replace_looked_up(&spec.registry_policy);
         }
+        let tables = spec.tables.iter();
+        let there: BTreeMap<&str, BTreeSet<&str>> = tables
+            .map(|table| {
+                let routes = table.routes.iter().map(|route| &*route.name);
+                (&*table.name, routes.collect())
+            })
+            .collect();
+        self.hits.keep(
+            |table| there.contains_key(table),
+            |table, route| there.get(table).is_some_and(|own| own.contains(route)),
+        );
         let tables = spec
             .tables
             .into_iter()
@@ -379,10 +375,17 @@ impl Mesh {
         let mut status: Vec<ClusterStatus> = self
             .clusters()
             .iter()
-            .map(|cluster| cluster_status(cluster, now))
+            .map(|cluster| ClusterStatus::of(cluster, now))
             .collect();
         status.sort_by(|a, b| a.name.cmp(&b.name));
         status
+    }
+
+    /// How often each route of each table was taken since it was configured; the route "" stands for
+    /// calls that none matched.
+    #[must_use]
+    pub fn route_hits(&self) -> BTreeMap<(Arc<str>, Arc<str>), u64> {
+        self.hits.sums()
     }
 
     fn lock_looked_up(&self) -> std::sync::MutexGuard<'_, BTreeMap<Lookup, Arc<Cluster>>> {
@@ -414,36 +417,5 @@ fn lookup_spec(lookup: Lookup, policy: ClusterPolicy) -> ClusterSpec {
         name: name.into(),
         source: Source::Discovered(lookup),
         policy,
-    }
-}
-
-fn cluster_status(cluster: &Cluster, now: crate::clock::Now) -> ClusterStatus {
-    let endpoints = cluster.endpoints();
-    ClusterStatus {
-        name: cluster.name().clone(),
-        lookup: match &cluster.spec.source {
-            Source::Listed(_) => None,
-            Source::Discovered(lookup) => Some(lookup.clone()),
-        },
-        ready: endpoints.ready,
-        known: endpoints.known,
-        in_flight: cluster.in_flight.load(Ordering::Relaxed),
-        ejections: cluster.ejections.load(Ordering::Relaxed),
-        endpoints: endpoints
-            .all
-            .iter()
-            .map(|endpoint| EndpointStatus {
-                address: endpoint.address,
-                weight: endpoint.weight,
-                in_flight: endpoint.in_flight(),
-                available: endpoint.available(now) || endpoint.is_due(now),
-                unwell: endpoint.health.unwell.load(Ordering::Relaxed),
-                labels: endpoint
-                    .labels
-                    .iter()
-                    .map(|(k, v)| format!("{k}={v}"))
-                    .collect(),
-            })
-            .collect(),
     }
 }

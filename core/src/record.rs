@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::frame::Outcome;
+use crate::frame::{Outcome, Status};
 use crate::rejection::Rejection;
 
 /// How an exchange ended.
@@ -58,9 +58,19 @@ pub struct SeriesKey {
 
 /// One finished exchange.
 #[derive(Clone, Copy, Debug)]
-pub struct Record {
+pub struct Record<'a> {
     /// How it ended.
     pub ending: Ending,
+    /// The same in the protocol's own terms, as the caller was told: by the endpoint or by us.
+    pub status: Status,
+    /// The service's version as the call says it, or "".
+    pub version: &'a str,
+    /// The service's group as the call says it, or "".
+    pub group: &'a str,
+    /// The route it took, or "" if none matched.
+    pub route: &'a str,
+    /// The cluster of the last endpoint tried, or "" if none was.
+    pub cluster: &'a str,
     /// From the request's arrival to its answer's departure, as the worker's clock saw it.
     pub took: Duration,
     /// Attempts made; 0 if the call was rejected before any.
@@ -75,6 +85,27 @@ pub struct Record {
     pub response_bytes: u64,
 }
 
+impl Record<'_> {
+    /// One that says nothing but how it ended and who asked.
+    #[must_use]
+    pub fn new(ending: Ending, source: IpAddr) -> Self {
+        Self {
+            ending,
+            status: Status::NONE,
+            version: "",
+            group: "",
+            route: "",
+            cluster: "",
+            took: Duration::ZERO,
+            attempts: 0,
+            source,
+            endpoint: None,
+            request_bytes: 0,
+            response_bytes: 0,
+        }
+    }
+}
+
 /// Where records go.
 pub trait Observer: Send + Sync + 'static {
     /// The place for the records of one series as seen by one worker. Called once per series and
@@ -85,5 +116,5 @@ pub trait Observer: Send + Sync + 'static {
 /// The records of one series, written by one worker.
 pub trait Series: Send + Sync + 'static {
     /// Takes one record. On the hot path: no lock, no allocation.
-    fn record(&self, record: &Record);
+    fn record(&self, record: &Record<'_>);
 }

@@ -2,6 +2,7 @@
 
 mod cidr;
 mod text;
+mod why;
 
 use std::borrow::Cow;
 use std::net::IpAddr;

@@ -9,6 +9,30 @@ pub const ANSWER_LIMIT: usize = 2048;
 /// Characters of a peer's text that one log line holds at most.
 const SHOWN: usize = 256;
 
+/// What secrets are called, and who logs in.
+const SECRETS: [&str; 12] = [
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "token",
+    "credential",
+    "auth",
+    "cookie",
+    "api-key",
+    "apikey",
+    "jaas",
+    "user",
+];
+
+/// Whether a header, attribute or option of this name is taken for a secret, which no page shows. A host
+/// is none, though HTTP/2 calls it an authority.
+#[must_use]
+pub fn sounds_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name != ":authority" && SECRETS.iter().any(|secret| name.contains(secret))
+}
+
 /// The text, or as many whole characters of its beginning as fit into `limit` bytes.
 #[must_use]
 pub fn cut(text: &str, limit: usize) -> &str {
@@ -42,6 +66,23 @@ impl Display for Escaped<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_are_told_by_their_names() {
+        for name in [
+            "Authorization",
+            "x-api-key",
+            "Cookie",
+            "sasl.password",
+            ":username",
+            "auth_token",
+        ] {
+            assert!(sounds_secret(name), "{name}");
+        }
+        for name in ["lane", ":authority", ":path", "linger.ms", "x-request-id"] {
+            assert!(!sounds_secret(name), "{name}");
+        }
+    }
 
     #[test]
     fn a_text_is_cut_between_characters() {

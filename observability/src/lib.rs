@@ -1,7 +1,15 @@
-//! Turns records into metrics.
+//! Turns records into metrics, for Prometheus and StatsD, and shows them to those who look at single
+//! exchanges.
 
+mod counts;
+mod families;
 mod metrics;
 mod prometheus;
+mod sink;
+pub mod statsd;
+mod watchers;
 
-pub use metrics::Metrics;
+pub use metrics::{Metrics, StatusName, Totals};
 pub use prometheus::Page;
+pub use sink::{BOUNDS, Latencies, Sink, Value};
+pub use watchers::{Watched, Watcher, Watchers, Watching};

@@ -235,6 +235,20 @@ impl Disk {
         is_it.then(|| saved.answer())
     }
 
+    /// Whether anything is known of a registry.
+    pub(crate) fn knows(&self, registry: &str) -> bool {
+        #[derive(Deserialize)]
+        struct Owner {
+            registry: String,
+        }
+        let names: Vec<String> = lock(&self.files).keys().cloned().collect();
+        let mut snapshots = names.iter().filter(|name| name.ends_with(SNAPSHOT));
+        snapshots.any(|name| {
+            let owner = self.read::<Owner>(name);
+            owner.is_some_and(|owner| owner.registry == registry)
+        })
+    }
+
     fn read<T: for<'de> Deserialize<'de>>(&self, name: &str) -> Option<T> {
         let path = self.folder.join(name);
         let unreadable = |error: &dyn std::fmt::Display| {

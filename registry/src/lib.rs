@@ -10,6 +10,8 @@ mod disk;
 mod dns;
 mod exercise;
 mod feed;
+mod heard;
+mod hosts;
 mod layout;
 mod listed;
 mod looks;
@@ -23,7 +25,7 @@ mod several;
 mod store;
 mod texts;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -39,6 +41,7 @@ use bridge::{Ends, Order};
 use disk::Disk;
 use dns::Dns;
 use feed::{Feed, Feeds};
+use hosts::Hosts;
 use layout::Directory;
 use listed::Listed;
 use metadata::Metadata;
@@ -49,6 +52,7 @@ use store::Store;
 pub use bridge::Bridge;
 pub use dns::DnsConfig;
 pub use exercise::{exercise_instance, exercise_rules, exercise_url};
+pub use hosts::{HostCluster, HostEndpoint};
 pub use layout::{Layout, Roots};
 pub use listed::ListedService;
 pub use looks::Looks;
@@ -73,6 +77,8 @@ pub enum RegistryConfig {
     Memory(Vec<ListedService>),
     /// Names that the system resolves.
     Dns(DnsConfig),
+    /// Clusters whose endpoints are written down, some by host name, by the clusters' names.
+    Hosts(BTreeMap<String, HostCluster>),
     /// Other registries together, under [their name](Several::name).
     Several(Several),
 }
@@ -126,11 +132,11 @@ pub struct RegistryStatus {
     /// Its configured name.
     pub name: String,
     /// Whether its servers answer, and let us read what they let us read before (DNS: whether
-    /// names resolve). Files and memory always do.
+    /// names resolve; of a file, whether it can be read and is whole).
     pub connected: bool,
     /// For how long they have not answered, or something could not be read.
     pub stale: Duration,
-    /// Services that are followed.
+    /// Services that are followed; of a list, services in it.
     pub services: usize,
     /// Of these, services of which nothing is known yet.
     pub waiting: usize,
@@ -143,6 +149,8 @@ pub struct RegistryStatus {
     pub failing_reads: usize,
     /// Host names that do not resolve any more: their last addresses stay.
     pub failing_names: usize,
+    /// What is the matter, as far as it is known.
+    pub error: Option<String>,
 }
 
 /// All configured registries.
@@ -170,12 +178,15 @@ enum Source {
     Servers(Arc<Servers>),
     Listed(Arc<Listed>),
     Dns(Arc<Dns>),
+    Hosts(Arc<Hosts>),
     Several(Several),
 }
 
 struct Servers {
     feeds: Arc<Feeds>,
     eager: Vec<AbortHandle>,
+    /// An earlier run left snapshots of it.
+    remembered: bool,
 }
 
 impl Drop for Servers {
@@ -303,7 +314,7 @@ impl Registries {
     fn feeds(&self, registry: &str) -> Option<Arc<Feeds>> {
         match &lock(&self.sources).get(registry)?.1 {
             Source::Servers(servers) => Some(servers.feeds.clone()),
-            Source::Listed(_) | Source::Dns(_) | Source::Several(_) => None,
+            Source::Listed(_) | Source::Dns(_) | Source::Hosts(_) | Source::Several(_) => None,
         }
     }
 
@@ -436,11 +447,19 @@ impl Registries {
                         self.handle.spawn(watching).abort_handle()
                     })
                     .collect();
-                Source::Servers(Arc::new(Servers { feeds, eager }))
+                let remembered = self.disk.as_ref().is_some_and(|disk| disk.knows(name));
+                Source::Servers(Arc::new(Servers {
+                    feeds,
+                    eager,
+                    remembered,
+                }))
             }
             RegistryConfig::File(path) => Source::Listed(Listed::file(&self.handle, path)),
             RegistryConfig::Memory(services) => Source::Listed(Listed::memory(services.clone())),
             RegistryConfig::Dns(config) => Source::Dns(Arc::new(Dns::new(&self.handle, config))),
+            RegistryConfig::Hosts(config) => {
+                Source::Hosts(Arc::new(Hosts::new(&self.handle, config)))
+            }
             RegistryConfig::Several(several) => Source::Several(several.clone()),
         }
     }
@@ -578,6 +597,7 @@ impl Source {
         match self {
             Self::Listed(listed) => listed.follow(&lookup, &target).await,
             Self::Dns(dns) => dns.follow(&lookup, &target).await,
+            Self::Hosts(hosts) => hosts.follow(&lookup, &target).await,
             Self::Servers(servers) => {
                 let Some(layout) = Layout::named(&lookup.layout) else {
                     tracing::error!(layout = %lookup.layout, "no such layout");
@@ -602,26 +622,35 @@ impl Source {
             from_disk: 0,
             failing_reads: 0,
             failing_names: 0,
+            error: None,
         };
         let age = |since: Option<Instant>| since.map(|since| since.elapsed()).unwrap_or_default();
-        if let Self::Listed(listed) = self
-            && let Some(since) = listed.doubted()
-        {
-            status.stale = since.elapsed();
-            status.failing_reads = 1;
+        if let Self::Listed(listed) = self {
+            status.services = listed.len();
+            if let Some(doubt) = listed.doubted() {
+                status.connected = false;
+                status.stale = doubt.since.elapsed();
+                status.failing_reads = 1;
+                status.error = Some(doubt.why);
+            }
         }
-        if let Self::Dns(dns) = self {
-            let (failing, since) = dns.failing();
+        let names = match self {
+            Self::Dns(dns) => Some((dns.failing(), dns.followed())),
+            Self::Hosts(hosts) => Some((hosts.failing(), hosts.followed())),
+            Self::Listed(_) | Self::Servers(_) | Self::Several(_) => None,
+        };
+        if let Some(((failing, since), followed)) = names {
             status.connected = failing == 0;
             status.stale = age(since);
             status.failing_names = failing;
-            status.services = dns.followed();
+            status.services = followed;
         }
         if let Self::Servers(servers) = self {
             let store = servers.feeds.store().status();
             let troubles = servers.feeds.store().troubles();
             status.connected = store.connected && !troubles.iter().any(|trouble| trouble.refused);
             let lost = (!store.connected).then_some(store.since);
+            status.error = lost.and_then(|_| servers.feeds.store().why());
             let (failing_names, unresolved) = servers.feeds.resolver().failing();
             let since = troubles.iter().map(|trouble| trouble.since);
             status.stale = age(since.chain(lost).chain(unresolved).min());
@@ -631,7 +660,7 @@ impl Source {
             status.services = servers.feeds.len();
             status.waiting = counts.waiting();
             status.doubted = counts.doubted();
-            status.from_disk = counts.from_disk();
+            status.from_disk = counts.remembered();
         }
         status
     }

@@ -32,11 +32,18 @@ pub struct ListedService {
     pub instances: Vec<Instance>,
 }
 
+/// Why what a file says is not in force.
+#[derive(Clone, Debug)]
+pub(crate) struct Doubt {
+    pub(crate) since: Instant,
+    pub(crate) why: String,
+}
+
 /// A list of services that may be replaced.
 pub(crate) struct Listed {
     services: watch::Receiver<Option<Arc<Vec<ListedService>>>>,
-    /// Since when what the file says is wrong or doubted.
-    doubted: Arc<Mutex<Option<Instant>>>,
+    /// Since when what the file says is wrong or doubted, and why.
+    doubted: Arc<Mutex<Option<Doubt>>>,
     /// Keeps the list of a memory registry open.
     _owner: Option<watch::Sender<Option<Arc<Vec<ListedService>>>>>,
 }
@@ -71,9 +78,19 @@ impl Listed {
         })
     }
 
-    /// Since when what the file says is wrong or doubted.
-    pub(crate) fn doubted(&self) -> Option<Instant> {
-        *lock(&self.doubted)
+    /// Whether there is a list: a file was read.
+    pub(crate) fn is_known(&self) -> bool {
+        self.services.borrow().is_some()
+    }
+
+    /// Since when what the file says is wrong or doubted, and why.
+    pub(crate) fn doubted(&self) -> Option<Doubt> {
+        lock(&self.doubted).clone()
+    }
+
+    /// Services in it.
+    pub(crate) fn len(&self) -> usize {
+        self.services.borrow().as_ref().map_or(0, |own| own.len())
     }
 
     /// Delivers a snapshot now and with each change of the service.
@@ -123,7 +140,7 @@ fn snapshot(services: &[ListedService], lookup: &Lookup) -> Snapshot {
 async fn keep_reading(
     path: &Path,
     owner: &watch::Sender<Option<Arc<Vec<ListedService>>>>,
-    doubted: &Mutex<Option<Instant>>,
+    doubted: &Mutex<Option<Doubt>>,
 ) {
     let mut looks: Option<Looks> = None;
     let mut complaint = None;
@@ -159,8 +176,14 @@ async fn keep_reading(
         {
             let mut doubted = lock(doubted);
             *doubted = match (&wrong, unsettled) {
-                (None, unsettled) => unsettled,
-                (Some(_), _) => Some(doubted.unwrap_or_else(Instant::now)),
+                (None, unsettled) => unsettled.map(|since| Doubt {
+                    since,
+                    why: "the file may not be whole, or lost services: it is doubted".to_owned(),
+                }),
+                (Some(why), _) => Some(Doubt {
+                    since: doubted.as_ref().map_or_else(Instant::now, |own| own.since),
+                    why: why.clone(),
+                }),
             };
         }
         complaint = wrong;

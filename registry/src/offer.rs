@@ -154,6 +154,7 @@ impl Offer {
             instances: instances.into_values().map(|(_, own)| own).collect(),
             lane: self.lane.clone(),
             rules: self.rules.of(lookup),
+            trouble: None,
         }
     }
 }

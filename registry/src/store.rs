@@ -7,6 +7,7 @@ mod etcd;
 mod followed;
 mod out;
 mod pause;
+mod reach;
 mod saved;
 mod zookeeper;
 
@@ -142,6 +143,8 @@ pub(crate) struct Status {
     pub(crate) since: Instant,
     /// Grows with every connection or session made: what was followed before may have a gap.
     pub(crate) epoch: u64,
+    /// Whether they ever did.
+    pub(crate) answered: bool,
 }
 
 /// Who a node that we hold belongs to.
@@ -180,6 +183,7 @@ impl Store {
             connected: false,
             since: Instant::now(),
             epoch: 0,
+            answered: false,
         });
         let why = Arc::default();
         let reporter = Reporter {
@@ -187,11 +191,14 @@ impl Store {
             status: reporter,
             why: Arc::clone(&why),
         };
+        let servers = config.addresses();
         let kind = match config {
-            StoreConfig::ZooKeeper(config) => {
-                Kind::ZooKeeper(zookeeper::ZooKeeper::start(handle, config, reporter))
+            StoreConfig::ZooKeeper(config) => Kind::ZooKeeper(zookeeper::ZooKeeper::start(
+                handle, config, servers, reporter,
+            )),
+            StoreConfig::Etcd(config) => {
+                Kind::Etcd(etcd::Etcd::start(handle, config, servers, reporter))
             }
-            StoreConfig::Etcd(config) => Kind::Etcd(etcd::Etcd::start(handle, config, reporter)),
         };
         let store = Arc::new(Self {
             name: name.to_owned(),
@@ -213,6 +220,7 @@ impl Store {
             connected: false,
             since: Instant::now(),
             epoch: 0,
+            answered: false,
         });
         Arc::new(Self {
             name: name.to_owned(),
@@ -432,6 +440,11 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
+    /// Whether anything was told yet.
+    fn has_reported(&self) -> bool {
+        self.status.borrow().epoch > 0
+    }
+
     fn connected(&self) {
         self.status.send_modify(|status| {
             if !status.connected {
@@ -440,6 +453,7 @@ impl Reporter {
                     connected: true,
                     since: Instant::now(),
                     epoch: status.epoch + 1,
+                    answered: true,
                 };
             }
         });

@@ -2,17 +2,20 @@
 //!
 //! The figure is CPU time of the proxy's process per call, which survives a noisy machine; every
 //! process runs on the same CPU, so that they alternate and no wake-up crosses CPUs. Ratios are
-//! taken round by round, then their median.
+//! taken round by round, then their median. Instead of other proxies, Finback that tells less may be
+//! what it is compared with: what traces, metrics and logs cost.
 
 mod loads;
 mod memory;
+mod observing;
 mod proxies;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use loads::{Door, Generator, Run, Workload};
-use proxies::{Backends, Proxy};
+use observing::Observing;
+use proxies::{Backends, Extras, Proxy};
 
 use crate::process::Folder;
 use crate::speech::Protocol;
@@ -47,6 +50,8 @@ pub struct Comparison {
     pub envoy: Option<PathBuf>,
     /// Whether to measure memory too.
     pub memory: bool,
+    /// Compare Finback with itself: telling nothing, a little, and all of every call.
+    pub observing: bool,
 }
 
 const fn own(
@@ -222,27 +227,45 @@ pub fn run(comparison: &Comparison) -> anyhow::Result<()> {
     let folder = Folder::new("compare")?;
     let backends = Backends::start(folder.path())?;
     let wanted = |group: Group| comparison.groups.is_empty() || comparison.groups.contains(&group);
+    let observed = if comparison.observing {
+        Some(Observing::start(folder.path())?)
+    } else {
+        None
+    };
     let start = || -> anyhow::Result<Vec<Proxy>> {
+        let own = &comparison.finback;
+        if let Some(observed) = &observed {
+            return observed.proxies(own, &backends);
+        }
         let mut all = vec![proxies::haproxy(folder.path(), &backends)?];
         if let Some(envoy) = &comparison.envoy {
             all.push(proxies::envoy(folder.path(), envoy, &backends)?);
         }
         if let Some(before) = &comparison.before {
-            let before = proxies::finback("before", folder.path(), before, &backends)?;
+            let nothing = Extras::default();
+            let before = proxies::finback("before", folder.path(), before, &backends, &nothing)?;
             all.push(before);
         }
-        let own = &comparison.finback;
-        all.push(proxies::finback("finback", folder.path(), own, &backends)?);
+        let nothing = Extras::default();
+        let now = proxies::finback("finback", folder.path(), own, &backends, &nothing)?;
+        all.push(now);
         Ok(all)
     };
     let mut proxies = vec![backends.direct()];
     proxies.extend(start()?);
+    let others: &[&str] = match observed {
+        Some(_) => &[observing::NOTHING],
+        None => &["haproxy", "envoy", "before"],
+    };
+    let heads: Vec<_> = others.iter().map(|own| format!("against {own}")).collect();
     println!(
-        "| work | proxy | CPU us per call | against HAProxy | against Envoy | against before | p50 us | p99 us |"
+        "| work | proxy | CPU us per call | {} | p50 us | p99 us |",
+        heads.join(" | ")
     );
-    println!("|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|{}---|---|", "---|".repeat(others.len()));
     for workload in WORKLOADS.iter().filter(|own| wanted(own.group)) {
-        measure(comparison, workload, &proxies, folder.path())?;
+        let loads = (workload, &*proxies, others);
+        measure(comparison, loads, folder.path())?;
     }
     drop(proxies);
     if comparison.memory {
@@ -258,8 +281,7 @@ pub fn run(comparison: &Comparison) -> anyhow::Result<()> {
 
 fn measure(
     comparison: &Comparison,
-    workload: &Workload,
-    proxies: &[Proxy],
+    (workload, proxies, others): (&Workload, &[Proxy], &[&str]),
     folder: &std::path::Path,
 ) -> anyhow::Result<()> {
     let mut runs: BTreeMap<&str, Vec<Run>> = BTreeMap::new();
@@ -290,12 +312,11 @@ fn measure(
             Some(_) => format!("{:.2}", median(own.iter().map(|run| run.cpu_us).collect())),
             None => String::new(),
         };
+        let ratios: Vec<_> = others.iter().map(|other| ratio(other)).collect();
         println!(
-            "| {work} | {} | {cpu} | {} | {} | {} | {:.0} | {:.0} |",
+            "| {work} | {} | {cpu} | {} | {:.0} | {:.0} |",
             proxy.name,
-            ratio("haproxy"),
-            ratio("envoy"),
-            ratio("before"),
+            ratios.join(" | "),
             median(own.iter().map(|run| run.p50_us as f64).collect()),
             median(own.iter().map(|run| run.p99_us as f64).collect()),
         );

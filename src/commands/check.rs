@@ -6,11 +6,19 @@ use std::process::ExitCode;
 use crate::config;
 use crate::log::{complain, say};
 
-/// Checks the file; prints what is wrong with it to stderr.
+/// Checks the file; prints what is wrong with it to stderr, and what is probably not meant. With `alone`,
+/// keys, certificates and passwords are not read.
 #[must_use]
-pub fn check(path: &Path) -> ExitCode {
-    match config::load(path) {
+pub fn check(path: &Path, alone: bool) -> ExitCode {
+    let loaded = match alone {
+        true => config::load_alone(path),
+        false => config::load(path),
+    };
+    match loaded {
         Ok(config) => {
+            for warning in &config.warnings {
+                complain(format_args!("{warning}"));
+            }
             say(format_args!(
                 "{}: good; {} listeners, {} route tables, {} clusters, {} registries",
                 path.display(),

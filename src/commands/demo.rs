@@ -19,9 +19,10 @@ use finback_simulations::web::HOST_NAME;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::config;
+use crate::commands::services::terminal_width;
 use crate::log::say;
 use crate::running::Running;
+use crate::{admin, config};
 
 /// What is shown.
 #[derive(Clone, Copy)]
@@ -49,6 +50,9 @@ const SHOWN: [Shown; 5] = [
     Shown::Calls(Protocol::Http),
     Shown::Messages,
 ];
+/// How often the numbers are shown anew in a terminal, and elsewhere.
+const LOOK: Duration = Duration::from_millis(500);
+const QUIET: Duration = Duration::from_secs(5);
 /// Calls of one round.
 const ROUND: u64 = 20_000;
 /// Calls of `--once`, per protocol.
@@ -64,7 +68,7 @@ pub struct Options {
     #[arg(long)]
     json: bool,
     /// Stop after so many seconds; without it (and without --once) it goes on until Ctrl-C.
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     duration: Option<u64>,
 }
 
@@ -95,7 +99,16 @@ pub async fn demo(options: Options) -> anyhow::Result<ExitCode> {
         endpoints.insert(shown.name(), addresses);
     }
     let config = config::parse(&configuration(&endpoints), Path::new("demo.yaml"))?;
-    let running = Running::start(config)?;
+    let once = options.once || options.json;
+    let ports = match config.admin.clone().filter(|_| !once) {
+        Some(settings) => Some(admin::Ports::bind(settings).await?),
+        None => None,
+    };
+    let running = Arc::new(Running::start(config)?);
+    let dashboard = ports.as_ref().and_then(admin::Ports::address);
+    if let Some(ports) = ports {
+        ports.serve(&running)?;
+    }
     let listening = running.listening().await;
     let (_, front, _) = listening.first().context("no listener")?;
     let front = *front;
@@ -110,18 +123,21 @@ pub async fn demo(options: Options) -> anyhow::Result<ExitCode> {
             ));
         }
     }
-    let summaries = if options.once || options.json {
+    if let Some(dashboard) = dashboard {
+        say(format_args!("Dashboard: http://{dashboard}/"));
+    }
+    let summaries = if once {
         round(front, ONCE, &Default::default()).await?
     } else {
         show(front, options.duration).await?
     };
-    running.drain().await;
+    running.drain(Duration::ZERO).await;
     report(&summaries, options.json)
 }
 
 /// The demo's own configuration: what a user would write.
 fn configuration(endpoints: &BTreeMap<&str, Vec<SocketAddr>>) -> String {
-    let mut text = String::from("workers: 1\nregistries:\n");
+    let mut text = String::from("workers: 1\nadmin: { address: \"127.0.0.1:0\" }\nregistries:\n");
     let mut brokers = String::new();
     for (protocol, addresses) in endpoints {
         let list: Vec<_> = addresses
@@ -223,9 +239,13 @@ async fn show(front: SocketAddr, duration: Option<u64>) -> anyhow::Result<Summar
             "; Ctrl-C ends it"
         }
     ));
+    let width = terminal_width();
     say(format_args!(
-        "{:<10}{:>14}{:>10}{:>12}{:>10}{:>10}",
-        "protocol", "calls", "errors", "calls/s", "p50 us", "p99 us"
+        "{}",
+        row(
+            ["protocol", "calls", "errors", "calls/s", "p50 us", "p99 us"],
+            width
+        )
     ));
     let time = Duration::from_secs(duration.unwrap_or(u64::from(u32::MAX)));
     let end = tokio::time::sleep(time);
@@ -233,9 +253,18 @@ async fn show(front: SocketAddr, duration: Option<u64>) -> anyhow::Result<Summar
     let progress: [Arc<Progress>; SHOWN.len()] = Default::default();
     let mut latest = Summaries::new();
     let mut first = true;
+    let mut under_way = Box::pin(round(front, ROUND, &progress));
+    // Where lines are not rewritten, a few are enough.
+    let mut look = tokio::time::interval(if live { LOOK } else { QUIET });
     loop {
         tokio::select! {
-            summaries = round(front, ROUND, &progress) => latest = summaries?,
+            summaries = &mut under_way => {
+                latest = summaries?;
+                under_way = Box::pin(round(front, ROUND, &progress));
+                continue;
+            }
+            // Numbers grow from the beginning: a first round takes a while.
+            _ = look.tick() => {}
             _ = tokio::signal::ctrl_c() => break,
             () = &mut end => break,
         }
@@ -244,34 +273,44 @@ async fn show(front: SocketAddr, duration: Option<u64>) -> anyhow::Result<Summar
         }
         first = false;
         for (shown, progress) in SHOWN.iter().zip(&progress) {
-            let Some(summary) = latest.get(shown.name()) else {
-                continue;
-            };
-            say(format_args!(
-                "{:<10}{:>14}{:>10}{:>12.0}{:>10}{:>10}",
-                shown.name(),
-                progress.calls.load(Relaxed),
-                progress.errors.load(Relaxed),
-                summary.per_second,
-                summary.p50_us,
-                summary.p99_us
-            ));
+            let known = latest.get(shown.name());
+            let number = |of: fn(&Summary) -> String| known.map_or_else(|| "-".to_owned(), of);
+            let cells = [
+                shown.name().to_owned(),
+                progress.calls.load(Relaxed).to_string(),
+                progress.errors.load(Relaxed).to_string(),
+                number(|own| format!("{:.0}", own.per_second)),
+                number(|own| own.p50_us.to_string()),
+                number(|own| own.p99_us.to_string()),
+            ];
+            let cells = cells.each_ref().map(String::as_str);
+            say(format_args!("{}", row(cells, width)));
         }
         std::io::stdout().flush()?;
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_millis(300)) => {}
-            _ = tokio::signal::ctrl_c() => break,
-            () = &mut end => break,
-        }
     }
     for (shown, progress) in SHOWN.iter().zip(&progress) {
-        if let Some(summary) = latest.get_mut(shown.name()) {
-            summary.calls = progress.calls.load(Relaxed);
-            summary.errors = progress.errors.load(Relaxed);
-        }
+        let summary = latest.entry(shown.name()).or_default();
+        summary.calls = progress.calls.load(Relaxed);
+        summary.errors = progress.errors.load(Relaxed);
     }
     say(format_args!(""));
     Ok(latest)
+}
+
+/// A line of the table, without the last columns where it would be wider than the terminal: a line that
+/// wraps could not be rewritten in place.
+fn row(cells: [&str; 6], width: Option<usize>) -> String {
+    let mut line = String::new();
+    for (cell, own) in cells.iter().zip([10, 14, 10, 12, 10, 10]) {
+        if width.is_some_and(|width| line.len() + own > width) {
+            break;
+        }
+        match line.is_empty() {
+            true => line.push_str(&format!("{cell:<own$}")),
+            false => line.push_str(&format!("{cell:>own$}")),
+        }
+    }
+    line
 }
 
 fn report(summaries: &Summaries, json: bool) -> anyhow::Result<ExitCode> {

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -13,11 +12,17 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Config;
 use crate::log::{self, LIFECYCLE};
-use crate::running::Running;
-use crate::{admin, config, mesh_registry};
+use crate::orders::Reloaded;
+use crate::running::{Readiness, Running};
+use crate::{admin, config, mesh_registry, statsd};
 
+/// While stopping, the last round of StatsD may take this long.
+const FLUSH: Duration = Duration::from_secs(2);
 /// How often the configuration file is looked at.
 const WATCH: Duration = Duration::from_millis(500);
+/// For how long it serves on after SIGTERM, unless the configuration says otherwise: load balancers ask
+/// every few seconds who is ready. SIGINT comes from a person, who has none.
+const DRAIN_DELAY: Duration = Duration::from_secs(5);
 
 /// Runs until SIGTERM or SIGINT; a second one ends it at once.
 /// With `take_over` it listens beside the process that it replaces.
@@ -34,21 +39,15 @@ pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
+    log::configure(&config.log);
+    warn(&config);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let hangup = signal(SignalKind::hangup())?;
-    for (kind, name) in [
-        (SignalKind::user_defined1(), "SIGUSR1"),
-        (SignalKind::user_defined2(), "SIGUSR2"),
-    ] {
-        tokio::spawn(ignore(signal(kind)?, name));
-    }
-    let admin = match config.admin {
-        Some(address) => Some(
-            TcpListener::bind(address)
-                .await
-                .with_context(|| format!("the admin port cannot listen on {address}"))?,
-        ),
+    let reopen = signal(SignalKind::user_defined1())?;
+    tokio::spawn(ignore(signal(SignalKind::user_defined2())?, "SIGUSR2"));
+    let admin = match config.admin.clone() {
+        Some(settings) => Some(admin::Ports::bind(settings).await?),
         None => None,
     };
     let mesh_registry = match config.mesh_registry.clone() {
@@ -64,9 +63,8 @@ pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
     let snapshots = config.snapshots.clone();
     let running = Arc::new(Running::start(config)?);
     announce(&running).await;
-    if let Some(listener) = admin {
-        tracing::info!(target: LIFECYCLE, "listening admin {} protocol=http", listener.local_addr()?);
-        tokio::spawn(admin::serve(listener, running.clone()));
+    if let Some(ports) = admin {
+        ports.serve(&running)?;
     }
     if let Some((listener, config)) = mesh_registry {
         tracing::info!(target: LIFECYCLE, "listening mesh-registry {} protocol=http",
@@ -77,18 +75,30 @@ pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
             listener, config, registries, snapshots,
         ));
     }
+    tokio::spawn(statsd::keep_sending(running.clone()));
     tokio::spawn(keep_up(path, known, hangup, running.clone()));
-    tracing::info!(target: LIFECYCLE, "ready");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    tokio::spawn(tell_ready(running.clone()));
+    tokio::spawn(reopen_logs(reopen, running.clone()));
+    let delay = tokio::select! {
+        _ = terminate.recv() => running.drain_delay(DRAIN_DELAY),
+        () = running.orders.drained() => running.drain_delay(DRAIN_DELAY),
+        _ = interrupt.recv() => running.drain_delay(Duration::ZERO),
+    };
+    if delay.is_zero() {
+        tracing::info!(target: LIFECYCLE,
+            "stopping: finishing what is in flight; a second signal ends it at once");
+    } else {
+        tracing::info!(target: LIFECYCLE,
+            "stopping: not ready, but serving for {delay:?} more; then finishing what is in flight; \
+             a second signal ends it at once");
     }
-    tracing::info!(target: LIFECYCLE, "stopping: finishing what is in flight; a second signal ends it at once");
     let drained = tokio::select! {
-        () = running.drain() => true,
+        () = running.drain(delay) => true,
         _ = terminate.recv() => false,
         _ = interrupt.recv() => false,
     };
+    // What the last calls added.
+    let _ = tokio::time::timeout(FLUSH, statsd::flush(&running)).await;
     if !drained {
         // Calls were cut off: that shall not look like a clean end.
         tracing::warn!(target: LIFECYCLE, "ended at once");
@@ -98,10 +108,38 @@ pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Other daemons do something at these signals; without a handler they would end the process.
+/// Says when clients may be sent here, and first what is waited for.
+async fn tell_ready(running: Arc<Running>) {
+    if let Readiness::Waiting(missing) = running.readiness() {
+        let missing = missing.join(", ");
+        tracing::info!(target: LIFECYCLE, "listening; waiting for {missing}");
+    }
+    if !running.until_ready().await {
+        return;
+    }
+    match running.missing() {
+        missing if missing.is_empty() => tracing::info!(target: LIFECYCLE, "ready"),
+        missing => {
+            let missing = missing.join(", ");
+            tracing::warn!(target: LIFECYCLE, "ready, but nothing was heard of {missing}");
+        }
+    }
+}
+
+/// Opens access logs again, as those who moved the files away ask for.
+async fn reopen_logs(mut asked: Signal, running: Arc<Running>) {
+    while asked.recv().await.is_some() {
+        running.access_logs.reopen();
+        tracing::info!("SIGUSR1: access logs are opened again");
+    }
+}
+
+/// Other daemons do something at this signal; without a handler it would end the process.
 async fn ignore(mut asked: Signal, name: &'static str) {
     while asked.recv().await.is_some() {
-        tracing::info!("{name} means nothing here; SIGHUP reloads, SIGTERM stops");
+        tracing::info!(
+            "{name} means nothing here; SIGHUP reloads, SIGUSR1 opens access logs again, SIGTERM stops"
+        );
     }
 }
 
@@ -114,9 +152,17 @@ async fn announce(running: &Running) {
 /// Reloads the file when it has changed and is whole, and on SIGHUP.
 async fn keep_up(path: PathBuf, known: Option<Vec<u8>>, mut hangup: Signal, running: Arc<Running>) {
     let mut looks = Looks::new(known);
+    let Some(mut orders) = running.orders.reloads() else {
+        return;
+    };
     loop {
+        let mut asker = None;
         let asked = tokio::select! {
             _ = hangup.recv() => true,
+            Some(own) = orders.recv() => {
+                asker = Some(own);
+                true
+            }
             () = tokio::time::sleep(WATCH) => false,
         };
         // A file that is gone for a moment is being replaced: wait for the new one.
@@ -131,8 +177,17 @@ async fn keep_up(path: PathBuf, known: Option<Vec<u8>>, mut hangup: Signal, runn
             None => asked,
         };
         if is_new {
-            reload(&path, &running).await;
+            let reloaded = reload(&path, &running).await;
+            // Who asked may have gone meanwhile.
+            let _ = asker.map(|asker| asker.send(reloaded));
         }
+    }
+}
+
+/// Says what is allowed, and probably not meant.
+fn warn(config: &Config) {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
     }
 }
 
@@ -140,24 +195,32 @@ async fn read(path: &Path) -> Option<Vec<u8>> {
     tokio::fs::read(path).await.ok()
 }
 
-async fn reload(path: &Path, running: &Running) {
+async fn reload(path: &Path, running: &Running) -> Reloaded {
     let reloaded = match config::load(path) {
-        Ok(config) => running.reload(config).await,
+        Ok(config) => {
+            warn(&config);
+            running.reload(config).await
+        }
         Err(error) => Err(error.into()),
     };
     match reloaded {
         Ok(fixed) => {
-            running.reloads.accepted.fetch_add(1, Ordering::Relaxed);
+            running.reloads.accept();
             announce(running).await;
             tracing::info!(target: LIFECYCLE, "reloaded {}", path.display());
             if !fixed.is_empty() {
                 let keys = fixed.join("`, `");
                 tracing::warn!(target: LIFECYCLE, "only a restart puts the change of `{keys}` in force");
             }
+            Ok(fixed)
         }
         Err(error) => {
-            running.reloads.refused.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(target: LIFECYCLE, "{error:#}\nnot reloaded; the configuration before stays in force");
+            running.reloads.refuse();
+            for line in format!("{error:#}").lines() {
+                tracing::error!(target: LIFECYCLE, "{line}");
+            }
+            tracing::error!(target: LIFECYCLE, "not reloaded; the configuration before stays in force");
+            Err(format!("{error:#}"))
         }
     }
 }

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
 use self::table::Table;
+pub(crate) use self::table::terminal_width;
 use crate::config;
 use crate::log::complain;
 use crate::metadata::DubboMetadata;

@@ -1,27 +1,32 @@
 //! The file's types become core's; what does not make sense is refused with its place.
 
+mod admin;
 mod clusters;
 mod kafka;
+mod logs;
 mod proxies;
 mod registries;
 mod routes;
 mod several;
+mod statsd;
+mod warnings;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use finback_core::cluster::ClusterPolicy;
 use finback_core::driver::{ListenerSpec, Protocol};
 use finback_core::mesh::{self, RoutingSpec};
-use finback_registry::{Layout, RegistryConfig, Several};
+use finback_registry::{HostCluster, Layout, RegistryConfig, Several};
 
 use super::file::{self, File};
+use super::folder::Folder;
 use super::units::{Pause, Placed, Size, Time};
-use super::{Config, TlsFiles, Wrong};
+use super::{Config, Lifecycle, Places, TlsFiles, Wrong};
+use crate::access_log::AccessLogConfig;
 use crate::authentication::Credentials;
 use crate::kafka::Outlet;
 use crate::protocols;
@@ -37,7 +42,20 @@ const MAX_WORKERS: usize = 1024;
 
 type Result<T> = std::result::Result<T, Wrong>;
 
-pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
+/// Converts the whole file.
+///
+/// # Errors
+/// Everything that is wrong with it: the first mistake of each listener, route, cluster and so on.
+pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Config, Vec<Wrong>> {
+    let mut wrongs = Wrongs::default();
+    let found = warnings::of(&file);
+    let kafka = file.kafka.into_iter().map(|(name, kafka)| {
+        let outlet = kafka::outlet(&name, kafka, folder)?;
+        Ok((name, outlet))
+    });
+    let kafka: Vec<_> = wrongs.all(kafka);
+    // What is wrong there would be missing elsewhere.
+    wrongs.none()?;
     let names = Names {
         registries: file.registries.keys().cloned().collect(),
         lists: file
@@ -49,59 +67,52 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
             .map(|(name, _)| name.clone())
             .collect(),
         several: RefCell::default(),
+        hosts: RefCell::default(),
         clusters: file.clusters.keys().cloned().collect(),
         tables: file.routes.keys().cloned().collect(),
-        kafka: file
-            .kafka
-            .into_iter()
-            .map(|(name, kafka)| Ok((name.clone(), kafka::outlet(&name, kafka, folder)?)))
-            .collect::<Result<_>>()?,
+        kafka: kafka.into_iter().collect(),
         credentials: RefCell::default(),
     };
-    let workers = workers(file.workers.as_ref())?;
-    let admin = file
-        .admin
-        .as_ref()
-        .map(|admin| admin_address(&admin.address))
-        .transpose()?;
-    let mut registries: Vec<_> = file
-        .registries
-        .into_iter()
-        .map(|(name, registry)| Ok((name, registry_spec(registry, folder)?)))
-        .collect::<Result<_>>()?;
-    let registrations = registrations(file.register, &names)?;
-    let bridges = file
-        .bridges
-        .into_iter()
-        .map(|from| bridge(from, &names))
-        .collect::<Result<_>>()?;
-    let mesh_registry = file
-        .mesh_registry
-        .map(|from| mesh_registry(from, &names))
-        .transpose()?;
-    let subscriptions: Vec<_> = file
-        .subscriptions
-        .into_iter()
-        .map(|own| subscription(own, &names, folder))
-        .collect::<Result<_>>()?;
-    let (limits, longest) = limits(file.limits)?;
+    let workers = wrongs.one(workers(file.workers.as_ref())).unwrap_or(1);
+    let admin = file.admin.map(|admin| admin_settings(admin, folder));
+    let admin = wrongs.one(admin.transpose()).flatten();
+    let statsd = file.metrics.statsd.map(statsd::settings);
+    let statsd = wrongs.one(statsd.transpose()).flatten();
+    let registries = file.registries.into_iter();
+    let registries = registries.map(|(name, own)| Ok((name, registry_spec(own, folder)?)));
+    let mut registries: Vec<_> = wrongs.all(registries);
+    let registrations = wrongs
+        .one(registrations(file.register, &names))
+        .unwrap_or_default();
+    let bridges = wrongs.all(file.bridges.into_iter().map(|from| bridge(from, &names)));
+    let mesh_registry = file.mesh_registry.map(|from| mesh_registry(from, &names));
+    let mesh_registry = wrongs.one(mesh_registry.transpose()).flatten();
+    let subscriptions = file.subscriptions.into_iter();
+    let subscriptions: Vec<_> =
+        wrongs.all(subscriptions.map(|own| subscription(own, &names, folder)));
+    let lifecycle = lifecycle(&file.limits);
+    let log = wrongs.one(logs::log(file.log)).unwrap_or_default();
+    let (limits, longest) = wrongs.one(limits(file.limits)).unwrap_or_default();
     let frame = Frame {
         most: longest,
         queue_hard: limits.queue_hard,
     };
     if file.listeners.value.is_empty() && subscriptions.is_empty() {
         let message = "without a listener nothing would ever come in; write one";
-        return Err(Wrong::at(file.listeners.place, message));
+        wrongs.add(Wrong::at(file.listeners.place, message));
     }
-    let (listeners, listener_tls) = listeners(file.listeners, frame, &names, folder)?;
+    let Listeners {
+        specs: listeners,
+        tls: listener_tls,
+        access_logs,
+        places: listener_places,
+    } = listeners(file.listeners, frame, &names, folder, &mut wrongs);
     let tables: Vec<_> = file
         .routes
         .into_iter()
-        .map(|(name, routes)| table(&name, routes, &names, folder))
-        .collect::<Result<_>>()?;
-    let mut clusters = Vec::new();
-    let mut cluster_tls = Vec::new();
-    for (name, mut cluster) in file.clusters {
+        .map(|(name, routes)| table(&name, routes, &names, folder, &mut wrongs))
+        .collect();
+    let clusters = file.clusters.into_iter().map(|(name, mut cluster)| {
         let told = cluster.value.proxy_protocol.take();
         let (mut spec, tls) = cluster_spec(&name, cluster, &names, folder)?;
         if let Some(told) = told {
@@ -109,27 +120,39 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
             spec.policy.proxy_header = Some(proxies::version(told)?);
             proxies::check(&spec, place, &tables, &listeners)?;
         }
-        clusters.push(spec);
-        cluster_tls.push(tls);
-    }
-    let (registry_policy, registry_tls) = match file.registry_clusters {
-        Some(placed) => policy(placed.value, folder)?,
-        None => (ClusterPolicy::default(), None),
-    };
+        Ok((spec, tls))
+    });
+    let (clusters, cluster_tls) = wrongs.all(clusters).into_iter().unzip();
+    let registry_policy = file.registry_clusters.map(|own| policy(own.value, folder));
+    let registry_policy = wrongs.one(registry_policy.transpose()).flatten();
+    let (registry_policy, registry_tls) = registry_policy.unwrap_or_default();
     let several = names.several.take().into_iter();
     registries.extend(several.map(|(name, own)| (name, RegistryConfig::Several(own))));
+    let hosts = names.hosts.take();
+    if !hosts.is_empty() {
+        registries.push((clusters::HOSTS.to_owned(), RegistryConfig::Hosts(hosts)));
+    }
     let routing = RoutingSpec {
         tables,
         clusters,
         registry_policy,
         limits,
     };
+    wrongs.none()?;
     Ok(Config {
         take_over: false,
+        warnings: Vec::new(),
+        places: Places {
+            listeners: listener_places,
+            ..Places::default()
+        },
+        found,
+        shown: serde_json::Value::Null,
         kafka: names.kafka.values().map(|own| own.value.clone()).collect(),
         subscriptions,
         workers,
         admin,
+        statsd,
         registries,
         registrations,
         bridges,
@@ -139,6 +162,9 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
             .map(|snapshots| folder.join(snapshots.folder)),
         listeners,
         routing,
+        lifecycle,
+        log,
+        access_logs,
         files: TlsFiles {
             listeners: listener_tls,
             clusters: cluster_tls,
@@ -149,8 +175,43 @@ pub(super) fn config(file: File, folder: &Path) -> Result<Config> {
     })
 }
 
-/// The files of each listener's TLS.
-type ListenerFiles = Vec<Option<Placed<ServerFiles>>>;
+/// What is wrong, collected: one mistake hides no other.
+#[derive(Default)]
+struct Wrongs(Vec<Wrong>);
+
+impl Wrongs {
+    fn add(&mut self, wrong: Wrong) {
+        self.0.push(wrong);
+    }
+
+    fn one<T>(&mut self, result: Result<T>) -> Option<T> {
+        result.map_err(|wrong| self.add(wrong)).ok()
+    }
+
+    fn all<T>(&mut self, results: impl Iterator<Item = Result<T>>) -> Vec<T> {
+        results.filter_map(|result| self.one(result)).collect()
+    }
+
+    /// # Errors
+    /// What was found, if anything was.
+    fn none(&mut self) -> std::result::Result<(), Vec<Wrong>> {
+        match self.0.is_empty() {
+            true => Ok(()),
+            false => Err(std::mem::take(&mut self.0)),
+        }
+    }
+}
+
+/// All listeners, with what is kept beside core's words for them.
+#[derive(Default)]
+struct Listeners {
+    specs: Vec<ListenerSpec>,
+    /// The files of each one's TLS.
+    tls: Vec<Option<Placed<ServerFiles>>>,
+    access_logs: Vec<(Arc<str>, AccessLogConfig)>,
+    /// Where each one's address stands, by name.
+    places: Vec<(Arc<str>, (u64, u64))>,
+}
 
 /// The names that other parts of the file may refer to.
 struct Names {
@@ -159,6 +220,8 @@ struct Names {
     lists: Vec<String>,
     /// Registries that are asked together, by the name under which they are one.
     several: RefCell<BTreeMap<String, Several>>,
+    /// Clusters whose endpoints have host names.
+    hosts: RefCell<BTreeMap<String, HostCluster>>,
     clusters: Vec<String>,
     tables: Vec<String>,
     kafka: BTreeMap<String, Placed<Arc<Outlet>>>,
@@ -169,7 +232,7 @@ struct Names {
 fn subscription(
     value: file::MqttSubscription,
     names: &Names,
-    folder: &Path,
+    folder: &Folder<'_>,
 ) -> Result<Subscription> {
     let broker = value.broker.value.rsplit_once(':');
     let broker = broker.and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
@@ -200,7 +263,7 @@ fn subscription(
     let login = match (value.username, value.password_file) {
         (None, None) => None,
         (Some(user), None) => Some((user, String::new())),
-        (Some(user), Some(file)) => Some((user, routes::mqtt::password(&file, folder)?)),
+        (Some(user), Some(file)) => Some((user, folder.secret(&file)?)),
         (None, Some(file)) => {
             return Err(Wrong::at(file.place, "a password needs a `username` too"));
         }
@@ -271,46 +334,85 @@ fn workers(given: Option<&Placed<usize>>) -> Result<usize> {
 
 fn address(text: &str, place: (u64, u64)) -> Result<SocketAddr> {
     text.parse().map_err(|_| {
-        let message = format!(
-            "`{text}` is no address; write an IP address and port, such as 127.0.0.1:12220"
-        );
-        Wrong::at(place, message)
+        let remedy = match text.rsplit_once(':') {
+            // A name is good where calls go, not where they come in.
+            Some((host, port)) if port.parse::<u16>().is_ok() => match host {
+                "" => format!("write 0.0.0.0:{port} for every address of this host"),
+                _ => format!(
+                    "host names are for a cluster's `endpoints`; write 127.0.0.1:{port} or 0.0.0.0:{port}"
+                ),
+            },
+            _ => "write an IP address and port, such as 127.0.0.1:12220".to_owned(),
+        };
+        Wrong::at(place, format!("`{text}` is no address; {remedy}"))
     })
 }
 
-fn admin_address(placed: &Placed<String>) -> Result<SocketAddr> {
-    let address = address(&placed.value, placed.place)?;
-    if !address.ip().is_loopback() {
-        let message = "the admin port is for this machine only; write 127.0.0.1 and a port";
-        return Err(Wrong::at(placed.place, message));
+/// The admin port's settings, which must lead to something.
+pub(super) fn admin_settings(
+    from: Placed<file::Admin>,
+    folder: &Folder<'_>,
+) -> Result<crate::admin::Settings> {
+    let settings = admin::settings(from.value, folder)?;
+    if !admin::serves(&settings) {
+        let message = "an admin port without an address serves nothing; write `address`";
+        return Err(Wrong::at(from.place, message));
     }
-    Ok(address)
+    Ok(settings)
 }
 
 fn listeners(
     listeners: Placed<Vec<file::Listener>>,
     frame: Frame,
     names: &Names,
-    folder: &Path,
-) -> Result<(Vec<ListenerSpec>, ListenerFiles)> {
-    let mut specs: Vec<ListenerSpec> = Vec::new();
-    let mut files = Vec::new();
+    folder: &Folder<'_>,
+    wrongs: &mut Wrongs,
+) -> Listeners {
+    let mut all = Listeners::default();
     for listener in listeners.value {
-        let place = listener.address.place;
-        let (spec, tls) = listener_spec(listener, frame, names, folder)?;
-        files.push(tls);
-        if specs.iter().any(|other| other.name == spec.name) {
-            let message = format!("two listeners are called `{}`; rename one", spec.name);
-            return Err(Wrong::at(place, message));
-        }
-        let clash = |other: &ListenerSpec| other.address == spec.address;
-        if spec.address.port() != 0 && specs.iter().any(clash) {
-            let message = format!("two listeners have the address {}; move one", spec.address);
-            return Err(Wrong::at(place, message));
-        }
-        specs.push(spec);
+        let added = add_listener(&mut all, listener, frame, names, folder);
+        wrongs.one(added);
     }
-    Ok((specs, files))
+    all
+}
+
+fn add_listener(
+    all: &mut Listeners,
+    mut listener: file::Listener,
+    frame: Frame,
+    names: &Names,
+    folder: &Folder<'_>,
+) -> Result<()> {
+    let place = listener.address.place;
+    let access_log = listener.access_log.take();
+    let (spec, tls) = listener_spec(listener, frame, names, folder)?;
+    if all.specs.iter().any(|other| other.name == spec.name) {
+        let message = format!("two listeners are called `{}`; rename one", spec.name);
+        return Err(Wrong::at(place, message));
+    }
+    let clash = |other: &ListenerSpec| other.address == spec.address;
+    if spec.address.port() != 0 && all.specs.iter().any(clash) {
+        let message = format!("two listeners have the address {}; move one", spec.address);
+        return Err(Wrong::at(place, message));
+    }
+    if let Some(placed) = access_log {
+        let place = placed.place;
+        let config = logs::access_log(placed, folder)?;
+        // One file is written by one thread, which knows one way of moving it away.
+        let path = |own: &AccessLogConfig| own.target.to_string();
+        let differs = |own: &(Arc<str>, AccessLogConfig)| {
+            path(&own.1) == path(&config) && own.1.target != config.target
+        };
+        if all.access_logs.iter().any(differs) {
+            let message = "another listener writes there, with another `rotate`; write the same";
+            return Err(Wrong::at(place, message));
+        }
+        all.access_logs.push((spec.name.clone(), config));
+    }
+    all.places.push((spec.name.clone(), place));
+    all.tls.push(tls);
+    all.specs.push(spec);
+    Ok(())
 }
 
 /// How long frames may be.
@@ -326,7 +428,7 @@ fn listener_spec(
     from: file::Listener,
     frame: Frame,
     names: &Names,
-    folder: &Path,
+    folder: &Folder<'_>,
 ) -> Result<(ListenerSpec, Option<Placed<ServerFiles>>)> {
     let address = address(&from.address.value, from.address.place)?;
     known(&names.tables, "route table", &from.routes)?;
@@ -363,6 +465,7 @@ fn listener_spec(
     };
     let proxies = proxies::proxies(from.trusted_proxies, from.proxy_protocol, &protocols)?;
     let spec = ListenerSpec {
+        gauges: Arc::default(),
         proxies,
         name: from.name.unwrap_or_else(|| address.to_string()).into(),
         address,
@@ -438,8 +541,8 @@ fn http_bounds(
     };
     is_spoken(finback_http::NAME, protocol, place)?;
     for (own, head) in [
-        (&mut config.head, value.head),
-        (&mut config.response_head, value.response_head),
+        (&mut config.head, value.header_size),
+        (&mut config.response_head, value.response_header_size),
     ] {
         if let Some(Placed {
             value: Size(most),
@@ -447,7 +550,7 @@ fn http_bounds(
         }) = head
         {
             if !(1..=finback_http::MOST_HEAD).contains(&most) {
-                let message = "a head has up to 256KiB; write no more, and not 0";
+                let message = "headers have up to 256KiB in all; write no more, and not 0";
                 return Err(Wrong::at(place, message));
             }
             *own = most;
@@ -456,7 +559,7 @@ fn http_bounds(
     set(&mut config.normalize_path, value.normalize_path);
     set(&mut config.proxy_100_continue, value.proxy_100_continue);
     set(&mut config.h2c_upgrade, value.h2c_upgrade);
-    if let Some(Placed { value, place }) = value.headers {
+    if let Some(Placed { value, place }) = value.header_count {
         let most = finback_http::MOST_HEADERS;
         if value.get() > most {
             let message = format!("{value} headers are too many; write {most} at most");
@@ -464,8 +567,8 @@ fn http_bounds(
         }
         config.headers = value.get();
     }
-    set(&mut config.target, value.target.map(|Size(own)| own));
-    set_time(&mut config.head_timeout, value.head_timeout);
+    set(&mut config.target, value.uri_size.map(|Size(own)| own));
+    set_time(&mut config.head_timeout, value.header_timeout);
     let rate = value.body_rate.map(|Size(own)| own as u64);
     set(&mut config.body_rate, rate);
     set(&mut config.streams, value.streams.map(NonZeroU32::get));
@@ -486,7 +589,7 @@ fn is_spoken(name: &str, protocol: Option<&Placed<String>>, place: (u64, u64)) -
 fn server_files(
     Placed { value, place }: Placed<file::ListenerTls>,
     protocols: &[Arc<dyn Protocol>],
-    folder: &Path,
+    folder: &Folder<'_>,
 ) -> Result<Placed<ServerFiles>> {
     if value.certificates.is_empty() {
         return Err(Wrong::at(place, "TLS needs a certificate; write one"));
@@ -531,7 +634,7 @@ fn revoked(
     lists: Vec<Placed<String>>,
     authorities: Option<&String>,
     key: &str,
-    folder: &Path,
+    folder: &Folder<'_>,
 ) -> Result<Vec<PathBuf>> {
     match lists.first() {
         Some(first) if authorities.is_none() => {
@@ -540,6 +643,18 @@ fn revoked(
         }
         _ => Ok(lists.iter().map(|list| folder.join(&list.value)).collect()),
     }
+}
+
+fn lifecycle(from: &file::Limits) -> Lifecycle {
+    let mut lifecycle = Lifecycle {
+        drain_delay: from.drain_delay.map(|Pause(time)| time),
+        ..Lifecycle::default()
+    };
+    set(
+        &mut lifecycle.registry_wait,
+        from.registry_wait.map(|Pause(time)| time),
+    );
+    lifecycle
 }
 
 /// The bounds, and the longest frame if that is said.
@@ -570,7 +685,7 @@ fn limits(from: file::Limits) -> Result<(mesh::Limits, Option<usize>)> {
     set(&mut limits.frame_rate, size(from.frame_rate));
     set(&mut limits.unfinished, size(from.unfinished));
     set_time(&mut limits.idle, from.idle);
-    set_time(&mut limits.sniff, from.sniff);
+    set_time(&mut limits.sniff, from.detect_timeout);
     set_time(&mut limits.call_timeout, from.call_timeout);
     set_time(&mut limits.call_timeout_max, from.call_timeout_max);
     set(&mut limits.half_closed, pause(from.half_closed));

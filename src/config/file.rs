@@ -1,22 +1,36 @@
 //! The configuration file's types: what may be written, nothing about what it means.
 
+mod admin;
+
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
 
-use super::forms::forms;
+use super::forms::{extensions, forms};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::units::{Pause, Percent, Placed, Size, Time};
 
+pub use admin::{Admin, AdminListener, AdminTls};
+
+/// The whole file: keys at its top that begin with `x-` are left to whoever wrote them, for anchors to stand in.
+#[derive(Clone, Debug)]
+pub struct Whole(pub File);
+
+extensions!(Whole, File);
+
 /// A Finback configuration.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(title = "Finback configuration", extend("patternProperties" = { "^x-": {} }))]
 pub struct File {
     /// Worker threads. Default: one per core. Read at the start only.
     pub workers: Option<Placed<usize>>,
-    /// The admin port: metrics, health, clusters. Read at the start only.
-    pub admin: Option<Admin>,
+    /// The admin port: pages, metrics, health. Read at the start only.
+    pub admin: Option<Placed<Admin>>,
+    /// Where metrics are sent. Default: nowhere; the admin port has them for Prometheus.
+    #[serde(default)]
+    pub metrics: Metrics,
     /// Registries by name.
     #[serde(default)]
     pub registries: BTreeMap<String, Placed<Registry>>,
@@ -50,14 +64,53 @@ pub struct File {
     /// Bounds of connections and calls; the guide says of which protocols each one is.
     #[serde(default)]
     pub limits: Limits,
+    /// The log of what Finback itself does.
+    #[serde(default)]
+    pub log: Log,
 }
 
-/// The admin port.
+/// The log of what Finback itself does, on stderr. The environment's `RUST_LOG` goes before `level` and
+/// `modules`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// How a line looks: `text` or `json`. Default: text.
+    #[schemars(extend("enum" = ["text", "json"]))]
+    pub format: Option<Placed<String>>,
+    /// Which lines are written: `error`, `warn`, `info`, `debug`, `trace` or `off`. Default: info.
+    #[schemars(extend("enum" = ["error", "warn", "info", "debug", "trace", "off"]))]
+    pub level: Option<Placed<String>>,
+    /// Other levels for modules, by their names, such as `finback_http`. Default: none.
+    #[serde(default)]
+    pub modules: BTreeMap<String, Placed<String>>,
+}
+
+/// Where metrics are sent.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    /// A StatsD server.
+    pub statsd: Option<Statsd>,
+}
+
+/// A StatsD server.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Admin {
-    /// Where it listens, such as `127.0.0.1:9901`. Loopback only.
+pub struct Statsd {
+    /// Where it listens: `host:port` (UDP), or `unix:/path` of a socket of datagrams.
     pub address: Placed<String>,
+    /// `plain`: labels are parts of names, as Etsy's server and Graphite have them; `dogstatsd`: labels are
+    /// tags. Default: plain.
+    pub format: Option<Placed<String>>,
+    /// What every name begins with; may be empty. Default: finback.
+    pub prefix: Option<Placed<String>>,
+    /// How often it is told. Default: 10s.
+    pub interval: Option<Placed<Time>>,
+    /// Bytes of a packet, at most. Default: 1432, of a socket in the file system 8192.
+    pub packet_size: Option<Placed<Size>>,
+    /// Tags of every line, with `format: dogstatsd`. Default: none.
+    #[serde(default)]
+    pub tags: BTreeMap<String, Placed<String>>,
 }
 
 /// Where services are registered. Exactly one of `zookeeper`, `etcd`, `file`, `memory` and `dns`;
@@ -94,7 +147,7 @@ pub struct Registry {
     pub eager: Vec<Eager>,
     /// Where layouts begin.
     #[serde(default)]
-    pub roots: Roots,
+    pub base_paths: BasePaths,
 }
 
 /// A Kafka cluster that messages are written to.
@@ -214,7 +267,7 @@ pub struct Eager {
 /// Where layouts begin in a registry.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Roots {
+pub struct BasePaths {
     /// Dubbo's group. Default: /dubbo.
     pub dubbo: Option<Placed<String>>,
     /// Where Dubbo's applications and Spring Cloud's services are. Default: /services.
@@ -340,6 +393,7 @@ pub struct Listener {
     pub address: Placed<String>,
     /// `bolt`, `dubbo`, `mqtt`, `http`, `tcp`, or `auto` to tell by a connection's first bytes.
     /// Default: auto.
+    #[schemars(extend("enum" = ["auto", "mqtt", "bolt", "dubbo", "http", "tcp"]))]
     pub protocol: Option<Placed<String>>,
     /// With `auto`: whether what is none of its protocols is passed through as TCP, to where
     /// routes for `tcp` lead. Default: false.
@@ -367,22 +421,55 @@ pub struct Listener {
     pub mqtt: Option<Placed<MqttListener>>,
     /// HTTP: bounds on requests and connections.
     pub http: Option<Placed<HttpListener>>,
+    /// A line for each exchange. Default: none.
+    pub access_log: Option<Placed<AccessLog>>,
+}
+
+/// One line for each exchange of a listener; exactly one of `path` and `stdout` says where.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AccessLog {
+    /// A file or a named pipe, relative to this file. SIGUSR1 has it opened again.
+    pub path: Option<String>,
+    /// The process's standard output.
+    #[serde(default)]
+    pub stdout: bool,
+    /// `json`, `text`, or a template with fields, such as `{time} {service} {outcome}`. Default: json.
+    pub format: Option<Placed<String>>,
+    /// `failures` leaves out exchanges that succeeded. Default: all.
+    #[schemars(extend("enum" = ["failures"]))]
+    pub only: Option<Placed<String>>,
+    /// The share of the exchanges that succeeded which are written, above 0 and up to 1; failures always
+    /// are. Default: 1.
+    pub sample: Option<Placed<f64>>,
+    /// When the file is moved away. Default: never.
+    pub rotate: Option<Placed<Rotate>>,
+}
+
+/// When a log file is moved away, as `PATH.1`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rotate {
+    /// When it has so many bytes, 64KiB at least.
+    pub size: Size,
+    /// So many former files are kept. Default: 5.
+    pub keep: Option<u32>,
 }
 
 /// Bounds on requests of HTTP and on their connections.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HttpListener {
-    /// The longest head of a request, 256KiB at most. Default: 32KiB.
-    pub head: Option<Placed<Size>>,
-    /// The longest head of a response, 256KiB at most. Default: 64KiB.
-    pub response_head: Option<Placed<Size>>,
+    /// The longest request line and headers of a request together, 256KiB at most. Default: 32KiB.
+    pub header_size: Option<Placed<Size>>,
+    /// The same of a response. Default: 64KiB.
+    pub response_header_size: Option<Placed<Size>>,
     /// Headers of a request, 256 at most. Default: 100.
-    pub headers: Option<Placed<NonZeroUsize>>,
-    /// The longest target of a request. Default: 8KiB.
-    pub target: Option<Size>,
-    /// How long a request's head may take. Default: 10s.
-    pub head_timeout: Option<Time>,
+    pub header_count: Option<Placed<NonZeroUsize>>,
+    /// The longest URI of a request. Default: 8KiB.
+    pub uri_size: Option<Size>,
+    /// How long a request's headers may take. Default: 10s.
+    pub header_timeout: Option<Time>,
     /// Bytes that a request's body has to bring per second, on the average of a `call_timeout`;
     /// 0 for any. A conversation, such as a stream of gRPC, may take its time. Default: 100.
     pub body_rate: Option<Size>,
@@ -566,7 +653,7 @@ pub struct MqttPolicy {
     #[serde(default)]
     pub acl: Vec<Placed<MqttRule>>,
     /// What stands before every topic at the broker. Default: nothing.
-    pub mount: Option<Placed<String>>,
+    pub mountpoint: Option<Placed<String>>,
     /// Beginnings of topics that are others at the broker. Default: none.
     #[serde(default)]
     pub rewrite: Vec<Placed<MqttRewrite>>,
@@ -590,7 +677,7 @@ pub struct MqttPolicy {
     /// Where clients of MQTT 5 are told to go when we go away. Default: they are not told.
     pub server_reference: Option<String>,
     /// Write messages to Kafka too. Default: nowhere.
-    pub tap: Option<Placed<MqttTap>>,
+    pub mirror: Option<Placed<MqttMirror>>,
     /// What a second session of one client identifier means: `broker` (the broker's affair),
     /// `take-over` (the former one is ended here) or `refuse`. Default: broker; with `produce`,
     /// take-over.
@@ -653,17 +740,19 @@ pub struct MqttTokens {
 /// Messages for Kafka besides their broker.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct MqttTap {
-    /// See [`Produce::kafka`].
+pub struct MqttMirror {
+    /// The Kafka cluster's name.
     pub kafka: Placed<String>,
-    /// See [`Produce::topic`].
+    /// The topic of Kafka. `{topic}` stands for the message's topic (HTTP: its path) with `.` for `/`,
+    /// `{1}` to `{9}` for a level of it. What gives no name is refused.
     pub topic: Placed<String>,
-    /// See [`Produce::key`].
+    /// What decides about the partition: `client-id` (MQTT), `topic`, `none`, or
+    /// `{ property: NAME }`: a user property or header. Default: client-id for MQTT, none for HTTP.
     pub key: Option<Placed<ProduceKey>>,
     /// Whether the broker's acknowledgement is held back until Kafka has the message too. Default:
     /// false; then what Kafka has no room for is left out there.
     #[serde(default)]
-    pub hold: bool,
+    pub wait: bool,
     /// Filters of the topics it is about. Default: all.
     #[serde(default)]
     pub topics: Vec<Placed<String>>,
@@ -967,29 +1056,34 @@ pub struct Retry {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cluster {
-    /// Its endpoints.
+    /// Its endpoints: `IP:PORT`, or `HOST:PORT` for every address that the host's name has.
     pub endpoints: Option<Vec<Placed<Endpoint>>>,
+    /// How often host names in `endpoints` are asked for again. Default: 5s.
+    pub refresh: Option<Placed<Time>>,
     /// Where to look them up.
     pub discover: Option<Placed<Discover>>,
-    /// See [`Policy::balance`].
+    /// `round-robin`, `random`, `least-request`, `peak-ewma`, `primary`, `{ consistent-hash: source }`,
+    /// `{ consistent-hash: client-id }` or `{ consistent-hash: { attribute: NAME } }`. Default: round-robin.
     pub balance: Option<Placed<Balance>>,
-    /// See [`Policy::connect_timeout`].
+    /// How long a connection may take to be made. Default: 1s.
     pub connect_timeout: Option<Time>,
-    /// See [`Policy::connections`].
+    /// Connections per endpoint and worker, at most. Default: 4; any number where each carries one
+    /// request at a time, as in HTTP/1.1.
     pub connections: Option<NonZeroU32>,
-    /// See [`Policy::heartbeat`].
+    /// Heartbeats to silent endpoints.
     pub heartbeat: Option<Heartbeat>,
-    /// See [`Policy::limits`].
+    /// Calls in flight.
     pub limits: Option<ClusterLimits>,
-    /// See [`Policy::outlier`].
+    /// When an endpoint is left alone.
     pub outlier: Option<Outlier>,
-    /// See [`Policy::health_check`].
+    /// Asking endpoints whether they are well. Default: nobody is asked.
     pub health_check: Option<Placed<HealthCheck>>,
-    /// See [`Policy::retry_budget`].
+    /// Retries in flight, at most, in percent of the calls in flight. Default: 20.
     pub retry_budget: Option<u32>,
-    /// See [`Policy::http`].
+    /// The version of HTTP that endpoints are spoken to in: `"1.1"` or `"2"`. Default: 2 for gRPC
+    /// and Triple, else 1.1.
     pub http: Option<Placed<String>>,
-    /// See [`Policy::tls`].
+    /// TLS, if it is spoken to endpoints.
     pub tls: Option<Placed<ClusterTls>>,
     /// The version of the PROXY protocol's header by which endpoints are told whose a connection is: `v1` or
     /// `v2`. Such a connection is never shared by clients. Default: none is sent.
@@ -1014,7 +1108,7 @@ pub struct Policy {
     pub limits: Option<ClusterLimits>,
     /// When an endpoint is left alone.
     pub outlier: Option<Outlier>,
-    /// Asking endpoints whether they are well. Default: nobody is asked.
+    /// Asking endpoints whether they are healthy. Default: nobody is asked.
     pub health_check: Option<Placed<HealthCheck>>,
     /// Retries in flight, at most, in percent of the calls in flight. Default: 20.
     pub retry_budget: Option<u32>,
@@ -1029,7 +1123,7 @@ pub struct Policy {
 #[derive(Clone, Debug, JsonSchema)]
 #[schemars(untagged)]
 pub enum Endpoint {
-    /// `host:port`.
+    /// `IP:PORT` or `HOST:PORT`.
     Address(String),
     /// Address, weight and labels.
     Full(FullEndpoint),
@@ -1046,9 +1140,9 @@ forms!(
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FullEndpoint {
-    /// `ip:port`.
+    /// `IP:PORT` or `HOST:PORT`.
     pub address: String,
-    /// Its share of the calls; 0 takes none. Default: 100.
+    /// Its share of the calls, that of each address of a host; 0 takes none. Default: 100.
     pub weight: Option<u32>,
     /// Labels that subsets select by.
     #[serde(default)]
@@ -1083,6 +1177,7 @@ pub struct Discover {
 #[schemars(untagged)]
 pub enum Balance {
     /// A policy without a key.
+    #[schemars(extend("enum" = ["round-robin", "random", "least-request", "peak-ewma", "primary"]))]
     Word(String),
     /// The same endpoint for the same key.
     Hash(ConsistentHash),
@@ -1165,18 +1260,19 @@ pub struct Outlier {
     pub panic_percent: Option<Percent>,
 }
 
-/// How endpoints are asked whether they are well.
+/// How endpoints are asked whether they are healthy.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HealthCheck {
     /// How: `tcp` (it accepts connections), `http`, `grpc` (its health checking protocol), `bolt`
     /// or `dubbo` (heartbeat), `mqtt` (CONNECT).
+    #[schemars(extend("enum" = ["tcp", "http", "grpc", "bolt", "dubbo", "mqtt"]))]
     pub protocol: String,
     /// HTTP: what is asked for. Default: `/`.
     pub path: Option<String>,
     /// HTTP, gRPC: the host that is asked for. Default: `health`.
     pub host: Option<String>,
-    /// HTTP: the lowest and the highest status of one that is well. Default: `[200, 399]`.
+    /// HTTP: the lowest and the highest status of one that is healthy. Default: `[200, 399]`.
     pub status: Option<(u16, u16)>,
     /// gRPC: the service that is asked about. Default: the server.
     pub service: Option<String>,
@@ -1192,9 +1288,9 @@ pub struct HealthCheck {
     pub interval: Option<Time>,
     /// How long an answer may take. Default: 1s.
     pub timeout: Option<Time>,
-    /// So many failures in a row make an endpoint unwell. Default: 3.
+    /// So many failures in a row make an endpoint unhealthy. Default: 3.
     pub unhealthy: Option<NonZeroU32>,
-    /// So many successes in a row make it well again. Default: 2.
+    /// So many successes in a row make it healthy again. Default: 2.
     pub healthy: Option<NonZeroU32>,
 }
 
@@ -1224,7 +1320,7 @@ pub struct Limits {
     /// A client without traffic is disconnected after this. Default: 3m.
     pub idle: Option<Time>,
     /// The time a connection has to show its protocol, from its first byte. Default: 5s.
-    pub sniff: Option<Time>,
+    pub detect_timeout: Option<Time>,
     /// The deadline of calls for which nobody gives one. Default: 60s.
     pub call_timeout: Option<Time>,
     /// Bounds the deadline that a caller sets itself, where its route does not. Default: 1h.
@@ -1237,6 +1333,12 @@ pub struct Limits {
     /// While stopping, new calls are served for this long where the protocol has no goodbye.
     /// Default: 5s.
     pub drain_grace: Option<Pause>,
-    /// Stopping takes no longer than this. Default: 30s.
+    /// Stopping takes no longer than this, `drain_delay` apart. Default: 30s.
     pub drain: Option<Pause>,
+    /// When told to stop, it is not ready at once, but accepts and serves for this long. Default: 5s
+    /// after SIGTERM, 0s after SIGINT.
+    pub drain_delay: Option<Pause>,
+    /// After the start, it is not ready until registries of routes and clusters answered, or this is
+    /// over. Read at the start only. Default: 15s.
+    pub registry_wait: Option<Pause>,
 }

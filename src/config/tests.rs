@@ -1,6 +1,8 @@
 //! What is wrong is said with its place and its remedy.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod messages;
+
 use std::path::Path;
 
 use super::*;
@@ -145,7 +147,7 @@ fn mistakes_are_refused_with_place_and_remedy() {
         (
             "127.0.0.1:0\" }\nreg",
             "0.0.0.0:1\" }\nreg",
-            "3:19: the admin port is for this machine only",
+            "3:19: outside of this machine the admin port needs a `token_file`",
         ),
         (
             "routes: rpc }",
@@ -179,7 +181,7 @@ fn mistakes_are_refused_with_place_and_remedy() {
         ),
         (
             "routes: rpc }",
-            "routes: rpc, http: { headers: 257 } }",
+            "routes: rpc, http: { header_count: 257 } }",
             "257 headers are too many; write 256 at most",
         ),
         (
@@ -216,7 +218,7 @@ fn mistakes_are_refused_with_place_and_remedy() {
             "registry",
             "which registry?",
         ),
-        ("\"127.0.0.1:2\"", "\"127.0.0.1\"", "is no address"),
+        ("\"127.0.0.1:2\"", "\"127.0.0.1\"", "is no endpoint"),
         ("\"127.0.0.1:2\"", "\"127.0.0.1:3\"", "listed twice"),
         ("{ attribute: uid }", "header", "is no way to balance"),
         ("fallback: any", "fallback: all", "is no fallback"),
@@ -225,7 +227,7 @@ fn mistakes_are_refused_with_place_and_remedy() {
         (
             "{ registry: zk, layout: dubbo }",
             "{ regsitry: zk }",
-            "16:13: unknown field `regsitry`",
+            "16:13: no key is called `regsitry` here",
         ),
         (
             "[ { cluster: pay, subset",
@@ -265,7 +267,7 @@ fn mistakes_are_refused_with_place_and_remedy() {
         ),
         ("interval: 2s", "interval: 8761h", "at most 8760h"),
         ("drain: 10s", "idle: 0s", "leaves no time"),
-        ("frame: 1MiB", "connections: 0", "nonzero"),
+        ("frame: 1MiB", "connections: 0", "write 1 or more"),
         (
             "frame: 1MiB",
             "queue_soft: 17MiB",
@@ -312,7 +314,7 @@ fn mistakes_are_refused_with_place_and_remedy() {
         (
             "workers: 2",
             "workers: 2\nworkers: 3",
-            "3:1: duplicate mapping key: workers",
+            "3:1: `workers` is written twice",
         ),
         (
             "    discover:",
@@ -440,4 +442,22 @@ fn the_schema_names_every_part() {
     ] {
         assert!(schema.contains(part), "{part}");
     }
+    assert!(
+        !schema.contains("[`"),
+        "a link that only rustdoc can follow"
+    );
+    let value = serde_json::to_value(super::schema()).unwrap();
+    assert_eq!(value["title"], "Finback configuration");
+    assert!(value["patternProperties"].to_string().contains("^x-"));
+    let listed = &value["$defs"]["Listener"]["properties"]["protocol"]["enum"];
+    let listed: std::collections::BTreeSet<&str> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|own| own.as_str())
+        .collect();
+    let mut spoken: std::collections::BTreeSet<&str> =
+        crate::protocols::names().into_iter().collect();
+    spoken.insert("auto");
+    assert_eq!(listed, spoken);
 }

@@ -40,7 +40,7 @@ impl<T: JsonSchema> JsonSchema for Placed<T> {
     }
 }
 
-/// A length of time above zero, written with its unit: `800ms`, `5s`, `2m`, `1h`.
+/// A length of time above zero, written with its unit: `800ms`, `5s`, `2m`, `1h`, `1m30s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Time(pub Duration);
 
@@ -62,10 +62,19 @@ impl JsonSchema for Time {
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$",
-            "description": "A length of time with its unit: 800ms, 5s, 2m, 1h."
+            "type": "string", "pattern": "^([0-9]+(ms|s|m|h))+$",
+            "description": "A length of time with its unit: 800ms, 5s, 2m, 1h, 1m30s."
         })
     }
+}
+
+/// A length of time above zero, as it is written with its unit.
+///
+/// # Errors
+/// If it is none.
+pub fn time(text: &str) -> Result<Duration, String> {
+    let time = parse_time(text).filter(|time| !time.is_zero());
+    time.ok_or_else(|| format!("`{text}` is no length of time; write 800ms, 5s, 2m or 1h"))
 }
 
 fn no_time<E: serde::de::Error>(text: &str) -> E {
@@ -74,17 +83,35 @@ fn no_time<E: serde::de::Error>(text: &str) -> E {
     ))
 }
 
-/// No more than a year: sums and multiples of times never overflow.
+/// No more than a year: sums and multiples of times never overflow. Several numbers are added, the
+/// greater units first.
 fn parse_time(text: &str) -> Option<Duration> {
-    let (number, unit) = split_unit(text)?;
-    let millis = number.checked_mul(match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    })?;
-    let time = Duration::from_millis(millis);
+    let mut rest = text;
+    let (mut sum, mut former) = (0_u64, u64::MAX);
+    loop {
+        let (number, after) = split_unit(rest)?;
+        let end = after
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(after.len());
+        let (unit, next) = after.split_at(end);
+        let millis = match unit {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return None,
+        };
+        if millis >= former {
+            return None;
+        }
+        former = millis;
+        sum = sum.checked_add(number.checked_mul(millis)?)?;
+        rest = next;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    let time = Duration::from_millis(sum);
     (time <= Duration::from_secs(365 * 24 * 3600)).then_some(time)
 }
 
@@ -187,6 +214,11 @@ mod tests {
     fn units() {
         assert_eq!(parse_time("800ms"), Some(Duration::from_millis(800)));
         assert_eq!(parse_time("2m"), Some(Duration::from_secs(120)));
+        assert_eq!(parse_time("1m30s"), Some(Duration::from_secs(90)));
+        assert_eq!(
+            parse_time("1h2m3s4ms"),
+            Some(Duration::from_millis(3_723_004))
+        );
         for wrong in [
             "5",
             "s",
@@ -196,6 +228,10 @@ mod tests {
             "99999999999999999999s",
             "18446744073709551615h",
             "8761h",
+            "1s1m",
+            "1s2s",
+            "1m30",
+            "8760h1ms",
         ] {
             assert_eq!(parse_time(wrong), None, "{wrong}");
         }

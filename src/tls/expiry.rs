@@ -1,16 +1,20 @@
 //! Expiry of certificates and of what is said about them: metrics, and warnings in time.
 
 use std::any::Any;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, Weak};
 
-use finback_observability::Page;
+use finback_core::metric::Family;
+use finback_observability::{Sink, Value};
 use rustls::pki_types::UnixTime;
 
 use super::files::certificates;
 use super::identity::identity;
 use super::peers::last_second;
+
+/// A number made of the time at which something ends, and of now; both in seconds since 1970.
+type AtTime = fn(u64, u64) -> u64;
 
 /// How long before a certificate's end that is warned of: 14 days.
 const SOON: u64 = 14 * 24 * 60 * 60;
@@ -60,6 +64,13 @@ impl Dated {
     }
 }
 
+/// How long ago a chain of certificates ended, if it has.
+pub(crate) fn ended(chain: &Path) -> Option<String> {
+    let own = Dated::chain(chain)?;
+    let now = UnixTime::now().as_secs();
+    (own.end < now).then(|| text(own.end, now))
+}
+
 /// Whose TLS it is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Owner {
@@ -69,9 +80,28 @@ pub struct Owner {
     pub name: String,
 }
 
+/// A file and its end, as it is listed for an operator.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    /// Whether it is a certificate; else it says what is revoked.
+    pub is_certificate: bool,
+    /// Whose it is.
+    pub owner: Owner,
+    /// Where it is.
+    pub file: PathBuf,
+    /// The first name in the certificate.
+    pub name: String,
+    /// In seconds since 1970.
+    pub end: u64,
+}
+
 /// The files of all TLS in force that are good up to an end.
 #[derive(Debug, Default)]
-pub struct Ledger(Mutex<Vec<Entry>>);
+pub struct Ledger {
+    entries: Mutex<Vec<Entry>>,
+    /// Renewals that failed, by owner; those of the configurations that there were, which are few.
+    failures: Mutex<BTreeMap<Owner, u64>>,
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -83,16 +113,21 @@ struct Entry {
 impl Ledger {
     /// Enters the files of a TLS in place of those before; they are there as long as it lives.
     pub(super) fn enter(&self, tls: Weak<dyn Any + Send + Sync>, owner: Owner, files: Vec<Dated>) {
-        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.retain(|own| own.tls.strong_count() > 0 && !own.tls.ptr_eq(&tls));
         entries.push(Entry { tls, owner, files });
     }
 
-    /// Writes the metrics.
-    pub fn write(&self, page: &mut Page) {
-        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Counts files of an owner that could not be put in force: the former stay.
+    pub(super) fn failed(&self, owner: &Owner) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        *failures.entry(owner.clone()).or_default() += 1;
+    }
+
+    /// Every file with the name in it and its end. One may be named twice, but has one row.
+    fn rows(&self) -> BTreeMap<(Kind, Owner, PathBuf), (String, u64)> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.retain(|own| own.tls.strong_count() > 0);
-        // A file may be named twice, but no sample may be.
         let mut rows = BTreeMap::new();
         for entry in entries.iter() {
             for own in &entry.files {
@@ -100,33 +135,80 @@ impl Ledger {
                 rows.insert(key, (own.name.clone(), own.end));
             }
         }
+        rows
+    }
+
+    /// Every file as it is listed for an operator.
+    pub fn list(&self) -> Vec<Ending> {
+        let rows = self.rows().into_iter();
+        rows.map(|((kind, owner, file), (name, end))| Ending {
+            is_certificate: kind == Kind::Certificate,
+            owner,
+            file,
+            name,
+            end,
+        })
+        .collect()
+    }
+
+    /// Puts the metrics into a sink.
+    pub fn collect(&self, sink: &mut dyn Sink) {
+        let rows = self.rows();
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let owners: BTreeSet<Owner> = entries.iter().map(|own| own.owner.clone()).collect();
         drop(entries);
-        for (kind, name, help) in [
-            (
-                Kind::Certificate,
-                "finback_certificate_not_after_seconds",
-                "When a certificate of ours, or one that it descends from, ends, in seconds since 1970.",
-            ),
-            (
-                Kind::Revocation,
-                "finback_revocation_next_update_seconds",
-                "When a revocation list or OCSP response is out of date, in seconds since 1970.",
-            ),
-        ] {
-            page.family(name, "gauge", help);
+        let now = UnixTime::now().as_secs();
+        let families: [(_, &'static Family, AtTime); 3] = [
+            (Kind::Certificate, &NOT_AFTER, |end, _| end),
+            (Kind::Certificate, &REMAINING, u64::saturating_sub),
+            (Kind::Revocation, &NEXT_UPDATE, |end, _| end),
+        ];
+        for (kind, family, value) in families {
+            sink.family(family);
             for ((_, owner, file), (named, end)) in rows.iter().filter(|(key, _)| key.0 == kind) {
-                let mut labels = vec![
-                    (owner.role, owner.name.clone()),
-                    ("file", file.display().to_string()),
-                ];
-                if kind == Kind::Certificate {
-                    labels.push(("name", named.clone()));
-                }
-                page.sample(name, &labels, *end as f64);
+                let file = file.display().to_string();
+                let labels = [owner.role, &*owner.name, &file, named];
+                // The last label, a certificate's name, revocation lists do not have.
+                let labels = &labels[..family.labels.len()];
+                sink.series(labels, Value::Count(value(*end, now)));
             }
+        }
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        sink.family(&FAILURES);
+        for owner in owners {
+            let count = failures.get(&owner).copied().unwrap_or_default();
+            sink.series(&[owner.role, &owner.name], Value::Count(count));
         }
     }
 }
+
+const FILE: &[&str] = &["role", "owner", "file"];
+const CERTIFICATE: &[&str] = &["role", "owner", "file", "name"];
+
+static NOT_AFTER: Family = Family::gauge(
+    "finback_certificate_not_after_seconds",
+    "seconds",
+    CERTIFICATE,
+    "When a certificate of ours, or one that it descends from, ends, in seconds since 1970.",
+);
+static REMAINING: Family = Family::gauge(
+    "finback_certificate_remaining_seconds",
+    "seconds",
+    CERTIFICATE,
+    "For how long such a certificate is still good; 0 once it has ended.",
+);
+static NEXT_UPDATE: Family = Family::gauge(
+    "finback_revocation_next_update_seconds",
+    "seconds",
+    FILE,
+    "When a revocation list or OCSP response is out of date, in seconds since 1970.",
+);
+static FAILURES: Family = Family::counter(
+    "finback_certificate_failures_total",
+    "reads",
+    &["role", "owner"],
+    "Times that certificate files had changed and could not be put in force; the former stay.",
+);
 
 /// What was warned of already, so that it is said once a day.
 #[derive(Debug, Default)]
@@ -186,6 +268,7 @@ fn text(end: u64, now: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use finback_observability::Page;
 
     fn dated(kind: Kind, end: u64) -> Dated {
         Dated {
@@ -219,15 +302,27 @@ mod tests {
         let files = vec![dated(Kind::Certificate, 5), dated(Kind::Certificate, 5)];
         let weak = std::sync::Arc::downgrade(&tls);
         ledger.enter(weak.clone(), owner.clone(), files.clone());
-        ledger.enter(weak, owner, files);
+        ledger.enter(weak, owner.clone(), files);
+        ledger.failed(&owner);
         let written = || {
             let mut page = Page::default();
-            ledger.write(&mut page);
+            ledger.collect(&mut page);
             page.into_text()
         };
-        let sample = "finback_certificate_not_after_seconds{listener=\"web\",file=\"a.pem\",\
-                      name=\"a.test\"} 5\n";
-        assert_eq!(written().matches(sample).count(), 1, "{}", written());
+        let labels = "role=\"listener\",owner=\"web\"";
+        let own = format!("{labels},file=\"a.pem\",name=\"a.test\"");
+        for sample in [
+            format!("finback_certificate_not_after_seconds{{{own}}} 5\n"),
+            format!("finback_certificate_remaining_seconds{{{own}}} 0\n"),
+            format!("finback_certificate_failures_total{{{labels}}} 1\n"),
+        ] {
+            assert_eq!(
+                written().matches(&sample).count(),
+                1,
+                "{sample}{}",
+                written()
+            );
+        }
         drop(tls);
         assert!(!written().contains('{'), "{}", written());
     }

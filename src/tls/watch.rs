@@ -135,6 +135,7 @@ pub async fn keep_fresh<T: Renewed>(
                 warned.forget();
             }
             Err(error) => {
+                ledger.failed(&owner);
                 let why = format!("{error:#}");
                 tracing::warn!(
                     why,

@@ -38,6 +38,7 @@ const FLOORS: [Floor; 5] = [
             "gauges",
             "identity",
             "log_limit",
+            "metric",
             "own_error",
             "record",
             "rejection",

@@ -45,7 +45,7 @@ routes:
 clusters:
   bolt: {{ endpoints: [ "127.0.0.1:{bolt}" ] }}
   dubbo: {{ endpoints: [ "127.0.0.1:{dubbo}" ] }}
-limits: {{ sniff: 1s, frame: 2MiB, queue_hard: 2MiB }}
+limits: {{ detect_timeout: 1s, frame: 2MiB, queue_hard: 2MiB }}
 "#,
             zookeeper = world().zookeeper(),
         ))

@@ -1,4 +1,4 @@
-//! Endpoints are asked whether they are well, in every protocol.
+//! Endpoints are asked whether they are healthy, in every protocol.
 
 use std::net::TcpListener;
 use std::thread;
@@ -43,19 +43,19 @@ clusters:
     ))
 }
 
-/// Which endpoints are unwell.
-fn unwell(finback: &Finback) -> Vec<String> {
+/// Which endpoints are unhealthy.
+fn unhealthy(finback: &Finback) -> Vec<String> {
     let (_, clusters) = finback.admin("/clusters");
     let clusters: Value = serde_json::from_str(&clusters).unwrap();
     let endpoints = clusters[0]["endpoints"].as_array().unwrap();
-    let ill = endpoints.iter().filter(|own| own["unwell"] == true);
+    let ill = endpoints.iter().filter(|own| own["state"] == "unhealthy");
     ill.map(|own| own["address"].as_str().unwrap().to_owned())
         .collect()
 }
 
-fn eventually_unwell(finback: &Finback, wanted: &[&str]) {
-    eventually("the unwell", PATIENCE, || {
-        let found = unwell(finback);
+fn eventually_unhealthy(finback: &Finback, wanted: &[&str]) {
+    eventually("the unhealthy", PATIENCE, || {
+        let found = unhealthy(finback);
         if found == wanted {
             Ok(())
         } else {
@@ -65,7 +65,7 @@ fn eventually_unwell(finback: &Finback, wanted: &[&str]) {
 }
 
 #[test]
-fn who_takes_no_connection_or_gives_no_heartbeat_is_unwell() {
+fn who_takes_no_connection_or_gives_no_heartbeat_is_unhealthy() {
     let zookeeper = ZooKeeper::start();
     for protocol in ["tcp", "bolt", "dubbo"] {
         let port = free_port().to_string();
@@ -86,7 +86,7 @@ fn who_takes_no_connection_or_gives_no_heartbeat_is_unwell() {
             _ => silent(),
         };
         let finback = checked(&format!("protocol: {protocol}"), &[&good, &bad]);
-        eventually_unwell(&finback, &[&bad]);
+        eventually_unhealthy(&finback, &[&bad]);
         // And so no call goes there: not one is late or lost.
         if protocol != "dubbo" {
             let caller = provider.caller(&[
@@ -101,7 +101,7 @@ fn who_takes_no_connection_or_gives_no_heartbeat_is_unwell() {
         drop(provider);
         let mut both = [good.as_str(), bad.as_str()];
         both.sort_unstable_by_key(|own| *own != good);
-        eventually_unwell(&finback, &both);
+        eventually_unhealthy(&finback, &both);
     }
 }
 
@@ -130,16 +130,16 @@ clusters:
         };
         let finback = Finback::start(&config("/echo"));
         thread::sleep(Duration::from_millis(700));
-        assert_eq!(unwell(&finback), [""; 0], "{version}");
+        assert_eq!(unhealthy(&finback), [""; 0], "{version}");
         peer.ask("stop", &[("name", "two")]).unwrap();
-        eventually_unwell(&finback, &[&two]);
+        eventually_unhealthy(&finback, &[&two]);
         let port = two.rsplit_once(':').unwrap().1;
         let fields = [("name", "two"), ("version", version), ("port", port)];
         peer.ask("serve", &fields).unwrap();
-        eventually_unwell(&finback, &[]);
+        eventually_unhealthy(&finback, &[]);
         // Another question is taken up at once, and so is none.
         finback.write(&config("/status/503"));
-        eventually_unwell(&finback, &[&one, &two]);
+        eventually_unhealthy(&finback, &[&one, &two]);
         let calm = config("/echo");
         let without: String = calm
             .lines()
@@ -147,7 +147,7 @@ clusters:
             .collect::<Vec<_>>()
             .join("\n");
         finback.write(&without);
-        eventually_unwell(&finback, &[]);
+        eventually_unhealthy(&finback, &[]);
     }
 }
 
@@ -174,12 +174,12 @@ fn grpc_says_itself_whether_it_serves() {
     say(&two, "SERVING");
     let finback = checked("protocol: grpc, service: shop", &[&one, &two]);
     thread::sleep(Duration::from_millis(700));
-    assert_eq!(unwell(&finback), [""; 0]);
+    assert_eq!(unhealthy(&finback), [""; 0]);
     say(&one, "NOT_SERVING");
-    eventually_unwell(&finback, &[&one]);
+    eventually_unhealthy(&finback, &[&one]);
     say(&one, "SERVING");
-    eventually_unwell(&finback, &[]);
+    eventually_unhealthy(&finback, &[]);
     // A server that does not know the service does not serve it.
     let finback = checked("protocol: grpc, service: nobody", &[&one, &two]);
-    eventually_unwell(&finback, &[&one, &two]);
+    eventually_unhealthy(&finback, &[&one, &two]);
 }

@@ -240,7 +240,8 @@ fn websockets_pass_over_both_versions() {
         let (_, metrics) = finback.admin("/metrics");
         let ended = metrics.lines().filter(|line| {
             line.starts_with("finback_requests_total{protocol=\"http\"")
-                && line.ends_with("\"success\"} 2")
+                && line.contains("outcome=\"success\"")
+                && line.ends_with(" 2")
         });
         if ended.count() == 1 {
             Ok(())
@@ -615,7 +616,7 @@ listeners:
   - name: web
     address: "127.0.0.1:0"
     routes: web
-    http: { head: 1KiB, headers: 5, target: 50, head_timeout: 300ms, streams: 7, idle: 400ms }
+    http: { header_size: 1KiB, header_count: 5, uri_size: 50, header_timeout: 300ms, streams: 7, idle: 400ms }
 routes: { web: [ { respond: { status: 204 } } ] }
 "#,
     );

@@ -541,8 +541,8 @@ routes:
   all:
     - to: {{ cluster: brokers }}
       mqtt:
-        mount: "mounted/"
-        tap: {{ kafka: events, topic: copies, hold: {hold}, topics: [ "a/#" ] }}
+        mountpoint: "mounted/"
+        mirror: {{ kafka: events, topic: copies, wait: {hold}, topics: [ "a/#" ] }}
 clusters: {{ brokers: {{ endpoints: [ "{}" ] }} }}
 "##,
         broker.address()

@@ -382,7 +382,7 @@ fn every_key_of_a_route_without_a_broker_has_its_effect() {
     let cluster = cluster(&["up", "tenants"]);
     let brokers = cluster.bootstrap_servers();
     let mqtt = "authenticate: none, messages_per_second: 20, client_id: \"known-{username}\", \
-                username: \"u-{username}\", mount: \"tenants/{username}/\", denied: close, \
+                username: \"u-{username}\", mountpoint: \"tenants/{username}/\", denied: close, \
                 acl: [ { deny: all, topics: [ \"secret/#\" ] }, { allow: publish, topics: [ \"#\" ] } ], \
                 server_reference: \"other:1883\"";
     let finback = Finback::start(&config(&brokers, "{1}", mqtt));
@@ -435,10 +435,10 @@ fn what_would_have_no_effect_is_refused_with_its_place() {
     };
     refused("proxy_protocol: true", "`proxy_protocol`");
     refused("username: x, password_file: y", "`password_file`");
-    refused("tap: { kafka: events, topic: x }", "`tap`");
+    refused("mirror: { kafka: events, topic: x }", "`mirror`");
     refused("duplicates: broker", "`duplicates: broker`");
     refused("refused: maybe", "acknowledge or close");
-    refused("mount: \"{claims.tenant}/\"", "tokens");
+    refused("mountpoint: \"{claims.tenant}/\"", "tokens");
     for (mqtt, why) in [
         ("denied: close", "`authenticate`"),
         ("authenticate: maybe", "none of the words"),
@@ -613,7 +613,7 @@ listeners: [ {{ name: all, address: "127.0.0.1:0", protocol: mqtt, routes: all }
 routes:
   all:
     - to: {{ cluster: brokers }}
-      mqtt: {{ tap: {{ kafka: events, topic: copies, hold: true }} }}
+      mqtt: {{ mirror: {{ kafka: events, topic: copies, wait: true }} }}
 clusters: {{ brokers: {{ endpoints: [ "{}" ] }} }}
 "##,
         broker.address()

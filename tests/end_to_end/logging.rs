@@ -25,17 +25,20 @@ struct Proxy {
 
 impl Proxy {
     fn start(level: &str, stderr: Stdio) -> Self {
+        Self::start_with(Some(level), "", stderr)
+    }
+
+    /// With more in its configuration, and `RUST_LOG` if there is one.
+    fn start_with(level: Option<&str>, more: &str, stderr: Stdio) -> Self {
         let file = temporary_folder().join("finback.yaml");
         let (admin, port) = (free_port(), free_port());
         let hung = TcpListener::bind("127.0.0.1:0").unwrap();
-        write(&file, (admin, port), &hung, "one");
-        let child = Command::new(env!("CARGO_BIN_EXE_finback"))
-            .env("RUST_LOG", level)
-            .args(["run", "-c"])
-            .arg(&file)
-            .stderr(stderr)
-            .spawn()
-            .unwrap();
+        write(&file, (admin, port), &hung, "one", more);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_finback"));
+        command.env_remove("RUST_LOG");
+        command.envs(level.map(|level| ("RUST_LOG", level)));
+        command.args(["run", "-c"]).arg(&file).stderr(stderr);
+        let child = command.spawn().unwrap();
         let own = Self {
             child,
             file,
@@ -75,7 +78,11 @@ impl Proxy {
     }
 
     fn reload(&self, text: &str) {
-        write(&self.file, (self.admin, self.port), &self.hung, text);
+        self.reload_with(text, "");
+    }
+
+    fn reload_with(&self, text: &str, more: &str) {
+        write(&self.file, (self.admin, self.port), &self.hung, text, more);
         self.signal("HUP");
         eventually("the reload", PATIENCE, || {
             let said = self
@@ -83,6 +90,23 @@ impl Proxy {
                 .map_err(|error| error.to_string())?;
             said.ends_with(text).then_some(()).ok_or(said)
         });
+    }
+
+    /// Ends it; what it said.
+    fn said(mut self) -> String {
+        self.signal("TERM");
+        assert_eq!(self.ends().code(), Some(0));
+        let mut said = String::new();
+        let mut stderr = self.child.stderr.take().unwrap();
+        stderr.read_to_string(&mut said).unwrap();
+        said
+    }
+
+    /// Sends bytes that no protocol begins with.
+    fn nonsense(&self, bytes: &[u8]) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.write_all(bytes).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
     }
 
     fn ends(&mut self) -> ExitStatus {
@@ -104,7 +128,7 @@ impl Drop for Proxy {
     }
 }
 
-fn write(file: &Path, (admin, port): (u16, u16), hung: &TcpListener, text: &str) {
+fn write(file: &Path, (admin, port): (u16, u16), hung: &TcpListener, text: &str, more: &str) {
     let hung = hung.local_addr().unwrap();
     let config = format!(
         r#"
@@ -112,6 +136,8 @@ workers: 1
 admin: {{ address: "127.0.0.1:{admin}" }}
 listeners: [ {{ name: web, address: "127.0.0.1:{port}", protocol: http, routes: web }} ]
 clusters: {{ hung: {{ endpoints: [ "{hung}" ] }} }}
+limits: {{ drain_delay: 0s }}
+{more}
 routes:
   web:
     - {{ match: {{ path: /hung }}, to: {{ cluster: hung }} }}
@@ -133,12 +159,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
         let said = proxy.ask(proxy.port, "/").unwrap();
         assert!(said.ends_with("one"), "{said}");
     }
-    assert!(
-        proxy
-            .ask(proxy.admin, "/healthz")
-            .unwrap()
-            .contains("alive")
-    );
+    assert!(proxy.ask(proxy.admin, "/livez").unwrap().contains("alive"));
     proxy.reload("two");
     assert_eq!(proxy.metric("finback_log_lines_dropped_total "), 0);
     proxy.signal("TERM");
@@ -184,5 +205,101 @@ fn a_second_signal_ends_it_at_once_and_not_as_if_all_were_well() {
     stderr.read_to_string(&mut said).unwrap();
     for wanted in ["INFO listening web", "INFO ready", "WARN ended at once"] {
         assert!(said.contains(wanted), "at every level: {said}");
+    }
+}
+
+#[test]
+fn every_line_is_json_where_that_is_asked_for() {
+    let more = "log: { format: json, level: warn, modules: { finback_http: debug } }";
+    let proxy = Proxy::start_with(None, more, Stdio::piped());
+    proxy.nonsense(b"GARBAGE\x1b[31m\r\n\r\n");
+    proxy.reload_with("two", more);
+    let said = proxy.said();
+    let lines: Vec<serde_json::Value> = said
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|why| panic!("{line}: {why}")))
+        .collect();
+    for (at, line) in lines.iter().enumerate() {
+        for member in ["time", "level", "target", "message"] {
+            assert!(line[member].is_string(), "{at}: {line}");
+        }
+    }
+    let messages: Vec<_> = lines
+        .iter()
+        .filter_map(|own| own["message"].as_str())
+        .collect();
+    // What happens to the process is said whatever the level.
+    for wanted in ["listening web", "ready", "reloaded", "stopping", "stopped"] {
+        assert!(
+            messages.iter().any(|own| own.contains(wanted)),
+            "{wanted}: {said}"
+        );
+    }
+    let closed = lines
+        .iter()
+        .find(|own| own["message"] == "connection closed");
+    let closed = closed.unwrap_or_else(|| panic!("a module at another level: {said}"));
+    assert_eq!(closed["target"], "finback_http::serve");
+    assert_eq!(closed["left_out"], 0);
+}
+
+#[test]
+fn a_level_changes_by_a_reload() {
+    let proxy = Proxy::start_with(None, "log: { level: warn }", Stdio::piped());
+    proxy.nonsense(b"GARBAGE-ONE\r\n\r\n");
+    proxy.reload_with("two", "log: { level: info }");
+    proxy.nonsense(b"GARBAGE-TWO\r\n\r\n");
+    let said = proxy.said();
+    let after = said.find("reloaded").unwrap();
+    assert!(!said[..after].contains("connection closed"), "{said}");
+    assert!(said[after..].contains("connection closed"), "{said}");
+}
+
+#[test]
+fn the_environment_goes_before_the_file_and_what_cannot_be_read_is_refused() {
+    let proxy = Proxy::start_with(Some("warn"), "log: { level: info }", Stdio::piped());
+    proxy.nonsense(b"GARBAGE\r\n\r\n");
+    let said = proxy.said();
+    assert!(!said.contains("connection closed"), "{said}");
+    for (wrong, wanted) in [
+        (
+            "inof",
+            "RUST_LOG: no level is called `inof`; write error, warn, info, debug, trace or off",
+        ),
+        ("finback=x", "RUST_LOG: no level is called `x`"),
+        ("a b=info", "RUST_LOG: `a b` is no module"),
+    ] {
+        let ended = Command::new(env!("CARGO_BIN_EXE_finback"))
+            .env("RUST_LOG", wrong)
+            .args(["run", "-c", "/nonexistent"])
+            .output()
+            .unwrap();
+        assert_eq!(ended.status.code(), Some(1));
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert!(said.starts_with(wanted), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn what_clients_send_feigns_no_line() {
+    let proxy = Proxy::start("debug", Stdio::piped());
+    for path in [
+        "/a%0a2026-01-01T00:00:00Z ERROR forged",
+        "/\x1b[31mred",
+        "/\u{2028}x",
+    ] {
+        let _ = proxy.ask(proxy.port, path);
+    }
+    proxy.nonsense(b"GET /\nERROR forged\x1b[31m HTTP/1.1\r\nhost: a\x1b[2J\r\n\r\n");
+    let said = proxy.said();
+    assert!(!said.contains('\x1b'), "{said:?}");
+    assert!(
+        !said
+            .lines()
+            .any(|line| line.starts_with("ERROR") || line.contains("Z ERROR"))
+    );
+    for line in said.lines() {
+        assert!(line.starts_with("20"), "a time begins each line: {line}");
     }
 }

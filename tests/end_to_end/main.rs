@@ -4,14 +4,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod access_log;
+mod admin;
 mod bolt_java;
 mod bolt_node;
 mod bridges;
 mod browsers;
+mod checking;
 mod client_certificates;
 mod clients;
 mod compose;
 mod core;
+mod dashboard;
 mod dubbo_java;
 mod dubbo_node;
 mod errors;
@@ -19,6 +23,7 @@ mod faults;
 mod floods;
 mod grpc;
 mod health;
+mod host_names;
 mod http;
 mod kafka;
 mod kafka_outages;
@@ -29,6 +34,7 @@ mod lifecycle;
 mod logging;
 mod mesh_registry;
 mod messages;
+mod metrics;
 mod mqtt;
 mod mqtt_brokers;
 mod mqtt_cases;
@@ -37,6 +43,7 @@ mod mqtt_rules;
 mod mqtt_websocket;
 mod names;
 mod proxies;
+mod readiness;
 mod registries;
 mod registry_outages;
 mod registry_reads;

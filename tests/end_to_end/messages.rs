@@ -194,7 +194,7 @@ fn callers_of_grpc_hear_in_its_words_that_a_head_is_too_large() {
         r#"
 listeners:
   - { name: web, address: "127.0.0.1:0", protocol: http, routes: web }
-  - { name: wide, address: "127.0.0.1:0", protocol: http, routes: web, http: { head: 256KiB } }
+  - { name: wide, address: "127.0.0.1:0", protocol: http, routes: web, http: { header_size: 256KiB } }
 routes: { web: [ { match: { service: a.B }, respond: { status: 200, body: fine } } ] }
 "#,
     );
@@ -218,7 +218,7 @@ routes: { web: [ { match: { service: a.B }, respond: { status: 200, body: fine }
     }
     let (good, said) = Finback::check(
         r#"
-listeners: [ { name: web, address: "127.0.0.1:0", routes: web, http: { response_head: 257KiB } } ]
+listeners: [ { name: web, address: "127.0.0.1:0", routes: web, http: { response_header_size: 257KiB } } ]
 routes: { web: [ { respond: { status: 204 } } ] }
 "#,
     );

@@ -107,17 +107,19 @@ fn clients_of_python_speak_every_version_over_tcp_and_websocket() {
     // What was said shows in the metrics, by the first level of its topic.
     let (_, metrics) = finback.admin("/metrics");
     for series in [
-        r#"method="publish.qos0",outcome="sent"} 6"#,
-        r#"method="publish.qos1",outcome="success"} 12"#,
-        r#"method="publish.qos2",outcome="success"} 6"#,
+        r#"qos="0",outcome="sent"} 6"#,
+        r#"qos="1",outcome="success"} 12"#,
+        r#"qos="2",outcome="success"} 6"#,
     ] {
         let line = format!(
-            r#"finback_requests_total{{protocol="mqtt",listener="mqtt",service="paho",{series}"#
+            r#"finback_mqtt_messages_total{{listener="mqtt",topic="paho",kind="publish",{series}"#
         );
         assert!(metrics.contains(&line), "{line}\n{metrics}");
     }
-    let accepted = r#"service="(connack)",method="success",outcome="success"} 7"#;
+    let accepted = r#"finback_mqtt_connacks_total{listener="mqtt",reason="success"} 7"#;
     assert!(metrics.contains(accepted), "{metrics}");
+    // Sessions and messages are no calls.
+    assert!(!metrics.contains("finback_requests_total{"), "{metrics}");
 }
 
 #[test]
@@ -712,7 +714,7 @@ fn topics_have_other_names_at_the_broker_wherever_they_stand() {
         &broker,
         r#"
       mqtt:
-        mount: "tenants/{username}/"
+        mountpoint: "tenants/{username}/"
         rewrite: [ { from: "old/", to: "new/" } ]
 "#,
     );
@@ -832,10 +834,10 @@ routes:
   mqtt:
     - match: {{ protocol: mqtt, identity: {{ prefix: "spiffe://acme/" }} }}
       to: {{ cluster: brokers }}
-      mqtt: {{ mount: "workloads/", username: "{{identity}}" }}
+      mqtt: {{ mountpoint: "workloads/", username: "{{identity}}" }}
     - match: {{ protocol: mqtt, sni: localhost }}
       to: {{ cluster: brokers }}
-      mqtt: {{ mount: "named/" }}
+      mqtt: {{ mountpoint: "named/" }}
     - match: {{ protocol: mqtt }}
       to: {{ cluster: brokers }}
     - match: {{ protocol: http }}

@@ -210,13 +210,13 @@ fn a_broker_is_asked_whether_it_is_well_by_connect() {
     let (hung, strict) = (Mosquitto::start(), Mosquitto::start_with(strict));
     let check = "health_check: { protocol: mqtt, interval: 200ms, timeout: 500ms, unhealthy: 1, healthy: 1 }";
     let finback = front(&[&hung, &strict], "", &format!(", {check}"));
-    let unwell = || finback.endpoints("brokers", "unwell", true);
-    // One that refuses strangers is well.
+    let unhealthy = || finback.endpoints("brokers", "unhealthy", true);
+    // One that refuses strangers is healthy.
     thread::sleep(Duration::from_secs(1));
-    assert_eq!(unwell(), Vec::<String>::new());
+    assert_eq!(unhealthy(), Vec::<String>::new());
     hung.process().signal("STOP");
-    eventually("the hung one to be unwell", PATIENCE, || {
-        let found = unwell();
+    eventually("the hung one to be unhealthy", PATIENCE, || {
+        let found = unhealthy();
         if found == [hung.address()] {
             Ok(())
         } else {
@@ -224,8 +224,8 @@ fn a_broker_is_asked_whether_it_is_well_by_connect() {
         }
     });
     hung.process().signal("CONT");
-    eventually("it to be well again", PATIENCE, || {
-        let found = unwell();
+    eventually("it to be healthy again", PATIENCE, || {
+        let found = unhealthy();
         if found.is_empty() {
             Ok(())
         } else {

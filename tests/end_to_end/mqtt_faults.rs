@@ -378,7 +378,7 @@ fn a_flood_of_connects_is_refused_and_sessions_go_on() {
     );
     let (_, metrics) = finback.admin("/metrics");
     let line = format!(
-        r#"service="(connack)",method="connection rate exceeded",outcome="refused"}} {refused}"#
+        r#"finback_mqtt_connacks_total{{listener="mqtt",reason="connection rate exceeded"}} {refused}"#
     );
     assert!(metrics.contains(&line), "{line}\n{metrics}");
 }
@@ -564,7 +564,7 @@ fn bad_policies_are_refused_with_their_place() {
             "{ acl: [ { allow: all, topics: [ \"{password}\" ] } ] }",
             "is no name of a session",
         ),
-        ("{ mount: \"a/+/\" }", "is no beginning of topics"),
+        ("{ mountpoint: \"a/+/\" }", "is no beginning of topics"),
         ("{ duplicates: maybe }", "write broker, take-over or refuse"),
         ("{ password_file: word }", "needs a `username`"),
         ("{ unknown: 1 }", "unknown"),

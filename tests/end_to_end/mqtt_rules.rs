@@ -191,7 +191,7 @@ fn the_will_of_one_whose_place_is_taken_is_published() {
 #[test]
 fn whatever_a_broker_sends_is_passed_on_or_left_out_and_ends_no_session() {
     let broker = Mosquitto::start();
-    let finback = front(&[&broker], "", "mount: \"tenants/{username}/\"");
+    let finback = front(&[&broker], "", "mountpoint: \"tenants/{username}/\"");
     let address = finback.local("mqtt");
     let mut direct = Raw::session(&broker.address(), &connect(5, "direct", None));
     let user = [&[0x26][..], &text("a"), &text("b")].concat();
@@ -233,7 +233,7 @@ fn whatever_a_broker_sends_is_passed_on_or_left_out_and_ends_no_session() {
 #[test]
 fn levels_are_counted_with_the_mount_point() {
     let broker = Mosquitto::start();
-    let finback = front(&[&broker], "", "mount: \"tenants/{username}/\"");
+    let finback = front(&[&broker], "", "mountpoint: \"tenants/{username}/\"");
     let address = finback.local("mqtt");
     let first = connect(5, "pub", Some(("acme", "")));
     let levels = |count: usize| vec!["l"; count].join("/");
@@ -314,16 +314,16 @@ fn clients_are_told_the_limits_that_hold_for_them() {
     };
     let plain = connack(&broker, "denied: close");
     assert!(plain.contains(&(0x27, 1 << 20)), "{plain:?}");
-    let mounted = connack(&broker, "mount: \"t/\"");
+    let mounted = connack(&broker, "mountpoint: \"t/\"");
     assert!(mounted.contains(&(0x27, 1 << 20)), "{mounted:?}");
     assert!(mounted.iter().any(|(id, most)| *id == 0x21 && *most <= 100));
     let below = connack(&low, "denied: close");
     assert!(below.contains(&(0x27, 2000)), "{below:?}");
     // A message of that length still has to get its mount point.
-    let below = connack(&low, "mount: \"t/\"");
+    let below = connack(&low, "mountpoint: \"t/\"");
     let most = below.iter().find(|(id, _)| *id == 0x27).unwrap().1;
     assert!((1980..1999).contains(&most), "{below:?}");
-    let finback = front(&[&low], "", "mount: \"t/\"");
+    let finback = front(&[&low], "", "mountpoint: \"t/\"");
     let mut raw = Raw::session(&finback.local("mqtt"), &first);
     let payload = vec![b'x'; usize::try_from(most).unwrap() - 10];
     let message = publish("name", &[], &payload);
@@ -374,7 +374,7 @@ fn names_that_begin_with_a_dollar_lead_out_of_no_mount_point() {
     for filter in ["$delayed/#", "$CONTROL/#", "$share-/#", "#"] {
         subscribe(&mut direct, 4, filter, 0);
     }
-    let finback = front(&[&broker], "", "mount: \"tenants/{username}/\"");
+    let finback = front(&[&broker], "", "mountpoint: \"tenants/{username}/\"");
     let address = finback.local("mqtt");
     for version in [4, 5] {
         let first = connect(version, "tenant", Some(("acme", "")));
@@ -404,7 +404,7 @@ fn names_that_begin_with_a_dollar_lead_out_of_no_mount_point() {
     assert!(direct.waits_in_vain(QUIET));
     // A rule may name them.
     let policy =
-        "mount: \"t/\", acl: [ { allow: all, topics: [ \"$SYS/broker/version\", \"#\" ] } ]";
+        "mountpoint: \"t/\", acl: [ { allow: all, topics: [ \"$SYS/broker/version\", \"#\" ] } ]";
     let finback = front(&[&broker], "", policy);
     let mut raw = Raw::session(&finback.local("mqtt"), &connect(5, "named", None));
     assert_eq!(subscribe(&mut raw, 5, "$SYS/#", 0), 0x87);

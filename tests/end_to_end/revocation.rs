@@ -105,7 +105,7 @@ fn who_is_on_no_current_list_is_refused() {
         finback
             .admin("/metrics")
             .1
-            .contains(&format!("{name}{{listener=\"web\""))
+            .contains(&format!("{name}{{role=\"listener\",owner=\"web\""))
     );
     authority.list_revoked(1000);
     std::fs::copy(authority.path("ca.crl"), authority.path("der.crl")).unwrap();
@@ -321,10 +321,10 @@ clusters:
         .as_secs_f64();
     let page = finback.admin("/metrics").1;
     for (owner, name, left) in [
-        ("listener=\"web\"", "soon", soon as f64),
-        ("listener=\"web\"", "late", late as f64),
-        ("listener=\"web\"", "over", -3600.0),
-        ("cluster=\"far\"", "late", late as f64),
+        ("role=\"listener\",owner=\"web\"", "soon", soon as f64),
+        ("role=\"listener\",owner=\"web\"", "late", late as f64),
+        ("role=\"listener\",owner=\"web\"", "over", -3600.0),
+        ("role=\"cluster\",owner=\"far\"", "late", late as f64),
     ] {
         let sample = format!(
             "finback_certificate_not_after_seconds{{{owner},file=\"{f}/{name}.pem\",name=\"{name}.test\"}} "

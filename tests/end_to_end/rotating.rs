@@ -49,7 +49,7 @@ fn an_nginx_that_renews_its_connections_loses_nothing() {
             let said = load(&finback, body);
             assert!(said.contains("40000 2xx, 0 3xx, 0 4xx, 0 5xx"), "{said}");
         }
-        assert_eq!(finback.metric("finback_ejections_total", ""), 0);
+        assert_eq!(finback.metric("finback_cluster_ejections_total", ""), 0);
     }
 }
 
@@ -64,7 +64,7 @@ fn endpoints_that_renew_their_connections_are_not_ejected() {
     );
     let said = load(&finback, &[]);
     assert!(said.contains("40000 2xx, 0 3xx, 0 4xx, 0 5xx"), "{said}");
-    assert_eq!(finback.metric("finback_ejections_total", ""), 0);
+    assert_eq!(finback.metric("finback_cluster_ejections_total", ""), 0);
     assert_eq!(finback.endpoints("back", "available", true).len(), 3);
 }
 
@@ -81,7 +81,7 @@ fn a_server_of_go_that_ends_connections_loses_nothing() {
                 "HTTP/{http}: {said}"
             );
         }
-        assert_eq!(finback.metric("finback_ejections_total", ""), 0);
+        assert_eq!(finback.metric("finback_cluster_ejections_total", ""), 0);
     }
 }
 
@@ -97,5 +97,5 @@ fn a_grpc_server_with_few_streams_and_young_connections_loses_nothing() {
         go.ask("grpc-load", &load).map_err(|failure| failure.text)
     });
     assert_eq!(endings["ok"], Value::from(2000), "{endings}");
-    assert_eq!(finback.metric("finback_ejections_total", ""), 0);
+    assert_eq!(finback.metric("finback_cluster_ejections_total", ""), 0);
 }

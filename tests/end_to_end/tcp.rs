@@ -61,7 +61,8 @@ clusters:
     assert_eq!(heard, "imok");
     eventually("its record", PATIENCE, || {
         let (_, metrics) = finback.admin("/metrics");
-        let series = "finback_requests_total{protocol=\"tcp\",listener=\"all\",service=\"(tcp)\",method=\"\",outcome=\"success\"}";
+        let series =
+            "finback_tcp_connections_total{listener=\"all\",service=\"(tcp)\",outcome=\"success\"}";
         if metrics.contains(series) {
             Ok(())
         } else {

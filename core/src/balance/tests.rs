@@ -79,9 +79,9 @@ fn all_calls_go_to_the_primary_while_it_may_be_used() {
     assert!(all(2));
     eject(&members[2]);
     assert!(all(0));
-    members[0].health.unwell.store(true, Relaxed);
+    members[0].health.unhealthy.store(true, Relaxed);
     assert!(all(1));
-    members[0].health.unwell.store(false, Relaxed);
+    members[0].health.unhealthy.store(false, Relaxed);
     members[2].health.stand.set(Seen::AVAILABLE);
     assert!(all(2));
 }

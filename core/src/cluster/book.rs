@@ -151,16 +151,16 @@ mod tests {
         let mut book = Book::default();
         let health = update(&mut book, &[1], 1).unwrap_or_default();
         health.in_flight.store(3, Relaxed);
-        health.unwell.store(true, Relaxed);
+        health.unhealthy.store(true, Relaxed);
         health.leaving_until.store(100 * SECOND, Relaxed);
         health.stand.set(Seen::ejected(Now(100 * SECOND)));
         // As long as it stays, it keeps all of that.
         update(&mut book, &[1, 2], 2);
-        assert!(health.unwell.load(Relaxed));
+        assert!(health.unhealthy.load(Relaxed));
         update(&mut book, &[2], 3);
-        assert!(health.unwell.load(Relaxed));
+        assert!(health.unhealthy.load(Relaxed));
         update(&mut book, &[1, 2], 4);
-        assert!(!health.unwell.load(Relaxed));
+        assert!(!health.unhealthy.load(Relaxed));
         assert_eq!(health.leaving_until.load(Relaxed), 0);
         assert_eq!(health.standing(Now(4 * SECOND)), Standing::Due);
         assert_eq!(health.in_flight.load(Relaxed), 3);

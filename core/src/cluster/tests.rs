@@ -122,11 +122,11 @@ fn whatever_the_source_was_and_is_an_address_keeps_its_health() {
 fn accounts_go_on_through_a_reload() {
     let before = start(Source::Listed(instances(&[1])), None);
     before.in_flight.fetch_add(3, Relaxed);
-    before.ejections.fetch_add(2, Relaxed);
+    before.counts.ejections.fetch_add(2, Relaxed);
     assert!(before.budget.acquire(0));
     let after = start(Source::Listed(instances(&[1, 2])), Some(&before));
     assert_eq!(after.in_flight.load(Relaxed), 3);
-    assert_eq!(after.ejections.load(Relaxed), 2);
+    assert_eq!(after.counts.ejections.load(Relaxed), 2);
     assert_eq!(after.budget.used(), 1);
     // A lease of before that ends now.
     before.in_flight.fetch_sub(1, Relaxed);
@@ -148,27 +148,27 @@ fn who_is_registered_again_is_heard_through_an_old_connection() {
 }
 
 #[test]
-fn who_is_registered_again_is_not_unwell_from_before() {
+fn who_is_registered_again_is_not_unhealthy_from_before() {
     let cluster = start(discovered("a"), None);
     cluster.update(snapshot(&[1, 2]));
-    health(&cluster, 1).unwell.store(true, Relaxed);
-    health(&cluster, 2).unwell.store(true, Relaxed);
+    health(&cluster, 1).unhealthy.store(true, Relaxed);
+    health(&cluster, 2).unhealthy.store(true, Relaxed);
     cluster.update(snapshot(&[2]));
     cluster.update(snapshot(&[1, 2]));
-    assert!(!health(&cluster, 1).unwell.load(Relaxed));
+    assert!(!health(&cluster, 1).unhealthy.load(Relaxed));
     assert!(
-        health(&cluster, 2).unwell.load(Relaxed),
+        health(&cluster, 2).unhealthy.load(Relaxed),
         "it was never away"
     );
 }
 
 #[test]
-fn without_checks_nobody_stays_unwell() {
+fn without_checks_nobody_stays_unhealthy() {
     let before = start(Source::Listed(instances(&[1])), None);
-    health(&before, 1).unwell.store(true, Relaxed);
+    health(&before, 1).unhealthy.store(true, Relaxed);
     let after = start(discovered("a"), Some(&before));
     after.update(snapshot(&[1]));
-    assert!(!health(&after, 1).unwell.load(Relaxed));
+    assert!(!health(&after, 1).unhealthy.load(Relaxed));
 }
 
 #[test]

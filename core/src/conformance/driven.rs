@@ -4,7 +4,7 @@ use bytes::BytesMut;
 
 use super::PROBE;
 use crate::codec::{Codec, Signal};
-use crate::frame::{Edit, Head, Kind, Malformed, Metadata, Outcome, Reading};
+use crate::frame::{Edit, Head, Kind, Malformed, Metadata, Outcome, Reading, Status};
 use crate::rejection::Rejection;
 use crate::text::ANSWER_LIMIT;
 
@@ -131,7 +131,8 @@ pub(super) fn same_reading(
 /// Rejects the frame of `head` and checks what comes of it.
 pub(super) fn reject(codec: &dyn Codec, head: &Head, reason: Rejection, text: &str, name: &str) {
     let mut out = BytesMut::from(&b"before"[..]);
-    let answered = codec.reject(head, reason, text, &mut out);
+    let status = codec.reject(head, reason, text, &mut out);
+    let answered = status.is_some();
     assert!(
         out.starts_with(b"before"),
         "rejection: {name}: reject must append"
@@ -161,7 +162,13 @@ pub(super) fn reject(codec: &dyn Codec, head: &Head, reason: Rejection, text: &s
         "rejection: {name}: {reason:?}"
     );
     match codec.read(&answer, wire) {
-        Ok(Reading::Answer(outcome)) if outcome != Outcome::Success => {}
+        Ok(Reading::Answer(answer)) if answer.outcome != Outcome::Success => {
+            let read_back = (answer.status != Status::NONE).then_some(answer.status);
+            assert!(
+                read_back.is_none() || read_back == status,
+                "rejection: {name}: {reason:?}: told {status:?}, wrote {read_back:?}"
+            );
+        }
         other => panic!("rejection: {name}: {reason:?} reads back as {other:?}"),
     }
 }

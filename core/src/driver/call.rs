@@ -7,12 +7,13 @@ use bytes::Bytes;
 
 use crate::clock::Now;
 use crate::cluster::Cluster;
-use crate::frame::{Head, Metadata, Outcome, Reading};
+use crate::frame::{Answer, Head, Metadata, Reading};
 use crate::mesh::{Attempt, AttemptEnd, Deadline, Exchange, Fitting, Lease, Resend};
 use crate::rejection::Rejection;
 
 use super::pool;
 use super::reply::{Reply, Waiting};
+use super::survey::{CallPlace, WaitsFor};
 use super::worker::Worker;
 
 /// A call on its way: everything that is needed to answer its caller, or to send it again. It is made
@@ -201,13 +202,14 @@ fn park(worker: &Rc<Worker>, call: Box<Call>, cluster: Arc<Cluster>) {
     let Some(room) = Room::take(worker, &call, &cluster) else {
         return refuse(worker, call, Rejection::Overloaded);
     };
+    let place = CallPlace::take(worker, &call.exchange, WaitsFor::Registry);
     let worker = worker.clone();
     worker
         .clone()
         .spawn("a call that waits for a registry", async move {
             let ended = wait(&worker, &call, &cluster).await;
             worker.read_clock();
-            drop(room);
+            drop((room, place));
             match ended {
                 Waited::Ready => try_again(&worker, call, Rejection::NoService),
                 Waited::Gone => call.reply.finished(&worker),
@@ -261,9 +263,9 @@ pub(crate) fn deliver(
     worker: &Rc<Worker>,
     head: &Head,
     wire: &[u8],
-    outcome: Outcome,
+    answer: Answer,
 ) {
-    if call.conclude(AttemptEnd::Answered(outcome)) {
+    if call.conclude(AttemptEnd::Answered(answer.outcome)) {
         match attempt_again(worker, call) {
             Ok(()) => return,
             Err((given_back, _)) => call = given_back,
@@ -271,7 +273,7 @@ pub(crate) fn deliver(
     }
     if !call.reply.is_gone() {
         call.reply.deliver(worker, &call.head, head, wire);
-        call.exchange.answered(outcome, wire.len());
+        call.exchange.answered(answer, wire.len());
     }
     call.reply.finished(worker);
 }
@@ -301,8 +303,8 @@ pub(crate) fn refuse(worker: &Rc<Worker>, mut call: Box<Call>, why: Rejection) {
             text = exchange.explain_in_full(why),
             "rejected"
         );
-        reply.reject(worker, head, why, &text);
         exchange.rejected(why);
+        exchange.set_status(reply.reject(worker, head, why, &text));
     }
     reply.finished(worker);
 }

@@ -1,8 +1,8 @@
-//! Active health checks: endpoints are asked whether they are well.
+//! Active health checks: endpoints are asked whether they are healthy.
 //!
 //! Checks run on the control runtime. What they find is one flag in the endpoint's health, which
 //! all workers read as they read ejections; one that passes also ends an ejection early.
-//! Nobody is found unwell because of what we lack ourselves, or while we did not run.
+//! Nobody is found unhealthy because of what we lack ourselves, or while we did not run.
 
 mod schedule;
 
@@ -125,23 +125,24 @@ async fn ask(
     let policy = &cluster.spec.policy;
     let header = policy.proxy_header;
     let header = header.map(|version| proxy_header(version, None, Known::default()));
+    // These connections carry no calls, and are counted nowhere.
+    let (uncounted, counts) = (Arc::<Gauges>::default(), Arc::default());
     let target = Target {
         header: header.as_deref(),
         address,
         timeout: policy.connect_timeout,
         tls: policy.tls.as_deref(),
         application: check.probe.application(),
+        counts: &counts,
     };
-    // These connections carry no calls, and are counted nowhere.
-    let uncounted = Arc::<Gauges>::default();
     let asking = async {
         match dial(&uncounted, None, target).await {
-            Ok(socket) => check.probe.ask(socket).await.map_err(Found::Unwell),
+            Ok(socket) => check.probe.ask(socket).await.map_err(Found::Unhealthy),
             Err(error) => Err(unmet(error.cause())),
         }
     };
     match tokio::time::timeout(check.timeout, asking).await {
-        Ok(Ok(())) => Found::Well,
+        Ok(Ok(())) => Found::Healthy,
         Ok(Err(found)) => found,
         Err(_) => Found::Silent,
     }
@@ -154,7 +155,7 @@ fn unmet(error: &io::Error) -> Found {
     } else if error.kind() == io::ErrorKind::TimedOut {
         Found::Silent
     } else {
-        Found::Unwell(error.to_string())
+        Found::Unhealthy(error.to_string())
     }
 }
 

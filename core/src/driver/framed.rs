@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::clock::Now;
 use crate::codec::{Codec, Signal};
-use crate::frame::{Edit, Head, Kind, Malformed, Metadata, Reading};
+use crate::frame::{Edit, Head, Kind, Malformed, Metadata, Reading, Status};
 use crate::gauges::Gauges;
 use crate::log_limit::LogLimit;
 use crate::mesh::{Exchange, Origin, SiteCache};
@@ -193,9 +193,21 @@ impl Client {
         let mut exchange = Exchange::unreadable(worker, site, self.source(), head.len);
         exchange.rejected(why);
         let text = format!("{}: {detail}", exchange.explain(why));
-        self.link
-            .append(worker, |out| self.codec.reject(head, why, &text, out));
+        exchange.set_status(self.append_rejection(worker, head, why, &text));
+    }
+
+    fn append_rejection(
+        &self,
+        worker: &Rc<Worker>,
+        head: &Head,
+        why: Rejection,
+        text: &str,
+    ) -> Status {
+        let status = self
+            .link
+            .append(worker, |out| self.codec.reject(head, why, text, out));
         self.check_queue(worker);
+        status.unwrap_or(Status::NONE)
     }
 }
 
@@ -245,10 +257,8 @@ impl Reply for Client {
         self.check_queue(worker);
     }
 
-    fn reject(&self, worker: &Rc<Worker>, asked: &Head, why: Rejection, text: &str) {
-        self.link
-            .append(worker, |out| self.codec.reject(asked, why, text, out));
-        self.check_queue(worker);
+    fn reject(&self, worker: &Rc<Worker>, asked: &Head, why: Rejection, text: &str) -> Status {
+        self.append_rejection(worker, asked, why, text)
     }
 
     fn begin_lookup(&self, cluster: usize) -> bool {

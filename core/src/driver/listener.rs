@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use crate::frame::Head;
-use crate::gauges::Gauges;
+use crate::gauges::{Gauges, ListenerGauges};
 use crate::log_limit::LogLimit;
 use crate::mesh::{Mesh, Origin};
 use crate::net::{Detached, FIRST, ServerTls, Socket, Transport};
@@ -56,6 +56,8 @@ pub struct ListenerSpec {
     pub reveal_endpoints: bool,
     /// What its protocols were configured with, so that a reload notices a change.
     pub settings: Arc<str>,
+    /// Its connections, for whoever asks.
+    pub gauges: Arc<ListenerGauges>,
 }
 
 impl PartialEq for ListenerSpec {
@@ -77,6 +79,7 @@ pub struct Listening {
     protocols: Vec<Arc<dyn Protocol>>,
     tls: Option<Arc<ServerTls>>,
     pub(crate) proxies: Arc<Proxies>,
+    gauges: Arc<ListenerGauges>,
     stop: Notify,
     stopped: Cell<bool>,
 }
@@ -135,17 +138,20 @@ impl Parcel {
 /// Counts a client connection for as long as it lives.
 pub(crate) struct Presence {
     mesh: Arc<Mesh>,
+    listener: Arc<ListenerGauges>,
     shares: Arc<Shares>,
     worker: usize,
 }
 
 impl Presence {
     /// Of a connection that the shares count already.
-    fn new(worker: &Worker) -> Self {
+    fn new(worker: &Worker, listener: &Arc<ListenerGauges>) -> Self {
         let mesh = worker.mesh();
         Gauges::add(&mesh.gauges.connections);
+        Gauges::add(&listener.connections);
         Self {
             mesh: mesh.clone(),
+            listener: listener.clone(),
             shares: worker.shares().clone(),
             worker: worker.index(),
         }
@@ -155,6 +161,7 @@ impl Presence {
 impl Drop for Presence {
     fn drop(&mut self) {
         Gauges::sub(&self.mesh.gauges.connections);
+        Gauges::sub(&self.listener.connections);
         self.shares.leave(self.worker);
     }
 }
@@ -179,6 +186,7 @@ impl Listening {
             protocols: spec.protocols.clone(),
             tls: spec.tls.clone(),
             proxies: spec.proxies.clone(),
+            gauges: spec.gauges.clone(),
             stop: Notify::new(),
             stopped: Cell::new(false),
         })
@@ -228,6 +236,7 @@ impl Listening {
     /// Serves a connection here, or hands it to the worker that has the fewest.
     fn place(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, worker: &Rc<Worker>) {
         Gauges::add(&worker.mesh().gauges.accepted);
+        Gauges::add(&self.gauges.accepted);
         let socket = Socket::plain(stream);
         let nodelay = socket
             .options()
@@ -282,7 +291,12 @@ impl Listening {
             Ok(socket) => self.start(socket, peer, worker, protocol, carried),
             Err(error) => {
                 worker.shares().leave(worker.index());
-                tracing::warn!(listener = %self.origin.name, %error, "a connection is lost");
+                static LINES: LogLimit = LogLimit::usual();
+                if let Some(left_out) = LINES.admit(worker.now()) {
+                    tracing::warn!(
+                        listener = %self.origin.name, %error, left_out, "a connection is lost"
+                    );
+                }
             }
         }
     }
@@ -290,6 +304,7 @@ impl Listening {
     /// Serves a connection that was not accepted from a kernel's socket: of a simulated network.
     pub fn serve(self: &Rc<Self>, socket: Socket, peer: SocketAddr, worker: &Rc<Worker>) {
         Gauges::add(&worker.mesh().gauges.accepted);
+        Gauges::add(&self.gauges.accepted);
         worker.shares().take(worker.index());
         self.start(socket, peer, worker, None, Carried::default());
     }
@@ -307,7 +322,7 @@ impl Listening {
             transport: None,
             peer,
             listening: self.clone(),
-            presence: Presence::new(worker),
+            presence: Presence::new(worker, &self.gauges),
             carried,
         };
         let spoken = match &*self.protocols {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::codec::Codec;
-use crate::frame::{Head, Metadata};
+use crate::frame::{Head, Metadata, Status};
 use crate::rejection::Rejection;
 
 use super::worker::Worker;
@@ -48,8 +48,8 @@ pub(crate) trait Reply {
     /// Gives it the endpoint's answer to its call `asked`.
     fn deliver(&self, worker: &Rc<Worker>, asked: &Head, head: &Head, wire: &[u8]);
 
-    /// Gives it the mesh's own answer to its call `asked`.
-    fn reject(&self, worker: &Rc<Worker>, asked: &Head, why: Rejection, text: &str);
+    /// Gives it the mesh's own answer to its call `asked`; returns that answer's status.
+    fn reject(&self, worker: &Rc<Worker>, asked: &Head, why: Rejection, text: &str) -> Status;
 
     /// One of its calls begins to wait until this cluster is looked up; false if its calls wait for as
     /// many as may be.

@@ -15,6 +15,18 @@ pub(crate) struct Shares {
     connections: Mutex<Vec<usize>>,
     turned: Vec<AtomicU64>,
     counts: Vec<AtomicUsize>,
+    queued: Vec<AtomicUsize>,
+}
+
+/// One worker as the others see it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share {
+    /// Its client connections.
+    pub(crate) connections: usize,
+    /// Bytes that waited to be written to peers when it last looked.
+    pub(crate) queued: usize,
+    /// When it last looked after them.
+    pub(crate) turned: Now,
 }
 
 impl Shares {
@@ -23,6 +35,7 @@ impl Shares {
             connections: Mutex::new(vec![0; workers]),
             turned: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             counts: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+            queued: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
         }
     }
 
@@ -65,11 +78,22 @@ impl Shares {
         }
     }
 
-    /// Client connections of each worker, and when it last ran.
-    pub(crate) fn status(&self) -> Vec<(usize, Now)> {
-        let counts = self.counts.iter().map(|count| count.load(Relaxed));
-        let turned = self.turned.iter().map(|turned| Now(turned.load(Relaxed)));
-        counts.zip(turned).collect()
+    /// So many bytes wait to be written to the worker's peers.
+    pub(crate) fn note_queued(&self, worker: usize, bytes: usize) {
+        if let Some(queued) = self.queued.get(worker) {
+            queued.store(bytes, Relaxed);
+        }
+    }
+
+    /// How each worker is.
+    pub(crate) fn status(&self) -> Vec<Share> {
+        let workers = 0..self.counts.len();
+        let each = workers.map(|worker| Share {
+            connections: self.counts[worker].load(Relaxed),
+            queued: self.queued[worker].load(Relaxed),
+            turned: Now(self.turned[worker].load(Relaxed)),
+        });
+        each.collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<usize>> {
@@ -90,7 +114,7 @@ mod tests {
             for _ in 0..16 {
                 shares.place(accepting);
             }
-            let counts: Vec<usize> = shares.status().iter().map(|(count, _)| *count).collect();
+            let counts: Vec<usize> = shares.status().iter().map(|own| own.connections).collect();
             assert_eq!(counts, [2; 8]);
         }
     }
@@ -101,7 +125,7 @@ mod tests {
         for _ in 0..400 {
             shares.place(0);
         }
-        let moved = shares.status()[1].0;
+        let moved = shares.status()[1].connections;
         assert!((170..=200).contains(&moved), "{moved}");
         for _ in 0..moved {
             shares.leave(1);

@@ -15,12 +15,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cluster::Cluster;
-use crate::frame::Outcome;
+use crate::frame::{Answer, Outcome, Status};
 use crate::mesh::{Attempt, AttemptEnd, Exchange, Fitting, Lease, Resend, Verdict, rule};
 use crate::net::Transport;
 use crate::rejection::Rejection;
 use crate::route::Route;
 
+use super::survey::{CallPlace, WaitsFor};
 use super::worker::Worker;
 
 use caller::attribute;
@@ -34,6 +35,7 @@ pub struct Stream {
     exchange: Exchange,
     transport: Option<Rc<Transport>>,
     worker: Rc<Worker>,
+    place: CallPlace,
 }
 
 impl Stream {
@@ -53,9 +55,13 @@ impl Stream {
                 attribute(transport, attributes, name)
             })?;
             let cluster: Arc<Cluster> = match attempt {
-                Attempt::Go(lease) => return Ok(lease),
+                Attempt::Go(lease) => {
+                    self.place.note(&self.exchange, WaitsFor::Answer);
+                    return Ok(lease);
+                }
                 Attempt::Wait(cluster) => cluster,
             };
+            self.place.note(&self.exchange, WaitsFor::Registry);
             let ready = self
                 .worker
                 .timers()
@@ -181,17 +187,18 @@ impl Stream {
     }
 
     /// Says how it ended, with an answer of so many bytes.
-    pub fn answered(&mut self, outcome: Outcome, bytes: u64) {
+    pub fn answered(&mut self, answer: impl Into<Answer>, bytes: u64) {
         self.worker.read_clock();
         self.exchange
-            .answered(outcome, usize::try_from(bytes).unwrap_or(usize::MAX));
+            .answered(answer.into(), usize::try_from(bytes).unwrap_or(usize::MAX));
     }
 
     /// Says that it and its last attempt ended with the endpoint's answer, of so many bytes.
-    pub fn end(&mut self, lease: &mut Lease, outcome: Outcome, bytes: u64) {
-        self.conclude(lease, AttemptEnd::Answered(outcome), Resend::Impossible);
+    pub fn end(&mut self, lease: &mut Lease, answer: Answer, bytes: u64) {
+        let end = AttemptEnd::Answered(answer.outcome);
+        self.conclude(lease, end, Resend::Impossible);
         self.exchange
-            .answered(outcome, usize::try_from(bytes).unwrap_or(usize::MAX));
+            .answered(answer, usize::try_from(bytes).unwrap_or(usize::MAX));
     }
 
     /// Ends it with the mesh's own answer; returns the text for the caller.
@@ -199,6 +206,11 @@ impl Stream {
         self.worker.read_clock();
         self.exchange.rejected(rejection);
         self.exchange.explain(rejection)
+    }
+
+    /// Says how the mesh's own answer is worded, after [`rejected`](Self::rejected).
+    pub fn set_status(&mut self, status: Status) {
+        self.exchange.set_status(status);
     }
 
     /// What happened, for the log: with the endpoint's address, which callers are not told.

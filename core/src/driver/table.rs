@@ -121,6 +121,15 @@ impl<T> Table<T> {
         claim
     }
 
+    /// Shows everything that waits for an answer.
+    pub(crate) fn each(&self, mut see: impl FnMut(&T)) {
+        for slot in &self.slots {
+            if let State::Taken(value) = &slot.state {
+                see(value);
+            }
+        }
+    }
+
     /// Gives up every call for which `expired` says so; their ids stay blocked.
     pub(crate) fn abandon_where(&mut self, mut expired: impl FnMut(&T) -> bool) -> Vec<T> {
         let mut given_up = Vec::new();

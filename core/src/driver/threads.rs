@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
@@ -17,6 +18,7 @@ use crate::mesh::Mesh;
 
 use super::listener::{ListenerSpec, Listening, Parcel};
 use super::shares::Shares;
+use super::survey::{Survey, survey};
 use super::worker::Worker;
 
 /// Connections that the kernel keeps for us to accept.
@@ -40,6 +42,11 @@ enum Command {
     HandOver {
         done: oneshot::Sender<usize>,
     },
+    /// Tells what is in hand, of each kind so much.
+    Survey {
+        most: usize,
+        done: oneshot::Sender<Survey>,
+    },
     Drain {
         done: oneshot::Sender<()>,
     },
@@ -49,6 +56,8 @@ enum Command {
 pub struct Workers {
     mesh: Arc<Mesh>,
     commands: Vec<UnboundedSender<Command>>,
+    /// Each worker's own.
+    runtimes: Vec<Handle>,
     shares: Arc<Shares>,
     next_listener: AtomicU64,
     /// The ports that are ours.
@@ -64,6 +73,10 @@ pub struct WorkerStatus {
     pub connections: usize,
     /// How long ago it last looked after its connections; it does so several times a second.
     pub turned: Duration,
+    /// Bytes that waited to be written to peers of framed protocols when it last looked.
+    pub queued: usize,
+    /// For how long it worked since the start, and did not wait for something to do.
+    pub busy: Duration,
 }
 
 /// A listener whose sockets are bound, but not yet served.
@@ -104,11 +117,13 @@ impl Workers {
         let shares = Arc::new(Shares::new(count));
         let (commands, received): (Vec<_>, Vec<_>) =
             (0..count).map(|_| unbounded_channel()).unzip();
+        let mut runtimes = Vec::new();
         for (index, received) in received.into_iter().enumerate() {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_io()
                 .enable_time()
                 .build()?;
+            runtimes.push(runtime.handle().clone());
             shares.note_turn(index, mesh.clock.now());
             let (mesh, shares, others) = (mesh.clone(), shares.clone(), commands.clone());
             std::thread::Builder::new()
@@ -126,6 +141,7 @@ impl Workers {
         Ok(Self {
             mesh: mesh.clone(),
             commands,
+            runtimes,
             shares,
             next_listener: AtomicU64::new(0),
             ports: Mutex::default(),
@@ -143,10 +159,13 @@ impl Workers {
     #[must_use]
     pub fn status(&self) -> Vec<WorkerStatus> {
         let now = self.mesh.clock.now();
-        let each = self.shares.status().into_iter();
-        each.map(|(connections, turned)| WorkerStatus {
-            connections,
-            turned: now.since(turned),
+        let each = self.shares.status().into_iter().zip(&self.runtimes);
+        each.map(|(own, runtime)| WorkerStatus {
+            connections: own.connections,
+            turned: now.since(own.turned),
+            queued: own.queued,
+            // Of the only worker that a runtime of one thread has.
+            busy: runtime.metrics().worker_total_busy_duration(0),
         })
         .collect()
     }
@@ -164,6 +183,31 @@ impl Workers {
             Some(Ok(())) => moving.await.unwrap_or(0),
             _ => 0,
         }
+    }
+
+    /// What all workers have in hand, of each kind the `most` oldest. Workers that do not answer in time
+    /// are told by their numbers.
+    pub async fn survey(&self, most: usize, patience: Duration) -> (Survey, Vec<usize>) {
+        let mut all = Survey::default();
+        let mut silent = Vec::new();
+        let mut asked = Vec::new();
+        for commands in &self.commands {
+            let (done, told) = oneshot::channel();
+            let sent = commands.send(Command::Survey { most, done }).is_ok();
+            asked.push(sent.then_some(told));
+        }
+        let end = tokio::time::Instant::now() + patience;
+        for (number, told) in asked.into_iter().enumerate() {
+            let told = match told {
+                Some(told) => tokio::time::timeout_at(end, told).await.ok(),
+                None => None,
+            };
+            match told {
+                Some(Ok(own)) => all.add(own, most),
+                _ => silent.push(number),
+            }
+        }
+        (all, silent)
     }
 
     /// Binds a listener: one socket per worker, among which the kernel spreads connections.
@@ -318,6 +362,9 @@ async fn work(
             Command::HandOver { done } => {
                 let _ = done.send(worker.hand_over_all());
             }
+            Command::Survey { most, done } => {
+                let _ = done.send(survey(&worker, most));
+            }
             Command::Drain { done } => {
                 listeners.stop();
                 tokio::time::sleep(SETTLE).await;
@@ -326,10 +373,18 @@ async fn work(
                 loop {
                     tokio::select! {
                         () = &mut draining => break,
-                        // What others accepted for us before they stopped is served, too.
-                        Some(Command::Adopt(parcel)) = commands.recv() => {
-                            listeners.adopt(*parcel, &worker);
-                        }
+                        Some(command) = commands.recv() => match command {
+                            // What others accepted for us before they stopped is served, too.
+                            Command::Adopt(parcel) => listeners.adopt(*parcel, &worker),
+                            Command::Survey { most, done } => {
+                                let _ = done.send(survey(&worker, most));
+                            }
+                            // Too late for all else.
+                            Command::Listen { .. }
+                            | Command::Unlisten { .. }
+                            | Command::HandOver { .. }
+                            | Command::Drain { .. } => {}
+                        },
                     }
                 }
                 let _ = done.send(());

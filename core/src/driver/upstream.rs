@@ -9,7 +9,8 @@ use crate::clock::Now;
 use crate::codec::{Sharing, Signal};
 use crate::frame::{Edit, Head, Kind, Malformed, Outcome, Reading};
 use crate::gauges::Gauges;
-use crate::mesh::{AttemptEnd, Fitting};
+use crate::log_limit::LogLimit;
+use crate::mesh::{AttemptEnd, Fitting, Told};
 use crate::net::{READS_PER_TURN, Turn};
 use crate::rejection::Rejection;
 
@@ -18,6 +19,7 @@ use super::inbox::{Inbox, Read, Take};
 use super::link::Link;
 use super::pool::Pool;
 use super::reply::Reply;
+use super::survey::{Oldest, WaitsFor};
 use super::table::{Claim, Table};
 use super::worker::Worker;
 
@@ -130,6 +132,23 @@ impl Upstream {
     /// Whether it carries no more calls than it does: its peer goes, or is gone.
     pub(crate) fn is_finishing(&self) -> bool {
         !matches!(self.state.get(), State::Connecting | State::Open)
+    }
+
+    /// Shows its calls.
+    pub(super) fn see_calls(&self, oldest: &mut Oldest<(Told, WaitsFor)>) {
+        let waits_for = match self.state.get() {
+            State::Connecting => WaitsFor::Connection,
+            State::Open | State::Leaving | State::Closed | State::Gone => WaitsFor::Answer,
+        };
+        let mut see = |call: &Call| {
+            let exchange = &call.exchange;
+            oldest.see(exchange.started(), || (exchange.told(), waits_for));
+        };
+        self.table.borrow().each(|entry| match entry {
+            Entry::Call(call) => see(call),
+            Entry::Ping => {}
+        });
+        self.waiting.borrow().iter().for_each(|call| see(call));
     }
 
     /// Calls in flight on it.
@@ -383,10 +402,13 @@ impl Upstream {
                     return Poll::Ready(());
                 }
                 Poll::Ready(Read::Malformed(why)) => {
-                    tracing::warn!(
-                        address = %self.pool.endpoint.address, protocol = self.pool.protocol,
-                        %why, "endpoint sent what cannot be read; its connection is closed"
-                    );
+                    static LINES: LogLimit = LogLimit::usual();
+                    if let Some(left_out) = LINES.admit(worker.now()) {
+                        tracing::warn!(
+                            address = %self.pool.endpoint.address, protocol = self.pool.protocol,
+                            %why, left_out, "endpoint sent what cannot be read; its connection is closed"
+                        );
+                    }
                     return Poll::Ready(());
                 }
             }
@@ -429,7 +451,12 @@ impl Upstream {
                 }
             }
             Kind::Goodbye => {
-                tracing::info!(address = %self.pool.endpoint.address, "endpoint says goodbye");
+                static LINES: LogLimit = LogLimit::usual();
+                if let Some(left_out) = LINES.admit(worker.now()) {
+                    tracing::info!(
+                        address = %self.pool.endpoint.address, left_out, "endpoint says goodbye"
+                    );
+                }
                 let until = worker.now().after(LEAVING);
                 self.set_leaving(until);
                 self.state.set(State::Leaving);
@@ -482,17 +509,17 @@ impl Upstream {
                 return Ok(());
             }
         };
-        let outcome = match self.pool.codec.read(&head, wire) {
-            Ok(Reading::Answer(outcome)) => outcome,
+        let answer = match self.pool.codec.read(&head, wire) {
+            Ok(Reading::Answer(answer)) => answer,
             // Passed on as it is: its client may read more of it than we can.
-            Ok(Reading::Call(_)) | Err(Malformed::Content(_)) => Outcome::Failed,
+            Ok(Reading::Call(_)) | Err(Malformed::Content(_)) => Outcome::Failed.into(),
             Err(malformed) => {
                 let end = AttemptEnd::Unreadable;
                 settle(call, worker, end, Rejection::ConnectionLost);
                 return Err(malformed);
             }
         };
-        deliver(call, worker, &head, wire, outcome);
+        deliver(call, worker, &head, wire, answer);
         Ok(())
     }
 
@@ -500,10 +527,13 @@ impl Upstream {
     fn refuse_too_large(&self, worker: &Rc<Worker>, head: &Head, limit: usize) {
         Gauges::add(&worker.mesh().gauges.skipped_answers);
         let claim = self.table.borrow_mut().claim(head.id);
-        tracing::warn!(
-            address = %self.pool.endpoint.address, bytes = head.len, limit,
-            "an answer is over the limit of a frame; its caller is told so"
-        );
+        static LINES: LogLimit = LogLimit::usual();
+        if let Some(left_out) = LINES.admit(worker.now()) {
+            tracing::warn!(
+                address = %self.pool.endpoint.address, bytes = head.len, limit, left_out,
+                "an answer is over the limit of a frame; its caller is told so"
+            );
+        }
         if let Claim::Live(Entry::Call(call)) = claim {
             settle(call, worker, AttemptEnd::TooLarge, Rejection::TooLarge);
         }
@@ -624,10 +654,13 @@ impl Upstream {
             // The first interval of silence passes before anything is asked.
             if self.misses.get() >= policy.heartbeat_misses.saturating_sub(1).max(1) {
                 let silent = now.since(self.heard.get());
-                tracing::warn!(
-                    address = %self.pool.endpoint.address, ?silent,
-                    "endpoint answers no heartbeat; its connection is closed"
-                );
+                static LINES: LogLimit = LogLimit::usual();
+                if let Some(left_out) = LINES.admit(now) {
+                    tracing::warn!(
+                        address = %self.pool.endpoint.address, ?silent, left_out,
+                        "endpoint answers no heartbeat; its connection is closed"
+                    );
+                }
                 Gauges::add(&worker.mesh().gauges.heartbeat_failures);
                 return self.end(link);
             }

@@ -20,7 +20,7 @@ use tokio::sync::futures::Notified;
 use crate::clock::Now;
 use crate::gauges::Gauges;
 use crate::log_limit::LogLimit;
-use crate::mesh::{LocalMesh, Mesh};
+use crate::mesh::{LocalMesh, Mesh, Told};
 use crate::net::{Buffers, Network, Timers};
 use crate::rejection::Rejection;
 use crate::text::Escaped;
@@ -32,6 +32,7 @@ use super::protocol::Served;
 use super::reply::Reply;
 use super::resident::{IdleConnections, Residents};
 use super::shares::Shares;
+use super::survey::{Lists, Oldest, WaitsFor};
 use super::task;
 use super::upstream::Upstream;
 
@@ -52,6 +53,8 @@ pub struct Worker {
     /// Pools of protocols that drive themselves.
     idle: RefCell<Vec<Weak<dyn IdleConnections>>>,
     residents: Residents,
+    /// Calls and sessions that are nowhere else to be found.
+    lists: Lists,
     /// What protocols keep per worker, by type.
     states: RefCell<HashMap<TypeId, Rc<dyn Any>>>,
     /// No call's deadline is earlier.
@@ -97,6 +100,7 @@ impl Worker {
             pools: RefCell::default(),
             idle: RefCell::default(),
             residents: Residents::default(),
+            lists: Lists::default(),
             states: RefCell::default(),
             deadline: Cell::new(Now(u64::MAX)),
             deadline_moved: Notify::new(),
@@ -107,6 +111,19 @@ impl Worker {
             stalled_until: Cell::new(Now(0)),
             send_to: RefCell::default(),
         })
+    }
+
+    pub(crate) fn lists(&self) -> &Lists {
+        &self.lists
+    }
+
+    /// Shows every framed call that is with a connection to its endpoint.
+    pub(super) fn see_calls(&self, oldest: &mut Oldest<(Told, WaitsFor)>) {
+        for pool in self.pools.borrow().values() {
+            for upstream in pool.upstreams() {
+                upstream.see_calls(oldest);
+            }
+        }
     }
 
     /// Starts its own tasks.
@@ -285,7 +302,7 @@ impl Worker {
         let others = others.iter().enumerate();
         let fewest = others
             .filter(|(index, _)| *index != self.index())
-            .min_by_key(|(_, (connections, _))| *connections);
+            .min_by_key(|(_, own)| own.connections);
         let Some((chosen, _)) = fewest else { return };
         self.shares.take(chosen);
         if self.send_to(chosen, Box::new(parcel)).is_err() {

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use crate::balance::{Ask, HashOn, NoPick, Pick, Policy, hash_bytes, observe_latency};
 use crate::clock::{Now, micros};
-use crate::cluster::{Cluster, Source};
+use crate::cluster::Cluster;
 use crate::endpoint::{Endpoint, Trial};
-use crate::frame::Outcome;
+use crate::frame::{Answer, Outcome, Status};
 use crate::gauges::Gauges;
 use crate::identity::Identity;
 use crate::outlier::is_telling;
@@ -33,22 +33,22 @@ pub(crate) type Attributes<'a, 'b> = &'a mut dyn FnMut(&str) -> Option<Cow<'b, s
 /// One request and its answer, from open to record. Dropping it writes the record, on every
 /// path; one that nobody ended was abandoned by its caller.
 pub struct Exchange {
-    site: Rc<Site>,
+    pub(super) site: Rc<Site>,
     clock: Rc<Cell<Now>>,
-    source: IpAddr,
-    started: Now,
+    pub(super) source: IpAddr,
+    pub(super) started: Now,
     /// When the caller gives up, or the route does.
     pub(crate) deadline: Now,
     /// The caller's own time, where that is what sets the deadline.
     own_timeout: Option<Duration>,
     /// Its caller does not say how long it may take: its endpoint's registration may.
     unsaid: bool,
-    route: Option<u32>,
+    pub(super) route: Option<u32>,
     destination: u32,
     /// Destinations of its route that had no endpoint for it; empty until one has none.
     without: Vec<u32>,
     routed: Result<(), Rejection>,
-    attempts: u16,
+    pub(super) attempts: u16,
     /// Attempts that do not count: their endpoints have not processed it.
     moves: u16,
     /// It was sent again because its own method allows that.
@@ -59,10 +59,14 @@ pub struct Exchange {
     no_tls: bool,
     /// The service is being looked up, and that is what is waited for.
     looking_up: bool,
-    endpoint: Option<SocketAddr>,
+    /// The cluster that had no endpoint for it.
+    lacking: Option<Arc<Cluster>>,
+    /// Where the last attempt went.
+    pub(super) seat: Option<Rc<Seat>>,
     /// Endpoints that failed it; empty until the first retry.
     tried: Vec<SocketAddr>,
     ending: Ending,
+    status: Status,
     request_bytes: u64,
     response_bytes: u64,
 }
@@ -88,6 +92,7 @@ impl Exchange {
     ) -> Self {
         let now = local.now();
         let selected = site.candidates.select(client, attributes);
+        site.hits.hit(selected);
         let bound = selected.and_then(|number| site.route(number).timeout);
         let limits = local.limits();
         let unsaid = timeout.is_none();
@@ -118,9 +123,11 @@ impl Exchange {
             free: false,
             no_tls: false,
             looking_up: false,
-            endpoint: None,
+            lacking: None,
+            seat: None,
             tried: Vec::new(),
             ending: Ending::Abandoned,
+            status: Status::NONE,
             request_bytes: request_bytes as u64,
             response_bytes: 0,
             site,
@@ -265,6 +272,8 @@ impl Exchange {
             drop(view);
             return self.attempt_elsewhere(wait, spills, local, attributes);
         }
+        let to = &self.site.route(route as usize).to;
+        let is_looked_up = matches!(to, Destination::Registry { .. });
         if !view.known {
             let cluster = view.cluster.clone();
             drop(view);
@@ -272,9 +281,16 @@ impl Exchange {
                 self.site.forget(route as usize, destination as usize);
                 local.forget_view(&cluster);
             }
-            return self.attempt_elsewhere(Err(Rejection::NoService), spills, local, attributes);
+            self.lacking = Some(cluster);
+            // It is the cluster that has nobody; the call's own service may well be one.
+            let why = match is_looked_up {
+                true => Rejection::NoService,
+                false => Rejection::NoEndpoint,
+            };
+            return self.attempt_elsewhere(Err(why), spills, local, attributes);
         }
-        if matches!(view.cluster.spec.source, Source::Discovered(_)) {
+        // A cluster of the configuration has endpoints whatever service a caller writes.
+        if is_looked_up {
             self.site.learn();
         }
         let deadline = self.attempt_deadline();
@@ -282,6 +298,7 @@ impl Exchange {
         {
             Ok(picked) => picked,
             Err(rejection) => {
+                self.lacking = Some(view.cluster.clone());
                 drop(view);
                 return self.attempt_elsewhere(Err(rejection), spills, local, attributes);
             }
@@ -304,9 +321,10 @@ impl Exchange {
         }
         seat.endpoint.health.in_flight.fetch_add(1, Relaxed);
         self.attempts += 1;
-        self.endpoint = Some(seat.endpoint.address);
+        self.seat = Some(seat.clone());
         if again {
             Gauges::add(&local.mesh().gauges.retries);
+            Gauges::add(&cluster.counts.retries);
         }
         Ok(Attempt::Go(Lease {
             seat,
@@ -317,6 +335,7 @@ impl Exchange {
             retry,
             trial,
             settled: false,
+            end: None,
         }))
     }
 
@@ -414,6 +433,7 @@ impl Exchange {
         let refused = end == AttemptEnd::Answered(Outcome::Refused) && retries_refused();
         let Ruling { verdict, repeat } = rule(end, refused);
         lease.conclude(verdict);
+        lease.end = Some(end);
         self.no_tls = end == AttemptEnd::TlsFailed;
         if repeat == Repeat::Never || resend == Resend::Impossible {
             return false;
@@ -433,7 +453,7 @@ impl Exchange {
             self.free = matches!(repeat, Repeat::Free | Repeat::Uncounted);
             self.moves += u16::from(uncounted);
             self.resent |= repeat == Repeat::IfSafe;
-            let known = self.endpoint.filter(|own| !self.tried.contains(own));
+            let known = self.endpoint().filter(|own| !self.tried.contains(own));
             self.tried.extend(known);
         }
         again
@@ -499,8 +519,10 @@ impl Exchange {
     }
 
     /// Ends it with an answer of so many bytes.
-    pub(crate) fn answered(&mut self, outcome: Outcome, bytes: usize) {
+    pub(crate) fn answered(&mut self, answer: Answer, bytes: usize) {
+        let Answer { outcome, status } = answer;
         self.ending = Ending::Answered(outcome);
+        self.status = status;
         if matches!(outcome, Outcome::Success | Outcome::Exception) {
             self.site.answered();
         }
@@ -520,23 +542,43 @@ impl Exchange {
     /// Ends it with the mesh's own answer.
     pub(crate) fn rejected(&mut self, rejection: Rejection) {
         self.ending = Ending::Rejected(rejection);
+        self.status = Status::NONE;
+    }
+
+    /// Says how the mesh's own answer is worded.
+    pub(crate) fn set_status(&mut self, status: Status) {
+        self.status = status;
+    }
+
+    /// The endpoint of the last attempt.
+    fn endpoint(&self) -> Option<SocketAddr> {
+        self.seat.as_ref().map(|seat| seat.endpoint.address)
+    }
+
+    /// When it was opened.
+    pub(crate) fn started(&self) -> Now {
+        self.started
     }
 
     /// What the caller reads when the mesh answers: what happened, and what to look at. The endpoint's
     /// address is not among it unless the listener says so.
     pub(crate) fn explain(&self, rejection: Rejection) -> String {
-        self.describe(
-            rejection,
-            self.endpoint.filter(|_| self.site.origin.reveals),
-        )
+        self.describe(rejection, self.site.origin.reveals)
     }
 
     /// The same for the log, where the endpoint's address always stands.
     pub(crate) fn explain_in_full(&self, rejection: Rejection) -> String {
-        self.describe(rejection, self.endpoint)
+        self.describe(rejection, true)
     }
 
-    fn describe(&self, rejection: Rejection, endpoint: Option<SocketAddr>) -> String {
+    /// The configured cluster that had no endpoint for it. One that was looked up has the call's own name.
+    fn lacking_cluster(&self) -> Option<&Arc<Cluster>> {
+        let is_configured = |route: &Arc<Route>| matches!(route.to, Destination::Clusters(_));
+        let lacking = self.lacking.as_ref();
+        lacking.filter(|_| self.selected_route().is_some_and(is_configured))
+    }
+
+    fn describe(&self, rejection: Rejection, reveals: bool) -> String {
         let key = &self.site.key;
         let mut call = String::new();
         if !key.group.is_empty() {
@@ -552,7 +594,7 @@ impl Exchange {
             call.push('.');
             call.push_str(&key.method);
         }
-        let endpoint = match endpoint {
+        let endpoint = match self.endpoint().filter(|_| reveals) {
             Some(address) => format!("endpoint {address}"),
             None => "the endpoint".to_owned(),
         };
@@ -562,9 +604,20 @@ impl Exchange {
             Rejection::NoService => {
                 format!("the registry knows no provider of {call}; is it registered?")
             }
-            Rejection::NoEndpoint => {
-                format!("no endpoint may take {call} now; are any registered, with that subset?")
-            }
+            Rejection::NoEndpoint => match self.lacking_cluster() {
+                Some(cluster) => {
+                    let endpoints = cluster.endpoints();
+                    let trouble = endpoints.trouble.as_ref().filter(|_| reveals);
+                    let why = trouble.map_or_else(String::new, |why| format!(": {why}"));
+                    format!(
+                        "cluster '{}' has no endpoint that may take {call} now{why}",
+                        cluster.name()
+                    )
+                }
+                None => format!(
+                    "no endpoint may take {call} now; are any registered, with that subset?"
+                ),
+            },
             // Why, with the endpoint's address, stands in the log: it is nobody's business outside.
             Rejection::ConnectFailed if self.no_tls => {
                 format!("TLS handshake with the endpoint failed for {call}; nothing was sent")
@@ -604,12 +657,19 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        let route = self.selected_route().map_or("", |route| &*route.name);
+        let cluster = self.seat.as_ref().map_or("", |seat| seat.cluster.name());
         self.site.record(&Record {
             ending: self.ending,
+            status: self.status,
+            version: &self.site.key.version,
+            group: &self.site.key.group,
+            route,
+            cluster,
             took: self.clock.get().since(self.started),
             attempts: u32::from(self.attempts),
             source: self.source,
-            endpoint: self.endpoint,
+            endpoint: self.endpoint(),
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
         });
@@ -641,6 +701,8 @@ pub struct Lease {
     settled: bool,
     /// If the call tries the endpoint for those that follow; given back if it tells nothing.
     trial: Option<Trial>,
+    /// How the attempt ended, for whoever asks why the endpoint was ejected.
+    end: Option<AttemptEnd>,
 }
 
 impl Lease {
@@ -668,7 +730,7 @@ impl Lease {
         self.settled = true;
     }
 
-    /// Whether the endpoint takes no new calls now: it was ejected, or found unwell. A session with it may
+    /// Whether the endpoint takes no new calls now: it was ejected, or found unhealthy. A session with it may
     /// have lost it without knowing.
     #[must_use]
     pub fn is_doubted(&self) -> bool {
@@ -693,6 +755,27 @@ impl Lease {
     /// Says how it went.
     pub(crate) fn conclude(&mut self, verdict: Verdict) {
         self.verdict = verdict;
+    }
+
+    /// Says that this failure ejected the endpoint, and why.
+    #[cold]
+    fn ejected(&self, tried: bool, now: Now) {
+        let Seat {
+            cluster, endpoint, ..
+        } = &*self.seat;
+        Gauges::add(&cluster.counts.ejections);
+        let last = self.end.map_or("a session failed", AttemptEnd::words);
+        let why = if tried {
+            format!("the call that tried it failed: {last}")
+        } else {
+            let count = cluster.spec.policy.outlier.consecutive;
+            format!("{count} failures in a row, the last: {last}")
+        };
+        tracing::warn!(
+            cluster = %cluster.name(), endpoint = %endpoint.address, why,
+            "endpoint ejected after repeated failures"
+        );
+        endpoint.health.troubles.ejected(now, why);
     }
 
     /// Reports how it went so far.
@@ -722,15 +805,12 @@ impl Lease {
             Verdict::Bad | Verdict::Silent => {
                 let all = cluster.endpoints();
                 let trial = self.trial.take();
+                let tried = trial.as_ref().is_some_and(Trial::decides);
                 if policy
                     .outlier
                     .failure(&endpoint.health, now, &all.all, trial)
                 {
-                    cluster.ejections.fetch_add(1, Relaxed);
-                    tracing::warn!(
-                        cluster = %cluster.name(), endpoint = %endpoint.address,
-                        "endpoint ejected after repeated failures"
-                    );
+                    self.ejected(tried, now);
                 }
             }
         }

@@ -12,6 +12,7 @@ use crate::rejection::Rejection;
 use crate::route::{Call, Candidates, Destination, Route, Text};
 
 use super::Mesh;
+use super::hits::Counts;
 use super::local::LocalMesh;
 use super::origin::Origin;
 use super::view::View;
@@ -57,6 +58,8 @@ pub(crate) struct Site {
     mesh: Arc<Mesh>,
     worker: usize,
     pub(crate) candidates: Candidates,
+    /// How often each of them is taken.
+    pub(crate) hits: Counts,
     /// Its calls leave the version, or the group, open.
     pub(crate) open: (bool, bool),
     targets: RefCell<Vec<Target>>,
@@ -95,7 +98,7 @@ impl Site {
     }
 
     /// Takes one record.
-    pub(crate) fn record(&self, record: &Record) {
+    pub(crate) fn record(&self, record: &Record<'_>) {
         self.series.borrow().record(record);
     }
 
@@ -273,6 +276,11 @@ impl Sites {
             full: Cell::new(false),
             mesh: local.mesh().clone(),
             worker: local.index(),
+            hits: {
+                let routes = candidates.routes().iter().map(|route| &route.name);
+                let hits = &local.mesh().hits;
+                hits.of(local.index(), &origin.table, routes)
+            },
             candidates,
             targets: RefCell::default(),
         });

@@ -46,7 +46,7 @@ pub enum AttemptEnd {
     /// taken the connection and is silent. Nothing was granted, so it may be asked for elsewhere.
     Unopened {
         /// Whether that tells anything of the endpoint: we did run, and it answered nobody else
-        /// meanwhile. One that lets a caller wait that cannot log in is well.
+        /// meanwhile. One that lets a caller wait that cannot log in is healthy.
         telling: bool,
     },
     /// The caller broke off its own request, sent it too slowly, or made it unreadable halfway.
@@ -159,6 +159,15 @@ pub const fn rule(end: AttemptEnd, retries_refused: bool) -> Ruling {
         AttemptEnd::RequestBroken | AttemptEnd::Abandoned | AttemptEnd::Draining => {
             row(Neutral, Never)
         }
+    }
+}
+
+impl AttemptEnd {
+    /// The guide's words for it.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        let row = ROWS.iter().find(|(_, end, _)| *end == self);
+        row.map_or("the caller broke its request", |(words, ..)| *words)
     }
 }
 

@@ -58,7 +58,7 @@ pub(crate) struct Way {
 }
 
 impl View {
-    fn new(cluster: Arc<Cluster>, subset: Option<Arc<Subset>>) -> Self {
+    pub(super) fn new(cluster: Arc<Cluster>, subset: Option<Arc<Subset>>) -> Self {
         let plain = Members::new(&cluster, Vec::new(), &HashMap::new(), Now::default(), 0);
         Self {
             cluster,

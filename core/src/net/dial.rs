@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::gauges::{Gauges, UpstreamConnection};
+use crate::gauges::{ClusterCounts, Gauges, UpstreamConnection};
 use crate::own_error::is_ours;
 
 use super::socket::Socket;
@@ -45,6 +45,8 @@ pub struct Target<'a> {
     pub header: Option<&'a [u8]>,
     /// The application protocol to agree on, where TLS is spoken.
     pub application: Option<&'static [u8]>,
+    /// Where its cluster's connections are counted.
+    pub counts: &'a Arc<ClusterCounts>,
 }
 
 /// Why no connection could be made.
@@ -140,7 +142,7 @@ pub async fn dial(
     let due = Instant::now() + target.timeout;
     let failed = match tokio::time::timeout_at(due, connecting).await {
         Ok(Ok(mut socket)) => {
-            socket.count(UpstreamConnection::open(gauges));
+            socket.count(UpstreamConnection::open(gauges, target.counts));
             return Ok(socket);
         }
         Ok(Err(error)) => DialError::of(error),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ServerConfig};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
@@ -71,6 +72,18 @@ impl ServerTls {
 
     pub(crate) fn serves_plain(&self) -> bool {
         self.plain
+    }
+
+    /// Speaks TLS on a connection that is no listener's of the mesh.
+    ///
+    /// # Errors
+    /// If the client does not, or not in time, or has no certificate that is asked for.
+    pub async fn secure(&self, stream: TcpStream) -> io::Result<Socket> {
+        let acceptor = TlsAcceptor::from(self.config.load_full());
+        let accepting = acceptor.accept(Socket::plain(stream).into_rewound()?);
+        let accepting = HANDSHAKE.scope(Handshake::default(), accepting);
+        let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await??;
+        Ok(Socket::tls(TlsStream::Server(stream)))
     }
 
     pub(crate) async fn accept(&self, socket: Socket) -> io::Result<(Socket, Transport)> {

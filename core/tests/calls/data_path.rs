@@ -125,7 +125,14 @@ async fn a_call_that_could_not_be_sent_goes_to_another_endpoint_and_two_attempts
     let mut client = Peer::connect(mess.address).await;
     let answer = client.call(1, "svc m").await;
     assert_eq!(answer.rejection(), Some(Rejection::ConnectFailed));
-    assert_eq!(mess.records.last().attempts, 2);
+    let record = mess.records.last();
+    assert_eq!(record.attempts, 2);
+    // What the caller read, and where it went.
+    let reason = Rejection::ALL
+        .iter()
+        .position(|own| *own == Rejection::ConnectFailed);
+    assert_eq!(usize::from(record.status.0), 100 + reason.unwrap());
+    assert_eq!((&*record.route, &*record.cluster), ("only", "all"));
     drop(mess);
 
     let mess = crate::toy::mess(routing(&[dead_address], policy(), retry(1)));

@@ -22,9 +22,11 @@ use finback_core::discovery::{Discovery, Instance, Lookup, Sink, WatchGuard};
 use finback_core::driver::{
     Connection, ListenerSpec, Protocol, Served, Sniff, Worker, Workers, serve_framed,
 };
-use finback_core::frame::{Edit, Head, Kind, Malformed, Metadata, Outcome, Reading};
+use finback_core::frame::{
+    Answer, Edit, Head, Kind, Malformed, Metadata, Outcome, Reading, Status,
+};
 use finback_core::mesh::{Limits, Mesh, RoutingSpec};
-use finback_core::record::{Observer, Record, Series, SeriesKey};
+use finback_core::record::{Ending, Observer, Record, Series, SeriesKey};
 use finback_core::rejection::Rejection;
 use finback_core::route::{Destination, Match, Retry, Route, RouteTable, Weighted};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -87,11 +89,15 @@ impl Codec for Toy {
 
     fn read<'a>(&self, head: &Head, wire: &'a [u8]) -> Result<Reading<'a>, Malformed> {
         if head.kind == Kind::Response {
-            return Ok(Reading::Answer(match head.note {
+            let outcome = match head.note {
                 0 => Outcome::Success,
                 1 => Outcome::Exception,
                 2 => Outcome::Refused,
                 _ => Outcome::Failed,
+            };
+            return Ok(Reading::Answer(Answer {
+                outcome,
+                status: Status(head.note as u16),
             }));
         }
         let text = std::str::from_utf8(&wire[HEADER..]).map_err(|_| Malformed::Content("text"))?;
@@ -133,9 +139,15 @@ impl Codec for Toy {
         true
     }
 
-    fn reject(&self, head: &Head, rejection: Rejection, text: &str, out: &mut BytesMut) -> bool {
+    fn reject(
+        &self,
+        head: &Head,
+        rejection: Rejection,
+        text: &str,
+        out: &mut BytesMut,
+    ) -> Option<Status> {
         if head.kind == Kind::OneWay {
-            return false;
+            return None;
         }
         let reason = Rejection::ALL
             .iter()
@@ -143,7 +155,7 @@ impl Codec for Toy {
             .unwrap();
         let flag = 100 + u8::try_from(reason).unwrap();
         out.put_slice(&frame(3, flag, u32::try_from(head.id).unwrap(), text));
-        true
+        Some(Status(flag.into()))
     }
 }
 
@@ -173,7 +185,17 @@ impl Protocol for Toy {
 // === The mesh under test ===
 
 #[derive(Default)]
-pub(crate) struct Records(Mutex<Vec<(String, Record)>>);
+pub(crate) struct Records(Mutex<Vec<(String, Kept)>>);
+
+/// What is looked at of a record.
+#[derive(Clone)]
+pub(crate) struct Kept {
+    pub(crate) ending: Ending,
+    pub(crate) status: Status,
+    pub(crate) attempts: u32,
+    pub(crate) route: String,
+    pub(crate) cluster: String,
+}
 
 impl Records {
     /// Endings so far, sorted.
@@ -188,16 +210,23 @@ impl Records {
         names.sort_unstable();
         names
     }
-    pub(crate) fn last(&self) -> Record {
-        self.0.lock().unwrap().last().unwrap().1
+    pub(crate) fn last(&self) -> Kept {
+        self.0.lock().unwrap().last().unwrap().1.clone()
     }
 }
 
 struct Seen(Arc<Records>, String);
 
 impl Series for Seen {
-    fn record(&self, record: &Record) {
-        self.0.0.lock().unwrap().push((self.1.clone(), *record));
+    fn record(&self, record: &Record<'_>) {
+        let kept = Kept {
+            ending: record.ending,
+            status: record.status,
+            attempts: record.attempts,
+            route: record.route.to_owned(),
+            cluster: record.cluster.to_owned(),
+        };
+        self.0.0.lock().unwrap().push((self.1.clone(), kept));
     }
 }
 
@@ -329,6 +358,7 @@ pub(crate) fn mess_of(spec: RoutingSpec, workers: usize) -> Mess {
     let workers = Workers::start(&mesh, workers).unwrap();
     let bound = workers
         .bind(ListenerSpec {
+            gauges: Arc::default(),
             tls: None,
             proxies: Arc::default(),
             reveal_endpoints: false,

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use finback_core::frame::{Malformed, Metadata, NAME_LIMIT, Outcome};
+use finback_core::frame::{Answer, Malformed, Metadata, NAME_LIMIT, Outcome, Status};
 use finback_hessian::{Error, draft, v2};
 
 use crate::map::{self, Entries};
@@ -154,7 +154,14 @@ pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Metadata<'a>, Ma
 }
 
 /// Reads how a response ended.
-pub(crate) fn outcome(fixed: &Fixed, wire: &[u8]) -> Outcome {
+pub(crate) fn answer(fixed: &Fixed, wire: &[u8]) -> Answer {
+    Answer {
+        outcome: outcome(fixed, wire),
+        status: Status(fixed.status()),
+    }
+}
+
+fn outcome(fixed: &Fixed, wire: &[u8]) -> Outcome {
     match fixed.status() {
         status::SUCCESS => {
             // Framework errors and the service's own exceptions share this flag, and only the
@@ -266,6 +273,12 @@ impl<'a> Callee<'a> {
     }
 }
 
+/// What stands before the first colon, and what from there on.
+fn cut(name: &str) -> Option<(&str, &str)> {
+    let at = memchr::memchr(b':', name.as_bytes())?;
+    name.split_at_checked(at)
+}
+
 /// A unique name `interface:version[:uniqueId]` as service, version and group.
 fn split(name: Cow<'_, str>) -> [Cow<'_, str>; 3] {
     match name {
@@ -275,8 +288,14 @@ fn split(name: Cow<'_, str>) -> [Cow<'_, str>; 3] {
 }
 
 fn parts(name: &str) -> [&str; 3] {
-    let mut parts = name.splitn(3, ':');
-    [(); 3].map(|()| parts.next().unwrap_or_default())
+    let Some((service, rest)) = cut(name) else {
+        return [name, "", ""];
+    };
+    let rest = &rest[1..];
+    match cut(rest) {
+        None => [service, rest, ""],
+        Some((version, group)) => [service, version, &group[1..]],
+    }
 }
 
 /// The shorter of the two ways to say it.

@@ -1,18 +1,34 @@
 //! Begins a frame anew with another id and more attributes, its body left as it is.
 
 use bytes::{BufMut, BytesMut};
-use finback_core::frame::{Edit, Kind};
+use finback_core::frame::{Edit, Head, Kind};
 
 use crate::call;
 use crate::map;
-use crate::wire::{Fixed, MAX_SHORT};
+use crate::wire::{Fixed, MAX_SHORT, Version};
 
 /// Does what [`Codec::encode`](finback_core::codec::Codec::encode) wants, for frames of no more
 /// than `max_frame` bytes.
 ///
 /// Attributes that would make the header or the frame too long, and those for a frame whose
 /// header is not SOFA-RPC's, are left out: the call goes on without them.
-pub(crate) fn encode(wire: &[u8], edit: &Edit<'_>, max_frame: usize, out: &mut BytesMut) -> usize {
+pub(crate) fn encode(
+    head: &Head,
+    wire: &[u8],
+    edit: &Edit<'_>,
+    max_frame: usize,
+    out: &mut BytesMut,
+) -> usize {
+    let version = Version::of_variant(head.variant);
+    // Mostly another id is all, and the head tells where it stands.
+    if edit.attributes.is_empty()
+        && version != Version::V2Checked
+        && let Some(before) = wire.get(..version.id_at())
+    {
+        out.put_slice(before);
+        out.put_u32(edit.id as u32);
+        return wire.len().min(before.len() + 4);
+    }
     let Some(fixed) = Fixed::of_whole(wire) else {
         return 0;
     };

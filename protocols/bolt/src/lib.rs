@@ -32,6 +32,8 @@ mod map;
 mod reject;
 mod wire;
 
+pub use wire::status_name;
+
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -39,7 +41,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use finback_core::codec::{Codec, Sharing, Signal};
 use finback_core::driver::{Connection, Protocol, Served, Sniff, Worker, serve_framed};
-use finback_core::frame::{Edit, Head, Kind, Malformed, Metadata, Reading};
+use finback_core::frame::{Edit, Head, Kind, Malformed, Metadata, Reading, Status};
 use finback_core::health::{Heartbeats, Probe};
 use finback_core::rejection::Rejection;
 
@@ -132,13 +134,13 @@ impl Codec for Bolt {
     }
 
     fn read<'a>(&self, head: &Head, wire: &'a [u8]) -> Result<Reading<'a>, Malformed> {
-        let fixed =
-            Fixed::of_whole(wire).ok_or(Malformed::Garbage("not the frame that its head says"))?;
+        let fixed = Fixed::of_head(head, wire)
+            .ok_or(Malformed::Garbage("not the frame that its head says"))?;
         if !fixed.intact(wire) {
             return Err(Malformed::Garbage("the frame's checksum is wrong"));
         }
         match head.kind {
-            Kind::Response => Ok(Reading::Answer(call::outcome(&fixed, wire))),
+            Kind::Response => Ok(Reading::Answer(call::answer(&fixed, wire))),
             _ => call::read(&fixed, wire).map(Reading::Call),
         }
     }
@@ -154,8 +156,8 @@ impl Codec for Bolt {
         map::find(map, name)?.value.map(String::from_utf8_lossy)
     }
 
-    fn encode(&self, _head: &Head, wire: &[u8], edit: &Edit<'_>, out: &mut BytesMut) -> usize {
-        edit::encode(wire, edit, self.config.max_frame, out)
+    fn encode(&self, head: &Head, wire: &[u8], edit: &Edit<'_>, out: &mut BytesMut) -> usize {
+        edit::encode(head, wire, edit, self.config.max_frame, out)
     }
 
     fn signal(&self, signal: Signal<'_>, cue: &Head, out: &mut BytesMut) -> bool {
@@ -172,13 +174,18 @@ impl Codec for Bolt {
         true
     }
 
-    fn reject(&self, head: &Head, rejection: Rejection, text: &str, out: &mut BytesMut) -> bool {
+    fn reject(
+        &self,
+        head: &Head,
+        rejection: Rejection,
+        text: &str,
+        out: &mut BytesMut,
+    ) -> Option<Status> {
         if head.kind != Kind::Request {
-            return false;
+            return None;
         }
         let version = Version::of_variant(head.variant);
         let call = (version, Note::unpack(head.note), head.id as u32);
-        reject::put(call, rejection, text, out);
-        true
+        Some(reject::put(call, rejection, text, out))
     }
 }

@@ -1,6 +1,7 @@
 //! The mesh's own answers, such that client libraries raise a clean exception of them.
 
 use bytes::{BufMut, BytesMut};
+use finback_core::frame::Status;
 use finback_core::rejection::Rejection;
 use finback_core::text::{self, ANSWER_LIMIT};
 
@@ -44,13 +45,13 @@ fn answer_to(rejection: Rejection) -> Answer {
     }
 }
 
-/// Appends the answer to request `id`.
+/// Appends the answer to request `id`; returns its status.
 pub(crate) fn put(
     (version, note, id): (Version, Note, u32),
     rejection: Rejection,
     text: &str,
     out: &mut BytesMut,
-) {
+) -> Status {
     let dialect = Dialect {
         version,
         codec: note.codec,
@@ -100,6 +101,7 @@ pub(crate) fn put(
         map::put(key::ERROR, "true", &mut header);
     }
     dialect.put_response(id, status, (class, &header, &content), out);
+    Status(status)
 }
 
 /// Appends the definition of a class and the beginning of an object of it; its values follow.

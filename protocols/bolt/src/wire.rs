@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 use finback_core::driver::Sniff;
-use finback_core::frame::{Kind, Malformed};
+use finback_core::frame::{Head, Kind, Malformed};
 
 /// Serializations (`codec` byte) whose bodies we know our way in.
 pub(crate) mod codec {
@@ -25,6 +25,27 @@ pub(crate) mod status {
     pub(crate) const CONNECTION_CLOSED: u16 = 0x10;
     pub(crate) const SERVER_SERIAL_EXCEPTION: u16 = 0x11;
     pub(crate) const SERVER_DESERIAL_EXCEPTION: u16 = 0x12;
+}
+
+/// The name of a response's status (`ResponseStatus` of sofa-bolt); `None` if there is no such status.
+#[must_use]
+pub fn status_name(code: u16) -> Option<&'static str> {
+    Some(match code {
+        status::SUCCESS => "SUCCESS",
+        status::ERROR => "ERROR",
+        status::SERVER_EXCEPTION => "SERVER_EXCEPTION",
+        0x03 => "UNKNOWN",
+        status::SERVER_THREADPOOL_BUSY => "SERVER_THREADPOOL_BUSY",
+        status::ERROR_COMM => "ERROR_COMM",
+        status::NO_PROCESSOR => "NO_PROCESSOR",
+        status::TIMEOUT => "TIMEOUT",
+        0x08 => "CLIENT_SEND_ERROR",
+        status::CODEC_EXCEPTION => "CODEC_EXCEPTION",
+        status::CONNECTION_CLOSED => "CONNECTION_CLOSED",
+        status::SERVER_SERIAL_EXCEPTION => "SERVER_SERIAL_EXCEPTION",
+        status::SERVER_DESERIAL_EXCEPTION => "SERVER_DESERIAL_EXCEPTION",
+        _ => return None,
+    })
 }
 
 /// `RpcCommandType`.
@@ -171,6 +192,40 @@ impl Fixed {
             content_at,
             content_end: content_at.saturating_add(content_len),
         }))
+    }
+
+    /// The header of `wire`, the whole frame of which [`peek`](finback_core::codec::Codec::peek) said
+    /// `head`: what that has checked is not checked again.
+    pub(crate) fn of_head(head: &Head, wire: &[u8]) -> Option<Self> {
+        let version = Version::of_variant(head.variant);
+        let tail_at = version.tail_at();
+        let lengths_at = match head.kind {
+            Kind::Response | Kind::Pong => tail_at + 2,
+            _ => tail_at + 4,
+        };
+        let class_at = lengths_at + 8;
+        let header = wire.get(..class_at)?;
+        let header_at = class_at + usize::from(u16_at(header, lengths_at));
+        let content_at = header_at + usize::from(u16_at(header, lengths_at + 2));
+        let content_len = u32_at(header, lengths_at + 4) as usize;
+        let switch = if version == Version::V2Checked {
+            header[11]
+        } else {
+            0
+        };
+        let fixed = Self {
+            version,
+            kind: head.kind,
+            id: head.id as u32,
+            codec: header[9 + version.shift()],
+            checked: switch & SWITCH_CHECKSUM != 0,
+            tail: u32_at(header, tail_at),
+            class_at,
+            header_at,
+            content_at,
+            content_end: content_at.saturating_add(content_len),
+        };
+        (fixed.len() == wire.len()).then_some(fixed)
     }
 
     /// The header of `wire`, if that is one whole frame.

@@ -24,18 +24,11 @@ const CALLBACK: &str = "sys_callback_arg-";
 const LONGEST_KEY: usize = 0xffff;
 
 const UNREADABLE: Malformed = Malformed::Content("the attachments cannot be read");
+const CALLBACKS: Malformed =
+    Malformed::Content("callback arguments need a connection of their own; this one is shared");
 const NO_NAME: Malformed = Malformed::Content("the attachment `interface` or `group` is no text");
 const NO_TIME: Malformed =
     Malformed::Content("the attachment `timeout` is no number of milliseconds");
-
-/// The attachments that every call is asked for.
-#[derive(Debug, Default)]
-pub(crate) struct Attachments<'a> {
-    pub(crate) interface: Option<Cow<'a, str>>,
-    pub(crate) group: Option<Cow<'a, str>>,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) has_callback: bool,
-}
 
 /// One attachment, as its bytes stand in the frame.
 pub(crate) struct Entry<'a> {
@@ -171,22 +164,38 @@ fn scalar(serialization: u8, value: &[u8], limit: usize) -> Result<Cow<'_, str>,
     })
 }
 
-impl<'a> Attachments<'a> {
-    /// Reads what every call is asked for. `plain` are the bytes that hessian2's attachments begin
-    /// with, for a look whether they are ordinary ones.
-    ///
-    /// # Errors
-    /// If they cannot be read to their end, or a name or the time among them is none.
-    pub(crate) fn read(
-        serialization: u8,
-        entries: impl FnOnce() -> Result<Entries<'a>, Malformed>,
-        plain: Option<&'a [u8]>,
-    ) -> Result<Self, Malformed> {
-        if let Some(found) = plain.and_then(read_plain) {
-            return found.attachments();
-        }
-        let mut entries = entries()?;
-        let mut found = Found::default();
+/// Completes `metadata` with what every call is asked for. `plain` are the bytes that hessian2's
+/// attachments begin with, for a look whether they are ordinary ones.
+///
+/// # Errors
+/// If they cannot be read to their end, or a name or the time among them is none.
+#[inline]
+pub(crate) fn fill<'a>(
+    metadata: &mut Metadata<'a>,
+    serialization: u8,
+    entries: impl FnOnce() -> Result<Entries<'a>, Malformed>,
+    plain: Option<&'a [u8]>,
+) -> Result<(), Malformed> {
+    match plain.and_then(Plain::read) {
+        Some(found) => found.fill(metadata),
+        None => Found::walk(serialization, entries()?)?.fill(metadata),
+    }
+}
+
+/// What was found of it, as texts.
+#[derive(Default)]
+struct Found<'a> {
+    interface: Option<Cow<'a, str>>,
+    group: Option<Cow<'a, str>>,
+    timeout: Option<Cow<'a, str>>,
+    has_callback: bool,
+}
+
+impl<'a> Found<'a> {
+    /// Looks at every entry.
+    #[cold]
+    fn walk(serialization: u8, mut entries: Entries<'a>) -> Result<Self, Malformed> {
+        let mut found = Self::default();
         while let Some(entry) = entries.next()? {
             let Some(key) = entry.key else { continue };
             let wanted = match &*key {
@@ -205,72 +214,119 @@ impl<'a> Attachments<'a> {
                 Err(NoText::Unreadable) => return Err(NO_NAME),
             };
         }
-        found.attachments()
+        Ok(found)
     }
-}
 
-/// What was found of it, as texts.
-#[derive(Default)]
-struct Found<'a> {
-    interface: Option<Cow<'a, str>>,
-    group: Option<Cow<'a, str>>,
-    timeout: Option<Cow<'a, str>>,
-    has_callback: bool,
-}
-
-impl<'a> Found<'a> {
-    fn attachments(self) -> Result<Attachments<'a>, Malformed> {
-        Ok(Attachments {
-            interface: self.interface,
-            group: self.group,
-            timeout: self.timeout.as_deref().map_or(Ok(None), milliseconds)?,
-            has_callback: self.has_callback,
-        })
+    #[inline]
+    fn fill(self, metadata: &mut Metadata<'a>) -> Result<(), Malformed> {
+        if self.has_callback {
+            return Err(CALLBACKS);
+        }
+        if let Some(text) = &self.timeout {
+            metadata.timeout = milliseconds(text)?;
+        }
+        if let Some(interface) = self.interface.filter(|own| !own.is_empty()) {
+            metadata.service = interface;
+        }
+        if let Some(group) = self.group {
+            metadata.group = group;
+        }
+        Ok(())
     }
 }
 
 /// A time as clients write it: milliseconds, of which 0 and less stand for none, as "" does.
 fn milliseconds(text: &str) -> Result<Option<Duration>, Malformed> {
-    let whole = |number: i64| u64::try_from(number).unwrap_or(0);
-    let millis = match text.parse::<i64>() {
-        Ok(number) => whole(number),
+    let number = match text.parse::<i64>() {
+        Ok(number) => number,
         Err(_) if text.is_empty() => 0,
         // A number with a point; a cast takes what lies beyond an integer's ends for the ends.
         Err(_) => match text.parse::<f64>() {
-            Ok(number) if number.is_finite() => whole(number as i64),
+            Ok(number) if number.is_finite() => number as i64,
             _ => return Err(NO_TIME),
         },
     };
-    Ok((millis > 0).then(|| Duration::from_millis(millis)))
+    Ok(whole(u64::try_from(number).unwrap_or(0)))
 }
 
-/// The same of a hessian2 map that holds nothing but ASCII texts of one chunk, as ordinary calls
-/// do: this runs once per call, and such a map can be walked without looking into most of it.
-fn read_plain(bytes: &[u8]) -> Option<Found<'_>> {
-    let mut found = Found::default();
-    let mut rest = bytes.strip_prefix(b"H")?;
-    loop {
-        if let [b'Z', ..] = rest {
-            return Some(found);
+/// So many milliseconds; 0 stands for none.
+fn whole(millis: u64) -> Option<Duration> {
+    (millis > 0).then(|| Duration::from_millis(millis))
+}
+
+/// What was found of it in a hessian2 map that holds nothing but ASCII texts of one chunk, as those of
+/// ordinary calls do: this runs once per call, and such a map can be walked without looking into most
+/// of it.
+#[derive(Default)]
+struct Plain<'a> {
+    interface: &'a [u8],
+    group: &'a [u8],
+    timeout: &'a [u8],
+    has_callback: bool,
+}
+
+impl<'a> Plain<'a> {
+    fn read(bytes: &'a [u8]) -> Option<Self> {
+        let mut found = Self::default();
+        let mut rest = bytes.strip_prefix(b"H")?;
+        // One look at all of them costs less than one at each.
+        let is_ascii = bytes.is_ascii();
+        loop {
+            if let [b'Z', ..] = rest {
+                return Some(found);
+            }
+            let (key, after) = take_plain(rest, is_ascii)?;
+            let (value, after) = take_plain(after, is_ascii)?;
+            // Slices of different lengths differ at once.
+            match key {
+                b"interface" => found.interface = value,
+                b"group" => found.group = value,
+                b"timeout" => found.timeout = value,
+                _ => found.has_callback |= key.starts_with(CALLBACK.as_bytes()),
+            }
+            rest = after;
         }
-        let (key, after) = take_plain(rest)?;
-        let (value, after) = take_plain(after)?;
-        let text = || str::from_utf8(value).ok().map(Cow::Borrowed);
-        // Slices of different lengths differ at once.
-        match key {
-            b"interface" => found.interface = text(),
-            b"group" => found.group = text(),
-            b"timeout" => found.timeout = text(),
-            _ if key.starts_with(CALLBACK.as_bytes()) => found.has_callback = true,
-            _ => {}
+    }
+
+    #[inline]
+    fn fill(self, metadata: &mut Metadata<'a>) -> Result<(), Malformed> {
+        if self.has_callback {
+            return Err(CALLBACKS);
         }
-        rest = after;
+        if !self.timeout.is_empty() {
+            metadata.timeout = match digits(self.timeout) {
+                Some(number) => whole(number),
+                None => milliseconds(ascii(self.timeout)?)?,
+            };
+        }
+        // Nearly all say the same as the path, which is known to be text.
+        if !self.interface.is_empty() && self.interface != metadata.service.as_bytes() {
+            metadata.service = ascii(self.interface)?.into();
+        }
+        if !self.group.is_empty() {
+            metadata.group = ascii(self.group)?.into();
+        }
+        Ok(())
     }
 }
 
-/// An ASCII text of one chunk, and what follows.
+fn ascii(bytes: &[u8]) -> Result<&str, Malformed> {
+    str::from_utf8(bytes).map_err(|_| UNREADABLE)
+}
+
+/// The number of a few digits and nothing else, which is how clients write times.
 #[inline]
-fn take_plain(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+fn digits(text: &[u8]) -> Option<u64> {
+    let short = (1..=9).contains(&text.len()).then_some(text)?;
+    short.iter().try_fold(0, |number, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        (digit < 10).then(|| number * 10 + u64::from(digit))
+    })
+}
+
+/// An ASCII text of one chunk, and what follows; `is_ascii` says that all of it is known to be so.
+#[inline]
+fn take_plain(bytes: &[u8], is_ascii: bool) -> Option<(&[u8], &[u8])> {
     let (text, rest) = match bytes {
         [len @ 0x00..=0x1f, rest @ ..] => rest.split_at_checked(usize::from(*len))?,
         [high @ 0x30..=0x33, low, rest @ ..] => {
@@ -279,7 +335,7 @@ fn take_plain(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
         _ => return None,
     };
     // Lengths count UTF-16 units, which are bytes in ASCII alone.
-    text.is_ascii().then_some((text, rest))
+    (is_ascii || text.is_ascii()).then_some((text, rest))
 }
 
 /// The value of one attachment of a whole request, if it is a scalar.
@@ -300,7 +356,7 @@ pub(crate) fn find<'a>(
     let found = match alone.and_then(|entries| last(entries, name)) {
         Ok(found) => found,
         // Their objects may be of classes that the arguments define.
-        Err(_) => last(call::beginning(&fixed, wire).ok()??.entries().ok()?, name).ok()?,
+        Err(_) => last(call::parts(&fixed, wire).ok()??.1, name).ok()?,
     };
     scalar(serialization, found?, usize::MAX).ok()
 }

@@ -7,10 +7,10 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use finback_core::frame::{Malformed, Metadata, NAME_LIMIT, Outcome};
+use finback_core::frame::{Answer, Malformed, Metadata, NAME_LIMIT, Outcome, Status};
 use finback_hessian::{Error, v2};
 
-use crate::attachments::{Attachments, Entries};
+use crate::attachments::{self, Entries};
 use crate::jsonb::{self, NoText};
 use crate::wire::{self, FASTJSON2, Fixed, HEADER, HESSIAN2};
 
@@ -37,33 +37,52 @@ pub(crate) struct Beginning<'a> {
     pub(crate) version_at: Range<usize>,
     /// Where the attachments stand in the body: at its end if there are none.
     pub(crate) attachments_at: usize,
-    /// What reads hessian2, at the attachments.
-    reader: Option<v2::Reader<'a>>,
 }
 
 impl<'a> Beginning<'a> {
-    /// The attachments.
-    pub(crate) fn entries(self) -> Result<Entries<'a>, Malformed> {
+    /// Reads it. `reader` is at the body's beginning, and of hessian2 it is left at the attachments;
+    /// `None` for a serialization that is not read.
+    #[inline]
+    pub(crate) fn read(
+        serialization: u8,
+        body: &'a [u8],
+        reader: &mut v2::Reader<'a>,
+    ) -> Result<Option<Self>, Malformed> {
+        match serialization {
+            HESSIAN2 => hessian2(body, reader).map(Some),
+            FASTJSON2 => fastjson2(body).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The attachments, where `reader` has read what stands before them.
+    pub(crate) fn entries(
+        &self,
+        serialization: u8,
+        reader: v2::Reader<'a>,
+    ) -> Result<Entries<'a>, Malformed> {
         let rest = self.body.get(self.attachments_at..).unwrap_or_default();
-        match self.reader {
+        match serialization {
             _ if rest.is_empty() => Ok(Entries::None),
-            Some(reader) => Entries::hessian2(self.body, reader),
-            None => Entries::fastjson2(rest),
+            HESSIAN2 => Entries::hessian2(self.body, reader),
+            _ => Entries::fastjson2(rest),
         }
     }
 }
 
-/// What stands before the attachments; `None` for a serialization that is not read.
-pub(crate) fn beginning<'a>(
+/// What stands before the attachments, and those; `None` for a serialization that is not read.
+pub(crate) fn parts<'a>(
     fixed: &Fixed,
     wire: &'a [u8],
-) -> Result<Option<Beginning<'a>>, Malformed> {
+) -> Result<Option<(Beginning<'a>, Entries<'a>)>, Malformed> {
     let body = wire.get(HEADER..).unwrap_or_default();
-    match fixed.serialization() {
-        HESSIAN2 => hessian2(body).map(Some),
-        FASTJSON2 => fastjson2(body).map(Some),
-        _ => Ok(None),
-    }
+    let mut reader = v2::Reader::new(body);
+    let serialization = fixed.serialization();
+    let Some(beginning) = Beginning::read(serialization, body, &mut reader)? else {
+        return Ok(None);
+    };
+    let entries = beginning.entries(serialization, reader)?;
+    Ok(Some((beginning, entries)))
 }
 
 /// Reads a call.
@@ -74,7 +93,9 @@ pub(crate) fn read<'a>(
 ) -> Result<Metadata<'a>, Malformed> {
     let serialization = fixed.serialization();
     let note = u32::from(serialization);
-    let Some(mut beginning) = beginning(fixed, wire)? else {
+    let body = wire.get(HEADER..).unwrap_or_default();
+    let mut reader = v2::Reader::new(body);
+    let Some(mut beginning) = Beginning::read(serialization, body, &mut reader)? else {
         let service = Cow::Owned(opaque_service.to_owned());
         return Ok(Metadata {
             service,
@@ -83,24 +104,23 @@ pub(crate) fn read<'a>(
             ..Metadata::default()
         });
     };
-    let version = std::mem::take(&mut beginning.version);
+    let mut version = std::mem::take(&mut beginning.version);
+    if version == NO_VERSION {
+        version = Cow::Borrowed("");
+    }
     let mut metadata = Metadata {
         service: std::mem::take(&mut beginning.path),
         method: std::mem::take(&mut beginning.method),
-        version: if version == NO_VERSION {
-            Cow::Borrowed("")
-        } else {
-            version
-        },
+        version,
         note,
         ..Metadata::default()
     };
-    let (body, at) = (beginning.body, beginning.attachments_at);
+    let at = beginning.attachments_at;
     if at < body.len() {
         metadata.attributes_at = HEADER + at;
-        let plain = beginning.reader.is_some().then(|| &body[at..]);
-        let attachments = Attachments::read(serialization, || beginning.entries(), plain)?;
-        fill(&mut metadata, attachments)?;
+        let plain = (serialization == HESSIAN2).then(|| &body[at..]);
+        let entries = || beginning.entries(serialization, reader);
+        attachments::fill(&mut metadata, serialization, entries, plain)?;
     }
     if metadata.service.is_empty() {
         return Err(Malformed::Content("the invocation names no service"));
@@ -109,31 +129,27 @@ pub(crate) fn read<'a>(
     Ok(metadata)
 }
 
-fn fill<'a>(metadata: &mut Metadata<'a>, attachments: Attachments<'a>) -> Result<(), Malformed> {
-    if attachments.has_callback {
-        return Err(Malformed::Content(
-            "callback arguments need a connection of their own; this one is shared",
-        ));
-    }
-    if let Some(interface) = attachments
-        .interface
-        .filter(|interface| !interface.is_empty())
-    {
-        metadata.service = interface;
-    }
-    metadata.group = attachments.group.unwrap_or_default();
-    metadata.timeout = attachments.timeout;
-    Ok(())
-}
-
 fn hessian2_text<'a>(
     reader: &mut v2::Reader<'a>,
     limit: usize,
 ) -> Result<Option<Cow<'a, str>>, Malformed> {
-    reader.string_within(limit).map_err(|error| match error {
+    reader.string_within(limit).map_err(unreadable)
+}
+
+/// A text of which only the bytes are looked at.
+fn hessian2_bytes<'a>(
+    reader: &mut v2::Reader<'a>,
+    limit: usize,
+) -> Result<Cow<'a, [u8]>, Malformed> {
+    let bytes = reader.string_bytes_within(limit).map_err(unreadable)?;
+    Ok(bytes.unwrap_or_default())
+}
+
+fn unreadable(error: Error) -> Malformed {
+    match error {
         Error::LONG_TEXT => Malformed::LONG_NAME,
         _ => UNREADABLE,
-    })
+    }
 }
 
 fn fastjson2_text<'a>(
@@ -147,18 +163,17 @@ fn fastjson2_text<'a>(
     })
 }
 
-fn hessian2(body: &[u8]) -> Result<Beginning<'_>, Malformed> {
-    let mut reader = v2::Reader::new(body);
-    let _protocol = hessian2_text(&mut reader, NAME_LIMIT)?;
-    let path = hessian2_text(&mut reader, NAME_LIMIT)?.unwrap_or_default();
+fn hessian2<'a>(body: &'a [u8], reader: &mut v2::Reader<'a>) -> Result<Beginning<'a>, Malformed> {
+    let _protocol = hessian2_bytes(reader, NAME_LIMIT)?;
+    let path = hessian2_text(reader, NAME_LIMIT)?.unwrap_or_default();
     let from = reader.position();
-    let version = hessian2_text(&mut reader, NAME_LIMIT)?.unwrap_or_default();
+    let version = hessian2_text(reader, NAME_LIMIT)?.unwrap_or_default();
     let version_at = from..reader.position();
-    let mut method = hessian2_text(&mut reader, NAME_LIMIT)?.unwrap_or_default();
-    let descriptor = hessian2_text(&mut reader, DESCRIPTOR_LIMIT)?.unwrap_or_default();
+    let mut method = hessian2_text(reader, NAME_LIMIT)?.unwrap_or_default();
+    let descriptor = hessian2_bytes(reader, DESCRIPTOR_LIMIT)?;
     let mut arguments = count_parameters(&descriptor).ok_or(NO_DESCRIPTOR)?;
     if is_generic(&method, &descriptor) {
-        method = hessian2_text(&mut reader, NAME_LIMIT)?.unwrap_or(method);
+        method = hessian2_text(reader, NAME_LIMIT)?.unwrap_or(method);
         arguments -= 1;
     }
     for _ in 0..arguments {
@@ -171,7 +186,6 @@ fn hessian2(body: &[u8]) -> Result<Beginning<'_>, Malformed> {
         method,
         version_at,
         attachments_at: reader.position(),
-        reader: Some(reader),
     })
 }
 
@@ -184,8 +198,8 @@ fn fastjson2(body: &[u8]) -> Result<Beginning<'_>, Malformed> {
     let version_at = from..values.position();
     let mut method = fastjson2_text(&mut values, NAME_LIMIT)?.unwrap_or_default();
     let descriptor = fastjson2_text(&mut values, DESCRIPTOR_LIMIT)?.unwrap_or_default();
-    let mut arguments = count_parameters(&descriptor).ok_or(NO_DESCRIPTOR)?;
-    if is_generic(&method, &descriptor) {
+    let mut arguments = count_parameters(descriptor.as_bytes()).ok_or(NO_DESCRIPTOR)?;
+    if is_generic(&method, descriptor.as_bytes()) {
         method = fastjson2_text(&mut values, NAME_LIMIT)?.unwrap_or(method);
         arguments -= 1;
     }
@@ -199,19 +213,19 @@ fn fastjson2(body: &[u8]) -> Result<Beginning<'_>, Malformed> {
         method,
         version_at,
         attachments_at: values.position(),
-        reader: None,
     })
 }
 
 /// Whether it is a generic call, whose first argument is the real method's name.
-fn is_generic(method: &str, descriptor: &str) -> bool {
-    matches!(method, "$invoke" | "$invokeAsync") && descriptor == GENERIC
+#[inline]
+fn is_generic(method: &str, descriptor: &[u8]) -> bool {
+    matches!(method, "$invoke" | "$invokeAsync") && descriptor == GENERIC.as_bytes()
 }
 
 /// The number of parameters of a descriptor such as `Ljava/lang/String;[I`; `None` if it is
 /// none.
-fn count_parameters(descriptor: &str) -> Option<usize> {
-    let mut rest = descriptor.as_bytes();
+fn count_parameters(descriptor: &[u8]) -> Option<usize> {
+    let mut rest = descriptor;
     let mut count = 0;
     while let [first, after @ ..] = rest {
         match first {
@@ -232,7 +246,14 @@ fn count_parameters(descriptor: &str) -> Option<usize> {
 }
 
 /// How a response says its call ended.
-pub(crate) fn outcome(fixed: &Fixed, wire: &[u8]) -> Outcome {
+pub(crate) fn answer(fixed: &Fixed, wire: &[u8]) -> Answer {
+    Answer {
+        outcome: outcome(fixed, wire),
+        status: Status(fixed.status.into()),
+    }
+}
+
+fn outcome(fixed: &Fixed, wire: &[u8]) -> Outcome {
     match fixed.status {
         wire::OK => {
             let body = wire.get(HEADER..).unwrap_or_default();
@@ -276,7 +297,11 @@ mod tests {
             ("Ljava/lang/String", None),
             ("Q", None),
         ] {
-            assert_eq!(count_parameters(descriptor), count, "{descriptor}");
+            assert_eq!(
+                count_parameters(descriptor.as_bytes()),
+                count,
+                "{descriptor}"
+            );
         }
     }
 }

@@ -14,6 +14,8 @@ mod jsonb;
 mod reject;
 mod wire;
 
+pub use wire::status_name;
+
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,7 +23,7 @@ use std::sync::Arc;
 use bytes::{BufMut, BytesMut};
 use finback_core::codec::{Codec, Sharing, Signal};
 use finback_core::driver::{Connection, Protocol, Served, Sniff, Worker, serve_framed};
-use finback_core::frame::{Edit, Head, Kind, Malformed, Metadata, Reading};
+use finback_core::frame::{Edit, Head, Kind, Malformed, Metadata, Reading, Status};
 use finback_core::health::{Heartbeats, Probe};
 use finback_core::rejection::Rejection;
 
@@ -122,7 +124,7 @@ impl Codec for Dubbo {
     fn read<'a>(&self, head: &Head, wire: &'a [u8]) -> Result<Reading<'a>, Malformed> {
         let fixed = Fixed::read(wire)?.ok_or(Malformed::Garbage("shorter than its header"))?;
         if head.kind == Kind::Response {
-            return Ok(Reading::Answer(call::outcome(&fixed, wire)));
+            return Ok(Reading::Answer(call::answer(&fixed, wire)));
         }
         call::read(&fixed, wire, &self.config.opaque_service).map(Reading::Call)
     }
@@ -157,11 +159,16 @@ impl Codec for Dubbo {
         true
     }
 
-    fn reject(&self, head: &Head, rejection: Rejection, text: &str, out: &mut BytesMut) -> bool {
+    fn reject(
+        &self,
+        head: &Head,
+        rejection: Rejection,
+        text: &str,
+        out: &mut BytesMut,
+    ) -> Option<Status> {
         if head.kind != Kind::Request {
-            return false;
+            return None;
         }
-        reject::put(head, rejection, text, out);
-        true
+        Some(reject::put(head, rejection, text, out))
     }
 }

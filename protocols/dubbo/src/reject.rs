@@ -6,7 +6,7 @@
 //! we cannot write, a hessian2 string marked as such is understood. An empty body is not.
 
 use bytes::{BufMut, BytesMut};
-use finback_core::frame::Head;
+use finback_core::frame::{Head, Status};
 use finback_core::rejection::Rejection;
 use finback_core::text::{self, ANSWER_LIMIT};
 
@@ -16,8 +16,8 @@ use crate::wire::{self, FASTJSON2, HESSIAN2};
 /// UTF-16 units in one chunk of a text.
 const CHUNK: usize = 0x8000;
 
-/// Appends the answer to the request of `head`.
-pub(crate) fn put(head: &Head, rejection: Rejection, text: &str, out: &mut BytesMut) {
+/// Appends the answer to the request of `head`; returns its status.
+pub(crate) fn put(head: &Head, rejection: Rejection, text: &str, out: &mut BytesMut) -> Status {
     let text = if text.is_empty() {
         rejection.name()
     } else {
@@ -33,7 +33,8 @@ pub(crate) fn put(head: &Head, rejection: Rejection, text: &str, out: &mut Bytes
         Rejection::Overloaded => wire::SERVER_THREADPOOL_EXHAUSTED_ERROR,
         Rejection::BadRequest | Rejection::TooLarge => wire::BAD_REQUEST,
         Rejection::Denied if head.note == u32::from(HESSIAN2) => {
-            return put_exception(head.id, text, out);
+            put_exception(head.id, text, out);
+            return Status(wire::OK.into());
         }
         Rejection::Denied => wire::BAD_REQUEST,
     };
@@ -50,6 +51,7 @@ pub(crate) fn put(head: &Head, rejection: Rejection, text: &str, out: &mut Bytes
     };
     wire::put_response(serialization, status, head.id, body.len(), out);
     out.put_slice(&body);
+    Status(status.into())
 }
 
 /// An exception as the service itself would throw it: not worth trying again.

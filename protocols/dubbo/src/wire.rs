@@ -33,6 +33,26 @@ pub(crate) const SERVER_ERROR: u8 = 80;
 pub(crate) const CLIENT_ERROR: u8 = 90;
 pub(crate) const SERVER_THREADPOOL_EXHAUSTED_ERROR: u8 = 100;
 
+/// The name of a response's status (Dubbo's `Response`); `None` if there is no such status.
+#[must_use]
+pub fn status_name(code: u16) -> Option<&'static str> {
+    Some(match u8::try_from(code).ok()? {
+        OK => "OK",
+        25 => "SERIALIZATION_ERROR",
+        CLIENT_TIMEOUT => "CLIENT_TIMEOUT",
+        SERVER_TIMEOUT => "SERVER_TIMEOUT",
+        35 => "CHANNEL_INACTIVE",
+        BAD_REQUEST => "BAD_REQUEST",
+        BAD_RESPONSE => "BAD_RESPONSE",
+        SERVICE_NOT_FOUND => "SERVICE_NOT_FOUND",
+        SERVICE_ERROR => "SERVICE_ERROR",
+        SERVER_ERROR => "SERVER_ERROR",
+        CLIENT_ERROR => "CLIENT_ERROR",
+        SERVER_THREADPOOL_EXHAUSTED_ERROR => "SERVER_THREADPOOL_EXHAUSTED_ERROR",
+        _ => return None,
+    })
+}
+
 /// The longest event body that Dubbo's Java peers take (`ExchangeCodec.decodeEventData`).
 const MAX_EVENT: usize = 15;
 

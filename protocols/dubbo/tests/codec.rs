@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use finback_core::codec::{Codec, Signal};
 use finback_core::conformance::{self, Sample};
-use finback_core::frame::{Edit, Kind, Malformed, Metadata, Outcome, Reading};
+use finback_core::frame::{Edit, Kind, Malformed, Metadata, Outcome, Reading, Status};
 use finback_core::rejection::Rejection;
 use finback_dubbo::{Config, Dubbo, OPAQUE_SERVICE};
 use proptest::prelude::*;
@@ -54,7 +54,7 @@ fn outcome(wire: &[u8]) -> Outcome {
     let codec = Dubbo::default();
     let head = codec.peek(wire).unwrap().unwrap();
     match codec.read(&head, wire).unwrap() {
-        Reading::Answer(outcome) => outcome,
+        Reading::Answer(answer) => answer.outcome,
         Reading::Call(call) => panic!("a call: {call:?}"),
     }
 }
@@ -211,12 +211,9 @@ fn rejections_are_the_frames_that_real_consumers_understand() {
     let request = vector("dubbo_request_2args");
     let head = codec.peek(&request).unwrap().unwrap();
     let mut out = BytesMut::new();
-    assert!(codec.reject(
-        &head,
-        Rejection::NoEndpoint,
-        "[proxy] no healthy upstream",
-        &mut out
-    ));
+    let text = "[proxy] no healthy upstream";
+    let status = codec.reject(&head, Rejection::NoEndpoint, text, &mut out);
+    assert_eq!(status, Some(Status(80)));
     let seen = unhex(
         "dabb025000000000000000010000001c1b5b70726f78795d206e6f206865616c74687920757073747265616d",
     );

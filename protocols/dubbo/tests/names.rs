@@ -198,7 +198,7 @@ fn a_callers_text_comes_back_cut() {
         let head = codec().peek(&wire).unwrap().unwrap();
         for reason in Rejection::ALL {
             let mut out = BytesMut::new();
-            assert!(codec().reject(&head, reason, &long, &mut out));
+            assert!(codec().reject(&head, reason, &long, &mut out).is_some());
             assert!(out.len() < 4096, "{reason:?}: {} bytes", out.len());
             assert!(out.len() > 2048, "{reason:?}: {} bytes", out.len());
         }

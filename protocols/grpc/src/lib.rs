@@ -15,7 +15,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use finback_core::frame::{Metadata, Outcome};
+use finback_core::frame::{Answer, Metadata};
 use finback_core::rejection::Rejection;
 use finback_http::{Asked, Dialect};
 use http::header::{self, HeaderName};
@@ -23,6 +23,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
 pub use probe::GrpcProbe;
+pub use status::status_name;
 pub use triple::Triple;
 pub use web::GrpcWeb;
 
@@ -90,18 +91,17 @@ impl Dialect for Grpc {
         true
     }
 
-    fn outcome(&self, status: StatusCode, headers: &HeaderMap) -> Option<Outcome> {
+    fn answer(&self, status: StatusCode, headers: &HeaderMap) -> Option<Answer> {
         match headers.get(&STATUS) {
-            Some(value) => Some(status::outcome(value)),
-            None if status != StatusCode::OK => Some(Outcome::Failed),
+            Some(value) => Some(status::answer(value)),
+            None if status != StatusCode::OK => Some(status::answer_of_http(status)),
             None => None,
         }
     }
 
-    fn outcome_of_trailers(&self, trailers: Option<&HeaderMap>) -> Outcome {
-        // A stream that ends without a status did not end well.
+    fn answer_of_trailers(&self, trailers: Option<&HeaderMap>) -> Answer {
         let status = trailers.and_then(|trailers| trailers.get(&STATUS));
-        status.map_or(Outcome::Failed, status::outcome)
+        status.map_or(status::UNSAID, status::answer)
     }
 
     fn tell_deadline(&self, headers: &mut HeaderMap, left: Duration) {
@@ -130,6 +130,7 @@ impl Dialect for Grpc {
 #[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
+    use finback_core::frame::{Outcome, Status};
 
     fn head(path: &str, headers: &[(&str, &str)]) -> Parts {
         let mut request = http::Request::post(path);
@@ -243,22 +244,32 @@ mod tests {
     #[test]
     fn outcomes_come_from_head_or_trailers() {
         let mut headers = HeaderMap::new();
-        assert_eq!(Grpc.outcome(StatusCode::OK, &headers), None);
-        assert_eq!(
-            Grpc.outcome(StatusCode::BAD_GATEWAY, &headers),
-            Some(Outcome::Failed)
-        );
-        assert_eq!(Grpc.outcome_of_trailers(None), Outcome::Failed);
+        assert_eq!(Grpc.answer(StatusCode::OK, &headers), None);
+        let failed = |status| {
+            Some(Answer {
+                outcome: Outcome::Failed,
+                status: Status(status),
+            })
+        };
+        // As gRPC's clients map the statuses of HTTP.
+        for (status, code) in [(502, 14), (404, 12), (401, 16), (500, 2)] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(Grpc.answer(status, &headers), failed(code));
+        }
+        assert_eq!(Grpc.answer_of_trailers(None).outcome, Outcome::Failed);
         for (code, outcome) in [
             ("0", Outcome::Success),
             ("5", Outcome::Exception),
             ("4", Outcome::TimedOut),
             ("14", Outcome::Failed),
             ("x", Outcome::Failed),
+            ("17", Outcome::Failed),
         ] {
+            let status = Status(code.parse().ok().filter(|code| *code < 17).unwrap_or(2));
+            let answer = Answer { outcome, status };
             headers.insert(STATUS, HeaderValue::from_static(code));
-            assert_eq!(Grpc.outcome(StatusCode::OK, &headers), Some(outcome));
-            assert_eq!(Grpc.outcome_of_trailers(Some(&headers)), outcome);
+            assert_eq!(Grpc.answer(StatusCode::OK, &headers), Some(answer));
+            assert_eq!(Grpc.answer_of_trailers(Some(&headers)), answer);
         }
     }
 
@@ -267,8 +278,8 @@ mod tests {
         for rejection in Rejection::ALL {
             let response = Grpc.reject(&Asked::default(), rejection, "why: ü");
             assert_eq!(response.status(), StatusCode::OK);
-            let outcome = Grpc.outcome(response.status(), response.headers());
-            assert_ne!(outcome, Some(Outcome::Success), "{rejection:?}");
+            let answer = Grpc.answer(response.status(), response.headers()).unwrap();
+            assert_ne!(answer.outcome, Outcome::Success, "{rejection:?}");
             assert_eq!(response.headers()["grpc-message"], "why: %C3%BC");
         }
     }

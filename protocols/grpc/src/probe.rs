@@ -8,13 +8,13 @@ use http::{HeaderValue, Request, Version, header};
 
 use crate::{CONTENT_TYPE, MESSAGE, STATUS};
 
-/// `HealthCheckResponse.status` of one that is well.
+/// `HealthCheckResponse.status` of one that is healthy.
 const SERVING: u64 = 1;
 /// The key of field 1 as a text, and as a number (protobuf's wire types 2 and 0).
 const TEXT: u8 = 0x0a;
 const NUMBER: u8 = 0x08;
 
-/// An endpoint is well if it says that it serves.
+/// An endpoint is healthy if it says that it serves.
 pub struct GrpcProbe {
     /// The service that is asked about; "" asks about the server.
     pub service: String,

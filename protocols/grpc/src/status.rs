@@ -1,9 +1,9 @@
 //! gRPC's status codes.
 
-use finback_core::frame::Outcome;
+use finback_core::frame::{Answer, Outcome, Status};
 use finback_core::rejection::Rejection;
 use finback_core::text::{ANSWER_LIMIT, cut};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 /// What must be encoded in a message: all but the printable characters of ASCII, and `%`.
@@ -24,8 +24,71 @@ pub(crate) fn code(rejection: Rejection) -> (u8, &'static str) {
     }
 }
 
-/// What a status tells of a call.
-pub(crate) fn outcome(status: &HeaderValue) -> Outcome {
+/// The names of gRPC's codes, by their numbers.
+const NAMES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+const UNKNOWN: u16 = 2;
+const UNAUTHENTICATED: u16 = 16;
+
+/// What a client makes of a stream that ends without a status: it did not end well.
+pub(crate) const UNSAID: Answer = Answer {
+    outcome: Outcome::Failed,
+    status: Status(UNKNOWN),
+};
+
+/// The name of a status code; `None` if there is no such code.
+#[must_use]
+pub fn status_name(code: u16) -> Option<&'static str> {
+    NAMES.get(usize::from(code)).copied()
+}
+
+/// How a call ended, by its `grpc-status`. What is no code is UNKNOWN to its client (gRPC over HTTP/2,
+/// "Responses").
+pub(crate) fn answer(value: &HeaderValue) -> Answer {
+    let number = value.to_str().ok().and_then(|text| text.parse().ok());
+    let known = number.filter(|number| status_name(*number).is_some());
+    Answer {
+        outcome: outcome(value),
+        status: Status(known.unwrap_or(UNKNOWN)),
+    }
+}
+
+/// How a call ended whose answer is no gRPC, by the table "HTTP to gRPC Status Code Mapping" that gRPC's
+/// clients go by.
+pub(crate) fn answer_of_http(status: StatusCode) -> Answer {
+    let code = match status.as_u16() {
+        400 => 13,
+        401 => UNAUTHENTICATED,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => UNKNOWN,
+    };
+    Answer {
+        outcome: Outcome::Failed,
+        status: Status(code),
+    }
+}
+
+fn outcome(status: &HeaderValue) -> Outcome {
     match status.as_bytes() {
         b"0" => Outcome::Success,
         b"4" => Outcome::TimedOut,

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use finback_core::frame::{Fit, Metadata, Outcome};
+use finback_core::frame::{Answer, Fit, Metadata, Outcome, Status};
 use finback_core::rejection::Rejection;
 use finback_core::text::{ANSWER_LIMIT, cut};
 use finback_http::{Asked, Dialect};
@@ -129,21 +129,26 @@ impl Dialect for Triple {
         true
     }
 
-    fn outcome(&self, status: StatusCode, headers: &HeaderMap) -> Option<Outcome> {
+    fn answer(&self, status: StatusCode, headers: &HeaderMap) -> Option<Answer> {
         if is_grpc(headers.get(header::CONTENT_TYPE)) {
-            return Grpc.outcome(status, headers);
+            return Grpc.answer(status, headers);
         }
-        Some(match status.as_u16() {
+        let outcome = match status.as_u16() {
             ..400 => Outcome::Success,
             408 | 504 => Outcome::TimedOut,
             429 => Outcome::Failed,
             400..500 => Outcome::Exception,
             _ => Outcome::Failed,
+        };
+        // Its unary calls end with HTTP's own numbers, which are all above gRPC's.
+        Some(Answer {
+            outcome,
+            status: Status(status.as_u16()),
         })
     }
 
-    fn outcome_of_trailers(&self, trailers: Option<&HeaderMap>) -> Outcome {
-        Grpc.outcome_of_trailers(trailers)
+    fn answer_of_trailers(&self, trailers: Option<&HeaderMap>) -> Answer {
+        Grpc.answer_of_trailers(trailers)
     }
 
     fn tell_deadline(&self, headers: &mut HeaderMap, left: Duration) {
@@ -248,8 +253,10 @@ mod tests {
                     is_head: false,
                 };
                 let response = Triple.reject(&asked, rejection, "why");
-                let outcome = Triple.outcome(response.status(), response.headers());
-                assert_ne!(outcome, Some(Outcome::Success), "{rejection:?} {kind}");
+                let answer = Triple
+                    .answer(response.status(), response.headers())
+                    .unwrap();
+                assert_ne!(answer.outcome, Outcome::Success, "{rejection:?} {kind}");
             }
         }
     }

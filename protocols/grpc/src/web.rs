@@ -9,7 +9,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
-use finback_core::frame::{Metadata, Outcome};
+use finback_core::frame::{Answer, Metadata};
 use finback_core::rejection::Rejection;
 use finback_http::{Asked, Dialect, Translation, Translator};
 use http::header::{self, HeaderName};
@@ -59,12 +59,12 @@ impl Dialect for GrpcWeb {
         true
     }
 
-    fn outcome(&self, status: StatusCode, headers: &HeaderMap) -> Option<Outcome> {
-        Grpc.outcome(status, headers)
+    fn answer(&self, status: StatusCode, headers: &HeaderMap) -> Option<Answer> {
+        Grpc.answer(status, headers)
     }
 
-    fn outcome_of_trailers(&self, trailers: Option<&HeaderMap>) -> Outcome {
-        Grpc.outcome_of_trailers(trailers)
+    fn answer_of_trailers(&self, trailers: Option<&HeaderMap>) -> Answer {
+        Grpc.answer_of_trailers(trailers)
     }
 
     fn tell_deadline(&self, headers: &mut HeaderMap, left: Duration) {

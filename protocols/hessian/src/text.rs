@@ -49,6 +49,15 @@ pub(crate) fn bounded(text: Cow<'_, str>, limit: usize) -> Result<Cow<'_, str>, 
     }
 }
 
+/// The same bytes of a text, unless there are more than `limit`.
+pub(crate) fn bounded_bytes(text: &[u8], limit: usize) -> Result<Cow<'_, [u8]>, Error> {
+    if text.len() > limit {
+        Err(Error::LONG_TEXT)
+    } else {
+        Ok(Cow::Borrowed(text))
+    }
+}
+
 /// Text from UTF-8, or from Java's variant of it (surrogates of three bytes each).
 pub(crate) fn decode(bytes: &[u8]) -> Result<Cow<'_, str>, Error> {
     if let Ok(text) = str::from_utf8(bytes) {

@@ -107,7 +107,7 @@ impl<'a> Reader<'a> {
     /// Any [`Error`]; [`Error::Tag`] if the value is not a text, [`Error::LONG_TEXT`] if it is
     /// too long: then it was passed over, and no more than `limit` bytes of it were copied.
     pub fn string_within(&mut self, limit: usize) -> Result<Option<Cow<'a, str>>, Error> {
-        if let Some(text) = self.short_ascii() {
+        if let Some(Ok(text)) = self.short_ascii().map(str::from_utf8) {
             return text::bounded(Cow::Borrowed(text), limit).map(Some);
         }
         match self.byte()? {
@@ -116,12 +116,29 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Reads a text as [`string_within`](Self::string_within) does, for those who only look at its
+    /// bytes: a short one is then not checked twice.
+    ///
+    /// # Errors
+    /// As of [`string_within`](Self::string_within).
+    #[inline]
+    pub fn string_bytes_within(&mut self, limit: usize) -> Result<Option<Cow<'a, [u8]>>, Error> {
+        if let Some(text) = self.short_ascii() {
+            return text::bounded_bytes(text, limit).map(Some);
+        }
+        let text = self.string_within(limit)?;
+        Ok(text.map(|text| match text {
+            Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+            Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+        }))
+    }
+
     /// Reads a short ASCII text, which nearly all are, without counting its units.
     #[inline]
-    fn short_ascii(&mut self) -> Option<&'a str> {
+    fn short_ascii(&mut self) -> Option<&'a [u8]> {
         let (tag, rest) = self.bytes.get(self.at..)?.split_first()?;
         let text = rest.get(..usize::from(*tag)).filter(|_| *tag <= 0x1f)?;
-        let text = str::from_utf8(text.is_ascii().then_some(text)?).ok()?;
+        let text = text.is_ascii().then_some(text)?;
         self.at += 1 + text.len();
         Some(text)
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use finback_core::driver::Stream;
-use finback_core::frame::Outcome;
+use finback_core::frame::{Answer, Outcome};
 use finback_core::mesh::{AttemptEnd, Lease, Resend};
 use finback_core::net::{Socket, Timer};
 use finback_core::rejection::Rejection;
@@ -167,7 +167,7 @@ pub(crate) struct Download {
     pub(crate) lease: Lease,
     pub(crate) dialect: Arc<dyn Dialect>,
     /// What the head said; else the trailers do.
-    pub(crate) outcome: Option<Outcome>,
+    pub(crate) answer: Option<Answer>,
     pub(crate) upload: Rc<Upload>,
     pub(crate) bytes: u64,
     /// The connection it comes over, to be used again.
@@ -207,12 +207,12 @@ impl Download {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        let outcome = match self.outcome {
-            Some(outcome) => outcome,
-            None => self.dialect.outcome_of_trailers(trailers),
+        let answer = match self.answer {
+            Some(answer) => answer,
+            None => self.dialect.answer_of_trailers(trailers),
         };
         self.stream.add_request_bytes(self.upload.bytes());
-        self.stream.end(&mut self.lease, outcome, self.bytes);
+        self.stream.end(&mut self.lease, answer, self.bytes);
         if let Some(connection) = self.connection.take()
             && self.upload.is_done()
         {
@@ -227,7 +227,16 @@ impl Download {
         self.stream.add_request_bytes(self.upload.bytes());
         let text = self.stream.rejected(rejection);
         self.connection = None;
-        self.dialect.late_rejection(rejection, &text)
+        let trailers = self.dialect.late_rejection(rejection, &text);
+        // Where the head has said how it went, and no trailers follow, nobody is told another status.
+        let told = self.answer.or_else(|| {
+            let trailers = trailers.as_ref()?;
+            Some(self.dialect.answer_of_trailers(Some(trailers)))
+        });
+        if let Some(answer) = told {
+            self.stream.set_status(answer.status);
+        }
+        trailers
     }
 
     /// Whether its time is over. Where it is silence that is judged, only ours counts in which we ran.
@@ -252,7 +261,8 @@ impl Download {
     /// The rest may take long: that the endpoint answers is told now, unless its head says that it
     /// failed, which counts when it has ended.
     fn tell_begun(&mut self) {
-        let failed = matches!(self.outcome, Some(Outcome::Failed | Outcome::Refused));
+        let outcome = self.answer.map(|answer| answer.outcome);
+        let failed = matches!(outcome, Some(Outcome::Failed | Outcome::Refused));
         if !self.ended && !failed && !std::mem::replace(&mut self.begun, true) {
             self.stream.begun(&mut self.lease);
         }

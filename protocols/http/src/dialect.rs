@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use finback_core::frame::{Fit, Metadata, NAME_LIMIT, Outcome};
+use finback_core::frame::{Answer, Fit, Metadata, NAME_LIMIT, Outcome, Status};
 use finback_core::rejection::Rejection;
 use finback_core::text::{ANSWER_LIMIT, cut};
 use http::request::Parts;
@@ -27,10 +27,10 @@ pub trait Dialect: Send + Sync + 'static {
     fn prefers_http2(&self, head: &Parts) -> bool;
 
     /// How a call ended, if the response's head tells; else its trailers do.
-    fn outcome(&self, status: StatusCode, headers: &HeaderMap) -> Option<Outcome>;
+    fn answer(&self, status: StatusCode, headers: &HeaderMap) -> Option<Answer>;
 
     /// How a call ended, as the trailers tell; `None` if there were none.
-    fn outcome_of_trailers(&self, trailers: Option<&HeaderMap>) -> Outcome;
+    fn answer_of_trailers(&self, trailers: Option<&HeaderMap>) -> Answer;
 
     /// Writes what is left of the caller's deadline into a request, where the dialect has a
     /// place for it.
@@ -142,17 +142,21 @@ impl Dialect for Plain {
         false
     }
 
-    fn outcome(&self, status: StatusCode, _: &HeaderMap) -> Option<Outcome> {
-        Some(match status.as_u16() {
+    fn answer(&self, status: StatusCode, _: &HeaderMap) -> Option<Answer> {
+        let outcome = match status.as_u16() {
             ..400 => Outcome::Success,
             400..500 => Outcome::Exception,
             504 => Outcome::TimedOut,
             _ => Outcome::Failed,
+        };
+        Some(Answer {
+            outcome,
+            status: Status(status.as_u16()),
         })
     }
 
-    fn outcome_of_trailers(&self, _: Option<&HeaderMap>) -> Outcome {
-        Outcome::Success
+    fn answer_of_trailers(&self, _: Option<&HeaderMap>) -> Answer {
+        Outcome::Success.into()
     }
 
     fn tell_deadline(&self, _: &mut HeaderMap, _: Duration) {}
@@ -261,8 +265,9 @@ mod tests {
             let response = Plain.reject(&Asked::default(), rejection, "why");
             assert!(response.status().as_u16() >= 400, "{rejection:?}");
             assert_eq!(&response.body()[..], b"why\n");
-            let outcome = Plain.outcome(response.status(), response.headers());
-            assert_ne!(outcome, Some(Outcome::Success));
+            let answer = Plain.answer(response.status(), response.headers()).unwrap();
+            assert_ne!(answer.outcome, Outcome::Success);
+            assert_eq!(answer.status.0, response.status().as_u16());
         }
     }
 }

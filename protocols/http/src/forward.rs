@@ -365,35 +365,42 @@ impl Call {
             return self.reject_for(fault.rejection, fault.why);
         };
         self.stream().rejected(fault.rejection);
-        self.stream = None;
         let text = format!("[finback] {}", fault.why);
         let asked = &self.asked;
         let response = self
             .dialect
             .reject_as(asked, fault.rejection, status, &text);
-        response.map(Payload::from)
+        self.finish_rejected(response)
     }
 
     /// The caller has not sent the body in time; the endpoint is not to blame.
     fn reject_slow(&mut self) -> Response<Payload> {
         self.stream().rejected(Rejection::DeadlineExceeded);
         let text = "[finback] the request's body did not come in time";
-        self.stream = None;
         let response = self.dialect.reject_slow(&self.asked, text);
-        response.map(Payload::from)
+        self.finish_rejected(response)
     }
 
     fn word(&mut self, rejection: Rejection, text: &str) -> Response<Payload> {
-        self.stream = None;
         let response = self.dialect.reject(&self.asked, rejection, text);
+        self.finish_rejected(response)
+    }
+
+    /// Ends the call with the mesh's own answer, whose status stands in its record.
+    fn finish_rejected(&mut self, response: Response<Bytes>) -> Response<Payload> {
+        let answer = self.dialect.answer(response.status(), response.headers());
+        if let Some(answer) = answer {
+            self.stream().set_status(answer.status);
+        }
+        self.stream = None;
         response.map(Payload::from)
     }
 
     fn answer_itself(&mut self, response: Response<Bytes>) -> Response<Payload> {
-        let outcome = self.dialect.outcome(response.status(), response.headers());
-        let outcome = outcome.unwrap_or(finback_core::frame::Outcome::Success);
+        let answer = self.dialect.answer(response.status(), response.headers());
+        let answer = answer.unwrap_or(finback_core::frame::Outcome::Success.into());
         let length = response.body().len() as u64;
-        self.stream().answered(outcome, length);
+        self.stream().answered(answer, length);
         self.stream = None;
         response.map(Payload::from)
     }
@@ -590,7 +597,8 @@ impl Call {
         use finback_core::frame::Outcome;
         match self
             .dialect
-            .outcome(response.status(), response.headers())?
+            .answer(response.status(), response.headers())?
+            .outcome
         {
             Outcome::Refused => Some(AttemptEnd::Answered(Outcome::Refused)),
             Outcome::Failed if response.status() == StatusCode::SERVICE_UNAVAILABLE => {
@@ -780,7 +788,7 @@ impl Call {
         }
         let stream = self.stream.take().expect("a call is ended once");
         head.version = Version::HTTP_11;
-        let outcome = self.dialect.outcome(head.status, &head.headers);
+        let answer = self.dialect.answer(head.status, &head.headers);
         let idle = self.client.caller.worker().call_timeout();
         // Where nobody set a deadline, the timer may fire early: it looks what has moved.
         if self.bounded {
@@ -790,7 +798,7 @@ impl Call {
             stream,
             lease,
             dialect: self.dialect.clone(),
-            outcome,
+            answer,
             upload: self.upload.clone(),
             bytes: 0,
             // Who was asked to become another protocol's may believe that it has, or that what follows

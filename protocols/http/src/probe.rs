@@ -61,7 +61,7 @@ pub async fn ask(socket: Socket, request: Request<Bytes>) -> Result<Said, String
     said
 }
 
-/// An endpoint is well if it answers a GET with one of these statuses.
+/// An endpoint is healthy if it answers a GET with one of these statuses.
 pub struct HttpProbe {
     /// Whether HTTP/2 is spoken.
     pub http2: bool,
@@ -69,7 +69,7 @@ pub struct HttpProbe {
     pub path: String,
     /// Whom it is asked of; `None` writes `health`.
     pub host: Option<String>,
-    /// Statuses of one that is well.
+    /// Statuses of one that is healthy.
     pub statuses: RangeInclusive<u16>,
 }
 

@@ -37,7 +37,7 @@ pub use policy::{
     Action, Denied, Duplicates, Policy, Produce, Rewrite, Rule, Tap, Template, TemplateError,
 };
 pub use probe::MqttProbe;
-pub use reason::Reason;
+pub use reason::{Reason, status_name};
 pub use sink::{NotTaken, Outgoing, Receipt, Sink};
 pub use topic::{covers, intersect, is_filter};
 

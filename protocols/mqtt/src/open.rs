@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use finback_core::driver::Caller;
+use finback_core::driver::{Caller, SessionPlace};
 use finback_core::mesh::Lease;
 
 use crate::Mqtt;
@@ -25,7 +25,7 @@ use crate::takeover::Seat;
 use crate::terminal::{self, Terminal};
 
 pub(crate) use introduction::check_auth;
-pub(crate) use refusal::{Refused, count, here, reject, shortened, too_long};
+pub(crate) use refusal::{Refused, answer_of, count, here, reject, shortened, too_long};
 
 /// Topic aliases of one session that are remembered.
 pub(crate) const MAX_ALIASES: u16 = 32;
@@ -34,6 +34,8 @@ pub(crate) const MAX_ALIASES: u16 = 32;
 pub(crate) struct Opened {
     pub(crate) level: Level,
     pub(crate) endpoint: Channel,
+    /// Its place on the list for operators.
+    pub(crate) listed: SessionPlace,
     pub(crate) lease: Lease,
     pub(crate) applied: Option<Applied>,
     pub(crate) seat: Option<Seat>,

@@ -15,7 +15,7 @@ const MAX_CONNACK: usize = 64 * 1024;
 /// Seconds after which the broker may forget a check that was broken off.
 const KEEP_ALIVE: u16 = 10;
 
-/// A broker is well if it answers CONNECT, be it that it does not know us: then it has looked. One that
+/// A broker is healthy if it answers CONNECT, be it that it does not know us: then it has looked. One that
 /// accepts connections and hangs does not, and one that is "unavailable" says so.
 pub struct MqttProbe {
     /// The client identifier; `None` for one of its own in each check.

@@ -1,5 +1,6 @@
 //! Reason codes (MQTT 5, section 2.4), and the older return codes of CONNACK (MQTT 3.1.1, table 3.1).
 
+use finback_core::frame::Status;
 use finback_core::rejection::Rejection;
 
 use crate::codec::Level;
@@ -8,6 +9,12 @@ use crate::websocket::Close;
 /// A reason code of MQTT 5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Reason(pub u8);
+
+/// The name of a reason code.
+#[must_use]
+pub fn status_name(code: u16) -> Option<&'static str> {
+    u8::try_from(code).ok().map(|code| Reason(code).name())
+}
 
 impl Reason {
     /// It went well.
@@ -91,6 +98,12 @@ impl Reason {
             Self::NOT_AUTHORIZED | Self::QUOTA | Self::RATE => Close::Policy,
             _ => Close::Normal,
         }
+    }
+
+    /// What stands in records.
+    #[must_use]
+    pub fn status(self) -> Status {
+        Status(self.0.into())
     }
 
     /// Its name in metrics and logs.

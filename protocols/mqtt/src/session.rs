@@ -127,6 +127,7 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
     let Opened {
         level,
         endpoint,
+        listed: _listed,
         lease,
         applied,
         seat,

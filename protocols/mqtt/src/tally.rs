@@ -176,15 +176,13 @@ impl Tally {
         prefix
     }
 
-    fn record(&self, ending: Ending, since: Now, bytes: u64) -> Record {
+    fn record(&self, ending: Ending, since: Now, bytes: u64) -> Record<'static> {
         Record {
-            ending,
             took: self.caller.worker().now().since(since),
             attempts: 1,
-            source: self.caller.peer().ip(),
             endpoint: self.endpoint,
             request_bytes: bytes,
-            response_bytes: 0,
+            ..Record::new(ending, self.caller.peer().ip())
         }
     }
 

@@ -25,6 +25,7 @@ use finback_core::record::Ending;
 use finback_core::rejection::Rejection;
 use finback_core::text::Escaped;
 
+use crate::NAME;
 use crate::channel::Channel;
 use crate::codec::{Fault, Head, Kind, Level, write};
 use crate::entry::{farewell, session_ended};
@@ -108,6 +109,7 @@ impl Terminal {
     /// Serves it to its end.
     pub(crate) async fn run(mut self, states: &States) {
         let caller = self.caller.clone();
+        let _listed = caller.list_session(NAME, &self.client_id, None);
         caller.rest(self.patience);
         let seat = self.seat.take();
         let mut lost = std::pin::pin!(async {

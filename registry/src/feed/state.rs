@@ -23,7 +23,7 @@ impl Counts {
     }
 
     /// Those whose offer is the snapshot of an earlier run.
-    pub(crate) fn from_disk(&self) -> usize {
+    pub(crate) fn remembered(&self) -> usize {
         self.from_disk.load(Ordering::Relaxed)
     }
 }
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn feeds_are_counted_by_what_is_true_of_them() {
         let counts = Arc::new(Counts::default());
-        let all = || (counts.waiting(), counts.doubted(), counts.from_disk());
+        let all = || (counts.waiting(), counts.doubted(), counts.remembered());
         let [first, second] = [(); 2].map(|()| State::new(&counts));
         assert_eq!(all(), (2, 0, 0));
         first.offered(true);

@@ -67,12 +67,17 @@ struct Connection {
 }
 
 impl Etcd {
-    pub(super) fn start(handle: &Handle, config: &EtcdConfig, reporter: Reporter) -> Self {
+    pub(super) fn start(
+        handle: &Handle,
+        config: &EtcdConfig,
+        servers: Vec<String>,
+        reporter: Reporter,
+    ) -> Self {
         let (owner, connection) = watch::channel(None);
         let config = config.clone();
         handle.spawn(async move {
             tokio::select! {
-                () = keep_connected(&config, &owner, &reporter) => {}
+                () = keep_connected(&config, &servers, &owner, &reporter) => {}
                 () = owner.closed() => {}
             }
         });

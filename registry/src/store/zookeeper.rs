@@ -19,7 +19,7 @@ use zookeeper_client::{
 };
 
 use super::pause::Pause;
-use super::{Answer, Claim, Entries, Out, Pem, Query, Reporter, TlsConfig, bounded};
+use super::{Answer, Claim, Entries, Out, Pem, Query, Reporter, TlsConfig, bounded, reach};
 use crate::layout::application::Content;
 
 /// Values read at the same time.
@@ -69,12 +69,17 @@ pub(super) struct ZooKeeper {
 }
 
 impl ZooKeeper {
-    pub(super) fn start(handle: &Handle, config: &ZooKeeperConfig, reporter: Reporter) -> Self {
+    pub(super) fn start(
+        handle: &Handle,
+        config: &ZooKeeperConfig,
+        servers: Vec<String>,
+        reporter: Reporter,
+    ) -> Self {
         let (owner, client) = watch::channel(None);
         let config = config.clone();
         handle.spawn(async move {
             tokio::select! {
-                () = keep_connected(&config, &owner, &reporter) => {}
+                () = keep_connected(&config, &servers, &owner, &reporter) => {}
                 () = owner.closed() => {}
             }
         });
@@ -503,12 +508,13 @@ async fn replace(
 
 async fn keep_connected(
     config: &ZooKeeperConfig,
+    servers: &[String],
     owner: &watch::Sender<Option<Arc<Client>>>,
     reporter: &Reporter,
 ) {
     let mut pause = Pause::default();
     loop {
-        match connect(config).await {
+        match reach::connect(connect(config), servers, reporter).await {
             Ok(client) => {
                 pause = Pause::default();
                 let mut states = client.state_watcher();
@@ -529,7 +535,7 @@ async fn keep_connected(
                 owner.send_replace(None);
                 // Whatever ended the session, the next one is wanted soon; jitter spreads many.
             }
-            Err(why) => reporter.lost(&why),
+            Err(why) => reporter.lost(&reach::reason(servers, &why).await),
         }
         pause.wait().await;
     }

@@ -158,6 +158,10 @@ enum Command {
         /// Also measure memory: idle, per idle connection, after a million calls.
         #[arg(long)]
         memory: bool,
+        /// Compare Finback with itself instead: telling nothing of its calls; telling the usual
+        /// (traces of 1 %, StatsD and Prometheus, an access log of failures); telling all of every call.
+        #[arg(long)]
+        observing: bool,
     },
     /// Simulate worlds, one for each seed: core's workers on a network in memory, with clients,
     /// servers and a registry that do what real ones do. Prints the seeds in which something went
@@ -327,6 +331,7 @@ fn main() -> anyhow::Result<()> {
             envoy,
             no_envoy,
             memory,
+            observing,
         } => compare::run(&Comparison {
             groups: only,
             rounds,
@@ -335,6 +340,7 @@ fn main() -> anyhow::Result<()> {
             before,
             envoy: (!no_envoy).then_some(envoy),
             memory,
+            observing,
         }),
         Command::Sweep {
             seeds,

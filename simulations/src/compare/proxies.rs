@@ -105,7 +105,7 @@ impl Backends {
     }
 }
 
-fn echo(protocol: Protocol) -> anyhow::Result<(Process, SocketAddr)> {
+pub(super) fn echo(protocol: Protocol) -> anyhow::Result<(Process, SocketAddr)> {
     reports(&["echo", "--protocol", protocol.name()])
 }
 
@@ -323,11 +323,21 @@ pub(super) fn envoy(folder: &Path, binary: &Path, backends: &Backends) -> anyhow
     begin("envoy", command, doors, install)
 }
 
+/// What is added to Finback's configuration.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Extras {
+    /// Whole sections.
+    pub(super) top: String,
+    /// Of each listener, with a comma before it.
+    pub(super) listener: String,
+}
+
 pub(super) fn finback(
     name: &'static str,
     folder: &Path,
     binary: &Path,
     backends: &Backends,
+    extras: &Extras,
 ) -> anyhow::Result<Proxy> {
     let doors = fronts(&ALL)?;
     let admin = free_address()?;
@@ -357,7 +367,8 @@ pub(super) fn finback(
             _ => "",
         };
         text.push_str(&format!(
-            "  - {{ name: {own}, address: \"{front}\", protocol: {protocol}, routes: {routes}{tls}{bounds} }}\n"
+            "  - {{ name: {own}, address: \"{front}\", protocol: {protocol}, routes: {routes}{tls}{bounds}{} }}\n",
+            extras.listener
         ));
         let back = backends.of(*door);
         clusters.push_str(&format!("  {own}: {{ endpoints: [\"{back}\"] }}\n"));
@@ -376,7 +387,8 @@ pub(super) fn finback(
          sink: [ {{ to: {{ cluster: mqttsink }} }} ]\n  \
          grpc: [ {{ match: {{ service: {SERVICE}, method: {METHOD} }}, to: {{ cluster: http2 }} }} ]\n  \
          web: [ {{ match: {{ path: {{ prefix: / }} }}, to: {{ cluster: http1 }} }} ]\n\
-         clusters:\n{clusters}limits: {{ connections: 20000 }}\n"
+         clusters:\n{clusters}limits: {{ connections: 20000 }}\n{}",
+        extras.top
     ));
     let path = folder.join(format!("{name}.yaml"));
     std::fs::write(&path, text)?;

@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use finback_bolt::Bolt;
 use finback_core::codec::{Codec, Sharing, Signal};
 use finback_core::driver::{Connection, Protocol, Served, Sniff, Worker, serve_framed};
-use finback_core::frame::{Edit, Head, Kind, Malformed, Metadata, Reading};
+use finback_core::frame::{Edit, Head, Kind, Malformed, Metadata, Reading, Status};
 use finback_core::rejection::Rejection;
 use finback_dubbo::Dubbo;
 
@@ -175,7 +175,13 @@ impl Codec for Watched {
         self.codec.signal(signal, cue, out)
     }
 
-    fn reject(&self, head: &Head, rejection: Rejection, text: &str, out: &mut BytesMut) -> bool {
+    fn reject(
+        &self,
+        head: &Head,
+        rejection: Rejection,
+        text: &str,
+        out: &mut BytesMut,
+    ) -> Option<Status> {
         self.codec.reject(head, rejection, text, out)
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use finback_core::codec::{Codec, Sharing, Signal};
-use finback_core::frame::{Edit, Head, Kind, Malformed, Metadata, Outcome, Reading};
+use finback_core::frame::{Edit, Head, Kind, Malformed, Metadata, Outcome, Reading, Status};
 use finback_core::rejection::Rejection;
 
 /// The longest frame.
@@ -93,7 +93,7 @@ impl Codec for Toy {
 
     fn read<'a>(&self, head: &Head, wire: &'a [u8]) -> Result<Reading<'a>, Malformed> {
         if head.kind == Kind::Response {
-            return Ok(Reading::Answer(outcome(head.note)));
+            return Ok(Reading::Answer(outcome(head.note).into()));
         }
         let text = std::str::from_utf8(&wire[HEADER..]).map_err(|_| Malformed::Content("text"))?;
         let mut words = text.split(' ').skip(1);
@@ -132,15 +132,21 @@ impl Codec for Toy {
         true
     }
 
-    fn reject(&self, head: &Head, rejection: Rejection, text: &str, out: &mut BytesMut) -> bool {
+    fn reject(
+        &self,
+        head: &Head,
+        rejection: Rejection,
+        text: &str,
+        out: &mut BytesMut,
+    ) -> Option<Status> {
         if head.kind == Kind::OneWay {
-            return false;
+            return None;
         }
         let mut all = Rejection::ALL.iter();
         let reason = all.position(|each| *each == rejection).unwrap_or(0);
         let flag = 100 + reason as u8;
         out.put_slice(&frame(RESPONSE, flag, head.id, text.as_bytes()));
-        true
+        Some(Status(flag.into()))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -130,6 +131,7 @@ impl World {
             log: self.log.clone(),
         };
         let spec = ListenerSpec {
+            gauges: Arc::default(),
             name: "front".into(),
             address: SocketAddr::from(([10, 1, 0, 1], 2000)),
             protocols: vec![Arc::new(watched)],
@@ -405,8 +407,14 @@ impl World {
             read,
             answers: answers.sum(),
             endings: tally.endings.clone(),
-            ejections: self.mesh.status().iter().map(|own| own.ejections).sum(),
+            ejections: ejections(&self.mesh),
             faults: self.ledger.faults.clone(),
         }
     }
+}
+
+/// How often endpoints were ejected.
+fn ejections(mesh: &Mesh) -> u64 {
+    let each = mesh.status().into_iter();
+    each.map(|own| own.counts.ejections.load(Relaxed)).sum()
 }

@@ -199,7 +199,7 @@ fn cut(text: &str, width: usize, from_end: bool) -> String {
 }
 
 /// The terminal's width, if this goes to one or a width is given.
-fn terminal_width() -> Option<usize> {
+pub(crate) fn terminal_width() -> Option<usize> {
     let given = std::env::var("COLUMNS")
         .ok()
         .and_then(|own| own.parse().ok());

@@ -1,34 +1,43 @@
 //! Clusters: endpoints, where they are looked up, and the policy of calls to them.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32};
-use std::path::Path;
 use std::time::Duration;
 
 use finback_core::balance::{self, HashOn};
 use finback_core::cluster::{ClusterPolicy, ClusterSpec, Source};
 use finback_core::discovery::{Instance, Lookup};
 use finback_core::health::HealthCheck;
+use finback_registry::{HostCluster, HostEndpoint};
 
-use super::routes::mqtt::password;
-use super::{Names, Result, address, layout, named, set, set_time, several};
+use super::{Names, Result, layout, named, set, set_time, several};
 use crate::config::Wrong;
 use crate::config::file;
-use crate::config::units::{Pause, Percent, Placed};
+use crate::config::folder::Folder;
+use crate::config::units::{Pause, Percent, Placed, Time};
 use crate::protocols;
 use crate::tls::ClientFiles;
 
 /// The weight of an endpoint that states none.
 const WEIGHT: u32 = 100;
+/// The registry of host names in clusters' endpoints.
+pub(super) const HOSTS: &str = "(hosts)";
+/// How often those are asked for again.
+const REFRESH: Duration = Duration::from_secs(5);
 
 pub(super) fn cluster_spec(
     name: &str,
     Placed { value, place }: Placed<file::Cluster>,
     names: &Names,
-    folder: &Path,
+    folder: &Folder<'_>,
 ) -> Result<(ClusterSpec, Option<Placed<ClientFiles>>)> {
+    if let (Some(_), Some(refresh)) = (&value.discover, &value.refresh) {
+        let message = "`refresh` is for host names in `endpoints`; take it away";
+        return Err(Wrong::at(refresh.place, message));
+    }
     let source = match (value.endpoints, value.discover) {
-        (Some(endpoints), None) => Source::Listed(instances(endpoints)?),
+        (Some(endpoints), None) => listed_source(name, endpoints, value.refresh, names)?,
         (
             None,
             Some(Placed {
@@ -83,13 +92,47 @@ pub(super) fn cluster_spec(
         source,
         policy,
     };
+    let tls = tls
+        .map(|tls| asked_for_host(tls, name, names))
+        .transpose()?;
     Ok((spec, tls))
+}
+
+/// Who is called by a name is asked for a certificate of that name, unless another is written.
+fn asked_for_host(
+    mut tls: Placed<ClientFiles>,
+    cluster: &str,
+    names: &Names,
+) -> Result<Placed<ClientFiles>> {
+    let hosts = names.hosts.borrow();
+    let Some(HostCluster { fixed, hosts, .. }) = hosts.get(cluster) else {
+        return Ok(tls);
+    };
+    if tls.value.server_name.is_some() {
+        return Ok(tls);
+    }
+    let mut all: Vec<&str> = hosts
+        .iter()
+        .map(|own| own.host.trim_end_matches('.'))
+        .collect();
+    all.dedup();
+    match &*all {
+        [only] if fixed.is_empty() => {
+            let name = (*only).to_owned().try_into();
+            tls.value.server_name = name.ok();
+            Ok(tls)
+        }
+        _ => {
+            let message = "endpoints have several names; write the `server_name` that their certificates are for";
+            Err(Wrong::at(tls.place, message))
+        }
+    }
 }
 
 /// A policy, and the files of its TLS, which are not read yet.
 pub(super) fn policy(
     from: file::Policy,
-    folder: &Path,
+    folder: &Folder<'_>,
 ) -> Result<(ClusterPolicy, Option<Placed<ClientFiles>>)> {
     let tls = from.tls.map(|tls| client_files(tls, folder)).transpose()?;
     let mut policy = ClusterPolicy::default();
@@ -140,7 +183,7 @@ pub(super) fn policy(
 fn health_check(
     Placed { value, place }: Placed<file::HealthCheck>,
     http2: bool,
-    folder: &Path,
+    folder: &Folder<'_>,
 ) -> Result<HealthCheck> {
     let refuse = |message: String| Err(Wrong::at(place, message));
     let own = |key: &str, given: bool, whose: &[&str]| {
@@ -162,7 +205,7 @@ fn health_check(
         (None, Some(file)) => {
             return Err(Wrong::at(file.place, "a password needs a `username` too"));
         }
-        (Some(_), Some(file)) => Some(password(file, folder)?.into_bytes()),
+        (Some(_), Some(file)) => Some(folder.secret(file)?.into_bytes()),
     };
     let (lowest, highest) = value.status.unwrap_or((200, 399));
     if lowest > highest || lowest < 100 || highest > 599 {
@@ -207,7 +250,7 @@ fn health_check(
 
 pub(super) fn client_files(
     Placed { value, place }: Placed<file::ClusterTls>,
-    folder: &Path,
+    folder: &Folder<'_>,
 ) -> Result<Placed<ClientFiles>> {
     let pair = match (value.certificate, value.key) {
         (None, None) => None,
@@ -267,28 +310,144 @@ fn balance(Placed { value, place }: Placed<file::Balance>) -> Result<balance::Po
     }
 }
 
-pub(super) fn instances(endpoints: Vec<Placed<file::Endpoint>>) -> Result<Vec<Instance>> {
-    let mut instances: Vec<Instance> = Vec::new();
+/// Where an endpoint is.
+enum At {
+    Address(SocketAddr),
+    Host(String, u16),
+}
+
+/// The longest host name, in bytes (RFC 1035, section 2.3.4).
+const LONGEST_HOST: usize = 253;
+
+fn at(text: &str, place: (u64, u64)) -> Result<At> {
+    if let Ok(address) = text.parse() {
+        return Ok(At::Address(address));
+    }
+    let host = text.rsplit_once(':');
+    let host = host.and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    let is_host = |host: &str| {
+        // What ends in a number would be an address (RFC 3986, section 3.2.2), and is none.
+        let last = host
+            .trim_end_matches('.')
+            .rsplit('.')
+            .next()
+            .unwrap_or_default();
+        let parts = host.trim_end_matches('.').split('.');
+        host.len() <= LONGEST_HOST
+            && parts
+                .into_iter()
+                .all(|part| !part.is_empty() && part.bytes().all(is_letter))
+            && !last.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    match host {
+        Some((_, 0)) => {
+            let message = format!("`{text}`: nobody listens on port 0; write another");
+            Err(Wrong::at(place, message))
+        }
+        Some((host, port)) if is_host(host) => Ok(At::Host(host.to_owned(), port)),
+        _ => {
+            let message = format!(
+                "`{text}` is no endpoint; write IP:PORT, such as 127.0.0.1:12200, or HOST:PORT, such as \
+                 db.internal:5432"
+            );
+            Err(Wrong::at(place, message))
+        }
+    }
+}
+
+/// The endpoints that a cluster lists.
+#[derive(Default)]
+struct Listed {
+    fixed: Vec<Instance>,
+    hosts: Vec<HostEndpoint>,
+}
+
+fn listed(endpoints: Vec<Placed<file::Endpoint>>) -> Result<Listed> {
+    let mut listed = Listed::default();
     for Placed { value, place } in endpoints {
         let (text, weight, labels) = match value {
             file::Endpoint::Address(text) => (text, None, BTreeMap::new()),
             file::Endpoint::Full(full) => (full.address, full.weight, full.labels),
         };
-        let address = address(&text, place)?;
-        if instances.iter().any(|instance| instance.address == address) {
-            return Err(Wrong::at(
-                place,
-                format!("{address} is listed twice; write it once"),
-            ));
-        }
         let weight = weight.unwrap_or(WEIGHT);
-        instances.push(Instance {
-            address,
-            weight,
-            labels,
-            warm_up: None,
-            terms: None,
-        });
+        let Listed { fixed, hosts } = &mut listed;
+        let is_known = match at(&text, place)? {
+            At::Address(address) => {
+                let is_known = fixed.iter().any(|own| own.address == address);
+                fixed.push(Instance {
+                    address,
+                    weight,
+                    labels,
+                    warm_up: None,
+                    terms: None,
+                });
+                is_known
+            }
+            At::Host(host, port) => {
+                let is_known = hosts
+                    .iter()
+                    .any(|own| (&own.host, own.port) == (&host, port));
+                hosts.push(HostEndpoint {
+                    host,
+                    port,
+                    weight,
+                    labels,
+                });
+                is_known
+            }
+        };
+        if is_known {
+            let message = format!("{text} is listed twice; write it once");
+            return Err(Wrong::at(place, message));
+        }
     }
-    Ok(instances)
+    Ok(listed)
+}
+
+/// Endpoints where a host's name has no meaning.
+pub(super) fn instances(endpoints: Vec<Placed<file::Endpoint>>) -> Result<Vec<Instance>> {
+    let place = endpoints.first().map(|own| own.place);
+    let listed = listed(endpoints)?;
+    match (listed.hosts.first(), place) {
+        (Some(own), Some(place)) => {
+            let message = format!(
+                "`{}:{}`: a registry lists addresses; write IP:PORT, or host names in a cluster's `endpoints`",
+                own.host, own.port
+            );
+            Err(Wrong::at(place, message))
+        }
+        _ => Ok(listed.fixed),
+    }
+}
+
+/// Where a cluster's listed endpoints come from: the file alone, or the resolver too.
+fn listed_source(
+    name: &str,
+    endpoints: Vec<Placed<file::Endpoint>>,
+    refresh: Option<Placed<Time>>,
+    names: &Names,
+) -> Result<Source> {
+    let Listed { fixed, hosts } = listed(endpoints)?;
+    if hosts.is_empty() {
+        if let Some(refresh) = refresh {
+            let message = "no endpoint has a host name to ask for again; take `refresh` away";
+            return Err(Wrong::at(refresh.place, message));
+        }
+        return Ok(Source::Listed(fixed));
+    }
+    let cluster = HostCluster {
+        refresh: refresh.map_or(REFRESH, |own| own.value.0),
+        fixed,
+        hosts,
+    };
+    names.hosts.borrow_mut().insert(name.to_owned(), cluster);
+    Ok(Source::Discovered(Lookup {
+        registry: HOSTS.into(),
+        layout: "".into(),
+        service: name.into(),
+        version: "".into(),
+        group: "".into(),
+        protocol: "".into(),
+    }))
 }

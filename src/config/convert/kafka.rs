@@ -1,15 +1,15 @@
 //! Kafka clusters.
 
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use finback_kafka::{Mechanism, Sasl, Tls};
 
-use super::{Result, routes};
+use super::Result;
 use crate::config::Wrong;
 use crate::config::file;
+use crate::config::folder::Folder;
 use crate::config::units::{Placed, Time};
 use crate::kafka::Outlet;
 
@@ -21,7 +21,7 @@ const TOPIC_IDLE: Duration = Duration::from_secs(600);
 pub(super) fn outlet(
     name: &str,
     Placed { value, place }: Placed<file::Kafka>,
-    folder: &Path,
+    folder: &Folder<'_>,
 ) -> Result<Placed<Arc<Outlet>>> {
     let brokers = match value.brokers {
         file::Servers::One(one) => one,
@@ -50,7 +50,7 @@ pub(super) fn outlet(
     Ok(Placed { value, place })
 }
 
-fn tls(Placed { value, place }: Placed<file::KafkaTls>, folder: &Path) -> Result<Tls> {
+fn tls(Placed { value, place }: Placed<file::KafkaTls>, folder: &Folder<'_>) -> Result<Tls> {
     let pair = match (value.certificate, value.key) {
         (None, None) => None,
         (Some(chain), Some(key)) => Some((folder.join(chain), folder.join(key))),
@@ -68,7 +68,7 @@ fn tls(Placed { value, place }: Placed<file::KafkaTls>, folder: &Path) -> Result
 fn sasl(
     Placed { value, place }: Placed<file::KafkaSasl>,
     has_tls: bool,
-    folder: &Path,
+    folder: &Folder<'_>,
 ) -> Result<Sasl> {
     let mechanism = match &*value.mechanism.value {
         "PLAIN" if !has_tls => {
@@ -104,7 +104,7 @@ fn sasl(
         (Some(username), Some(file), None) => Ok(Sasl::Password {
             mechanism,
             username,
-            password: routes::mqtt::password(&file, folder)?,
+            password: folder.secret(&file)?,
         }),
         _ => {
             let message = "this mechanism needs a `username` and a `password_file`, and no token";

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::num::NonZeroU16;
-use std::path::Path;
 use std::time::Duration;
 
 use finback_registry::{
@@ -13,6 +12,7 @@ use finback_registry::{
 use super::clusters::instances;
 use super::{Names, Result, address, known, layout, named, set_time};
 use crate::config::file::{self, Registry};
+use crate::config::folder::Folder;
 use crate::config::units::Placed;
 use crate::config::{MeshRegistry, Wrong};
 
@@ -24,7 +24,10 @@ const HTTP: u16 = 80;
 /// How often a host name is asked for again.
 const REFRESH: Duration = Duration::from_secs(5);
 
-pub(super) fn registry_spec(registry: Placed<Registry>, folder: &Path) -> Result<RegistryConfig> {
+pub(super) fn registry_spec(
+    registry: Placed<Registry>,
+    folder: &Folder<'_>,
+) -> Result<RegistryConfig> {
     let Placed { value, place } = registry;
     let kinds = [
         value.zookeeper.is_some(),
@@ -63,7 +66,7 @@ pub(super) fn registry_spec(registry: Placed<Registry>, folder: &Path) -> Result
     }
 }
 
-fn servers(from: Registry, place: (u64, u64), folder: &Path) -> Result<RegistryConfig> {
+fn servers(from: Registry, place: (u64, u64), folder: &Folder<'_>) -> Result<RegistryConfig> {
     let login = login(&from, folder)?;
     let tls = from.tls.map(|tls| tls_config(tls, folder)).transpose()?;
     let store = match (from.zookeeper, from.etcd) {
@@ -114,7 +117,7 @@ fn servers(from: Registry, place: (u64, u64), folder: &Path) -> Result<RegistryC
     };
     let mut config = ServersConfig::new(store);
     set_time(&mut config.empty_protection, from.empty_protection);
-    config.roots = roots(from.roots)?;
+    config.roots = base_paths(from.base_paths)?;
     config.eager = from
         .eager
         .into_iter()
@@ -129,7 +132,7 @@ fn servers(from: Registry, place: (u64, u64), folder: &Path) -> Result<RegistryC
 }
 
 /// User and password, if there is a user.
-fn login(from: &Registry, folder: &Path) -> Result<Option<(String, String)>> {
+fn login(from: &Registry, folder: &Folder<'_>) -> Result<Option<(String, String)>> {
     let Some(user) = &from.user else {
         return match &from.password_file {
             Some(file) => Err(Wrong::at(file.place, "a password needs a `user` too")),
@@ -138,16 +141,7 @@ fn login(from: &Registry, folder: &Path) -> Result<Option<(String, String)>> {
     };
     let password = match (&from.password, &from.password_file) {
         (Some(password), None) => password.clone(),
-        (None, Some(file)) => {
-            let path = folder.join(&file.value);
-            let text = std::fs::read_to_string(&path).map_err(|error| {
-                Wrong::at(
-                    file.place,
-                    format!("{} cannot be read: {error}", path.display()),
-                )
-            })?;
-            text.trim_end_matches(['\r', '\n']).to_owned()
-        }
+        (None, Some(file)) => folder.secret(file)?,
         _ => {
             let message = "a user needs exactly one of `password` and `password_file`";
             return Err(Wrong::at(user.place, message));
@@ -156,7 +150,7 @@ fn login(from: &Registry, folder: &Path) -> Result<Option<(String, String)>> {
     Ok(Some((user.value.clone(), password)))
 }
 
-fn tls_config(tls: file::Tls, folder: &Path) -> Result<TlsConfig> {
+fn tls_config(tls: file::Tls, folder: &Folder<'_>) -> Result<TlsConfig> {
     let identity = match (tls.certificate, tls.key) {
         (None, None) => None,
         (Some(certificate), Some(key)) => {
@@ -174,6 +168,10 @@ fn tls_config(tls: file::Tls, folder: &Path) -> Result<TlsConfig> {
 }
 
 fn zookeeper(servers: Placed<String>) -> Result<ZooKeeperConfig> {
+    if let Some((scheme, rest)) = servers.value.split_once("://") {
+        let message = format!("no `{scheme}://` is needed; write {rest}");
+        return Err(Wrong::at(servers.place, message));
+    }
     let hosts = servers.value.split('/').next().unwrap_or_default();
     for server in hosts.split(',') {
         let port = server.rsplit_once(':').filter(|(host, _)| !host.is_empty());
@@ -208,7 +206,7 @@ fn etcd(servers: Placed<file::Servers>) -> Result<Vec<String>> {
     Ok(list)
 }
 
-fn roots(from: file::Roots) -> Result<Roots> {
+fn base_paths(from: file::BasePaths) -> Result<Roots> {
     let mut roots = Roots::default();
     for (to, from) in [
         (&mut roots.dubbo, from.dubbo),

@@ -7,34 +7,32 @@ pub(super) mod mqtt;
 pub(super) mod produce;
 
 use std::any::Any;
-use std::path::Path;
 use std::sync::Arc;
 
 use finback_core::route::{self, Destination, RouteTable, Text, Weighted};
 use finback_core::subset::{self, Subset};
 
-use super::{Names, Result, known, several};
+use super::{Names, Result, Wrongs, known, several};
 use crate::config::Wrong;
 use crate::config::file;
+use crate::config::folder::Folder;
 use crate::config::units::{Placed, Time};
 
 pub(super) fn table(
     name: &str,
     routes: Vec<Placed<file::Route>>,
     names: &Names,
-    folder: &Path,
-) -> Result<RouteTable> {
-    let routes = routes
-        .into_iter()
-        .enumerate()
-        .map(|(number, Placed { value, place })| {
-            route(name, number, value, place, names, folder).map(Arc::new)
-        })
-        .collect::<Result<_>>()?;
-    Ok(RouteTable {
+    folder: &Folder<'_>,
+    wrongs: &mut Wrongs,
+) -> RouteTable {
+    let routes = routes.into_iter().enumerate();
+    let routes = routes.map(|(number, Placed { value, place })| {
+        route(name, number, value, place, names, folder).map(Arc::new)
+    });
+    RouteTable {
         name: name.into(),
-        routes,
-    })
+        routes: wrongs.all(routes),
+    }
 }
 
 fn route(
@@ -43,7 +41,7 @@ fn route(
     mut from: file::Route,
     place: (u64, u64),
     names: &Names,
-    folder: &Path,
+    folder: &Folder<'_>,
 ) -> Result<route::Route> {
     let produced = from.produce.take();
     let name = from

@@ -44,7 +44,7 @@ fn pair(speech: Speech, deed: &Deed) -> [Endpoint; 2] {
 }
 
 fn ejections(finback: &Finback) -> u64 {
-    finback.metric("finback_ejections_total", "cluster=\"all\"")
+    finback.metric("finback_cluster_ejections_total", "cluster=\"all\"")
 }
 
 fn assert_nobody_ejected(finback: &Finback, what: &str) {

@@ -171,7 +171,7 @@ fn an_answer_beyond_the_bound_costs_that_call_alone() {
             assert!(answer.success, "{speech:?} beside it: {answer:?}");
         }
         assert!(client.call(&Call::new("com.acme.Pay", "pay")).success);
-        assert_eq!(finback.metric("finback_ejections_total", ""), 0);
+        assert_eq!(finback.metric("finback_cluster_ejections_total", ""), 0);
         let made = endpoint.accepted() + other.accepted();
         assert_eq!(made, 2, "{speech:?}: a connection was given up");
     }

@@ -55,10 +55,10 @@ fn assert_unharmed(finback: &Finback, what: &str) {
             "{what}: {path} took {took:?}"
         );
     }
-    let ejected = finback.metric("finback_ejections_total", "");
+    let ejected = finback.metric("finback_cluster_ejections_total", "");
     assert_eq!(ejected, 0, "{what}\n{}", finback.process().tail());
-    let unwell = finback.endpoints("all", "unwell", true);
-    assert_eq!(unwell, [""; 0], "{what}\n{}", finback.process().tail());
+    let unhealthy = finback.endpoints("all", "unhealthy", true);
+    assert_eq!(unhealthy, [""; 0], "{what}\n{}", finback.process().tail());
     let out = finback.endpoints("all", "available", false);
     assert_eq!(out, [""; 0], "{what}");
 }

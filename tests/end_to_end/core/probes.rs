@@ -46,12 +46,12 @@ fn a_passing_health_check_lifts_an_ejection() {
             for _ in 0..40 {
                 client.call(&pay());
             }
-            assert!(finback.metric("finback_ejections_total", "") > 0);
+            assert!(finback.metric("finback_cluster_ejections_total", "") > 0);
             drop(sick);
             eventually("the check's finding", PATIENCE, || {
-                match finback.endpoints("all", "unwell", true) {
-                    unwell if unwell == [address.to_string()] => Ok(()),
-                    unwell => Err(format!("{unwell:?}")),
+                match finback.endpoints("all", "unhealthy", true) {
+                    unhealthy if unhealthy == [address.to_string()] => Ok(()),
+                    unhealthy => Err(format!("{unhealthy:?}")),
                 }
             });
             let _well = Endpoint::start_at(address, speech, Deed::Answer);
@@ -144,7 +144,7 @@ fn an_endpoint_that_hangs_up_gets_one_call_at_a_time_after_its_ejection() {
         let policy = ", outlier: { base: 1s, max: 1s, max_percent: 50 }";
         let finback = proxy(speech, &all, policy);
         calls_at(&finback, speech, 500, Duration::from_secs(1));
-        assert!(finback.metric("finback_ejections_total", "") > 0);
+        assert!(finback.metric("finback_cluster_ejections_total", "") > 0);
         let before = bad.calls();
         let failed = calls_at(&finback, speech, 500, Duration::from_secs(5));
         let probes = bad.calls() - before;

@@ -283,7 +283,7 @@ fn a_reload_that_adds_an_endpoint_forgets_nothing_of_the_others() {
             client.call(&pay());
         }
         assert_eq!(finback.endpoints("all", "available", false), out);
-        assert_eq!(finback.metric("finback_ejections_total", ""), 1);
+        assert_eq!(finback.metric("finback_cluster_ejections_total", ""), 1);
         for endpoints in [
             &[&bad, &good, &third][..],
             &[&third, &bad],
@@ -292,7 +292,7 @@ fn a_reload_that_adds_an_endpoint_forgets_nothing_of_the_others() {
             finback.reload(&limited(speech, endpoints, policy, ""));
             let now = finback.endpoints("all", "available", false);
             assert_eq!(now, out, "{speech:?}: the ejection is forgotten");
-            let counted = finback.metric("finback_ejections_total", "");
+            let counted = finback.metric("finback_cluster_ejections_total", "");
             assert_eq!(counted, 1, "{speech:?}: a counter went back");
             for _ in 0..20 {
                 assert!(client.call(&pay()).success, "{speech:?}");

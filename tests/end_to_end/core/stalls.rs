@@ -42,13 +42,13 @@ clusters: {{ all: {{ endpoints: [ {endpoints} ], outlier: {{ max_percent: 100 }}
 
 fn assert_nobody_ejected(finback: &Finback, what: &str) {
     assert_eq!(
-        finback.metric("finback_ejections_total", ""),
+        finback.metric("finback_cluster_ejections_total", ""),
         0,
         "{what}: ejected\n{}",
         finback.process().tail()
     );
-    let unwell = finback.endpoints("all", "unwell", true);
-    assert_eq!(unwell, [""; 0], "{what}");
+    let unhealthy = finback.endpoints("all", "unhealthy", true);
+    assert_eq!(unhealthy, [""; 0], "{what}");
 }
 
 #[test]

@@ -81,22 +81,39 @@ impl Finback {
         Self::launch(command, config, &[])
     }
 
-    fn launch(mut command: Command, config: &str, files: &[(&str, &str)]) -> Self {
+    /// The same with an `admin:` of the test's own, which the other functions here do not ask.
+    pub(crate) fn start_with_admin(admin: &str, config: &str, files: &[(&str, &str)]) -> Self {
+        let config = format!("admin: {admin}\n{config}");
+        let command = Command::new(env!("CARGO_BIN_EXE_finback"));
+        Self::launch_as(command, files, |folder, _| {
+            replace(&folder.join("finback.yaml"), &config);
+        })
+    }
+
+    fn launch(command: Command, config: &str, files: &[(&str, &str)]) -> Self {
+        Self::launch_as(command, files, |folder, admin| write(folder, admin, config))
+    }
+
+    fn launch_as(
+        mut command: Command,
+        files: &[(&str, &str)],
+        write: impl Fn(&Path, SocketAddr),
+    ) -> Self {
         let folder = temporary_folder();
         for (name, text) in files {
             std::fs::write(folder.join(name), text).unwrap();
         }
         let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        write(&folder, admin, config);
+        write(&folder, admin);
         command
             .arg("run")
             .arg("-c")
             .arg(folder.join("finback.yaml"));
         let process = Process::start("finback", &mut command);
         process.wait_for("readiness", PATIENCE, 0, |line| {
-            line.split_whitespace()
-                .any(|word| word == "ready")
-                .then_some(())
+            // Not whether it waits for registries: tests take those away.
+            let listens = line.contains("INFO ready") || line.contains("INFO listening; waiting");
+            listens.then_some(())
         });
         Self {
             process,
@@ -204,6 +221,11 @@ impl Finback {
         own.sum::<f64>() as u64
     }
 
+    /// The admin port.
+    pub(crate) fn admin_port(&self) -> u16 {
+        self.admin.port()
+    }
+
     /// Where its files are.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
@@ -211,7 +233,12 @@ impl Finback {
 
     /// Asks the admin port; the answer's status and body.
     pub(crate) fn admin(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.admin).unwrap();
+        self.admin_at(self.admin.port(), path)
+    }
+
+    /// The same at another port of loopback.
+    pub(crate) fn admin_at(&self, port: u16, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let request =
             format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
@@ -230,10 +257,15 @@ impl Finback {
 }
 
 fn write(folder: &Path, admin: SocketAddr, config: &str) {
-    replace(
-        &folder.join("finback.yaml"),
-        &format!("admin: {{ address: \"{admin}\" }}\n{config}"),
-    );
+    let mut config = format!("admin: {{ address: \"{admin}\" }}\n{config}");
+    // Only tests of the delay wait for it.
+    if !config.contains("drain_delay") {
+        match config.find("\nlimits: {") {
+            Some(at) => config.insert_str(at + "\nlimits: {".len(), " drain_delay: 0s,"),
+            None => config.push_str("\nlimits: { drain_delay: 0s }\n"),
+        }
+    }
+    replace(&folder.join("finback.yaml"), &config);
 }
 
 /// Replaces a file in one step, so that nobody reads half of it.

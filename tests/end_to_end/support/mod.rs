@@ -1,6 +1,7 @@
 //! What the end-to-end tests stand on: real processes, a real registry, the real binary.
 
 pub(crate) mod authority;
+pub(crate) mod browser;
 pub(crate) mod cable;
 pub(crate) mod certificates;
 pub(crate) mod device;
@@ -14,10 +15,13 @@ pub(crate) mod mqtt;
 pub(crate) mod nginx;
 pub(crate) mod peer;
 pub(crate) mod process;
+pub(crate) mod prometheus;
 pub(crate) mod proxies;
 pub(crate) mod reaper;
 pub(crate) mod rpc;
+pub(crate) mod statsd;
 pub(crate) mod tls;
+pub(crate) mod web;
 pub(crate) mod world;
 pub(crate) mod zookeeper;
 

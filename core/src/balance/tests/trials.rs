@@ -56,7 +56,7 @@ fn a_call_that_failed_elsewhere_is_no_trial_unless_nothing_else_is_left() {
             };
             assert_eq!(balancer.place(&members, &ask), Ok(0), "{policy:?}");
         }
-        members[0].health.unwell.store(true, Relaxed);
+        members[0].health.unhealthy.store(true, Relaxed);
         let ask = Ask {
             avoid: &avoid,
             panic_percent: 0,
@@ -72,7 +72,7 @@ fn a_trial_lasts_as_long_as_its_call_but_not_for_ever() {
     for (deadline, taken_until) in [(3, 4), (1000, 62)] {
         let members = members(&[1, 1]);
         members[0].health.stand.set(Seen::ejected(Now(SECOND)));
-        members[1].health.unwell.store(true, Relaxed);
+        members[1].health.unhealthy.store(true, Relaxed);
         let mut balancer = Balancer::new(&Policy::RoundRobin, &members, Now(SECOND), 1);
         let mut rng = Rng::new(1);
         let ask = |now, rng: &mut Rng| Ask {

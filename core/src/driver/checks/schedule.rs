@@ -26,9 +26,9 @@ const LATE: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Found {
     /// The endpoint is well.
-    Well,
+    Healthy,
     /// It is not; why.
-    Unwell(String),
+    Unhealthy(String),
     /// It did not answer in time.
     Silent,
     /// Nothing: we could not ask.
@@ -142,8 +142,8 @@ impl Schedule {
             return;
         }
         let told = match found {
-            Found::Well => Some(Ok(())),
-            Found::Unwell(why) => Some(Err(why.clone())),
+            Found::Healthy => Some(Ok(())),
+            Found::Unhealthy(why) => Some(Err(why.clone())),
             Found::Silent if is_excused => None,
             Found::Silent => Some(Err("no answer in time".to_owned())),
             Found::Nothing(why) => {
@@ -167,6 +167,11 @@ impl Known {
     fn judge(&mut self, check: &HealthCheck, went: Result<(), String>, at: Now) {
         let is_first = self.streak == 0;
         let well = went.is_ok();
+        let troubles = &self.endpoint.health.troubles;
+        match &went {
+            Ok(()) => troubles.check_passed(),
+            Err(why) => troubles.check_failed(at, why.clone()),
+        }
         self.streak = if well == self.went_well {
             self.streak.saturating_add(1)
         } else {
@@ -174,19 +179,19 @@ impl Known {
         };
         self.went_well = well;
         let health = &self.endpoint.health;
-        let was_unwell = health.unwell.load(Relaxed);
+        let was_unhealthy = health.unhealthy.load(Relaxed);
         let enough = if well { check.healthy } else { check.unhealthy };
-        if was_unwell == well && (self.streak >= enough || is_first) {
-            health.unwell.store(!well, Relaxed);
+        if was_unhealthy == well && (self.streak >= enough || is_first) {
+            health.unhealthy.store(!well, Relaxed);
             let address = self.endpoint.address;
             match went {
                 Ok(()) => tracing::info!(%address, "endpoint is well again"),
-                Err(why) => tracing::warn!(%address, why, "endpoint is unwell"),
+                Err(why) => tracing::warn!(%address, why, "endpoint is unhealthy"),
             }
         }
         if !well {
             health.check_failed();
-        } else if !health.unwell.load(Relaxed) {
+        } else if !health.unhealthy.load(Relaxed) {
             health.check_passed(at);
         }
     }

@@ -90,7 +90,7 @@ async fn a_probe_that_panics_is_asked_again_and_blames_nobody() {
     let following = tokio::spawn(follow(Arc::downgrade(&cluster), check(probe.clone())));
     until_asked(&probe, 3).await;
     let endpoints = cluster.endpoints();
-    assert!(!endpoints.all[0].health.unwell.load(Relaxed));
+    assert!(!endpoints.all[0].health.unhealthy.load(Relaxed));
     drop(cluster);
     let ended = tokio::time::timeout(PATIENCE, following).await;
     assert!(ended.is_ok(), "it ends with its cluster");
@@ -121,13 +121,13 @@ async fn who_is_new_is_checked_at_once() {
 }
 
 #[tokio::test]
-async fn nobody_at_the_address_is_unwell() {
+async fn nobody_at_the_address_is_unhealthy() {
     let (bound, address) = someone();
     drop(bound);
     let places = Arc::new(Semaphore::new(1));
     let accepts = check(Arc::new(Accepts));
     let found = ask(cluster(address), address, accepts, places).await;
-    assert!(matches!(found, Found::Unwell(_)), "{found:?}");
+    assert!(matches!(found, Found::Unhealthy(_)), "{found:?}");
 }
 
 #[test]
@@ -135,6 +135,6 @@ fn what_we_lack_says_nothing_of_an_endpoint() {
     let unmet = |number| unmet(&io::Error::from_raw_os_error(number));
     // EMFILE, ECONNREFUSED, ETIMEDOUT.
     assert!(matches!(unmet(24), Found::Nothing(_)));
-    assert!(matches!(unmet(111), Found::Unwell(_)));
+    assert!(matches!(unmet(111), Found::Unhealthy(_)));
     assert_eq!(unmet(110), Found::Silent);
 }

@@ -20,6 +20,7 @@ use crate::rejection::Rejection;
 use super::super::listener::{Carried, Connection, Parcel, Presence};
 use super::super::proxies::Proxies;
 use super::super::resident::Residence;
+use super::super::survey::{CallPlace, SessionPlace, WaitsFor};
 use super::super::worker::Worker;
 use super::Stream;
 use super::words::Words;
@@ -257,6 +258,19 @@ impl Caller {
         site.series()
     }
 
+    /// Lists its session for operators under a name, until what is returned is dropped: with `endpoint`,
+    /// or ending here.
+    #[must_use]
+    pub fn list_session(
+        &self,
+        protocol: &'static str,
+        name: &str,
+        endpoint: Option<SocketAddr>,
+    ) -> SessionPlace {
+        let ends = (self.peer(), endpoint);
+        SessionPlace::take(&self.worker, (protocol, &self.origin.name), name, ends)
+    }
+
     /// Counts a connection whose bytes made no sense.
     pub fn count_malformed(&self) {
         Gauges::add(&self.worker.mesh().gauges.malformed);
@@ -302,6 +316,7 @@ impl Caller {
         );
         let routed = exchange.routed();
         let stream = Stream {
+            place: CallPlace::take(&self.worker, &exchange, WaitsFor::Connection),
             exchange,
             transport: self.transport.clone(),
             worker: self.worker.clone(),

@@ -95,6 +95,7 @@ impl Worker {
             timeout: policy.connect_timeout,
             tls: policy.tls.as_deref(),
             application,
+            counts: &cluster.counts,
         };
         let gauges = &self.mesh().gauges;
         let begun = tokio::time::Instant::now();

@@ -92,12 +92,16 @@ impl Worker {
     }
 
     fn tick(self: &Rc<Self>, upstreams: &[Rc<Upstream>], ticks: u32) {
+        let mut queued = 0;
         for upstream in upstreams {
             upstream.tick(self);
+            queued += upstream.queued();
         }
         for resident in self.residents.all() {
             resident.tick(self);
+            queued += resident.queued();
         }
+        self.shares.note_queued(self.index(), queued);
         let limit = self.limits().drain;
         self.residents.end_stays(self, limit);
         self.bound_unfinished();

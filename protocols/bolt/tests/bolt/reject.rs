@@ -4,7 +4,7 @@ use crate::frames::{Vector, unhex, vector, vectors};
 use bytes::BytesMut;
 use finback_bolt::Bolt;
 use finback_core::codec::Codec;
-use finback_core::frame::{Head, Kind, Malformed, Outcome, Reading};
+use finback_core::frame::{Answer, Head, Kind, Malformed, Outcome, Reading, Status};
 use finback_core::rejection::Rejection;
 use finback_hessian::{draft, v2};
 
@@ -20,7 +20,8 @@ fn head(wire: &[u8]) -> Head {
 
 fn rejected(wire: &[u8], rejection: Rejection, text: &str) -> Vec<u8> {
     let mut out = BytesMut::new();
-    assert!(Bolt::default().reject(&head(wire), rejection, text, &mut out));
+    let status = Bolt::default().reject(&head(wire), rejection, text, &mut out);
+    assert!(status.is_some());
     out.to_vec()
 }
 
@@ -170,7 +171,8 @@ fn who_cannot_be_told_in_words_gets_a_status_that_java_knows() {
         panic!("not too large");
     };
     let mut out = BytesMut::new();
-    assert!(Bolt::default().reject(&head, Rejection::TooLarge, "text", &mut out));
+    let status = Bolt::default().reject(&head, Rejection::TooLarge, "text", &mut out);
+    assert_eq!(status, Some(Status(9)));
     assert_eq!(
         out,
         unhex("01 00 0002 01 00000001 01 0009 0000 0000 00000000")
@@ -236,7 +238,8 @@ fn no_rejection_of_a_captured_call_reads_as_a_success() {
                 // By the status that its kind of client turns into a clean exception.
                 _ => &[Outcome::Exception, Outcome::Invalid, Outcome::Failed],
             };
-            let Ok(Reading::Answer(outcome)) = codec.read(&answer_head, &answer) else {
+            let Ok(Reading::Answer(Answer { outcome, .. })) = codec.read(&answer_head, &answer)
+            else {
                 panic!("{}: {rejection:?} cannot be read", request.name());
             };
             let name = request.name();

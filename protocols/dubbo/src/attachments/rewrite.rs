@@ -121,7 +121,7 @@ pub(crate) fn rewrite(wire: &[u8], edit: &Edit<'_>, out: &mut BytesMut) -> bool 
     let Ok(Some(fixed)) = Fixed::read(wire) else {
         return false;
     };
-    let Ok(Some(beginning)) = call::beginning(&fixed, wire) else {
+    let Ok(Some(parts)) = call::parts(&fixed, wire) else {
         return false;
     };
     let start = out.len();
@@ -129,7 +129,7 @@ pub(crate) fn rewrite(wire: &[u8], edit: &Edit<'_>, out: &mut BytesMut) -> bool 
     out.put_u64(edit.id);
     debug_assert_eq!(ID + 8, LENGTH);
     out.put_u32(0);
-    let written = put_body(fixed.serialization(), beginning, edit, out);
+    let written = put_body(fixed.serialization(), parts, edit, out);
     let length = u32::try_from(out.len() - start - HEADER);
     let (Some(()), Ok(length)) = (written, length) else {
         out.truncate(start);
@@ -141,7 +141,7 @@ pub(crate) fn rewrite(wire: &[u8], edit: &Edit<'_>, out: &mut BytesMut) -> bool 
 
 fn put_body(
     serialization: u8,
-    beginning: Beginning<'_>,
+    (beginning, entries): (Beginning<'_>, Entries<'_>),
     edit: &Edit<'_>,
     out: &mut BytesMut,
 ) -> Option<()> {
@@ -164,7 +164,6 @@ fn put_body(
         }
     }
     let mut changes = Changes::of(edit);
-    let entries = beginning.entries().ok()?;
     if serialization == FASTJSON2 {
         put_fastjson2(body.get(at..)?, entries, &mut changes, out)
     } else {

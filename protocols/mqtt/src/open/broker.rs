@@ -19,7 +19,7 @@ use crate::reason::Reason;
 
 use super::admission::{Admitted, attribute};
 use super::introduction::{Answer, Failed, Introduction, gone};
-use super::refusal::outcome;
+use super::refusal::{answer_of, outcome};
 use super::{Refused, connack, here, reject};
 
 /// While there is another broker to try, one gets no longer to accept a connection.
@@ -209,7 +209,7 @@ fn answered(
             answer,
         }));
     }
-    stream.answered(outcome, answer.packet.len() as u64);
+    stream.answered(answer_of(answer.reason), answer.packet.len() as u64);
     Asked::Refused(Refused::There {
         reason: answer.reason,
         connack: answer.packet,

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use finback_core::driver::Caller;
 use finback_core::rejection::Rejection;
 
-use crate::Mqtt;
 use crate::codec::properties::{Place, Value, Writer, id};
 use crate::codec::reader::put_variable;
 use crate::codec::{Head, Level, Properties, Reader, Side, write};
@@ -15,10 +14,11 @@ use crate::policy::{Applied, Duplicates};
 use crate::reason::Reason;
 use crate::session::MAX_AWAITED;
 use crate::takeover::{Key, Seat};
+use crate::{Mqtt, NAME};
 
 use super::admission::Admitted;
 use super::broker::Granted;
-use super::refusal::{count, outcome};
+use super::refusal::{answer_of, count, outcome};
 use super::{Bounds, MAX_ALIASES, Opened, Refused, duplicates, here, patience};
 
 /// The session that a broker has granted.
@@ -40,7 +40,7 @@ pub(super) fn opened(
     let stream = &mut admitted.stream;
     count(caller, Reason::SUCCESS);
     let outcome = outcome(Reason::SUCCESS);
-    stream.answered(outcome, answer.packet.len() as u64);
+    stream.answered(answer_of(Reason::SUCCESS), answer.packet.len() as u64);
     stream.settle(&mut lease, outcome);
     if let (Some(drawn), Some(given)) = (admitted.drawn, given) {
         mqtt.sticky.learn(given, drawn);
@@ -57,11 +57,14 @@ pub(super) fn opened(
         mqtt.config.packet,
         client_takes,
     );
+    let name = given.unwrap_or(&connect.client_id);
+    let listed = caller.list_session(NAME, name, Some(lease.address()));
     let tap = admitted.policy.as_ref().and_then(|own| own.tap.as_ref());
     let told = |name: &str| tap.map(|_| name.to_owned()).unwrap_or_default();
     Ok(Opened {
         level,
         endpoint,
+        listed,
         lease,
         seat,
         connack,

@@ -1,10 +1,8 @@
 //! What a client is told whose session does not begin, and what the log and the metrics are told.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use finback_core::driver::{Caller, Stream};
-use finback_core::frame::Outcome;
+use finback_core::frame::{Answer, Outcome};
 use finback_core::log_limit::LogLimit;
 use finback_core::record::{Ending, Record};
 use finback_core::rejection::Rejection;
@@ -57,8 +55,10 @@ pub(crate) fn here(reason: Reason, why: &'static str) -> Refused {
 /// the log, not for strangers.
 pub(crate) fn reject(stream: &mut Stream, rejection: Rejection) -> Refused {
     stream.rejected(rejection);
+    let reason = Reason::of(rejection);
+    stream.set_status(reason.status());
     Refused::Here {
-        reason: Reason::of(rejection),
+        reason,
         why: told(rejection),
         detail: stream.explain_in_full(rejection),
     }
@@ -144,17 +144,20 @@ pub(crate) async fn too_long(caller: &Caller, client: &mut Channel, level: Optio
 
 /// One more CONNACK of this reason.
 pub(crate) fn count(caller: &Caller, reason: Reason) {
-    let outcome = outcome(reason);
+    let ending = Ending::Answered(outcome(reason));
     let series = caller.series(NAME, CONNACKS, reason.name());
     series.record(&Record {
-        ending: Ending::Answered(outcome),
-        took: Duration::ZERO,
-        attempts: 0,
-        source: caller.peer().ip(),
-        endpoint: None,
-        request_bytes: 0,
-        response_bytes: 0,
+        status: reason.status(),
+        ..Record::new(ending, caller.peer().ip())
     });
+}
+
+/// How a CONNACK of this reason ends the call for a session.
+pub(crate) fn answer_of(reason: Reason) -> Answer {
+    Answer {
+        outcome: outcome(reason),
+        status: reason.status(),
+    }
 }
 
 /// What a CONNACK of this reason tells of its broker.

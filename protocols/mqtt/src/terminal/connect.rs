@@ -7,7 +7,6 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use finback_core::clock::Now;
 use finback_core::driver::{Caller, Stream};
-use finback_core::frame::Outcome;
 use finback_core::rejection::Rejection;
 
 use crate::Mqtt;
@@ -16,7 +15,7 @@ use crate::channel::Channel;
 use crate::codec::properties::{Writer, id};
 use crate::codec::{Connect, write};
 use crate::gate::Flow;
-use crate::open::{Begun, MAX_ALIASES, Refused, count, here, patience, reject};
+use crate::open::{Begun, MAX_ALIASES, Refused, answer_of, count, here, patience, reject};
 use crate::policy::{Applied, Duplicates, Facts, Policy, Produce};
 use crate::reason::Reason;
 use crate::takeover::{Key, Seat};
@@ -91,7 +90,7 @@ pub(crate) async fn begin(
     };
     let channel = client.take().ok_or(Refused::Gone)?;
     count(caller, Reason::SUCCESS);
-    stream.answered(Outcome::Success, 0);
+    stream.answered(answer_of(Reason::SUCCESS), 0);
     let held = mqtt
         .states
         .take_up(owner, connect.clean, caller.worker().now());

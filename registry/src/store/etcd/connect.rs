@@ -11,7 +11,7 @@ use super::lease::{Lease, Term, Wishes, keep_lease};
 use super::stream::serve;
 use super::{Connection, EtcdConfig, PATIENCE, TURNS, within};
 use crate::store::pause::{self, Pause};
-use crate::store::{Pem, Reporter, TlsConfig};
+use crate::store::{Pem, Reporter, TlsConfig, reach};
 
 /// How often a server is asked whether it is there.
 const PROBE: Duration = Duration::from_secs(5);
@@ -22,6 +22,7 @@ const STEADY: Duration = Duration::from_secs(2);
 
 pub(super) async fn keep_connected(
     config: &EtcdConfig,
+    servers: &[String],
     owner: &watch::Sender<Option<Arc<Connection>>>,
     reporter: &Reporter,
 ) {
@@ -31,7 +32,7 @@ pub(super) async fn keep_connected(
     // Many proxies shall not all be with the first server.
     let mut next = pause::below(config.servers.len());
     loop {
-        match connect(config, next).await {
+        match reach::connect(connect(config, next), servers, reporter).await {
             Ok((client, server)) => {
                 let since = tokio::time::Instant::now();
                 let (commands, orders) = mpsc::unbounded_channel();
@@ -64,7 +65,7 @@ pub(super) async fn keep_connected(
                     pause = Pause::default();
                 }
             }
-            Err(why) => reporter.lost(&why),
+            Err(why) => reporter.lost(&reach::reason(servers, &why).await),
         }
         pause.wait().await;
     }
@@ -98,7 +99,7 @@ async fn connect(config: &EtcdConfig, first: usize) -> Result<(Client, usize), S
         };
         match within(connecting).await {
             Ok(client) => return Ok((client, number)),
-            Err(error) => why = format!("{server}: {error}"),
+            Err(error) => why = error.to_string(),
         }
     }
     Err(why)

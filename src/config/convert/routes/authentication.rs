@@ -1,7 +1,6 @@
 //! How clients of MQTT are authenticated where there is no broker to ask.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use finback_mqtt::authentication::Authentication;
@@ -11,11 +10,12 @@ use super::{Names, Result};
 use crate::authentication::{Credentials, TokenRules};
 use crate::config::Wrong;
 use crate::config::file;
+use crate::config::folder::Folder;
 use crate::config::units::Placed;
 
 pub(super) fn authentication(
     Placed { value, place }: Placed<file::MqttAuthenticate>,
-    folder: &Path,
+    folder: &Folder<'_>,
     names: &Names,
 ) -> Result<Authentication> {
     let credentials = match value {

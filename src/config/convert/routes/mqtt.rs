@@ -1,7 +1,6 @@
 //! What routes do with sessions of MQTT beyond routing them.
 
 use std::num::NonZeroU32;
-use std::path::Path;
 use std::time::Duration;
 
 use finback_mqtt::authentication::Authentication;
@@ -11,6 +10,7 @@ use finback_mqtt::{Action, Denied, Duplicates, Policy, Rewrite, Rule, Tap, Templ
 use super::{Names, Result, authentication};
 use crate::config::Wrong;
 use crate::config::file;
+use crate::config::folder::Folder;
 use crate::config::units::{Placed, Size};
 
 /// What stands in for a broker where there is none.
@@ -27,7 +27,7 @@ pub(super) struct Unbrokered {
 pub(super) fn policy(
     Placed { mut value, place }: Placed<file::MqttPolicy>,
     unbrokered: bool,
-    folder: &Path,
+    folder: &Folder<'_>,
     names: &Names,
 ) -> Result<(Policy, Unbrokered)> {
     useful(&value, unbrokered)?;
@@ -44,13 +44,13 @@ pub(super) fn policy(
             let message = "a password needs a `username` too";
             return Err(Wrong::at(file.place, message));
         }
-        (Some(_), Some(file)) => Some(password(&file, folder)?.into_bytes()),
+        (Some(_), Some(file)) => Some(folder.secret(&file)?.into_bytes()),
     };
     let policy = Policy {
         produce: None,
-        tap: value.tap.map(|own| tap(own, names)).transpose()?,
+        tap: value.mirror.map(|own| mirror(own, names)).transpose()?,
         rules: value.acl.into_iter().map(rule).collect::<Result<_>>()?,
-        mount: value.mount.map(mount).transpose()?,
+        mount: value.mountpoint.map(mount).transpose()?,
         rewrites: value
             .rewrite
             .into_iter()
@@ -94,7 +94,7 @@ fn useful(value: &file::MqttPolicy, unbrokered: bool) -> Result<()> {
         [
             ("password_file", at(&value.password_file)),
             ("proxy_protocol", at(&value.proxy_protocol)),
-            ("tap", at(&value.tap)),
+            ("mirror", at(&value.mirror)),
             ("duplicates: broker", to_broker.map(|own| own.place)),
         ]
     } else {
@@ -121,7 +121,7 @@ fn useful(value: &file::MqttPolicy, unbrokered: bool) -> Result<()> {
 fn stand_in(
     value: &mut file::MqttPolicy,
     place: (u64, u64),
-    folder: &Path,
+    folder: &Folder<'_>,
     names: &Names,
 ) -> Result<Unbrokered> {
     let Some(asked) = value.authenticate.take() else {
@@ -139,7 +139,7 @@ fn stand_in(
 
 /// Claims are known where tokens are asked for.
 fn no_claims(value: &file::MqttPolicy, own: &Unbrokered) -> Result<()> {
-    let texts = [&value.mount, &value.client_id, &value.username];
+    let texts = [&value.mountpoint, &value.client_id, &value.username];
     let texts = texts
         .into_iter()
         .flatten()
@@ -163,7 +163,7 @@ fn denied(word: Placed<String>) -> Result<Denied> {
     }
 }
 
-fn tap(Placed { value, .. }: Placed<file::MqttTap>, names: &Names) -> Result<Tap> {
+fn mirror(Placed { value, .. }: Placed<file::MqttMirror>, names: &Names) -> Result<Tap> {
     let mut topics = Vec::new();
     for Placed { value, place } in value.topics {
         if !is_filter(&value, Level::V311) {
@@ -179,7 +179,7 @@ fn tap(Placed { value, .. }: Placed<file::MqttTap>, names: &Names) -> Result<Tap
     };
     Ok(Tap {
         sink: super::produce::sink(produced, true, names)?,
-        hold: value.hold,
+        hold: value.wait,
         topics,
     })
 }
@@ -255,13 +255,4 @@ fn rule(Placed { value, place }: Placed<file::MqttRule>) -> Result<Rule> {
         action,
         topics: topics.collect::<Result<_>>()?,
     })
-}
-
-pub(in crate::config::convert) fn password(file: &Placed<String>, folder: &Path) -> Result<String> {
-    let path = folder.join(&file.value);
-    let text = std::fs::read_to_string(&path).map_err(|error| {
-        let message = format!("{} cannot be read: {error}", path.display());
-        Wrong::at(file.place, message)
-    })?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }

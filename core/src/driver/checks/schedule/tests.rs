@@ -51,8 +51,8 @@ fn turn(schedule: &mut Schedule, found: &Found) -> Option<Instant> {
     Some(due)
 }
 
-fn unwell() -> Found {
-    Found::Unwell("it says so".to_owned())
+fn unhealthy() -> Found {
+    Found::Unhealthy("it says so".to_owned())
 }
 
 #[test]
@@ -60,19 +60,23 @@ fn it_takes_several_in_a_row_but_for_the_first() {
     let (endpoint, mut schedule, _) = one(3, 2);
     let mut after = |said: &str| -> Vec<bool> {
         let each = said.chars().map(|letter| {
-            let found = if letter == '+' { Found::Well } else { unwell() };
+            let found = if letter == '+' {
+                Found::Healthy
+            } else {
+                unhealthy()
+            };
             turn(&mut schedule, &found);
-            endpoint.health.unwell.load(Relaxed)
+            endpoint.health.unhealthy.load(Relaxed)
         });
         each.collect()
     };
     assert_eq!(after("+--+"), [false; 4]);
     assert_eq!(after("---"), [false, false, true]);
     assert_eq!(after("+-++"), [true, true, true, false]);
-    // One that is found unwell at once.
+    // One that is found unhealthy at once.
     let (endpoint, mut schedule, _) = one(3, 2);
-    turn(&mut schedule, &unwell());
-    assert!(endpoint.health.unwell.load(Relaxed));
+    turn(&mut schedule, &unhealthy());
+    assert!(endpoint.health.unhealthy.load(Relaxed));
 }
 
 #[test]
@@ -85,7 +89,7 @@ fn each_is_checked_once_an_interval_and_not_twice_at_once() {
         "it is being checked"
     );
     if let Some(first) = first {
-        schedule.conclude(&first, &Found::Well, now + SECOND, AT);
+        schedule.conclude(&first, &Found::Healthy, now + SECOND, AT);
     }
     assert_eq!(schedule.next(), Some(now + 10 * SECOND));
     assert!(schedule.take_due(now + 9 * SECOND).is_none());
@@ -95,15 +99,15 @@ fn each_is_checked_once_an_interval_and_not_twice_at_once() {
 #[test]
 fn who_left_is_not_checked_and_who_returns_begins_anew() {
     let (endpoint, mut schedule, now) = one(3, 2);
-    turn(&mut schedule, &Found::Well);
+    turn(&mut schedule, &Found::Healthy);
     let Some(late) = schedule.take_due(now + 10 * SECOND) else {
         panic!("it is due")
     };
     schedule.update(&[], now + 10 * SECOND);
     schedule.update(std::slice::from_ref(&endpoint), now + 11 * SECOND);
     // What was found of the former one says nothing, and frees no place of the new one.
-    schedule.conclude(&late, &unwell(), now + 11 * SECOND, AT);
-    assert!(!endpoint.health.unwell.load(Relaxed));
+    schedule.conclude(&late, &unhealthy(), now + 11 * SECOND, AT);
+    assert!(!endpoint.health.unhealthy.load(Relaxed));
     assert!(schedule.take_due(now + 11 * SECOND).is_some());
     assert!(schedule.take_due(now + 99 * SECOND).is_none());
 }
@@ -136,7 +140,7 @@ fn what_we_lack_or_missed_is_nobodys_fault() {
         &mut schedule,
         &Found::Nothing("too many open files".to_owned()),
     );
-    assert!(!endpoint.health.unwell.load(Relaxed));
+    assert!(!endpoint.health.unhealthy.load(Relaxed));
     assert_eq!(schedule.next(), Some(now + SECOND), "asked again soon");
     // Silent, but we did not run.
     let Some(asked) = schedule.take_due(now + SECOND) else {
@@ -144,10 +148,10 @@ fn what_we_lack_or_missed_is_nobodys_fault() {
     };
     schedule.stalled(now + 2 * SECOND);
     schedule.conclude(&asked, &Found::Silent, now + 2 * SECOND, AT);
-    assert!(!endpoint.health.unwell.load(Relaxed));
+    assert!(!endpoint.health.unhealthy.load(Relaxed));
     // Silent, and we have been running all the time since.
     turn(&mut schedule, &Found::Silent);
-    assert!(endpoint.health.unwell.load(Relaxed));
+    assert!(endpoint.health.unhealthy.load(Relaxed));
 }
 
 #[test]
@@ -156,9 +160,9 @@ fn a_wrong_answer_is_one_however_long_we_slept() {
     let asked = schedule.take_due(now);
     schedule.stalled(now + SECOND);
     if let Some(asked) = asked {
-        schedule.conclude(&asked, &unwell(), now + SECOND, AT);
+        schedule.conclude(&asked, &unhealthy(), now + SECOND, AT);
     }
-    assert!(endpoint.health.unwell.load(Relaxed));
+    assert!(endpoint.health.unhealthy.load(Relaxed));
 }
 
 #[test]
@@ -176,30 +180,30 @@ fn a_passing_check_ends_an_ejection_once() {
     let ejected = Seen::ejected(Now(AT.0 * 10));
     health.stand.set(ejected);
     health.connect_failures.store(3, Relaxed);
-    turn(&mut schedule, &Found::Well);
+    turn(&mut schedule, &Found::Healthy);
     assert_eq!(health.standing(AT), Standing::Due, "one call may try it");
     assert!(!health.is_unreachable(), "the check reached it");
     // The trial failed: checks that pass say too little about calls.
     health.stand.set(ejected);
     for _ in 0..5 {
-        turn(&mut schedule, &Found::Well);
+        turn(&mut schedule, &Found::Healthy);
     }
     assert_eq!(health.standing(AT), Standing::Ejected(Now(AT.0 * 10)));
     // One that passes after one that failed says something new.
-    turn(&mut schedule, &unwell());
+    turn(&mut schedule, &unhealthy());
     assert_eq!(health.standing(AT), Standing::Ejected(Now(AT.0 * 10)));
-    turn(&mut schedule, &Found::Well);
+    turn(&mut schedule, &Found::Healthy);
     assert_eq!(health.standing(AT), Standing::Due);
 }
 
 #[test]
-fn an_unwell_endpoint_is_no_sooner_tried() {
+fn an_unhealthy_endpoint_is_no_sooner_tried() {
     let (endpoint, mut schedule, _) = one(1, 2);
-    turn(&mut schedule, &unwell());
+    turn(&mut schedule, &unhealthy());
     endpoint.health.stand.set(Seen::ejected(Now(AT.0 * 10)));
-    turn(&mut schedule, &Found::Well);
+    turn(&mut schedule, &Found::Healthy);
     assert!(matches!(endpoint.health.standing(AT), Standing::Ejected(_)));
-    turn(&mut schedule, &Found::Well);
+    turn(&mut schedule, &Found::Healthy);
     assert_eq!(endpoint.health.standing(AT), Standing::Due);
 }
 
@@ -209,7 +213,7 @@ fn a_look_at_many_is_a_look_at_the_first() {
     let mut schedule = Schedule::new(check(3, 2));
     schedule.update(&endpoints(0..u16::MAX), now);
     while schedule.next() == Some(now) {
-        turn(&mut schedule, &Found::Well);
+        turn(&mut schedule, &Found::Healthy);
     }
     // In the time of ten looks when each compared all with all.
     let began = Instant::now();

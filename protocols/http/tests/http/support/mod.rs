@@ -111,6 +111,7 @@ pub(crate) fn serve(spec: RoutingSpec, workers: usize, protocol: Arc<dyn Protoco
     let workers = Workers::start(&mesh, workers).unwrap();
     let bound = workers
         .bind(ListenerSpec {
+            gauges: Arc::default(),
             tls: None,
             proxies: Arc::default(),
             reveal_endpoints: false,

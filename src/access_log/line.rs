@@ -1,0 +1,393 @@
+//! A line of an access log: its fields, as JSON or by a template.
+
+use std::fmt::Write;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use finback_core::record::{Record, SeriesKey};
+use finback_core::text;
+
+use crate::log::{is_fit, rfc3339};
+use crate::protocols;
+
+/// The longest name in a line, in bytes.
+const LONGEST: usize = 1024;
+/// What a field that says nothing is in a template.
+const NOTHING: &str = "-";
+
+/// How a line looks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// An object with all fields that say something.
+    Json,
+    /// A text with the values of fields in it.
+    Text(Arc<[Piece]>),
+}
+
+/// A part of a template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// Words that stand in every line.
+    Words(Box<str>),
+    /// The value of a field.
+    Field(Field),
+}
+
+/// The template of `format: text`.
+pub const TEXT: &str = "{time} {listener} {source} {protocol} {service} {method} {outcome} {status} {duration_ms} \
+{request_bytes} {response_bytes} {attempts} {route} {cluster} {endpoint}";
+
+/// What a line can say of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// When it ended.
+    Time,
+    /// The listener's name.
+    Listener,
+    /// The protocol.
+    Protocol,
+    /// Who called.
+    Source,
+    /// The service.
+    Service,
+    /// The method.
+    Method,
+    /// The service's version.
+    Version,
+    /// The service's group.
+    Group,
+    /// The route.
+    Route,
+    /// The cluster.
+    Cluster,
+    /// The last endpoint.
+    Endpoint,
+    /// How it ended.
+    Outcome,
+    /// The same in the protocol's own terms.
+    Status,
+    /// How long it took.
+    Duration,
+    /// How often it was tried.
+    Attempts,
+    /// Bytes of the request.
+    RequestBytes,
+    /// Bytes of the answer.
+    ResponseBytes,
+}
+
+/// All fields by their names, in the order in which JSON has them, with what they mean: as the guide says it.
+pub const FIELDS: [(&str, Field, &str); 17] = [
+    (
+        "time",
+        Field::Time,
+        "when it ended, in UTC, with microseconds (RFC 3339)",
+    ),
+    ("listener", Field::Listener, "the listener's name"),
+    ("protocol", Field::Protocol, "what was spoken"),
+    ("source", Field::Source, "the client's address"),
+    (
+        "service",
+        Field::Service,
+        "the service, as the caller wrote it; of HTTP the host",
+    ),
+    (
+        "method",
+        Field::Method,
+        "the method, as the caller wrote it",
+    ),
+    ("version", Field::Version, "the service's version"),
+    ("group", Field::Group, "the service's group"),
+    ("route", Field::Route, "the route that it took"),
+    (
+        "cluster",
+        Field::Cluster,
+        "the cluster of the last endpoint that was tried",
+    ),
+    (
+        "endpoint",
+        Field::Endpoint,
+        "the address of the last endpoint that was tried",
+    ),
+    (
+        "outcome",
+        Field::Outcome,
+        "how it ended: one of the outcomes of `finback_requests_total`",
+    ),
+    (
+        "status",
+        Field::Status,
+        "the same in the protocol's own terms, as the caller was told: a number of HTTP, a name of the others",
+    ),
+    (
+        "duration_ms",
+        Field::Duration,
+        "from the request's arrival to its answer's departure, in milliseconds with three decimals",
+    ),
+    (
+        "attempts",
+        Field::Attempts,
+        "how often it was sent to an endpoint",
+    ),
+    ("request_bytes", Field::RequestBytes, "bytes of the request"),
+    (
+        "response_bytes",
+        Field::ResponseBytes,
+        "bytes of the answer",
+    ),
+];
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "json" => Ok(Self::Json),
+            "text" => template(TEXT),
+            _ if text.contains('{') => template(text),
+            _ => Err(format!(
+                "`{text}` is no format; write json, text, or a template such as \"{{time}} {{service}} {{outcome}}\""
+            )),
+        }
+    }
+}
+
+fn template(text: &str) -> Result<Format, String> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while let Some((words, after)) = rest.split_once('{') {
+        let (name, after) = after
+            .split_once('}')
+            .ok_or_else(|| format!("`{{{after}` has no end; write `}}` after the field's name"))?;
+        let field = FIELDS.iter().find(|(own, _, _)| *own == name);
+        let Some((_, field, _)) = field else {
+            let names: Vec<&str> = FIELDS.iter().map(|(own, _, _)| *own).collect();
+            return Err(format!(
+                "no field is called `{name}`; write one of: {}",
+                names.join(", ")
+            ));
+        };
+        if !words.is_empty() {
+            pieces.push(Piece::Words(words.into()));
+        }
+        pieces.push(Piece::Field(*field));
+        rest = after;
+    }
+    if text.chars().any(char::is_control) {
+        return Err("a line is one line; take line ends and tabs out of the template".to_owned());
+    }
+    if !rest.is_empty() {
+        pieces.push(Piece::Words(rest.into()));
+    }
+    Ok(Format::Text(pieces.into()))
+}
+
+/// The line of an exchange that ends now, with its end.
+pub(super) fn line(format: &Format, key: &SeriesKey, record: &Record<'_>) -> String {
+    let mut line = String::with_capacity(384);
+    match format {
+        Format::Json => {
+            for (name, field, _) in FIELDS {
+                let before = line.len();
+                line.push(if before == 0 { '{' } else { ',' });
+                let _ = write!(line, "\"{name}\":");
+                if !json(&mut line, field, key, record) {
+                    line.truncate(before);
+                }
+            }
+            line.push('}');
+        }
+        Format::Text(pieces) => {
+            for piece in pieces.iter() {
+                match piece {
+                    Piece::Words(words) => line.push_str(words),
+                    Piece::Field(field) => plain(&mut line, *field, key, record),
+                }
+            }
+        }
+    }
+    line.push('\n');
+    line
+}
+
+/// The value of a field that is a text.
+fn name<'a>(field: Field, key: &'a SeriesKey, record: &'a Record<'_>) -> Option<&'a str> {
+    let name = match field {
+        Field::Listener => &key.listener,
+        Field::Protocol => key.protocol,
+        Field::Service => &key.service,
+        Field::Method => &key.method,
+        Field::Version => record.version,
+        Field::Group => record.group,
+        Field::Route => record.route,
+        Field::Cluster => record.cluster,
+        Field::Outcome => record.ending.name(),
+        _ => return None,
+    };
+    Some(text::cut(name, LONGEST))
+}
+
+/// Writes the value of a field that is a number, or made of numbers; false if there is none.
+fn number(line: &mut String, field: Field, key: &SeriesKey, record: &Record<'_>) -> bool {
+    let written = match field {
+        Field::Time => {
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
+            write!(line, "{}", rfc3339(now.as_secs(), now.subsec_micros()))
+        }
+        Field::Source => write!(line, "{}", record.source),
+        Field::Endpoint => match record.endpoint {
+            Some(address) => write!(line, "{address}"),
+            None => return false,
+        },
+        Field::Status => match protocols::status_name(key.protocol, record.status) {
+            Some(name) => write!(line, "{name}"),
+            None => return false,
+        },
+        Field::Duration => {
+            let micros = record.took.as_micros();
+            write!(line, "{}.{:03}", micros / 1000, micros % 1000)
+        }
+        Field::Attempts => write!(line, "{}", record.attempts),
+        Field::RequestBytes => write!(line, "{}", record.request_bytes),
+        Field::ResponseBytes => write!(line, "{}", record.response_bytes),
+        _ => return false,
+    };
+    written.is_ok()
+}
+
+fn json(line: &mut String, field: Field, key: &SeriesKey, record: &Record<'_>) -> bool {
+    if let Some(name) = name(field, key, record) {
+        line.push('"');
+        for char in name.chars() {
+            match char {
+                '"' | '\\' => line.extend(['\\', char]),
+                _ if is_fit(char) => line.push(char),
+                // RFC 8259, section 7; none of these is beyond the basic plane.
+                _ => {
+                    let _ = write!(line, "\\u{:04x}", u32::from(char));
+                }
+            }
+        }
+        line.push('"');
+        return !name.is_empty();
+    }
+    let is_text = matches!(
+        field,
+        Field::Time | Field::Source | Field::Endpoint | Field::Status
+    );
+    if !is_text {
+        return number(line, field, key, record);
+    }
+    line.push('"');
+    let written = number(line, field, key, record);
+    line.push('"');
+    written
+}
+
+fn plain(line: &mut String, field: Field, key: &SeriesKey, record: &Record<'_>) {
+    let before = line.len();
+    match name(field, key, record) {
+        Some(name) => {
+            for char in name.chars() {
+                // A blank would feign another field.
+                if is_fit(char) && !char.is_whitespace() && char != '\\' {
+                    line.push(char);
+                } else {
+                    let _ = write!(line, "{}", char.escape_unicode());
+                }
+            }
+        }
+        None => {
+            number(line, field, key, record);
+        }
+    }
+    if line.len() == before {
+        line.push_str(NOTHING);
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use finback_core::frame::{Outcome, Status};
+    use finback_core::record::Ending;
+    use std::time::Duration;
+
+    fn key(service: &str) -> SeriesKey {
+        SeriesKey {
+            protocol: "http",
+            known: true,
+            listener: "web".into(),
+            service: service.into(),
+            method: "GET".into(),
+        }
+    }
+
+    fn record() -> Record<'static> {
+        Record {
+            status: Status(503),
+            route: "main",
+            cluster: "shop",
+            took: Duration::from_micros(12_007),
+            attempts: 2,
+            endpoint: Some(([10, 0, 0, 7], 80).into()),
+            request_bytes: 5,
+            response_bytes: 7,
+            ..Record::new(Ending::Answered(Outcome::Failed), [127, 0, 0, 1].into())
+        }
+    }
+
+    #[test]
+    fn json_has_every_field_that_says_something() {
+        let line = line(
+            &Format::Json,
+            &key("a\"\\\n\u{9b}\u{202e}\u{e9}"),
+            &record(),
+        );
+        assert_eq!(line.matches('\n').count(), 1);
+        assert!(
+            !line.contains('\u{9b}') && !line.contains('\u{202e}'),
+            "{line}"
+        );
+        let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(read["service"], "a\"\\\n\u{9b}\u{202e}\u{e9}");
+        assert_eq!(read["status"], "503");
+        assert_eq!(read["duration_ms"], 12.007);
+        assert_eq!(read["endpoint"], "10.0.0.7:80");
+        assert_eq!(read["attempts"], 2);
+        assert!(read.get("version").is_none());
+        assert_eq!(read.as_object().unwrap().len(), FIELDS.len() - 2);
+    }
+
+    #[test]
+    fn a_template_has_one_word_for_each_field() {
+        let format: Format = "text".parse().unwrap();
+        let line = line(&format, &key("a b\nERROR \\x"), &record());
+        let words: Vec<&str> = line.trim_end().split(' ').collect();
+        assert_eq!(words.len(), TEXT.matches('{').count(), "{line}");
+        assert_eq!(words[4], "a\\u{20}b\\u{a}ERROR\\u{20}\\u{5c}x");
+        assert_eq!(words[7], "503");
+        let format: Format = "<{version}> {outcome}!".parse().unwrap();
+        assert_eq!(super::line(&format, &key("s"), &record()), "<-> failed!\n");
+    }
+
+    #[test]
+    fn templates_that_cannot_be_are_refused_with_words() {
+        for (text, wanted) in [
+            ("yaml", "is no format; write json, text, or a template"),
+            (
+                "{tim}",
+                "no field is called `tim`; write one of: time, listener,",
+            ),
+            ("{time", "has no end"),
+            ("{time}\n{source}", "a line is one line"),
+        ] {
+            let why = text.parse::<Format>().unwrap_err();
+            assert!(why.contains(wanted), "{text}: {why}");
+        }
+    }
+}

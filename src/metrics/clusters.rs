@@ -1,0 +1,282 @@
+//! Clusters: their endpoints, their connections, and what went wrong with them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use finback_core::gauges::ClusterCounts;
+use finback_core::mesh::{ClusterStatus, EndpointStatus};
+use finback_core::metric::{Family, Kind};
+use finback_core::text;
+use finback_observability::{Sink, Value};
+
+use super::MAX_LABEL;
+
+/// Looked-up clusters that have series of their own.
+const MAX_LOOKED_UP: usize = 1000;
+/// The label of all clusters beyond that.
+const OTHER: &str = "(other)";
+
+const CLUSTER: &[&str] = &["cluster"];
+
+/// What one cluster, or all those beyond the bound, have on the page.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Sums {
+    connections: u64,
+    connected: u64,
+    connect_failures: u64,
+    ejections: u64,
+    retries: u64,
+    endpoints: u64,
+    available: u64,
+    healthy: u64,
+    unhealthy: u64,
+    in_flight: u64,
+}
+
+/// Reads one number.
+type Read = fn(&Sums) -> u64;
+
+static FAMILIES: [(Family, Read); 10] = [
+    (
+        Family::gauge(
+            "finback_cluster_endpoints",
+            "endpoints",
+            CLUSTER,
+            "Endpoints of a cluster.",
+        ),
+        |sums| sums.endpoints,
+    ),
+    (
+        Family::gauge(
+            "finback_cluster_endpoints_available",
+            "endpoints",
+            CLUSTER,
+            "Endpoints that take calls: healthy, not ejected and not about to leave.",
+        ),
+        |sums| sums.available,
+    ),
+    (
+        Family::gauge(
+            "finback_cluster_endpoints_healthy",
+            "endpoints",
+            CLUSTER,
+            "Endpoints that health checks find healthy, or that are not checked.",
+        ),
+        |sums| sums.healthy,
+    ),
+    (
+        Family::gauge(
+            "finback_cluster_endpoints_unhealthy",
+            "endpoints",
+            CLUSTER,
+            "Endpoints that health checks find unhealthy.",
+        ),
+        |sums| sums.unhealthy,
+    ),
+    (
+        Family::gauge(
+            "finback_cluster_in_flight",
+            "calls",
+            CLUSTER,
+            "Calls in flight to a cluster, and sessions with it.",
+        ),
+        |sums| sums.in_flight,
+    ),
+    (
+        Family::gauge(
+            "finback_cluster_connections",
+            "connections",
+            CLUSTER,
+            "Connections open to a cluster's endpoints.",
+        ),
+        |sums| sums.connections,
+    ),
+    (
+        Family::counter(
+            "finback_cluster_connections_total",
+            "connections",
+            CLUSTER,
+            "Connections made to a cluster's endpoints.",
+        ),
+        |sums| sums.connected,
+    ),
+    (
+        Family::counter(
+            "finback_cluster_connect_failures_total",
+            "connections",
+            CLUSTER,
+            "Connections to a cluster's endpoints that could not be made because of the endpoint.",
+        ),
+        |sums| sums.connect_failures,
+    ),
+    (
+        Family::counter(
+            "finback_cluster_ejections_total",
+            "endpoints",
+            CLUSTER,
+            "Endpoints ejected after repeated failures.",
+        ),
+        |sums| sums.ejections,
+    ),
+    (
+        Family::counter(
+            "finback_cluster_retries_total",
+            "attempts",
+            CLUSTER,
+            "Attempts after a call's first.",
+        ),
+        |sums| sums.retries,
+    ),
+];
+
+/// Puts clusters into a sink.
+pub(super) fn collect(clusters: &[ClusterStatus], sink: &mut dyn Sink) {
+    let all = labelled(clusters);
+    for (family, value) in &FAMILIES {
+        sink.family(family);
+        for (label, sums) in &all {
+            // Which clusters are among the others changes: a sum of their counters might shrink.
+            if label != OTHER || family.kind == Kind::Gauge {
+                sink.series(&[label], Value::Count(value(sums)));
+            }
+        }
+    }
+}
+
+/// The clusters by the labels that they have: all that are configured, and as many as the bound
+/// allows of those that were looked up and found. Names that callers invented are of the others.
+fn labelled(clusters: &[ClusterStatus]) -> BTreeMap<String, Sums> {
+    let mut all: BTreeMap<String, Sums> = BTreeMap::new();
+    let mut looked_up = 0;
+    for cluster in clusters {
+        let found = cluster.known || !cluster.endpoints.is_empty();
+        let own = match &cluster.lookup {
+            None => true,
+            Some(_) if found && looked_up < MAX_LOOKED_UP => {
+                looked_up += 1;
+                true
+            }
+            Some(_) => false,
+        };
+        let label = if own {
+            text::cut(&cluster.name, MAX_LABEL).to_owned()
+        } else {
+            OTHER.to_owned()
+        };
+        all.entry(label).or_default().add(cluster);
+    }
+    all
+}
+
+impl Sums {
+    fn add(&mut self, cluster: &ClusterStatus) {
+        let endpoints = |is: fn(&EndpointStatus) -> bool| {
+            cluster.endpoints.iter().filter(|own| is(own)).count() as u64
+        };
+        self.endpoints += endpoints(|_| true);
+        self.available += endpoints(|own| own.available);
+        self.healthy += endpoints(|own| !own.unhealthy);
+        self.unhealthy += endpoints(|own| own.unhealthy);
+        self.in_flight += u64::from(cluster.in_flight);
+        let counts: &ClusterCounts = &cluster.counts;
+        let read = |count: &AtomicU64| count.load(Relaxed);
+        self.connections += read(&counts.connections);
+        self.connected += read(&counts.connected);
+        self.connect_failures += read(&counts.connect_failures);
+        self.ejections += read(&counts.ejections);
+        self.retries += read(&counts.retries);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use finback_core::discovery::Lookup;
+    use finback_core::mesh::EndpointState;
+    use finback_observability::Page;
+
+    fn cluster(name: &str, looked_up: bool, endpoints: usize) -> ClusterStatus {
+        let endpoint = EndpointStatus {
+            address: ([127, 0, 0, 1], 1).into(),
+            weight: 100,
+            weight_now: 100,
+            in_flight: 0,
+            available: true,
+            unhealthy: false,
+            state: EndpointState::Available,
+            why: String::new(),
+            ends_in: None,
+            latency: None,
+            failures: 0,
+            connect_failures: 0,
+            ejections: 0,
+            labels: Vec::new(),
+        };
+        ClusterStatus {
+            name: name.into(),
+            lookup: looked_up.then(|| Lookup {
+                registry: "r".into(),
+                layout: "l".into(),
+                service: name.into(),
+                version: "".into(),
+                group: "".into(),
+                protocol: "".into(),
+            }),
+            ready: true,
+            known: endpoints > 0,
+            in_flight: 1,
+            counts: Arc::default(),
+            endpoints: vec![endpoint; endpoints],
+        }
+    }
+
+    fn shown(clusters: &[ClusterStatus]) -> String {
+        let mut page = Page::default();
+        collect(clusters, &mut page);
+        page.into_text()
+    }
+
+    #[test]
+    fn clusters_that_callers_invent_share_one_series() {
+        let mut all = vec![cluster("configured", false, 0), cluster("found", true, 3)];
+        all.extend((0..10_000).map(|n| cluster(&format!("invented.{n}"), true, 0)));
+        let labelled = labelled(&all);
+        let labels: Vec<_> = labelled.keys().map(String::as_str).collect();
+        assert_eq!(labels, [OTHER, "configured", "found"]);
+        assert_eq!(labelled[OTHER].in_flight, 10_000);
+        assert_eq!(labelled["found"].available, 3);
+        // A family has two lines about itself; six are gauges, and show the others too.
+        assert_eq!(shown(&all).lines().count(), 10 * (2 + 2) + 6);
+    }
+
+    #[test]
+    fn counters_of_clusters_that_come_and_go_never_shrink() {
+        let found: Vec<_> = (0..MAX_LOOKED_UP + 10)
+            .map(|n| cluster(&format!("found.{n}"), true, 1))
+            .collect();
+        found[MAX_LOOKED_UP].counts.retries.store(5, Relaxed);
+        found[3].counts.retries.store(7, Relaxed);
+        let labelled = labelled(&found);
+        assert_eq!(labelled.len(), MAX_LOOKED_UP + 1);
+        assert_eq!(labelled[OTHER].endpoints, 10);
+        let text = shown(&found);
+        let retries = |line: &&str| line.starts_with("finback_cluster_retries_total{");
+        assert_eq!(text.lines().filter(retries).count(), MAX_LOOKED_UP);
+        assert!(text.contains("finback_cluster_retries_total{cluster=\"found.3\"} 7"));
+    }
+
+    #[test]
+    fn a_name_cannot_break_the_page_or_fill_it() {
+        let long = format!("r/dubbo/{}", "\u{e9}".repeat(4 << 20));
+        let forged = "x\"} 1\nforged{a=\"\r";
+        let text = shown(&[cluster(&long, true, 1), cluster(forged, true, 1)]);
+        assert!(text.len() < 16_384, "{} bytes", text.len());
+        assert!(
+            text.lines().all(|line| !line.starts_with("forged")),
+            "{text}"
+        );
+        assert!(!text.contains('\r'));
+    }
+}
