@@ -53,7 +53,7 @@ clusters: {{ java: {{ endpoints: [ "{host}:{port}" ] }} }}
 }
 
 /// Each is the child of the one before: the consumer's, ours, the provider's.
-fn is_chain(spans: &[Span]) {
+fn assert_chain(spans: &[Span]) {
     let kinds: Vec<&str> = spans.iter().map(Span::kind).collect();
     assert_eq!(
         kinds,
@@ -69,13 +69,13 @@ fn is_chain(spans: &[Span]) {
 #[test]
 fn dubbo_for_java_with_opentelemetrys_agent_is_in_the_same_trace() {
     let spans = trace("dubbo3");
-    is_chain(&spans);
+    assert_chain(&spans);
     assert_eq!(spans[1].tag("rpc.system.name"), "dubbo");
 }
 
 #[test]
 fn sofa_for_java_with_opentelemetrys_agent_is_in_the_same_trace() {
     let spans = trace("sofa");
-    is_chain(&spans);
+    assert_chain(&spans);
     assert_eq!(spans[1].tag("rpc.system.name"), "sofarpc");
 }
