@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
 use crate::disk::{Disk, Key};
@@ -41,6 +41,10 @@ const NAMES: Duration = Duration::from_secs(30);
 /// How long the first offer of a service waits for its hosts' names.
 const FIRST_NAMES: Duration = Duration::from_secs(1);
 
+/// Services that are read in one turn of their thread: after a start or a new session all change at
+/// once, and whatever else the thread does shall not wait for all of them.
+const TURNS: usize = 32;
+
 /// What all feeds of one registry have in common.
 pub(crate) struct Feeds {
     handle: Handle,
@@ -48,17 +52,17 @@ pub(crate) struct Feeds {
     roots: Roots,
     /// How long an offer that is suddenly empty is doubted.
     protection: Duration,
-    earlier: Option<Earlier>,
+    earlier: Option<Arc<Earlier>>,
     metadata: Metadata,
     resolver: Arc<Resolver>,
     /// The rules that services share.
     centre: Arc<Centre>,
     feeds: Arc<Mutex<Followers>>,
     counts: Arc<Counts>,
+    turns: Arc<Semaphore>,
 }
 
 /// What an earlier run knew of the registry.
-#[derive(Clone)]
 struct Earlier {
     disk: Disk,
     store: Arc<Store>,
@@ -142,13 +146,14 @@ impl Feeds {
                 registry: registry.clone(),
             }))
         };
-        let earlier = disk.as_ref().map(|disk| Earlier {
+        let earlier = |disk: &Disk| Earlier {
             disk: disk.clone(),
             store: Store::saved(handle, &registry, disk),
             roots: roots.clone(),
             metadata: remembered(disk, None),
             centre: Arc::default(),
-        });
+        };
+        let earlier = disk.as_ref().map(earlier).map(Arc::new);
         let metadata = match &disk {
             Some(disk) => remembered(disk, Some(metadata.0)),
             None => metadata,
@@ -164,6 +169,7 @@ impl Feeds {
             centre: Arc::default(),
             feeds: Arc::default(),
             counts: Arc::default(),
+            turns: Arc::new(Semaphore::new(TURNS)),
         })
     }
 
@@ -208,7 +214,7 @@ impl Feeds {
     fn begin(&self, layout: Layout, service: &str) -> Feed {
         let (offers, receiver) = watch::channel(None);
         let state = Arc::new(State::new(&self.counts));
-        let follower = Follower {
+        let follower = Box::new(Follower {
             key: Key {
                 registry: self.store.name().to_owned(),
                 layout,
@@ -216,12 +222,13 @@ impl Feeds {
             },
             store: self.store.clone(),
             earlier: self.earlier.clone(),
+            turns: self.turns.clone(),
             hosts: Hosts::new(&self.resolver),
             begun: Instant::now(),
             guard: Guard::new(self.protection),
             state: state.clone(),
             offers,
-        };
+        });
         let reading = Reading::begin(
             &self.store,
             &self.roots,
@@ -230,22 +237,32 @@ impl Feeds {
             layout,
             service,
         );
-        let task = self.handle.spawn(follower.run(reading)).abort_handle();
+        let running = self.handle.spawn(follower.run(Box::new(reading)));
         Feed {
             layout,
             offers: receiver,
             state,
-            task: Some(task),
+            task: Some(running.abort_handle()),
             place: Some((self.feeds.clone(), (layout, service.to_owned()))),
         }
     }
+}
+
+/// What a service's places say now, if all of it is known.
+async fn in_turn(turns: &Semaphore, reading: &mut Reading) -> Option<Drafts> {
+    let _turn = turns.acquire().await;
+    let drafts = reading.latest();
+    // Kept until all else that is ready had its turn.
+    tokio::task::yield_now().await;
+    drafts
 }
 
 /// The task of one feed.
 struct Follower {
     key: Key,
     store: Arc<Store>,
-    earlier: Option<Earlier>,
+    earlier: Option<Arc<Earlier>>,
+    turns: Arc<Semaphore>,
     hosts: Hosts,
     begun: Instant,
     guard: Guard,
@@ -254,11 +271,14 @@ struct Follower {
 }
 
 impl Follower {
-    async fn run(mut self, mut reading: Reading) {
-        self.start_from_disk(&mut reading).await;
+    /// Both are boxed: a task keeps room for its arguments twice.
+    async fn run(mut self: Box<Self>, mut reading: Box<Reading>) {
+        // Boxed: what is over soon shall not take room for as long as the service is followed.
+        Box::pin(self.start_from_disk(&mut reading)).await;
         let mut unreadable = 0;
+        let turns = self.turns.clone();
         loop {
-            if let Some(drafts) = reading.latest() {
+            if let Some(drafts) = in_turn(&turns, &mut reading).await {
                 if drafts.unreadable != unreadable {
                     unreadable = drafts.unreadable;
                     let Key {
@@ -293,13 +313,14 @@ impl Follower {
         let Some(earlier) = self.earlier.clone() else {
             return;
         };
+        let turns = self.turns.clone();
         let first = async {
             // A store that cannot be reached is not waited for.
             if !self.store.answers_within(FIRST_ANSWER).await {
                 return false;
             }
             loop {
-                if let Some(drafts) = reading.latest() {
+                if let Some(drafts) = in_turn(&turns, reading).await {
                     return !drafts.refused || !drafts.drafts.is_empty();
                 }
                 reading.changed().await;
@@ -445,6 +466,7 @@ mod tests {
             },
             store,
             earlier: None,
+            turns: Arc::new(Semaphore::new(TURNS)),
             hosts: Hosts::new(&Arc::new(Resolver::new(&Handle::current(), NAMES, None))),
             begun: Instant::now(),
             guard: Guard::new(Duration::from_secs(30)),

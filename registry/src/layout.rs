@@ -20,13 +20,12 @@ use std::sync::Arc;
 
 use finback_core::discovery::{Lane, Lookup};
 use finback_core::frame::NAME_LIMIT;
-use futures_util::future::select_all;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::Disk;
 use crate::metadata::Metadata;
 use crate::offer::Provider;
-use crate::store::{Answer, Followed, Query, Store, is_segment};
+use crate::store::{Answer, Bell, Followed, Query, Store, changed, is_segment};
 use crate::texts::Texts;
 use draft::Cached;
 pub(crate) use draft::{Draft, Drafts};
@@ -208,6 +207,8 @@ pub(crate) struct Reading {
     layout: Layout,
     service: String,
     parts: Parts,
+    /// Rings when any of them changes.
+    bell: Bell,
 }
 
 enum Parts {
@@ -226,22 +227,24 @@ impl Reading {
         layout: Layout,
         service: &str,
     ) -> Self {
-        let single = |query| Parts::Single(store.follow(query), Cached::default());
+        let bell = Bell::default();
+        let single = |query| Parts::Single(store.follow(query, &bell), Cached::default());
         let parts = match layout {
             Layout::Dubbo | Layout::DubboApp => Parts::Dubbo(Box::new(DubboParts::begin(
-                store, roots, metadata, centre, layout, service,
+                store, roots, metadata, centre, layout, service, &bell,
             ))),
-            Layout::Sofa => single(Query::Names(sofa::providers(roots, service))),
-            Layout::Spring => {
-                Parts::Spring(Box::new(spring::Spellings::begin(store, roots, service)))
-            }
-            Layout::Grpc => single(Query::Entries(grpc::target(roots, service))),
-            Layout::Native => single(Query::Entries(native::providers(roots, service))),
+            Layout::Sofa => single(Query::Names(sofa::providers(roots, service).into())),
+            Layout::Spring => Parts::Spring(Box::new(spring::Spellings::begin(
+                store, roots, service, &bell,
+            ))),
+            Layout::Grpc => single(Query::Entries(grpc::target(roots, service).into())),
+            Layout::Native => single(Query::Entries(native::providers(roots, service).into())),
         };
         Self {
             layout,
             service: service.to_owned(),
             parts,
+            bell,
         }
     }
 
@@ -251,6 +254,7 @@ impl Reading {
             layout,
             service,
             parts,
+            ..
         } = self;
         match parts {
             Parts::Single(followed, cached) => {
@@ -270,9 +274,9 @@ impl Reading {
     /// Waits until something may have changed.
     pub(crate) async fn changed(&mut self) {
         match &mut self.parts {
-            Parts::Single(followed, _) => followed.changed().await,
+            Parts::Single(followed, _) => changed(&self.bell, || followed.has_changed()).await,
             Parts::Spring(spellings) => spellings.changed().await,
-            Parts::Dubbo(parts) => parts.changed().await,
+            Parts::Dubbo(parts) => parts.changed(&self.bell).await,
         }
     }
 
@@ -296,14 +300,15 @@ pub(crate) struct Directory {
     layout: Layout,
     root: String,
     followed: Vec<Followed>,
+    bell: Bell,
 }
 
 impl Directory {
     pub(crate) fn begin(store: &Arc<Store>, roots: &Roots, layout: Layout) -> Self {
         let root = layout.root(roots);
-        let mut queries = vec![Query::Folders(root.to_owned())];
+        let mut queries = vec![Query::Folders(root.into())];
         if matches!(layout, Layout::Dubbo | Layout::DubboApp) {
-            queries.push(Query::Names(format!("{root}/mapping")));
+            queries.push(Query::Names(format!("{root}/mapping").into()));
         }
         if layout == Layout::DubboApp {
             queries.remove(0);
@@ -312,13 +317,13 @@ impl Directory {
             // Services without a common root cannot be told from anything else that is there.
             queries.clear();
         }
+        let bell = Bell::default();
+        let queries = queries.into_iter();
         Self {
             layout,
             root: root.to_owned(),
-            followed: queries
-                .into_iter()
-                .map(|query| store.follow(query))
-                .collect(),
+            followed: queries.map(|query| store.follow(query, &bell)).collect(),
+            bell,
         }
     }
 
@@ -339,12 +344,8 @@ impl Directory {
 
     /// Waits until something may have changed.
     pub(crate) async fn changed(&mut self) {
-        select_all(
-            self.followed
-                .iter_mut()
-                .map(|each| Box::pin(each.changed())),
-        )
-        .await;
+        let has_changed = || self.followed.iter().any(Followed::has_changed);
+        changed(&self.bell, has_changed).await;
     }
 
     /// Where the services are.

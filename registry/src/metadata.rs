@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::store::{Answer, Followed, Out};
+use crate::store::{Answer, Bell, Followed, Out};
 
 /// The first and the longest pause before the instances are asked again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
@@ -59,6 +59,7 @@ impl Metadata {
     pub(crate) fn follow(
         &self,
         handle: &Handle,
+        bell: &Bell,
         application: &str,
         revision: &str,
         instances: watch::Receiver<Instances>,
@@ -68,7 +69,7 @@ impl Metadata {
             application: application.to_owned(),
             revision: revision.to_owned(),
         };
-        Followed::task(handle, move |out| asking.run(instances, out))
+        Followed::task(handle, bell, move |out| asking.run(instances, out))
     }
 }
 

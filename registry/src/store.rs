@@ -4,13 +4,14 @@
 //! it was; when they do again, everything followed is listed anew.
 
 mod etcd;
+mod followed;
 mod out;
 mod pause;
 mod reach;
 mod saved;
 mod zookeeper;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -18,16 +19,17 @@ use bytes::Bytes;
 use finback_core::text::Escaped;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
 
 pub use etcd::EtcdConfig;
 pub(crate) use etcd::Gathering;
+pub(crate) use followed::{Bell, Followed, changed};
 pub(crate) use out::{Out, Trouble};
 pub use zookeeper::ZooKeeperConfig;
 
-use crate::disk::{Disk, Place};
+use crate::disk::Disk;
 use crate::layout::application::Beside;
 use crate::lock;
+use followed::{Following, Latest, Places, Task, Work};
 use pause::Pause;
 
 /// A value longer than this is treated as empty: no framework writes such.
@@ -100,14 +102,14 @@ impl StoreConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Query {
     /// The names directly below a path; values are left empty.
-    Names(String),
+    Names(Arc<str>),
     /// The names directly below a path that may be folders. A store of keys, which has no folders,
     /// gives whatever stands before a key's last slash, and the slash, once.
-    Folders(String),
+    Folders(Arc<str>),
     /// The names directly below a path, and their values.
-    Entries(String),
+    Entries(Arc<str>),
     /// The value of one path.
-    Value(String),
+    Value(Arc<str>),
 }
 
 impl Query {
@@ -168,94 +170,10 @@ pub(crate) struct Store {
     unwanted: Mutex<HashSet<String>>,
 }
 
-/// What is followed, by whom: only for as long as it is.
-type Places = HashMap<Query, Weak<Following>>;
-
 enum Kind {
     ZooKeeper(zookeeper::ZooKeeper),
     Etcd(etcd::Etcd),
     Saved(saved::Saved),
-}
-
-struct Following {
-    answers: watch::Receiver<Option<Answer>>,
-    /// Finds the answers out; `None` where there is nothing to find out.
-    task: Option<AbortHandle>,
-    /// Where it stands among what is followed.
-    place: Option<(Arc<Mutex<Places>>, Query)>,
-}
-
-impl Drop for Following {
-    fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
-        let Some((places, query)) = &self.place else {
-            return;
-        };
-        let mut places = lock(places);
-        // Another may stand there by now.
-        if places.get(query).is_some_and(|own| own.strong_count() == 0) {
-            places.remove(query);
-        }
-    }
-}
-
-/// Something followed, for as long as this lives.
-#[derive(Clone)]
-pub(crate) struct Followed {
-    answers: watch::Receiver<Option<Answer>>,
-    following: Arc<Following>,
-}
-
-impl Followed {
-    /// Hands the latest answer to the snapshots on disk, if it came from a registry's servers.
-    /// Where there was none before, one is made only if `worth_it`.
-    pub(crate) fn save(&self, disk: &Disk, registry: &str, worth_it: bool) {
-        let Some((_, query)) = &self.following.place else {
-            return;
-        };
-        let Some(answer) = self.answers.borrow().clone() else {
-            return;
-        };
-        let place = Place::of(registry, query);
-        match worth_it {
-            true => disk.save(place, answer),
-            false => disk.update(place, answer),
-        }
-    }
-
-    /// The latest answer; `None` until the first.
-    pub(crate) fn latest(&mut self) -> Option<Answer> {
-        self.answers.borrow_and_update().clone()
-    }
-
-    /// Waits for another answer.
-    pub(crate) async fn changed(&mut self) {
-        if self.answers.changed().await.is_err() {
-            // The task only ends when nobody listens any more.
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// What `task` finds out, for as long as this lives.
-    pub(crate) fn task<F>(handle: &Handle, task: impl FnOnce(Out) -> F) -> Self
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let (sender, answers) = watch::channel(None);
-        let out = Out::new(sender, Arc::default());
-        let task = handle.spawn(task(out)).abort_handle();
-        let following = Following {
-            answers: answers.clone(),
-            task: Some(task),
-            place: None,
-        };
-        Self {
-            answers,
-            following: Arc::new(following),
-        }
-    }
 }
 
 impl Store {
@@ -358,47 +276,47 @@ impl Store {
         lock(&self.troubles).values().copied().collect()
     }
 
-    /// Follows something; those who follow the same share one watch.
-    pub(crate) fn follow(&self, query: Query) -> Followed {
+    /// Follows something; those who follow the same share one watch. The bell rings at each change.
+    pub(crate) fn follow(&self, query: Query, bell: &Bell) -> Followed {
         let mut followed = lock(&self.followed);
         let following = match followed.get(&query).and_then(Weak::upgrade) {
             Some(following) => following,
             None => {
                 let following = Arc::new(self.begin(query.clone()));
-                if following.place.is_some() {
+                if following.is_shared() {
                     followed.insert(query, Arc::downgrade(&following));
                 }
                 following
             }
         };
-        Followed {
-            answers: following.answers.clone(),
-            following,
-        }
+        drop(followed);
+        Followed::new(following, bell)
     }
 
     fn begin(&self, query: Query) -> Following {
-        let (sender, answers) = watch::channel(None);
+        let latest = Arc::<Latest>::default();
         if !is_sound(query.path()) {
-            sender.send_replace(Some(Answer::Missing));
-            return Following {
-                answers,
-                task: None,
-                place: None,
-            };
+            latest.set(Answer::Missing);
+            return Following::new(latest, None, None);
         }
         let place = (self.followed.clone(), query.clone());
-        let out = Out::new(sender, self.troubles.clone());
+        let out = Out::new(latest.clone(), self.troubles.clone());
         let task = match &self.kind {
             Kind::ZooKeeper(zookeeper) => self.handle.spawn(zookeeper.clone().follow(query, out)),
-            Kind::Etcd(etcd) => self.handle.spawn(etcd.clone().follow(query, out)),
+            Kind::Etcd(etcd) => match etcd.listen(query, out) {
+                Ok(listener) => {
+                    return Following::new(latest, Some(Work::Tree(listener)), Some(place));
+                }
+                Err((query, out)) => {
+                    let etcd = etcd.clone();
+                    let alone = async move { etcd.follow(&query, &out).await };
+                    self.handle.spawn(alone)
+                }
+            },
             Kind::Saved(saved) => self.handle.spawn(saved.clone().follow(query, out)),
         };
-        Following {
-            answers,
-            task: Some(task.abort_handle()),
-            place: Some(place),
-        }
+        let task = Task(task.abort_handle());
+        Following::new(latest, Some(Work::Task(task)), Some(place))
     }
 
     /// Reads everything below `root` as one until dropped, where that costs less than to follow

@@ -1,5 +1,5 @@
-//! What many services in a registry cost: time to the first complete snapshot, memory, and CPU
-//! time of one update.
+//! What many services in a registry cost: time to the first complete snapshot, memory, CPU time of
+//! one update, and for how long at most they held up the threads of the control side.
 //!
 //! ZooKeeper and etcd are started here, from Debian's packages, and filled with services of the
 //! `dubbo` layout.
@@ -17,7 +17,7 @@ use crate::process::{Folder, Process, cpu_nanos, free_address, rss_kib, start};
 
 /// Writes at the same time while a registry is filled.
 const WRITES: usize = 256;
-/// Providers added, one by one, to measure an update.
+/// Providers added and removed again, one by one, to measure an update.
 const UPDATES: usize = 500;
 /// How long the first snapshot may take.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -54,6 +54,14 @@ impl Writer {
         Ok(())
     }
 
+    async fn remove(&self, path: &str) -> anyhow::Result<()> {
+        match self {
+            Self::ZooKeeper(client) => client.delete(path, None).await?,
+            Self::Etcd(client) => drop(client.as_ref().clone().delete(path, None).await?),
+        }
+        Ok(())
+    }
+
     async fn folder(&self, path: &str) -> anyhow::Result<()> {
         match self {
             Self::ZooKeeper(client) => {
@@ -71,14 +79,19 @@ fn service(number: usize) -> String {
     format!("com.acme.shop.service{number:05}.OrderFacade")
 }
 
+/// A URL as Dubbo 3 for Java writes it; each process has its own id and time.
 fn provider(service: &str, number: usize) -> String {
     let url = format!(
-        "dubbo%3A%2F%2F10.{}.{}.{}%3A20880%2F{service}%3Fanyhost%3Dtrue%26application%3Dshop%26deprecated%3Dfalse\
-         %26dubbo%3D2.0.2%26dynamic%3Dtrue%26generic%3Dfalse%26interface%3D{service}%26methods%3Dcreate%2Cfind\
-         %26release%3D3.3.0%26side%3Dprovider%26timestamp%3D1700000000000%26version%3D1.0.0",
+        "dubbo%3A%2F%2F10.{}.{}.{}%3A20880%2F{service}%3Fanyhost%3Dtrue%26application%3Dshop\
+         %26background%3Dfalse%26deprecated%3Dfalse%26dubbo%3D2.0.2%26dynamic%3Dtrue%26generic%3Dfalse\
+         %26interface%3D{service}%26methods%3Dcreate%2Cfind%2Clist%2Cpay%2Ccancel%26pid%3D{}\
+         %26release%3D3.2.16%26retries%3D0%26revision%3D1.0.0%26service-name-mapping%3Dtrue\
+         %26side%3Dprovider%26threads%3D200%26timeout%3D3000%26timestamp%3D{}%26version%3D1.0.0%26weight%3D100",
         number / 65_536,
         number / 256 % 256,
-        number % 256
+        number % 256,
+        1000 + number % 30_000,
+        1_700_000_000_000_u64 + 977 * number as u64,
     );
     format!("/dubbo/{service}/providers/{url}")
 }
@@ -89,9 +102,9 @@ fn provider(service: &str, number: usize) -> String {
 /// If a server is missing (the message says how to install it), or does not take the load.
 pub async fn run(scale: &Scale) -> anyhow::Result<()> {
     println!(
-        "| registry | services x providers | seconds to the first snapshot | CPU s | RSS MiB | CPU us per update |"
+        "| registry | services x providers | seconds to the first snapshot | CPU s | RSS MiB | CPU us per update | control held up, ms | registries held up, ms |"
     );
-    println!("|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|");
     for store in ["zookeeper", "etcd"] {
         let folder = Folder::new("registries")?;
         let address = free_address()?;
@@ -160,22 +173,28 @@ async fn measure(
     let began = Instant::now();
     for number in 0..UPDATES {
         let service = service(number % services);
-        let offset = 100_000 * services + number;
-        writer.put(&provider(&service, offset)).await?;
+        let path = provider(&service, 100_000 * services + number);
+        writer.put(&path).await?;
+        tokio::time::sleep(Duration::from_millis(4)).await;
+        writer.remove(&path).await?;
         tokio::time::sleep(Duration::from_millis(4)).await;
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
     let idle = per_second as f64 * began.elapsed().as_secs_f64();
-    let update = (cpu_nanos(pid)?.saturating_sub(before) as f64 - idle) / 1000.0 / UPDATES as f64;
+    let update = (cpu_nanos(pid)?.saturating_sub(before) as f64 - idle) / 1000.0;
+    let update = update / (2 * UPDATES) as f64;
+    let [control, registries] = ["control", "registries"].map(|thread| held_up(admin, thread));
     if followed(admin)?.0 != services {
         bail!("services were lost meanwhile");
     }
     println!(
-        "| {store} | {services} x {} | {:.1} | {:.2} | {:.1} | {update:.0} |",
+        "| {store} | {services} x {} | {:.1} | {:.2} | {:.1} | {update:.0} | {:.0} | {:.0} |",
         scale.providers,
         took.as_secs_f64(),
         cpu as f64 / 1e9,
         rss as f64 / 1024.0,
+        control?,
+        registries?,
     );
     Ok(())
 }
@@ -212,17 +231,29 @@ fn start_finback(
 
 /// Services that are followed, and those of them without a first answer.
 fn followed(admin: SocketAddr) -> anyhow::Result<(usize, usize)> {
-    let mut stream = TcpStream::connect(admin)?;
-    stream.write_all(b"GET /registries HTTP/1.1\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (_, body) = answer.split_once("\r\n\r\n").context("no body")?;
-    let body: serde_json::Value = serde_json::from_str(body)?;
+    let body: serde_json::Value = serde_json::from_str(&page(admin, "/registries")?)?;
     let number = |key: &str| body[0][key].as_u64().map(|number| number as usize);
     Ok((
         number("services").context("no services")?,
         number("waiting").context("no waiting")?,
     ))
+}
+
+/// For how many milliseconds at most a thread of the control side was held up lately.
+fn held_up(admin: SocketAddr, thread: &str) -> anyhow::Result<f64> {
+    let metrics = page(admin, "/metrics")?;
+    let name = format!("finback_control_longest_turn_seconds{{thread=\"{thread}\"}} ");
+    let value = metrics.lines().find_map(|line| line.strip_prefix(&name));
+    Ok(value.context("no such metric")?.parse::<f64>()? * 1000.0)
+}
+
+fn page(admin: SocketAddr, path: &str) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect(admin)?;
+    write!(stream, "GET {path} HTTP/1.1\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (_, body) = answer.split_once("\r\n\r\n").context("no body")?;
+    Ok(body.to_owned())
 }
 
 fn start_zookeeper(folder: &Path, address: SocketAddr) -> anyhow::Result<Process> {

@@ -112,7 +112,7 @@ fn of_registry(kind: &str, address: &str, more: &str) -> Finback {
         r#"
 workers: 1
 registries: {{ away: {{ {kind}: "{address}" }} }}
-listeners: [ {{ name: rpc, address: "127.0.0.1:0", protocol: bolt, routes: all }} ]
+listeners: [ {{ name: rpc, address: "127.0.0.1:0", routes: all }} ]
 routes: {{ all: [ {{ match: {{ service: other }}, to: {{ cluster: other }} }}, {{ to: {{ registry: away }} }} ] }}
 clusters: {{ other: {{ discover: {{ registry: away, layout: native, service: other }} }} }}
 {more}
@@ -144,7 +144,7 @@ fn it_is_ready_when_its_registry_has_answered_and_says_at_once_what_keeps_it() {
             });
         assert!(begun.elapsed() < Duration::from_secs(5));
         // Whoever calls meanwhile learns who did not answer.
-        let mut client = Client::connect(&finback.local("rpc"), Speech::Bolt);
+        let mut client = Client::connect(&finback.local("rpc"), Speech::Dubbo);
         let answer = client.call(&Call::new("com.acme.PayService", "pay").within(1000));
         assert!(!answer.success);
         let said = format!("{answer:?}");

@@ -10,7 +10,7 @@ use crate::offer::{Offer, Provider};
 use crate::store::Entries;
 
 fn place(path: &str) -> Place {
-    Place::of("r", &Query::Entries(path.to_owned()))
+    Place::of("r", &Query::Entries(path.into()))
 }
 
 fn answer(value: u16) -> Answer {
@@ -102,7 +102,7 @@ fn what_was_saved_last_is_loaded_and_damage_is_ignored() {
     }
     assert!(within(|| disk.load(&place("/a/../b")) == Some(answer(3))));
     assert_eq!(disk.load(&place("/a____b")), None);
-    let value = Place::of("r", &Query::Value("/c".to_owned()));
+    let value = Place::of("r", &Query::Value("/c".into()));
     disk.save(value.clone(), Answer::Value("x".into()));
     assert!(within(
         || disk.load(&value) == Some(Answer::Value("x".into()))

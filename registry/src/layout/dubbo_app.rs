@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::dubbo::{described, keep_path};
 use super::{Draft, Drafts, Layout, Roots};
 use crate::metadata::{Instances, Metadata};
-use crate::store::{Answer, Followed, Query, Store};
+use crate::store::{Answer, Bell, Followed, Query, Store};
 
 /// Applications of one service, at most: a mapping that names more is damaged.
 const MAX_APPLICATIONS: usize = 1000;
@@ -38,6 +38,7 @@ struct Source {
     roots: Roots,
     metadata: Metadata,
     service: String,
+    bell: Bell,
 }
 
 struct Application {
@@ -59,14 +60,17 @@ impl Applications {
         roots: &Roots,
         metadata: &Metadata,
         service: &str,
+        bell: &Bell,
     ) -> Self {
+        let mapping = Query::Value(format!("{}/mapping/{service}", roots.dubbo).into());
         Self {
-            mapping: store.follow(Query::Value(format!("{}/mapping/{service}", roots.dubbo))),
+            mapping: store.follow(mapping, bell),
             source: Source {
                 store: store.clone(),
                 roots: roots.clone(),
                 metadata: metadata.clone(),
                 service: service.to_owned(),
+                bell: bell.clone(),
             },
             applications: BTreeMap::new(),
         }
@@ -84,6 +88,15 @@ impl Applications {
                     .map(|own| &mut own.metadata),
             );
         }
+    }
+
+    /// Whether there is anything new to read.
+    pub(super) fn has_changed(&self) -> bool {
+        let has_changed = |own: &Application| {
+            let mut revisions = own.revisions.values();
+            own.instances.has_changed() || revisions.any(|own| own.metadata.has_changed())
+        };
+        self.mapping.has_changed() || self.applications.values().any(has_changed)
     }
 
     /// The providers, if all that leads to them is known.
@@ -109,7 +122,7 @@ impl Applications {
                 self.applications
                     .entry(name.to_owned())
                     .or_insert_with(|| Application {
-                        instances: self.source.store.follow(Query::Entries(path)),
+                        instances: self.source.follow(Query::Entries(path.into())),
                         revisions: BTreeMap::new(),
                     });
             complete &= application.add(name, &self.source, &mut drafts);
@@ -132,7 +145,7 @@ impl Application {
         self.revisions
             .retain(|revision, _| places.contains_key(&**revision));
         for (revision, instances) in places {
-            source.follow(&mut self.revisions, name, revision, instances);
+            source.find(&mut self.revisions, name, revision, instances);
         }
         let mut complete = true;
         for (name_of_revision, revision) in &mut self.revisions {
@@ -174,8 +187,12 @@ fn places(instances: &[Instance]) -> BTreeMap<&str, Instances> {
 }
 
 impl Source {
+    fn follow(&self, query: Query) -> Followed {
+        self.store.follow(query, &self.bell)
+    }
+
     /// Follows a revision, and tells who can be asked for it now.
-    fn follow(
+    fn find(
         &self,
         revisions: &mut BTreeMap<String, Revision>,
         application: &str,
@@ -207,14 +224,16 @@ impl Source {
         if instances.is_empty() {
             let path = format!("{}/metadata/{application}/{name}", self.roots.dubbo);
             return Revision {
-                metadata: self.store.follow(Query::Value(path)),
+                metadata: self.follow(Query::Value(path.into())),
                 instances: None,
             };
         }
         let (sender, instances) = watch::channel(instances);
         let handle = self.store.handle();
         Revision {
-            metadata: self.metadata.follow(handle, application, name, instances),
+            metadata: self
+                .metadata
+                .follow(handle, &self.bell, application, name, instances),
             instances: Some(sender),
         }
     }

@@ -3,13 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use futures_util::future::{Either, select, select_all};
-
 use super::draft::{Cached, Drafts};
 use super::rules::{Centre, NodeReader, Rules};
 use super::{Layout, Roots, dubbo, dubbo_app};
 use crate::metadata::Metadata;
-use crate::store::{Followed, Query, Store};
+use crate::store::{Bell, Followed, Query, Store, changed};
 
 /// The places that are followed, and what was made of them.
 pub(super) struct DubboParts {
@@ -34,16 +32,21 @@ impl DubboParts {
         centre: &Arc<Centre>,
         layout: Layout,
         service: &str,
+        bell: &Bell,
     ) -> Self {
-        let folder = |category| store.follow(Query::Names(dubbo::folder(roots, service, category)));
+        let folder = |category| {
+            let path = dubbo::folder(roots, service, category);
+            store.follow(Query::Names(path.into()), bell)
+        };
+        let documents = Query::Entries(format!("{}/config/dubbo", roots.dubbo).into());
         Self {
             providers: (layout == Layout::Dubbo).then(|| folder("providers")),
             cached: Cached::default(),
             nodes: ["configurators", "routers"].map(folder),
             node_reader: NodeReader::default(),
-            documents: store.follow(Query::Entries(format!("{}/config/dubbo", roots.dubbo))),
+            documents: store.follow(documents, bell),
             centre: centre.clone(),
-            applications: dubbo_app::Applications::begin(store, roots, metadata, service),
+            applications: dubbo_app::Applications::begin(store, roots, metadata, service, bell),
             rules: None,
         }
     }
@@ -88,33 +91,21 @@ impl DubboParts {
     }
 
     /// Waits until something may have changed for this service.
-    pub(super) async fn changed(&mut self) {
-        let Self {
-            providers,
-            nodes,
-            documents,
-            centre,
-            applications,
-            rules,
-            ..
-        } = self;
-        let mut own: Vec<&mut Followed> = Vec::new();
-        own.extend(providers);
-        own.extend(nodes);
-        applications.followed(&mut own);
-        let mut own = select_all(own.into_iter().map(|each| Box::pin(each.changed())));
+    pub(super) async fn changed(&mut self, bell: &Bell) {
         loop {
-            {
-                let shared = std::pin::pin!(documents.changed());
-                match select(own, shared).await {
-                    Either::Left(_) => return,
-                    Either::Right(((), rest)) => own = rest,
-                }
+            let is_own = || {
+                let mut own = self.providers.iter().chain(&self.nodes);
+                own.any(Followed::has_changed) || self.applications.has_changed()
+            };
+            changed(bell, || is_own() || self.documents.has_changed()).await;
+            if is_own() {
+                return;
             }
             // Most documents are of other services.
-            let now = documents.latest().map(|answer| centre.read(&answer));
+            let now = self.documents.latest();
+            let now = now.map(|answer| self.centre.read(&answer));
             let is_same = |rules: &Rules| now.is_some_and(|now| rules.is_current(&now));
-            if !rules.as_ref().is_some_and(is_same) {
+            if !self.rules.as_ref().is_some_and(is_same) {
                 return;
             }
         }

@@ -4,13 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures_util::future::select_all;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::draft::{Cached, Read};
 use super::{DETAILS, Draft, Drafts, Layout, ORIGIN, Roots, provider, service_in};
-use crate::store::{Answer, Followed, Query, Store};
+use crate::store::{Answer, Bell, Followed, Query, Store, changed};
 
 /// Where the instances of a service are.
 pub(super) fn instances(roots: &Roots, service: &str) -> String {
@@ -23,6 +22,7 @@ pub(super) struct Spellings {
     store: Arc<Store>,
     roots: Roots,
     service: String,
+    bell: Bell,
     /// The names of all services.
     directory: Followed,
     /// The instances under each spelling, the one asked for among them whether it is there or not.
@@ -30,13 +30,15 @@ pub(super) struct Spellings {
 }
 
 impl Spellings {
-    pub(super) fn begin(store: &Arc<Store>, roots: &Roots, service: &str) -> Self {
-        let exact = store.follow(Query::Entries(instances(roots, service)));
+    pub(super) fn begin(store: &Arc<Store>, roots: &Roots, service: &str, bell: &Bell) -> Self {
+        let exact = store.follow(Query::Entries(instances(roots, service).into()), bell);
+        let all = Query::Folders(roots.services.as_str().into());
         Self {
             store: store.clone(),
             roots: roots.clone(),
             service: service.to_owned(),
-            directory: store.follow(Query::Folders(roots.services.clone())),
+            bell: bell.clone(),
+            directory: store.follow(all, bell),
             instances: [(service.to_owned(), (exact, Cached::default()))].into(),
         }
     }
@@ -45,6 +47,7 @@ impl Spellings {
     pub(super) fn latest(&mut self) -> Option<Drafts> {
         let directory = self.directory.latest();
         let (roots, store, wanted) = (&self.roots, &self.store, &self.service);
+        let bell = &self.bell;
         if let Some(Answer::Entries(names)) = &directory {
             let names = names
                 .keys()
@@ -55,8 +58,8 @@ impl Spellings {
             self.instances
                 .retain(|name, _| name == wanted || spelt.contains(name));
             for name in spelt {
-                let query = Query::Entries(instances(roots, &name));
-                let follow = || (store.follow(query), Cached::default());
+                let query = Query::Entries(instances(roots, &name).into());
+                let follow = || (store.follow(query, bell), Cached::default());
                 self.instances.entry(name).or_insert_with(follow);
             }
         }
@@ -85,11 +88,11 @@ impl Spellings {
 
     /// Waits until something may have changed.
     pub(super) async fn changed(&mut self) {
-        let instances = self.instances.values_mut();
-        let all = instances
-            .map(|(followed, _)| followed)
-            .chain([&mut self.directory]);
-        select_all(all.map(|each| Box::pin(each.changed()))).await;
+        let has_changed = || {
+            let mut instances = self.instances.values();
+            self.directory.has_changed() || instances.any(|(own, _)| own.has_changed())
+        };
+        changed(&self.bell, has_changed).await;
     }
 }
 

@@ -57,7 +57,7 @@ fn world(kinds: &[Kind]) -> World {
     let (sender, receiver) = watch::channel(instances(&ports));
     let metadata = Metadata(service.clone());
     World {
-        followed: metadata.follow(&Handle::current(), "app", "r1", receiver),
+        followed: metadata.follow(&Handle::current(), &Bell::default(), "app", "r1", receiver),
         instances: sender,
         service,
     }

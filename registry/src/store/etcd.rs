@@ -24,6 +24,7 @@ use self::stream::{Command, Watching};
 use self::tree::Trees;
 
 pub(crate) use self::tree::Gathering;
+pub(super) use self::tree::Listener;
 use super::pause::Pause;
 use super::{Answer, Entries, Out, Query, Reporter, TlsConfig, bounded};
 
@@ -95,22 +96,19 @@ impl Etcd {
             .clone()
     }
 
-    pub(super) async fn follow(mut self, query: Query, out: Out) {
-        let out = Arc::new(out);
-        if let Some(tree) = self.tree(&query) {
-            tree.follow(&query, &out).await;
-        }
+    /// Follows something alone.
+    pub(super) async fn follow(mut self, query: &Query, out: &Out) {
         let mut pause = Pause::default();
         while let Some(connection) = self.connection().await {
             let mut listed = false;
-            let ended = Box::pin(connection.follow(&query, &out, &mut listed)).await;
+            let ended = Box::pin(connection.follow(query, out, &mut listed)).await;
             if listed {
                 // It works: whatever ended it, the next try is a first one.
                 pause = Pause::default();
             }
             if let Err(error) = ended {
                 if is_denied(&error) {
-                    out.refuse(&query);
+                    out.refuse(query);
                 } else {
                     out.fail();
                 }

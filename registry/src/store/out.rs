@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use finback_core::log_limit::LogLimit;
 use finback_core::text::Escaped;
-use tokio::sync::watch;
 
+use super::followed::Latest;
 use super::{Answer, Entries, Query};
 use crate::lock;
 
@@ -28,7 +28,7 @@ pub(crate) struct Trouble {
 
 /// Where the answers of one query go.
 pub(crate) struct Out {
-    answers: watch::Sender<Option<Answer>>,
+    latest: Arc<Latest>,
     troubles: Troubles,
     number: u64,
     is_troubled: AtomicBool,
@@ -41,10 +41,10 @@ impl Drop for Out {
 }
 
 impl Out {
-    pub(super) fn new(answers: watch::Sender<Option<Answer>>, troubles: Troubles) -> Self {
+    pub(super) fn new(latest: Arc<Latest>, troubles: Troubles) -> Self {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         Self {
-            answers,
+            latest,
             troubles,
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             is_troubled: AtomicBool::new(false),
@@ -53,13 +53,7 @@ impl Out {
 
     pub(crate) fn publish(&self, answer: Answer) {
         self.settle();
-        self.answers.send_if_modified(|last| {
-            let differs = last.as_ref() != Some(&answer);
-            if differs {
-                *last = Some(answer);
-            }
-            differs
-        });
+        self.latest.set(answer);
     }
 
     /// The servers do not let us read it: whoever never could is told so, and whoever could keeps
@@ -83,15 +77,16 @@ impl Out {
 
     /// What was answered last, if that was a list.
     pub(super) fn entries(&self) -> Arc<Entries> {
-        match &*self.answers.borrow() {
+        self.latest.with(|answer| match answer {
             Some(Answer::Entries(entries)) => entries.clone(),
             _ => Arc::default(),
-        }
+        })
     }
 
     /// Whether there was an answer.
     fn knows(&self) -> bool {
-        !matches!(&*self.answers.borrow(), None | Some(Answer::Refused))
+        let is_answer = |answer: Option<&Answer>| !matches!(answer, None | Some(Answer::Refused));
+        self.latest.with(is_answer)
     }
 
     fn trouble(&self, refused: bool) {
@@ -127,10 +122,10 @@ mod tests {
     use super::*;
     use bytes::Bytes;
 
-    fn out() -> (Out, watch::Receiver<Option<Answer>>, Troubles) {
-        let (sender, answers) = watch::channel(None);
+    fn out() -> (Out, Arc<Latest>, Troubles) {
+        let latest = Arc::<Latest>::default();
         let troubles = Troubles::default();
-        (Out::new(sender, troubles.clone()), answers, troubles)
+        (Out::new(latest.clone(), troubles.clone()), latest, troubles)
     }
 
     #[test]
@@ -141,8 +136,8 @@ mod tests {
         out.fail();
         assert!(!lock(&troubles)[&out.number].refused);
         let since = lock(&troubles)[&out.number].since;
-        out.refuse(&Query::Value("a".to_owned()));
-        assert_eq!(*answers.borrow(), Some(answer.clone()));
+        out.refuse(&Query::Value("a".into()));
+        assert_eq!(answers.with(|own| own.cloned()), Some(answer.clone()));
         assert!(lock(&troubles)[&out.number].refused);
         assert_eq!(lock(&troubles)[&out.number].since, since);
         // The same answer again ends the trouble.
@@ -157,10 +152,10 @@ mod tests {
     fn who_never_could_read_is_told_so_and_is_no_trouble() {
         let (out, answers, troubles) = out();
         out.fail();
-        assert_eq!(*answers.borrow(), None);
-        out.refuse(&Query::Value("a".to_owned()));
-        out.refuse(&Query::Value("a".to_owned()));
-        assert_eq!(*answers.borrow(), Some(Answer::Refused));
+        assert_eq!(answers.with(|own| own.cloned()), None);
+        out.refuse(&Query::Value("a".into()));
+        out.refuse(&Query::Value("a".into()));
+        assert_eq!(answers.with(|own| own.cloned()), Some(Answer::Refused));
         assert!(lock(&troubles).is_empty());
     }
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use finback_core::text::Escaped;
+use futures_util::FutureExt;
 use futures_util::stream::{self, StreamExt};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use zookeeper_client::{
     Acls, Client, CreateMode, CreateOptions, Error, OneshotWatcher, SaslOptions, SessionState,
@@ -23,6 +24,8 @@ use crate::layout::application::Content;
 
 /// Values read at the same time.
 const READS: usize = 64;
+/// Places looked at at the same time: after a start or a new session, there may be tens of thousands.
+const TURNS: usize = 256;
 /// How long another has to take over what we leave.
 const PARTING: Duration = Duration::from_millis(200);
 /// A value that we may not read any more is tried again after this: nothing tells when we may.
@@ -60,7 +63,9 @@ impl ZooKeeperConfig {
 /// A connection to ZooKeeper that outlives its sessions.
 #[derive(Clone)]
 pub(super) struct ZooKeeper {
-    client: watch::Receiver<Option<Client>>,
+    /// Shared by all followers: a client is large.
+    client: watch::Receiver<Option<Arc<Client>>>,
+    turns: Arc<Semaphore>,
 }
 
 impl ZooKeeper {
@@ -78,26 +83,31 @@ impl ZooKeeper {
                 () = owner.closed() => {}
             }
         });
-        Self { client }
+        Self {
+            client,
+            turns: Arc::new(Semaphore::new(TURNS)),
+        }
     }
 
     /// The client of the session now; waits for one. `None` when the store has ended.
-    async fn client(&mut self) -> Option<Client> {
+    async fn client(&mut self) -> Option<Arc<Client>> {
         self.client.wait_for(Option::is_some).await.ok()?.clone()
     }
 
     pub(super) async fn follow(mut self, query: Query, out: Out) {
         let mut pause = Pause::default();
-        while let Some(client) = self.client().await {
+        // Boxed each, so that a task is no larger than what it does: there may be tens of thousands.
+        while let Some(client) = Box::pin(self.client()).await {
             let ended = match &query {
-                // Boxed each, so that a task is no larger than what it does.
                 Query::Names(path) | Query::Folders(path) => {
-                    Box::pin(names(&client, path, &out, &mut pause)).await
+                    Box::pin(names(&client, &self.turns, path, &out, &mut pause)).await
                 }
-                Query::Entries(path) => {
-                    Box::pin(entries(&client, path, &query, &out, &mut pause)).await
+                Query::Entries(_) => {
+                    Box::pin(entries(&client, &self.turns, &query, &out, &mut pause)).await
                 }
-                Query::Value(path) => Box::pin(value(&client, path, &out, &mut pause)).await,
+                Query::Value(path) => {
+                    Box::pin(value(&client, &self.turns, path, &out, &mut pause)).await
+                }
             };
             let Err(error) = ended;
             match error {
@@ -110,7 +120,7 @@ impl ZooKeeper {
                 _ => out.fail(),
             }
             tracing::debug!(?query, %error, "cannot follow; trying again");
-            pause.wait().await;
+            Box::pin(pause.wait()).await;
         }
     }
 
@@ -219,8 +229,13 @@ async fn leave(client: &Client, path: &str) -> Result<(), Error> {
     tokio::time::timeout(PARTING, taken).await.unwrap_or(Ok(()))
 }
 
-/// The children of a node, or `None` without one; and what tells of the next change.
+/// The children of a node, or `None` without one; and what tells of the next change. Boxed, as
+/// requests are short and large, and a follower should be small.
 async fn list(client: &Client, path: &str) -> Result<(Option<Vec<String>>, OneshotWatcher), Error> {
+    Box::pin(look(client, path)).await
+}
+
+async fn look(client: &Client, path: &str) -> Result<(Option<Vec<String>>, OneshotWatcher), Error> {
     loop {
         match client.list_and_watch_children(path).await {
             Ok((children, watcher)) => return Ok((Some(children), watcher)),
@@ -236,22 +251,25 @@ async fn list(client: &Client, path: &str) -> Result<(Option<Vec<String>>, Onesh
 }
 
 /// Waits for the next change; an error if the session is over.
-async fn changed(watcher: OneshotWatcher) -> Result<(), Error> {
-    match watcher.changed().await.session_state {
+fn changed(watcher: OneshotWatcher) -> impl Future<Output = Result<(), Error>> + Send {
+    watcher.changed().map(|event| match event.session_state {
         SessionState::Expired => Err(Error::SessionExpired),
         SessionState::Closed | SessionState::AuthFailed => Err(Error::ClientClosed),
         _ => Ok(()),
-    }
+    })
 }
 
 async fn names(
     client: &Client,
+    turns: &Semaphore,
     path: &str,
     out: &Out,
     pause: &mut Pause,
 ) -> Result<Infallible, Error> {
     loop {
+        let turn = turns.acquire().await;
         let (children, watcher) = list(client, path).await?;
+        drop(turn);
         *pause = Pause::default();
         out.publish(match children {
             None => Answer::Missing,
@@ -266,11 +284,12 @@ async fn names(
 
 async fn entries(
     client: &Client,
-    path: &str,
+    turns: &Semaphore,
     query: &Query,
     out: &Out,
     pause: &mut Pause,
 ) -> Result<Infallible, Error> {
+    let path = query.path();
     let mut read = Values {
         client,
         path,
@@ -280,7 +299,9 @@ async fn entries(
         watches: JoinSet::new(),
     };
     loop {
+        let turn = turns.acquire().await;
         let (children, watcher) = list(client, path).await?;
+        drop(turn);
         *pause = Pause::default();
         let mut watcher = pin!(changed(watcher));
         let Some(children) = children else {
@@ -382,24 +403,32 @@ impl Values<'_> {
     }
 }
 
+/// The value of a node, and what tells of the next change.
+async fn get(client: &Client, path: &str) -> Result<(Answer, OneshotWatcher), Error> {
+    loop {
+        match client.get_and_watch_data(path).await {
+            Ok((value, _, watcher)) => return Ok((Answer::Value(bounded(path, value)), watcher)),
+            Err(Error::NoNode) => {}
+            Err(error) => return Err(error),
+        }
+        let (stat, watcher) = client.check_and_watch_stat(path).await?;
+        if stat.is_none() {
+            return Ok((Answer::Missing, watcher));
+        }
+    }
+}
+
 async fn value(
     client: &Client,
+    turns: &Semaphore,
     path: &str,
     out: &Out,
     pause: &mut Pause,
 ) -> Result<Infallible, Error> {
     loop {
-        let (answer, watcher) = match client.get_and_watch_data(path).await {
-            Ok((value, _, watcher)) => (Answer::Value(bounded(path, value)), watcher),
-            Err(Error::NoNode) => {
-                let (stat, watcher) = client.check_and_watch_stat(path).await?;
-                if stat.is_some() {
-                    continue;
-                }
-                (Answer::Missing, watcher)
-            }
-            Err(error) => return Err(error),
-        };
+        let turn = turns.acquire().await;
+        let (answer, watcher) = Box::pin(get(client, path)).await?;
+        drop(turn);
         *pause = Pause::default();
         out.publish(answer);
         changed(watcher).await?;
@@ -480,7 +509,7 @@ async fn replace(
 async fn keep_connected(
     config: &ZooKeeperConfig,
     servers: &[String],
-    owner: &watch::Sender<Option<Client>>,
+    owner: &watch::Sender<Option<Arc<Client>>>,
     reporter: &Reporter,
 ) {
     let mut pause = Pause::default();
@@ -489,7 +518,7 @@ async fn keep_connected(
             Ok(client) => {
                 pause = Pause::default();
                 let mut states = client.state_watcher();
-                owner.send_replace(Some(client));
+                owner.send_replace(Some(Arc::new(client)));
                 reporter.connected();
                 let why = loop {
                     match states.changed().await {

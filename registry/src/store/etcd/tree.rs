@@ -2,13 +2,11 @@
 //! a place each would cost a request and a watch each.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use bytes::Bytes;
 use etcd_client::Error;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::connect::is_denied;
@@ -29,13 +27,13 @@ pub(super) struct Tree {
     /// With its last slash.
     prefix: String,
     state: Mutex<State>,
-    /// It is not kept up to date, or never was: places are to be followed one by one.
-    ended: watch::Sender<bool>,
 }
 
 #[derive(Default)]
 struct State {
     listed: bool,
+    /// It is not kept up to date any more: places are to be followed one by one.
+    ended: bool,
     /// What is in each folder, by its path below the prefix.
     folders: BTreeMap<Box<str>, Arc<Entries>>,
     /// Those who follow a place, by its path below the prefix.
@@ -43,9 +41,44 @@ struct State {
 }
 
 struct Follower {
-    number: u64,
     wish: Wish,
-    out: Arc<Out>,
+    query: Query,
+    out: Out,
+    /// Follows the place alone, since the tree is not kept up to date any more.
+    alone: OnceLock<AbortHandle>,
+}
+
+impl Follower {
+    fn new(query: Query, out: Out) -> Self {
+        let wish = match query {
+            Query::Names(_) | Query::Entries(_) => Wish::Below,
+            Query::Folders(_) => Wish::Folders,
+            Query::Value(_) => Wish::Value,
+        };
+        Self {
+            wish,
+            query,
+            out,
+            alone: OnceLock::new(),
+        }
+    }
+
+    /// Its place below a prefix.
+    fn place(&self, prefix: &str) -> Option<&str> {
+        below(self.query.path(), prefix)
+    }
+}
+
+/// A path below a prefix that ends with a slash; the prefix itself is "".
+fn below<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
+    let path = path.trim_end_matches('/');
+    match path.strip_prefix(prefix) {
+        Some(at) => Some(at),
+        None => prefix
+            .strip_suffix('/')
+            .filter(|root| *root == path)
+            .map(|_| ""),
+    }
 }
 
 /// What of a tree differs after a change.
@@ -69,6 +102,8 @@ enum Wish {
 
 /// Keeps a tree up to date until dropped.
 pub(crate) struct Gathering {
+    etcd: Etcd,
+    handle: Handle,
     tree: Arc<Tree>,
     task: AbortHandle,
 }
@@ -76,7 +111,22 @@ pub(crate) struct Gathering {
 impl Drop for Gathering {
     fn drop(&mut self) {
         self.task.abort();
-        self.tree.ended.send_replace(true);
+        self.tree.end(&self.etcd, &self.handle);
+    }
+}
+
+/// Follows a place of a tree, or alone if that is not kept up to date any more, until dropped.
+pub(in crate::store) struct Listener {
+    tree: Arc<Tree>,
+    follower: Arc<Follower>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.tree.forget(&self.follower);
+        if let Some(alone) = self.follower.alone.get() {
+            alone.abort();
+        }
     }
 }
 
@@ -87,37 +137,43 @@ impl Etcd {
         let tree = Arc::new(Tree {
             prefix: prefix.clone(),
             state: Mutex::default(),
-            ended: watch::Sender::new(false),
         });
         lock(&self.trees).insert(prefix, Arc::downgrade(&tree));
-        let task = handle.spawn(keep(self.clone(), tree.clone()));
+        let task = handle.spawn(keep(self.clone(), handle.clone(), tree.clone()));
         Gathering {
+            etcd: self.clone(),
+            handle: handle.clone(),
             tree,
             task: task.abort_handle(),
         }
     }
 
-    /// The tree that a place is in, if there is one.
-    pub(super) fn tree(&self, query: &Query) -> Option<Arc<Tree>> {
-        let place = format!("{}/", query.path().trim_end_matches('/'));
+    /// Follows a place as part of the tree that it is in, if there is one.
+    pub(in crate::store) fn listen(
+        &self,
+        query: Query,
+        out: Out,
+    ) -> Result<Listener, (Query, Out)> {
         let mut trees = lock(&self.trees);
         trees.retain(|_, tree| tree.strong_count() > 0);
         let tree = trees
             .iter()
-            .find(|(prefix, _)| place.starts_with(&**prefix));
-        let tree = tree.and_then(|(_, tree)| tree.upgrade());
-        tree.filter(|tree| !*tree.ended.borrow())
+            .find(|(prefix, _)| below(query.path(), prefix).is_some());
+        let Some(tree) = tree.and_then(|(_, tree)| tree.upgrade()) else {
+            return Err((query, out));
+        };
+        drop(trees);
+        tree.listen(query, out)
     }
 }
 
-async fn keep(mut etcd: Etcd, tree: Arc<Tree>) {
+async fn keep(mut etcd: Etcd, handle: Handle, tree: Arc<Tree>) {
     let mut pause = Pause::default();
     while let Some(connection) = etcd.connection().await {
         let mut listed = false;
         if let Err(error) = Box::pin(connection.keep(&tree, &mut listed)).await {
             if is_denied(&error) {
-                tree.ended.send_replace(true);
-                return;
+                return tree.end(&etcd, &handle);
             }
             tree.fail();
             tracing::debug!(prefix = tree.prefix, %error, "cannot follow; trying again");
@@ -150,44 +206,58 @@ impl Connection {
 }
 
 impl Tree {
-    /// Follows a place until the tree is no longer kept up to date.
-    pub(super) async fn follow(&self, query: &Query, out: &Arc<Out>) {
-        static NUMBERS: AtomicU64 = AtomicU64::new(0);
-        let place = format!("{}/", query.path().trim_end_matches('/'));
-        let Some(at) = place.strip_prefix(&self.prefix) else {
+    /// Follows a place of it, unless it is not kept up to date any more.
+    fn listen(self: Arc<Self>, query: Query, out: Out) -> Result<Listener, (Query, Out)> {
+        let mut state = lock(&self.state);
+        let at = below(query.path(), &self.prefix);
+        let (false, Some(at)) = (state.ended, at.map(Box::<str>::from)) else {
+            return Err((query, out));
+        };
+        let follower = Arc::new(Follower::new(query, out));
+        if state.listed {
+            let answer = state.answer(follower.wish, &at);
+            follower.out.publish(answer);
+        }
+        let own = state.followers.entry(at);
+        own.or_insert_with(|| Vec::with_capacity(1))
+            .push(follower.clone());
+        drop(state);
+        Ok(Listener {
+            tree: self,
+            follower,
+        })
+    }
+
+    fn forget(&self, follower: &Arc<Follower>) {
+        let mut state = lock(&self.state);
+        let at = follower.place(&self.prefix).unwrap_or_default();
+        let Some(own) = state.followers.get_mut(at) else {
             return;
         };
-        let at = at.trim_end_matches('/');
-        let follower = Arc::new(Follower {
-            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
-            wish: match query {
-                Query::Names(_) | Query::Entries(_) => Wish::Below,
-                Query::Folders(_) => Wish::Folders,
-                Query::Value(_) => Wish::Value,
-            },
-            out: out.clone(),
-        });
-        let _registered = Registered {
-            tree: self,
-            at,
-            number: follower.number,
-        };
-        {
-            let mut state = lock(&self.state);
-            if state.listed {
-                follower.out.publish(state.answer(follower.wish, at));
-            }
-            let followers = state.followers.entry(at.into()).or_default();
-            followers.push(follower);
+        own.retain(|other| !Arc::ptr_eq(other, follower));
+        if own.is_empty() {
+            state.followers.remove(at);
         }
-        let mut ended = self.ended.subscribe();
-        // The sender lives as long as the tree does.
-        let _ = ended.wait_for(|ended| *ended).await;
+    }
+
+    /// Is not kept up to date any more: whoever follows a place of it does so alone from now on.
+    fn end(&self, etcd: &Etcd, handle: &Handle) {
+        let mut state = lock(&self.state);
+        state.ended = true;
+        for follower in std::mem::take(&mut state.followers).into_values().flatten() {
+            let (etcd, own) = (etcd.clone(), Arc::downgrade(&follower));
+            let alone = async move {
+                let Some(own) = own.upgrade() else { return };
+                etcd.follow(&own.query, &own.out).await;
+            };
+            // Set once: nobody is among the followers of a tree that has ended.
+            let _ = follower.alone.set(handle.spawn(alone).abort_handle());
+        }
     }
 
     /// Puts a fresh list in place of what was known.
     async fn replace(&self, folders: HashMap<Box<str>, Entries>) {
-        let all: Vec<(Box<str>, Arc<Follower>)> = {
+        let all: Vec<Arc<Follower>> = {
             let mut state = lock(&self.state);
             let former = std::mem::take(&mut state.folders);
             let kept = folders.into_iter().map(|(folder, entries)| {
@@ -198,14 +268,13 @@ impl Tree {
             });
             state.folders = kept.collect();
             state.listed = true;
-            let all = state.followers.iter();
-            all.flat_map(|(at, own)| own.iter().map(|each| (at.clone(), each.clone())))
-                .collect()
+            state.followers.values().flatten().cloned().collect()
         };
         for some in all.chunks(AT_ONCE) {
             {
                 let state = lock(&self.state);
-                for (at, follower) in some {
+                for follower in some {
+                    let at = follower.place(&self.prefix).unwrap_or_default();
                     follower.out.publish(state.answer(follower.wish, at));
                 }
             }
@@ -234,7 +303,7 @@ impl Tree {
             while let Some(place) = at {
                 for follower in state.followers.get(place).into_iter().flatten() {
                     let concerns = *folders || !matches!(follower.wish, Wish::Folders);
-                    if concerns && told.insert(follower.number) {
+                    if concerns && told.insert(Arc::as_ptr(follower)) {
                         follower.out.publish(state.answer(follower.wish, place));
                     }
                 }
@@ -359,30 +428,11 @@ fn split(name: &str) -> (&str, &str) {
     name.rsplit_once('/').unwrap_or(("", name))
 }
 
-/// Takes a follower out when dropped.
-struct Registered<'a> {
-    tree: &'a Tree,
-    at: &'a str,
-    number: u64,
-}
-
-impl Drop for Registered<'_> {
-    fn drop(&mut self) {
-        let mut state = lock(&self.tree.state);
-        let Some(own) = state.followers.get_mut(self.at) else {
-            return;
-        };
-        own.retain(|follower| follower.number != self.number);
-        if own.is_empty() {
-            state.followers.remove(self.at);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::gathered::Gathered;
     use super::*;
+    use crate::store::followed::Latest;
     use proptest::prelude::*;
 
     const KEYS: [&str; 7] = ["a", "s/1", "s/2", "t/1", "t/u/1", "t/u/2", "tu/1"];
@@ -440,54 +490,33 @@ mod tests {
         }
     }
 
-    /// A follower of a place of a tree, and what it was told.
-    fn follower(
-        tree: &Tree,
-        number: u64,
-        (wish, at): (Wish, &str),
-    ) -> watch::Receiver<Option<Answer>> {
-        let (sender, answers) = watch::channel(None);
-        let follower = Follower {
-            number,
-            wish,
-            out: Arc::new(Out::new(sender, Arc::default())),
-        };
-        let mut state = lock(&tree.state);
-        state
-            .followers
-            .entry(at.into())
-            .or_default()
-            .push(Arc::new(follower));
-        answers
-    }
-
     #[tokio::test]
     async fn a_change_is_told_to_those_whom_it_concerns() {
-        let tree = Tree {
+        let tree = Arc::new(Tree {
             prefix: "/r/".to_owned(),
             state: Mutex::default(),
-            ended: watch::Sender::new(false),
-        };
-        let mut number = 0;
-        let mut followers = [
-            (Wish::Folders, ""),
-            (Wish::Below, "s"),
-            (Wish::Below, "t"),
-            (Wish::Value, "s/1"),
-            (Wish::Value, "s/2"),
-        ]
-        .map(|what| {
-            number += 1;
-            follower(&tree, number, what)
         });
+        let queries = [
+            Query::Folders("/r".into()),
+            Query::Entries("/r/s".into()),
+            Query::Names("/r/t/".into()),
+            Query::Value("/r/s/1".into()),
+            Query::Value("/r/s/2".into()),
+        ];
+        let followers = queries.map(|query| {
+            let latest = Arc::<Latest>::default();
+            let out = Out::new(latest.clone(), Arc::default());
+            let listener = tree.clone().listen(query, out);
+            (latest, listener.ok().expect("it has not ended"))
+        });
+        let mut seen = [0; 5];
         let folders = [("s".into(), Entries::from([("1".to_owned(), "x".into())]))];
         tree.replace(folders.into()).await;
         let mut heard = || {
-            followers.each_mut().map(|own| {
-                let changed = own.has_changed().unwrap_or(false);
-                own.mark_unchanged();
-                changed
-            })
+            let now = followers.each_ref().map(|(latest, _)| latest.version());
+            let heard = [0, 1, 2, 3, 4].map(|at| now[at] != seen[at]);
+            seen = now;
+            heard
         };
         assert_eq!(heard(), [true; 5]);
         let change = |key: &str, value: &str| Change {
@@ -507,5 +536,30 @@ mod tests {
         assert_eq!(heard(), [true, false, true, false, false]);
         tree.apply(vec![change("/r/t/u/1", "z")]);
         assert_eq!(heard(), [false; 5]);
+        assert_eq!(lock(&tree.state).followers.len(), 5);
+        drop(followers);
+        assert!(lock(&tree.state).followers.is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_follows_a_place_of_a_tree_that_has_ended_does_so_alone() {
+        let (_owner, connection) = tokio::sync::watch::channel(None);
+        let trees = Trees::default();
+        let etcd = Etcd { connection, trees };
+        let gathering = etcd.gather(&Handle::current(), "/r");
+        let listen = |path: &str| {
+            let out = Out::new(Arc::default(), Arc::default());
+            etcd.listen(Query::Names(path.into()), out).ok()
+        };
+        let listener = listen("/r/s").expect("it is in the tree");
+        assert!(listen("/rs").is_none() && listen("/").is_none());
+        assert!(listener.follower.alone.get().is_none());
+        drop(gathering);
+        let alone = listener.follower.alone.get().cloned();
+        let alone = alone.expect("nobody else tells");
+        assert!(listen("/r/s").is_none());
+        drop(listener);
+        tokio::task::yield_now().await;
+        assert!(alone.is_finished());
     }
 }
