@@ -230,7 +230,11 @@ clusters:
         expected.add("http", "abandoned", "", 3);
         let out = Command::new("h2load")
             .args(["-n", "400", "-c", "4", "-m", "5"])
-            .args(["-H", ":authority: web.test", &format!("http://{at}/status/200")])
+            .args([
+                "-H",
+                ":authority: web.test",
+                &format!("http://{at}/status/200"),
+            ])
             .output()
             .expect("h2load is missing: run `make peers`");
         let said = String::from_utf8_lossy(&out.stdout).into_owned();
