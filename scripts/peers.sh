@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need beyond the build: ZooKeeper, etcd, Mosquitto, a browser, Java, Maven and Node.js from Debian,
-# and the third-party frameworks from npm, PyPI, Maven Central and the Go proxy, all into target/peers. Looks
+# and the third-party frameworks from npm, PyPI, Maven Central and the Go proxy, Jaeger among them, all into target/peers. Looks
 # first, so that a second run takes no time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -116,5 +116,26 @@ if ! fresh go go; then
     (cd tests/peers/go && "$go" build -o "$out/go/h2spec" github.com/summerwind/h2spec/cmd/h2spec)
     (cd tests/peers/go && "$go" build -o "$out/go/grpcurl" github.com/fullstorydev/grpcurl/cmd/grpcurl)
     mv "$out/go.now" "$out/go.stamp"
+fi
+if ! fresh jaeger jaeger; then
+    echo "building Jaeger, which takes some minutes"
+    go=$(go_toolchain)
+    mkdir -p "$out/jaeger"
+    # What it is made of takes 3 GB, and nothing else here needs it.
+    made=$(mktemp -d)
+    (cd tests/peers/jaeger && GOPATH=$made/path GOCACHE=$made/cache nice "$go" build -trimpath -ldflags='-s -w' \
+        -o "$out/jaeger/jaeger" github.com/jaegertracing/jaeger/cmd/jaeger)
+    chmod -R u+w "$made"
+    rm -rf "$made"
+    mv "$out/jaeger.now" "$out/jaeger.stamp"
+fi
+# OpenTelemetry's agent for Java, as its users attach it.
+agent=opentelemetry-javaagent-2.33.1.jar
+if [ ! -e "$out/otel/$agent" ]; then
+    mkdir -p "$out/otel"
+    curl -fsSL -o "$out/otel/$agent.part" \
+        "https://repo1.maven.org/maven2/io/opentelemetry/javaagent/opentelemetry-javaagent/2.33.1/$agent"
+    echo "e43a270df53c6f423e0ab157be9c27ccc01d5dc3232e162fe54777573db2f149  $out/otel/$agent.part" | sha256sum -c --quiet
+    mv "$out/otel/$agent.part" "$out/otel/$agent"
 fi
 rm -f "$out"/*.now

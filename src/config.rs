@@ -22,6 +22,7 @@ use std::time::Duration;
 use crate::access_log::AccessLogConfig;
 use crate::log::LogConfig;
 use crate::tls::{self, ClientFiles, ServerFiles};
+use crate::traces::TracingSpec;
 use finback_core::driver::ListenerSpec;
 use finback_core::mesh::RoutingSpec;
 use finback_registry::{Bridge, Registration, RegistryConfig};
@@ -68,6 +69,8 @@ pub struct Config {
     pub places: Places,
     /// The same as `warnings`, until it is known which file it is.
     pub(crate) found: Vec<Wrong>,
+    /// Whether, and how, calls are traced.
+    pub tracing: Option<TracingSpec>,
     /// The files of all TLS, in the order of what they belong to.
     pub(crate) files: TlsFiles,
 }
@@ -146,6 +149,14 @@ impl Config {
                     server_name: None,
                 };
                 let _ = files.config().map_err(|error| wrong(*place, error));
+            }
+        }
+        if let Some(tracing) = &self.tracing {
+            if let Some(Placed { value, place }) = &tracing.tls {
+                let _ = value.config().map_err(|error| wrong(*place, error));
+            }
+            for (_, Placed { value, place }) in &tracing.headers {
+                let _ = value.read().map_err(|error| wrong(*place, error));
             }
         }
         for Placed { value, place } in &self.files.credentials {

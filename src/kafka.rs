@@ -16,7 +16,20 @@ use tokio::sync::oneshot;
 /// The longest body of a request; brokers take no more unless they are told to.
 const MAX_BODY: usize = 1024 * 1024;
 /// Headers of HTTP that go along, besides those that are asked for as a key.
-const KEPT: [&str; 3] = ["content-type", "traceparent", "tracestate"];
+const KEPT: [&str; 12] = [
+    "content-type",
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "uber-trace-id",
+    "b3",
+    "x-b3-traceid",
+    "x-b3-spanid",
+    "x-b3-parentspanid",
+    "x-b3-sampled",
+    "x-b3-flags",
+    "sw8",
+];
 /// The header by which messages tell into which topics of Kafka they have been written, each as
 /// `CLUSTER/TOPIC`, so that those that are brought back into the mesh do not go round for ever.
 const BRIDGE: &str = "x-mesh-bridge";
@@ -157,6 +170,10 @@ impl Sink for KafkaSink {
     fn limit(&self) -> usize {
         self.outlet.limit
     }
+
+    fn destination(&self, topic: &str) -> Option<(&'static str, String)> {
+        Some(("kafka", self.topic.fill(topic)?))
+    }
 }
 
 impl KafkaSink {
@@ -281,6 +298,12 @@ impl KafkaSink {
 impl Taker for KafkaSink {
     fn limit(&self) -> usize {
         MAX_BODY
+    }
+
+    fn destination(&self, head: &Parts) -> Option<(&'static str, String)> {
+        let path = head.uri.path().trim_matches('/');
+        let topic = (head.method == Method::POST).then(|| self.topic.fill(path));
+        Some(("kafka", topic??))
     }
 
     fn take(&self, head: &Parts, body: Bytes) -> Taking {

@@ -18,4 +18,5 @@ pub mod running;
 pub mod statsd;
 pub mod subscriber;
 pub mod tls;
+pub mod traces;
 pub mod turns;

@@ -130,6 +130,7 @@ pub fn collect(running: &Running, sink: &mut dyn Sink) {
     running.certificates.collect(sink);
     workers(&running.workers.status(), sink);
     access_logs(&running.access_logs.status(), sink);
+    running.tracer.collect(sink);
     control(running, sink);
     process::collect(sink);
     sink.family(&BUILD);

@@ -13,6 +13,7 @@ use finback_core::health::{Accepts, Probe};
 use finback_grpc::GrpcProbe;
 use finback_http::{Dialect, Http, HttpProbe};
 use finback_mqtt::MqttProbe;
+use finback_observability::trace;
 
 /// What a listener may set about its protocols.
 #[derive(Clone, Debug, Default)]
@@ -121,6 +122,69 @@ pub fn status_name(protocol: &str, status: Status) -> Option<Cow<'static, str>> 
         _ => None,
     };
     name.map(Cow::Borrowed)
+}
+
+/// How each protocol is traced: what its calls are called there, and how it spells the keys of contexts.
+#[must_use]
+pub fn traced() -> HashMap<&'static str, trace::Protocol> {
+    const PLAIN: trace::Spelling = trace::Spelling {
+        skywalking: "",
+        sofatracer: None,
+    };
+    let sofa = |trace, span, sampled| trace::Spelling {
+        sofatracer: Some(trace::SofaKeys {
+            trace,
+            span,
+            sampled,
+        }),
+        ..PLAIN
+    };
+    // OpenTelemetry, RPC spans, Dubbo and gRPC: what is a server's fault. SOFA-RPC has no such list.
+    let rpc = |name, server_faults| trace::System::Rpc {
+        name,
+        server_faults,
+    };
+    let dubbo = &[
+        "SERVER_ERROR",
+        "SERVER_THREADPOOL_EXHAUSTED_ERROR",
+        "SERVER_TIMEOUT",
+        "SERVICE_ERROR",
+    ];
+    let grpc = &[
+        "DATA_LOSS",
+        "DEADLINE_EXCEEDED",
+        "INTERNAL",
+        "UNAVAILABLE",
+        "UNIMPLEMENTED",
+        "UNKNOWN",
+    ];
+    let triple = sofa("tri-trace-traceid", "tri-trace-rpcid", "tri-trace-samp");
+    let in_bolt = trace::Spelling {
+        skywalking: "skywalking.",
+        ..sofa(
+            "rpc_trace_context.sofaTraceId",
+            "rpc_trace_context.sofaRpcId",
+            "rpc_trace_context.samp",
+        )
+    };
+    let of = |system, spelling| trace::Protocol {
+        system,
+        spelling,
+        status: status_name,
+    };
+    let in_http = sofa("sofaTraceId", "sofaRpcId", "samp");
+    HashMap::from([
+        (finback_bolt::NAME, of(rpc("sofarpc", &[]), in_bolt)),
+        (finback_dubbo::NAME, of(rpc("dubbo", dubbo), PLAIN)),
+        (finback_grpc::NAME, of(rpc("grpc", grpc), PLAIN)),
+        (finback_grpc::TRIPLE, of(rpc("dubbo", grpc), triple)),
+        (finback_http::NAME, of(trace::System::Http, in_http)),
+        (
+            finback_mqtt::NAME,
+            of(trace::System::Messaging { name: "mqtt" }, PLAIN),
+        ),
+        (finback_tcp::NAME, of(trace::System::Connection, PLAIN)),
+    ])
 }
 
 /// What a status is called in a label: its name, but a number that no standard knows is known by its class

@@ -28,6 +28,7 @@ use crate::protocols;
 use crate::statsd::Statsd;
 use crate::subscriber::Subscribers;
 use crate::tls::{self, Ledger, Owner, Renewed};
+use crate::traces::Tracer;
 use crate::turns::Turns;
 
 use readiness::Awaited;
@@ -46,6 +47,8 @@ pub struct Running {
     pub watchers: Arc<Watchers>,
     /// The access logs of listeners.
     pub access_logs: AccessLogs,
+    /// Who writes down spans.
+    pub tracer: Tracer,
     /// When certificates end.
     pub certificates: Arc<Ledger>,
     /// Reloads that were put in force, and that were refused.
@@ -260,6 +263,8 @@ impl Running {
             registries.clone(),
             observer,
         );
+        let tracer = Tracer::default();
+        mesh.trace(tracer.configure(config.tracing.as_ref(), mesh.clock)?);
         for outlet in &config.kafka {
             start_outlet(outlet, &[])?;
         }
@@ -295,6 +300,7 @@ impl Running {
             metrics,
             watchers,
             access_logs,
+            tracer,
             certificates,
             reloads: Reloads::begin(),
             statsd: Statsd::new(config.statsd),
@@ -345,6 +351,10 @@ impl Running {
             .lock()
             .await
             .replace(config.subscriptions)?;
+        let tracing = self
+            .tracer
+            .configure(config.tracing.as_ref(), self.mesh.clock)?;
+        self.mesh.trace(tracing);
         *self.lock_kafka() = config.kafka;
         *self.lock_lifecycle() = config.lifecycle;
         log::configure(&config.log);
@@ -448,7 +458,7 @@ impl Running {
         let kafka = self.kafka();
         // What clients were not told of yet, they will send again; this is for the rest.
         let flushing = tokio::task::spawn_blocking(move || kafka::flush(&kafka, FLUSH));
-        let _ = flushing.await;
+        let _ = tokio::join!(flushing, self.tracer.flush());
         self.access_logs.finish().await;
     }
 }

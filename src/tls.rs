@@ -72,7 +72,7 @@ pub struct ServerFiles {
 }
 
 /// The files of the TLS that a cluster's endpoints are spoken to in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientFiles {
     /// Authorities that endpoints' certificates must descend from; `None` takes the public ones.
     pub authorities: Option<PathBuf>,

@@ -42,6 +42,19 @@ fn the_guide_lists_what_the_admin_port_serves() {
 }
 
 #[test]
+fn the_guide_explains_every_attribute_of_a_span() {
+    let page = text("docs/tracing.md");
+    let mut table = "| attribute | what it says |\n|---|---|\n".to_owned();
+    for (name, meaning) in finback_observability::trace::ATTRIBUTES {
+        table.push_str(&format!("| `{name}` | {meaning} |\n"));
+    }
+    assert!(
+        marked(&page, "attributes") == table,
+        "docs/tracing.md must say between its marks:\n{table}"
+    );
+}
+
+#[test]
 fn the_guide_explains_every_outcome() {
     let page = text("docs/metrics.md");
     let answers = [

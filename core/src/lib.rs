@@ -1,7 +1,8 @@
 //! The vocabulary, ports, routing and drivers that every protocol plugs into.
 //!
 //! Core names no protocol, no registry and no exporter: protocols implement [`codec::Codec`] or
-//! [`driver::Protocol`], registries [`discovery::Discovery`], exporters [`record::Observer`].
+//! [`driver::Protocol`], registries [`discovery::Discovery`], exporters [`record::Observer`]
+//! and [`trace::Tracer`].
 
 pub mod balance;
 pub mod budget;
@@ -29,3 +30,4 @@ pub mod route;
 pub mod steer;
 pub mod subset;
 pub mod text;
+pub mod trace;

@@ -10,6 +10,7 @@ mod origin;
 mod site;
 mod status;
 mod told;
+mod traced;
 mod unknown;
 mod verdict;
 mod view;
@@ -19,7 +20,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::clock::Clock;
 use crate::cluster::{Cluster, ClusterPolicy, ClusterSpec, Source};
@@ -28,6 +29,7 @@ use crate::gauges::Gauges;
 use crate::record::Observer;
 use crate::rejection::Rejection;
 use crate::route::RouteTable;
+use crate::trace::Tracing;
 
 pub use exchange::{Attempt, Exchange, Lease, Resend};
 pub use explain::{Explained, Led};
@@ -41,6 +43,7 @@ pub(crate) use origin::Origin;
 pub(crate) use site::{SiteCache, SiteKey};
 pub use status::{ClusterStatus, EndpointState, EndpointStatus};
 pub(crate) use told::Told;
+pub use traced::{Propagated, Traced};
 pub use verdict::{AttemptEnd, Deadline, Repeat, Ruling, Verdict, rule, table};
 pub(crate) use view::Seat;
 
@@ -166,6 +169,8 @@ pub struct Mesh {
     /// A worker wants an upstream connection and has nothing idle: another one may have.
     pub(crate) room_wanted: AtomicBool,
     pub(crate) observer: Arc<dyn Observer>,
+    /// Whether, and how, exchanges are traced.
+    pub(crate) tracing: ArcSwapOption<Tracing>,
     discovery: Arc<dyn Discovery>,
     /// The layout in which each protocol's services are registered unless a route says
     /// otherwise.
@@ -201,6 +206,7 @@ impl Mesh {
             gauges: Arc::default(),
             room_wanted: AtomicBool::new(false),
             observer,
+            tracing: ArcSwapOption::empty(),
             discovery,
             layouts,
             routing: ArcSwap::from_pointee(nothing),
@@ -211,6 +217,12 @@ impl Mesh {
         });
         mesh.apply(spec);
         mesh
+    }
+
+    /// Says how exchanges are traced, or that none are. It holds for calls of services that were not
+    /// met yet, and for all from the next [routing](Self::apply) on.
+    pub fn trace(&self, tracing: Option<Arc<Tracing>>) {
+        self.tracing.store(tracing);
     }
 
     /// Puts new routing in force. Clusters that did not change stay as they are, with their

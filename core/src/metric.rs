@@ -12,7 +12,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Its name, as Prometheus has it.
+    /// Its name, as the metrics page has it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

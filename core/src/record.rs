@@ -1,5 +1,6 @@
 //! What one exchange was: the only source of its metric, span and log line.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +38,20 @@ impl Ending {
             Self::Rejected(rejection) => rejection.name(),
         }
     }
+
+    /// Whether something went wrong that is no business of the application's, and no fault of the
+    /// caller's alone.
+    #[must_use]
+    pub fn is_failure(self) -> bool {
+        match self {
+            Self::Answered(Outcome::Failed | Outcome::Refused | Outcome::TimedOut) => true,
+            Self::Answered(Outcome::Success | Outcome::Exception | Outcome::Invalid)
+            | Self::Sent
+            | Self::Abandoned
+            | Self::Rejected(Rejection::BadRequest | Rejection::TooLarge) => false,
+            Self::Rejected(_) => true,
+        }
+    }
 }
 
 /// What all exchanges of one series have in common.
@@ -56,6 +71,25 @@ pub struct SeriesKey {
     pub method: Arc<str>,
 }
 
+/// The name of a trace: 16 bytes, of which the last seven are random (W3C Trace Context, section 3.2.2.3).
+/// All zeros are no name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TraceId(pub [u8; 16]);
+
+impl TraceId {
+    /// Whether it names a trace.
+    #[must_use]
+    pub fn is_some(self) -> bool {
+        self.0 != [0; 16]
+    }
+}
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
 /// One finished exchange.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
@@ -71,6 +105,8 @@ pub struct Record<'a> {
     pub route: &'a str,
     /// The cluster of the last endpoint tried, or "" if none was.
     pub cluster: &'a str,
+    /// The trace that it is part of, where it may be written down; else no name.
+    pub trace: TraceId,
     /// From the request's arrival to its answer's departure, as the worker's clock saw it.
     pub took: Duration,
     /// Attempts made; 0 if the call was rejected before any.
@@ -96,6 +132,7 @@ impl Record<'_> {
             group: "",
             route: "",
             cluster: "",
+            trace: TraceId::default(),
             took: Duration::ZERO,
             attempts: 0,
             source,

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::identity::{self, Identity};
 use crate::rng::below;
 use crate::subset::Subset;
+use crate::trace::Choice;
 
 pub use cidr::{Cidr, CidrError};
 pub use text::Text;
@@ -52,6 +53,8 @@ pub struct Route {
     pub timeout: Option<Duration>,
     /// How often they are tried.
     pub retry: Retry,
+    /// Which of them are traced, where that is not as for all calls.
+    pub tracing: Option<Choice>,
     /// What a protocol does with these calls beyond routing them; made for it by the
     /// configuration, and read by that protocol only.
     pub treatment: Option<Arc<dyn std::any::Any + Send + Sync>>,

@@ -25,8 +25,8 @@ const SECRETS: [&str; 12] = [
     "user",
 ];
 
-/// Whether a header, attribute or option of this name is taken for a secret, which no page shows. A host
-/// is none, though HTTP/2 calls it an authority.
+/// Whether an attribute or option of this name is taken for a secret, which no page shows. The host that
+/// is asked for is none, though it is called an authority.
 #[must_use]
 pub fn sounds_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();

@@ -1,5 +1,5 @@
-//! Turns records into metrics, for Prometheus and StatsD, and shows them to those who look at single
-//! exchanges.
+//! Turns records into metrics, for Prometheus and StatsD, and into traces, and shows them to those who look at
+//! single exchanges.
 
 mod counts;
 mod families;
@@ -7,6 +7,7 @@ mod metrics;
 mod prometheus;
 mod sink;
 pub mod statsd;
+pub mod trace;
 mod watchers;
 
 pub use metrics::{Metrics, StatusName, Totals};

@@ -36,7 +36,7 @@ pub enum Piece {
 
 /// The template of `format: text`.
 pub const TEXT: &str = "{time} {listener} {source} {protocol} {service} {method} {outcome} {status} {duration_ms} \
-{request_bytes} {response_bytes} {attempts} {route} {cluster} {endpoint}";
+{request_bytes} {response_bytes} {attempts} {route} {cluster} {endpoint} {trace_id}";
 
 /// What a line can say of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,10 +75,12 @@ pub enum Field {
     RequestBytes,
     /// Bytes of the answer.
     ResponseBytes,
+    /// The trace that it is part of.
+    TraceId,
 }
 
 /// All fields by their names, in the order in which JSON has them, with what they mean: as the guide says it.
-pub const FIELDS: [(&str, Field, &str); 17] = [
+pub const FIELDS: [(&str, Field, &str); 18] = [
     (
         "time",
         Field::Time,
@@ -135,6 +137,11 @@ pub const FIELDS: [(&str, Field, &str); 17] = [
         "response_bytes",
         Field::ResponseBytes,
         "bytes of the answer",
+    ),
+    (
+        "trace_id",
+        Field::TraceId,
+        "the trace that it is part of, where calls are traced: of calls that are written down there, or whose callers named one",
     ),
 ];
 
@@ -253,6 +260,7 @@ fn number(line: &mut String, field: Field, key: &SeriesKey, record: &Record<'_>)
         Field::Attempts => write!(line, "{}", record.attempts),
         Field::RequestBytes => write!(line, "{}", record.request_bytes),
         Field::ResponseBytes => write!(line, "{}", record.response_bytes),
+        Field::TraceId if record.trace.is_some() => write!(line, "{}", record.trace),
         _ => return false,
     };
     written.is_ok()
@@ -276,7 +284,7 @@ fn json(line: &mut String, field: Field, key: &SeriesKey, record: &Record<'_>) -
     }
     let is_text = matches!(
         field,
-        Field::Time | Field::Source | Field::Endpoint | Field::Status
+        Field::Time | Field::Source | Field::Endpoint | Field::Status | Field::TraceId
     );
     if !is_text {
         return number(line, field, key, record);
@@ -314,7 +322,7 @@ fn plain(line: &mut String, field: Field, key: &SeriesKey, record: &Record<'_>) 
 mod tests {
     use super::*;
     use finback_core::frame::{Outcome, Status};
-    use finback_core::record::Ending;
+    use finback_core::record::{Ending, TraceId};
     use std::time::Duration;
 
     fn key(service: &str) -> SeriesKey {
@@ -337,6 +345,7 @@ mod tests {
             endpoint: Some(([10, 0, 0, 7], 80).into()),
             request_bytes: 5,
             response_bytes: 7,
+            trace: TraceId([0x1f; 16]),
             ..Record::new(Ending::Answered(Outcome::Failed), [127, 0, 0, 1].into())
         }
     }
@@ -359,6 +368,7 @@ mod tests {
         assert_eq!(read["duration_ms"], 12.007);
         assert_eq!(read["endpoint"], "10.0.0.7:80");
         assert_eq!(read["attempts"], 2);
+        assert_eq!(read["trace_id"], "1f".repeat(16));
         assert!(read.get("version").is_none());
         assert_eq!(read.as_object().unwrap().len(), FIELDS.len() - 2);
     }

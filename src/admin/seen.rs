@@ -45,5 +45,6 @@ pub(super) fn shown(key: &SeriesKey, record: &Record<'_>) -> Value {
         "source": record.source.to_string(),
         "request_bytes": record.request_bytes,
         "response_bytes": record.response_bytes,
+        "trace_id": record.trace.is_some().then(|| record.trace.to_string()),
     })
 }

@@ -9,6 +9,7 @@ mod registries;
 mod routes;
 mod several;
 mod statsd;
+mod tracing;
 mod warnings;
 
 use std::cell::RefCell;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 use finback_core::driver::{ListenerSpec, Protocol};
 use finback_core::mesh::{self, RoutingSpec};
+use finback_core::trace::Choice;
 use finback_registry::{HostCluster, Layout, RegistryConfig, Several};
 
 use super::file::{self, File};
@@ -54,9 +56,12 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
         Ok((name, outlet))
     });
     let kafka: Vec<_> = wrongs.all(kafka);
+    let tracing = file.tracing.map(|own| tracing::tracing(own, folder));
+    let tracing = wrongs.one(tracing.transpose()).flatten();
     // What is wrong there would be missing elsewhere.
     wrongs.none()?;
     let names = Names {
+        tracing: tracing.as_ref().map(|own| own.choice),
         registries: file.registries.keys().cloned().collect(),
         lists: file
             .registries
@@ -165,6 +170,7 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
         lifecycle,
         log,
         access_logs,
+        tracing,
         files: TlsFiles {
             listeners: listener_tls,
             clusters: cluster_tls,
@@ -224,6 +230,8 @@ struct Names {
     hosts: RefCell<BTreeMap<String, HostCluster>>,
     clusters: Vec<String>,
     tables: Vec<String>,
+    /// Which calls are traced, if any are.
+    tracing: Option<Choice>,
     kafka: BTreeMap<String, Placed<Arc<Outlet>>>,
     /// What clients of MQTT are asked for; read when the whole configuration is good.
     credentials: RefCell<Vec<Placed<Arc<Credentials>>>>,

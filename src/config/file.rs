@@ -28,6 +28,8 @@ pub struct File {
     pub workers: Option<Placed<usize>>,
     /// The admin port: pages, metrics, health. Read at the start only.
     pub admin: Option<Placed<Admin>>,
+    /// Traces: which calls leave spans, and where those go. Default: none do.
+    pub tracing: Option<Placed<Tracing>>,
     /// Where metrics are sent. Default: nowhere; the admin port has them for Prometheus.
     #[serde(default)]
     pub metrics: Metrics,
@@ -83,6 +85,102 @@ pub struct Log {
     /// Other levels for modules, by their names, such as `finback_http`. Default: none.
     #[serde(default)]
     pub modules: BTreeMap<String, Placed<String>>,
+}
+
+/// Traces: which calls leave spans, and where those go.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tracing {
+    /// The collector, such as `http://127.0.0.1:4317`; by `https` it is spoken to with TLS.
+    pub endpoint: Placed<String>,
+    /// What OTLP is written in: `grpc`, or `http` (protobuf). Default: grpc.
+    pub protocol: Option<Placed<String>>,
+    /// With `https`: authorities and keys, read anew for each connection.
+    pub tls: Option<Placed<ClusterTls>>,
+    /// What else requests to the collector say: a text, or `{ file: FILE }` that holds it.
+    #[serde(default)]
+    pub headers: BTreeMap<String, Placed<HeaderText>>,
+    /// A request to the collector may take so long. Default: 10s.
+    pub timeout: Option<Time>,
+    /// Calls whose spans may wait to be exported; more are dropped and counted. Default: 8192.
+    pub queue: Option<Placed<usize>>,
+    /// Who we are in traces. Default: finback.
+    pub service_name: Option<Placed<String>>,
+    /// What else all spans say of us, such as `deployment.environment.name`.
+    #[serde(default)]
+    pub resource: BTreeMap<String, String>,
+    /// Which calls are traced: `always` (all), `never` (none), `ratio` (a share of all traces), or
+    /// `parent-based` (what the caller decided; of traces that begin here, a share). Default: parent-based.
+    pub sampling: Option<Placed<String>>,
+    /// That share, from 0 to 1. Default: 0.01.
+    pub ratio: Option<Placed<f64>>,
+    /// Calls that are traced although they were not chosen. Default: none.
+    pub tails: Option<Tails>,
+    /// Such calls of one second, at most. Default: 100.
+    pub tails_per_second: Option<NonZeroU32>,
+    /// The formats of traces' contexts.
+    #[serde(default)]
+    pub propagation: Propagation,
+}
+
+/// A header's value.
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
+pub enum HeaderText {
+    /// The value.
+    Text(String),
+    /// A file that holds it.
+    File(HeaderFile),
+}
+
+forms!(
+    HeaderText,
+    "a text, or { file: FILE }",
+    Text,
+    map File(HeaderFile)
+);
+
+/// A file that holds a header's value.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderFile {
+    /// Its path. It is read for each request, so that what it holds may change.
+    pub file: String,
+}
+
+/// Calls that are traced although they were not chosen.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tails {
+    /// Those that take longer. Default: none.
+    pub slower_than: Option<Time>,
+    /// Those that fail: not by their caller's fault alone, and not with an exception of the
+    /// application's. Default: false.
+    #[serde(default)]
+    pub failed: bool,
+}
+
+/// The formats of traces' contexts: `w3c`, `jaeger`, `b3`, `b3-multi`, `skywalking`, `sofatracer`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Propagation {
+    /// Those that are looked for, in this order; what came in one of them goes on in it, too.
+    /// Default: w3c.
+    pub read: Option<Placed<Vec<String>>>,
+    /// Those that are written, whatever came. Default: w3c.
+    pub write: Option<Placed<Vec<String>>>,
+}
+
+/// Which calls of a route are traced; what it leaves out is as for all calls.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RouteTracing {
+    /// See [`Tracing::sampling`].
+    pub sampling: Option<Placed<String>>,
+    /// That share, from 0 to 1.
+    pub ratio: Option<Placed<f64>>,
+    /// Calls that are traced although they were not chosen.
+    pub tails: Option<Tails>,
 }
 
 /// Where metrics are sent.
@@ -602,6 +700,8 @@ pub struct Route {
     pub timeout: Option<Placed<Time>>,
     /// When a call is tried again.
     pub retry: Option<Placed<Retry>>,
+    /// Which of its calls are traced. Default: as all calls are.
+    pub tracing: Option<Placed<RouteTracing>>,
 }
 
 /// Messages for Kafka: of MQTT, whose sessions end here then, or bodies of HTTP's POST.

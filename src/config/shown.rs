@@ -37,6 +37,9 @@ const FREE: [&str; 7] = [
     "parameters",
     "claims",
 ];
+/// Maps whose texts may all be secrets: collectors call their keys as they like.
+const HIDDEN: [&str; 1] = ["headers"];
+
 /// The text of a good configuration as a value, without secrets.
 pub(super) fn shown(text: &str) -> Value {
     // It was read once before, so that it is no other than this.
@@ -63,7 +66,8 @@ fn redact_map(map: &mut Map<String, Value>, under: &str) {
         } else {
             SECRET.contains(&key.as_str())
         };
-        if is_secret {
+        let is_hidden = HIDDEN.contains(&under) && value.is_string();
+        if is_secret || is_hidden {
             *value = REDACTED.into();
         } else {
             redact(value, key);
@@ -141,6 +145,7 @@ mod tests {
         let text = r#"
 kafka: { k: { options: { sasl.password: s3cret, ssl.key.password: s3cret, linger.ms: "5" } } }
 registries: { e: { etcd: [ "https://me:s3cret@10.0.0.1:2379", "10.0.0.2:2379" ] } }
+tracing: { headers: { x-team: s3cret } }
 routes:
   r:
     - match: { attributes: { Authorization: { regex: s3cret }, lane: gray }, query: { api_token: s3cret } }

@@ -461,3 +461,133 @@ fn the_schema_names_every_part() {
     spoken.insert("auto");
     assert_eq!(listed, spoken);
 }
+
+fn tracing(keys: &str) -> String {
+    GOOD.replacen(
+        "listeners:",
+        &format!("tracing: {{ {keys} }}\nlisteners:"),
+        1,
+    )
+}
+
+#[test]
+fn what_tracing_cannot_mean_is_refused_with_its_place() {
+    let at = "endpoint: \"http://collector:4317\"";
+    let routed = |route: &str, keys: &str| {
+        let with = format!("{{ registry: zk, layout: dubbo }}\n      tracing: {{ {route} }}");
+        tracing(keys).replacen("{ registry: zk, layout: dubbo }", &with, 1)
+    };
+    let table = [
+        (tracing(""), "`endpoint` is missing"),
+        (tracing("endpoint: \"collector:4317\""), "is no endpoint"),
+        (
+            tracing("endpoint: \"ftp://collector:4317\""),
+            "write http://HOST:PORT",
+        ),
+        (
+            tracing("endpoint: \"http://u:p@collector\""),
+            "is no endpoint",
+        ),
+        (
+            tracing("endpoint: \"http://collector:0\""),
+            "is no endpoint",
+        ),
+        (
+            tracing("endpoint: \"http://collector/x\""),
+            "gRPC's path is always the same",
+        ),
+        (
+            tracing("endpoint: \"http://collector?x=1\", protocol: http"),
+            "is no endpoint",
+        ),
+        (
+            tracing(&format!("{at}, protocol: thrift")),
+            "write grpc or http",
+        ),
+        (
+            tracing(&format!("{at}, tls: {{ ca: a.pem }}")),
+            "write https://",
+        ),
+        (
+            tracing(&format!("{at}, headers: {{ \"a b\": c }}")),
+            "no name of a header",
+        ),
+        (
+            tracing(&format!("{at}, headers: {{ host: c }}")),
+            "is written by us",
+        ),
+        (
+            tracing(&format!("{at}, headers: {{ a: {{ path: c }} }}")),
+            "no key is called `path`",
+        ),
+        (tracing(&format!("{at}, queue: 0")), "write 1 to"),
+        (
+            tracing(&format!("{at}, service_name: \"\"")),
+            "a service without a name",
+        ),
+        (
+            tracing(&format!("{at}, resource: {{ service.name: a }}")),
+            "is said by us",
+        ),
+        (
+            tracing(&format!("{at}, sampling: sometimes")),
+            "write always, never",
+        ),
+        (
+            tracing(&format!("{at}, sampling: always, ratio: 0.5")),
+            "`always` has no share",
+        ),
+        (tracing(&format!("{at}, ratio: 1.5")), "write 0 to 1"),
+        (tracing(&format!("{at}, ratio: .nan")), "write 0 to 1"),
+        (
+            tracing(&format!("{at}, tails: {{ slower_than: 0s }}")),
+            "leaves no time",
+        ),
+        (
+            tracing(&format!("{at}, tails_per_second: 0")),
+            "write 1 or more",
+        ),
+        (
+            tracing(&format!("{at}, propagation: {{ read: [ zipkin ] }}")),
+            "no format of contexts",
+        ),
+        (
+            tracing(&format!("{at}, propagation: {{ write: [ b3, b3 ] }}")),
+            "stands here twice",
+        ),
+        (
+            GOOD.replacen("timeout: 800ms", "tracing: { sampling: always }", 1),
+            "nothing is traced",
+        ),
+        (routed("ratio: 2", at), "write 0 to 1"),
+        (
+            routed("tails_per_second: 2", at),
+            "no key is called `tails_per_second`",
+        ),
+    ];
+    for (text, why) in table {
+        let error = refused(&text);
+        assert!(error.contains(why), "{why}: {error}");
+        assert!(error.starts_with("dir/f.yaml:"), "{error}");
+    }
+}
+
+#[test]
+fn a_route_takes_from_the_whole_what_it_does_not_say() {
+    use finback_core::trace::{Ratio, Sampling};
+    let at = "endpoint: \"https://[::1]\", protocol: http, ratio: 0.5, tails: { failed: true }";
+    let text = tracing(at).replacen("timeout: 800ms", "tracing: { ratio: 1 }", 1);
+    let config = parse(&text, Path::new("dir/f.yaml")).unwrap();
+    let spec = config.tracing.unwrap();
+    assert_eq!(
+        spec.address,
+        ("::1".to_owned(), 4318, "/v1/traces".to_owned())
+    );
+    assert!(spec.tls.is_some());
+    let half = Ratio::new(0.5).unwrap();
+    assert_eq!(spec.choice.sampling, Sampling::ParentBased(half));
+    let routes = &config.routing.tables[0].routes;
+    let own = routes[0].tracing.unwrap();
+    assert_eq!(own.sampling, Sampling::ParentBased(Ratio::ALL));
+    assert!(own.tails.failed && routes[1].tracing.is_none());
+}

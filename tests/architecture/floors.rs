@@ -44,6 +44,7 @@ const FLOORS: [Floor; 5] = [
             "rejection",
             "rng",
             "text",
+            "trace",
         ],
         may_use: &[],
         bans: &[

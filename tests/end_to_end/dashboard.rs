@@ -15,6 +15,9 @@ use crate::support::{free_port, web};
 /// What would change the title if it were taken for markup.
 const HOSTILE: &str = "<img src=x onerror=\"document.title='owned'\">";
 
+/// The trace of the slow call.
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
 /// A proxy with services, one endpoint that is gone, names that would be markup, and some traffic.
 struct Stage {
     finback: Finback,
@@ -29,6 +32,7 @@ impl Stage {
         let config = format!(
             r#"
 workers: 1
+tracing: {{ endpoint: "http://127.0.0.1:{gone}" }}
 registries: {{ local: {{ memory: [ {{ service: com.acme.Pay, version: "1.0", endpoints: [ "{}" ] }} ] }} }}
 listeners:
   - {{ name: web, address: "127.0.0.1:0", protocol: http, routes: web }}
@@ -66,7 +70,8 @@ clusters:
             web::get(&front, "shop.test", "/");
         }
         web::get(&front, "shop.test", "/fail");
-        web::get(&front, "shop.test", "/slow/300");
+        let context = format!("traceparent: 00-{TRACE}-00f067aa0ba902b7-01\r\n");
+        web::get_with(&front, "shop.test", "/slow/300", &context);
         web::get(&front, "hostile.test", "/");
         let mut client = Client::connect(&rpc, Speech::Bolt);
         for _ in 0..20 {
@@ -125,6 +130,11 @@ fn it_shows_what_is_called_and_what_is_wrong() {
     ] {
         assert!(rest.contains(words), "{words}: {rest}");
     }
+    // A slow call leads to its trace, where traces are looked at.
+    let link = format!(
+        "document.querySelector('#exchanges a[href=\"http://jaeger.test/trace/{TRACE}\"]')"
+    );
+    page.until(&link);
     // What leads where is drawn between columns.
     assert!(
         page.eval("document.querySelectorAll('#topology svg path').length")

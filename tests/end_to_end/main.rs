@@ -55,4 +55,5 @@ mod smuggling;
 mod support;
 mod tcp;
 mod tls;
+mod traces;
 mod upstream_tls;

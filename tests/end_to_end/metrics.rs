@@ -111,6 +111,7 @@ impl World {
             address
         };
         let (grpc, tcp) = (stand_in(Protocol::Grpc), stand_in(Protocol::Bytes));
+        let echo = stand_in(Protocol::Http);
         let deed = |speech: Speech, failure: u16| {
             Endpoint::scripted(speech, move |frame| {
                 let has = |word: &str| frame.windows(word.len()).any(|own| own == word.as_bytes());
@@ -153,9 +154,12 @@ routes:
       produce: {{ kafka: events, topic: events }}
     - match: {{ protocol: http, path: /gone }}
       to: {{ cluster: gone }}
-    - match: {{ protocol: http }}
+    - match: {{ protocol: http, host: web.test }}
       to: {{ cluster: web }}
+    - match: {{ protocol: http }}
+      to: {{ cluster: echo }}
 clusters:
+  echo: {{ endpoints: [ "{echo}" ] }}
   bolt: {{ endpoints: [ "127.0.0.1:{dead}", "{}" ] }}
   dubbo: {{ endpoints: [ "{}" ] }}
   grpc: {{ endpoints: [ "{grpc}" ] }}

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use crate::clock::Now;
 use crate::cluster::Cluster;
 use crate::frame::{Answer, Head, Metadata, Reading};
-use crate::mesh::{Attempt, AttemptEnd, Deadline, Exchange, Fitting, Lease, Resend};
+use crate::mesh::{Attempt, AttemptEnd, Deadline, Exchange, Fitting, Lease, Propagated, Resend};
 use crate::rejection::Rejection;
+use crate::trace::Field;
 
 use super::pool;
 use super::reply::{Reply, Waiting};
@@ -48,6 +49,16 @@ impl Call {
     pub(crate) fn fitting(&self) -> Option<Fitting> {
         let lease = self.lease.as_ref()?;
         self.exchange.fitting(lease)
+    }
+
+    /// What the attempt under way carries of its trace's context.
+    pub(crate) fn propagated(&self) -> &[Field] {
+        self.lease.as_ref().map_or(&[], Lease::propagated)
+    }
+
+    /// The same, to be sent now: it is sent once.
+    pub(crate) fn take_propagated(&mut self) -> Option<Propagated> {
+        self.lease.as_mut()?.take_propagated()
     }
 
     /// Keeps the request's bytes.

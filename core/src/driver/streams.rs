@@ -9,6 +9,7 @@ mod tunnel;
 mod words;
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,10 +17,13 @@ use std::time::Duration;
 
 use crate::cluster::Cluster;
 use crate::frame::{Answer, Outcome, Status};
-use crate::mesh::{Attempt, AttemptEnd, Exchange, Fitting, Lease, Resend, Verdict, rule};
+use crate::mesh::{
+    Attempt, AttemptEnd, Exchange, Fitting, Lease, Propagated, Resend, Verdict, rule,
+};
 use crate::net::Transport;
 use crate::rejection::Rejection;
 use crate::route::Route;
+use crate::trace::Choice;
 
 use super::survey::{CallPlace, WaitsFor};
 use super::worker::Worker;
@@ -175,6 +179,27 @@ impl Stream {
     #[must_use]
     pub fn treatment(&self) -> Option<Arc<dyn Any + Send + Sync>> {
         self.route()?.treatment.clone()
+    }
+
+    /// Which of its route's calls are traced, where that is not as for all.
+    #[must_use]
+    pub fn tracing(&self) -> Option<Choice> {
+        self.route()?.tracing
+    }
+
+    /// Its message goes somewhere that is no endpoint of ours: how it carries the context of its trace.
+    pub fn send(
+        &mut self,
+        system: &'static str,
+        destination: &str,
+        attributes: &mut dyn FnMut(&str) -> Option<String>,
+    ) -> Option<Propagated> {
+        self.worker.read_clock();
+        let now = self.worker.now();
+        let traced = self.exchange.traced()?;
+        traced.send(now, system, destination, &mut |name| {
+            attributes(name).map(Cow::Owned)
+        })
     }
 
     fn route(&self) -> Option<&Arc<Route>> {

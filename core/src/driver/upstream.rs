@@ -13,6 +13,7 @@ use crate::log_limit::LogLimit;
 use crate::mesh::{AttemptEnd, Fitting, Told};
 use crate::net::{READS_PER_TURN, Turn};
 use crate::rejection::Rejection;
+use crate::trace::Field;
 
 use super::call::{Call, deliver, settle};
 use super::inbox::{Inbox, Read, Take};
@@ -209,9 +210,16 @@ impl Upstream {
             return Err(call);
         }
         let (head, fitting) = (call.head, call.fitting());
+        let propagated = call.take_propagated().unwrap_or_default();
         if head.kind == Kind::OneWay {
             let id = self.table.borrow_mut().one_way_id();
-            self.put(worker, link, (&head, fitting.as_ref()), wire, id);
+            self.put(
+                worker,
+                link,
+                (&head, fitting.as_ref(), &propagated),
+                wire,
+                id,
+            );
             call.exchange.sent();
             call.reply.finished(worker);
             return Ok(());
@@ -220,7 +228,13 @@ impl Upstream {
             call.keep(wire);
         }
         let id = self.enter(worker, call)?;
-        self.put(worker, link, (&head, fitting.as_ref()), wire, id);
+        self.put(
+            worker,
+            link,
+            (&head, fitting.as_ref(), &propagated),
+            wire,
+            id,
+        );
         Ok(())
     }
 
@@ -263,14 +277,18 @@ impl Upstream {
         &self,
         worker: &Worker,
         link: &Rc<Link>,
-        (head, fitting): (&Head, Option<&Fitting>),
+        (head, fitting, propagated): (&Head, Option<&Fitting>, &[Field]),
         wire: &[u8],
         id: u64,
     ) {
+        let propagated: Vec<(&str, &str)> = propagated
+            .iter()
+            .map(|(name, value)| (&**name, &**value))
+            .collect();
         link.append(worker, |out| {
             let edit = Edit {
                 id,
-                attributes: &[],
+                attributes: &propagated,
                 fit: fitting.map(Fitting::fit),
             };
             let used = self.pool.codec.encode(head, wire, &edit, out);
@@ -343,7 +361,7 @@ impl Upstream {
                 self.put(
                     worker,
                     link,
-                    (&call.head, call.fitting().as_ref()),
+                    (&call.head, call.fitting().as_ref(), call.propagated()),
                     wire,
                     id,
                 );
@@ -357,7 +375,8 @@ impl Upstream {
             let id = self.table.borrow_mut().one_way_id();
             if let Some(wire) = call.wire.take() {
                 let fitting = call.fitting();
-                self.put(worker, link, (&call.head, fitting.as_ref()), &wire, id);
+                let parts = (&call.head, fitting.as_ref(), call.propagated());
+                self.put(worker, link, parts, &wire, id);
             }
             call.exchange.sent();
             call.reply.finished(worker);

@@ -20,10 +20,12 @@ use crate::record::{Ending, Record};
 use crate::rejection::Rejection;
 use crate::route::{self, Destination, Route};
 use crate::steer::Facts;
+use crate::trace::{Field, Target, TraceId};
 
 use super::fitting::Fitting;
 use super::local::LocalMesh;
 use super::site::Site;
+use super::traced::{Propagated, Traced};
 use super::verdict::{AttemptEnd, Deadline, MOVES, Repeat, Ruling, Verdict, rule};
 use super::view::{Seat, View};
 
@@ -69,6 +71,8 @@ pub struct Exchange {
     status: Status,
     request_bytes: u64,
     response_bytes: u64,
+    /// Its spans, if it leaves any.
+    traced: Option<Traced>,
 }
 
 /// What came of asking for an attempt.
@@ -94,6 +98,10 @@ impl Exchange {
         let selected = site.candidates.select(client, attributes);
         site.hits.hit(selected);
         let bound = selected.and_then(|number| site.route(number).timeout);
+        let traced = site.tracing.as_ref().and_then(|tracing| {
+            let route = selected.and_then(|number| site.route(number).tracing.as_ref());
+            Traced::open(local, tracing, route, attributes)
+        });
         let limits = local.limits();
         let unsaid = timeout.is_none();
         let (timeout, own_timeout) = match (timeout, bound) {
@@ -130,6 +138,7 @@ impl Exchange {
             status: Status::NONE,
             request_bytes: request_bytes as u64,
             response_bytes: 0,
+            traced,
             site,
         };
         exchange.routed = exchange.choose_destination(local.random());
@@ -326,8 +335,14 @@ impl Exchange {
             Gauges::add(&local.mesh().gauges.retries);
             Gauges::add(&cluster.counts.retries);
         }
+        let traced = self.traced.as_mut();
+        let propagated = traced.and_then(|traced| {
+            let endpoint = Some(seat.endpoint.address);
+            traced.attempt(now, endpoint, attributes)
+        });
         Ok(Attempt::Go(Lease {
             seat,
+            propagated,
             clock: self.clock.clone(),
             started: now,
             deadline,
@@ -455,6 +470,9 @@ impl Exchange {
             self.resent |= repeat == Repeat::IfSafe;
             let known = self.endpoint().filter(|own| !self.tried.contains(own));
             self.tried.extend(known);
+            if let (Some(traced), Some(seat)) = (&mut self.traced, &self.seat) {
+                traced.failed(self.clock.get(), seat.target(), end.name());
+            }
         }
         again
     }
@@ -548,6 +566,11 @@ impl Exchange {
     /// Says how the mesh's own answer is worded.
     pub(crate) fn set_status(&mut self, status: Status) {
         self.status = status;
+    }
+
+    /// Its spans, to note something more in them.
+    pub(crate) fn traced(&mut self) -> Option<&mut Traced> {
+        self.traced.as_mut()
     }
 
     /// The endpoint of the last attempt.
@@ -657,22 +680,36 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        // Looked at first: most have none, and moving it would cost them as much.
+        let traced = match &self.traced {
+            Some(_) => self.traced.take(),
+            None => None,
+        };
         let route = self.selected_route().map_or("", |route| &*route.name);
         let cluster = self.seat.as_ref().map_or("", |seat| seat.cluster.name());
-        self.site.record(&Record {
+        let mut record = Record {
             ending: self.ending,
             status: self.status,
             version: &self.site.key.version,
             group: &self.site.key.group,
             route,
             cluster,
+            trace: TraceId::default(),
             took: self.clock.get().since(self.started),
             attempts: u32::from(self.attempts),
             source: self.source,
             endpoint: self.endpoint(),
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
-        });
+        };
+        record.trace = traced
+            .as_ref()
+            .map_or(record.trace, |own| own.trace(&record));
+        self.site.record(&record);
+        if let Some(traced) = traced {
+            let last = self.seat.as_ref().map(|seat| seat.target());
+            traced.finish(&record, self.clock.get(), last);
+        }
     }
 }
 
@@ -691,6 +728,8 @@ pub enum Resend {
 /// reports how it went.
 pub struct Lease {
     pub(crate) seat: Rc<Seat>,
+    /// What the attempt carries of its trace's context.
+    propagated: Option<Propagated>,
     clock: Rc<Cell<Now>>,
     started: Now,
     /// When the attempt is given up.
@@ -712,10 +751,27 @@ impl Lease {
         self.seat.endpoint.address
     }
 
+    /// The same, as traces have it.
+    #[must_use]
+    pub fn target(&self) -> Target {
+        self.seat.target()
+    }
+
     /// The cluster whose endpoint it is.
     #[must_use]
     pub fn cluster(&self) -> &Arc<Cluster> {
         &self.seat.cluster
+    }
+
+    /// The names and values by which the attempt carries the context of its trace: they stand in place
+    /// of such as its request has. Most attempts carry none.
+    #[must_use]
+    pub fn propagated(&self) -> &[Field] {
+        self.propagated.as_deref().unwrap_or_default()
+    }
+
+    pub(crate) fn take_propagated(&mut self) -> Option<Propagated> {
+        self.propagated.take()
     }
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {

@@ -9,14 +9,16 @@ const NOWHERE: &str = "";
 
 /// A table and one of its routes.
 type Place = (Arc<str>, Arc<str>);
+/// Their counts, by worker.
+type ByWorker = BTreeMap<Place, Vec<Option<Arc<AtomicU64>>>>;
 
 /// The counts of all routes, by worker. Taken where a worker meets a service and method for the first
 /// time, never for a call.
 #[derive(Default)]
-pub(crate) struct Hits(Mutex<BTreeMap<Place, Vec<Option<Arc<AtomicU64>>>>>);
+pub(crate) struct Hits(Mutex<ByWorker>);
 
 impl Hits {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Place, Vec<Option<Arc<AtomicU64>>>>> {
+    fn lock(&self) -> MutexGuard<'_, ByWorker> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

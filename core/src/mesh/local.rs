@@ -32,6 +32,8 @@ pub struct LocalMesh {
     sites: RefCell<Sites>,
     views: RefCell<Views>,
     pending: Cell<usize>,
+    /// Exchanges may be traced.
+    traces: Cell<bool>,
 }
 
 impl LocalMesh {
@@ -48,6 +50,7 @@ impl LocalMesh {
             sites: RefCell::default(),
             views: RefCell::default(),
             pending: Cell::new(0),
+            traces: Cell::new(mesh.tracing.load().is_some()),
             mesh,
         }
     }
@@ -85,6 +88,7 @@ impl LocalMesh {
             let routing = self.mesh.routing();
             self.limits.borrow_mut().clone_from(&routing.limits);
             *self.routing.borrow_mut() = routing;
+            self.traces.set(self.mesh.tracing.load().is_some());
         }
     }
 
@@ -128,6 +132,12 @@ impl LocalMesh {
         subset: Option<&Arc<Subset>>,
     ) -> Rc<RefCell<View>> {
         self.views.borrow_mut().of(cluster, subset)
+    }
+
+    /// Whether any exchange is traced.
+    #[must_use]
+    pub fn is_tracing(&self) -> bool {
+        self.traces.get()
     }
 
     // === Bounds ===

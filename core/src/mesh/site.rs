@@ -10,11 +10,13 @@ use crate::frame::Metadata;
 use crate::record::{Record, Series, SeriesKey};
 use crate::rejection::Rejection;
 use crate::route::{Call, Candidates, Destination, Route, Text};
+use crate::trace::Called;
 
 use super::Mesh;
 use super::hits::Counts;
 use super::local::LocalMesh;
 use super::origin::Origin;
+use super::traced::Tracing;
 use super::view::View;
 
 /// Sites that one connection remembers.
@@ -63,6 +65,8 @@ pub(crate) struct Site {
     /// Its calls leave the version, or the group, open.
     pub(crate) open: (bool, bool),
     targets: RefCell<Vec<Target>>,
+    /// How its calls are traced, if they are.
+    pub(crate) tracing: Option<Tracing>,
 }
 
 /// Whether a call's version or group stands for several: any, or those of a list.
@@ -265,7 +269,16 @@ impl Sites {
             );
         let known = known || learned(local.mesh(), origin, &key, false);
         let key = Rc::new(key);
+        let called = Called {
+            protocol,
+            listener: &origin.name,
+            service: &key.service,
+            method: &key.method,
+            version: &key.version,
+            group: &key.group,
+        };
         let site = Rc::new(Site {
+            tracing: Tracing::of(local.mesh(), &called),
             open: (is_open(&key.version), is_open(&key.group)),
             key: key.clone(),
             epoch,

@@ -57,6 +57,34 @@ pub enum AttemptEnd {
     Draining,
 }
 
+impl AttemptEnd {
+    /// The ending's name in traces.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Answered(Outcome::Success) => "success",
+            Self::Answered(Outcome::Exception) => "exception",
+            Self::Answered(Outcome::Invalid) => "invalid",
+            Self::Answered(Outcome::Failed) => "failed",
+            Self::Answered(Outcome::Refused) => "refused",
+            Self::Answered(Outcome::TimedOut) => "timed_out",
+            Self::ConnectFailed => "connect_failed",
+            Self::TlsFailed => "tls_failed",
+            Self::Unsent => "unsent",
+            Self::NotProcessed => "not_processed",
+            Self::OwnFailure => "own_failure",
+            Self::Lost { .. } => "connection_lost",
+            Self::Truncated => "truncated",
+            Self::Unreadable => "unreadable",
+            Self::TooLarge => "too_large",
+            Self::TimedOut { .. } | Self::Unopened { .. } => "deadline_exceeded",
+            Self::RequestBroken => "request_broken",
+            Self::Abandoned => "abandoned",
+            Self::Draining => "draining",
+        }
+    }
+}
+
 /// Who set the time that an attempt may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deadline {

@@ -13,6 +13,7 @@ use crate::discovery::{Lane, Rules};
 use crate::endpoint::Endpoint;
 use crate::steer::{Deserted, Facts, Steering};
 use crate::subset::{self, LaneWay, Subset};
+use crate::trace::Target;
 
 /// Sets of endpoints kept for calls that rules tell apart.
 const MAX_WAYS: usize = 64;
@@ -23,6 +24,13 @@ pub(crate) struct Seat {
     pub(crate) endpoint: Arc<Endpoint>,
     /// What drivers keep with it, so that they need not look for it with each call.
     pub(crate) attached: RefCell<Vec<Box<dyn Any>>>,
+}
+
+impl Seat {
+    /// The same as whom an attempt asks.
+    pub(crate) fn target(&self) -> Target {
+        Target::Endpoint(self.endpoint.address, self.cluster.name().clone())
+    }
 }
 
 /// Endpoints to choose from, with the balancer's memory.

@@ -13,6 +13,7 @@ fn route(name: &str, when: Match) -> Arc<Route> {
         to: Destination::Clusters(Vec::new()),
         timeout: None,
         retry: Retry::default(),
+        tracing: None,
         treatment: None,
     })
 }

@@ -332,6 +332,7 @@ pub(crate) fn table(to: Destination, retry: Retry) -> RouteTable {
         to,
         timeout: None,
         retry,
+        tracing: None,
         treatment: None,
     };
     RouteTable {

@@ -29,6 +29,7 @@ use crate::headers;
 use crate::interim::Interim;
 use crate::path;
 use crate::pool::{self, Channel, Returned, Whose};
+use crate::propagation::Before;
 use crate::replay::{KEPT, Replay};
 use crate::rules::{self, Fields};
 use crate::translation::{Translated, Translator};
@@ -186,6 +187,8 @@ struct Call {
     upload: Rc<Upload>,
     /// The same, for another attempt.
     copy: Option<Box<(Parts, Gathered)>>,
+    /// What stood where the attempt under way carries the context of its trace.
+    before: Before,
 }
 
 /// What came of sending a request.
@@ -243,7 +246,11 @@ impl Call {
         }
         let own_timeout = metadata.timeout.is_some();
         let bytes = weight(&head);
-        let mut attributes = |name: &str| headers::attribute(&head, name);
+        let mut attributes = |name: &str| match name {
+            ":scheme" if client.hop.is_secure(&head.headers) => Some("https".to_owned()),
+            ":scheme" => Some("http".to_owned()),
+            _ => headers::attribute(&head, name),
+        };
         let source = client.hop.source(&head.headers, client.caller.proxies());
         let caller = &client.caller;
         let (stream, routed) =
@@ -278,6 +285,7 @@ impl Call {
             payload,
             upload,
             copy: None,
+            before: Before::default(),
         };
         if let Some(fault) = fault {
             let mut response = call.refuse(&fault);
@@ -433,6 +441,7 @@ impl Call {
         }
         let mut refusals = 0;
         loop {
+            self.before.restore(&mut self.head.headers);
             let attempted = {
                 let stream = self.stream.as_mut().expect("a call is ended once");
                 let head = &self.head;
@@ -449,6 +458,8 @@ impl Call {
             if let Some(fitting) = self.stream().fitting(&lease) {
                 self.dialect.fit(current.headers_mut(), fitting.fit());
             }
+            self.before
+                .replace(current.headers_mut(), lease.propagated());
             let (end, rejection, resend) = match self.send(current, &lease, http2).await {
                 Ok(Sent::Response(response, returned, timer)) => {
                     if let Some(end) = self.failed(&response)
@@ -558,6 +569,14 @@ impl Call {
         let payload = std::mem::replace(&mut self.payload, Payload::empty());
         let limit = self.stream().deadline();
         self.interim.go_on();
+        if let Some((system, destination)) = taker.destination(&self.head) {
+            let Self { stream, head, .. } = self;
+            let stream = stream.as_mut().expect("a call is ended once");
+            let mut attributes = |name: &str| headers::attribute(head, name);
+            let context = stream.send(system, &destination, &mut attributes);
+            self.before
+                .replace(&mut self.head.headers, &context.unwrap_or_default());
+        }
         let taking = async {
             let body = gather(payload, taker.limit()).await?;
             Ok(taker.take(&self.head, body.bytes).await)

@@ -22,6 +22,7 @@ mod interim;
 mod path;
 mod pool;
 mod probe;
+mod propagation;
 mod replay;
 mod rules;
 mod serve;

@@ -18,6 +18,9 @@ pub trait Taker: fmt::Debug + Send + Sync {
     /// The longest body it takes, in bytes.
     fn limit(&self) -> usize;
 
+    /// What it is, and where in it a request's body goes, as traces have it; `None` where it sends nothing.
+    fn destination(&self, head: &Parts) -> Option<(&'static str, String)>;
+
     /// Takes a request and answers it; dropped when its deadline is over.
     fn take(&self, head: &Parts, body: Bytes) -> Taking;
 }

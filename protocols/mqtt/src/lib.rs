@@ -13,6 +13,7 @@ mod gate;
 mod open;
 mod policy;
 mod probe;
+mod propagation;
 mod proxied;
 mod reason;
 mod session;

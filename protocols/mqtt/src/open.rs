@@ -15,6 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use finback_core::driver::{Caller, SessionPlace};
 use finback_core::mesh::Lease;
+use finback_core::trace::Choice;
 
 use crate::Mqtt;
 use crate::channel::Channel;
@@ -53,6 +54,8 @@ pub(crate) struct Opened {
     /// What a tap tells of the client; empty where there is none.
     pub(crate) client_id: String,
     pub(crate) username: String,
+    /// Which of its messages are traced, where its route says so.
+    pub(crate) tracing: Option<Choice>,
 }
 
 /// What a listener allows one session.

@@ -27,6 +27,7 @@ use crate::codec::{Fault, Level};
 use crate::gate::Flow;
 use crate::open::{Bounds, Opened};
 use crate::policy::Applied;
+use crate::propagation::Tracing;
 use crate::takeover::Seat;
 use crate::tally::Tally;
 
@@ -139,12 +140,17 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
         method,
         client_id,
         username,
+        tracing,
     } = *opened;
     let server = applied
         .as_ref()
         .and_then(|applied| applied.policy().server_reference.clone());
+    let tracing = Tracing {
+        choice: tracing,
+        target: Some(lease.target()),
+    };
     let mut session = Box::new(Session {
-        tally: Tally::new(caller.clone(), Some(lease.address())),
+        tally: Tally::new(caller.clone(), Some(lease.address()), tracing),
         lease,
         caller: caller.clone(),
         level,

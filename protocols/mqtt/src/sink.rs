@@ -66,6 +66,9 @@ pub trait Sink: fmt::Debug + Send + Sync {
 
     /// Bytes of the longest message that it takes, with all that goes along.
     fn limit(&self) -> usize;
+
+    /// What it is, and where in it messages of a topic go, as traces have it.
+    fn destination(&self, topic: &str) -> Option<(&'static str, String)>;
 }
 
 /// What messages of quality of service 2 have come to, for as long as their session lasts.

@@ -15,6 +15,8 @@ use finback_core::rejection::Rejection;
 use finback_core::text;
 
 use crate::NAME;
+use crate::codec::Properties;
+use crate::propagation::{MESSAGE, Spans, Tracing, reading};
 
 /// The service of what is not about a topic.
 const SESSION_SERVICE: &str = "(session)";
@@ -28,6 +30,8 @@ const OTHER: &str = "(other)";
 const ALIAS: &str = "(alias)";
 /// Series that a session has at hand.
 const AT_HAND: usize = 4;
+/// As much of a topic, or a client identifier, as a span says.
+const MAX_TOPIC: usize = 256;
 /// Packets that wait for an answer and are timed; those beyond are recorded when they are sent.
 const MAX_TIMED: usize = 256;
 
@@ -95,6 +99,7 @@ struct Timed {
     since: Now,
     bytes: u64,
     known: Rc<Known>,
+    spans: Spans,
 }
 
 /// What one session's records are made of.
@@ -106,13 +111,14 @@ pub(crate) struct Tally {
     /// Those of them that the broker is to answer.
     owed: usize,
     began: Now,
+    tracing: Tracing,
     /// Bytes that the client sent, and that it was sent.
     pub(crate) up: u64,
     pub(crate) down: u64,
 }
 
 impl Tally {
-    pub(crate) fn new(caller: Rc<Caller>, endpoint: Option<SocketAddr>) -> Self {
+    pub(crate) fn new(caller: Rc<Caller>, endpoint: Option<SocketAddr>, tracing: Tracing) -> Self {
         let began = caller.worker().now();
         Self {
             caller,
@@ -121,6 +127,7 @@ impl Tally {
             timed: Vec::new(),
             owed: 0,
             began,
+            tracing,
             up: 0,
             down: 0,
         }
@@ -186,6 +193,26 @@ impl Tally {
         }
     }
 
+    /// The spans of a client's message that has this topic, if it leaves any.
+    pub(crate) fn trace(&self, properties: Properties<'_>, topic: &str, client: &str) -> Spans {
+        let choice = self.tracing.choice.as_ref();
+        let mut reading = reading(properties);
+        let mut traced = self.caller.trace(NAME, MESSAGE, choice, &mut reading)?;
+        let topic = text::cut(topic, MAX_TOPIC);
+        traced.note("messaging.destination.name", topic);
+        if !client.is_empty() {
+            traced.note("messaging.client.id", text::cut(client, MAX_TOPIC));
+        }
+        Some(Box::new(traced))
+    }
+
+    fn write_down(&self, spans: Spans, record: &Record<'_>) {
+        if let Some(spans) = spans {
+            let now = self.caller.worker().now();
+            spans.finish(record, now, self.tracing.target.clone());
+        }
+    }
+
     /// Something was passed on that is not answered, or answered by us.
     pub(crate) fn sent<'a>(
         &mut self,
@@ -194,9 +221,22 @@ impl Tally {
         bytes: usize,
         ending: Ending,
     ) {
+        self.message_sent(method, about, bytes, ending, None);
+    }
+
+    /// The same of a message.
+    pub(crate) fn message_sent<'a>(
+        &mut self,
+        method: &'static str,
+        about: impl Into<About<'a>>,
+        bytes: usize,
+        ending: Ending,
+        spans: Spans,
+    ) {
         let now = self.caller.worker().now();
         let record = self.record(ending, now, bytes as u64);
         self.known(method, about.into()).series.record(&record);
+        self.write_down(spans, &record);
     }
 
     /// Something was passed on that will be answered.
@@ -207,9 +247,21 @@ impl Tally {
         about: impl Into<About<'a>>,
         bytes: usize,
     ) {
+        self.message_asked(asked, method, about, bytes, None);
+    }
+
+    /// The same of a message.
+    pub(crate) fn message_asked<'a>(
+        &mut self,
+        asked: Asked,
+        method: &'static str,
+        about: impl Into<About<'a>>,
+        bytes: usize,
+        spans: Spans,
+    ) {
         let about = about.into();
         if self.timed.len() >= MAX_TIMED {
-            self.sent(method, about, bytes, Ending::Sent);
+            self.message_sent(method, about, bytes, Ending::Sent, spans);
             return;
         }
         let known = self.known(method, about).clone();
@@ -218,6 +270,7 @@ impl Tally {
             since: self.caller.worker().now(),
             bytes: bytes as u64,
             known,
+            spans,
         };
         // Sent again, it is still one.
         match self.timed.iter_mut().find(|timed| timed.asked == asked) {
@@ -250,20 +303,20 @@ impl Tally {
             Outcome::Failed
         };
         let ending = Ending::Answered(outcome);
-        timed
-            .known
-            .series
-            .record(&self.record(ending, timed.since, timed.bytes));
+        self.settle(timed, ending);
+    }
+
+    fn settle(&self, timed: Timed, ending: Ending) {
+        let record = self.record(ending, timed.since, timed.bytes);
+        timed.known.series.record(&record);
+        self.write_down(timed.spans, &record);
     }
 
     /// The session is over.
     pub(crate) fn ended(&mut self, ending: Ending) {
         for timed in std::mem::take(&mut self.timed) {
             let lost = Ending::Rejected(Rejection::ConnectionLost);
-            timed
-                .known
-                .series
-                .record(&self.record(lost, timed.since, timed.bytes));
+            self.settle(timed, lost);
         }
         let series = self.caller.series(NAME, SESSION_SERVICE, method::SESSION);
         let mut record = self.record(ending, self.began, self.up);

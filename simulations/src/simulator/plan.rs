@@ -183,6 +183,7 @@ impl Plan {
                 to,
                 timeout: service.timeout,
                 retry: service.retry.clone(),
+                tracing: None,
                 treatment: None,
             }
         });

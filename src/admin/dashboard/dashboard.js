@@ -101,7 +101,7 @@ function tiles(now) {
   const share = calls > 0 ? errors / calls : 0;
   fill(document.getElementById("tiles"), [
     tile("Calls", rate(calls), "per second"),
-    tile("Errors", percent(share), calls > 0 ? `${rate(errors)} per second` : null, share > 0.01 ? "bad-text" : null),
+    tile("Errors", percent(share), calls > 0 ? `${rate(errors)}/s` : null, share > 0.01 ? "bad-text" : null),
     tile("p50", buckets ? millis(quantile(0.5, buckets, last.bounds_ms)) : "\u2013"),
     tile("p99", buckets ? millis(quantile(0.99, buckets, last.bounds_ms)) : "\u2013"),
     tile("In flight", whole(in_flight_now)),

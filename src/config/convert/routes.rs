@@ -12,7 +12,7 @@ use std::sync::Arc;
 use finback_core::route::{self, Destination, RouteTable, Text, Weighted};
 use finback_core::subset::{self, Subset};
 
-use super::{Names, Result, Wrongs, known, several};
+use super::{Names, Result, Wrongs, known, several, tracing};
 use crate::config::Wrong;
 use crate::config::file;
 use crate::config::folder::Folder;
@@ -111,6 +111,10 @@ fn route(
              }| timeout,
         ),
         retry: from.retry.map(retry).transpose()?.unwrap_or_default(),
+        tracing: from
+            .tracing
+            .map(|own| tracing::choice(own, names.tracing.as_ref()))
+            .transpose()?,
         treatment,
     })
 }

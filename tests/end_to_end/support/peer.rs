@@ -71,6 +71,39 @@ impl Peer {
         Self::java("sofa", "com.acme.sofa.Main")
     }
 
+    /// The same, whose SOFATracer writes its logs here.
+    pub(crate) fn sofa_logging(folder: &Path) -> Self {
+        let folder = folder.display();
+        let properties = ["logging.path", "loggingRoot"].map(|name| format!("-D{name}={folder}"));
+        let properties = properties.each_ref().map(String::as_str);
+        Self::java_with("sofa", "com.acme.sofa.Main", &properties)
+    }
+
+    /// SOFA-RPC or Dubbo 3 for Java with OpenTelemetry's agent, which calls it `name` and exports to
+    /// this collector by HTTP.
+    pub(crate) fn instrumented(module: &str, name: &str, collector: &str) -> Self {
+        let agent = built("otel/opentelemetry-javaagent-2.33.1.jar");
+        let mut properties = vec![format!("-javaagent:{}", agent.display())];
+        properties.extend(
+            [
+                ("service.name", name),
+                ("exporter.otlp.endpoint", collector),
+                ("exporter.otlp.protocol", "http/protobuf"),
+                ("bsp.schedule.delay", "200"),
+                ("metrics.exporter", "none"),
+                ("logs.exporter", "none"),
+                ("javaagent.logging", "none"),
+            ]
+            .map(|(key, value)| format!("-Dotel.{key}={value}")),
+        );
+        let main = match module {
+            "sofa" => "com.acme.sofa.Main",
+            _ => "com.acme.dubbo.Main",
+        };
+        let properties: Vec<&str> = properties.iter().map(String::as_str).collect();
+        Self::java_with(module, main, &properties)
+    }
+
     /// Dubbo 3 for Java.
     pub(crate) fn dubbo3() -> Self {
         Self::java("dubbo3", "com.acme.dubbo.Main")

@@ -28,6 +28,8 @@ pub(crate) struct Call {
     pub(crate) timeout: u64,
     /// Length of the only argument.
     pub(crate) argument: usize,
+    /// Headers of Bolt, attachments of Dubbo.
+    pub(crate) attributes: Vec<(String, String)>,
 }
 
 impl Call {
@@ -41,6 +43,7 @@ impl Call {
             group: String::new(),
             timeout: 3_600_000,
             argument: 12,
+            attributes: Vec::new(),
         }
     }
 
@@ -53,6 +56,12 @@ impl Call {
     /// The same with an argument of this length.
     pub(crate) fn with_argument(mut self, length: usize) -> Self {
         self.argument = length;
+        self
+    }
+
+    /// The same with a header, or an attachment.
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.attributes.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -73,10 +82,13 @@ impl Call {
             }
         }
         let mut map = Vec::new();
-        for (key, value) in [
+        let names = [
             ("sofa_head_target_service", &unique),
             ("sofa_head_method_name", &self.method),
-        ] {
+        ];
+        let attributes = self.attributes.iter();
+        let attributes = attributes.map(|(key, value)| (key.as_str(), value));
+        for (key, value) in names.into_iter().chain(attributes) {
             // What is too long for the map stands in the body alone.
             if value.len() < BOLT_HEADER {
                 for text in [key, value] {
@@ -122,11 +134,15 @@ impl Call {
             hessian(text, &mut body);
         }
         body.push(b'H');
-        for (key, value) in [
+        let timeout = self.timeout.to_string();
+        let names = [
             ("interface", &self.interface),
             ("group", &self.group),
-            ("timeout", &self.timeout.to_string()),
-        ] {
+            ("timeout", &timeout),
+        ];
+        let attributes = self.attributes.iter();
+        let attributes = attributes.map(|(key, value)| (key.as_str(), value));
+        for (key, value) in names.into_iter().chain(attributes) {
             if !value.is_empty() {
                 hessian(key, &mut body);
                 hessian(value, &mut body);

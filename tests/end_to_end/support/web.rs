@@ -47,9 +47,15 @@ fn answer(mut stream: TcpStream) -> Option<()> {
 
 /// Asks for a path; the answer's status.
 pub(crate) fn get(address: &str, host: &str, path: &str) -> u16 {
+    get_with(address, host, path, "")
+}
+
+/// The same with more headers, each with its line's end.
+pub(crate) fn get_with(address: &str, host: &str, path: &str, headers: &str) -> u16 {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{headers}Connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     let _ = stream.read_to_string(&mut answer);

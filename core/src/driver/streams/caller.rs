@@ -12,10 +12,11 @@ use crate::clock::Now;
 use crate::frame::Metadata;
 use crate::gauges::Gauges;
 use crate::identity::Identity;
-use crate::mesh::{Exchange, Origin, SiteCache};
+use crate::mesh::{Exchange, Origin, SiteCache, Traced};
 use crate::net::{Ends, Known, Socket, Transport};
 use crate::record::Series;
 use crate::rejection::Rejection;
+use crate::trace::{Choice, Read};
 
 use super::super::listener::{Carried, Connection, Parcel, Presence};
 use super::super::proxies::Proxies;
@@ -269,6 +270,29 @@ impl Caller {
     ) -> SessionPlace {
         let ends = (self.peer(), endpoint);
         SessionPlace::take(&self.worker, (protocol, &self.origin.name), name, ends)
+    }
+
+    /// The spans of something that its client does within a session: of this service and method, but
+    /// routed nowhere. `choice` is what the session's route says of them. `None` if it leaves none.
+    pub fn trace(
+        &self,
+        protocol: &'static str,
+        (service, method): (&str, &'static str),
+        choice: Option<&Choice>,
+        attributes: Read<'_, '_>,
+    ) -> Option<Traced> {
+        if !self.worker.is_tracing() {
+            return None;
+        }
+        let metadata = Metadata {
+            service: Cow::Borrowed(service),
+            method: Cow::Borrowed(method),
+            own: true,
+            ..Metadata::default()
+        };
+        let source = self.peer().ip();
+        let site = self.worker.site(&self.origin, protocol, source, &metadata);
+        Traced::open(&self.worker, site.tracing.as_ref()?, choice, attributes)
     }
 
     /// Counts a connection whose bytes made no sense.

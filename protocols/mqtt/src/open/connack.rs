@@ -79,6 +79,7 @@ pub(super) fn opened(
         method: connect.method().map(Box::from),
         client_id: told(&connect.client_id),
         username: told(connect.username.as_deref().unwrap_or_default()),
+        tracing: admitted.stream.tracing(),
         applied: admitted.applied,
     })
 }

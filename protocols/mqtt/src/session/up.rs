@@ -1,12 +1,15 @@
 //! What a client says to its broker.
 
+use std::borrow::Cow;
+
 use finback_core::record::Ending;
 use finback_core::rejection::Rejection;
 
 use crate::codec::properties::id;
-use crate::codec::{BAD_ALIAS, Fault, Head, Kind, Publish, Reader, Side, check, write};
+use crate::codec::{BAD_ALIAS, Fault, Head, Kind, Properties, Publish, Reader, Side, check, write};
 use crate::open::{MAX_ALIASES, check_auth};
 use crate::policy::Denied;
+use crate::propagation::{Spans, propagate, reading};
 use crate::reason::Reason;
 use crate::tally::{Asked, SESSION, method};
 use crate::topic;
@@ -78,8 +81,15 @@ impl Session {
         let method = method::PUBLISH[qos.min(2)];
         let Some(applied) = self.applied.as_ref().filter(|own| own.is_about_topics()) else {
             self.throttle(head.packet());
-            self.tally_publish(method, publish.topic, publish.packet_id, head.packet());
-            return Ok(Some(Fate::Pass));
+            let mut spans = self.tally.trace(publish.properties, publish.topic, "");
+            let fate = self.rename(head, publish, publish.topic, &mut spans)?;
+            self.tally_publish(
+                method,
+                publish.topic,
+                (publish.packet_id, head.packet()),
+                spans,
+            );
+            return Ok(Some(fate));
         };
         let tapped = applied.policy().tap.is_some();
         if tapped && packet.len() < head.packet() {
@@ -99,30 +109,71 @@ impl Session {
             }
         }
         self.throttle(head.packet());
-        let renamed = self.rename(head, publish, &topic)?;
+        let mut spans = self
+            .tally
+            .trace(publish.properties, &topic, &self.client_id);
+        let renamed = self.rename(head, publish, &topic, &mut spans)?;
         self.state.order.passed(head.qos(), publish.packet_id);
-        self.tally_publish(method, &topic, publish.packet_id, head.packet());
+        self.tally_publish(method, &topic, (publish.packet_id, head.packet()), spans);
         Ok(Some(renamed))
     }
 
-    /// A message as its broker shall see it.
-    fn rename(&self, head: &Head, publish: &Publish<'_>, topic: &str) -> Result<Fate, Fault> {
-        let Some(applied) = self
-            .applied
-            .as_ref()
-            .filter(|own| !own.names.leave(publish))
-        else {
-            return Ok(Fate::Pass);
+    /// A message as its broker shall see it: under another name, or with the context of its trace.
+    fn rename(
+        &self,
+        head: &Head,
+        publish: &Publish<'_>,
+        topic: &str,
+        spans: &mut Spans,
+    ) -> Result<Fate, Fault> {
+        let (now, endpoint) = (self.caller.worker().now(), Some(self.lease.address()));
+        let mut reading = reading(publish.properties);
+        let context = spans
+            .as_mut()
+            .and_then(|own| own.attempt(now, endpoint, &mut reading));
+        let context = context.filter(|_| self.level.is_5());
+        let names = self.applied.as_ref().map(|own| &own.names);
+        let names = names.filter(|own| !own.leave(publish));
+        let (renamed, properties) = match (names, &context) {
+            (None, None) => return Ok(Fate::Pass),
+            (None, Some(_)) => (
+                Cow::Borrowed(publish.topic),
+                Cow::Borrowed(publish.properties.bytes()),
+            ),
+            (Some(names), _) => {
+                let renamed = names.up(topic);
+                // Bounds hold for the name that is passed on.
+                topic::check_renamed(&renamed, Reason::BAD_TOPIC)?;
+                (renamed, names.properties(publish.properties, true))
+            }
         };
-        let renamed = applied.names.up(topic);
-        let properties = applied.names.properties(publish.properties, true);
+        let plain = self.rewritten(head, publish, &renamed, &properties);
+        let Some(context) = context else {
+            return plain;
+        };
+        // A message that has no room for it goes without.
+        let properties = propagate(Properties::trusted(&properties), &context);
+        let written = self.rewritten(head, publish, &renamed, &properties);
+        match (written, names) {
+            (Ok(written), _) => Ok(written),
+            (Err(_), None) => Ok(Fate::Pass),
+            (Err(_), Some(_)) => plain,
+        }
+    }
+
+    /// A message with another head.
+    fn rewritten(
+        &self,
+        head: &Head,
+        publish: &Publish<'_>,
+        renamed: &str,
+        properties: &[u8],
+    ) -> Result<Fate, Fault> {
         let payload = head.packet() - publish.head;
-        // Bounds hold for the name that is passed on.
-        topic::check_renamed(&renamed, Reason::BAD_TOPIC)?;
         let longer = renamed.len() > usize::from(u16::MAX);
         let first = Kind::Publish.first_byte() | head.flags;
         let (level, id) = (self.level, publish.packet_id);
-        let written = write::publish_head(first, level, &renamed, id, &properties, payload);
+        let written = write::publish_head(first, level, renamed, id, properties, payload);
         if longer || written.len() + payload > self.endpoint_takes {
             let why = "the message is longer than its broker takes";
             return Err(Fault::new(Reason::TOO_LARGE, why));
@@ -130,10 +181,17 @@ impl Session {
         Ok(Fate::Replace(written, publish.head))
     }
 
-    fn tally_publish(&mut self, method: &'static str, topic: &str, id: Option<u16>, bytes: usize) {
+    fn tally_publish(
+        &mut self,
+        method: &'static str,
+        topic: &str,
+        (id, bytes): (Option<u16>, usize),
+        spans: Spans,
+    ) {
+        let tally = &mut self.tally;
         match id {
-            None => self.tally.sent(method, topic, bytes, Ending::Sent),
-            Some(id) => self.tally.asked(Asked::Publish(id), method, topic, bytes),
+            None => tally.message_sent(method, topic, bytes, Ending::Sent, spans),
+            Some(id) => tally.message_asked(Asked::Publish(id), method, topic, bytes, spans),
         }
     }
 

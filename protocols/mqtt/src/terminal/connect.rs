@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use finback_core::clock::Now;
 use finback_core::driver::{Caller, Stream};
 use finback_core::rejection::Rejection;
+use finback_core::trace::Choice;
 
 use crate::Mqtt;
 use crate::authentication::{Authentication, Login, NotAuthenticated, User};
@@ -17,6 +18,7 @@ use crate::codec::{Connect, write};
 use crate::gate::Flow;
 use crate::open::{Begun, MAX_ALIASES, Refused, answer_of, count, here, patience, reject};
 use crate::policy::{Applied, Duplicates, Facts, Policy, Produce};
+use crate::propagation::Tracing;
 use crate::reason::Reason;
 use crate::takeover::{Key, Seat};
 use crate::tally::Tally;
@@ -102,6 +104,7 @@ pub(crate) async fn begin(
         seat,
         held,
         identity,
+        tracing: stream.tracing(),
         given,
         limit: mqtt.config.packet,
     };
@@ -192,6 +195,8 @@ struct Beginning<'a> {
     identity: String,
     /// When what its client showed of itself is good no more.
     until: Option<Now>,
+    /// Which of its messages are traced, where its route says so.
+    tracing: Option<Choice>,
     /// Its client identifier is ours.
     given: bool,
     /// The longest packet.
@@ -227,8 +232,12 @@ impl Terminal {
             false if connect.clean => expiry(0),
             false => Some(produce.session_expiry),
         };
+        let tracing = Tracing {
+            choice: beginning.tracing,
+            target: None,
+        };
         Self {
-            tally: Tally::new(caller.clone(), None),
+            tally: Tally::new(caller.clone(), None, tracing),
             caller: caller.clone(),
             level,
             client,

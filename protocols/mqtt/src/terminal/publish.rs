@@ -10,6 +10,7 @@ use finback_core::text::Escaped;
 
 use crate::codec::{BAD_ALIAS, Fault, Head, Properties, Publish};
 use crate::open::MAX_ALIASES;
+use crate::propagation::{Spans, propagate, reading};
 use crate::reason::Reason;
 use crate::sink::{NotTaken, Outgoing, Receipt, Release, Stage};
 use crate::tally::{Asked, method};
@@ -57,15 +58,24 @@ impl Terminal {
             self.throttle(packet.len());
             return Ok(true);
         }
-        match self.offer(packet, head, &publish, &topic) {
-            Ok(()) if qos == 0 => self.tally.sent(method, &*topic, packet.len(), Ending::Sent),
-            Ok(()) => self
-                .tally
-                .asked(Asked::Publish(id), method, &*topic, packet.len()),
+        let (tally, length) = (&self.tally, packet.len());
+        let mut spans = tally.trace(publish.properties, &topic, &self.client_id);
+        match self.offer(packet, head, &publish, &topic, &mut spans) {
+            Ok(()) if qos == 0 => {
+                let sent = Ending::Sent;
+                self.tally
+                    .message_sent(method, &*topic, length, sent, spans);
+            }
+            Ok(()) => {
+                let asked = Asked::Publish(id);
+                self.tally
+                    .message_asked(asked, method, &*topic, length, spans);
+            }
             Err(NotTaken::Full) => return Ok(false),
             Err(why) => {
                 let failed = Ending::Answered(Outcome::Failed);
-                self.tally.sent(method, &*topic, packet.len(), failed);
+                self.tally
+                    .message_sent(method, &*topic, length, failed, spans);
                 self.note_refused(&topic, why);
                 if qos > 0 {
                     self.pending.answered(id, qos, Answer::NotTaken(why));
@@ -84,6 +94,7 @@ impl Terminal {
         head: &Head,
         publish: &Publish<'_>,
         topic: &str,
+        spans: &mut Spans,
     ) -> Result<(), NotTaken> {
         let (qos, id) = (head.qos(), publish.packet_id.unwrap_or(0));
         let number = self.pending.number();
@@ -102,8 +113,10 @@ impl Terminal {
             true => Cow::Borrowed(publish.properties.bytes()),
             false => names.properties(publish.properties, true),
         };
+        let renamed = names.up(topic);
+        let properties = self.propagated(properties, &renamed, packet.len(), spans);
         let message = Outgoing {
-            topic: &names.up(topic),
+            topic: &renamed,
             client_id: &self.client_id,
             username: &self.username,
             identity: &self.identity,
@@ -119,6 +132,34 @@ impl Terminal {
             _ => {}
         }
         taken
+    }
+
+    /// A message's properties with the context of its trace, if there is room for that.
+    fn propagated<'a>(
+        &self,
+        properties: Cow<'a, [u8]>,
+        topic: &str,
+        length: usize,
+        spans: &mut Spans,
+    ) -> Cow<'a, [u8]> {
+        let Some(spans) = spans else {
+            return properties;
+        };
+        let Some((system, destination)) = self.sink.destination(topic) else {
+            return properties;
+        };
+        let came = Properties::trusted(&properties);
+        let now = self.caller.worker().now();
+        let context = spans.send(now, system, &destination, &mut reading(came));
+        let Some(context) = context else {
+            return properties;
+        };
+        let written = propagate(came, &context);
+        let longer = written.len().saturating_sub(properties.len());
+        if length + longer > self.limit {
+            return properties;
+        }
+        Cow::Owned(written)
     }
 
     fn note_refused(&self, topic: &str, why: NotTaken) {

@@ -89,6 +89,7 @@ pub(crate) fn routing(
             attempts,
             ..Retry::default()
         },
+        tracing: None,
         treatment: None,
     };
     RoutingSpec {
