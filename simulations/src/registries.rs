@@ -173,7 +173,7 @@ async fn measure(
     let began = Instant::now();
     for number in 0..UPDATES {
         let service = service(number % services);
-        let path = provider(&service, 100_000 * services + number);
+        let path = provider(&service, scale.providers + number);
         writer.put(&path).await?;
         tokio::time::sleep(Duration::from_millis(4)).await;
         writer.remove(&path).await?;

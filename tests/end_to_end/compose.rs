@@ -16,6 +16,7 @@ use tokio::runtime::Runtime;
 
 use crate::support::etcd::Etcd;
 use crate::support::finback::Finback;
+use crate::support::jaeger::Jaeger;
 use crate::support::kafka::Kafka;
 use crate::support::mosquitto::Mosquitto;
 use crate::support::zookeeper::ZooKeeper;
@@ -67,6 +68,7 @@ fn call(runtime: &Runtime, protocol: Protocol, target: SocketAddr) -> Result<Sum
 fn the_compose_example_works_with_servers_from_debian() {
     let (zookeeper, etcd) = (ZooKeeper::start(), Etcd::start());
     let (mosquitto, kafka) = (Mosquitto::start(), Kafka::start());
+    let jaeger = Jaeger::start();
     let statsd = UdpSocket::bind("127.0.0.1:0").unwrap();
     let runtime = Runtime::new().unwrap();
     let service = |protocol: Protocol| {
@@ -82,6 +84,7 @@ fn the_compose_example_works_with_servers_from_debian() {
     let mesh = example(
         "mesh.yaml",
         &[
+            ("http://jaeger:4317", &jaeger.grpc),
             ("zookeeper:2181", &zookeeper.address),
             ("etcd:2379", &etcd.address),
             ("kafka:9092", &kafka.address),
@@ -96,6 +99,7 @@ fn the_compose_example_works_with_servers_from_debian() {
     let orders = example(
         "orders.yaml",
         &[
+            ("http://jaeger:4317", &jaeger.grpc),
             ("zookeeper:2181", &zookeeper.address),
             ("172.31.77.30:12200", &format!("{host}:{bolt}")),
             ("0.0.0.0:12200", &format!("0.0.0.0:{bolt}")),
@@ -105,6 +109,7 @@ fn the_compose_example_works_with_servers_from_debian() {
     let stock = example(
         "stock.yaml",
         &[
+            ("http://jaeger:4317", &jaeger.grpc),
             ("etcd:2379", &etcd.address),
             ("172.31.77.31:20880", &format!("{host}:{dubbo}")),
             ("0.0.0.0:20880", &format!("0.0.0.0:{dubbo}")),
@@ -139,6 +144,19 @@ fn the_compose_example_works_with_servers_from_debian() {
         mesh.metric("finback_kafka_messages_total", "outcome=\"confirmed\""),
         60
     );
+    // A call is one trace, from the mesh through the sidecar of the service that answers it.
+    for sidecar in ["orders", "stock"] {
+        eventually("a trace across both", Duration::from_secs(30), || {
+            let ours = jaeger.service_now("mesh")?;
+            let theirs = jaeger.service_now(sidecar)?;
+            let is_whole = theirs
+                .iter()
+                .any(|own| ours.iter().any(|one| one.trace == own.trace));
+            is_whole
+                .then_some(())
+                .ok_or(format!("{} and {} spans", ours.len(), theirs.len()))
+        });
+    }
     // Graphite is told of the same calls.
     statsd
         .set_read_timeout(Some(Duration::from_secs(20)))
