@@ -175,7 +175,7 @@ pub struct Propagation {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RouteTracing {
-    /// See [`Tracing::sampling`].
+    /// `always`, `never`, `ratio` or `parent-based`, as the `sampling` of all calls.
     pub sampling: Option<Placed<String>>,
     /// That share, from 0 to 1.
     pub ratio: Option<Placed<f64>>,
