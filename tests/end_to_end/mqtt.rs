@@ -289,7 +289,7 @@ fn a_brokers_refusal_is_passed_on_in_its_own_words() {
     Client::connect(&peer, "guest", &url(&finback), &[("username", "me")]).unwrap();
     let (_, metrics) = finback.admin("/metrics");
     assert!(
-        metrics.contains(r#"service="(connack)",method="success""#),
+        metrics.contains(r#"finback_mqtt_connacks_total{listener="mqtt",reason="success"} "#),
         "{metrics}"
     );
 }
@@ -703,7 +703,7 @@ fn topics_are_allowed_and_forbidden_in_each_versions_own_words() {
         assert!(failure.err().unwrap().contains("Not authorized"));
     }
     let (_, metrics) = finback.admin("/metrics");
-    let denied = r#"service="secret",method="publish.qos1",outcome="denied"}"#;
+    let denied = r#"topic="secret",kind="publish",qos="1",outcome="denied"}"#;
     assert!(metrics.contains(denied), "{metrics}");
 }
 

@@ -72,7 +72,7 @@ pub struct Exchange {
     request_bytes: u64,
     response_bytes: u64,
     /// Its spans, if it leaves any.
-    traced: Option<Traced>,
+    traced: Option<Box<Traced>>,
 }
 
 /// What came of asking for an attempt.
@@ -100,7 +100,7 @@ impl Exchange {
         let bound = selected.and_then(|number| site.route(number).timeout);
         let traced = site.tracing.as_ref().and_then(|tracing| {
             let route = selected.and_then(|number| site.route(number).tracing.as_ref());
-            Traced::open(local, tracing, route, attributes)
+            Traced::open(local, tracing, route, attributes).map(Box::new)
         });
         let limits = local.limits();
         let unsaid = timeout.is_none();
@@ -570,7 +570,7 @@ impl Exchange {
 
     /// Its spans, to note something more in them.
     pub(crate) fn traced(&mut self) -> Option<&mut Traced> {
-        self.traced.as_mut()
+        self.traced.as_deref_mut()
     }
 
     /// The endpoint of the last attempt.
