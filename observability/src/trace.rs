@@ -1,6 +1,6 @@
 //! Traces: exchanges become spans, named as OpenTelemetry has settled it, and go to a collector by OTLP.
 //!
-//! [`Traces`] is core's port: it reads and writes contexts in the [formats](formats) that are in use, and
+//! [`Traces`] is core's port: it reads and writes contexts in the formats that are in use, and
 //! hands what is over to the [`Exporter`], which nobody waits for.
 
 mod conventions;
