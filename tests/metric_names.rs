@@ -142,7 +142,7 @@ fn dashboards_and_rules_name_what_exists() {
         for name in named(&text(file), &by_name) {
             let page = name == "finback_mqtt_" || name == "finback_tcp_";
             // Levels of the log are set for these.
-            let module = name == "finback_core" || name == "finback_registry";
+            let module = ["finback_core", "finback_registry", "finback_http"].contains(&&*name);
             assert!(
                 page || module || by_name.contains_key(&*name),
                 "{file} names {name}"
