@@ -680,11 +680,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        // Looked at first: most have none, and moving it would cost them as much.
-        let traced = match &self.traced {
-            Some(_) => self.traced.take(),
-            None => None,
-        };
+        let traced = self.traced.take();
         let route = self.selected_route().map_or("", |route| &*route.name);
         let cluster = self.seat.as_ref().map_or("", |seat| seat.cluster.name());
         let mut record = Record {

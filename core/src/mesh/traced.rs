@@ -37,8 +37,8 @@ pub type Propagated = Box<[Field]>;
 /// What tells spans of one exchange apart: an odd number, so that no two of few are the same.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// An exchange that is written down, or may be when it has ended. It is a value within its exchange: one
-/// that is not sampled allocates nothing.
+/// An exchange that is written down, or may be when it has ended. It has one allocation of its own;
+/// exchanges that leave no span have none, and are no longer for it.
 pub struct Traced {
     spans: Arc<dyn Spans>,
     trace: TraceId,
@@ -52,7 +52,7 @@ pub struct Traced {
     /// When the attempt under way began.
     attempt_began: Now,
     attempts: u16,
-    /// What most have nothing of; apart, for they are part of every exchange.
+    /// What most have nothing of.
     more: Option<Box<More>>,
 }
 
