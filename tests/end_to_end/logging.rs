@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use finback_simulations::speech::Speech;
+
+use crate::support::rpc::{Call, Client};
 use crate::support::{eventually, free_port, temporary_folder};
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -19,6 +22,8 @@ struct Proxy {
     file: PathBuf,
     admin: u16,
     port: u16,
+    /// Where any protocol is spoken.
+    rpc: u16,
     /// An endpoint that takes connections and says nothing.
     hung: TcpListener,
 }
@@ -31,9 +36,9 @@ impl Proxy {
     /// With more in its configuration, and `RUST_LOG` if there is one.
     fn start_with(level: Option<&str>, more: &str, stderr: Stdio) -> Self {
         let file = temporary_folder().join("finback.yaml");
-        let (admin, port) = (free_port(), free_port());
+        let (admin, port, rpc) = (free_port(), free_port(), free_port());
         let hung = TcpListener::bind("127.0.0.1:0").unwrap();
-        write(&file, (admin, port), &hung, "one", more);
+        write(&file, (admin, port, rpc), &hung, "one", more);
         let mut command = Command::new(env!("CARGO_BIN_EXE_finback"));
         command.env_remove("RUST_LOG");
         command.envs(level.map(|level| ("RUST_LOG", level)));
@@ -44,6 +49,7 @@ impl Proxy {
             file,
             admin,
             port,
+            rpc,
             hung,
         };
         eventually("readiness", PATIENCE, || {
@@ -82,7 +88,8 @@ impl Proxy {
     }
 
     fn reload_with(&self, text: &str, more: &str) {
-        write(&self.file, (self.admin, self.port), &self.hung, text, more);
+        let ports = (self.admin, self.port, self.rpc);
+        write(&self.file, ports, &self.hung, text, more);
         self.signal("HUP");
         eventually("the reload", PATIENCE, || {
             let said = self
@@ -128,13 +135,19 @@ impl Drop for Proxy {
     }
 }
 
-fn write(file: &Path, (admin, port): (u16, u16), hung: &TcpListener, text: &str, more: &str) {
+fn write(
+    file: &Path,
+    (admin, port, rpc): (u16, u16, u16),
+    hung: &TcpListener,
+    text: &str,
+    more: &str,
+) {
     let hung = hung.local_addr().unwrap();
     let config = format!(
         r#"
 workers: 1
 admin: {{ address: "127.0.0.1:{admin}" }}
-listeners: [ {{ name: web, address: "127.0.0.1:{port}", protocol: http, routes: web }} ]
+listeners: [ {{ name: web, address: "127.0.0.1:{port}", protocol: http, routes: web }}, {{ name: rpc, address: "127.0.0.1:{rpc}", routes: web }} ]
 clusters: {{ hung: {{ endpoints: [ "{hung}" ] }} }}
 limits: {{ drain_delay: 0s }}
 {more}
@@ -292,12 +305,19 @@ fn what_clients_send_feigns_no_line() {
         let _ = proxy.ask(proxy.port, path);
     }
     proxy.nonsense(b"GET /\nERROR forged\x1b[31m HTTP/1.1\r\nhost: a\x1b[2J\r\n\r\n");
+    // Names of services stand in the lines of calls that go nowhere.
+    let name = "com.x\n2026-01-01T00:00:00Z ERROR forged \x1b[31m";
+    for speech in [Speech::Bolt, Speech::Dubbo] {
+        let mut client = Client::connect(&format!("127.0.0.1:{}", proxy.rpc), speech);
+        client.call(&Call::new(name, "m"));
+    }
     let said = proxy.said();
+    assert_eq!(said.matches("ERROR forged").count(), 2, "{said:?}");
     assert!(!said.contains('\x1b'), "{said:?}");
     assert!(
         !said
             .lines()
-            .any(|line| line.starts_with("ERROR") || line.contains("Z ERROR"))
+            .any(|line| line.starts_with("ERROR") || line.starts_with("2026-01-01"))
     );
     for line in said.lines() {
         assert!(line.starts_with("20"), "a time begins each line: {line}");
