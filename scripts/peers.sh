@@ -37,7 +37,7 @@ need kcat kcat
 need prometheus prometheus
 need promtool prometheus
 need chromium-headless-shell chromium-headless-shell
-need "/usr/lib/$(uname -m)-linux-gnu/libnss_wrapper.so" libnss-wrapper
+need unshare util-linux
 if [ "${#missing[@]}" -gt 0 ]; then
     echo "installing ${missing[*]}"
     $sudo apt-get update -qq
