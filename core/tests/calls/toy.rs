@@ -359,6 +359,7 @@ pub(crate) fn mess_of(spec: RoutingSpec, workers: usize) -> Mess {
     let workers = Workers::start(&mesh, workers).unwrap();
     let bound = workers
         .bind(ListenerSpec {
+            pinned: None,
             gauges: Arc::default(),
             tls: None,
             proxies: Arc::default(),
