@@ -76,23 +76,26 @@ struct Place {
     /// The place in the range of ports.
     slot: u16,
     address: SocketAddr,
-    listeners: Vec<Open>,
+    /// The numbers of its listeners.
+    listeners: Vec<u64>,
 }
 
-/// One of its listeners.
-#[derive(Clone)]
-struct Open {
-    id: u64,
-    listener: BrokerListener,
-}
-
-/// A listener that stands for a broker.
-#[derive(Clone)]
-pub struct BrokerListener {
-    /// What it was opened for.
-    pub spec: Arc<ListenerSpec>,
-    /// Where it listens.
+/// A broker as an operator sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct BrokerStatus {
+    /// The name of the listener in front of its name servers.
+    #[serde(skip)]
+    pub listener: String,
+    /// The name of its cluster in RocketMQ.
+    pub cluster: String,
+    /// Its name.
+    pub name: String,
+    /// Its number among those of that name; 0 is the master.
+    pub id: i64,
+    /// Where it listens itself.
     pub address: SocketAddr,
+    /// The port at which clients reach it here.
+    pub port: u16,
 }
 
 /// A broker as a file remembers it.
@@ -171,14 +174,22 @@ impl BrokerListeners {
         }
     }
 
-    /// What listens now.
+    /// The brokers that listeners stand for now.
     #[must_use]
-    pub fn listening(&self) -> Vec<BrokerListener> {
+    pub fn status(&self) -> Vec<BrokerStatus> {
         let state = self.lock();
-        let places = state.brokers.values();
-        places
-            .flat_map(|place| place.listeners.iter().map(|own| own.listener.clone()))
-            .collect()
+        let Some(site) = &state.site else {
+            return Vec::new();
+        };
+        let brokers = state.brokers.iter().map(|(name, place)| BrokerStatus {
+            listener: site.parent.name.to_string(),
+            cluster: name.cluster.clone(),
+            name: name.name.clone(),
+            id: name.id,
+            address: place.address,
+            port: self.port_of(place.slot),
+        });
+        brokers.collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -259,48 +270,45 @@ impl BrokerListeners {
         name: &Name,
         address: SocketAddr,
         slot: u16,
-    ) -> std::io::Result<Vec<Open>> {
+    ) -> std::io::Result<Vec<u64>> {
         let gone = || std::io::Error::other("its listener is gone");
         let site = state.site.as_ref().ok_or_else(gone)?;
         let workers = site.workers.upgrade().ok_or_else(gone)?;
         let cluster = self.cluster.get().ok_or_else(gone)?;
         let port = self.port_of(slot);
-        let mut ends = vec![(port, address, "")];
+        let mut ends = vec![(port, address)];
         // A broker listens two below its port as well, for what clients send it there.
         let vip = address.port().checked_sub(VIP).filter(|vip| *vip > 0);
         if let Some(vip) = vip {
-            ends.push((port - VIP, SocketAddr::new(address.ip(), vip), " vip"));
+            ends.push((port - VIP, SocketAddr::new(address.ip(), vip)));
         }
         let mut bound = Vec::new();
-        for (port, to, kind) in ends {
-            let listener = format!("{} {}:{}{kind}", site.parent.name, name.name, name.id);
+        for (port, to) in ends {
+            // Under its parent's name: that is what operators have written down.
             bound.push(workers.bind(ListenerSpec {
-                name: listener.into(),
                 address: SocketAddr::new(site.parent.address.ip(), port),
                 protocols: vec![Arc::new(RocketMq::of_broker(self.settings.config.clone()))],
                 pinned: Some(Pinned {
                     cluster: cluster.clone(),
                     endpoint: Arc::new(endpoint(to)),
                 }),
-                gauges: Arc::default(),
                 ..site.parent.clone()
             })?);
         }
         let listeners = bound.into_iter().map(|bound| {
-            let listener = BrokerListener {
-                spec: Arc::new(bound.spec().clone()),
-                address: bound.address(),
-            };
-            let (id, name) = (bound.id(), &listener.spec.name);
-            tracing::info!(
-                "listening {} {} for broker {address}",
-                Escaped(name),
-                listener.address
-            );
+            let id = bound.id();
             workers.listen(bound);
-            Open { id, listener }
+            id
         });
-        Ok(listeners.collect())
+        let listeners = listeners.collect();
+        tracing::info!(
+            "listening {} {}:{port} for broker {}:{} {address}",
+            site.parent.name,
+            site.parent.address.ip(),
+            Escaped(&name.name),
+            name.id
+        );
+        Ok(listeners)
     }
 }
 
@@ -367,7 +375,7 @@ impl State {
 fn end(workers: Option<&Arc<Workers>>, place: &Place) {
     for own in &place.listeners {
         if let Some(workers) = workers {
-            workers.unlisten(own.id);
+            workers.unlisten(*own);
         }
     }
 }

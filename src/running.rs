@@ -25,7 +25,7 @@ use crate::log;
 use crate::metadata::DubboMetadata;
 use crate::orders::Orders;
 use crate::protocols;
-use crate::rocketmq::BrokerListeners;
+use crate::rocketmq::{BrokerListeners, BrokerStatus};
 use crate::statsd::Statsd;
 use crate::subscriber::Subscribers;
 use crate::tls::{self, Ledger, Owner, Renewed};
@@ -437,21 +437,22 @@ impl Running {
     /// Every listener.
     pub async fn listeners(&self) -> Vec<ListenerStatus> {
         let listeners = self.listeners.lock().await;
-        let brokers = self.brokers.lock().await;
-        let of_brokers = brokers.iter().flat_map(|(_, own)| own.listening());
-        let of_brokers: Vec<_> = of_brokers.collect();
-        let all = listeners.iter().map(|own| (&own.spec, own.address));
-        let all = all.chain(of_brokers.iter().map(|own| (&*own.spec, own.address)));
-        let all = all.map(|(spec, address)| ListenerStatus {
-            name: spec.name.to_string(),
-            address,
-            protocols: spec.protocols.iter().map(|own| own.name()).collect(),
-            routes: spec.routes.to_string(),
-            tls: spec.tls.is_some(),
-            connections: spec.gauges.connections.load(Ordering::Relaxed),
-            accepted: spec.gauges.accepted.load(Ordering::Relaxed),
+        let all = listeners.iter().map(|own| ListenerStatus {
+            name: own.spec.name.to_string(),
+            address: own.address,
+            protocols: own.spec.protocols.iter().map(|own| own.name()).collect(),
+            routes: own.spec.routes.to_string(),
+            tls: own.spec.tls.is_some(),
+            connections: own.spec.gauges.connections.load(Ordering::Relaxed),
+            accepted: own.spec.gauges.accepted.load(Ordering::Relaxed),
         });
         all.collect()
+    }
+
+    /// RocketMQ's brokers that clients reach here.
+    pub async fn brokers(&self) -> Vec<BrokerStatus> {
+        let brokers = self.brokers.lock().await;
+        brokers.iter().flat_map(|(_, own)| own.status()).collect()
     }
 
     /// Name, address and protocols of every listener.
