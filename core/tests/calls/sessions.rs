@@ -254,11 +254,14 @@ async fn a_listener_may_stand_for_one_endpoint() {
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_that_wait_long_are_told_when_we_go() {
     let server = Server::bind().await;
-    let mess = mess_of_sessions(&[server.address]);
+    let mut spec = routing(&[server.address], policy(), retry(1));
+    spec.limits.drain = Duration::from_secs(60);
+    let mess = mess_with(spec, 1, session(), None);
     let mut client = Peer::connect(mess.address).await;
     client.send(1, 1, "svc poll timeout=60000").await;
     let mut upstream = server.accept().await;
     upstream.get().await.unwrap();
+    let began = Instant::now();
     let draining = tokio::spawn(async move {
         mess.workers.drain().await;
         mess
@@ -269,4 +272,9 @@ async fn calls_that_wait_long_are_told_when_we_go() {
     assert_eq!(answer.rejection(), Some(Rejection::Draining));
     assert_eq!(client.get().await, None);
     draining.await.unwrap();
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
 }
