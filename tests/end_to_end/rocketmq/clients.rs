@@ -56,7 +56,14 @@ pub(crate) fn repertoire(kind: Kind) -> Vec<(&'static str, Scenario)> {
 }
 
 fn play(stage: Stage<'_>) -> BTreeMap<&'static str, Outcome> {
-    let outcomes = stage.play(&repertoire(stage.client.kind));
+    play_these(stage, &repertoire(stage.client.kind))
+}
+
+fn play_these(
+    stage: Stage<'_>,
+    scenarios: &[(&'static str, Scenario)],
+) -> BTreeMap<&'static str, Outcome> {
+    let outcomes = stage.play(scenarios);
     for (name, outcome) in &outcomes {
         println!("{:?} {name}: {:?}", stage.client.kind, outcome.millis);
         assert!(!outcome.same.is_null(), "{name}");
@@ -82,7 +89,10 @@ fn java_5_5() {
 #[test]
 fn java_5_5_in_binary() {
     let client = Client::start_writing(Kind::Java55, Encoding::Binary);
-    play(Cluster::v55().direct(&client));
+    let mut all = repertoire(Kind::Java55);
+    // POP's code does not fit the 16 bits that the binary header has for it: it never worked.
+    all.retain(|(name, _)| *name != "pop");
+    play_these(Cluster::v55().direct(&client), &all);
 }
 
 #[test]
