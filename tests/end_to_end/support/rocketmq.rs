@@ -265,6 +265,8 @@ impl Proxy {
         let config = json!({
             "rocketMQClusterName": "c1", "namesrvAddr": names.address, "proxyMode": "CLUSTER",
             "grpcServerPort": grpc, "remotingListenPort": remoting, "enableTopicMessageTypeCheck": false,
+            // Brokers ask it about transactions only once it has told them of its producers.
+            "transactionHeartbeatPeriodSecond": 1,
         });
         let path = folder.join("proxy.json");
         std::fs::write(&path, config.to_string()).unwrap();
