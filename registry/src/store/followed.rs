@@ -192,6 +192,8 @@ impl Drop for Followed {
 
 /// Waits until any of those that `has_changed` looks at, which are followed with this bell, has.
 pub(crate) async fn changed(bell: &Bell, mut has_changed: impl FnMut() -> bool) {
+    // Whoever forgets to look at one of them shall not hold up all others on this thread.
+    tokio::task::coop::consume_budget().await;
     while !has_changed() {
         bell.notified().await;
     }
