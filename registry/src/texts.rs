@@ -41,7 +41,9 @@ impl Texts {
     pub fn get(&self, name: &str) -> Option<&str> {
         let mut pieces = [&self.own, &self.common].into_iter();
         pieces.find_map(|piece| {
-            let (_, value) = pairs(piece).find(|(own, _)| *own == name)?;
+            // They are in order: what is not there need not be looked for to the end.
+            let mut up_to = pairs(piece).take_while(|(own, _)| *own <= name);
+            let (_, value) = up_to.find(|(own, _)| *own == name)?;
             Some(value)
         })
     }
