@@ -215,7 +215,8 @@ mod tests {
             (Texts::from(more), "pid\x002\0zone\0a\0"),
             (first.clone(), ""),
         ] {
-            let shared = own.like(&first).expect("they are alike");
+            let mut shared = own.clone();
+            shared.share(&first);
             assert_eq!(shared, own);
             assert_eq!(&*shared.own, expected);
             assert!(Arc::ptr_eq(&shared.common, &first.common));
