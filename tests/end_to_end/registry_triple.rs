@@ -120,7 +120,10 @@ fn headers_of_triple_carry_what_consumers_and_providers_ask_for() {
     // A token of the caller's own stays as it is.
     let own = hasty.with("timeout", "5000").with("@token", "wrong");
     let refused = own.call("who", "").unwrap_err();
-    assert!(refused.text.contains("Invalid token"), "{refused:?}");
+    assert!(
+        refused.text.contains("incorrect token is wrong"),
+        "{refused:?}"
+    );
 }
 
 #[test]
