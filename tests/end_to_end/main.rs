@@ -51,6 +51,7 @@ mod registry_rules;
 mod registry_triple;
 mod reload;
 mod revocation;
+mod rocketmq;
 mod rotating;
 mod smuggling;
 mod support;
