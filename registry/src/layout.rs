@@ -406,8 +406,8 @@ fn labels(parameters: &BTreeMap<String, String>) -> Texts {
 
 /// Something followed that is told by hand.
 #[cfg(test)]
-pub(crate) fn by_hand(bell: &Bell) -> (tokio::sync::mpsc::UnboundedSender<Answer>, Followed) {
-    let (teller, mut told) = tokio::sync::mpsc::unbounded_channel();
+pub(crate) fn by_hand(bell: &Bell) -> (tokio::sync::mpsc::Sender<Answer>, Followed) {
+    let (teller, mut told) = tokio::sync::mpsc::channel(8);
     let handle = tokio::runtime::Handle::current();
     let followed = Followed::task(&handle, bell, |out| async move {
         while let Some(answer) = told.recv().await {

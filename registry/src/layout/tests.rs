@@ -373,13 +373,13 @@ async fn a_directory_of_which_only_a_part_is_known_waits_for_the_rest() {
         followed: vec![first, second],
         bell,
     };
-    mapping.send(names(["com.acme.Pay"])).unwrap();
+    mapping.try_send(names(["com.acme.Pay"])).unwrap();
     directory.changed().await;
     assert_eq!(directory.latest(), None);
     let soon = std::time::Duration::from_millis(20);
     let again = tokio::time::timeout(soon, directory.changed()).await;
     assert!(again.is_err(), "told again of what it has looked at");
-    services.send(names(["com.acme.Order"])).unwrap();
+    services.try_send(names(["com.acme.Order"])).unwrap();
     directory.changed().await;
     let both = ["com.acme.Order", "com.acme.Pay"].map(str::to_owned);
     assert_eq!(directory.latest(), Some(both.into()));
