@@ -37,7 +37,7 @@ need kcat kcat
 need prometheus prometheus
 need promtool prometheus
 need chromium-headless-shell chromium-headless-shell
-need "/usr/lib/$(uname -m)-linux-gnu/libnss_wrapper.so" libnss-wrapper
+need unshare util-linux
 if [ "${#missing[@]}" -gt 0 ]; then
     echo "installing ${missing[*]}"
     $sudo apt-get update -qq
@@ -55,9 +55,11 @@ fi
 out=$PWD/target/peers
 mkdir -p "$out"
 
-fresh() { # STAMP FOLDER: whether what was built from FOLDER is still good
-    find "tests/peers/$2" -type f | LC_ALL=C sort | xargs sha256sum >"$out/$1.now"
-    cmp -s "$out/$1.now" "$out/$1.stamp"
+fresh() { # STAMP FOLDER...: whether what was built from these is still good
+    local stamp=$1
+    shift
+    find "${@/#/tests/peers/}" -type f | LC_ALL=C sort | xargs sha256sum >"$out/$stamp.now"
+    cmp -s "$out/$stamp.now" "$out/$stamp.stamp"
 }
 # A Go that is new enough: the one on the path, or one from the Go module proxy, as a `go` that is
 # asked for another version would fetch it. Debian's own is too old for that.
@@ -128,6 +130,28 @@ if ! fresh jaeger jaeger; then
     chmod -R u+w "$made"
     rm -rf "$made"
     mv "$out/jaeger.now" "$out/jaeger.stamp"
+fi
+# RocketMQ's name servers, brokers and proxy, and the clients for Java of three versions and on gRPC: about
+# 240 MB. The client of 5.5 runs from the jars of its broker.
+if ! fresh rocketmq rocketmq/java java/common java/pom.xml; then
+    echo "building RocketMQ's servers and Java clients"
+    rm -rf "$out/rocketmq"/{bodies,common,client44,client49,grpc,server53,server55}
+    mvn -q -B -ntp -Dstyle.color=never -f tests/peers/rocketmq/java/pom.xml package "-Dout=$out/rocketmq"
+    mv "$out/rocketmq.now" "$out/rocketmq.stamp"
+fi
+if ! fresh rocketmq-node rocketmq/node node/console.js; then
+    echo "installing RocketMQ's npm client"
+    mkdir -p "$out/rocketmq/node"
+    cp tests/peers/rocketmq/node/* tests/peers/node/console.js "$out/rocketmq/node/"
+    (cd "$out/rocketmq/node" && npm ci --no-audit --no-fund --ignore-scripts --loglevel=error)
+    mv "$out/rocketmq-node.now" "$out/rocketmq-node.stamp"
+fi
+if ! fresh rocketmq-go rocketmq/go; then
+    echo "building RocketMQ's Go client"
+    go=$(go_toolchain)
+    mkdir -p "$out/rocketmq"
+    (cd tests/peers/rocketmq/go && "$go" build -trimpath -ldflags='-s -w' -o "$out/rocketmq/go" .)
+    mv "$out/rocketmq-go.now" "$out/rocketmq-go.stamp"
 fi
 # OpenTelemetry's agent for Java, as its users attach it.
 agent=opentelemetry-javaagent-2.33.1.jar

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use crate::access_log::AccessLogConfig;
 use crate::log::LogConfig;
+use crate::rocketmq::BrokerListeners;
 use crate::tls::{self, ClientFiles, ServerFiles};
 use crate::traces::TracingSpec;
 use finback_core::driver::ListenerSpec;
@@ -55,6 +56,8 @@ pub struct Config {
     pub snapshots: Option<PathBuf>,
     /// Listeners.
     pub listeners: Vec<ListenerSpec>,
+    /// Who has listeners stand for RocketMQ's brokers, by the names of their parents.
+    pub brokers: Vec<(Arc<str>, Arc<BrokerListeners>)>,
     /// Everything about routing.
     pub routing: RoutingSpec,
     /// How it starts and stops.

@@ -14,6 +14,7 @@ pub mod metadata;
 pub mod metrics;
 pub mod orders;
 pub mod protocols;
+pub mod rocketmq;
 pub mod running;
 pub mod statsd;
 pub mod subscriber;

@@ -14,6 +14,9 @@ use finback_grpc::GrpcProbe;
 use finback_http::{Dialect, Http, HttpProbe};
 use finback_mqtt::MqttProbe;
 use finback_observability::trace;
+use finback_rocketmq::Brokers;
+
+use crate::rocketmq;
 
 /// What a listener may set about its protocols.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +33,23 @@ pub struct Settings {
     pub mqtt: finback_mqtt::Config,
     /// HTTP's own.
     pub http: finback_http::Config,
+    /// RocketMQ's own, where it is spoken.
+    pub rocketmq: Option<RocketMq>,
+}
+
+/// What a listener in front of RocketMQ's name servers is made of.
+#[derive(Clone)]
+pub struct RocketMq {
+    /// What it was configured with.
+    pub settings: rocketmq::Settings,
+    /// Who has listeners stand for brokers.
+    pub brokers: Arc<dyn Brokers>,
+}
+
+impl fmt::Debug for RocketMq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.settings.fmt(f)
+    }
 }
 
 /// One protocol as the binary knows it.
@@ -61,6 +81,12 @@ const ENTRIES: &[Entry] = &[
         name: finback_http::NAME,
         layout: "spring",
         make: http,
+    },
+    // It needs ports for brokers, so it is spoken only where it is asked for.
+    Entry {
+        name: finback_rocketmq::NAME,
+        layout: "native",
+        make: rocketmq_of,
     },
     // It claims everything, so it comes last, and only where it is asked for.
     Entry {
@@ -98,6 +124,15 @@ fn bolt(settings: &Settings) -> Arc<dyn Protocol> {
     Arc::new(finback_bolt::Bolt::new(config))
 }
 
+fn rocketmq_of(settings: &Settings) -> Arc<dyn Protocol> {
+    Arc::new(match settings.rocketmq.clone() {
+        Some(RocketMq { settings, brokers }) => {
+            finback_rocketmq::RocketMq::of_name_servers(settings.config, brokers)
+        }
+        None => finback_rocketmq::RocketMq::of_broker(finback_rocketmq::Config::default()),
+    })
+}
+
 fn http(settings: &Settings) -> Arc<dyn Protocol> {
     let dialects: Vec<Arc<dyn Dialect>> = vec![
         Arc::new(finback_grpc::Triple),
@@ -116,6 +151,7 @@ pub fn status_name(protocol: &str, status: Status) -> Option<Cow<'static, str>> 
         finback_dubbo::NAME => finback_dubbo::status_name(code),
         finback_bolt::NAME => finback_bolt::status_name(code),
         finback_mqtt::NAME => finback_mqtt::status_name(code),
+        finback_rocketmq::NAME => finback_rocketmq::status_name(code),
         // Triple's unary calls have HTTP's numbers, which are above all of gRPC's.
         finback_grpc::NAME | finback_grpc::TRIPLE if code < 100 => finback_grpc::status_name(code),
         finback_http::NAME | finback_grpc::TRIPLE => return Some(code.to_string().into()),
@@ -183,6 +219,10 @@ pub fn traced() -> HashMap<&'static str, trace::Protocol> {
             finback_mqtt::NAME,
             of(trace::System::Messaging { name: "mqtt" }, PLAIN),
         ),
+        (
+            finback_rocketmq::NAME,
+            of(trace::System::Messaging { name: "rocketmq" }, PLAIN),
+        ),
         (finback_tcp::NAME, of(trace::System::Connection, PLAIN)),
     ])
 }
@@ -216,6 +256,7 @@ pub fn named(name: &str, settings: &Settings) -> Option<Vec<Arc<dyn Protocol>>> 
         .iter()
         .filter(|entry| match entry.name {
             finback_tcp::NAME => name == finback_tcp::NAME || settings.tcp_fallback,
+            finback_rocketmq::NAME => name == finback_rocketmq::NAME,
             own => name == "auto" || name == own,
         })
         .map(|entry| (entry.make)(settings))

@@ -25,6 +25,7 @@ use crate::log;
 use crate::metadata::DubboMetadata;
 use crate::orders::Orders;
 use crate::protocols;
+use crate::rocketmq::{BrokerListeners, BrokerStatus};
 use crate::statsd::Statsd;
 use crate::subscriber::Subscribers;
 use crate::tls::{self, Ledger, Owner, Renewed};
@@ -66,7 +67,9 @@ pub struct Running {
     /// Where services are looked up.
     pub registries: Arc<Registries>,
     /// The worker threads.
-    pub workers: Workers,
+    pub workers: Arc<Workers>,
+    /// Who has listeners stand for RocketMQ's brokers, by the names of their parents.
+    brokers: Mutex<Vec<(Arc<str>, Arc<BrokerListeners>)>>,
     listeners: Mutex<Vec<Listener>>,
     /// Those of the configuration.
     registrations: Mutex<Vec<Registration>>,
@@ -274,6 +277,7 @@ impl Running {
         let looking = turns[1].1.clone().keep_looking();
         registry_thread.handle.spawn(looking);
         let workers = Workers::start(&mesh, config.workers).context("cannot start the workers")?;
+        let workers = Arc::new(workers);
         if config.take_over {
             workers.share_addresses();
         }
@@ -282,10 +286,15 @@ impl Running {
         access_logs
             .replace(&config.access_logs)
             .context("cannot start a thread")?;
-        let listeners = bound
+        let listeners: Vec<Listener> = bound
             .into_iter()
             .map(|bound| listen(&workers, bound))
             .collect();
+        for (name, brokers) in &config.brokers {
+            if let Some(parent) = listeners.iter().find(|own| own.spec.name == *name) {
+                brokers.attach(&workers, &parent.spec, config.snapshots.as_deref(), None);
+            }
+        }
         // Only what listens already is offered to others.
         for registration in &config.registrations {
             registries.register(registration);
@@ -314,6 +323,7 @@ impl Running {
             _registry_thread: registry_thread,
             registries,
             workers,
+            brokers: Mutex::new(config.brokers),
             listeners: Mutex::new(listeners),
             draining: AtomicBool::new(false),
             awaited,
@@ -333,6 +343,7 @@ impl Running {
         anyhow::ensure!(!self.is_draining(), "it is going to stop");
         let changed = self.fixed.changed(&Fixed::of(&config));
         let mut listeners = self.listeners.lock().await;
+        let mut brokers = self.brokers.lock().await;
         let is_new = |spec: &ListenerSpec| !listeners.iter().any(|own| own.spec == *spec);
         let wanted = config.listeners.clone();
         keep_fresh(&config, &self.certificates);
@@ -369,7 +380,9 @@ impl Running {
             }
             kept
         });
+        let fresh: Vec<_> = bound.iter().map(|own| own.spec().name.clone()).collect();
         listeners.extend(bound.into_iter().map(|bound| listen(&self.workers, bound)));
+        self.replace_brokers(&mut brokers, config.brokers, &fresh, &listeners);
         let mut registrations = self.registrations.lock().await;
         self.registries
             .change_registrations(&registrations, &config.registrations);
@@ -377,6 +390,39 @@ impl Running {
         self.registries.set_bridges(config.bridges);
         self.lock_shown().replace(config.shown, &changed);
         Ok(changed)
+    }
+
+    /// Has the brokers of listeners that are `fresh` served anew, and those of listeners that are gone no more;
+    /// the others stay.
+    fn replace_brokers(
+        &self,
+        current: &mut Vec<(Arc<str>, Arc<BrokerListeners>)>,
+        wanted: Vec<(Arc<str>, Arc<BrokerListeners>)>,
+        fresh: &[Arc<str>],
+        listeners: &[Listener],
+    ) {
+        let snapshots = self.fixed.snapshots.as_deref();
+        let former = std::mem::take(current);
+        for (name, brokers) in wanted {
+            let known = former.iter().find(|(own, _)| *own == name);
+            match (known, listeners.iter().find(|own| own.spec.name == name)) {
+                (Some((_, known)), _) if !fresh.contains(&name) => {
+                    current.push((name, known.clone()));
+                }
+                (known, Some(parent)) => {
+                    let known = known.map(|(_, known)| &**known);
+                    brokers.attach(&self.workers, &parent.spec, snapshots, known);
+                    current.push((name, brokers));
+                }
+                (_, None) => {}
+            }
+        }
+        for (name, known) in former {
+            if !current.iter().any(|(_, own)| Arc::ptr_eq(own, &known)) {
+                tracing::debug!(listener = %name, "its brokers are served no more");
+                known.close();
+            }
+        }
     }
 
     /// The configuration in force, without secrets.
@@ -401,6 +447,12 @@ impl Running {
             accepted: own.spec.gauges.accepted.load(Ordering::Relaxed),
         });
         all.collect()
+    }
+
+    /// RocketMQ's brokers that clients reach here.
+    pub async fn brokers(&self) -> Vec<BrokerStatus> {
+        let brokers = self.brokers.lock().await;
+        brokers.iter().flat_map(|(_, own)| own.status()).collect()
     }
 
     /// Name, address and protocols of every listener.

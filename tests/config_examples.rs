@@ -154,6 +154,7 @@ fn every_key_is_explained() {
         "messaging.md",
         "metrics.md",
         "observing.md",
+        "rocketmq.md",
         "tracing.md",
     ];
     let text = pages.map(|page| std::fs::read_to_string(docs().join(page)).unwrap());

@@ -1,19 +1,43 @@
 //! The plug of a framed protocol: pure functions between bytes and frames.
 
+use std::borrow::Cow;
+use std::net::SocketAddr;
+
 use bytes::BytesMut;
 
 use crate::frame::{Edit, Head, Malformed, Metadata, Reading, Status};
 use crate::rejection::Rejection;
-use std::borrow::Cow;
 
-/// Who may share an upstream connection.
+/// Who may share an upstream connection. Answers come in any order and find their request by an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
-    /// Answers come in any order and find their request by an id of this many bits (32 or 64).
+    /// The calls of all clients.
     Multiplexed {
-        /// Width of the id on the wire.
+        /// Width of the id on the wire: 32 or 64 bits.
         id_bits: u8,
     },
+    /// The calls of one client: a server remembers who speaks on a connection, and calls that client
+    /// over it. The two connections end together.
+    Session {
+        /// Width of the id on the wire: 32 or 64 bits.
+        id_bits: u8,
+    },
+}
+
+impl Sharing {
+    /// Width of the id on the wire, in bits.
+    #[must_use]
+    pub fn id_bits(self) -> u8 {
+        match self {
+            Self::Multiplexed { id_bits } | Self::Session { id_bits } => id_bits,
+        }
+    }
+
+    /// Whether a client has upstream connections of its own.
+    #[must_use]
+    pub fn is_session(self) -> bool {
+        matches!(self, Self::Session { .. })
+    }
 }
 
 /// A message about the connection itself.
@@ -89,6 +113,14 @@ pub trait Codec: Send + Sync + 'static {
     /// connection; for a pong, the ping itself). Returns false if the protocol has no such
     /// message.
     fn signal(&self, signal: Signal<'_>, cue: &Head, out: &mut BytesMut) -> bool;
+
+    /// Another body for the answer `wire` to the request `asked`, where clients must not read what the endpoint
+    /// says: addresses that lead past the mesh. `local` is where the client connected to. `None` leaves the
+    /// answer as it is. Asked only of codecs whose connections are [sessions](Sharing::Session).
+    fn translate(&self, asked: &Head, local: Option<SocketAddr>, wire: &[u8]) -> Option<Vec<u8>> {
+        let _ = (asked, local, wire);
+        None
+    }
 
     /// Appends the mesh's own answer to the request of `head`, such that its client library
     /// raises a clean exception with `text` in it where the protocol carries text. Returns the

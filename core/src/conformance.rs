@@ -8,7 +8,7 @@ pub use names::{Names, check_names};
 use bytes::BytesMut;
 
 use self::driven::{attribute, edited, exercise_frame, reject, same_reading, sole};
-use crate::codec::{Codec, Sharing, Signal};
+use crate::codec::{Codec, Signal};
 use crate::frame::{Head, Kind, Malformed, Reading};
 use crate::rejection::Rejection;
 
@@ -179,7 +179,7 @@ fn identity(codec: &dyn Codec, Sample { name, bytes, .. }: &Sample, head: &Head)
 
 /// A new id arrives, nothing else changes, and the way back leads to the same bytes.
 fn new_id(codec: &dyn Codec, Sample { name, bytes, .. }: &Sample, head: &Head) {
-    let Sharing::Multiplexed { id_bits } = codec.sharing();
+    let id_bits = codec.sharing().id_bits();
     let widest = u64::MAX >> (64 - u32::from(id_bits));
     for id in [0, 1, 0x8182_8384, 0x0102_0304_0506_0708 & widest, widest] {
         let changed = edited(codec, head, bytes, id, &[]);

@@ -225,6 +225,9 @@ pub struct Edit<'a> {
     pub id: u64,
     /// Attributes to add, or to replace where the frame has them already.
     pub attributes: &'a [(&'a str, &'a str)],
+    /// The body that the frame shall have in place of its own. Only where a codec [asked for
+    /// it](crate::codec::Codec::translate).
+    pub body: Option<&'a [u8]>,
     /// What the endpoint that the frame goes to wants of it. A codec whose frames have no place for
     /// that leaves them alone.
     pub fit: Option<Fit<'a>>,

@@ -40,6 +40,7 @@ use unknown::Unknown;
 
 pub use local::LocalMesh;
 pub(crate) use origin::Origin;
+pub use origin::Pinned;
 pub(crate) use site::{SiteCache, SiteKey};
 pub use status::{ClusterStatus, EndpointState, EndpointStatus};
 pub(crate) use told::Told;

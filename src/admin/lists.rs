@@ -38,9 +38,15 @@ pub(super) fn configuration(running: &Running) -> Value {
 }
 
 pub(super) async fn listeners(running: &Running) -> Value {
+    let brokers = running.brokers().await;
     let all = running.listeners().await.into_iter();
     all.map(|own| {
+        let brokers: Vec<_> = brokers
+            .iter()
+            .filter(|broker| broker.listener == own.name)
+            .collect();
         json!({
+            "brokers": brokers,
             "name": own.name,
             "address": own.address.to_string(),
             "protocols": own.protocols,

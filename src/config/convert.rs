@@ -6,6 +6,7 @@ mod kafka;
 mod logs;
 mod proxies;
 mod registries;
+mod rocketmq;
 mod routes;
 mod several;
 mod statsd;
@@ -32,9 +33,11 @@ use crate::access_log::AccessLogConfig;
 use crate::authentication::Credentials;
 use crate::kafka::Outlet;
 use crate::protocols;
+use crate::rocketmq::BrokerListeners;
 use crate::subscriber::Subscription;
 use crate::tls::{PairFiles, ServerFiles};
 
+use self::rocketmq::OfListener;
 use clusters::{cluster_spec, policy};
 use registries::{bridge, mesh_registry, registrations, registry_spec};
 use routes::table;
@@ -106,17 +109,20 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
         let message = "without a listener nothing would ever come in; write one";
         wrongs.add(Wrong::at(file.listeners.place, message));
     }
-    let Listeners {
-        specs: listeners,
-        tls: listener_tls,
-        access_logs,
-        places: listener_places,
-    } = listeners(file.listeners, frame, &names, folder, &mut wrongs);
+    let all = listeners(file.listeners, frame, &names, folder, &mut wrongs);
     let tables: Vec<_> = file
         .routes
         .into_iter()
         .map(|(name, routes)| table(&name, routes, &names, folder, &mut wrongs))
         .collect();
+    rocketmq::settle(&all, &tables, &mut wrongs);
+    let Listeners {
+        specs: listeners,
+        tls: listener_tls,
+        access_logs,
+        places: listener_places,
+        rocketmq,
+    } = all;
     let clusters = file.clusters.into_iter().map(|(name, mut cluster)| {
         let told = cluster.value.proxy_protocol.take();
         let (mut spec, tls) = cluster_spec(&name, cluster, &names, folder)?;
@@ -166,6 +172,10 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
             .snapshots
             .map(|snapshots| folder.join(snapshots.folder)),
         listeners,
+        brokers: rocketmq
+            .into_iter()
+            .map(|own| (own.name, own.brokers))
+            .collect(),
         routing,
         lifecycle,
         log,
@@ -215,6 +225,8 @@ struct Listeners {
     /// The files of each one's TLS.
     tls: Vec<Option<Placed<ServerFiles>>>,
     access_logs: Vec<(Arc<str>, AccessLogConfig)>,
+    /// Those that speak RocketMQ.
+    rocketmq: Vec<OfListener>,
     /// Where each one's address stands, by name.
     places: Vec<(Arc<str>, (u64, u64))>,
 }
@@ -393,7 +405,21 @@ fn add_listener(
 ) -> Result<()> {
     let place = listener.address.place;
     let access_log = listener.access_log.take();
-    let (spec, tls) = listener_spec(listener, frame, names, folder)?;
+    let rocketmq = rocketmq::settings(
+        listener.rocketmq.take(),
+        listener.protocol.as_ref(),
+        frame,
+        names,
+    )?;
+    let brokers = rocketmq
+        .as_ref()
+        .map(|own| BrokerListeners::new(own.value.clone()));
+    let spoken = rocketmq.as_ref().zip(brokers.as_ref());
+    let spoken = spoken.map(|(own, brokers)| protocols::RocketMq {
+        settings: own.value.clone(),
+        brokers: brokers.clone(),
+    });
+    let (spec, tls) = listener_spec(listener, frame, spoken, names, folder)?;
     if all.specs.iter().any(|other| other.name == spec.name) {
         let message = format!("two listeners are called `{}`; rename one", spec.name);
         return Err(Wrong::at(place, message));
@@ -417,6 +443,13 @@ fn add_listener(
         }
         all.access_logs.push((spec.name.clone(), config));
     }
+    if let (Some(Placed { place, .. }), Some(brokers)) = (rocketmq, brokers) {
+        all.rocketmq.push(OfListener {
+            name: spec.name.clone(),
+            place,
+            brokers,
+        });
+    }
     all.places.push((spec.name.clone(), place));
     all.tls.push(tls);
     all.specs.push(spec);
@@ -435,6 +468,7 @@ struct Frame {
 fn listener_spec(
     from: file::Listener,
     frame: Frame,
+    rocketmq: Option<protocols::RocketMq>,
     names: &Names,
     folder: &Folder<'_>,
 ) -> Result<(ListenerSpec, Option<Placed<ServerFiles>>)> {
@@ -455,6 +489,7 @@ fn listener_spec(
         opaque_service: from.opaque_service,
         mqtt: mqtt_bounds(from.mqtt, from.protocol.as_ref(), frame.most)?,
         http: http_bounds(from.http, from.protocol.as_ref())?,
+        rocketmq,
     };
     let protocols = match &from.protocol {
         None => protocols::named("auto", &settings).unwrap_or_default(),
@@ -473,6 +508,7 @@ fn listener_spec(
     };
     let proxies = proxies::proxies(from.trusted_proxies, from.proxy_protocol, &protocols)?;
     let spec = ListenerSpec {
+        pinned: None,
         gauges: Arc::default(),
         proxies,
         name: from.name.unwrap_or_else(|| address.to_string()).into(),

@@ -489,9 +489,9 @@ pub struct Listener {
     pub name: Option<String>,
     /// Where to listen, such as `0.0.0.0:12220`; port 0 takes a free one.
     pub address: Placed<String>,
-    /// `bolt`, `dubbo`, `mqtt`, `http`, `tcp`, or `auto` to tell by a connection's first bytes.
+    /// `bolt`, `dubbo`, `mqtt`, `http`, `rocketmq`, `tcp`, or `auto` to tell by a connection's first bytes.
     /// Default: auto.
-    #[schemars(extend("enum" = ["auto", "mqtt", "bolt", "dubbo", "http", "tcp"]))]
+    #[schemars(extend("enum" = ["auto", "mqtt", "bolt", "dubbo", "http", "rocketmq", "tcp"]))]
     pub protocol: Option<Placed<String>>,
     /// With `auto`: whether what is none of its protocols is passed through as TCP, to where
     /// routes for `tcp` lead. Default: false.
@@ -519,6 +519,8 @@ pub struct Listener {
     pub mqtt: Option<Placed<MqttListener>>,
     /// HTTP: bounds on requests and connections.
     pub http: Option<Placed<HttpListener>>,
+    /// RocketMQ: where its clients reach brokers. A listener that speaks it stands for name servers.
+    pub rocketmq: Option<Placed<RocketMqListener>>,
     /// A line for each exchange. Default: none.
     pub access_log: Option<Placed<AccessLog>>,
 }
@@ -613,6 +615,19 @@ pub struct MqttListener {
     /// Origins whose pages may open a WebSocket, such as `https://app.acme.test`. Default: any.
     #[serde(default)]
     pub origins: Vec<Placed<String>>,
+}
+
+/// Where clients of RocketMQ reach brokers: each broker that a name server tells of is given a listener of its own.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RocketMqListener {
+    /// Ports for brokers, three for each, such as `20000-20299`.
+    pub broker_ports: Placed<String>,
+    /// The cluster whose policy (TLS, timeouts, limits) holds for brokers. Default: the one that all routes of
+    /// the listener lead to.
+    pub broker_cluster: Option<Placed<String>>,
+    /// The host that clients dial for brokers. Default: the address at which they reached this listener.
+    pub advertise: Option<Placed<String>>,
 }
 
 /// TLS of a listener. Files are PEM, relative to this one, and read again when they change.

@@ -834,9 +834,11 @@ limits: {{ registry_wait: 1s }}
     let calls = eventually("the calls", PATIENCE, || {
         let calls = json(&finback, "/calls");
         let enough = calls["all"] == 301 && calls["oldest"].as_array().map(Vec::len) == Some(200);
-        enough
+        // They wait for the connection that the first of them asked for, before they wait for answers.
+        let sent = calls["oldest"][0]["waits_for"] == "answer";
+        (enough && sent)
             .then_some(calls.clone())
-            .ok_or(calls["all"].to_string())
+            .ok_or(format!("{} of {}", calls["oldest"][0], calls["all"]))
     });
     let first = &calls["oldest"][0];
     assert_eq!(first["service"], "com.acme.Pay");

@@ -50,6 +50,7 @@ mod registry_reads;
 mod registry_rules;
 mod reload;
 mod revocation;
+mod rocketmq;
 mod rotating;
 mod smuggling;
 mod support;

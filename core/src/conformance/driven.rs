@@ -79,6 +79,7 @@ pub(super) fn edited(
         head,
         wire,
         &Edit {
+            body: None,
             id,
             attributes,
             fit: None,

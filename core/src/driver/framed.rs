@@ -5,7 +5,7 @@ mod session;
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,13 +15,14 @@ use crate::frame::{Edit, Head, Kind, Malformed, Metadata, Names, Reading, Status
 use crate::gauges::Gauges;
 use crate::log_limit::LogLimit;
 use crate::mesh::{Exchange, Origin, SiteCache};
-use crate::net::Transport;
+use crate::net::{Ends, Transport};
 use crate::rejection::Rejection;
 
 use super::call::{self, Call};
 use super::link::Link;
 use super::reply::{Reply, Waiting};
 use super::resident::Resident;
+use super::upstream::Upstream;
 use super::worker::Worker;
 
 pub use session::serve;
@@ -35,6 +36,8 @@ pub(super) const SMALL_FRAME: usize = 64 * 1024;
 /// Services that are looked up for the calls of one client at a time: whoever invents names must not use
 /// up what all share.
 const LOOKUPS: usize = 256;
+/// Calls of endpoints that a client may leave unanswered, at most.
+const CALLED_BACK: usize = 256;
 /// More than `queue_hard` may wait for a client this long: what was appended in one turn is no sign
 /// that it does not read.
 const SLOW: Duration = Duration::from_secs(1);
@@ -90,8 +93,20 @@ pub(crate) struct Client {
     no_room: Cell<bool>,
     /// The clusters that its calls wait for, with how many do.
     lookups: RefCell<Vec<(usize, u32)>>,
+    /// What is its own where its upstream connections are.
+    session: Option<OwnSession>,
     /// That frame comes too slowly; what it took is given back.
     too_slow: Cell<bool>,
+}
+
+/// What a client has that shares no upstream connection.
+struct OwnSession {
+    /// The number by which its connections are known.
+    number: u64,
+    /// Where it connected to.
+    local: Option<SocketAddr>,
+    /// Calls of endpoints that it has not answered: their ids, and over which connection they came.
+    called_back: RefCell<Vec<(u64, Weak<Upstream>)>>,
 }
 
 // === Requests ===
@@ -119,6 +134,10 @@ impl Client {
                     codec.signal(Signal::Pong { wire }, &head, out)
                 });
                 self.check_queue(worker);
+                Ok(())
+            }
+            Kind::Response if self.session.is_some() => {
+                self.answer_back(worker, head, wire);
                 Ok(())
             }
             // We ask nothing of clients, so there is nothing they could answer.
@@ -182,6 +201,12 @@ impl Client {
         Ok(())
     }
 
+    /// Whether new calls have been refused for so long that those that wait are to be told, too.
+    fn is_over_grace(&self, now: Now) -> bool {
+        let ends = self.grace_ends.get();
+        ends.is_some_and(|ends| now >= ends.after(QUIET))
+    }
+
     /// When it is to end, whatever it does.
     fn ends(&self, now: Now) -> Option<Now> {
         self.transport.as_deref()?.ends(now)
@@ -223,6 +248,45 @@ impl Reply for Client {
         self.protocol
     }
 
+    fn owner(&self) -> Option<u64> {
+        Some(self.session.as_ref()?.number)
+    }
+
+    fn ends(&self) -> Option<Ends> {
+        Some(Ends {
+            source: self.peer,
+            destination: self.session.as_ref()?.local?,
+        })
+    }
+
+    fn called_back(
+        &self,
+        worker: &Rc<Worker>,
+        from: &Rc<Upstream>,
+        head: &Head,
+        wire: &[u8],
+    ) -> bool {
+        let Some(session) = &self.session else {
+            return false;
+        };
+        if head.kind == Kind::Request {
+            let mut calls = session.called_back.borrow_mut();
+            calls.retain(|(id, by)| by.strong_count() > 0 && !(*id == head.id && is(by, from)));
+            // Two endpoints may number their calls alike.
+            if calls.len() >= CALLED_BACK || calls.iter().any(|(id, _)| *id == head.id) {
+                return false;
+            }
+            calls.push((head.id, Rc::downgrade(from)));
+        }
+        self.link.append(worker, |out| out.extend_from_slice(wire));
+        self.check_queue(worker);
+        true
+    }
+
+    fn end_session(&self) {
+        self.finish();
+    }
+
     fn waiting(&self) -> Waiting {
         if self.phase.get() == Phase::Gone {
             Waiting::Gone
@@ -250,9 +314,12 @@ impl Reply for Client {
     }
 
     fn deliver(&self, worker: &Rc<Worker>, asked: &Head, head: &Head, wire: &[u8]) {
+        let session = self.session.as_ref();
+        let body = session.and_then(|own| self.codec.translate(asked, own.local, wire));
         self.link.append(worker, |out| {
             let edit = Edit {
                 id: asked.id,
+                body: body.as_deref(),
                 ..Edit::default()
             };
             let used = self.codec.encode(head, wire, &edit, out);
@@ -310,6 +377,29 @@ impl Reply for Client {
     fn release(&self) {
         self.holds.set(self.holds.get().saturating_sub(1));
         self.link.wake_owner();
+    }
+}
+
+/// Whether a connection is this one.
+fn is(one: &Weak<Upstream>, other: &Rc<Upstream>) -> bool {
+    std::ptr::eq(one.as_ptr(), Rc::as_ptr(other))
+}
+
+// === Calls of endpoints ===
+
+impl Client {
+    /// Gives an endpoint the answer to its own call.
+    fn answer_back(&self, worker: &Rc<Worker>, head: Head, wire: &[u8]) {
+        let calls = self.session.as_ref().map(|own| &own.called_back);
+        let by = calls.and_then(|calls| {
+            let mut calls = calls.borrow_mut();
+            let at = calls.iter().position(|(id, _)| *id == head.id)?;
+            calls.swap_remove(at).1.upgrade()
+        });
+        match by {
+            Some(by) => by.pass_back(worker, wire),
+            None => Gauges::add(&worker.mesh().gauges.unknown_answers),
+        }
     }
 }
 
@@ -463,6 +553,10 @@ impl Resident for Client {
                 if leaving || quiet >= worker.idle() {
                     self.finish();
                 }
+            }
+            // Long polls would go on until somebody cuts them off.
+            Phase::Serving if self.session.is_some() && self.is_over_grace(now) => {
+                worker.refuse_calls_of(self, Rejection::Draining);
             }
             // A reload may have raised the limit while it was held, with nothing in flight that
             // would wake it.

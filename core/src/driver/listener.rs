@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use crate::frame::Head;
 use crate::gauges::{Gauges, ListenerGauges};
 use crate::log_limit::LogLimit;
-use crate::mesh::{Mesh, Origin};
+use crate::mesh::{Mesh, Origin, Pinned};
 use crate::net::{Detached, FIRST, ServerTls, Socket, Transport};
 
 use super::protocol::{Protocol, Sniff};
@@ -48,6 +48,8 @@ pub struct ListenerSpec {
     pub protocols: Vec<Arc<dyn Protocol>>,
     /// The name of its route table.
     pub routes: Arc<str>,
+    /// The one endpoint that it stands for, whatever its routes say; they still tell which calls may pass.
+    pub pinned: Option<Pinned>,
     /// TLS, if it is spoken there.
     pub tls: Option<Arc<ServerTls>>,
     /// The proxies in front of it.
@@ -66,6 +68,7 @@ impl PartialEq for ListenerSpec {
         self.name == other.name
             && self.address == other.address
             && self.routes == other.routes
+            && self.pinned == other.pinned
             && self.settings == other.settings
             && self.proxies == other.proxies
             && self.reveal_endpoints == other.reveal_endpoints
@@ -181,6 +184,7 @@ impl Listening {
                 &spec.name,
                 &spec.routes,
                 spec.reveal_endpoints,
+                spec.pinned.clone(),
                 worker.routing(),
             ),
             protocols: spec.protocols.clone(),

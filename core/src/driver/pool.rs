@@ -1,6 +1,7 @@
 //! A worker's connections to one endpoint in one protocol.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -26,10 +27,26 @@ const STEP: usize = 64 * 1024;
 /// What tells a worker's pools apart; they are looked after in this order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PoolKey {
+    /// The client whose connections these are; 0 if all share them.
+    pub(crate) owner: u64,
     pub(crate) cluster: u64,
     pub(crate) address: std::net::SocketAddr,
     pub(crate) protocol: &'static str,
     pub(crate) variant: u8,
+}
+
+impl PoolKey {
+    /// All pools of an owner.
+    pub(crate) fn all_of(owner: u64) -> Range<Self> {
+        let first = |owner| Self {
+            owner,
+            cluster: 0,
+            address: std::net::SocketAddr::from(([0, 0, 0, 0], 0)),
+            protocol: "",
+            variant: 0,
+        };
+        first(owner)..first(owner + 1)
+    }
 }
 
 /// A worker's connections to one endpoint, in one protocol and variant.
@@ -39,12 +56,33 @@ pub(crate) struct Pool {
     pub(crate) codec: Arc<dyn Codec>,
     pub(crate) protocol: &'static str,
     pub(crate) variant: u8,
+    /// Whose connections these are, unless all share them.
+    pub(crate) owner: Option<Rc<dyn Reply>>,
     upstreams: RefCell<Vec<Rc<Upstream>>>,
 }
 
 /// The worker's pool to the endpoint of a seat, for frames of one variant.
-pub(crate) fn of(worker: &Rc<Worker>, seat: &Seat, reply: &dyn Reply, variant: u8) -> Rc<Pool> {
+pub(crate) fn of(worker: &Rc<Worker>, seat: &Seat, reply: &Rc<dyn Reply>, variant: u8) -> Rc<Pool> {
     let protocol = reply.protocol();
+    let key = |owner| PoolKey {
+        owner,
+        cluster: seat.cluster.number,
+        address: seat.endpoint.address,
+        protocol,
+        variant,
+    };
+    let make = |owner| Pool {
+        cluster: seat.cluster.clone(),
+        endpoint: seat.endpoint.clone(),
+        codec: reply.codec().clone(),
+        protocol,
+        variant,
+        owner,
+        upstreams: RefCell::default(),
+    };
+    if let Some(owner) = reply.owner() {
+        return worker.pool(key(owner), || make(Some(reply.clone())));
+    }
     let mut attached = seat.attached.borrow_mut();
     let known = attached.iter().find_map(|own| {
         let pool = own.downcast_ref::<Rc<Pool>>()?;
@@ -53,20 +91,7 @@ pub(crate) fn of(worker: &Rc<Worker>, seat: &Seat, reply: &dyn Reply, variant: u
     if let Some(pool) = known {
         return pool.clone();
     }
-    let key = PoolKey {
-        cluster: seat.cluster.number,
-        address: seat.endpoint.address,
-        protocol,
-        variant,
-    };
-    let pool = worker.pool(key, || Pool {
-        cluster: seat.cluster.clone(),
-        endpoint: seat.endpoint.clone(),
-        codec: reply.codec().clone(),
-        protocol,
-        variant,
-        upstreams: RefCell::default(),
-    });
+    let pool = worker.pool(key(0), || make(None));
     attached.push(Box::new(pool.clone()));
     pool
 }
@@ -84,7 +109,10 @@ impl Pool {
                 best = Some((cost, upstream));
             }
         }
-        let most = self.cluster.spec.policy.connections.max(1) as usize;
+        let most = match self.owner {
+            None => self.cluster.spec.policy.connections.max(1) as usize,
+            Some(_) => 1,
+        };
         let room = taking < most && {
             // Those that only finish what is in flight are replaced at once, and so are, once, those that
             // are not read from: but not without end.
@@ -122,8 +150,9 @@ impl Pool {
         self.upstreams.borrow().len()
     }
 
-    /// Whether any seat still leads here, besides the worker's own list and the connections.
+    /// Whether any seat still leads here, besides the worker's own list and the connections; or its client
+    /// is there.
     pub(crate) fn is_wanted(self: &Rc<Self>) -> bool {
-        Rc::strong_count(self) > 1 + self.len()
+        self.owner.is_some() || Rc::strong_count(self) > 1 + self.len()
     }
 }

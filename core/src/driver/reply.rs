@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use crate::codec::Codec;
 use crate::frame::{Head, Metadata, Status};
+use crate::net::Ends;
 use crate::rejection::Rejection;
 
+use super::upstream::Upstream;
 use super::worker::Worker;
 
 /// Whether somebody still waits for answers.
@@ -28,6 +30,32 @@ pub(crate) trait Reply {
 
     /// The name of its protocol.
     fn protocol(&self) -> &'static str;
+
+    /// The number by which its own upstream connections are known; `None` if it shares those of all.
+    fn owner(&self) -> Option<u64> {
+        None
+    }
+
+    /// Whom endpoints see behind its own upstream connections.
+    fn ends(&self) -> Option<Ends> {
+        None
+    }
+
+    /// Gives it a message that the endpoint of `from`, a connection of its own, sends of itself; false if
+    /// it takes no more of those that want answers.
+    fn called_back(
+        &self,
+        worker: &Rc<Worker>,
+        from: &Rc<Upstream>,
+        head: &Head,
+        wire: &[u8],
+    ) -> bool {
+        let _ = (worker, from, head, wire);
+        false
+    }
+
+    /// A connection of its own is gone, which had been made: it ends, too.
+    fn end_session(&self) {}
 
     /// Whether it still waits for its answers.
     fn waiting(&self) -> Waiting;

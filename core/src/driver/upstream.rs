@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use crate::clock::Now;
-use crate::codec::{Sharing, Signal};
+use crate::codec::Signal;
 use crate::frame::{Edit, Head, Kind, Malformed, Outcome, Reading};
 use crate::gauges::Gauges;
 use crate::log_limit::LogLimit;
@@ -100,7 +100,7 @@ impl Drop for Closing {
 impl Upstream {
     /// Begins to connect.
     pub(crate) fn start(pool: &Rc<Pool>, worker: &Rc<Worker>) -> Rc<Self> {
-        let Sharing::Multiplexed { id_bits } = pool.codec.sharing();
+        let id_bits = pool.codec.sharing().id_bits();
         let now = worker.now();
         let upstream = Rc::new(Self {
             pool: pool.clone(),
@@ -178,7 +178,7 @@ impl Upstream {
     pub(crate) fn idle_since(&self) -> Option<Now> {
         let pings = usize::from(self.ping.get().is_some());
         let idle = self.state.get() == State::Open && self.load() == pings && self.queued() == 0;
-        idle.then(|| self.called.get())
+        (idle && self.pool.owner.is_none()).then(|| self.called.get())
     }
 
     // === Sending ===
@@ -290,6 +290,7 @@ impl Upstream {
                 id,
                 attributes: &propagated,
                 fit: fitting.map(Fitting::fit),
+                body: None,
             };
             let used = self.pool.codec.encode(head, wire, &edit, out);
             out.extend_from_slice(wire.get(used..).unwrap_or_default());
@@ -324,7 +325,8 @@ impl Upstream {
             cluster, endpoint, ..
         } = &*self.pool;
         // Boxed: connecting is short, and what it needs is large.
-        let connected = Box::pin(worker.dial(cluster, endpoint, None)).await;
+        let ends = self.pool.owner.as_ref().and_then(|owner| owner.ends());
+        let connected = Box::pin(worker.dial(cluster, endpoint, None, ends)).await;
         worker.read_clock();
         let socket = match connected {
             Ok(socket) => Rc::new(RefCell::new(socket)),
@@ -334,6 +336,10 @@ impl Upstream {
                 return self.close(&worker, end, Rejection::ConnectFailed);
             }
         };
+        if self.state.get() == State::Closed {
+            // Its client went meanwhile.
+            return self.close(&worker, AttemptEnd::Abandoned, Rejection::ConnectionLost);
+        }
         let link = Link::new(socket.clone());
         // Cannot be set yet: only this task sets it.
         let _ = self.link.set(link.clone());
@@ -486,17 +492,45 @@ impl Upstream {
                     self.state.set(State::Open);
                 }
             }
-            Kind::Request => {
-                // A server that calls its client: on a shared connection it cannot be known
-                // which client is meant.
-                let text = "[finback] a shared connection takes no calls from the server";
-                link.append(worker, |out| {
-                    codec.reject(&head, Rejection::Denied, text, out)
-                });
+            Kind::Request | Kind::OneWay | Kind::Notice => {
+                let owner = self.pool.owner.as_ref();
+                if owner.is_some_and(|owner| owner.called_back(worker, self, &head, wire)) {
+                    return Ok(());
+                }
+                let (why, text) = match owner {
+                    // A server that calls its client: on a shared connection it cannot be known
+                    // which client is meant.
+                    None => (
+                        Rejection::Denied,
+                        "[finback] a shared connection takes no calls from the server",
+                    ),
+                    Some(_) => (
+                        Rejection::Overloaded,
+                        "[finback] the client has not answered earlier calls",
+                    ),
+                };
+                link.append(worker, |out| codec.reject(&head, why, text, out));
             }
-            Kind::OneWay | Kind::Notice => {}
         }
         Ok(())
+    }
+
+    /// Gives the endpoint its client's answer to a call of its own.
+    pub(crate) fn pass_back(&self, worker: &Rc<Worker>, wire: &[u8]) {
+        if let Some(link) = self.link.get()
+            && link.queued() <= worker.limits().queue_hard
+        {
+            link.append(worker, |out| out.extend_from_slice(wire));
+        }
+    }
+
+    /// Ends it: its client is gone.
+    pub(crate) fn end_with_client(&self) {
+        match self.link.get() {
+            Some(link) if self.state.get() != State::Gone => self.end(link),
+            Some(_) => {}
+            None => self.state.set(State::Closed),
+        }
     }
 
     fn set_leaving(&self, until: Now) {
@@ -669,7 +703,9 @@ impl Upstream {
             self.let_go();
         }
         let quiet_since = self.heard.get().max(self.pinged.get());
-        if self.cue.get().is_some() && !interval.is_zero() && now.since(quiet_since) >= interval {
+        // The client of a session has heartbeats of its own.
+        let asks = self.cue.get().is_some() && !interval.is_zero() && self.pool.owner.is_none();
+        if asks && now.since(quiet_since) >= interval {
             // The first interval of silence passes before anything is asked.
             if self.misses.get() >= policy.heartbeat_misses.saturating_sub(1).max(1) {
                 let silent = now.since(self.heard.get());
@@ -733,6 +769,9 @@ impl Upstream {
         self.pool.forget(self);
         self.let_go();
         self.fail_calls(worker, end, why);
+        if let (Some(owner), Some(_)) = (&self.pool.owner, self.link.get()) {
+            owner.end_session();
+        }
     }
 
     fn fail_calls(self: &Rc<Self>, worker: &Rc<Worker>, end: AttemptEnd, why: Rejection) {

@@ -68,6 +68,8 @@ pub struct Worker {
     reads: Cell<u64>,
     /// TLS handshakes of clients that have begun.
     handshakes: Cell<usize>,
+    /// Numbers given to clients with upstream connections of their own.
+    sessions: Cell<u64>,
     /// When it went on after it had not run for a while.
     stalled_until: Cell<Now>,
     send_to: RefCell<Option<SendTo>>,
@@ -108,6 +110,7 @@ impl Worker {
             waiting_changed: Notify::new(),
             reads: Cell::new(0),
             handshakes: Cell::new(0),
+            sessions: Cell::new(0),
             stalled_until: Cell::new(Now(0)),
             send_to: RefCell::default(),
         })
@@ -238,10 +241,39 @@ impl Worker {
             .collect()
     }
 
+    /// A number for a client that has upstream connections of its own.
+    pub(crate) fn next_session(&self) -> u64 {
+        self.sessions.set(self.sessions.get() + 1);
+        self.sessions.get()
+    }
+
+    /// Ends the upstream connections of such a client: it is gone, and their endpoints have to know.
+    pub(crate) fn end_session(&self, number: u64) {
+        for upstream in self.upstreams_of(Some(number)) {
+            upstream.end_with_client();
+        }
+        let mut pools = self.pools.borrow_mut();
+        let own = pools.range(PoolKey::all_of(number));
+        let own: Vec<PoolKey> = own.map(|(key, _)| *key).collect();
+        for key in own {
+            pools.remove(&key);
+        }
+    }
+
+    /// The upstream connections of one client, or of all.
+    fn upstreams_of(&self, owner: Option<u64>) -> Vec<Rc<Upstream>> {
+        let Some(owner) = owner else {
+            return self.upstreams();
+        };
+        let pools = self.pools.borrow();
+        let own = pools.range(PoolKey::all_of(owner));
+        own.flat_map(|(_, pool)| pool.upstreams()).collect()
+    }
+
     /// Gives up the calls of a client that is gone.
     pub(crate) fn abandon_calls_of(&self, gone: &dyn Reply) {
         self.read_clock();
-        for upstream in self.upstreams() {
+        for upstream in self.upstreams_of(gone.owner()) {
             upstream.abandon_calls_of(gone);
         }
         self.waiting_changed.notify_waiters();
@@ -249,7 +281,7 @@ impl Worker {
 
     /// Answers the calls of a client that most likely is gone, and gives their places back.
     pub(crate) fn refuse_calls_of(self: &Rc<Self>, client: &dyn Reply, why: Rejection) {
-        for upstream in self.upstreams() {
+        for upstream in self.upstreams_of(client.owner()) {
             upstream.refuse_calls_of(self, client, why);
         }
         self.waiting_changed.notify_waiters();

@@ -277,6 +277,9 @@ impl Exchange {
         spills: bool,
     ) -> Result<Attempt, Rejection> {
         let (route, destination) = (self.route.ok_or(Rejection::NoRoute)?, self.destination);
+        if self.site.origin.is_pinned() {
+            return self.attempt_pinned(local, attributes);
+        }
         let view = match self.site.view(local, route as usize, destination as usize) {
             Ok(view) => view,
             Err(rejection) => {
@@ -325,6 +328,34 @@ impl Exchange {
                 return self.attempt_elsewhere(Err(rejection), spills, local, attributes);
             }
         };
+        drop(view);
+        self.take(local, seat, trial, deadline, attributes)
+    }
+
+    /// Asks for an attempt at the one endpoint that its listener stands for. Whatever is known of that
+    /// endpoint, there is no other; it is asked once.
+    fn attempt_pinned(
+        &mut self,
+        local: &LocalMesh,
+        attributes: Attributes<'_, '_>,
+    ) -> Result<Attempt, Rejection> {
+        let seat = self.site.origin.pinned(&local.routing());
+        let seat = seat.filter(|_| self.attempts == 0);
+        let seat = seat.ok_or(Rejection::NoEndpoint)?;
+        let deadline = self.attempt_deadline();
+        self.take(local, seat, None, deadline, attributes)
+    }
+
+    /// Takes the places of an attempt at an endpoint.
+    fn take(
+        &mut self,
+        local: &LocalMesh,
+        seat: Rc<Seat>,
+        trial: Option<Trial>,
+        deadline: Now,
+        attributes: Attributes<'_, '_>,
+    ) -> Result<Attempt, Rejection> {
+        let now = local.now();
         let deadline = if self.unsaid && seat.endpoint.terms.is_some() {
             self.take_timeout_of(&seat.endpoint, local.limits().call_timeout_max);
             self.attempt_deadline()

@@ -4,7 +4,26 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::cluster::Cluster;
+use crate::endpoint::Endpoint;
+
 use super::Routing;
+use super::view::Seat;
+
+/// The one endpoint that a listener stands for.
+#[derive(Clone, Debug)]
+pub struct Pinned {
+    /// The name of the cluster whose policy calls to it follow.
+    pub cluster: Arc<str>,
+    /// The endpoint.
+    pub endpoint: Arc<Endpoint>,
+}
+
+impl PartialEq for Pinned {
+    fn eq(&self, other: &Self) -> bool {
+        self.cluster == other.cluster && self.endpoint.address == other.endpoint.address
+    }
+}
 
 /// A listener as routing knows it, in one worker.
 ///
@@ -19,6 +38,10 @@ pub(crate) struct Origin {
     pub(crate) table: Arc<str>,
     /// Whether its clients may learn the addresses of endpoints.
     pub(crate) reveals: bool,
+    /// The endpoint that all its calls go to, whatever their routes say.
+    pinned: Option<Pinned>,
+    /// That one with the cluster of now.
+    seat: RefCell<Option<Rc<Seat>>>,
     routing: RefCell<Arc<Routing>>,
     retired: Cell<bool>,
 }
@@ -29,6 +52,7 @@ impl Origin {
         name: &Arc<str>,
         table: &Arc<str>,
         reveals: bool,
+        pinned: Option<Pinned>,
         routing: Arc<Routing>,
     ) -> Rc<Self> {
         Rc::new(Self {
@@ -36,6 +60,8 @@ impl Origin {
             name: name.clone(),
             table: table.clone(),
             reveals,
+            pinned,
+            seat: RefCell::default(),
             routing: RefCell::new(routing),
             retired: Cell::new(false),
         })
@@ -44,6 +70,32 @@ impl Origin {
     /// Its listener is gone: what is routed from now on is routed as it was until now.
     pub(crate) fn retire(&self) {
         self.retired.set(true);
+    }
+
+    /// Whether all its calls go to one endpoint.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.pinned.is_some()
+    }
+
+    /// That endpoint's place; `None` if its cluster is gone.
+    pub(crate) fn pinned(&self, current: &Arc<Routing>) -> Option<Rc<Seat>> {
+        let pinned = self.pinned.as_ref()?;
+        let routing = self.routing(current);
+        let cluster: &Arc<Cluster> = routing.cluster(&pinned.cluster)?;
+        let mut seat = self.seat.borrow_mut();
+        let known = seat
+            .as_ref()
+            .filter(|own| Arc::ptr_eq(&own.cluster, cluster));
+        if let Some(known) = known {
+            return Some(known.clone());
+        }
+        let fresh = Rc::new(Seat {
+            cluster: cluster.clone(),
+            endpoint: pinned.endpoint.clone(),
+            attached: RefCell::default(),
+        });
+        *seat = Some(fresh.clone());
+        Some(fresh)
     }
 
     /// The routing that its calls take, given what is in force now.

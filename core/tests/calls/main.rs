@@ -5,4 +5,5 @@ mod black_hole;
 mod data_path;
 mod destinations;
 mod hand_over;
+mod sessions;
 mod toy;

@@ -25,7 +25,7 @@ use finback_core::driver::{
 use finback_core::frame::{
     Answer, Edit, Head, Kind, Malformed, Metadata, Outcome, Reading, Status,
 };
-use finback_core::mesh::{Limits, Mesh, RoutingSpec};
+use finback_core::mesh::{Limits, Mesh, Pinned, RoutingSpec};
 use finback_core::record::{Ending, Observer, Record, Series, SeriesKey};
 use finback_core::rejection::Rejection;
 use finback_core::route::{Destination, Match, Retry, Route, RouteTable, Weighted};
@@ -35,7 +35,14 @@ use tokio::net::{TcpListener, TcpStream};
 pub(crate) const MAX_FRAME: usize = 1 << 20;
 const HEADER: usize = 10;
 
-pub(crate) struct Toy;
+/// As a codec and a protocol.
+#[derive(Default)]
+pub(crate) struct Toy {
+    /// Whether its upstream connections are each one client's own.
+    pub(crate) is_session: bool,
+    /// The one text that clients get of answers instead of the endpoint's.
+    pub(crate) translation: Option<&'static str>,
+}
 
 pub(crate) fn frame(kind: u8, flag: u8, id: u32, text: &str) -> Vec<u8> {
     let mut out = Vec::new();
@@ -49,7 +56,10 @@ pub(crate) fn frame(kind: u8, flag: u8, id: u32, text: &str) -> Vec<u8> {
 
 impl Codec for Toy {
     fn sharing(&self) -> Sharing {
-        Sharing::Multiplexed { id_bits: 32 }
+        match self.is_session {
+            false => Sharing::Multiplexed { id_bits: 32 },
+            true => Sharing::Session { id_bits: 32 },
+        }
     }
 
     fn peek(&self, bytes: &[u8]) -> Result<Option<Head>, Malformed> {
@@ -119,7 +129,18 @@ impl Codec for Toy {
         attribute(std::str::from_utf8(&wire[HEADER..]).ok()?, name).map(Cow::Borrowed)
     }
 
+    fn translate(&self, _: &Head, local: Option<SocketAddr>, _: &[u8]) -> Option<Vec<u8>> {
+        let text = self.translation?;
+        Some(format!("{text} {}", local.unwrap()).into_bytes())
+    }
+
     fn encode(&self, _: &Head, wire: &[u8], edit: &Edit<'_>, out: &mut BytesMut) -> usize {
+        if let Some(body) = edit.body {
+            let text = std::str::from_utf8(body).unwrap();
+            let id = u32::try_from(edit.id).unwrap();
+            out.put_slice(&frame(wire[4], wire[5], id, text));
+            return wire.len();
+        }
         out.put_slice(&wire[..6]);
         out.put_u32(u32::try_from(edit.id).unwrap());
         HEADER
@@ -348,6 +369,16 @@ pub(crate) fn mess(spec: RoutingSpec) -> Mess {
 
 /// The same with so many workers.
 pub(crate) fn mess_of(spec: RoutingSpec, workers: usize) -> Mess {
+    mess_with(spec, workers, Toy::default(), None)
+}
+
+/// The same, with a protocol of the test's own, and a listener that stands for one endpoint.
+pub(crate) fn mess_with(
+    spec: RoutingSpec,
+    workers: usize,
+    toy: Toy,
+    pinned: Option<Pinned>,
+) -> Mess {
     let records = Arc::new(Records::default());
     let hand = Arc::new(Hand::default());
     let mesh = Mesh::new(
@@ -359,13 +390,14 @@ pub(crate) fn mess_of(spec: RoutingSpec, workers: usize) -> Mess {
     let workers = Workers::start(&mesh, workers).unwrap();
     let bound = workers
         .bind(ListenerSpec {
+            pinned,
             gauges: Arc::default(),
             tls: None,
             proxies: Arc::default(),
             reveal_endpoints: false,
             name: "front".into(),
             address: "127.0.0.1:0".parse().unwrap(),
-            protocols: vec![Arc::new(Toy)],
+            protocols: vec![Arc::new(toy)],
             routes: "main".into(),
             settings: "".into(),
         })

@@ -131,6 +131,7 @@ impl World {
             log: self.log.clone(),
         };
         let spec = ListenerSpec {
+            pinned: None,
             gauges: Arc::default(),
             name: "front".into(),
             address: SocketAddr::from(([10, 1, 0, 1], 2000)),

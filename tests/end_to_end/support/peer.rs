@@ -193,7 +193,8 @@ impl Peer {
         Self::start(module, &mut command)
     }
 
-    fn start(name: &str, command: &mut Command) -> Self {
+    /// One that this command runs.
+    pub(crate) fn start(name: &str, command: &mut Command) -> Self {
         let waiting = Arc::<Mutex<HashMap<u64, Sender<Answer>>>>::default();
         let (ready, started) = channel();
         waiting.lock().unwrap().insert(0, ready);

@@ -17,7 +17,7 @@ use super::super::listener::{Carried, Connection, Parcel, Presence};
 use super::super::protocol::Served;
 use super::super::resident::Residence;
 use super::super::worker::Worker;
-use super::{Client, LINES, Phase};
+use super::{Client, LINES, OwnSession, Phase};
 
 /// Serves one accepted connection of a framed protocol to its end.
 #[must_use]
@@ -54,6 +54,9 @@ impl Drop for Gone {
         if self.client.in_flight.get() > 0 {
             self.worker.abandon_calls_of(&*self.client);
         }
+        if let Some(session) = &self.client.session {
+            self.worker.end_session(session.number);
+        }
     }
 }
 
@@ -89,6 +92,11 @@ impl Session {
             presence,
             carried,
         } = connection;
+        let session = codec.sharing().is_session().then(|| OwnSession {
+            number: worker.next_session(),
+            local: carried.local.or_else(|| socket.local_addr().ok()),
+            called_back: RefCell::default(),
+        });
         let socket = Rc::new(RefCell::new(socket));
         let client = Rc::new(Client {
             link: Link::new(socket.clone()),
@@ -112,6 +120,7 @@ impl Session {
             rated: Cell::new(None),
             no_room: Cell::new(false),
             lookups: RefCell::default(),
+            session,
             too_slow: Cell::new(false),
         });
         Self {
@@ -199,6 +208,8 @@ impl Session {
         client.unfinished.set(inbox.unfinished());
         match read {
             Read::Bytes => client.heard.set(worker.now()),
+            // Servers look after their clients by their connections: one that is half closed is gone.
+            Read::End if client.session.is_some() => client.phase.set(Phase::Gone),
             Read::End => client.half_close(worker.now()),
             Read::Failed(_) => client.phase.set(Phase::Gone),
             Read::Malformed(malformed) => self.reject_malformed(&malformed),
@@ -281,6 +292,10 @@ impl Session {
             ready!(self.turn.take(cx, READS_PER_TURN));
             match ready!(self.inbox.poll_discard(cx)) {
                 Read::Bytes => {}
+                Read::End if self.client.session.is_some() => {
+                    self.client.phase.set(Phase::Gone);
+                    return Poll::Ready(());
+                }
                 Read::End => {
                     self.client.half_close(self.worker.now());
                     return Poll::Pending;

@@ -47,7 +47,7 @@ impl Worker {
         lease: &Lease,
         application: Option<&'static [u8]>,
     ) -> Result<Socket, DialError> {
-        self.dial(lease.cluster(), lease.endpoint(), application)
+        self.dial(lease.cluster(), lease.endpoint(), application, None)
             .await
     }
 
@@ -74,9 +74,10 @@ impl Worker {
         cluster: &Arc<Cluster>,
         endpoint: &Arc<Endpoint>,
         application: Option<&'static [u8]>,
+        ends: Option<Ends>,
     ) -> Result<Socket, DialError> {
         let version = cluster.spec.policy.proxy_header;
-        let header = version.map(|version| proxy_header(version, None, Known::default()));
+        let header = version.map(|version| proxy_header(version, ends, Known::default()));
         self.dial_saying(cluster, endpoint, application, header.as_deref())
             .await
     }

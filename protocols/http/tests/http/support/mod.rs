@@ -112,6 +112,7 @@ pub(crate) fn serve(spec: RoutingSpec, workers: usize, protocol: Arc<dyn Protoco
     let workers = Workers::start(&mesh, workers).unwrap();
     let bound = workers
         .bind(ListenerSpec {
+            pinned: None,
             gauges: Arc::default(),
             tls: None,
             proxies: Arc::default(),

@@ -1,0 +1,200 @@
+//! RocketMQ's remoting protocol as a codec, in the roles of a name server and of a broker.
+//!
+//! A client asks a name server which brokers have a topic, then speaks with each of them over a connection of its
+//! own, over which the broker calls it, too. So a connection is a [session](Sharing::Session), and each broker needs
+//! an address of ours: the name server's answers are given those in place of the brokers' own ([`Brokers`]).
+//!
+//! The wire is that of Java's `RemotingCommand` (see `header`), read as leniently as clients write it.
+
+mod brokers;
+mod call;
+mod code;
+mod edit;
+mod header;
+mod json;
+mod properties;
+mod reject;
+mod route;
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use finback_core::codec::{Codec, Sharing, Signal};
+use finback_core::driver::{Connection, Protocol, Served, Sniff, Worker, serve_framed};
+use finback_core::frame::{Edit, Head, Kind, Malformed, Metadata, Reading, Status};
+use finback_core::rejection::Rejection;
+
+use header::{Header, Note};
+use route::Rewriter;
+
+pub use brokers::{Broker, Brokers};
+pub use code::status_name;
+
+/// The protocol's name in configuration, metrics and logs.
+pub const NAME: &str = "rocketmq";
+
+/// What can be set about RocketMQ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The longest frame in bytes, its length not counted. Default 16 MiB, as of Java's clients and servers
+    /// (`com.rocketmq.remoting.frameMaxLength`).
+    pub max_frame: usize,
+    /// The host that clients shall dial for brokers; `None`: the address at which they reached us.
+    pub advertise: Option<Arc<str>>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_frame: 16 << 20,
+            advertise: None,
+        }
+    }
+}
+
+/// RocketMQ's remoting protocol.
+pub struct RocketMq {
+    config: Config,
+    /// Where brokers are, if it stands for name servers.
+    brokers: Option<Arc<dyn Brokers>>,
+}
+
+impl RocketMq {
+    /// In the role of name servers.
+    #[must_use]
+    pub fn of_name_servers(config: Config, brokers: Arc<dyn Brokers>) -> Self {
+        Self {
+            config,
+            brokers: Some(brokers),
+        }
+    }
+
+    /// In the role of a broker.
+    #[must_use]
+    pub fn of_broker(config: Config) -> Self {
+        Self {
+            config,
+            brokers: None,
+        }
+    }
+}
+
+impl Protocol for RocketMq {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn sniff(&self, head: &[u8]) -> Sniff {
+        let Some((prefix, rest)) = head.split_first_chunk::<{ header::PREFIX }>() else {
+            // The longest frame begins with 1, and after four bytes comes the encoding.
+            let is_it = head.first().is_none_or(|byte| *byte <= 1)
+                && head.get(4).is_none_or(|byte| *byte <= 1);
+            return if is_it {
+                Sniff::Undecided
+            } else {
+                Sniff::Mismatch
+            };
+        };
+        if Header::read(prefix).is_err() {
+            return Sniff::Mismatch;
+        }
+        match (prefix[4], rest.first()) {
+            (0, None) => Sniff::Undecided,
+            (0, Some(b'{')) | (1, _) => Sniff::Match,
+            _ => Sniff::Mismatch,
+        }
+    }
+
+    fn serve(self: Arc<Self>, connection: Connection, worker: Rc<Worker>) -> Served {
+        serve_framed(self, NAME, connection, worker)
+    }
+}
+
+/// The header of a whole frame.
+fn whole(wire: &[u8]) -> Result<Header, Malformed> {
+    Header::read(wire)?.ok_or(Malformed::Garbage("not the frame that its head says"))
+}
+
+impl Codec for RocketMq {
+    fn sharing(&self) -> Sharing {
+        Sharing::Session { id_bits: 32 }
+    }
+
+    fn peek(&self, bytes: &[u8]) -> Result<Option<Head>, Malformed> {
+        let Some(header) = Header::read(bytes)? else {
+            return Ok(None);
+        };
+        let (head, limit) = (header.head(), self.config.max_frame);
+        if head.len > limit.saturating_add(4) {
+            return Err(Malformed::TooLarge { head, limit });
+        }
+        Ok(Some(head))
+    }
+
+    fn read<'a>(&self, head: &Head, wire: &'a [u8]) -> Result<Reading<'a>, Malformed> {
+        let header = whole(wire)?;
+        if head.kind == Kind::Response {
+            return Ok(Reading::Answer(call::answered(&header)));
+        }
+        if self.brokers.is_some() && reject::is_of_brokers(header.code) {
+            return Err(Malformed::Content(
+                "brokers register themselves at name servers, and not here",
+            ));
+        }
+        call::read(&header, wire).map(Reading::Call)
+    }
+
+    fn attribute<'a>(
+        &self,
+        wire: &'a [u8],
+        _metadata: &Metadata<'_>,
+        name: &str,
+    ) -> Option<Cow<'a, str>> {
+        call::attribute(&whole(wire).ok()?, wire, name)
+    }
+
+    fn encode(&self, head: &Head, wire: &[u8], edit: &Edit<'_>, out: &mut BytesMut) -> usize {
+        edit::encode(head, wire, edit, out)
+    }
+
+    fn signal(&self, _: Signal<'_>, _: &Head, _: &mut BytesMut) -> bool {
+        // There are no heartbeats but those of clients, which are requests, and GO_AWAY is an answer.
+        false
+    }
+
+    fn translate(&self, asked: &Head, local: Option<SocketAddr>, wire: &[u8]) -> Option<Vec<u8>> {
+        let brokers = self.brokers.as_deref()?;
+        let code = Note::unpack(asked.note).code;
+        if !route::tells_addresses(code) {
+            return None;
+        }
+        let header = whole(wire).ok()?;
+        let body = wire.get(header.body_at..)?;
+        if body.is_empty() {
+            return None;
+        }
+        let reached = local.map(|local| match local.ip().to_canonical() {
+            std::net::IpAddr::V6(ip) => format!("[{ip}]"),
+            std::net::IpAddr::V4(ip) => ip.to_string(),
+        });
+        let host = self.config.advertise.as_deref().or(reached.as_deref());
+        let rewriter = Rewriter {
+            host: host.unwrap_or_default(),
+            brokers,
+        };
+        Some(rewriter.rewrite(code, body))
+    }
+
+    fn reject(
+        &self,
+        head: &Head,
+        rejection: Rejection,
+        text: &str,
+        out: &mut BytesMut,
+    ) -> Option<Status> {
+        reject::put(head, rejection, text, out)
+    }
+}

@@ -1,0 +1,66 @@
+//! The mesh's own answers, as clients of RocketMQ understand them.
+
+use bytes::{BufMut, BytesMut};
+use finback_core::frame::{Head, Kind, Status};
+use finback_core::rejection::Rejection;
+use finback_core::text::{self, ANSWER_LIMIT};
+
+use crate::code::{answer, request};
+use crate::header::Note;
+use crate::json;
+
+/// Whether a request is one that only brokers make, of name servers: nobody registers brokers through a mesh.
+pub(crate) fn is_of_brokers(code: i32) -> bool {
+    matches!(
+        code,
+        request::REGISTER_BROKER
+            | request::UNREGISTER_BROKER
+            | request::QUERY_DATA_VERSION
+            | request::BROKER_HEARTBEAT
+    )
+}
+
+/// The code of an answer. Producers try another broker after SYSTEM_ERROR, SERVICE_NOT_AVAILABLE, NO_PERMISSION and
+/// TOPIC_NOT_EXIST, and after GO_AWAY the same one anew (`DefaultMQProducer`'s `retryResponseCodes`).
+fn code(note: Note, rejection: Rejection) -> i32 {
+    match rejection {
+        Rejection::NoRoute | Rejection::NoService => answer::TOPIC_NOT_EXIST,
+        Rejection::NoEndpoint | Rejection::ConnectFailed => answer::SERVICE_NOT_AVAILABLE,
+        // It may have been stored.
+        Rejection::ConnectionLost | Rejection::DeadlineExceeded => answer::SYSTEM_ERROR,
+        Rejection::Overloaded => answer::SYSTEM_BUSY,
+        Rejection::Denied => answer::NO_PERMISSION,
+        Rejection::BadRequest if is_of_brokers(note.code) => answer::NO_PERMISSION,
+        Rejection::BadRequest | Rejection::TooLarge => answer::MESSAGE_ILLEGAL,
+        Rejection::Draining if note.knows_go_away => answer::GO_AWAY,
+        Rejection::Draining => answer::SERVICE_NOT_AVAILABLE,
+    }
+}
+
+/// Appends the answer to a request, in JSON: every client reads both encodings, and most servers write this one.
+pub(crate) fn put(
+    head: &Head,
+    rejection: Rejection,
+    text: &str,
+    out: &mut BytesMut,
+) -> Option<Status> {
+    if head.kind != Kind::Request {
+        return None;
+    }
+    let code = code(Note::unpack(head.note), rejection);
+    let id = (head.id as u32).cast_signed();
+    let mut header = Vec::with_capacity(160 + text.len());
+    header.extend_from_slice(b"{\"code\":");
+    header.extend_from_slice(code.to_string().as_bytes());
+    header.extend_from_slice(b",\"flag\":1,\"language\":\"RUST\",\"opaque\":");
+    header.extend_from_slice(id.to_string().as_bytes());
+    header.extend_from_slice(b",\"remark\":\"");
+    json::escape(text::cut(text, ANSWER_LIMIT), &mut header);
+    header.extend_from_slice(b"\",\"serializeTypeCurrentRPC\":\"JSON\",\"version\":0}");
+    // An answer's text is bounded.
+    let length = u32::try_from(header.len()).unwrap_or_default();
+    out.put_u32(length + 4);
+    out.put_u32(length);
+    out.put_slice(&header);
+    u16::try_from(code).ok().map(Status)
+}

@@ -1,0 +1,201 @@
+//! Answers of name servers, with our own listeners in place of the brokers' addresses.
+
+use serde_json::{Map, Value};
+
+use crate::brokers::{Broker, Brokers};
+use crate::code::request;
+
+/// Rewrites answers for the clients of one connection.
+pub(crate) struct Rewriter<'a> {
+    /// The host that clients dial.
+    pub(crate) host: &'a str,
+    pub(crate) brokers: &'a dyn Brokers,
+}
+
+/// Whether the answer to a request tells addresses of brokers.
+pub(crate) fn tells_addresses(code: i32) -> bool {
+    matches!(
+        code,
+        request::GET_ROUTEINFO_BY_TOPIC
+            | request::GET_BROKER_CLUSTER_INFO
+            | request::GET_BROKER_MEMBER_GROUP
+    )
+}
+
+impl Rewriter<'_> {
+    /// The body with our addresses in it. One that cannot be read is replaced by one that tells of no broker: an
+    /// address must not lead past the mesh.
+    pub(crate) fn rewrite(&self, code: i32, body: &[u8]) -> Vec<u8> {
+        let read = str::from_utf8(body)
+            .ok()
+            .and_then(|text| serde_json::from_str::<Value>(&quoted(text)).ok());
+        let Some(Value::Object(mut data)) = read else {
+            return b"{}".to_vec();
+        };
+        match code {
+            // TopicRouteData.
+            request::GET_ROUTEINFO_BY_TOPIC => self.route(&mut data),
+            // ClusterInfo.
+            request::GET_BROKER_CLUSTER_INFO => {
+                let table = data
+                    .get_mut("brokerAddrTable")
+                    .and_then(Value::as_object_mut);
+                for broker in table.into_iter().flat_map(Map::values_mut) {
+                    broker.as_object_mut().map(|broker| self.broker(broker));
+                }
+            }
+            // BrokerMemberGroup.
+            _ => {
+                self.broker(&mut data);
+            }
+        }
+        serde_json::to_vec(&Value::Object(data)).unwrap_or_default()
+    }
+
+    fn route(&self, data: &mut Map<String, Value>) {
+        // Servers that filter messages are dialled too, and nobody has had one since 4.3.
+        data.insert("filterServerTable".to_owned(), Map::new().into());
+        let brokers = data.get_mut("brokerDatas").and_then(Value::as_array_mut);
+        let Some(brokers) = brokers else { return };
+        // A broker without an address would be one that clients wait for.
+        brokers.retain_mut(|broker| broker.as_object_mut().is_some_and(|own| self.broker(own)));
+    }
+
+    /// Rewrites the addresses of one BrokerData; false if none is left.
+    fn broker(&self, data: &mut Map<String, Value>) -> bool {
+        let name = |key| {
+            data.get(key)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let (cluster, name) = (name("cluster"), name("brokerName"));
+        let addresses = data.get_mut("brokerAddrs").and_then(Value::as_object_mut);
+        let Some(addresses) = addresses else {
+            return false;
+        };
+        addresses.retain(|id, address| {
+            let (Some(known), Ok(id)) = (address.as_str(), id.parse()) else {
+                return false;
+            };
+            let broker = Broker {
+                cluster: &cluster,
+                name: &name,
+                id,
+                address: known,
+            };
+            let Some(port) = self.brokers.port(&broker) else {
+                return false;
+            };
+            *address = Value::String(format!("{}:{port}", self.host));
+            true
+        });
+        !addresses.is_empty()
+    }
+}
+
+/// JSON with the keys quoted that fastjson writes without quotes: those of maps whose keys are numbers.
+fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 64);
+    let (mut in_text, mut escaped) = (false, false);
+    // Whether each open bracket is that of an object; whether a key may come.
+    let (mut open, mut key) = (Vec::new(), false);
+    let mut number = false;
+    for char in text.chars() {
+        if in_text {
+            in_text = escaped || char != '"';
+            escaped = !escaped && char == '\\';
+            out.push(char);
+            continue;
+        }
+        let is_digit = char.is_ascii_digit() || char == '-';
+        if number && !is_digit {
+            out.push('"');
+            number = false;
+        }
+        match char {
+            '"' => (in_text, key) = (true, false),
+            '{' => {
+                open.push(true);
+                key = true;
+            }
+            '[' => {
+                open.push(false);
+                key = false;
+            }
+            '}' | ']' => {
+                open.pop();
+                key = false;
+            }
+            ',' => key = open.last() == Some(&true),
+            _ if key && is_digit => {
+                out.push('"');
+                (number, key) = (true, false);
+            }
+            char if char.is_whitespace() => {}
+            _ => key = false,
+        }
+        out.push(char);
+    }
+    out
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    /// Gives brokers 0 to 9 with an address the port 9000 and their number.
+    struct Toy;
+
+    impl Brokers for Toy {
+        fn port(&self, broker: &Broker<'_>) -> Option<u16> {
+            assert_eq!((broker.cluster, broker.name), ("c1", "b1"));
+            let id = u16::try_from(broker.id).ok().filter(|id| *id < 10)?;
+            broker.address.parse::<std::net::SocketAddr>().ok()?;
+            Some(9000 + id)
+        }
+    }
+
+    fn rewrite(code: i32, body: &str) -> Value {
+        let rewriter = Rewriter {
+            host: "mesh",
+            brokers: &Toy,
+        };
+        serde_json::from_slice(&rewriter.rewrite(code, body.as_bytes())).unwrap()
+    }
+
+    #[test]
+    fn no_address_of_a_broker_is_left() {
+        let data = r#"{"brokerAddrs":{0:"127.0.0.1:26110",-1 :"no.such.host:1","1":"10.0.0.2:1",12:"10.0.0.3:1"},"brokerName":"b1","cluster":"c1"}"#;
+        let own: Value = serde_json::from_str(
+            r#"{"brokerAddrs":{"0":"mesh:9000","1":"mesh:9001"},"brokerName":"b1","cluster":"c1"}"#,
+        )
+        .unwrap();
+        let route = rewrite(
+            105,
+            &format!(
+                r#"{{"brokerDatas":[{data},{{"brokerAddrs":{{2:"x:1"}},"brokerName":"b1","cluster":"c1"}}],"filterServerTable":{{"a":["10.0.0.9:1"]}},"queueDatas":[{{"perm":6,"a":[1,2]}}]}}"#
+            ),
+        );
+        assert_eq!(route["brokerDatas"], Value::Array(vec![own.clone()]));
+        assert_eq!(route["queueDatas"][0]["a"], serde_json::json!([1, 2]));
+        assert_eq!(route["filterServerTable"], serde_json::json!({}));
+        let info = rewrite(
+            106,
+            &format!(r#"{{"brokerAddrTable":{{"b1":{data}}},"clusterAddrTable":{{"c1":["b1"]}}}}"#),
+        );
+        assert_eq!(info["brokerAddrTable"]["b1"], own);
+        assert_eq!(info["clusterAddrTable"]["c1"][0], "b1");
+        assert_eq!(rewrite(901, data), own);
+    }
+
+    #[test]
+    fn what_cannot_be_read_tells_nothing() {
+        for body in ["", "x", "[1]", "\"10.0.0.1:1\"", "{\"a\":}"] {
+            assert_eq!(rewrite(105, body), serde_json::json!({}), "{body}");
+        }
+        let deep = "[".repeat(200_000);
+        assert_eq!(rewrite(105, &deep), serde_json::json!({}));
+    }
+}

@@ -1,0 +1,260 @@
+//! Frames that clients could write, well or badly.
+
+use bytes::BytesMut;
+use finback_core::codec::Codec;
+use finback_core::conformance::{self, Names, check_names};
+use finback_core::frame::{Edit, Kind, Malformed, Metadata, Reading};
+use finback_core::rejection::Rejection;
+use finback_rocketmq::{Broker, Brokers, Config, RocketMq};
+use proptest::prelude::*;
+use std::sync::Arc;
+
+use crate::captured::codec;
+
+/// A frame with this JSON header.
+pub(crate) fn json(header: &str, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(header.len()).unwrap();
+    let total = length + 4 + u32::try_from(body.len()).unwrap();
+    [
+        &total.to_be_bytes()[..],
+        &length.to_be_bytes(),
+        header.as_bytes(),
+        body,
+    ]
+    .concat()
+}
+
+/// A frame with a binary header of these fields.
+fn binary(code: i16, flag: i32, fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut all = Vec::new();
+    for (name, value) in fields {
+        all.extend_from_slice(&u16::try_from(name.len()).unwrap().to_be_bytes());
+        all.extend_from_slice(name.as_bytes());
+        all.extend_from_slice(&u32::try_from(value.len()).unwrap().to_be_bytes());
+        all.extend_from_slice(value.as_bytes());
+    }
+    let mut header = code.to_be_bytes().to_vec();
+    header.extend_from_slice(&[0, 1, 0xe0, 0, 0, 0, 7]);
+    header.extend_from_slice(&flag.to_be_bytes());
+    header.extend_from_slice(&[0; 4]);
+    header.extend_from_slice(&u32::try_from(all.len()).unwrap().to_be_bytes());
+    header.extend_from_slice(&all);
+    let length = u32::try_from(header.len()).unwrap();
+    let encoding = (1 << 24 | length).to_be_bytes();
+    [&(length + 4).to_be_bytes()[..], &encoding, &header].concat()
+}
+
+fn call(wire: &[u8]) -> Result<Metadata<'_>, Malformed> {
+    let head = codec().peek(wire)?.unwrap();
+    match codec().read(&head, wire)? {
+        Reading::Call(metadata) => Ok(metadata),
+        Reading::Answer(answer) => panic!("{answer:?}"),
+    }
+}
+
+#[test]
+fn what_lenient_clients_write_is_read() {
+    // As npm's ali-ons writes it: numbers and booleans among the fields, members left out.
+    let wire = json(
+        r#"{"code":310,"opaque":3,"extFields":{"b":"T","a":"G","e":0,"k":false,"i":"TAGS\u0001x\u0002"}}"#,
+        b"body",
+    );
+    let metadata = call(&wire).unwrap();
+    assert_eq!((&*metadata.service, &*metadata.group), ("T", "G"));
+    assert_eq!(codec().attribute(&wire, &metadata, "e").unwrap(), "0");
+    assert_eq!(codec().attribute(&wire, &metadata, "k").unwrap(), "false");
+    assert_eq!(codec().attribute(&wire, &metadata, ":tag").unwrap(), "x");
+    let bare = json("{}", b"");
+    let head = codec().peek(&bare).unwrap().unwrap();
+    assert_eq!((head.kind, head.id), (Kind::Request, 0));
+    // An id finds its place where there was none.
+    for header in ["{}", "{\"code\":1}"] {
+        let wire = json(header, b"x");
+        let head = codec().peek(&wire).unwrap().unwrap();
+        let mut out = BytesMut::new();
+        let edit = Edit {
+            id: 9,
+            ..Edit::default()
+        };
+        let used = codec().encode(&head, &wire, &edit, &mut out);
+        out.extend_from_slice(&wire[used..]);
+        assert_eq!(codec().peek(&out).unwrap().unwrap().id, 9);
+        assert!(out.ends_with(b"x"));
+    }
+}
+
+#[test]
+fn another_spelling_of_a_request_is_the_same_request_or_none() {
+    for (header, is_fine) in [
+        (r#"{"code":310,"extFields":{"\u0062":"T"}}"#, true),
+        (r#"{"code":310,"ext\u0046ields":{"b":"T"}}"#, true),
+        (r#"{"code":"310","extFields":{"b":"T"}}"#, true),
+        // fastjson would take the one, and we the other.
+        (
+            r#"{"code":310,"extFields":{"b":"T"},"extFields":{"b":"U"}}"#,
+            false,
+        ),
+        (r#"{"code":310,"extFields":{"b":"T","b":"U"}}"#, false),
+        (
+            r#"{"code":310,"extFields":{"b":"T"},"ext_fields":{"b":"U"}}"#,
+            false,
+        ),
+        (r#"{"code":310,"extFields":{"b":"T"},"Code":11}"#, false),
+        (r#"{'code':310,'extFields':{'b':'T'}}"#, false),
+        (r#"{"code":310,"extFields":["b"]}"#, false),
+    ] {
+        let wire = json(header, b"");
+        let read = call(&wire);
+        match is_fine {
+            true => assert_eq!(read.unwrap().service, "T", "{header}"),
+            false => assert!(read.is_err(), "{header}: {read:?}"),
+        }
+    }
+    let twice = binary(310, 0, &[("b", "T"), ("b", "U")]);
+    assert!(call(&twice).is_err());
+}
+
+#[test]
+fn codes_of_pop_are_found_in_their_binary_wrap() {
+    let fields = [("topic", "T"), ("consumerGroup", "G"), ("pollTime", "5000")];
+    let wire = binary(3442, 0, &fields);
+    let metadata = call(&wire).unwrap();
+    assert_eq!(metadata.method, "POP_MESSAGE");
+    assert_eq!(metadata.timeout.unwrap().as_millis(), 15_000);
+}
+
+#[test]
+fn lengths_that_lie_end_the_connection() {
+    let good = json("{\"code\":1}", b"");
+    for (at, bytes) in [
+        (0, vec![0xff, 0xff, 0xff, 0xff]),
+        (0, vec![0, 0, 0, 3]),
+        (4, vec![0, 0xff, 0xff, 0xff]),
+        (4, vec![2]),
+        (5, vec![0, 0, 200]),
+    ] {
+        let mut wire = good.clone();
+        wire[at..at + bytes.len()].copy_from_slice(&bytes);
+        assert!(
+            matches!(codec().peek(&wire), Err(Malformed::Garbage(_))),
+            "{wire:?}"
+        );
+    }
+    // One over the limit is answered before it has come.
+    let mut wire = json("{\"code\":310,\"opaque\":5}", b"");
+    wire[..4].copy_from_slice(&(17_u32 << 20).to_be_bytes());
+    let Err(Malformed::TooLarge { head, .. }) = codec().peek(&wire) else {
+        panic!("too large");
+    };
+    assert_eq!(head.id, 5);
+}
+
+#[test]
+fn names_are_bounded() {
+    let in_json = |[topic, _, _, group]: Names<'_>| {
+        let header =
+            format!(r#"{{"code":11,"extFields":{{"topic":"{topic}","consumerGroup":"{group}"}}}}"#);
+        json(&header, b"")
+    };
+    let in_binary = |[topic, _, _, group]: Names<'_>| {
+        binary(11, 0, &[("topic", topic), ("consumerGroup", group)])
+    };
+    let lengths = [1025, 60_000];
+    check_names(&codec(), "JSON", 1, &lengths, &in_json);
+    check_names(&codec(), "binary", 1, &lengths, &in_binary);
+    let long = "x".repeat(1025);
+    for write in [&in_json as &dyn Fn(Names<'_>) -> Vec<u8>, &in_binary] {
+        assert!(call(&write(["T", "", "", "G"])).is_ok());
+        assert_eq!(
+            call(&write(["T", "", "", &long])).unwrap_err(),
+            Malformed::LONG_NAME
+        );
+        assert_eq!(
+            call(&write(["(other)", "", "", "G"])).unwrap_err(),
+            Malformed::OWN_NAME
+        );
+    }
+}
+
+#[test]
+fn signed_requests_are_left_alone() {
+    let head_of = |wire: &[u8]| codec().peek(wire).unwrap().unwrap();
+    for signed in [false, true] {
+        let signature = if signed { r#","Signature":"x""# } else { "" };
+        let wire = json(
+            &format!(r#"{{"code":310,"opaque":1,"extFields":{{"b":"T"{signature}}}}}"#),
+            b"body",
+        );
+        let head = head_of(&wire);
+        let mut out = BytesMut::new();
+        let edit = Edit {
+            id: 1,
+            attributes: &[("traceparent", "00-1")],
+            ..Edit::default()
+        };
+        let used = codec().encode(&head, &wire, &edit, &mut out);
+        out.extend_from_slice(&wire[used..]);
+        let found = codec().attribute(&out, &Metadata::default(), "traceparent");
+        assert_eq!(found.is_some(), !signed);
+    }
+}
+
+#[test]
+fn refusals_tell_clients_what_to_do() {
+    let code = |version: u32, code: u32, why| {
+        let wire = json(
+            &format!(r#"{{"code":{code},"opaque":-3,"version":{version}}}"#),
+            b"",
+        );
+        let head = codec().peek(&wire).unwrap().unwrap();
+        let mut out = BytesMut::new();
+        let status = codec()
+            .reject(&head, why, "why \"not\"\n", &mut out)
+            .unwrap();
+        let answer = codec().peek(&out).unwrap().unwrap();
+        assert_eq!((answer.id, answer.kind), (head.id, Kind::Response));
+        status.0
+    };
+    assert_eq!(code(409, 310, Rejection::Draining), 14);
+    assert_eq!(code(479, 310, Rejection::Draining), 1500);
+    assert_eq!(code(479, 310, Rejection::Denied), 16);
+    assert_eq!(code(479, 310, Rejection::NoRoute), 17);
+    assert_eq!(code(479, 103, Rejection::BadRequest), 16);
+}
+
+struct Nobody;
+
+impl Brokers for Nobody {
+    fn port(&self, _: &Broker<'_>) -> Option<u16> {
+        None
+    }
+}
+
+#[test]
+fn nobody_registers_a_broker_through_us() {
+    let names = RocketMq::of_name_servers(Config::default(), Arc::new(Nobody));
+    for code in [103, 104, 322, 904] {
+        let wire = json(&format!(r#"{{"code":{code}}}"#), b"");
+        let head = names.peek(&wire).unwrap().unwrap();
+        assert!(
+            matches!(names.read(&head, &wire), Err(Malformed::Content(_))),
+            "{code}"
+        );
+        assert!(
+            codec().read(&head, &wire).is_ok(),
+            "a broker may be asked that"
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_break_anything(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        conformance::exercise(&codec(), &bytes);
+    }
+
+    #[test]
+    fn no_header_breaks_anything(header in "[{}\\[\\],:\"a-z0-9\\\\ ]{0,200}") {
+        conformance::exercise(&codec(), &json(&header, b"body"));
+    }
+}
