@@ -130,7 +130,7 @@ impl Names {
             [only] => (*only, *only),
         };
         // The highest bits depend on all three. The factor is any that sets the names of contexts of traces apart from
-        // those that calls of Dubbo and SOFA ordinarily have.
+        // those that calls ordinarily have.
         let told = name.len() as u32 ^ u32::from(first) << 8 ^ u32::from(last) << 16;
         Self(1 << (told.wrapping_mul(0xb837_6f95) >> 26))
     }
