@@ -31,6 +31,8 @@ pub enum Group {
     Tcp,
     /// MQTT.
     Mqtt,
+    /// Messages sent to a broker of RocketMQ.
+    Rocketmq,
 }
 
 /// What to compare, and how long.
@@ -195,12 +197,35 @@ const WORKLOADS: &[Workload] = &[
         60_000,
         16 * 1024,
     ),
+    sent("RocketMQ, 1 KiB, JSON", Door::Rocketmq, (50, 1), 60_000),
+    sent(
+        "RocketMQ, 1 KiB, binary",
+        Door::RocketmqBinary,
+        (50, 1),
+        60_000,
+    ),
+    sent("RocketMQ, 1 KiB, JSON", Door::Rocketmq, (10, 32), 400_000),
+    sent(
+        "RocketMQ, 1 KiB, binary",
+        Door::RocketmqBinary,
+        (10, 32),
+        400_000,
+    ),
     messages("MQTT, Mosquitto, QoS 0", Door::Mqtt, (50, 4), 0),
     messages("MQTT, Mosquitto, QoS 1", Door::Mqtt, (50, 4), 1),
     messages("MQTT, a sink, QoS 0", Door::MqttSink, (50, 4), 0),
     messages("MQTT, a sink, QoS 1", Door::MqttSink, (50, 4), 1),
     messages("MQTT, a sink, QoS 1", Door::MqttSink, (1, 1), 1),
 ];
+
+/// Messages of 1 KiB sent to a broker of RocketMQ.
+const fn sent(name: &'static str, door: Door, shape: (usize, usize), calls: u64) -> Workload {
+    let protocol = match door {
+        Door::RocketmqBinary => Protocol::RocketmqBinary,
+        _ => Protocol::Rocketmq,
+    };
+    own(Group::Rocketmq, name, door, protocol, shape, calls, 1024)
+}
 
 const fn messages(
     name: &'static str,

@@ -4,6 +4,8 @@
 //! token travels as the call's argument and must come back as its result, so that an answer that
 //! reached the wrong caller is noticed.
 
+mod remoting;
+
 use bytes::{BufMut, BytesMut};
 
 /// Length of the token that every call carries.
@@ -25,6 +27,10 @@ pub enum Protocol {
     Http,
     /// gRPC without TLS.
     Grpc,
+    /// RocketMQ's remoting, with headers in JSON.
+    Rocketmq,
+    /// The same, with binary headers.
+    RocketmqBinary,
     /// Messages of no protocol.
     Bytes,
 }
@@ -38,6 +44,8 @@ impl Protocol {
             Self::Dubbo => Speech::Dubbo.name(),
             Self::Http => "http",
             Self::Grpc => "grpc",
+            Self::Rocketmq => Speech::Rocketmq.name(),
+            Self::RocketmqBinary => Speech::RocketmqBinary.name(),
             Self::Bytes => Speech::Bytes.name(),
         }
     }
@@ -48,6 +56,8 @@ impl Protocol {
         match self {
             Self::Bolt => Some(Speech::Bolt),
             Self::Dubbo => Some(Speech::Dubbo),
+            Self::Rocketmq => Some(Speech::Rocketmq),
+            Self::RocketmqBinary => Some(Speech::RocketmqBinary),
             Self::Bytes => Some(Speech::Bytes),
             Self::Http | Self::Grpc => None,
         }
@@ -59,6 +69,8 @@ impl From<Speech> for Protocol {
         match speech {
             Speech::Bolt => Self::Bolt,
             Speech::Dubbo => Self::Dubbo,
+            Speech::Rocketmq => Self::Rocketmq,
+            Speech::RocketmqBinary => Self::RocketmqBinary,
             Speech::Bytes => Self::Bytes,
         }
     }
@@ -71,6 +83,10 @@ pub enum Speech {
     Bolt,
     /// Dubbo 2 with hessian2 bodies.
     Dubbo,
+    /// RocketMQ's remoting: messages sent to a broker, and its acknowledgements, with headers in JSON.
+    Rocketmq,
+    /// The same, with binary headers.
+    RocketmqBinary,
     /// A length, an id, a token and padding: something for whoever reads nothing.
     Bytes,
 }
@@ -97,6 +113,8 @@ pub struct Template {
     token_at: usize,
     id_at: usize,
     id_len: usize,
+    /// Its id is written in digits, with spaces before them.
+    is_text: bool,
 }
 
 impl Template {
@@ -107,6 +125,7 @@ impl Template {
             token_at,
             id_at,
             id_len,
+            is_text: false,
         }
     }
 
@@ -114,8 +133,16 @@ impl Template {
     pub fn put(&self, id: u64, token: &[u8; TOKEN], out: &mut Vec<u8>) {
         let start = out.len();
         out.extend_from_slice(&self.bytes);
-        let id = id.to_be_bytes();
-        out[start + self.id_at..][..self.id_len].copy_from_slice(&id[8 - self.id_len..]);
+        let digits;
+        let id = match self.is_text {
+            false => &id.to_be_bytes()[8 - self.id_len..],
+            true => {
+                // Ids are signed there.
+                digits = format!("{:>1$}", (id as u32).cast_signed(), self.id_len);
+                digits.as_bytes()
+            }
+        };
+        out[start + self.id_at..][..self.id_len].copy_from_slice(id);
         out[start + self.token_at..][..TOKEN].copy_from_slice(token);
     }
 
@@ -143,6 +170,8 @@ impl Speech {
         match self {
             Self::Bolt => "bolt",
             Self::Dubbo => "dubbo",
+            Self::Rocketmq => "rocketmq",
+            Self::RocketmqBinary => "rocketmq-binary",
             Self::Bytes => "bytes",
         }
     }
@@ -153,6 +182,8 @@ impl Speech {
         match self {
             Self::Bolt => bolt_request(),
             Self::Dubbo => dubbo_request(),
+            Self::Rocketmq => remoting::in_json(remoting::SEND, size),
+            Self::RocketmqBinary => remoting::in_binary(remoting::SEND, size),
             Self::Bytes => padded(size),
         }
     }
@@ -163,6 +194,8 @@ impl Speech {
         match self {
             Self::Bolt => bolt_response(),
             Self::Dubbo => dubbo_response(),
+            Self::Rocketmq => remoting::in_json(remoting::SENT, 0),
+            Self::RocketmqBinary => remoting::in_binary(remoting::SENT, 0),
             // What was asked is the answer.
             Self::Bytes => padded(0),
         }
@@ -174,6 +207,7 @@ impl Speech {
         let frame = match self {
             Self::Bolt => bolt_split(bytes),
             Self::Dubbo => dubbo_split(bytes),
+            Self::Rocketmq | Self::RocketmqBinary => remoting::split(bytes),
             Self::Bytes => bytes_split(bytes),
         };
         frame.filter(|(len, ..)| *len <= bytes.len())
@@ -192,6 +226,10 @@ impl Speech {
                 find(frame, b"\x12Ljava/lang/String;")? + 20
             }
             Self::Dubbo => 18,
+            // The last property of a message, the last field of an answer.
+            Self::Rocketmq | Self::RocketmqBinary => {
+                find(frame, remoting::MARK)? + remoting::MARK.len()
+            }
             Self::Bytes => BYTES_HEAD,
         };
         frame.get(marked..marked + TOKEN)?.try_into().ok()
@@ -209,7 +247,7 @@ impl Speech {
                 out.extend_from_slice(&[0xda, 0xbb, 0x22, 20]);
                 out.extend_from_slice(ping.get(4..).unwrap_or_default());
             }
-            Self::Bytes => {}
+            Self::Rocketmq | Self::RocketmqBinary | Self::Bytes => {}
         }
     }
 }
@@ -410,7 +448,13 @@ mod tests {
 
     #[test]
     fn frames_split_and_carry_their_token() {
-        for speech in [Speech::Bolt, Speech::Dubbo, Speech::Bytes] {
+        for speech in [
+            Speech::Bolt,
+            Speech::Dubbo,
+            Speech::Rocketmq,
+            Speech::RocketmqBinary,
+            Speech::Bytes,
+        ] {
             let answer = match speech {
                 Speech::Bytes => Kind::Request,
                 _ => Kind::Success,

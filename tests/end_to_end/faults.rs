@@ -179,7 +179,7 @@ fn lengths_that_lie_are_refused_before_anything_is_buffered() {
             let lengths_at = match speech {
                 Speech::Bolt => 18..22,
                 Speech::Dubbo => 12..16,
-                Speech::Bytes => continue,
+                Speech::Rocketmq | Speech::RocketmqBinary | Speech::Bytes => continue,
             };
             let mut waiting = Vec::new();
             for _ in 0..200 {
@@ -266,7 +266,7 @@ fn a_flood_of_heartbeats_is_answered_or_held_back() {
                     ping.extend_from_slice(&[0, 0, 0, 1, b'N']);
                     ping
                 }
-                Speech::Bytes => continue,
+                Speech::Rocketmq | Speech::RocketmqBinary | Speech::Bytes => continue,
             };
             let count = 200_000;
             let flood = ping.repeat(count);
@@ -278,7 +278,7 @@ fn a_flood_of_heartbeats_is_answered_or_held_back() {
             let pong = match speech {
                 Speech::Bolt => 20,
                 Speech::Dubbo => ping.len(),
-                Speech::Bytes => 0,
+                Speech::Rocketmq | Speech::RocketmqBinary | Speech::Bytes => 0,
             };
             while received < count * pong {
                 let n = stream.read(&mut buffer).unwrap();

@@ -577,7 +577,9 @@ impl Resident for Client {
     }
 
     fn hand_over(&self) -> bool {
-        let can = self.phase.get() == Phase::Serving && self.transport.is_none();
+        // Upstream connections of its own cannot come along.
+        let is_alone = self.transport.is_none() && self.session.is_none();
+        let can = self.phase.get() == Phase::Serving && is_alone;
         if can {
             self.phase.set(Phase::Moving);
             self.link.wake_owner();

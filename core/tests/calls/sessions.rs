@@ -278,3 +278,22 @@ async fn calls_that_wait_long_are_told_when_we_go() {
         began.elapsed()
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_with_connections_of_their_own_stay_with_their_worker() {
+    let (address, _) = echo().await;
+    let spec = routing(&[address], policy(), retry(1));
+    let mess = mess_with(spec, 2, session(), None);
+    let mut clients = Vec::new();
+    for id in 0..4 {
+        let mut client = Peer::connect(mess.address).await;
+        client.call(id, "svc m").await;
+        clients.push(client);
+    }
+    for worker in 0..2 {
+        assert_eq!(mess.workers.hand_over(worker).await, 0);
+    }
+    for (id, client) in (10..).zip(&mut clients) {
+        client.call(id, "svc m").await;
+    }
+}

@@ -26,6 +26,10 @@ pub(super) enum Door {
     MqttSink,
     /// The same under TLS.
     MqttTls,
+    /// A broker of RocketMQ.
+    Rocketmq,
+    /// One that writes binary headers.
+    RocketmqBinary,
 }
 
 /// One kind of load.

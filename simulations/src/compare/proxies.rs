@@ -43,6 +43,8 @@ impl Backends {
             (Door::Dubbo, Protocol::Dubbo),
             (Door::Http2, Protocol::Grpc),
             (Door::Tcp, Protocol::Bytes),
+            (Door::Rocketmq, Protocol::Rocketmq),
+            (Door::RocketmqBinary, Protocol::RocketmqBinary),
         ] {
             let (process, address) = echo(protocol)?;
             processes.push(process);
@@ -144,7 +146,7 @@ fn certificate(folder: &Path) -> anyhow::Result<()> {
     Ok(std::fs::write(folder.join("both.pem"), both)?)
 }
 
-const ALL: [Door; 9] = [
+const ALL: [Door; 11] = [
     Door::Bolt,
     Door::Dubbo,
     Door::Http1,
@@ -154,6 +156,8 @@ const ALL: [Door; 9] = [
     Door::Mqtt,
     Door::MqttSink,
     Door::MqttTls,
+    Door::Rocketmq,
+    Door::RocketmqBinary,
 ];
 
 fn fronts(of: &[Door]) -> anyhow::Result<BTreeMap<Door, SocketAddr>> {
@@ -187,9 +191,13 @@ pub(super) fn haproxy(folder: &Path, backends: &Backends) -> anyhow::Result<Prox
     for (door, front) in &doors {
         let certificate = folder.join("both.pem");
         let (mode, bind, server) = match door {
-            Door::Bolt | Door::Dubbo | Door::Tcp | Door::Mqtt | Door::MqttSink => {
-                ("tcp", String::new(), "")
-            }
+            Door::Bolt
+            | Door::Dubbo
+            | Door::Tcp
+            | Door::Mqtt
+            | Door::MqttSink
+            | Door::Rocketmq
+            | Door::RocketmqBinary => ("tcp", String::new(), ""),
             Door::Http1 => ("http", String::new(), ""),
             Door::Http2 => ("http", "proto h2".to_owned(), "proto h2"),
             Door::Tls => ("http", format!("ssl crt {}", certificate.display()), ""),
@@ -232,7 +240,12 @@ fn envoy_filter(door: Door) -> Value {
                 }),
             )
         }
-        Door::Tcp | Door::Mqtt | Door::MqttSink | Door::MqttTls => typed(
+        Door::Tcp
+        | Door::Mqtt
+        | Door::MqttSink
+        | Door::MqttTls
+        | Door::Rocketmq
+        | Door::RocketmqBinary => typed(
             "envoy.filters.network.tcp_proxy",
             "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
             json!({ "stat_prefix": "tcp", "cluster": cluster }),
@@ -332,6 +345,21 @@ pub(super) struct Extras {
     pub(super) listener: String,
 }
 
+/// Has Finback know a broker from its start, as if it had been told of it before.
+fn remember_broker(
+    folder: &Path,
+    name: &str,
+    listener: &str,
+    broker: SocketAddr,
+) -> anyhow::Result<()> {
+    let folder = folder.join(format!("{name}-snapshots"));
+    std::fs::create_dir_all(&folder)?;
+    let known =
+        json!([{ "cluster": "c", "name": "broker-a", "id": 0, "address": broker, "slot": 0 }]);
+    let file = folder.join(format!("rocketmq-{listener}.json"));
+    Ok(std::fs::write(file, known.to_string())?)
+}
+
 pub(super) fn finback(
     name: &'static str,
     folder: &Path,
@@ -339,7 +367,11 @@ pub(super) fn finback(
     backends: &Backends,
     extras: &Extras,
 ) -> anyhow::Result<Proxy> {
-    let doors = fronts(&ALL)?;
+    let mut doors = fronts(&ALL)?;
+    if name == "before" {
+        // It may know nothing of them.
+        doors.retain(|door, _| !matches!(door, Door::Rocketmq | Door::RocketmqBinary));
+    }
     let admin = free_address()?;
     let mut text = format!("workers: 1\nadmin: {{ address: \"{admin}\" }}\nlisteners:\n");
     let mut clusters = String::new();
@@ -353,6 +385,7 @@ pub(super) fn finback(
             Door::MqttSink | Door::MqttTls => ("mqtt", "sink"),
             Door::Http2 => ("http", "grpc"),
             Door::Http1 | Door::Tls => ("http", "web"),
+            Door::Rocketmq | Door::RocketmqBinary => ("rocketmq", own.as_str()),
         };
         let f = folder.display();
         let tls = match door {
@@ -363,8 +396,18 @@ pub(super) fn finback(
         };
         // h2load does not come back when it is asked to go; the others never ask.
         let bounds = match protocol {
-            "http" => ", http: { requests: 0 }",
-            _ => "",
+            "http" => ", http: { requests: 0 }".to_owned(),
+            "rocketmq" => {
+                remember_broker(folder, name, &own, backends.of(*door))?;
+                let port = front.port();
+                format!(", rocketmq: {{ broker_ports: {}-{port} }}", port - 2)
+            }
+            _ => String::new(),
+        };
+        // A broker's own port is the one that is measured; name servers are asked nothing.
+        let front = match protocol {
+            "rocketmq" => free_address()?,
+            _ => *front,
         };
         text.push_str(&format!(
             "  - {{ name: {own}, address: \"{front}\", protocol: {protocol}, routes: {routes}{tls}{bounds}{} }}\n",
@@ -373,6 +416,20 @@ pub(super) fn finback(
         let back = backends.of(*door);
         clusters.push_str(&format!("  {own}: {{ endpoints: [\"{back}\"] }}\n"));
     }
+    let of_brokers = doors
+        .keys()
+        .filter(|door| matches!(door, Door::Rocketmq | Door::RocketmqBinary));
+    let of_brokers = of_brokers.map(|door| format!("{door:?}").to_lowercase());
+    let brokers: String = of_brokers
+        .map(|own| {
+            format!("  {own}: [ {{ match: {{ service: orders }}, to: {{ cluster: {own} }} }} ]\n")
+        })
+        .collect();
+    let snapshots = folder.join(format!("{name}-snapshots"));
+    text.push_str(&format!(
+        "snapshots: {{ folder: \"{}\" }}\n",
+        snapshots.display()
+    ));
     text.push_str("routes:\n  all:\n");
     for other in ["Pay", "Stock", "User", "Cart"] {
         text.push_str(&format!(
@@ -386,7 +443,7 @@ pub(super) fn finback(
          mqtt: [ {{ to: {{ cluster: mqtt }} }} ]\n  \
          sink: [ {{ to: {{ cluster: mqttsink }} }} ]\n  \
          grpc: [ {{ match: {{ service: {SERVICE}, method: {METHOD} }}, to: {{ cluster: http2 }} }} ]\n  \
-         web: [ {{ match: {{ path: {{ prefix: / }} }}, to: {{ cluster: http1 }} }} ]\n\
+         web: [ {{ match: {{ path: {{ prefix: / }} }}, to: {{ cluster: http1 }} }} ]\n{brokers}\
          clusters:\n{clusters}limits: {{ connections: 20000 }}\n{}",
         extras.top
     ));

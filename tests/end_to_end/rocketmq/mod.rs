@@ -1,7 +1,8 @@
-//! RocketMQ's own clients and servers: what they do with each other, directly.
+//! RocketMQ's own clients and servers: what they do with each other through Finback is what they do directly.
 
 mod clients;
 mod groups;
+mod mesh;
 mod messages;
 mod outages;
 mod stage;

@@ -1,6 +1,6 @@
 //! Real RocketMQ servers of the tests' own: name servers, brokers and its proxy.
 
-use std::net::TcpListener;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -265,6 +265,8 @@ impl Proxy {
         let config = json!({
             "rocketMQClusterName": "c1", "namesrvAddr": names.address, "proxyMode": "CLUSTER",
             "grpcServerPort": grpc, "remotingListenPort": remoting, "enableTopicMessageTypeCheck": false,
+            // Brokers ask it about transactions only once it has told them of its producers.
+            "transactionHeartbeatPeriodSecond": 1,
         });
         let path = folder.join("proxy.json");
         std::fs::write(&path, config.to_string()).unwrap();
@@ -282,15 +284,15 @@ impl Proxy {
     }
 }
 
-/// A broker listens at this port, two below (VIP channel) and one above (replication).
+/// A broker listens at this port, two below (VIP channel) and one above (replication). Each of the three
+/// is taken like any other port, so that no other server of the tests is given it.
 fn three_ports() -> u16 {
+    let mut taken = BTreeSet::new();
     loop {
-        let port = free_port();
-        if [port - 2, port + 1]
-            .iter()
-            .all(|other| TcpListener::bind(("0.0.0.0", *other)).is_ok())
-        {
-            return port;
+        taken.insert(free_port());
+        let has_both = |port: &&u16| taken.contains(&(**port - 2)) && taken.contains(&(**port + 1));
+        if let Some(port) = taken.iter().find(has_both) {
+            return *port;
         }
     }
 }

@@ -151,6 +151,8 @@ impl Client {
             ("group", group),
             ("heartbeat", "1000"),
             ("poll", "1000"),
+            // The usual three seconds are little on a machine that starts many of them at once.
+            ("timeout", "15000"),
         ];
         // What the caller says comes last and wins.
         self.ask(what, &[&fields, options].concat());

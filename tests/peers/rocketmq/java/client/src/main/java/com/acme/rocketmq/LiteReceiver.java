@@ -27,10 +27,8 @@ final class LiteReceiver extends Receiver {
         Late.call(consumer, "start");
         if (isAssigned) {
             Collection<?> queues = (Collection<?>) Late.call(consumer, "fetchMessageQueues", topic);
+            // Not sought besides: what was pulled before would come twice.
             Late.call(consumer, "assign", queues);
-            for (Object queue : queues) {
-                Late.call(consumer, "seek", queue, 0L);
-            }
         }
         polling = new Thread(this::poll);
         polling.setDaemon(true);
