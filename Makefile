@@ -4,7 +4,7 @@
 
 # The mesh at work: stand-in services, callers and the proxy in one process. DEMO takes options, such as --once.
 demo: packages
-	cargo run --profile quick -- demo $(DEMO)
+	cargo run --profile demo -- demo $(DEMO)
 
 # Every test: units, laws, properties, 240 simulated worlds, and end to end with third-party clients and servers.
 test: packages peers

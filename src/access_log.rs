@@ -3,6 +3,7 @@
 //! A worker makes the line when an exchange ends and hands it to the thread that writes; it waits for nothing.
 //! While nobody takes the lines, or the disk is full, they are dropped and counted.
 
+mod digits;
 pub mod line;
 mod writer;
 
@@ -16,10 +17,10 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use finback_core::frame::Outcome;
 use finback_core::record::{Ending, Record, SeriesKey};
-use finback_observability::{Watcher, Watchers, Watching};
+use finback_observability::{NO_SUCCESS, Watcher, Watchers, Watching};
 
 pub use line::{FIELDS, Format};
-use writer::Writer;
+use writer::{Desk, Writer};
 pub use writer::{Rotation, Target};
 
 /// At the end, what waits has this long to be written.
@@ -49,6 +50,8 @@ struct Log {
     /// Of 2^32 successes, so many are written.
     share: u64,
     writer: Arc<Writer>,
+    /// Where its lines wait.
+    desk: Arc<Desk>,
 }
 
 /// The access logs of all listeners at one moment.
@@ -125,6 +128,7 @@ impl AccessLogs {
             let log = Log {
                 format: config.format.clone(),
                 share,
+                desk: writer.desk(),
                 writer,
             };
             by_listener.insert(listener.clone(), log);
@@ -135,6 +139,7 @@ impl AccessLogs {
             by_listener,
             only_failures,
         }));
+        self.watchers.ask();
         // Those that are not needed any more end when what waits is written.
         open.writers = kept;
         match is_any {
@@ -177,6 +182,13 @@ impl AccessLogs {
 }
 
 impl Watcher for Scribe {
+    fn successes_from(&self) -> u64 {
+        match self.0.load().only_failures {
+            true => NO_SUCCESS,
+            false => 0,
+        }
+    }
+
     fn see(&self, key: &SeriesKey, record: &Record<'_>) {
         let logs = self.0.load();
         let is_failure = is_failure(record.ending);
@@ -187,7 +199,8 @@ impl Watcher for Scribe {
             return;
         };
         if is_failure || chance() < log.share {
-            log.writer.write(line::line(&log.format, key, record));
+            let put = |line: &mut String| line::put(line, &log.format, key, record);
+            log.writer.write(&log.desk, put);
         }
     }
 }

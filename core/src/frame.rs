@@ -109,6 +109,58 @@ pub enum Reading<'a> {
     Answer(Answer),
 }
 
+/// Which names the attributes of a call may have: a bit for each, so that most that are not there need not be
+/// looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Names(u64);
+
+impl Names {
+    /// None.
+    pub const NONE: Self = Self(0);
+    /// Any: nobody looked.
+    pub const ANY: Self = Self(u64::MAX);
+
+    /// This one alone.
+    #[inline]
+    #[must_use]
+    pub fn of(name: &[u8]) -> Self {
+        let (first, last) = match name {
+            [] => (0, 0),
+            [first, .., last] => (*first, *last),
+            [only] => (*only, *only),
+        };
+        // The highest bits depend on all three. The factor is any that sets the names of contexts of traces apart from
+        // those that calls ordinarily have.
+        let told = name.len() as u32 ^ u32::from(first) << 8 ^ u32::from(last) << 16;
+        Self(1 << (told.wrapping_mul(0xb837_6f95) >> 26))
+    }
+
+    /// This one, too.
+    #[inline]
+    pub fn add(&mut self, name: &[u8]) {
+        self.0 |= Self::of(name).0;
+    }
+
+    /// Those of both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether the same name may be among both; false is certain.
+    #[inline]
+    #[must_use]
+    pub fn may_share(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self::ANY
+    }
+}
+
 /// What routing may see of a request: views into its frame.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metadata<'a> {
@@ -134,6 +186,8 @@ pub struct Metadata<'a> {
     pub unreadable: Option<&'static str>,
     /// Where in the frame the attributes begin; the codec's own business.
     pub attributes_at: usize,
+    /// The names that they may have, as far as the codec saw them on its way.
+    pub names: Names,
     /// [`Head::note`] made complete by what only the body tells (its dialect, say). Takes that
     /// one's place from now on; a codec with nothing to add copies it.
     pub note: u32,

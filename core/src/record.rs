@@ -90,56 +90,105 @@ impl fmt::Display for TraceId {
     }
 }
 
-/// One finished exchange.
+/// What is rarely asked of a finished exchange: looked up only when it is.
+pub trait About {
+    /// Who called.
+    fn source(&self) -> IpAddr;
+
+    /// The last endpoint tried.
+    fn endpoint(&self) -> Option<SocketAddr>;
+
+    /// The service's version as the call says it, or "".
+    fn version(&self) -> &str {
+        ""
+    }
+
+    /// The service's group as the call says it, or "".
+    fn group(&self) -> &str {
+        ""
+    }
+
+    /// The route it took, or "" if none matched.
+    fn route(&self) -> &str {
+        ""
+    }
+
+    /// The cluster of the last endpoint tried, or "" if none was.
+    fn cluster(&self) -> &str {
+        ""
+    }
+}
+
+/// Who asked whom, and no more.
 #[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    /// Who called.
+    pub source: IpAddr,
+    /// The endpoint, if there is one.
+    pub endpoint: Option<SocketAddr>,
+}
+
+impl About for Ends {
+    fn source(&self) -> IpAddr {
+        self.source
+    }
+
+    fn endpoint(&self) -> Option<SocketAddr> {
+        self.endpoint
+    }
+}
+
+/// One finished exchange.
+#[derive(Clone, Copy)]
 pub struct Record<'a> {
     /// How it ended.
     pub ending: Ending,
     /// The same in the protocol's own terms, as the caller was told: by the endpoint or by us.
     pub status: Status,
-    /// The service's version as the call says it, or "".
-    pub version: &'a str,
-    /// The service's group as the call says it, or "".
-    pub group: &'a str,
-    /// The route it took, or "" if none matched.
-    pub route: &'a str,
-    /// The cluster of the last endpoint tried, or "" if none was.
-    pub cluster: &'a str,
+    /// What else there is to tell.
+    pub about: &'a dyn About,
     /// The trace that it is part of, where it may be written down; else no name.
     pub trace: TraceId,
-    /// From the request's arrival to its answer's departure, as the worker's clock saw it.
-    pub took: Duration,
+    /// From the request's arrival to its answer's departure, as the worker's clock saw it, in microseconds.
+    pub micros: u64,
     /// Attempts made; 0 if the call was rejected before any.
     pub attempts: u32,
-    /// Who called.
-    pub source: IpAddr,
-    /// The last endpoint tried.
-    pub endpoint: Option<SocketAddr>,
     /// Bytes of the request frame.
     pub request_bytes: u64,
     /// Bytes of the response frame; 0 if there was none.
     pub response_bytes: u64,
 }
 
-impl Record<'_> {
-    /// One that says nothing but how it ended and who asked.
+impl<'a> Record<'a> {
+    /// How long it took.
     #[must_use]
-    pub fn new(ending: Ending, source: IpAddr) -> Self {
+    pub fn took(&self) -> Duration {
+        Duration::from_micros(self.micros)
+    }
+
+    /// One that says nothing but how it ended and what stands in `about`.
+    #[must_use]
+    pub fn new(ending: Ending, about: &'a dyn About) -> Self {
         Self {
             ending,
             status: Status::NONE,
-            version: "",
-            group: "",
-            route: "",
-            cluster: "",
+            about,
             trace: TraceId::default(),
-            took: Duration::ZERO,
+            micros: 0,
             attempts: 0,
-            source,
-            endpoint: None,
             request_bytes: 0,
             response_bytes: 0,
         }
+    }
+}
+
+impl fmt::Debug for Record<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record")
+            .field("ending", &self.ending)
+            .field("status", &self.status)
+            .field("took", &self.took())
+            .finish_non_exhaustive()
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Now;
+use crate::frame::Names;
 use crate::record::Record;
 
 pub use crate::record::TraceId;
@@ -121,7 +122,7 @@ impl Tails {
     /// Whether an exchange is one of them.
     #[must_use]
     pub fn keeps(&self, record: &Record<'_>) -> bool {
-        self.slower_than.is_some_and(|most| record.took > most)
+        self.slower_than.is_some_and(|most| record.took() > most)
             || self.failed && record.ending.is_failure()
     }
 
@@ -226,18 +227,37 @@ pub struct Finished<'a> {
     pub ended: Now,
     /// What was noted when it opened.
     pub notes: Vec<Note>,
+    /// Attempts that were followed by another, in order.
+    pub earlier: Vec<Attempted>,
+    /// The last one, if there was any.
+    pub last: Option<Attempted>,
+}
+
+impl Finished<'_> {
     /// Its attempts, in order.
-    pub attempts: Vec<Attempted>,
+    pub fn attempts(&self) -> impl Iterator<Item = &Attempted> {
+        self.earlier.iter().chain(&self.last)
+    }
+
+    /// How many spans it is.
+    #[must_use]
+    pub fn spans(&self) -> usize {
+        1 + self.earlier.len() + usize::from(self.last.is_some())
+    }
 }
 
 /// Whoever writes spans down.
 pub trait Tracer: fmt::Debug + Send + Sync + 'static {
-    /// The place for spans of one kind of call. Asked once per kind and worker, then kept.
-    fn spans(&self, called: &Called<'_>) -> Arc<dyn Spans>;
+    /// The place for spans of one kind of call as seen by one worker. Asked once per kind and worker, from the
+    /// worker's own thread, then kept there.
+    fn spans(&self, worker: usize, called: &Called<'_>) -> Arc<dyn Spans>;
 }
 
 /// The spans of one kind of call. On workers: no lock that anybody holds for long, and nothing that waits.
 pub trait Spans: Send + Sync + 'static {
+    /// The names of attributes that contexts come in: a request that has none of them has no context.
+    fn names(&self) -> Names;
+
     /// The context that a request came with.
     fn read(&self, attributes: Read<'_, '_>) -> Incoming;
 
@@ -248,7 +268,7 @@ pub trait Spans: Send + Sync + 'static {
     fn write(&self, context: &Outgoing, attributes: Read<'_, '_>) -> Vec<Field>;
 
     /// Takes an exchange that is over.
-    fn finish(&self, finished: Finished<'_>);
+    fn finish(&self, finished: &Finished<'_>);
 }
 
 #[cfg(test)]

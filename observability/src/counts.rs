@@ -68,7 +68,7 @@ pub(crate) struct Sums {
 impl record::Series for Counts {
     fn record(&self, record: &Record<'_>) {
         add(self.ends.of((record.ending, record.status)), 1);
-        let micros = u64::try_from(record.took.as_micros()).unwrap_or(u64::MAX);
+        let micros = record.micros;
         add(&self.buckets[Latencies::bucket(micros)], 1);
         add(&self.micros, micros);
         add(&self.request_bytes, record.request_bytes);

@@ -13,4 +13,4 @@ mod watchers;
 pub use metrics::{Metrics, StatusName, Totals};
 pub use prometheus::Page;
 pub use sink::{BOUNDS, Latencies, Sink, Value};
-pub use watchers::{Watched, Watcher, Watchers, Watching};
+pub use watchers::{NO_SUCCESS, Watched, Watcher, Watchers, Watching};

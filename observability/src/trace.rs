@@ -6,19 +6,28 @@
 mod conventions;
 mod export;
 mod formats;
+mod lanes;
 mod otlp;
 mod span;
+mod templates;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use finback_core::trace::{Called, Field, Finished, Incoming, Note, Outgoing, Read, Spans, Tracer};
+use finback_core::frame::Names;
+use finback_core::trace::{
+    Called, Field, Finished, Incoming, Note, Outgoing, Read, SpanId, Spans, Target, Tracer,
+};
 
 use conventions::Kind;
 use formats::Hop;
+use lanes::Lane;
+use otlp::Ids;
 use span::Exported;
+use templates::{Key, Templates};
 
 pub use conventions::{ATTRIBUTES, Protocol, StatusName, System};
 pub use export::{Collector, Counts, Encoding, Exporter, Headers, Settings, Tls};
@@ -46,7 +55,7 @@ impl fmt::Debug for Traces {
 }
 
 impl Tracer for Traces {
-    fn spans(&self, called: &Called<'_>) -> Arc<dyn Spans> {
+    fn spans(&self, worker: usize, called: &Called<'_>) -> Arc<dyn Spans> {
         const UNKNOWN: Protocol = Protocol {
             system: System::Connection,
             spelling: Spelling {
@@ -57,21 +66,33 @@ impl Tracer for Traces {
         };
         let protocol = self.protocols.get(called.protocol).unwrap_or(&UNKNOWN);
         Arc::new(SpansOf {
-            kind: Arc::new(Kind::new(protocol, called)),
+            kind: Kind::new(protocol, called),
+            number: self.exporter.lanes().number(),
+            lane: self.exporter.lanes().lane(called.listener, worker),
+            resource: self.exporter.settings().identity(),
             exporter: self.exporter.clone(),
             formats: self.formats.clone(),
         })
     }
 }
 
-/// The spans of one kind of call.
+/// The spans of one kind of call, for one worker.
 struct SpansOf {
-    kind: Arc<Kind>,
+    kind: Kind,
+    /// The kind's number.
+    number: u64,
+    lane: Arc<Lane>,
+    /// Our service, and our process.
+    resource: (String, String),
     exporter: Arc<Exporter>,
     formats: Arc<Formats>,
 }
 
 impl Spans for SpansOf {
+    fn names(&self) -> Names {
+        self.formats.names(&self.kind.spelling)
+    }
+
     fn read(&self, attributes: Read<'_, '_>) -> Incoming {
         self.formats.read(&self.kind.spelling, attributes)
     }
@@ -90,23 +111,94 @@ impl Spans for SpansOf {
     }
 
     fn write(&self, context: &Outgoing, attributes: Read<'_, '_>) -> Vec<Field> {
-        let resource = &self.exporter.settings().resource;
-        let of = |name| {
-            let mut found = resource.iter();
-            found
-                .find(|(own, _)| own == name)
-                .map_or("finback", |(_, value)| value)
-        };
+        let (service, instance) = &self.resource;
         let hop = Hop {
-            service: of("service.name"),
-            instance: of("service.instance.id"),
+            service,
+            instance,
             operation: &self.kind.name,
         };
         self.formats
             .write(&self.kind.spelling, context, &hop, attributes)
     }
 
-    fn finish(&self, finished: Finished<'_>) {
-        self.exporter.take(Exported::new(&self.kind, finished));
+    fn finish(&self, finished: &Finished<'_>) {
+        let write = |templates: &mut Templates, out: &mut Vec<u8>| {
+            self.put_server(finished, templates, out);
+            self.put_clients(finished, templates, out);
+        };
+        self.exporter.take(&self.lane, finished, write);
+    }
+}
+
+impl SpansOf {
+    fn ids(&self, finished: &Finished<'_>) -> Ids {
+        let lanes = self.exporter.lanes();
+        Ids {
+            trace: finished.trace,
+            id: finished.span,
+            parent: finished.parent,
+            began: lanes.nanoseconds(finished.began),
+            ended: lanes.nanoseconds(finished.ended),
+        }
+    }
+
+    fn key<'a>(&self, finished: &Finished<'a>, parent: SpanId) -> Key<'a> {
+        let record = finished.record;
+        Key {
+            kind: self.number,
+            client: false,
+            ending: record.ending,
+            status: record.status,
+            sampled: finished.sampled,
+            has_parent: parent.0 != 0,
+            peer: Some(SocketAddr::new(record.about.source(), 0)),
+            name: record.about.route(),
+        }
+    }
+
+    /// The span of the exchange.
+    fn put_server(&self, finished: &Finished<'_>, templates: &mut Templates, out: &mut Vec<u8>) {
+        let write = |out: &mut Vec<u8>| {
+            let own = Exported::new(&self.kind, finished);
+            let at = |moment| self.exporter.lanes().nanoseconds(moment);
+            otlp::span(out, &conventions::server(&own, at));
+        };
+        if finished.notes.is_empty() {
+            let key = self.key(finished, finished.parent);
+            templates.put(&key, &self.ids(finished), out, write);
+        } else {
+            write(out);
+        }
+    }
+
+    /// The spans of its attempts.
+    fn put_clients(&self, finished: &Finished<'_>, templates: &mut Templates, out: &mut Vec<u8>) {
+        for (number, attempt) in finished.attempts().enumerate() {
+            let at = |moment| self.exporter.lanes().nanoseconds(moment);
+            let write = |out: &mut Vec<u8>| {
+                let own = Exported::new(&self.kind, finished);
+                otlp::span(out, &conventions::client(&own, attempt, number, at));
+            };
+            let is_ordinary = number == 0 && attempt.error.is_none() && finished.notes.is_empty();
+            match &attempt.target {
+                Target::Endpoint(endpoint, cluster) if is_ordinary => {
+                    let key = Key {
+                        client: true,
+                        peer: Some(*endpoint),
+                        name: cluster,
+                        ..self.key(finished, finished.span)
+                    };
+                    let ids = Ids {
+                        id: attempt.span,
+                        parent: finished.span,
+                        began: at(attempt.began),
+                        ended: at(attempt.ended),
+                        ..self.ids(finished)
+                    };
+                    templates.put(&key, &ids, out, write);
+                }
+                Target::Endpoint(..) | Target::Destination(..) => write(out),
+            }
+        }
     }
 }

@@ -3,12 +3,12 @@
 use std::fmt::Write;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use finback_core::record::{Record, SeriesKey};
 use finback_core::text;
 
-use crate::log::{is_fit, rfc3339};
+use super::digits;
+use crate::log::is_fit;
 use crate::protocols;
 
 /// The longest name in a line, in bytes.
@@ -190,16 +190,17 @@ fn template(text: &str) -> Result<Format, String> {
     Ok(Format::Text(pieces.into()))
 }
 
-/// The line of an exchange that ends now, with its end.
-pub(super) fn line(format: &Format, key: &SeriesKey, record: &Record<'_>) -> String {
-    let mut line = String::with_capacity(384);
+/// Appends the line of an exchange that ends now, with its end.
+pub(super) fn put(line: &mut String, format: &Format, key: &SeriesKey, record: &Record<'_>) {
     match format {
         Format::Json => {
-            for (name, field, _) in FIELDS {
+            let begin = line.len();
+            for (name, field, _) in &FIELDS {
                 let before = line.len();
-                line.push(if before == 0 { '{' } else { ',' });
-                let _ = write!(line, "\"{name}\":");
-                if !json(&mut line, field, key, record) {
+                line.push_str(if before == begin { "{\"" } else { ",\"" });
+                line.push_str(name);
+                line.push_str("\":");
+                if !json(line, *field, key, record) {
                     line.truncate(before);
                 }
             }
@@ -209,13 +210,12 @@ pub(super) fn line(format: &Format, key: &SeriesKey, record: &Record<'_>) -> Str
             for piece in pieces.iter() {
                 match piece {
                     Piece::Words(words) => line.push_str(words),
-                    Piece::Field(field) => plain(&mut line, *field, key, record),
+                    Piece::Field(field) => plain(line, *field, key, record),
                 }
             }
         }
     }
     line.push('\n');
-    line
 }
 
 /// The value of a field that is a text.
@@ -225,10 +225,10 @@ fn name<'a>(field: Field, key: &'a SeriesKey, record: &'a Record<'_>) -> Option<
         Field::Protocol => key.protocol,
         Field::Service => &key.service,
         Field::Method => &key.method,
-        Field::Version => record.version,
-        Field::Group => record.group,
-        Field::Route => record.route,
-        Field::Cluster => record.cluster,
+        Field::Version => record.about.version(),
+        Field::Group => record.about.group(),
+        Field::Route => record.about.route(),
+        Field::Cluster => record.about.cluster(),
         Field::Outcome => record.ending.name(),
         _ => return None,
     };
@@ -237,50 +237,50 @@ fn name<'a>(field: Field, key: &'a SeriesKey, record: &'a Record<'_>) -> Option<
 
 /// Writes the value of a field that is a number, or made of numbers; false if there is none.
 fn number(line: &mut String, field: Field, key: &SeriesKey, record: &Record<'_>) -> bool {
-    let written = match field {
-        Field::Time => {
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default();
-            write!(line, "{}", rfc3339(now.as_secs(), now.subsec_micros()))
-        }
-        Field::Source => write!(line, "{}", record.source),
-        Field::Endpoint => match record.endpoint {
-            Some(address) => write!(line, "{address}"),
+    match field {
+        Field::Time => digits::time(line),
+        Field::Source => digits::ip(line, record.about.source()),
+        Field::Endpoint => match record.about.endpoint() {
+            Some(address) => digits::address(line, address),
             None => return false,
         },
         Field::Status => match protocols::status_name(key.protocol, record.status) {
-            Some(name) => write!(line, "{name}"),
+            Some(name) => line.push_str(&name),
             None => return false,
         },
         Field::Duration => {
-            let micros = record.took.as_micros();
-            write!(line, "{}.{:03}", micros / 1000, micros % 1000)
+            digits::number(line, record.micros / 1000, 1);
+            line.push('.');
+            digits::number(line, record.micros % 1000, 3);
         }
-        Field::Attempts => write!(line, "{}", record.attempts),
-        Field::RequestBytes => write!(line, "{}", record.request_bytes),
-        Field::ResponseBytes => write!(line, "{}", record.response_bytes),
-        Field::TraceId if record.trace.is_some() => write!(line, "{}", record.trace),
+        Field::Attempts => digits::number(line, record.attempts.into(), 1),
+        Field::RequestBytes => digits::number(line, record.request_bytes, 1),
+        Field::ResponseBytes => digits::number(line, record.response_bytes, 1),
+        Field::TraceId if record.trace.is_some() => digits::hex(line, &record.trace.0),
         _ => return false,
-    };
-    written.is_ok()
+    }
+    true
+}
+
+/// Whether a name stands in a line as it is, which nearly all do.
+fn is_plain(name: &str) -> bool {
+    let is_plain = |byte: &u8| matches!(byte, b'!'..=b'~') && !matches!(byte, b'"' | b'\\');
+    name.as_bytes().iter().all(is_plain)
 }
 
 fn json(line: &mut String, field: Field, key: &SeriesKey, record: &Record<'_>) -> bool {
     if let Some(name) = name(field, key, record) {
-        line.push('"');
-        for char in name.chars() {
-            match char {
-                '"' | '\\' => line.extend(['\\', char]),
-                _ if is_fit(char) => line.push(char),
-                // RFC 8259, section 7; none of these is beyond the basic plane.
-                _ => {
-                    let _ = write!(line, "\\u{:04x}", u32::from(char));
-                }
-            }
+        if name.is_empty() {
+            return false;
         }
         line.push('"');
-        return !name.is_empty();
+        if is_plain(name) {
+            line.push_str(name);
+        } else {
+            escaped(line, name);
+        }
+        line.push('"');
+        return true;
     }
     let is_text = matches!(
         field,
@@ -295,9 +295,24 @@ fn json(line: &mut String, field: Field, key: &SeriesKey, record: &Record<'_>) -
     written
 }
 
+/// A text as JSON has it, without its quotes.
+fn escaped(line: &mut String, name: &str) {
+    for char in name.chars() {
+        match char {
+            '"' | '\\' => line.extend(['\\', char]),
+            _ if is_fit(char) => line.push(char),
+            // RFC 8259, section 7; none of these is beyond the basic plane.
+            _ => {
+                let _ = write!(line, "\\u{:04x}", u32::from(char));
+            }
+        }
+    }
+}
+
 fn plain(line: &mut String, field: Field, key: &SeriesKey, record: &Record<'_>) {
     let before = line.len();
     match name(field, key, record) {
+        Some(name) if is_plain(name) => line.push_str(name),
         Some(name) => {
             for char in name.chars() {
                 // A blank would feign another field.
@@ -322,8 +337,8 @@ fn plain(line: &mut String, field: Field, key: &SeriesKey, record: &Record<'_>) 
 mod tests {
     use super::*;
     use finback_core::frame::{Outcome, Status};
-    use finback_core::record::{Ending, TraceId};
-    use std::time::Duration;
+    use finback_core::record::{About, Ending, TraceId};
+    use std::net::{IpAddr, SocketAddr};
 
     fn key(service: &str) -> SeriesKey {
         SeriesKey {
@@ -335,19 +350,43 @@ mod tests {
         }
     }
 
+    struct Shop;
+
+    impl About for Shop {
+        fn source(&self) -> IpAddr {
+            [127, 0, 0, 1].into()
+        }
+
+        fn endpoint(&self) -> Option<SocketAddr> {
+            Some(([10, 0, 0, 7], 80).into())
+        }
+
+        fn route(&self) -> &str {
+            "main"
+        }
+
+        fn cluster(&self) -> &str {
+            "shop"
+        }
+    }
+
     fn record() -> Record<'static> {
         Record {
             status: Status(503),
-            route: "main",
-            cluster: "shop",
-            took: Duration::from_micros(12_007),
+            micros: 12_007,
             attempts: 2,
-            endpoint: Some(([10, 0, 0, 7], 80).into()),
             request_bytes: 5,
             response_bytes: 7,
             trace: TraceId([0x1f; 16]),
-            ..Record::new(Ending::Answered(Outcome::Failed), [127, 0, 0, 1].into())
+            ..Record::new(Ending::Answered(Outcome::Failed), &Shop)
         }
+    }
+
+    fn line(format: &Format, key: &SeriesKey, record: &Record<'_>) -> String {
+        // Behind another one, as in a buffer.
+        let mut lines = "before\n".to_owned();
+        put(&mut lines, format, key, record);
+        lines.split_off(7)
     }
 
     #[test]
@@ -382,7 +421,7 @@ mod tests {
         assert_eq!(words[4], "a\\u{20}b\\u{a}ERROR\\u{20}\\u{5c}x");
         assert_eq!(words[7], "503");
         let format: Format = "<{version}> {outcome}!".parse().unwrap();
-        assert_eq!(super::line(&format, &key("s"), &record()), "<-> failed!\n");
+        assert_eq!(self::line(&format, &key("s"), &record()), "<-> failed!\n");
     }
 
     #[test]

@@ -1,31 +1,40 @@
-//! The thread that writes lines to a file, a pipe or stdout. Only it waits for them: at a bound of lines and bytes that
-//! wait, further ones are dropped and counted.
+//! The thread that writes lines to a file, a pipe or stdout. Only it waits for them. Each listener has its own [`Desk`],
+//! where workers put lines into buffers of their own: at a bound of lines and bytes that wait there, further ones are
+//! dropped and counted.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
 use super::AccessLogStatus;
 
-/// Lines that wait, at most.
+/// Lines of one listener that wait, at most.
 const LINES: usize = 16_384;
-/// Bytes of lines that wait, at most.
+/// Bytes of these, at most.
 const BYTES: usize = 16 * 1024 * 1024;
 /// Bytes that are written at once, at most.
 const BATCH: usize = 64 * 1024;
+/// A buffer is handed over when it has so many bytes.
+const FULL: usize = 32 * 1024;
+/// What stands in one that is not full is looked for so long after the first line.
+const GATHER: Duration = Duration::from_millis(5);
+/// Buffers of one desk: workers seldom meet at one.
+const LANES: usize = 16;
+/// Messages that wait for the thread, at most: few of them are small.
+const MESSAGES: usize = 16_384;
 /// How often it is looked whether the file is still the one of its name, and a file that could not be opened is tried
 /// again.
 const LOOK: Duration = Duration::from_millis(500);
 /// A pipe that takes no more is tried again after this.
-const FULL: Duration = Duration::from_millis(20);
+const STUCK: Duration = Duration::from_millis(20);
 
 /// Where lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,20 +62,39 @@ pub struct Rotation {
 /// Takes lines; the thread ends when it is dropped and what waited is written.
 pub(super) struct Writer {
     target: Target,
-    lines: SyncSender<Message>,
+    messages: SyncSender<Message>,
     shared: Arc<Shared>,
 }
 
+/// Lines, one after another.
+#[derive(Default)]
+struct Lines {
+    text: String,
+    count: usize,
+}
+
+/// Where the lines of one listener wait.
+#[derive(Default)]
+pub(super) struct Desk {
+    lanes: [Mutex<Lines>; LANES],
+    /// Lines that were handed over and wait, and their bytes.
+    lines: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
 enum Message {
-    Line(String),
+    Lines(Lines, Arc<Desk>),
+    /// Something stands in a buffer that is not full.
+    Look,
     /// Tells when everything before it was dealt with.
     Flush(SyncSender<()>),
 }
 
 #[derive(Default)]
 struct Shared {
-    /// Bytes of lines that wait.
-    waiting: AtomicUsize,
+    desks: Mutex<Vec<Arc<Desk>>>,
+    /// The thread will look for what stands in buffers.
+    is_told: AtomicBool,
     written: AtomicU64,
     dropped: AtomicU64,
     /// The file is to be opened again.
@@ -75,9 +103,18 @@ struct Shared {
     ended: AtomicBool,
 }
 
+/// The number of this thread's lane.
+fn lane() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static OWN: usize = NEXT.fetch_add(1, Relaxed) % LANES;
+    }
+    OWN.with(|own| *own)
+}
+
 impl Writer {
     pub(super) fn start(target: Target) -> std::io::Result<Self> {
-        let (lines, queue) = sync_channel(LINES);
+        let (messages, queue) = sync_channel(MESSAGES);
         let shared = Arc::<Shared>::default();
         let out = Out {
             target: target.clone(),
@@ -92,7 +129,7 @@ impl Writer {
         thread.spawn(move || out.run(&queue))?;
         Ok(Self {
             target,
-            lines,
+            messages,
             shared,
         })
     }
@@ -101,13 +138,63 @@ impl Writer {
         &self.target
     }
 
-    /// Hands a line over, or drops it. On a worker's thread: it waits for nothing.
-    pub(super) fn write(&self, line: String) {
-        let bytes = line.len();
-        let waiting = self.shared.waiting.fetch_add(bytes, Relaxed);
-        if waiting + bytes > BYTES || self.lines.try_send(Message::Line(line)).is_err() {
-            self.shared.waiting.fetch_sub(bytes, Relaxed);
+    /// A place for the lines of one more listener.
+    pub(super) fn desk(&self) -> Arc<Desk> {
+        let desk = Arc::<Desk>::default();
+        let mut desks = lock(&self.shared.desks);
+        // Those that nobody writes to any more are empty, or will be when they are next looked at.
+        desks.retain(|own| Arc::strong_count(own) > 1 || !own.is_empty());
+        desks.push(desk.clone());
+        desk
+    }
+
+    /// Takes a line, or drops it. On a worker's thread: it waits for nothing.
+    pub(super) fn write(&self, desk: &Arc<Desk>, put: impl FnOnce(&mut String)) {
+        let (lines, bytes) = (desk.lines.load(Relaxed), desk.bytes.load(Relaxed));
+        let mut lane = match desk.lanes[lane()].try_lock() {
+            Ok(lane) => lane,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // It is just being emptied, or somebody else's too.
+            Err(TryLockError::WouldBlock) => {
+                let mut alone = Lines::default();
+                put(&mut alone.text);
+                alone.count = 1;
+                return self.hand_over(desk, alone);
+            }
+        };
+        if lines + lane.count >= LINES || bytes + lane.text.len() >= BYTES {
             self.shared.dropped.fetch_add(1, Relaxed);
+            return;
+        }
+        put(&mut lane.text);
+        lane.count += 1;
+        if lane.text.len() >= FULL {
+            let next = Lines {
+                text: String::with_capacity(FULL + FULL / 8),
+                count: 0,
+            };
+            let full = std::mem::replace(&mut *lane, next);
+            self.hand_over(desk, full);
+        } else if lane.count == 1 && !self.shared.is_told.swap(true, Relaxed) {
+            drop(lane);
+            // If there is no room the thread has enough to do, and looks afterwards.
+            let _ = self.messages.try_send(Message::Look);
+        }
+    }
+
+    fn hand_over(&self, desk: &Arc<Desk>, own: Lines) {
+        let (lines, bytes) = (own.count, own.text.len());
+        let before = desk.lines.fetch_add(lines, Relaxed);
+        desk.bytes.fetch_add(bytes, Relaxed);
+        let fits = before < LINES;
+        if !fits
+            || self
+                .messages
+                .try_send(Message::Lines(own, desk.clone()))
+                .is_err()
+        {
+            desk.left(lines, bytes);
+            self.shared.dropped.fetch_add(lines as u64, Relaxed);
         }
     }
 
@@ -126,7 +213,7 @@ impl Writer {
     /// Waits until what was handed over is written, but no longer than this.
     pub(super) fn flush(&self, patience: Duration) {
         let (done, flushed) = sync_channel(1);
-        if self.lines.try_send(Message::Flush(done)).is_ok() {
+        if self.messages.try_send(Message::Flush(done)).is_ok() {
             let _ = flushed.recv_timeout(patience);
         }
     }
@@ -136,6 +223,22 @@ impl Drop for Writer {
     fn drop(&mut self) {
         self.shared.ended.store(true, Relaxed);
     }
+}
+
+impl Desk {
+    fn is_empty(&self) -> bool {
+        self.lanes.iter().all(|lane| lock(lane).count == 0)
+    }
+
+    /// So many lines wait no more.
+    fn left(&self, lines: usize, bytes: usize) {
+        self.lines.fetch_sub(lines, Relaxed);
+        self.bytes.fetch_sub(bytes, Relaxed);
+    }
+}
+
+fn lock<T>(own: &Mutex<T>) -> MutexGuard<'_, T> {
+    own.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The writing side.
@@ -162,13 +265,17 @@ impl Out {
             let mut next = match queue.recv_timeout(LOOK) {
                 Ok(message) => Some(message),
                 Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => break,
             };
             self.look();
             let mut told = Vec::new();
             loop {
                 match next {
-                    Some(Message::Line(line)) => batch.extend_from_slice(line.as_bytes()),
+                    Some(Message::Lines(lines, desk)) => {
+                        batch.extend_from_slice(lines.text.as_bytes());
+                        desk.left(lines.count, lines.text.len());
+                    }
+                    Some(Message::Look) => std::thread::sleep(GATHER),
                     Some(Message::Flush(done)) => told.push(done),
                     None => break,
                 }
@@ -177,18 +284,32 @@ impl Out {
                 }
                 next = queue.try_recv().ok();
             }
-            self.shared.waiting.fetch_sub(batch.len(), Relaxed);
             self.put(&batch);
             batch.clear();
+            self.put_rest();
             for done in told {
                 let _ = done.try_send(());
+            }
+        }
+        self.put_rest();
+    }
+
+    /// Writes what stands in buffers that are not full.
+    fn put_rest(&mut self) {
+        // First, so that whoever finds an empty buffer from now on tells again.
+        self.shared.is_told.store(false, Relaxed);
+        let desks = lock(&self.shared.desks).clone();
+        for lane in desks.iter().flat_map(|desk| &desk.lanes) {
+            let lines = std::mem::take(&mut *lock(lane));
+            if lines.count > 0 {
+                self.put(lines.text.as_bytes());
             }
         }
     }
 
     /// Writes whole lines, as many as can be; the others are dropped.
     fn put(&mut self, batch: &[u8]) {
-        let ends = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let ends = |bytes: &[u8]| memchr::memchr_iter(b'\n', bytes).count() as u64;
         let mut rest = batch;
         while !rest.is_empty() {
             let Some(file) = &mut self.file else { break };
@@ -210,7 +331,7 @@ impl Out {
                         break;
                     }
                     // Others are dropped meanwhile, at the bound of those that wait.
-                    std::thread::sleep(FULL);
+                    std::thread::sleep(STUCK);
                 }
                 Err(error) => {
                     self.fails(&error);

@@ -43,7 +43,7 @@ struct Lists {
 
 impl Watcher for Kept {
     fn see(&self, key: &SeriesKey, record: &Record<'_>) {
-        let micros = u64::try_from(record.took.as_micros()).unwrap_or(u64::MAX);
+        let micros = record.micros;
         let is_failed = is_error(record.ending) && self.room.load(Relaxed) > 0;
         if micros <= self.floor.load(Relaxed) && !is_failed {
             return;
@@ -67,6 +67,10 @@ impl Watcher for Kept {
                 self.floor.store(*least, Relaxed);
             }
         }
+    }
+
+    fn successes_from(&self) -> u64 {
+        self.floor.load(Relaxed).saturating_add(1)
     }
 }
 
@@ -93,6 +97,7 @@ impl Recent {
         let kept = Arc::<Kept>::default();
         kept.room.store(FAILED_PER_SECOND, Relaxed);
         let weak = Arc::downgrade(&kept);
+        let asked = Arc::downgrade(watchers);
         tokio::spawn(async move {
             for second in 1_u64.. {
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -100,6 +105,10 @@ impl Recent {
                 kept.room.store(FAILED_PER_SECOND, Relaxed);
                 if second.is_multiple_of(60) {
                     kept.turn();
+                }
+                // Two workers that ask at once may forget what a third one made of it.
+                if let Some(watchers) = asked.upgrade() {
+                    watchers.ask();
                 }
             }
         });
@@ -127,9 +136,14 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use finback_core::frame::Outcome;
-    use finback_core::record::Ending;
+    use finback_core::record::{Ending, Ends};
 
     use super::*;
+
+    const NOBODY: Ends = Ends {
+        source: std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+        endpoint: None,
+    };
 
     fn see(kept: &Kept, millis: u64, outcome: Outcome) {
         let key = SeriesKey {
@@ -140,8 +154,8 @@ mod tests {
             method: "m".into(),
         };
         let record = Record {
-            took: Duration::from_millis(millis),
-            ..Record::new(Ending::Answered(outcome), [127, 0, 0, 1].into())
+            micros: millis * 1000,
+            ..Record::new(Ending::Answered(outcome), &NOBODY)
         };
         kept.see(&key, &record);
     }

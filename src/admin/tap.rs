@@ -175,16 +175,17 @@ impl Tap {
             Some(name) => record.ending.name() == name,
         };
         outcome
-            && record.took >= self.longer_than
+            && record.took() >= self.longer_than
             && fits(own.service.as_ref(), &key.service)
             && fits(own.method.as_ref(), &key.method)
             && fits(own.protocol.as_ref(), key.protocol)
             && fits(own.listener.as_ref(), &key.listener)
-            && fits(own.route.as_ref(), record.route)
-            && fits(own.cluster.as_ref(), record.cluster)
+            && fits(own.route.as_ref(), record.about.route())
+            && fits(own.cluster.as_ref(), record.about.cluster())
             && own.endpoint.as_ref().is_none_or(|wanted| {
                 record
-                    .endpoint
+                    .about
+                    .endpoint()
                     .is_some_and(|own| own.to_string() == *wanted)
             })
     }

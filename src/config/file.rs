@@ -102,7 +102,7 @@ pub struct Tracing {
     pub headers: BTreeMap<String, Placed<HeaderText>>,
     /// A request to the collector may take so long. Default: 10s.
     pub timeout: Option<Time>,
-    /// Calls whose spans may wait to be exported; more are dropped and counted. Default: 8192.
+    /// Calls of one listener whose spans may wait to be exported; more are dropped and counted. Default: 8192.
     pub queue: Option<Placed<usize>>,
     /// Who we are in traces. Default: finback.
     pub service_name: Option<Placed<String>>,
@@ -116,7 +116,7 @@ pub struct Tracing {
     pub ratio: Option<Placed<f64>>,
     /// Calls that are traced although they were not chosen. Default: none.
     pub tails: Option<Tails>,
-    /// Such calls of one second, at most. Default: 100.
+    /// Such calls of one listener in one second, at most. Default: 100.
     pub tails_per_second: Option<NonZeroU32>,
     /// The formats of traces' contexts.
     #[serde(default)]

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 
 use super::PROBE;
 use crate::codec::{Codec, Signal};
-use crate::frame::{Edit, Head, Kind, Malformed, Metadata, Outcome, Reading, Status};
+use crate::frame::{Edit, Head, Kind, Malformed, Metadata, Names, Outcome, Reading, Status};
 use crate::rejection::Rejection;
 use crate::text::ANSWER_LIMIT;
 
@@ -102,9 +102,12 @@ fn metadata<'a>(codec: &dyn Codec, head: &Head, wire: &'a [u8], name: &str) -> M
 pub(super) fn attribute(codec: &dyn Codec, wire: &[u8], name: &str, key: &str) -> Option<String> {
     let head = sole(codec, wire, name);
     let metadata = metadata(codec, &head, wire, name);
-    codec
-        .attribute(wire, &metadata, key)
-        .map(|value| value.into_owned())
+    let value = codec.attribute(wire, &metadata, key)?;
+    assert!(
+        metadata.names.may_share(Names::of(key.as_bytes())),
+        "names: {name}: {key} is there, and not among them"
+    );
+    Some(value.into_owned())
 }
 
 /// Both frames say the same, except where their attributes stand.
@@ -118,6 +121,7 @@ pub(super) fn same_reading(
         (Ok(Reading::Call(before)), Ok(Reading::Call(after))) => {
             let after = Metadata {
                 attributes_at: before.attributes_at,
+                names: before.names,
                 ..after
             };
             assert_eq!(before, after, "rewriting: {name}: what it says");

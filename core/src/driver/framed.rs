@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::clock::Now;
 use crate::codec::{Codec, Signal};
-use crate::frame::{Edit, Head, Kind, Malformed, Metadata, Reading, Status};
+use crate::frame::{Edit, Head, Kind, Malformed, Metadata, Names, Reading, Status};
 use crate::gauges::Gauges;
 use crate::log_limit::LogLimit;
 use crate::mesh::{Exchange, Origin, SiteCache};
@@ -177,6 +177,7 @@ impl Client {
                 wire.len(),
                 metadata.timeout,
                 self.transport.as_deref().and_then(Transport::identity),
+                metadata.names,
                 &mut attributes,
             ),
             lease: None,
@@ -305,6 +306,9 @@ impl Reply for Client {
         if Transport::names(name) {
             let found = self.transport.as_deref()?.attribute(name)?;
             return Some(Cow::Borrowed(found));
+        }
+        if !metadata.names.may_share(Names::of(name.as_bytes())) {
+            return None;
         }
         self.codec.attribute(wire, metadata, name)
     }

@@ -12,15 +12,15 @@ use crate::balance::{Ask, HashOn, NoPick, Pick, Policy, hash_bytes, observe_late
 use crate::clock::{Now, micros};
 use crate::cluster::Cluster;
 use crate::endpoint::{Endpoint, Trial};
-use crate::frame::{Answer, Outcome, Status};
+use crate::frame::{Answer, Names, Outcome, Status};
 use crate::gauges::Gauges;
 use crate::identity::Identity;
 use crate::outlier::is_telling;
-use crate::record::{Ending, Record};
+use crate::record::{About, Ending, Record};
 use crate::rejection::Rejection;
 use crate::route::{self, Destination, Route};
 use crate::steer::Facts;
-use crate::trace::{Field, Target, TraceId};
+use crate::trace::{Choice, Field, Tails, Target, TraceId};
 
 use super::fitting::Fitting;
 use super::local::LocalMesh;
@@ -51,6 +51,8 @@ pub struct Exchange {
     without: Vec<u32>,
     routed: Result<(), Rejection>,
     pub(super) attempts: u16,
+    /// When the last attempt began.
+    attempted: Now,
     /// Attempts that do not count: their endpoints have not processed it.
     moves: u16,
     /// It was sent again because its own method allows that.
@@ -92,6 +94,7 @@ impl Exchange {
         request_bytes: usize,
         timeout: Option<Duration>,
         client: Option<&Identity>,
+        names: Names,
         attributes: Attributes<'_, '_>,
     ) -> Self {
         let now = local.now();
@@ -100,7 +103,7 @@ impl Exchange {
         let bound = selected.and_then(|number| site.route(number).timeout);
         let traced = site.tracing.as_ref().and_then(|tracing| {
             let route = selected.and_then(|number| site.route(number).tracing.as_ref());
-            Traced::open(local, tracing, route, attributes).map(Box::new)
+            Traced::open(tracing, now, route, names, attributes).map(Box::new)
         });
         let limits = local.limits();
         let unsaid = timeout.is_none();
@@ -122,6 +125,7 @@ impl Exchange {
             unsaid,
             // More than four thousand million routes do not fit into memory.
             route: selected.and_then(|number| u32::try_from(number).ok()),
+            attempted: now,
             destination: 0,
             without: Vec::new(),
             routed: Ok(()),
@@ -160,7 +164,16 @@ impl Exchange {
         source: IpAddr,
         bytes: usize,
     ) -> Self {
-        Self::open(local, site, source, bytes, None, None, &mut |_| None)
+        Self::open(
+            local,
+            site,
+            source,
+            bytes,
+            None,
+            None,
+            Names::NONE,
+            &mut |_| None,
+        )
     }
 
     fn choose_destination(&mut self, random: u64) -> Result<(), Rejection> {
@@ -361,6 +374,7 @@ impl Exchange {
         }
         seat.endpoint.health.in_flight.fetch_add(1, Relaxed);
         self.attempts += 1;
+        self.attempted = now;
         self.seat = Some(seat.clone());
         if again {
             Gauges::add(&local.mesh().gauges.retries);
@@ -501,11 +515,40 @@ impl Exchange {
             self.resent |= repeat == Repeat::IfSafe;
             let known = self.endpoint().filter(|own| !self.tried.contains(own));
             self.tried.extend(known);
-            if let (Some(traced), Some(seat)) = (&mut self.traced, &self.seat) {
-                traced.failed(self.clock.get(), seat.target(), end.name());
-            }
+            self.trace_failure(end);
         }
         again
+    }
+
+    /// Writes down an attempt that is followed by another, if any is.
+    #[cold]
+    fn trace_failure(&mut self, end: AttemptEnd) {
+        if self.traced.is_none() && self.tails().is_some_and(|own| own.is_any()) {
+            self.traced = self.late();
+        }
+        if let (Some(traced), Some(seat)) = (&mut self.traced, &self.seat) {
+            traced.failed(self.clock.get(), seat.target(), end.name());
+        }
+    }
+
+    /// What its route says of tracing.
+    fn choice(&self) -> Option<&Choice> {
+        self.selected_route()?.tracing.as_ref()
+    }
+
+    /// Which exchanges like it are written down after their end, if any is traced.
+    fn tails(&self) -> Option<&Tails> {
+        let tracing = self.site.tracing.as_ref()?;
+        Some(&tracing.choice(self.choice()).tails)
+    }
+
+    /// Spans of one that was left out when it opened.
+    #[cold]
+    fn late(&self) -> Option<Box<Traced>> {
+        let tracing = self.site.tracing.as_ref()?;
+        let mut traced = Traced::late(tracing, self.choice(), self.started);
+        traced.catch_up(self.attempts, self.attempted);
+        Some(Box::new(traced))
     }
 
     /// When the attempt that starts now is given up.
@@ -709,29 +752,56 @@ impl Exchange {
     }
 }
 
+impl About for Exchange {
+    fn source(&self) -> IpAddr {
+        self.source
+    }
+
+    fn endpoint(&self) -> Option<SocketAddr> {
+        self.endpoint()
+    }
+
+    fn version(&self) -> &str {
+        &self.site.key.version
+    }
+
+    fn group(&self) -> &str {
+        &self.site.key.group
+    }
+
+    fn route(&self) -> &str {
+        self.selected_route().map_or("", |route| &*route.name)
+    }
+
+    fn cluster(&self) -> &str {
+        self.seat.as_ref().map_or("", |seat| seat.cluster.name())
+    }
+}
+
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let traced = self.traced.take();
-        let route = self.selected_route().map_or("", |route| &*route.name);
-        let cluster = self.seat.as_ref().map_or("", |seat| seat.cluster.name());
+        let mut traced = self.traced.take();
         let mut record = Record {
             ending: self.ending,
             status: self.status,
-            version: &self.site.key.version,
-            group: &self.site.key.group,
-            route,
-            cluster,
+            about: self,
             trace: TraceId::default(),
-            took: self.clock.get().since(self.started),
+            micros: self.clock.get().micros_since(self.started),
             attempts: u32::from(self.attempts),
-            source: self.source,
-            endpoint: self.endpoint(),
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
         };
-        record.trace = traced
-            .as_ref()
-            .map_or(record.trace, |own| own.trace(&record));
+        if let Some(tracing) = &self.site.tracing {
+            if traced.is_none()
+                && tracing.has_tails
+                && self.tails().is_some_and(|own| own.keeps(&record))
+            {
+                traced = self.late();
+            }
+            if let Some(traced) = &traced {
+                record.trace = traced.trace(&record);
+            }
+        }
         self.site.record(&record);
         if let Some(traced) = traced {
             let last = self.seat.as_ref().map(|seat| seat.target());

@@ -26,7 +26,7 @@ pub struct LocalMesh {
     index: usize,
     mesh: Arc<Mesh>,
     now: Rc<Cell<Now>>,
-    rng: RefCell<Rng>,
+    rng: Rc<RefCell<Rng>>,
     routing: RefCell<Arc<Routing>>,
     limits: RefCell<Limits>,
     sites: RefCell<Sites>,
@@ -44,7 +44,7 @@ impl LocalMesh {
         Self {
             index,
             now: Rc::new(Cell::new(mesh.clock.now())),
-            rng: RefCell::new(Rng::new(seed)),
+            rng: Rc::new(RefCell::new(Rng::new(seed))),
             limits: RefCell::new(routing.limits.clone()),
             routing: RefCell::new(routing),
             sites: RefCell::default(),
@@ -90,6 +90,10 @@ impl LocalMesh {
             *self.routing.borrow_mut() = routing;
             self.traces.set(self.mesh.tracing.load().is_some());
         }
+    }
+
+    pub(crate) fn shared_rng(&self) -> Rc<RefCell<Rng>> {
+        self.rng.clone()
     }
 
     pub(crate) fn shared_clock(&self) -> Rc<Cell<Now>> {

@@ -278,7 +278,7 @@ impl Sites {
             group: &key.group,
         };
         let site = Rc::new(Site {
-            tracing: Tracing::of(local.mesh(), &called),
+            tracing: Tracing::of(local, &called, candidates.routes()),
             open: (is_open(&key.version), is_open(&key.group)),
             key: key.clone(),
             epoch,

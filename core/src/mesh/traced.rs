@@ -1,33 +1,64 @@
 //! The spans of one exchange: decided when it opens, written down when it ends.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::clock::Now;
+use crate::frame::Names;
 use crate::record::Record;
+use crate::rng::Rng;
+use crate::route::Route;
 use crate::trace::{
-    Attempted, Called, Choice, Field, Finished, Note, Outgoing, Read, SpanId, Spans, Tails, Target,
-    TraceId,
+    Attempted, Called, Choice, Field, Finished, Incoming, Note, Outgoing, Read, SpanId, Spans,
+    Tails, Target, TraceId,
 };
 
-use super::Mesh;
 use super::local::LocalMesh;
 
 /// How exchanges of one site are traced.
 pub(crate) struct Tracing {
     spans: Arc<dyn Spans>,
+    /// The names that contexts come in.
+    names: Names,
     choice: Choice,
     salt: u64,
+    chance: Rc<RefCell<Rng>>,
+    /// Some exchange may be a tail.
+    pub(crate) has_tails: bool,
 }
 
 impl Tracing {
-    pub(crate) fn of(mesh: &Mesh, called: &Called<'_>) -> Option<Self> {
-        let tracing = mesh.tracing.load();
-        tracing.as_ref().map(|own| Self {
-            spans: own.tracer.spans(called),
-            choice: own.choice,
-            salt: own.salt,
+    /// As configured now; `routes` are those that the site's exchanges may take.
+    pub(crate) fn of(
+        local: &LocalMesh,
+        called: &Called<'_>,
+        routes: &[Arc<Route>],
+    ) -> Option<Self> {
+        let tracing = local.mesh().tracing.load();
+        tracing.as_ref().map(|own| {
+            let spans = own.tracer.spans(local.index(), called);
+            let choices = routes.iter().filter_map(|route| route.tracing.as_ref());
+            let mut choices = choices.chain([&own.choice]);
+            Self {
+                names: spans.names(),
+                spans,
+                choice: own.choice,
+                salt: own.salt,
+                chance: local.shared_rng(),
+                has_tails: choices.any(|choice| choice.tails.is_any()),
+            }
         })
+    }
+
+    /// What is written down, where a route may have its own say.
+    pub(crate) fn choice<'a>(&'a self, route: Option<&'a Choice>) -> &'a Choice {
+        route.unwrap_or(&self.choice)
+    }
+
+    fn random(&self) -> u64 {
+        self.chance.borrow_mut().next()
     }
 }
 
@@ -68,50 +99,95 @@ struct More {
 }
 
 impl Traced {
-    /// Decides about an exchange that opens now; `None` if it leaves no span whatever comes of it.
+    /// Decides about an exchange that opens now; `None` if it leaves no span unless it turns out to be a tail:
+    /// then it is [`late`](Self::late) that makes them. Nothing is read of a request that has none of the names
+    /// that contexts come in, and nothing is kept of one that is not sampled and came without.
     pub(crate) fn open(
+        site: &Tracing,
+        now: Now,
+        route: Option<&Choice>,
+        names: Names,
+        attributes: Read<'_, '_>,
+    ) -> Option<Self> {
+        let choice = site.choice(route);
+        if choice.is_nothing() {
+            return None;
+        }
+        let incoming = match site.names.may_share(names) {
+            true => site.spans.read(&mut *attributes),
+            false => Incoming::default(),
+        };
+        // Who decides by the trace looks at the lower half of its name alone.
+        let low = site.random();
+        let comes = incoming.trace.is_some();
+        let trace = if comes { incoming.trace } else { named(0, low) };
+        let sampled = choice.sampling.takes(&incoming, trace);
+        if !sampled && !comes {
+            return None;
+        }
+        let mut own = Self::new(site, choice, now);
+        own.trace = if comes {
+            trace
+        } else {
+            named(site.random() ^ site.salt, low)
+        };
+        own.parent = incoming.span;
+        own.sampled = sampled;
+        if sampled {
+            let notes = site.spans.notes(attributes);
+            own.more = (!notes.is_empty()).then(|| {
+                Box::new(More {
+                    notes,
+                    ..More::default()
+                })
+            });
+        }
+        Some(own)
+    }
+
+    /// The same of something that is no exchange of core's, so that nobody asks for late spans.
+    pub(crate) fn open_apart(
         local: &LocalMesh,
         site: &Tracing,
         route: Option<&Choice>,
         attributes: Read<'_, '_>,
     ) -> Option<Self> {
-        let choice = route.unwrap_or(&site.choice);
-        if choice.is_nothing() {
-            return None;
-        }
-        let incoming = site.spans.read(&mut *attributes);
-        let trace = if incoming.trace.is_some() {
-            incoming.trace
-        } else {
-            fresh(local.random() ^ site.salt, local.random())
+        let now = local.now();
+        let is_tail = || {
+            let tails = &site.choice(route).tails;
+            tails.is_any().then(|| Self::late(site, route, now))
         };
-        let sampled = choice.sampling.takes(&incoming, trace);
-        if !sampled && !choice.tails.is_any() {
-            return None;
-        }
-        let notes = if sampled {
-            site.spans.notes(attributes)
-        } else {
-            Vec::new()
-        };
-        Some(Self {
+        Self::open(site, now, route, Names::ANY, attributes).or_else(is_tail)
+    }
+
+    /// Of an exchange that began then, and was left out when it opened.
+    #[cold]
+    pub(crate) fn late(site: &Tracing, route: Option<&Choice>, began: Now) -> Self {
+        let mut own = Self::new(site, site.choice(route), began);
+        own.trace = named(site.random() ^ site.salt, site.random());
+        own
+    }
+
+    fn new(site: &Tracing, choice: &Choice, now: Now) -> Self {
+        Self {
             spans: site.spans.clone(),
-            trace,
-            parent: incoming.span,
+            trace: TraceId::default(),
+            parent: SpanId::default(),
             // Zero is no name.
-            span: local.random().max(1),
-            sampled,
+            span: site.random().max(1),
+            sampled: false,
             tails: choice.tails,
-            began: local.now(),
-            attempt_began: local.now(),
+            began: now,
+            attempt_began: now,
             attempts: 0,
-            more: (!notes.is_empty()).then(|| {
-                Box::new(More {
-                    notes,
-                    ..More::default()
-                })
-            }),
-        })
+            more: None,
+        }
+    }
+
+    /// So many attempts were made, of which the last began then.
+    pub(crate) fn catch_up(&mut self, attempts: u16, began: Now) {
+        self.attempts = attempts;
+        self.attempt_began = began;
     }
 
     /// Its trace, for those who point at it: if it is written down, or its caller named it.
@@ -205,9 +281,7 @@ impl Traced {
         let last = destination.or(last);
         let last = last.filter(|_| usize::from(self.attempts) > earlier.len());
         let last = last.map(|target| self.attempted(now, target, None));
-        let mut attempts = earlier;
-        attempts.extend(last);
-        self.spans.finish(Finished {
+        self.spans.finish(&Finished {
             record,
             trace: self.trace,
             parent: self.parent,
@@ -216,13 +290,14 @@ impl Traced {
             began: self.began,
             ended: now,
             notes,
-            attempts,
+            earlier,
+            last,
         });
     }
 }
 
-/// A name for a trace that begins here.
-fn fresh(high: u64, low: u64) -> TraceId {
+/// A name for a trace, of two halves.
+fn named(high: u64, low: u64) -> TraceId {
     let id = u128::from(high) << 64 | u128::from(low);
     TraceId(id.max(1).to_be_bytes())
 }

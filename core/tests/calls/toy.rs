@@ -244,8 +244,8 @@ impl Series for Seen {
             ending: record.ending,
             status: record.status,
             attempts: record.attempts,
-            route: record.route.to_owned(),
-            cluster: record.cluster.to_owned(),
+            route: record.about.route().to_owned(),
+            cluster: record.about.cluster().to_owned(),
         };
         self.0.0.lock().unwrap().push((self.1.clone(), kept));
     }

@@ -3,9 +3,8 @@
 use super::*;
 use crate::Page;
 use finback_core::frame::Outcome;
-use finback_core::record::{Ending, Record};
+use finback_core::record::{Ending, Ends, Record};
 use finback_core::rejection::Rejection;
-use std::time::Duration;
 
 fn key(service: &str) -> SeriesKey {
     SeriesKey {
@@ -21,13 +20,18 @@ fn metrics() -> Metrics {
     Metrics::new(|_, status| (status.0 < 600).then(|| status.0.to_string().into()))
 }
 
+const NOBODY: Ends = Ends {
+    source: std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+    endpoint: None,
+};
+
 fn record(ending: Ending, micros: u64) -> Record<'static> {
     Record {
-        took: Duration::from_micros(micros),
+        micros,
         attempts: 1,
         request_bytes: 10,
         response_bytes: 20,
-        ..Record::new(ending, [127, 0, 0, 1].into())
+        ..Record::new(ending, &NOBODY)
     }
 }
 

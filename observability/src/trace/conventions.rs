@@ -221,76 +221,88 @@ fn put_some<'a>(out: &mut Vec<Attribute<'a>>, name: &'a str, value: &'a str) {
 
 // === The spans of one exchange ===
 
-/// Makes spans of an exchange that is over; `at` gives the time of day of its moments.
-pub(super) fn spans<'a>(own: &'a Exported, at: impl Fn(Now) -> u64, out: &mut Vec<Span<'a>>) {
+/// Makes the span of an exchange that is over; `at` gives the time of day of its moments.
+pub(super) fn server<'a>(own: &'a Exported<'_>, at: impl Fn(Now) -> u64) -> Span<'a> {
     let error = server_error(own);
-    out.push(Span {
-        trace: own.trace,
-        id: own.span,
-        parent: own.parent,
+    let finished = own.finished;
+    Span {
+        trace: finished.trace,
+        id: finished.span,
+        parent: finished.parent,
         name: Cow::Borrowed(&own.kind.name),
         role: Role::Server,
-        began: at(own.began),
-        ended: at(own.ended),
+        began: at(finished.began),
+        ended: at(finished.ended),
         attributes: server_attributes(own, error.as_deref()),
         error,
-        sampled: own.sampled,
-    });
-    for (number, attempt) in own.attempts.iter().enumerate() {
-        let error = match attempt.error {
-            Some(error) => Some(Cow::Borrowed(error)),
-            None => client_error(own),
-        };
-        let (name, role) = match &attempt.target {
-            Target::Destination(_, destination) => {
-                (format!("{SEND} {destination}").into(), Role::Producer)
-            }
-            Target::Endpoint(..) if own.kind.is_message() => {
-                (Cow::Borrowed(&*own.kind.name), Role::Producer)
-            }
-            Target::Endpoint(..) => (Cow::Borrowed(&*own.kind.name), Role::Client),
-        };
-        out.push(Span {
-            trace: own.trace,
-            id: attempt.span,
-            parent: own.span,
-            name,
-            role,
-            began: at(attempt.began),
-            ended: at(attempt.ended),
-            attributes: client_attributes(own, attempt, number, error.as_deref()),
-            error,
-            sampled: own.sampled,
-        });
+        sampled: finished.sampled,
+    }
+}
+
+/// Makes the span of an attempt of it; `number` counts them from 0.
+pub(super) fn client<'a>(
+    own: &'a Exported<'_>,
+    attempt: &'a Attempted,
+    number: usize,
+    at: impl Fn(Now) -> u64,
+) -> Span<'a> {
+    let error = match attempt.error {
+        Some(error) => Some(Cow::Borrowed(error)),
+        None => client_error(own),
+    };
+    let (name, role) = match &attempt.target {
+        Target::Destination(_, destination) => {
+            (format!("{SEND} {destination}").into(), Role::Producer)
+        }
+        Target::Endpoint(..) if own.kind.is_message() => {
+            (Cow::Borrowed(&*own.kind.name), Role::Producer)
+        }
+        Target::Endpoint(..) => (Cow::Borrowed(&*own.kind.name), Role::Client),
+    };
+    Span {
+        trace: own.finished.trace,
+        id: attempt.span,
+        parent: own.finished.span,
+        name,
+        role,
+        began: at(attempt.began),
+        ended: at(attempt.ended),
+        attributes: client_attributes(own, attempt, number, error.as_deref()),
+        error,
+        sampled: own.finished.sampled,
     }
 }
 
 /// The note of this name.
-fn noted<'a>(own: &'a Exported, name: &str) -> Option<&'a str> {
-    let mut notes = own.notes.iter();
+fn noted<'a>(own: &'a Exported<'_>, name: &str) -> Option<&'a str> {
+    let mut notes = own.finished.notes.iter();
     notes
         .find(|(key, _)| key == name)
         .map(|(_, value)| &**value)
 }
 
-fn server_attributes<'a>(own: &'a Exported, error: Option<&str>) -> Vec<Attribute<'a>> {
-    let kind = &*own.kind;
+fn server_attributes<'a>(own: &'a Exported<'_>, error: Option<&str>) -> Vec<Attribute<'a>> {
+    let kind = own.kind;
     let mut out = Vec::with_capacity(20);
     kind.common(&mut out);
     put_status(&mut out, own);
-    put(&mut out, "client.address", own.source.to_string());
+    put(
+        &mut out,
+        "client.address",
+        own.finished.record.about.source().to_string(),
+    );
     if kind.system == System::Http {
         put_some(&mut out, "server.address", &kind.service);
     }
     put_some(&mut out, "finback.version", &kind.version);
     put_some(&mut out, "finback.group", &kind.group);
     put(&mut out, "finback.listener", &*kind.listener);
-    put_some(&mut out, "finback.route", &own.route);
+    put_some(&mut out, "finback.route", own.finished.record.about.route());
     put(&mut out, "finback.outcome", own.ending.name());
-    if !own.sampled {
+    if !own.finished.sampled {
         put(&mut out, "finback.kept", "tail");
     }
-    for (name, value) in &own.notes {
+    for (name, value) in &own.finished.notes {
         put(&mut out, name, &**value);
     }
     if let Some(error) = error {
@@ -300,12 +312,12 @@ fn server_attributes<'a>(own: &'a Exported, error: Option<&str>) -> Vec<Attribut
 }
 
 fn client_attributes<'a>(
-    own: &'a Exported,
+    own: &'a Exported<'_>,
     attempt: &'a Attempted,
     number: usize,
     error: Option<&str>,
 ) -> Vec<Attribute<'a>> {
-    let kind = &*own.kind;
+    let kind = own.kind;
     let mut out = Vec::with_capacity(12);
     match &attempt.target {
         Target::Destination(system, destination) => {
@@ -339,7 +351,7 @@ fn client_attributes<'a>(
 }
 
 /// What an attempt of HTTP's says of where it went.
-fn put_http<'a>(out: &mut Vec<Attribute<'a>>, own: &'a Exported, number: usize) {
+fn put_http<'a>(out: &mut Vec<Attribute<'a>>, own: &'a Exported<'_>, number: usize) {
     let host = &*own.kind.service;
     put_some(out, "server.address", host);
     if number > 0 {
@@ -352,7 +364,7 @@ fn put_http<'a>(out: &mut Vec<Attribute<'a>>, own: &'a Exported, number: usize) 
     }
 }
 
-fn put_status<'a>(out: &mut Vec<Attribute<'a>>, own: &'a Exported) {
+fn put_status<'a>(out: &mut Vec<Attribute<'a>>, own: &'a Exported<'_>) {
     let Some(status) = &own.status else {
         return;
     };
@@ -368,7 +380,7 @@ fn put_status<'a>(out: &mut Vec<Attribute<'a>>, own: &'a Exported) {
 }
 
 /// What is wrong with the span of an exchange, seen from its caller.
-fn server_error(own: &Exported) -> Option<Cow<'_, str>> {
+fn server_error<'a>(own: &'a Exported<'_>) -> Option<Cow<'a, str>> {
     let status = own.status.as_deref().map(Cow::Borrowed);
     let by_name = || own.ending.is_failure().then(|| own.ending.name().into());
     let Some(status) = status.filter(|_| matches!(own.ending, Ending::Answered(_))) else {
@@ -388,7 +400,7 @@ fn server_error(own: &Exported) -> Option<Cow<'_, str>> {
 }
 
 /// What is wrong with the span of the last attempt: to who asked, everything that did not go well.
-fn client_error(own: &Exported) -> Option<Cow<'_, str>> {
+fn client_error<'a>(own: &'a Exported<'_>) -> Option<Cow<'a, str>> {
     let outcome = match own.ending {
         Ending::Answered(outcome) => outcome,
         Ending::Sent => return None,

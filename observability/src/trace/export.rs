@@ -1,34 +1,38 @@
 //! The exporter: takes what workers finished and brings it to a collector, in batches, on its own thread.
 //!
-//! Between the two is a bounded queue into which workers put what they have and never wait: what does not
-//! fit is dropped and counted. The exporter looks into the queue ten times a second, so that putting
-//! something there wakes nobody. Whether the collector is slow, refuses or is gone, no call notices.
+//! Between the two are [`Lanes`], into which workers write and never wait: what does not fit is dropped and
+//! counted. The exporter only puts an envelope around what it finds there. Whether the collector is slow, refuses or is gone, no call notices.
 
 mod transport;
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
-use std::time::{Duration, SystemTime};
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
-use finback_core::clock::{Clock, Now};
-use finback_core::log_limit::LogLimit;
+use bytes::Bytes;
+use finback_core::clock::Clock;
+use finback_core::trace::Finished;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::conventions;
-use super::otlp;
-use super::span::{Attribute, Exported, Value};
+use super::lanes::{Chunk, Lane, Lanes, NoRoom};
+use super::otlp::Envelope;
+use super::span::{Attribute, Value};
+use super::templates::Templates;
 use transport::{Sent, Transport};
 
 pub use transport::{Collector, Encoding, Headers, Tls};
 
-/// How often the queue is looked into.
+/// How often buffers that are not full are looked into.
 const LOOK: Duration = Duration::from_millis(100);
 /// What waits is sent after so long, be it few.
 const DELAY: Duration = Duration::from_secs(1);
 /// Spans of one request, about: an exchange's are never torn apart.
-const BATCH: usize = 1024;
+const BATCH: u64 = 2048;
+/// Bytes of one request, about: collectors take 4 MiB unless told otherwise.
+const BATCH_BYTES: usize = 1024 * 1024;
 /// A batch is tried again for so long.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Pauses between the tries of a batch begin and end with this.
@@ -58,10 +62,22 @@ pub struct Settings {
     pub collector: Collector,
     /// Who we are: attributes of the resource, `service.name` among them.
     pub resource: Vec<(String, String)>,
-    /// Exchanges that may wait.
+    /// Exchanges of one listener that may wait.
     pub queue: usize,
-    /// Kept tails of one second.
+    /// Kept tails of one listener and second.
     pub tails: u32,
+}
+
+impl Settings {
+    /// Our service, and our process.
+    pub(super) fn identity(&self) -> (String, String) {
+        let of = |name| {
+            let mut found = self.resource.iter();
+            let found = found.find(|(own, _)| own == name);
+            found.map_or_else(|| "finback".to_owned(), |(_, value)| value.clone())
+        };
+        (of("service.name"), of("service.instance.id"))
+    }
 }
 
 impl PartialEq for Settings {
@@ -82,11 +98,9 @@ enum Order {
 }
 
 /// An exporter at work. Dropping the last handle has it bring away what is there, and end.
-#[derive(Debug)]
 pub struct Exporter {
     settings: Settings,
-    queue: SyncSender<Box<Exported>>,
-    tails: LogLimit,
+    lanes: Arc<Lanes>,
     counts: Arc<Counts>,
     order: watch::Sender<Order>,
     done: tokio::sync::Mutex<Option<oneshot::Receiver<()>>>,
@@ -102,15 +116,20 @@ impl Exporter {
         clock: Clock,
         counts: Arc<Counts>,
     ) -> std::io::Result<Arc<Self>> {
-        let (queue, finished) = sync_channel(settings.queue);
+        let (lanes, chunks) = Lanes::new(settings.queue, settings.tails, &clock);
+        let resource = settings.resource.iter();
+        let resource: Vec<Attribute<'_>> = resource
+            .map(|(name, value)| (name.as_str().into(), Value::from(value.as_str())))
+            .collect();
         let (order, orders) = watch::channel(Order::Work);
         let (tell, done) = oneshot::channel();
         let work = Work {
-            finished,
+            lanes: lanes.clone(),
+            chunks,
             orders,
             clock,
             counts: counts.clone(),
-            resource: settings.resource.clone(),
+            envelope: Envelope::new(&resource),
             transport: Transport::new(settings.collector.clone()),
             pending: Vec::new(),
             waits_since: None,
@@ -128,9 +147,8 @@ impl Exporter {
                 let _ = tell.send(());
             })?;
         Ok(Arc::new(Self {
-            tails: LogLimit::per_second(settings.tails),
             settings,
-            queue,
+            lanes,
             counts,
             order,
             done: tokio::sync::Mutex::new(Some(done)),
@@ -143,17 +161,24 @@ impl Exporter {
         &self.settings
     }
 
-    pub(super) fn take(&self, finished: Box<Exported>) {
+    pub(super) fn lanes(&self) -> &Lanes {
+        &self.lanes
+    }
+
+    /// Has an exchange written into a worker's lane.
+    pub(super) fn take(
+        &self,
+        lane: &Lane,
+        finished: &Finished<'_>,
+        write: impl FnOnce(&mut Templates, &mut Vec<u8>),
+    ) {
         let spans = finished.spans() as u64;
-        if !finished.sampled && self.tails.admit(finished.ended).is_none() {
+        if !finished.sampled && lane.share.tails.admit(finished.ended).is_none() {
             self.counts.limited.fetch_add(spans, Relaxed);
             return;
         }
-        match self.queue.try_send(finished) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.counts.dropped.fetch_add(spans, Relaxed);
-            }
+        if let Err(NoRoom) = self.lanes.put(lane, spans, write) {
+            self.counts.dropped.fetch_add(spans, Relaxed);
         }
     }
 
@@ -174,16 +199,30 @@ impl Exporter {
     }
 }
 
+impl fmt::Debug for Exporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exporter")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        self.lanes.end();
+    }
+}
+
 /// The exporter's own side.
 struct Work {
-    finished: Receiver<Box<Exported>>,
+    lanes: Arc<Lanes>,
+    chunks: Receiver<Chunk>,
     orders: watch::Receiver<Order>,
     clock: Clock,
     counts: Arc<Counts>,
-    resource: Vec<(String, String)>,
+    envelope: Envelope,
     transport: Transport,
-    #[expect(clippy::vec_box, reason = "they come in boxes")]
-    pending: Vec<Box<Exported>>,
+    pending: Vec<Chunk>,
     waits_since: Option<Instant>,
     /// The last request failed, and somebody was told.
     is_down: bool,
@@ -233,39 +272,50 @@ impl Work {
                     sleep_until(until).await;
                 }
             }
+            () = self.lanes.wake.notified() => {}
             () = sleep_until(until) => {}
         }
     }
 
     /// Takes what waits, up to a batch.
     fn collect(&mut self) -> Queue {
-        let mut spans: usize = self.pending.iter().map(|own| own.spans()).sum();
-        while spans < BATCH {
-            match self.finished.try_recv() {
-                Ok(finished) => {
-                    spans += finished.spans();
-                    self.pending.push(finished);
-                    self.waits_since.get_or_insert_with(Instant::now);
-                }
-                Err(TryRecvError::Empty) => return Queue::Empty,
-                Err(TryRecvError::Disconnected) => return Queue::Over,
-            }
+        // Read first: what was put there before is found after.
+        let is_over = self.lanes.is_over();
+        self.lanes.set_clock(&self.clock);
+        while !self.is_full() {
+            let Some(chunk) = self.lanes.next_full(&self.chunks) else {
+                let rest = self.lanes.rest();
+                self.pending.extend(rest);
+                let waits = !self.pending.is_empty();
+                self.waits_since = self.waits_since.or(waits.then(Instant::now));
+                return match (self.is_full(), is_over) {
+                    (true, _) => Queue::Full,
+                    (false, true) => Queue::Over,
+                    (false, false) => Queue::Empty,
+                };
+            };
+            self.pending.push(chunk);
         }
         Queue::Full
+    }
+
+    /// Whether there is a batch.
+    fn is_full(&self) -> bool {
+        let spans: u64 = self.pending.iter().map(|own| own.spans).sum();
+        let bytes: usize = self.pending.iter().map(|own| own.bytes.len()).sum();
+        spans >= BATCH || bytes >= BATCH_BYTES
     }
 
     /// Brings one batch away, or gives it up.
     async fn export(&mut self) {
         let batch = std::mem::take(&mut self.pending);
         self.waits_since = None;
-        let spans: usize = batch.iter().map(|own| own.spans()).sum();
-        let spans = spans as u64;
+        let spans: u64 = batch.iter().map(|own| own.spans).sum();
         if self.is_hopeless {
             self.counts.failed.fetch_add(spans, Relaxed);
             return;
         }
-        let request = self.encode(&batch);
-        drop(batch);
+        let request = self.request(batch);
         let gives_up = Instant::now() + PATIENCE;
         let mut pause = PAUSES.0;
         loop {
@@ -306,7 +356,7 @@ impl Work {
     }
 
     /// Sends a batch once. While flushing there is no more time than was given for that.
-    async fn send(&mut self, request: &[u8]) -> Sent {
+    async fn send(&mut self, request: &[Bytes]) -> Sent {
         let mut orders = self.orders.clone();
         let ends = async move {
             loop {
@@ -325,17 +375,13 @@ impl Work {
         }
     }
 
-    fn encode(&self, batch: &[Box<Exported>]) -> Vec<u8> {
-        let wall = Wall::now(&self.clock);
-        let mut spans = Vec::with_capacity(batch.len() * 2);
-        for exported in batch {
-            conventions::spans(exported, |moment| wall.nanoseconds(moment), &mut spans);
-        }
-        let resource = self.resource.iter();
-        let resource: Vec<Attribute<'_>> = resource
-            .map(|(name, value)| (name.as_str().into(), Value::from(value.as_str())))
-            .collect();
-        otlp::request(&resource, &spans)
+    fn request(&self, batch: Vec<Chunk>) -> Vec<Bytes> {
+        let spans = batch.iter().map(|own| own.bytes.len()).sum();
+        let (before, after) = self.envelope.around(spans);
+        let mut parts = vec![before.into()];
+        parts.extend(batch.into_iter().map(|own| Bytes::from(own.bytes)));
+        parts.push(after.into());
+        parts
     }
 
     fn complain(&mut self, why: &str) {
@@ -351,27 +397,5 @@ impl Work {
             let collector = self.transport.collector();
             tracing::info!(%collector, "spans are exported again");
         }
-    }
-}
-
-/// The time of day as the process's clock has it now: the two may drift apart.
-struct Wall {
-    now: Now,
-    nanoseconds: u64,
-}
-
-impl Wall {
-    fn now(clock: &Clock) -> Self {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let nanoseconds = since.map_or(0, |since| since.as_nanos());
-        Self {
-            now: clock.now(),
-            nanoseconds: u64::try_from(nanoseconds).unwrap_or(u64::MAX),
-        }
-    }
-
-    fn nanoseconds(&self, moment: Now) -> u64 {
-        let ago = u64::try_from(self.now.since(moment).as_nanos()).unwrap_or(u64::MAX);
-        self.nanoseconds.saturating_sub(ago)
     }
 }

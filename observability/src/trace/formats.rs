@@ -20,6 +20,7 @@ mod w3c;
 
 use std::borrow::Cow;
 
+use finback_core::frame::Names;
 use finback_core::trace::{Field, Incoming, Note, Outgoing, Read, TraceId};
 
 pub use sofatracer::SofaKeys;
@@ -89,6 +90,25 @@ impl Format {
         }
     }
 
+    /// The names of attributes of which one is there if a context in this format is.
+    fn names(self, spelling: &Spelling) -> Names {
+        let all = |names: &[&str]| {
+            let names = names.iter().map(|own| Names::of(own.as_bytes()));
+            names.fold(Names::NONE, Names::and)
+        };
+        match self {
+            Self::W3c => all(&["traceparent"]),
+            Self::Jaeger => all(&["uber-trace-id"]),
+            Self::B3 => all(&["b3"]),
+            Self::B3Multi => all(&b3::KEYS),
+            Self::SkyWalking => all(&[&skywalking::key(spelling)]),
+            Self::SofaTracer => match &spelling.sofatracer {
+                Some(keys) => all(&[keys.trace]),
+                None => Names::NONE,
+            },
+        }
+    }
+
     /// Whether the request has a context in this format, be it unreadable.
     fn is_present(self, spelling: &Spelling, attributes: Read<'_, '_>) -> bool {
         match self {
@@ -145,6 +165,12 @@ impl Default for Formats {
 }
 
 impl Formats {
+    /// The names of attributes of which one is there if a context that is read is.
+    pub(crate) fn names(&self, spelling: &Spelling) -> Names {
+        let all = self.read.iter().map(|format| format.names(spelling));
+        all.fold(Names::NONE, Names::and)
+    }
+
     pub(crate) fn read(&self, spelling: &Spelling, attributes: Read<'_, '_>) -> Incoming {
         let mut found = self.read.iter();
         let found = found.find_map(|format| format.read(spelling, &mut *attributes));

@@ -9,8 +9,10 @@
 //! KeyValue                  { 1: key, 2: AnyValue { 1: text, 2: truth, 3: number } }
 //! ```
 //!
-//! These messages are stable: numbers never change their meaning. Written by hand, a batch is one buffer,
-//! and nothing is built only to be written.
+//! These messages are stable: numbers never change their meaning, and readers take fields in any order. Written by
+//! hand, ids and times come first in a span, so that spans which differ in nothing else are copied.
+
+use finback_core::trace::{SpanId, TraceId};
 
 use super::span::{Attribute, Role, Span, Value};
 
@@ -28,23 +30,83 @@ const SAMPLED: u32 = 0x01;
 const KNOWS_PARENT: u32 = 0x100;
 const REMOTE_PARENT: u32 = 0x200;
 
-/// A request with these spans; `resource` says who writes them.
-pub(super) fn request(resource: &[Attribute<'_>], spans: &[Span<'_>]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(512 + spans.len() * 512);
-    message(&mut out, 1, |out| {
-        message(out, 1, |out| key_values(out, 1, resource));
-        message(out, 2, |out| {
-            message(out, 1, |out| {
-                bytes(out, 1, b"finback");
-                bytes(out, 2, env!("CARGO_PKG_VERSION").as_bytes());
-            });
-            for span in spans {
-                message(out, 2, |out| write_span(out, span));
-            }
-        });
-        bytes(out, 3, SCHEMA.as_bytes());
-    });
-    out
+/// What stands around the spans of a request: who writes them.
+pub(super) struct Envelope {
+    resource: Vec<u8>,
+    scope: Vec<u8>,
+    schema: Vec<u8>,
+}
+
+impl Envelope {
+    pub(super) fn new(resource: &[Attribute<'_>]) -> Self {
+        let written = |write: &dyn Fn(&mut Vec<u8>)| {
+            let mut out = Vec::new();
+            write(&mut out);
+            out
+        };
+        Self {
+            resource: written(&|out| message(out, 1, |out| key_values(out, 1, resource))),
+            scope: written(&|out| {
+                message(out, 1, |out| {
+                    bytes(out, 1, b"finback");
+                    bytes(out, 2, env!("CARGO_PKG_VERSION").as_bytes());
+                });
+            }),
+            schema: written(&|out| bytes(out, 3, SCHEMA.as_bytes())),
+        }
+    }
+
+    /// What comes before spans of so many bytes, and what comes after them.
+    pub(super) fn around(&self, spans: usize) -> (Vec<u8>, Vec<u8>) {
+        let of_scope = self.scope.len() + spans;
+        let mut inner = Vec::with_capacity(16 + self.scope.len());
+        key(&mut inner, 2, BYTES);
+        varint(&mut inner, of_scope as u64);
+        inner.extend_from_slice(&self.scope);
+        let whole = self.resource.len() + inner.len() + spans + self.schema.len();
+        let mut before = Vec::with_capacity(16 + self.resource.len() + inner.len());
+        key(&mut before, 1, BYTES);
+        varint(&mut before, whole as u64);
+        before.extend_from_slice(&self.resource);
+        before.extend_from_slice(&inner);
+        (before, self.schema.clone())
+    }
+}
+
+/// Appends a span as a field of its scope.
+pub(super) fn span(out: &mut Vec<u8>, span: &Span<'_>) {
+    message(out, 2, |out| write_span(out, span));
+}
+
+/// Ids and times of a span: all of it that differs between exchanges of one kind with the same end.
+pub(super) struct Ids {
+    pub(super) trace: TraceId,
+    pub(super) id: SpanId,
+    pub(super) parent: SpanId,
+    pub(super) began: u64,
+    pub(super) ended: u64,
+}
+
+/// Puts these in place of others in a span that [`span`] wrote, which has a parent if these have one. They
+/// stand before everything else, at places that are always the same.
+pub(super) fn put_ids(written: &mut [u8], ids: &Ids) -> Option<()> {
+    let digits = written.iter().skip(1).position(|byte| *byte < 0x80)?;
+    let (_, mut rest) = written.split_at_mut_checked(digits + 2)?;
+    let mut put = |name: usize, value: &[u8]| {
+        let own = std::mem::take(&mut rest);
+        let (field, after) = own.split_at_mut_checked(name + value.len())?;
+        field.get_mut(name..)?.copy_from_slice(value);
+        rest = after;
+        Some(())
+    };
+    // Names and, of texts, lengths are one byte each.
+    put(2, &ids.trace.0)?;
+    put(2, &ids.id.0.to_be_bytes())?;
+    if ids.parent.0 != 0 {
+        put(2, &ids.parent.0.to_be_bytes())?;
+    }
+    put(1, &ids.began.to_le_bytes())?;
+    put(1, &ids.ended.to_le_bytes())
 }
 
 fn write_span(out: &mut Vec<u8>, span: &Span<'_>) {
@@ -53,6 +115,8 @@ fn write_span(out: &mut Vec<u8>, span: &Span<'_>) {
     if span.parent.0 != 0 {
         bytes(out, 4, &span.parent.0.to_be_bytes());
     }
+    fixed64(out, 7, span.began);
+    fixed64(out, 8, span.ended);
     bytes(out, 5, span.name.as_bytes());
     let kind = match span.role {
         Role::Server => 2,
@@ -60,8 +124,6 @@ fn write_span(out: &mut Vec<u8>, span: &Span<'_>) {
         Role::Producer => 4,
     };
     number(out, 6, kind);
-    fixed64(out, 7, span.began);
-    fixed64(out, 8, span.ended);
     key_values(out, 9, &span.attributes);
     if let Some(why) = &span.error {
         message(out, 15, |out| {
@@ -194,8 +256,6 @@ fn read_varint(from: &mut &[u8]) -> Option<u64> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
-    use finback_core::trace::{SpanId, TraceId};
-
     use super::*;
 
     /// Reads `12 34`, with comments after `#`.
@@ -226,20 +286,82 @@ mod tests {
             error: Some("E".into()),
             sampled: true,
         };
-        message(&mut out, 2, |out| write_span(out, &span));
+        super::span(&mut out, &span);
         let expected = hex("12 68
              0a 10 11 11 11 11 11 11 11 11 11 11 11 11 11 11 11 11 # trace
              12 08 00 00 00 00 00 00 00 02  # span
              22 08 00 00 00 00 00 00 00 03  # parent
-             2a 03 61 2f 62                 # name
-             30 02                          # kind
              39 01 00 00 00 00 00 00 00     # start
              41 02 01 00 00 00 00 00 00     # end
+             2a 03 61 2f 62                 # name
+             30 02                          # kind
              4a 08 0a 01 6b 12 03 0a 01 76  # k: v
              4a 10 0a 01 6e 12 0b 18 ff ff ff ff ff ff ff ff ff 01 # n: -1
              7a 05 12 01 45 18 02           # status
              85 01 01 03 00 00              # flags");
         assert_eq!(out, expected);
+    }
+
+    /// A span that was written with other ids, as long as `name`, becomes this one.
+    fn becomes(name: &str, parent: u64) {
+        let span = |fill: u8, id: u64, parent| Span {
+            trace: TraceId([fill; 16]),
+            id: SpanId(id),
+            parent: SpanId(parent),
+            name: name.to_owned().into(),
+            role: Role::Client,
+            began: id * 3,
+            ended: id * 5,
+            attributes: vec![("k".into(), Value::Text("v".into()))],
+            error: None,
+            sampled: true,
+        };
+        let (mut out, mut expected) = (Vec::new(), Vec::new());
+        super::span(&mut out, &span(1, 2, parent.min(1)));
+        let own = span(7, 0x0102_0304_0506_0708, parent);
+        super::span(&mut expected, &own);
+        let ids = Ids {
+            trace: own.trace,
+            id: own.id,
+            parent: own.parent,
+            began: own.began,
+            ended: own.ended,
+        };
+        assert_ne!(out, expected);
+        put_ids(&mut out, &ids).unwrap();
+        assert_eq!(out, expected);
+        for end in 0..48 {
+            assert_eq!(put_ids(&mut out[..end], &ids), None);
+        }
+    }
+
+    #[test]
+    fn ids_of_a_written_span_are_replaced() {
+        for name in ["a", &"a".repeat(100), &"a".repeat(20_000)] {
+            becomes(name, 0);
+            becomes(name, 0x1112_1314_1516_1718);
+        }
+    }
+
+    #[test]
+    fn an_envelope_fits_around_spans() {
+        let resource = [("service.name".into(), Value::Text("mesh".into()))];
+        let own = Envelope::new(&resource);
+        let (before, after) = own.around(3);
+        let whole = [&before[..], &[0x12, 1, 9], &after[..]].concat();
+        let Some((1, Field::Bytes(of_resource))) = fields(&whole).next() else {
+            panic!("{whole:x?}");
+        };
+        assert_eq!(fields(&whole).count(), 1);
+        let parts: Vec<_> = fields(of_resource).map(|(field, _)| field).collect();
+        assert_eq!(parts, [1, 2, 3]);
+        let Some((_, Field::Bytes(of_scope))) = fields(of_resource).nth(1) else {
+            panic!("{whole:x?}");
+        };
+        let Some((2, Field::Bytes(span))) = fields(of_scope).nth(1) else {
+            panic!("{whole:x?}");
+        };
+        assert_eq!(span, [9]);
     }
 
     #[test]

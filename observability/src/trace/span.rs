@@ -1,12 +1,9 @@
 //! Spans as they are exported: of an exchange, and of each of its attempts.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
-use std::sync::Arc;
 
-use finback_core::clock::Now;
 use finback_core::record::Ending;
-use finback_core::trace::{Attempted, Finished, Note, SpanId, TraceId};
+use finback_core::trace::{Finished, SpanId, TraceId};
 
 use super::conventions::Kind;
 
@@ -69,47 +66,23 @@ pub(super) struct Span<'a> {
     pub(super) sampled: bool,
 }
 
-/// An exchange on its way to the exporter.
-#[derive(Debug)]
-pub(super) struct Exported {
-    pub(super) kind: Arc<Kind>,
+/// An exchange that is written down, as its spans are made of it.
+pub(super) struct Exported<'a> {
+    pub(super) kind: &'a Kind,
+    pub(super) finished: &'a Finished<'a>,
     pub(super) ending: Ending,
     /// The status, by its protocol's name for it.
     pub(super) status: Option<Cow<'static, str>>,
-    pub(super) source: IpAddr,
-    pub(super) trace: TraceId,
-    pub(super) parent: SpanId,
-    pub(super) span: SpanId,
-    pub(super) sampled: bool,
-    pub(super) began: Now,
-    pub(super) ended: Now,
-    pub(super) route: Box<str>,
-    pub(super) notes: Vec<Note>,
-    pub(super) attempts: Vec<Attempted>,
 }
 
-impl Exported {
-    pub(super) fn new(kind: &Arc<Kind>, finished: Finished<'_>) -> Box<Self> {
+impl<'a> Exported<'a> {
+    pub(super) fn new(kind: &'a Kind, finished: &'a Finished<'a>) -> Self {
         let record = finished.record;
-        Box::new(Self {
-            kind: kind.clone(),
+        Self {
+            kind,
+            finished,
             ending: record.ending,
             status: (kind.status)(kind.protocol, record.status),
-            source: record.source,
-            trace: finished.trace,
-            parent: finished.parent,
-            span: finished.span,
-            sampled: finished.sampled,
-            began: finished.began,
-            ended: finished.ended,
-            route: record.route.into(),
-            notes: finished.notes,
-            attempts: finished.attempts,
-        })
-    }
-
-    /// How many spans it is.
-    pub(super) fn spans(&self) -> usize {
-        1 + self.attempts.len()
+        }
     }
 }

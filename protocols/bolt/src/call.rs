@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use finback_core::frame::{Answer, Malformed, Metadata, NAME_LIMIT, Outcome, Status};
+use finback_core::frame::{Answer, Malformed, Metadata, NAME_LIMIT, Names, Outcome, Status};
 use finback_hessian::{Error, draft, v2};
 
 use crate::map::{self, Entries};
@@ -108,6 +108,7 @@ pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Metadata<'a>, Ma
     let named = match Named::read(&wire[fixed.header_at..fixed.content_at]) {
         Ok(named) => named,
         Err(error) if is_sofa => return Err(error),
+        // Of a map of its own nothing is known.
         Err(_) => Named::default(),
     };
     let mut callee = Callee {
@@ -139,6 +140,7 @@ pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Metadata<'a>, Ma
         own: false,
         unreadable: None,
         attributes_at: fixed.header_at,
+        names: named.names,
         // Java's clients name the method in the header, npm's do not, and the two order the
         // fields of a `SofaRequest` differently. npm's servers remember the first order they
         // see on a connection and misread the other.
@@ -191,18 +193,23 @@ struct Named<'a> {
     service: Option<&'a [u8]>,
     method: Option<&'a [u8]>,
     deadline: Option<&'a [u8]>,
+    names: Names,
 }
 
 impl<'a> Named<'a> {
     /// The last of several entries of one key counts, as in the map that Java makes of them.
     fn read(map: &'a [u8]) -> Result<Self, Malformed> {
-        let mut named = Self::default();
+        let mut named = Self {
+            names: Names::NONE,
+            ..Self::default()
+        };
         let mut target = None;
         let mut entries = Entries::new(map);
         while let Some(entry) = entries.next()? {
             let (Some(key), Some(value)) = (entry.key, entry.value) else {
                 continue;
             };
+            named.names.add(key);
             // Slices of different lengths compare in one step, so most keys cost four.
             if key == key::SERVICE.as_bytes() {
                 named.service = Some(value);

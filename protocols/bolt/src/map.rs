@@ -89,15 +89,29 @@ pub(crate) fn put_edited(
     out: &mut BytesMut,
 ) -> Result<(), Malformed> {
     let mut entries = Entries::new(map);
+    // Which of them were written; those beyond are looked for again.
+    let mut written: u64 = 0;
+    // What is kept is copied in one go, up to the next entry that is not.
+    let (mut from, mut to) = (0, 0);
     while let Some(entry) = entries.next()? {
-        let named = |(key, _): &&(&str, &str)| entry.key == Some(key.as_bytes());
-        match attributes.iter().find(named) {
-            Some((key, value)) => put(key, value, out),
-            None => out.put_slice(entry.raw),
+        let named = |(key, _): &(&str, &str)| entry.key == Some(key.as_bytes());
+        let begin = to;
+        to += entry.raw.len();
+        if let Some(at) = attributes.iter().position(named) {
+            let (key, value) = attributes[at];
+            out.put_slice(&map[from..begin]);
+            put(key, value, out);
+            from = to;
+            written |= u32::try_from(at).map_or(0, |at| 1_u64.checked_shl(at).unwrap_or(0));
         }
     }
-    for (key, value) in attributes {
-        if find(map, key).is_none() {
+    out.put_slice(&map[from..to]);
+    for (at, (key, value)) in attributes.iter().enumerate() {
+        let is_written = match at {
+            0..64 => written >> at & 1 == 1,
+            _ => find(map, key).is_some(),
+        };
+        if !is_written {
             put(key, value, out);
         }
     }

@@ -8,7 +8,7 @@ mod rewrite;
 use std::borrow::Cow;
 use std::time::Duration;
 
-use finback_core::frame::{Malformed, Metadata, NAME_LIMIT};
+use finback_core::frame::{Malformed, Metadata, NAME_LIMIT, Names};
 use finback_hessian::{Error, v2};
 
 use crate::call;
@@ -183,8 +183,8 @@ pub(crate) fn fill<'a>(
 }
 
 /// What was found of it, as texts.
-#[derive(Default)]
 struct Found<'a> {
+    names: Names,
     interface: Option<Cow<'a, str>>,
     group: Option<Cow<'a, str>>,
     timeout: Option<Cow<'a, str>>,
@@ -195,9 +195,16 @@ impl<'a> Found<'a> {
     /// Looks at every entry.
     #[cold]
     fn walk(serialization: u8, mut entries: Entries<'a>) -> Result<Self, Malformed> {
-        let mut found = Self::default();
+        let mut found = Self {
+            names: Names::NONE,
+            interface: None,
+            group: None,
+            timeout: None,
+            has_callback: false,
+        };
         while let Some(entry) = entries.next()? {
             let Some(key) = entry.key else { continue };
+            found.names.add(key.as_bytes());
             let wanted = match &*key {
                 "interface" => &mut found.interface,
                 "group" => &mut found.group,
@@ -222,6 +229,7 @@ impl<'a> Found<'a> {
         if self.has_callback {
             return Err(CALLBACKS);
         }
+        metadata.names = self.names;
         if let Some(text) = &self.timeout {
             metadata.timeout = milliseconds(text)?;
         }
@@ -257,8 +265,8 @@ fn whole(millis: u64) -> Option<Duration> {
 /// What was found of it in a hessian2 map that holds nothing but ASCII texts of one chunk, as those of
 /// ordinary calls do: this runs once per call, and such a map can be walked without looking into most
 /// of it.
-#[derive(Default)]
 struct Plain<'a> {
+    names: Names,
     interface: &'a [u8],
     group: &'a [u8],
     timeout: &'a [u8],
@@ -267,7 +275,13 @@ struct Plain<'a> {
 
 impl<'a> Plain<'a> {
     fn read(bytes: &'a [u8]) -> Option<Self> {
-        let mut found = Self::default();
+        let mut found = Self {
+            names: Names::NONE,
+            interface: b"",
+            group: b"",
+            timeout: b"",
+            has_callback: false,
+        };
         let mut rest = bytes.strip_prefix(b"H")?;
         // One look at all of them costs less than one at each.
         let is_ascii = bytes.is_ascii();
@@ -277,6 +291,7 @@ impl<'a> Plain<'a> {
             }
             let (key, after) = take_plain(rest, is_ascii)?;
             let (value, after) = take_plain(after, is_ascii)?;
+            found.names.add(key);
             // Slices of different lengths differ at once.
             match key {
                 b"interface" => found.interface = value,
@@ -293,6 +308,7 @@ impl<'a> Plain<'a> {
         if self.has_callback {
             return Err(CALLBACKS);
         }
+        metadata.names = self.names;
         if !self.timeout.is_empty() {
             metadata.timeout = match digits(self.timeout) {
                 Some(number) => whole(number),

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use finback_core::frame::{Answer, Malformed, Metadata, NAME_LIMIT, Outcome, Status};
+use finback_core::frame::{Answer, Malformed, Metadata, NAME_LIMIT, Names, Outcome, Status};
 use finback_hessian::{Error, v2};
 
 use crate::attachments::{self, Entries};
@@ -113,6 +113,7 @@ pub(crate) fn read<'a>(
         method: std::mem::take(&mut beginning.method),
         version,
         note,
+        names: Names::NONE,
         ..Metadata::default()
     };
     let at = beginning.attachments_at;

@@ -72,6 +72,16 @@ fn put_exception(id: u64, text: &str, out: &mut BytesMut) {
 /// Appends a text in hessian2: its length counts UTF-16 units, and what lies beyond the basic
 /// plane is written as two surrogates, as Java does.
 pub(crate) fn put_hessian_text(text: &str, out: &mut BytesMut) {
+    // As short texts of ASCII alone mostly are: each byte is a unit, and stands as it is.
+    if text.len() < 1024 && text.is_ascii() {
+        let [high, low] = (text.len() as u16).to_be_bytes();
+        match text.len() {
+            0..=31 => out.put_u8(low),
+            _ => out.put_slice(&[0x30 + high, low]),
+        }
+        out.put_slice(text.as_bytes());
+        return;
+    }
     let units: Vec<u16> = text.encode_utf16().collect();
     let mut rest = &units[..];
     while rest.len() > CHUNK {

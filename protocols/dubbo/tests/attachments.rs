@@ -347,6 +347,7 @@ fn edited(wire: &[u8], attributes: &[(&str, &str)], fit: Option<Fit<'_>>) -> Vec
         id: 9,
         attributes,
         fit,
+        ..Edit::default()
     };
     let used = codec.encode(&head, wire, &edit, &mut out);
     out.extend_from_slice(&wire[used..]);

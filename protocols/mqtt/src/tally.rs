@@ -10,7 +10,7 @@ use std::sync::Arc;
 use finback_core::clock::Now;
 use finback_core::driver::Caller;
 use finback_core::frame::Outcome;
-use finback_core::record::{Ending, Record, Series};
+use finback_core::record::{Ending, Ends, Record, Series};
 use finback_core::rejection::Rejection;
 use finback_core::text;
 
@@ -105,7 +105,7 @@ struct Timed {
 /// What one session's records are made of.
 pub(crate) struct Tally {
     caller: Rc<Caller>,
-    endpoint: Option<SocketAddr>,
+    ends: Ends,
     known: Vec<Rc<Known>>,
     timed: Vec<Timed>,
     /// Those of them that the broker is to answer.
@@ -121,8 +121,11 @@ impl Tally {
     pub(crate) fn new(caller: Rc<Caller>, endpoint: Option<SocketAddr>, tracing: Tracing) -> Self {
         let began = caller.worker().now();
         Self {
+            ends: Ends {
+                source: caller.peer().ip(),
+                endpoint,
+            },
             caller,
-            endpoint,
             known: Vec::new(),
             timed: Vec::new(),
             owed: 0,
@@ -183,13 +186,12 @@ impl Tally {
         prefix
     }
 
-    fn record(&self, ending: Ending, since: Now, bytes: u64) -> Record<'static> {
+    fn record<'a>(&self, ends: &'a Ends, ending: Ending, since: Now, bytes: u64) -> Record<'a> {
         Record {
-            took: self.caller.worker().now().since(since),
+            micros: self.caller.worker().now().micros_since(since),
             attempts: 1,
-            endpoint: self.endpoint,
             request_bytes: bytes,
-            ..Record::new(ending, self.caller.peer().ip())
+            ..Record::new(ending, ends)
         }
     }
 
@@ -234,7 +236,8 @@ impl Tally {
         spans: Spans,
     ) {
         let now = self.caller.worker().now();
-        let record = self.record(ending, now, bytes as u64);
+        let ends = self.ends;
+        let record = self.record(&ends, ending, now, bytes as u64);
         self.known(method, about.into()).series.record(&record);
         self.write_down(spans, &record);
     }
@@ -307,7 +310,7 @@ impl Tally {
     }
 
     fn settle(&self, timed: Timed, ending: Ending) {
-        let record = self.record(ending, timed.since, timed.bytes);
+        let record = self.record(&self.ends, ending, timed.since, timed.bytes);
         timed.known.series.record(&record);
         self.write_down(timed.spans, &record);
     }
@@ -319,7 +322,7 @@ impl Tally {
             self.settle(timed, lost);
         }
         let series = self.caller.series(NAME, SESSION_SERVICE, method::SESSION);
-        let mut record = self.record(ending, self.began, self.up);
+        let mut record = self.record(&self.ends, ending, self.began, self.up);
         record.response_bytes = self.down;
         series.record(&record);
     }

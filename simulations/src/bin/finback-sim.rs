@@ -159,7 +159,8 @@ enum Command {
         #[arg(long)]
         memory: bool,
         /// Compare Finback with itself instead: telling nothing of its calls; telling the usual
-        /// (traces of 1 %, StatsD and Prometheus, an access log of failures); telling all of every call.
+        /// (traces of 1 %, StatsD and Prometheus, an access log of failures); writing all
+        /// traces, or a line of every call, and nothing else; telling all of every call.
         #[arg(long)]
         observing: bool,
     },

@@ -1,5 +1,5 @@
-//! Finback three times: one that tells nothing of its calls, one that tells what is usual, and one that
-//! tells everything of every call.
+//! Finback five times: one that tells nothing of its calls, one that tells what is usual, one that writes all traces
+//! and nothing else, one that writes a line of every call and nothing else, and one that tells everything.
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
@@ -32,33 +32,47 @@ impl Observing {
         })
     }
 
-    /// The three, one worker each.
+    /// All of them, one worker each.
     pub(super) fn proxies(&self, binary: &Path, backends: &Backends) -> anyhow::Result<Vec<Proxy>> {
-        let usual = self.extras("usual", "sampling: ratio, ratio: 0.01", "only: failures")?;
-        let everything = self.extras("everything", "sampling: always", "format: json")?;
-        let all = [
-            (NOTHING, Extras::default()),
-            ("usual", usual),
-            ("everything", everything),
+        let (all, ratio) = ("sampling: always", "sampling: ratio, ratio: 0.01");
+        let (failures, json) = ("only: failures", "format: json");
+        let wanted = [
+            (NOTHING, None, false, None),
+            ("usual", Some(ratio), true, Some(failures)),
+            ("all traces", Some(all), false, None),
+            ("all lines", None, false, Some(json)),
+            ("everything", Some(all), true, Some(json)),
         ];
-        let started = all
-            .iter()
-            .map(|(name, extras)| proxies::finback(name, &self.folder, binary, backends, extras));
-        started.collect()
+        let started = wanted.map(|(name, traces, metrics, log)| {
+            let extras = self.extras(name, traces, metrics, log)?;
+            proxies::finback(name, &self.folder, binary, backends, &extras)
+        });
+        started.into_iter().collect()
     }
 
-    /// Traces by OTLP, metrics to StatsD beside the Prometheus page, and an access log in a file.
-    fn extras(&self, name: &str, sampling: &str, log: &str) -> anyhow::Result<Extras> {
-        let path = self.folder.join(format!("{name}.log"));
-        fs::write(&path, "")?;
-        let statsd = self.statsd.local_addr()?;
-        Ok(Extras {
-            top: format!(
-                "tracing: {{ endpoint: \"http://{}\", {sampling} }}\n\
-                 metrics: {{ statsd: {{ address: \"{statsd}\" }} }}\n",
-                self.collector
-            ),
-            listener: format!(", access_log: {{ path: \"{}\", {log} }}", path.display()),
-        })
+    /// Traces by OTLP, metrics to StatsD beside the Prometheus page, an access log in a file.
+    fn extras(
+        &self,
+        name: &str,
+        traces: Option<&str>,
+        metrics: bool,
+        log: Option<&str>,
+    ) -> anyhow::Result<Extras> {
+        let mut extras = Extras::default();
+        if let Some(sampling) = traces {
+            let collector = self.collector;
+            extras.top = format!("tracing: {{ endpoint: \"http://{collector}\", {sampling} }}\n");
+        }
+        if metrics {
+            let statsd = self.statsd.local_addr()?;
+            let metrics = format!("metrics: {{ statsd: {{ address: \"{statsd}\" }} }}\n");
+            extras.top.push_str(&metrics);
+        }
+        if let Some(log) = log {
+            let path = self.folder.join(format!("{name}.log"));
+            fs::write(&path, "")?;
+            extras.listener = format!(", access_log: {{ path: \"{}\", {log} }}", path.display());
+        }
+        Ok(extras)
     }
 }

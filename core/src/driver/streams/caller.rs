@@ -292,7 +292,7 @@ impl Caller {
         };
         let source = self.peer().ip();
         let site = self.worker.site(&self.origin, protocol, source, &metadata);
-        Traced::open(&self.worker, site.tracing.as_ref()?, choice, attributes)
+        Traced::open_apart(&self.worker, site.tracing.as_ref()?, choice, attributes)
     }
 
     /// Counts a connection whose bytes made no sense.
@@ -336,6 +336,7 @@ impl Caller {
             bytes,
             metadata.timeout,
             self.certified(),
+            metadata.names,
             &mut |name| attribute(self.transport.as_deref(), attributes, name),
         );
         let routed = exchange.routed();

@@ -1,8 +1,8 @@
 //! What spans say, kind by kind.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use finback_core::record::Record;
+use finback_core::record::{About, Record};
 use finback_core::rejection::Rejection;
 use finback_core::trace::{Finished, SpanId, TraceId};
 
@@ -74,43 +74,62 @@ fn endpoint() -> Target {
     Target::Endpoint(address, "pay".into())
 }
 
+struct PayRoute;
+
+impl About for PayRoute {
+    fn source(&self) -> IpAddr {
+        [10, 0, 0, 9].into()
+    }
+
+    fn endpoint(&self) -> Option<SocketAddr> {
+        None
+    }
+
+    fn route(&self) -> &str {
+        "pay-route"
+    }
+}
+
 fn exported(
     kind: &Arc<Kind>,
     ending: Ending,
     status: u16,
     attempts: Vec<Attempted>,
-) -> Box<Exported> {
-    let record = Record {
+) -> Exported<'_> {
+    let record = Box::leak(Box::new(Record {
         status: Status(status),
-        route: "pay-route",
-        ..Record::new(ending, "10.0.0.9".parse().unwrap())
-    };
+        ..Record::new(ending, &PayRoute)
+    }));
     let note = |name: &'static str, value: &str| (Cow::Borrowed(name), value.into());
     let notes = match kind.system {
         System::Http => vec![note("url.path", "/pay"), note("url.scheme", "https")],
         System::Messaging { .. } => vec![note("messaging.destination.name", "a/b")],
         _ => Vec::new(),
     };
-    Exported::new(
-        kind,
-        Finished {
-            record: &record,
-            trace: TraceId([1; 16]),
-            parent: SpanId(5),
-            span: SpanId(6),
-            sampled: true,
-            began: Now(10),
-            ended: Now(30),
-            notes,
-            attempts,
-        },
-    )
+    let mut attempts = attempts;
+    let last = attempts.pop();
+    let finished = Box::leak(Box::new(Finished {
+        record,
+        trace: TraceId([1; 16]),
+        parent: SpanId(5),
+        span: SpanId(6),
+        sampled: true,
+        began: Now(10),
+        ended: Now(30),
+        notes,
+        earlier: attempts,
+        last,
+    }));
+    Exported::new(kind, finished)
 }
 
-fn made(own: &Exported) -> Vec<Span<'_>> {
-    let mut spans = Vec::new();
-    super::spans(own, |moment| moment.0, &mut spans);
-    spans
+fn made<'a>(own: &'a Exported<'_>) -> Vec<Span<'a>> {
+    let at = |moment: Now| moment.0;
+    let attempts = own.finished.attempts().enumerate();
+    let attempts = attempts.map(|(number, attempt)| super::client(own, attempt, number, at));
+    std::iter::once(super::server(own, at))
+        .chain(attempts)
+        .collect()
 }
 
 fn text(span: &Span<'_>, name: &str) -> String {

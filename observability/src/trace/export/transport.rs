@@ -1,14 +1,18 @@
 //! The way to a collector: OTLP over gRPC or over HTTP, on one connection that is made when it is needed.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ClientConfig;
@@ -103,8 +107,8 @@ pub(super) enum Sent {
 }
 
 enum Connection {
-    Http1(http1::SendRequest<Full<Bytes>>),
-    Http2(http2::SendRequest<Full<Bytes>>),
+    Http1(http1::SendRequest<Parts>),
+    Http2(http2::SendRequest<Parts>),
 }
 
 pub(super) struct Transport {
@@ -125,7 +129,7 @@ impl Transport {
     }
 
     /// Sends a batch once.
-    pub(super) async fn send(&mut self, batch: &[u8]) -> Sent {
+    pub(super) async fn send(&mut self, batch: &[Bytes]) -> Sent {
         let limit = self.collector.timeout;
         let sent = match tokio::time::timeout(limit, self.exchange(batch)).await {
             Ok(sent) => sent,
@@ -141,7 +145,7 @@ impl Transport {
         sent
     }
 
-    async fn exchange(&mut self, batch: &[u8]) -> Sent {
+    async fn exchange(&mut self, batch: &[Bytes]) -> Sent {
         let failed = |why: String| Sent::Failed { why, after: None };
         let request = match self.request(batch) {
             Ok(request) => request,
@@ -166,7 +170,7 @@ impl Transport {
         sent
     }
 
-    fn request(&self, batch: &[u8]) -> Result<Request<Full<Bytes>>, String> {
+    fn request(&self, batch: &[Bytes]) -> Result<Request<Parts>, String> {
         let own = &self.collector;
         let scheme = if own.tls.is_some() { "https" } else { "http" };
         let authority = own.authority();
@@ -178,16 +182,16 @@ impl Transport {
                 .header(header::HOST, authority)
                 .header(header::CONTENT_TYPE, "application/x-protobuf"),
         };
-        let body = match own.encoding {
-            Encoding::Grpc => framed(batch)?,
-            Encoding::Http => Bytes::copy_from_slice(batch),
-        };
+        let mut body = Parts(batch.iter().cloned().collect());
+        if own.encoding == Encoding::Grpc {
+            body.frame()?;
+        }
         let mut request = builder
             .header(
                 header::USER_AGENT,
                 concat!("finback/", env!("CARGO_PKG_VERSION")),
             )
-            .body(Full::new(body))
+            .body(body)
             .map_err(|error| error.to_string())?;
         request.headers_mut().extend((own.headers)()?);
         Ok(request)
@@ -244,7 +248,7 @@ impl Connection {
         }
     }
 
-    async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+    async fn send(&mut self, request: Request<Parts>) -> hyper::Result<Response<Incoming>> {
         match self {
             Self::Http1(sender) => {
                 sender.ready().await?;
@@ -258,14 +262,43 @@ impl Connection {
     }
 }
 
-/// A message as gRPC frames it: not compressed, and its length.
-fn framed(message: &[u8]) -> Result<Bytes, String> {
-    let length = u32::try_from(message.len()).map_err(|_| "too long a batch".to_owned())?;
-    let mut body = BytesMut::with_capacity(5 + message.len());
-    body.put_u8(0);
-    body.put_u32(length);
-    body.put_slice(message);
-    Ok(body.freeze())
+/// A body that stands in several places.
+struct Parts(VecDeque<Bytes>);
+
+impl Parts {
+    fn length(&self) -> usize {
+        self.0.iter().map(Bytes::len).sum()
+    }
+
+    /// Makes it a message as gRPC frames it: not compressed, and its length.
+    fn frame(&mut self) -> Result<(), String> {
+        let length = u32::try_from(self.length()).map_err(|_| "too long a batch".to_owned())?;
+        let mut head = BytesMut::with_capacity(5);
+        head.put_u8(0);
+        head.put_u32(length);
+        self.0.push_front(head.freeze());
+        Ok(())
+    }
+}
+
+impl Body for Parts {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(|part| Ok(Frame::data(part))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.length() as u64)
+    }
 }
 
 /// An error and what caused it: hyper's own says little.

@@ -13,6 +13,18 @@ pub(super) fn number(text: &str, most: usize) -> Option<u128> {
     }
 }
 
+/// Appends bytes, two digits each, of which there are no more than 32: part of what every traced call costs.
+pub(super) fn put(out: &mut String, bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut digits = [0; 32];
+    for (two, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+        two[0] = DIGITS[usize::from(byte >> 4)];
+        two[1] = DIGITS[usize::from(byte & 15)];
+    }
+    let digits = digits.get(..2 * bytes.len()).unwrap_or_default();
+    out.push_str(str::from_utf8(digits).unwrap_or_default());
+}
+
 /// A trace's name of exactly 32 digits.
 pub(super) fn trace(text: &str) -> Option<TraceId> {
     let id = number(text, 32).filter(|id| *id != 0 && text.len() == 32)?;

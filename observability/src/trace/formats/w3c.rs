@@ -48,9 +48,12 @@ pub(super) fn read(text: &str) -> Option<Incoming> {
 pub(super) fn write(context: &Outgoing, attributes: Read<'_, '_>, out: &mut Written) {
     let came = attributes("traceparent").and_then(|text| fields(&text));
     let random = came.map_or(0, |(_, flags)| flags & RANDOM);
-    let trace = u128::from_be_bytes(context.trace.0);
-    let (span, flags) = (context.span.0, SAMPLED | random);
-    let parent = format!("00-{trace:032x}-{span:016x}-{flags:02x}");
+    let mut parent = String::with_capacity(55);
+    parent.push_str("00-");
+    hex::put(&mut parent, &context.trace.0);
+    parent.push('-');
+    hex::put(&mut parent, &context.span.0.to_be_bytes());
+    parent.push_str(if random == 0 { "-01" } else { "-03" });
     out.push(("traceparent".into(), parent));
     //= W3C Trace Context 3.3: tracestate without a traceparent that can be read is of no trace
     if came.is_none() && attributes("tracestate").is_some() {

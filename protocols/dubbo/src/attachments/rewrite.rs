@@ -6,9 +6,9 @@ use finback_core::frame::Edit;
 use crate::call::{self, Beginning, NO_VERSION};
 use crate::jsonb;
 use crate::reject::put_hessian_text;
-use crate::wire::{FASTJSON2, Fixed, HEADER, ID, LENGTH};
+use crate::wire::{FASTJSON2, Fixed, HEADER, HESSIAN2, ID, LENGTH};
 
-use super::{Entries, Entry, scalar};
+use super::{Entries, Entry, scalar, take_plain};
 
 /// What is to become of an attachment.
 #[derive(Clone, Copy)]
@@ -163,6 +163,10 @@ fn put_body(
             out.put_slice(body.get(version_at.end..at)?);
         }
     }
+    let is_simple = serialization == HESSIAN2 && edit.fit.is_none();
+    if is_simple && put_plain(body.get(at..)?, edit.attributes, out).is_some() {
+        return Some(());
+    }
     let mut changes = Changes::of(edit);
     if serialization == FASTJSON2 {
         put_fastjson2(body.get(at..)?, entries, &mut changes, out)
@@ -195,6 +199,50 @@ fn put_entries(
         put_text(serialization, value, out);
     }
     Some(entries.position())
+}
+
+/// Attachments that are nothing but short texts of ASCII, as those of ordinary calls are, with these set among them:
+/// what stays as it is is copied in one go. `None`, and nothing written, if they are others.
+fn put_plain(bytes: &[u8], attributes: &[(&str, &str)], out: &mut BytesMut) -> Option<()> {
+    if attributes.len() > 64 {
+        return None;
+    }
+    let start = out.len();
+    let is_ascii = bytes.is_ascii();
+    // Which of them were written.
+    let mut written: u64 = 0;
+    let mut kept = bytes;
+    let mut rest = bytes.strip_prefix(b"H")?;
+    let copy = |out: &mut BytesMut, kept: &[u8], rest: &[u8]| {
+        out.put_slice(kept.get(..kept.len() - rest.len()).unwrap_or_default());
+    };
+    while !matches!(rest, [b'Z', ..]) {
+        let taken = take_plain(rest, is_ascii).and_then(|(key, value)| {
+            let (_, after) = take_plain(value, is_ascii)?;
+            Some((key, value, after))
+        });
+        let Some((key, value, after)) = taken else {
+            out.truncate(start);
+            return None;
+        };
+        let named = |(own, _): &(&str, &str)| own.as_bytes() == key;
+        if let Some(at) = attributes.iter().position(named) {
+            copy(out, kept, value);
+            put_hessian_text(attributes[at].1, out);
+            written |= 1 << at;
+            kept = after;
+        }
+        rest = after;
+    }
+    copy(out, kept, rest);
+    for (at, (key, value)) in attributes.iter().enumerate() {
+        if written >> at & 1 == 0 {
+            put_hessian_text(key, out);
+            put_hessian_text(value, out);
+        }
+    }
+    out.put_slice(rest);
+    Some(())
 }
 
 fn put_hessian2(

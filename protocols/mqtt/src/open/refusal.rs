@@ -4,7 +4,7 @@ use bytes::Bytes;
 use finback_core::driver::{Caller, Stream};
 use finback_core::frame::{Answer, Outcome};
 use finback_core::log_limit::LogLimit;
-use finback_core::record::{Ending, Record};
+use finback_core::record::{Ending, Ends, Record};
 use finback_core::rejection::Rejection;
 use finback_core::text::Escaped;
 
@@ -146,9 +146,13 @@ pub(crate) async fn too_long(caller: &Caller, client: &mut Channel, level: Optio
 pub(crate) fn count(caller: &Caller, reason: Reason) {
     let ending = Ending::Answered(outcome(reason));
     let series = caller.series(NAME, CONNACKS, reason.name());
+    let ends = Ends {
+        source: caller.peer().ip(),
+        endpoint: None,
+    };
     series.record(&Record {
         status: reason.status(),
-        ..Record::new(ending, caller.peer().ip())
+        ..Record::new(ending, &ends)
     });
 }
 
