@@ -173,8 +173,7 @@ impl Client {
             exchange: Exchange::open(
                 worker,
                 site,
-                source,
-                wire.len(),
+                (source, wire.len()),
                 metadata.timeout,
                 self.transport.as_deref().and_then(Transport::identity),
                 metadata.names,

@@ -90,8 +90,7 @@ impl Exchange {
     pub(crate) fn open(
         local: &LocalMesh,
         site: Rc<Site>,
-        source: IpAddr,
-        request_bytes: usize,
+        (source, request_bytes): (IpAddr, usize),
         timeout: Option<Duration>,
         client: Option<&Identity>,
         names: Names,
@@ -167,8 +166,7 @@ impl Exchange {
         Self::open(
             local,
             site,
-            source,
-            bytes,
+            (source, bytes),
             None,
             None,
             Names::NONE,

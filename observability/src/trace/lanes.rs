@@ -53,10 +53,13 @@ struct Open {
     templates: Templates,
 }
 
+/// What each listener may have in memory, and its lanes, one per worker.
+type Listeners = BTreeMap<Arc<str>, (Arc<Share>, Vec<Arc<Lane>>)>;
+
 /// What workers and the exporter share.
 pub(super) struct Lanes {
     /// By the listener's name, and the worker's number.
-    listeners: Mutex<BTreeMap<Arc<str>, (Arc<Share>, Vec<Arc<Lane>>)>>,
+    listeners: Mutex<Listeners>,
     full: SyncSender<Chunk>,
     /// How many exchanges of one listener may wait.
     most: usize,
@@ -111,7 +114,7 @@ impl Lanes {
         lanes[worker].clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, (Arc<Share>, Vec<Arc<Lane>>)>> {
+    fn lock(&self) -> MutexGuard<'_, Listeners> {
         self.listeners
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

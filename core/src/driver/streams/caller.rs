@@ -332,8 +332,7 @@ impl Caller {
         let exchange = Exchange::open(
             &self.worker,
             site,
-            source,
-            bytes,
+            (source, bytes),
             metadata.timeout,
             self.certified(),
             metadata.names,

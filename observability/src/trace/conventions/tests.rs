@@ -90,6 +90,7 @@ impl About for PayRoute {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the process of a test ends soon")]
 fn exported(
     kind: &Arc<Kind>,
     ending: Ending,
