@@ -286,15 +286,16 @@ impl Running {
         access_logs
             .replace(&config.access_logs)
             .context("cannot start a thread")?;
+        // Before their listeners are served: the first answer of a name server may tell of brokers.
+        for (name, brokers) in &config.brokers {
+            if let Some(parent) = bound.iter().find(|own| own.spec().name == *name) {
+                brokers.attach(&workers, parent.spec(), config.snapshots.as_deref(), None);
+            }
+        }
         let listeners: Vec<Listener> = bound
             .into_iter()
             .map(|bound| listen(&workers, bound))
             .collect();
-        for (name, brokers) in &config.brokers {
-            if let Some(parent) = listeners.iter().find(|own| own.spec.name == *name) {
-                brokers.attach(&workers, &parent.spec, config.snapshots.as_deref(), None);
-            }
-        }
         // Only what listens already is offered to others.
         for registration in &config.registrations {
             registries.register(registration);
@@ -380,9 +381,9 @@ impl Running {
             }
             kept
         });
-        let fresh: Vec<_> = bound.iter().map(|own| own.spec().name.clone()).collect();
+        let fresh: Vec<&ListenerSpec> = bound.iter().map(Bound::spec).collect();
+        self.replace_brokers(&mut brokers, config.brokers, &fresh);
         listeners.extend(bound.into_iter().map(|bound| listen(&self.workers, bound)));
-        self.replace_brokers(&mut brokers, config.brokers, &fresh, &listeners);
         let mut registrations = self.registrations.lock().await;
         self.registries
             .change_registrations(&registrations, &config.registrations);
@@ -398,23 +399,20 @@ impl Running {
         &self,
         current: &mut Vec<(Arc<str>, Arc<BrokerListeners>)>,
         wanted: Vec<(Arc<str>, Arc<BrokerListeners>)>,
-        fresh: &[Arc<str>],
-        listeners: &[Listener],
+        fresh: &[&ListenerSpec],
     ) {
         let snapshots = self.fixed.snapshots.as_deref();
         let former = std::mem::take(current);
         for (name, brokers) in wanted {
             let known = former.iter().find(|(own, _)| *own == name);
-            match (known, listeners.iter().find(|own| own.spec.name == name)) {
-                (Some((_, known)), _) if !fresh.contains(&name) => {
-                    current.push((name, known.clone()));
-                }
+            match (known, fresh.iter().find(|spec| spec.name == name)) {
+                (Some((_, known)), None) => current.push((name, known.clone())),
                 (known, Some(parent)) => {
                     let known = known.map(|(_, known)| &**known);
-                    brokers.attach(&self.workers, &parent.spec, snapshots, known);
+                    brokers.attach(&self.workers, parent, snapshots, known);
                     current.push((name, brokers));
                 }
-                (_, None) => {}
+                (None, None) => {}
             }
         }
         for (name, known) in former {

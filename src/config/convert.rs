@@ -109,13 +109,13 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
         let message = "without a listener nothing would ever come in; write one";
         wrongs.add(Wrong::at(file.listeners.place, message));
     }
-    let all = listeners(file.listeners, frame, &names, folder, &mut wrongs);
+    let mut all = listeners(file.listeners, frame, &names, folder, &mut wrongs);
     let tables: Vec<_> = file
         .routes
         .into_iter()
         .map(|(name, routes)| table(&name, routes, &names, folder, &mut wrongs))
         .collect();
-    rocketmq::settle(&all, &tables, &mut wrongs);
+    rocketmq::settle(&mut all, &tables, &mut wrongs);
     let Listeners {
         specs: listeners,
         tls: listener_tls,

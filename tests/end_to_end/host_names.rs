@@ -53,7 +53,7 @@ fn addresses_of_a_name_are_followed_and_the_last_good_ones_kept() {
         "127.0.0.1 pay.acme.test\n127.0.0.3 spare.acme.test\n",
     );
     let finback = Finback::start_with_hosts(
-        &names,
+        &names.join("hosts"),
         &format!(
             r#"
 workers: 1
@@ -167,7 +167,7 @@ clusters:
 "#
         )
     };
-    let finback = Finback::start_with_hosts(&names, &config(false));
+    let finback = Finback::start_with_hosts(&names.join("hosts"), &config(false));
     eventually("readiness", PATIENCE, || match finback.admin("/readyz") {
         (200, _) => Ok(()),
         (_, why) => Err(why),

@@ -36,7 +36,7 @@ pub(super) const SMALL_FRAME: usize = 64 * 1024;
 /// Services that are looked up for the calls of one client at a time: whoever invents names must not use
 /// up what all share.
 const LOOKUPS: usize = 256;
-/// Calls of endpoints that a client may leave unanswered, at most.
+/// Calls of endpoints that a client has not answered and still may, at most.
 const CALLED_BACK: usize = 256;
 /// More than `queue_hard` may wait for a client this long: what was appended in one turn is no sign
 /// that it does not read.
@@ -272,8 +272,12 @@ impl Reply for Client {
             let mut calls = session.called_back.borrow_mut();
             calls.retain(|(id, by)| by.strong_count() > 0 && !(*id == head.id && is(by, from)));
             // Two endpoints may number their calls alike.
-            if calls.len() >= CALLED_BACK || calls.iter().any(|(id, _)| *id == head.id) {
+            if calls.iter().any(|(id, _)| *id == head.id) {
                 return false;
+            }
+            if calls.len() >= CALLED_BACK {
+                // Nobody waits for the oldest any more.
+                calls.remove(0);
             }
             calls.push((head.id, Rc::downgrade(from)));
         }
@@ -282,8 +286,13 @@ impl Reply for Client {
         true
     }
 
-    fn end_session(&self) {
-        self.finish();
+    fn end_session(&self, worker: &Worker) {
+        if self
+            .owner()
+            .is_some_and(|own| worker.upstreams_of(Some(own)).is_empty())
+        {
+            self.finish();
+        }
     }
 
     fn waiting(&self) -> Waiting {
@@ -393,7 +402,7 @@ impl Client {
         let by = calls.and_then(|calls| {
             let mut calls = calls.borrow_mut();
             let at = calls.iter().position(|(id, _)| *id == head.id)?;
-            calls.swap_remove(at).1.upgrade()
+            calls.remove(at).1.upgrade()
         });
         match by {
             Some(by) => by.pass_back(worker, wire),

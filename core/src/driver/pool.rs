@@ -66,7 +66,8 @@ pub(crate) fn of(worker: &Rc<Worker>, seat: &Seat, reply: &Rc<dyn Reply>, varian
     let protocol = reply.protocol();
     let key = |owner| PoolKey {
         owner,
-        cluster: seat.cluster.number,
+        // A client has one connection to an endpoint, also after a reload that changes the cluster's policy.
+        cluster: if owner == 0 { seat.cluster.number } else { 0 },
         address: seat.endpoint.address,
         protocol,
         variant,
@@ -113,6 +114,7 @@ impl Pool {
             None => self.cluster.spec.policy.connections.max(1) as usize,
             Some(_) => 1,
         };
+        let is_own = self.owner.is_some();
         let room = taking < most && {
             // Those that only finish what is in flight are replaced at once, and so are, once, those that
             // are not read from: but not without end.
@@ -120,6 +122,8 @@ impl Pool {
             finishing < FINISHING.max(most) && upstreams.len() - finishing < 2 * most
         };
         match best {
+            // While one goes, there is no other.
+            None if is_own && !upstreams.is_empty() => None,
             Some(((steps, calls), best)) if !room || calls < GROW_AT && steps == 0 => {
                 Some(best.clone())
             }

@@ -54,8 +54,10 @@ pub(crate) trait Reply {
         false
     }
 
-    /// A connection of its own is gone, which had been made: it ends, too.
-    fn end_session(&self) {}
+    /// A connection of its own is gone, which had been made: it ends, too, if that was the last.
+    fn end_session(&self, worker: &Worker) {
+        let _ = worker;
+    }
 
     /// Whether it still waits for its answers.
     fn waiting(&self) -> Waiting;

@@ -32,6 +32,8 @@ const STALLED: Duration = Duration::from_secs(1);
 const LEAVING: Duration = Duration::from_secs(10);
 /// What the calls of one turn may put into a queue before it counts as a backlog, in bytes.
 const TURN: usize = 1024 * 1024;
+/// Deadlines of connections that are one client's own are looked at in steps of so many microseconds.
+const STEP: u64 = 250_000;
 /// A connection beyond the first that carried no call for this long is closed.
 const SPARE_IDLE: Duration = Duration::from_secs(60);
 
@@ -260,7 +262,11 @@ impl Upstream {
 
     /// Gives the call an id.
     fn enter(&self, worker: &Worker, call: Box<Call>) -> Result<u64, Box<Call>> {
-        let deadline = call.deadline();
+        let mut deadline = call.deadline();
+        if self.pool.owner.is_some() {
+            // Many clients with few calls each: they are looked at together.
+            deadline = Now(deadline.0.div_ceil(STEP).saturating_mul(STEP));
+        }
         let entered = self.table.borrow_mut().insert(Entry::Call(call));
         let id = entered.map_err(|entry| match entry {
             Entry::Call(call) => call,
@@ -525,9 +531,13 @@ impl Upstream {
     }
 
     /// Ends it: its client is gone.
-    pub(crate) fn end_with_client(&self) {
+    pub(crate) fn end_with_client(&self, worker: &Worker) {
         match self.link.get() {
-            Some(link) if self.state.get() != State::Gone => self.end(link),
+            Some(link) if self.state.get() != State::Gone => {
+                // The last that it said is worth one attempt.
+                link.flush(worker);
+                self.end(link);
+            }
             Some(_) => {}
             None => self.state.set(State::Closed),
         }
@@ -770,7 +780,7 @@ impl Upstream {
         self.let_go();
         self.fail_calls(worker, end, why);
         if let (Some(owner), Some(_)) = (&self.pool.owner, self.link.get()) {
-            owner.end_session();
+            owner.end_session(worker);
         }
     }
 

@@ -250,7 +250,7 @@ impl Worker {
     /// Ends the upstream connections of such a client: it is gone, and their endpoints have to know.
     pub(crate) fn end_session(&self, number: u64) {
         for upstream in self.upstreams_of(Some(number)) {
-            upstream.end_with_client();
+            upstream.end_with_client(self);
         }
         let mut pools = self.pools.borrow_mut();
         let own = pools.range(PoolKey::all_of(number));
@@ -260,13 +260,10 @@ impl Worker {
         }
     }
 
-    /// The upstream connections of one client, or of all.
-    fn upstreams_of(&self, owner: Option<u64>) -> Vec<Rc<Upstream>> {
-        let Some(owner) = owner else {
-            return self.upstreams();
-        };
+    /// The upstream connections of one client, or those that all share.
+    pub(crate) fn upstreams_of(&self, owner: Option<u64>) -> Vec<Rc<Upstream>> {
         let pools = self.pools.borrow();
-        let own = pools.range(PoolKey::all_of(owner));
+        let own = pools.range(PoolKey::all_of(owner.unwrap_or(0)));
         own.flat_map(|(_, pool)| pool.upstreams()).collect()
     }
 

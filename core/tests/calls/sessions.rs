@@ -105,31 +105,77 @@ async fn an_endpoint_calls_its_client_and_gets_the_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_answers_nothing_is_called_so_often_and_no_more() {
+async fn of_calls_that_a_client_does_not_answer_the_latest_are_remembered() {
     let server = Server::bind().await;
     let mess = mess_of_sessions(&[server.address]);
     let mut client = Peer::connect(mess.address).await;
     client.send(2, 1, "svc hello").await;
     let mut upstream = server.accept().await;
     upstream.get().await.unwrap();
-    for id in 1..=257 {
+    for id in 1..=258 {
         upstream.send(1, id, "back call").await;
     }
-    let refused = upstream.get().await.unwrap();
-    assert_eq!(
-        (refused.id, refused.rejection()),
-        (257, Some(Rejection::Overloaded))
-    );
-    for id in 1..=256 {
+    for id in 1..=258 {
         let asked = client.get().await.unwrap();
         assert_eq!(asked.id, id);
         client.answer(&asked, 0, "late").await;
     }
-    for id in 1..=256 {
+    for id in 3..=258 {
         assert_eq!(upstream.get().await.unwrap().id, id);
     }
-    upstream.send(1, 300, "back call").await;
-    assert_eq!(client.get().await.unwrap().id, 300);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_two_endpoints_goes_on_with_the_one_that_is_left() {
+    let servers = [Server::bind().await, Server::bind().await];
+    let mess = mess_of_sessions(&[servers[0].address, servers[1].address]);
+    let mut client = Peer::connect(mess.address).await;
+    let mut upstreams = Vec::new();
+    for id in 1..=2 {
+        client.send(1, id, "svc m").await;
+        let accepted = tokio::select! {
+            own = servers[0].listener.accept() => own,
+            own = servers[1].listener.accept() => own,
+        };
+        let mut upstream = Peer(accepted.unwrap().0);
+        let got = upstream.get().await.unwrap();
+        upstream.answer(&got, 0, "fine").await;
+        client.get().await.unwrap();
+        upstreams.push(upstream);
+    }
+    drop(upstreams.pop());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut left = upstreams.pop().unwrap();
+    // Round robin: at most one of these goes to the other, which is connected to anew.
+    client.send(1, 3, "svc m").await;
+    client.send(1, 4, "svc m").await;
+    let got = left.get().await.unwrap();
+    left.answer(&got, 0, "still there").await;
+    assert_eq!(client.get().await.unwrap().text, "still there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_gives_a_client_no_second_connection() {
+    let server = Server::bind().await;
+    let mess = mess_of_sessions(&[server.address]);
+    let mut client = Peer::connect(mess.address).await;
+    let mut upstream = None;
+    for id in 1..4 {
+        client.send(1, id, "svc m").await;
+        let own = match &mut upstream {
+            Some(own) => own,
+            None => upstream.insert(server.accept().await),
+        };
+        let got = own.get().await.unwrap();
+        own.answer(&got, 0, "fine").await;
+        assert_eq!(client.get().await.unwrap().id, id);
+        let changed = finback_core::cluster::ClusterPolicy {
+            max_in_flight: 100 + id,
+            ..policy()
+        };
+        mess.mesh
+            .apply(routing(&[server.address], changed, retry(1)));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -30,6 +30,13 @@ fn names(code: i32) -> Names {
         }
         // ConsumerSendMsgBackRequestHeader.
         36 => ("originTopic", &["group"]),
+        request::SEND_MESSAGE | request::SEND_REPLY_MESSAGE | request::END_TRANSACTION => {
+            ("topic", &["producerGroup"])
+        }
+        request::PULL_MESSAGE | request::LITE_PULL_MESSAGE | 14 | 15 | 38 => {
+            ("topic", &["consumerGroup"])
+        }
+        200_050..=200_151 => ("topic", &["consumerGroup"]),
         _ => ("topic", &["consumerGroup", "producerGroup", "group"]),
     };
     Names { topic, groups }

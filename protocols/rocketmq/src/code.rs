@@ -4,10 +4,14 @@
 pub(crate) mod request {
     pub(crate) const SEND_MESSAGE: i32 = 10;
     pub(crate) const PULL_MESSAGE: i32 = 11;
+    pub(crate) const END_TRANSACTION: i32 = 37;
     pub(crate) const REGISTER_BROKER: i32 = 103;
     pub(crate) const UNREGISTER_BROKER: i32 = 104;
     pub(crate) const GET_ROUTEINFO_BY_TOPIC: i32 = 105;
     pub(crate) const GET_BROKER_CLUSTER_INFO: i32 = 106;
+    pub(crate) const GET_ALL_TOPIC_LIST: i32 = 206;
+    pub(crate) const GET_TOPICS_BY_CLUSTER: i32 = 224;
+    pub(crate) const GET_SYSTEM_TOPIC_LIST: i32 = 304;
     pub(crate) const SEND_MESSAGE_V2: i32 = 310;
     pub(crate) const SEND_BATCH_MESSAGE: i32 = 320;
     pub(crate) const SEND_REPLY_MESSAGE: i32 = 324;
@@ -68,6 +72,7 @@ const REQUESTS: &[(i32, &str)] = &[
     (220, "RESET_CONSUMER_CLIENT_OFFSET"),
     (221, "GET_CONSUMER_STATUS_FROM_CLIENT"),
     (224, "GET_TOPICS_BY_CLUSTER"),
+    (304, "GET_SYSTEM_TOPIC_LIST_FROM_NS"),
     (307, "GET_CONSUMER_RUNNING_INFO"),
     (309, "CONSUME_MESSAGE_DIRECTLY"),
     (310, "SEND_MESSAGE_V2"),

@@ -11,6 +11,9 @@ use crate::header::{Encoding, Field, Header, IdAt, PREFIX};
 use crate::json;
 use crate::properties;
 
+/// A broker refuses a message whose properties are longer than 32,767 bytes: near that, none are added.
+const PROPERTIES: usize = 31 * 1024;
+
 /// Bytes in place of others.
 type Splice<'a> = (Range<usize>, Cow<'a, [u8]>);
 
@@ -97,6 +100,9 @@ fn add_properties(
     }
     let before = known.as_ref().map_or("", |field| &field.value);
     let all = properties::with(before, added);
+    if all.len() > PROPERTIES {
+        return;
+    }
     match header.encoding {
         Encoding::Json => splices.push(in_json(header, name, known.as_ref(), &all)),
         Encoding::Binary => in_binary(header, name, known.as_ref(), &all, splices),

@@ -26,9 +26,11 @@ use crate::json::{self, NoJson, Value};
 
 /// The fixed part in front of the header.
 pub(crate) const PREFIX: usize = 8;
-/// The longest header in bytes: a message's properties, which stand in it, may have 32 KiB, and JSON may write each
-/// of their bytes as six.
-const HEADER_LIMIT: usize = 256 * 1024;
+/// The longest header in bytes: a message's properties, which stand in it, may have 32 KiB, of which JSON may
+/// write some bytes as two or six.
+const HEADER_LIMIT: usize = 128 * 1024;
+/// Members that nobody knows, at most.
+const UNKNOWN: usize = 16;
 /// `MQVersion.V5_3_1`: clients later than this understand GO_AWAY.
 const GO_AWAY_AFTER: i32 = 475;
 
@@ -76,26 +78,53 @@ impl From<NoJson> for Malformed {
     }
 }
 
-impl Header {
-    /// Reads the header at the beginning of `bytes`; `None` if it has not come yet.
+/// What stands before the header.
+pub(crate) struct Lengths {
+    /// Of the frame, these four bytes left out.
+    pub(crate) total: usize,
+    header: usize,
+    encoding: Encoding,
+}
+
+impl Lengths {
+    /// Reads them; `None` if they have not come yet.
     pub(crate) fn read(bytes: &[u8]) -> Result<Option<Self>, Malformed> {
         let Some((prefix, _)) = bytes.split_first_chunk::<PREFIX>() else {
             return Ok(None);
         };
         let [a, b, c, d, encoding, e, f, g] = *prefix;
         let total = u32::from_be_bytes([a, b, c, d]) as usize;
-        let length = u32::from_be_bytes([0, e, f, g]) as usize;
+        let header = u32::from_be_bytes([0, e, f, g]) as usize;
         let encoding = match encoding {
             0 => Encoding::Json,
             1 => Encoding::Binary,
             _ => return Err(Malformed::Garbage("not RocketMQ")),
         };
-        if length > HEADER_LIMIT {
+        if header > HEADER_LIMIT {
             return Err(Malformed::Garbage("the header is too long"));
         }
-        if length + 4 > total || total > i32::MAX as usize {
+        if header + 4 > total || total > i32::MAX as usize {
             return Err(Malformed::Garbage("the lengths contradict each other"));
         }
+        Ok(Some(Self {
+            total,
+            header,
+            encoding,
+        }))
+    }
+}
+
+impl Header {
+    /// Reads the header at the beginning of `bytes`; `None` if it has not come yet.
+    pub(crate) fn read(bytes: &[u8]) -> Result<Option<Self>, Malformed> {
+        let Some(Lengths {
+            total,
+            header: length,
+            encoding,
+        }) = Lengths::read(bytes)?
+        else {
+            return Ok(None);
+        };
         let body_at = PREFIX + length;
         let Some(header) = bytes.get(PREFIX..body_at) else {
             return Ok(None);
@@ -131,11 +160,16 @@ impl Header {
             "serializeTypeCurrentRPC",
         ];
         let mut seen = [false; NAMES.len()];
+        let mut unknown = 0;
         json::object(header, |key, value, at| {
             let Some(which) = NAMES.iter().position(|name| key.is(name)) else {
+                unknown += 1;
+                if unknown > UNKNOWN {
+                    return Err(Malformed::Garbage("the header has too many members"));
+                }
                 // fastjson takes other spellings of a member for the member itself.
-                let own = plain(&key.decode()?);
-                return match NAMES.iter().any(|name| plain(name) == own) {
+                let own = key.decode()?;
+                return match NAMES.iter().any(|name| is_spelt_as(name, &own)) {
                     true => Err(Malformed::Garbage("a member's name is misspelt")),
                     false => Ok(()),
                 };
@@ -312,10 +346,19 @@ impl Note {
     }
 }
 
-/// A name as fastjson compares them.
-fn plain(name: &str) -> String {
-    let kept = name.chars().filter(|char| !matches!(char, '_' | '-'));
-    kept.flat_map(char::to_lowercase).collect()
+/// Whether fastjson takes two names for one.
+fn is_spelt_as(one: &str, other: &str) -> bool {
+    let plain = |name: &str| {
+        let kept = name.bytes().filter(|byte| !matches!(byte, b'_' | b'-'));
+        kept.map(|byte| byte.to_ascii_lowercase())
+            .collect::<Vec<_>>()
+    };
+    // Most are told apart without a copy.
+    let letter = |name: &str| {
+        let mut letters = name.bytes().filter(u8::is_ascii_alphabetic);
+        letters.next().map(|byte| byte.to_ascii_lowercase())
+    };
+    letter(one) == letter(other) && plain(one) == plain(other)
 }
 
 fn text(bytes: &[u8]) -> Result<Cow<'_, str>, Malformed> {

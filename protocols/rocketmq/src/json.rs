@@ -232,7 +232,12 @@ impl<'a> Reader<'a> {
                 match raw {
                     b"" => Err(NoJson),
                     b"null" => Ok(Value::Null),
-                    raw => Ok(Value::Bare(raw)),
+                    b"true" | b"false" => Ok(Value::Bare(raw)),
+                    // Other spellings, such as 1L, mean something else to some readers.
+                    raw if serde_json::from_slice::<serde_json::Number>(raw).is_ok() => {
+                        Ok(Value::Bare(raw))
+                    }
+                    _ => Err(NoJson),
                 }
             }
         }
@@ -352,6 +357,10 @@ mod tests {
             "{\"a\":\"\\u00\"}",
             "{\"a\":\"\\x\"}",
             "{\"a\":{]}",
+            "{\"a\":1L}",
+            "{\"a\":01}",
+            "{\"a\":+1}",
+            "{\"a\":x}",
             &deep,
         ] {
             assert_eq!(read(text), Err(NoJson), "{}", &text[..text.len().min(40)]);

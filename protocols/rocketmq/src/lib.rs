@@ -27,7 +27,7 @@ use finback_core::driver::{Connection, Protocol, Served, Sniff, Worker, serve_fr
 use finback_core::frame::{Edit, Head, Kind, Malformed, Metadata, Reading, Status};
 use finback_core::rejection::Rejection;
 
-use header::{Header, Note};
+use header::{Header, Lengths, Note};
 use route::Rewriter;
 
 pub use brokers::{Broker, Brokers};
@@ -36,11 +36,14 @@ pub use code::status_name;
 /// The protocol's name in configuration, metrics and logs.
 pub const NAME: &str = "rocketmq";
 
+/// What is kept free of the longest frame: another id may have more digits.
+const ROOM: usize = 64;
+
 /// What can be set about RocketMQ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The longest frame in bytes, its length not counted. Default 16 MiB, as of Java's clients and servers
-    /// (`com.rocketmq.remoting.frameMaxLength`).
+    /// The longest frame in bytes; 64 less pass, for the id in it may grow. Default 16 MiB, as of Java's clients and
+    /// servers (`com.rocketmq.remoting.frameMaxLength`).
     pub max_frame: usize,
     /// The host that clients shall dial for brokers; `None`: the address at which they reached us.
     pub advertise: Option<Arc<str>>,
@@ -124,11 +127,20 @@ impl Codec for RocketMq {
     }
 
     fn peek(&self, bytes: &[u8]) -> Result<Option<Head>, Malformed> {
+        let limit = self.config.max_frame.saturating_sub(ROOM);
+        let Some(lengths) = Lengths::read(bytes)? else {
+            return Ok(None);
+        };
+        let length = lengths.total + 4;
+        // Its header is read once, and not anew with each piece of a body that comes slowly.
+        if length <= limit && bytes.len() < length {
+            return Ok(None);
+        }
         let Some(header) = Header::read(bytes)? else {
             return Ok(None);
         };
-        let (head, limit) = (header.head(), self.config.max_frame);
-        if head.len > limit.saturating_add(4) {
+        let head = header.head();
+        if length > limit {
             return Err(Malformed::TooLarge { head, limit });
         }
         Ok(Some(head))

@@ -8,11 +8,15 @@ const END: char = '\u{2}';
 
 /// The value of one property. Of several of one name the last counts, as in the map that servers make of them.
 pub(crate) fn find<'a>(all: &'a str, name: &str) -> Option<&'a str> {
-    let entries = all.rsplit(END);
-    entries
-        .filter_map(|entry| entry.split_once(NAME))
-        .find(|(own, _)| *own == name)
-        .map(|(_, value)| value)
+    let values = || {
+        let entries = all.rsplit(END).filter_map(|entry| entry.split_once(NAME));
+        entries
+            .filter(|(own, _)| *own == name)
+            .map(|(_, value)| value)
+    };
+    // Servers leave out what has no value.
+    let known = values().find(|value| !value.is_empty());
+    known.or_else(|| values().next())
 }
 
 /// The properties with others added, or in place of those of their names. Names and values that the text has no
@@ -23,6 +27,7 @@ pub(crate) fn with(all: &str, added: &[(&str, &str)]) -> String {
         .iter()
         .filter(|(name, value)| !name.is_empty() && fits(name) && fits(value))
         .collect();
+    let mut replaced: Vec<&str> = Vec::new();
     let mut text = String::with_capacity(all.len() + 64);
     let mut put = |name: &str, value: &str| {
         for part in [name, "\u{1}", value, "\u{2}"] {
@@ -31,7 +36,12 @@ pub(crate) fn with(all: &str, added: &[(&str, &str)]) -> String {
     };
     for (name, value) in all.split(END).filter_map(|entry| entry.split_once(NAME)) {
         match added.iter().position(|(own, _)| *own == name) {
-            Some(at) => put(name, added.remove(at).1),
+            Some(at) => {
+                put(name, added.remove(at).1);
+                replaced.push(name);
+            }
+            // It stands twice, and the last would count.
+            None if replaced.contains(&name) => {}
             None => put(name, value),
         }
     }
@@ -63,5 +73,10 @@ mod tests {
         );
         assert_eq!(all, "a\u{1}1\u{2}b\u{1}3\u{2}c\u{1}\u{2}");
         assert_eq!(with("", &[("a", "1")]), "a\u{1}1\u{2}");
+        assert_eq!(
+            with("a\u{1}1\u{2}a\u{1}2\u{2}", &[("a", "3")]),
+            "a\u{1}3\u{2}"
+        );
+        assert_eq!(find("a\u{1}1\u{2}a\u{1}\u{2}", "a"), Some("1"));
     }
 }

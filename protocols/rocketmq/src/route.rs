@@ -19,6 +19,9 @@ pub(crate) fn tells_addresses(code: i32) -> bool {
         request::GET_ROUTEINFO_BY_TOPIC
             | request::GET_BROKER_CLUSTER_INFO
             | request::GET_BROKER_MEMBER_GROUP
+            | request::GET_ALL_TOPIC_LIST
+            | request::GET_TOPICS_BY_CLUSTER
+            | request::GET_SYSTEM_TOPIC_LIST
     )
 }
 
@@ -41,12 +44,21 @@ impl Rewriter<'_> {
                     .get_mut("brokerAddrTable")
                     .and_then(Value::as_object_mut);
                 for broker in table.into_iter().flat_map(Map::values_mut) {
-                    broker.as_object_mut().map(|broker| self.broker(broker));
+                    let own = broker.as_object_mut();
+                    if !own.is_some_and(|broker| self.broker(broker)) {
+                        *broker = Value::Object(Map::new());
+                    }
                 }
             }
             // BrokerMemberGroup.
+            request::GET_BROKER_MEMBER_GROUP => {
+                if !self.broker(&mut data) {
+                    data.remove("brokerAddrs");
+                }
+            }
+            // TopicList.
             _ => {
-                self.broker(&mut data);
+                data.remove("brokerAddr");
             }
         }
         serde_json::to_vec(&Value::Object(data)).unwrap_or_default()
@@ -59,6 +71,14 @@ impl Rewriter<'_> {
         let Some(brokers) = brokers else { return };
         // A broker without an address would be one that clients wait for.
         brokers.retain_mut(|broker| broker.as_object_mut().is_some_and(|own| self.broker(own)));
+        // Nor is one a place to look for messages.
+        let left: Vec<Value> = brokers
+            .iter()
+            .map(|own| own["brokerName"].clone())
+            .collect();
+        if let Some(queues) = data.get_mut("queueDatas").and_then(Value::as_array_mut) {
+            queues.retain(|own| left.contains(&own["brokerName"]));
+        }
     }
 
     /// Rewrites the addresses of one BrokerData; false if none is left.
@@ -175,11 +195,12 @@ mod tests {
         let route = rewrite(
             105,
             &format!(
-                r#"{{"brokerDatas":[{data},{{"brokerAddrs":{{2:"x:1"}},"brokerName":"b1","cluster":"c1"}}],"filterServerTable":{{"a":["10.0.0.9:1"]}},"queueDatas":[{{"perm":6,"a":[1,2]}}]}}"#
+                r#"{{"brokerDatas":[{data},{{"brokerAddrs":{{2:"x:1"}},"brokerName":"b1","cluster":"c1"}}],"filterServerTable":{{"a":["10.0.0.9:1"]}},"queueDatas":[{{"brokerName":"b0"}},{{"brokerName":"b1","perm":6,"a":[1,2]}}]}}"#
             ),
         );
         assert_eq!(route["brokerDatas"], Value::Array(vec![own.clone()]));
         assert_eq!(route["queueDatas"][0]["a"], serde_json::json!([1, 2]));
+        assert_eq!(route["queueDatas"].as_array().unwrap().len(), 1);
         assert_eq!(route["filterServerTable"], serde_json::json!({}));
         let info = rewrite(
             106,
@@ -188,6 +209,17 @@ mod tests {
         assert_eq!(info["brokerAddrTable"]["b1"], own);
         assert_eq!(info["clusterAddrTable"]["c1"][0], "b1");
         assert_eq!(rewrite(901, data), own);
+        let odd = r#"{"brokerAddrs":"10.0.0.1:1","brokerName":"b1","cluster":"c1"}"#;
+        assert_eq!(rewrite(901, odd)["brokerAddrs"], Value::Null);
+        let info = rewrite(106, &format!(r#"{{"brokerAddrTable":{{"b1":{odd}}}}}"#));
+        assert_eq!(info["brokerAddrTable"]["b1"], serde_json::json!({}));
+        for code in [206, 224, 304] {
+            let list = r#"{"brokerAddr":"10.0.0.1:1","topicList":["T"]}"#;
+            assert_eq!(
+                rewrite(code, list),
+                serde_json::json!({ "topicList": ["T"] })
+            );
+        }
     }
 
     #[test]

@@ -91,7 +91,8 @@ pub(super) fn settings(
 }
 
 /// Checks what only all listeners and routes together tell.
-pub(super) fn settle(all: &Listeners, tables: &[RouteTable], wrongs: &mut Wrongs) {
+pub(super) fn settle(all: &mut Listeners, tables: &[RouteTable], wrongs: &mut Wrongs) {
+    let mut found = Vec::new();
     for (at, own) in all.rocketmq.iter().enumerate() {
         let ports = own.brokers.ports();
         let meets = |first: u16, last: u16| first <= *ports.end() && last >= *ports.start();
@@ -119,13 +120,20 @@ pub(super) fn settle(all: &Listeners, tables: &[RouteTable], wrongs: &mut Wrongs
         }
         if own.brokers.cluster().is_none() {
             match only_cluster(all, own, tables) {
-                Some(cluster) => own.brokers.set_cluster(&cluster),
+                Some(cluster) => found.push((own.name.clone(), own.brokers.clone(), cluster)),
                 None => {
                     let message = "its routes lead to several clusters, or to none; write as \
                                    `broker_cluster` the one whose policy holds for brokers";
                     wrongs.add(Wrong::at(own.place, message));
                 }
             }
+        }
+    }
+    for (name, brokers, cluster) in found {
+        brokers.set_cluster(&cluster);
+        // Where that changes, its listener begins anew.
+        if let Some(spec) = all.specs.iter_mut().find(|spec| spec.name == name) {
+            spec.settings = format!("{} {cluster}", spec.settings).into();
         }
     }
 }

@@ -64,9 +64,11 @@ impl Finback {
         Self::launch(shell, config, &[])
     }
 
-    /// The same with a folder in place of /etc, whose `hosts` may change: names come from there and from
-    /// nowhere else.
-    pub(crate) fn start_with_hosts(etc: &Path, config: &str) -> Self {
+    /// The same with the folder of this file, which is called `hosts`, in place of /etc: names come from there
+    /// and from nowhere else, and may change.
+    pub(crate) fn start_with_hosts(hosts: &Path, config: &str) -> Self {
+        assert_eq!(hosts.file_name().unwrap(), "hosts");
+        let etc = hosts.parent().unwrap();
         std::fs::write(etc.join("nsswitch.conf"), "hosts: files\n").unwrap();
         // A name may stand in several lines.
         std::fs::write(etc.join("host.conf"), "multi on\n").unwrap();

@@ -115,6 +115,71 @@ fn another_spelling_of_a_request_is_the_same_request_or_none() {
 }
 
 #[test]
+fn a_group_is_the_one_that_the_server_reads() {
+    for (code, fields, group) in [
+        (10, r#""consumerGroup":"no","producerGroup":"yes""#, "yes"),
+        (37, r#""consumerGroup":"no","producerGroup":"yes""#, "yes"),
+        (310, r#""producerGroup":"no","a":"yes""#, "yes"),
+        (11, r#""producerGroup":"no","consumerGroup":"yes""#, "yes"),
+        (
+            200_051,
+            r#""producerGroup":"no","consumerGroup":"yes""#,
+            "yes",
+        ),
+        (36, r#""consumerGroup":"no","group":"yes""#, "yes"),
+        (35, r#""producerGroup":"yes""#, "yes"),
+        (35, r#""consumerGroup":"yes""#, "yes"),
+    ] {
+        let wire = json(
+            &format!(r#"{{"code":{code},"extFields":{{{fields}}}}}"#),
+            b"",
+        );
+        assert_eq!(call(&wire).unwrap().group, group, "{code} {fields}");
+    }
+}
+
+#[test]
+fn a_header_of_very_many_members_is_refused() {
+    let members: String = (0..17).map(|n| format!("\"m{n}\":1,")).collect();
+    let wire = json(&format!("{{{members}\"code\":1}}"), b"");
+    assert!(matches!(codec().peek(&wire), Err(Malformed::Garbage(_))));
+}
+
+#[test]
+fn a_header_is_looked_at_when_its_frame_is_there() {
+    // Each piece of a body would have it read anew.
+    let wire = json("{\"code\":310,\"opaque\":1}", &[b'.'; 1000]);
+    for end in 0..wire.len() {
+        assert_eq!(codec().peek(&wire[..end]), Ok(None), "{end}");
+    }
+    assert!(codec().peek(&wire).unwrap().is_some());
+}
+
+#[test]
+fn properties_near_their_limit_are_left_alone() {
+    for (length, is_added) in [(1000, true), (31 * 1024, false)] {
+        let wire = json(
+            &format!(
+                r#"{{"code":310,"extFields":{{"b":"T","i":"k\u0001{}\u0002"}}}}"#,
+                "x".repeat(length)
+            ),
+            b"",
+        );
+        let head = codec().peek(&wire).unwrap().unwrap();
+        let mut out = BytesMut::new();
+        let edit = Edit {
+            id: head.id,
+            attributes: &[("traceparent", "00-1")],
+            ..Edit::default()
+        };
+        let used = codec().encode(&head, &wire, &edit, &mut out);
+        out.extend_from_slice(&wire[used..]);
+        let found = codec().attribute(&out, &Metadata::default(), "traceparent");
+        assert_eq!(found.is_some(), is_added, "{length}");
+    }
+}
+
+#[test]
 fn codes_of_pop_are_found_in_their_binary_wrap() {
     let fields = [("topic", "T"), ("consumerGroup", "G"), ("pollTime", "5000")];
     let wire = binary(3442, 0, &fields);
