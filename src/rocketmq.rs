@@ -302,11 +302,11 @@ impl BrokerListeners {
         });
         let listeners = listeners.collect();
         tracing::info!(
-            "listening {} {}:{port} for broker {}:{} {address}",
+            "clients of listener {} reach broker {}:{} ({address}) at {}:{port}",
             site.parent.name,
-            site.parent.address.ip(),
             Escaped(&name.name),
-            name.id
+            name.id,
+            site.parent.address.ip(),
         );
         Ok(listeners)
     }

@@ -97,8 +97,10 @@ impl Hosts {
         let mut instances = cluster.fixed.clone();
         let mut known: HashSet<_> = instances.iter().map(|own| own.address).collect();
         let mut missing = Vec::new();
-        for (endpoint, name) in cluster.hosts.iter().zip(names) {
-            let addresses = name.latest()?;
+        // All are looked at, or one that is known would be told as new while another is not.
+        let found: Vec<_> = names.iter_mut().map(Name::latest).collect();
+        for (endpoint, addresses) in cluster.hosts.iter().zip(found) {
+            let addresses = addresses?;
             self.note(&endpoint.host, addresses.is_empty());
             if addresses.is_empty() {
                 missing.push(endpoint.host.as_str());

@@ -330,8 +330,10 @@ impl Directory {
     /// The names now, if they are known.
     pub(crate) fn latest(&mut self) -> Option<BTreeSet<String>> {
         let mut names = BTreeSet::new();
-        for followed in &mut self.followed {
-            if let Answer::Entries(entries) = followed.latest()? {
+        // All are looked at, or one that is known would be told as new while another is not.
+        let answers: Vec<_> = self.followed.iter_mut().map(Followed::latest).collect();
+        for answer in answers {
+            if let Answer::Entries(entries) = answer? {
                 names.extend(
                     entries
                         .keys()
@@ -400,6 +402,19 @@ fn labels(parameters: &BTreeMap<String, String>) -> Texts {
                 .then(|| ((*label).to_owned(), value.clone()))
         })
         .collect()
+}
+
+/// Something followed that is told by hand.
+#[cfg(test)]
+pub(crate) fn by_hand(bell: &Bell) -> (tokio::sync::mpsc::Sender<Answer>, Followed) {
+    let (teller, mut told) = tokio::sync::mpsc::channel(8);
+    let handle = tokio::runtime::Handle::current();
+    let followed = Followed::task(&handle, bell, |out| async move {
+        while let Some(answer) = told.recv().await {
+            out.publish(answer);
+        }
+    });
+    (teller, followed)
 }
 
 /// The names of entries, for tests and listings.

@@ -41,7 +41,9 @@ impl Texts {
     pub fn get(&self, name: &str) -> Option<&str> {
         let mut pieces = [&self.own, &self.common].into_iter();
         pieces.find_map(|piece| {
-            let (_, value) = pairs(piece).find(|(own, _)| *own == name)?;
+            // They are in order: what is not there need not be looked for to the end.
+            let mut up_to = pairs(piece).take_while(|(own, _)| *own <= name);
+            let (_, value) = up_to.find(|(own, _)| *own == name)?;
             Some(value)
         })
     }
@@ -213,7 +215,8 @@ mod tests {
             (Texts::from(more), "pid\x002\0zone\0a\0"),
             (first.clone(), ""),
         ] {
-            let shared = own.like(&first).expect("they are alike");
+            let mut shared = own.clone();
+            shared.share(&first);
             assert_eq!(shared, own);
             assert_eq!(&*shared.own, expected);
             assert!(Arc::ptr_eq(&shared.common, &first.common));

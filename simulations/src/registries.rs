@@ -4,6 +4,8 @@
 //! ZooKeeper and etcd are started here, from Debian's packages, and filled with services of the
 //! `dubbo` layout.
 
+mod rules;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -29,6 +31,8 @@ pub struct Scale {
     pub services: usize,
     /// Providers of each.
     pub providers: usize,
+    /// Rules instead: so many documents in the configuration centre.
+    pub documents: Option<usize>,
     /// The finback binary.
     pub finback: PathBuf,
 }
@@ -40,16 +44,26 @@ enum Writer {
 }
 
 impl Writer {
-    async fn put(&self, path: &str) -> anyhow::Result<()> {
+    /// Makes an entry.
+    async fn put(&self, path: &str, value: &str) -> anyhow::Result<()> {
         match self {
             Self::ZooKeeper(client) => {
                 use zookeeper_client::{Acls, CreateMode};
                 let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
-                client.create(path, b"", &options).await?;
+                client.create(path, value.as_bytes(), &options).await?;
             }
             Self::Etcd(client) => {
-                client.as_ref().clone().put(path, "", None).await?;
+                client.as_ref().clone().put(path, value, None).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Gives an entry that stands another value.
+    async fn set(&self, path: &str, value: &str) -> anyhow::Result<()> {
+        match self {
+            Self::ZooKeeper(client) => drop(client.set_data(path, value.as_bytes(), None).await?),
+            Self::Etcd(_) => self.put(path, value).await?,
         }
         Ok(())
     }
@@ -101,14 +115,38 @@ fn provider(service: &str, number: usize) -> String {
 /// # Errors
 /// If a server is missing (the message says how to install it), or does not take the load.
 pub async fn run(scale: &Scale) -> anyhow::Result<()> {
+    if let Some(documents) = scale.documents {
+        return rules::run(scale, documents).await;
+    }
     println!(
         "| registry | services x providers | seconds to the first snapshot | CPU s | RSS MiB | CPU us per update | control held up, ms | registries held up, ms |"
     );
     println!("|---|---|---|---|---|---|---|---|");
     for store in ["zookeeper", "etcd"] {
+        let (server, writer) = Server::start(store).await?;
+        let mut filled = 0;
+        for services in [10, scale.services] {
+            fill(&writer, filled..services, scale.providers).await?;
+            filled = services;
+            measure(&server, &writer, services, scale).await?;
+        }
+    }
+    Ok(())
+}
+
+/// A registry's server, filled and measured here.
+struct Server {
+    store: &'static str,
+    address: SocketAddr,
+    folder: Folder,
+    _process: Process,
+}
+
+impl Server {
+    async fn start(store: &'static str) -> anyhow::Result<(Self, Writer)> {
         let folder = Folder::new("registries")?;
         let address = free_address()?;
-        let _server = match store {
+        let process = match store {
             "zookeeper" => start_zookeeper(folder.path(), address)?,
             _ => start_etcd(folder.path(), address)?,
         };
@@ -121,14 +159,14 @@ pub async fn run(scale: &Scale) -> anyhow::Result<()> {
                 Writer::Etcd(Box::new(client.kv_client()))
             }
         };
-        let mut filled = 0;
-        for services in [10, scale.services] {
-            fill(&writer, filled..services, scale.providers).await?;
-            filled = services;
-            measure(store, address, &folder, &writer, services, scale).await?;
-        }
+        let server = Self {
+            store,
+            address,
+            folder,
+            _process: process,
+        };
+        Ok((server, writer))
     }
-    Ok(())
 }
 
 async fn fill(
@@ -143,7 +181,7 @@ async fn fill(
                 writer.folder(&format!("/dubbo/{service}/{kind}")).await?;
             }
             for number in 0..providers {
-                writer.put(&provider(&service, number)).await?;
+                writer.put(&provider(&service, number), "").await?;
             }
             anyhow::Ok(())
         })
@@ -153,14 +191,13 @@ async fn fill(
 }
 
 async fn measure(
-    store: &str,
-    address: SocketAddr,
-    folder: &Folder,
+    server: &Server,
     writer: &Writer,
     services: usize,
     scale: &Scale,
 ) -> anyhow::Result<()> {
-    let (finback, admin, took) = start_finback(store, address, folder.path(), services, scale)?;
+    let store = server.store;
+    let (finback, admin, took) = start_finback(server, services, scale)?;
     let pid = finback.pid();
     let cpu = cpu_nanos(pid)?;
     // What was read but is no longer needed is given back within moments.
@@ -174,7 +211,7 @@ async fn measure(
     for number in 0..UPDATES {
         let service = service(number % services);
         let path = provider(&service, scale.providers + number);
-        writer.put(&path).await?;
+        writer.put(&path, "").await?;
         tokio::time::sleep(Duration::from_millis(4)).await;
         writer.remove(&path).await?;
         tokio::time::sleep(Duration::from_millis(4)).await;
@@ -200,14 +237,18 @@ async fn measure(
 }
 
 fn start_finback(
-    store: &str,
-    address: SocketAddr,
-    folder: &Path,
+    server: &Server,
     services: usize,
     scale: &Scale,
 ) -> anyhow::Result<(Process, SocketAddr, Duration)> {
+    let Server {
+        store,
+        address,
+        folder,
+        ..
+    } = server;
     let (admin, front) = (free_address()?, free_address()?);
-    let config = folder.join("finback.yaml");
+    let config = folder.path().join("finback.yaml");
     let text = format!(
         "workers: 1\nadmin: {{ address: \"{admin}\" }}\nregistries:\n  it: {{ {store}: \"{address}\", eager: [ {{ layout: dubbo }} ] }}\n\
          listeners:\n  - {{ name: dubbo, address: \"{front}\", protocol: dubbo, routes: all }}\n\
@@ -267,7 +308,9 @@ fn start_zookeeper(folder: &Path, address: SocketAddr) -> anyhow::Result<Process
     std::fs::write(&config, text)?;
     let mut command = Command::new("java");
     command
-        .args(["-Xmx1g", "-Djute.maxbuffer=8388608", "-cp"])
+        .args(["-Xmx1g", "-Djute.maxbuffer=8388608"])
+        // As etcd here: its disk is not what is measured.
+        .args(["-Dzookeeper.forceSync=no", "-cp"])
         .arg("/usr/share/java/zookeeper.jar")
         .arg("org.apache.zookeeper.server.ZooKeeperServerMain")
         .arg(config);

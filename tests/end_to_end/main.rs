@@ -48,6 +48,7 @@ mod registries;
 mod registry_outages;
 mod registry_reads;
 mod registry_rules;
+mod registry_triple;
 mod reload;
 mod revocation;
 mod rocketmq;

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use finback_core::endpoint::Endpoint;
 use finback_core::mesh::Pinned;
 use finback_core::rejection::Rejection;
+
+use tokio::time::Instant;
 
 use crate::toy::*;
 

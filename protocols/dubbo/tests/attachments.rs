@@ -343,6 +343,7 @@ fn edited(wire: &[u8], attributes: &[(&str, &str)], fit: Option<Fit<'_>>) -> Vec
     let head = codec.peek(wire).unwrap().unwrap();
     let mut out = BytesMut::new();
     let edit = Edit {
+        body: None,
         id: 9,
         attributes,
         fit,

@@ -138,3 +138,30 @@ async fn nothing_is_followed_for_a_service_that_nobody_asks_for_any_more() {
     drop(kept);
     assert_eq!(feeds.len(), 0);
 }
+
+#[tokio::test]
+async fn many_services_that_change_at_once_leave_others_their_turns() {
+    let handle = Handle::current();
+    let store = Store::saved(&handle, "r", &Disk::open(&std::env::temp_dir()));
+    let metadata = Metadata(Arc::new(NoMetadata));
+    let (roots, centre) = (Roots::default(), Arc::default());
+    let (turns, done) = (Arc::new(Semaphore::new(TURNS)), Arc::new(Mutex::new(0)));
+    for number in 0..10 * TURNS {
+        let service = format!("s{number}");
+        let begin = |layout| Reading::begin(&store, &roots, &metadata, &centre, layout, &service);
+        let mut reading = begin(Layout::Sofa);
+        let (turns, done) = (turns.clone(), done.clone());
+        tokio::spawn(async move {
+            in_turn(&turns, &mut reading).await;
+            *lock(&done) += 1;
+        });
+    }
+    let (mut most, mut before) = (0, 0);
+    while before < 10 * TURNS {
+        tokio::task::yield_now().await;
+        let now = *lock(&done);
+        most = most.max(now - before);
+        before = now;
+    }
+    assert!(most <= TURNS, "{most} in one turn of this task");
+}

@@ -152,3 +152,50 @@ impl Drafts {
         self.refused |= other.refused;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::layout::{Layout, provider};
+
+    fn entries(values: &[(&str, u16)]) -> Answer {
+        let entries = values.iter().map(|(name, port)| {
+            let value = Bytes::from(port.to_string());
+            ((*name).to_owned(), value)
+        });
+        Answer::Entries(Arc::new(entries.collect()))
+    }
+
+    #[test]
+    fn a_change_has_only_what_changed_read_again() {
+        let mut cached = Cached::default();
+        let mut seen = |values: &[(&str, u16)]| {
+            let mut asked = Vec::new();
+            let read = |name: &str, value: &[u8]| {
+                asked.push(name.to_owned());
+                let port = std::str::from_utf8(value).ok()?.parse().ok()?;
+                let parameters = [("a", "same"), ("b", name)];
+                let parameters = parameters.map(|(key, value)| (key.to_owned(), value.to_owned()));
+                let provider = provider(Layout::Dubbo, "dubbo", BTreeMap::from(parameters));
+                Some(Some(Draft::new("10.0.0.1", port, provider)))
+            };
+            let drafts = Drafts::again(&mut cached, Some(&entries(values)), read).drafts;
+            let ports: Vec<u16> = drafts.iter().map(|draft| draft.port).collect();
+            (asked.join(" "), ports)
+        };
+        let all = [("a", 1), ("b", 2), ("d", 4)];
+        assert_eq!(seen(&all), ("a b d".to_owned(), vec![1, 2, 4]));
+        assert_eq!(seen(&all), (String::new(), vec![1, 2, 4]));
+        let more = [("a", 1), ("b", 2), ("c", 3), ("d", 4)];
+        assert_eq!(seen(&more), ("c".to_owned(), vec![1, 2, 3, 4]));
+        // One gone, one with another value.
+        let fewer = [("b", 2), ("c", 5), ("d", 4)];
+        assert_eq!(seen(&fewer), ("c".to_owned(), vec![2, 5, 4]));
+        assert_eq!(seen(&[]), (String::new(), vec![]));
+        assert_eq!(seen(&all), ("a b d".to_owned(), vec![1, 2, 4]));
+    }
+}

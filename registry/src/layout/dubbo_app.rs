@@ -8,15 +8,17 @@
 //! ```
 //! Source: Dubbo's `ServiceInstancesChangedListener` and `MetadataInfo`.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, Weak};
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::watch;
 
 use super::dubbo::{described, keep_path};
 use super::{Draft, Drafts, Layout, Roots};
+use crate::lock;
 use crate::metadata::{Instances, Metadata};
 use crate::store::{Answer, Bell, Followed, Query, Store};
 
@@ -37,6 +39,7 @@ struct Source {
     store: Arc<Store>,
     roots: Roots,
     metadata: Metadata,
+    offered: Arc<Offered>,
     service: String,
     bell: Bell,
 }
@@ -52,6 +55,48 @@ struct Revision {
     metadata: Followed,
     /// Those that can be asked for it, if it is not in the registry.
     instances: Option<watch::Sender<Instances>>,
+    /// What was read last, and of which text.
+    read: Option<(Bytes, Arc<Services>)>,
+}
+
+/// The services of one revision, by name.
+type Services = BTreeMap<String, Vec<Service>>;
+
+/// What revisions offer, read once for all services and instances of theirs.
+#[derive(Default)]
+pub(crate) struct Offered(Mutex<HashMap<Bytes, Weak<Services>>>);
+
+impl Offered {
+    /// The services that a text lists; `None` if it cannot be read.
+    fn read(&self, text: &Bytes) -> Option<Arc<Services>> {
+        let mut all = lock(&self.0);
+        if let Some(services) = all.get(text).and_then(Weak::upgrade) {
+            return Some(services);
+        }
+        all.retain(|_, services| services.strong_count() > 0);
+        let mut services = Services::new();
+        for service in read_services(text)? {
+            let own = services.entry(service.name.clone()).or_default();
+            own.push(service);
+        }
+        let services = Arc::new(services);
+        all.insert(text.clone(), Arc::downgrade(&services));
+        Some(services)
+    }
+}
+
+impl Revision {
+    /// The services that its metadata lists; `None` if they cannot be read.
+    fn services(&mut self, offered: &Offered, text: Bytes) -> Option<Arc<Services>> {
+        if let Some((former, services)) = &self.read
+            && *former == text
+        {
+            return Some(services.clone());
+        }
+        let services = offered.read(&text)?;
+        self.read = Some((text, services.clone()));
+        Some(services)
+    }
 }
 
 impl Applications {
@@ -59,6 +104,7 @@ impl Applications {
         store: &Arc<Store>,
         roots: &Roots,
         metadata: &Metadata,
+        offered: &Arc<Offered>,
         service: &str,
         bell: &Bell,
     ) -> Self {
@@ -69,6 +115,7 @@ impl Applications {
                 store: store.clone(),
                 roots: roots.clone(),
                 metadata: metadata.clone(),
+                offered: offered.clone(),
                 service: service.to_owned(),
                 bell: bell.clone(),
             },
@@ -155,10 +202,10 @@ impl Application {
             match revision.metadata.latest() {
                 None => complete = false,
                 // All instances of a revision have the same services.
-                Some(Answer::Value(text)) => match read_services(&text) {
+                Some(Answer::Value(text)) => match revision.services(&source.offered, text) {
                     Some(services) => {
-                        let wanted = |own: &&Service| own.name == source.service;
-                        let services: Vec<_> = services.iter().filter(wanted).collect();
+                        let services = services.get(&source.service);
+                        let services = services.map(Vec::as_slice).unwrap_or_default();
                         drafts.drafts.extend(own.flat_map(|instance| {
                             services
                                 .iter()
@@ -226,6 +273,7 @@ impl Source {
             return Revision {
                 metadata: self.follow(Query::Value(path.into())),
                 instances: None,
+                read: None,
             };
         }
         let (sender, instances) = watch::channel(instances);
@@ -235,6 +283,7 @@ impl Source {
                 .metadata
                 .follow(handle, &self.bell, application, name, instances),
             instances: Some(sender),
+            read: None,
         }
     }
 }
@@ -415,6 +464,40 @@ mod tests {
 
     /// As Dubbo 3.3 for Java wrote it into ZooKeeper.
     const CURATOR: &str = r#"{"name":"demo-provider","id":"192.0.2.2:22890","address":"192.0.2.2","port":22890,"sslPort":null,"payload":{"@class":"org.apache.dubbo.registry.zookeeper.ZookeeperInstance","id":"192.0.2.2:22890","name":"demo-provider","metadata":{"dubbo.endpoints":"[{\"port\":22890,\"protocol\":\"dubbo\"}]","dubbo.metadata-service.url-params":"{\"port\":\"22890\",\"protocol\":\"dubbo\",\"version\":\"1.0.0\"}","dubbo.metadata.revision":"89b2","dubbo.metadata.storage-type":"local","timestamp":"1700000000000"}},"registrationTimeUTC":1,"serviceType":"DYNAMIC","uriSpec":null}"#;
+
+    #[tokio::test]
+    async fn a_revision_is_read_once_for_all_who_follow_it() {
+        let offered = Offered::default();
+        let text = |version: &str| {
+            Bytes::from(format!(
+                r#"{{"services":{{"a":{{"name":"a.B","version":"{version}"}},"b":{{"name":"a.C"}}}}}}"#
+            ))
+        };
+        let one = offered.read(&text("1")).unwrap();
+        assert_eq!(one["a.B"][0].version.as_deref(), Some("1"));
+        assert_eq!((one["a.B"].len(), one.len()), (1, 2));
+        // Another service asks for the same, in a text of its own.
+        assert!(Arc::ptr_eq(&one, &offered.read(&text("1")).unwrap()));
+        let two = offered.read(&text("2")).unwrap();
+        assert!(!Arc::ptr_eq(&one, &two));
+        assert_eq!(offered.read(&Bytes::from_static(b"{")), None);
+        // And it is forgotten with the last of them.
+        drop((one, two));
+        let _three = offered.read(&text("3"));
+        assert_eq!(lock(&offered.0).len(), 1);
+        // One who follows it does not even ask again.
+        let mut revision = Revision {
+            metadata: crate::layout::by_hand(&Bell::default()).1,
+            instances: None,
+            read: None,
+        };
+        let first = revision.services(&offered, text("4")).unwrap();
+        lock(&offered.0).clear();
+        let again = revision.services(&offered, text("4")).unwrap();
+        assert!(Arc::ptr_eq(&first, &again));
+        let other = revision.services(&offered, text("5")).unwrap();
+        assert_eq!(other["a.B"][0].version.as_deref(), Some("5"));
+    }
 
     #[test]
     fn an_instance_of_java_in_zookeeper_is_read() {

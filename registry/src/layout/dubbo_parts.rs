@@ -46,7 +46,14 @@ impl DubboParts {
             node_reader: NodeReader::default(),
             documents: store.follow(documents, bell),
             centre: centre.clone(),
-            applications: dubbo_app::Applications::begin(store, roots, metadata, service, bell),
+            applications: dubbo_app::Applications::begin(
+                store,
+                roots,
+                metadata,
+                centre.offered(),
+                service,
+                bell,
+            ),
             rules: None,
         }
     }

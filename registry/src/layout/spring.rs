@@ -63,8 +63,9 @@ impl Spellings {
                 self.instances.entry(name).or_insert_with(follow);
             }
         }
-        let mut others = Drafts::default();
+        let (mut exact, mut others) = (None, Drafts::default());
         let mut all_known = directory.is_some();
+        // All are looked at, or what is not used would be told as new again and again.
         for (name, (followed, cached)) in &mut self.instances {
             let Some(answer) = followed.latest() else {
                 all_known = false;
@@ -72,11 +73,12 @@ impl Spellings {
             };
             let drafts = Drafts::again(cached, Some(&answer), read);
             if name == wanted && !drafts.drafts.is_empty() {
-                return Some(drafts);
+                exact = Some(drafts);
+            } else {
+                others.extend(drafts);
             }
-            others.extend(drafts);
         }
-        all_known.then_some(others)
+        exact.or_else(|| all_known.then_some(others))
     }
 
     /// All that it reads.
@@ -174,4 +176,54 @@ fn metadata(payload: Option<&Value>) -> BTreeMap<String, String> {
         .flatten()
         .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::by_hand;
+    use super::*;
+
+    fn instance(port: u16) -> Answer {
+        let text = format!(r#"{{"id":"a","address":"127.0.0.1","port":{port}}}"#);
+        Answer::Entries(Arc::new([("a".to_owned(), text.into())].into()))
+    }
+
+    #[tokio::test]
+    async fn spellings_that_are_not_used_are_told_of_once() {
+        let handle = tokio::runtime::Handle::current();
+        let disk = crate::disk::Disk::open(&std::env::temp_dir());
+        let bell = Bell::default();
+        let [(names, directory), (exact, first), (other, second)] =
+            [(); 3].map(|()| by_hand(&bell));
+        let mut spellings = Spellings {
+            store: Store::saved(&handle, "r", &disk),
+            roots: Roots::default(),
+            service: "Orders".to_owned(),
+            bell,
+            directory,
+            instances: [("Orders", first), ("orders", second)]
+                .map(|(name, own)| (name.to_owned(), (own, Cached::default())))
+                .into(),
+        };
+        let folders = ["Orders/", "orders/"].map(|name| (name.to_owned(), "".into()));
+        let _ = names.try_send(Answer::Entries(Arc::new(folders.into())));
+        for (teller, port) in [(&exact, 1), (&other, 2)] {
+            let _ = teller.try_send(instance(port));
+        }
+        let mut drafts = None;
+        let soon = std::time::Duration::from_millis(20);
+        // Each is told of once, and then there is silence.
+        for _ in 0..8 {
+            let changed = tokio::time::timeout(soon, spellings.changed()).await;
+            if changed.is_err() {
+                let drafts: Option<Drafts> = drafts;
+                let ports = drafts.map(|own| own.drafts.iter().map(|own| own.port).collect());
+                assert_eq!(ports, Some(vec![1]));
+                return;
+            }
+            drafts = spellings.latest();
+            tokio::task::yield_now().await;
+        }
+        panic!("it is told again and again of what it has looked at");
+    }
 }

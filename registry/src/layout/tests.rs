@@ -362,3 +362,25 @@ fn what_did_not_change_is_not_read_again_and_all_is_as_if_it_were() {
     read("2");
     assert_eq!(reads, 3, "two at first, and one that changed");
 }
+
+#[tokio::test]
+async fn a_directory_of_which_only_a_part_is_known_waits_for_the_rest() {
+    let bell = Bell::default();
+    let [(services, first), (mapping, second)] = [(); 2].map(|()| by_hand(&bell));
+    let mut directory = Directory {
+        layout: Layout::Dubbo,
+        root: "/dubbo".to_owned(),
+        followed: vec![first, second],
+        bell,
+    };
+    mapping.try_send(names(["com.acme.Pay"])).unwrap();
+    directory.changed().await;
+    assert_eq!(directory.latest(), None);
+    let soon = std::time::Duration::from_millis(20);
+    let again = tokio::time::timeout(soon, directory.changed()).await;
+    assert!(again.is_err(), "told again of what it has looked at");
+    services.try_send(names(["com.acme.Order"])).unwrap();
+    directory.changed().await;
+    let both = ["com.acme.Order", "com.acme.Pay"].map(str::to_owned);
+    assert_eq!(directory.latest(), Some(both.into()));
+}

@@ -28,8 +28,12 @@ pub(super) use self::tree::Listener;
 use super::pause::Pause;
 use super::{Answer, Entries, Out, Query, Reporter, TlsConfig, bounded};
 
-/// Keys asked for at once.
+/// Keys asked for at once at first, whatever their values may be.
 const PAGE: i64 = 1000;
+/// And at most, where values are small: for each page the servers go through all keys that are left.
+const LARGE_PAGE: i64 = 5000;
+/// What a page larger than the first may come to, if its values are as large as those before.
+const PAGE_BYTES: usize = 8 * 1024 * 1024;
 /// The longest message that is taken.
 const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 /// Requests at the same time: after a loss of connection, everything is listed anew.
@@ -222,15 +226,23 @@ impl Connection {
         let mut revision = 0;
         let end = after(prefix);
         let mut from = prefix.as_bytes().to_vec();
+        let (mut limit, mut most, mut largest) = (PAGE, LARGE_PAGE, 0);
         loop {
             let mut options = GetOptions::new()
                 .with_range(end.clone())
-                .with_limit(PAGE)
+                .with_limit(limit)
                 .with_revision(revision);
             if !values {
                 options = options.with_keys_only();
             }
-            let page = within(kv.get(from, Some(options))).await?;
+            let page = match within(kv.get(from.clone(), Some(options))).await {
+                // Larger values may stand there than before, too many for one message.
+                Err(_) if limit > PAGE => {
+                    (limit, most) = (PAGE, PAGE);
+                    continue;
+                }
+                page => page?,
+            };
             revision = page.header().map_or(revision, |header| {
                 if revision == 0 {
                     header.revision()
@@ -239,6 +251,7 @@ impl Connection {
                 }
             });
             for entry in page.kvs() {
+                largest = largest.max(entry.key().len() + entry.value().len());
                 let Ok(key) = entry.key_str() else { continue };
                 if let Some(name) = key.strip_prefix(prefix) {
                     add(name, entry.value().to_vec());
@@ -249,6 +262,7 @@ impl Connection {
             };
             from = last.key().to_vec();
             from.push(0);
+            limit = page_limit(largest).min(most);
         }
     }
 
@@ -271,6 +285,12 @@ impl Connection {
     }
 }
 
+/// Keys to ask for at once, of which the largest so far has so many bytes with its value.
+fn page_limit(largest: usize) -> i64 {
+    let fit = i64::try_from(PAGE_BYTES / largest.max(1)).unwrap_or(LARGE_PAGE);
+    fit.clamp(PAGE, LARGE_PAGE)
+}
+
 /// The first key after all that begin with `prefix`.
 fn after(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
@@ -279,4 +299,22 @@ fn after(prefix: &str) -> Vec<u8> {
         *last += 1;
     }
     end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_as_large_as_their_values_allow() {
+        for (largest, limit) in [
+            (0, LARGE_PAGE),
+            (600, LARGE_PAGE),
+            (4 * 1024, 2048),
+            (100 * 1024, PAGE),
+            (2 * PAGE_BYTES, PAGE),
+        ] {
+            assert_eq!(page_limit(largest), limit, "{largest}");
+        }
+    }
 }

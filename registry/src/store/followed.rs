@@ -50,11 +50,6 @@ impl Latest {
     pub(super) fn with<T>(&self, look: impl FnOnce(Option<&Answer>) -> T) -> T {
         look(lock(&self.0).answer.as_ref())
     }
-
-    #[cfg(test)]
-    pub(super) fn version(&self) -> u64 {
-        lock(&self.0).version
-    }
 }
 
 /// One query, followed by any number.
@@ -192,6 +187,8 @@ impl Drop for Followed {
 
 /// Waits until any of those that `has_changed` looks at, which are followed with this bell, has.
 pub(crate) async fn changed(bell: &Bell, mut has_changed: impl FnMut() -> bool) {
+    // Whoever forgets to look at one of them shall not hold up all others on this thread.
+    tokio::task::coop::consume_budget().await;
     while !has_changed() {
         bell.notified().await;
     }
@@ -221,8 +218,10 @@ mod tests {
         };
         assert!(!rings(&all).await);
         for latest in [&one, &two] {
-            latest.set(answer("a"));
-            assert!(rings(&all).await);
+            // Told while it is waited for.
+            let told = async { latest.set(answer("a")) };
+            let (rang, ()) = tokio::join!(rings(&all), told);
+            assert!(rang);
             // Until it is looked at.
             assert!(rings(&all).await);
             let seen = all.each_mut().map(Followed::latest);

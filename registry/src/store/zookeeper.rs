@@ -18,7 +18,7 @@ use zookeeper_client::{
     TlsOptions,
 };
 
-use super::pause::Pause;
+use super::pause::{Losses, Pause};
 use super::{Answer, Claim, Entries, Out, Pem, Query, Reporter, TlsConfig, bounded, reach};
 use crate::layout::application::Content;
 
@@ -132,12 +132,14 @@ impl ZooKeeper {
         held: &watch::Sender<bool>,
     ) {
         let mut own = self.clone();
-        let mut pause = Pause::default();
+        let mut losses = Losses::default();
         while let Some(client) = own.client().await {
-            let Err(error) = hold(&client, path, value, claim, held, &mut pause).await;
+            losses.begin();
+            // After a lost connection this waits for the next one, in which the session goes on.
+            let Err(error) = hold(&client, path, value, claim, held).await;
             held.send_replace(false);
             tracing::warn!(path = %Escaped(path), %error, "registration lost; making it again");
-            pause.wait().await;
+            losses.wait().await;
         }
     }
 
@@ -188,11 +190,7 @@ async fn amend(client: &Client, path: &str, content: &Content) -> Result<(), Err
                 None => Ok(()),
             },
             Err(Error::NoNode) => {
-                let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-                match client.mkdir(folder, &options).await {
-                    Ok(()) | Err(Error::NodeExists) => {}
-                    Err(error) => return Err(error),
-                }
+                make_folder(client, path).await?;
                 let value = content.amend(None).unwrap_or_default();
                 client.create(path, &value, &options).await.map(drop)
             }
@@ -445,24 +443,18 @@ async fn hold(
     value: &[u8],
     claim: Claim,
     held: &watch::Sender<bool>,
-    pause: &mut Pause,
 ) -> Result<Infallible, Error> {
-    let anyone = Acls::anyone_all();
-    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let options = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
     let mut is_first = true;
     loop {
-        if !folder.is_empty() {
-            let options = CreateMode::Persistent.with_acls(anyone);
-            match client.mkdir(folder, &options).await {
-                Ok(()) | Err(Error::NodeExists) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let options = CreateMode::Ephemeral.with_acls(anyone);
         match client.create(path, value, &options).await {
             Ok(_) | Err(Error::NodeExists) => {}
-            // Its folder was removed in between.
-            Err(Error::NoNode) => continue,
+            // Only when it is missing: the servers write every attempt to their disks, and an entry
+            // that is to be made again is missed until they have.
+            Err(Error::NoNode) => {
+                make_folder(client, path).await?;
+                continue;
+            }
             Err(error) => return Err(error),
         }
         let (found, stat, watcher) = match client.get_and_watch_data(path).await {
@@ -485,10 +477,19 @@ async fn hold(
                 Err(error) => return Err(error),
             }
         }
-        *pause = Pause::default();
         held.send_replace(true);
         // Gone, by whatever hand: make it again.
         changed(watcher).await?;
+    }
+}
+
+/// Makes the folder of a node, and those that this is in.
+async fn make_folder(client: &Client, path: &str) -> Result<(), Error> {
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
+    match client.mkdir(folder, &options).await {
+        Ok(()) | Err(Error::NodeExists) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -185,6 +185,9 @@ enum Command {
         /// Providers of each service.
         #[arg(long, default_value_t = 10)]
         providers: usize,
+        /// Measure rules instead: so many documents in Dubbo's configuration centre.
+        #[arg(long)]
+        documents: Option<usize>,
         /// The finback binary (release build).
         #[arg(long, default_value = "target/release/finback")]
         finback: PathBuf,
@@ -355,10 +358,12 @@ fn main() -> anyhow::Result<()> {
         Command::Registries {
             services,
             providers,
+            documents,
             finback,
         } => runtime.block_on(registries::run(&Scale {
             services,
             providers,
+            documents,
             finback,
         })),
     }

@@ -121,8 +121,14 @@ fn all_targets(file: &File) -> impl Iterator<Item = &file::Target> {
 }
 
 fn clusters(file: &File, found: &mut Vec<Wrong>) {
+    // Brokers of RocketMQ are reached by no route.
+    let listeners = file.listeners.value.iter();
+    let of_brokers =
+        listeners.filter_map(|own| own.rocketmq.as_ref()?.value.broker_cluster.as_ref());
     let used: BTreeSet<&str> = all_targets(file)
-        .filter_map(|target| target.cluster.as_ref().map(|own| own.value.as_str()))
+        .filter_map(|target| target.cluster.as_ref())
+        .chain(of_brokers)
+        .map(|own| own.value.as_str())
         .collect();
     for (name, Placed { value, place }) in &file.clusters {
         if !used.contains(name.as_str()) {

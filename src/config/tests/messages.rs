@@ -399,3 +399,104 @@ fn what_is_probably_not_meant_is_warned_of() {
         assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     }
 }
+
+#[test]
+fn brokers_of_rocketmq_need_ports_of_their_own_and_one_policy() {
+    let text = |listener: &str, routes: &str| {
+        format!(
+            "listeners:\n  - {{ address: \"127.0.0.1:20005\", protocol: http, routes: mq }}\n  - \
+             {{ address: \"127.0.0.1:0\", {listener}, routes: mq }}\nroutes:\n  mq: [ {routes} ]\n\
+             clusters:\n  a: {{ endpoints: [ \"127.0.0.1:1\" ] }}\n  b: {{ endpoints: [ \"127.0.0.1:2\" ] }}\n"
+        )
+    };
+    let all = "{ match: { service: x }, to: { cluster: a } }, { to: { cluster: b } }";
+    let one = "{ match: { service: x }, to: { cluster: a } }, { to: { cluster: a } }";
+    let good = "protocol: rocketmq, rocketmq: { broker_ports: 20010-20012 }";
+    for (listener, routes, expected) in [
+        (
+            "protocol: rocketmq",
+            one,
+            "f.yaml:3:41: RocketMQ needs ports for its brokers; write",
+        ),
+        (
+            "rocketmq: { broker_ports: 20010-20012 }",
+            one,
+            "RocketMQ is not told apart by its first bytes",
+        ),
+        (
+            "protocol: http, rocketmq: { broker_ports: 20010-20012 }",
+            one,
+            "`rocketmq` is for listeners that speak it",
+        ),
+        (
+            "protocol: rocketmq, rocketmq: { broker_ports: 20010 }",
+            one,
+            "`20010` is no range of ports",
+        ),
+        (
+            "protocol: rocketmq, rocketmq: { broker_ports: 20010-20011 }",
+            one,
+            "is no range of ports; write FIRST-LAST, three for each",
+        ),
+        (
+            "protocol: rocketmq, rocketmq: { broker_ports: 20000-70000 }",
+            one,
+            "is no range of ports",
+        ),
+        (
+            "protocol: rocketmq, rocketmq: { broker_ports: 20000-20012 }",
+            one,
+            "the listener 127.0.0.1:20005 has a port among those for brokers",
+        ),
+        (
+            good,
+            all,
+            "its routes lead to several clusters, or to none; write as `broker_cluster`",
+        ),
+        (
+            "protocol: rocketmq, rocketmq: { broker_ports: 20010-20012, broker_cluster: c }",
+            one,
+            "no cluster is called `c`",
+        ),
+        (
+            "protocol: rocketmq, rocketmq: { broker_ports: 20010-20012, advertise: \"mesh:1\" }",
+            one,
+            "`mesh:1` is no host that clients could dial",
+        ),
+        (good, one, ""),
+        (
+            "protocol: rocketmq, rocketmq: { broker_ports: 20010-20012, broker_cluster: b }",
+            one,
+            "",
+        ),
+    ] {
+        let text = text(listener, routes);
+        match expected {
+            "" => {
+                let config =
+                    parse(&text, Path::new("f.yaml")).unwrap_or_else(|error| panic!("{error}"));
+                let warned = config
+                    .warnings
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<String>();
+                let is_about_b = warned.contains("cluster `b`");
+                assert_eq!(is_about_b, !listener.contains("broker_cluster"), "{warned}");
+            }
+            _ => {
+                let error = refused(&text);
+                assert!(error.contains(expected), "{listener}: {error}");
+            }
+        }
+    }
+    let twice = text(good, one).replacen(
+        "listeners:\n",
+        "listeners:\n  - { name: other, address: \"127.0.0.1:0\", protocol: rocketmq, routes: mq, rocketmq: { broker_ports: 20012-20020 } }\n",
+        1,
+    );
+    let error = refused(&twice);
+    assert!(
+        error.contains("the listener other has some of these ports for its brokers"),
+        "{error}"
+    );
+}

@@ -7,3 +7,4 @@ mod messages;
 mod outages;
 mod stage;
 mod styles;
+mod through;

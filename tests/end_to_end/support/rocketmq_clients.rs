@@ -6,6 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::peer::{Answer, Peer, built};
+use super::process::Process;
 use super::rocketmq::OPENS;
 use super::temporary_folder;
 
@@ -115,6 +116,11 @@ impl Client {
             }
         };
         Self { kind, peer }
+    }
+
+    /// Its process.
+    pub(crate) fn process(&self) -> &Process {
+        self.peer.process()
     }
 
     /// Opens a producer of this group by this address of a name server (gRPC: of a proxy).

@@ -1,4 +1,6 @@
 //! RocketMQ's codec against frames of real clients and servers.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 mod captured;
 mod written;

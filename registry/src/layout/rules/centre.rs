@@ -1,5 +1,5 @@
 //! The configuration centre of a registry: every document is parsed once per revision, and shared
-//! by all services that it is for.
+//! by all services that it is for. What revisions of applications offer is shared in the same way.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -10,12 +10,14 @@ use finback_core::discovery::{ByCaller, Callers};
 use super::condition::{CALLER, labels_of};
 use super::document::{self, Content, Document};
 use super::items::Place;
+use crate::layout::dubbo_app::Offered;
 use crate::lock;
 use crate::store::{Answer, Entries};
 
 /// The documents of one registry.
 pub(crate) struct Centre {
     callers: Arc<Callers>,
+    offered: Arc<Offered>,
     read: Mutex<(Option<Arc<Entries>>, Arc<Documents>)>,
 }
 
@@ -40,6 +42,7 @@ impl Default for Centre {
     fn default() -> Self {
         Self {
             callers: Arc::new(Callers::new(CALLER)),
+            offered: Arc::default(),
             read: Mutex::default(),
         }
     }
@@ -49,6 +52,11 @@ impl Centre {
     /// The rules of callers, which change without any service being read again.
     pub(crate) fn callers(&self) -> &Arc<Callers> {
         &self.callers
+    }
+
+    /// What revisions of applications offer.
+    pub(in crate::layout) fn offered(&self) -> &Arc<Offered> {
+        &self.offered
     }
 
     /// The documents that are there now. Those that did not change are not parsed again.

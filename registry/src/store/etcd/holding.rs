@@ -5,7 +5,7 @@
 
 use std::pin::pin;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use etcd_client::{Client, Compare, CompareOp, Error, PutOptions, Txn, TxnOp};
 use finback_core::text::Escaped;
@@ -18,15 +18,12 @@ use super::{Connection, Etcd, within};
 use crate::layout::application::Content;
 use crate::lock;
 use crate::store::Claim;
-use crate::store::pause::{self, Pause};
+use crate::store::pause::Losses;
 
 /// A lease of another that has no more left, in seconds, was not renewed twice: its holder is gone.
 const ENDING: i64 = LEASE / 3;
 /// How often leases of others are looked at.
 const LOOK: Duration = Duration::from_secs(1);
-/// What is lost so often, each time within so long, is not made again at once.
-const LOSSES: u32 = 5;
-const STEADY: Duration = Duration::from_secs(1);
 
 impl Etcd {
     pub(in crate::store) async fn hold(
@@ -37,33 +34,18 @@ impl Etcd {
         held: &watch::Sender<bool>,
     ) {
         let mut own = self.clone();
-        let mut pause = Pause::default();
-        let mut losses = 0;
+        let mut losses = Losses::default();
         while let Some(connection) = own.connection().await {
-            let begun = Instant::now();
+            losses.begin();
             let ended = connection.hold(path, value, claim, held).await;
             held.send_replace(false);
-            if begun.elapsed() > STEADY {
-                losses = 0;
-                pause = Pause::default();
-            }
-            losses += 1;
-            match ended {
-                // Lost while all is well: made again at once, unless that goes on and on.
-                Ok(()) if losses == 1 => continue,
-                Ok(()) if losses <= LOSSES => {
-                    pause::spread().await;
-                    continue;
-                }
-                Ok(()) => {}
-                Err(error) => {
-                    tracing::warn!(path = %Escaped(path), %error, "cannot register; trying again");
-                    if is_not_found(&error) {
-                        connection.lease.wishes.doubted.notify_one();
-                    }
+            if let Err(error) = ended {
+                tracing::warn!(path = %Escaped(path), %error, "cannot register; trying again");
+                if is_not_found(&error) {
+                    connection.lease.wishes.doubted.notify_one();
                 }
             }
-            pause.wait().await;
+            losses.wait().await;
         }
     }
 
