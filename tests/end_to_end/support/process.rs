@@ -76,22 +76,32 @@ impl Process {
         what: &str,
         limit: Duration,
         from: usize,
-        mut wanted: impl FnMut(&str) -> Option<T>,
+        wanted: impl FnMut(&str) -> Option<T>,
     ) -> T {
+        self.try_wait_for(limit, from, wanted)
+            .unwrap_or_else(|| panic!("{}: no {what} within {limit:?}\n{}", self.name, self.tail()))
+    }
+
+    /// The same; `None` if it does not come, or the process ends.
+    pub(crate) fn try_wait_for<T>(
+        &self,
+        limit: Duration,
+        from: usize,
+        mut wanted: impl FnMut(&str) -> Option<T>,
+    ) -> Option<T> {
         let end = Instant::now() + limit;
         let mut seen = from;
         let mut lines = self.lines();
         loop {
             while seen < lines.len() {
                 if let Some(found) = wanted(&lines[seen]) {
-                    return found;
+                    return Some(found);
                 }
                 seen += 1;
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() || self.child.lock().unwrap().try_wait().unwrap().is_some() {
-                drop(lines);
-                panic!("{}: no {what} within {limit:?}\n{}", self.name, self.tail());
+                return None;
             }
             let nap = left.min(Duration::from_millis(100));
             lines = self.output.grown.wait_timeout(lines, nap).unwrap().0;

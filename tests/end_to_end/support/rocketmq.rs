@@ -360,8 +360,17 @@ pub(crate) const OPENS: [&str; 8] = [
     "java.base/jdk.internal.ref=ALL-UNNAMED",
 ];
 
-fn ready(name: &str, command: &mut Command, said: &str) -> Process {
+/// Starts a server and waits until it says that it is ready. On a busy machine some give up over time-outs of their
+/// own: they are started again.
+fn ready(name: &str, command: &mut Command, says: &str) -> Process {
+    for _ in 0..2 {
+        let process = Process::start(name, command);
+        let is_ready = process.try_wait_for(START, 0, |line| line.contains(says).then_some(()));
+        if is_ready.is_some() {
+            return process;
+        }
+    }
     let process = Process::start(name, command);
-    process.wait_for(said, START, 0, |line| line.contains(said).then_some(()));
+    process.wait_for(says, START, 0, |line| line.contains(says).then_some(()));
     process
 }
