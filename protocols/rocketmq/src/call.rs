@@ -67,7 +67,7 @@ pub(crate) fn read<'a>(header: &Header, wire: &'a [u8]) -> Result<Metadata<'a>, 
             (None, "sysFlag") => &mut flag,
             _ => return Ok(()),
         };
-        match place.replace(field.value) {
+        match place.replace(field.text()?) {
             // The servers' library takes one of them, and we could take the other.
             Some(_) => Err(Malformed::Content("a field of the request stands twice")),
             None => Ok(()),

@@ -98,8 +98,9 @@ fn add_properties(
     if read.is_err() || is_signed || fields == 0 {
         return;
     }
-    let before = known.as_ref().map_or("", |field| &field.value);
-    let all = properties::with(before, added);
+    let before = known.as_ref().map(Field::text).transpose();
+    let Ok(before) = before else { return };
+    let all = properties::with(&before.unwrap_or_default(), added);
     if all.len() > PROPERTIES {
         return;
     }

@@ -22,7 +22,7 @@ use std::ops::Range;
 
 use finback_core::frame::{Head, Kind, Malformed};
 
-use crate::json::{self, NoJson, Value};
+use crate::json::{self, NoJson, Text, Value};
 
 /// The fixed part in front of the header.
 pub(crate) const PREFIX: usize = 8;
@@ -277,7 +277,7 @@ impl Header {
             Encoding::Json => json::object(bytes, |key, value, at| {
                 each(Field {
                     name: key.decode()?,
-                    value: value.text()?.unwrap_or_default(),
+                    value,
                     at: at.start + self.fields_at.start..at.end + self.fields_at.start,
                 })
             }),
@@ -289,7 +289,7 @@ impl Header {
                     let end = self.body_at - after.len();
                     each(Field {
                         name: text(name)?,
-                        value: text(value)?,
+                        value: Value::Text(Text::plain(value)),
                         at: end - value.len()..end,
                     })?;
                     rest = after;
@@ -304,7 +304,7 @@ impl Header {
         let mut found = None;
         let read = self.fields(wire, |field| {
             if field.name == name {
-                found = Some(field.value);
+                found = Some(field.text()?);
             }
             Ok(())
         });
@@ -315,9 +315,16 @@ impl Header {
 /// One of a header's own fields.
 pub(crate) struct Field<'a> {
     pub(crate) name: Cow<'a, str>,
-    pub(crate) value: Cow<'a, str>,
+    value: Value<'a>,
     /// Where its value stands in the frame; in JSON with the quotes.
     pub(crate) at: Range<usize>,
+}
+
+impl<'a> Field<'a> {
+    /// Its value as a text; nothing for null. Most are never asked for.
+    pub(crate) fn text(&self) -> Result<Cow<'a, str>, Malformed> {
+        Ok(self.value.text()?.unwrap_or_default())
+    }
 }
 
 /// What outlives a frame's bytes: [`Head::note`], unpacked.

@@ -19,6 +19,14 @@ pub(crate) struct Text<'a> {
 }
 
 impl<'a> Text<'a> {
+    /// One without anything escaped.
+    pub(crate) fn plain(raw: &'a [u8]) -> Self {
+        Self {
+            raw,
+            is_escaped: false,
+        }
+    }
+
     /// What it means. Half of a surrogate pair alone means the replacement character.
     pub(crate) fn decode(self) -> Result<Cow<'a, str>, NoJson> {
         let raw = str::from_utf8(self.raw).map_err(|_| NoJson)?;
@@ -234,9 +242,7 @@ impl<'a> Reader<'a> {
                     b"null" => Ok(Value::Null),
                     b"true" | b"false" => Ok(Value::Bare(raw)),
                     // Other spellings, such as 1L, mean something else to some readers.
-                    raw if serde_json::from_slice::<serde_json::Number>(raw).is_ok() => {
-                        Ok(Value::Bare(raw))
-                    }
+                    raw if is_number(raw) => Ok(Value::Bare(raw)),
                     _ => Err(NoJson),
                 }
             }
@@ -270,6 +276,16 @@ impl<'a> Reader<'a> {
             }
         }
     }
+}
+
+/// Whether this is a number of JSON.
+fn is_number(raw: &[u8]) -> bool {
+    let digits = raw.strip_prefix(b"-").unwrap_or(raw);
+    // Nearly all are plain.
+    let is_plain = digits.iter().all(u8::is_ascii_digit)
+        && !digits.is_empty()
+        && (digits[0] != b'0' || digits.len() == 1);
+    is_plain || serde_json::from_slice::<serde_json::Number>(raw).is_ok()
 }
 
 /// Appends `text` as it stands between the quotes of a JSON text.
