@@ -72,10 +72,17 @@ impl Finback {
         std::fs::write(etc.join("nsswitch.conf"), "hosts: files\n").unwrap();
         // A name may stand in several lines.
         std::fs::write(etc.join("host.conf"), "multi on\n").unwrap();
-        // A mount that only this process sees, made by a user who is root in a namespace of its own.
+        // A mount that only this process sees: made by root, or by a user who is root in a namespace of its own.
+        let alone: &[&str] = &["--mount"];
+        let probe = Command::new("unshare").args(alone).arg("true").output();
+        let flags = match probe.is_ok_and(|own| own.status.success()) {
+            true => alone,
+            false => &["--user", "--map-root-user", "--mount"],
+        };
         let mut command = Command::new("unshare");
         command
-            .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
+            .args(flags)
+            .args(["sh", "-c"])
             .arg(r#"mount --bind "$1" /etc && shift && exec "$@""#)
             .arg("sh")
             .arg(etc)
