@@ -17,7 +17,7 @@ pub enum Sharing {
         id_bits: u8,
     },
     /// The calls of one client: a server remembers who speaks on a connection, and calls that client
-    /// over it. The two connections end together.
+    /// over it. They end with the client, and the client with the last of them.
     Session {
         /// Width of the id on the wire: 32 or 64 bits.
         id_bits: u8,

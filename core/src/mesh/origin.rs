@@ -40,8 +40,8 @@ pub(crate) struct Origin {
     pub(crate) reveals: bool,
     /// The endpoint that all its calls go to, whatever their routes say.
     pinned: Option<Pinned>,
-    /// That one with the cluster of now.
-    seat: RefCell<Option<Rc<Seat>>>,
+    /// That one with its cluster in the routing of this epoch.
+    seat: RefCell<Option<(u64, Rc<Seat>)>>,
     routing: RefCell<Arc<Routing>>,
     retired: Cell<bool>,
 }
@@ -81,20 +81,19 @@ impl Origin {
     pub(crate) fn pinned(&self, current: &Arc<Routing>) -> Option<Rc<Seat>> {
         let pinned = self.pinned.as_ref()?;
         let routing = self.routing(current);
-        let cluster: &Arc<Cluster> = routing.cluster(&pinned.cluster)?;
         let mut seat = self.seat.borrow_mut();
-        let known = seat
-            .as_ref()
-            .filter(|own| Arc::ptr_eq(&own.cluster, cluster));
-        if let Some(known) = known {
+        if let Some((epoch, known)) = &*seat
+            && *epoch == routing.epoch
+        {
             return Some(known.clone());
         }
+        let cluster: &Arc<Cluster> = routing.cluster(&pinned.cluster)?;
         let fresh = Rc::new(Seat {
             cluster: cluster.clone(),
             endpoint: pinned.endpoint.clone(),
             attached: RefCell::default(),
         });
-        *seat = Some(fresh.clone());
+        *seat = Some((routing.epoch, fresh.clone()));
         Some(fresh)
     }
 
