@@ -341,6 +341,8 @@ pub(crate) fn routing(
             source: Source::Listed(endpoints.iter().copied().map(instance).collect()),
             policy,
         }],
+        filters: Vec::new(),
+        listener_filters: Default::default(),
         registry_policy: ClusterPolicy::default(),
         limits: limits(),
     }
@@ -354,6 +356,7 @@ pub(crate) fn table(to: Destination, retry: Retry) -> RouteTable {
         timeout: None,
         retry,
         tracing: None,
+        filters: Default::default(),
         treatment: None,
     };
     RouteTable {

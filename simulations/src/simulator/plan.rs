@@ -184,6 +184,7 @@ impl Plan {
                 timeout: service.timeout,
                 retry: service.retry.clone(),
                 tracing: None,
+                filters: Default::default(),
                 treatment: None,
             }
         });
@@ -200,6 +201,8 @@ impl Plan {
                     policy: self.groups[group].policy.clone(),
                 })
                 .collect(),
+            filters: Vec::new(),
+            listener_filters: Default::default(),
             registry_policy: self.registry_policy(),
             limits: self.limits.clone(),
         }
