@@ -59,6 +59,8 @@ pub enum Field {
     Group,
     /// The route.
     Route,
+    /// The filter that refused it.
+    Filter,
     /// The cluster.
     Cluster,
     /// The last endpoint.
@@ -80,7 +82,7 @@ pub enum Field {
 }
 
 /// All fields by their names, in the order in which JSON has them, with what they mean: as the guide says it.
-pub const FIELDS: [(&str, Field, &str); 18] = [
+pub const FIELDS: [(&str, Field, &str); 19] = [
     (
         "time",
         Field::Time,
@@ -102,6 +104,7 @@ pub const FIELDS: [(&str, Field, &str); 18] = [
     ("version", Field::Version, "the service's version"),
     ("group", Field::Group, "the service's group"),
     ("route", Field::Route, "the route that it took"),
+    ("filter", Field::Filter, "the filter that refused it"),
     (
         "cluster",
         Field::Cluster,
@@ -228,6 +231,7 @@ fn name<'a>(field: Field, key: &'a SeriesKey, record: &'a Record<'_>) -> Option<
         Field::Version => record.about.version(),
         Field::Group => record.about.group(),
         Field::Route => record.about.route(),
+        Field::Filter => record.about.filter(),
         Field::Cluster => record.about.cluster(),
         Field::Outcome => record.ending.name(),
         _ => return None,

@@ -13,9 +13,7 @@ use serde::Deserialize;
 use super::units::{Pause, Percent, Placed, Size, Time};
 
 pub use admin::{Admin, AdminListener, AdminTls};
-pub use filters::{
-    Authorization, AuthorizationRule, Fault, Filter, Per, RateLimit,
-};
+pub use filters::{Authorization, AuthorizationRule, Fault, Filter, Per, RateLimit};
 
 /// The whole file: keys at its top that begin with `x-` are left to whoever wrote them, for anchors to stand in.
 #[derive(Clone, Debug)]

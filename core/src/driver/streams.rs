@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cluster::Cluster;
-use crate::frame::{Answer, Outcome, Status};
 use crate::filter::{Message, MessageFlow};
+use crate::frame::{Answer, Outcome, Status};
 use crate::mesh::{
     self, Attempt, AttemptEnd, Exchange, Fitting, Lease, Propagated, Resend, Routed, Verdict, rule,
 };

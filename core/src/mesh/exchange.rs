@@ -777,7 +777,10 @@ impl Exchange {
             Some(refusal) if in_full => {
                 let by = self.filter();
                 let rule = &refusal.rule;
-                format!("[finback] {what}: {} (filter '{by}', rule '{rule}')", refusal.text)
+                format!(
+                    "[finback] {what}: {} (filter '{by}', rule '{rule}')",
+                    refusal.text
+                )
             }
             Some(refusal) if !refusal.text.is_empty() => {
                 format!("[finback] {what}: {}", refusal.text)

@@ -33,6 +33,7 @@ pub const ATTRIBUTES: &[(&str, &str)] = &[
     ("finback.listener", "the listener that it came through"),
     ("finback.outcome", "how it ended, as in the metrics"),
     ("finback.route", "the route that it took"),
+    ("finback.filter", "the filter that refused it"),
     ("finback.version", "the called service's version"),
     ("http.request.method", "the method, or `_OTHER`"),
     (
@@ -298,6 +299,11 @@ fn server_attributes<'a>(own: &'a Exported<'_>, error: Option<&str>) -> Vec<Attr
     put_some(&mut out, "finback.group", &kind.group);
     put(&mut out, "finback.listener", &*kind.listener);
     put_some(&mut out, "finback.route", own.finished.record.about.route());
+    put_some(
+        &mut out,
+        "finback.filter",
+        own.finished.record.about.filter(),
+    );
     put(&mut out, "finback.outcome", own.ending.name());
     if !own.finished.sampled {
         put(&mut out, "finback.kept", "tail");

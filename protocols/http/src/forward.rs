@@ -393,7 +393,8 @@ impl Call {
         mut lease: Lease,
     ) -> Response<Payload> {
         let answered = AttemptEnd::Answered(Outcome::Success);
-        self.stream().conclude(&mut lease, answered, Resend::Impossible);
+        self.stream()
+            .conclude(&mut lease, answered, Resend::Impossible);
         drop((response, lease));
         let deadline = self.stream().deadline();
         tokio::time::sleep_until(deadline).await;

@@ -152,9 +152,7 @@ pub(crate) fn answered(header: &Header) -> Answer {
         answer::SYSTEM_BUSY
         | answer::SERVICE_NOT_AVAILABLE
         | answer::FLOW_CONTROL
-        | answer::GO_AWAY => {
-            Outcome::Refused
-        }
+        | answer::GO_AWAY => Outcome::Refused,
         // The request is at fault, or asks for what is not there.
         3 | answer::MESSAGE_ILLEGAL | 15..=17 | 23..=26 | 206 => Outcome::Invalid,
         _ => Outcome::Failed,
