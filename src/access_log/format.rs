@@ -46,6 +46,8 @@ pub enum Field {
     Group,
     /// The route.
     Route,
+    /// The filter that refused it.
+    Filter,
     /// The cluster.
     Cluster,
     /// The last endpoint.
@@ -67,7 +69,7 @@ pub enum Field {
 }
 
 /// All fields by their names, in the order in which JSON has them, with what they mean: as the guide says it.
-pub const FIELDS: [(&str, Field, &str); 18] = [
+pub const FIELDS: [(&str, Field, &str); 19] = [
     (
         "time",
         Field::Time,
@@ -89,6 +91,7 @@ pub const FIELDS: [(&str, Field, &str); 18] = [
     ("version", Field::Version, "the service's version"),
     ("group", Field::Group, "the service's group"),
     ("route", Field::Route, "the route that it took"),
+    ("filter", Field::Filter, "the filter that refused it"),
     (
         "cluster",
         Field::Cluster,

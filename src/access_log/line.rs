@@ -53,6 +53,7 @@ fn name<'a>(field: Field, key: &'a SeriesKey, record: &'a Record<'_>) -> Option<
         Field::Version => record.about.version(),
         Field::Group => record.about.group(),
         Field::Route => record.about.route(),
+        Field::Filter => record.about.filter(),
         Field::Cluster => record.about.cluster(),
         Field::Outcome => record.ending.name(),
         _ => return None,

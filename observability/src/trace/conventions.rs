@@ -244,6 +244,11 @@ fn server_attributes<'a>(own: &'a Exported<'_>, error: Option<&str>) -> Vec<Attr
     put_some(&mut out, "finback.group", &kind.group);
     put(&mut out, "finback.listener", &*kind.listener);
     put_some(&mut out, "finback.route", own.finished.record.about.route());
+    put_some(
+        &mut out,
+        "finback.filter",
+        own.finished.record.about.filter(),
+    );
     put(&mut out, "finback.outcome", own.ending.name());
     if !own.finished.sampled {
         put(&mut out, "finback.kept", "tail");

@@ -185,6 +185,7 @@ impl Plan {
                 timeout: service.timeout,
                 retry: service.retry.clone(),
                 tracing: None,
+                filters: Default::default(),
                 treatment: None,
             }
         });
@@ -201,6 +202,8 @@ impl Plan {
                     policy: self.groups[group].policy.clone(),
                 })
                 .collect(),
+            filters: Vec::new(),
+            listener_filters: Default::default(),
             registry_policy: self.registry_policy(),
             limits: self.limits.clone(),
         }

@@ -12,7 +12,7 @@ use crate::clock::Now;
 use crate::frame::Metadata;
 use crate::gauges::Gauges;
 use crate::identity::Identity;
-use crate::mesh::{Exchange, Origin, SiteCache, Traced};
+use crate::mesh::{Exchange, Origin, Routed, SiteCache, Traced};
 use crate::net::{Ends, Known, Socket, Transport};
 use crate::record::Series;
 use crate::rejection::Rejection;
@@ -57,7 +57,7 @@ impl Caller {
         let origin = listening.origin.clone();
         let local = carried.local.or_else(|| socket.local_addr().ok());
         worker.read_clock();
-        let words = Rc::new(Words::of(origin.id, worker.now()));
+        let words = Rc::new(Words::of(origin.id, &worker));
         let ends = transport.as_deref().and_then(|own| own.ends(worker.now()));
         let residence = Residence::take(&worker, words.clone()).until(ends);
         let caller = Self {
@@ -309,7 +309,7 @@ impl Caller {
         metadata: &Metadata<'_>,
         bytes: usize,
         attributes: &mut dyn FnMut(&str) -> Option<String>,
-    ) -> (Stream, Result<(), Rejection>) {
+    ) -> (Stream, Result<Routed, Rejection>) {
         self.open_for(self.peer().ip(), protocol, metadata, bytes, attributes)
     }
 
@@ -321,7 +321,7 @@ impl Caller {
         metadata: &Metadata<'_>,
         bytes: usize,
         attributes: &mut dyn FnMut(&str) -> Option<String>,
-    ) -> (Stream, Result<(), Rejection>) {
+    ) -> (Stream, Result<Routed, Rejection>) {
         self.worker.read_clock();
         let site = if source == self.peer().ip() {
             let mut sites = self.sites.borrow_mut();

@@ -11,6 +11,7 @@ pub const ATTRIBUTES: &[(&str, &str)] = &[
         "finback.cluster",
         "the cluster of the endpoint that was asked",
     ),
+    ("finback.filter", "the filter that refused it"),
     ("finback.group", "the called service's group"),
     (
         "finback.kept",

@@ -88,6 +88,7 @@ pub(crate) fn routing(
             ..Retry::default()
         },
         tracing: None,
+        filters: Default::default(),
         treatment: None,
     };
     RoutingSpec {
@@ -100,6 +101,8 @@ pub(crate) fn routing(
             source: Source::Listed(endpoints.iter().copied().map(instance).collect()),
             policy,
         }],
+        filters: Vec::new(),
+        listener_filters: Default::default(),
         registry_policy: ClusterPolicy::default(),
         limits: limits(),
     }
