@@ -23,6 +23,7 @@ use super::call::{self, Call};
 use super::link::Link;
 use super::reply::{Reply, Waiting};
 use super::resident::Resident;
+use super::shadow;
 use super::upstream::Upstream;
 use super::worker::Worker;
 
@@ -195,7 +196,12 @@ impl Client {
             return Ok(());
         }
         match call.exchange.routed() {
-            Ok(Routed::Onward) => call::begin(worker, call, &metadata, wire),
+            Ok(Routed::Onward) => {
+                if call.exchange.has_shadow() {
+                    shadow::copy(worker, &call, source, &metadata, wire);
+                }
+                call::begin(worker, call, &metadata, wire);
+            }
             Ok(Routed::Waits) => {
                 call.keep(wire);
                 call::wait_for_filter(worker, call);

@@ -374,6 +374,7 @@ pub(crate) fn table(to: Destination, retry: Retry) -> RouteTable {
         retry,
         tracing: None,
         filters: Default::default(),
+        shadow: None,
         treatment: None,
     };
     RouteTable {
