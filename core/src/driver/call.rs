@@ -365,6 +365,9 @@ pub(crate) fn deliver(
     } else if !call.reply.is_gone() {
         call.reply.deliver(worker, &call.head, head, wire);
         call.exchange.answered(answer, wire.len());
+        if let Some(lag) = call.reply.codec().lag(&call.head, head) {
+            call.exchange.lags(lag);
+        }
     }
     call.reply.finished(worker);
 }
