@@ -111,7 +111,9 @@ const DIALECTS: &[(&str, &str)] = &[
 
 /// The names by which routes know calls of a protocol.
 pub fn known_as(protocol: &'static str) -> impl Iterator<Item = &'static str> {
-    let dialects = DIALECTS.iter().filter(move |_| protocol == finback_http::NAME);
+    let dialects = DIALECTS
+        .iter()
+        .filter(move |_| protocol == finback_http::NAME);
     std::iter::once(protocol).chain(dialects.map(|(name, _)| *name))
 }
 

@@ -189,17 +189,19 @@ pub(crate) fn wait_for_filter(worker: &Rc<Worker>, mut call: Box<Call>) {
     };
     let place = CallPlace::take(worker, &call.exchange, WaitsFor::Filter);
     let worker = worker.clone();
-    worker.clone().spawn("a call that waits for a filter", async move {
-        let waited = wait_until(&worker, &call, wait).await;
-        worker.read_clock();
-        drop((room, place));
-        match waited {
-            Ok(decided) => go_on(&worker, call, decided),
-            Err(Waited::Gone) => call.reply.finished(&worker),
-            Err(Waited::Draining) => refuse(&worker, call, Rejection::Draining),
-            Err(Waited::Late) => refuse(&worker, call, Rejection::DeadlineExceeded),
-        }
-    });
+    worker
+        .clone()
+        .spawn("a call that waits for a filter", async move {
+            let waited = wait_until(&worker, &call, wait).await;
+            worker.read_clock();
+            drop((room, place));
+            match waited {
+                Ok(decided) => go_on(&worker, call, decided),
+                Err(Waited::Gone) => call.reply.finished(&worker),
+                Err(Waited::Draining) => refuse(&worker, call, Rejection::Draining),
+                Err(Waited::Late) => refuse(&worker, call, Rejection::DeadlineExceeded),
+            }
+        });
 }
 
 /// Goes on with a call about which a filter has decided.

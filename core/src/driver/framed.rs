@@ -194,6 +194,7 @@ impl Client {
             self.finish();
             return Ok(());
         }
+        call.exchange.lingers = metadata.lingers;
         match call.exchange.routed() {
             Ok(Routed::Onward) => call::begin(worker, call, &metadata, wire),
             Ok(Routed::Waits) => {

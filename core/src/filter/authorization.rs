@@ -99,7 +99,11 @@ struct Index {
 impl Index {
     fn add(&mut self, number: usize, rule: &Rule) {
         match &rule.when.service {
-            Text::Exact(name) => self.by_service.entry(name.clone()).or_default().push(number),
+            Text::Exact(name) => self
+                .by_service
+                .entry(name.clone())
+                .or_default()
+                .push(number),
             _ => self.others.push(number),
         }
     }
@@ -125,7 +129,9 @@ impl Book {
     fn about(&self, call: &Call<'_>, client: Option<&Identity>) -> Vec<usize> {
         let named = client.into_iter().flat_map(Identity::names);
         let named = named.filter_map(|name| self.by_identity.get(name));
-        let candidates = named.chain([&self.others]).flat_map(|own| own.of(call.service));
+        let candidates = named
+            .chain([&self.others])
+            .flat_map(|own| own.of(call.service));
         let mut about: Vec<usize> = candidates
             .filter(|number| {
                 let when = &self.policy.rules[*number].when;

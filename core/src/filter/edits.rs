@@ -15,7 +15,9 @@ impl Edits {
         let own = self.attributes.iter_mut().find(|(own, _)| own == name);
         match own {
             Some((_, own)) => value.clone_into(own),
-            None => self.attributes.push((name.to_owned().into(), value.to_owned())),
+            None => self
+                .attributes
+                .push((name.to_owned().into(), value.to_owned())),
         }
     }
 

@@ -128,7 +128,9 @@ fn requested(text: &str) -> Option<Trouble> {
     match name.trim() {
         "drop" => Some(Trouble::DropAnswer),
         "refuse" => {
-            let why = Rejection::ALL.into_iter().find(|own| own.name() == value.trim());
+            let why = Rejection::ALL
+                .into_iter()
+                .find(|own| own.name() == value.trim());
             why.map(Trouble::Refuse)
         }
         "delay" => {

@@ -5,9 +5,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::filter::{
-    Asked, Decided, Edits, Flow, Message, MessageFlow, Placed, Refusal, Wait,
-};
+use crate::filter::{Asked, Decided, Edits, Flow, Message, MessageFlow, Placed, Refusal, Wait};
 use crate::identity::Identity;
 use crate::record::Record;
 use crate::route::Route;
@@ -135,7 +133,9 @@ impl Exchange {
 
     /// Whether its caller never hears of it.
     pub(crate) fn drops_answer(&self) -> bool {
-        self.filtered.as_ref().is_some_and(|own| own.edits.drops_answer())
+        self.filtered
+            .as_ref()
+            .is_some_and(|own| own.edits.drops_answer())
     }
 
     /// What an attempt carries: the context of its trace, and what filters changed.
@@ -242,8 +242,7 @@ impl SessionFilters {
         let mut pause = None;
         for placed in &*self.checks {
             let mut random = || local.random();
-            let mut asked =
-                self.asked(local, client, &mut edits, &mut *attributes, &mut random);
+            let mut asked = self.asked(local, client, &mut edits, &mut *attributes, &mut random);
             match placed.check.message(&mut asked, message) {
                 MessageFlow::Continue => {}
                 MessageFlow::Pause(until) => pause = pause.max(Some(until)),

@@ -13,12 +13,12 @@ use crate::rejection::Rejection;
 use crate::route::{Call, Candidates, Destination, Route, Text};
 use crate::trace::Called;
 
-use super::{Mesh, Routing};
 use super::hits::Counts;
 use super::local::LocalMesh;
 use super::origin::Origin;
 use super::traced::Tracing;
 use super::view::View;
+use super::{Mesh, Routing};
 
 /// Sites that one connection remembers.
 const PER_CONNECTION: usize = 16;
@@ -132,7 +132,9 @@ impl Site {
     /// What filters do with calls that take this route.
     #[inline]
     pub(crate) fn checks(&self, route: u32) -> Option<&Rc<[Placed]>> {
-        self.checks.get(route as usize).filter(|own| !own.is_empty())
+        self.checks
+            .get(route as usize)
+            .filter(|own| !own.is_empty())
     }
 
     /// The same as configured now, which may be later than when it was resolved.

@@ -23,8 +23,8 @@ use finback_core::net::{READS_PER_TURN, Timer, give_way, scratch};
 use tokio::time::Instant;
 
 use crate::channel::Channel;
-use crate::filtered;
 use crate::codec::{Fault, Level};
+use crate::filtered;
 use crate::gate::Flow;
 use crate::open::{Bounds, Opened};
 use crate::policy::Applied;

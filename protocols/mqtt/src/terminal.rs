@@ -27,9 +27,9 @@ use finback_core::text::Escaped;
 
 use crate::NAME;
 use crate::channel::Channel;
-use crate::filtered::Filters;
 use crate::codec::{Fault, Head, Kind, Level, write};
 use crate::entry::{farewell, session_ended};
+use crate::filtered::Filters;
 use crate::gate::Flow;
 use crate::policy::{Applied, Denied};
 use crate::reason::Reason;

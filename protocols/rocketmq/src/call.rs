@@ -76,6 +76,7 @@ pub(crate) fn read<'a>(header: &Header, wire: &'a [u8]) -> Result<Metadata<'a>, 
     let topic = topic.filter(|topic| !topic.is_empty());
     let group = groups.into_iter().flatten().find(|group| !group.is_empty());
     let own = topic.is_none();
+    let timeout = timeout(header.code, [suspend, poll, flag])?;
     let metadata = Metadata {
         service: topic.unwrap_or(Cow::Borrowed(NO_TOPIC)),
         method: match request_name(header.code) {
@@ -83,7 +84,9 @@ pub(crate) fn read<'a>(header: &Header, wire: &'a [u8]) -> Result<Metadata<'a>, 
             None => Cow::Owned(header.code.to_string()),
         },
         group: group.unwrap_or_default(),
-        timeout: timeout(header.code, [suspend, poll, flag])?,
+        timeout,
+        // A broker keeps it until there is a message.
+        lingers: timeout.is_some(),
         own,
         note: header.head().note,
         ..Metadata::default()
@@ -152,9 +155,7 @@ pub(crate) fn answered(header: &Header) -> Answer {
         answer::SYSTEM_BUSY
         | answer::SERVICE_NOT_AVAILABLE
         | answer::FLOW_CONTROL
-        | answer::GO_AWAY => {
-            Outcome::Refused
-        }
+        | answer::GO_AWAY => Outcome::Refused,
         // The request is at fault, or asks for what is not there.
         3 | answer::MESSAGE_ILLEGAL | 15..=17 | 23..=26 | 206 => Outcome::Invalid,
         _ => Outcome::Failed,

@@ -159,7 +159,8 @@ fn messages(
         }
     }
     if let Some(topics) = topics.as_ref().filter(|_| own.actions.is_empty()) {
-        let message = "nothing is published or subscribed to when a session begins; take `topics` away";
+        let message =
+            "nothing is published or subscribed to when a session begins; take `topics` away";
         return Err(Wrong::at(topics.place, message));
     }
     own.topics = filters_of_topics(topics)?;
@@ -176,7 +177,8 @@ fn filters_of_topics(topics: Option<Placed<Vec<String>>>) -> Result<Vec<Arc<str>
     }
     let is_bad = |own: &&String| !is_filter(own, Level::V5) || own.starts_with("$share/");
     if let Some(bad) = topics.value.iter().find(is_bad) {
-        let message = format!("`{bad}` is no filter of topics; write one such as plant/+/state or plant/#");
+        let message =
+            format!("`{bad}` is no filter of topics; write one such as plant/+/state or plant/#");
         return Err(Wrong::at(topics.place, message));
     }
     Ok(topics.value.into_iter().map(Into::into).collect())
@@ -270,7 +272,8 @@ fn fault(Placed { value, place }: Placed<file::Fault>) -> Result<Converted> {
     });
     let on_request = on_request.transpose()?;
     if troubles.is_empty() && on_request.is_none() {
-        let message = "a fault without any trouble; write `delay`, `refuse`, `drop_answer` or `on_request`";
+        let message =
+            "a fault without any trouble; write `delay`, `refuse`, `drop_answer` or `on_request`";
         return Err(Wrong::at(place, message));
     }
     Ok(Converted {

@@ -11,8 +11,8 @@ use finback_core::mesh::Routed;
 use finback_core::rejection::Rejection;
 
 use crate::codec::{Connect, Level};
-use crate::gate::Place;
 use crate::filtered::Filters;
+use crate::gate::Place;
 use crate::policy::{Applied, Facts, Policy};
 use crate::reason::Reason;
 use crate::{CLIENT_ID, Mqtt, NAME, sticky};
@@ -140,6 +140,7 @@ fn metadata(level: Level) -> Metadata<'static> {
         method: Cow::Borrowed("connect"),
         version: Cow::Borrowed(level.name()),
         own: true,
+        lingers: true,
         ..Metadata::default()
     }
 }

@@ -226,12 +226,7 @@ impl Session {
     }
 
     /// Answers a message in the broker's place that does not get there.
-    fn deny(
-        &mut self,
-        head: &Head,
-        packet_id: Option<u16>,
-        why: Rejection,
-    ) -> Result<Fate, Fault> {
+    fn deny(&mut self, head: &Head, packet_id: Option<u16>, why: Rejection) -> Result<Fate, Fault> {
         let reason = Reason::of_message(why);
         let Some(id) = packet_id else {
             return Ok(Fate::Drop);
