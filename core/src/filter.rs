@@ -17,8 +17,12 @@ pub mod authorization;
 pub mod fault;
 pub mod rate_limit;
 
+pub mod conformance;
 mod decisions;
 mod edits;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -42,7 +46,7 @@ pub use edits::Edits;
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
     /// The protocol's name.
-    pub protocol: &'static str,
+    pub protocol: &'a str,
     /// The listener that they come in by.
     pub listener: &'a Arc<str>,
     /// The route that they take.

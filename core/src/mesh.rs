@@ -34,7 +34,7 @@ use crate::route::{Route, RouteTable};
 use crate::trace::Tracing;
 
 pub use exchange::{Attempt, Exchange, Lease, Resend, Routed};
-pub use explain::{Explained, Led};
+pub use explain::{Explained, Led, Passed};
 pub(crate) use filtered::SessionFilters;
 pub use fitting::Fitting;
 use hits::Hits;
@@ -172,6 +172,14 @@ impl Routing {
     /// All filters, by name.
     pub fn filters(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<dyn Filter>)> {
         self.filters.iter()
+    }
+
+    /// The listeners whose calls pass this filter.
+    #[must_use]
+    pub fn listeners_with(&self, filter: &str) -> Vec<&str> {
+        let all = self.listener_filters.iter();
+        let own = all.filter(|(_, names)| names.iter().any(|own| **own == *filter));
+        own.map(|(listener, _)| &**listener).collect()
     }
 
     /// The names of the filters that calls of this route pass, which came in by this listener, in order.

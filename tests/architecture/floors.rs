@@ -114,6 +114,7 @@ const FLOORS: [Floor; 5] = [
             "budget",
             "cluster",
             "concurrency",
+            "filter",
             "health",
             "outlier",
             "route",

@@ -178,8 +178,14 @@ impl Filter for Authorization {
     fn at(&self, target: &Target<'_>, tally: &Tally) -> Option<Rc<dyn Check>> {
         let rules = Rules {
             book: self.0.clone(),
-            protocol: target.protocol,
-            names: [target.service, target.method, target.version, target.group].map(Box::from),
+            names: [
+                target.protocol,
+                target.service,
+                target.method,
+                target.version,
+                target.group,
+            ]
+            .map(Box::from),
             known: RefCell::default(),
             tally: tally.clone(),
             counts: RefCell::default(),
@@ -222,26 +228,32 @@ impl Filter for Authorization {
     }
 }
 
+/// A rule by its number, or where none is about a call.
+type By = Option<usize>;
+/// What was decided by which rule, and how often.
+type Counts = BTreeMap<(By, &'static str), Arc<AtomicU64>>;
+/// A client, and the rules about it.
+type Remembered = (Option<Identity>, Rc<[usize]>);
+
 /// Clients whose rules one worker remembers for one kind of call.
 const CLIENTS: usize = 8;
 
 /// The rules about calls of one kind, in one worker.
 struct Rules {
     book: Arc<Book>,
-    protocol: &'static str,
-    /// Service, method, version and group.
-    names: [Box<str>; 4],
+    /// Protocol, service, method, version and group.
+    names: [Box<str>; 5],
     /// The rules about the clients that called last.
-    known: RefCell<Vec<(Option<Identity>, Rc<[usize]>)>>,
+    known: RefCell<Vec<Remembered>>,
     tally: Tally,
-    counts: RefCell<BTreeMap<(Option<usize>, &'static str), Arc<AtomicU64>>>,
+    counts: RefCell<Counts>,
 }
 
 impl Rules {
     fn about(&self, client: Option<&Identity>) -> Vec<usize> {
-        let [service, method, version, group] = &self.names;
+        let [protocol, service, method, version, group] = &self.names;
         let call = Call {
-            protocol: self.protocol,
+            protocol,
             service,
             method,
             version,
@@ -304,12 +316,12 @@ impl Rules {
         Some(Refusal::new(Rejection::Denied, &self.name(denied)))
     }
 
-    fn name(&self, rule: Option<usize>) -> Arc<str> {
+    fn name(&self, rule: By) -> Arc<str> {
         let rule = rule.map(|number| self.book.policy.rules[number].name.clone());
         rule.unwrap_or_else(|| Arc::from(""))
     }
 
-    fn count(&self, rule: Option<usize>, decision: &'static str) {
+    fn count(&self, rule: By, decision: &'static str) {
         let mut counts = self.counts.borrow_mut();
         let count = counts.entry((rule, decision));
         let count = count.or_insert_with(|| self.tally.count(&self.name(rule), decision));

@@ -6,6 +6,7 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -20,6 +21,8 @@ use super::{Action, Asked, Check, Filter, Flow, Message, MessageFlow, Refusal, T
 /// Buckets of one filter, at most: one for each caller, say. Those that are full again make room; where none is,
 /// further callers share one.
 const BUCKETS: usize = 65_536;
+/// Those that are looked at when there is no room for another.
+const LOOKED_AT: usize = 64;
 /// Those that one worker remembers for one kind of call.
 const REMEMBERED: usize = 1024;
 /// What is kept of an attribute's value, in bytes: longer ones that begin alike share a bucket.
@@ -264,31 +267,58 @@ impl Shape {
     }
 }
 
-/// The buckets of one filter, by what their calls have in common.
+/// The buckets of one filter.
 #[derive(Debug, Default)]
 struct Buckets {
-    all: Mutex<BTreeMap<Box<str>, Arc<Bucket>>>,
+    known: Mutex<Known>,
     /// Of those for whom there is no room.
     shared: Arc<Bucket>,
 }
 
+/// Buckets by what their calls have in common.
+#[derive(Debug, Default)]
+struct Known {
+    all: BTreeMap<Box<str>, Arc<Bucket>>,
+    /// Where the search for full ones goes on.
+    hand: Box<str>,
+}
+
+impl Known {
+    /// Lets go of those that are full among the next few, so that no caller pays for all.
+    fn make_room(&mut self, now: Now) {
+        let from: (Bound<&str>, Bound<&str>) = (Bound::Excluded(&self.hand), Bound::Unbounded);
+        let seen: Vec<(Box<str>, bool)> = self
+            .all
+            .range::<str, _>(from)
+            .take(LOOKED_AT)
+            .map(|(key, own)| (key.clone(), own.is_full(now)))
+            .collect();
+        // Round and round.
+        self.hand = match seen.last() {
+            Some((last, _)) if seen.len() == LOOKED_AT => last.clone(),
+            _ => Box::default(),
+        };
+        for (key, _) in seen.into_iter().filter(|(_, is_full)| *is_full) {
+            if let Some(gone) = self.all.remove(&key) {
+                gone.gone.store(true, Relaxed);
+            }
+        }
+    }
+}
+
 impl Buckets {
     fn of(&self, key: &str, now: Now) -> Arc<Bucket> {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = all.get(key) {
-            return known.clone();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = known.all.get(key) {
+            return own.clone();
         }
-        if all.len() >= BUCKETS {
-            all.retain(|_, own| {
-                let stays = !own.is_full(now);
-                own.gone.store(!stays, Relaxed);
-                stays
-            });
+        if known.all.len() >= BUCKETS {
+            known.make_room(now);
         }
-        if all.len() >= BUCKETS {
+        if known.all.len() >= BUCKETS {
             return self.shared.clone();
         }
-        all.entry(key.into()).or_default().clone()
+        known.all.entry(key.into()).or_default().clone()
     }
 }
 

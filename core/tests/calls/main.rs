@@ -5,6 +5,7 @@ mod black_hole;
 mod concurrency;
 mod data_path;
 mod destinations;
+mod filters;
 mod hand_over;
 mod sessions;
 mod toy;
