@@ -2,6 +2,7 @@
 
 mod admin;
 mod clusters;
+mod concurrency;
 mod filters;
 mod kafka;
 mod logs;
@@ -55,6 +56,7 @@ type Result<T> = std::result::Result<T, Wrong>;
 pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Config, Vec<Wrong>> {
     let mut wrongs = Wrongs::default();
     let found = warnings::of(&file);
+    let idle = concurrency::check(&file);
     let kafka = file.kafka.into_iter().map(|(name, kafka)| {
         let outlet = kafka::outlet(&name, kafka, folder)?;
         Ok((name, outlet))
@@ -64,6 +66,7 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
     let tracing = wrongs.one(tracing.transpose()).flatten();
     // What is wrong there would be missing elsewhere.
     wrongs.none()?;
+    idle.into_iter().for_each(|own| wrongs.add(own));
     let names = Names {
         tracing: tracing.as_ref().map(|own| own.choice),
         registries: file.registries.keys().cloned().collect(),
