@@ -150,6 +150,15 @@ fn why(unfit: &Malformed) -> &'static str {
     }
 }
 
+/// The version of HTTP as traces have it.
+fn spoken(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        _ => "1.1",
+    }
+}
+
 /// What a head weighs, near enough for a record.
 fn weight(head: &Parts) -> usize {
     let headers = head.headers.iter();
@@ -166,6 +175,7 @@ fn attribute(client: &Client, head: &Parts, name: &str) -> Option<String> {
     match name {
         ":scheme" if client.hop.is_secure(&head.headers) => Some("https".to_owned()),
         ":scheme" => Some("http".to_owned()),
+        ":version" => Some(spoken(head.version).to_owned()),
         _ => headers::attribute(head, name),
     }
 }

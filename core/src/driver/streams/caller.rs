@@ -193,7 +193,7 @@ impl Caller {
 
     /// Says whether it can [leave](Self::hand_over) at the next boundary of its messages.
     pub fn set_movable(&self, movable: bool) {
-        self.words.set_movable(movable && self.transport.is_none());
+        self.words.set_movable(movable);
     }
 
     /// Whether it is to leave now, if it is at such a boundary.
@@ -204,7 +204,7 @@ impl Caller {
 
     /// Gives the connection, on which nothing is in flight, to another worker, where `protocol` goes
     /// on with it as if it had just been accepted. What was read of it and not used must have been
-    /// [put back](Socket::unread).
+    /// [put back](Socket::unread), and everything flushed.
     pub fn hand_over(&self, socket: Socket, protocol: &'static str) {
         let carried = Carried {
             cue: None,
@@ -214,6 +214,7 @@ impl Caller {
         // It is counted where it arrives.
         drop(self.place.take());
         if let Some(parcel) = parcel {
+            let parcel = parcel.with(self.transport.as_deref());
             self.worker.hand_over(parcel);
         }
     }
