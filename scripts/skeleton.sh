@@ -6,20 +6,20 @@ from=$1
 to=$2
 
 cd "$from"
-find . \( -name target -o -name .git -o -name fuzz -o -name peers \) -prune -o \
+find . \( -name target -o -name .git -o -name peers \) -prune -o \
     \( -name Cargo.toml -o -name Cargo.lock -o -name clippy.toml \) -print |
     while read -r file; do
         mkdir -p "$to/$(dirname "$file")"
         cp "$file" "$to/$file"
     done
 # Every target that cargo would find by its place needs a source to be there.
-find . \( -name target -o -name .git -o -name fuzz -o -name peers \) -prune -o -path '*/src/lib.rs' -print |
+find . \( -name target -o -name .git -o -name peers \) -prune -o -path '*/src/lib.rs' -print |
     while read -r file; do
         mkdir -p "$to/$(dirname "$file")"
         : >"$to/$file"
     done
-find . \( -name target -o -name .git -o -name fuzz -o -name peers \) -prune -o \
-    \( -path '*/src/main.rs' -o -path '*/src/bin/*.rs' \) -print |
+find . \( -name target -o -name .git -o -name peers \) -prune -o \
+    \( -path '*/src/main.rs' -o -path '*/src/bin/*.rs' -o -path '*/fuzz_targets/*.rs' \) -print |
     while read -r file; do
         mkdir -p "$to/$(dirname "$file")"
         echo 'fn main() {}' >"$to/$file"

@@ -4,7 +4,8 @@
 //! While nobody takes the lines, or the disk is full, they are dropped and counted.
 
 mod digits;
-pub mod line;
+pub mod format;
+mod line;
 mod writer;
 
 use std::cell::Cell;
@@ -19,7 +20,7 @@ use finback_core::frame::Outcome;
 use finback_core::record::{Ending, Record, SeriesKey};
 use finback_observability::{NO_SUCCESS, Watcher, Watchers, Watching};
 
-pub use line::{FIELDS, Format};
+pub use format::{FIELDS, Format};
 use writer::{Desk, Writer};
 pub use writer::{Rotation, Target};
 

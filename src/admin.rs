@@ -12,6 +12,7 @@ mod conversation;
 mod dashboard;
 pub mod endpoints;
 pub mod explain;
+mod filters;
 mod health;
 mod in_flight;
 mod lists;

@@ -1,6 +1,7 @@
 //! Every number of the process, put together: one walk, which Prometheus's page and StatsD share.
 
 mod clusters;
+mod filters;
 mod process;
 mod registries;
 
@@ -121,6 +122,7 @@ pub fn collect(running: &Running, sink: &mut dyn Sink) {
         sink.single(family, read(value));
     }
     clusters::collect(&running.mesh.status(), sink);
+    filters::collect(&running.mesh.filter_decisions(), sink);
     registries::collect(
         &running.registries.status(),
         &running.registries.registrations(),

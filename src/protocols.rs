@@ -109,6 +109,14 @@ const DIALECTS: &[(&str, &str)] = &[
     (finback_grpc::NAME, "grpc"),
 ];
 
+/// The names by which routes know calls of a protocol.
+pub fn known_as(protocol: &'static str) -> impl Iterator<Item = &'static str> {
+    let dialects = DIALECTS
+        .iter()
+        .filter(move |_| protocol == finback_http::NAME);
+    std::iter::once(protocol).chain(dialects.map(|(name, _)| *name))
+}
+
 fn dubbo(settings: &Settings) -> Arc<dyn Protocol> {
     let mut config = finback_dubbo::Config::default();
     config.max_frame = settings.frame(config.max_frame);

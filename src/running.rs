@@ -1,25 +1,25 @@
 //! Finback at work: what `run`, `demo` and tests start, reload and stop.
 
+mod certificates;
+mod listeners;
 mod readiness;
+mod registry_thread;
+mod reloads;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use finback_core::driver::{Bound, ListenerSpec, Workers, keep_checking};
 use finback_core::mesh::Mesh;
 use finback_observability::{Metrics, Watched, Watchers};
 use finback_registry::{Registration, Registries};
-use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Mutex;
 
 use crate::access_log::AccessLogs;
-use crate::admin;
-use crate::config::units::Placed;
-use crate::config::{Config, Lifecycle, MeshRegistry, Places};
+use crate::config::{Config, Lifecycle};
 use crate::kafka::{self, Outlet};
 use crate::log;
 use crate::metadata::DubboMetadata;
@@ -28,12 +28,18 @@ use crate::protocols;
 use crate::rocketmq::{BrokerListeners, BrokerStatus};
 use crate::statsd::Statsd;
 use crate::subscriber::Subscribers;
-use crate::tls::{self, Ledger, Owner, Renewed};
+use crate::tls::Ledger;
 use crate::traces::Tracer;
 use crate::turns::Turns;
 
+use certificates::keep_fresh;
+pub use listeners::ListenerStatus;
+use listeners::{Listener, bind, listen};
 use readiness::Awaited;
 pub use readiness::Readiness;
+use registry_thread::RegistryThread;
+use reloads::Fixed;
+pub use reloads::{Reloads, Shown};
 
 /// While stopping, messages for Kafka have this long to be written.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -81,158 +87,6 @@ pub struct Running {
     kafka: std::sync::Mutex<Vec<Arc<Outlet>>>,
     fixed: Fixed,
     _registry_thread: RegistryThread,
-}
-
-/// The runtime of registries, with a thread of its own: thousands of services that are listed at
-/// once hold up no health check, no reload and nobody who looks at the admin port.
-struct RegistryThread {
-    handle: Handle,
-    runtime: Option<Runtime>,
-}
-
-impl RegistryThread {
-    fn start() -> std::io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("registries")
-            .enable_all()
-            .build()?;
-        Ok(Self {
-            handle: runtime.handle().clone(),
-            runtime: Some(runtime),
-        })
-    }
-}
-
-impl Drop for RegistryThread {
-    fn drop(&mut self) {
-        // Within another runtime it must not be waited for.
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-/// The configuration in force as it may be shown.
-#[derive(Clone, Debug)]
-pub struct Shown {
-    /// What the file said, without secrets.
-    pub value: serde_json::Value,
-    /// Since when it is in force.
-    pub since: SystemTime,
-}
-
-impl Shown {
-    /// That of a file whose keys of these names are not in force: they stay as they are.
-    fn replace(&mut self, mut value: serde_json::Value, fixed: &[&str]) {
-        if let (Some(own), Some(new)) = (self.value.as_object(), value.as_object_mut()) {
-            for key in fixed {
-                new.remove(*key);
-                new.extend(own.get(*key).map(|kept| ((*key).to_owned(), kept.clone())));
-            }
-        }
-        *self = Self {
-            value,
-            since: SystemTime::now(),
-        };
-    }
-}
-
-/// What of a configuration only a restart changes.
-struct Fixed {
-    workers: usize,
-    admin: Option<admin::Settings>,
-    mesh_registry: Option<MeshRegistry>,
-    snapshots: Option<PathBuf>,
-}
-
-impl Fixed {
-    fn of(config: &Config) -> Self {
-        Self {
-            workers: config.workers,
-            admin: config.admin.clone(),
-            mesh_registry: config.mesh_registry.clone(),
-            snapshots: config.snapshots.clone(),
-        }
-    }
-
-    /// The keys that differ from those of another configuration.
-    fn changed(&self, other: &Self) -> Vec<&'static str> {
-        let keys = [
-            ("workers", self.workers != other.workers),
-            ("admin", self.admin != other.admin),
-            ("mesh_registry", self.mesh_registry != other.mesh_registry),
-            ("snapshots", self.snapshots != other.snapshots),
-        ];
-        let changed = keys.into_iter().filter(|(_, changed)| *changed);
-        changed.map(|(key, _)| key).collect()
-    }
-}
-
-/// Counts of reloads, and when the last were, in seconds since 1970.
-#[derive(Debug, Default)]
-pub struct Reloads {
-    /// Put in force.
-    pub accepted: AtomicU64,
-    /// When one was put in force last, the first included.
-    pub accepted_at: AtomicU64,
-    /// Refused; the configuration before stayed.
-    pub refused: AtomicU64,
-    /// When one was refused last; 0 if none was.
-    pub refused_at: AtomicU64,
-}
-
-impl Reloads {
-    /// None yet but what the process was started with.
-    fn begin() -> Self {
-        let reloads = Self::default();
-        reloads.accepted_at.store(seconds(), Ordering::Relaxed);
-        reloads
-    }
-
-    /// A configuration was put in force.
-    pub fn accept(&self) {
-        self.accepted_at.store(seconds(), Ordering::Relaxed);
-        self.accepted.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A configuration was refused.
-    pub fn refuse(&self) {
-        self.refused_at.store(seconds(), Ordering::Relaxed);
-        self.refused.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// Seconds since 1970.
-fn seconds() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |own| own.as_secs())
-}
-
-/// A listener as an operator sees it.
-#[derive(Clone, Debug)]
-pub struct ListenerStatus {
-    /// Its name.
-    pub name: String,
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// What may be spoken there.
-    pub protocols: Vec<&'static str>,
-    /// The name of its route table.
-    pub routes: String,
-    /// Whether it speaks TLS.
-    pub tls: bool,
-    /// Client connections open now.
-    pub connections: u64,
-    /// Client connections accepted since it began.
-    pub accepted: u64,
-}
-
-/// A listener in service.
-struct Listener {
-    id: u64,
-    spec: ListenerSpec,
-    address: SocketAddr,
 }
 
 impl Running {
@@ -516,65 +370,4 @@ impl Running {
 fn start_outlet(outlet: &Outlet, before: &[Arc<Outlet>]) -> anyhow::Result<()> {
     let started = outlet.start(before);
     started.with_context(|| format!("cannot speak to the Kafka cluster {}", outlet.name))
-}
-
-/// Has certificates read again when their files change, as long as what they are for lives.
-fn keep_fresh(config: &Config, ledger: &Arc<Ledger>) {
-    let files = &config.files;
-    let owner = |role, name: &str| Owner {
-        role,
-        name: name.to_owned(),
-    };
-    for (listener, files) in config.listeners.iter().zip(&files.listeners) {
-        let owner = owner("listener", &listener.name);
-        watch(listener.tls.as_ref(), files.as_ref(), owner, ledger);
-    }
-    for (cluster, files) in config.routing.clusters.iter().zip(&files.clusters) {
-        let owner = owner("cluster", &cluster.name);
-        watch(cluster.policy.tls.as_ref(), files.as_ref(), owner, ledger);
-    }
-    let registry = &config.routing.registry_policy;
-    let owner = owner("cluster", "registry_clusters");
-    watch(
-        registry.tls.as_ref(),
-        files.registry_clusters.as_ref(),
-        owner,
-        ledger,
-    );
-}
-
-fn watch<T: Renewed>(
-    tls: Option<&Arc<T>>,
-    files: Option<&Placed<T::Files>>,
-    owner: Owner,
-    ledger: &Arc<Ledger>,
-) {
-    if let (Some(tls), Some(files)) = (tls, files) {
-        let (tls, files) = (Arc::downgrade(tls), files.value.clone());
-        tokio::spawn(tls::keep_fresh(tls, files, owner, ledger.clone()));
-    }
-}
-
-/// Binds listeners; an error says where in the configuration their addresses stand.
-fn bind(
-    workers: &Workers,
-    specs: Vec<ListenerSpec>,
-    places: &Places,
-) -> anyhow::Result<Vec<Bound>> {
-    specs
-        .into_iter()
-        .map(|spec| {
-            let (name, address) = (spec.name.clone(), spec.address);
-            workers.bind(spec).with_context(|| {
-                let place = places.of(&name);
-                format!("{place}: listener {name} cannot listen on {address}")
-            })
-        })
-        .collect()
-}
-
-fn listen(workers: &Workers, bound: Bound) -> Listener {
-    let (id, spec, address) = (bound.id(), bound.spec().clone(), bound.address());
-    workers.listen(bound);
-    Listener { id, spec, address }
 }

@@ -151,6 +151,7 @@ fn one_example_shows_every_key() {
 fn every_key_is_explained() {
     let pages = [
         "configuration.md",
+        "filters.md",
         "messaging.md",
         "metrics.md",
         "observing.md",

@@ -33,7 +33,7 @@ pub use protocol::{Protocol, Served, Sniff};
 pub use proxies::{Proxies, ProxyHeader, node};
 pub use resident::IdleConnections;
 pub use simulated::{Crew, Held};
-pub use streams::{Caller, Carried, Stream, TunnelEnd};
+pub use streams::{Caller, Carried, SessionFilters, Stream, TunnelEnd};
 pub use survey::{InFlight, SessionPlace, SessionStatus, Survey, WaitsFor};
 pub use threads::{Bound, WorkerStatus, Workers};
 pub use worker::Worker;

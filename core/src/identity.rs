@@ -101,6 +101,13 @@ impl Identity {
         self.common_name.as_deref()?.strip_prefix(COMMON_NAME)
     }
 
+    /// All its names, as text.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let common = (self.common_name.as_deref()).filter(|_| !self.has_alternative_name());
+        let names = self.spiffe.as_deref().into_iter().chain(common);
+        names.chain(self.dns.iter().map(|own| &**own))
+    }
+
     /// Whether a name of this kind, as text, is as it should be.
     #[must_use]
     pub fn any(&self, kind: Kind, is_right: impl Fn(&str) -> bool) -> bool {

@@ -13,6 +13,7 @@ pub mod conformance;
 pub mod discovery;
 pub mod driver;
 pub mod endpoint;
+pub mod filter;
 pub mod frame;
 pub mod gauges;
 pub mod health;

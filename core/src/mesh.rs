@@ -2,6 +2,7 @@
 
 mod exchange;
 mod explain;
+mod filtered;
 mod fitting;
 mod hits;
 mod learned;
@@ -25,14 +26,16 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use crate::clock::Clock;
 use crate::cluster::{Cluster, ClusterPolicy, ClusterSpec, Source};
 use crate::discovery::{Discovery, Lookup};
+use crate::filter::{DecisionKey, Decisions, Filter};
 use crate::gauges::Gauges;
 use crate::record::Observer;
 use crate::rejection::Rejection;
-use crate::route::RouteTable;
+use crate::route::{Route, RouteTable};
 use crate::trace::Tracing;
 
-pub use exchange::{Attempt, Exchange, Lease, Resend};
-pub use explain::{Explained, Led};
+pub use exchange::{Attempt, Exchange, Lease, Resend, Routed};
+pub use explain::{Explained, Led, Passed};
+pub(crate) use filtered::SessionFilters;
 pub use fitting::Fitting;
 use hits::Hits;
 use learned::Learned;
@@ -118,6 +121,10 @@ pub struct RoutingSpec {
     pub tables: Vec<RouteTable>,
     /// Configured clusters.
     pub clusters: Vec<ClusterSpec>,
+    /// Filters, by the names that listeners and routes use.
+    pub filters: Vec<(Arc<str>, Arc<dyn Filter>)>,
+    /// The filters that all calls of a listener pass, by its name and in order.
+    pub listener_filters: BTreeMap<Arc<str>, Arc<[Arc<str>]>>,
     /// The policy of clusters that routes to a registry make.
     pub registry_policy: ClusterPolicy,
     /// Bounds.
@@ -132,6 +139,8 @@ pub struct Routing {
     pub limits: Limits,
     tables: HashMap<Arc<str>, Arc<RouteTable>>,
     clusters: HashMap<Arc<str>, Arc<Cluster>>,
+    filters: BTreeMap<Arc<str>, Arc<dyn Filter>>,
+    listener_filters: BTreeMap<Arc<str>, Arc<[Arc<str>]>>,
     registry_policy: ClusterPolicy,
 }
 
@@ -152,6 +161,36 @@ impl Routing {
 
     fn policy(&self) -> ClusterPolicy {
         self.registry_policy.clone()
+    }
+
+    /// The filter of this name.
+    #[must_use]
+    pub fn filter(&self, name: &str) -> Option<&Arc<dyn Filter>> {
+        self.filters.get(name)
+    }
+
+    /// All filters, by name.
+    pub fn filters(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<dyn Filter>)> {
+        self.filters.iter()
+    }
+
+    /// The listeners whose calls pass this filter.
+    #[must_use]
+    pub fn listeners_with(&self, filter: &str) -> Vec<&str> {
+        let all = self.listener_filters.iter();
+        let own = all.filter(|(_, names)| names.iter().any(|own| **own == *filter));
+        own.map(|(listener, _)| &**listener).collect()
+    }
+
+    /// The names of the filters that calls of this route pass, which came in by this listener, in order.
+    pub fn filters_of<'a>(
+        &'a self,
+        listener: &str,
+        route: &'a Route,
+    ) -> impl Iterator<Item = &'a Arc<str>> + use<'a> {
+        let listener = self.listener_filters.get(listener);
+        let listener = listener.into_iter().flat_map(|own| own.iter());
+        listener.chain(route.filters.iter())
     }
 
     /// The configured cluster of this name.
@@ -183,6 +222,8 @@ pub struct Mesh {
     pub(crate) learned: Learned,
     /// How often routes are taken.
     pub(crate) hits: Hits,
+    /// What filters decided.
+    pub(crate) decisions: Arc<Decisions>,
 }
 
 impl Mesh {
@@ -200,6 +241,8 @@ impl Mesh {
             limits: Limits::default(),
             tables: HashMap::new(),
             clusters: HashMap::new(),
+            filters: BTreeMap::new(),
+            listener_filters: BTreeMap::new(),
             registry_policy: ClusterPolicy::default(),
         };
         let mesh = Arc::new(Self {
@@ -215,6 +258,7 @@ impl Mesh {
             unknown: Unknown::default(),
             learned: Learned::default(),
             hits: Hits::default(),
+            decisions: Arc::default(),
         });
         mesh.apply(spec);
         mesh
@@ -262,6 +306,17 @@ impl Mesh {
             |table| there.contains_key(table),
             |table, route| there.get(table).is_some_and(|own| own.contains(route)),
         );
+        // One that does what it did goes on with what it remembers: how full its buckets are, say.
+        let filters: BTreeMap<_, _> = spec
+            .filters
+            .into_iter()
+            .map(|(name, filter)| {
+                let former = before.filters.get(&name);
+                let kept = former.filter(|former| former.is_same(&*filter)).cloned();
+                (name, kept.unwrap_or(filter))
+            })
+            .collect();
+        self.decisions.keep(|filter| filters.contains_key(filter));
         let tables = spec
             .tables
             .into_iter()
@@ -272,6 +327,8 @@ impl Mesh {
             limits: spec.limits,
             tables,
             clusters,
+            filters,
+            listener_filters: spec.listener_filters,
             registry_policy: spec.registry_policy,
         }));
     }
@@ -399,6 +456,12 @@ impl Mesh {
     #[must_use]
     pub fn route_hits(&self) -> BTreeMap<(Arc<str>, Arc<str>), u64> {
         self.hits.sums()
+    }
+
+    /// What filters decided, counted by filter, rule and decision.
+    #[must_use]
+    pub fn filter_decisions(&self) -> Vec<(DecisionKey, u64)> {
+        self.decisions.all()
     }
 
     fn lock_looked_up(&self) -> std::sync::MutexGuard<'_, BTreeMap<Lookup, Arc<Cluster>>> {

@@ -48,7 +48,9 @@ impl Ending {
             Self::Answered(Outcome::Success | Outcome::Exception | Outcome::Invalid)
             | Self::Sent
             | Self::Abandoned
-            | Self::Rejected(Rejection::BadRequest | Rejection::TooLarge) => false,
+            | Self::Rejected(Rejection::BadRequest | Rejection::TooLarge | Rejection::Limited) => {
+                false
+            }
             Self::Rejected(_) => true,
         }
     }
@@ -115,6 +117,11 @@ pub trait About {
 
     /// The cluster of the last endpoint tried, or "" if none was.
     fn cluster(&self) -> &str {
+        ""
+    }
+
+    /// The filter that refused it, or "" if none did.
+    fn filter(&self) -> &str {
         ""
     }
 }

@@ -20,6 +20,8 @@ pub enum Rejection {
     DeadlineExceeded,
     /// A limit of the mesh was reached (calls in flight, queued bytes).
     Overloaded,
+    /// The caller has used up its rate; later it may call again.
+    Limited,
     /// Policy forbids the call; trying again is no use.
     Denied,
     /// The call cannot be read.
@@ -32,7 +34,7 @@ pub enum Rejection {
 
 impl Rejection {
     /// Every reason, for tables and tests.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::NoRoute,
         Self::NoService,
         Self::NoEndpoint,
@@ -40,6 +42,7 @@ impl Rejection {
         Self::ConnectionLost,
         Self::DeadlineExceeded,
         Self::Overloaded,
+        Self::Limited,
         Self::Denied,
         Self::BadRequest,
         Self::TooLarge,
@@ -57,6 +60,7 @@ impl Rejection {
             Self::ConnectionLost => "connection_lost",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::Overloaded => "overloaded",
+            Self::Limited => "limited",
             Self::Denied => "denied",
             Self::BadRequest => "bad_request",
             Self::TooLarge => "too_large",

@@ -18,7 +18,7 @@ pub use cidr::{Cidr, CidrError};
 pub use text::Text;
 
 /// Conditions on a call, all of which must hold. The default matches every call.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Match {
     /// The protocol's name.
     pub protocol: Text,
@@ -55,6 +55,8 @@ pub struct Route {
     pub retry: Retry,
     /// Which of them are traced, where that is not as for all calls.
     pub tracing: Option<Choice>,
+    /// The filters that they pass, by name and in order, after those of their listener.
+    pub filters: Arc<[Arc<str>]>,
     /// What a protocol does with these calls beyond routing them; made for it by the
     /// configuration, and read by that protocol only.
     pub treatment: Option<Arc<dyn std::any::Any + Send + Sync>>,
@@ -144,22 +146,30 @@ pub struct Call<'a> {
 impl Match {
     /// Whether all conditions but those on attributes and identity hold.
     fn holds(&self, call: &Call<'_>) -> bool {
+        self.names(call) && self.is_from(call.source)
+    }
+
+    /// Whether the conditions on names hold: they do, or do not, for all calls of a kind.
+    pub(crate) fn names(&self, call: &Call<'_>) -> bool {
         self.protocol.matches(call.protocol)
             && self.service.matches(call.service)
             && self.method.matches(call.method)
             && self.version.matches(call.version)
             && self.group.matches(call.group)
-            && (self.sources.is_empty() || self.sources.iter().any(|n| n.contains(call.source)))
     }
-}
 
-impl Match {
+    /// Whether a caller's address is one of those that are asked for.
+    pub(crate) fn is_from(&self, source: IpAddr) -> bool {
+        self.sources.is_empty() || self.sources.iter().any(|own| own.contains(source))
+    }
+
     /// Whether nothing but what is equal for all calls of a kind is asked for.
     fn is_certain(&self) -> bool {
         self.attributes.is_empty() && self.identity.is_none()
     }
 
-    fn identifies(&self, client: Option<&Identity>) -> bool {
+    /// Whether the client is who is asked for.
+    pub(crate) fn identifies(&self, client: Option<&Identity>) -> bool {
         match &self.identity {
             None => true,
             Some((kind, text)) => {

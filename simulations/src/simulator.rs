@@ -14,6 +14,7 @@ mod server;
 mod sweep;
 mod tongue;
 mod toy;
+mod web;
 mod world;
 
 use world::World;

@@ -11,7 +11,9 @@ use crate::{log, metrics};
 
 use super::conversation::{Answer, Asked};
 use super::explain::{Entrance, Question, explain};
-use super::{Shared, clusters, dashboard, health, in_flight, lists, routes, services, tap};
+use super::{
+    Shared, clusters, dashboard, filters, health, in_flight, lists, routes, services, tap,
+};
 
 /// What is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub enum What {
     Config,
     /// Route tables.
     Routes,
+    /// Filters.
+    Filters,
     /// Listeners.
     Listeners,
     /// Clusters and endpoints.
@@ -113,7 +117,7 @@ const fn change(
 }
 
 /// Everything that is served, in the order of the guide.
-pub const ENDPOINTS: [Endpoint; 25] = [
+pub const ENDPOINTS: [Endpoint; 26] = [
     get("/", What::Page, "the dashboard"),
     get("/dashboard.css", What::Style, "the dashboard's style"),
     get("/dashboard.js", What::Script, "the dashboard's script"),
@@ -144,6 +148,11 @@ pub const ENDPOINTS: [Endpoint; 25] = [
         "/routes",
         What::Routes,
         "route tables: conditions, destinations, and how often each route was taken; `?limit=N` routes of each",
+    ),
+    get(
+        "/filters",
+        What::Filters,
+        "filters: what each does, who names it, and what it decided",
     ),
     get(
         "/explain",
@@ -252,6 +261,7 @@ pub(super) async fn answer(asked: Asked, shared: &Arc<Shared>) -> Answer {
         What::Routes => with_limit(&asked, |limit| {
             routes::list(&running.mesh, limit.unwrap_or(usize::MAX))
         }),
+        What::Filters => Answer::json(&filters::list(&running.mesh)),
         What::Explain => explained(&asked, running).await,
         What::Services => Answer::compact(&services::totals(running)),
         What::Calls => Answer::json(&in_flight::calls(running).await),

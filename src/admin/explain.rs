@@ -5,7 +5,7 @@ mod question;
 use std::borrow::Cow;
 use std::time::Duration;
 
-use finback_core::mesh::{Explained, Led, Mesh};
+use finback_core::mesh::{Explained, Led, Mesh, Passed};
 use finback_core::route::{Call, Destination, Route};
 use finback_registry::{Layout, Registries};
 use serde_json::{Value, json};
@@ -54,7 +54,8 @@ pub async fn explain(
         let found = attributes.iter().find(|(own, _)| is(own, name));
         found.map(|(_, value)| Cow::Borrowed(value.as_str()))
     };
-    let explained = mesh.explain(table, &call, client.as_ref(), &mut read);
+    let listener = entrance.name.as_str().into();
+    let explained = mesh.explain(&listener, table, &call, client.as_ref(), &mut read);
     let mut told = told(question, entrance, &protocol, &explained);
     if let Some(registries) = registries {
         ask_registry(&explained, registries, &mut told).await;
@@ -84,9 +85,20 @@ fn told(question: &Question, entrance: &Entrance, protocol: &str, all: &Explaine
         "table": entrance.table,
         "passed": passed,
         "route": all.route.as_deref().map(route),
+        "filters": all.filters.iter().map(filter).collect::<Vec<_>>(),
         "destinations": destinations,
         "served": is_served(all),
         "verdict": verdict(all, &entrance.table),
+    })
+}
+
+fn filter(own: &Passed) -> Value {
+    json!({
+        "name": &*own.name,
+        "kind": own.kind,
+        "refuses": own.refusal.as_ref().map(|refusal| json!({
+            "outcome": refusal.why.name(), "rule": &*refusal.rule,
+        })),
     })
 }
 
@@ -115,6 +127,7 @@ pub(super) fn route(own: &Route) -> Value {
         "conditions": own.when.conditions(),
         "to": to,
         "clusters": clusters,
+        "filters": own.filters.iter().map(|own| &**own).collect::<Vec<_>>(),
         "timeout_ms": own.timeout.map(|own| own.as_secs_f64() * 1000.0),
         "attempts": own.retry.attempts.max(1),
         "idempotent": own.retry.idempotent,
@@ -151,6 +164,9 @@ fn destination(own: &Led, total: u64) -> Value {
 }
 
 fn is_served(all: &Explained) -> bool {
+    if all.filters.iter().any(|own| own.refusal.is_some()) {
+        return false;
+    }
     match &all.route {
         None => false,
         Some(route) if matches!(route.to, Destination::Treatment) => true,
@@ -166,6 +182,18 @@ fn verdict(all: &Explained, table: &str) -> String {
     let Some(route) = &all.route else {
         return format!("refused as no_route: no route of table {table} matches");
     };
+    let refused = all
+        .filters
+        .iter()
+        .find_map(|own| Some((own, own.refusal.as_ref()?)));
+    if let Some((by, refusal)) = refused {
+        let why = match &*refusal.rule {
+            "" => "no rule allows it".to_owned(),
+            rule => format!("rule {rule}"),
+        };
+        let outcome = refusal.why.name();
+        return format!("refused as {outcome} by filter {}: {why}", by.name);
+    }
     if matches!(route.to, Destination::Treatment) {
         return "answered here: the route has no endpoints".to_owned();
     }

@@ -40,6 +40,7 @@ pub(super) fn shown(key: &SeriesKey, record: &Record<'_>) -> Value {
         "took_ms": millis(record.took()),
         "attempts": record.attempts,
         "route": record.about.route(),
+        "filter": record.about.filter(),
         "cluster": cut(record.about.cluster()),
         "endpoint": record.about.endpoint().map(|own| own.to_string()),
         "source": record.about.source().to_string(),

@@ -142,6 +142,23 @@ fn text(told: &Value) -> String {
         let to = word(&told["route"]["to"]);
         let _ = writeln!(out, "route {}: to {to}", Escaped(name));
     }
+    for own in list(&told["filters"]) {
+        let (name, kind) = (word(&own["name"]), word(&own["kind"]));
+        let what = match own["refuses"]["rule"].as_str() {
+            None if kind == "authorization" => "lets it pass",
+            None => "may hold it up",
+            Some("") => "refuses it: no rule allows it",
+            Some(_) => "refuses it",
+        };
+        let _ = write!(out, "filter {name} ({kind}): {what}");
+        if let Some(rule) = own["refuses"]["rule"]
+            .as_str()
+            .filter(|own| !own.is_empty())
+        {
+            let _ = write!(out, ", by rule {}", Escaped(rule));
+        }
+        out.push('\n');
+    }
     for own in list(&told["destinations"]) {
         destination(&own, &mut out);
     }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod clusters;
+mod filters;
 mod kafka;
 mod logs;
 mod proxies;
@@ -77,6 +78,7 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
         several: RefCell::default(),
         hosts: RefCell::default(),
         clusters: file.clusters.keys().cloned().collect(),
+        filters: file.filters.keys().cloned().collect(),
         tables: file.routes.keys().cloned().collect(),
         kafka: kafka.into_iter().collect(),
         credentials: RefCell::default(),
@@ -116,12 +118,20 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
         .map(|(name, routes)| table(&name, routes, &names, folder, &mut wrongs))
         .collect();
     rocketmq::settle(&mut all, &tables, &mut wrongs);
+    let filters = file.filters.into_iter().map(|(name, from)| {
+        let place = from.place;
+        let converted = filters::filter(&name, from)?;
+        filters::check(&name, (&converted, place), &tables, &all.specs)?;
+        Ok((name.into(), converted.filter))
+    });
+    let filters = wrongs.all(filters);
     let Listeners {
         specs: listeners,
         tls: listener_tls,
         access_logs,
         places: listener_places,
         rocketmq,
+        filters: listener_filters,
     } = all;
     let clusters = file.clusters.into_iter().map(|(name, mut cluster)| {
         let told = cluster.value.proxy_protocol.take();
@@ -146,6 +156,8 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
     let routing = RoutingSpec {
         tables,
         clusters,
+        filters,
+        listener_filters,
         registry_policy,
         limits,
     };
@@ -227,6 +239,8 @@ struct Listeners {
     access_logs: Vec<(Arc<str>, AccessLogConfig)>,
     /// Those that speak RocketMQ.
     rocketmq: Vec<OfListener>,
+    /// The filters that all calls of each one pass, by its name.
+    filters: BTreeMap<Arc<str>, Arc<[Arc<str>]>>,
     /// Where each one's address stands, by name.
     places: Vec<(Arc<str>, (u64, u64))>,
 }
@@ -241,6 +255,7 @@ struct Names {
     /// Clusters whose endpoints have host names.
     hosts: RefCell<BTreeMap<String, HostCluster>>,
     clusters: Vec<String>,
+    filters: Vec<String>,
     tables: Vec<String>,
     /// Which calls are traced, if any are.
     tracing: Option<Choice>,
@@ -405,6 +420,7 @@ fn add_listener(
 ) -> Result<()> {
     let place = listener.address.place;
     let access_log = listener.access_log.take();
+    let filters = filters::named(std::mem::take(&mut listener.filters), &names.filters)?;
     let rocketmq = rocketmq::settings(
         listener.rocketmq.take(),
         listener.protocol.as_ref(),
@@ -449,6 +465,9 @@ fn add_listener(
             place,
             brokers,
         });
+    }
+    if !filters.is_empty() {
+        all.filters.insert(spec.name.clone(), filters);
     }
     all.places.push((spec.name.clone(), place));
     all.tls.push(tls);

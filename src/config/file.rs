@@ -1,6 +1,7 @@
 //! The configuration file's types: what may be written, nothing about what it means.
 
 mod admin;
+mod filters;
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -12,6 +13,7 @@ use serde::Deserialize;
 use super::units::{Pause, Percent, Placed, Size, Time};
 
 pub use admin::{Admin, AdminListener, AdminTls};
+pub use filters::{Authorization, AuthorizationRule, Fault, Filter, Per, RateLimit};
 
 /// The whole file: keys at its top that begin with `x-` are left to whoever wrote them, for anchors to stand in.
 #[derive(Clone, Debug)]
@@ -55,6 +57,9 @@ pub struct File {
     pub subscriptions: Vec<MqttSubscription>,
     /// Addresses to accept on; at least one.
     pub listeners: Placed<Vec<Listener>>,
+    /// Filters by name: policies that decide about calls, for listeners and routes to name.
+    #[serde(default)]
+    pub filters: BTreeMap<String, Placed<Filter>>,
     /// Route tables by name.
     #[serde(default)]
     pub routes: BTreeMap<String, Vec<Placed<Route>>>,
@@ -506,6 +511,9 @@ pub struct Listener {
     /// Default: auto.
     #[schemars(extend("enum" = ["auto", "mqtt", "bolt", "dubbo", "http", "rocketmq", "tcp"]))]
     pub protocol: Option<Placed<String>>,
+    /// The filters that all its calls pass, in this order, before those of their routes. Default: none.
+    #[serde(default)]
+    pub filters: Vec<Placed<String>>,
     /// With `auto`: whether what is none of its protocols is passed through as TCP, to where
     /// routes for `tcp` lead. Default: false.
     #[serde(default)]
@@ -728,6 +736,9 @@ pub struct Route {
     pub response_headers: Option<Headers>,
     /// MQTT: who may publish and hear what, under which names, how much.
     pub mqtt: Option<Placed<MqttPolicy>>,
+    /// The filters that its calls pass, after those of their listener, in this order. Default: none.
+    #[serde(default)]
+    pub filters: Vec<Placed<String>>,
     /// The longest that a call may take; a caller's own shorter limit holds.
     pub timeout: Option<Placed<Time>>,
     /// When a call is tried again.

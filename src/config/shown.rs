@@ -10,10 +10,11 @@ pub(super) const REDACTED: &str = "(redacted)";
 pub(super) const SECRET: [&str; 4] = ["password", "user", "username", "users"];
 /// Keys that have a secret's name and hold none: files by their paths, and choices of a method.
 #[cfg(test)]
-pub(super) const HARMLESS: [&str; 15] = [
+pub(super) const HARMLESS: [&str; 16] = [
     "auth_timeout",
     "authenticate",
     "authentication",
+    "authorization",
     "certificate",
     "certificates",
     "client_ca",

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use finback_core::filter::fault;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -157,6 +158,75 @@ impl JsonSchema for Percent {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "integer", "minimum": 0, "maximum": 100 })
     }
+}
+
+/// A share from 0 to 100 percent, with a fraction if need be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share(pub fault::Share);
+
+impl<'de> Deserialize<'de> for Share {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let share = f64::deserialize(deserializer)?;
+        let parts = fault::Share::percent(share).map(Self);
+        parts.ok_or_else(|| {
+            D::Error::custom(format!("{share} is no share in percent; write 0 to 100"))
+        })
+    }
+}
+
+impl JsonSchema for Share {
+    fn schema_name() -> Cow<'static, str> {
+        "Share".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "number", "minimum": 0, "maximum": 100 })
+    }
+}
+
+/// So many in a time: `100/s`, `6000/m`, `5/100ms`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many; above 0.
+    pub amount: u64,
+    /// In which time; above zero.
+    pub period: Duration,
+}
+
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse_rate(&text).ok_or_else(|| {
+            D::Error::custom(format!(
+                "`{text}` is no rate; write 100/s, 6000/m or 5/100ms"
+            ))
+        })
+    }
+}
+
+impl JsonSchema for Rate {
+    fn schema_name() -> Cow<'static, str> {
+        "Rate".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string", "pattern": "^[0-9]+/([0-9]*(ms|s|m|h))+$",
+            "description": "So many in a time: 100/s, 6000/m, 5/100ms."
+        })
+    }
+}
+
+fn parse_rate(text: &str) -> Option<Rate> {
+    let (amount, period) = text.split_once('/')?;
+    let amount = amount.trim().parse().ok().filter(|amount| *amount > 0)?;
+    let period = period.trim();
+    let is_one = period.starts_with(|c: char| c.is_ascii_alphabetic());
+    let period = if is_one {
+        parse_time(&format!("1{period}"))
+    } else {
+        parse_time(period)
+    };
+    let period = period.filter(|period| !period.is_zero())?;
+    Some(Rate { amount, period })
 }
 
 /// A number of bytes, written with its unit: `64KiB`, `16MiB`, or a plain number.

@@ -110,7 +110,8 @@ const FLOORS: [Floor; 5] = [
         name: "routing",
         holds: "which endpoint, how often, how long; endpoints of one snapshot; how health is asked for",
         modules: &[
-            "balance", "budget", "cluster", "health", "outlier", "route", "steer", "subset",
+            "balance", "budget", "cluster", "filter", "health", "outlier", "route", "steer",
+            "subset",
         ],
         may_use: &["vocabulary", "net"],
         bans: &[

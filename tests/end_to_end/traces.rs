@@ -253,6 +253,7 @@ fn says(spans: &[Span], grpc: &str) {
                 ("url.scheme", "http"),
                 ("server.address", "shop.test"),
                 ("user_agent.original", "tester"),
+                ("network.protocol.version", "1.1"),
                 ("client.address", "127.0.0.1"),
                 ("finback.route", "shop"),
                 ("finback.listener", "all"),

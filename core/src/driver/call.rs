@@ -1,5 +1,7 @@
 //! One framed call on its way: attempts, waiting for a registry, answers and refusals.
 
+use std::future::Future;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -7,8 +9,11 @@ use bytes::Bytes;
 
 use crate::clock::Now;
 use crate::cluster::Cluster;
+use crate::filter::Decided;
 use crate::frame::{Answer, Head, Metadata, Reading};
-use crate::mesh::{Attempt, AttemptEnd, Deadline, Exchange, Fitting, Lease, Propagated, Resend};
+use crate::mesh::{
+    Attempt, AttemptEnd, Deadline, Exchange, Fitting, Lease, Propagated, Resend, Routed,
+};
 use crate::rejection::Rejection;
 use crate::trace::Field;
 
@@ -170,32 +175,72 @@ fn attempt_again(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<(), (Box<Ca
     Ok(())
 }
 
+// === Waiting for a filter ===
+
+/// Keeps a call until the filter has decided that it waits for, its deadline passes, its client is gone or draining
+/// takes too long.
+pub(crate) fn wait_for_filter(worker: &Rc<Worker>, mut call: Box<Call>) {
+    let Some(wait) = call.exchange.take_wait() else {
+        return refuse(worker, call, Rejection::Denied);
+    };
+    let bytes = call.wire.as_ref().map_or(0, Bytes::len);
+    let Some(room) = Room::take_for(worker, bytes) else {
+        return refuse(worker, call, Rejection::Overloaded);
+    };
+    let place = CallPlace::take(worker, &call.exchange, WaitsFor::Filter);
+    let worker = worker.clone();
+    worker
+        .clone()
+        .spawn("a call that waits for a filter", async move {
+            let waited = wait_until(&worker, &call, wait).await;
+            worker.read_clock();
+            drop((room, place));
+            match waited {
+                Ok(decided) => go_on(&worker, call, decided),
+                Err(Waited::Gone) => call.reply.finished(&worker),
+                Err(Waited::Draining) => refuse(&worker, call, Rejection::Draining),
+                Err(Waited::Late) => refuse(&worker, call, Rejection::DeadlineExceeded),
+            }
+        });
+}
+
+/// Goes on with a call about which a filter has decided.
+fn go_on(worker: &Rc<Worker>, mut call: Box<Call>, decided: Decided) {
+    let wire = call.wire.clone().unwrap_or_default();
+    let codec = call.reply.codec().clone();
+    let Ok(Reading::Call(metadata)) = codec.read(&call.head, &wire) else {
+        // It was read before.
+        return refuse(worker, call, Rejection::BadRequest);
+    };
+    let Call {
+        reply, exchange, ..
+    } = &mut *call;
+    let mut attributes = |name: &str| reply.attribute(&wire, &metadata, name);
+    exchange.decided(decided, worker, reply.identity(), &mut attributes);
+    match call.exchange.routed() {
+        Ok(Routed::Onward) => {
+            call.wire = None;
+            begin(worker, call, &metadata, &wire);
+        }
+        Ok(Routed::Waits) => wait_for_filter(worker, call),
+        Ok(Routed::Here) => refuse(worker, call, Rejection::Denied),
+        Err(rejection) => refuse(worker, call, rejection),
+    }
+}
+
 // === Waiting for a registry ===
 
 /// Room for a call that waits, given back when it waits no more.
 struct Room {
     worker: Rc<Worker>,
-    reply: Rc<dyn Reply>,
     bytes: usize,
-    cluster: usize,
 }
 
 impl Room {
-    fn take(worker: &Rc<Worker>, call: &Call, cluster: &Arc<Cluster>) -> Option<Self> {
-        let bytes = call.wire.as_ref().map_or(0, Bytes::len);
-        let cluster = Arc::as_ptr(cluster).addr();
-        if !call.reply.begin_lookup(cluster) {
-            return None;
-        }
-        if !worker.reserve_pending(bytes) {
-            call.reply.end_lookup(cluster);
-            return None;
-        }
-        Some(Self {
+    fn take_for(worker: &Rc<Worker>, bytes: usize) -> Option<Self> {
+        worker.reserve_pending(bytes).then(|| Self {
             worker: worker.clone(),
-            reply: call.reply.clone(),
             bytes,
-            cluster,
         })
     }
 }
@@ -203,6 +248,27 @@ impl Room {
 impl Drop for Room {
     fn drop(&mut self) {
         self.worker.release_pending(self.bytes);
+    }
+}
+
+/// One of the lookups that a client may wait for.
+struct LookingUp {
+    reply: Rc<dyn Reply>,
+    cluster: usize,
+}
+
+impl LookingUp {
+    fn begin(reply: &Rc<dyn Reply>, cluster: &Arc<Cluster>) -> Option<Self> {
+        let cluster = Arc::as_ptr(cluster).addr();
+        reply.begin_lookup(cluster).then(|| Self {
+            reply: reply.clone(),
+            cluster,
+        })
+    }
+}
+
+impl Drop for LookingUp {
+    fn drop(&mut self) {
         self.reply.end_lookup(self.cluster);
     }
 }
@@ -210,7 +276,10 @@ impl Drop for Room {
 /// Keeps a call until its service's first snapshot is there, its deadline passes, its client is gone
 /// or draining takes too long.
 fn park(worker: &Rc<Worker>, call: Box<Call>, cluster: Arc<Cluster>) {
-    let Some(room) = Room::take(worker, &call, &cluster) else {
+    let bytes = call.wire.as_ref().map_or(0, Bytes::len);
+    let looking_up = LookingUp::begin(&call.reply, &cluster);
+    let room = looking_up.and_then(|own| Some((own, Room::take_for(worker, bytes)?)));
+    let Some(room) = room else {
         return refuse(worker, call, Rejection::Overloaded);
     };
     let place = CallPlace::take(worker, &call.exchange, WaitsFor::Registry);
@@ -218,14 +287,14 @@ fn park(worker: &Rc<Worker>, call: Box<Call>, cluster: Arc<Cluster>) {
     worker
         .clone()
         .spawn("a call that waits for a registry", async move {
-            let ended = wait(&worker, &call, &cluster).await;
+            let waited = wait_until(&worker, &call, cluster.until_ready()).await;
             worker.read_clock();
             drop((room, place));
-            match ended {
-                Waited::Ready => try_again(&worker, call, Rejection::NoService),
-                Waited::Gone => call.reply.finished(&worker),
-                Waited::Draining => refuse(&worker, call, Rejection::Draining),
-                Waited::Late => {
+            match waited {
+                Ok(()) => try_again(&worker, call, Rejection::NoService),
+                Err(Waited::Gone) => call.reply.finished(&worker),
+                Err(Waited::Draining) => refuse(&worker, call, Rejection::Draining),
+                Err(Waited::Late) => {
                     worker.warn_of_registry(cluster.name());
                     refuse(&worker, call, Rejection::DeadlineExceeded);
                 }
@@ -233,33 +302,37 @@ fn park(worker: &Rc<Worker>, call: Box<Call>, cluster: Arc<Cluster>) {
         });
 }
 
+/// Why a call waits no more.
 #[derive(Clone, Copy)]
 enum Waited {
-    Ready,
     Late,
     Gone,
     Draining,
 }
 
-async fn wait(worker: &Worker, call: &Call, cluster: &Cluster) -> Waited {
+/// Waits for something as long as anybody waits for the call.
+async fn wait_until<T>(
+    worker: &Worker,
+    call: &Call,
+    until: impl Future<Output = T>,
+) -> Result<T, Waited> {
     let deadline = worker.mesh().clock.instant(call.exchange.deadline);
+    let mut until = pin!(tokio::time::timeout_at(deadline, until));
     loop {
         // Made before the flags are read, so that no change between the two is missed.
         let changed = worker.waiting_changed();
         match call.reply.waiting() {
-            Waiting::Gone => return Waited::Gone,
-            Waiting::GivenUp => return Waited::Late,
+            Waiting::Gone => return Err(Waited::Gone),
+            Waiting::GivenUp => return Err(Waited::Late),
             Waiting::Yes => {}
         }
         if worker.is_aborting() {
-            return Waited::Draining;
+            return Err(Waited::Draining);
         }
         tokio::select! {
-                // By order and not by lot: a simulation has to be able to repeat it.
-                biased;
-            ready = tokio::time::timeout_at(deadline, cluster.until_ready()) => {
-                return if ready.is_ok() { Waited::Ready } else { Waited::Late };
-            }
+            // By order and not by lot: a simulation has to be able to repeat it.
+            biased;
+            ready = &mut until => return ready.map_err(|_| Waited::Late),
             () = changed => {}
         }
     }
@@ -282,7 +355,10 @@ pub(crate) fn deliver(
             Err((given_back, _)) => call = given_back,
         }
     }
-    if !call.reply.is_gone() {
+    if call.exchange.drops_answer() {
+        // As if it had been lost on the way; who waits for it gives up in its own time.
+        call.exchange.answered(answer, 0);
+    } else if !call.reply.is_gone() {
         call.reply.deliver(worker, &call.head, head, wire);
         call.exchange.answered(answer, wire.len());
         if let Some(lag) = call.reply.codec().lag(&call.head, head) {

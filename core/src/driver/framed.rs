@@ -13,8 +13,9 @@ use crate::clock::Now;
 use crate::codec::{Codec, Signal};
 use crate::frame::{Edit, Head, Kind, Malformed, Metadata, Names, Reading, Status};
 use crate::gauges::Gauges;
+use crate::identity::Identity;
 use crate::log_limit::LogLimit;
-use crate::mesh::{Exchange, Origin, SiteCache};
+use crate::mesh::{Exchange, Origin, Routed, SiteCache};
 use crate::net::{Ends, Transport};
 use crate::rejection::Rejection;
 
@@ -167,7 +168,7 @@ impl Client {
                 .borrow_mut()
                 .find(worker, &self.origin, self.protocol, source, &metadata);
         let mut attributes = |name: &str| self.attribute(wire, &metadata, name);
-        let call = Box::new(Call {
+        let mut call = Box::new(Call {
             reply: self.clone(),
             head,
             exchange: Exchange::open(
@@ -175,7 +176,7 @@ impl Client {
                 site,
                 (source, wire.len()),
                 metadata.timeout,
-                self.transport.as_deref().and_then(Transport::identity),
+                self.identity(),
                 metadata.names,
                 &mut attributes,
             ),
@@ -196,11 +197,17 @@ impl Client {
             }
         }
         let allowed = match metadata.denied {
-            false => Ok(()),
+            false => call.exchange.routed(),
             true => Err(Rejection::Denied),
         };
-        match allowed.and_then(|()| call.exchange.routed()) {
-            Ok(()) => call::begin(worker, call, &metadata, wire),
+        match allowed {
+            Ok(Routed::Onward) => call::begin(worker, call, &metadata, wire),
+            Ok(Routed::Waits) => {
+                call.keep(wire);
+                call::wait_for_filter(worker, call);
+            }
+            // A frame cannot be answered but by an endpoint.
+            Ok(Routed::Here) => call::refuse(worker, call, Rejection::Denied),
             Err(rejection) => call::refuse(worker, call, rejection),
         }
         Ok(())
@@ -309,6 +316,10 @@ impl Reply for Client {
         } else {
             Waiting::Yes
         }
+    }
+
+    fn identity(&self) -> Option<&Identity> {
+        self.transport.as_deref().and_then(Transport::identity)
     }
 
     fn attribute<'a>(

@@ -116,6 +116,8 @@ pub(crate) struct Parcel {
     pub(crate) listener: u64,
     /// What it speaks, if that is known.
     protocol: Option<&'static str>,
+    /// What its TLS told.
+    transport: Option<Transport>,
     carried: Carried,
 }
 
@@ -133,9 +135,26 @@ impl Parcel {
             peer,
             listener,
             protocol: Some(protocol),
+            transport: None,
             carried,
         })
     }
+
+    /// The same of one whose TLS told this.
+    pub(crate) fn with(self, transport: Option<&Transport>) -> Self {
+        Self {
+            transport: transport.cloned(),
+            ..self
+        }
+    }
+}
+
+/// What another worker found out about a connection.
+#[derive(Default)]
+struct Found {
+    protocol: Option<&'static str>,
+    transport: Option<Transport>,
+    carried: Carried,
 }
 
 /// Counts a client connection for as long as it lives.
@@ -261,7 +280,7 @@ impl Listening {
             worker.shares().place(own)
         };
         if chosen == worker.index() {
-            return self.start(socket, peer, worker, None, Carried::default());
+            return self.start(socket, peer, worker, Found::default());
         }
         let Ok(detached) = socket.detach() else {
             return worker.shares().leave(chosen);
@@ -271,6 +290,7 @@ impl Listening {
             peer,
             listener: self.origin.id,
             protocol: None,
+            transport: None,
             carried: Carried::default(),
         };
         if let Err(parcel) = worker.send_to(chosen, Box::new(parcel)) {
@@ -288,11 +308,17 @@ impl Listening {
             detached,
             peer,
             protocol,
+            transport,
             carried,
             ..
         } = parcel;
+        let found = Found {
+            protocol,
+            transport,
+            carried,
+        };
         match Socket::attach(detached) {
-            Ok(socket) => self.start(socket, peer, worker, protocol, carried),
+            Ok(socket) => self.start(socket, peer, worker, found),
             Err(error) => {
                 worker.shares().leave(worker.index());
                 static LINES: LogLimit = LogLimit::usual();
@@ -310,24 +336,18 @@ impl Listening {
         Gauges::add(&worker.mesh().gauges.accepted);
         Gauges::add(&self.gauges.accepted);
         worker.shares().take(worker.index());
-        self.start(socket, peer, worker, None, Carried::default());
+        self.start(socket, peer, worker, Found::default());
     }
 
-    fn start(
-        self: &Rc<Self>,
-        socket: Socket,
-        peer: SocketAddr,
-        worker: &Rc<Worker>,
-        protocol: Option<&'static str>,
-        carried: Carried,
-    ) {
+    fn start(self: &Rc<Self>, socket: Socket, peer: SocketAddr, worker: &Rc<Worker>, found: Found) {
+        let protocol = found.protocol;
         let connection = Connection {
             socket,
-            transport: None,
+            transport: found.transport.map(Rc::new),
             peer,
             listening: self.clone(),
             presence: Presence::new(worker, &self.gauges),
-            carried,
+            carried: found.carried,
         };
         let spoken = match &*self.protocols {
             [only] if self.tls.is_none() && !self.proxies.expect_header() => Some(only),

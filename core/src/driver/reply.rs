@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::codec::Codec;
 use crate::frame::{Head, Metadata, Status};
+use crate::identity::Identity;
 use crate::net::Ends;
 use crate::rejection::Rejection;
 
@@ -65,6 +66,11 @@ pub(crate) trait Reply {
     /// Whether it is gone, so that nothing need be said to it.
     fn is_gone(&self) -> bool {
         self.waiting() == Waiting::Gone
+    }
+
+    /// Who it is by its certificate.
+    fn identity(&self) -> Option<&Identity> {
+        None
     }
 
     /// An attribute of one of its calls, or of the connection that it came over.

@@ -16,9 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cluster::Cluster;
+use crate::filter::{Message, MessageFlow};
 use crate::frame::{Answer, Outcome, Status};
 use crate::mesh::{
-    Attempt, AttemptEnd, Exchange, Fitting, Lease, Propagated, Resend, Verdict, rule,
+    self, Attempt, AttemptEnd, Exchange, Fitting, Lease, Propagated, Resend, Routed, Verdict, rule,
 };
 use crate::net::Transport;
 use crate::rejection::Rejection;
@@ -43,6 +44,53 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// Waits until filters have decided about a call that [waits](Routed::Waits) for them; where it goes then.
+    ///
+    /// # Errors
+    /// The rejection to answer with if it goes nowhere.
+    pub async fn admitted(
+        &mut self,
+        attributes: &mut dyn FnMut(&str) -> Option<String>,
+    ) -> Result<Routed, Rejection> {
+        while let Some(wait) = self.exchange.take_wait() {
+            self.place.note(&self.exchange, WaitsFor::Filter);
+            let timers = self.worker.timers();
+            let decided = timers.within(self.deadline(), wait).await;
+            let decided = decided.map_err(|_| Rejection::DeadlineExceeded)?;
+            self.worker.read_clock();
+            let transport = self.transport.as_deref();
+            self.exchange.decided(
+                decided,
+                &self.worker,
+                transport.and_then(Transport::identity),
+                &mut |name| attribute(transport, attributes, name),
+            );
+        }
+        self.exchange.routed()
+    }
+
+    /// When its caller may try again, where a filter that refused it knows that.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.exchange.refusal()?.retry_after
+    }
+
+    /// Whether its caller is not to hear of it, by a fault that was asked for.
+    #[must_use]
+    pub fn drops_answer(&self) -> bool {
+        self.exchange.drops_answer()
+    }
+
+    /// What filters do with the messages of the session that it began.
+    #[must_use]
+    pub fn session_filters(&self) -> Option<SessionFilters> {
+        Some(SessionFilters {
+            own: self.exchange.session_filters()?,
+            transport: self.transport.clone(),
+            worker: self.worker.clone(),
+        })
+    }
+
     /// Asks for the right to send one attempt to one endpoint; waits while its service is looked
     /// up for the first time.
     ///
@@ -52,6 +100,10 @@ impl Stream {
         &mut self,
         attributes: &mut dyn FnMut(&str) -> Option<String>,
     ) -> Result<Lease, Rejection> {
+        // Whoever forgets to ask has to wait all the same.
+        if self.exchange.routed() == Ok(Routed::Waits) {
+            self.admitted(attributes).await?;
+        }
         loop {
             self.worker.read_clock();
             let transport = self.transport.as_deref();
@@ -242,6 +294,54 @@ impl Stream {
     #[must_use]
     pub fn explain_in_full(&self, rejection: Rejection) -> String {
         self.exchange.explain_in_full(rejection)
+    }
+}
+
+/// The filters of one session: those of its route, as configured now.
+pub struct SessionFilters {
+    own: mesh::SessionFilters,
+    transport: Option<Rc<Transport>>,
+    worker: Rc<Worker>,
+}
+
+impl SessionFilters {
+    /// Whether they let everything pass.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.own.is_idle()
+    }
+
+    /// What becomes of a message.
+    pub fn message(
+        &self,
+        message: &Message<'_>,
+        attributes: &mut dyn FnMut(&str) -> Option<String>,
+    ) -> MessageFlow {
+        if self.own.is_idle() {
+            return MessageFlow::Continue;
+        }
+        let transport = self.transport.as_deref();
+        let client = transport.and_then(Transport::identity);
+        let attributes = &mut |name: &str| attribute(transport, attributes, name);
+        self.own.message(&self.worker, client, attributes, message)
+    }
+
+    /// Looks whether something was configured anew; whether the session has to end for that.
+    pub fn are_against_now(&mut self, attributes: &mut dyn FnMut(&str) -> Option<String>) -> bool {
+        self.own.renew(&self.worker) && self.are_against(attributes)
+    }
+
+    /// Whether they would not let the session begin that is there.
+    pub fn are_against(&self, attributes: &mut dyn FnMut(&str) -> Option<String>) -> bool {
+        let transport = self.transport.as_deref();
+        let client = transport.and_then(Transport::identity);
+        let attributes = &mut |name: &str| attribute(transport, attributes, name);
+        let refused = self.own.refusal(&self.worker, client, attributes);
+        if let Some((filter, refusal)) = &refused {
+            let rule = &refusal.rule;
+            tracing::info!(%filter, %rule, "a session that is not allowed is ended");
+        }
+        refused.is_some()
     }
 }
 

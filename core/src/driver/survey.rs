@@ -23,6 +23,8 @@ const MAX_TEXT: usize = 256;
 /// What a call waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitsFor {
+    /// Whether it may go on: a filter has not decided.
+    Filter,
     /// Who serves it: its registry has not said.
     Registry,
     /// A connection to its endpoint.
@@ -36,6 +38,7 @@ impl WaitsFor {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Filter => "filter",
             Self::Registry => "registry",
             Self::Connection => "connection",
             Self::Answer => "answer",

@@ -22,6 +22,7 @@ use crate::route::{self, Destination, Route};
 use crate::steer::Facts;
 use crate::trace::{Choice, Field, Tails, Target, TraceId};
 
+use super::filtered::Filtered;
 use super::fitting::Fitting;
 use super::local::LocalMesh;
 use super::site::Site;
@@ -49,7 +50,9 @@ pub struct Exchange {
     destination: u32,
     /// Destinations of its route that had no endpoint for it; empty until one has none.
     without: Vec<u32>,
-    routed: Result<(), Rejection>,
+    pub(super) routed: Result<Routed, Rejection>,
+    /// What filters made of it; empty for most.
+    pub(super) filtered: Option<Box<Filtered>>,
     pub(super) attempts: u16,
     /// When the last attempt began.
     attempted: Now,
@@ -75,6 +78,17 @@ pub struct Exchange {
     response_bytes: u64,
     /// Its spans, if it leaves any.
     traced: Option<Box<Traced>>,
+}
+
+/// Where a call goes that was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Routed {
+    /// To an endpoint.
+    Onward,
+    /// Nowhere: its protocol answers by itself. One that does not refuses the call.
+    Here,
+    /// A filter has not decided yet.
+    Waits,
 }
 
 /// What came of asking for an attempt.
@@ -127,7 +141,8 @@ impl Exchange {
             attempted: now,
             destination: 0,
             without: Vec::new(),
-            routed: Ok(()),
+            routed: Ok(Routed::Onward),
+            filtered: None,
             attempts: 0,
             moves: 0,
             resent: false,
@@ -145,14 +160,17 @@ impl Exchange {
             site,
         };
         exchange.routed = exchange.choose_destination(local.random());
+        if exchange.checks().is_some() {
+            exchange.pass_filters(local, client, attributes);
+        }
         exchange
     }
 
-    /// Whether its route leads anywhere.
+    /// Where it goes.
     ///
     /// # Errors
-    /// The rejection to answer with if it does not, or there is no route.
-    pub(crate) fn routed(&self) -> Result<(), Rejection> {
+    /// The rejection to answer with if it goes nowhere.
+    pub(crate) fn routed(&self) -> Result<Routed, Rejection> {
         self.routed
     }
 
@@ -174,7 +192,7 @@ impl Exchange {
         )
     }
 
-    fn choose_destination(&mut self, random: u64) -> Result<(), Rejection> {
+    fn choose_destination(&mut self, random: u64) -> Result<Routed, Rejection> {
         let route = self.selected_route().ok_or(Rejection::NoRoute)?;
         match &route.to {
             Destination::Clusters(weighted) => {
@@ -182,9 +200,9 @@ impl Exchange {
                 self.destination = u32::try_from(chosen).map_err(|_| Rejection::NoEndpoint)?;
             }
             Destination::Registry { .. } => {}
-            Destination::Treatment => return Err(Rejection::Denied),
+            Destination::Treatment => return Ok(Routed::Here),
         }
-        Ok(())
+        Ok(Routed::Onward)
     }
 
     /// The route that it takes, unless none matched.
@@ -383,6 +401,7 @@ impl Exchange {
             let endpoint = Some(seat.endpoint.address);
             traced.attempt(now, endpoint, attributes)
         });
+        let propagated = self.with_edits(propagated);
         Ok(Attempt::Go(Lease {
             seat,
             propagated,
@@ -663,12 +682,12 @@ impl Exchange {
     /// What the caller reads when the mesh answers: what happened, and what to look at. The endpoint's
     /// address is not among it unless the listener says so.
     pub(crate) fn explain(&self, rejection: Rejection) -> String {
-        self.describe(rejection, self.site.origin.reveals)
+        self.describe(rejection, self.site.origin.reveals, false)
     }
 
     /// The same for the log, where the endpoint's address always stands.
     pub(crate) fn explain_in_full(&self, rejection: Rejection) -> String {
-        self.describe(rejection, true)
+        self.describe(rejection, true, true)
     }
 
     /// The configured cluster that had no endpoint for it. One that was looked up has the call's own name.
@@ -678,7 +697,7 @@ impl Exchange {
         lacking.filter(|_| self.selected_route().is_some_and(is_configured))
     }
 
-    fn describe(&self, rejection: Rejection, reveals: bool) -> String {
+    fn describe(&self, rejection: Rejection, reveals: bool, in_full: bool) -> String {
         let key = &self.site.key;
         let mut call = String::new();
         if !key.group.is_empty() {
@@ -739,7 +758,15 @@ impl Exchange {
             Rejection::Overloaded => {
                 format!("too many calls are in flight to take {call}: a limit is reached")
             }
+            Rejection::Limited => match self.refusal().and_then(|own| own.retry_after) {
+                Some(later) => format!(
+                    "too many calls come to take {call}: a rate limit is reached; try again in {} ms",
+                    later.as_millis().max(1)
+                ),
+                None => format!("too many calls come to take {call}: a rate limit is reached"),
+            },
             Rejection::Denied => match self.selected_route() {
+                _ if self.refusal().is_some() => format!("{call} is not allowed"),
                 Some(route) if matches!(route.to, Destination::Treatment) => format!(
                     "route '{}' of table '{routes}' answers by itself, and not in this protocol; \
                      {call} goes nowhere",
@@ -751,7 +778,20 @@ impl Exchange {
             Rejection::TooLarge => "the request is longer than the limit".to_owned(),
             Rejection::Draining => format!("shutting down; {call} was not finished"),
         };
-        format!("[finback] {what}")
+        match self.refusal() {
+            Some(refusal) if in_full => {
+                let by = self.filter();
+                let rule = &refusal.rule;
+                format!(
+                    "[finback] {what}: {} (filter '{by}', rule '{rule}')",
+                    refusal.text
+                )
+            }
+            Some(refusal) if !refusal.text.is_empty() => {
+                format!("[finback] {what}: {}", refusal.text)
+            }
+            _ => format!("[finback] {what}"),
+        }
     }
 }
 
@@ -778,6 +818,11 @@ impl About for Exchange {
 
     fn cluster(&self) -> &str {
         self.seat.as_ref().map_or("", |seat| seat.cluster.name())
+    }
+
+    fn filter(&self) -> &str {
+        let by = self.filtered.as_ref().and_then(|own| own.by.as_deref());
+        by.unwrap_or_default()
     }
 }
 
@@ -806,6 +851,9 @@ impl Drop for Exchange {
             }
         }
         self.site.record(&record);
+        if self.checks().is_some() {
+            self.tell_filters(&record);
+        }
         if let Some(traced) = traced {
             let last = self.seat.as_ref().map(|seat| seat.target());
             traced.finish(&record, self.clock.get(), last);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::balance::Policy;
 use crate::cluster::Cluster;
 use crate::discovery::Lookup;
+use crate::filter::{self, Asked, Decisions, Edits, Refusal, Target};
 use crate::identity::Identity;
 use crate::route::{Call, Destination, Route, RouteTable};
 use crate::steer::Facts;
@@ -22,8 +23,21 @@ pub struct Explained {
     pub passed: Vec<(Arc<str>, String)>,
     /// The route that it takes.
     pub route: Option<Arc<Route>>,
+    /// The filters that it passes there, in order, up to the first that would refuse it.
+    pub filters: Vec<Passed>,
     /// Where that leads, in the route's order.
     pub destinations: Vec<Led>,
+}
+
+/// A filter that a call would pass, or be refused by.
+#[derive(Clone, Debug)]
+pub struct Passed {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What kind of policy it is; "" if there is none of that name.
+    pub kind: &'static str,
+    /// Why it would refuse the call, as far as that does not depend on what others do.
+    pub refusal: Option<Refusal>,
 }
 
 /// One destination of a route, for one call.
@@ -53,10 +67,11 @@ pub struct Led {
 type Attribute<'a, 'b> = &'a mut dyn FnMut(&str) -> Option<Cow<'b, str>>;
 
 impl Mesh {
-    /// What a call would meet in a table.
+    /// What a call would meet in a table that came in by this listener.
     #[must_use]
     pub fn explain(
         &self,
+        listener: &Arc<str>,
         table: &RouteTable,
         call: &Call<'_>,
         client: Option<&Identity>,
@@ -67,6 +82,7 @@ impl Mesh {
             match route.when.why_not(call, client, attribute) {
                 Some(why) => explained.passed.push((route.name.clone(), why)),
                 None => {
+                    explained.filters = self.filters(listener, route, call, client, attribute);
                     explained.destinations = self.destinations(route, call, attribute);
                     explained.route = Some(route.clone());
                     break;
@@ -74,6 +90,57 @@ impl Mesh {
             }
         }
         explained
+    }
+
+    fn filters(
+        &self,
+        listener: &Arc<str>,
+        route: &Route,
+        call: &Call<'_>,
+        client: Option<&Identity>,
+        attribute: Attribute<'_, '_>,
+    ) -> Vec<Passed> {
+        let routing = self.routing();
+        let target = Target {
+            protocol: call.protocol,
+            listener,
+            route: &route.name,
+            service: call.service,
+            method: call.method,
+            version: call.version,
+            group: call.group,
+        };
+        // What is asked only for the sake of an answer is counted nowhere.
+        let decisions = Arc::new(Decisions::default());
+        let mut passed = Vec::new();
+        for name in routing.filters_of(listener, route) {
+            let filter = routing.filter(name);
+            let check = filter.map_or_else(
+                || Some(filter::nobody()),
+                |own| own.at(&target, &decisions.of(name)),
+            );
+            let refusal = check.and_then(|check| {
+                check.renew(&mut Asked {
+                    now: self.clock.now(),
+                    source: call.source,
+                    client,
+                    edits: &mut Edits::default(),
+                    clock: self.clock,
+                    attributes: &mut *attribute,
+                    random: &mut || 0,
+                })
+            });
+            let is_last = refusal.is_some();
+            passed.push(Passed {
+                name: name.clone(),
+                kind: filter.map_or("", |own| own.kind()),
+                refusal,
+            });
+            if is_last {
+                break;
+            }
+        }
+        passed
     }
 
     fn destinations(

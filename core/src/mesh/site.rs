@@ -6,18 +6,19 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::filter::{self, Placed};
 use crate::frame::Metadata;
 use crate::record::{Record, Series, SeriesKey};
 use crate::rejection::Rejection;
 use crate::route::{Call, Candidates, Destination, Route, Text};
 use crate::trace::Called;
 
-use super::Mesh;
 use super::hits::Counts;
 use super::local::LocalMesh;
 use super::origin::Origin;
 use super::traced::Tracing;
 use super::view::View;
+use super::{Mesh, Routing};
 
 /// Sites that one connection remembers.
 const PER_CONNECTION: usize = 16;
@@ -67,6 +68,8 @@ pub(crate) struct Site {
     targets: RefCell<Vec<Target>>,
     /// How its calls are traced, if they are.
     pub(crate) tracing: Option<Tracing>,
+    /// What filters do with them, by route; empty if none does anything.
+    checks: Box<[Rc<[Placed]>]>,
 }
 
 /// Whether a call's version or group stands for several: any, or those of a list.
@@ -124,6 +127,24 @@ impl Site {
                 self.full.set(true);
             }
         }
+    }
+
+    /// What filters do with calls that take this route.
+    #[inline]
+    pub(crate) fn checks(&self, route: u32) -> Option<&Rc<[Placed]>> {
+        self.checks
+            .get(route as usize)
+            .filter(|own| !own.is_empty())
+    }
+
+    /// The same as configured now, which may be later than when it was resolved.
+    pub(crate) fn checks_now(&self, local: &LocalMesh, route: &Arc<Route>) -> Rc<[Placed]> {
+        let names = Names {
+            protocol: self.protocol,
+            key: &self.key,
+            listener: &self.origin.name,
+        };
+        names.checks(local.mesh(), &local.routing(), route)
     }
 
     /// The candidate route of this number.
@@ -269,6 +290,18 @@ impl Sites {
             );
         let known = known || learned(local.mesh(), origin, &key, false);
         let key = Rc::new(key);
+        let names = Names {
+            protocol,
+            key: &key,
+            listener: &origin.name,
+        };
+        let checks = candidates.routes().iter();
+        let checks = checks.map(|route| names.checks(local.mesh(), &routing, route));
+        let checks: Vec<Rc<[Placed]>> = checks.collect();
+        let checks = match checks.iter().all(|own| own.is_empty()) {
+            true => Box::default(),
+            false => checks.into(),
+        };
         let called = Called {
             protocol,
             listener: &origin.name,
@@ -296,6 +329,7 @@ impl Sites {
             },
             candidates,
             targets: RefCell::default(),
+            checks,
         });
         self.bytes += key.bytes();
         if self.sites.len() >= PER_WORKER || self.bytes > BYTES {
@@ -310,6 +344,42 @@ impl Sites {
     pub(crate) fn forget_unused(&mut self) {
         self.sites.retain(|_, site| Rc::strong_count(site) > 1);
         self.bytes = self.sites.keys().map(|key| key.bytes()).sum();
+    }
+}
+
+/// What filters are asked about.
+struct Names<'a> {
+    protocol: &'static str,
+    key: &'a SiteKey,
+    listener: &'a Arc<str>,
+}
+
+impl Names<'_> {
+    /// What the filters of a route do with its calls.
+    fn checks(&self, mesh: &Mesh, routing: &Routing, route: &Arc<Route>) -> Rc<[Placed]> {
+        let target = filter::Target {
+            protocol: self.protocol,
+            listener: self.listener,
+            route: &route.name,
+            service: &self.key.service,
+            method: &self.key.method,
+            version: &self.key.version,
+            group: &self.key.group,
+        };
+        let names = routing.filters_of(self.listener, route);
+        let checks = names.filter_map(|name| {
+            let tally = mesh.decisions.of(name);
+            // Whoever names a filter that is not there asks for something that nobody can do.
+            let check = match routing.filter(name) {
+                Some(filter) => filter.at(&target, &tally)?,
+                None => filter::nobody(),
+            };
+            Some(Placed {
+                name: name.clone(),
+                check,
+            })
+        });
+        checks.collect()
     }
 }
 

@@ -247,6 +247,20 @@ impl Traced {
         Some(self.spans.write(&context, attributes).into())
     }
 
+    /// What it is about goes on to somebody who is no endpoint of ours and answers nothing: how that carries
+    /// its context. Who gets it is a child of the exchange itself.
+    pub fn pass_on(&self, attributes: Read<'_, '_>) -> Option<Propagated> {
+        let context = Outgoing {
+            trace: self.trace,
+            span: SpanId(self.span),
+            parent: self.parent,
+            attempt: 1,
+            endpoint: None,
+        };
+        let written = || self.spans.write(&context, attributes).into();
+        self.sampled.then(written)
+    }
+
     fn attempt_span(&self) -> SpanId {
         let step = STEP.wrapping_mul(u64::from(self.attempts));
         SpanId(self.span.wrapping_add(step).max(1))

@@ -23,7 +23,15 @@ const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// What was read of a socket before TLS was found to be spoken there, then the socket.
 pub(crate) struct Rewound {
     prefix: Bytes,
-    stream: TcpStream,
+    /// `None` only while the connection moves to another thread.
+    stream: Option<TcpStream>,
+}
+
+impl Rewound {
+    fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        let stream = self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        Ok(Pin::new(stream))
+    }
 }
 
 /// A connection's bytes.
@@ -50,7 +58,16 @@ pub struct Detached {
 
 enum DetachedKind {
     Plain(std::net::TcpStream),
+    /// The session, and what it is spoken on.
+    Tls(Box<TlsStream<Rewound>>, std::net::TcpStream),
     Memory(Box<dyn Wire>),
+}
+
+impl DetachedKind {
+    /// What becomes of a connection for which the runtime has no place any more: neither has anybody else.
+    fn lost() -> Self {
+        Self::Memory(Box::new(tokio::io::empty()))
+    }
 }
 
 impl Socket {
@@ -84,33 +101,35 @@ impl Socket {
         self.counted = Some(counted);
     }
 
-    /// Takes it off this thread's reactor, with what was read of it and not used.
+    /// Takes it off this thread's reactor, with what was read of it and not used. Under TLS its session goes with it.
     ///
     /// # Errors
-    /// Itself where it cannot move: under TLS, whose keys stay in this process and thread.
+    /// Itself where it cannot move: it is still to be [flushed](Self::is_flushed).
     pub fn detach(self) -> Result<Detached, Self> {
         let Self { prefix, kind, .. } = self;
-        match kind {
-            Kind::Plain(stream) => match stream.into_std() {
-                Ok(stream) => Ok(Detached {
-                    prefix,
-                    kind: DetachedKind::Plain(stream),
-                }),
-                // The runtime has no place for it any more: neither has anybody else.
-                Err(_) => Ok(Detached {
-                    prefix,
-                    kind: DetachedKind::Memory(Box::new(tokio::io::empty())),
-                }),
-            },
-            Kind::Memory(wire) => Ok(Detached {
-                prefix,
-                kind: DetachedKind::Memory(wire),
-            }),
-            kind @ Kind::Tls(_) => Err(Self {
-                prefix,
-                ..Self::of(kind)
-            }),
-        }
+        let kind = match kind {
+            Kind::Plain(stream) => stream
+                .into_std()
+                .map_or_else(|_| DetachedKind::lost(), DetachedKind::Plain),
+            Kind::Memory(wire) => DetachedKind::Memory(wire),
+            Kind::Tls(mut stream) => {
+                let (rewound, session) = stream.get_mut();
+                // What the session wants to write waits for this thread's reactor.
+                if session.wants_write() {
+                    let kind = Kind::Tls(stream);
+                    return Err(Self {
+                        prefix,
+                        blocked: true,
+                        ..Self::of(kind)
+                    });
+                }
+                match rewound.stream.take().map(TcpStream::into_std) {
+                    Some(Ok(own)) => DetachedKind::Tls(stream, own),
+                    _ => DetachedKind::lost(),
+                }
+            }
+        };
+        Ok(Detached { prefix, kind })
     }
 
     /// Puts a connection that was [detached](Self::detach) on this thread's reactor.
@@ -120,6 +139,10 @@ impl Socket {
     pub fn attach(detached: Detached) -> io::Result<Self> {
         let kind = match detached.kind {
             DetachedKind::Plain(stream) => Kind::Plain(TcpStream::from_std(stream)?),
+            DetachedKind::Tls(mut stream, own) => {
+                stream.get_mut().0.stream = Some(TcpStream::from_std(own)?);
+                Kind::Tls(stream)
+            }
             DetachedKind::Memory(wire) => Kind::Memory(wire),
         };
         Ok(Self {
@@ -150,7 +173,10 @@ impl Socket {
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match &self.kind {
             Kind::Plain(stream) => stream.local_addr(),
-            Kind::Tls(stream) => stream.get_ref().0.stream.local_addr(),
+            Kind::Tls(stream) => match &stream.get_ref().0.stream {
+                Some(stream) => stream.local_addr(),
+                None => Err(io::ErrorKind::NotConnected.into()),
+            },
             Kind::Memory(_) => Ok(SocketAddr::from(([127, 0, 0, 1], 0))),
         }
     }
@@ -215,7 +241,10 @@ impl Socket {
     pub fn options(&self) -> Option<socket2::SockRef<'_>> {
         match &self.kind {
             Kind::Plain(stream) => Some(socket2::SockRef::from(stream)),
-            Kind::Tls(stream) => Some(socket2::SockRef::from(&stream.get_ref().0.stream)),
+            Kind::Tls(stream) => {
+                let stream = stream.get_ref().0.stream.as_ref();
+                stream.map(socket2::SockRef::from)
+            }
             Kind::Memory(_) => None,
         }
     }
@@ -236,7 +265,7 @@ impl Socket {
         match self.kind {
             Kind::Plain(stream) => Ok(Rewound {
                 prefix: self.prefix,
-                stream,
+                stream: Some(stream),
             }),
             Kind::Tls(_) | Kind::Memory(_) => Err(io::ErrorKind::InvalidInput.into()),
         }
@@ -285,7 +314,7 @@ impl AsyncRead for Rewound {
             take(&mut self.prefix, buf);
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        self.stream()?.poll_read(cx, buf)
     }
 }
 
@@ -295,7 +324,7 @@ impl AsyncWrite for Rewound {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        self.stream()?.poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -303,7 +332,7 @@ impl AsyncWrite for Rewound {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        self.stream()?.poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -311,11 +340,11 @@ impl AsyncWrite for Rewound {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        self.stream()?.poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        self.stream()?.poll_shutdown(cx)
     }
 }
 

@@ -14,6 +14,7 @@ fn route(name: &str, when: Match) -> Arc<Route> {
         timeout: None,
         retry: Retry::default(),
         tracing: None,
+        filters: Default::default(),
         treatment: None,
     })
 }

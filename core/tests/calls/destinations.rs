@@ -40,6 +40,8 @@ fn spec(to: Vec<Weighted>, clusters: Vec<ClusterSpec>) -> RoutingSpec {
     RoutingSpec {
         tables: vec![table(Destination::Clusters(to), retry(1))],
         clusters,
+        filters: Vec::new(),
+        listener_filters: Default::default(),
         registry_policy: ClusterPolicy::default(),
         limits: limits(),
     }

@@ -4,6 +4,7 @@
 mod black_hole;
 mod data_path;
 mod destinations;
+mod filters;
 mod hand_over;
 mod sessions;
 mod toy;

@@ -142,6 +142,23 @@ impl Codec for Toy {
             out.put_slice(&frame(wire[4], wire[5], id, text));
             return wire.len();
         }
+        if !edit.attributes.is_empty() {
+            let text = std::str::from_utf8(&wire[HEADER..]).unwrap();
+            let is_edited = |word: &&str| {
+                let name = word.split('=').next().unwrap();
+                edit.attributes.iter().any(|(own, _)| *own == name)
+            };
+            let kept = text.split(' ').filter(|word| !is_edited(word));
+            let mut words: Vec<String> = kept.map(str::to_owned).collect();
+            words.extend(
+                edit.attributes
+                    .iter()
+                    .map(|(name, value)| format!("{name}={value}")),
+            );
+            let id = u32::try_from(edit.id).unwrap();
+            out.put_slice(&frame(wire[4], wire[5], id, &words.join(" ")));
+            return wire.len();
+        }
         out.put_slice(&wire[..6]);
         out.put_u32(u32::try_from(edit.id).unwrap());
         HEADER
@@ -342,6 +359,8 @@ pub(crate) fn routing(
             source: Source::Listed(endpoints.iter().copied().map(instance).collect()),
             policy,
         }],
+        filters: Vec::new(),
+        listener_filters: Default::default(),
         registry_policy: ClusterPolicy::default(),
         limits: limits(),
     }
@@ -355,6 +374,7 @@ pub(crate) fn table(to: Destination, retry: Retry) -> RouteTable {
         timeout: None,
         retry,
         tracing: None,
+        filters: Default::default(),
         treatment: None,
     };
     RouteTable {

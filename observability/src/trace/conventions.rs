@@ -3,6 +3,8 @@
 //! Those of RPC and HTTP are stable; those of messaging are not yet, and are written as they stand in
 //! version 1.45. What has no name there begins with `finback.`.
 
+mod attributes;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -11,70 +13,14 @@ use finback_core::frame::{Outcome, Status};
 use finback_core::record::Ending;
 use finback_core::trace::{Attempted, Called, Target};
 
+pub use attributes::ATTRIBUTES;
+
 use super::formats::Spelling;
 use super::span::{Attribute, Exported, Num, Role, Span, Value};
 
-/// Every attribute that a span may have, and what it says. The guide prints them.
-pub const ATTRIBUTES: &[(&str, &str)] = &[
-    ("client.address", "who called"),
-    (
-        "error.type",
-        "why it failed: a status, an HTTP status code, or an outcome of the proxy's own",
-    ),
-    (
-        "finback.cluster",
-        "the cluster of the endpoint that was asked",
-    ),
-    ("finback.group", "the called service's group"),
-    (
-        "finback.kept",
-        "`tail`: it was not sampled, and kept because it was slow or failed",
-    ),
-    ("finback.listener", "the listener that it came through"),
-    ("finback.outcome", "how it ended, as in the metrics"),
-    ("finback.route", "the route that it took"),
-    ("finback.version", "the called service's version"),
-    ("http.request.method", "the method, or `_OTHER`"),
-    (
-        "http.request.resend_count",
-        "which repetition an attempt is, from 1",
-    ),
-    ("http.response.status_code", "the status"),
-    ("messaging.client.id", "the client identifier"),
-    ("messaging.destination.name", "the topic"),
-    ("messaging.operation.name", "`connect`, `publish` or `send`"),
-    (
-        "messaging.operation.type",
-        "`send`, where a message is sent",
-    ),
-    ("messaging.system", "`mqtt` or `kafka`"),
-    ("network.peer.address", "the endpoint that was asked"),
-    ("network.peer.port", "its port"),
-    (
-        "network.protocol.name",
-        "`tcp`, of connections that are passed through",
-    ),
-    ("rpc.method", "service and method, with a slash between"),
-    (
-        "rpc.status_code",
-        "the status, by the name that its protocol gives it",
-    ),
-    ("rpc.system.name", "`sofarpc`, `dubbo` or `grpc`"),
-    (
-        "server.address",
-        "the host that was asked for, or the cluster",
-    ),
-    ("sofa.rpc_id", "SOFATracer's path, as it came"),
-    ("sofa.trace_id", "SOFATracer's trace, as it came"),
-    ("sw8.trace_id", "SkyWalking's trace, as it came"),
-    ("url.full", "the URL of an attempt, without its query"),
-    ("url.path", "the path"),
-    ("url.scheme", "`http` or `https`"),
-    ("user_agent.original", "what the client says it is"),
-];
-
 /// Notes of a request that are attributes by themselves: where they are read, and what they are called.
-const HTTP_NOTES: [(&str, &str); 3] = [
+const HTTP_NOTES: [(&str, &str); 4] = [
+    (":version", "network.protocol.version"),
     (":path", "url.path"),
     (":scheme", "url.scheme"),
     ("user-agent", "user_agent.original"),
@@ -298,6 +244,11 @@ fn server_attributes<'a>(own: &'a Exported<'_>, error: Option<&str>) -> Vec<Attr
     put_some(&mut out, "finback.group", &kind.group);
     put(&mut out, "finback.listener", &*kind.listener);
     put_some(&mut out, "finback.route", own.finished.record.about.route());
+    put_some(
+        &mut out,
+        "finback.filter",
+        own.finished.record.about.filter(),
+    );
     put(&mut out, "finback.outcome", own.ending.name());
     if !own.finished.sampled {
         put(&mut out, "finback.kept", "tail");

@@ -12,6 +12,7 @@
 //! came with a request goes on with it.
 
 mod b3;
+mod exercise;
 mod hex;
 mod jaeger;
 mod skywalking;
@@ -23,6 +24,7 @@ use std::borrow::Cow;
 use finback_core::frame::Names;
 use finback_core::trace::{Field, Incoming, Note, Outgoing, Read, TraceId};
 
+pub use exercise::exercise;
 pub use sofatracer::SofaKeys;
 
 /// One way to spell a context.

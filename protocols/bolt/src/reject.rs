@@ -40,7 +40,8 @@ fn answer_to(rejection: Rejection) -> Answer {
         Rejection::DeadlineExceeded => only(status::TIMEOUT),
         // "Busy" is what clients with retries configured try elsewhere.
         Rejection::Overloaded | Rejection::Draining => only(status::SERVER_THREADPOOL_BUSY),
-        Rejection::Denied => words_or(status::ERROR),
+        // Not "busy", which would have the client try again at once.
+        Rejection::Limited | Rejection::Denied => words_or(status::ERROR),
         Rejection::BadRequest | Rejection::TooLarge => words_or(status::CODEC_EXCEPTION),
     }
 }

@@ -108,6 +108,12 @@ impl Dialect for Grpc {
         headers.insert(TIMEOUT, timeout::write(left));
     }
 
+    fn tell_retry(&self, headers: &mut HeaderMap, after: Duration) {
+        // gRFC A6: in milliseconds; clients whose policy tries again wait for so long.
+        let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1);
+        headers.insert("grpc-retry-pushback-ms", millis.into());
+    }
+
     fn reject(&self, asked: &Asked, rejection: Rejection, text: &str) -> Response<Bytes> {
         let mut response = Response::new(Bytes::new());
         let content_type = asked

@@ -18,7 +18,9 @@ pub(crate) fn code(rejection: Rejection) -> (u8, &'static str) {
         | Rejection::ConnectionLost
         | Rejection::Draining => (14, "unavailable"),
         Rejection::DeadlineExceeded => (4, "deadline_exceeded"),
-        Rejection::Overloaded | Rejection::TooLarge => (8, "resource_exhausted"),
+        Rejection::Overloaded | Rejection::Limited | Rejection::TooLarge => {
+            (8, "resource_exhausted")
+        }
         Rejection::Denied => (7, "permission_denied"),
         Rejection::BadRequest => (13, "internal"),
     }

@@ -58,6 +58,14 @@ pub trait Dialect: Send + Sync + 'static {
         self.reject(asked, rejection, text)
     }
 
+    /// Says in the mesh's own answer when the caller may try again.
+    fn tell_retry(&self, headers: &mut HeaderMap, after: Duration) {
+        // RFC 9110, section 10.2.3: in whole seconds.
+        let seconds = after.as_millis().div_ceil(1000).max(1);
+        let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
+
     /// Whether a request's body may be a conversation, that takes its time.
     fn converses(&self) -> bool {
         true
@@ -210,6 +218,8 @@ fn status(rejection: Rejection) -> StatusCode {
         Rejection::NoEndpoint | Rejection::Overloaded | Rejection::Draining => {
             StatusCode::SERVICE_UNAVAILABLE
         }
+        // RFC 6585, section 4.
+        Rejection::Limited => StatusCode::TOO_MANY_REQUESTS,
         Rejection::ConnectFailed | Rejection::ConnectionLost => StatusCode::BAD_GATEWAY,
         Rejection::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         Rejection::Denied => StatusCode::FORBIDDEN,

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use finback_core::driver::Stream;
-use finback_core::frame::{Malformed, Metadata};
-use finback_core::mesh::{AttemptEnd, Lease, Resend};
+use finback_core::frame::{Malformed, Metadata, Outcome};
+use finback_core::mesh::{AttemptEnd, Lease, Resend, Routed};
 use finback_core::net::{Expired, Timer};
 use finback_core::rejection::Rejection;
 use futures_util::FutureExt;
@@ -150,6 +150,15 @@ fn why(unfit: &Malformed) -> &'static str {
     }
 }
 
+/// The version of HTTP as traces have it.
+fn spoken(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        _ => "1.1",
+    }
+}
+
 /// What a head weighs, near enough for a record.
 fn weight(head: &Parts) -> usize {
     let headers = head.headers.iter();
@@ -160,6 +169,16 @@ fn weight(head: &Parts) -> usize {
 /// Connections of one endpoint that a request waits for a place on, one after the other, while they take no
 /// more: nothing of it is sent meanwhile.
 const UNSENT: usize = 20;
+
+/// What routes and filters may ask about a request.
+fn attribute(client: &Client, head: &Parts, name: &str) -> Option<String> {
+    match name {
+        ":scheme" if client.hop.is_secure(&head.headers) => Some("https".to_owned()),
+        ":scheme" => Some("http".to_owned()),
+        ":version" => Some(spoken(head.version).to_owned()),
+        _ => headers::attribute(head, name),
+    }
+}
 
 /// One request on its way.
 struct Call {
@@ -177,6 +196,10 @@ struct Call {
     /// A connection broke under it, or took no more requests: the next one has to be new.
     wants_fresh: bool,
     treatment: Option<Arc<Treatment>>,
+    /// A filter has not decided about it yet.
+    waits: bool,
+    /// The fields that its head came with.
+    fields: Fields,
     wanted: Option<Wanted>,
     interim: Interim,
     /// What makes an endpoint's response the client's, and its content type then.
@@ -246,11 +269,7 @@ impl Call {
         }
         let own_timeout = metadata.timeout.is_some();
         let bytes = weight(&head);
-        let mut attributes = |name: &str| match name {
-            ":scheme" if client.hop.is_secure(&head.headers) => Some("https".to_owned()),
-            ":scheme" => Some("http".to_owned()),
-            _ => headers::attribute(&head, name),
-        };
+        let mut attributes = |name: &str| attribute(client, &head, name);
         let source = client.hop.source(&head.headers, client.caller.proxies());
         let caller = &client.caller;
         let (stream, routed) =
@@ -278,6 +297,8 @@ impl Call {
             source,
             dialect,
             asked,
+            waits: false,
+            fields,
             wanted,
             interim,
             translator: None,
@@ -296,28 +317,49 @@ impl Call {
             }
             return Err(Box::new(response));
         }
-        if routed == Err(Rejection::NoRoute) {
-            return Err(Box::new(call.reject(Rejection::NoRoute)));
+        match call.admit(routed) {
+            None => Ok(call),
+            Some(own) => Err(Box::new(own)),
         }
-        let own = call.treatment.as_deref();
-        if let Some(own) =
-            own.and_then(|own| own.response(&call.head, client.hop.is_secure(&call.head.headers)))
-        {
-            return Err(Box::new(call.answer_itself(own)));
+    }
+
+    /// What becomes of it, now that it is known where it goes: our own response, if it goes no further.
+    fn admit(&mut self, routed: Result<Routed, Rejection>) -> Option<Response<Payload>> {
+        match routed {
+            Err(rejection) => return Some(self.reject(rejection)),
+            Ok(Routed::Waits) => {
+                self.waits = true;
+                return None;
+            }
+            Ok(Routed::Here) => {
+                let is_secure = self.client.hop.is_secure(&self.head.headers);
+                let own = self.treatment.as_deref();
+                if let Some(own) = own.and_then(|own| own.response(&self.head, is_secure)) {
+                    return Some(self.answer_itself(own));
+                }
+                if own_taker(self.treatment.as_deref()).is_none() {
+                    return Some(self.reject(Rejection::Denied));
+                }
+            }
+            Ok(Routed::Onward) => {}
         }
-        let taken = own_taker(call.treatment.as_deref()).is_some();
-        if let Err(rejection) = routed
-            && !taken
-        {
-            return Err(Box::new(call.reject(rejection)));
-        }
-        call.prepare(fields);
-        Ok(call)
+        self.prepare();
+        None
+    }
+
+    /// Waits until filters have decided about it; gives our own response if it goes no further.
+    async fn wait_for_filters(&mut self) -> Option<Response<Payload>> {
+        self.waits = false;
+        let stream = self.stream.as_mut().expect("a call is ended once");
+        let (client, head) = (&self.client, &self.head);
+        let mut attributes = |name: &str| attribute(client, head, name);
+        let routed = stream.admitted(&mut attributes).await;
+        self.admit(routed)
     }
 
     /// Makes of the client's request the endpoint's.
-    fn prepare(&mut self, fields: Fields) {
-        let head = &mut self.head;
+    fn prepare(&mut self) {
+        let (fields, head) = (self.fields, &mut self.head);
         headers::strip(&mut head.headers, fields);
         if fields.has(Fields::TE) {
             headers::keep_trailers(&mut head.headers);
@@ -352,6 +394,21 @@ impl Call {
             treatment::change(response.headers_mut(), &treatment.response);
         }
         response
+    }
+
+    /// Keeps an answer from its caller, by a fault that was asked for: as if it had been lost on the way.
+    async fn withhold(
+        &mut self,
+        response: Response<Incoming>,
+        mut lease: Lease,
+    ) -> Response<Payload> {
+        let answered = AttemptEnd::Answered(Outcome::Success);
+        self.stream()
+            .conclude(&mut lease, answered, Resend::Impossible);
+        drop((response, lease));
+        let deadline = self.stream().deadline();
+        tokio::time::sleep_until(deadline).await;
+        self.reject(Rejection::DeadlineExceeded)
     }
 
     fn stream(&mut self) -> &mut Stream {
@@ -395,7 +452,10 @@ impl Call {
     }
 
     /// Ends the call with the mesh's own answer, whose status stands in its record.
-    fn finish_rejected(&mut self, response: Response<Bytes>) -> Response<Payload> {
+    fn finish_rejected(&mut self, mut response: Response<Bytes>) -> Response<Payload> {
+        if let Some(after) = self.stream().retry_after() {
+            self.dialect.tell_retry(response.headers_mut(), after);
+        }
         let answer = self.dialect.answer(response.status(), response.headers());
         if let Some(answer) = answer {
             self.stream().set_status(answer.status);
@@ -414,6 +474,11 @@ impl Call {
     }
 
     async fn attempts(&mut self) -> Response<Payload> {
+        if self.waits
+            && let Some(own) = Box::pin(self.wait_for_filters()).await
+        {
+            return own;
+        }
         if let Some(taker) = own_taker(self.treatment.as_deref()) {
             return Box::pin(self.hand_over(taker.clone())).await;
         }
@@ -468,6 +533,9 @@ impl Call {
                     {
                         self.restore();
                         continue;
+                    }
+                    if self.stream().drops_answer() {
+                        return Box::pin(self.withhold(*response, lease)).await;
                     }
                     return self.pass(*response, (returned, timer), lease);
                 }

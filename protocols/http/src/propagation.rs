@@ -18,7 +18,11 @@ impl Before {
             };
             let came = headers.get_all(&name).iter().cloned().collect();
             self.0.push((name.clone(), came));
-            headers.insert(name, value);
+            match value.is_empty() {
+                // A filter took it away.
+                true => headers.remove(name),
+                false => headers.insert(name, value),
+            };
         }
     }
 

@@ -15,7 +15,7 @@ use finback_core::net::{Socket, Timer};
 use finback_core::text::Escaped;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -134,8 +134,12 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
                 return server.refuse(refusal(fault), &client.timers).await;
             }
             None if caller.is_moving() => {
-                if let Some(socket) = server.into_socket() {
-                    caller.hand_over(socket, NAME);
+                if let Some(mut socket) = server.into_socket() {
+                    // TLS may have something to say on its own, such as that its keys are new.
+                    let flushed = client.timers.patiently(GOODBYE, socket.flush()).await;
+                    if let Some(Ok(())) = flushed {
+                        caller.hand_over(socket, NAME);
+                    }
                 }
                 return;
             }

@@ -9,6 +9,7 @@ mod channel;
 pub mod codec;
 mod entry;
 mod exercise;
+mod filtered;
 mod gate;
 mod open;
 mod policy;

@@ -14,17 +14,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use finback_core::driver::{Caller, SessionPlace};
-use finback_core::mesh::Lease;
+use finback_core::mesh::{Lease, Routed};
+use finback_core::rejection::Rejection;
 use finback_core::trace::Choice;
 
 use crate::Mqtt;
 use crate::channel::Channel;
 use crate::codec::{Connect, Head, Level, Opening};
+use crate::filtered::Filters;
 use crate::policy::{Applied, Duplicates};
 use crate::reason::Reason;
 use crate::takeover::Seat;
 use crate::terminal::{self, Terminal};
 
+pub(crate) use admission::attribute;
 pub(crate) use introduction::check_auth;
 pub(crate) use refusal::{Refused, answer_of, count, here, reject, shortened, too_long};
 
@@ -39,6 +42,7 @@ pub(crate) struct Opened {
     pub(crate) listed: SessionPlace,
     pub(crate) lease: Lease,
     pub(crate) applied: Option<Applied>,
+    pub(crate) filters: Filters,
     pub(crate) seat: Option<Seat>,
     /// The broker's CONNACK as the client shall see it.
     pub(crate) connack: Vec<u8>,
@@ -120,15 +124,18 @@ async fn begin(
     connect: Connect<'_>,
 ) -> Result<Begun, Refused> {
     let mut admitted = admission::admit(mqtt, caller, packet.len(), connect)?;
+    admission::pass_filters(&mut admitted).await?;
     if let Some(policy) = admitted.policy.clone()
         && let Some(produce) = &policy.produce
     {
         let (client, stream) = ((caller, client), &mut admitted.stream);
         let connect = &admitted.connect;
-        return terminal::connect::begin(mqtt, client, connect, (&policy, produce), stream).await;
+        let key = &admitted.key;
+        return terminal::connect::begin(mqtt, client, connect, (&policy, produce), stream, key)
+            .await;
     }
-    if let Err(rejection) = admitted.routed {
-        return Err(reject(&mut admitted.stream, rejection));
+    if admitted.routed != Ok(Routed::Onward) {
+        return Err(reject(&mut admitted.stream, Rejection::Denied));
     }
     let client = client.as_mut().ok_or(Refused::Gone)?;
     let said = amendment::said(caller, client, packet, &mut admitted)?;

@@ -166,6 +166,15 @@ impl Reason {
         }
     }
 
+    /// What a client reads of a message that the mesh refuses.
+    #[must_use]
+    pub fn of_message(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::Limited | Rejection::Overloaded => Self::QUOTA,
+            _ => Self::NOT_AUTHORIZED,
+        }
+    }
+
     /// What a client reads in CONNACK when the mesh itself answers.
     #[must_use]
     pub fn of(rejection: Rejection) -> Self {
@@ -177,6 +186,8 @@ impl Reason {
             | Rejection::ConnectionLost
             | Rejection::DeadlineExceeded => Self::SERVER_UNAVAILABLE,
             Rejection::Overloaded => Self::SERVER_BUSY,
+            // As for a client that connects too often: what else has used it up, it is told per message.
+            Rejection::Limited => Self::CONNECTION_RATE,
             Rejection::BadRequest => Self::MALFORMED,
             Rejection::TooLarge => Self::TOO_LARGE,
             Rejection::Draining => Self::SHUTTING_DOWN,

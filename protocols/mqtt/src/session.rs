@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use crate::channel::Channel;
 use crate::codec::{Fault, Level};
+use crate::filtered;
 use crate::gate::Flow;
 use crate::open::{Bounds, Opened};
 use crate::policy::Applied;
@@ -62,6 +63,8 @@ enum End {
     Silent,
     /// Another session has its place.
     TakenOver,
+    /// It is not allowed any more.
+    Revoked,
     /// We are going away.
     Leaving,
 }
@@ -78,6 +81,8 @@ struct Session {
     down: Lane,
     /// What the route does with it, where that is about single packets.
     applied: Option<Box<Applied>>,
+    /// What filters do with what is done in it.
+    filters: filtered::Filters,
     state: State,
     tally: Tally,
     lease: Lease,
@@ -131,6 +136,7 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
         listed: _listed,
         lease,
         applied,
+        filters,
         seat,
         connack,
         patience,
@@ -161,6 +167,7 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
         up: Lane::default(),
         down: Lane::default(),
         applied: applied.map(Box::new),
+        filters,
         state: State::default(),
         seat,
         patience,
@@ -339,6 +346,9 @@ impl Session {
         }
         if self.caller.is_idle() {
             return Some(End::Silent);
+        }
+        if self.filters.are_revoked() {
+            return Some(End::Revoked);
         }
         if let Some(end) = self.watch_broker() {
             return Some(end);

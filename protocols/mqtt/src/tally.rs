@@ -16,7 +16,7 @@ use finback_core::text;
 
 use crate::NAME;
 use crate::codec::Properties;
-use crate::propagation::{MESSAGE, Spans, Tracing, reading};
+use crate::propagation::{DELIVERY, MESSAGE, Spans, Tracing, reading};
 
 /// The service of what is not about a topic.
 const SESSION_SERVICE: &str = "(session)";
@@ -197,9 +197,34 @@ impl Tally {
 
     /// The spans of a client's message that has this topic, if it leaves any.
     pub(crate) fn trace(&self, properties: Properties<'_>, topic: &str, client: &str) -> Spans {
+        self.trace_message(MESSAGE, properties, topic, client)
+    }
+
+    /// Whether any message may leave spans.
+    pub(crate) fn is_traced(&self) -> bool {
+        self.caller.worker().is_tracing()
+    }
+
+    /// The same of a broker's message to this client.
+    pub(crate) fn trace_delivery(
+        &self,
+        properties: Properties<'_>,
+        topic: &str,
+        client: &str,
+    ) -> Spans {
+        self.trace_message(DELIVERY, properties, topic, client)
+    }
+
+    fn trace_message(
+        &self,
+        which: (&str, &'static str),
+        properties: Properties<'_>,
+        topic: &str,
+        client: &str,
+    ) -> Spans {
         let choice = self.tracing.choice.as_ref();
         let mut reading = reading(properties);
-        let mut traced = self.caller.trace(NAME, MESSAGE, choice, &mut reading)?;
+        let mut traced = self.caller.trace(NAME, which, choice, &mut reading)?;
         let topic = text::cut(topic, MAX_TOPIC);
         traced.note("messaging.destination.name", topic);
         if !client.is_empty() {

@@ -29,6 +29,7 @@ use crate::NAME;
 use crate::channel::Channel;
 use crate::codec::{Fault, Head, Kind, Level, write};
 use crate::entry::{farewell, session_ended};
+use crate::filtered::Filters;
 use crate::gate::Flow;
 use crate::policy::{Applied, Denied};
 use crate::reason::Reason;
@@ -58,6 +59,8 @@ enum End {
     Fault(Fault),
     Silent,
     TakenOver,
+    /// It is not allowed any more.
+    Revoked,
     Leaving,
     /// What the client showed of itself is good no more.
     Expired,
@@ -73,6 +76,7 @@ pub(crate) struct Terminal {
     client: Channel,
     sink: Arc<dyn Sink>,
     applied: Applied,
+    filters: Filters,
     seat: Option<Seat>,
     client_id: String,
     username: String,
@@ -293,6 +297,9 @@ impl Terminal {
         if self.caller.is_idle() {
             return Err(End::Silent);
         }
+        if self.filters.are_revoked() {
+            return Err(End::Revoked);
+        }
         if self.caller.is_dismissed() && *self.leave.get_or_insert(now.after(LAST)) <= now {
             return Err(End::Leaving);
         }
@@ -345,6 +352,7 @@ impl Terminal {
             End::Leaving if server.is_some() => Some((Reason::USE_ANOTHER, "")),
             End::Leaving => Some((Reason::SHUTTING_DOWN, "")),
             End::Expired => Some((Reason::NOT_AUTHORIZED, "the token has ended")),
+            End::Revoked => Some((Reason::NOT_AUTHORIZED, "")),
             End::Failed => Some((Reason::SERVER_BUSY, "a message is to be sent again")),
             End::Goodbye | End::Gone => None,
         };
@@ -355,6 +363,7 @@ impl Terminal {
         self.tally.ended(match &end {
             End::Goodbye | End::TakenOver | End::Expired => Ending::Answered(Outcome::Success),
             End::Gone | End::Silent => Ending::Abandoned,
+            End::Revoked => Ending::Rejected(Rejection::Denied),
             End::Fault(_) => Ending::Rejected(Rejection::BadRequest),
             End::Leaving => Ending::Rejected(Rejection::Draining),
             End::Failed => Ending::Answered(Outcome::Failed),

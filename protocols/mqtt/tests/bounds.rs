@@ -1,9 +1,8 @@
 //! Clients without a keep-alive are bounded by `limits.idle`, those before CONNECT too; the others by
 //! their keep-alive.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
-#![allow(dead_code, reason = "not every test needs all of it")]
 
-#[path = "../../http/tests/http/support/mod.rs"]
+#[path = "../../http/tests/http/support/mess.rs"]
 mod support;
 
 use std::sync::Arc;

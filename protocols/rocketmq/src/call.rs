@@ -94,9 +94,10 @@ pub(crate) fn answered(head: &Head) -> Answer {
         // Nothing there, not yet, or elsewhere: what a consumer goes on from.
         19..=22 | 208..=210 => Outcome::Success,
         // Not run: another broker, or the same one later.
-        answer::SYSTEM_BUSY | answer::SERVICE_NOT_AVAILABLE | 215 | answer::GO_AWAY => {
-            Outcome::Refused
-        }
+        answer::SYSTEM_BUSY
+        | answer::SERVICE_NOT_AVAILABLE
+        | answer::FLOW_CONTROL
+        | answer::GO_AWAY => Outcome::Refused,
         // The request is at fault, or asks for what is not there.
         3 | answer::MESSAGE_ILLEGAL | 15..=17 | 23..=26 | 206 => Outcome::Invalid,
         _ => Outcome::Failed,

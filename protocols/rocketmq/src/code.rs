@@ -25,6 +25,7 @@ pub(crate) mod answer {
     pub(crate) const SUCCESS: i32 = 0;
     pub(crate) const SYSTEM_ERROR: i32 = 1;
     pub(crate) const SYSTEM_BUSY: i32 = 2;
+    pub(crate) const FLOW_CONTROL: i32 = 215;
     pub(crate) const MESSAGE_ILLEGAL: i32 = 13;
     pub(crate) const SERVICE_NOT_AVAILABLE: i32 = 14;
     pub(crate) const NO_PERMISSION: i32 = 16;

@@ -18,6 +18,8 @@ fn code(note: Note, rejection: Rejection) -> i32 {
         // It may have been stored.
         Rejection::ConnectionLost | Rejection::DeadlineExceeded => answer::SYSTEM_ERROR,
         Rejection::Overloaded => answer::SYSTEM_BUSY,
+        // The only one that no client sends again.
+        Rejection::Limited => answer::FLOW_CONTROL,
         Rejection::Denied => answer::NO_PERMISSION,
         Rejection::BadRequest | Rejection::TooLarge => answer::MESSAGE_ILLEGAL,
         Rejection::Draining if note.knows_go_away => answer::GO_AWAY,

@@ -18,7 +18,7 @@ use finback_core::driver::{
 };
 use finback_core::frame::{Metadata, Outcome};
 use finback_core::log_limit::LogLimit;
-use finback_core::mesh::{AttemptEnd, Lease, Resend};
+use finback_core::mesh::{AttemptEnd, Lease, Resend, Routed};
 use finback_core::net::Socket;
 use finback_core::rejection::Rejection;
 use finback_core::text::Escaped;
@@ -104,8 +104,14 @@ async fn open(caller: &Rc<Caller>, client: &mut Socket) -> Option<(Stream, Lease
         closed(caller, &why);
         None
     };
-    if let Err(rejection) = routed {
-        return refuse(&mut stream, rejection);
+    let routed = match routed {
+        Ok(Routed::Waits) => stream.admitted(&mut attributes).await,
+        decided => decided,
+    };
+    match routed {
+        Ok(Routed::Onward) => {}
+        Ok(Routed::Here | Routed::Waits) => return refuse(&mut stream, Rejection::Denied),
+        Err(rejection) => return refuse(&mut stream, rejection),
     }
     loop {
         let mut lease = match stream.attempt(&mut attributes).await {

@@ -1,8 +1,7 @@
 //! The limits hold for sessions of TCP, also when they change; sessions make way when we go.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
-#![allow(dead_code, reason = "not every test needs all of it")]
 
-#[path = "../../http/tests/http/support/mod.rs"]
+#[path = "../../http/tests/http/support/mess.rs"]
 mod support;
 
 use std::sync::Arc;
@@ -73,4 +72,15 @@ async fn stopping_ends_quiet_sessions_after_the_grace_and_all_in_time() {
     assert!(waited > Duration::from_millis(250) && waited < Duration::from_millis(1500));
     assert!(talked > Duration::from_millis(1900), "{talked:?}");
     assert!(begin.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn a_listener_that_is_gone_takes_its_quiet_sessions_along() {
+    let server = Server::bind().await;
+    let spec = routing(&[server.address], policy("1.1"), 2);
+    let mess = serve(spec, 1, Arc::new(Tcp));
+    let (mut quiet, mut upstream) = session(&mess, &server).await;
+    mess.workers.unlisten(mess.listener);
+    assert!(quiet.ends(Duration::from_secs(2)).await);
+    assert!(upstream.ends(Duration::from_secs(2)).await);
 }

@@ -21,7 +21,12 @@ impl Brokers for One {
 fn asked(codec: &RocketMq, code: u32) -> Option<Head> {
     let header = format!("{{\"code\":{code}}}");
     let length = u32::try_from(header.len()).ok()?;
-    let wire = [&(length + 4).to_be_bytes()[..], &length.to_be_bytes(), header.as_bytes()].concat();
+    let wire = [
+        &(length + 4).to_be_bytes()[..],
+        &length.to_be_bytes(),
+        header.as_bytes(),
+    ]
+    .concat();
     codec.peek(&wire).ok()?
 }
 

@@ -74,6 +74,7 @@ impl Plan {
         let tongue = match chance.between(0, 9) {
             0 => Tongue::Bolt,
             1 => Tongue::Dubbo,
+            2 | 3 => Tongue::Http,
             _ => Tongue::Toy,
         };
         let mut plan = Self {
@@ -184,6 +185,7 @@ impl Plan {
                 timeout: service.timeout,
                 retry: service.retry.clone(),
                 tracing: None,
+                filters: Default::default(),
                 treatment: None,
             }
         });
@@ -200,6 +202,8 @@ impl Plan {
                     policy: self.groups[group].policy.clone(),
                 })
                 .collect(),
+            filters: Vec::new(),
+            listener_filters: Default::default(),
             registry_policy: self.registry_policy(),
             limits: self.limits.clone(),
         }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use finback_core::route::{self, Destination, RouteTable, Text, Weighted};
 use finback_core::subset::{self, Subset};
 
-use super::{Names, Result, Wrongs, known, several, tracing};
+use super::{Names, Result, Wrongs, filters, known, several, tracing};
 use crate::config::Wrong;
 use crate::config::file;
 use crate::config::folder::Folder;
@@ -111,6 +111,7 @@ fn route(
              }| timeout,
         ),
         retry: from.retry.map(retry).transpose()?.unwrap_or_default(),
+        filters: filters::named(from.filters, &names.filters)?,
         tracing: from
             .tracing
             .map(|own| tracing::choice(own, names.tracing.as_ref()))
@@ -123,7 +124,7 @@ fn is_mqtt(protocol: &Placed<file::Text>) -> bool {
     matches!(&protocol.value, file::Text::Exact(name) if name == finback_mqtt::NAME)
 }
 
-fn conditions(when: file::Match) -> Result<route::Match> {
+pub(super) fn conditions(when: file::Match) -> Result<route::Match> {
     let optional = |placed: Option<Placed<file::Text>>| placed.map_or(Ok(Text::Any), text);
     let mut attributes = Vec::new();
     for (name, condition) in when.attributes {

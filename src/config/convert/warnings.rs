@@ -13,6 +13,7 @@ type Place = (u64, u64);
 pub(super) fn of(file: &File) -> Vec<Wrong> {
     let mut found = Vec::new();
     tables(file, &mut found);
+    filters(file, &mut found);
     clusters(file, &mut found);
     subsets(file, &mut found);
     listeners(file, &mut found);
@@ -45,6 +46,22 @@ fn tables(file: &File, found: &mut Vec<Wrong>) {
                 Some(when) if takes_all(when) => taken = Some(*place),
                 Some(when) => unspoken(when, &users, found),
             }
+        }
+    }
+}
+
+fn filters(file: &File, found: &mut Vec<Wrong>) {
+    let of_listeners = file.listeners.value.iter().flat_map(|own| &own.filters);
+    let routes = file.routes.values().flatten();
+    let of_routes = routes.flat_map(|own| &own.value.filters);
+    let used: BTreeSet<&str> = of_listeners
+        .chain(of_routes)
+        .map(|own| &*own.value)
+        .collect();
+    for (name, filter) in &file.filters {
+        if !used.contains(name.as_str()) {
+            let message = format!("no listener and no route uses the filter `{name}`");
+            found.push(Wrong::at(filter.place, message));
         }
     }
 }

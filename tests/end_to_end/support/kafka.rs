@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use super::java::{Turn, java};
 use super::peer::built;
 use super::process::Process;
 use super::{eventually, free_port, temporary_folder};
@@ -57,7 +58,8 @@ impl Kafka {
             ),
         )
         .unwrap();
-        let formatted = java()
+        let turn = Turn::take();
+        let formatted = kafka()
             .args([
                 "kafka.tools.StorageTool",
                 "format",
@@ -73,6 +75,7 @@ impl Kafka {
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&formatted.stderr).into_owned();
+        drop(turn);
         assert!(formatted.status.success(), "{said}");
         let mut kafka = Self {
             address: format!("127.0.0.1:{port}"),
@@ -96,7 +99,8 @@ impl Kafka {
 
     /// Starts it (again) with the same data, and waits until it serves.
     pub(crate) fn restart(&mut self) {
-        let process = Process::start("kafka", java().arg("kafka.Kafka").arg(&self.config));
+        let _turn = Turn::take();
+        let process = Process::start("kafka", kafka().arg("kafka.Kafka").arg(&self.config));
         eventually("kafka", Duration::from_secs(60), || {
             let out = Command::new("kcat")
                 .args(["-b", &self.address, "-L", "-m", "2"])
@@ -130,11 +134,11 @@ fn security(folder: &Path) -> String {
     )
 }
 
-fn java() -> Command {
+fn kafka() -> Command {
     let library = built("java/kafka/lib");
-    let mut command = Command::new("java");
+    let mut command = java();
     command
-        .args(["-Xms128m", "-Xmx384m", "-XX:TieredStopAtLevel=1"])
+        .args(["-Xms128m", "-Xmx384m"])
         .arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
         .arg("-cp")
         .arg(format!("{}/*", library.display()));

@@ -10,6 +10,7 @@ pub(crate) mod etcd;
 pub(crate) mod finback;
 pub(crate) mod frames;
 pub(crate) mod jaeger;
+pub(crate) mod java;
 pub(crate) mod kafka;
 pub(crate) mod mosquitto;
 pub(crate) mod mqtt;

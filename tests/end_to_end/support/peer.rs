@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::java::{Turn, java};
 use super::process::Process;
 
 /// Longer than any single thing a test asks of a peer.
@@ -165,9 +166,8 @@ impl Peer {
 
     fn java_with(module: &str, main: &str, properties: &[&str]) -> Self {
         let home = built(&format!("java/{module}"));
-        let mut command = Command::new("java");
-        // Short-lived: fast to start counts for more than fast to run.
-        command.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
+        let mut command = java();
+        command.arg("-Xmx256m");
         command.arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn");
         command.arg("-Ddubbo.application.logger=slf4j");
         command.args(properties);
@@ -190,6 +190,7 @@ impl Peer {
             .arg("-cp")
             .arg(format!("{home}/classes:{home}/lib/*"))
             .arg(main);
+        let _turn = Turn::take();
         Self::start(module, &mut command)
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::java;
 use super::peer::built;
 use super::process::Process;
 use super::remoting;
@@ -333,13 +334,12 @@ fn route(names: &str, topic: &str) -> Option<Value> {
 /// A JVM with these MB of heap at first, at most, and outside of it.
 fn java(release: Release, folder: &Path, megabytes: [u32; 3]) -> Command {
     let [first, most, direct] = megabytes;
-    let mut command = Command::new("java");
+    let mut command = java::java();
     command
         .env("ROCKETMQ_HOME", folder)
         .arg(format!("-Xms{first}m"))
         .arg(format!("-Xmx{most}m"))
         .arg(format!("-XX:MaxDirectMemorySize={direct}m"))
-        .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
         .args(OPENS)
         // Logs go below.
         .arg(format!("-Duser.home={}", folder.display()))
@@ -363,6 +363,7 @@ pub(crate) const OPENS: [&str; 8] = [
 /// Starts a server and waits until it says that it is ready. On a busy machine some give up over time-outs of their
 /// own: they are started again.
 fn ready(name: &str, command: &mut Command, says: &str) -> Process {
+    let _turn = java::Turn::take();
     for _ in 0..2 {
         let process = Process::start(name, command);
         let is_ready = process.try_wait_for(START, 0, |line| line.contains(says).then_some(()));

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use super::java;
 use super::peer::{Answer, Peer, built};
 use super::process::Process;
 use super::rocketmq::OPENS;
@@ -266,10 +267,9 @@ impl Received {
 fn java(module: &str, encoding: Encoding) -> Peer {
     let home = built(&format!("rocketmq/{module}"));
     let own = temporary_folder();
-    let mut command = Command::new("java");
-    // Short-lived: fast to start counts for more than fast to run.
+    let mut command = java::java();
     command
-        .args(["-Xmx192m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+        .arg("-Xmx192m")
         .args(OPENS)
         // Logs, and the offsets of broadcasting, go below.
         .arg(format!("-Duser.home={}", own.display()))
@@ -287,5 +287,6 @@ fn java(module: &str, encoding: Encoding) -> Peer {
         .arg("-cp")
         .arg(format!("{home}/classes:{home}/lib/*"))
         .arg("com.acme.rocketmq.Main");
+    let _turn = java::Turn::take();
     Peer::start(module, &mut command)
 }

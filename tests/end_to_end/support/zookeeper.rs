@@ -3,11 +3,11 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::certificates::certificates;
+use super::java::{Turn, java};
 use super::process::Process;
 use super::{free_port, temporary_folder};
 
@@ -92,7 +92,7 @@ impl ZooKeeper {
 
     /// Starts it (again) on the same port with the same data, and waits until it serves.
     pub(crate) fn restart(&mut self) {
-        let mut command = Command::new("java");
+        let mut command = java();
         let jaas = self.folder.join(JAAS);
         if jaas.exists() {
             command.arg(format!(
@@ -102,8 +102,6 @@ impl ZooKeeper {
         }
         command.args([
             "-Xmx128m",
-            "-XX:+UseSerialGC",
-            "-XX:TieredStopAtLevel=1",
             // Otherwise every write waits for the machine's disk, and so for whatever else is written
             // to that: nothing here is about a machine that loses power.
             "-Dzookeeper.forceSync=no",
@@ -113,6 +111,7 @@ impl ZooKeeper {
         command
             .arg("org.apache.zookeeper.server.ZooKeeperServerMain")
             .arg(self.folder.join("zoo.cfg"));
+        let _turn = Turn::take();
         let process = Process::start("zookeeper", &mut command);
         let end = Instant::now() + Duration::from_secs(30);
         while !serves(&self.address) {

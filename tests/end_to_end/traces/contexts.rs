@@ -403,16 +403,22 @@ clusters: {{ broker: {{ endpoints: [ "{}" ] }} }}
         .ask("heard", &[("name", "two"), ("count", "2")])
         .unwrap();
     let told = |number: usize| heard[number]["properties"]["userProperties"].clone();
-    let spans = jaeger.trace(TRACE, 2);
+    let spans = jaeger.trace(TRACE, 3);
     let attempt = named(&spans, "producer", "publish");
+    // On its way back from the broker it is one step further.
+    let delivery = named(&spans, "server", "deliver");
+    assert_eq!(delivery.parent.as_deref(), Some(&*attempt.id));
     assert_eq!(
         told(0)["traceparent"],
-        format!("00-{TRACE}-{}-01", attempt.id)
+        format!("00-{TRACE}-{}-01", delivery.id)
     );
     assert_eq!(told(1)["traceparent"], LEFT_OUT);
     assert_eq!(
         (&told(0)["own"], &told(1)["own"]),
         (&"kept".into(), &"kept".into())
     );
-    assert_eq!(attempt.tag("messaging.destination.name"), "a/b");
+    for (own, client) in [(&attempt, ""), (&delivery, "two")] {
+        assert_eq!(own.tag("messaging.destination.name"), "a/b");
+        assert_eq!(own.tag("messaging.client.id"), client);
+    }
 }

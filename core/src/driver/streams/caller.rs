@@ -12,7 +12,7 @@ use crate::clock::Now;
 use crate::frame::Metadata;
 use crate::gauges::Gauges;
 use crate::identity::Identity;
-use crate::mesh::{Exchange, Origin, SiteCache, Traced};
+use crate::mesh::{Exchange, Origin, Routed, SiteCache, Traced};
 use crate::net::{Ends, Known, Socket, Transport};
 use crate::record::Series;
 use crate::rejection::Rejection;
@@ -57,7 +57,7 @@ impl Caller {
         let origin = listening.origin.clone();
         let local = carried.local.or_else(|| socket.local_addr().ok());
         worker.read_clock();
-        let words = Rc::new(Words::of(origin.id, worker.now()));
+        let words = Rc::new(Words::of(origin.id, &worker));
         let ends = transport.as_deref().and_then(|own| own.ends(worker.now()));
         let residence = Residence::take(&worker, words.clone()).until(ends);
         let caller = Self {
@@ -193,7 +193,7 @@ impl Caller {
 
     /// Says whether it can [leave](Self::hand_over) at the next boundary of its messages.
     pub fn set_movable(&self, movable: bool) {
-        self.words.set_movable(movable && self.transport.is_none());
+        self.words.set_movable(movable);
     }
 
     /// Whether it is to leave now, if it is at such a boundary.
@@ -204,7 +204,7 @@ impl Caller {
 
     /// Gives the connection, on which nothing is in flight, to another worker, where `protocol` goes
     /// on with it as if it had just been accepted. What was read of it and not used must have been
-    /// [put back](Socket::unread).
+    /// [put back](Socket::unread), and everything flushed.
     pub fn hand_over(&self, socket: Socket, protocol: &'static str) {
         let carried = Carried {
             cue: None,
@@ -214,6 +214,7 @@ impl Caller {
         // It is counted where it arrives.
         drop(self.place.take());
         if let Some(parcel) = parcel {
+            let parcel = parcel.with(self.transport.as_deref());
             self.worker.hand_over(parcel);
         }
     }
@@ -308,7 +309,7 @@ impl Caller {
         metadata: &Metadata<'_>,
         bytes: usize,
         attributes: &mut dyn FnMut(&str) -> Option<String>,
-    ) -> (Stream, Result<(), Rejection>) {
+    ) -> (Stream, Result<Routed, Rejection>) {
         self.open_for(self.peer().ip(), protocol, metadata, bytes, attributes)
     }
 
@@ -320,7 +321,7 @@ impl Caller {
         metadata: &Metadata<'_>,
         bytes: usize,
         attributes: &mut dyn FnMut(&str) -> Option<String>,
-    ) -> (Stream, Result<(), Rejection>) {
+    ) -> (Stream, Result<Routed, Rejection>) {
         self.worker.read_clock();
         let site = if source == self.peer().ip() {
             let mut sites = self.sites.borrow_mut();

@@ -30,6 +30,8 @@ pub(super) struct Words {
     dismissed: Cell<Option<Now>>,
     grace_over: Cell<bool>,
     cut: Cell<bool>,
+    /// The routing that it knows of.
+    epoch: Cell<u64>,
     /// Since when it rests, and for how long it may where that is not `limits.idle`.
     rests: Cell<Option<(Now, Option<Duration>)>>,
     idle: Cell<bool>,
@@ -45,9 +47,11 @@ pub(super) struct Words {
 }
 
 impl Words {
-    pub(super) fn of(listener: u64, now: Now) -> Self {
+    pub(super) fn of(listener: u64, worker: &Worker) -> Self {
+        let now = worker.now();
         Self {
             listener,
+            epoch: Cell::new(worker.epoch()),
             rests: Cell::new(Some((now, None))),
             ..Self::default()
         }
@@ -162,8 +166,10 @@ impl Resident for Words {
             self.grace_over.set(worker.now() >= grace_ends);
         }
         self.look_at_time(worker);
-        let rings = self.alarm.get().is_some_and(|at| at <= worker.now());
-        if rings {
+        // What was allowed may not be any more.
+        let is_new = self.epoch.replace(worker.epoch()) != worker.epoch();
+        let rings = is_new || self.alarm.get().is_some_and(|at| at <= worker.now());
+        if rings && !is_new {
             self.alarm.set(None);
         }
         if rings || before != (self.idle.get(), self.grace_over.get()) {

@@ -146,7 +146,7 @@ fn text(span: &Span<'_>, name: &str) -> String {
 
 #[test]
 fn no_span_says_what_the_guide_does_not_explain() {
-    let methods = ["pay", "connect", "publish", "GET", "(other)", ""];
+    let methods = ["pay", "connect", "publish", "deliver", "GET", "(other)", ""];
     for (protocol, system) in SYSTEMS {
         for method in methods {
             let kind = kind(protocol, system, method);

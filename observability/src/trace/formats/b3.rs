@@ -16,6 +16,8 @@ const SPAN: &str = "X-B3-SpanId";
 const PARENT: &str = "X-B3-ParentSpanId";
 const SAMPLED: &str = "X-B3-Sampled";
 const FLAGS: &str = "X-B3-Flags";
+/// All of them.
+pub(super) const ALL: [&str; 5] = [TRACE, SPAN, PARENT, SAMPLED, FLAGS];
 /// Each of these shows that there is a context.
 pub(super) const KEYS: [&str; 3] = [TRACE, SAMPLED, FLAGS];
 

@@ -64,7 +64,8 @@ fn parts(header: &str) -> Option<Header> {
     span.parse::<u32>().ok()?;
     Some(Header {
         sampled,
-        trace: text(trace)?,
+        // No more than goes on: who is asked next shall call it the same.
+        trace: finback_core::text::cut(&text(trace)?, MOST).to_owned(),
         segment: text(segment)?,
         span: span.to_owned(),
     })
@@ -72,8 +73,7 @@ fn parts(header: &str) -> Option<Header> {
 
 /// The trace as SkyWalking calls it.
 pub(super) fn trace_text(header: &str) -> Option<String> {
-    let own = parts(header)?;
-    Some(finback_core::text::cut(&own.trace, MOST).to_owned())
+    parts(header).map(|own| own.trace)
 }
 
 pub(super) fn read(header: &str) -> Option<Incoming> {

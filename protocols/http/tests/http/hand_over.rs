@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::support::*;
 use finback_core::mesh::RoutingSpec;
 use finback_http::{Config, Http};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn mess(spec: RoutingSpec, workers: usize) -> Mess {
     let http = Http::new(Config::default(), Vec::new());
@@ -82,6 +83,43 @@ async fn requests_before_and_after_are_answered_on_one_connection() {
     asked.hear("\r\n\r\n").await;
     asked.say(&response("fifth")).await;
     client.hear("fifth").await;
+}
+
+#[tokio::test]
+async fn a_connection_under_tls_moves_with_its_session() {
+    let server = Server::bind().await;
+    let http = Arc::new(Http::new(Config::default(), Vec::new()));
+    let spec = routing(&[server.address], policy("1.1"), 2);
+    let mess = serve_under(Some(tls::server()), spec, 2, http);
+    let mut client = tls::connect(mess.address).await;
+    // Half of a request is read, and goes along.
+    let get = GET.as_bytes();
+    client.write_all(&get[..9]).await.unwrap();
+    let mut places = Vec::new();
+    let mut upstreams: Vec<Option<Peer>> = vec![None, None];
+    for round in 0..4 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let from = move_away(&mess).await;
+        until("it has moved", || home(&mess) == Some(1 - from)).await;
+        places.push(from);
+        client.write_all(&get[9..]).await.unwrap();
+        let upstream = &mut upstreams[1 - from];
+        if upstream.is_none() {
+            *upstream = Some(server.accept().await);
+        }
+        let upstream = upstream.as_mut().unwrap();
+        let heard = upstream.hear("\r\n\r\n").await;
+        assert!(heard.contains("x-forwarded-proto: https"), "{heard}");
+        let body = format!("answer {round}");
+        upstream.say(&response(&body)).await;
+        let mut heard = Vec::new();
+        while !heard.ends_with(body.as_bytes()) {
+            heard.push(client.read_u8().await.unwrap());
+        }
+        client.write_all(&get[..9]).await.unwrap();
+    }
+    assert_eq!(places[0], places[2]);
+    assert_ne!(places[0], places[1]);
 }
 
 #[tokio::test]

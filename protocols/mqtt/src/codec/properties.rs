@@ -234,6 +234,14 @@ impl<'a> Properties<'a> {
         })
     }
 
+    /// All user properties, in order.
+    pub fn users(self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.iter().filter_map(|(_, value)| match value {
+            Value::Pair(name, value) => Some((name, value)),
+            _ => None,
+        })
+    }
+
     /// The first user property of this name.
     #[must_use]
     pub fn user(self, name: &str) -> Option<&'a str> {

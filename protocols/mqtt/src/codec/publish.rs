@@ -102,6 +102,8 @@ pub(crate) struct Delivery<'a> {
     /// Where it was published; "" where an alias stands for it, or what stands there is no text.
     pub(crate) topic: &'a str,
     pub(crate) packet_id: Option<u16>,
+    /// What stands where its topic is makes sense, be it nothing.
+    pub(crate) is_text: bool,
     /// Bytes of the packet before its properties, or its payload where there are none.
     start: usize,
 }
@@ -125,6 +127,7 @@ impl<'a> Delivery<'a> {
             Ok((topic, packet_id)) => Ok(Some(Self {
                 topic: std::str::from_utf8(topic).unwrap_or_default(),
                 packet_id,
+                is_text: std::str::from_utf8(topic).is_ok(),
                 start: head.header + bytes.len() - reader.rest().len(),
             })),
             Err(_) if packet.len() < head.packet() => Ok(None),

@@ -5,10 +5,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use finback_core::driver::{Caller, Stream};
+use finback_core::filter::MessageFlow;
 use finback_core::frame::Metadata;
+use finback_core::mesh::Routed;
 use finback_core::rejection::Rejection;
 
 use crate::codec::{Connect, Level};
+use crate::filtered::Filters;
 use crate::gate::Place;
 use crate::policy::{Applied, Facts, Policy};
 use crate::reason::Reason;
@@ -26,9 +29,11 @@ pub(super) struct Admitted<'a> {
     pub(super) connect: Connect<'a>,
     pub(super) stream: Stream,
     /// Whether its route leads anywhere.
-    pub(super) routed: Result<(), Rejection>,
+    pub(super) routed: Result<Routed, Rejection>,
     pub(super) policy: Option<Arc<Policy>>,
     pub(super) applied: Option<Applied>,
+    /// What filters say of what is done in it.
+    pub(super) filters: Filters,
     /// The client's identifier as its broker sees it.
     pub(super) seen_as: String,
     /// What its broker is chosen by, where that is by who it is.
@@ -37,6 +42,15 @@ pub(super) struct Admitted<'a> {
     pub(super) drawn: Option<u64>,
     /// Held until there is a broker to wait for.
     pub(super) place: Option<Place>,
+}
+
+impl Admitted<'_> {
+    /// By how much topics become longer on their way to the broker; `None` if nobody looks at them.
+    pub(super) fn growth_of_topics(&self) -> Option<usize> {
+        let applied = self.applied.as_ref().filter(|own| own.is_about_topics());
+        let growth = applied.map(|own| own.names.growth());
+        growth.or_else(|| self.filters.are_any().then_some(0))
+    }
 }
 
 /// Finds the route of a CONNECT of so many bytes.
@@ -86,6 +100,7 @@ pub(super) fn admit<'a>(
         .transpose()
         .map_err(|_| reject(&mut stream, Rejection::Denied))?;
     Ok(Admitted {
+        filters: Filters::default(),
         seen_as: connect.client_id.to_string(),
         connect,
         stream,
@@ -96,6 +111,26 @@ pub(super) fn admit<'a>(
         drawn,
         place: Some(place),
     })
+}
+
+/// Has filters decide about a session, and about the message that it leaves behind.
+pub(super) async fn pass_filters(admitted: &mut Admitted<'_>) -> Result<(), Refused> {
+    let (connect, key) = (&admitted.connect, &admitted.key);
+    let mut attributes = |name: &str| attribute(connect, key, name);
+    let stream = &mut admitted.stream;
+    if admitted.routed == Ok(Routed::Waits) {
+        admitted.routed = stream.admitted(&mut attributes).await;
+    }
+    if let Err(rejection) = admitted.routed {
+        return Err(reject(stream, rejection));
+    }
+    admitted.filters = Filters::of(stream, connect, key);
+    let will = connect.will.as_ref();
+    let flow = will.map(|will| admitted.filters.publish(&will.topic, will.payload.len()));
+    match flow {
+        Some(MessageFlow::Refuse(refusal)) => Err(reject(stream, refusal.why)),
+        _ => Ok(()),
+    }
 }
 
 /// What a session is as a call.
@@ -124,7 +159,7 @@ pub(super) fn facts<'a>(caller: &'a Caller, connect: &'a Connect<'_>) -> Facts<'
 }
 
 /// What routes may ask about a session. Names that begin with a colon are no user property's.
-pub(super) fn attribute(connect: &Connect<'_>, key: &str, name: &str) -> Option<String> {
+pub(crate) fn attribute(connect: &Connect<'_>, key: &str, name: &str) -> Option<String> {
     match name {
         CLIENT_ID => Some(key.to_owned()),
         ":username" => connect.username.as_deref().map(str::to_owned),

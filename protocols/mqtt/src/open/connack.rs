@@ -10,7 +10,7 @@ use finback_core::rejection::Rejection;
 use crate::codec::properties::{Place, Value, Writer, id};
 use crate::codec::reader::put_variable;
 use crate::codec::{Head, Level, Properties, Reader, Side, write};
-use crate::policy::{Applied, Duplicates};
+use crate::policy::Duplicates;
 use crate::reason::Reason;
 use crate::session::MAX_AWAITED;
 use crate::takeover::{Key, Seat};
@@ -53,7 +53,7 @@ pub(super) fn opened(
     let connack = seen(
         &answer.packet,
         level,
-        admitted.applied.as_ref(),
+        admitted.growth_of_topics(),
         mqtt.config.packet,
         client_takes,
     );
@@ -81,6 +81,7 @@ pub(super) fn opened(
         username: told(connect.username.as_deref().unwrap_or_default()),
         tracing: admitted.stream.tracing(),
         applied: admitted.applied,
+        filters: admitted.filters,
     })
 }
 
@@ -138,11 +139,12 @@ fn of_body(body: &[u8]) -> Properties<'_> {
 }
 
 /// A broker's CONNACK with limits that hold for broker and proxy together (section 3.2.2.3): a client
-/// that was not told of one sends what is over it, again and again.
+/// that was not told of one sends what is over it, again and again. `growth` is by how much names become longer on
+/// their way to the broker, where topics are looked at.
 fn seen(
     connack: &Bytes,
     level: Level,
-    applied: Option<&Applied>,
+    growth: Option<usize>,
     packet: usize,
     client_takes: usize,
 ) -> Vec<u8> {
@@ -155,16 +157,13 @@ fn seen(
         return connack.to_vec();
     }
     let given = of_body(body);
-    let about_topics = applied.filter(|own| own.is_about_topics());
-    // Names become longer on their way to the broker.
-    let growth = about_topics.map_or(0, |own| own.names.growth());
     let broker = most_taken(given);
     let most = match broker {
         usize::MAX => packet,
-        broker => packet.min(broker.saturating_sub(growth)),
+        broker => packet.min(broker.saturating_sub(growth.unwrap_or(0))),
     };
     let mut limits = vec![(id::MAXIMUM_PACKET, bounded(most), broker)];
-    if about_topics.is_some() {
+    if growth.is_some() {
         let awaited = given.number(id::RECEIVE_MAXIMUM);
         let awaited = awaited.map_or(usize::from(u16::MAX), |own| own as usize);
         limits.push((id::RECEIVE_MAXIMUM, bounded(MAX_AWAITED), awaited));

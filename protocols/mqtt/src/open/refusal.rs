@@ -73,6 +73,7 @@ fn told(rejection: Rejection) -> &'static str {
         Rejection::ConnectFailed | Rejection::ConnectionLost => "the broker cannot be reached",
         Rejection::DeadlineExceeded => "the broker does not answer",
         Rejection::Overloaded => "there are too many sessions",
+        Rejection::Limited => "too many sessions begin",
         Rejection::BadRequest => "the packet cannot be read",
         Rejection::TooLarge => "the packet is longer than the limit",
         Rejection::Draining => "the server is shutting down",

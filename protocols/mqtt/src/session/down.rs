@@ -1,12 +1,14 @@
 //! What a broker says to its client. It is trusted to be a broker: read is what routing needs.
 
 use finback_core::log_limit::LogLimit;
+use finback_core::mesh::Propagated;
 use finback_core::record::Ending;
 use finback_core::rejection::Rejection;
 use finback_core::text::Escaped;
 
 use crate::codec::properties::{Place, Properties};
-use crate::codec::{Delivery, Fault, Head, Kind, Reader, Side, write};
+use crate::codec::{Delivery, Fault, Head, Kind, Reader, Side, Unreadable, write};
+use crate::propagation::{Spans, propagate, reading};
 use crate::reason::Reason;
 use crate::tally::{Asked, method};
 
@@ -94,8 +96,7 @@ impl Session {
             return Ok(Some(self.leave_out(method, head, &message, TOO_LONG)));
         }
         let Some(applied) = self.applied.as_ref().filter(|own| !own.names.are_plain()) else {
-            self.tally_delivery(method, message.topic, message.packet_id, head.packet());
-            return Ok(Some(Fate::Pass));
+            return Ok(self.pass_delivery(packet, head, &message));
         };
         let read = message.properties(packet, head, self.level, self.bounds.packet);
         let (properties, start) = match read {
@@ -111,27 +112,90 @@ impl Session {
         let Some(renamed) = renamed.filter(|_| applied.may_hear(message.topic)) else {
             return Ok(Some(self.leave_out(method, head, &message, FOREIGN)));
         };
-        let properties = applied.names.properties(properties, false);
+        let renamed_properties = applied.names.properties(properties, false);
+        let plain = self.redelivered(head, &message, &renamed, &renamed_properties, start);
+        // By its other name it may have become too long.
+        let Some(plain) = plain.filter(|_| !renamed.is_empty()) else {
+            return Ok(Some(self.leave_out(method, head, &message, TOO_LONG)));
+        };
+        let (spans, context) = self.trace_delivery(properties, &renamed);
+        let written = context.and_then(|context| {
+            let own = propagate(Properties::trusted(&renamed_properties), &context);
+            self.redelivered(head, &message, &renamed, &own, start)
+        });
+        let renamed = renamed.into_owned();
+        self.tally_delivery(head, &renamed, &message, spans);
+        Ok(Some(Fate::Replace(written.unwrap_or(plain), start)))
+    }
+
+    /// Passes a message on under its own name: as it is, or with the context of its trace; `None` if more of it is
+    /// needed to tell.
+    fn pass_delivery(
+        &mut self,
+        packet: &[u8],
+        head: &Head,
+        message: &Delivery<'_>,
+    ) -> Option<Fate> {
+        let read = match self.tally.is_traced() && message.is_text {
+            true => message.properties(packet, head, self.level, self.bounds.packet),
+            false => Err(Unreadable),
+        };
+        let (properties, start) = match read {
+            Ok(read) => read?,
+            Err(Unreadable) => {
+                self.tally_delivery(head, message.topic, message, None);
+                return Some(Fate::Pass);
+            }
+        };
+        let (spans, context) = self.trace_delivery(properties, message.topic);
+        // A message that has no room for it goes without.
+        let written = context.and_then(|context| {
+            let own = propagate(properties, &context);
+            self.redelivered(head, message, message.topic, &own, start)
+        });
+        self.tally_delivery(head, message.topic, message, spans);
+        Some(written.map_or(Fate::Pass, |own| Fate::Replace(own, start)))
+    }
+
+    /// The spans of a message, and the context that it goes on with: before MQTT 5 there is no place for one.
+    fn trace_delivery(
+        &self,
+        properties: Properties<'_>,
+        topic: &str,
+    ) -> (Spans, Option<Propagated>) {
+        let spans = self
+            .tally
+            .trace_delivery(properties, topic, &self.client_id);
+        let own = spans.as_ref().filter(|_| self.level.is_5());
+        let context = own.and_then(|own| own.pass_on(&mut reading(properties)));
+        (spans, context)
+    }
+
+    /// A message with another head; `None` if it is longer than its client takes.
+    fn redelivered(
+        &self,
+        head: &Head,
+        message: &Delivery<'_>,
+        topic: &str,
+        properties: &[u8],
+        start: usize,
+    ) -> Option<Vec<u8>> {
+        if topic.len() > usize::from(u16::MAX) {
+            return None;
+        }
         let payload = head.packet() - start;
         let first = Kind::Publish.first_byte() | head.flags;
         let (level, id) = (self.level, message.packet_id);
-        let written = write::publish_head(first, level, &renamed, id, &properties, payload);
-        // By its other name it may have become too long.
-        let fits = renamed.len() <= usize::from(u16::MAX)
-            && !renamed.is_empty()
-            && written.len() + payload <= self.client_takes;
-        if !fits {
-            return Ok(Some(self.leave_out(method, head, &message, TOO_LONG)));
-        }
-        let renamed = renamed.into_owned();
-        self.tally_delivery(method, &renamed, message.packet_id, head.packet());
-        Ok(Some(Fate::Replace(written, start)))
+        let written = write::publish_head(first, level, topic, id, properties, payload);
+        (written.len() + payload <= self.client_takes).then_some(written)
     }
 
-    fn tally_delivery(&mut self, method: &'static str, topic: &str, id: Option<u16>, bytes: usize) {
-        match id {
-            None => self.tally.sent(method, topic, bytes, Ending::Sent),
-            Some(id) => self.tally.asked(Asked::Deliver(id), method, topic, bytes),
+    fn tally_delivery(&mut self, head: &Head, topic: &str, message: &Delivery<'_>, spans: Spans) {
+        let method = method::DELIVER[usize::from(head.qos()).min(2)];
+        let (tally, bytes) = (&mut self.tally, head.packet());
+        match message.packet_id {
+            None => tally.message_sent(method, topic, bytes, Ending::Sent, spans),
+            Some(id) => tally.message_asked(Asked::Deliver(id), method, topic, bytes, spans),
         }
     }
 

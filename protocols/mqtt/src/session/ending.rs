@@ -22,6 +22,7 @@ impl End {
             Self::Hung => Some((Reason::SERVER_BUSY, "the broker does not answer")),
             Self::Silent => Some((Reason::KEEP_ALIVE_TIMEOUT, "")),
             Self::TakenOver => Some((Reason::TAKEN_OVER, "")),
+            Self::Revoked => Some((Reason::NOT_AUTHORIZED, "")),
             Self::Leaving if has_reference => Some((Reason::USE_ANOTHER, "")),
             Self::Leaving => Some((Reason::SHUTTING_DOWN, "")),
             Self::Client | Self::Endpoint => None,
@@ -37,6 +38,7 @@ impl End {
             Self::Client | Self::TakenOver | Self::Endpoint | Self::EndpointFault(_) => {
                 Ending::Answered(Outcome::Success)
             }
+            Self::Revoked => Ending::Rejected(Rejection::Denied),
             Self::Fault(_) => Ending::Rejected(Rejection::BadRequest),
             Self::Hung => Ending::Rejected(Rejection::DeadlineExceeded),
             Self::Silent => Ending::Abandoned,

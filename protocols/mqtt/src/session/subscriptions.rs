@@ -89,7 +89,8 @@ impl Session {
     /// What SUBACK says of a filter that does not get to the broker; `None` if it does.
     fn refusal_of(&mut self, filter: &str) -> Option<u8> {
         let applied = self.applied.as_ref().filter(|own| own.is_about_topics());
-        let reason = if applied.is_some_and(|own| !own.may_subscribe(filter)) {
+        let forbidden = applied.is_some_and(|own| !own.may_subscribe(filter));
+        let reason = if forbidden || !self.filters.may_subscribe(filter) {
             Some(Reason::NOT_AUTHORIZED)
         } else if applied.is_some_and(|own| {
             let renamed = own.names.up_filter(filter);

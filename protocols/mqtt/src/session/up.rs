@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use finback_core::filter::MessageFlow;
 use finback_core::record::Ending;
 use finback_core::rejection::Rejection;
 
@@ -79,7 +80,8 @@ impl Session {
         }
         let qos = usize::from(head.qos());
         let method = method::PUBLISH[qos.min(2)];
-        let Some(applied) = self.applied.as_ref().filter(|own| own.is_about_topics()) else {
+        let applied = self.applied.as_ref().filter(|own| own.is_about_topics());
+        if applied.is_none() && !self.filters.are_any() {
             self.throttle(head.packet());
             let mut spans = self.tally.trace(publish.properties, publish.topic, "");
             let fate = self.rename(head, publish, publish.topic, &mut spans)?;
@@ -90,17 +92,21 @@ impl Session {
                 spans,
             );
             return Ok(Some(fate));
-        };
-        let tapped = applied.policy().tap.is_some();
+        }
+        let tapped = applied.is_some_and(|own| own.policy().tap.is_some());
         if tapped && packet.len() < head.packet() {
             return Ok(None);
         }
         let topic = resolve(&mut self.state.aliases, publish)?;
-        if !applied.may_publish(&topic) {
+        let refused = match applied.is_none_or(|own| own.may_publish(&topic)) {
+            true => self.refusal_of_message(&topic, head.packet() - publish.head),
+            false => Some(Rejection::Denied),
+        };
+        if let Some(why) = refused {
             self.throttle(head.packet());
-            let denied = Ending::Rejected(Rejection::Denied);
-            self.tally.sent(method, &*topic, head.packet(), denied);
-            return self.deny(head, publish.packet_id).map(Some);
+            let ending = Ending::Rejected(why);
+            self.tally.sent(method, &*topic, head.packet(), ending);
+            return self.deny(head, publish.packet_id, why).map(Some);
         }
         if tapped {
             let whole = &packet[..head.packet()];
@@ -207,8 +213,21 @@ impl Session {
         self.resume = until.max(also).or(self.resume);
     }
 
-    /// Answers a message that is forbidden in the broker's place.
-    fn deny(&mut self, head: &Head, packet_id: Option<u16>) -> Result<Fate, Fault> {
+    /// Why filters refuse a message, if they do; its client may have to wait before the next one.
+    fn refusal_of_message(&mut self, topic: &str, bytes: usize) -> Option<Rejection> {
+        match self.filters.publish(topic, bytes) {
+            MessageFlow::Continue => None,
+            MessageFlow::Pause(until) => {
+                self.resume = self.resume.max(Some(until));
+                None
+            }
+            MessageFlow::Refuse(refusal) => Some(refusal.why),
+        }
+    }
+
+    /// Answers a message in the broker's place that does not get there.
+    fn deny(&mut self, head: &Head, packet_id: Option<u16>, why: Rejection) -> Result<Fate, Fault> {
+        let reason = Reason::of_message(why);
         let Some(id) = packet_id else {
             return Ok(Fate::Drop);
         };
@@ -217,10 +236,7 @@ impl Session {
             !self.level.is_5() && denied == Some(Denied::Close)
         };
         if close() {
-            return Err(Fault::new(
-                Reason::NOT_AUTHORIZED,
-                "a message that is not allowed",
-            ));
+            return Err(Fault::new(reason, "a message that is not allowed"));
         }
         let kind = if head.qos() == 1 {
             Kind::Puback
@@ -233,7 +249,7 @@ impl Session {
             }
             self.state.taken.push(id);
         }
-        let answer = write::acknowledgement(kind, self.level, id, Reason::NOT_AUTHORIZED);
+        let answer = write::acknowledgement(kind, self.level, id, reason);
         self.answer_in_order(kind, answer)?;
         Ok(Fate::Drop)
     }

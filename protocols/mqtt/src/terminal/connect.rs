@@ -15,6 +15,7 @@ use crate::authentication::{Authentication, Login, NotAuthenticated, User};
 use crate::channel::Channel;
 use crate::codec::properties::{Writer, id};
 use crate::codec::{Connect, write};
+use crate::filtered::Filters;
 use crate::gate::Flow;
 use crate::open::{Begun, MAX_ALIASES, Refused, answer_of, count, here, patience, reject};
 use crate::policy::{Applied, Duplicates, Facts, Policy, Produce};
@@ -41,6 +42,7 @@ pub(crate) async fn begin(
     connect: &Connect<'_>,
     (policy, produce): (&Arc<Policy>, &Produce),
     stream: &mut Stream,
+    key: &str,
 ) -> Result<Begun, Refused> {
     let user = match admit(caller, connect, produce).await {
         Ok(user) => user,
@@ -73,6 +75,11 @@ pub(crate) async fn begin(
             .unwrap_or_default(),
         claims: user.as_ref().map(|user| &user.claims),
     };
+    // Now it is known who it is.
+    let mut filters = Filters::of(stream, &own, key);
+    if !filters.allow() {
+        return Err(reject(stream, Rejection::Denied));
+    }
     let Ok(applied) = Applied::new(policy, &facts) else {
         return Err(reject(stream, Rejection::Denied));
     };
@@ -101,6 +108,7 @@ pub(crate) async fn begin(
         until: left.map(|left| caller.worker().now().after(left)),
         produce,
         applied,
+        filters,
         seat,
         held,
         identity,
@@ -190,6 +198,7 @@ fn seat_key(owner: &Owner) -> String {
 struct Beginning<'a> {
     produce: &'a Produce,
     applied: Applied,
+    filters: Filters,
     seat: Option<Seat>,
     held: super::Held,
     identity: String,
@@ -243,6 +252,7 @@ impl Terminal {
             client,
             sink: produce.sink.clone(),
             applied: beginning.applied,
+            filters: beginning.filters,
             seat: beginning.seat,
             client_id: connect.client_id.to_string(),
             username: connect.username.as_deref().unwrap_or_default().to_owned(),

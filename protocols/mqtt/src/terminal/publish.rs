@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use finback_core::filter::MessageFlow;
 use finback_core::frame::Outcome;
 use finback_core::log_limit::LogLimit;
 use finback_core::record::Ending;
@@ -49,9 +50,13 @@ impl Terminal {
             }
         }
         let method = method::PUBLISH[usize::from(qos).min(2)];
-        if !self.applied.may_publish(&topic) {
-            let denied = Ending::Rejected(Rejection::Denied);
-            self.tally.sent(method, &*topic, packet.len(), denied);
+        let refused = match self.applied.may_publish(&topic) {
+            true => self.refusal_of_message(&topic, packet.len() - publish.head),
+            false => Some(Rejection::Denied),
+        };
+        if let Some(why) = refused {
+            let ending = Ending::Rejected(why);
+            self.tally.sent(method, &*topic, packet.len(), ending);
             if qos > 0 {
                 self.pending.answered(id, qos, Answer::Denied);
             }
@@ -85,6 +90,18 @@ impl Terminal {
         self.again = AGAIN;
         self.throttle(packet.len());
         Ok(true)
+    }
+
+    /// Why filters refuse a message, if they do; its client may have to wait before the next one.
+    fn refusal_of_message(&mut self, topic: &str, bytes: usize) -> Option<Rejection> {
+        match self.filters.publish(topic, bytes) {
+            MessageFlow::Continue => None,
+            MessageFlow::Pause(until) => {
+                self.resume = self.resume.max(Some(until));
+                None
+            }
+            MessageFlow::Refuse(refusal) => Some(refusal.why),
+        }
     }
 
     /// Hands a message to the sink, with somebody to tell if it is to be answered.

@@ -1,0 +1,355 @@
+//! Authorization: who may call what.
+//!
+//! Rules have no order. One that denies wins over any that allows; where no rule is about a call, the policy's
+//! [default](Policy::default) holds. Rules are found by the identity and the service that they name, and those about one client's
+//! calls of one kind are remembered: thousands of rules cost a call no more than the few that are about it.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::identity::Identity;
+use crate::rejection::Rejection;
+use crate::route::{Call, Match, Text};
+
+use super::{Action, Asked, Check, Filter, Flow, Message, MessageFlow, Refusal, Tally, Target};
+
+/// What a rule, or a policy where no rule is about a call, says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It may pass.
+    Allow,
+    /// It may not.
+    Deny,
+}
+
+/// Messages of sessions that a rule is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Messages {
+    /// What is done with them; empty = only the beginning of the session is meant.
+    pub actions: Vec<Action>,
+    /// Whether the beginning of the session is meant, too.
+    pub connect: bool,
+    /// Filters of topics; empty = any topic.
+    pub topics: Vec<Arc<str>>,
+}
+
+/// One rule.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    /// Its name, in metrics and logs.
+    pub name: Arc<str>,
+    /// What it says.
+    pub effect: Effect,
+    /// It is only counted when it applies.
+    pub dry_run: bool,
+    /// The calls, or sessions, that it is about.
+    pub when: Match,
+    /// The messages of these sessions that it is about; `None` = calls, sessions and all that is done in them.
+    pub messages: Option<Messages>,
+}
+
+impl Rule {
+    /// Whether it is about the opening of calls and sessions.
+    fn is_about_opening(&self) -> bool {
+        self.messages.as_ref().is_none_or(|own| own.connect)
+    }
+
+    /// Whether it is about a message of one of its sessions. A rule that denies is about every filter that could
+    /// bring a topic of its own; one that allows about those that bring no other.
+    fn is_about(&self, message: &Message<'_>) -> bool {
+        let Some(own) = &self.messages else {
+            return true;
+        };
+        let fits = |filter: &Arc<str>| match (message.action, self.effect) {
+            (Action::Subscribe, Effect::Deny) => (message.topics.meets)(filter, message.topic),
+            (Action::Subscribe, Effect::Allow) | (Action::Publish, _) => {
+                (message.topics.covers)(filter, message.topic)
+            }
+        };
+        own.actions.contains(&message.action)
+            && (own.topics.is_empty() || own.topics.iter().any(fits))
+    }
+}
+
+/// Who may call what, as configured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// What holds where no rule is about a call.
+    pub default: Effect,
+    /// Nothing is refused, only counted.
+    pub dry_run: bool,
+    /// The rules.
+    pub rules: Vec<Rule>,
+}
+
+/// Rules that may be about the same calls, by their numbers.
+#[derive(Debug, Default)]
+struct Index {
+    /// Those that name one service, by its name.
+    by_service: BTreeMap<Box<str>, Vec<usize>>,
+    others: Vec<usize>,
+}
+
+impl Index {
+    fn add(&mut self, number: usize, rule: &Rule) {
+        match &rule.when.service {
+            Text::Exact(name) => self
+                .by_service
+                .entry(name.clone())
+                .or_default()
+                .push(number),
+            _ => self.others.push(number),
+        }
+    }
+
+    /// The numbers of those that may be about this service.
+    fn of(&self, service: &str) -> impl Iterator<Item = usize> {
+        let named = self.by_service.get(service).into_iter().flatten();
+        named.chain(&self.others).copied()
+    }
+}
+
+/// A policy with its rules sorted out.
+#[derive(Debug)]
+struct Book {
+    policy: Policy,
+    /// Rules that name one identity, by its name.
+    by_identity: BTreeMap<Box<str>, Index>,
+    others: Index,
+}
+
+impl Book {
+    /// The numbers of the rules about calls of this kind by this client, their addresses and attributes aside.
+    fn about(&self, call: &Call<'_>, client: Option<&Identity>) -> Vec<usize> {
+        let named = client.into_iter().flat_map(Identity::names);
+        let named = named.filter_map(|name| self.by_identity.get(name));
+        let candidates = named
+            .chain([&self.others])
+            .flat_map(|own| own.of(call.service));
+        let mut about: Vec<usize> = candidates
+            .filter(|number| {
+                let when = &self.policy.rules[*number].when;
+                when.names(call) && when.identifies(client)
+            })
+            .collect();
+        // A client may have a name twice.
+        about.sort_unstable();
+        about.dedup();
+        about
+    }
+}
+
+/// Who may call what.
+#[derive(Debug)]
+pub struct Authorization(Arc<Book>);
+
+impl Authorization {
+    /// By this policy.
+    #[must_use]
+    pub fn new(policy: Policy) -> Self {
+        let mut by_identity: BTreeMap<Box<str>, Index> = BTreeMap::new();
+        let mut others = Index::default();
+        for (number, rule) in policy.rules.iter().enumerate() {
+            let index = match &rule.when.identity {
+                Some((_, Text::Exact(name))) => by_identity.entry(name.clone()).or_default(),
+                _ => &mut others,
+            };
+            index.add(number, rule);
+        }
+        Self(Arc::new(Book {
+            policy,
+            by_identity,
+            others,
+        }))
+    }
+}
+
+impl Filter for Authorization {
+    fn kind(&self) -> &'static str {
+        "authorization"
+    }
+
+    fn at(&self, target: &Target<'_>, tally: &Tally) -> Option<Rc<dyn Check>> {
+        let rules = Rules {
+            book: self.0.clone(),
+            names: [
+                target.protocol,
+                target.service,
+                target.method,
+                target.version,
+                target.group,
+            ]
+            .map(Box::from),
+            known: RefCell::default(),
+            tally: tally.clone(),
+            counts: RefCell::default(),
+        };
+        let is_about_somebody = !self.0.by_identity.is_empty() || !rules.about(None).is_empty();
+        let is_idle = self.0.policy.default == Effect::Allow && !is_about_somebody;
+        (!is_idle).then(|| Rc::new(rules) as Rc<dyn Check>)
+    }
+
+    fn is_same(&self, other: &dyn Filter) -> bool {
+        let other: &dyn Any = other;
+        let other = other.downcast_ref::<Self>();
+        other.is_some_and(|own| own.0.policy == self.0.policy)
+    }
+
+    fn describe(&self) -> Vec<String> {
+        let word = |effect| match effect {
+            Effect::Allow => "allow",
+            Effect::Deny => "deny",
+        };
+        let policy = &self.0.policy;
+        let mut lines: Vec<String> = policy
+            .rules
+            .iter()
+            .map(|rule| {
+                let mut line = format!("{}: {}", rule.name, word(rule.effect));
+                let conditions = rule.when.conditions();
+                if !conditions.is_empty() {
+                    line.push_str(" where ");
+                    line.push_str(&conditions.join(", "));
+                }
+                if rule.dry_run {
+                    line.push_str(" (dry run)");
+                }
+                line
+            })
+            .collect();
+        lines.push(format!("otherwise: {}", word(policy.default)));
+        lines
+    }
+}
+
+/// A rule by its number, or where none is about a call.
+type By = Option<usize>;
+/// What was decided by which rule, and how often.
+type Counts = BTreeMap<(By, &'static str), Arc<AtomicU64>>;
+/// A client, and the rules about it.
+type Remembered = (Option<Identity>, Rc<[usize]>);
+
+/// Clients whose rules one worker remembers for one kind of call.
+const CLIENTS: usize = 8;
+
+/// The rules about calls of one kind, in one worker.
+struct Rules {
+    book: Arc<Book>,
+    /// Protocol, service, method, version and group.
+    names: [Box<str>; 5],
+    /// The rules about the clients that called last.
+    known: RefCell<Vec<Remembered>>,
+    tally: Tally,
+    counts: RefCell<Counts>,
+}
+
+impl Rules {
+    fn about(&self, client: Option<&Identity>) -> Vec<usize> {
+        let [protocol, service, method, version, group] = &self.names;
+        let call = Call {
+            protocol,
+            service,
+            method,
+            version,
+            group,
+            // Rules that ask for it do so call by call.
+            source: Ipv4Addr::UNSPECIFIED.into(),
+        };
+        self.book.about(&call, client)
+    }
+
+    /// The same, mostly remembered.
+    fn known_about(&self, client: Option<&Identity>) -> Rc<[usize]> {
+        let mut known = self.known.borrow_mut();
+        let at = known.iter().position(|(own, _)| own.as_ref() == client);
+        if let Some(at) = at {
+            let before = at.saturating_sub(1);
+            known.swap(at, before);
+            return known[before].1.clone();
+        }
+        let about: Rc<[usize]> = self.about(client).into();
+        if known.len() >= CLIENTS {
+            known.pop();
+        }
+        known.push((client.cloned(), about.clone()));
+        about
+    }
+
+    /// Why the rules that `is_about` picks refuse it, if they do.
+    fn refuse(
+        &self,
+        asked: &mut Asked<'_, '_>,
+        is_about: impl Fn(&Rule) -> bool,
+    ) -> Option<Refusal> {
+        let policy = &self.book.policy;
+        let mut allowed = policy.default == Effect::Allow;
+        let mut denied = None;
+        for number in &*self.known_about(asked.client) {
+            let rule = &policy.rules[*number];
+            if !is_about(rule) || !holds(&rule.when, asked) {
+                continue;
+            }
+            match (rule.effect, rule.dry_run) {
+                (Effect::Deny, true) => self.count(Some(*number), "would_deny"),
+                (Effect::Deny, false) => {
+                    denied = Some(*number);
+                    break;
+                }
+                (Effect::Allow, true) => {}
+                (Effect::Allow, false) => allowed = true,
+            }
+        }
+        if denied.is_none() && allowed {
+            return None;
+        }
+        if policy.dry_run {
+            self.count(denied, "would_deny");
+            return None;
+        }
+        self.count(denied, "denied");
+        Some(Refusal::new(Rejection::Denied, &self.name(denied)))
+    }
+
+    fn name(&self, rule: By) -> Arc<str> {
+        let rule = rule.map(|number| self.book.policy.rules[number].name.clone());
+        rule.unwrap_or_else(|| Arc::from(""))
+    }
+
+    fn count(&self, rule: By, decision: &'static str) {
+        let mut counts = self.counts.borrow_mut();
+        let count = counts.entry((rule, decision));
+        let count = count.or_insert_with(|| self.tally.count(&self.name(rule), decision));
+        count.fetch_add(1, Relaxed);
+    }
+}
+
+impl Check for Rules {
+    fn open(&self, asked: &mut Asked<'_, '_>) -> Flow {
+        let refusal = self.refuse(asked, Rule::is_about_opening);
+        refusal.map_or(Flow::Continue, Flow::Refuse)
+    }
+
+    fn message(&self, asked: &mut Asked<'_, '_>, message: &Message<'_>) -> MessageFlow {
+        let refusal = self.refuse(asked, |rule| rule.is_about(message));
+        refusal.map_or(MessageFlow::Continue, MessageFlow::Refuse)
+    }
+
+    fn renew(&self, asked: &mut Asked<'_, '_>) -> Option<Refusal> {
+        self.refuse(asked, Rule::is_about_opening)
+    }
+}
+
+/// Whether a rule's conditions hold that may differ between calls of one kind by one client.
+fn holds(when: &Match, asked: &mut Asked<'_, '_>) -> bool {
+    when.is_from(asked.source)
+        && when.attributes.iter().all(|(name, text)| {
+            let value = asked.attribute(name);
+            value.is_some_and(|value| text.matches(&value))
+        })
+}

@@ -1,0 +1,419 @@
+//! Rate limits: so many calls, or messages, in a time.
+//!
+//! A limit is a bucket that fills at the rate and holds a burst (the generic cell rate algorithm, ITU-T I.371): one
+//! number, which all workers share and change without a lock, so that the figure holds however calls are spread.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::clock::Now;
+use crate::rejection::Rejection;
+
+use super::{Action, Asked, Check, Filter, Flow, Message, MessageFlow, Refusal, Tally, Target};
+
+/// Buckets of one filter, at most: one for each caller, say. Those that are full again make room; where none is,
+/// further callers share one.
+const BUCKETS: usize = 65_536;
+/// Those that are looked at when there is no room for another.
+const LOOKED_AT: usize = 64;
+/// Those that one worker remembers for one kind of call.
+const REMEMBERED: usize = 1024;
+/// What is kept of an attribute's value, in bytes: longer ones that begin alike share a bucket.
+const KEY: usize = 256;
+
+/// Whose calls share a bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Per {
+    /// Those of one listener.
+    Listener,
+    /// Those of one route.
+    Route,
+    /// Those to one service.
+    Service,
+    /// Those to one method of a service.
+    Method,
+    /// Those from one address.
+    Source,
+    /// Those of one client by its certificate; clients without one share one bucket.
+    Identity,
+    /// Those with one value of an attribute; calls without it share one bucket.
+    Attribute(Arc<str>),
+    /// The messages of one topic.
+    Topic,
+}
+
+impl Per {
+    /// Whether it is the same for all calls of a kind.
+    fn is_certain(&self) -> bool {
+        matches!(
+            self,
+            Self::Listener | Self::Route | Self::Service | Self::Method
+        )
+    }
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Calls, and beginnings of sessions.
+    Calls,
+    /// Messages that are published within sessions.
+    Messages,
+    /// Bytes of these.
+    MessageBytes,
+}
+
+/// A limit as configured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limit {
+    /// What is counted.
+    pub unit: Unit,
+    /// How many there may be in `period`; at least 1.
+    pub amount: u64,
+    /// The time that the rate is given for; at least a microsecond.
+    pub period: Duration,
+    /// How many may come at once; at least 1.
+    pub burst: u64,
+    /// Whose calls share a bucket; empty = all that pass the filter.
+    pub per: Vec<Per>,
+    /// How long what is over the limit waits for its turn before it is refused; zero = not at all.
+    pub wait: Duration,
+}
+
+/// So many calls, or messages, in a time.
+#[derive(Debug)]
+pub struct RateLimit {
+    limit: Limit,
+    buckets: Arc<Buckets>,
+}
+
+impl RateLimit {
+    /// With full buckets.
+    #[must_use]
+    pub fn new(limit: Limit) -> Self {
+        Self {
+            limit,
+            buckets: Arc::default(),
+        }
+    }
+}
+
+impl Filter for RateLimit {
+    fn kind(&self) -> &'static str {
+        "rate_limit"
+    }
+
+    fn at(&self, target: &Target<'_>, tally: &Tally) -> Option<Rc<dyn Check>> {
+        let none = Arc::from("");
+        let mut key = String::new();
+        for per in &self.limit.per {
+            match per {
+                Per::Listener => part(&mut key, target.listener),
+                Per::Route => part(&mut key, target.route),
+                Per::Service => {
+                    part(&mut key, target.protocol);
+                    for name in [target.group, target.service, target.version] {
+                        part(&mut key, name);
+                    }
+                }
+                Per::Method => part(&mut key, target.method),
+                Per::Source | Per::Identity | Per::Attribute(_) | Per::Topic => {}
+            }
+        }
+        let varying: Vec<Per> = self
+            .limit
+            .per
+            .iter()
+            .filter(|per| !per.is_certain())
+            .cloned()
+            .collect();
+        Some(Rc::new(Limited {
+            bucket: varying.is_empty().then(|| self.buckets.of(&key, Now(0))),
+            limit: self.limit.clone(),
+            buckets: self.buckets.clone(),
+            key,
+            varying,
+            remembered: RefCell::default(),
+            refused: tally.count(&none, "limited"),
+            delayed: tally.count(&none, "delayed"),
+            none,
+        }))
+    }
+
+    fn is_same(&self, other: &dyn Filter) -> bool {
+        let other: &dyn Any = other;
+        let other = other.downcast_ref::<Self>();
+        other.is_some_and(|own| own.limit == self.limit)
+    }
+
+    fn describe(&self) -> Vec<String> {
+        let Limit {
+            unit,
+            amount,
+            period,
+            burst,
+            per,
+            wait,
+        } = &self.limit;
+        let unit = match unit {
+            Unit::Calls => "calls",
+            Unit::Messages => "messages",
+            Unit::MessageBytes => "bytes of messages",
+        };
+        let mut line = format!("{amount} {unit} in {period:?}, {burst} at once");
+        if !per.is_empty() {
+            let per: Vec<String> = per.iter().map(words).collect();
+            line.push_str(&format!(", for each {}", per.join(" and ")));
+        }
+        if !wait.is_zero() {
+            line.push_str(&format!("; what is over it waits for up to {wait:?}"));
+        }
+        vec![line]
+    }
+}
+
+fn words(per: &Per) -> String {
+    match per {
+        Per::Listener => "listener".to_owned(),
+        Per::Route => "route".to_owned(),
+        Per::Service => "service".to_owned(),
+        Per::Method => "method".to_owned(),
+        Per::Source => "source".to_owned(),
+        Per::Identity => "identity".to_owned(),
+        Per::Topic => "topic".to_owned(),
+        Per::Attribute(name) => format!("value of {name}"),
+    }
+}
+
+/// Appends one part of a key, which no other part can be taken for.
+fn part(key: &mut String, text: &str) {
+    let mut end = text.len().min(KEY);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    key.push_str(&text[..end]);
+    key.push('\0');
+}
+
+/// A bucket: when it would be full, if nothing more were taken, in nanoseconds.
+#[derive(Debug, Default)]
+struct Bucket {
+    full_at: AtomicU64,
+    /// It has made room for another; whoever remembers it asks again.
+    gone: AtomicBool,
+}
+
+const NANOS: u64 = 1000;
+
+impl Bucket {
+    /// Takes `cost` from it at `now`; what takes `each` to fill up again, and all it may hold takes `most`. Gives
+    /// how long to wait, at most `patience`, which is zero if there was enough.
+    ///
+    /// # Errors
+    /// How long it would have to wait, where that is longer: nothing is taken.
+    fn take(&self, now: Now, cost: u64, limit: &Shape, patience: u64) -> Result<u64, u64> {
+        let now = now.0.saturating_mul(NANOS);
+        let cost = cost.saturating_mul(limit.each) / limit.of;
+        let mut before = self.full_at.load(Relaxed);
+        loop {
+            let after = before.max(now).saturating_add(cost);
+            // What is larger than the burst passes when the bucket is full, and is paid for afterwards.
+            let most = limit.most.max(cost);
+            let wait = (after - now).saturating_sub(most);
+            if wait > patience {
+                return Err(wait);
+            }
+            match self
+                .full_at
+                .compare_exchange_weak(before, after, Relaxed, Relaxed)
+            {
+                Ok(_) => return Ok(wait),
+                Err(other) => before = other,
+            }
+        }
+    }
+
+    fn is_full(&self, now: Now) -> bool {
+        self.full_at.load(Relaxed) <= now.0.saturating_mul(NANOS)
+    }
+}
+
+/// A rate and a burst in a bucket's terms.
+struct Shape {
+    /// `of` of them take so many nanoseconds.
+    each: u64,
+    of: u64,
+    /// The burst takes so many.
+    most: u64,
+}
+
+impl Shape {
+    fn of(limit: &Limit) -> Self {
+        let each = u64::try_from(limit.period.as_nanos()).unwrap_or(u64::MAX);
+        let of = limit.amount.max(1);
+        let most = u128::from(each) * u128::from(limit.burst.max(1)) / u128::from(of);
+        Self {
+            each,
+            of,
+            most: u64::try_from(most).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// The buckets of one filter.
+#[derive(Debug, Default)]
+struct Buckets {
+    known: Mutex<Known>,
+    /// Of those for whom there is no room.
+    shared: Arc<Bucket>,
+}
+
+/// Buckets by what their calls have in common.
+#[derive(Debug, Default)]
+struct Known {
+    all: BTreeMap<Box<str>, Arc<Bucket>>,
+    /// Where the search for full ones goes on.
+    hand: Box<str>,
+}
+
+impl Known {
+    /// Lets go of those that are full among the next few, so that no caller pays for all.
+    fn make_room(&mut self, now: Now) {
+        let from: (Bound<&str>, Bound<&str>) = (Bound::Excluded(&self.hand), Bound::Unbounded);
+        let seen: Vec<(Box<str>, bool)> = self
+            .all
+            .range::<str, _>(from)
+            .take(LOOKED_AT)
+            .map(|(key, own)| (key.clone(), own.is_full(now)))
+            .collect();
+        // Round and round.
+        self.hand = match seen.last() {
+            Some((last, _)) if seen.len() == LOOKED_AT => last.clone(),
+            _ => Box::default(),
+        };
+        for (key, _) in seen.into_iter().filter(|(_, is_full)| *is_full) {
+            if let Some(gone) = self.all.remove(&key) {
+                gone.gone.store(true, Relaxed);
+            }
+        }
+    }
+}
+
+impl Buckets {
+    fn of(&self, key: &str, now: Now) -> Arc<Bucket> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = known.all.get(key) {
+            return own.clone();
+        }
+        if known.all.len() >= BUCKETS {
+            known.make_room(now);
+        }
+        if known.all.len() >= BUCKETS {
+            return self.shared.clone();
+        }
+        known.all.entry(key.into()).or_default().clone()
+    }
+}
+
+/// A limit for calls of one kind, in one worker.
+struct Limited {
+    limit: Limit,
+    buckets: Arc<Buckets>,
+    /// The one bucket of all its calls, if they share one.
+    bucket: Option<Arc<Bucket>>,
+    /// What all its calls have in common.
+    key: String,
+    /// What tells them apart.
+    varying: Vec<Per>,
+    remembered: RefCell<BTreeMap<Box<str>, Arc<Bucket>>>,
+    refused: Arc<AtomicU64>,
+    delayed: Arc<AtomicU64>,
+    none: Arc<str>,
+}
+
+impl Limited {
+    fn bucket(&self, asked: &mut Asked<'_, '_>, topic: &str) -> Arc<Bucket> {
+        if let Some(only) = &self.bucket {
+            return only.clone();
+        }
+        let mut key = self.key.clone();
+        for per in &self.varying {
+            match per {
+                Per::Source => part(&mut key, &asked.source.to_string()),
+                Per::Identity => part(&mut key, asked.client.map_or("", |own| own.text())),
+                Per::Attribute(name) => {
+                    let value = asked.attribute(name);
+                    part(&mut key, value.as_deref().unwrap_or_default());
+                }
+                Per::Topic => part(&mut key, topic),
+                Per::Listener | Per::Route | Per::Service | Per::Method => {}
+            }
+        }
+        let mut remembered = self.remembered.borrow_mut();
+        if let Some(known) = remembered.get(&*key)
+            && !known.gone.load(Relaxed)
+        {
+            return known.clone();
+        }
+        if remembered.len() >= REMEMBERED {
+            remembered.clear();
+        }
+        let bucket = self.buckets.of(&key, asked.now);
+        remembered.insert(key.into(), bucket.clone());
+        bucket
+    }
+
+    /// Takes so many; gives the moment at which they may go on.
+    fn take(&self, asked: &mut Asked<'_, '_>, topic: &str, cost: u64) -> Result<Now, Refusal> {
+        let bucket = self.bucket(asked, topic);
+        let patience = u64::try_from(self.limit.wait.as_nanos()).unwrap_or(u64::MAX);
+        match bucket.take(asked.now, cost, &Shape::of(&self.limit), patience) {
+            Ok(wait) => {
+                if wait > 0 {
+                    self.delayed.fetch_add(1, Relaxed);
+                }
+                Ok(asked.now.after(Duration::from_nanos(wait)))
+            }
+            Err(wait) => {
+                self.refused.fetch_add(1, Relaxed);
+                let mut refusal = Refusal::new(Rejection::Limited, &self.none);
+                refusal.retry_after = Some(Duration::from_nanos(wait));
+                Err(refusal)
+            }
+        }
+    }
+}
+
+impl Check for Limited {
+    fn open(&self, asked: &mut Asked<'_, '_>) -> Flow {
+        if self.limit.unit != Unit::Calls {
+            return Flow::Continue;
+        }
+        match self.take(asked, "", 1) {
+            Ok(moment) if moment <= asked.now => Flow::Continue,
+            Ok(moment) => asked.wait_until(moment),
+            Err(refusal) => Flow::Refuse(refusal),
+        }
+    }
+
+    fn message(&self, asked: &mut Asked<'_, '_>, message: &Message<'_>) -> MessageFlow {
+        let cost = match self.limit.unit {
+            Unit::Calls => return MessageFlow::Continue,
+            _ if message.action != Action::Publish => return MessageFlow::Continue,
+            Unit::Messages => 1,
+            Unit::MessageBytes => message.bytes as u64,
+        };
+        match self.take(asked, message.topic, cost) {
+            Ok(moment) if moment <= asked.now => MessageFlow::Continue,
+            Ok(moment) => MessageFlow::Pause(moment),
+            Err(refusal) => MessageFlow::Refuse(refusal),
+        }
+    }
+}

@@ -1,0 +1,552 @@
+//! Filters of their own, each asked as a worker would.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::authorization::{Authorization, Effect, Messages, Policy, Rule};
+use super::fault::{Fault, OnRequest, Share, Trouble};
+use super::rate_limit::{Limit, Per, RateLimit, Unit};
+use super::*;
+use crate::clock::Clock;
+use crate::identity::Kind;
+use crate::route::{Match, Text};
+
+fn exact(text: &str) -> Text {
+    Text::Exact(text.into())
+}
+
+/// One worker's check for calls of this method.
+struct Asking {
+    check: Option<Rc<dyn Check>>,
+    decisions: Arc<Decisions>,
+    clock: Clock,
+}
+
+struct Caller<'a> {
+    now: Now,
+    source: &'a str,
+    client: Option<&'a str>,
+    attributes: &'a [(&'a str, &'a str)],
+}
+
+const SOMEBODY: Caller<'_> = Caller {
+    now: Now(1_000_000),
+    source: "10.0.0.1",
+    client: None,
+    attributes: &[],
+};
+
+impl Asking {
+    fn of(filter: &dyn Filter, service: &str, method: &str) -> Self {
+        let decisions = Arc::new(Decisions::default());
+        let (listener, route, name) = (Arc::from("front"), Arc::from("only"), Arc::from("f"));
+        let target = Target {
+            protocol: "toy",
+            listener: &listener,
+            route: &route,
+            service,
+            method,
+            version: "",
+            group: "",
+        };
+        Self {
+            check: filter.at(&target, &decisions.of(&name)),
+            decisions,
+            clock: Clock::start(),
+        }
+    }
+
+    fn ask<T>(
+        &self,
+        caller: &Caller<'_>,
+        edits: &mut Edits,
+        asks: impl FnOnce(&dyn Check, &mut Asked<'_, '_>) -> T,
+    ) -> Option<T> {
+        let check = self.check.as_ref()?;
+        let id = caller.client.map(|name| {
+            let spiffe = name.starts_with("spiffe://").then_some(name);
+            let dns: &[&str] = if spiffe.is_none() { &[name] } else { &[] };
+            Identity::of(spiffe, dns, None).unwrap()
+        });
+        let source: IpAddr = caller.source.parse().unwrap();
+        let mut asked = Asked {
+            now: caller.now,
+            source,
+            client: id.as_ref(),
+            edits,
+            clock: self.clock,
+            attributes: &mut |name| {
+                let own = caller.attributes.iter().find(|(own, _)| *own == name);
+                own.map(|(_, value)| Cow::Owned((*value).to_owned()))
+            },
+            random: &mut || 0,
+        };
+        Some(asks(&**check, &mut asked))
+    }
+
+    fn open(&self, caller: &Caller<'_>) -> Option<Refusal> {
+        let flow = self.ask(caller, &mut Edits::default(), |check, asked| {
+            check.open(asked)
+        });
+        match flow {
+            None | Some(Flow::Continue) => None,
+            Some(Flow::Refuse(refusal)) => Some(refusal),
+            Some(Flow::Wait(_)) => panic!("it waits"),
+        }
+    }
+
+    fn may(&self, caller: &Caller<'_>) -> bool {
+        self.open(caller).is_none()
+    }
+
+    fn says(&self, caller: &Caller<'_>, action: Action, topic: &str) -> MessageFlow {
+        static PLAIN: Topics = Topics {
+            covers: |filter, topic| {
+                let prefix = filter.strip_suffix('#');
+                prefix.map_or(filter == topic, |own| topic.starts_with(own))
+            },
+            meets: |one, two| {
+                let (one, two) = (one.trim_end_matches('#'), two.trim_end_matches('#'));
+                one.starts_with(two) || two.starts_with(one)
+            },
+        };
+        let message = Message {
+            topics: &PLAIN,
+            action,
+            topic,
+            bytes: 100,
+        };
+        let flow = self.ask(caller, &mut Edits::default(), |check, asked| {
+            check.message(asked, &message)
+        });
+        flow.unwrap_or(MessageFlow::Continue)
+    }
+
+    fn counted(&self) -> Vec<(String, &'static str, u64)> {
+        let all = self.decisions.all().into_iter();
+        let own = all.map(|((_, rule, what), count)| (rule.to_string(), what, count));
+        own.filter(|(.., count)| *count > 0).collect()
+    }
+}
+
+fn rule(name: &str, effect: Effect, when: Match) -> Rule {
+    Rule {
+        name: name.into(),
+        effect,
+        dry_run: false,
+        when,
+        messages: None,
+    }
+}
+
+fn policy(default: Effect, rules: Vec<Rule>) -> Policy {
+    Policy {
+        default,
+        dry_run: false,
+        rules,
+    }
+}
+
+fn by(identity: &str) -> Match {
+    Match {
+        identity: Some((Kind::of(identity), exact(identity))),
+        ..Match::default()
+    }
+}
+
+// === Authorization ===
+
+#[test]
+fn a_rule_that_denies_wins_and_where_none_is_about_a_call_the_default_holds() {
+    let pay = Match {
+        service: exact("Pay"),
+        ..by("shop.test")
+    };
+    let transfer = Match {
+        method: exact("transfer"),
+        ..Match::default()
+    };
+    let own = Authorization::new(policy(
+        Effect::Deny,
+        vec![
+            rule("shop", Effect::Allow, pay),
+            rule("no-transfers", Effect::Deny, transfer),
+        ],
+    ));
+    let shop = Caller {
+        client: Some("shop.test"),
+        ..SOMEBODY
+    };
+    let get = Asking::of(&own, "Pay", "get");
+    assert!(get.may(&shop));
+    assert!(!get.may(&SOMEBODY));
+    let transfer = Asking::of(&own, "Pay", "transfer");
+    let refusal = transfer.open(&shop).unwrap();
+    assert_eq!(
+        (refusal.why, &*refusal.rule),
+        (Rejection::Denied, "no-transfers")
+    );
+    assert!(!Asking::of(&own, "Stock", "get").may(&shop));
+    assert_eq!(get.counted(), [(String::new(), "denied", 1)]);
+    let counted = [("no-transfers".to_owned(), "denied", 1)];
+    assert_eq!(transfer.counted(), counted);
+}
+
+#[test]
+fn conditions_on_addresses_and_attributes_are_asked_of_each_call() {
+    let when = Match {
+        sources: vec!["10.1.0.0/16".parse().unwrap()],
+        attributes: vec![("role".to_owned(), exact("admin"))],
+        ..Match::default()
+    };
+    let own = Authorization::new(policy(Effect::Deny, vec![rule("in", Effect::Allow, when)]));
+    let asking = Asking::of(&own, "Pay", "get");
+    for (source, role, may) in [
+        ("10.1.2.3", "admin", true),
+        ("10.2.2.3", "admin", false),
+        ("10.1.2.3", "guest", false),
+    ] {
+        let caller = Caller {
+            source,
+            attributes: &[("role", role)],
+            ..SOMEBODY
+        };
+        assert_eq!(asking.may(&caller), may, "{source} {role}");
+    }
+    assert!(!asking.may(&Caller {
+        source: "10.1.2.3",
+        ..SOMEBODY
+    }));
+}
+
+#[test]
+fn what_is_known_of_one_client_is_not_held_against_another() {
+    let rules = (0..20).map(|n| rule("r", Effect::Allow, by(&format!("c{n}.test"))));
+    let own = Authorization::new(policy(Effect::Deny, rules.collect()));
+    let asking = Asking::of(&own, "Pay", "get");
+    for round in 0..3 {
+        for n in 0..30 {
+            let name = format!("c{n}.test");
+            let caller = Caller {
+                client: Some(&name),
+                ..SOMEBODY
+            };
+            assert_eq!(asking.may(&caller), n < 20, "{name} in round {round}");
+        }
+        assert!(!asking.may(&SOMEBODY));
+    }
+}
+
+#[test]
+fn ten_thousand_rules_leave_a_call_only_those_that_are_about_it() {
+    let service = |n: usize| Match {
+        service: exact(&format!("S{n}")),
+        ..by(&format!("spiffe://acme/c{}", n % 100))
+    };
+    let rules = (0..10_000).map(|n| rule("r", Effect::Allow, service(n)));
+    let own = Authorization::new(policy(Effect::Deny, rules.collect()));
+    for n in [0, 1, 77, 9_999] {
+        let asking = Asking::of(&own, &format!("S{n}"), "m");
+        for client in [n % 100, (n + 1) % 100] {
+            let name = format!("spiffe://acme/c{client}");
+            let caller = Caller {
+                client: Some(&name),
+                ..SOMEBODY
+            };
+            assert_eq!(asking.may(&caller), client == n % 100);
+        }
+    }
+}
+
+#[test]
+fn a_dry_run_refuses_nothing_and_is_counted() {
+    let mut deny = rule("deny", Effect::Deny, Match::default());
+    deny.dry_run = true;
+    let own = Authorization::new(policy(Effect::Allow, vec![deny.clone()]));
+    let asking = Asking::of(&own, "Pay", "get");
+    assert!(asking.may(&SOMEBODY));
+    assert_eq!(asking.counted(), [("deny".to_owned(), "would_deny", 1)]);
+    // A rule that would allow, but only on trial, allows nothing.
+    let mut allow = rule("allow", Effect::Allow, Match::default());
+    allow.dry_run = true;
+    let own = Authorization::new(policy(Effect::Deny, vec![allow]));
+    assert!(!Asking::of(&own, "Pay", "get").may(&SOMEBODY));
+    let mut whole = policy(Effect::Deny, vec![]);
+    whole.dry_run = true;
+    let asking = Asking::of(&Authorization::new(whole), "Pay", "get");
+    assert!(asking.may(&SOMEBODY));
+    assert_eq!(asking.counted(), [(String::new(), "would_deny", 1)]);
+}
+
+#[test]
+fn a_policy_that_can_be_about_nobody_costs_nothing() {
+    let elsewhere = Match {
+        service: exact("Stock"),
+        ..Match::default()
+    };
+    let own = policy(Effect::Allow, vec![rule("r", Effect::Deny, elsewhere)]);
+    let own = Authorization::new(own);
+    assert!(Asking::of(&own, "Pay", "get").check.is_none());
+    assert!(!Asking::of(&own, "Stock", "get").may(&SOMEBODY));
+}
+
+#[test]
+fn messages_are_told_apart_from_the_session_that_they_are_in() {
+    let messages = |actions: &[Action], connect, topics: &[&str]| {
+        Some(Messages {
+            actions: actions.to_vec(),
+            connect,
+            topics: topics.iter().map(|own| Arc::from(*own)).collect(),
+        })
+    };
+    let mut connect = rule("in", Effect::Allow, Match::default());
+    connect.messages = messages(&[], true, &[]);
+    let mut publish = rule("out", Effect::Allow, Match::default());
+    publish.messages = messages(&[Action::Publish], false, &["plant/#"]);
+    let mut hear = rule("hear", Effect::Allow, Match::default());
+    hear.messages = messages(&[Action::Subscribe], false, &["plant/#"]);
+    let mut secret = rule("secret", Effect::Deny, Match::default());
+    secret.messages = messages(
+        &[Action::Publish, Action::Subscribe],
+        false,
+        &["plant/secret"],
+    );
+    let own = policy(Effect::Deny, vec![connect, publish, hear, secret]);
+    let asking = Asking::of(&Authorization::new(own), "(s)", "connect");
+    assert!(asking.may(&SOMEBODY));
+    for (action, topic, goes) in [
+        (Action::Publish, "plant/1", true),
+        (Action::Publish, "plant/secret", false),
+        (Action::Publish, "other", false),
+        (Action::Subscribe, "plant/1", true),
+        (Action::Subscribe, "plant/secret", false),
+        // It would bring what is denied, and what nobody allowed.
+        (Action::Subscribe, "plant/#", false),
+        (Action::Subscribe, "#", false),
+    ] {
+        let flow = asking.says(&SOMEBODY, action, topic);
+        assert_eq!(flow == MessageFlow::Continue, goes, "{action:?} {topic}");
+    }
+}
+
+// === Rate limits ===
+
+fn limit(amount: u64, burst: u64) -> Limit {
+    Limit {
+        unit: Unit::Calls,
+        amount,
+        period: Duration::from_secs(1),
+        burst,
+        per: Vec::new(),
+        wait: Duration::ZERO,
+    }
+}
+
+fn at(millis: u64) -> Caller<'static> {
+    Caller {
+        now: Now(1_000_000 + millis * 1000),
+        ..SOMEBODY
+    }
+}
+
+#[test]
+fn a_limit_lets_the_burst_and_then_the_rate_pass() {
+    let asking = Asking::of(&RateLimit::new(limit(100, 5)), "Pay", "get");
+    let passed = |millis| (0..1000).filter(|_| asking.may(&at(millis))).count();
+    assert_eq!(passed(0), 5);
+    assert_eq!(passed(9), 0);
+    assert_eq!(passed(10), 1);
+    assert_eq!(passed(35), 2);
+    assert_eq!(passed(10_000), 5);
+    // Asked all the time, it gives its figure.
+    let all: usize = (10_001..20_001).map(passed).sum();
+    assert!((998..=1002).contains(&all), "{all}");
+}
+
+#[test]
+fn who_is_over_the_limit_is_told_when_to_come_again() {
+    let asking = Asking::of(&RateLimit::new(limit(10, 1)), "Pay", "get");
+    assert!(asking.may(&at(0)));
+    let refusal = asking.open(&at(40)).unwrap();
+    assert_eq!(refusal.why, Rejection::Limited);
+    assert_eq!(refusal.retry_after, Some(Duration::from_millis(60)));
+    assert!(!asking.may(&at(99)));
+    assert!(asking.may(&at(100)));
+}
+
+#[test]
+fn buckets_are_shared_by_those_that_have_in_common_what_was_asked_for() {
+    let mut own = limit(1, 1);
+    own.per = vec![Per::Method, Per::Source, Per::Attribute("tenant".into())];
+    let filter = RateLimit::new(own);
+    let (get, put) = (
+        Asking::of(&filter, "Pay", "get"),
+        Asking::of(&filter, "Pay", "put"),
+    );
+    let again = Asking::of(&filter, "Pay", "get");
+    let caller = |source: &'static str, tenant: &'static [(&str, &str)]| Caller {
+        source,
+        attributes: tenant,
+        ..SOMEBODY
+    };
+    assert!(get.may(&caller("10.0.0.1", &[("tenant", "a")])));
+    // Another worker has the same bucket.
+    assert!(!again.may(&caller("10.0.0.1", &[("tenant", "a")])));
+    assert!(again.may(&caller("10.0.0.1", &[("tenant", "b")])));
+    assert!(get.may(&caller("10.0.0.2", &[("tenant", "a")])));
+    assert!(put.may(&caller("10.0.0.1", &[("tenant", "a")])));
+    assert!(get.may(&caller("10.0.0.1", &[])));
+    assert!(!get.may(&caller("10.0.0.1", &[])));
+}
+
+#[test]
+fn callers_without_end_share_what_is_left_and_idle_ones_make_room() {
+    let mut own = limit(1, 1);
+    own.per = vec![Per::Attribute("key".into())];
+    let filter = RateLimit::new(own);
+    let asking = Asking::of(&filter, "Pay", "get");
+    let may = |key: u32, millis: u64| {
+        let key = key.to_string();
+        let attributes = [("key", &*key)];
+        asking.may(&Caller {
+            attributes: &attributes,
+            ..at(millis)
+        })
+    };
+    let passed = (0..70_000).filter(|key| may(*key, 0)).count();
+    assert_eq!(
+        passed,
+        65_536 + 1,
+        "as many as there are buckets, and one for the others"
+    );
+    // A second later all are full, and make room; whoever remembers one asks anew.
+    assert!((0..3000).all(|key| may(key, 1500)));
+    assert!((0..3000).all(|key| !may(key, 1501)));
+    let fresh = (100_000..103_000).filter(|key| may(*key, 3000)).count();
+    assert_eq!(fresh, 3000);
+    assert!((100_000..103_000).all(|key| !may(key, 3001)));
+}
+
+#[test]
+fn messages_over_the_limit_have_their_sender_wait() {
+    let mut own = limit(10, 1);
+    own.unit = Unit::Messages;
+    own.wait = Duration::from_secs(1);
+    let asking = Asking::of(&RateLimit::new(own), "(s)", "connect");
+    let says = |millis| asking.says(&at(millis), Action::Publish, "t");
+    assert_eq!(says(0), MessageFlow::Continue);
+    assert_eq!(says(0), MessageFlow::Pause(at(100).now));
+    assert_eq!(
+        asking.says(&at(0), Action::Subscribe, "t"),
+        MessageFlow::Continue
+    );
+    let refused = (0..20)
+        .filter(|_| matches!(says(0), MessageFlow::Refuse(_)))
+        .count();
+    assert_eq!(refused, 11, "nobody waits for longer than was asked for");
+    assert!(asking.may(&at(0)), "calls are not counted");
+}
+
+// === Faults ===
+
+#[test]
+fn only_trusted_callers_ask_for_faults_and_what_others_write_is_taken_away() {
+    let own = Fault {
+        troubles: Vec::new(),
+        on_request: Some(OnRequest {
+            attribute: "x-fault".into(),
+            sources: vec!["10.0.0.0/8".parse().unwrap()],
+        }),
+    };
+    let asking = Asking::of(&own, "Pay", "get");
+    let asks = |source: &'static str, what: &'static str| {
+        let caller = Caller {
+            source,
+            attributes: &[("x-fault", what)],
+            ..SOMEBODY
+        };
+        let mut edits = Edits::default();
+        let flow = asking.ask(&caller, &mut edits, |check, asked| check.open(asked));
+        (flow.unwrap(), edits)
+    };
+    let (flow, _) = asks("10.0.0.1", "refuse=connection_lost");
+    let Flow::Refuse(refusal) = flow else {
+        panic!("{flow:?}")
+    };
+    assert_eq!(refusal.why, Rejection::ConnectionLost);
+    assert!(matches!(asks("10.0.0.1", "delay=20ms").0, Flow::Wait(_)));
+    assert!(asks("10.0.0.1", "drop").1.drops_answer());
+    for nonsense in [
+        "",
+        "refuse",
+        "refuse=all",
+        "delay=soon",
+        "delay=-1ms",
+        "explode",
+    ] {
+        let (flow, edits) = asks("10.0.0.1", nonsense);
+        assert!(
+            matches!(flow, Flow::Continue) && edits.is_empty(),
+            "{nonsense}"
+        );
+    }
+    let (flow, edits) = asks("192.0.2.1", "drop");
+    assert!(matches!(flow, Flow::Continue) && !edits.drops_answer());
+    assert_eq!(edits.get("x-fault"), Some(""));
+}
+
+#[test]
+fn a_share_is_what_it_says() {
+    assert_eq!(Share::percent(100.5), None);
+    assert_eq!(Share::percent(-1.0), None);
+    let of = |percent: f64| {
+        let share = Share::percent(percent).unwrap();
+        let own = Fault {
+            troubles: vec![(share, Trouble::Refuse(Rejection::Overloaded))],
+            on_request: None,
+        };
+        let asking = Asking::of(&own, "Pay", "get");
+        let check = asking.check.unwrap();
+        let mut rng = crate::rng::Rng::new(7);
+        let calls = (0..10_000).filter(|_| {
+            let flow = check.open(&mut Asked {
+                now: Now(1),
+                source: "10.0.0.1".parse().unwrap(),
+                client: None,
+                edits: &mut Edits::default(),
+                clock: asking.clock,
+                attributes: &mut |_| None,
+                random: &mut || rng.next(),
+            });
+            matches!(flow, Flow::Refuse(_))
+        });
+        calls.count()
+    };
+    assert_eq!((of(0.0), of(100.0)), (0, 10_000));
+    let tenth = of(10.0);
+    assert!((900..1100).contains(&tenth), "{tenth}");
+}
+
+// === Laws ===
+
+#[test]
+fn filters_obey_their_laws() {
+    conformance::check(&|| {
+        let rules = vec![rule("r", Effect::Allow, by("c7.test"))];
+        Box::new(Authorization::new(policy(Effect::Deny, rules)))
+    });
+    conformance::check(&|| {
+        let mut own = limit(100, 50);
+        own.per = vec![Per::Source, Per::Identity, Per::Attribute("a".into())];
+        Box::new(RateLimit::new(own))
+    });
+    conformance::check(&|| {
+        Box::new(Fault {
+            troubles: vec![(Share::percent(50.0).unwrap(), Trouble::DropAnswer)],
+            on_request: None,
+        })
+    });
+}

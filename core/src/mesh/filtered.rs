@@ -1,0 +1,254 @@
+//! What filters make of exchanges and of the messages of sessions.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::filter::{Asked, Decided, Edits, Flow, Message, MessageFlow, Placed, Refusal, Wait};
+use crate::identity::Identity;
+use crate::record::Record;
+use crate::route::Route;
+
+use super::exchange::{Attributes, Exchange, Routed};
+use super::local::LocalMesh;
+use super::site::Site;
+use super::traced::Propagated;
+
+/// What filters made of an exchange.
+#[derive(Default)]
+pub(super) struct Filtered {
+    /// The filter that refused it, or that it waits for.
+    pub(super) by: Option<Arc<str>>,
+    refusal: Option<Refusal>,
+    edits: Edits,
+    waiting: Option<Waiting>,
+}
+
+/// What an exchange waits for, and how it goes on.
+struct Waiting {
+    wait: Option<Wait>,
+    /// The number of the check after the one that it waits for.
+    next: usize,
+    /// Where it goes then.
+    routed: Routed,
+}
+
+impl Exchange {
+    pub(super) fn checks(&self) -> Option<&Rc<[Placed]>> {
+        self.site.checks(self.route?)
+    }
+
+    /// Asks the filters of its route, now that it is opened.
+    pub(super) fn pass_filters(
+        &mut self,
+        local: &LocalMesh,
+        client: Option<&Identity>,
+        attributes: Attributes<'_, '_>,
+    ) {
+        if let Ok(routed) = self.routed {
+            self.pass_from((0, routed), Filtered::default(), local, client, attributes);
+        }
+    }
+
+    fn pass_from(
+        &mut self,
+        (first, routed): (usize, Routed),
+        mut own: Filtered,
+        local: &LocalMesh,
+        client: Option<&Identity>,
+        attributes: Attributes<'_, '_>,
+    ) {
+        let checks = self.checks().cloned();
+        let checks = checks.iter().flat_map(|own| own.iter());
+        self.routed = Ok(routed);
+        for (number, placed) in checks.enumerate().skip(first) {
+            let mut asked = Asked {
+                now: local.now(),
+                source: self.source,
+                client,
+                edits: &mut own.edits,
+                clock: local.mesh().clock,
+                attributes: &mut *attributes,
+                random: &mut || local.random(),
+            };
+            match placed.check.open(&mut asked) {
+                Flow::Continue => continue,
+                Flow::Refuse(refusal) => {
+                    self.routed = Err(refusal.why);
+                    own.refusal = Some(refusal);
+                }
+                Flow::Wait(wait) => {
+                    self.routed = Ok(Routed::Waits);
+                    own.waiting = Some(Waiting {
+                        wait: Some(wait),
+                        next: number + 1,
+                        routed,
+                    });
+                }
+            }
+            own.by = Some(placed.name.clone());
+            break;
+        }
+        let is_something = own.by.is_some() || !own.edits.is_empty();
+        self.filtered = is_something.then(|| Box::new(own));
+    }
+
+    /// What it waits for, if a filter has not decided yet; whoever takes it tells what came of
+    /// it by [`decided`](Self::decided).
+    pub(crate) fn take_wait(&mut self) -> Option<Wait> {
+        self.filtered.as_mut()?.waiting.as_mut()?.wait.take()
+    }
+
+    /// The filter that it waits for has decided: asks those that follow.
+    pub(crate) fn decided(
+        &mut self,
+        decided: Decided,
+        local: &LocalMesh,
+        client: Option<&Identity>,
+        attributes: Attributes<'_, '_>,
+    ) {
+        let Some(mut own) = self.filtered.take() else {
+            return;
+        };
+        let Some(Waiting { next, routed, .. }) = own.waiting.take() else {
+            self.filtered = Some(own);
+            return;
+        };
+        own.edits.extend(decided.edits);
+        if let Some(refusal) = decided.refusal {
+            self.routed = Err(refusal.why);
+            own.refusal = Some(refusal);
+            self.filtered = Some(own);
+            return;
+        }
+        own.by = None;
+        self.pass_from((next, routed), *own, local, client, attributes);
+    }
+
+    /// Why a filter refused it, if one did.
+    pub(crate) fn refusal(&self) -> Option<&Refusal> {
+        self.filtered.as_ref()?.refusal.as_ref()
+    }
+
+    /// Whether its caller never hears of it.
+    pub(crate) fn drops_answer(&self) -> bool {
+        self.filtered
+            .as_ref()
+            .is_some_and(|own| own.edits.drops_answer())
+    }
+
+    /// What an attempt carries: the context of its trace, and what filters changed.
+    pub(super) fn with_edits(&self, propagated: Option<Propagated>) -> Option<Propagated> {
+        let edits = self.filtered.as_ref().map(|own| own.edits.attributes());
+        let Some(edits) = edits.filter(|own| !own.is_empty()) else {
+            return propagated;
+        };
+        let context = propagated.into_iter().flatten();
+        Some(edits.iter().cloned().chain(context).collect())
+    }
+
+    /// Tells the filters that let it pass how it ended.
+    pub(super) fn tell_filters(&self, record: &Record<'_>) {
+        if self.refusal().is_none()
+            && let Some(checks) = self.checks()
+        {
+            checks.iter().for_each(|own| own.check.end(record));
+        }
+    }
+
+    /// What filters do with the messages of the session that it began.
+    pub(crate) fn session_filters(&self) -> Option<SessionFilters> {
+        let route = self.selected_route()?.clone();
+        Some(SessionFilters {
+            epoch: self.site.epoch,
+            checks: self.checks().cloned().unwrap_or_else(|| Rc::new([])),
+            site: self.site.clone(),
+            route,
+            source: self.source,
+        })
+    }
+}
+
+/// The filters of one session: those of its route, as configured now.
+pub(crate) struct SessionFilters {
+    site: Rc<Site>,
+    route: Arc<Route>,
+    source: IpAddr,
+    epoch: u64,
+    checks: Rc<[Placed]>,
+}
+
+impl SessionFilters {
+    /// Takes up what was configured anew; whether something was.
+    pub(crate) fn renew(&mut self, local: &LocalMesh) -> bool {
+        let is_new = local.epoch() != self.epoch;
+        if is_new {
+            self.epoch = local.epoch();
+            self.checks = self.site.checks_now(local, &self.route);
+        }
+        is_new
+    }
+
+    /// Why the session may not go on, and by which filter.
+    pub(crate) fn refusal(
+        &self,
+        local: &LocalMesh,
+        client: Option<&Identity>,
+        attributes: Attributes<'_, '_>,
+    ) -> Option<(Arc<str>, Refusal)> {
+        let mut edits = Edits::default();
+        self.checks.iter().find_map(|placed| {
+            let mut random = || local.random();
+            let mut asked = self.asked(local, client, &mut edits, attributes, &mut random);
+            let refusal = placed.check.renew(&mut asked)?;
+            Some((placed.name.clone(), refusal))
+        })
+    }
+
+    /// Whether it lets everything pass.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.checks.is_empty()
+    }
+
+    fn asked<'a, 'b>(
+        &self,
+        local: &'a LocalMesh,
+        client: Option<&'a Identity>,
+        edits: &'a mut Edits,
+        attributes: &'a mut dyn FnMut(&str) -> Option<Cow<'b, str>>,
+        random: &'a mut dyn FnMut() -> u64,
+    ) -> Asked<'a, 'b> {
+        Asked {
+            now: local.now(),
+            source: self.source,
+            client,
+            edits,
+            clock: local.mesh().clock,
+            attributes,
+            random,
+        }
+    }
+
+    /// What becomes of a message.
+    pub(crate) fn message(
+        &self,
+        local: &LocalMesh,
+        client: Option<&Identity>,
+        attributes: Attributes<'_, '_>,
+        message: &Message<'_>,
+    ) -> MessageFlow {
+        let mut edits = Edits::default();
+        let mut pause = None;
+        for placed in &*self.checks {
+            let mut random = || local.random();
+            let mut asked = self.asked(local, client, &mut edits, &mut *attributes, &mut random);
+            match placed.check.message(&mut asked, message) {
+                MessageFlow::Continue => {}
+                MessageFlow::Pause(until) => pause = pause.max(Some(until)),
+                refused @ MessageFlow::Refuse(_) => return refused,
+            }
+        }
+        pause.map_or(MessageFlow::Continue, MessageFlow::Pause)
+    }
+}

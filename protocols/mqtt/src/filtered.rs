@@ -1,0 +1,109 @@
+//! Filters of routes and listeners, asked about what is done within a session.
+
+use std::rc::Rc;
+
+use finback_core::driver::{SessionFilters, Stream};
+use finback_core::filter::{Action, Message, MessageFlow, Topics};
+
+use crate::codec::Connect;
+use crate::open::attribute;
+use crate::topic::{covers, intersect, unshared};
+
+static TOPICS: Topics = Topics {
+    covers,
+    meets: intersect,
+};
+
+/// A message to this topic.
+pub(crate) fn published(topic: &str, bytes: usize) -> Message<'_> {
+    Message {
+        topics: &TOPICS,
+        action: Action::Publish,
+        topic,
+        bytes,
+    }
+}
+
+/// The filters of one session.
+#[derive(Default)]
+pub(crate) struct Filters(Option<Box<Asked>>);
+
+struct Asked {
+    filters: SessionFilters,
+    /// What the session is known by: the names and values that a CONNECT has.
+    attributes: Rc<[(String, String)]>,
+}
+
+/// What a CONNECT says that has no name of a user property.
+const NAMED: [&str; 5] = [
+    crate::CLIENT_ID,
+    ":username",
+    ":will-topic",
+    ":clean",
+    ":keep-alive",
+];
+
+impl Filters {
+    /// Those of the session that `stream` began. `key` is the client's identifier as routing knows it.
+    pub(crate) fn of(stream: &Stream, connect: &Connect<'_>, key: &str) -> Self {
+        let Some(filters) = stream.session_filters() else {
+            return Self::default();
+        };
+        let users = connect.properties().users();
+        let names = NAMED.into_iter().chain(users.map(|(name, _)| name));
+        let value = |name: &str| Some((name.to_owned(), attribute(connect, key, name)?));
+        Self(Some(Box::new(Asked {
+            filters,
+            attributes: names.filter_map(value).collect(),
+        })))
+    }
+
+    /// Whether any may decide about a message.
+    pub(crate) fn are_any(&self) -> bool {
+        self.0.as_ref().is_some_and(|own| !own.filters.is_idle())
+    }
+
+    fn ask(&self, message: &Message<'_>) -> MessageFlow {
+        let Some(own) = &self.0 else {
+            return MessageFlow::Continue;
+        };
+        let mut read = reading(&own.attributes);
+        own.filters.message(message, &mut read)
+    }
+
+    /// What becomes of a message to this topic.
+    pub(crate) fn publish(&self, topic: &str, bytes: usize) -> MessageFlow {
+        self.ask(&published(topic, bytes))
+    }
+
+    /// Whether the topics of this filter may be asked for.
+    pub(crate) fn may_subscribe(&self, filter: &str) -> bool {
+        let message = Message {
+            topics: &TOPICS,
+            action: Action::Subscribe,
+            topic: unshared(filter),
+            bytes: 0,
+        };
+        !matches!(self.ask(&message), MessageFlow::Refuse(_))
+    }
+
+    /// Whether the session may begin, now that it is known whose it is.
+    pub(crate) fn allow(&mut self) -> bool {
+        let Some(own) = &mut self.0 else { return true };
+        !own.filters.are_against(&mut reading(&own.attributes))
+    }
+
+    /// Whether the configuration was changed such that the session has to end.
+    pub(crate) fn are_revoked(&mut self) -> bool {
+        let Some(own) = &mut self.0 else { return false };
+        let attributes = own.attributes.clone();
+        own.filters.are_against_now(&mut reading(&attributes))
+    }
+}
+
+fn reading(attributes: &[(String, String)]) -> impl FnMut(&str) -> Option<String> {
+    |name| {
+        let own = attributes.iter().find(|(own, _)| own == name);
+        own.map(|(_, value)| value.clone())
+    }
+}

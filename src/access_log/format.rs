@@ -1,0 +1,203 @@
+//! What a line of an access log says of an exchange, and in which form: JSON, or a template with fields in it.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// How a line looks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// An object with all fields that say something.
+    Json,
+    /// A text with the values of fields in it.
+    Text(Arc<[Piece]>),
+}
+
+/// A part of a template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// Words that stand in every line.
+    Words(Box<str>),
+    /// The value of a field.
+    Field(Field),
+}
+
+/// The template of `format: text`.
+pub const TEXT: &str = "{time} {listener} {source} {protocol} {service} {method} {outcome} {status} {duration_ms} \
+{request_bytes} {response_bytes} {attempts} {route} {cluster} {endpoint} {trace_id}";
+
+/// What a line can say of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// When it ended.
+    Time,
+    /// The listener's name.
+    Listener,
+    /// The protocol.
+    Protocol,
+    /// Who called.
+    Source,
+    /// The service.
+    Service,
+    /// The method.
+    Method,
+    /// The service's version.
+    Version,
+    /// The service's group.
+    Group,
+    /// The route.
+    Route,
+    /// The filter that refused it.
+    Filter,
+    /// The cluster.
+    Cluster,
+    /// The last endpoint.
+    Endpoint,
+    /// How it ended.
+    Outcome,
+    /// The same in the protocol's own terms.
+    Status,
+    /// How long it took.
+    Duration,
+    /// How often it was tried.
+    Attempts,
+    /// Bytes of the request.
+    RequestBytes,
+    /// Bytes of the answer.
+    ResponseBytes,
+    /// The trace that it is part of.
+    TraceId,
+}
+
+/// All fields by their names, in the order in which JSON has them, with what they mean: as the guide says it.
+pub const FIELDS: [(&str, Field, &str); 19] = [
+    (
+        "time",
+        Field::Time,
+        "when it ended, in UTC, with microseconds (RFC 3339)",
+    ),
+    ("listener", Field::Listener, "the listener's name"),
+    ("protocol", Field::Protocol, "what was spoken"),
+    ("source", Field::Source, "the client's address"),
+    (
+        "service",
+        Field::Service,
+        "the service, as the caller wrote it; of HTTP the host",
+    ),
+    (
+        "method",
+        Field::Method,
+        "the method, as the caller wrote it",
+    ),
+    ("version", Field::Version, "the service's version"),
+    ("group", Field::Group, "the service's group"),
+    ("route", Field::Route, "the route that it took"),
+    ("filter", Field::Filter, "the filter that refused it"),
+    (
+        "cluster",
+        Field::Cluster,
+        "the cluster of the last endpoint that was tried",
+    ),
+    (
+        "endpoint",
+        Field::Endpoint,
+        "the address of the last endpoint that was tried",
+    ),
+    (
+        "outcome",
+        Field::Outcome,
+        "how it ended: one of the outcomes of `finback_requests_total`",
+    ),
+    (
+        "status",
+        Field::Status,
+        "the same in the protocol's own terms, as the caller was told: a number of HTTP, a name of the others",
+    ),
+    (
+        "duration_ms",
+        Field::Duration,
+        "from the request's arrival to its answer's departure, in milliseconds with three decimals",
+    ),
+    (
+        "attempts",
+        Field::Attempts,
+        "how often it was sent to an endpoint",
+    ),
+    ("request_bytes", Field::RequestBytes, "bytes of the request"),
+    (
+        "response_bytes",
+        Field::ResponseBytes,
+        "bytes of the answer",
+    ),
+    (
+        "trace_id",
+        Field::TraceId,
+        "the trace that it is part of, where calls are traced: of calls that are written down there, or whose callers named one",
+    ),
+];
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "json" => Ok(Self::Json),
+            "text" => template(TEXT),
+            _ if text.contains('{') => template(text),
+            _ => Err(format!(
+                "`{text}` is no format; write json, text, or a template such as \"{{time}} {{service}} {{outcome}}\""
+            )),
+        }
+    }
+}
+
+fn template(text: &str) -> Result<Format, String> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while let Some((words, after)) = rest.split_once('{') {
+        let (name, after) = after
+            .split_once('}')
+            .ok_or_else(|| format!("`{{{after}` has no end; write `}}` after the field's name"))?;
+        let field = FIELDS.iter().find(|(own, _, _)| *own == name);
+        let Some((_, field, _)) = field else {
+            let names: Vec<&str> = FIELDS.iter().map(|(own, _, _)| *own).collect();
+            return Err(format!(
+                "no field is called `{name}`; write one of: {}",
+                names.join(", ")
+            ));
+        };
+        if !words.is_empty() {
+            pieces.push(Piece::Words(words.into()));
+        }
+        pieces.push(Piece::Field(*field));
+        rest = after;
+    }
+    if text.chars().any(char::is_control) {
+        return Err("a line is one line; take line ends and tabs out of the template".to_owned());
+    }
+    if !rest.is_empty() {
+        pieces.push(Piece::Words(rest.into()));
+    }
+    Ok(Format::Text(pieces.into()))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn templates_that_cannot_be_are_refused_with_words() {
+        for (text, wanted) in [
+            ("yaml", "is no format; write json, text, or a template"),
+            (
+                "{tim}",
+                "no field is called `tim`; write one of: time, listener,",
+            ),
+            ("{time", "has no end"),
+            ("{time}\n{source}", "a line is one line"),
+        ] {
+            let why = text.parse::<Format>().unwrap_err();
+            assert!(why.contains(wanted), "{text}: {why}");
+        }
+    }
+}

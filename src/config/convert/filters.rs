@@ -1,0 +1,319 @@
+//! Filters: policies become core's, and are checked against the routes that name them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use finback_core::driver::ListenerSpec;
+use finback_core::filter::authorization::{Authorization, Effect, Messages, Policy, Rule};
+use finback_core::filter::fault::{Fault, OnRequest, Share, Trouble};
+use finback_core::filter::rate_limit::{Limit, Per, RateLimit, Unit};
+use finback_core::filter::{Action, Filter};
+use finback_core::rejection::Rejection;
+use finback_core::route::RouteTable;
+use finback_mqtt::codec::Level;
+use finback_mqtt::is_filter;
+
+use super::routes::{conditions, sources};
+use super::{Result, known};
+use crate::config::Wrong;
+use crate::config::file;
+use crate::config::units::{Pause, Placed, Rate, Time};
+
+/// What comes in this time may come at once, unless the configuration says otherwise.
+const BURST: u128 = 100;
+/// What is published over a limit waits for so long: its sender is not read meanwhile.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A filter, and what it asks of the protocols of its calls.
+pub(super) struct Converted {
+    pub(super) filter: Arc<dyn Filter>,
+    needs: Option<Need>,
+}
+
+/// What only some protocols can do.
+#[derive(Clone, Copy)]
+enum Need {
+    Messages,
+    Answers,
+}
+
+impl Need {
+    fn is_met_by(self, protocol: &str) -> bool {
+        match self {
+            Self::Messages => protocol == finback_mqtt::NAME,
+            Self::Answers => protocol != finback_mqtt::NAME && protocol != finback_tcp::NAME,
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Messages => "it counts messages, which only sessions of MQTT have",
+            Self::Answers => "it drops answers, and no protocol there has any",
+        }
+    }
+}
+
+/// Names that must be those of filters.
+pub(super) fn named(names: Vec<Placed<String>>, filters: &[String]) -> Result<Arc<[Arc<str>]>> {
+    let names = names.into_iter().map(|name| {
+        known(filters, "filter", &name)?;
+        Ok(Arc::from(name.value))
+    });
+    names.collect()
+}
+
+/// One filter of the file.
+pub(super) fn filter(name: &str, from: Placed<file::Filter>) -> Result<Converted> {
+    let Placed { value, place } = from;
+    match (value.authorization, value.rate_limit, value.fault) {
+        (Some(own), None, None) => Ok(Converted {
+            filter: Arc::new(authorization(name, own.value)?),
+            needs: None,
+        }),
+        (None, Some(own), None) => rate_limit(own.value),
+        (None, None, Some(own)) => fault(own),
+        _ => {
+            let message = "write exactly one of `authorization`, `rate_limit` and `fault`";
+            Err(Wrong::at(place, message))
+        }
+    }
+}
+
+fn effect(word: Placed<String>) -> Result<Effect> {
+    match &*word.value {
+        "allow" => Ok(Effect::Allow),
+        "deny" => Ok(Effect::Deny),
+        other => {
+            let message = format!("`{other}` is no effect; write allow or deny");
+            Err(Wrong::at(word.place, message))
+        }
+    }
+}
+
+fn authorization(filter: &str, from: file::Authorization) -> Result<Authorization> {
+    let default = from.default.map_or(Ok(Effect::Deny), effect)?;
+    let rules = from.rules.into_iter().enumerate();
+    let rules = rules.map(|(number, from)| rule(filter, number, from));
+    Ok(Authorization::new(Policy {
+        default,
+        dry_run: from.dry_run,
+        rules: rules.collect::<Result<_>>()?,
+    }))
+}
+
+fn rule(filter: &str, number: usize, from: Placed<file::AuthorizationRule>) -> Result<Rule> {
+    let Placed { value: from, place } = from;
+    let of_mqtt = |when: &file::Match| {
+        let protocol = when.protocol.as_ref().map(|own| &own.value);
+        matches!(protocol, Some(file::Text::Exact(name)) if name == finback_mqtt::NAME)
+    };
+    let is_mqtt = from.when.as_ref().is_some_and(of_mqtt);
+    if (from.actions.is_some() || from.topics.is_some()) && !is_mqtt {
+        let message = "`actions` and `topics` are those of MQTT; add `match: { protocol: mqtt }`";
+        return Err(Wrong::at(place, message));
+    }
+    Ok(Rule {
+        name: from
+            .name
+            .unwrap_or_else(|| format!("{filter}[{number}]"))
+            .into(),
+        effect: effect(from.effect)?,
+        dry_run: from.dry_run,
+        when: from.when.map(conditions).transpose()?.unwrap_or_default(),
+        messages: messages(from.actions, from.topics)?,
+    })
+}
+
+fn messages(
+    actions: Option<Placed<Vec<String>>>,
+    topics: Option<Placed<Vec<String>>>,
+) -> Result<Option<Messages>> {
+    if actions.is_none() && topics.is_none() {
+        return Ok(None);
+    }
+    let mut own = Messages {
+        // Topics are those of messages.
+        connect: actions.is_none() && topics.is_none(),
+        actions: Vec::new(),
+        topics: Vec::new(),
+    };
+    let Some(actions) = actions else {
+        own.actions = vec![Action::Publish, Action::Subscribe];
+        own.topics = filters_of_topics(topics)?;
+        return Ok(Some(own));
+    };
+    if actions.value.is_empty() {
+        let message = "an empty list is about nothing; leave it out, or fill it";
+        return Err(Wrong::at(actions.place, message));
+    }
+    for action in actions.value {
+        match &*action {
+            "connect" => own.connect = true,
+            "publish" => own.actions.push(Action::Publish),
+            "subscribe" => own.actions.push(Action::Subscribe),
+            other => {
+                let message =
+                    format!("`{other}` is no action; write connect, publish or subscribe");
+                return Err(Wrong::at(actions.place, message));
+            }
+        }
+    }
+    if let Some(topics) = topics.as_ref().filter(|_| own.actions.is_empty()) {
+        let message =
+            "nothing is published or subscribed to when a session begins; take `topics` away";
+        return Err(Wrong::at(topics.place, message));
+    }
+    own.topics = filters_of_topics(topics)?;
+    Ok(Some(own))
+}
+
+fn filters_of_topics(topics: Option<Placed<Vec<String>>>) -> Result<Vec<Arc<str>>> {
+    let Some(topics) = topics else {
+        return Ok(Vec::new());
+    };
+    if topics.value.is_empty() {
+        let message = "an empty list is about no topic; leave it out, or fill it";
+        return Err(Wrong::at(topics.place, message));
+    }
+    let is_bad = |own: &&String| !is_filter(own, Level::V5) || own.starts_with("$share/");
+    if let Some(bad) = topics.value.iter().find(is_bad) {
+        let message =
+            format!("`{bad}` is no filter of topics; write one such as plant/+/state or plant/#");
+        return Err(Wrong::at(topics.place, message));
+    }
+    Ok(topics.value.into_iter().map(Into::into).collect())
+}
+
+fn rate_limit(from: file::RateLimit) -> Result<Converted> {
+    let unit = match from.unit.as_ref().map(|own| (&*own.value, own.place)) {
+        None | Some(("calls", _)) => Unit::Calls,
+        Some(("messages", _)) => Unit::Messages,
+        Some(("message_bytes", _)) => Unit::MessageBytes,
+        Some((other, place)) => {
+            let message =
+                format!("`{other}` is not counted; write calls, messages or message_bytes");
+            return Err(Wrong::at(place, message));
+        }
+    };
+    let Rate { amount, period } = from.rate;
+    let usual = u128::from(amount) * BURST / period.as_millis().max(1);
+    let usual = u64::try_from(usual).unwrap_or(u64::MAX).max(1);
+    let per = from.per.into_iter().map(|own| per(own, unit));
+    let patience = match unit {
+        Unit::Calls => Duration::ZERO,
+        Unit::Messages | Unit::MessageBytes => PATIENCE,
+    };
+    let limit = Limit {
+        unit,
+        amount,
+        period,
+        burst: from.burst.map_or(usual, u64::from),
+        per: per.collect::<Result<_>>()?,
+        wait: from.wait.map_or(patience, |Pause(wait)| wait),
+    };
+    Ok(Converted {
+        filter: Arc::new(RateLimit::new(limit)),
+        needs: (unit != Unit::Calls).then_some(Need::Messages),
+    })
+}
+
+fn per(from: Placed<file::Per>, unit: Unit) -> Result<Per> {
+    let word = match from.value {
+        file::Per::Attribute(own) => return Ok(Per::Attribute(own.attribute.into())),
+        file::Per::Word(word) => word,
+    };
+    Ok(match &*word {
+        "listener" => Per::Listener,
+        "route" => Per::Route,
+        "service" => Per::Service,
+        "method" => Per::Method,
+        "source" => Per::Source,
+        "identity" => Per::Identity,
+        "topic" if unit == Unit::Calls => {
+            let message = "calls have no topic; add `unit: messages`, or take it away";
+            return Err(Wrong::at(from.place, message));
+        }
+        "topic" => Per::Topic,
+        _ => {
+            let message = format!(
+                "`{word}` tells no calls apart; write listener, route, service, method, source, identity, \
+                 topic or {{ attribute: NAME }}"
+            );
+            return Err(Wrong::at(from.place, message));
+        }
+    })
+}
+
+fn fault(Placed { value, place }: Placed<file::Fault>) -> Result<Converted> {
+    let mut troubles: Vec<(Share, Trouble)> = Vec::new();
+    if let Some(own) = value.delay {
+        let Time(by) = own.time;
+        troubles.push((own.percent.0, Trouble::Delay(by)));
+    }
+    if let Some(own) = value.refuse {
+        let reason = own.value.reason;
+        let mut reasons = Rejection::ALL.into_iter();
+        let Some(why) = reasons.find(|own| own.name() == reason.value) else {
+            let all = Rejection::ALL.map(Rejection::name).join(", ");
+            let message = format!("`{}` is no reason; write one of: {all}", reason.value);
+            return Err(Wrong::at(reason.place, message));
+        };
+        troubles.push((own.value.percent.0, Trouble::Refuse(why)));
+    }
+    let needs = value.drop_answer.as_ref().map(|_| Need::Answers);
+    if let Some(own) = value.drop_answer {
+        troubles.push((own.value.percent.0, Trouble::DropAnswer));
+    }
+    let on_request = value.on_request.map(|own| {
+        Ok(OnRequest {
+            attribute: own.attribute.into(),
+            sources: sources(own.source)?,
+        })
+    });
+    let on_request = on_request.transpose()?;
+    if troubles.is_empty() && on_request.is_none() {
+        let message =
+            "a fault without any trouble; write `delay`, `refuse`, `drop_answer` or `on_request`";
+        return Err(Wrong::at(place, message));
+    }
+    Ok(Converted {
+        filter: Arc::new(Fault {
+            troubles,
+            on_request,
+        }),
+        needs,
+    })
+}
+
+/// Refuses a filter on a route that no protocol can reach which can do what the filter asks for.
+pub(super) fn check(
+    name: &str,
+    (converted, place): (&Converted, (u64, u64)),
+    tables: &[RouteTable],
+    listeners: &[ListenerSpec],
+) -> Result<()> {
+    let Some(need) = converted.needs else {
+        return Ok(());
+    };
+    for table in tables {
+        let named = |names: &[Arc<str>]| names.iter().any(|own| **own == *name);
+        for route in table.routes.iter().filter(|own| named(&own.filters)) {
+            let mut spoken = listeners
+                .iter()
+                .filter(|own| *own.routes == *table.name)
+                .flat_map(|own| own.protocols.iter().map(|own| own.name()))
+                .flat_map(crate::protocols::known_as)
+                .filter(|own| route.when.protocol.matches(own))
+                .peekable();
+            if spoken.peek().is_some() && !spoken.any(|own| need.is_met_by(own)) {
+                let message = format!(
+                    "route `{}` has the filter `{name}`, but {}",
+                    route.name,
+                    need.words()
+                );
+                return Err(Wrong::at(place, message));
+            }
+        }
+    }
+    Ok(())
+}

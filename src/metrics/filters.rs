@@ -1,0 +1,21 @@
+//! Filters: what they decided.
+
+use finback_core::filter::DecisionKey;
+use finback_core::metric::Family;
+use finback_observability::{Sink, Value};
+
+static DECISIONS: Family = Family::counter(
+    "finback_filter_decisions_total",
+    "decisions",
+    &["filter", "rule", "decision"],
+    "What filters decided: `denied`, `would_deny` (a dry run), `limited`, `delayed`, `refused`, `answer_dropped`. \
+     The rule is \"\" where none applied.",
+);
+
+/// Puts what filters decided into a sink.
+pub(super) fn collect(decisions: &[(DecisionKey, u64)], sink: &mut dyn Sink) {
+    sink.family(&DECISIONS);
+    for ((filter, rule, decision), count) in decisions {
+        sink.series(&[filter, rule, decision], Value::Count(*count));
+    }
+}
