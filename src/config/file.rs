@@ -10,7 +10,7 @@ use super::forms::{extensions, forms};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::units::{Pause, Percent, Placed, Size, Time};
+use super::units::{Pause, Percent, Placed, Share, Size, Time};
 
 pub use admin::{Admin, AdminListener, AdminTls};
 pub use filters::{Authorization, AuthorizationRule, Fault, Filter, Per, RateLimit};
@@ -736,6 +736,8 @@ pub struct Route {
     pub response_headers: Option<Headers>,
     /// MQTT: who may publish and hear what, under which names, how much.
     pub mqtt: Option<Placed<MqttPolicy>>,
+    /// Copies of its calls that go to another cluster, and whose answers nobody hears. Default: none.
+    pub shadow: Option<Placed<Shadow>>,
     /// The filters that its calls pass, after those of their listener, in this order. Default: none.
     #[serde(default)]
     pub filters: Vec<Placed<String>>,
@@ -746,6 +748,38 @@ pub struct Route {
     /// Which of its calls are traced. Default: as all calls are.
     pub tracing: Option<Placed<RouteTracing>>,
 }
+
+/// Copies of calls that go to another cluster, and whose answers nobody hears.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Shadow {
+    /// The cluster; none that the route itself leads to.
+    pub cluster: Placed<String>,
+    /// The share of the calls that is copied, in percent. Default: 100.
+    pub percent: Option<Share>,
+    /// What tells copies from other calls: `sofa`, `takin`, `triple-pressure`, or attributes by name. Default:
+    /// nothing.
+    pub mark: Option<Placed<ShadowMark>>,
+    /// The longest that a copy may take. Default: as long as its call.
+    pub timeout: Option<Time>,
+}
+
+/// What tells copies from other calls.
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
+pub enum ShadowMark {
+    /// As a framework does.
+    Word(String),
+    /// Attributes by name.
+    Attributes(BTreeMap<String, String>),
+}
+
+forms!(
+    ShadowMark,
+    "sofa, takin, triple-pressure, or { NAME: VALUE }",
+    Word,
+    map Attributes(BTreeMap<String, String>)
+);
 
 /// Messages for Kafka: of MQTT, whose sessions end here then, or bodies of HTTP's POST.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

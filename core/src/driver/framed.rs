@@ -23,6 +23,7 @@ use super::call::{self, Call};
 use super::link::Link;
 use super::reply::{Reply, Waiting};
 use super::resident::Resident;
+use super::shadow;
 use super::upstream::Upstream;
 use super::worker::Worker;
 
@@ -197,11 +198,16 @@ impl Client {
             }
         }
         let allowed = match metadata.denied {
-            false => call.exchange.routed(),
+            false => Ok(()),
             true => Err(Rejection::Denied),
         };
-        match allowed {
-            Ok(Routed::Onward) => call::begin(worker, call, &metadata, wire),
+        match allowed.and_then(|()| call.exchange.routed()) {
+            Ok(Routed::Onward) => {
+                if call.exchange.has_shadow() {
+                    shadow::copy(worker, &call, source, &metadata, wire);
+                }
+                call::begin(worker, call, &metadata, wire);
+            }
             Ok(Routed::Waits) => {
                 call.keep(wire);
                 call::wait_for_filter(worker, call);

@@ -205,6 +205,17 @@ impl Exchange {
         Ok(Routed::Onward)
     }
 
+    /// Whether its route has calls copied.
+    pub(crate) fn has_shadow(&self) -> bool {
+        self.selected_route()
+            .is_some_and(|own| own.shadow.is_some())
+    }
+
+    /// Who called.
+    pub(crate) fn source(&self) -> IpAddr {
+        self.source
+    }
+
     /// The route that it takes, unless none matched.
     pub(crate) fn selected_route(&self) -> Option<&Arc<Route>> {
         self.site.candidates.routes().get(self.route? as usize)

@@ -375,6 +375,7 @@ pub(crate) fn table(to: Destination, retry: Retry) -> RouteTable {
         retry,
         tracing: None,
         filters: Default::default(),
+        shadow: None,
         treatment: None,
     };
     RouteTable {

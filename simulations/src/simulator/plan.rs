@@ -186,6 +186,7 @@ impl Plan {
                 retry: service.retry.clone(),
                 tracing: None,
                 filters: Default::default(),
+                shadow: None,
                 treatment: None,
             }
         });
