@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use finback_core::driver::Protocol;
-use finback_core::frame::{Answer, Fit, Head, Kind, Metadata};
+use finback_core::frame::{Answer, Fit, Head, Kind, MARKS, Metadata};
 use finback_core::rejection::Rejection;
 use finback_http::{Asked, Config, Dialect, Http, Plain};
 use http::request::Parts;
@@ -64,7 +64,7 @@ pub(super) fn peek(bytes: &[u8]) -> Option<Head> {
         len: head + END.len() + length.unwrap_or(0),
         variant: 0,
         note: 0,
-        marks: Default::default(),
+        marks: [0; MARKS],
     })
 }
 
