@@ -14,7 +14,6 @@ mod server;
 mod sweep;
 mod tongue;
 mod toy;
-mod web;
 mod world;
 
 use world::World;
