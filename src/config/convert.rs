@@ -115,7 +115,7 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
     let tables: Vec<_> = file
         .routes
         .into_iter()
-        .map(|(name, routes)| table(&name, routes, &names, folder, &mut wrongs))
+        .flat_map(|(name, routes)| table(&name, routes, &all.specs, (&names, folder), &mut wrongs))
         .collect();
     rocketmq::settle(&mut all, &tables, &mut wrongs);
     let filters = file.filters.into_iter().map(|(name, from)| {

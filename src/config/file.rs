@@ -37,11 +37,12 @@ pub use observing::{
     Tails, Tracing,
 };
 pub use registries::{
-    BasePaths, Bridge, Dns, Eager, End, MeshRegistry, Register, Registry, Servers, Service,
-    Snapshots, Tls,
+    BasePaths, Bridge, Dns, Eager, End, HttpList, MeshRegistry, Register, Registry, Servers,
+    Service, Snapshots, Tls,
 };
 pub use routes::{
-    Fallback, InOrder, Match, OneOrMany, RegistryNames, Retry, Route, Target, Text, TextRule, To,
+    Fallback, InOrder, Match, OneOrMany, RegistryNames, Retry, Route, Shadow, ShadowMark, Target,
+    Text, TextRule, To,
 };
 
 /// The whole file: keys at its top that begin with `x-` are left to whoever wrote them, for anchors to stand in.

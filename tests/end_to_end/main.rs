@@ -20,6 +20,7 @@ mod dubbo_java;
 mod dubbo_node;
 mod errors;
 mod faults;
+mod filters;
 mod floods;
 mod grpc;
 mod health;

@@ -15,6 +15,7 @@ fn route(name: &str, when: Match) -> Arc<Route> {
         retry: Retry::default(),
         tracing: None,
         filters: Default::default(),
+        shadow: None,
         treatment: None,
     })
 }

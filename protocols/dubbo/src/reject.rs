@@ -13,6 +13,8 @@ use finback_core::text::{self, ANSWER_LIMIT};
 use crate::jsonb;
 use crate::wire::{self, FASTJSON2, HESSIAN2};
 
+/// What consumers throw of a call that is not allowed.
+const EXCEPTION: &str = "java.lang.RuntimeException";
 /// UTF-16 units in one chunk of a text.
 const CHUNK: usize = 0x8000;
 
@@ -34,6 +36,10 @@ pub(crate) fn put(head: &Head, rejection: Rejection, text: &str, out: &mut Bytes
         Rejection::BadRequest | Rejection::TooLarge => wire::BAD_REQUEST,
         Rejection::Denied | Rejection::Limited if head.note == u32::from(HESSIAN2) => {
             put_exception(head.id, text, out);
+            return Status(wire::OK.into());
+        }
+        Rejection::Denied | Rejection::Limited if head.note == u32::from(FASTJSON2) => {
+            put_json_exception(head.id, text, out);
             return Status(wire::OK.into());
         }
         Rejection::Denied | Rejection::Limited => wire::BAD_REQUEST,
@@ -60,12 +66,32 @@ fn put_exception(id: u64, text: &str, out: &mut BytesMut) {
     // 0: an exception follows, no attachments.
     body.put_u8(0x90);
     body.put_u8(b'C');
-    put_hessian_text("java.lang.RuntimeException", &mut body);
+    put_hessian_text(EXCEPTION, &mut body);
     body.put_u8(0x91);
     put_hessian_text("detailMessage", &mut body);
     body.put_u8(0x60);
     put_hessian_text(text, &mut body);
     wire::put_response(HESSIAN2, wire::OK, id, body.len(), out);
+    out.put_slice(&body);
+}
+
+/// The same in JSONB, as FastJson2ObjectOutput writes it: each value after its length.
+fn put_json_exception(id: u64, text: &str, out: &mut BytesMut) {
+    let mut exception = BytesMut::new();
+    // A typed object, its class the first symbol, its only field the second.
+    exception.put_u8(0x92);
+    jsonb::put_text(EXCEPTION, &mut exception);
+    exception.put_slice(&[0x00, 0xa6, 0x7f]);
+    jsonb::put_text("detailMessage", &mut exception);
+    exception.put_u8(0x01);
+    jsonb::put_text(text, &mut exception);
+    exception.put_u8(0xa5);
+    let mut body = BytesMut::new();
+    // 0: an exception follows, no attachments.
+    body.put_slice(&[0, 0, 0, 2, 0xbd, 0]);
+    body.put_u32(u32::try_from(exception.len()).unwrap_or(u32::MAX));
+    body.put_slice(&exception);
+    wire::put_response(FASTJSON2, wire::OK, id, body.len(), out);
     out.put_slice(&body);
 }
 

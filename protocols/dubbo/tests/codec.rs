@@ -233,6 +233,14 @@ fn rejections_are_the_frames_that_real_consumers_understand() {
     codec.reject(&head, Rejection::Overloaded, "busy", &mut out);
     assert_eq!(&out[..4], [0xda, 0xbb, 23, 100]);
     assert_eq!(&out[16..], [0, 0, 0, 5, 0x4d, b'b', b'u', b's', b'y']);
+    out.clear();
+    codec.reject(&head, Rejection::Denied, "no", &mut out);
+    let seen = unhex(
+        "00000002bd000000003292636a6176612e6c616e672e52756e74696d65457863657074696f6e00\
+         a67f5664657461696c4d657373616765014b6e6fa5",
+    );
+    assert_eq!((out[2], out[3]), (23, 20));
+    assert_eq!(out[16..], seen);
     assert_eq!(out[4..12], json[4..12]);
 }
 

@@ -185,6 +185,7 @@ impl Plan {
                 retry: service.retry.clone(),
                 tracing: None,
                 filters: Default::default(),
+                shadow: None,
                 treatment: None,
             }
         });

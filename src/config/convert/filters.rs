@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use finback_core::driver::ListenerSpec;
 use finback_core::filter::authorization::{Authorization, Effect, Messages, Policy, Rule};
-use finback_core::filter::fault::{Fault, OnRequest, Share, Trouble};
+use finback_core::filter::fault::{Fault, OnRequest, Trouble};
 use finback_core::filter::rate_limit::{Limit, Per, RateLimit, Unit};
 use finback_core::filter::{Action, Filter};
 use finback_core::rejection::Rejection;
+use finback_core::rng::Share;
 use finback_core::route::RouteTable;
 use finback_mqtt::codec::Level;
 use finback_mqtt::is_filter;
@@ -298,14 +299,8 @@ pub(super) fn check(
     for table in tables {
         let named = |names: &[Arc<str>]| names.iter().any(|own| **own == *name);
         for route in table.routes.iter().filter(|own| named(&own.filters)) {
-            let mut spoken = listeners
-                .iter()
-                .filter(|own| *own.routes == *table.name)
-                .flat_map(|own| own.protocols.iter().map(|own| own.name()))
-                .flat_map(crate::protocols::known_as)
-                .filter(|own| route.when.protocol.matches(own))
-                .peekable();
-            if spoken.peek().is_some() && !spoken.any(|own| need.is_met_by(own)) {
+            let spoken = crate::protocols::reaching(listeners, &table.name, route);
+            if !spoken.is_empty() && !spoken.iter().any(|own| need.is_met_by(own)) {
                 let message = format!(
                     "route `{}` has the filter `{name}`, but {}",
                     route.name,

@@ -125,6 +125,10 @@ pub struct RocketMqListener {
     /// The cluster whose policy (TLS, timeouts, limits) holds for brokers. Default: the one that all routes of
     /// the listener lead to.
     pub broker_cluster: Option<Placed<String>>,
+    /// Whether operators' requests pass, which change or take away topics, groups, rights and settings. Default:
+    /// false; then they are answered with NO_PERMISSION.
+    #[serde(default)]
+    pub administration: bool,
     /// The host that clients dial for brokers. Default: the address at which they reached this listener.
     pub advertise: Option<Placed<String>>,
 }

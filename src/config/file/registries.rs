@@ -9,7 +9,8 @@ use super::Endpoint;
 use crate::config::forms::forms;
 use crate::config::units::{Placed, Time};
 
-/// Where services are registered. Exactly one of `zookeeper`, `etcd`, `file`, `memory` and `dns`;
+/// Where services are registered. Exactly one of `zookeeper`, `etcd`, `file`, `memory`, `dns` and
+/// `http`;
 /// the other keys are for the first two.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -24,6 +25,8 @@ pub struct Registry {
     pub memory: Option<Vec<Service>>,
     /// Names that the system resolves: services are called `host` or `host:port`.
     pub dns: Option<Dns>,
+    /// A list of addresses that a server gives by HTTP, as RocketMQ's address server does: one service, by any name.
+    pub http: Option<HttpList>,
     /// The user to log in as.
     pub user: Option<Placed<String>>,
     /// The user's password.
@@ -53,6 +56,16 @@ pub struct Dns {
     /// The port of names that state none. Default: 80.
     pub port: Option<std::num::NonZeroU16>,
     /// How often a name is asked for again. Default: 5s.
+    pub refresh: Option<Time>,
+}
+
+/// A list of `host:port`, separated by semicolons, commas or white space.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HttpList {
+    /// Where it is asked for: `http://host:port/path`.
+    pub url: Placed<String>,
+    /// How often. Default: 30s.
     pub refresh: Option<Time>,
 }
 

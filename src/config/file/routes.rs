@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{Headers, MqttPolicy, Produce, Redirect, Respond, Rewrite, RouteTracing};
 use crate::config::forms::forms;
-use crate::config::units::{Placed, Time};
+use crate::config::units::{Placed, Share, Time};
 
 /// One rule of a route table; the first that matches wins.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -34,6 +34,8 @@ pub struct Route {
     pub response_headers: Option<Headers>,
     /// MQTT: who may publish and hear what, under which names, how much.
     pub mqtt: Option<Placed<MqttPolicy>>,
+    /// Copies of its calls that go to another cluster, and whose answers nobody hears. Default: none.
+    pub shadow: Option<Placed<Shadow>>,
     /// The filters that its calls pass, after those of their listener, in this order. Default: none.
     #[serde(default)]
     pub filters: Vec<Placed<String>>,
@@ -44,6 +46,38 @@ pub struct Route {
     /// Which of its calls are traced. Default: as all calls are.
     pub tracing: Option<Placed<RouteTracing>>,
 }
+
+/// Copies of calls that go to another cluster, and whose answers nobody hears.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Shadow {
+    /// The cluster; none that the route itself leads to.
+    pub cluster: Placed<String>,
+    /// The share of the calls that is copied, in percent. Default: 100.
+    pub percent: Option<Share>,
+    /// What tells copies from other calls: `sofa`, `takin`, `triple-pressure`, or attributes by name. Default:
+    /// nothing.
+    pub mark: Option<Placed<ShadowMark>>,
+    /// The longest that a copy may take. Default: as long as its call.
+    pub timeout: Option<Time>,
+}
+
+/// What tells copies from other calls.
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
+pub enum ShadowMark {
+    /// As a framework does.
+    Word(String),
+    /// Attributes by name.
+    Attributes(BTreeMap<String, String>),
+}
+
+forms!(
+    ShadowMark,
+    "sofa, takin, triple-pressure, or { NAME: VALUE }",
+    Word,
+    map Attributes(BTreeMap<String, String>)
+);
 
 /// Conditions; all must hold.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

@@ -89,6 +89,7 @@ pub(crate) fn routing(
         },
         tracing: None,
         filters: Default::default(),
+        shadow: None,
         treatment: None,
     };
     RoutingSpec {
