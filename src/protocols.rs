@@ -7,9 +7,10 @@ use std::hash::{BuildHasher, RandomState};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, LazyLock};
 
-use finback_core::driver::Protocol;
+use finback_core::driver::{ListenerSpec, Protocol};
 use finback_core::frame::Status;
 use finback_core::health::{Accepts, Probe};
+use finback_core::route::Route;
 use finback_grpc::GrpcProbe;
 use finback_http::{Dialect, Http, HttpProbe};
 use finback_mqtt::MqttProbe;
@@ -110,11 +111,21 @@ const DIALECTS: &[(&str, &str)] = &[
 ];
 
 /// The names by which routes know calls of a protocol.
-pub fn known_as(protocol: &'static str) -> impl Iterator<Item = &'static str> {
+fn known_as(protocol: &'static str) -> impl Iterator<Item = &'static str> {
     let dialects = DIALECTS
         .iter()
         .filter(move |_| protocol == finback_http::NAME);
     std::iter::once(protocol).chain(dialects.map(|(name, _)| *name))
+}
+
+/// The protocols whose calls may take a route of a table, as routes know them.
+pub fn reaching(listeners: &[ListenerSpec], table: &str, route: &Route) -> Vec<&'static str> {
+    let own = listeners.iter().filter(|own| *own.routes == *table);
+    let spoken = own.flat_map(|own| own.protocols.iter().map(|own| own.name()));
+    let known = spoken.flat_map(known_as);
+    known
+        .filter(|own| route.when.protocol.matches(own))
+        .collect()
 }
 
 fn dubbo(settings: &Settings) -> Arc<dyn Protocol> {

@@ -4,10 +4,13 @@
 //! addresses. A listener stands for its broker as long as the configuration has its parent; it is at the same port
 //! after a restart, if snapshots are kept, for clients go on with the routes that they know.
 
+mod hosts;
+mod remembered;
+
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -20,6 +23,9 @@ use finback_core::text::Escaped;
 use finback_rocketmq::{Broker, Brokers, Config, RocketMq};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
+
+use hosts::Target;
+use remembered::Remembered;
 
 /// Ports for one broker: the one that clients are told, two below it the one that clients of versions up to 4.4 dial
 /// instead (the "VIP channel"), and one between.
@@ -46,6 +52,8 @@ pub struct Settings {
 
 /// The listeners that stand for the brokers of one listener in front of name servers.
 pub struct BrokerListeners {
+    /// This one, for tasks that look names of hosts up.
+    own: Weak<Self>,
     settings: Settings,
     cluster: OnceLock<Arc<str>>,
     state: Mutex<State>,
@@ -78,16 +86,19 @@ struct Name {
     cluster: String,
     name: String,
     id: i64,
-    address: SocketAddr,
+    address: String,
 }
 
 /// Where a broker is reached through us.
-#[derive(Clone, Debug)]
 struct Place {
     /// The place in the range of ports.
     slot: u16,
     /// When a name server last told of it.
     told: Instant,
+    /// Where it is itself; `None` until its host's name was resolved.
+    ip: Option<IpAddr>,
+    /// What is bound for it and serves nobody yet: who connects waits there.
+    bound: Vec<Bound>,
     /// The numbers of its listeners.
     listeners: Vec<u64>,
 }
@@ -104,18 +115,12 @@ pub struct BrokerStatus {
     pub name: String,
     /// Its number among those of that name; 0 is the master.
     pub id: i64,
-    /// Where it listens itself.
-    pub address: SocketAddr,
+    /// Where it listens itself, as name servers tell.
+    pub address: String,
+    /// Its IP address, if its host's name was resolved.
+    pub ip: Option<IpAddr>,
     /// The port at which clients reach it here.
     pub port: u16,
-}
-
-/// A broker as a file remembers it.
-#[derive(Serialize, Deserialize)]
-struct Remembered {
-    #[serde(flatten)]
-    name: Name,
-    slot: u16,
 }
 
 impl BrokerListeners {
@@ -126,7 +131,8 @@ impl BrokerListeners {
             .cluster
             .clone()
             .map_or_else(OnceLock::new, OnceLock::from);
-        Arc::new(Self {
+        Arc::new_cyclic(|own| Self {
+            own: own.clone(),
             settings,
             cluster,
             state: Mutex::default(),
@@ -153,12 +159,12 @@ impl BrokerListeners {
         folder: Option<&Path>,
         former: Option<&Self>,
     ) {
-        let file = folder.map(|folder| (file(folder, &parent.name), Arc::default()));
+        let file = folder.map(|folder| (remembered::file(folder, &parent.name), Arc::default()));
         let known: Vec<Remembered> = match former {
             Some(former) => former.lock().remembered(),
             None => file
                 .as_ref()
-                .map(|(file, _)| read(file))
+                .map(|(file, _)| remembered::read(file))
                 .unwrap_or_default(),
         };
         let mut state = self.lock();
@@ -171,6 +177,7 @@ impl BrokerListeners {
         for broker in known {
             self.open(&mut state, broker.name, Some(broker.slot));
         }
+        Handle::current().spawn(hosts::follow(self.own.clone()));
     }
 
     /// The ports for brokers.
@@ -186,7 +193,7 @@ impl BrokerListeners {
         let workers = state.workers();
         state.site = None;
         for place in state.brokers.values_mut() {
-            end(workers.as_ref(), std::mem::take(&mut place.listeners));
+            place.end(workers.as_ref());
         }
     }
 
@@ -202,7 +209,8 @@ impl BrokerListeners {
             cluster: name.cluster.clone(),
             name: name.name.clone(),
             id: name.id,
-            address: name.address,
+            address: name.address.clone(),
+            ip: place.ip,
             port: self.port_of(place.slot),
         });
         brokers.collect()
@@ -236,16 +244,22 @@ impl BrokerListeners {
         let order = (0..slots).map(|step| (first + step) % slots);
         let is_free = |slot: &u16| state.brokers.values().all(|other| other.slot != *slot);
         for slot in order.filter(is_free).take(TRIES).collect::<Vec<_>>() {
-            match self.listen(state, &name, slot) {
-                Ok(listeners) => {
-                    let told = Instant::now();
+            match self.bind(state, &name, slot) {
+                Ok(bound) => {
                     let place = Place {
                         slot,
-                        told,
-                        listeners,
+                        told: Instant::now(),
+                        ip: None,
+                        bound,
+                        listeners: Vec::new(),
                     };
                     state.failed.remove(&name);
-                    state.brokers.insert(name, place);
+                    state.brokers.insert(name.clone(), place);
+                    match Target::of(&name.address) {
+                        Some(Target::Ip(ip)) => self.serve(state, &name, ip),
+                        Some(Target::Host(host)) => self.look_up(state, name, host),
+                        None => {}
+                    }
                     return Some(self.port_of(slot));
                 }
                 Err(error) => {
@@ -258,35 +272,30 @@ impl BrokerListeners {
             }
         }
         tracing::warn!(
-            broker = %Escaped(&name.name), id = name.id, address = %name.address,
+            broker = %Escaped(&name.name), id = name.id, address = %Escaped(&name.address),
             "no port could be had for a broker of RocketMQ; clients are not told of it"
         );
         state.fail(name);
         None
     }
 
-    fn listen(&self, state: &State, name: &Name, slot: u16) -> io::Result<Vec<u64>> {
+    /// Has the ports of a place, and serves nobody there yet.
+    fn bind(&self, state: &State, name: &Name, slot: u16) -> io::Result<Vec<Bound>> {
         let gone = || io::Error::other("its listener is gone");
         let site = state.site.as_ref().ok_or_else(gone)?;
         let workers = site.workers.upgrade().ok_or_else(gone)?;
-        let cluster = self.cluster.get().ok_or_else(gone)?;
-        let (port, address) = (self.port_of(slot), name.address);
-        let mut ends = vec![(port, address)];
+        let port = self.port_of(slot);
+        let mut ports = vec![port];
         // A broker listens two below its port as well, for what clients send it there.
-        let vip = address.port().checked_sub(VIP).filter(|vip| *vip > 0);
-        if let Some(vip) = vip {
-            ends.push((port - VIP, SocketAddr::new(address.ip(), vip)));
+        if hosts::port(&name.address).is_some_and(|port| port > VIP) {
+            ports.push(port - VIP);
         }
         let mut bound: Vec<Bound> = Vec::new();
-        for (port, to) in ends {
+        for port in ports {
             // Under its parent's name: that is what operators have written down.
             let made = workers.bind(ListenerSpec {
                 address: SocketAddr::new(site.parent.address.ip(), port),
                 protocols: vec![Arc::new(RocketMq::of_broker(self.settings.config.clone()))],
-                pinned: Some(Pinned {
-                    cluster: cluster.clone(),
-                    endpoint: Arc::new(endpoint(to)),
-                }),
                 ..site.parent.clone()
             });
             match made {
@@ -299,35 +308,53 @@ impl BrokerListeners {
                 }
             }
         }
-        let listeners = bound.into_iter().map(|bound| {
-            let id = bound.id();
-            workers.listen(bound);
-            id
-        });
-        let listeners = listeners.collect();
+        Ok(bound)
+    }
+
+    /// Begins to serve a broker whose IP address is known now.
+    fn serve(&self, state: &mut State, name: &Name, ip: IpAddr) {
+        let (Some(workers), Some(cluster)) = (state.workers(), self.cluster.get()) else {
+            return;
+        };
+        let listener = state
+            .site
+            .as_ref()
+            .map(|site| (site.parent.name.clone(), site.parent.address.ip()));
+        let (Some((parent, here)), Some(place)) = (listener, state.brokers.get_mut(name)) else {
+            return;
+        };
+        let Some(to) = hosts::port(&name.address) else {
+            return;
+        };
+        place.ip = Some(ip);
+        for (bound, below) in std::mem::take(&mut place.bound).into_iter().zip([0, VIP]) {
+            place.listeners.push(bound.id());
+            workers.listen(bound.pinned_to(Pinned {
+                cluster: cluster.clone(),
+                endpoint: Arc::new(endpoint(SocketAddr::new(ip, to - below))),
+            }));
+        }
         tracing::info!(
-            "clients of listener {} reach broker {}:{} ({address}) at {}:{port}",
-            site.parent.name,
+            "clients of listener {parent} reach broker {}:{} ({ip}:{to}) at {here}:{}",
             Escaped(&name.name),
             name.id,
-            site.parent.address.ip(),
+            self.port_of(place.slot),
         );
-        Ok(listeners)
     }
 }
 
 impl Brokers for BrokerListeners {
     fn port(&self, broker: &Broker<'_>) -> Option<u16> {
         let mut state = self.lock();
-        let Ok(address) = broker.address.parse::<SocketAddr>() else {
+        if Target::of(broker.address).is_none() {
             state.refuse(broker);
             return None;
-        };
+        }
         let name = Name {
             cluster: broker.cluster.to_owned(),
             name: broker.name.to_owned(),
             id: broker.id,
-            address,
+            address: broker.address.to_owned(),
         };
         if let Some(place) = state.brokers.get_mut(&name) {
             place.told = Instant::now();
@@ -364,14 +391,14 @@ impl State {
     fn refuse(&mut self, broker: &Broker<'_>) {
         let name = Name {
             cluster: broker.cluster.to_owned(),
-            name: format!("{} {}", broker.name, broker.address),
+            name: broker.name.to_owned(),
             id: broker.id,
-            address: SocketAddr::from(([0, 0, 0, 0], 0)),
+            address: broker.address.to_owned(),
         };
         if !self.has_failed(&name) {
             tracing::warn!(
                 broker = %Escaped(broker.name), address = %Escaped(broker.address),
-                "clients are not told of a broker whose address is no IP address and port"
+                "clients are not told of a broker whose address is no host and port"
             );
             self.fail(name);
         }
@@ -380,14 +407,20 @@ impl State {
     /// Gives up the place of the broker that has not been told of for the longest time, if that is long.
     fn forget_one(&mut self) {
         let oldest = self.brokers.iter().min_by_key(|(_, place)| place.told);
-        let Some((name, place)) = oldest.filter(|(_, place)| place.told.elapsed() > FORGOTTEN)
-        else {
+        let Some((name, _)) = oldest.filter(|(_, place)| place.told.elapsed() > FORGOTTEN) else {
             return;
         };
-        tracing::info!(broker = %Escaped(&name.name), address = %name.address, "a broker of RocketMQ that no name server tells of any more is served no more");
-        end(self.workers().as_ref(), place.listeners.clone());
+        tracing::info!(broker = %Escaped(&name.name), address = %Escaped(&name.address), "a broker of RocketMQ that no name server tells of any more is served no more");
         let name = name.clone();
-        self.brokers.remove(&name);
+        self.end(&name);
+    }
+
+    /// Serves a broker no more.
+    fn end(&mut self, name: &Name) {
+        let workers = self.workers();
+        if let Some(mut place) = self.brokers.remove(name) {
+            place.end(workers.as_ref());
+        }
     }
 
     fn remembered(&self) -> Vec<Remembered> {
@@ -416,17 +449,23 @@ impl State {
                 return;
             }
             *written = version;
-            if let Err(error) = replace(&file, &text) {
+            if let Err(error) = remembered::replace(&file, &text) {
                 tracing::warn!(file = %file.display(), %error, "cannot write down where brokers of RocketMQ are");
             }
         });
     }
 }
 
-fn end(workers: Option<&Arc<Workers>>, listeners: Vec<u64>) {
-    if let Some(workers) = workers {
-        for own in listeners {
-            workers.unlisten(own);
+impl Place {
+    /// Gives its ports back.
+    fn end(&mut self, workers: Option<&Arc<Workers>>) {
+        let bound = std::mem::take(&mut self.bound);
+        let mut numbers = std::mem::take(&mut self.listeners);
+        numbers.extend(bound.iter().map(Bound::id));
+        if let Some(workers) = workers {
+            for own in numbers {
+                workers.unlisten(own);
+            }
         }
     }
 }
@@ -440,39 +479,4 @@ fn endpoint(address: SocketAddr) -> Endpoint {
         terms: None,
         health: Arc::<Health>::default(),
     }
-}
-
-fn file(folder: &Path, listener: &str) -> PathBuf {
-    // Two names never become one.
-    let plain = |byte: u8| match byte {
-        byte if byte.is_ascii_alphanumeric() || byte == b'-' => char::from(byte).to_string(),
-        byte => format!("%{byte:02x}"),
-    };
-    let name: String = listener.bytes().map(plain).collect();
-    folder.join(format!("rocketmq-{name}.json"))
-}
-
-fn read(file: &Path) -> Vec<Remembered> {
-    let text = match std::fs::read(file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
-        Err(error) => {
-            tracing::warn!(file = %file.display(), %error, "cannot read where brokers of RocketMQ were");
-            return Vec::new();
-        }
-    };
-    serde_json::from_slice(&text).unwrap_or_else(|error| {
-        tracing::warn!(file = %file.display(), %error, "cannot read where brokers of RocketMQ were");
-        Vec::new()
-    })
-}
-
-/// Replaces a file in one step.
-fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
-    let draft = file.with_extension("json.new");
-    if let Some(folder) = file.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    std::fs::write(&draft, text)?;
-    std::fs::rename(&draft, file)
 }

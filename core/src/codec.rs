@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use bytes::BytesMut;
 
-use crate::frame::{Edit, Head, Malformed, Metadata, Reading, Status};
+use crate::frame::{Edit, Head, Lag, Malformed, Metadata, Reading, Status};
 use crate::rejection::Rejection;
 
 /// Who may share an upstream connection. Answers come in any order and find their request by an id.
@@ -120,6 +120,19 @@ pub trait Codec: Send + Sync + 'static {
     fn translate(&self, asked: &Head, local: Option<SocketAddr>, wire: &[u8]) -> Option<Vec<u8>> {
         let _ = (asked, local, wire);
         None
+    }
+
+    /// What the answer of `head` to the request `asked` tells of its consumer's lag; `None` where it is about none.
+    fn lag(&self, asked: &Head, head: &Head) -> Option<Lag> {
+        let _ = (asked, head);
+        None
+    }
+
+    /// Whether the client of this request, told that we are [going away](Rejection::Draining), makes it again over
+    /// another connection. Then it is told so as soon as we are, and not only when we must.
+    fn comes_again(&self, head: &Head) -> bool {
+        let _ = head;
+        false
     }
 
     /// Appends the mesh's own answer to the request of `head`, such that its client library

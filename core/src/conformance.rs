@@ -187,6 +187,8 @@ fn new_id(codec: &dyn Codec, Sample { name, bytes, .. }: &Sample, head: &Head) {
         let expected = Head {
             id,
             len: changed.len(),
+            // Those are of these very bytes.
+            marks: now.marks,
             ..sole(codec, bytes, name)
         };
         assert_eq!(now, expected, "rewriting: {name}: id {id:#x}");

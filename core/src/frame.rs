@@ -10,6 +10,9 @@ use crate::discovery::Terms;
 /// hundred bytes.
 pub const NAME_LIMIT: usize = 1024;
 
+/// How many [`Head::marks`] there are.
+pub const MARKS: usize = 6;
+
 /// What a frame is for, as far as its fixed header tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -46,6 +49,9 @@ pub struct Head {
     /// The codec's own memory of the frame: whatever `encode`, `signal` and `reject` need of it
     /// after its bytes are gone (serialization, flags). Core only carries it.
     pub note: u32,
+    /// Where in this frame the codec found what `read` and `encode` are about, so that they need not
+    /// look for it again; of no use once its bytes are gone. Zeros where a codec keeps none.
+    pub marks: [u32; MARKS],
 }
 
 /// What the ending of a call means, whatever its protocol.
@@ -98,6 +104,15 @@ impl From<Outcome> for Answer {
             status: Status::NONE,
         }
     }
+}
+
+/// How many messages a consumer has not fetched yet, as an answer to it tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lag {
+    /// Of which part of its topic at that endpoint (a queue, a partition): each part has a lag of its own.
+    pub part: i64,
+    /// The messages.
+    pub messages: u64,
 }
 
 /// What a frame says beyond its fixed header.
@@ -181,6 +196,8 @@ pub struct Metadata<'a> {
     /// The service's name is the protocol's own and no caller's: what stands in parentheses for
     /// calls that name none.
     pub own: bool,
+    /// Nobody may ask that here, wherever routes would lead it: the protocol's settings say so.
+    pub denied: bool,
     /// How long it takes says nothing of its endpoint's load: a session, a tunnel, a long poll. It is left out of
     /// [adaptive concurrency](crate::concurrency).
     pub lingers: bool,

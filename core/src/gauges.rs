@@ -42,6 +42,8 @@ pub struct Gauges {
     pub skipped_answers: AtomicU64,
     /// Retries made.
     pub retries: AtomicU64,
+    /// Copies of calls that were left out for want of room.
+    pub shadows_dropped: AtomicU64,
     /// Tasks that ended by a panic: each one is a bug.
     pub panics: AtomicU64,
     /// Times that a worker did not run for so long that timers were late.
@@ -51,7 +53,7 @@ pub struct Gauges {
 impl Gauges {
     /// What is exported of them.
     #[must_use]
-    pub fn rows(&self) -> [(&'static Family, &AtomicU64); 19] {
+    pub fn rows(&self) -> [(&'static Family, &AtomicU64); 20] {
         [
             (
                 const {
@@ -195,6 +197,17 @@ impl Gauges {
                     )
                 },
                 &self.heartbeat_failures,
+            ),
+            (
+                const {
+                    &Family::counter(
+                        "finback_shadows_dropped_total",
+                        "calls",
+                        &[],
+                        "Calls that were not copied to their shadow for want of room.",
+                    )
+                },
+                &self.shadows_dropped,
             ),
             (
                 const {

@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::codec::{Codec, Signal};
-use crate::frame::{Head, Kind};
+use crate::frame::{Head, Kind, MARKS};
 use crate::net::Socket;
 
 /// The longest frame that an answer to a heartbeat may be.
@@ -99,6 +99,7 @@ impl Heartbeats {
             len: 0,
             variant,
             note,
+            marks: [0; MARKS],
         };
         Self { codec, cue }
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::frame::{Outcome, Status};
+use crate::frame::{Lag, Outcome, Status};
 use crate::rejection::Rejection;
 
 /// How an exchange ended.
@@ -210,4 +210,9 @@ pub trait Observer: Send + Sync + 'static {
 pub trait Series: Send + Sync + 'static {
     /// Takes one record. On the hot path: no lock, no allocation.
     fn record(&self, record: &Record<'_>);
+
+    /// Takes what the answer to a fetch told of its consumer's lag.
+    fn lag(&self, about: &dyn About, lag: Lag) {
+        let _ = (about, lag);
+    }
 }

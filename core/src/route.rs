@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::concurrency::Priority;
 use crate::identity::{self, Identity};
-use crate::rng::below;
+use crate::rng::{Share, below};
 use crate::subset::Subset;
 use crate::trace::Choice;
 
@@ -62,9 +62,35 @@ pub struct Route {
     pub tracing: Option<Choice>,
     /// The filters that they pass, by name and in order, after those of their listener.
     pub filters: Arc<[Arc<str>]>,
+    /// Which of them are copied to another cluster; `None` = none.
+    pub shadow: Option<Arc<Shadow>>,
     /// What a protocol does with these calls beyond routing them; made for it by the
     /// configuration, and read by that protocol only.
     pub treatment: Option<Arc<dyn std::any::Any + Send + Sync>>,
+}
+
+/// Copies of calls that go to another cluster, and whose answers nobody hears.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shadow {
+    /// The name of the route table that copies take.
+    pub table: Arc<str>,
+    /// Which calls are copied.
+    pub share: Share,
+    /// What tells copies from other calls.
+    pub marks: Arc<[Mark]>,
+}
+
+/// What is written into a copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The protocol whose copies are marked so; `None` = all.
+    pub protocol: Option<Arc<str>>,
+    /// The attribute.
+    pub name: Arc<str>,
+    /// Its value.
+    pub value: Arc<str>,
+    /// Whether the value stands behind what the attribute has, as one of its own pairs.
+    pub appends: bool,
 }
 
 /// Where the calls of a route go.

@@ -1,12 +1,13 @@
 //! What one worker counts of one series: plain loads and stores, since only its thread writes.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
-use finback_core::frame::{Outcome, Status};
-use finback_core::record::{self, Ending, Record};
+use finback_core::frame::{Lag, Outcome, Status};
+use finback_core::record::{self, About, Ending, Record};
 use finback_core::rejection::Rejection;
 
+use crate::lags::Lags;
 use crate::sink::{BUCKETS, Latencies};
 
 /// Ends that one piece of the list has room for: most series know no more.
@@ -39,6 +40,8 @@ pub(crate) struct Counts {
     micros: AtomicU64,
     request_bytes: AtomicU64,
     response_bytes: AtomicU64,
+    /// Where lags are noted, and of which service; nowhere for what has no series of its own.
+    lags: Option<(Arc<str>, Arc<Lags>)>,
 }
 
 /// Counts by end, in the order in which ends were first seen; a list in pieces, so that readers need
@@ -73,6 +76,12 @@ impl record::Series for Counts {
         add(&self.micros, micros);
         add(&self.request_bytes, record.request_bytes);
         add(&self.response_bytes, record.response_bytes);
+    }
+
+    fn lag(&self, about: &dyn About, lag: Lag) {
+        if let Some((service, lags)) = &self.lags {
+            lags.note(service, about, lag);
+        }
     }
 }
 
@@ -155,6 +164,14 @@ impl Ends {
 }
 
 impl Counts {
+    /// Of a service whose lags are noted there.
+    pub(crate) fn of(lags: Option<(Arc<str>, Arc<Lags>)>) -> Self {
+        Self {
+            lags,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn add_to(&self, sums: &mut Sums) {
         self.ends.each(
             |end, count| match sums.ends.iter_mut().find(|(own, _)| *own == end) {

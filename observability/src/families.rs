@@ -9,15 +9,35 @@ use std::sync::Arc;
 use finback_core::metric::Family;
 
 use crate::counts::{End, Sums};
+use crate::lags;
 use crate::metrics::{Fill, Row, StatusName};
 use crate::sink::{Sink, Value};
 
 /// Puts all of them into a sink; a family without series as well, for that it is there is worth knowing.
-pub(crate) fn collect(rows: &[Row], fill: &[Fill], status_name: StatusName, sink: &mut dyn Sink) {
+pub(crate) fn collect(rows: &[Row], status_name: StatusName, sink: &mut dyn Sink) {
     calls(rows, status_name, sink);
     mqtt::collect(rows, sink);
     tcp(rows, sink);
-    series(fill, sink);
+}
+
+/// How far behind groups of consumers are, by listener.
+pub(crate) fn lags(listeners: &[(Arc<str>, lags::Sums)], sink: &mut dyn Sink) {
+    sink.family(
+        const {
+            &Family::gauge(
+                "finback_consumer_lag",
+                "messages",
+                &["listener", "service", "group"],
+                "Messages of a topic that a group of consumers has not fetched yet, as answers to its fetches told \
+                 in the last two minutes.",
+            )
+        },
+    );
+    for (listener, sums) in listeners {
+        for ((service, group), messages) in sums {
+            sink.series(&[listener, service, group], Value::Count(*messages));
+        }
+    }
 }
 
 /// The values of labels.
@@ -236,7 +256,7 @@ fn tcp(rows: &[Row], sink: &mut dyn Sink) {
 type FillOf = fn(&Fill) -> u64;
 
 /// How full the series of exchanges are: what is beyond a bound is counted as `(other)`.
-fn series(fill: &[Fill], sink: &mut dyn Sink) {
+pub(crate) fn series(fill: &[Fill], sink: &mut dyn Sink) {
     let families: [(&'static Family, FillOf); 3] = [
         (
             const {

@@ -3,6 +3,7 @@
 
 mod counts;
 mod families;
+mod lags;
 mod metrics;
 mod prometheus;
 mod sink;

@@ -10,6 +10,7 @@ use finback_core::text;
 
 use crate::counts::{Counts, Sums};
 use crate::families;
+use crate::lags::{self, Lags, Latest};
 use crate::sink::Sink;
 
 /// Series that one listener may have, over all workers; what comes beyond is counted as the service
@@ -45,6 +46,8 @@ struct Listener {
     methods: HashMap<Service, usize>,
     /// How often a name found no place of its own.
     refused: Refused,
+    /// What its consumers' lags are, by worker.
+    lags: Vec<Arc<Lags>>,
 }
 
 /// Names that found no place of their own, by what was full.
@@ -106,11 +109,20 @@ impl Observer for Metrics {
         let mut listeners = self.lock();
         let listener = listeners.entry(key.listener.clone()).or_default();
         let name = listener.admit(key);
+        if listener.lags.len() <= worker {
+            listener.lags.resize_with(worker + 1, Arc::default);
+        }
+        let lags = (&*name.service != OTHER).then(|| {
+            let lags = listener.lags[worker].clone();
+            (name.service.clone(), lags)
+        });
         let series = listener.series.entry(name).or_default();
         if series.len() <= worker {
             series.resize_with(worker + 1, || None);
         }
-        series[worker].get_or_insert_default().clone()
+        series[worker]
+            .get_or_insert_with(|| Arc::new(Counts::of(lags)))
+            .clone()
     }
 }
 
@@ -127,8 +139,8 @@ impl Listener {
         }
         let name = Name {
             protocol: key.protocol,
-            service: cut(&key.service),
-            method: cut(&key.method),
+            service: label(&key.service),
+            method: label(&key.method),
         };
         if self.series.contains_key(&name) {
             return name;
@@ -149,8 +161,12 @@ impl Listener {
 }
 
 /// The text, or as many whole characters of it as a label may have.
-fn cut(text: &Arc<str>) -> Arc<str> {
-    match text::cut(text, MAX_LABEL) {
+pub(crate) fn cut(text: &str) -> &str {
+    text::cut(text, MAX_LABEL)
+}
+
+fn label(text: &Arc<str>) -> Arc<str> {
+    match cut(text) {
         shorter if shorter.len() < text.len() => shorter.into(),
         _ => text.clone(),
     }
@@ -174,7 +190,9 @@ impl Metrics {
 
     /// Puts everything that was recorded into a sink.
     pub fn collect(&self, sink: &mut dyn Sink) {
-        families::collect(&self.rows(), &self.fill(), self.status_name, sink);
+        families::collect(&self.rows(), self.status_name, sink);
+        families::lags(&self.lags(), sink);
+        families::series(&self.fill(), sink);
     }
 
     /// What every series comes to, for those who show it themselves.
@@ -218,6 +236,21 @@ impl Metrics {
             })
         });
         all.collect()
+    }
+
+    /// The lags that each listener's workers were told of: read outside the lock.
+    fn lags(&self) -> Vec<(Arc<str>, lags::Sums)> {
+        let listeners = self.lock();
+        let all = listeners.iter();
+        let all = all.map(|(name, own)| (name.clone(), own.lags.clone()));
+        let all: Vec<_> = all.collect();
+        drop(listeners);
+        let each = all.into_iter().map(|(name, workers)| {
+            let mut latest = Latest::default();
+            workers.iter().for_each(|own| own.add_to(&mut latest));
+            (name, latest.sums())
+        });
+        each.collect()
     }
 
     fn fill(&self) -> Vec<Fill> {

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
-use finback_core::frame::Outcome;
-use finback_core::record::{Ending, Observer, Record, Series, SeriesKey};
+use finback_core::frame::{Lag, Outcome};
+use finback_core::record::{About, Ending, Observer, Record, Series, SeriesKey};
 
 /// Sees every exchange at its end, on the worker's own thread: it must not wait, and should look at few
 /// things before it turns an exchange down.
@@ -128,6 +128,10 @@ impl Series for WatchedSeries {
             self.watchers.show(&self.key, record);
         }
     }
+
+    fn lag(&self, about: &dyn About, lag: Lag) {
+        self.counts.lag(about, lag);
+    }
 }
 
 #[cfg(test)]
@@ -135,7 +139,7 @@ impl Series for WatchedSeries {
 mod tests {
     use super::*;
     use crate::Metrics;
-    use finback_core::record::{About, Ends};
+    use finback_core::record::Ends;
     use std::net::{IpAddr, SocketAddr};
 
     #[derive(Default)]

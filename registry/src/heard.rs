@@ -39,6 +39,7 @@ impl Source {
                 status.answered || servers.remembered && is_away
             }
             Self::Listed(listed) => listed.is_known(),
+            Self::Http(polled) => polled.is_known(),
             // Names are asked for when they are needed.
             Self::Dns(_) | Self::Hosts(_) | Self::Several(_) => true,
         }

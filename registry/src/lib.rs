@@ -19,6 +19,7 @@ mod merged;
 mod metadata;
 mod names;
 mod offer;
+mod polled;
 mod registrar;
 mod remembered;
 mod several;
@@ -45,6 +46,7 @@ use hosts::Hosts;
 use layout::Directory;
 use listed::Listed;
 use metadata::Metadata;
+use polled::Polled;
 use registrar::Registrar;
 use several::Merged;
 use store::Store;
@@ -58,6 +60,7 @@ pub use listed::ListedService;
 pub use looks::Looks;
 pub use metadata::{Asked, MetadataService, NoMetadata};
 pub use offer::{CallRules, Offer, Provider};
+pub use polled::HttpConfig;
 pub use registrar::{Registration, RegistrationStatus};
 pub use several::Several;
 pub use store::{EtcdConfig, StoreConfig, TlsConfig, ZooKeeperConfig};
@@ -77,6 +80,8 @@ pub enum RegistryConfig {
     Memory(Vec<ListedService>),
     /// Names that the system resolves.
     Dns(DnsConfig),
+    /// A list of addresses that a server gives by HTTP.
+    Http(HttpConfig),
     /// Clusters whose endpoints are written down, some by host name, by the clusters' names.
     Hosts(BTreeMap<String, HostCluster>),
     /// Other registries together, under [their name](Several::name).
@@ -178,6 +183,7 @@ enum Source {
     Servers(Arc<Servers>),
     Listed(Arc<Listed>),
     Dns(Arc<Dns>),
+    Http(Arc<Polled>),
     Hosts(Arc<Hosts>),
     Several(Several),
 }
@@ -314,7 +320,11 @@ impl Registries {
     fn feeds(&self, registry: &str) -> Option<Arc<Feeds>> {
         match &lock(&self.sources).get(registry)?.1 {
             Source::Servers(servers) => Some(servers.feeds.clone()),
-            Source::Listed(_) | Source::Dns(_) | Source::Hosts(_) | Source::Several(_) => None,
+            Source::Listed(_)
+            | Source::Dns(_)
+            | Source::Http(_)
+            | Source::Hosts(_)
+            | Source::Several(_) => None,
         }
     }
 
@@ -457,6 +467,9 @@ impl Registries {
             RegistryConfig::File(path) => Source::Listed(Listed::file(&self.handle, path)),
             RegistryConfig::Memory(services) => Source::Listed(Listed::memory(services.clone())),
             RegistryConfig::Dns(config) => Source::Dns(Arc::new(Dns::new(&self.handle, config))),
+            RegistryConfig::Http(config) => {
+                Source::Http(Arc::new(Polled::new(&self.handle, config)))
+            }
             RegistryConfig::Hosts(config) => {
                 Source::Hosts(Arc::new(Hosts::new(&self.handle, config)))
             }
@@ -597,6 +610,7 @@ impl Source {
         match self {
             Self::Listed(listed) => listed.follow(&lookup, &target).await,
             Self::Dns(dns) => dns.follow(&lookup, &target).await,
+            Self::Http(polled) => polled.follow(&lookup, &target).await,
             Self::Hosts(hosts) => hosts.follow(&lookup, &target).await,
             Self::Servers(servers) => {
                 let Some(layout) = Layout::named(&lookup.layout) else {
@@ -625,9 +639,14 @@ impl Source {
             error: None,
         };
         let age = |since: Option<Instant>| since.map(|since| since.elapsed()).unwrap_or_default();
-        if let Self::Listed(listed) = self {
-            status.services = listed.len();
-            if let Some(doubt) = listed.doubted() {
+        let list = match self {
+            Self::Listed(listed) => Some((listed.len(), listed.doubted())),
+            Self::Http(polled) => Some((usize::from(polled.is_known()), polled.doubted())),
+            Self::Dns(_) | Self::Hosts(_) | Self::Servers(_) | Self::Several(_) => None,
+        };
+        if let Some((services, doubt)) = list {
+            status.services = services;
+            if let Some(doubt) = doubt {
                 status.connected = false;
                 status.stale = doubt.since.elapsed();
                 status.failing_reads = 1;
@@ -637,7 +656,7 @@ impl Source {
         let names = match self {
             Self::Dns(dns) => Some((dns.failing(), dns.followed())),
             Self::Hosts(hosts) => Some((hosts.failing(), hosts.followed())),
-            Self::Listed(_) | Self::Servers(_) | Self::Several(_) => None,
+            Self::Listed(_) | Self::Http(_) | Self::Servers(_) | Self::Several(_) => None,
         };
         if let Some(((failing, since), followed)) = names {
             status.connected = failing == 0;

@@ -118,16 +118,17 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
     let tables: Vec<_> = file
         .routes
         .into_iter()
-        .map(|(name, routes)| table(&name, routes, &names, folder, &mut wrongs))
+        .flat_map(|(name, routes)| table(&name, routes, &all.specs, (&names, folder), &mut wrongs))
         .collect();
     rocketmq::settle(&mut all, &tables, &mut wrongs);
     let filters = file.filters.into_iter().map(|(name, from)| {
         let place = from.place;
-        let converted = filters::filter(&name, from)?;
+        let converted = filters::filter(&name, from, folder)?;
         filters::check(&name, (&converted, place), &tables, &all.specs)?;
-        Ok((name.into(), converted.filter))
+        Ok(((name.into(), converted.filter), converted.server))
     });
-    let filters = wrongs.all(filters);
+    let (filters, asked): (_, Vec<_>) = wrongs.all(filters).into_iter().unzip();
+    let asked = || asked.iter().flatten();
     let Listeners {
         specs: listeners,
         tls: listener_tls,
@@ -175,6 +176,7 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
         found,
         shown: serde_json::Value::Null,
         kafka: names.kafka.values().map(|own| own.value.clone()).collect(),
+        servers: asked().map(|own| own.server.clone()).collect(),
         subscriptions,
         workers,
         admin,
@@ -200,6 +202,7 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
             listeners: listener_tls,
             clusters: cluster_tls,
             registry_clusters: registry_tls,
+            servers: asked().filter_map(|own| own.tls.clone()).collect(),
             kafka: names.kafka.into_values().collect(),
             credentials: names.credentials.into_inner(),
         },

@@ -10,10 +10,13 @@ use super::forms::{extensions, forms};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::units::{Pause, Percent, Placed, Size, Time};
+use super::units::{Pause, Percent, Placed, Share, Size, Time};
 
 pub use admin::{Admin, AdminListener, AdminTls};
-pub use filters::{Authorization, AuthorizationRule, Fault, Filter, Per, RateLimit};
+pub use filters::{
+    Authorization, AuthorizationRule, DescriptorEntry, ExternalAuthorization, Fault, Filter, Per,
+    RateLimit, RateLimitService,
+};
 
 /// The whole file: keys at its top that begin with `x-` are left to whoever wrote them, for anchors to stand in.
 #[derive(Clone, Debug)]
@@ -216,7 +219,8 @@ pub struct Statsd {
     pub tags: BTreeMap<String, Placed<String>>,
 }
 
-/// Where services are registered. Exactly one of `zookeeper`, `etcd`, `file`, `memory` and `dns`;
+/// Where services are registered. Exactly one of `zookeeper`, `etcd`, `file`, `memory`, `dns` and
+/// `http`;
 /// the other keys are for the first two.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -231,6 +235,8 @@ pub struct Registry {
     pub memory: Option<Vec<Service>>,
     /// Names that the system resolves: services are called `host` or `host:port`.
     pub dns: Option<Dns>,
+    /// A list of addresses that a server gives by HTTP, as RocketMQ's address server does: one service, by any name.
+    pub http: Option<HttpList>,
     /// The user to log in as.
     pub user: Option<Placed<String>>,
     /// The user's password.
@@ -325,6 +331,16 @@ pub struct Dns {
     /// The port of names that state none. Default: 80.
     pub port: Option<std::num::NonZeroU16>,
     /// How often a name is asked for again. Default: 5s.
+    pub refresh: Option<Time>,
+}
+
+/// A list of `host:port`, separated by semicolons, commas or white space.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HttpList {
+    /// Where it is asked for: `http://host:port/path`.
+    pub url: Placed<String>,
+    /// How often. Default: 30s.
     pub refresh: Option<Time>,
 }
 
@@ -634,6 +650,10 @@ pub struct RocketMqListener {
     /// The cluster whose policy (TLS, timeouts, limits) holds for brokers. Default: the one that all routes of
     /// the listener lead to.
     pub broker_cluster: Option<Placed<String>>,
+    /// Whether operators' requests pass, which change or take away topics, groups, rights and settings. Default:
+    /// false; then they are answered with NO_PERMISSION.
+    #[serde(default)]
+    pub administration: bool,
     /// The host that clients dial for brokers. Default: the address at which they reached this listener.
     pub advertise: Option<Placed<String>>,
 }
@@ -719,6 +739,8 @@ pub struct Route {
     pub response_headers: Option<Headers>,
     /// MQTT: who may publish and hear what, under which names, how much.
     pub mqtt: Option<Placed<MqttPolicy>>,
+    /// Copies of its calls that go to another cluster, and whose answers nobody hears. Default: none.
+    pub shadow: Option<Placed<Shadow>>,
     /// The filters that its calls pass, after those of their listener, in this order. Default: none.
     #[serde(default)]
     pub filters: Vec<Placed<String>>,
@@ -735,6 +757,38 @@ pub struct Route {
     /// Which of its calls are traced. Default: as all calls are.
     pub tracing: Option<Placed<RouteTracing>>,
 }
+
+/// Copies of calls that go to another cluster, and whose answers nobody hears.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Shadow {
+    /// The cluster; none that the route itself leads to.
+    pub cluster: Placed<String>,
+    /// The share of the calls that is copied, in percent. Default: 100.
+    pub percent: Option<Share>,
+    /// What tells copies from other calls: `sofa`, `takin`, `triple-pressure`, or attributes by name. Default:
+    /// nothing.
+    pub mark: Option<Placed<ShadowMark>>,
+    /// The longest that a copy may take. Default: as long as its call.
+    pub timeout: Option<Time>,
+}
+
+/// What tells copies from other calls.
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
+pub enum ShadowMark {
+    /// As a framework does.
+    Word(String),
+    /// Attributes by name.
+    Attributes(BTreeMap<String, String>),
+}
+
+forms!(
+    ShadowMark,
+    "sofa, takin, triple-pressure, or { NAME: VALUE }",
+    Word,
+    map Attributes(BTreeMap<String, String>)
+);
 
 /// Messages for Kafka: of MQTT, whose sessions end here then, or bodies of HTTP's POST.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use finback_core::filter::fault;
+use finback_core::rng;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -162,12 +162,12 @@ impl JsonSchema for Percent {
 
 /// A share from 0 to 100 percent, with a fraction if need be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share(pub fault::Share);
+pub struct Share(pub rng::Share);
 
 impl<'de> Deserialize<'de> for Share {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let share = f64::deserialize(deserializer)?;
-        let parts = fault::Share::percent(share).map(Self);
+        let parts = rng::Share::percent(share).map(Self);
         parts.ok_or_else(|| {
             D::Error::custom(format!("{share} is no share in percent; write 0 to 100"))
         })

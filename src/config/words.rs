@@ -177,7 +177,7 @@ const FOREIGN: [&str; 6] = [
 fn unknown(key: &str, known: &[&str]) -> String {
     if FOREIGN.contains(&key) && known.contains(&"zookeeper") {
         return format!(
-            "`{key}` is no kind of registry that Finback knows; write zookeeper, etcd, file, memory or dns"
+            "`{key}` is no kind of registry that Finback knows; write zookeeper, etcd, file, memory, dns or http"
         );
     }
     let nearest = known.iter().map(|own| (distance(key, own), *own)).min();

@@ -19,6 +19,7 @@ use crate::trace::Field;
 
 use super::pool;
 use super::reply::{Reply, Waiting};
+use super::shadow;
 use super::survey::{CallPlace, WaitsFor};
 use super::worker::Worker;
 
@@ -219,6 +220,9 @@ fn go_on(worker: &Rc<Worker>, mut call: Box<Call>, decided: Decided) {
     exchange.decided(decided, worker, reply.identity(), &mut attributes);
     match call.exchange.routed() {
         Ok(Routed::Onward) => {
+            if call.exchange.has_shadow() {
+                shadow::copy(worker, &call, call.exchange.source(), &metadata, &wire);
+            }
             call.wire = None;
             begin(worker, call, &metadata, &wire);
         }
@@ -361,6 +365,9 @@ pub(crate) fn deliver(
     } else if !call.reply.is_gone() {
         call.reply.deliver(worker, &call.head, head, wire);
         call.exchange.answered(answer, wire.len());
+        if let Some(lag) = call.reply.codec().lag(&call.head, head) {
+            call.exchange.lags(lag);
+        }
     }
     call.reply.finished(worker);
 }

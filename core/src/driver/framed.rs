@@ -23,6 +23,7 @@ use super::call::{self, Call};
 use super::link::Link;
 use super::reply::{Reply, Waiting};
 use super::resident::Resident;
+use super::shadow;
 use super::upstream::Upstream;
 use super::worker::Worker;
 
@@ -185,18 +186,29 @@ impl Client {
         });
         self.in_flight.set(self.in_flight.get() + 1);
         // Looked at first: what routing says of a listener that is gone is of no interest.
-        let over = self
-            .grace_ends
-            .get()
-            .is_some_and(|ends| ends <= worker.now());
-        if over {
-            call::refuse(worker, call, Rejection::Draining);
-            self.finish();
-            return Ok(());
+        if let Some(ends) = self.grace_ends.get() {
+            let over = ends <= worker.now();
+            if over || self.codec.comes_again(&head) {
+                call::refuse(worker, call, Rejection::Draining);
+                // More may be on its way, and is to be told the same.
+                if over {
+                    self.finish();
+                }
+                return Ok(());
+            }
         }
         call.exchange.lingers = metadata.lingers;
-        match call.exchange.routed() {
-            Ok(Routed::Onward) => call::begin(worker, call, &metadata, wire),
+        let allowed = match metadata.denied {
+            false => Ok(()),
+            true => Err(Rejection::Denied),
+        };
+        match allowed.and_then(|()| call.exchange.routed()) {
+            Ok(Routed::Onward) => {
+                if call.exchange.has_shadow() {
+                    shadow::copy(worker, &call, source, &metadata, wire);
+                }
+                call::begin(worker, call, &metadata, wire);
+            }
             Ok(Routed::Waits) => {
                 call.keep(wire);
                 call::wait_for_filter(worker, call);

@@ -26,6 +26,7 @@ use crate::rejection::Rejection;
 use crate::route::Route;
 use crate::trace::Choice;
 
+use super::shadow::Shadowed;
 use super::survey::{CallPlace, WaitsFor};
 use super::worker::Worker;
 
@@ -79,6 +80,15 @@ impl Stream {
     #[must_use]
     pub fn drops_answer(&self) -> bool {
         self.exchange.drops_answer()
+    }
+
+    /// The shadow that it is copied to, if it is.
+    #[must_use]
+    pub fn shadow(&self) -> Option<Shadowed> {
+        if !self.exchange.has_shadow() {
+            return None;
+        }
+        self.exchange.shadow(&self.worker).map(Shadowed)
     }
 
     /// What filters do with the messages of the session that it began.

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, Pinned};
 
 use super::listener::{ListenerSpec, Listening, Parcel};
 use super::shares::Shares;
@@ -98,6 +98,13 @@ impl Bound {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The same, to stand for one endpoint alone: who connected meanwhile is served by that.
+    #[must_use]
+    pub fn pinned_to(mut self, pinned: Pinned) -> Self {
+        self.spec.pinned = Some(pinned);
+        self
     }
 
     /// The number by which to [`Workers::unlisten`] it.

@@ -11,7 +11,7 @@ use crate::frame::{Edit, Head, Kind, Malformed, Outcome, Reading};
 use crate::gauges::Gauges;
 use crate::log_limit::LogLimit;
 use crate::mesh::{AttemptEnd, Fitting, Told};
-use crate::net::{READS_PER_TURN, Turn};
+use crate::net::{READS_PER_TURN, Socket, Turn};
 use crate::rejection::Rejection;
 use crate::trace::Field;
 
@@ -344,6 +344,9 @@ impl Upstream {
         };
         if self.state.get() == State::Closed {
             // Its client went meanwhile.
+            if !self.waiting.borrow().is_empty() {
+                Box::pin(self.say_last_words(&worker, socket)).await;
+            }
             return self.close(&worker, AttemptEnd::Abandoned, Rejection::ConnectionLost);
         }
         let link = Link::new(socket.clone());
@@ -383,6 +386,10 @@ impl Upstream {
             }
         }
         drop(table);
+        self.send_one_ways(worker, link);
+    }
+
+    fn send_one_ways(&self, worker: &Worker, link: &Rc<Link>) {
         for mut call in self.waiting.take() {
             let id = self.table.borrow_mut().one_way_id();
             if let Some(wire) = call.wire.take() {
@@ -393,6 +400,25 @@ impl Upstream {
             call.exchange.sent();
             call.reply.finished(worker);
         }
+    }
+
+    /// Sends the one-ways of a client that went before the connection was made: it has sent them, and nobody could
+    /// tell it otherwise.
+    async fn say_last_words(&self, worker: &Rc<Worker>, socket: Rc<RefCell<Socket>>) {
+        let link = Link::new(socket);
+        self.send_one_ways(worker, &link);
+        let written = std::future::poll_fn(|cx| {
+            link.owned_by(cx);
+            link.flush(worker);
+            match link.queued() == 0 || link.failed() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        });
+        let patience = self.pool.cluster.spec.policy.connect_timeout;
+        // What an endpoint does not read in that time is lost: there is nobody to wait for it.
+        let _ = tokio::time::timeout(patience, written).await;
+        worker.read_clock();
     }
 
     fn poll(

@@ -31,6 +31,7 @@ use super::pool::{Pool, PoolKey};
 use super::protocol::Served;
 use super::reply::Reply;
 use super::resident::{IdleConnections, Residents};
+use super::shadow::Taken;
 use super::shares::Shares;
 use super::survey::{Lists, Oldest, WaitsFor};
 use super::task;
@@ -73,6 +74,8 @@ pub struct Worker {
     /// When it went on after it had not run for a while.
     stalled_until: Cell<Now>,
     send_to: RefCell<Option<SendTo>>,
+    /// What copies of calls take.
+    shadows: Taken,
 }
 
 impl Deref for Worker {
@@ -113,7 +116,12 @@ impl Worker {
             sessions: Cell::new(0),
             stalled_until: Cell::new(Now(0)),
             send_to: RefCell::default(),
+            shadows: Taken::default(),
         })
+    }
+
+    pub(crate) fn shadows(&self) -> &Taken {
+        &self.shadows
     }
 
     pub(crate) fn lists(&self) -> &Lists {

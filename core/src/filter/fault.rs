@@ -8,41 +8,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::rejection::Rejection;
+use crate::rng::Share;
 use crate::route::Cidr;
 
 use super::{Asked, Check, Decided, Filter, Flow, Refusal, Tally, Target};
-
-/// A share of all calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share(u64);
-
-impl Share {
-    /// All of them.
-    pub const ALL: Self = Self(u64::MAX);
-
-    /// So many percent; `None` if that is not between 0 and 100.
-    #[must_use]
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "a number between 0 and 2^64"
-    )]
-    pub fn percent(percent: f64) -> Option<Self> {
-        let parts = (percent / 100.0 * u64::MAX as f64) as u64;
-        (0.0..=100.0).contains(&percent).then_some(Self(parts))
-    }
-
-    fn holds(self, random: u64) -> bool {
-        self == Self::ALL || random < self.0
-    }
-
-    fn as_percent(self) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "for people to read")]
-        let share = self.0 as f64 / u64::MAX as f64;
-        (share * 100_000.0).round() / 1000.0
-    }
-}
 
 /// What may be wrong with a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::authorization::{Authorization, Effect, Messages, Policy, Rule};
-use super::fault::{Fault, OnRequest, Share, Trouble};
+use super::fault::{Fault, OnRequest, Trouble};
 use super::rate_limit::{Limit, Per, RateLimit, Unit};
 use super::*;
 use crate::clock::Clock;
 use crate::identity::Kind;
+use crate::rng::Share;
 use crate::route::{Match, Text};
 
 fn exact(text: &str) -> Text {

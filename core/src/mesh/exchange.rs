@@ -13,7 +13,7 @@ use crate::clock::{Now, micros};
 use crate::cluster::Cluster;
 use crate::concurrency::Timed;
 use crate::endpoint::{Endpoint, Trial};
-use crate::frame::{Answer, Names, Outcome, Status};
+use crate::frame::{Answer, Lag, Names, Outcome, Status};
 use crate::gauges::{Detector, Gauges};
 use crate::identity::Identity;
 use crate::outlier::is_telling;
@@ -207,6 +207,17 @@ impl Exchange {
             Destination::Treatment => return Ok(Routed::Here),
         }
         Ok(Routed::Onward)
+    }
+
+    /// Whether its route has calls copied.
+    pub(crate) fn has_shadow(&self) -> bool {
+        self.selected_route()
+            .is_some_and(|own| own.shadow.is_some())
+    }
+
+    /// Who called.
+    pub(crate) fn source(&self) -> IpAddr {
+        self.source
     }
 
     /// The route that it takes, unless none matched.
@@ -666,6 +677,11 @@ impl Exchange {
             self.site.answered();
         }
         self.response_bytes = bytes as u64;
+    }
+
+    /// Takes note of how far behind its caller is.
+    pub(crate) fn lags(&self, lag: Lag) {
+        self.site.series().lag(self, lag);
     }
 
     /// Counts bytes of the request that came after it was opened.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::filter::{Asked, Decided, Edits, Flow, Message, MessageFlow, Placed, Refusal, Wait};
 use crate::identity::Identity;
 use crate::record::Record;
-use crate::route::Route;
+use crate::route::{Mark, Route, Shadow};
 
 use super::exchange::{Attributes, Exchange, Routed};
 use super::local::LocalMesh;
@@ -146,6 +146,30 @@ impl Exchange {
         };
         let context = propagated.into_iter().flatten();
         Some(edits.iter().cloned().chain(context).collect())
+    }
+
+    /// Whether it is copied to a shadow.
+    pub(crate) fn shadow(&self, local: &LocalMesh) -> Option<Arc<Shadow>> {
+        let shadow = self.selected_route()?.shadow.as_ref()?;
+        shadow.share.holds(local.random()).then(|| shadow.clone())
+    }
+
+    /// Marks it as a copy.
+    pub(crate) fn mark(&mut self, marks: &[Mark], protocol: &str, attributes: Attributes<'_, '_>) {
+        let mut own = self.filtered.take().unwrap_or_default();
+        for mark in marks {
+            if mark.protocol.as_deref().is_some_and(|own| own != protocol) {
+                continue;
+            }
+            let before = attributes(&mark.name).filter(|_| mark.appends);
+            match before.filter(|before| !before.is_empty()) {
+                None => own.edits.set(&mark.name, &mark.value),
+                Some(before) => own
+                    .edits
+                    .set(&mark.name, &format!("{before}{}", mark.value)),
+            }
+        }
+        self.filtered = Some(own);
     }
 
     /// Tells the filters that let it pass how it ended.

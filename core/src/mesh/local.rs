@@ -18,6 +18,8 @@ use super::site::{Site, Sites};
 use super::view::{View, Views};
 use super::{Limits, Mesh, Routing};
 
+/// The listener of copies, in records.
+const SHADOW: &str = "(shadow)";
 /// Bytes of calls that wait for their service to be looked up, at most.
 const PENDING: usize = 64 * 1024 * 1024;
 
@@ -32,6 +34,8 @@ pub struct LocalMesh {
     sites: RefCell<Sites>,
     views: RefCell<Views>,
     pending: Cell<usize>,
+    /// Where copies of calls come from, by the table that they take.
+    shadows: RefCell<Vec<Rc<Origin>>>,
     /// Exchanges may be traced.
     traces: Cell<bool>,
 }
@@ -50,6 +54,7 @@ impl LocalMesh {
             sites: RefCell::default(),
             views: RefCell::default(),
             pending: Cell::new(0),
+            shadows: RefCell::default(),
             traces: Cell::new(mesh.tracing.load().is_some()),
             mesh,
         }
@@ -130,6 +135,20 @@ impl LocalMesh {
             .of(self, origin, protocol, source, metadata)
     }
 
+    /// Where copies of calls come from that take this table.
+    pub(crate) fn shadow_origin(&self, table: &Arc<str>) -> Rc<Origin> {
+        let mut shadows = self.shadows.borrow_mut();
+        if let Some(known) = shadows.iter().find(|own| own.table == *table) {
+            return known.clone();
+        }
+        // Listeners are numbered from below.
+        let taken = shadows.iter().map(|own| own.id).min();
+        let id = taken.unwrap_or(u64::MAX) - 1;
+        let origin = Origin::new(id, &SHADOW.into(), table, false, None, self.routing());
+        shadows.push(origin.clone());
+        origin
+    }
+
     pub(crate) fn view(
         &self,
         cluster: &Arc<Cluster>,
@@ -202,6 +221,9 @@ impl LocalMesh {
     pub(crate) fn forget_unused(&self) {
         self.sites.borrow_mut().forget_unused();
         self.views.borrow_mut().forget_unused();
+        self.shadows
+            .borrow_mut()
+            .retain(|own| Rc::strong_count(own) > 1);
         self.mesh.forget_unused();
     }
 

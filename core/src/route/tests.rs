@@ -17,6 +17,7 @@ fn route(name: &str, when: Match) -> Arc<Route> {
         long_poll: false,
         tracing: None,
         filters: Default::default(),
+        shadow: None,
         treatment: None,
     })
 }

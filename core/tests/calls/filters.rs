@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use finback_core::filter::Filter;
 use finback_core::filter::authorization::{Authorization, Effect, Policy, Rule};
-use finback_core::filter::fault::{Fault, OnRequest, Share, Trouble};
+use finback_core::filter::fault::{Fault, OnRequest, Trouble};
 use finback_core::filter::rate_limit::{Limit, RateLimit, Unit};
 use finback_core::mesh::RoutingSpec;
 use finback_core::rejection::Rejection;
-use finback_core::route::{Match, Route, Text};
+use finback_core::rng::Share;
+use finback_core::route::{Destination, Mark, Match, Route, Shadow, Text};
 use tokio::time::Instant;
 
 use crate::toy::*;
@@ -299,4 +300,123 @@ async fn what_waits_for_its_turn_goes_in_order_and_no_longer_than_was_asked_for(
     assert_eq!(passed, [0, 1, 2, 3]);
     assert_eq!(decided(&mess, "delayed"), 3);
     assert_eq!(decided(&mess, "limited"), 4);
+}
+
+// === Shadows ===
+
+/// Routing whose calls are copied to a second endpoint.
+fn shadowed(
+    endpoint: std::net::SocketAddr,
+    shadow: std::net::SocketAddr,
+    marks: &[Mark],
+) -> RoutingSpec {
+    let mut spec = routing(&[endpoint], policy(), retry(1));
+    let mut other = routing(&[shadow], policy(), retry(1));
+    other.clusters[0].name = "shadow".into();
+    let Destination::Clusters(to) = &spec.tables[0].routes[0].to else {
+        unreachable!()
+    };
+    let mut to = to.clone();
+    to[0].cluster = "shadow".into();
+    let mut copies = table(Destination::Clusters(to), retry(1));
+    copies.name = "copies".into();
+    let route = Route {
+        shadow: Some(Arc::new(Shadow {
+            table: "copies".into(),
+            share: Share::ALL,
+            marks: marks.into(),
+        })),
+        ..Route::clone(&spec.tables[0].routes[0])
+    };
+    spec.tables[0].routes = vec![Arc::new(route)];
+    spec.tables.push(copies);
+    spec.clusters.append(&mut other.clusters);
+    spec
+}
+
+fn mark(name: &str, value: &str, appends: bool) -> Mark {
+    Mark {
+        protocol: None,
+        name: name.into(),
+        value: value.into(),
+        appends,
+    }
+}
+
+#[tokio::test]
+async fn a_copy_goes_to_the_shadow_and_only_the_copy_is_marked() {
+    let (server, shadow) = (Server::bind().await, Server::bind().await);
+    let marks = [mark("shadow", "1", false), mark("bag", "mark=T&", true)];
+    let mess = mess(shadowed(server.address, shadow.address, &marks));
+    let mut client = Peer::connect(mess.address).await;
+    client.send(1, 7, "svc get bag=a=b&").await;
+    let mut upstream = server.accept().await;
+    let own = upstream.get().await.unwrap();
+    assert_eq!(own.text, "svc get bag=a=b&");
+    let mut copied = shadow.accept().await;
+    let copy = copied.get().await.unwrap();
+    assert_eq!(copy.text, "svc get shadow=1 bag=a=b&mark=T&");
+    // Whatever the shadow says, and whenever, reaches nobody.
+    copied.answer(&copy, 3, "no").await;
+    upstream.answer(&own, 0, "yes").await;
+    let answer = client.get().await.unwrap();
+    assert_eq!((answer.id, answer.text.as_str()), (7, "yes"));
+    client.get_nothing(Duration::from_millis(100)).await;
+    client.send(2, 8, "svc fire").await;
+    assert_eq!(
+        copied.get().await.unwrap().kind,
+        2,
+        "one-ways are copied, too"
+    );
+    assert_eq!(upstream.get().await.unwrap().kind, 2);
+    let mut endings = mess.records.endings();
+    endings.sort_unstable();
+    assert_eq!(endings, ["failed", "sent", "sent", "success"]);
+}
+
+#[tokio::test]
+async fn a_shadow_that_hangs_or_is_gone_changes_nothing_for_the_call() {
+    let (server, _) = echo().await;
+    let hangs = Server::bind().await;
+    let mess = mess(shadowed(server, hangs.address, &[]));
+    let mut client = Peer::connect(mess.address).await;
+    for id in 0..3000 {
+        assert_eq!(
+            client.call(id, "svc get timeout=60000").await.rejection(),
+            None
+        );
+    }
+    // As many as there is room for wait; the others were left out.
+    let dropped = mess.mesh.gauges.shadows_dropped.load(Ordering::Relaxed);
+    assert_eq!(dropped, 3000 - 1024);
+    let status = mess.mesh.status();
+    let of = |name: &str| status.iter().find(|own| &*own.name == name).unwrap();
+    assert_eq!(
+        (of("all").in_flight, of("all").endpoints[0].failures),
+        (0, 0)
+    );
+    drop(hangs);
+    for id in 0..100 {
+        assert_eq!(client.call(id, "svc get").await.rejection(), None);
+    }
+}
+
+#[tokio::test]
+async fn copies_do_not_keep_us_from_stopping() {
+    let (server, _) = echo().await;
+    let hangs = Server::bind().await;
+    let mess = mess(shadowed(server, hangs.address, &[]));
+    let mut client = Peer::connect(mess.address).await;
+    assert_eq!(
+        client.call(1, "svc get timeout=60000").await.rejection(),
+        None
+    );
+    drop(client);
+    let began = Instant::now();
+    mess.workers.drain().await;
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
 }

@@ -350,3 +350,19 @@ async fn clients_with_connections_of_their_own_stay_with_their_worker() {
         client.call(id, "svc m").await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_sends_last_arrives_though_it_went_before_the_connection_was_made() {
+    let server = Server::bind().await;
+    let mess = mess_of_sessions(&[server.address]);
+    let mut client = Peer::connect(mess.address).await;
+    for n in 0..3 {
+        client.send(2, n, &format!("svc bye n={n}")).await;
+    }
+    drop(client);
+    let mut upstream = server.accept().await;
+    for n in 0..3 {
+        assert_eq!(upstream.get().await.unwrap().text, format!("svc bye n={n}"));
+    }
+    assert!(upstream.get().await.is_none(), "the end");
+}

@@ -23,7 +23,7 @@ use finback_core::driver::{
     Connection, ListenerSpec, Protocol, Served, Sniff, Worker, Workers, serve_framed,
 };
 use finback_core::frame::{
-    Answer, Edit, Head, Kind, Malformed, Metadata, Outcome, Reading, Status,
+    Answer, Edit, Head, Kind, MARKS, Malformed, Metadata, Outcome, Reading, Status,
 };
 use finback_core::mesh::{Limits, Mesh, Pinned, RoutingSpec};
 use finback_core::record::{Ending, Observer, Record, Series, SeriesKey};
@@ -84,6 +84,7 @@ impl Codec for Toy {
             len,
             variant: 0,
             note: u32::from(header[5]),
+            marks: [0; MARKS],
         };
         if len > MAX_FRAME {
             return Err(Malformed::TooLarge {
@@ -377,6 +378,7 @@ pub(crate) fn table(to: Destination, retry: Retry) -> RouteTable {
         long_poll: false,
         tracing: None,
         filters: Default::default(),
+        shadow: None,
         treatment: None,
     };
     RouteTable {

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use bytes::{BufMut, BytesMut};
 use finback_core::codec::{Codec, Sharing, Signal};
 use finback_core::driver::{Connection, Protocol, Served, Sniff, Worker, serve_framed};
-use finback_core::frame::{Edit, Head, Kind, Malformed, Metadata, Reading, Status};
+use finback_core::frame::{Edit, Head, Kind, MARKS, Malformed, Metadata, Reading, Status};
 use finback_core::health::{Heartbeats, Probe};
 use finback_core::rejection::Rejection;
 
@@ -113,6 +113,7 @@ impl Codec for Dubbo {
             len: fixed.len(),
             variant: 0,
             note: u32::from(fixed.serialization()),
+            marks: [0; MARKS],
         };
         let limit = self.config.max_frame;
         if head.len > limit {

@@ -32,6 +32,7 @@ use crate::pool::{self, Channel, Returned, Whose};
 use crate::propagation::Before;
 use crate::replay::{KEPT, Replay};
 use crate::rules::{self, Fields};
+use crate::shadow::{self, Ready};
 use crate::translation::{Translated, Translator};
 use crate::treatment::{self, Taker, Treatment};
 use crate::upgrade::{self, Wanted};
@@ -216,6 +217,8 @@ struct Call {
     copy: Option<Box<(Parts, Gathered)>>,
     /// What stood where the attempt under way carries the context of its trace.
     before: Before,
+    /// What it leaves for a shadow.
+    shadow: Option<Box<shadow::Copy>>,
 }
 
 /// What came of sending a request.
@@ -312,6 +315,7 @@ impl Call {
             upload,
             copy: None,
             before: Before::default(),
+            shadow: None,
         };
         if let Some(fault) = fault {
             let mut response = call.refuse(&fault);
@@ -399,6 +403,96 @@ impl Call {
             treatment::change(response.headers_mut(), &treatment.response);
         }
         response
+    }
+
+    /// Keeps what a copy for its route's shadow is made of. A tunnel has none, nor has what is translated on its way.
+    fn note_shadow(&mut self) {
+        if self.wanted.is_some() || self.translator.is_some() {
+            return;
+        }
+        let shadow = self.stream().shadow();
+        self.shadow = shadow.map(|shadow| {
+            let head = self.head.clone();
+            Box::new(shadow::Copy { shadow, head })
+        });
+    }
+
+    /// Sends a copy to its route's shadow, now that its endpoint answers, if all of its body is known.
+    fn send_to_shadow(&mut self) {
+        let Some(copy) = self.shadow.take() else {
+            return;
+        };
+        let body = match &self.copy {
+            Some(kept) => Some(kept.1.bytes.clone()),
+            None if self.upload.is_done() => self.upload.sent().whole(),
+            None => None,
+        };
+        let worker = self.client.caller.worker().clone();
+        let Some(ready) = body.and_then(|body| Ready::of(copy, body, &worker)) else {
+            return;
+        };
+        let Some(copied) = self.copied(&ready) else {
+            return;
+        };
+        worker.spawn("a copy for a shadow", copied.vanish(ready));
+    }
+
+    /// The same request as a call of its own, for a shadow.
+    fn copied(&self, ready: &Ready) -> Option<Self> {
+        let client = &self.client;
+        let head = ready.copy.head.clone();
+        let metadata = self.dialect.metadata(&head);
+        let mut attributes = |name: &str| attribute(client, &head, name);
+        let stream = client.caller.open_shadow(
+            &ready.copy.shadow,
+            self.source,
+            self.dialect.name(),
+            &metadata,
+            weight(&head) + ready.bytes(),
+            &mut attributes,
+        )?;
+        let upload = Rc::new(Upload::default());
+        upload.finish();
+        Some(Self {
+            client: client.clone(),
+            bounded: true,
+            prefers_http2: self.prefers_http2,
+            wants_fresh: false,
+            treatment: None,
+            stream: Some(stream),
+            source: self.source,
+            dialect: self.dialect.clone(),
+            asked: self.asked.clone(),
+            waits: false,
+            fields: self.fields,
+            wanted: None,
+            interim: Interim::nobody(),
+            translator: None,
+            payload: ready.payload(),
+            upload,
+            copy: None,
+            before: Before::default(),
+            shadow: None,
+            head,
+        })
+    }
+
+    /// Carries a copy to its end, which nobody hears of.
+    async fn vanish(mut self, ready: Ready) {
+        let client = self.client.clone();
+        let deadline = self.stream().deadline();
+        let carried = async {
+            let mut payload = self.attempts().await.into_body();
+            while poll_fn(|cx| Pin::new(&mut payload).poll_frame(cx))
+                .await
+                .is_some()
+            {}
+        };
+        tokio::select! {
+            _ = client.timers.within(deadline, Box::pin(carried)) => {}
+            () = client.caller.cut() => {}
+        }
+        drop(ready);
     }
 
     /// Keeps an answer from its caller, by a fault that was asked for: as if it had been lost on the way.
@@ -509,6 +603,7 @@ impl Call {
                 Collected::Late => return self.reject_slow(),
             }
         }
+        self.note_shadow();
         let mut refusals = 0;
         loop {
             self.before.restore(&mut self.head.headers);
@@ -785,6 +880,7 @@ impl Call {
             };
             return Ok(match heard {
                 Heard::Response(response) => {
+                    self.send_to_shadow();
                     self.upload.sent().forget();
                     Sent::Response(response, returned, timer)
                 }

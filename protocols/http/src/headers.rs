@@ -257,6 +257,7 @@ pub(crate) fn attribute(head: &Parts, name: &str) -> Option<String> {
         ":authority" => Some(authority(head)?.to_ascii_lowercase()),
         ":method" => Some(head.method.as_str().to_owned()),
         ":path" => Some(head.uri.path().to_owned()),
+        ":query" => Some(head.uri.query()?.to_owned()),
         _ => match name.strip_prefix('?') {
             Some(parameter) => head.uri.query()?.split('&').find_map(|pair| {
                 let (key, value) = pair.split_once('=').unwrap_or((pair, ""));

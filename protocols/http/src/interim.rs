@@ -17,6 +17,8 @@ pub(crate) struct Interim {
 }
 
 enum To {
+    /// Nobody.
+    Nobody,
     Http1(http1::Interim),
     Http2(http2::Interim),
 }
@@ -36,9 +38,18 @@ impl Interim {
         }
     }
 
+    /// Of a request that nobody waits for.
+    pub(crate) fn nobody() -> Self {
+        Self {
+            to: To::Nobody,
+            said: Cell::new(0),
+        }
+    }
+
     /// Tells it to, if it waits for that.
     pub(crate) fn go_on(&self) {
         match &self.to {
+            To::Nobody => {}
             To::Http1(to) => to.go_on(),
             To::Http2(to) => to.go_on(),
         }
@@ -56,6 +67,7 @@ impl Interim {
         let fields = Fields::of(&headers);
         headers::strip(&mut headers, fields);
         match &self.to {
+            To::Nobody => {}
             To::Http1(to) => to.pass(status, &headers),
             To::Http2(to) => to.pass(status, &headers),
         }

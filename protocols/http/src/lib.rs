@@ -26,6 +26,7 @@ mod propagation;
 mod replay;
 mod rules;
 mod serve;
+mod shadow;
 mod share;
 mod translation;
 mod treatment;

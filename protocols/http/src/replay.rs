@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 
 use crate::body::{Payload, Upload};
@@ -60,6 +60,19 @@ impl Sent {
     /// Keeps nothing any more.
     pub(crate) fn forget(&self) {
         *self.0.borrow_mut() = State::Gone;
+    }
+
+    /// All that was sent, in one piece; `None` if it is gone.
+    pub(crate) fn whole(&self) -> Option<Bytes> {
+        let pieces = self.pieces()?;
+        if pieces.len() == 1 {
+            return pieces.into_iter().next();
+        }
+        let mut whole = BytesMut::new();
+        pieces
+            .iter()
+            .for_each(|piece| whole.extend_from_slice(piece));
+        Some(whole.freeze())
     }
 
     fn pieces(&self) -> Option<VecDeque<Bytes>> {

@@ -7,12 +7,16 @@ use bytes::{BufMut, BytesMut};
 use finback_core::frame::{Edit, Head};
 
 use crate::call::properties_of;
-use crate::header::{Encoding, Field, Header, IdAt, PREFIX};
+use crate::fields::Field;
+use crate::header::{Encoding, IdAt, PREFIX};
 use crate::json;
+use crate::marks::{self, Marks, Note};
 use crate::properties;
 
 /// A broker refuses a message whose properties are longer than 32,767 bytes: near that, none are added.
 const PROPERTIES: usize = 31 * 1024;
+/// An id takes no more bytes, its name included.
+const ID: usize = 24;
 
 /// Bytes in place of others.
 type Splice<'a> = (Range<usize>, Cow<'a, [u8]>);
@@ -23,37 +27,46 @@ pub(crate) fn encode(head: &Head, wire: &[u8], edit: &Edit<'_>, out: &mut BytesM
     if has_id && !edit.changes_content() && edit.body.is_none() {
         return 0;
     }
-    // It was read before.
-    let Ok(Some(header)) = Header::read(wire) else {
-        return 0;
-    };
-    let mut splices = Vec::with_capacity(4);
+    let marks = Marks::unpack(head.marks);
+    let mut text = [0; ID];
+    let id = id(marks.id_at, wire, edit.id as u32, &mut text);
+    if edit.attributes.is_empty() {
+        let splices = [id];
+        return put(wire, &splices[usize::from(has_id)..], edit.body, out);
+    }
+    let mut splices = Vec::with_capacity(3);
     if !has_id {
-        splices.push(id(&header, edit.id as u32));
+        splices.push(id);
     }
-    if !edit.attributes.is_empty() {
-        add_properties(&header, wire, edit.attributes, &mut splices);
-    }
+    add_properties(head, &marks, wire, edit.attributes, &mut splices);
     splices.sort_by_key(|(at, _)| at.start);
-    let old = header.body_at - PREFIX;
+    put(wire, &splices, edit.body, out)
+}
+
+/// Appends the frame's prefix and header with these splices in it, and what stands for its body, if something does;
+/// how many bytes that stands for.
+fn put(wire: &[u8], splices: &[Splice<'_>], body: Option<&[u8]>, out: &mut BytesMut) -> usize {
+    let body_at = marks::body_at(wire).min(wire.len());
     let taken: usize = splices.iter().map(|(at, _)| at.len()).sum();
     let given: usize = splices.iter().map(|(_, bytes)| bytes.len()).sum();
-    let length = old - taken + given;
-    let body = edit.body.map_or(header.len - header.body_at, <[u8]>::len);
-    let (Ok(total), Ok(length)) = (u32::try_from(4 + length + body), u32::try_from(length)) else {
+    let length = (body_at - PREFIX + given).saturating_sub(taken);
+    let rest = body.map_or(wire.len() - body_at, <[u8]>::len);
+    let (Ok(total), Ok(length)) = (u32::try_from(4 + length + rest), u32::try_from(length)) else {
         return 0;
     };
+    let encoding = u32::from(Encoding::of(wire) == Encoding::Binary);
+    out.reserve(PREFIX + length as usize + rest);
     out.put_u32(total);
-    out.put_u32(u32::from(header.encoding == Encoding::Binary) << 24 | length);
+    out.put_u32(encoding << 24 | length);
     let mut at = PREFIX;
-    for (range, bytes) in &splices {
+    for (range, bytes) in splices {
         out.put_slice(&wire[at..range.start]);
         out.put_slice(bytes);
         at = range.end;
     }
-    out.put_slice(&wire[at..header.body_at]);
-    match edit.body {
-        None => header.body_at,
+    out.put_slice(&wire[at..body_at]);
+    match body {
+        None => body_at,
         Some(body) => {
             out.put_slice(body);
             wire.len()
@@ -61,41 +74,56 @@ pub(crate) fn encode(head: &Head, wire: &[u8], edit: &Edit<'_>, out: &mut BytesM
     }
 }
 
-fn id<'a>(header: &Header, id: u32) -> Splice<'a> {
+/// Another id in place of the frame's own.
+fn id<'a>(at: IdAt, wire: &[u8], id: u32, text: &'a mut [u8; ID]) -> Splice<'a> {
     // Java's ids are signed.
     let id = id.cast_signed();
-    match (&header.id_at, header.encoding) {
-        (IdAt::There(at), Encoding::Binary) => (at.clone(), Cow::Owned(id.to_be_bytes().to_vec())),
-        (IdAt::There(at), Encoding::Json) => (at.clone(), Cow::Owned(id.to_string().into_bytes())),
-        (IdAt::Missing { at, more }, _) => {
-            let comma = if *more { "," } else { "" };
-            let text = format!("\"opaque\":{id}{comma}");
-            (*at..*at, Cow::Owned(text.into_bytes()))
+    let mut from = ID;
+    let mut before = |bytes: &[u8]| {
+        from -= bytes.len();
+        text[from..from + bytes.len()].copy_from_slice(bytes);
+    };
+    let range = match (at, Encoding::of(wire)) {
+        (IdAt::There(at, length), Encoding::Binary) => {
+            before(&id.to_be_bytes());
+            at..at + length
         }
-    }
+        (IdAt::There(at, length), Encoding::Json) => {
+            before(itoa::Buffer::new().format(id).as_bytes());
+            at..at + length
+        }
+        (IdAt::Missing { at, more }, _) => {
+            before(if more { b"," } else { b"" });
+            before(itoa::Buffer::new().format(id).as_bytes());
+            before(b"\"opaque\":");
+            at..at
+        }
+    };
+    (range, Cow::Borrowed(&text[from..]))
 }
 
 /// Adds properties to the message of a request, unless its client has signed them: every field counts in an ACL's
 /// signature.
 fn add_properties(
-    header: &Header,
+    head: &Head,
+    marks: &Marks,
     wire: &[u8],
     added: &[(&str, &str)],
     splices: &mut Vec<Splice<'_>>,
 ) {
-    let Some(name) = properties_of(header.code) else {
+    let Some(name) = properties_of(Note::unpack(head.note).code) else {
         return;
     };
-    let (mut known, mut is_signed, mut fields) = (None, false, 0);
-    let read = header.fields(wire, |field| {
-        fields += 1;
-        is_signed |= field.name == "Signature";
+    let fields = marks::fields(wire, marks.fields_at);
+    let (mut known, mut count) = (None, 0);
+    let read = fields.each(|field| {
+        count += 1;
         if field.name == name {
             known = Some(field);
         }
         Ok(())
     });
-    if read.is_err() || is_signed || fields == 0 {
+    if read.is_err() || marks.said.is_signed || count == 0 {
         return;
     }
     let before = known.as_ref().map(Field::text).transpose();
@@ -104,13 +132,14 @@ fn add_properties(
     if all.len() > PROPERTIES {
         return;
     }
-    match header.encoding {
-        Encoding::Json => splices.push(in_json(header, name, known.as_ref(), &all)),
-        Encoding::Binary => in_binary(header, name, known.as_ref(), &all, splices),
+    let at = fields.at..fields.body_at;
+    match fields.encoding {
+        Encoding::Json => splices.push(in_json(at.start, name, known.as_ref(), &all)),
+        Encoding::Binary => in_binary(&at, name, known.as_ref(), &all, splices),
     }
 }
 
-fn in_json(header: &Header, name: &str, known: Option<&Field<'_>>, all: &str) -> Splice<'static> {
+fn in_json(fields_at: usize, name: &str, known: Option<&Field<'_>>, all: &str) -> Splice<'static> {
     let mut value = vec![b'"'];
     json::escape(all, &mut value);
     value.push(b'"');
@@ -118,7 +147,7 @@ fn in_json(header: &Header, name: &str, known: Option<&Field<'_>>, all: &str) ->
         Some(field) => (field.at.clone(), Cow::Owned(value)),
         None => {
             // The object has a field already.
-            let at = header.fields_at.start + 1;
+            let at = fields_at + 1;
             let entry = [b"\"", name.as_bytes(), b"\":", &value[..], b","].concat();
             (at..at, Cow::Owned(entry))
         }
@@ -126,13 +155,12 @@ fn in_json(header: &Header, name: &str, known: Option<&Field<'_>>, all: &str) ->
 }
 
 fn in_binary(
-    header: &Header,
+    at: &Range<usize>,
     name: &str,
     known: Option<&Field<'_>>,
     all: &str,
     splices: &mut Vec<Splice<'_>>,
 ) {
-    let at = &header.fields_at;
     let (place, entry) = match known {
         // Its length stands in the four bytes before it.
         Some(field) => (field.at.start - 4..field.at.end, with_length(all)),

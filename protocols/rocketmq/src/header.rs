@@ -16,13 +16,14 @@
 //! Numbers are big-endian, the total length does not count itself. As Java's `RemotingCommand` and
 //! `RocketMQSerializable` read it. One connection carries both encodings in both directions: a server answers
 //! in its own, whatever it was asked in.
-
-use std::borrow::Cow;
-use std::ops::Range;
+//!
+//! A header is read once, when its frame has come; where things stand in it travels with the frame ([`Head::marks`]).
 
 use finback_core::frame::{Head, Kind, Malformed};
 
-use crate::json::{self, NoJson, Text, Value};
+use crate::fields::{Found, Said, long};
+use crate::json::{NoJson, Reader, Text, Value};
+use crate::marks::{Marks, Note};
 
 /// The fixed part in front of the header.
 pub(crate) const PREFIX: usize = 8;
@@ -44,11 +45,21 @@ pub(crate) enum Encoding {
     Binary,
 }
 
+impl Encoding {
+    /// That of a frame.
+    pub(crate) fn of(wire: &[u8]) -> Self {
+        match wire.get(4) {
+            Some(1) => Self::Binary,
+            _ => Self::Json,
+        }
+    }
+}
+
 /// Where the id stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum IdAt {
-    /// In these bytes of the frame.
-    There(Range<usize>),
+    /// Here, in so many bytes.
+    There(usize, usize),
     /// Nowhere: it is 0, and another one goes here, with a comma after it where `more` follows.
     Missing { at: usize, more: bool },
 }
@@ -56,25 +67,40 @@ pub(crate) enum IdAt {
 /// A header, as far as every frame has it.
 #[derive(Clone, Debug)]
 pub(crate) struct Header {
-    pub(crate) encoding: Encoding,
     pub(crate) code: i32,
     pub(crate) version: i32,
     pub(crate) opaque: i32,
     pub(crate) flag: i32,
     pub(crate) id_at: IdAt,
-    /// Where its fields stand: a JSON object, or entries; empty if it has none.
-    pub(crate) fields_at: Range<usize>,
+    /// Where its fields begin: with the bracket of a JSON object, or the first entry; where the body does, if it
+    /// has none.
+    fields_at: usize,
     /// Where the body begins.
-    pub(crate) body_at: usize,
+    body_at: usize,
     /// Length of the whole frame.
     pub(crate) len: usize,
 }
 
-const NO_HEADER: Malformed = Malformed::Garbage("the header cannot be read");
+pub(crate) const NO_HEADER: Malformed = Malformed::Garbage("the header cannot be read");
+
+/// Why a header cannot be read: small, for it passes through many hands.
+struct Wrong(&'static str);
+
+impl From<NoJson> for Wrong {
+    fn from(_: NoJson) -> Self {
+        Self("the header cannot be read")
+    }
+}
 
 impl From<NoJson> for Malformed {
     fn from(_: NoJson) -> Self {
         NO_HEADER
+    }
+}
+
+impl From<Wrong> for Malformed {
+    fn from(wrong: Wrong) -> Self {
+        Self::Garbage(wrong.0)
     }
 }
 
@@ -88,6 +114,7 @@ pub(crate) struct Lengths {
 
 impl Lengths {
     /// Reads them; `None` if they have not come yet.
+    #[inline]
     pub(crate) fn read(bytes: &[u8]) -> Result<Option<Self>, Malformed> {
         let Some((prefix, _)) = bytes.split_first_chunk::<PREFIX>() else {
             return Ok(None);
@@ -114,9 +141,72 @@ impl Lengths {
     }
 }
 
+/// A member of a header in JSON.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Member {
+    Code,
+    Opaque,
+    Flag,
+    Version,
+    Fields,
+    Language,
+    Remark,
+    Serialization,
+}
+
+impl Member {
+    /// Their names, as a client's library writes them.
+    const ALL: [(&'static str, Self); 8] = [
+        ("code", Self::Code),
+        ("opaque", Self::Opaque),
+        ("flag", Self::Flag),
+        ("version", Self::Version),
+        ("extFields", Self::Fields),
+        ("language", Self::Language),
+        ("remark", Self::Remark),
+        ("serializeTypeCurrentRPC", Self::Serialization),
+    ];
+
+    /// The one of this name; `None` if nobody knows it.
+    #[inline]
+    fn of(key: Text<'_>) -> Result<Option<Self>, Wrong> {
+        if !key.is_escaped {
+            let known = match key.raw {
+                b"code" => Some(Self::Code),
+                b"opaque" => Some(Self::Opaque),
+                b"flag" => Some(Self::Flag),
+                b"version" => Some(Self::Version),
+                b"extFields" => Some(Self::Fields),
+                b"language" => Some(Self::Language),
+                b"remark" => Some(Self::Remark),
+                b"serializeTypeCurrentRPC" => Some(Self::Serialization),
+                _ => None,
+            };
+            if known.is_some() {
+                return Ok(known);
+            }
+        }
+        Self::of_odd(key)
+    }
+
+    #[cold]
+    fn of_odd(key: Text<'_>) -> Result<Option<Self>, Wrong> {
+        let own = key.decode()?;
+        if let Some((_, member)) = Self::ALL.iter().find(|(name, _)| *name == own) {
+            return Ok(Some(*member));
+        }
+        // fastjson takes other spellings of a member for the member itself.
+        match Self::ALL.iter().any(|(name, _)| is_spelt_as(name, &own)) {
+            true => Err(Wrong("a member's name is misspelt")),
+            false => Ok(None),
+        }
+    }
+}
+
 impl Header {
-    /// Reads the header at the beginning of `bytes`; `None` if it has not come yet.
-    pub(crate) fn read(bytes: &[u8]) -> Result<Option<Self>, Malformed> {
+    /// Reads the header at the beginning of `bytes`, with what of its fields is kept in mind; `None` if it has not
+    /// come yet.
+    pub(crate) fn read(bytes: &[u8]) -> Result<Option<(Self, Found)>, Malformed> {
         let Some(Lengths {
             total,
             header: length,
@@ -129,85 +219,82 @@ impl Header {
         let Some(header) = bytes.get(PREFIX..body_at) else {
             return Ok(None);
         };
-        let blank = Self {
-            encoding,
+        let mut own = Self {
             code: 0,
             version: 0,
             opaque: 0,
             flag: 0,
-            id_at: IdAt::There(0..0),
-            fields_at: body_at..body_at,
+            id_at: IdAt::There(0, 0),
+            fields_at: body_at,
             body_at,
             len: total + 4,
         };
+        let mut found = Found::default();
         match encoding {
-            Encoding::Json => blank.with_json(header),
-            Encoding::Binary => blank.with_binary(header),
+            Encoding::Json => own.read_json(header, &mut found)?,
+            Encoding::Binary => own.read_binary(header, &mut found).ok_or(NO_HEADER)?,
         }
-        .map(Some)
+        Ok(Some((own, found)))
     }
 
-    fn with_json(mut self, header: &[u8]) -> Result<Self, Malformed> {
-        /// The members, as a client's library writes them.
-        const NAMES: [&str; 8] = [
-            "code",
-            "opaque",
-            "flag",
-            "version",
-            "extFields",
-            "language",
-            "remark",
-            "serializeTypeCurrentRPC",
-        ];
-        let mut seen = [false; NAMES.len()];
+    fn read_json(&mut self, bytes: &[u8], found: &mut Found) -> Result<(), Wrong> {
+        let mut seen = 0_u8;
         let mut unknown = 0;
-        json::object(header, |key, value, at| {
-            let Some(which) = NAMES.iter().position(|name| key.is(name)) else {
+        let mut reader = Reader::new(bytes);
+        let mut id_at = None;
+        reader.members(|reader, key| {
+            let Some(member) = Member::of(key)? else {
                 unknown += 1;
-                if unknown > UNKNOWN {
-                    return Err(Malformed::Garbage("the header has too many members"));
-                }
-                // fastjson takes other spellings of a member for the member itself.
-                let own = key.decode()?;
-                return match NAMES.iter().any(|name| is_spelt_as(name, &own)) {
-                    true => Err(Malformed::Garbage("a member's name is misspelt")),
+                reader.value()?;
+                return match unknown > UNKNOWN {
+                    true => Err(Wrong("the header has too many members")),
                     false => Ok(()),
                 };
             };
-            if std::mem::replace(&mut seen[which], true) {
-                return Err(Malformed::Garbage("a member of the header stands twice"));
+            let bit = 1 << member as u8;
+            if seen & bit != 0 {
+                return Err(Wrong("a member of the header stands twice"));
             }
-            let at = at.start + PREFIX..at.end + PREFIX;
-            match NAMES[which] {
-                "code" => self.code = value.number()?,
-                "opaque" => {
-                    self.opaque = value.number()?;
-                    self.id_at = IdAt::There(at);
+            seen |= bit;
+            if member == Member::Fields && reader.next()? == b'{' {
+                let at = reader.position();
+                self.fields_at = PREFIX + at;
+                found.is_broken = found.read_json(reader, PREFIX).is_err();
+                if found.is_broken {
+                    // An answer may still be passed on.
+                    reader.return_to(at);
+                    reader.skip_nested()?;
                 }
-                "flag" => self.flag = value.number()?,
-                "version" => self.version = value.number()?,
-                "extFields" => match value {
-                    Value::Null => {}
-                    Value::Nested([b'{', ..]) => self.fields_at = at,
-                    _ => return Err(NO_HEADER),
-                },
+                return Ok(());
+            }
+            let (value, at) = reader.value()?;
+            match member {
+                Member::Code => self.code = unwrapped(value.number()?),
+                Member::Opaque => {
+                    self.opaque = value.number()?;
+                    id_at = Some(IdAt::There(PREFIX + at.start, at.len()));
+                }
+                Member::Flag => self.flag = value.number()?,
+                Member::Version => self.version = value.number()?,
+                Member::Fields if value != Value::Null => return Err(NoJson.into()),
                 _ => {}
             }
             Ok(())
         })?;
-        if self.id_at == IdAt::There(0..0) {
+        reader.end()?;
+        self.id_at = id_at.unwrap_or_else(|| {
             // The object was read, so it begins somewhere.
-            let at = header.iter().position(|byte| *byte == b'{');
-            self.id_at = IdAt::Missing {
+            let at = bytes.iter().position(|byte| *byte == b'{');
+            IdAt::Missing {
                 at: PREFIX + at.unwrap_or_default() + 1,
-                more: seen.contains(&true),
-            };
-        }
-        Ok(self)
+                more: seen != 0 || unknown > 0,
+            }
+        });
+        Ok(())
     }
 
-    fn with_binary(mut self, header: &[u8]) -> Result<Self, Malformed> {
-        let (fixed, rest) = header.split_first_chunk::<13>().ok_or(NO_HEADER)?;
+    fn read_binary(&mut self, header: &[u8], found: &mut Found) -> Option<()> {
+        let (fixed, rest) = header.split_first_chunk::<13>()?;
         let [
             code,
             more_code,
@@ -220,23 +307,20 @@ impl Header {
             _,
             _,
         ] = *fixed;
-        let flag = fixed.last_chunk::<4>().ok_or(NO_HEADER)?;
-        self.code = match i32::from(i16::from_be_bytes([code, more_code])) {
-            // Codes of POP (200050 and on) do not fit, and nobody uses those that they wrap to.
-            wrapped @ (3442..=3447 | 3543) => wrapped + WRAPPED,
-            code => code,
-        };
+        let flag = fixed.last_chunk::<4>()?;
+        self.code = unwrapped(i32::from(i16::from_be_bytes([code, more_code])));
         self.version = i32::from(u16::from_be_bytes([version, more_version]));
         self.opaque = i32::from_be_bytes(id);
         self.flag = i32::from_be_bytes(*flag);
-        self.id_at = IdAt::There(PREFIX + 5..PREFIX + 9);
-        let (_, rest) = long(rest).ok_or(NO_HEADER)?;
-        let (fields, rest) = long(rest).ok_or(NO_HEADER)?;
+        self.id_at = IdAt::There(PREFIX + 5, 4);
+        let (_, rest) = long(rest)?;
+        let (fields, rest) = long(rest)?;
         if !rest.is_empty() {
-            return Err(NO_HEADER);
+            return None;
         }
-        self.fields_at = self.body_at - fields.len()..self.body_at;
-        Ok(self)
+        self.fields_at = self.body_at - fields.len();
+        found.is_broken = found.read_binary(fields, self.body_at).is_none();
+        Some(())
     }
 
     /// What the flag says: bit 0 an answer, bit 1 a request that wants none.
@@ -249,9 +333,16 @@ impl Header {
     }
 
     /// What core needs.
-    pub(crate) fn head(&self) -> Head {
+    #[inline]
+    pub(crate) fn head(&self, found: &Found, bytes: &[u8]) -> Head {
+        let kind = self.kind();
+        let mut marks = Marks {
+            id_at: self.id_at,
+            fields_at: self.fields_at,
+            said: Said::default(),
+        };
         Head {
-            kind: self.kind(),
+            kind,
             id: u64::from(self.opaque.cast_unsigned()),
             len: self.len,
             variant: 0,
@@ -260,97 +351,30 @@ impl Header {
                 knows_go_away: self.version > GO_AWAY_AFTER,
             }
             .pack(),
-        }
-    }
-
-    /// Its fields, one after another.
-    pub(crate) fn fields<'a>(
-        &self,
-        wire: &'a [u8],
-        mut each: impl FnMut(Field<'a>) -> Result<(), Malformed>,
-    ) -> Result<(), Malformed> {
-        let bytes = wire.get(self.fields_at.clone()).unwrap_or_default();
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        match self.encoding {
-            Encoding::Json => json::object(bytes, |key, value, at| {
-                each(Field {
-                    name: key.decode()?,
-                    value,
-                    at: at.start + self.fields_at.start..at.end + self.fields_at.start,
-                })
-            }),
-            Encoding::Binary => {
-                let mut rest = bytes;
-                while !rest.is_empty() {
-                    let (name, after) = short(rest).ok_or(NO_HEADER)?;
-                    let (value, after) = long(after).ok_or(NO_HEADER)?;
-                    let end = self.body_at - after.len();
-                    each(Field {
-                        name: text(name)?,
-                        value: Value::Text(Text::plain(value)),
-                        at: end - value.len()..end,
-                    })?;
-                    rest = after;
+            marks: match kind {
+                Kind::Response => marks.pack_answer(found.lag(bytes)),
+                _ => {
+                    marks.said = found.of_request(self.code, bytes);
+                    marks.pack()
                 }
-                Ok(())
-            }
+            },
         }
     }
+}
 
-    /// One field's value.
-    pub(crate) fn field<'a>(&self, wire: &'a [u8], name: &str) -> Option<Cow<'a, str>> {
-        let mut found = None;
-        let read = self.fields(wire, |field| {
-            if field.name == name {
-                found = Some(field.text()?);
-            }
-            Ok(())
-        });
-        found.filter(|_| read.is_ok())
+/// Codes of POP (200050 and on) do not fit into the 16 bits of a binary header, and nobody uses those that they wrap
+/// to but libraries that have them as their own.
+fn unwrapped(code: i32) -> i32 {
+    match code {
+        3442..=3447 | 3543 => code + WRAPPED,
+        code => code,
     }
 }
 
-/// One of a header's own fields.
-pub(crate) struct Field<'a> {
-    pub(crate) name: Cow<'a, str>,
-    value: Value<'a>,
-    /// Where its value stands in the frame; in JSON with the quotes.
-    pub(crate) at: Range<usize>,
-}
-
-impl<'a> Field<'a> {
-    /// Its value as a text; nothing for null. Most are never asked for.
-    pub(crate) fn text(&self) -> Result<Cow<'a, str>, Malformed> {
-        Ok(self.value.text()?.unwrap_or_default())
-    }
-}
-
-/// What outlives a frame's bytes: [`Head::note`], unpacked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Note {
-    /// What is asked for, or how it ended.
-    pub(crate) code: i32,
-    /// The sender's library understands GO_AWAY.
-    pub(crate) knows_go_away: bool,
-}
-
-impl Note {
-    const CODE: u32 = (1 << 24) - 1;
-
-    /// A code beyond those that anybody uses stands for all of them.
-    pub(crate) fn pack(self) -> u32 {
-        let code = u32::try_from(self.code).unwrap_or(Self::CODE);
-        code.min(Self::CODE) | u32::from(self.knows_go_away) << 24
-    }
-
-    pub(crate) fn unpack(note: u32) -> Self {
-        Self {
-            code: i32::try_from(note & Self::CODE).unwrap_or_default(),
-            knows_go_away: note >> 24 & 1 != 0,
-        }
-    }
+/// The header of a whole frame: for what is rarely asked of it.
+pub(crate) fn whole(wire: &[u8]) -> Result<Header, Malformed> {
+    let read = Header::read(wire)?.ok_or(NO_HEADER)?;
+    Ok(read.0)
 }
 
 /// Whether fastjson takes two names for one.
@@ -366,22 +390,4 @@ fn is_spelt_as(one: &str, other: &str) -> bool {
         letters.next().map(|byte| byte.to_ascii_lowercase())
     };
     letter(one) == letter(other) && plain(one) == plain(other)
-}
-
-fn text(bytes: &[u8]) -> Result<Cow<'_, str>, Malformed> {
-    let text = str::from_utf8(bytes).map_err(|_| NO_HEADER)?;
-    Ok(Cow::Borrowed(text))
-}
-
-/// Bytes behind their length of 2 bytes, and what follows.
-fn short(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = bytes.split_first_chunk()?;
-    rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))
-}
-
-/// Bytes behind their length of 4 bytes, and what follows. Java reads a negative length as none.
-fn long(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = bytes.split_first_chunk()?;
-    let length = usize::try_from(i32::from_be_bytes(*length)).ok()?;
-    rest.split_at_checked(length)
 }

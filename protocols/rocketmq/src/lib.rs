@@ -10,8 +10,10 @@ mod brokers;
 mod call;
 mod code;
 mod edit;
+mod fields;
 mod header;
 mod json;
+mod marks;
 mod properties;
 mod reject;
 mod route;
@@ -24,10 +26,12 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use finback_core::codec::{Codec, Sharing, Signal};
 use finback_core::driver::{Connection, Protocol, Served, Sniff, Worker, serve_framed};
-use finback_core::frame::{Edit, Head, Kind, Malformed, Metadata, Reading, Status};
+use finback_core::frame::{Edit, Head, Kind, Lag, Malformed, Metadata, Reading, Status};
 use finback_core::rejection::Rejection;
 
-use header::{Header, Lengths, Note};
+use code::Use;
+use header::{Header, Lengths};
+use marks::{Marks, Note};
 use route::Rewriter;
 
 pub use brokers::{Broker, Brokers};
@@ -45,6 +49,9 @@ pub struct Config {
     /// The longest frame in bytes; 64 less pass, for the id in it may grow. Default 16 MiB, as of Java's clients and
     /// servers (`com.rocketmq.remoting.frameMaxLength`).
     pub max_frame: usize,
+    /// Whether operators' requests pass, which change topics, groups, rights and settings that others use, or take
+    /// them away. Default: they are denied.
+    pub administration: bool,
     /// The host that clients shall dial for brokers; `None`: the address at which they reached us.
     pub advertise: Option<Arc<str>>,
 }
@@ -53,6 +60,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             max_frame: 16 << 20,
+            administration: false,
             advertise: None,
         }
     }
@@ -101,7 +109,7 @@ impl Protocol for RocketMq {
                 Sniff::Mismatch
             };
         };
-        if Header::read(prefix).is_err() {
+        if Lengths::read(prefix).is_err() {
             return Sniff::Mismatch;
         }
         match (prefix[4], rest.first()) {
@@ -114,11 +122,6 @@ impl Protocol for RocketMq {
     fn serve(self: Arc<Self>, connection: Connection, worker: Rc<Worker>) -> Served {
         serve_framed(self, NAME, connection, worker)
     }
-}
-
-/// The header of a whole frame.
-fn whole(wire: &[u8]) -> Result<Header, Malformed> {
-    Header::read(wire)?.ok_or(Malformed::Garbage("not the frame that its head says"))
 }
 
 impl Codec for RocketMq {
@@ -136,10 +139,10 @@ impl Codec for RocketMq {
         if length <= limit && bytes.len() < length {
             return Ok(None);
         }
-        let Some(header) = Header::read(bytes)? else {
+        let Some((header, found)) = Header::read(bytes)? else {
             return Ok(None);
         };
-        let head = header.head();
+        let head = header.head(&found, bytes);
         if length > limit {
             return Err(Malformed::TooLarge { head, limit });
         }
@@ -147,25 +150,26 @@ impl Codec for RocketMq {
     }
 
     fn read<'a>(&self, head: &Head, wire: &'a [u8]) -> Result<Reading<'a>, Malformed> {
-        let header = whole(wire)?;
         if head.kind == Kind::Response {
-            return Ok(Reading::Answer(call::answered(&header)));
+            return Ok(Reading::Answer(call::answered(head)));
         }
-        if self.brokers.is_some() && reject::is_of_brokers(header.code) {
-            return Err(Malformed::Content(
-                "brokers register themselves at name servers, and not here",
-            ));
-        }
-        call::read(&header, wire).map(Reading::Call)
+        let mut metadata = call::read(head, wire)?;
+        metadata.denied = match code::asked_by(Note::unpack(head.note).code) {
+            Use::Clients => false,
+            Use::Administration => !self.config.administration,
+            // They register themselves at name servers, and not here.
+            Use::Brokers => self.brokers.is_some(),
+        };
+        Ok(Reading::Call(metadata))
     }
 
     fn attribute<'a>(
         &self,
         wire: &'a [u8],
-        _metadata: &Metadata<'_>,
+        metadata: &Metadata<'_>,
         name: &str,
     ) -> Option<Cow<'a, str>> {
-        call::attribute(&whole(wire).ok()?, wire, name)
+        call::attribute(wire, metadata, name)
     }
 
     fn encode(&self, head: &Head, wire: &[u8], edit: &Edit<'_>, out: &mut BytesMut) -> usize {
@@ -183,8 +187,7 @@ impl Codec for RocketMq {
         if !route::tells_addresses(code) {
             return None;
         }
-        let header = whole(wire).ok()?;
-        let body = wire.get(header.body_at..)?;
+        let body = wire.get(marks::body_at(wire)..)?;
         if body.is_empty() {
             return None;
         }
@@ -198,6 +201,20 @@ impl Codec for RocketMq {
             brokers,
         };
         Some(rewriter.rewrite(code, body))
+    }
+
+    fn lag(&self, asked: &Head, head: &Head) -> Option<Lag> {
+        if !fields::is_fetch(Note::unpack(asked.note).code) {
+            return None;
+        }
+        Some(Lag {
+            part: i64::from(Marks::unpack(asked.marks).said.queue),
+            messages: Marks::lag(head.marks)?,
+        })
+    }
+
+    fn comes_again(&self, head: &Head) -> bool {
+        head.kind == Kind::Request && Note::unpack(head.note).knows_go_away
     }
 
     fn reject(

@@ -19,6 +19,29 @@ pub(crate) fn find<'a>(all: &'a str, name: &str) -> Option<&'a str> {
     known.or_else(|| values().next())
 }
 
+/// The value of a property that all messages of a batch agree on. As Java's `MessageDecoder.encodeMessage` writes each:
+///
+/// ```text
+/// total size 4 | magic 4 | CRC 4 | flag 4 | body length 4, body | properties length 2, properties
+/// ```
+pub(crate) fn of_batch<'a>(mut body: &'a [u8], name: &str) -> Option<&'a str> {
+    let mut agreed = None;
+    while !body.is_empty() {
+        let (size, _) = body.split_first_chunk()?;
+        let (message, rest) = body.split_at_checked(u32::from_be_bytes(*size) as usize)?;
+        let (length, after) = message.get(16..)?.split_first_chunk()?;
+        let after = after.get(u32::from_be_bytes(*length) as usize..)?;
+        let (length, after) = after.split_first_chunk()?;
+        let all = after.get(..usize::from(u16::from_be_bytes(*length)))?;
+        let own = find(str::from_utf8(all).ok()?, name)?;
+        if *agreed.get_or_insert(own) != own {
+            return None;
+        }
+        body = rest;
+    }
+    agreed
+}
+
 /// The properties with others added, or in place of those of their names. Names and values that the text has no
 /// place for are left out.
 pub(crate) fn with(all: &str, added: &[(&str, &str)]) -> String {
@@ -63,6 +86,35 @@ mod tests {
             assert_eq!(find(all, "c"), None);
         }
         assert_eq!(find("a\u{1}1\u{2}a\u{1}2\u{2}", "a"), Some("2"));
+    }
+
+    #[test]
+    fn a_batch_has_the_properties_that_its_messages_agree_on() {
+        let message = |body: &str, all: &str| {
+            let mut own = vec![0; 16];
+            own.extend_from_slice(&(body.len() as u32).to_be_bytes());
+            own.extend_from_slice(body.as_bytes());
+            own.extend_from_slice(&(all.len() as u16).to_be_bytes());
+            own.extend_from_slice(all.as_bytes());
+            let size = (own.len() as u32).to_be_bytes();
+            own[..4].copy_from_slice(&size);
+            own
+        };
+        let one = message("one", "TAGS\u{1}a\u{2}lane\u{1}gray\u{2}");
+        let two = message("", "lane\u{1}gray\u{2}TAGS\u{1}b\u{2}KEYS\u{1}k\u{2}");
+        let batch = [&one[..], &two].concat();
+        assert_eq!(of_batch(&batch, "lane"), Some("gray"));
+        assert_eq!(of_batch(&batch, "TAGS"), None);
+        assert_eq!(of_batch(&batch, "KEYS"), None);
+        assert_eq!(of_batch(&one, "TAGS"), Some("a"));
+        assert_eq!(of_batch(b"", "TAGS"), None);
+        for end in 1..batch.len() {
+            if end != one.len() {
+                assert_eq!(of_batch(&batch[..end], "lane"), None, "{end}");
+            }
+        }
+        // A size of nothing would be read for ever.
+        assert_eq!(of_batch(&[0; 64], "lane"), None);
     }
 
     #[test]

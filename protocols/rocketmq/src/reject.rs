@@ -5,20 +5,9 @@ use finback_core::frame::{Head, Kind, Status};
 use finback_core::rejection::Rejection;
 use finback_core::text::{self, ANSWER_LIMIT};
 
-use crate::code::{answer, request};
-use crate::header::Note;
+use crate::code::answer;
 use crate::json;
-
-/// Whether a request is one that only brokers make, of name servers: nobody registers brokers through a mesh.
-pub(crate) fn is_of_brokers(code: i32) -> bool {
-    matches!(
-        code,
-        request::REGISTER_BROKER
-            | request::UNREGISTER_BROKER
-            | request::QUERY_DATA_VERSION
-            | request::BROKER_HEARTBEAT
-    )
-}
+use crate::marks::Note;
 
 /// The code of an answer. Producers try another broker after SYSTEM_ERROR, SERVICE_NOT_AVAILABLE, NO_PERMISSION and
 /// TOPIC_NOT_EXIST, and after GO_AWAY the same one anew (`DefaultMQProducer`'s `retryResponseCodes`).
@@ -32,7 +21,6 @@ fn code(note: Note, rejection: Rejection) -> i32 {
         // The only one that no client sends again.
         Rejection::Limited => answer::FLOW_CONTROL,
         Rejection::Denied => answer::NO_PERMISSION,
-        Rejection::BadRequest if is_of_brokers(note.code) => answer::NO_PERMISSION,
         Rejection::BadRequest | Rejection::TooLarge => answer::MESSAGE_ILLEGAL,
         Rejection::Draining if note.knows_go_away => answer::GO_AWAY,
         Rejection::Draining => answer::SERVICE_NOT_AVAILABLE,

@@ -435,6 +435,7 @@ fn routing(story: &Story, limiter: Limiter) -> RoutingSpec {
         long_poll: false,
         tracing: None,
         filters: Default::default(),
+        shadow: None,
         treatment: None,
     };
     RoutingSpec {

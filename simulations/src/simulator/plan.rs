@@ -188,6 +188,7 @@ impl Plan {
                 long_poll: false,
                 tracing: None,
                 filters: Default::default(),
+                shadow: None,
                 treatment: None,
             }
         });

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use finback_core::codec::{Codec, Sharing, Signal};
-use finback_core::frame::{Edit, Head, Kind, Malformed, Metadata, Outcome, Reading, Status};
+use finback_core::frame::{Edit, Head, Kind, MARKS, Malformed, Metadata, Outcome, Reading, Status};
 use finback_core::rejection::Rejection;
 
 /// The longest frame.
@@ -80,6 +80,7 @@ impl Codec for Toy {
             len: number(&header[..4]) as usize,
             variant: 0,
             note: u32::from(header[5]),
+            marks: [0; MARKS],
         };
         if head.len > MAX_FRAME {
             let limit = MAX_FRAME;

@@ -64,6 +64,7 @@ pub(super) fn peek(bytes: &[u8]) -> Option<Head> {
         len: head + END.len() + length.unwrap_or(0),
         variant: 0,
         note: 0,
+        marks: Default::default(),
     })
 }
 

@@ -1,14 +1,17 @@
 //! Filters: policies become core's, and are checked against the routes that name them.
 
+mod asking;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use finback_core::driver::ListenerSpec;
 use finback_core::filter::authorization::{Authorization, Effect, Messages, Policy, Rule};
-use finback_core::filter::fault::{Fault, OnRequest, Share, Trouble};
+use finback_core::filter::fault::{Fault, OnRequest, Trouble};
 use finback_core::filter::rate_limit::{Limit, Per, RateLimit, Unit};
 use finback_core::filter::{Action, Filter};
 use finback_core::rejection::Rejection;
+use finback_core::rng::Share;
 use finback_core::route::RouteTable;
 use finback_mqtt::codec::Level;
 use finback_mqtt::is_filter;
@@ -17,7 +20,10 @@ use super::routes::{conditions, sources};
 use super::{Result, known};
 use crate::config::Wrong;
 use crate::config::file;
+use crate::config::folder::Folder;
 use crate::config::units::{Pause, Placed, Rate, Time};
+use crate::filters::server::Server;
+use crate::tls::ClientFiles;
 
 /// What comes in this time may come at once, unless the configuration says otherwise.
 const BURST: u128 = 100;
@@ -28,6 +34,24 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) struct Converted {
     pub(super) filter: Arc<dyn Filter>,
     needs: Option<Need>,
+    /// The server that it asks.
+    pub(super) server: Option<Asked>,
+}
+
+impl Converted {
+    fn new(filter: Arc<dyn Filter>, needs: Option<Need>) -> Self {
+        Self {
+            filter,
+            needs,
+            server: None,
+        }
+    }
+}
+
+/// A server that a filter asks, and the files of its TLS.
+pub(super) struct Asked {
+    pub(super) server: Arc<Server>,
+    pub(super) tls: Option<Placed<ClientFiles>>,
 }
 
 /// What only some protocols can do.
@@ -63,17 +87,28 @@ pub(super) fn named(names: Vec<Placed<String>>, filters: &[String]) -> Result<Ar
 }
 
 /// One filter of the file.
-pub(super) fn filter(name: &str, from: Placed<file::Filter>) -> Result<Converted> {
+pub(super) fn filter(
+    name: &str,
+    from: Placed<file::Filter>,
+    folder: &Folder<'_>,
+) -> Result<Converted> {
     let Placed { value, place } = from;
-    match (value.authorization, value.rate_limit, value.fault) {
-        (Some(own), None, None) => Ok(Converted {
-            filter: Arc::new(authorization(name, own.value)?),
-            needs: None,
-        }),
-        (None, Some(own), None) => rate_limit(own.value),
-        (None, None, Some(own)) => fault(own),
+    let mut all = Vec::new();
+    if let Some(own) = value.authorization {
+        let own = authorization(name, own.value);
+        all.push(own.map(|own| Converted::new(Arc::new(own), None)));
+    }
+    all.extend(value.rate_limit.map(|own| rate_limit(own.value)));
+    all.extend(value.fault.map(fault));
+    let external = value.external_authorization;
+    all.extend(external.map(|own| asking::external_authorization(name, own, folder)));
+    let service = value.rate_limit_service;
+    all.extend(service.map(|own| asking::rate_limit_service(name, own, folder)));
+    match (all.pop(), all.is_empty()) {
+        (Some(only), true) => only,
         _ => {
-            let message = "write exactly one of `authorization`, `rate_limit` and `fault`";
+            let message = "write exactly one of `authorization`, `external_authorization`, `rate_limit`, \
+                 `rate_limit_service` and `fault`";
             Err(Wrong::at(place, message))
         }
     }
@@ -211,10 +246,8 @@ fn rate_limit(from: file::RateLimit) -> Result<Converted> {
         per: per.collect::<Result<_>>()?,
         wait: from.wait.map_or(patience, |Pause(wait)| wait),
     };
-    Ok(Converted {
-        filter: Arc::new(RateLimit::new(limit)),
-        needs: (unit != Unit::Calls).then_some(Need::Messages),
-    })
+    let needs = (unit != Unit::Calls).then_some(Need::Messages);
+    Ok(Converted::new(Arc::new(RateLimit::new(limit)), needs))
 }
 
 fn per(from: Placed<file::Per>, unit: Unit) -> Result<Per> {
@@ -276,13 +309,11 @@ fn fault(Placed { value, place }: Placed<file::Fault>) -> Result<Converted> {
             "a fault without any trouble; write `delay`, `refuse`, `drop_answer` or `on_request`";
         return Err(Wrong::at(place, message));
     }
-    Ok(Converted {
-        filter: Arc::new(Fault {
-            troubles,
-            on_request,
-        }),
-        needs,
-    })
+    let fault = Fault {
+        troubles,
+        on_request,
+    };
+    Ok(Converted::new(Arc::new(fault), needs))
 }
 
 /// Refuses a filter on a route that no protocol can reach which can do what the filter asks for.
@@ -298,14 +329,8 @@ pub(super) fn check(
     for table in tables {
         let named = |names: &[Arc<str>]| names.iter().any(|own| **own == *name);
         for route in table.routes.iter().filter(|own| named(&own.filters)) {
-            let mut spoken = listeners
-                .iter()
-                .filter(|own| *own.routes == *table.name)
-                .flat_map(|own| own.protocols.iter().map(|own| own.name()))
-                .flat_map(crate::protocols::known_as)
-                .filter(|own| route.when.protocol.matches(own))
-                .peekable();
-            if spoken.peek().is_some() && !spoken.any(|own| need.is_met_by(own)) {
+            let spoken = crate::protocols::reaching(listeners, &table.name, route);
+            if !spoken.is_empty() && !spoken.iter().any(|own| need.is_met_by(own)) {
                 let message = format!(
                     "route `{}` has the filter `{name}`, but {}",
                     route.name,

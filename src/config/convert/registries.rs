@@ -5,8 +5,8 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use finback_registry::{
-    Bridge, DnsConfig, Eager, EtcdConfig, Layout, ListedService, Registration, RegistryConfig,
-    Roots, ServersConfig, StoreConfig, TlsConfig, ZooKeeperConfig,
+    Bridge, DnsConfig, Eager, EtcdConfig, HttpConfig, Layout, ListedService, Registration,
+    RegistryConfig, Roots, ServersConfig, StoreConfig, TlsConfig, ZooKeeperConfig,
 };
 
 use super::clusters::instances;
@@ -23,6 +23,8 @@ const SESSION: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 const HTTP: u16 = 80;
 /// How often a host name is asked for again.
 const REFRESH: Duration = Duration::from_secs(5);
+/// How often a list is asked for again.
+const LIST_REFRESH: Duration = Duration::from_secs(30);
 
 pub(super) fn registry_spec(
     registry: Placed<Registry>,
@@ -35,9 +37,11 @@ pub(super) fn registry_spec(
         value.file.is_some(),
         value.memory.is_some(),
         value.dns.is_some(),
+        value.http.is_some(),
     ];
     if kinds.iter().filter(|kind| **kind).count() != 1 {
-        let message = "write exactly one of `zookeeper`, `etcd`, `file`, `memory` and `dns`";
+        let message =
+            "write exactly one of `zookeeper`, `etcd`, `file`, `memory`, `dns` and `http`";
         return Err(Wrong::at(place, message));
     }
     if value.zookeeper.is_some() || value.etcd.is_some() {
@@ -60,10 +64,31 @@ pub(super) fn registry_spec(
         set_time(&mut config.refresh, dns.refresh);
         return Ok(RegistryConfig::Dns(config));
     }
+    if let Some(http) = value.http {
+        return list(http);
+    }
     match (value.file, value.memory) {
         (Some(path), _) => Ok(RegistryConfig::File(folder.join(path))),
         (None, services) => memory(services.unwrap_or_default()),
     }
+}
+
+fn list(from: file::HttpList) -> Result<RegistryConfig> {
+    let Placed { value, place } = from.url;
+    let url = value.parse::<http::Uri>().ok();
+    let url = url.filter(|url| url.scheme_str() == Some("http") && url.host().is_some());
+    let Some(url) = url else {
+        let message = format!(
+            "`{value}` is no address of a list; write one such as http://10.0.0.9:8080/rocketmq/nsaddr"
+        );
+        return Err(Wrong::at(place, message));
+    };
+    let mut config = HttpConfig {
+        url,
+        refresh: LIST_REFRESH,
+    };
+    set_time(&mut config.refresh, from.refresh);
+    Ok(RegistryConfig::Http(config))
 }
 
 fn servers(from: Registry, place: (u64, u64), folder: &Folder<'_>) -> Result<RegistryConfig> {

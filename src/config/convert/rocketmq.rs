@@ -77,6 +77,7 @@ pub(super) fn settings(
     };
     let mut config = finback_rocketmq::Config {
         advertise,
+        administration: value.administration,
         ..finback_rocketmq::Config::default()
     };
     config.max_frame = frame.most.unwrap_or(config.max_frame.min(frame.queue_hard));

@@ -5,11 +5,13 @@ mod http;
 mod identity;
 pub(super) mod mqtt;
 pub(super) mod produce;
+mod shadow;
 
 use std::any::Any;
 use std::sync::Arc;
 
 use finback_core::concurrency::Priority;
+use finback_core::driver::ListenerSpec;
 use finback_core::route::{self, Destination, RouteTable, Text, Weighted};
 use finback_core::subset::{self, Subset};
 
@@ -22,18 +24,28 @@ use crate::config::units::{Placed, Time};
 pub(super) fn table(
     name: &str,
     routes: Vec<Placed<file::Route>>,
-    names: &Names,
-    folder: &Folder<'_>,
+    listeners: &[ListenerSpec],
+    (names, folder): (&Names, &Folder<'_>),
     wrongs: &mut Wrongs,
-) -> RouteTable {
+) -> Vec<RouteTable> {
+    let mut shadows = Vec::new();
     let routes = routes.into_iter().enumerate();
-    let routes = routes.map(|(number, Placed { value, place })| {
-        route(name, number, value, place, names, folder).map(Arc::new)
+    let routes = routes.map(|(number, Placed { mut value, place })| {
+        let copied = value.shadow.take();
+        let mut own = route(name, number, value, place, names, folder)?;
+        if let Some(copied) = copied {
+            shadow::check(name, &own, copied.place, listeners)?;
+            let (shadow, table) = shadow::shadow((name, &own.name), copied, &own.to, names)?;
+            own.shadow = Some(Arc::new(shadow));
+            shadows.push(table);
+        }
+        Ok(Arc::new(own))
     });
-    RouteTable {
+    let table = RouteTable {
         name: name.into(),
         routes: wrongs.all(routes),
-    }
+    };
+    std::iter::once(table).chain(shadows).collect()
 }
 
 fn route(
@@ -113,6 +125,7 @@ fn route(
         ),
         retry: from.retry.map(retry).transpose()?.unwrap_or_default(),
         filters: filters::named(from.filters, &names.filters)?,
+        shadow: None,
         priority: from
             .priority
             .map_or(Ok(Priority::Default), concurrency::priority)?,

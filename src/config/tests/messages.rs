@@ -159,7 +159,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "{ zookeeper: \"127.0.0.1:2181\" }",
         "{ nacos: \"n:8848\" }",
-        "`nacos` is no kind of registry that Finback knows; write zookeeper, etcd, file, memory or dns",
+        "`nacos` is no kind of registry that Finback knows; write zookeeper, etcd, file, memory, dns or http",
     ),
     (
         "{ zookeeper: \"127.0.0.1:2181\" }",

@@ -1,9 +1,11 @@
 //! RocketMQ's own clients and servers: what they do with each other through Finback is what they do directly.
 
+mod addresses;
 mod clients;
 mod groups;
 mod mesh;
 mod messages;
+mod operators;
 mod outages;
 mod stage;
 mod styles;

@@ -23,7 +23,7 @@ const CONSUMERS: i64 = 38;
 const MAX_OFFSET: i64 = 30;
 
 /// The names and addresses of the brokers that a client is told have a topic.
-fn brokers_of(names: &str, topic: &str) -> Vec<(String, String)> {
+pub(crate) fn brokers_of(names: &str, topic: &str) -> Vec<(String, String)> {
     let reply = remoting::ask(names, ROUTE, &[("topic", topic)], &[]).unwrap();
     assert_eq!(reply.code, 0, "{}", reply.remark);
     let route: Value = serde_json::from_slice(&reply.body).unwrap();
@@ -238,6 +238,39 @@ fn what_is_acknowledged_while_we_stop_is_stored() {
             lost.is_empty().then_some(()).ok_or(format!("{lost:?}"))
         });
     }
+}
+
+#[test]
+fn a_client_that_is_told_to_go_comes_again_and_loses_nothing() {
+    let cluster = Cluster::v55();
+    let topic = Stage::fresh("moving");
+    cluster.broker.topic(&topic, 1);
+    let text = configuration(&cluster.names.address, &range(12), "");
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let text = text.replacen("127.0.0.1:0", &socket.local_addr().unwrap().to_string(), 1);
+    drop(socket);
+    let mesh = Mesh::of(Finback::start(&text));
+    let client = Client::start(Kind::Java55);
+    let options = [("timeout", "3000"), ("retries", "0")];
+    let producer = client.producer(&mesh.names, &Stage::fresh("producers"), &options);
+    stored(&producer.send(&topic, &[("key", "before")]));
+    // Another listener takes the place of the one that it is connected to.
+    for reveals in [true, false] {
+        let changed = format!("name: mq, reveal_endpoints: {reveals},");
+        mesh.finback.reload(&text.replace("name: mq,", &changed));
+        for n in 0..5 {
+            let key = format!("{reveals}-{n}-");
+            stored(&producer.send(&topic, &[("key", &key)]));
+        }
+    }
+    let metrics = mesh.finback.admin("/metrics").1;
+    let told = metrics.lines().find(|line| {
+        line.contains("method=\"SEND_MESSAGE_V2\"") && line.contains("status=\"GO_AWAY\"")
+    });
+    assert!(
+        told.is_some_and(|line| line.contains("\"draining\"")),
+        "{metrics}"
+    );
 }
 
 /// Sends bytes; whether the other side ends the connection within a while.

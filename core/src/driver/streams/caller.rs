@@ -21,6 +21,7 @@ use crate::trace::{Choice, Read};
 use super::super::listener::{Carried, Connection, Parcel, Presence};
 use super::super::proxies::Proxies;
 use super::super::resident::Residence;
+use super::super::shadow::Shadowed;
 use super::super::survey::{CallPlace, SessionPlace, WaitsFor};
 use super::super::worker::Worker;
 use super::Stream;
@@ -348,6 +349,42 @@ impl Caller {
             worker: self.worker.clone(),
         };
         (stream, routed)
+    }
+}
+
+impl Caller {
+    /// Opens a copy of a call, as [`open_for`](Self::open_for) does a call: it goes to the shadow, and nobody hears of
+    /// it. `None` if it goes nowhere.
+    pub fn open_shadow(
+        &self,
+        shadow: &Shadowed,
+        source: IpAddr,
+        protocol: &'static str,
+        metadata: &Metadata<'_>,
+        bytes: usize,
+        attributes: &mut dyn FnMut(&str) -> Option<String>,
+    ) -> Option<Stream> {
+        self.worker.read_clock();
+        let origin = self.worker.shadow_origin(&shadow.0.table);
+        let site = self.worker.site(&origin, protocol, source, metadata);
+        let attributes = &mut |name: &str| attributes(name).map(Cow::Owned);
+        let mut exchange = Exchange::open(
+            &self.worker,
+            site,
+            (source, bytes),
+            metadata.timeout,
+            None,
+            metadata.names,
+            attributes,
+        );
+        exchange.mark(&shadow.0.marks, protocol, attributes);
+        let is_routed = exchange.routed() == Ok(Routed::Onward);
+        is_routed.then(|| Stream {
+            place: CallPlace::take(&self.worker, &exchange, WaitsFor::Connection),
+            exchange,
+            transport: None,
+            worker: self.worker.clone(),
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use finback_core::codec::Codec;
 use finback_core::conformance::{self, Sample};
 use finback_core::driver::{Protocol, Sniff};
-use finback_core::frame::{Kind, Metadata, Outcome, Reading, Status};
+use finback_core::frame::{Kind, Outcome, Reading, Status};
 use finback_rocketmq::{Config, RocketMq};
 use serde_json::Value;
 
@@ -137,9 +137,8 @@ fn the_method_is_the_requests_name() {
         panic!("no call");
     };
     assert_eq!(metadata.method, "SEND_MESSAGE_V2");
-    let nothing = Metadata::default();
-    assert_eq!(codec().attribute(&wire, &nothing, ":code").unwrap(), "310");
-    assert!(codec().attribute(&wire, &nothing, "UNIQ_KEY").is_some());
+    assert_eq!(codec().attribute(&wire, &metadata, ":code").unwrap(), "310");
+    assert!(codec().attribute(&wire, &metadata, "UNIQ_KEY").is_some());
 }
 
 #[test]

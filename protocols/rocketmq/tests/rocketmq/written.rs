@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use finback_core::codec::Codec;
 use finback_core::conformance::{self, Names, check_names};
-use finback_core::frame::{Edit, Kind, Malformed, Metadata, Reading};
+use finback_core::frame::{Edit, Kind, Lag, Malformed, Metadata, Reading};
 use finback_core::rejection::Rejection;
 use finback_rocketmq::{Broker, Brokers, Config, RocketMq};
 use proptest::prelude::*;
@@ -115,6 +115,63 @@ fn another_spelling_of_a_request_is_the_same_request_or_none() {
 }
 
 #[test]
+fn a_header_says_the_same_in_any_order() {
+    // Which fields matter is known once the code is, and that may stand behind them.
+    let fields =
+        r#""extFields":{"topic":"no","a":"G","consumerGroup":"no","b":"\u0054","sysFlag":"x"}"#;
+    for header in [
+        format!(r#"{{"code":310,"opaque":5,"version":400,{fields}}}"#),
+        format!(r#" {{ "opaque" : 5 , {fields} , "version":"400", "code":310 }} "#),
+        format!(r#"{{"version":400,{fields},"remark":"a \" b","code":310,"opaque":"5"}}"#),
+    ] {
+        let wire = json(&header, b"body");
+        let head = codec().peek(&wire).unwrap().unwrap();
+        assert_eq!((head.id, head.kind), (5, Kind::Request), "{header}");
+        let metadata = call(&wire).unwrap();
+        assert_eq!(
+            (&*metadata.service, &*metadata.group),
+            ("T", "G"),
+            "{header}"
+        );
+        let own = codec().attribute(&wire, &metadata, ":client-version");
+        assert_eq!(own.unwrap(), "400", "{header}");
+        let mut out = BytesMut::new();
+        let edit = Edit {
+            id: u64::from(u32::MAX),
+            ..Edit::default()
+        };
+        let used = codec().encode(&head, &wire, &edit, &mut out);
+        out.extend_from_slice(&wire[used..]);
+        let text = String::from_utf8_lossy(&out[8..]);
+        assert!(text.replace(' ', "").contains("\"opaque\":-1"), "{text}");
+        assert_eq!(call(&out).unwrap().service, "T", "{text}");
+    }
+}
+
+#[test]
+fn fields_that_cannot_be_read_end_a_client_and_no_answer() {
+    for fields in [r#"{"a":}"#, r#"{"b" "T"}"#] {
+        let request = json(&format!(r#"{{"code":310,"extFields":{fields}}}"#), b"");
+        assert!(
+            matches!(call(&request), Err(Malformed::Garbage(_))),
+            "{fields}"
+        );
+        let answer = json(
+            &format!(r#"{{"code":0,"flag":1,"extFields":{fields},"opaque":7}}"#),
+            b"",
+        );
+        let head = codec().peek(&answer).unwrap().unwrap();
+        assert_eq!((head.kind, head.id), (Kind::Response, 7));
+        assert!(codec().read(&head, &answer).is_ok());
+    }
+    let wire = json(
+        r#"{"code":11,"extFields":{"sysFlag":"2","suspendTimeoutMillis":"soon"}}"#,
+        b"",
+    );
+    assert!(matches!(call(&wire), Err(Malformed::Content(_))));
+}
+
+#[test]
 fn a_group_is_the_one_that_the_server_reads() {
     for (code, fields, group) in [
         (10, r#""consumerGroup":"no","producerGroup":"yes""#, "yes"),
@@ -174,7 +231,7 @@ fn properties_near_their_limit_are_left_alone() {
         };
         let used = codec().encode(&head, &wire, &edit, &mut out);
         out.extend_from_slice(&wire[used..]);
-        let found = codec().attribute(&out, &Metadata::default(), "traceparent");
+        let found = codec().attribute(&out, &call(&out).unwrap(), "traceparent");
         assert_eq!(found.is_some(), is_added, "{length}");
     }
 }
@@ -259,7 +316,7 @@ fn signed_requests_are_left_alone() {
         };
         let used = codec().encode(&head, &wire, &edit, &mut out);
         out.extend_from_slice(&wire[used..]);
-        let found = codec().attribute(&out, &Metadata::default(), "traceparent");
+        let found = codec().attribute(&out, &call(&out).unwrap(), "traceparent");
         assert_eq!(found.is_some(), !signed);
     }
 }
@@ -284,7 +341,54 @@ fn refusals_tell_clients_what_to_do() {
     assert_eq!(code(479, 310, Rejection::Draining), 1500);
     assert_eq!(code(479, 310, Rejection::Denied), 16);
     assert_eq!(code(479, 310, Rejection::NoRoute), 17);
-    assert_eq!(code(479, 103, Rejection::BadRequest), 16);
+}
+
+#[test]
+fn a_fetch_tells_its_lag() {
+    let lag = |asked: &str, answered: &str| {
+        let [asked, answer] = [asked, answered].map(|header| json(header, b""));
+        let heads = [&asked, &answer].map(|wire| codec().peek(wire).unwrap().unwrap());
+        codec().lag(&heads[0], &heads[1])
+    };
+    let pull = r#"{"code":11,"extFields":{"topic":"T","queueId":"3"}}"#;
+    let told = |fields: &str| format!(r#"{{"code":0,"extFields":{{{fields}}},"flag":1}}"#);
+    let behind = |part, messages| Some(Lag { part, messages });
+    for (asked, fields, wanted) in [
+        (
+            pull,
+            r#""nextBeginOffset":"10","maxOffset":25"#,
+            behind(3, 15),
+        ),
+        (
+            pull,
+            r#""maxOffset":"7","nextBeginOffset":"7""#,
+            behind(3, 0),
+        ),
+        (
+            pull,
+            r#""maxOffset":"7","nextBeginOffset":"9""#,
+            behind(3, 0),
+        ),
+        (
+            pull,
+            r#""nextBeginOffset":"0","maxOffset":"900000000000""#,
+            behind(3, 900_000_000_000),
+        ),
+        (pull, r#""maxOffset":"7""#, None),
+        (pull, r#""maxOffset":"many","nextBeginOffset":"9""#, None),
+        (
+            r#"{"code":200050,"extFields":{"topic":"T","queueId":-1}}"#,
+            r#""restNum":"4","popTime":"1""#,
+            behind(-1, 4),
+        ),
+        (
+            r#"{"code":310,"extFields":{"b":"T"}}"#,
+            r#""maxOffset":"7","nextBeginOffset":"1""#,
+            None,
+        ),
+    ] {
+        assert_eq!(lag(asked, &told(fields)), wanted, "{fields}");
+    }
 }
 
 struct Nobody;
@@ -296,19 +400,38 @@ impl Brokers for Nobody {
 }
 
 #[test]
-fn nobody_registers_a_broker_through_us() {
-    let names = RocketMq::of_name_servers(Config::default(), Arc::new(Nobody));
-    for code in [103, 104, 322, 904] {
+fn nobody_registers_a_broker_through_us_or_administers_one_unasked() {
+    let with = |administration| Config {
+        administration,
+        ..Config::default()
+    };
+    let names = |own| RocketMq::of_name_servers(with(own), Arc::new(Nobody));
+    let broker = |own| RocketMq::of_broker(with(own));
+    let denied = |codec: &RocketMq, code: u32| {
         let wire = json(&format!(r#"{{"code":{code}}}"#), b"");
-        let head = names.peek(&wire).unwrap().unwrap();
-        assert!(
-            matches!(names.read(&head, &wire), Err(Malformed::Content(_))),
-            "{code}"
-        );
-        assert!(
-            codec().read(&head, &wire).is_ok(),
-            "a broker may be asked that"
-        );
+        let head = codec.peek(&wire).unwrap().unwrap();
+        match codec.read(&head, &wire).unwrap() {
+            Reading::Call(metadata) => metadata.denied,
+            Reading::Answer(answer) => panic!("{answer:?}"),
+        }
+    };
+    for code in [103, 104, 322, 904, 1003] {
+        for administration in [false, true] {
+            assert!(denied(&names(administration), code), "{code}");
+            let may = !denied(&broker(administration), code);
+            assert!(may, "{code}: a broker may be asked that");
+        }
+    }
+    for code in [17, 25, 100, 205, 215, 216, 217, 318, 3001] {
+        for own in [names(false), broker(false)] {
+            assert!(denied(&own, code), "{code}");
+        }
+        for own in [names(true), broker(true)] {
+            assert!(!denied(&own, code), "{code}");
+        }
+    }
+    for code in [10, 34, 105, 106, 206, 319, 399, 70_000] {
+        assert!(!denied(&names(false), code), "{code}");
     }
 }
 

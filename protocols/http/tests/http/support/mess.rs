@@ -91,6 +91,7 @@ pub(crate) fn routing(
         long_poll: false,
         tracing: None,
         filters: Default::default(),
+        shadow: None,
         treatment: None,
     };
     RoutingSpec {

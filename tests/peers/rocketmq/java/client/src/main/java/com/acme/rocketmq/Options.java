@@ -23,7 +23,13 @@ final class Options {
     }
 
     static void apply(ClientConfig client, Map<String, String> fields) {
-        client.setNamesrvAddr(fields.get("names"));
+        String names = fields.get("names");
+        if (names.startsWith("http://")) {
+            // A client that is told of no name server asks this host for a list of them.
+            System.setProperty("rocketmq.namesrv.domain", names.substring("http://".length()));
+        } else {
+            client.setNamesrvAddr(names);
+        }
         // One connection each, as if each were a process of its own.
         client.setInstanceName(fields.get("name") + "@" + System.nanoTime());
         if (fields.containsKey("vip")) {
