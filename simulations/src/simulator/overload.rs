@@ -21,7 +21,7 @@ use super::chance::Chance;
 use super::network::{Door, Event, MeshEnd, Network, Pace, Peer, Time};
 use super::plan::address;
 use super::registry::{Known, Registry};
-use super::tongue::{self, Call, ReadLog, Tongue};
+use super::tongue::{self, Call, ReadLog, Tongue, Watched};
 use super::toy;
 
 /// Servers.
