@@ -157,13 +157,17 @@ impl Scene {
         );
         let dialler: Arc<dyn Dialler> = Arc::new(network.clone());
         let crew = Crew::new(WORKERS, &mesh, chance.draw(), &dialler);
-        let protocol = Tongue::Toy.protocol(ReadLog::default());
+        let watched = Watched {
+            codec: Tongue::Toy.codec(),
+            name: Tongue::Toy.name(),
+            log: ReadLog::default(),
+        };
         let spec = ListenerSpec {
             pinned: None,
             gauges: Arc::default(),
             name: "front".into(),
             address: SocketAddr::from(([10, 1, 0, 1], 2000)),
-            protocols: vec![protocol],
+            protocols: vec![Arc::new(watched)],
             routes: "main".into(),
             tls: None,
             proxies: Arc::default(),
@@ -388,9 +392,16 @@ impl Scene {
 
 /// Takes whole frames out of what was read.
 fn each_frame(inbox: &mut Vec<u8>, mut take: impl FnMut(Kind, u64, &[u8])) {
-    for (head, frame) in Tongue::Toy.take(inbox) {
-        take(head.kind, head.id, &frame);
+    let codec = Tongue::Toy.codec();
+    let mut used = 0;
+    while let Ok(Some(head)) = codec.peek(&inbox[used..]) {
+        let Some(frame) = inbox.get(used..used + head.len) else {
+            break;
+        };
+        take(head.kind, head.id, frame);
+        used += head.len;
     }
+    inbox.drain(..used);
 }
 
 fn routing(story: &Story, limiter: Limiter) -> RoutingSpec {
