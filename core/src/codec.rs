@@ -104,6 +104,13 @@ pub trait Codec: Send + Sync + 'static {
         name: &str,
     ) -> Option<Cow<'a, str>>;
 
+    /// Whether a server might run something else than `metadata` says: names that stand twice and differ, or that
+    /// cannot be read at all. Asked only of calls that filters judge by their names.
+    fn is_ambiguous(&self, head: &Head, wire: &[u8], metadata: &Metadata<'_>) -> bool {
+        let _ = (head, wire, metadata);
+        false
+    }
+
     /// Begins the frame anew as `edit` wants it: appends the changed part to `out` and returns
     /// how many bytes of `wire` that stands for. The caller appends `wire` from there on, by
     /// copy or by reference.

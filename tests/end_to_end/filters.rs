@@ -245,7 +245,7 @@ fn what_a_filter_refused_is_told_to_operators() {
         .unwrap();
     assert_eq!(own["kind"], "authorization");
     assert_eq!(own["listeners"], json!(["rpc"]));
-    assert_eq!(own["does"][0], "no-notes: deny where method 'noted'");
+    assert_eq!(own["does"][0], "no-notes: deny where method /[nN]oted/");
     assert!(own["decided"][0]["count"].as_u64().unwrap() >= 1, "{own}");
     let (_, told) = rpc().admin("/explain?service=com.acme.Greeter&method=noted&protocol=bolt");
     let told: Value = serde_json::from_str(&told).unwrap();

@@ -200,9 +200,14 @@ impl Client {
             }
         }
         call.exchange.lingers = metadata.lingers;
-        let allowed = match metadata.denied {
-            false => Ok(()),
-            true => Err(Rejection::Denied),
+        let is_judged = call.exchange.is_judged();
+        let allowed = if metadata.denied {
+            Err(Rejection::Denied)
+        } else if is_judged && self.codec.is_ambiguous(&head, wire, &metadata) {
+            // Whom it is judged by is not whom it would reach.
+            Err(Rejection::BadRequest)
+        } else {
+            Ok(())
         };
         match allowed.and_then(|()| call.exchange.routed()) {
             Ok(Routed::Onward) => {

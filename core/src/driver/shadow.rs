@@ -102,7 +102,12 @@ pub(super) fn copy(
         metadata.names,
         &mut attributes,
     );
-    exchange.mark(&shadow.marks, copy.protocol, &mut attributes);
+    exchange.mark(
+        &call.exchange,
+        &shadow.marks,
+        copy.protocol,
+        &mut attributes,
+    );
     let copied = Box::new(Call {
         reply: copy,
         head: call.head,

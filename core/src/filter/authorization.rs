@@ -190,7 +190,10 @@ impl Filter for Authorization {
             tally: tally.clone(),
             counts: RefCell::default(),
         };
-        let is_about_somebody = !self.0.by_identity.is_empty() || !rules.about(None).is_empty();
+        // Rules that ask who somebody is may be about whoever comes.
+        let asks_who = |rule: &Rule| rule.when.identity.is_some();
+        let is_about_somebody =
+            self.0.policy.rules.iter().any(asks_who) || !rules.about(None).is_empty();
         let is_idle = self.0.policy.default == Effect::Allow && !is_about_somebody;
         (!is_idle).then(|| Rc::new(rules) as Rc<dyn Check>)
     }

@@ -117,12 +117,8 @@ impl Filter for RateLimit {
             match per {
                 Per::Listener => part(&mut key, target.listener),
                 Per::Route => part(&mut key, target.route),
-                Per::Service => {
-                    part(&mut key, target.protocol);
-                    for name in [target.group, target.service, target.version] {
-                        part(&mut key, name);
-                    }
-                }
+                // Its version and group are what callers write, and would be a way to another bucket.
+                Per::Service => part(&mut key, target.service),
                 Per::Method => part(&mut key, target.method),
                 Per::Source | Per::Identity | Per::Attribute(_) | Per::Topic => {}
             }
@@ -135,7 +131,6 @@ impl Filter for RateLimit {
             .cloned()
             .collect();
         Some(Rc::new(Limited {
-            bucket: varying.is_empty().then(|| self.buckets.of(&key, Now(0))),
             limit: self.limit.clone(),
             buckets: self.buckets.clone(),
             key,
@@ -220,7 +215,8 @@ impl Bucket {
     /// How long it would have to wait, where that is longer: nothing is taken.
     fn take(&self, now: Now, cost: u64, limit: &Shape, patience: u64) -> Result<u64, u64> {
         let now = now.0.saturating_mul(NANOS);
-        let cost = cost.saturating_mul(limit.each) / limit.of;
+        let cost = u128::from(cost) * u128::from(limit.each) / u128::from(limit.of);
+        let cost = u64::try_from(cost).unwrap_or(u64::MAX / 4);
         let mut before = self.full_at.load(Relaxed);
         loop {
             let after = before.max(now).saturating_add(cost);
@@ -262,7 +258,7 @@ impl Shape {
         Self {
             each,
             of,
-            most: u64::try_from(most).unwrap_or(u64::MAX),
+            most: u64::try_from(most).unwrap_or(u64::MAX / 4),
         }
     }
 }
@@ -326,8 +322,6 @@ impl Buckets {
 struct Limited {
     limit: Limit,
     buckets: Arc<Buckets>,
-    /// The one bucket of all its calls, if they share one.
-    bucket: Option<Arc<Bucket>>,
     /// What all its calls have in common.
     key: String,
     /// What tells them apart.
@@ -340,8 +334,8 @@ struct Limited {
 
 impl Limited {
     fn bucket(&self, asked: &mut Asked<'_, '_>, topic: &str) -> Arc<Bucket> {
-        if let Some(only) = &self.bucket {
-            return only.clone();
+        if self.varying.is_empty() {
+            return self.remembered(&self.key, asked.now);
         }
         let mut key = self.key.clone();
         for per in &self.varying {
@@ -356,8 +350,12 @@ impl Limited {
                 Per::Listener | Per::Route | Per::Service | Per::Method => {}
             }
         }
+        self.remembered(&key, asked.now)
+    }
+
+    fn remembered(&self, key: &str, now: Now) -> Arc<Bucket> {
         let mut remembered = self.remembered.borrow_mut();
-        if let Some(known) = remembered.get(&*key)
+        if let Some(known) = remembered.get(key)
             && !known.gone.load(Relaxed)
         {
             return known.clone();
@@ -365,7 +363,7 @@ impl Limited {
         if remembered.len() >= REMEMBERED {
             remembered.clear();
         }
-        let bucket = self.buckets.of(&key, asked.now);
+        let bucket = self.buckets.of(key, now);
         remembered.insert(key.into(), bucket.clone());
         bucket
     }

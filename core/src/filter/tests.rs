@@ -295,6 +295,26 @@ fn a_policy_that_can_be_about_nobody_costs_nothing() {
 }
 
 #[test]
+fn whoever_has_an_identity_of_a_kind_that_is_denied_is_denied() {
+    for text in [Text::Prefix("spiffe://evil/".into()), Text::regex("spiffe://evil/.*").unwrap()] {
+        let when = Match {
+            identity: Some((Kind::Spiffe, text)),
+            ..Match::default()
+        };
+        let own = Authorization::new(policy(Effect::Allow, vec![rule("r", Effect::Deny, when)]));
+        let asking = Asking::of(&own, "Pay", "get");
+        for (name, may) in [("spiffe://evil/x", false), ("spiffe://acme/x", true)] {
+            let caller = Caller {
+                client: Some(name),
+                ..SOMEBODY
+            };
+            assert_eq!(asking.may(&caller), may, "{name}");
+        }
+        assert!(asking.may(&SOMEBODY));
+    }
+}
+
+#[test]
 fn messages_are_told_apart_from_the_session_that_they_are_in() {
     let messages = |actions: &[Action], connect, topics: &[&str]| {
         Some(Messages {
@@ -429,6 +449,43 @@ fn callers_without_end_share_what_is_left_and_idle_ones_make_room() {
     let fresh = (100_000..103_000).filter(|key| may(*key, 3000)).count();
     assert_eq!(fresh, 3000);
     assert!((100_000..103_000).all(|key| !may(key, 3001)));
+}
+
+#[test]
+fn large_messages_cost_what_they_are() {
+    let mut own = limit(10_000_000_000, 200_000_000);
+    own.unit = Unit::MessageBytes;
+    own.period = Duration::from_secs(24 * 3600);
+    let asking = Asking::of(&RateLimit::new(own), "(s)", "connect");
+    let says = |bytes| {
+        asking.ask(&at(0), &mut Edits::default(), |check, asked| {
+            let message = Message {
+                topics: &Topics {
+                    covers: |_, _| false,
+                    meets: |_, _| false,
+                },
+                action: Action::Publish,
+                topic: "t",
+                bytes,
+            };
+            check.message(asked, &message)
+        })
+    };
+    let passed = (0..100).filter(|_| says(10_000_000) == Some(MessageFlow::Continue)).count();
+    assert_eq!(passed, 20);
+}
+
+#[test]
+fn names_that_callers_make_up_leave_buckets_for_others() {
+    let mut own = limit(1, 1);
+    own.per = vec![Per::Method];
+    let filter = RateLimit::new(own);
+    let may = |method: &str, millis| Asking::of(&filter, "Pay", method).may(&at(millis));
+    for n in 0..65_536 {
+        assert!(may(&n.to_string(), 0));
+    }
+    // Those that are quiet make room.
+    assert!(may("get", 2000) && !may("get", 2001) && may("put", 2001));
 }
 
 #[test]

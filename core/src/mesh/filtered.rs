@@ -94,6 +94,11 @@ impl Exchange {
         self.filtered = is_something.then(|| Box::new(own));
     }
 
+    /// Whether filters judge it by what it says.
+    pub(crate) fn is_judged(&self) -> bool {
+        self.checks().is_some()
+    }
+
     /// What it waits for, if a filter has not decided yet; whoever takes it tells what came of
     /// it by [`decided`](Self::decided).
     pub(crate) fn take_wait(&mut self) -> Option<Wait> {
@@ -154,9 +159,18 @@ impl Exchange {
         shadow.share.holds(local.random()).then(|| shadow.clone())
     }
 
-    /// Marks it as a copy.
-    pub(crate) fn mark(&mut self, marks: &[Mark], protocol: &str, attributes: Attributes<'_, '_>) {
+    /// Marks it as a copy of `original`, which filters may have changed.
+    pub(crate) fn mark(
+        &mut self,
+        original: &Self,
+        marks: &[Mark],
+        protocol: &str,
+        attributes: Attributes<'_, '_>,
+    ) {
         let mut own = self.filtered.take().unwrap_or_default();
+        if let Some(changed) = &original.filtered {
+            own.edits = changed.edits.clone();
+        }
         for mark in marks {
             if mark.protocol.as_deref().is_some_and(|own| own != protocol) {
                 continue;
@@ -209,7 +223,7 @@ impl SessionFilters {
         let is_new = local.epoch() != self.epoch;
         if is_new {
             self.epoch = local.epoch();
-            self.checks = self.site.checks_now(local, &self.route);
+            self.checks = self.site.checks_now(local, &self.route, &self.checks);
         }
         is_new
     }

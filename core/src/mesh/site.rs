@@ -137,14 +137,24 @@ impl Site {
             .filter(|own| !own.is_empty())
     }
 
-    /// The same as configured now, which may be later than when it was resolved.
-    pub(crate) fn checks_now(&self, local: &LocalMesh, route: &Arc<Route>) -> Rc<[Placed]> {
+    /// The same as configured now, which may be later than when it was resolved. Where a filter of `former` is
+    /// gone, it stays as it was.
+    pub(crate) fn checks_now(
+        &self,
+        local: &LocalMesh,
+        route: &Arc<Route>,
+        former: &[Placed],
+    ) -> Rc<[Placed]> {
         let names = Names {
             protocol: self.protocol,
             key: &self.key,
             listener: &self.origin.name,
         };
-        names.checks(local.mesh(), &local.routing(), route)
+        let routing = self.origin.routing(&local.routing());
+        // The route of now, if there still is one of its name.
+        let table = routing.table(&self.origin.table);
+        let again = table.and_then(|own| own.routes.iter().find(|own| own.name == route.name));
+        names.checks(local.mesh(), &routing, again.unwrap_or(route), former)
     }
 
     /// The candidate route of this number.
@@ -296,7 +306,7 @@ impl Sites {
             listener: &origin.name,
         };
         let checks = candidates.routes().iter();
-        let checks = checks.map(|route| names.checks(local.mesh(), &routing, route));
+        let checks = checks.map(|route| names.checks(local.mesh(), &routing, route, &[]));
         let checks: Vec<Rc<[Placed]>> = checks.collect();
         let checks = match checks.iter().all(|own| own.is_empty()) {
             true => Box::default(),
@@ -356,7 +366,13 @@ struct Names<'a> {
 
 impl Names<'_> {
     /// What the filters of a route do with its calls.
-    fn checks(&self, mesh: &Mesh, routing: &Routing, route: &Arc<Route>) -> Rc<[Placed]> {
+    fn checks(
+        &self,
+        mesh: &Mesh,
+        routing: &Routing,
+        route: &Arc<Route>,
+        former: &[Placed],
+    ) -> Rc<[Placed]> {
         let target = filter::Target {
             protocol: self.protocol,
             listener: self.listener,
@@ -372,7 +388,10 @@ impl Names<'_> {
             // Whoever names a filter that is not there asks for something that nobody can do.
             let check = match routing.filter(name) {
                 Some(filter) => filter.at(&target, &tally)?,
-                None => filter::nobody(),
+                None => match former.iter().find(|own| own.name == *name) {
+                    Some(own) => own.check.clone(),
+                    None => filter::nobody(),
+                },
             };
             Some(Placed {
                 name: name.clone(),

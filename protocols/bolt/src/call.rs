@@ -157,6 +157,32 @@ pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Metadata<'a>, Ma
     Ok(metadata)
 }
 
+/// Whether the body names another service or method than the header does, for servers that take the body's word
+/// (SOFA-RPC's hessian serializer reads both from there); or whether nobody here can read that.
+pub(crate) fn is_ambiguous(fixed: &Fixed, wire: &[u8]) -> bool {
+    let content = &wire[fixed.content_at..fixed.content_end];
+    let is_sofa = wire[fixed.class_at..fixed.header_at] == *REQUEST_CLASS;
+    let mut body = Callee {
+        service: None,
+        method: None,
+    };
+    let read = match Form::of_call(fixed, is_sofa, content) {
+        Form::SofaDraft => body.complete_from_draft(content),
+        Form::SofaV2 => body.complete_from_v2(content),
+        // The header alone says it.
+        Form::SofaProtobuf => return false,
+        Form::PlainDraft | Form::PlainV2 | Form::Unknown => return is_sofa,
+    };
+    let Ok(named) = Named::read(&wire[fixed.header_at..fixed.content_at]) else {
+        return true;
+    };
+    let differs = |own: &Option<Cow<'_, str>>, said: Option<&[u8]>| match (own, said) {
+        (Some(own), Some(said)) => own.as_bytes() != said,
+        _ => false,
+    };
+    read.is_err() || differs(&body.service, named.service) || differs(&body.method, named.method)
+}
+
 /// Reads how a response ended.
 pub(crate) fn answer(fixed: &Fixed, wire: &[u8]) -> Answer {
     Answer {

@@ -157,6 +157,10 @@ impl Codec for Bolt {
         map::find(map, name)?.value.map(String::from_utf8_lossy)
     }
 
+    fn is_ambiguous(&self, head: &Head, wire: &[u8], _: &Metadata<'_>) -> bool {
+        Fixed::of_head(head, wire).is_none_or(|fixed| call::is_ambiguous(&fixed, wire))
+    }
+
     fn encode(&self, head: &Head, wire: &[u8], edit: &Edit<'_>, out: &mut BytesMut) -> usize {
         edit::encode(head, wire, edit, self.config.max_frame, out)
     }

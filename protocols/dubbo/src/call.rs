@@ -130,6 +130,40 @@ pub(crate) fn read<'a>(
     Ok(metadata)
 }
 
+/// Whether a provider might run something else than was read: it looks for its service by the path, version and group
+/// that attachments have the last word about (`DubboProtocol.getInvoker`); or whether the call cannot be read at all.
+pub(crate) fn is_ambiguous(
+    wire: &[u8],
+    serialization: u8,
+    metadata: &Metadata<'_>,
+    attachment: impl Fn(&str) -> Option<String>,
+) -> bool {
+    let body = wire.get(HEADER..).unwrap_or_default();
+    let beginning = match serialization {
+        HESSIAN2 => hessian2(body, &mut v2::Reader::new(body)),
+        FASTJSON2 => fastjson2(body),
+        _ => return true,
+    };
+    let Ok(beginning) = beginning else { return true };
+    let path = &*beginning.path;
+    let is_other = |name: &str, own: &str| {
+        attachment(name).is_some_and(|said| !said.is_empty() && said != own)
+    };
+    // A context stands before the interface, and nothing else does.
+    let is_path_of = |service: &str| {
+        path == service || path.strip_suffix(service).is_some_and(|own| own.ends_with('/'))
+    };
+    let version = match &*beginning.version {
+        NO_VERSION => "",
+        version => version,
+    };
+    let other_version = attachment("version")
+        .is_some_and(|said| said != version && !(version.is_empty() && said == NO_VERSION));
+    // What is generic, and was not read as that.
+    let is_hidden = matches!(&*metadata.method, "$invoke" | "$invokeAsync");
+    is_other("path", path) || !is_path_of(&metadata.service) || other_version || is_hidden
+}
+
 fn hessian2_text<'a>(
     reader: &mut v2::Reader<'a>,
     limit: usize,
@@ -174,7 +208,7 @@ fn hessian2<'a>(body: &'a [u8], reader: &mut v2::Reader<'a>) -> Result<Beginning
     let descriptor = hessian2_bytes(reader, DESCRIPTOR_LIMIT)?;
     let mut arguments = count_parameters(&descriptor).ok_or(NO_DESCRIPTOR)?;
     if is_generic(&method, &descriptor) {
-        method = hessian2_text(reader, NAME_LIMIT)?.unwrap_or(method);
+        method = hessian2_text(reader, NAME_LIMIT)?.map_or(method, trimmed);
         arguments -= 1;
     }
     for _ in 0..arguments {
@@ -201,7 +235,7 @@ fn fastjson2(body: &[u8]) -> Result<Beginning<'_>, Malformed> {
     let descriptor = fastjson2_text(&mut values, DESCRIPTOR_LIMIT)?.unwrap_or_default();
     let mut arguments = count_parameters(descriptor.as_bytes()).ok_or(NO_DESCRIPTOR)?;
     if is_generic(&method, descriptor.as_bytes()) {
-        method = fastjson2_text(&mut values, NAME_LIMIT)?.unwrap_or(method);
+        method = fastjson2_text(&mut values, NAME_LIMIT)?.map_or(method, trimmed);
         arguments -= 1;
     }
     for _ in 0..arguments {
@@ -215,6 +249,15 @@ fn fastjson2(body: &[u8]) -> Result<Beginning<'_>, Malformed> {
         version_at,
         attachments_at: values.position(),
     })
+}
+
+/// A method's name as `GenericFilter` takes it: without what Java trims off.
+fn trimmed(name: Cow<'_, str>) -> Cow<'_, str> {
+    let is_space = |c: char| c <= ' ';
+    match name {
+        Cow::Borrowed(name) => Cow::Borrowed(name.trim_matches(is_space)),
+        Cow::Owned(name) => Cow::Owned(name.trim_matches(is_space).to_owned()),
+    }
 }
 
 /// Whether it is a generic call, whose first argument is the real method's name.

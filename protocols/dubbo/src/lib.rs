@@ -139,6 +139,15 @@ impl Codec for Dubbo {
         attachments::find(wire, metadata, name)
     }
 
+    fn is_ambiguous(&self, _: &Head, wire: &[u8], metadata: &Metadata<'_>) -> bool {
+        let Ok(Some(fixed)) = Fixed::read(wire) else {
+            return true;
+        };
+        let attachment =
+            |name: &str| attachments::find(wire, metadata, name).map(Cow::into_owned);
+        call::is_ambiguous(wire, fixed.serialization(), metadata, attachment)
+    }
+
     fn encode(&self, head: &Head, wire: &[u8], edit: &Edit<'_>, out: &mut BytesMut) -> usize {
         if edit.changes_content()
             && matches!(head.kind, Kind::Request | Kind::OneWay)

@@ -71,6 +71,10 @@ impl Dialect for Triple {
     fn metadata<'a>(&self, head: &'a Parts) -> Metadata<'a> {
         let called = Grpc.metadata(head);
         let mut unreadable = called.unreadable;
+        if called.method.is_empty() {
+            // Dubbo's server takes what stands before a last slash for the method.
+            unreadable = Some("a path that names no method");
+        }
         let mut of = |name| {
             let value = head.headers.get(name);
             let text = value.and_then(|value| str::from_utf8(value.as_bytes()).ok());

@@ -443,8 +443,9 @@ impl Call {
         let head = ready.copy.head.clone();
         let metadata = self.dialect.metadata(&head);
         let mut attributes = |name: &str| attribute(client, &head, name);
+        let original = self.stream.as_ref()?;
         let stream = client.caller.open_shadow(
-            &ready.copy.shadow,
+            (original, &ready.copy.shadow),
             self.source,
             self.dialect.name(),
             &metadata,

@@ -339,7 +339,7 @@ impl Terminal {
         let until = messages.and_then(|rate| self.messages.take(now, 1, rate.into()));
         let volume = policy.bytes_per_second;
         let also = volume.and_then(|rate| self.bytes.take(now, bytes as u64, rate));
-        self.resume = until.max(also).or(self.resume);
+        self.resume = self.resume.max(until).max(also);
     }
 
     async fn finish(mut self, end: End, states: &States) {

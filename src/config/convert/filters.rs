@@ -154,16 +154,60 @@ fn rule(filter: &str, number: usize, from: Placed<file::AuthorizationRule>) -> R
     if let (true, Some(when)) = (is_rocketmq, &mut from.when) {
         requests(when, from.actions.take(), from.topics.take(), place)?;
     }
+    let effect = effect(from.effect)?;
+    if effect == Effect::Deny {
+        from.when = from.when.map(widened);
+    }
     Ok(Rule {
         name: from
             .name
             .unwrap_or_else(|| format!("{filter}[{number}]"))
             .into(),
-        effect: effect(from.effect)?,
+        effect,
         dry_run: from.dry_run,
         when: from.when.map(conditions).transpose()?.unwrap_or_default(),
         messages: messages(from.actions, from.topics)?,
     })
+}
+
+/// What a rule that denies is about, with the other spellings that servers take for the same: a method of Triple with
+/// its first letter in either case, a host in any case, with a port, or with the dot that ends a full name.
+fn widened(mut when: file::Match) -> file::Match {
+    let regex = |text: String, place| {
+        Some(Placed {
+            value: file::Text::Rule(file::TextRule {
+                prefix: None,
+                regex: Some(text),
+            }),
+            place,
+        })
+    };
+    let either = |name: &str| -> Option<String> {
+        let first = name.chars().next().filter(char::is_ascii_alphabetic)?;
+        let (small, large) = (first.to_ascii_lowercase(), first.to_ascii_uppercase());
+        Some(format!("[{small}{large}]{}", regex::escape(&name[1..])))
+    };
+    if let Some(Placed { value, place }) = &when.method {
+        let wider = match value {
+            file::Text::Exact(name) => either(name),
+            file::Text::Rule(file::TextRule {
+                prefix: Some(name), ..
+            }) => either(name).map(|own| format!("{own}.*")),
+            file::Text::Rule(_) => None,
+        };
+        if let Some(wider) = wider {
+            when.method = regex(wider, *place);
+        }
+    }
+    if let Some(Placed {
+        value: file::Text::Exact(host),
+        place,
+    }) = &when.host
+    {
+        let host = regex::escape(host.trim_end_matches('.'));
+        when.host = regex(format!(r"(?i){host}\.?(:[0-9]*)?"), *place);
+    }
+    when
 }
 
 /// Codes of RocketMQ by which messages are sent, and by which they are read.

@@ -357,7 +357,7 @@ impl Caller {
     /// it. `None` if it goes nowhere.
     pub fn open_shadow(
         &self,
-        shadow: &Shadowed,
+        (original, shadow): (&Stream, &Shadowed),
         source: IpAddr,
         protocol: &'static str,
         metadata: &Metadata<'_>,
@@ -377,7 +377,7 @@ impl Caller {
             metadata.names,
             attributes,
         );
-        exchange.mark(&shadow.0.marks, protocol, attributes);
+        exchange.mark(&original.exchange, &shadow.0.marks, protocol, attributes);
         let is_routed = exchange.routed() == Ok(Routed::Onward);
         is_routed.then(|| Stream {
             place: CallPlace::take(&self.worker, &exchange, WaitsFor::Connection),

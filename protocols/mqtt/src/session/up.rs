@@ -210,7 +210,7 @@ impl Session {
         let until = messages.and_then(|rate| self.state.messages.take(now, 1, rate.into()));
         let volume = policy.bytes_per_second;
         let also = volume.and_then(|rate| self.state.bytes.take(now, bytes as u64, rate));
-        self.resume = until.max(also).or(self.resume);
+        self.resume = self.resume.max(until).max(also);
     }
 
     /// Why filters refuse a message, if they do; its client may have to wait before the next one.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use finback_core::clock::Now;
 use finback_core::driver::{Caller, Stream};
+use finback_core::filter::MessageFlow;
 use finback_core::rejection::Rejection;
 use finback_core::trace::Choice;
 
@@ -77,7 +78,9 @@ pub(crate) async fn begin(
     };
     // Now it is known who it is.
     let mut filters = Filters::of(stream, &own, key);
-    if !filters.allow() {
+    let will = own.will.as_ref();
+    let will = will.map(|will| filters.publish(&will.topic, will.payload.len()));
+    if !filters.allow() || matches!(will, Some(MessageFlow::Refuse(_))) {
         return Err(reject(stream, Rejection::Denied));
     }
     let Ok(applied) = Applied::new(policy, &facts) else {
