@@ -14,8 +14,8 @@ use super::units::{Pause, Percent, Placed, Share, Size, Time};
 
 pub use admin::{Admin, AdminListener, AdminTls};
 pub use filters::{
-    Authorization, AuthorizationRule, DescriptorEntry, ExternalAuthorization, Fault, Filter, Per,
-    RateLimit, RateLimitService,
+    Authorization, AuthorizationRule, DescriptorEntry, ExternalAuthorization, Fault, Filter, Jwt,
+    JwtIssuer, Per, RateLimit, RateLimitService,
 };
 
 /// The whole file: keys at its top that begin with `x-` are left to whoever wrote them, for anchors to stand in.
