@@ -170,15 +170,22 @@ fn authorization(filter: &str, from: file::Authorization) -> Result<Authorizatio
 }
 
 fn rule(filter: &str, number: usize, from: Placed<file::AuthorizationRule>) -> Result<Rule> {
-    let Placed { value: from, place } = from;
-    let of_mqtt = |when: &file::Match| {
-        let protocol = when.protocol.as_ref().map(|own| &own.value);
-        matches!(protocol, Some(file::Text::Exact(name)) if name == finback_mqtt::NAME)
+    let Placed {
+        value: mut from,
+        place,
+    } = from;
+    let is = |protocol: &str| {
+        let when = from.when.as_ref().and_then(|own| own.protocol.as_ref());
+        when.is_some_and(|own| matches!(&own.value, file::Text::Exact(name) if name == protocol))
     };
-    let is_mqtt = from.when.as_ref().is_some_and(of_mqtt);
-    if (from.actions.is_some() || from.topics.is_some()) && !is_mqtt {
-        let message = "`actions` and `topics` are those of MQTT; add `match: { protocol: mqtt }`";
+    let (is_mqtt, is_rocketmq) = (is(finback_mqtt::NAME), is(finback_rocketmq::NAME));
+    let is_about_messages = from.actions.is_some() || from.topics.is_some();
+    if is_about_messages && !is_mqtt && !is_rocketmq {
+        let message = "`actions` and `topics` are those of messages; add `match: { protocol: mqtt }` or rocketmq";
         return Err(Wrong::at(place, message));
+    }
+    if let (true, Some(when)) = (is_rocketmq, &mut from.when) {
+        requests(when, from.actions.take(), from.topics.take(), place)?;
     }
     Ok(Rule {
         name: from
@@ -190,6 +197,69 @@ fn rule(filter: &str, number: usize, from: Placed<file::AuthorizationRule>) -> R
         when: from.when.map(conditions).transpose()?.unwrap_or_default(),
         messages: messages(from.actions, from.topics)?,
     })
+}
+
+/// Codes of RocketMQ by which messages are sent, and by which they are read.
+const SENDS: &str =
+    "SEND_MESSAGE|SEND_MESSAGE_V2|SEND_BATCH_MESSAGE|SEND_REPLY_MESSAGE|SEND_REPLY_MESSAGE_V2";
+const CONSUMES: &str =
+    "PULL_MESSAGE|LITE_PULL_MESSAGE|POP_MESSAGE|PEEK_MESSAGE|NOTIFICATION|QUERY_MESSAGE";
+
+/// Makes of what is done with messages of RocketMQ the requests by which it is done.
+fn requests(
+    when: &mut file::Match,
+    actions: Option<Placed<Vec<String>>>,
+    topics: Option<Placed<Vec<String>>>,
+    place: (u64, u64),
+) -> Result<()> {
+    let regex = |text: String, place| Placed {
+        value: file::Text::Rule(file::TextRule {
+            prefix: None,
+            regex: Some(text),
+        }),
+        place,
+    };
+    let twice = "`actions` and `topics` say that, too; take `method` and `service` away";
+    if let Some(own) = &actions {
+        if when.method.is_some() {
+            return Err(Wrong::at(place, twice));
+        }
+        let codes = own.value.iter().map(|action| match &**action {
+            "send" => Ok(SENDS),
+            "consume" => Ok(CONSUMES),
+            other => {
+                let message = format!("`{other}` is no action of RocketMQ; write send or consume");
+                Err(Wrong::at(own.place, message))
+            }
+        });
+        let codes = codes.collect::<Result<Vec<_>>>()?;
+        if codes.is_empty() {
+            let message = "an empty list is about nothing; leave it out, or fill it";
+            return Err(Wrong::at(own.place, message));
+        }
+        when.method = Some(regex(codes.join("|"), own.place));
+    }
+    if let Some(own) = topics {
+        if when.service.is_some() {
+            return Err(Wrong::at(place, twice));
+        }
+        let bad = |topic: &&String| topic.is_empty() || topic.contains(|c: char| !is_of_topic(c));
+        if let Some(bad) = own.value.iter().find(bad) {
+            let message = format!("`{bad}` is no topic of RocketMQ");
+            return Err(Wrong::at(own.place, message));
+        }
+        if own.value.is_empty() {
+            let message = "an empty list is about no topic; leave it out, or fill it";
+            return Err(Wrong::at(own.place, message));
+        }
+        when.service = Some(regex(own.value.join("|"), own.place));
+    }
+    Ok(())
+}
+
+/// What names of topics are made of (`TopicValidator`), with the sign that parts off a namespace.
+fn is_of_topic(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "%-_".contains(c)
 }
 
 fn messages(

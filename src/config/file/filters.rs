@@ -55,9 +55,10 @@ pub struct AuthorizationRule {
     /// The calls, or sessions, that it is about, as routes choose theirs. Default: all.
     #[serde(rename = "match")]
     pub when: Option<Match>,
-    /// MQTT: what it is about in these sessions: `connect`, `publish`, `subscribe`. Default: all.
+    /// MQTT: what it is about in these sessions: `connect`, `publish`, `subscribe`. RocketMQ: `send`, `consume`.
+    /// Default: all.
     pub actions: Option<Placed<Vec<String>>>,
-    /// MQTT: filters of the topics that are published to, or subscribed to. Default: any.
+    /// MQTT: filters of the topics that are published to, or subscribed to. RocketMQ: topics. Default: any.
     pub topics: Option<Placed<Vec<String>>>,
     /// Whether it refuses nothing and is only counted. Default: false.
     #[serde(default)]
