@@ -1,5 +1,6 @@
 //! Authentication of clients of MQTT where there is no broker to ask: passwords and tokens, from files.
 
+mod bearer;
 mod desk;
 mod file;
 mod tokens;
@@ -14,6 +15,10 @@ use finback_mqtt::authentication::{Authenticating, Authenticator, Login, NotAuth
 use tokio::sync::oneshot;
 
 use file::Fresh;
+
+pub(crate) use bearer::{NotProved, Proved, issuer_of};
+pub(crate) use file::Parsed;
+pub(crate) use tokens::Keys;
 
 /// Which tokens are good.
 #[derive(Clone, Debug, Default)]

@@ -44,8 +44,8 @@ pub struct Config {
     pub registries: Vec<(String, RegistryConfig)>,
     /// Kafka clusters.
     pub kafka: Vec<Arc<crate::kafka::Outlet>>,
-    /// Servers that filters ask.
-    pub servers: Vec<Arc<crate::filters::server::Server>>,
+    /// What filters need beside the data path.
+    pub background: Vec<Arc<dyn crate::filters::Background>>,
     /// Subscriptions of our own at brokers.
     pub subscriptions: Vec<crate::subscriber::Subscription>,
     /// Local services to register.
@@ -109,6 +109,8 @@ pub(crate) struct TlsFiles {
     pub(crate) registry_clusters: Option<Placed<ClientFiles>>,
     /// Those of servers that filters ask.
     pub(crate) servers: Vec<Placed<ClientFiles>>,
+    /// Keys of tokens that filters prove.
+    pub(crate) keys: Vec<Placed<Arc<crate::filters::keys::KeyRing>>>,
     pub(crate) kafka: Vec<Placed<Arc<crate::kafka::Outlet>>>,
     /// What clients of MQTT are asked for.
     pub(crate) credentials: Vec<Placed<Arc<crate::authentication::Credentials>>>,
@@ -149,6 +151,9 @@ impl Config {
         }
         for Placed { value, place } in &self.files.servers {
             let _ = value.config().map_err(|error| wrong(*place, error));
+        }
+        for Placed { value, place } in &self.files.keys {
+            let _ = value.check().map_err(|error| wrong(*place, error));
         }
         for Placed { value, place } in &self.files.kafka {
             if let Some(tls) = &value.config.tls {

@@ -125,7 +125,7 @@ impl Running {
         for outlet in &config.kafka {
             start_outlet(outlet, &[])?;
         }
-        config.servers.iter().for_each(|own| own.start());
+        config.background.iter().for_each(|own| own.clone().start());
         tokio::spawn(keep_checking(Arc::downgrade(&mesh)));
         let turns = ["control", "registries"].map(|thread| (thread, Arc::<Turns>::default()));
         tokio::spawn(turns[0].1.clone().keep_looking());
@@ -209,7 +209,7 @@ impl Running {
             start_outlet(outlet, &before)?;
         }
         // Those of filters that go on as they are end unasked.
-        config.servers.iter().for_each(|own| own.start());
+        config.background.iter().for_each(|own| own.clone().start());
         // Last of what may fail: clients that connect meanwhile are in the kernel's queue, and would be
         // reset.
         let bound = bind(&self.workers, fresh, &config.places)?;

@@ -40,7 +40,7 @@ use crate::record::Record;
 use crate::rejection::Rejection;
 
 pub use decisions::{DecisionKey, Decisions, Tally};
-pub use edits::Edits;
+pub use edits::{Claims, Edits};
 
 /// What a filter is asked about: all that calls of one kind have in common.
 #[derive(Clone, Copy, Debug)]
@@ -121,6 +121,10 @@ impl Asked<'_, '_> {
     /// An attribute (header, attachment, user property) of the call, as filters before this one left it.
     #[must_use]
     pub fn attribute(&mut self, name: &str) -> Option<Cow<'_, str>> {
+        // No caller proves anything by writing it there.
+        if let Some(claim) = edits::claim(name) {
+            return self.edits.claimed(claim).map(Cow::Borrowed);
+        }
         if let Some(edited) = self.edits.get(name) {
             return (!edited.is_empty()).then(|| Cow::Owned(edited.to_owned()));
         }

@@ -48,9 +48,12 @@ impl Ending {
             Self::Answered(Outcome::Success | Outcome::Exception | Outcome::Invalid)
             | Self::Sent
             | Self::Abandoned
-            | Self::Rejected(Rejection::BadRequest | Rejection::TooLarge | Rejection::Limited) => {
-                false
-            }
+            | Self::Rejected(
+                Rejection::BadRequest
+                | Rejection::TooLarge
+                | Rejection::Limited
+                | Rejection::Unauthenticated,
+            ) => false,
             Self::Rejected(_) => true,
         }
     }

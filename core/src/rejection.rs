@@ -24,6 +24,8 @@ pub enum Rejection {
     Limited,
     /// Policy forbids the call; trying again is no use.
     Denied,
+    /// The caller does not prove who it is; with other credentials it may call again.
+    Unauthenticated,
     /// The call cannot be read.
     BadRequest,
     /// The call is longer than the limit.
@@ -34,7 +36,7 @@ pub enum Rejection {
 
 impl Rejection {
     /// Every reason, for tables and tests.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::NoRoute,
         Self::NoService,
         Self::NoEndpoint,
@@ -47,6 +49,7 @@ impl Rejection {
         Self::BadRequest,
         Self::TooLarge,
         Self::Draining,
+        Self::Unauthenticated,
     ];
 
     /// The reason's name in metrics and logs.
@@ -62,6 +65,7 @@ impl Rejection {
             Self::Overloaded => "overloaded",
             Self::Limited => "limited",
             Self::Denied => "denied",
+            Self::Unauthenticated => "unauthenticated",
             Self::BadRequest => "bad_request",
             Self::TooLarge => "too_large",
             Self::Draining => "draining",

@@ -101,6 +101,12 @@ fn from_set(jwk: &Jwk) -> Option<Key> {
 }
 
 impl Keys {
+    /// Each by the name that tokens call it, what it signs by, and itself.
+    pub(super) fn all(&self) -> impl Iterator<Item = (Option<&str>, Algorithm, &DecodingKey)> {
+        let all = self.0.iter();
+        all.map(|own| (own.id.as_deref(), own.algorithm, &own.key))
+    }
+
     /// Whose token this is, if it is a good one.
     pub(super) fn check(&self, login: &Login, rules: &TokenRules) -> Option<User> {
         let token = std::str::from_utf8(login.password.as_deref()?).ok()?;

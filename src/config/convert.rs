@@ -125,10 +125,10 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
         let place = from.place;
         let converted = filters::filter(&name, from, folder)?;
         filters::check(&name, (&converted, place), &tables, &all.specs)?;
-        Ok(((name.into(), converted.filter), converted.server))
+        Ok(((name.into(), converted.filter), converted.needed))
     });
-    let (filters, asked): (_, Vec<_>) = wrongs.all(filters).into_iter().unzip();
-    let asked = || asked.iter().flatten();
+    let (filters, needed): (_, Vec<_>) = wrongs.all(filters).into_iter().unzip();
+    let needed = || needed.iter().flatten();
     let Listeners {
         specs: listeners,
         tls: listener_tls,
@@ -176,7 +176,7 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
         found,
         shown: serde_json::Value::Null,
         kafka: names.kafka.values().map(|own| own.value.clone()).collect(),
-        servers: asked().map(|own| own.server.clone()).collect(),
+        background: needed().map(filters::Needed::background).collect(),
         subscriptions,
         workers,
         admin,
@@ -202,7 +202,8 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
             listeners: listener_tls,
             clusters: cluster_tls,
             registry_clusters: registry_tls,
-            servers: asked().filter_map(|own| own.tls.clone()).collect(),
+            servers: needed().filter_map(filters::Needed::tls).collect(),
+            keys: needed().filter_map(filters::Needed::keys).collect(),
             kafka: names.kafka.into_values().collect(),
             credentials: names.credentials.into_inner(),
         },

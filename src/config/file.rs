@@ -27,8 +27,8 @@ pub use clusters::{
     Outlier, Policy, SuccessRate,
 };
 pub use filters::{
-    Authorization, AuthorizationRule, DescriptorEntry, ExternalAuthorization, Fault, Filter, Per,
-    RateLimit, RateLimitService,
+    Authorization, AuthorizationRule, DescriptorEntry, ExternalAuthorization, Fault, Filter, Jwt,
+    JwtIssuer, Per, RateLimit, RateLimitService,
 };
 pub use http::{Headers, PathChange, PathRule, Redirect, Respond, Rewrite};
 pub use kafka::{Kafka, KafkaSasl, KafkaTls, KeyProperty, MqttSubscription, Produce, ProduceKey};

@@ -299,10 +299,11 @@ impl Judge {
             self.would_deny.fetch_add(1, Relaxed);
             return None;
         }
-        let is_limit = answer.status.as_ref().is_some_and(|own| own.code == 429);
-        let (count, why) = match is_limit {
-            true => (&self.limited, Rejection::Limited),
-            false => (&self.denied, Rejection::Denied),
+        let status = answer.status.as_ref().map_or(403, |own| own.code);
+        let (count, why) = match status {
+            429 => (&self.limited, Rejection::Limited),
+            401 => (&self.denied, Rejection::Unauthenticated),
+            _ => (&self.denied, Rejection::Denied),
         };
         count.fetch_add(1, Relaxed);
         let mut refusal = Refusal::new(why, &self.none);
@@ -313,7 +314,7 @@ impl Judge {
         let later = headers.find(|own| own.key.eq_ignore_ascii_case("retry-after"));
         let later = later.and_then(|own| own.value.trim().parse::<u32>().ok());
         refusal.retry_after = later
-            .filter(|_| is_limit)
+            .filter(|_| why == Rejection::Limited)
             .map(|own| Duration::from_secs(own.into()));
         Some(refusal)
     }

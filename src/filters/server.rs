@@ -20,14 +20,12 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prost::Message;
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_rustls::TlsConnector;
 
+use super::Background;
+use super::dial::{chain, dial};
 use crate::tls::ClientFiles;
 
 /// The most that is read of an answer.
@@ -101,7 +99,8 @@ struct Question {
     place: OwnedSemaphorePermit,
 }
 
-/// A server as workers see it. What it is asked before it is [started](Self::start) waits for that.
+/// A server as workers see it. What it is asked before it is [started](Background::start)
+/// waits for that.
 #[derive(Debug)]
 pub struct Server {
     settings: Settings,
@@ -129,19 +128,6 @@ impl Server {
 
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
-    }
-
-    /// Has questions sent by the runtime that this is called in, until it is dropped.
-    pub fn start(&self) {
-        let waiting = &mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mut waiting) = waiting.take() {
-            let link = Arc::new(Link::new(self.settings.clone()));
-            tokio::spawn(async move {
-                while let Some(question) = waiting.recv().await {
-                    tokio::spawn(ask(link.clone(), question));
-                }
-            });
-        }
     }
 
     /// Asks; never blocks. The answer, or trouble, is there when its time is over.
@@ -177,6 +163,20 @@ impl Server {
         if let Some(left_out) = self.log.admit(self.clock.now()) {
             let (filter, server) = (&self.settings.filter, &self.settings);
             tracing::warn!(%filter, %server, %why, left_out, "a filter's server does not answer as it should");
+        }
+    }
+}
+
+impl Background for Server {
+    fn start(self: Arc<Self>) {
+        let waiting = &mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mut waiting) = waiting.take() {
+            let link = Arc::new(Link::new(self.settings.clone()));
+            tokio::spawn(async move {
+                while let Some(question) = waiting.recv().await {
+                    tokio::spawn(ask(link.clone(), question));
+                }
+            });
         }
     }
 }
@@ -252,7 +252,7 @@ impl Link {
         }
         let settings = self.settings.clone();
         let made = tokio::spawn(async move {
-            let made = timeout(DIAL, dial(&settings)).await;
+            let made = timeout(DIAL, connect(&settings)).await;
             made.unwrap_or_else(|_| Err(failed("cannot connect in time")))
         });
         let made = made.map(|made| made.unwrap_or_else(|_| Err(failed("the process stops"))));
@@ -308,32 +308,10 @@ impl Link {
     }
 }
 
-async fn dial(settings: &Settings) -> Result<Calls, Trouble> {
+async fn connect(settings: &Settings) -> Result<Calls, Trouble> {
     let address = (settings.host.as_str(), settings.port);
-    let socket = TcpStream::connect(address).await;
-    let socket = socket.map_err(|error| failed(format!("cannot connect: {error}")))?;
-    // It could only make small questions wait for each other.
-    let _ = socket.set_nodelay(true);
-    let Some(files) = settings.tls.clone() else {
-        return speak(socket).await;
-    };
-    let name = files.server_name.clone();
-    let name = name.or_else(|| ServerName::try_from(settings.host.clone()).ok());
-    let name = name.ok_or_else(|| failed("its host is no name that a certificate could be for"))?;
-    // Files may be slow.
-    let config = tokio::task::spawn_blocking(move || files.config()).await;
-    let config = config.map_err(|_| failed("the process stops"))?;
-    let mut config = config.map_err(|error| failed(format!("{error:#}")))?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let connector = TlsConnector::from(Arc::new(config));
-    let socket = connector.connect(name, socket).await;
-    speak(socket.map_err(|error| failed(format!("TLS: {error}")))?).await
-}
-
-async fn speak<S>(socket: S) -> Result<Calls, Trouble>
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
+    let socket = dial(address, settings.tls.as_ref(), b"h2").await;
+    let socket = socket.map_err(failed)?;
     let made = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(SILENCE)
@@ -343,18 +321,6 @@ where
     let (sender, connection) = made.map_err(|error| failed(chain(&error)))?;
     tokio::spawn(connection);
     Ok(sender)
-}
-
-/// An error and what caused it: hyper's own says little.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// The message of an answer (gRPC over HTTP/2, "Responses").

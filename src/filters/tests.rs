@@ -7,7 +7,10 @@ use std::time::Duration;
 use finback_core::filter::rate_limit::Per;
 use finback_core::filter::{Filter, conformance};
 
+use super::Background;
 use super::external_authorization::{self, ExternalAuthorization};
+use super::jwt::{Issuer, Jwt};
+use super::keys::{KeyRing, Source as Keys};
 use super::rate_limit_service::{self, RateLimitService, Source};
 use super::server::{Server, Settings};
 
@@ -42,11 +45,28 @@ fn limits(port: u16) -> Box<dyn Filter> {
     Box::new(RateLimitService::new(policy, server(port)))
 }
 
+fn jwt(attribute: &str) -> Box<dyn Filter> {
+    let issuer = Issuer {
+        name: "i".to_owned(),
+        audiences: vec!["a".to_owned()],
+        keys: KeyRing::new(Keys::File("keys.json".into())),
+    };
+    Box::new(Jwt::new(super::jwt::Policy {
+        issuers: vec![issuer],
+        attributes: vec![attribute.into()],
+        clock_skew: Duration::from_secs(60),
+        optional: false,
+        forward: true,
+    }))
+}
+
 #[test]
 fn filters_that_ask_keep_the_laws_though_nobody_sends_what_they_ask() {
     conformance::check(&|| authorization(false));
     conformance::check(&|| authorization(true));
     conformance::check(&|| limits(1));
+    conformance::check(&|| jwt("authorization"));
+    conformance::check(&|| jwt("token"));
 }
 
 #[test]
@@ -54,6 +74,7 @@ fn another_server_or_another_policy_is_another_filter() {
     assert!(!authorization(false).is_same(&*authorization(true)));
     assert!(!limits(1).is_same(&*limits(2)));
     assert!(!limits(1).is_same(&*authorization(true)));
+    assert!(!jwt("a").is_same(&*jwt("b")));
     assert!(limits(1).describe()[0].starts_with("asks http://[::1]:1,"));
 }
 
@@ -69,7 +90,7 @@ async fn what_nobody_answers_is_trouble_in_time_and_gives_its_place_back() {
             .collect();
         assert!(asked[99].is_ok() && asked[100].is_err(), "100 have a place");
         // Port 1 of loopback: nobody is there.
-        own.start();
+        own.clone().start();
         for answer in asked.into_iter().flatten() {
             answer.await.unwrap_err();
         }

@@ -7,6 +7,7 @@
 mod access_log;
 mod admin;
 mod asking;
+mod bearers;
 mod bolt_java;
 mod bolt_node;
 mod bridges;

@@ -1,11 +1,27 @@
 //! What filters change about a call: attributes that reach the endpoint in its protocol's own way.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use crate::trace::Field;
+
+/// Attributes of these names are claims: filters write them, and nobody else.
+const CLAIM: &str = "claim.";
+
+/// What is proved of a caller, by names.
+pub type Claims = BTreeMap<String, String>;
+
+/// The name of a claim, if an attribute is called as one.
+pub(super) fn claim(attribute: &str) -> Option<&str> {
+    let (begin, name) = attribute.split_at_checked(CLAIM.len())?;
+    begin.eq_ignore_ascii_case(CLAIM).then_some(name)
+}
 
 /// Attributes to set on a call, in order; an empty value takes one away.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Edits {
     attributes: Vec<Field>,
+    claims: Vec<Arc<Claims>>,
     drops_answer: bool,
 }
 
@@ -38,6 +54,19 @@ impl Edits {
         own.map(|(_, value)| value.as_str())
     }
 
+    /// Says what is proved of the caller: filters that follow read it as the attributes `claim.NAME`, whatever the
+    /// caller writes there. It is not sent on.
+    pub fn claim(&mut self, claims: Arc<Claims>) {
+        self.claims.push(claims);
+    }
+
+    /// What is proved of the caller under this name; what was proved last goes before.
+    #[must_use]
+    pub fn claimed(&self, name: &str) -> Option<&str> {
+        let mut claims = self.claims.iter().rev();
+        claims.find_map(|own| own.get(name)).map(String::as_str)
+    }
+
     /// The call is carried out, and its caller never hears of it.
     pub fn drop_answer(&mut self) {
         self.drops_answer = true;
@@ -52,7 +81,7 @@ impl Edits {
     /// Whether nothing is changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.attributes.is_empty() && !self.drops_answer
+        self.attributes.is_empty() && self.claims.is_empty() && !self.drops_answer
     }
 
     /// The attributes.
@@ -66,6 +95,48 @@ impl Edits {
         for (name, value) in &other.attributes {
             self.set(name, value);
         }
+        self.claims.extend(other.claims);
         self.drops_answer |= other.drops_answer;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_proved_last_goes_before_and_names_of_claims_are_told_in_any_case() {
+        let claims = |value: &str| {
+            let own = [("sub", value), (value, "own")];
+            let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            Arc::new(Claims::from(own))
+        };
+        let mut edits = Edits::default();
+        edits.claim(claims("first"));
+        let mut later = Edits::default();
+        later.claim(claims("later"));
+        edits.extend(later);
+        assert!(!edits.is_empty() && edits.attributes().is_empty());
+        assert_eq!(edits.claimed("sub"), Some("later"));
+        assert_eq!(edits.claimed("first"), Some("own"));
+        assert_eq!(edits.claimed("none"), None);
+        assert_eq!(
+            (claim("Claim.sub"), claim("claims.sub"), claim("cläim.")),
+            (Some("sub"), None, None)
+        );
+    }
+
+    #[test]
+    fn an_attribute_that_was_set_is_read_however_its_name_is_written() {
+        let mut edits = Edits::default();
+        edits.set("X-User", "alice");
+        edits.clear("x-secret");
+        assert_eq!(edits.get("x-user"), Some("alice"));
+        assert_eq!(edits.get("X-Secret"), Some(""));
+        edits.set("x-user", "bob");
+        assert_eq!(
+            (edits.get("x-user"), edits.get("X-User")),
+            (Some("bob"), Some("alice"))
+        );
     }
 }

@@ -815,6 +815,7 @@ impl Exchange {
                 ),
                 _ => format!("{call} is not allowed"),
             },
+            Rejection::Unauthenticated => format!("{call} needs a caller that proves who it is"),
             Rejection::BadRequest => "the request cannot be read".to_owned(),
             Rejection::TooLarge => "the request is longer than the limit".to_owned(),
             Rejection::Draining => format!("shutting down; {call} was not finished"),

@@ -113,6 +113,7 @@ impl Mesh {
         // What is asked only for the sake of an answer is counted nowhere.
         let decisions = Arc::new(Decisions::default());
         let mut passed = Vec::new();
+        let mut edits = Edits::default();
         for name in routing.filters_of(listener, route) {
             let filter = routing.filter(name);
             let check = filter.map_or_else(
@@ -124,7 +125,7 @@ impl Mesh {
                     now: self.clock.now(),
                     source: call.source,
                     client,
-                    edits: &mut Edits::default(),
+                    edits: &mut edits,
                     clock: self.clock,
                     attributes: &mut *attribute,
                     random: &mut || 0,

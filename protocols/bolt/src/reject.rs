@@ -41,7 +41,9 @@ fn answer_to(rejection: Rejection) -> Answer {
         // "Busy" is what clients with retries configured try elsewhere.
         Rejection::Overloaded | Rejection::Draining => only(status::SERVER_THREADPOOL_BUSY),
         // Not "busy", which would have the client try again at once.
-        Rejection::Limited | Rejection::Denied => words_or(status::ERROR),
+        Rejection::Limited | Rejection::Denied | Rejection::Unauthenticated => {
+            words_or(status::ERROR)
+        }
         Rejection::BadRequest | Rejection::TooLarge => words_or(status::CODEC_EXCEPTION),
     }
 }

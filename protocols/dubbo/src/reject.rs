@@ -34,15 +34,19 @@ pub(crate) fn put(head: &Head, rejection: Rejection, text: &str, out: &mut Bytes
         Rejection::DeadlineExceeded => wire::SERVER_TIMEOUT,
         Rejection::Overloaded => wire::SERVER_THREADPOOL_EXHAUSTED_ERROR,
         Rejection::BadRequest | Rejection::TooLarge => wire::BAD_REQUEST,
-        Rejection::Denied | Rejection::Limited if head.note == u32::from(HESSIAN2) => {
+        Rejection::Denied | Rejection::Unauthenticated | Rejection::Limited
+            if head.note == u32::from(HESSIAN2) =>
+        {
             put_exception(head.id, text, out);
             return Status(wire::OK.into());
         }
-        Rejection::Denied | Rejection::Limited if head.note == u32::from(FASTJSON2) => {
+        Rejection::Denied | Rejection::Unauthenticated | Rejection::Limited
+            if head.note == u32::from(FASTJSON2) =>
+        {
             put_json_exception(head.id, text, out);
             return Status(wire::OK.into());
         }
-        Rejection::Denied | Rejection::Limited => wire::BAD_REQUEST,
+        Rejection::Denied | Rejection::Unauthenticated | Rejection::Limited => wire::BAD_REQUEST,
     };
     let mut body = BytesMut::new();
     let serialization = if head.note == u32::from(FASTJSON2) {

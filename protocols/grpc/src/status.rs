@@ -22,6 +22,7 @@ pub(crate) fn code(rejection: Rejection) -> (u8, &'static str) {
             (8, "resource_exhausted")
         }
         Rejection::Denied => (7, "permission_denied"),
+        Rejection::Unauthenticated => (16, "unauthenticated"),
         Rejection::BadRequest => (13, "internal"),
     }
 }

@@ -181,6 +181,13 @@ impl Dialect for Plain {
             let retry = HeaderValue::from_static("1");
             response.headers_mut().insert(header::RETRY_AFTER, retry);
         }
+        if rejection == Rejection::Unauthenticated {
+            // RFC 9110, section 15.5.2: such a response has to say how; RFC 6750, section 3.
+            let challenge = HeaderValue::from_static("Bearer");
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, challenge);
+        }
         response
     }
 
@@ -223,6 +230,7 @@ fn status(rejection: Rejection) -> StatusCode {
         Rejection::ConnectFailed | Rejection::ConnectionLost => StatusCode::BAD_GATEWAY,
         Rejection::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         Rejection::Denied => StatusCode::FORBIDDEN,
+        Rejection::Unauthenticated => StatusCode::UNAUTHORIZED,
         Rejection::BadRequest => StatusCode::BAD_REQUEST,
         Rejection::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
     }

@@ -180,6 +180,7 @@ impl Reason {
     pub fn of(rejection: Rejection) -> Self {
         match rejection {
             Rejection::NoRoute | Rejection::Denied => Self::NOT_AUTHORIZED,
+            Rejection::Unauthenticated => Self::BAD_USER,
             Rejection::NoService
             | Rejection::NoEndpoint
             | Rejection::ConnectFailed

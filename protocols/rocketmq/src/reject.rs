@@ -20,7 +20,7 @@ fn code(note: Note, rejection: Rejection) -> i32 {
         Rejection::Overloaded => answer::SYSTEM_BUSY,
         // The only one that no client sends again.
         Rejection::Limited => answer::FLOW_CONTROL,
-        Rejection::Denied => answer::NO_PERMISSION,
+        Rejection::Denied | Rejection::Unauthenticated => answer::NO_PERMISSION,
         Rejection::BadRequest | Rejection::TooLarge => answer::MESSAGE_ILLEGAL,
         Rejection::Draining if note.knows_go_away => answer::GO_AWAY,
         Rejection::Draining => answer::SERVICE_NOT_AVAILABLE,

@@ -1,6 +1,7 @@
 //! Filters: policies become core's, and are checked against the routes that name them.
 
 mod asking;
+mod jwt;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,8 @@ use crate::config::Wrong;
 use crate::config::file;
 use crate::config::folder::Folder;
 use crate::config::units::{Pause, Placed, Rate, Time};
+use crate::filters::Background;
+use crate::filters::keys::KeyRing;
 use crate::filters::server::Server;
 use crate::tls::ClientFiles;
 
@@ -34,8 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) struct Converted {
     pub(super) filter: Arc<dyn Filter>,
     needs: Option<Need>,
-    /// The server that it asks.
-    pub(super) server: Option<Asked>,
+    /// What it needs beside the data path.
+    pub(super) needed: Vec<Needed>,
 }
 
 impl Converted {
@@ -43,15 +46,40 @@ impl Converted {
         Self {
             filter,
             needs,
-            server: None,
+            needed: Vec::new(),
         }
     }
 }
 
-/// A server that a filter asks, and the files of its TLS.
-pub(super) struct Asked {
-    pub(super) server: Arc<Server>,
-    pub(super) tls: Option<Placed<ClientFiles>>,
+/// What a filter needs beside the data path.
+pub(super) enum Needed {
+    /// A server that it asks, and the files of its TLS.
+    Server(Arc<Server>, Option<Placed<ClientFiles>>),
+    /// Keys that prove tokens.
+    Keys(Placed<Arc<KeyRing>>),
+}
+
+impl Needed {
+    pub(super) fn background(&self) -> Arc<dyn Background> {
+        match self {
+            Self::Server(server, _) => server.clone(),
+            Self::Keys(keys) => keys.value.clone(),
+        }
+    }
+
+    pub(super) fn tls(&self) -> Option<Placed<ClientFiles>> {
+        match self {
+            Self::Server(_, tls) => tls.clone(),
+            Self::Keys(_) => None,
+        }
+    }
+
+    pub(super) fn keys(&self) -> Option<Placed<Arc<KeyRing>>> {
+        match self {
+            Self::Server(..) => None,
+            Self::Keys(keys) => Some(keys.clone()),
+        }
+    }
 }
 
 /// What only some protocols can do.
@@ -59,19 +87,23 @@ pub(super) struct Asked {
 enum Need {
     Messages,
     Answers,
+    Bearer,
 }
 
 impl Need {
     fn is_met_by(self, protocol: &str) -> bool {
         match self {
             Self::Messages => protocol == finback_mqtt::NAME,
-            Self::Answers => protocol != finback_mqtt::NAME && protocol != finback_tcp::NAME,
+            Self::Answers | Self::Bearer => {
+                protocol != finback_mqtt::NAME && protocol != finback_tcp::NAME
+            }
         }
     }
 
     fn words(self) -> &'static str {
         match self {
             Self::Messages => "it counts messages, which only sessions of MQTT have",
+            Self::Bearer => "it wants a bearer token, and no protocol there has a place for one",
             Self::Answers => "it drops answers, and no protocol there has any",
         }
     }
@@ -104,10 +136,11 @@ pub(super) fn filter(
     all.extend(external.map(|own| asking::external_authorization(name, own, folder)));
     let service = value.rate_limit_service;
     all.extend(service.map(|own| asking::rate_limit_service(name, own, folder)));
+    all.extend(value.jwt.map(|own| jwt::jwt(own, folder)));
     match (all.pop(), all.is_empty()) {
         (Some(only), true) => only,
         _ => {
-            let message = "write exactly one of `authorization`, `external_authorization`, `rate_limit`, \
+            let message = "write exactly one of `authorization`, `external_authorization`, `jwt`, `rate_limit`, \
                  `rate_limit_service` and `fault`";
             Err(Wrong::at(place, message))
         }

@@ -83,6 +83,7 @@ fn route(
                        take `timeout` away";
         return Err(Wrong::at(timeout.place, message));
     }
+    from.when.as_ref().map_or(Ok(()), no_claims)?;
     let request = http::treatment(&mut from)?;
     if let (Some(_), Some(session)) = (&request, &session) {
         let message = "a route is for HTTP or for MQTT; make two of it";
@@ -140,6 +141,21 @@ fn route(
 
 fn is_mqtt(protocol: &Placed<file::Text>) -> bool {
     matches!(&protocol.value, file::Text::Exact(name) if name == finback_mqtt::NAME)
+}
+
+/// Refuses conditions that only filters can ask for: a route is chosen before anything is proved.
+fn no_claims(when: &file::Match) -> Result<()> {
+    let mut attributes = when.attributes.iter();
+    let is_claim = |name: &str| name.to_ascii_lowercase().starts_with("claim.");
+    match attributes.find(|(name, _)| is_claim(name)) {
+        None => Ok(()),
+        Some((name, own)) => {
+            let message = format!(
+                "`{name}` is proved by a filter, and a route is chosen before; write it in a rule of `authorization`"
+            );
+            Err(Wrong::at(own.place, message))
+        }
+    }
 }
 
 pub(super) fn conditions(when: file::Match) -> Result<route::Match> {

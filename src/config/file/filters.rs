@@ -22,6 +22,8 @@ pub struct Filter {
     pub fault: Option<Placed<Fault>>,
     /// Who may call what, as another server says by Envoy's external authorization (gRPC, version 3).
     pub external_authorization: Option<ExternalAuthorization>,
+    /// Who calls, by bearer tokens: JSON Web Tokens.
+    pub jwt: Option<Placed<Jwt>>,
     /// How many calls there may be, as another server says by Envoy's rate limit service (gRPC, version 3).
     pub rate_limit_service: Option<RateLimitService>,
 }
@@ -218,4 +220,41 @@ pub struct DescriptorEntry {
     /// What of the call is its value: `listener`, `route`, `service`, `method`, `source`, `identity`, or
     /// `{ attribute: NAME }`.
     pub of: Option<Placed<Per>>,
+}
+
+/// Who calls, by bearer tokens: JSON Web Tokens.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Jwt {
+    /// Who makes tokens; at least one.
+    pub issuers: Vec<Placed<JwtIssuer>>,
+    /// The headers, attachments or properties in which callers send one, alone or after `Bearer`; the first that is
+    /// there counts. Default: authorization.
+    #[serde(default)]
+    pub attributes: Vec<String>,
+    /// Clocks may be apart by so much. Default: 60s.
+    pub clock_skew: Option<Pause>,
+    /// Whether calls without a token pass, without claims. Default: false.
+    #[serde(default)]
+    pub optional: bool,
+    /// Whether the token goes on to the endpoint. Default: true.
+    pub forward: Option<bool>,
+}
+
+/// Who makes tokens. Exactly one of `key` and `jwks_url`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JwtIssuer {
+    /// Its name, as the claim `iss` of its tokens.
+    pub issuer: String,
+    /// Whom its tokens are for: one of these has to stand in the claim `aud`.
+    pub audiences: Vec<String>,
+    /// A file of keys: a JSON Web Key Set, a public key as PEM, or a secret. It is read again when it changes.
+    pub key: Option<Placed<String>>,
+    /// Where its JSON Web Key Set is.
+    pub jwks_url: Option<Placed<String>>,
+    /// With `https`: authorities and keys, read anew for each connection.
+    pub tls: Option<Placed<ClusterTls>>,
+    /// The set is asked for so often. Default: 5m.
+    pub refresh: Option<Time>,
 }

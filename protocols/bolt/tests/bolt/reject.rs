@@ -156,6 +156,7 @@ fn who_cannot_be_told_in_words_gets_a_status_that_java_knows() {
         (Rejection::DeadlineExceeded, 7),
         (Rejection::Overloaded, 4),
         (Rejection::Denied, 1),
+        (Rejection::Unauthenticated, 1),
         (Rejection::BadRequest, 9),
         (Rejection::TooLarge, 9),
         (Rejection::Draining, 4),

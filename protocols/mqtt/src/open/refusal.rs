@@ -69,6 +69,7 @@ fn told(rejection: Rejection) -> &'static str {
     match rejection {
         Rejection::NoRoute => "no route is for this session",
         Rejection::Denied => "this session is not allowed",
+        Rejection::Unauthenticated => "this client does not prove who it is",
         Rejection::NoService | Rejection::NoEndpoint => "there is no broker for this session",
         Rejection::ConnectFailed | Rejection::ConnectionLost => "the broker cannot be reached",
         Rejection::DeadlineExceeded => "the broker does not answer",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use finback_core::filter::rate_limit::{Per, Unit};
 use http::Uri;
 
-use super::{Asked, Converted};
+use super::{Converted, Needed};
 use crate::config::Wrong;
 use crate::config::convert::{Result, clusters};
 use crate::config::file;
@@ -22,6 +22,12 @@ const IN_FLIGHT: usize = 1000;
 const MOST: usize = 100_000;
 /// What is told of all calls, in bytes, and a name of it.
 const CONTEXT: usize = 4096;
+
+/// A server that a filter asks, and the files of its TLS.
+struct Asked {
+    server: Arc<Server>,
+    tls: Option<Placed<ClientFiles>>,
+}
 
 /// How a server is reached, as written.
 struct Reached {
@@ -125,7 +131,7 @@ pub(super) fn external_authorization(
     Ok(Converted {
         filter: Arc::new(filter),
         needs: None,
-        server: Some(asked),
+        needed: vec![Needed::Server(asked.server, asked.tls)],
     })
 }
 
@@ -159,7 +165,7 @@ pub(super) fn rate_limit_service(
     Ok(Converted {
         filter: Arc::new(filter),
         needs: None,
-        server: Some(asked),
+        needed: vec![Needed::Server(asked.server, asked.tls)],
     })
 }
 
