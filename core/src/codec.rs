@@ -129,7 +129,7 @@ pub trait Codec: Send + Sync + 'static {
     }
 
     /// Whether the client of this request, told that we are [going away](Rejection::Draining), makes it again over
-    /// another connection. Then it is told so as soon as we are, and not only when we must.
+    /// another connection. Where another listener has taken the place of its own, it is told so at once.
     fn comes_again(&self, head: &Head) -> bool {
         let _ = head;
         false

@@ -21,6 +21,8 @@ const FRESH: Duration = Duration::from_secs(120);
 type Part = (SocketAddr, i64);
 /// When it was told, and how many messages.
 type Told = (Instant, u64);
+/// What was told of each part.
+type Parts = HashMap<Part, Told>;
 
 /// What one worker was told through one listener.
 #[derive(Default)]
@@ -28,7 +30,7 @@ pub(crate) struct Lags(Mutex<Known>);
 
 #[derive(Default)]
 struct Known {
-    groups: HashMap<Arc<str>, HashMap<Box<str>, HashMap<Part, Told>>>,
+    groups: HashMap<Arc<str>, HashMap<Box<str>, Parts>>,
     /// Parts of all of them.
     parts: usize,
 }
@@ -38,7 +40,7 @@ pub(crate) type Sums = BTreeMap<(Arc<str>, Box<str>), u64>;
 
 /// What workers were told of each part; the last word counts.
 #[derive(Default)]
-pub(crate) struct Latest(BTreeMap<(Arc<str>, Box<str>), HashMap<Part, Told>>);
+pub(crate) struct Latest(BTreeMap<(Arc<str>, Box<str>), Parts>);
 
 impl Lags {
     /// Never held for long: only the page that shows them waits for a worker, and a worker for that page.

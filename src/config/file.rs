@@ -22,10 +22,14 @@ use super::units::{Pause, Placed, Size, Time};
 
 pub use admin::{Admin, AdminListener, AdminTls};
 pub use clusters::{
-    Balance, Cluster, ClusterLimits, ClusterTls, ConsistentHash, Discover, Endpoint, FullEndpoint,
-    HashAttribute, HashOn, HealthCheck, Heartbeat, Outlier, Policy,
+    AdaptiveConcurrency, Balance, Cluster, ClusterLimits, ClusterTls, ConsistentHash, Discover,
+    Endpoint, FailurePercentage, FullEndpoint, HashAttribute, HashOn, HealthCheck, Heartbeat,
+    Outlier, Policy, SuccessRate,
 };
-pub use filters::{Authorization, AuthorizationRule, Fault, Filter, Per, RateLimit};
+pub use filters::{
+    Authorization, AuthorizationRule, DescriptorEntry, ExternalAuthorization, Fault, Filter, Per,
+    RateLimit, RateLimitService,
+};
 pub use http::{Headers, PathChange, PathRule, Redirect, Respond, Rewrite};
 pub use kafka::{Kafka, KafkaSasl, KafkaTls, KeyProperty, MqttSubscription, Produce, ProduceKey};
 pub use listeners::{HttpListener, KeyPair, Listener, ListenerTls, MqttListener, RocketMqListener};

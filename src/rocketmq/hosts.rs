@@ -103,9 +103,12 @@ impl BrokerListeners {
             return;
         };
         let (former, slot) = (place.ip, place.slot);
-        let found = found.and_then(|ips| match ips.first() {
-            Some(first) => Ok(former.filter(|own| ips.contains(own)).unwrap_or(*first)),
-            None => Err(io::Error::other("no address")),
+        let found = found.and_then(|ips| {
+            // Brokers listen on IPv4 unless they have nothing else.
+            let first = ips.iter().find(|ip| ip.is_ipv4()).or(ips.first());
+            let kept = former.filter(|own| ips.contains(own));
+            let ip = kept.or(first.copied());
+            ip.ok_or_else(|| io::Error::other("no address"))
         });
         match (former, found) {
             (Some(former), Ok(ip)) if former == ip => {}

@@ -188,15 +188,18 @@ impl Client {
         // Looked at first: what routing says of a listener that is gone is of no interest.
         if let Some(ends) = self.grace_ends.get() {
             let over = ends <= worker.now();
-            if over || self.codec.comes_again(&head) {
+            let again = self.codec.comes_again(&head);
+            // A listener that goes while we stay has one in its place.
+            if over || again && !worker.is_stopping() {
                 call::refuse(worker, call, Rejection::Draining);
                 // More may be on its way, and is to be told the same.
-                if over {
+                if !again {
                     self.finish();
                 }
                 return Ok(());
             }
         }
+        call.exchange.lingers = metadata.lingers;
         let allowed = match metadata.denied {
             false => Ok(()),
             true => Err(Rejection::Denied),

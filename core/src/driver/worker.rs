@@ -63,6 +63,8 @@ pub struct Worker {
     deadline_moved: Notify,
     /// Draining takes too long: what is left is answered and ended.
     aborting: Cell<bool>,
+    /// All clients are to go, and not only those of a listener that others follow.
+    stopping: Cell<bool>,
     /// Calls that wait for a registry have to look whether anybody still waits for them.
     waiting_changed: Notify,
     /// Reads that brought something, since the worker began.
@@ -110,6 +112,7 @@ impl Worker {
             deadline: Cell::new(Now(u64::MAX)),
             deadline_moved: Notify::new(),
             aborting: Cell::new(false),
+            stopping: Cell::new(false),
             waiting_changed: Notify::new(),
             reads: Cell::new(0),
             handshakes: Cell::new(0),
@@ -358,10 +361,18 @@ impl Worker {
         all.iter().filter(|resident| resident.hand_over()).count()
     }
 
+    /// Whether the process stops: what follows a client's connection may be nobody.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
     /// Has the clients of one listener, or of all, go away.
     pub fn dismiss(&self, listener: Option<u64>) {
         self.read_clock();
         let grace_ends = self.now().after(self.limits().drain_grace);
+        if listener.is_none() {
+            self.stopping.set(true);
+        }
         for resident in self.residents.all() {
             if listener.is_none_or(|id| resident.listener() == id) {
                 resident.leave(self, grace_ends);

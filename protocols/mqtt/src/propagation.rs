@@ -10,9 +10,9 @@ use crate::codec::Properties;
 use crate::codec::properties::{Value, Writer};
 
 /// The service and the method of messages in traces.
-pub(crate) const MESSAGE: (&str, &'static str) = ("(message)", "publish");
+pub(crate) const MESSAGE: (&str, &str) = ("(message)", "publish");
 /// The same of those that come from a broker.
-pub(crate) const DELIVERY: (&str, &'static str) = ("(message)", "deliver");
+pub(crate) const DELIVERY: (&str, &str) = ("(message)", "deliver");
 
 /// How messages of one session are traced.
 pub(crate) struct Tracing {

@@ -315,7 +315,7 @@ fn special(bytes: &[u8], mut at: usize) -> Option<usize> {
     const ONES: u64 = u64::MAX / 255;
     // The lowest bit that is set is that of the first such byte.
     let equal = |word: u64, byte: u8| {
-        let zero_where_equal = word ^ ONES * u64::from(byte);
+        let zero_where_equal = word ^ (ONES * u64::from(byte));
         zero_where_equal.wrapping_sub(ONES) & !zero_where_equal & ONES << 7
     };
     let mut rest = bytes.get(at..)?;

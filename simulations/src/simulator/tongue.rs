@@ -52,6 +52,7 @@ impl Tongue {
         }
     }
 
+    /// What its frames are read and written by.
     pub(super) fn codec(self) -> Arc<dyn Codec> {
         match self {
             Self::Toy => Arc::new(Toy),

@@ -43,6 +43,12 @@ pub struct Route {
     pub timeout: Option<Placed<Time>>,
     /// When a call is tried again.
     pub retry: Option<Placed<Retry>>,
+    /// Which calls are shed first by a cluster's `adaptive_concurrency`: `sheddable` first, `critical` last.
+    /// Default: default.
+    #[schemars(extend("enum" = ["critical", "default", "sheddable"]))]
+    pub priority: Option<Placed<String>>,
+    /// Its calls wait for something to happen: `adaptive_concurrency` leaves them out. Default: false.
+    pub long_poll: Option<Placed<bool>>,
     /// Which of its calls are traced. Default: as all calls are.
     pub tracing: Option<Placed<RouteTracing>>,
 }

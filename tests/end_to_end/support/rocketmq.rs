@@ -198,12 +198,18 @@ impl Broker {
             eventually("the broker in the name server", START, || {
                 let known = route(names, "SELF_TEST_TOPIC").map(|own| own.to_string());
                 match known {
-                    Some(text) if text.contains(&self.address) => Ok(()),
+                    Some(text) if self.is_in(&text) => Ok(()),
                     other => Err(format!("{other:?}\n{}", process.tail())),
                 }
             });
         }
         self.process = Some(process);
+    }
+
+    /// Whether a route tells of it, by its address or by its host's name.
+    fn is_in(&self, route: &str) -> bool {
+        let port = self.address.trim_start_matches(|char| char != ':');
+        route.contains(&format!("{port}\""))
     }
 
     /// Creates a topic with so many queues, and waits until every name server knows it: a client that
@@ -225,7 +231,7 @@ impl Broker {
             eventually("the topic's route", Duration::from_secs(20), || {
                 let found = route(names, name).ok_or("none")?;
                 let brokers = found["brokerDatas"].to_string();
-                if brokers.contains(&self.address) {
+                if self.is_in(&brokers) {
                     Ok(())
                 } else {
                     Err(brokers)
