@@ -124,7 +124,7 @@ fn what_makes_no_sense_is_refused_with_its_place() {
             "bolt",
             "to: { cluster: pay }, priority: urgent",
             on,
-            "f.yaml:5:40: `urgent` is no priority; write critical, default or sheddable",
+            "f.yaml:5:41: `urgent` is no priority; write critical, default or sheddable",
         ),
         (
             "bolt",
@@ -143,7 +143,7 @@ fn what_makes_no_sense_is_refused_with_its_place() {
             "bolt",
             to,
             "outlier: { interval: 5s }",
-            "f.yaml:7:66: nothing is counted in intervals",
+            "f.yaml:7:61: nothing is counted in intervals",
         ),
         (
             "bolt",
@@ -156,7 +156,7 @@ fn what_makes_no_sense_is_refused_with_its_place() {
             "bolt",
             "to: { cluster: other }, priority: critical",
             on,
-            "f.yaml:5:42: no cluster that it leads to has `adaptive_concurrency`; take `priority` away",
+            "f.yaml:5:43: no cluster that it leads to has `adaptive_concurrency`; take `priority` away",
         ),
         (
             "bolt",
