@@ -273,11 +273,13 @@ routes: {{ all: [ {{ to: {{ registry: zk }} }} ] }}
         }
     });
     for speech in SPEECHES {
-        let lines = finback.process().said();
+        let (lines, began) = (finback.process().said(), Instant::now());
         invent(&finback, speech, INVENTED);
         unharmed(&finback, speech, &named(speech, LATER), true);
         let said = finback.process().said() - lines;
-        assert!(said < 200, "{said} lines in the log");
+        // Lines that clients cause come at a bounded rate, and a busy machine takes its time.
+        let most = 200 + 10 * began.elapsed().as_secs() as usize;
+        assert!(said < most, "{said} lines in the log");
     }
     // What is written behind the calls, and what is not.
     thread::sleep(Duration::from_secs(2));
