@@ -5,6 +5,7 @@ mod clients;
 mod groups;
 mod mesh;
 mod messages;
+mod on_grpc;
 mod operators;
 mod outages;
 mod stage;
