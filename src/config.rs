@@ -44,6 +44,8 @@ pub struct Config {
     pub registries: Vec<(String, RegistryConfig)>,
     /// Kafka clusters.
     pub kafka: Vec<Arc<crate::kafka::Outlet>>,
+    /// Servers that filters ask.
+    pub servers: Vec<Arc<crate::filters::server::Server>>,
     /// Subscriptions of our own at brokers.
     pub subscriptions: Vec<crate::subscriber::Subscription>,
     /// Local services to register.
@@ -105,6 +107,8 @@ pub(crate) struct TlsFiles {
     pub(crate) listeners: Vec<Option<Placed<ServerFiles>>>,
     pub(crate) clusters: Vec<Option<Placed<ClientFiles>>>,
     pub(crate) registry_clusters: Option<Placed<ClientFiles>>,
+    /// Those of servers that filters ask.
+    pub(crate) servers: Vec<Placed<ClientFiles>>,
     pub(crate) kafka: Vec<Placed<Arc<crate::kafka::Outlet>>>,
     /// What clients of MQTT are asked for.
     pub(crate) credentials: Vec<Placed<Arc<crate::authentication::Credentials>>>,
@@ -142,6 +146,9 @@ impl Config {
         if let Some(Placed { value, place }) = &self.files.registry_clusters {
             let built = value.build().map_err(|error| wrong(*place, error));
             self.routing.registry_policy.tls = built.ok();
+        }
+        for Placed { value, place } in &self.files.servers {
+            let _ = value.config().map_err(|error| wrong(*place, error));
         }
         for Placed { value, place } in &self.files.kafka {
             if let Some(tls) = &value.config.tls {

@@ -7,6 +7,7 @@ pub mod admin;
 pub mod authentication;
 pub mod commands;
 pub mod config;
+pub mod filters;
 pub mod kafka;
 pub mod log;
 pub mod mesh_registry;

@@ -125,6 +125,7 @@ impl Running {
         for outlet in &config.kafka {
             start_outlet(outlet, &[])?;
         }
+        config.servers.iter().for_each(|own| own.start());
         tokio::spawn(keep_checking(Arc::downgrade(&mesh)));
         let turns = ["control", "registries"].map(|thread| (thread, Arc::<Turns>::default()));
         tokio::spawn(turns[0].1.clone().keep_looking());
@@ -207,6 +208,8 @@ impl Running {
         for outlet in &config.kafka {
             start_outlet(outlet, &before)?;
         }
+        // Those of filters that go on as they are end unasked.
+        config.servers.iter().for_each(|own| own.start());
         // Last of what may fail: clients that connect meanwhile are in the kernel's queue, and would be
         // reset.
         let bound = bind(&self.workers, fresh, &config.places)?;

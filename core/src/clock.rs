@@ -66,6 +66,12 @@ impl Clock {
         self.start + Duration::from_micros(moment.0)
     }
 
+    /// The moment of an instant; that of the clock's beginning for any before it.
+    #[must_use]
+    pub fn moment(&self, instant: Instant) -> Now {
+        Now(micros(instant.saturating_duration_since(self.start)))
+    }
+
     /// A wall-clock time on this clock, in microseconds; negative before it began.
     #[must_use]
     pub fn from_wall(&self, wall: SystemTime) -> i64 {

@@ -17,12 +17,13 @@ use tokio::sync::{Notify, watch};
 use crate::balance::Policy;
 use crate::budget::Budget;
 use crate::clock::{Clock, Now};
+use crate::concurrency::{AdaptiveConcurrency, ConcurrencyLimit};
 use crate::discovery::{Discovery, Instance, Lane, Lookup, Rules, Sink, Snapshot, WatchGuard};
 use crate::endpoint::{Endpoint, Health};
-use crate::gauges::{ClusterCounts, Gauges};
+use crate::gauges::{ClusterCounts, Detector, Gauges};
 use crate::health::HealthCheck;
 use crate::net::{ClientTls, ProxyVersion};
-use crate::outlier::Outlier;
+use crate::outlier::{Interval, Outlier};
 use crate::own_error::is_ours;
 use crate::text::Escaped;
 
@@ -53,6 +54,8 @@ pub struct ClusterPolicy {
     pub max_in_flight: u32,
     /// Calls in flight to one endpoint, at most; 0 = no limit. Default: 0.
     pub per_endpoint: u32,
+    /// Finds out how many calls may be in flight to the whole cluster. Default: not at all.
+    pub adaptive_concurrency: Option<AdaptiveConcurrency>,
     /// When an endpoint is ejected.
     pub outlier: Outlier,
     /// How endpoints are asked whether they are well. Default: not at all.
@@ -80,6 +83,7 @@ impl Default for ClusterPolicy {
             heartbeat_misses: 3,
             max_in_flight: 10_000,
             per_endpoint: 0,
+            adaptive_concurrency: None,
             outlier: Outlier::default(),
             health_check: None,
             panic_percent: 50,
@@ -139,8 +143,12 @@ pub struct Cluster {
     pub in_flight: Arc<AtomicU32>,
     /// Numbers about it, since the first of the clusters that it replaced began.
     pub counts: Arc<ClusterCounts>,
+    /// The limit that is found out, if one is.
+    pub concurrency: Option<Arc<ConcurrencyLimit>>,
     /// What retries may cost.
     pub budget: Budget,
+    /// The interval in which calls are counted, where endpoints are ejected by that.
+    interval: Interval,
     endpoints: ArcSwap<Endpoints>,
     /// What was learnt about the endpoints.
     book: Mutex<Book>,
@@ -170,10 +178,12 @@ impl Cluster {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             in_flight: former.map_or_else(Arc::default, |former| former.in_flight.clone()),
             counts: former.map_or_else(Arc::default, |former| former.counts.clone()),
+            concurrency: concurrency(spec.policy.adaptive_concurrency, former),
             budget: former.map_or_else(
                 || Budget::new(percent, RETRY_FLOOR),
                 |former| former.budget.with_percent(percent),
             ),
+            interval: Interval::default(),
             endpoints: ArcSwap::from_pointee(Endpoints::default()),
             book: Mutex::new(
                 former
@@ -250,6 +260,39 @@ impl Cluster {
             let why = format!("no connection can be made: {error}");
             endpoint.health.troubles.ejected(now, why);
         }
+    }
+
+    /// Notes how a call to `endpoint`, one of its own, ended, where its endpoints are ejected by their rates.
+    pub(crate) fn rate(&self, endpoint: &Endpoint, now: Now, good: bool) {
+        let outlier = &self.spec.policy.outlier;
+        if outlier.is_rated() {
+            endpoint.health.tally.note(good);
+            if let Some(fresh) = self.interval.pass(now, outlier.interval) {
+                self.eject_by_rate(now, fresh);
+            }
+        }
+    }
+
+    /// An interval is over.
+    #[cold]
+    fn eject_by_rate(&self, now: Now, fresh: bool) {
+        let endpoints = self.endpoints.load();
+        let outlier = &self.spec.policy.outlier;
+        for own in outlier.by_rate(&endpoints.all, now, fresh) {
+            let endpoint = &endpoints.all[own.place];
+            self.ejected(endpoint, now, own.detector, own.why);
+        }
+    }
+
+    /// Notes that `endpoint`, one of its own, was ejected for calls that failed.
+    #[cold]
+    pub(crate) fn ejected(&self, endpoint: &Endpoint, now: Now, detector: Detector, why: String) {
+        self.counts.ejections.add(detector);
+        tracing::warn!(
+            cluster = %Escaped(self.name()), endpoint = %endpoint.address, detector = detector.name(), why,
+            "endpoint ejected after repeated failures"
+        );
+        endpoint.health.troubles.ejected(now, why);
     }
 
     /// A number that changes with every change of the endpoints.
@@ -352,6 +395,21 @@ impl Cluster {
             terms: instance.terms,
             health,
         })
+    }
+}
+
+/// The limit by these settings; that of the former cluster, where they are the same.
+fn concurrency(
+    settings: Option<AdaptiveConcurrency>,
+    former: Option<&Cluster>,
+) -> Option<Arc<ConcurrencyLimit>> {
+    let (settings, former) = (settings?, former.and_then(|own| own.concurrency.as_ref()));
+    match former {
+        Some(own) if own.settings() == settings => Some(own.clone()),
+        _ => Some(Arc::new(ConcurrencyLimit::new(
+            settings,
+            former.map(|own| &**own),
+        ))),
     }
 }
 

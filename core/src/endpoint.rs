@@ -53,6 +53,8 @@ pub struct Health {
     pub(crate) stand: Stand,
     /// Failures in a row.
     pub(crate) failures: AtomicU32,
+    /// Calls of the interval under way, by how they ended; where that is asked for.
+    pub(crate) tally: Tally,
     /// Times it was ejected in the recent past; lengthens the next ejection.
     pub(crate) ejections: AtomicU32,
     /// When the last ejection ended (microseconds).
@@ -75,6 +77,26 @@ pub struct Health {
     lifted: AtomicBool,
     /// Why it takes no calls, for whoever asks.
     pub(crate) troubles: Troubles,
+}
+
+/// Calls of one interval.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    good: AtomicU32,
+    bad: AtomicU32,
+}
+
+impl Tally {
+    /// Counts a call.
+    pub(crate) fn note(&self, good: bool) {
+        let count = if good { &self.good } else { &self.bad };
+        count.fetch_add(1, Relaxed);
+    }
+
+    /// Takes what was counted: those that went well, and those that failed.
+    pub(crate) fn take(&self) -> (u32, u32) {
+        (self.good.swap(0, Relaxed), self.bad.swap(0, Relaxed))
+    }
 }
 
 /// Answers are noted this often; more would only keep the workers' caches busy.
@@ -241,6 +263,7 @@ impl Health {
             self.stand.change(seen, Seen::ejected(now));
         }
         self.failures.store(0, Relaxed);
+        self.tally.take();
         self.connect_failures.store(0, Relaxed);
         self.unhealthy.store(false, Relaxed);
         self.leaving_until.store(0, Relaxed);

@@ -198,6 +198,9 @@ pub struct Metadata<'a> {
     pub own: bool,
     /// Nobody may ask that here, wherever routes would lead it: the protocol's settings say so.
     pub denied: bool,
+    /// How long it takes says nothing of its endpoint's load: a session, a tunnel, a long poll. It is left out of
+    /// [adaptive concurrency](crate::concurrency).
+    pub lingers: bool,
     /// Why something among these cannot be read, where a protocol finds that out on the way: the call
     /// is refused, and never taken for one that does not say it.
     pub unreadable: Option<&'static str>,

@@ -299,9 +299,66 @@ pub struct ClusterCounts {
     /// Connections that could not be made, because of the endpoint.
     pub connect_failures: AtomicU64,
     /// Endpoints ejected.
-    pub ejections: AtomicU64,
+    pub ejections: Ejections,
     /// Attempts after a call's first.
     pub retries: AtomicU64,
+}
+
+/// What had an endpoint ejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detector {
+    /// So many calls in a row that failed.
+    Consecutive,
+    /// The call that tried it after an ejection failed.
+    Trial,
+    /// It answers a smaller share of its calls well than the others do.
+    SuccessRate,
+    /// A larger share of its calls failed than may.
+    FailurePercentage,
+}
+
+impl Detector {
+    /// All there are.
+    pub const ALL: [Self; 4] = [
+        Self::Consecutive,
+        Self::Trial,
+        Self::SuccessRate,
+        Self::FailurePercentage,
+    ];
+
+    /// Its name in metrics and logs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Consecutive => "consecutive",
+            Self::Trial => "trial",
+            Self::SuccessRate => "success_rate",
+            Self::FailurePercentage => "failure_percentage",
+        }
+    }
+}
+
+/// Ejections by what they were for.
+#[derive(Debug, Default)]
+pub struct Ejections([AtomicU64; Detector::ALL.len()]);
+
+impl Ejections {
+    /// Counts one more.
+    pub fn add(&self, detector: Detector) {
+        Gauges::add(&self.0[detector as usize]);
+    }
+
+    /// Those of one detector.
+    #[must_use]
+    pub fn of(&self, detector: Detector) -> u64 {
+        self.0[detector as usize].load(Ordering::Relaxed)
+    }
+
+    /// Those of all.
+    #[must_use]
+    pub fn all(&self) -> u64 {
+        Detector::ALL.into_iter().map(|own| self.of(own)).sum()
+    }
 }
 
 /// The client connections of one listener.

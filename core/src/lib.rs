@@ -9,6 +9,7 @@ pub mod budget;
 pub mod clock;
 pub mod cluster;
 pub mod codec;
+pub mod concurrency;
 pub mod conformance;
 pub mod discovery;
 pub mod driver;

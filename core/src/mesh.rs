@@ -45,7 +45,7 @@ pub use local::LocalMesh;
 pub(crate) use origin::Origin;
 pub use origin::Pinned;
 pub(crate) use site::{SiteCache, SiteKey};
-pub use status::{ClusterStatus, EndpointState, EndpointStatus};
+pub use status::{ClusterStatus, ConcurrencyStatus, EndpointState, EndpointStatus};
 pub(crate) use told::Told;
 pub use traced::{Propagated, Traced};
 pub use verdict::{AttemptEnd, Deadline, Repeat, Ruling, Verdict, rule, table};

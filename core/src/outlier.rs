@@ -1,5 +1,7 @@
-//! Endpoints that keep failing, or cannot be connected to, are left alone for a while, and for
+//! Outlier detection: endpoints that keep failing, or cannot be connected to, are left alone for a while, and for
 //! longer each time; then one call tries them before others follow.
+
+mod rates;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -7,6 +9,8 @@ use std::time::Duration;
 
 use crate::clock::{Now, micros};
 use crate::endpoint::{Endpoint, Health, Seen, Standing, Trial};
+
+pub use rates::{Ejected, FailurePercentage, Interval, SuccessRate};
 
 /// The first time that no connection can be made, an endpoint is out for this long; each
 /// further time in a row twice as long, up to `base`.
@@ -20,6 +24,12 @@ const PATIENCE: Duration = Duration::from_millis(100);
 pub struct Outlier {
     /// Failures in a row that eject an endpoint; 0 = never. Default: 5.
     pub consecutive: u32,
+    /// Calls are counted in intervals of this length for the two that follow. Default: 10 s.
+    pub interval: Duration,
+    /// Ejects endpoints that fail more than the others do. Default: none.
+    pub success_rate: Option<SuccessRate>,
+    /// Ejects endpoints that fail too much. Default: none.
+    pub failure_percentage: Option<FailurePercentage>,
     /// The first ejection lasts this long; each one soon after the last lasts twice as long.
     /// One past ejection is forgotten for every `base` of time out of ejection. Default: 30 s.
     pub base: Duration,
@@ -34,6 +44,9 @@ impl Default for Outlier {
     fn default() -> Self {
         Self {
             consecutive: 5,
+            interval: Duration::from_secs(10),
+            success_rate: None,
+            failure_percentage: None,
             base: Duration::from_secs(30),
             max: Duration::from_secs(300),
             max_percent: 10,
@@ -90,7 +103,7 @@ impl Outlier {
             Standing::OnTrial(_) | Standing::Due if decides(&trial) => {
                 // It was reached.
                 health.connect_failures.store(0, Relaxed);
-                if self.consecutive == 0 || balanced(members).count() < 2 {
+                if !self.ejects() || balanced(members).count() < 2 {
                     self.lift(health, now, seen);
                     return false;
                 }
@@ -135,6 +148,16 @@ impl Outlier {
             health.failures.fetch_add(1, Relaxed);
             return false;
         }
+        self.eject_available(health, now, members)
+    }
+
+    /// Whether calls that fail have anything ejected at all.
+    fn ejects(&self) -> bool {
+        self.consecutive > 0 || self.is_rated()
+    }
+
+    /// Ejects an endpoint that takes calls, if one more may be.
+    fn eject_available(&self, health: &Health, now: Now, members: &[Arc<Endpoint>]) -> bool {
         if !self.has_room(members) {
             return false;
         }

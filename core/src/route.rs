@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::concurrency::Priority;
 use crate::identity::{self, Identity};
 use crate::rng::{Share, below};
 use crate::subset::Subset;
@@ -53,6 +54,10 @@ pub struct Route {
     pub timeout: Option<Duration>,
     /// How often they are tried.
     pub retry: Retry,
+    /// Which of them are shed first where a cluster's concurrency is limited.
+    pub priority: Priority,
+    /// They wait for something to happen: how long they take says nothing of their endpoint's load.
+    pub long_poll: bool,
     /// Which of them are traced, where that is not as for all calls.
     pub tracing: Option<Choice>,
     /// The filters that they pass, by name and in order, after those of their listener.

@@ -7,6 +7,7 @@ mod client;
 mod faults;
 mod ledger;
 mod network;
+mod overload;
 mod plan;
 mod registry;
 mod report;
@@ -19,6 +20,7 @@ mod world;
 
 use world::World;
 
+pub use overload::{Limiter, Outcome, Story, overload};
 pub use report::Report;
 pub use sweep::{Sweep, sweep};
 

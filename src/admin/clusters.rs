@@ -1,10 +1,9 @@
 //! Clusters and endpoints as routing sees them, with the reason for it.
 
-use std::sync::atomic::Ordering::Relaxed;
-
+use finback_core::gauges::Detector;
 use finback_core::mesh::{ClusterStatus, EndpointStatus};
 use finback_core::text;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Looked-up clusters that nobody has and that are listed.
 const MAX_INVENTED: usize = 1000;
@@ -54,13 +53,25 @@ fn cluster(own: &ClusterStatus) -> Value {
             "group": cut(&lookup.group),
         })
     });
+    let ejections = Detector::ALL.into_iter().map(|by| {
+        let count = own.counts.ejections.of(by);
+        (by.name().to_owned(), Value::from(count))
+    });
+    let ejections: Map<_, _> = ejections.collect();
     json!({
         "name": cut(&own.name),
         "lookup": lookup,
         "ready": own.ready,
         "known": own.known,
         "in_flight": own.in_flight,
-        "ejections": own.counts.ejections.load(Relaxed),
+        "concurrency": own.concurrency.map(|own| json!({
+            "limit": own.limit,
+            "in_flight": own.in_flight,
+            "shed": own.shed,
+            "baseline_ms": own.baseline.map(|own| own.as_secs_f64() * 1000.0),
+        })),
+        "ejections": own.counts.ejections.all(),
+        "ejections_by": ejections,
         "endpoints": own.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
     })
 }
@@ -125,6 +136,7 @@ mod tests {
             ready: true,
             known: endpoints > 0,
             in_flight: 1,
+            concurrency: None,
             counts: Arc::default(),
             endpoints: vec![endpoint; endpoints],
         }

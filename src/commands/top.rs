@@ -1,9 +1,12 @@
 //! `finback top`: what is called, how often, how fast and with how many errors.
 
+mod clusters;
+
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Args;
@@ -13,6 +16,8 @@ use serde_json::Value;
 use crate::admin::client::{Client, Identity, Part};
 use crate::config::units;
 use crate::log::say;
+
+use clusters::Clusters;
 
 /// Rows where nobody says how high the terminal is.
 const ROWS: usize = 40;
@@ -39,6 +44,9 @@ pub struct Options {
     /// One row per service, its methods together.
     #[arg(long)]
     services: bool,
+    /// Clusters in place of services: endpoints, calls in flight, and the limit that adaptive concurrency found out.
+    #[arg(long, conflicts_with_all = ["services", "service", "sort"])]
+    clusters: bool,
     /// Only services that begin so.
     #[arg(long, value_name = "NAME", default_value = "")]
     service: String,
@@ -98,6 +106,9 @@ pub async fn top(options: Options) -> anyhow::Result<ExitCode> {
         (false, number) => number.unwrap_or(u64::MAX),
     };
     let live = std::io::stdout().is_terminal();
+    if options.clusters {
+        return top_clusters(&client, every, left, live).await;
+    }
     while left > 0 {
         tokio::time::sleep(every).await;
         let now = sample(&client, &options).await?;
@@ -113,9 +124,39 @@ pub async fn top(options: Options) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The same of clusters.
+async fn top_clusters(
+    client: &Client,
+    every: Duration,
+    mut left: u64,
+    live: bool,
+) -> anyhow::Result<ExitCode> {
+    let mut before = clusters_now(client).await?;
+    while left > 0 {
+        tokio::time::sleep(every).await;
+        let now = clusters_now(client).await?;
+        let (height, width) = size(live);
+        show(
+            &now.table(&before, every.as_secs_f64(), height, width),
+            live,
+        );
+        before = now;
+        left -= 1;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn clusters_now(client: &Client) -> anyhow::Result<Clusters> {
+    let value = client.value("/clusters").await?;
+    Clusters::read(&value).context(UNREADABLE)
+}
+
+/// What is said of an answer of another version.
+const UNREADABLE: &str = "the answer cannot be read; is it another version of Finback?";
+
 async fn sample(client: &Client, options: &Options) -> anyhow::Result<Sample> {
     let value = client.value("/services").await?;
-    read(&value, options).context("the answer cannot be read; is it another version of Finback?")
+    read(&value, options).context(UNREADABLE)
 }
 
 fn read(value: &Value, options: &Options) -> Option<Sample> {
@@ -234,7 +275,13 @@ fn size(live: bool) -> (usize, usize) {
 
 fn print(options: &Options, before: &Sample, now: &Sample, live: bool) {
     let (height, width) = size(live);
-    let text = table(&rows(before, now, &options.sort), height, width);
+    show(
+        &table(&rows(before, now, &options.sort), height, width),
+        live,
+    );
+}
+
+fn show(text: &str, live: bool) {
     if live {
         // Home, and what stood there is gone line by line: nothing flickers.
         let text = text.replace('\n', "\x1b[K\n");

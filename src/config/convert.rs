@@ -2,6 +2,7 @@
 
 mod admin;
 mod clusters;
+mod concurrency;
 mod filters;
 mod kafka;
 mod logs;
@@ -55,6 +56,7 @@ type Result<T> = std::result::Result<T, Wrong>;
 pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Config, Vec<Wrong>> {
     let mut wrongs = Wrongs::default();
     let found = warnings::of(&file);
+    let idle = concurrency::check(&file);
     let kafka = file.kafka.into_iter().map(|(name, kafka)| {
         let outlet = kafka::outlet(&name, kafka, folder)?;
         Ok((name, outlet))
@@ -64,6 +66,7 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
     let tracing = wrongs.one(tracing.transpose()).flatten();
     // What is wrong there would be missing elsewhere.
     wrongs.none()?;
+    idle.into_iter().for_each(|own| wrongs.add(own));
     let names = Names {
         tracing: tracing.as_ref().map(|own| own.choice),
         registries: file.registries.keys().cloned().collect(),
@@ -120,11 +123,12 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
     rocketmq::settle(&mut all, &tables, &mut wrongs);
     let filters = file.filters.into_iter().map(|(name, from)| {
         let place = from.place;
-        let converted = filters::filter(&name, from)?;
+        let converted = filters::filter(&name, from, folder)?;
         filters::check(&name, (&converted, place), &tables, &all.specs)?;
-        Ok((name.into(), converted.filter))
+        Ok(((name.into(), converted.filter), converted.server))
     });
-    let filters = wrongs.all(filters);
+    let (filters, asked): (_, Vec<_>) = wrongs.all(filters).into_iter().unzip();
+    let asked = || asked.iter().flatten();
     let Listeners {
         specs: listeners,
         tls: listener_tls,
@@ -172,6 +176,7 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
         found,
         shown: serde_json::Value::Null,
         kafka: names.kafka.values().map(|own| own.value.clone()).collect(),
+        servers: asked().map(|own| own.server.clone()).collect(),
         subscriptions,
         workers,
         admin,
@@ -197,6 +202,7 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
             listeners: listener_tls,
             clusters: cluster_tls,
             registry_clusters: registry_tls,
+            servers: asked().filter_map(|own| own.tls.clone()).collect(),
             kafka: names.kafka.into_values().collect(),
             credentials: names.credentials.into_inner(),
         },

@@ -13,7 +13,10 @@ use serde::Deserialize;
 use super::units::{Pause, Percent, Placed, Share, Size, Time};
 
 pub use admin::{Admin, AdminListener, AdminTls};
-pub use filters::{Authorization, AuthorizationRule, Fault, Filter, Per, RateLimit};
+pub use filters::{
+    Authorization, AuthorizationRule, DescriptorEntry, ExternalAuthorization, Fault, Filter, Per,
+    RateLimit, RateLimitService,
+};
 
 /// The whole file: keys at its top that begin with `x-` are left to whoever wrote them, for anchors to stand in.
 #[derive(Clone, Debug)]
@@ -745,6 +748,12 @@ pub struct Route {
     pub timeout: Option<Placed<Time>>,
     /// When a call is tried again.
     pub retry: Option<Placed<Retry>>,
+    /// Which calls are shed first by a cluster's `adaptive_concurrency`: `sheddable` first, `critical` last.
+    /// Default: default.
+    #[schemars(extend("enum" = ["critical", "default", "sheddable"]))]
+    pub priority: Option<Placed<String>>,
+    /// Its calls wait for something to happen: `adaptive_concurrency` leaves them out. Default: false.
+    pub long_poll: Option<Placed<bool>>,
     /// Which of its calls are traced. Default: as all calls are.
     pub tracing: Option<Placed<RouteTracing>>,
 }
@@ -1251,6 +1260,8 @@ pub struct Cluster {
     pub heartbeat: Option<Heartbeat>,
     /// Calls in flight.
     pub limits: Option<ClusterLimits>,
+    /// Finds out how many calls may be in flight. Default: `limits` alone hold.
+    pub adaptive_concurrency: Option<Placed<AdaptiveConcurrency>>,
     /// When an endpoint is left alone.
     pub outlier: Option<Outlier>,
     /// Asking endpoints whether they are well. Default: nobody is asked.
@@ -1283,6 +1294,8 @@ pub struct Policy {
     pub heartbeat: Option<Heartbeat>,
     /// Calls in flight.
     pub limits: Option<ClusterLimits>,
+    /// Finds out how many calls may be in flight. Default: `limits` alone hold.
+    pub adaptive_concurrency: Option<Placed<AdaptiveConcurrency>>,
     /// When an endpoint is left alone.
     pub outlier: Option<Outlier>,
     /// Asking endpoints whether they are healthy. Default: nobody is asked.
@@ -1421,12 +1434,57 @@ pub struct ClusterLimits {
     pub per_endpoint: Option<u32>,
 }
 
+/// Finds out how many calls may be in flight to a cluster, by how long they take.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdaptiveConcurrency {
+    /// The limit is never below. Default: 4.
+    pub min: Option<NonZeroU32>,
+    /// The limit is never above. Default: 1000.
+    pub max: Option<NonZeroU32>,
+    /// Of the answers in a window, so many percent count: the quickest ones. Default: 99.
+    pub percentile: Option<Percent>,
+    /// Answers may take so many percent longer than where nothing waits before the limit shrinks. Default: 25.
+    pub buffer: Option<Percent>,
+}
+
+/// Endpoints that fail more calls than the others do.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SuccessRate {
+    /// So many endpoints must have had enough calls. Default: 5.
+    pub min_endpoints: Option<NonZeroU32>,
+    /// Calls in an interval that are enough. Default: 100.
+    pub volume: Option<NonZeroU32>,
+    /// An endpoint is left alone whose success rate is below the mean of all less so many standard deviations.
+    /// Default: 1.9.
+    pub stdev_factor: Option<Placed<f64>>,
+}
+
+/// Endpoints that fail most of their calls.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FailurePercentage {
+    /// An endpoint is left alone that fails so many percent of its calls, or more. Default: 85.
+    pub threshold: Option<Percent>,
+    /// So many endpoints must have had enough calls. Default: 5.
+    pub min_endpoints: Option<NonZeroU32>,
+    /// Calls in an interval that are enough. Default: 50.
+    pub volume: Option<NonZeroU32>,
+}
+
 /// When an endpoint is left alone.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Outlier {
     /// After so many failures in a row; 0 never. Default: 5.
     pub consecutive: Option<u32>,
+    /// If it fails more calls than the others do. Default: that does not matter.
+    pub success_rate: Option<SuccessRate>,
+    /// If it fails most of its calls. Default: that does not matter.
+    pub failure_percentage: Option<FailurePercentage>,
+    /// Calls are counted in intervals of this length for these two. Default: 10s.
+    pub interval: Option<Placed<Time>>,
     /// For how long, times the number of ejections. Default: 30s.
     pub base: Option<Time>,
     /// The longest. Default: 5m.

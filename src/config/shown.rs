@@ -10,7 +10,7 @@ pub(super) const REDACTED: &str = "(redacted)";
 pub(super) const SECRET: [&str; 4] = ["password", "user", "username", "users"];
 /// Keys that have a secret's name and hold none: files by their paths, and choices of a method.
 #[cfg(test)]
-pub(super) const HARMLESS: [&str; 16] = [
+pub(super) const HARMLESS: [&str; 17] = [
     "auth_timeout",
     "authenticate",
     "authentication",
@@ -18,6 +18,7 @@ pub(super) const HARMLESS: [&str; 16] = [
     "certificate",
     "certificates",
     "client_ca",
+    "external_authorization",
     "identity",
     "in_flight_per_connection",
     "key",
@@ -29,7 +30,7 @@ pub(super) const HARMLESS: [&str; 16] = [
     "unhealthy",
 ];
 /// Maps whose keys are the operator's own: there a name that sounds like a secret is taken for one.
-const FREE: [&str; 7] = [
+const FREE: [&str; 8] = [
     "options",
     "attributes",
     "query",
@@ -37,6 +38,7 @@ const FREE: [&str; 7] = [
     "add",
     "parameters",
     "claims",
+    "context",
 ];
 /// Maps whose texts may all be secrets: collectors call their keys as they like.
 const HIDDEN: [&str; 1] = ["headers"];

@@ -1,6 +1,7 @@
 //! What is wrong is said with its place and its remedy.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod concurrency;
 mod messages;
 
 use std::path::Path;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use finback_core::gauges::ClusterCounts;
+use finback_core::gauges::{ClusterCounts, Detector};
 use finback_core::mesh::{ClusterStatus, EndpointStatus};
 use finback_core::metric::{Family, Kind};
 use finback_core::text;
@@ -24,19 +24,40 @@ struct Sums {
     connections: u64,
     connected: u64,
     connect_failures: u64,
-    ejections: u64,
+    ejections: [u64; Detector::ALL.len()],
     retries: u64,
     endpoints: u64,
     available: u64,
     healthy: u64,
     unhealthy: u64,
     in_flight: u64,
+    /// Limit, and calls that were shed, of those that find one out.
+    concurrency: Option<(u64, u64)>,
 }
 
 /// Reads one number.
 type Read = fn(&Sums) -> u64;
 
-static FAMILIES: [(Family, Read); 10] = [
+static EJECTIONS: Family = Family::counter(
+    "finback_cluster_ejections_total",
+    "endpoints",
+    &["cluster", "detector"],
+    "Endpoints ejected for calls that failed, by what was found out: consecutive, trial, success_rate or failure_percentage.",
+);
+static LIMIT: Family = Family::gauge(
+    "finback_cluster_concurrency_limit",
+    "calls",
+    CLUSTER,
+    "Calls that may be in flight to a cluster, as adaptive concurrency has found out.",
+);
+static SHED: Family = Family::counter(
+    "finback_cluster_shed_total",
+    "calls",
+    CLUSTER,
+    "Calls turned away by a cluster's adaptive concurrency.",
+);
+
+static FAMILIES: [(Family, Read); 9] = [
     (
         Family::gauge(
             "finback_cluster_endpoints",
@@ -111,15 +132,6 @@ static FAMILIES: [(Family, Read); 10] = [
     ),
     (
         Family::counter(
-            "finback_cluster_ejections_total",
-            "endpoints",
-            CLUSTER,
-            "Endpoints ejected after repeated failures.",
-        ),
-        |sums| sums.ejections,
-    ),
-    (
-        Family::counter(
             "finback_cluster_retries_total",
             "attempts",
             CLUSTER,
@@ -140,6 +152,22 @@ pub(super) fn collect(clusters: &[ClusterStatus], sink: &mut dyn Sink) {
                 sink.series(&[label], Value::Count(value(sums)));
             }
         }
+    }
+    let own = || all.iter().filter(|(label, _)| *label != OTHER);
+    sink.family(&EJECTIONS);
+    for (label, sums) in own() {
+        for (detector, count) in Detector::ALL.into_iter().zip(sums.ejections) {
+            sink.series(&[label, detector.name()], Value::Count(count));
+        }
+    }
+    let limited = || own().filter_map(|(label, sums)| Some((label, sums.concurrency?)));
+    sink.family(&LIMIT);
+    for (label, (limit, _)) in limited() {
+        sink.series(&[label], Value::Count(limit));
+    }
+    sink.family(&SHED);
+    for (label, (_, shed)) in limited() {
+        sink.series(&[label], Value::Count(shed));
     }
 }
 
@@ -183,7 +211,14 @@ impl Sums {
         self.connections += read(&counts.connections);
         self.connected += read(&counts.connected);
         self.connect_failures += read(&counts.connect_failures);
-        self.ejections += read(&counts.ejections);
+        for (sum, detector) in self.ejections.iter_mut().zip(Detector::ALL) {
+            *sum += counts.ejections.of(detector);
+        }
+        if let Some(own) = cluster.concurrency {
+            let (limit, shed) = self.concurrency.get_or_insert_default();
+            *limit += u64::from(own.limit);
+            *shed += own.shed;
+        }
         self.retries += read(&counts.retries);
     }
 }
@@ -194,7 +229,7 @@ mod tests {
 
     use super::*;
     use finback_core::discovery::Lookup;
-    use finback_core::mesh::EndpointState;
+    use finback_core::mesh::{ConcurrencyStatus, EndpointState};
     use finback_observability::Page;
 
     fn cluster(name: &str, looked_up: bool, endpoints: usize) -> ClusterStatus {
@@ -227,6 +262,7 @@ mod tests {
             ready: true,
             known: endpoints > 0,
             in_flight: 1,
+            concurrency: None,
             counts: Arc::default(),
             endpoints: vec![endpoint; endpoints],
         }
@@ -247,8 +283,34 @@ mod tests {
         assert_eq!(labels, [OTHER, "configured", "found"]);
         assert_eq!(labelled[OTHER].in_flight, 10_000);
         assert_eq!(labelled["found"].available, 3);
-        // A family has two lines about itself; six are gauges, and show the others too.
-        assert_eq!(shown(&all).lines().count(), 10 * (2 + 2) + 6);
+        // A family has two lines about itself; six are gauges, and show the others too. Ejections have a line
+        // for each detector, and nobody's concurrency is limited.
+        assert_eq!(
+            shown(&all).lines().count(),
+            9 * (2 + 2) + 6 + (2 + 2 * 4) + 2 * 2
+        );
+    }
+
+    #[test]
+    fn what_was_found_out_stands_for_those_that_are_limited() {
+        let mut limited = cluster("limited", false, 1);
+        limited.concurrency = Some(ConcurrencyStatus {
+            limit: 77,
+            in_flight: 3,
+            shed: 5,
+            baseline: None,
+        });
+        limited.counts.ejections.add(Detector::SuccessRate);
+        let text = shown(&[limited, cluster("free", false, 1)]);
+        for line in [
+            "finback_cluster_concurrency_limit{cluster=\"limited\"} 77",
+            "finback_cluster_shed_total{cluster=\"limited\"} 5",
+            "finback_cluster_ejections_total{cluster=\"limited\",detector=\"success_rate\"} 1",
+            "finback_cluster_ejections_total{cluster=\"free\",detector=\"success_rate\"} 0",
+        ] {
+            assert!(text.lines().any(|own| own == line), "{line}: {text}");
+        }
+        assert!(!text.contains("limit{cluster=\"free\"}"), "{text}");
     }
 
     #[test]

@@ -8,7 +8,8 @@ static DECISIONS: Family = Family::counter(
     "finback_filter_decisions_total",
     "decisions",
     &["filter", "rule", "decision"],
-    "What filters decided: `denied`, `would_deny` (a dry run), `limited`, `delayed`, `refused`, `answer_dropped`. \
+    "What filters decided: `denied`, `would_deny` (a dry run), `limited`, `delayed`, `refused`, `answer_dropped`; \
+     of filters that ask a server also `allowed`, `error` (no answer, and refused) and `error_allowed` (no answer, and let pass). \
      The rule is \"\" where none applied.",
 );
 

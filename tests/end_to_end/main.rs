@@ -6,6 +6,7 @@
 
 mod access_log;
 mod admin;
+mod asking;
 mod bolt_java;
 mod bolt_node;
 mod bridges;

@@ -199,6 +199,7 @@ impl Client {
                 return Ok(());
             }
         }
+        call.exchange.lingers = metadata.lingers;
         let allowed = match metadata.denied {
             false => Ok(()),
             true => Err(Rejection::Denied),

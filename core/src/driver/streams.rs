@@ -177,7 +177,13 @@ impl Stream {
     /// told at once, since the rest of the answer may take long.
     pub fn begun(&self, lease: &mut Lease) {
         self.worker.read_clock();
+        lease.leave_answered();
         lease.settle(Verdict::Alive);
+    }
+
+    /// Says that the last of the request was sent then: its time counts from there.
+    pub fn sent_at(&self, lease: &Lease, at: tokio::time::Instant) {
+        lease.sent_at(self.worker.mesh().clock.moment(at));
     }
 
     /// Says how the endpoint answered, at once, and keeps its place: for sessions, which go on long

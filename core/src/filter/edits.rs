@@ -26,10 +26,15 @@ impl Edits {
         self.set(name, "");
     }
 
-    /// The value that an attribute was given; empty if it was taken away.
+    /// The value that an attribute was given; empty if it was taken away. However its name is written: where the
+    /// protocol tells no `X-User` from `x-user`, what the caller wrote must not be read in place of what was set.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        let own = self.attributes.iter().find(|(own, _)| own == name);
+        let own = self.attributes.iter().rev();
+        let own = own
+            .clone()
+            .find(|(own, _)| own == name)
+            .or_else(|| own.clone().find(|(own, _)| own.eq_ignore_ascii_case(name)));
         own.map(|(_, value)| value.as_str())
     }
 

@@ -11,9 +11,10 @@ use std::time::Duration;
 use crate::balance::{Ask, HashOn, NoPick, Pick, Policy, hash_bytes, observe_latency};
 use crate::clock::{Now, micros};
 use crate::cluster::Cluster;
+use crate::concurrency::Timed;
 use crate::endpoint::{Endpoint, Trial};
 use crate::frame::{Answer, Lag, Names, Outcome, Status};
-use crate::gauges::Gauges;
+use crate::gauges::{Detector, Gauges};
 use crate::identity::Identity;
 use crate::outlier::is_telling;
 use crate::record::{About, Ending, Record};
@@ -64,6 +65,8 @@ pub struct Exchange {
     free: bool,
     /// The last attempt ended because no TLS could be spoken with its endpoint.
     no_tls: bool,
+    /// How long it takes says nothing of its endpoint's load.
+    pub(crate) lingers: bool,
     /// The service is being looked up, and that is what is waited for.
     looking_up: bool,
     /// The cluster that had no endpoint for it.
@@ -148,6 +151,7 @@ impl Exchange {
             resent: false,
             free: false,
             no_tls: false,
+            lingers: false,
             looking_up: false,
             lacking: None,
             seat: None,
@@ -399,6 +403,14 @@ impl Exchange {
             seat.endpoint.health.excuse();
             return Err(Rejection::Overloaded);
         }
+        let Ok(limited) = self.admit(cluster) else {
+            cluster.in_flight.fetch_sub(1, Relaxed);
+            if retry {
+                cluster.budget.release();
+            }
+            seat.endpoint.health.excuse();
+            return Err(Rejection::Overloaded);
+        };
         seat.endpoint.health.in_flight.fetch_add(1, Relaxed);
         self.attempts += 1;
         self.attempted = now;
@@ -421,10 +433,27 @@ impl Exchange {
             deadline,
             verdict: Verdict::Neutral,
             retry,
+            place: Cell::new(limited.then_some(now)),
             trial,
             settled: false,
             end: None,
         }))
+    }
+
+    /// Takes a place within the concurrency that its cluster was found to have, if it is limited by that; whether it
+    /// holds one.
+    fn admit(&self, cluster: &Cluster) -> Result<bool, Rejection> {
+        let Some(limit) = cluster.concurrency.as_deref() else {
+            return Ok(false);
+        };
+        let route = self.selected_route();
+        if self.lingers || route.is_some_and(|route| route.long_poll) {
+            return Ok(false);
+        }
+        match limit.admit(route.map(|route| route.priority).unwrap_or_default()) {
+            true => Ok(true),
+            false => Err(Rejection::Overloaded),
+        }
     }
 
     /// Takes the time that its first endpoint's registration gives to calls whose callers do not say,
@@ -522,6 +551,7 @@ impl Exchange {
         let Ruling { verdict, repeat } = rule(end, refused);
         lease.conclude(verdict);
         lease.end = Some(end);
+        lease.leave(lease.timed());
         self.no_tls = end == AttemptEnd::TlsFailed;
         if repeat == Repeat::Never || resend == Resend::Impossible {
             return false;
@@ -895,6 +925,8 @@ pub struct Lease {
     pub(crate) deadline: Now,
     verdict: Verdict,
     retry: bool,
+    /// It holds a place within its cluster's concurrency, and its time counts from then.
+    place: Cell<Option<Now>>,
     /// How it went was reported before its end.
     settled: bool,
     /// If the call tries the endpoint for those that follow; given back if it tells nothing.
@@ -935,6 +967,47 @@ impl Lease {
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
         &self.seat.endpoint
+    }
+
+    /// Whether it holds a place within its cluster's adaptive concurrency.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.place.get().is_some()
+    }
+
+    /// Holds no such place any more, and its time tells nothing: it turned out to be a stream.
+    pub fn leave_out(&self) {
+        self.leave(Timed::Nothing);
+    }
+
+    /// Holds no such place any more: the endpoint has begun to answer.
+    pub(crate) fn leave_answered(&self) {
+        self.leave(Timed::Answered);
+    }
+
+    /// All of the request was sent only now: its time counts from here.
+    pub(crate) fn sent_at(&self, at: Now) {
+        self.place.set(self.place.get().map(|since| since.max(at)));
+    }
+
+    fn leave(&self, timed: Timed) {
+        if let Some(since) = self.place.take()
+            && let Some(limit) = &self.seat.cluster.concurrency
+        {
+            limit.leave(timed, since, self.clock.get());
+        }
+    }
+
+    /// What its end tells about the time that endpoints take.
+    fn timed(&self) -> Timed {
+        match self.end {
+            Some(AttemptEnd::Answered(Outcome::Success | Outcome::Exception)) => Timed::Answered,
+            Some(AttemptEnd::TimedOut { whose, sent: true }) if whose != Deadline::OurStall => {
+                Timed::GivenUp
+            }
+            None | Some(AttemptEnd::Abandoned) => Timed::GivenUp,
+            Some(_) => Timed::Nothing,
+        }
     }
 
     /// Keeps the endpoint's place after it is known how the attempt went: for sessions, which go on
@@ -978,19 +1051,16 @@ impl Lease {
         let Seat {
             cluster, endpoint, ..
         } = &*self.seat;
-        Gauges::add(&cluster.counts.ejections);
         let last = self.end.map_or("a session failed", AttemptEnd::words);
-        let why = if tried {
-            format!("the call that tried it failed: {last}")
+        let (detector, why) = if tried {
+            let why = format!("the call that tried it failed: {last}");
+            (Detector::Trial, why)
         } else {
             let count = cluster.spec.policy.outlier.consecutive;
-            format!("{count} failures in a row, the last: {last}")
+            let why = format!("{count} failures in a row, the last: {last}");
+            (Detector::Consecutive, why)
         };
-        tracing::warn!(
-            cluster = %cluster.name(), endpoint = %endpoint.address, why,
-            "endpoint ejected after repeated failures"
-        );
-        endpoint.health.troubles.ejected(now, why);
+        cluster.ejected(endpoint, now, detector, why);
     }
 
     /// Reports how it went so far.
@@ -1000,7 +1070,8 @@ impl Lease {
         } = &*self.seat;
         let now = self.clock.get();
         let policy = &cluster.spec.policy;
-        match std::mem::replace(&mut self.verdict, Verdict::Neutral) {
+        let verdict = std::mem::replace(&mut self.verdict, Verdict::Neutral);
+        match verdict {
             Verdict::Neutral => {}
             Verdict::Alive => {
                 policy
@@ -1029,6 +1100,11 @@ impl Lease {
                 }
             }
         }
+        if matches!(verdict, Verdict::Good | Verdict::Bad) {
+            self.seat
+                .cluster
+                .rate(&self.seat.endpoint, now, verdict == Verdict::Good);
+        }
     }
 }
 
@@ -1039,6 +1115,7 @@ impl Drop for Lease {
         } = &*self.seat;
         endpoint.health.in_flight.fetch_sub(1, Relaxed);
         cluster.in_flight.fetch_sub(1, Relaxed);
+        self.leave(self.timed());
         if self.retry {
             cluster.budget.release();
         }

@@ -25,10 +25,25 @@ pub struct ClusterStatus {
     pub known: bool,
     /// Calls in flight to it.
     pub in_flight: u32,
+    /// The limit that is found out for it, if one is.
+    pub concurrency: Option<ConcurrencyStatus>,
     /// Numbers about it.
     pub counts: Arc<ClusterCounts>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointStatus>,
+}
+
+/// Adaptive concurrency as an operator sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConcurrencyStatus {
+    /// Calls that may be in flight.
+    pub limit: u32,
+    /// Calls in flight that count: no session, stream or long poll.
+    pub in_flight: u32,
+    /// Calls that were turned away.
+    pub shed: u64,
+    /// What answers take where nothing waits, as far as is known.
+    pub baseline: Option<Duration>,
 }
 
 /// How an endpoint stands.
@@ -114,6 +129,12 @@ impl ClusterStatus {
             ready: endpoints.ready,
             known: endpoints.known,
             in_flight: cluster.in_flight.load(Relaxed),
+            concurrency: cluster.concurrency.as_ref().map(|own| ConcurrencyStatus {
+                limit: own.limit(),
+                in_flight: own.in_flight(),
+                shed: own.shed(),
+                baseline: own.baseline(),
+            }),
             counts: cluster.counts.clone(),
             endpoints: all
                 .map(|endpoint| EndpointStatus::of(endpoint, *balance == Policy::PeakEwma, now))

@@ -216,6 +216,7 @@ fn extreme_durations_do_not_overflow() {
         base: Duration::MAX,
         max: Duration::MAX,
         max_percent: u32::MAX,
+        ..Outlier::default()
     };
     let members = members(&[1, 1]);
     assert!(extreme.failure(&members[0].health, Now(u64::MAX - 1), &members, None));

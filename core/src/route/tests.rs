@@ -13,6 +13,8 @@ fn route(name: &str, when: Match) -> Arc<Route> {
         to: Destination::Clusters(Vec::new()),
         timeout: None,
         retry: Retry::default(),
+        priority: Default::default(),
+        long_poll: false,
         tracing: None,
         filters: Default::default(),
         shadow: None,

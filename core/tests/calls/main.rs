@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod black_hole;
+mod concurrency;
 mod data_path;
 mod destinations;
 mod filters;

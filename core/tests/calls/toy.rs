@@ -119,6 +119,7 @@ impl Codec for Toy {
             service: words.next().unwrap_or_default().into(),
             method: words.next().unwrap_or_default().into(),
             timeout,
+            lingers: attribute(text, "poll").is_some(),
             note: head.note,
             ..Metadata::default()
         };
@@ -373,6 +374,8 @@ pub(crate) fn table(to: Destination, retry: Retry) -> RouteTable {
         to,
         timeout: None,
         retry,
+        priority: Default::default(),
+        long_poll: false,
         tracing: None,
         filters: Default::default(),
         shadow: None,

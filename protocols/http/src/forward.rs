@@ -203,6 +203,10 @@ fn attribute(client: &Client, head: &Parts, name: &str) -> Option<String> {
     }
 }
 
+/// A request that is still being sent after so long is a stream, or is its caller's to hurry: it is left out of adaptive
+/// concurrency.
+const UPLOAD: Duration = Duration::from_secs(1);
+
 /// One request on its way.
 struct Call {
     client: Rc<Client>,
@@ -294,6 +298,7 @@ impl Call {
             metadata = unnamed();
             fault = fault.or_else(|| Some(Fault::bad(why(&unfit))));
         }
+        metadata.lingers = wanted.is_some();
         let own_timeout = metadata.timeout.is_some();
         let bytes = weight(&head);
         let mut attributes = |name: &str| attribute(client, &head, name);
@@ -638,6 +643,10 @@ impl Call {
                 Ok(lease) => lease,
                 Err(rejection) => return self.reject(rejection),
             };
+            if lease.is_limited() && headers::is_event_stream(self.head.headers.get(header::ACCEPT))
+            {
+                lease.leave_out();
+            }
             let http2 = self.wanted.is_none() && self.speaks_http2(&lease);
             let mut current = self.aimed(http2, &lease);
             self.tell_deadline(&mut current);
@@ -879,7 +888,7 @@ impl Call {
                 Channel::Single(connection, returned, reused) => {
                     let sending = http1::send(worker, &connection.line, request, most, &mut hear);
                     let sending = pin!(sending.map(heard_single));
-                    let heard = self.await_head(sending, &mut timer).await;
+                    let heard = self.await_head(sending, &mut timer, lease).await;
                     (heard, returned, reused)
                 }
                 Channel::Shared(sender, returned) => {
@@ -891,7 +900,7 @@ impl Call {
                     }
                     let sending = sender.send(worker, request, most, &mut hear);
                     let sending = pin!(sending.map(heard_shared));
-                    let heard = self.await_head(sending, &mut timer).await;
+                    let heard = self.await_head(sending, &mut timer, lease).await;
                     (heard, returned, false)
                 }
             };
@@ -925,11 +934,24 @@ impl Call {
         &self,
         mut sending: Pin<&mut impl Future<Output = Heard>>,
         timer: &mut Timer,
+        lease: &Lease,
     ) -> Heard {
+        let timers = &self.client.timers;
+        let mut uploads = lease
+            .is_limited()
+            .then(|| timers.set(Instant::now() + UPLOAD));
         let mut seen = (self.client.caller.worker().instant(), self.upload.bytes());
         let heard = poll_fn(|cx| {
             if let Poll::Ready(heard) = sending.as_mut().poll(cx) {
                 return Poll::Ready(Some(heard));
+            }
+            if let Some(own) = &mut uploads
+                && own.poll(cx).is_ready()
+            {
+                if !self.upload.is_done() {
+                    lease.leave_out();
+                }
+                uploads = None;
             }
             while timer.poll(cx).is_ready() {
                 let (limit, patience) = (timer.at(), self.client.caller.worker().call_timeout());
@@ -956,6 +978,17 @@ impl Call {
         let rate = self.client.http.config.body_rate;
         let least = rate.saturating_mul(now.duration_since(since).as_secs());
         self.waits_for_caller() && bytes - before < least
+    }
+
+    /// Says from when on a response's time counts, unless it is that of a stream.
+    #[cold]
+    fn time(&self, stream: &Stream, lease: &Lease, headers: &HeaderMap) {
+        let events = headers::is_event_stream(headers.get(header::CONTENT_TYPE));
+        if events || !self.upload.is_done() {
+            lease.leave_out();
+        } else if let Some(moved) = self.upload.moved() {
+            stream.sent_at(lease, moved);
+        }
     }
 
     /// Makes of an endpoint's response the one for the caller.
@@ -996,6 +1029,9 @@ impl Call {
             return self.reject_for(Rejection::ConnectionLost, why);
         }
         let stream = self.stream.take().expect("a call is ended once");
+        if lease.is_limited() {
+            self.time(&stream, &lease, &head.headers);
+        }
         head.version = Version::HTTP_11;
         let answer = self.dialect.answer(head.status, &head.headers);
         let idle = self.client.caller.worker().call_timeout();

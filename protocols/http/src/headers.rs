@@ -11,6 +11,17 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 
 use crate::rules::{self, Fields};
 
+/// Whether it names a stream of events, whose head may wait for the first of them and whose body does not end (the
+/// HTML standard, section 9.2).
+pub(crate) fn is_event_stream(value: Option<&HeaderValue>) -> bool {
+    const NAME: &[u8] = b"text/event-stream";
+    let mut windows = value
+        .map(|own| own.as_bytes().windows(NAME.len()))
+        .into_iter()
+        .flatten();
+    windows.any(|own| own.eq_ignore_ascii_case(NAME))
+}
+
 /// Whether a client waits to be told to go on before it sends the body (RFC 9110, section 10.1.1).
 pub(crate) fn expects_continue(headers: &HeaderMap) -> bool {
     let expects = headers.get(header::EXPECT);
@@ -246,6 +257,7 @@ pub(crate) fn attribute(head: &Parts, name: &str) -> Option<String> {
         ":authority" => Some(authority(head)?.to_ascii_lowercase()),
         ":method" => Some(head.method.as_str().to_owned()),
         ":path" => Some(head.uri.path().to_owned()),
+        ":query" => Some(head.uri.query()?.to_owned()),
         _ => match name.strip_prefix('?') {
             Some(parameter) => head.uri.query()?.split('&').find_map(|pair| {
                 let (key, value) = pair.split_once('=').unwrap_or((pair, ""));

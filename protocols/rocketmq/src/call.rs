@@ -33,6 +33,7 @@ pub(crate) fn read<'a>(head: &Head, wire: &'a [u8]) -> Result<Metadata<'a>, Malf
     let topic = said.topic.text(wire)?;
     let own = topic.is_empty();
     let code = Note::unpack(head.note).code;
+    let timeout = fields::timeout(said.wait);
     let metadata = Metadata {
         service: if own { Cow::Borrowed(NO_TOPIC) } else { topic },
         method: match request_name(code) {
@@ -41,7 +42,9 @@ pub(crate) fn read<'a>(head: &Head, wire: &'a [u8]) -> Result<Metadata<'a>, Malf
             None => Cow::Owned(whole(wire)?.code.to_string()),
         },
         group: said.group.text(wire)?,
-        timeout: fields::timeout(said.wait),
+        timeout,
+        // A broker keeps it until there is a message.
+        lingers: timeout.is_some(),
         own,
         attributes_at: fields_at,
         note: head.note,

@@ -86,6 +86,7 @@ async fn open(caller: &Rc<Caller>, client: &mut Socket) -> Option<(Stream, Lease
     let metadata = Metadata {
         service: Cow::Borrowed(name.as_deref().unwrap_or(UNNAMED)),
         own: name.is_none(),
+        lingers: true,
         ..Metadata::default()
     };
     let mut attributes = |asked: &str| match asked {

@@ -184,6 +184,8 @@ impl Plan {
                 to,
                 timeout: service.timeout,
                 retry: service.retry.clone(),
+                priority: Default::default(),
+                long_poll: false,
                 tracing: None,
                 filters: Default::default(),
                 shadow: None,

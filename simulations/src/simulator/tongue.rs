@@ -55,7 +55,8 @@ impl Tongue {
         }
     }
 
-    fn codec(self) -> Option<Arc<dyn Codec>> {
+    /// What its frames are read and written by, if it has any.
+    pub(super) fn codec(self) -> Option<Arc<dyn Codec>> {
         match self {
             Self::Toy => Some(Arc::new(Toy)),
             Self::Bolt => Some(Arc::new(Bolt::default())),

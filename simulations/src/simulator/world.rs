@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -412,5 +411,5 @@ impl World {
 /// How often endpoints were ejected.
 fn ejections(mesh: &Mesh) -> u64 {
     let each = mesh.status().into_iter();
-    each.map(|own| own.counts.ejections.load(Relaxed)).sum()
+    each.map(|own| own.counts.ejections.all()).sum()
 }

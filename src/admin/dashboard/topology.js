@@ -30,7 +30,8 @@ function topology() {
     h("p", null, route.conditions.length ? route.conditions.join(", ") : "every call"), h("p", null, `to ${route.to}`)))
     .concat(own.all > own.routes.length ? node(`route ${own.table} more`, h("p", null, `and ${own.all - own.routes.length} more routes of ${own.table}`)) : [], own.no_route ? node(`route ${own.table} none`, h("div", { class: "row" }, h("strong", null, `no route of ${own.table}`), h("span", { class: "bad-text" }, `${whole(own.no_route)} calls`))) : []));
   const clusters = known.clusters.map((own) => node(`cluster ${own.name}`,
-    h("div", { class: "row" }, h("strong", null, name(own.name)), h("span", { class: "soft" }, `${whole(own.in_flight)} in flight`)),
+    h("div", { class: "row" }, h("strong", null, name(own.name)), h("span", { class: "soft" }, `${whole(own.in_flight)} in flight${own.concurrency ? `, limit ${whole(own.concurrency.limit)}` : ""}`)),
+    own.concurrency && own.concurrency.shed ? h("p", null, `${whole(own.concurrency.shed)} calls were shed by its limit`) : null,
     own.ready ? null : h("p", null, "its registry has not answered yet"),
     h("ul", null, own.endpoints.slice(0, 30).map((each) => h("li", { "data-key": each.address },
       tag(STATES[each.state], each.state), h("span", { class: "mono" }, each.address),

@@ -11,7 +11,7 @@ use finback_core::discovery::{Instance, Lookup};
 use finback_core::health::HealthCheck;
 use finback_registry::{HostCluster, HostEndpoint};
 
-use super::{Names, Result, layout, named, set, set_time, several};
+use super::{Names, Result, concurrency, layout, named, set, set_time, several};
 use crate::config::Wrong;
 use crate::config::file;
 use crate::config::folder::Folder;
@@ -79,6 +79,7 @@ pub(super) fn cluster_spec(
             connections: value.connections,
             heartbeat: value.heartbeat,
             limits: value.limits,
+            adaptive_concurrency: value.adaptive_concurrency,
             outlier: value.outlier,
             health_check: value.health_check,
             retry_budget: value.retry_budget,
@@ -161,8 +162,11 @@ pub(super) fn policy(
         set(&mut policy.max_in_flight, limits.in_flight);
         set(&mut policy.per_endpoint, limits.per_endpoint);
     }
+    let adaptive = from.adaptive_concurrency.map(concurrency::settings);
+    policy.adaptive_concurrency = adaptive.transpose()?;
     if let Some(outlier) = from.outlier {
         set(&mut policy.outlier.consecutive, outlier.consecutive);
+        concurrency::rates(&mut policy.outlier, &outlier)?;
         set_time(&mut policy.outlier.base, outlier.base);
         set_time(&mut policy.outlier.max, outlier.max);
         let percent = |share: Option<Percent>| share.map(|Percent(share)| share);

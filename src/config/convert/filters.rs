@@ -1,5 +1,7 @@
 //! Filters: policies become core's, and are checked against the routes that name them.
 
+mod asking;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +20,10 @@ use super::routes::{conditions, sources};
 use super::{Result, known};
 use crate::config::Wrong;
 use crate::config::file;
+use crate::config::folder::Folder;
 use crate::config::units::{Pause, Placed, Rate, Time};
+use crate::filters::server::Server;
+use crate::tls::ClientFiles;
 
 /// What comes in this time may come at once, unless the configuration says otherwise.
 const BURST: u128 = 100;
@@ -29,6 +34,24 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) struct Converted {
     pub(super) filter: Arc<dyn Filter>,
     needs: Option<Need>,
+    /// The server that it asks.
+    pub(super) server: Option<Asked>,
+}
+
+impl Converted {
+    fn new(filter: Arc<dyn Filter>, needs: Option<Need>) -> Self {
+        Self {
+            filter,
+            needs,
+            server: None,
+        }
+    }
+}
+
+/// A server that a filter asks, and the files of its TLS.
+pub(super) struct Asked {
+    pub(super) server: Arc<Server>,
+    pub(super) tls: Option<Placed<ClientFiles>>,
 }
 
 /// What only some protocols can do.
@@ -64,17 +87,28 @@ pub(super) fn named(names: Vec<Placed<String>>, filters: &[String]) -> Result<Ar
 }
 
 /// One filter of the file.
-pub(super) fn filter(name: &str, from: Placed<file::Filter>) -> Result<Converted> {
+pub(super) fn filter(
+    name: &str,
+    from: Placed<file::Filter>,
+    folder: &Folder<'_>,
+) -> Result<Converted> {
     let Placed { value, place } = from;
-    match (value.authorization, value.rate_limit, value.fault) {
-        (Some(own), None, None) => Ok(Converted {
-            filter: Arc::new(authorization(name, own.value)?),
-            needs: None,
-        }),
-        (None, Some(own), None) => rate_limit(own.value),
-        (None, None, Some(own)) => fault(own),
+    let mut all = Vec::new();
+    if let Some(own) = value.authorization {
+        let own = authorization(name, own.value);
+        all.push(own.map(|own| Converted::new(Arc::new(own), None)));
+    }
+    all.extend(value.rate_limit.map(|own| rate_limit(own.value)));
+    all.extend(value.fault.map(fault));
+    let external = value.external_authorization;
+    all.extend(external.map(|own| asking::external_authorization(name, own, folder)));
+    let service = value.rate_limit_service;
+    all.extend(service.map(|own| asking::rate_limit_service(name, own, folder)));
+    match (all.pop(), all.is_empty()) {
+        (Some(only), true) => only,
         _ => {
-            let message = "write exactly one of `authorization`, `rate_limit` and `fault`";
+            let message = "write exactly one of `authorization`, `external_authorization`, `rate_limit`, \
+                 `rate_limit_service` and `fault`";
             Err(Wrong::at(place, message))
         }
     }
@@ -103,15 +137,22 @@ fn authorization(filter: &str, from: file::Authorization) -> Result<Authorizatio
 }
 
 fn rule(filter: &str, number: usize, from: Placed<file::AuthorizationRule>) -> Result<Rule> {
-    let Placed { value: from, place } = from;
-    let of_mqtt = |when: &file::Match| {
-        let protocol = when.protocol.as_ref().map(|own| &own.value);
-        matches!(protocol, Some(file::Text::Exact(name)) if name == finback_mqtt::NAME)
+    let Placed {
+        value: mut from,
+        place,
+    } = from;
+    let is = |protocol: &str| {
+        let when = from.when.as_ref().and_then(|own| own.protocol.as_ref());
+        when.is_some_and(|own| matches!(&own.value, file::Text::Exact(name) if name == protocol))
     };
-    let is_mqtt = from.when.as_ref().is_some_and(of_mqtt);
-    if (from.actions.is_some() || from.topics.is_some()) && !is_mqtt {
-        let message = "`actions` and `topics` are those of MQTT; add `match: { protocol: mqtt }`";
+    let (is_mqtt, is_rocketmq) = (is(finback_mqtt::NAME), is(finback_rocketmq::NAME));
+    let is_about_messages = from.actions.is_some() || from.topics.is_some();
+    if is_about_messages && !is_mqtt && !is_rocketmq {
+        let message = "`actions` and `topics` are those of messages; add `match: { protocol: mqtt }` or rocketmq";
         return Err(Wrong::at(place, message));
+    }
+    if let (true, Some(when)) = (is_rocketmq, &mut from.when) {
+        requests(when, from.actions.take(), from.topics.take(), place)?;
     }
     Ok(Rule {
         name: from
@@ -123,6 +164,69 @@ fn rule(filter: &str, number: usize, from: Placed<file::AuthorizationRule>) -> R
         when: from.when.map(conditions).transpose()?.unwrap_or_default(),
         messages: messages(from.actions, from.topics)?,
     })
+}
+
+/// Codes of RocketMQ by which messages are sent, and by which they are read.
+const SENDS: &str =
+    "SEND_MESSAGE|SEND_MESSAGE_V2|SEND_BATCH_MESSAGE|SEND_REPLY_MESSAGE|SEND_REPLY_MESSAGE_V2";
+const CONSUMES: &str =
+    "PULL_MESSAGE|LITE_PULL_MESSAGE|POP_MESSAGE|PEEK_MESSAGE|NOTIFICATION|QUERY_MESSAGE";
+
+/// Makes of what is done with messages of RocketMQ the requests by which it is done.
+fn requests(
+    when: &mut file::Match,
+    actions: Option<Placed<Vec<String>>>,
+    topics: Option<Placed<Vec<String>>>,
+    place: (u64, u64),
+) -> Result<()> {
+    let regex = |text: String, place| Placed {
+        value: file::Text::Rule(file::TextRule {
+            prefix: None,
+            regex: Some(text),
+        }),
+        place,
+    };
+    let twice = "`actions` and `topics` say that, too; take `method` and `service` away";
+    if let Some(own) = &actions {
+        if when.method.is_some() {
+            return Err(Wrong::at(place, twice));
+        }
+        let codes = own.value.iter().map(|action| match &**action {
+            "send" => Ok(SENDS),
+            "consume" => Ok(CONSUMES),
+            other => {
+                let message = format!("`{other}` is no action of RocketMQ; write send or consume");
+                Err(Wrong::at(own.place, message))
+            }
+        });
+        let codes = codes.collect::<Result<Vec<_>>>()?;
+        if codes.is_empty() {
+            let message = "an empty list is about nothing; leave it out, or fill it";
+            return Err(Wrong::at(own.place, message));
+        }
+        when.method = Some(regex(codes.join("|"), own.place));
+    }
+    if let Some(own) = topics {
+        if when.service.is_some() {
+            return Err(Wrong::at(place, twice));
+        }
+        let bad = |topic: &&String| topic.is_empty() || topic.contains(|c: char| !is_of_topic(c));
+        if let Some(bad) = own.value.iter().find(bad) {
+            let message = format!("`{bad}` is no topic of RocketMQ");
+            return Err(Wrong::at(own.place, message));
+        }
+        if own.value.is_empty() {
+            let message = "an empty list is about no topic; leave it out, or fill it";
+            return Err(Wrong::at(own.place, message));
+        }
+        when.service = Some(regex(own.value.join("|"), own.place));
+    }
+    Ok(())
+}
+
+/// What names of topics are made of (`TopicValidator`), with the sign that parts off a namespace.
+fn is_of_topic(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "%-_".contains(c)
 }
 
 fn messages(
@@ -212,10 +316,8 @@ fn rate_limit(from: file::RateLimit) -> Result<Converted> {
         per: per.collect::<Result<_>>()?,
         wait: from.wait.map_or(patience, |Pause(wait)| wait),
     };
-    Ok(Converted {
-        filter: Arc::new(RateLimit::new(limit)),
-        needs: (unit != Unit::Calls).then_some(Need::Messages),
-    })
+    let needs = (unit != Unit::Calls).then_some(Need::Messages);
+    Ok(Converted::new(Arc::new(RateLimit::new(limit)), needs))
 }
 
 fn per(from: Placed<file::Per>, unit: Unit) -> Result<Per> {
@@ -277,13 +379,11 @@ fn fault(Placed { value, place }: Placed<file::Fault>) -> Result<Converted> {
             "a fault without any trouble; write `delay`, `refuse`, `drop_answer` or `on_request`";
         return Err(Wrong::at(place, message));
     }
-    Ok(Converted {
-        filter: Arc::new(Fault {
-            troubles,
-            on_request,
-        }),
-        needs,
-    })
+    let fault = Fault {
+        troubles,
+        on_request,
+    };
+    Ok(Converted::new(Arc::new(fault), needs))
 }
 
 /// Refuses a filter on a route that no protocol can reach which can do what the filter asks for.

@@ -10,11 +10,12 @@ mod shadow;
 use std::any::Any;
 use std::sync::Arc;
 
+use finback_core::concurrency::Priority;
 use finback_core::driver::ListenerSpec;
 use finback_core::route::{self, Destination, RouteTable, Text, Weighted};
 use finback_core::subset::{self, Subset};
 
-use super::{Names, Result, Wrongs, filters, known, several, tracing};
+use super::{Names, Result, Wrongs, concurrency, filters, known, several, tracing};
 use crate::config::Wrong;
 use crate::config::file;
 use crate::config::folder::Folder;
@@ -125,6 +126,10 @@ fn route(
         retry: from.retry.map(retry).transpose()?.unwrap_or_default(),
         filters: filters::named(from.filters, &names.filters)?,
         shadow: None,
+        priority: from
+            .priority
+            .map_or(Ok(Priority::Default), concurrency::priority)?,
+        long_poll: from.long_poll.is_some_and(|own| own.value),
         tracing: from
             .tracing
             .map(|own| tracing::choice(own, names.tracing.as_ref()))

@@ -1,11 +1,12 @@
 //! Filters as they may be written.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Match, OneOrMany};
+use super::{ClusterTls, Match, OneOrMany};
 use crate::config::units::{Pause, Placed, Rate, Share, Time};
 
 /// A policy that decides about calls of every protocol alike, by the name that listeners and routes use. Exactly one
@@ -19,6 +20,10 @@ pub struct Filter {
     pub rate_limit: Option<Placed<RateLimit>>,
     /// What callers would see if something were broken.
     pub fault: Option<Placed<Fault>>,
+    /// Who may call what, as another server says by Envoy's external authorization (gRPC, version 3).
+    pub external_authorization: Option<ExternalAuthorization>,
+    /// How many calls there may be, as another server says by Envoy's rate limit service (gRPC, version 3).
+    pub rate_limit_service: Option<RateLimitService>,
 }
 
 /// Who may call what. A rule that denies wins over any that allows.
@@ -48,9 +53,10 @@ pub struct AuthorizationRule {
     /// The calls, or sessions, that it is about, as routes choose theirs. Default: all.
     #[serde(rename = "match")]
     pub when: Option<Match>,
-    /// MQTT: what it is about in these sessions: `connect`, `publish`, `subscribe`. Default: all.
+    /// MQTT: what it is about in these sessions: `connect`, `publish`, `subscribe`. RocketMQ: `send`, `consume`.
+    /// Default: all.
     pub actions: Option<Placed<Vec<String>>>,
-    /// MQTT: filters of the topics that are published to, or subscribed to. Default: any.
+    /// MQTT: filters of the topics that are published to, or subscribed to. RocketMQ: topics. Default: any.
     pub topics: Option<Placed<Vec<String>>>,
     /// Whether it refuses nothing and is only counted. Default: false.
     #[serde(default)]
@@ -152,4 +158,64 @@ pub struct OnRequest {
     pub attribute: String,
     /// Their addresses: an address or range, or a list of them. From others the attribute is taken away.
     pub source: Placed<OneOrMany>,
+}
+
+/// Who may call what, as another server says.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExternalAuthorization {
+    /// The server, such as `http://127.0.0.1:9191`; by `https` it is spoken to with TLS.
+    pub server: Placed<String>,
+    /// With `https`: authorities and keys, read anew for each connection.
+    pub tls: Option<Placed<ClusterTls>>,
+    /// An answer may take so long. Default: 200ms.
+    pub timeout: Option<Time>,
+    /// Calls that may wait for an answer at a time; about more it is not asked. Default: 1000.
+    pub in_flight: Option<Placed<usize>>,
+    /// The headers, attachments or properties that it is told. Default: none.
+    #[serde(default)]
+    pub attributes: Vec<String>,
+    /// What else it is told, as context extensions, beside the call's own names. Default: nothing.
+    #[serde(default)]
+    pub context: BTreeMap<String, Placed<String>>,
+    /// Whether calls pass where it does not answer. Default: false.
+    #[serde(default)]
+    pub failure_mode_allow: bool,
+    /// Whether nothing is refused and nothing changed, only counted. Default: false.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// How many calls there may be, as another server says.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimitService {
+    /// The server, such as `http://127.0.0.1:8081`; by `https` it is spoken to with TLS.
+    pub server: Placed<String>,
+    /// With `https`: authorities and keys, read anew for each connection.
+    pub tls: Option<Placed<ClusterTls>>,
+    /// An answer may take so long. Default: 20ms.
+    pub timeout: Option<Time>,
+    /// Calls that may wait for an answer at a time; about more it is not asked. Default: 1000.
+    pub in_flight: Option<Placed<usize>>,
+    /// The domain of the server's limits.
+    pub domain: Placed<String>,
+    /// What is counted: descriptors, each a list of entries.
+    pub descriptors: Placed<Vec<Placed<Vec<Placed<DescriptorEntry>>>>>,
+    /// Whether calls are refused where it does not answer. Default: false.
+    #[serde(default)]
+    pub failure_mode_deny: bool,
+}
+
+/// One entry of a descriptor: exactly one of `value` and `of`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DescriptorEntry {
+    /// Its key.
+    pub key: Placed<String>,
+    /// Its value, the same of all calls.
+    pub value: Option<Placed<String>>,
+    /// What of the call is its value: `listener`, `route`, `service`, `method`, `source`, `identity`, or
+    /// `{ attribute: NAME }`.
+    pub of: Option<Placed<Per>>,
 }

@@ -2,6 +2,7 @@
 
 mod blame;
 mod bounds;
+mod concurrency;
 mod descriptors;
 mod drain;
 mod hosts;

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod clients;
+mod filters;
 mod groups;
 mod mesh;
 mod messages;

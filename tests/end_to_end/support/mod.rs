@@ -16,6 +16,7 @@ pub(crate) mod mosquitto;
 pub(crate) mod mqtt;
 pub(crate) mod nginx;
 pub(crate) mod peer;
+pub(crate) mod policy;
 pub(crate) mod process;
 pub(crate) mod prometheus;
 pub(crate) mod proxies;

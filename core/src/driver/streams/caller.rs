@@ -331,7 +331,7 @@ impl Caller {
             // What the connection remembers is for its own address.
             self.worker.site(&self.origin, protocol, source, metadata)
         };
-        let exchange = Exchange::open(
+        let mut exchange = Exchange::open(
             &self.worker,
             site,
             (source, bytes),
@@ -340,6 +340,7 @@ impl Caller {
             metadata.names,
             &mut |name| attribute(self.transport.as_deref(), attributes, name),
         );
+        exchange.lingers = metadata.lingers;
         let routed = exchange.routed();
         let stream = Stream {
             place: CallPlace::take(&self.worker, &exchange, WaitsFor::Connection),

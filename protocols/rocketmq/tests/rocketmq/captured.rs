@@ -117,6 +117,7 @@ fn captured_requests_are_about_what_others_read_in_them() {
         let timeout = metadata.timeout.map(|own| own.as_millis() as u64);
         let wanted = suspend.map(|text| text.parse::<u64>().unwrap() + 10_000);
         assert_eq!(timeout, wanted, "{name}");
+        assert_eq!(metadata.lingers, wanted.is_some(), "{name}");
         for (key, value) in vector.0["ext"].as_object().unwrap() {
             let own = codec().attribute(&wire, &metadata, key);
             assert_eq!(own.as_deref(), value.as_str(), "{name}: {key}");

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use finback_core::concurrency::Priority;
 use finback_core::driver::ListenerSpec;
 use finback_core::rng::Share;
 use finback_core::route::{Destination, Mark, Match, Retry, Route, RouteTable, Shadow, Weighted};
@@ -74,6 +75,8 @@ pub(super) fn shadow(
         },
         tracing: None,
         filters: Arc::default(),
+        priority: Priority::Sheddable,
+        long_poll: false,
         shadow: None,
         treatment: None,
     };

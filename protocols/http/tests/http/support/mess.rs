@@ -87,6 +87,8 @@ pub(crate) fn routing(
             attempts,
             ..Retry::default()
         },
+        priority: Default::default(),
+        long_poll: false,
         tracing: None,
         filters: Default::default(),
         shadow: None,

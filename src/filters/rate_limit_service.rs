@@ -1,0 +1,290 @@
+//! Global rate limits: another server counts the calls of many, by Envoy's protocol
+//! (`envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit`).
+
+use std::any::Any;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use finback_core::filter::rate_limit::Per;
+use finback_core::filter::{Asked, Check, Decided, Filter, Flow, Refusal, Tally, Target, Wait};
+use finback_core::rejection::Rejection;
+use finback_core::text::cut;
+
+use super::answers::edits;
+use super::messages::{Descriptor, Entry, RateLimitRequest, RateLimitResponse};
+use super::server::{Framed, Server, Trouble};
+
+const SHOULD_RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
+/// What is told of a value, in bytes: longer ones that begin alike are counted together.
+const VALUE: usize = 256;
+/// `envoy.service.ratelimit.v3.RateLimitResponse.Code`.
+const OK: i32 = 1;
+const OVER_LIMIT: i32 = 2;
+/// Callers are told to wait no longer than this.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Where a value of a descriptor comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// It is always the same.
+    Constant(Arc<str>),
+    /// The call says it.
+    Call(Per),
+}
+
+/// What of calls is counted together: keys and their values.
+pub type Counted = Vec<(Arc<str>, Source)>;
+
+/// How a server is asked, and what its silence means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Whose limits these are.
+    pub domain: String,
+    /// What is counted; a call that lacks a value of one is not counted by that.
+    pub descriptors: Vec<Counted>,
+    /// A call is refused where the server does not answer.
+    pub failure_mode_deny: bool,
+}
+
+/// How many calls there may be, as another server says.
+#[derive(Debug)]
+pub struct RateLimitService {
+    policy: Arc<Policy>,
+    server: Arc<Server>,
+}
+
+impl RateLimitService {
+    /// As this server says.
+    #[must_use]
+    pub fn new(policy: Policy, server: Arc<Server>) -> Self {
+        Self {
+            policy: Arc::new(policy),
+            server,
+        }
+    }
+}
+
+/// A value of a descriptor for calls of one kind.
+enum Value {
+    Known(String),
+    Read(Per),
+}
+
+fn value(source: &Source, target: &Target<'_>) -> Value {
+    let known = |text: &str| Value::Known(cut(text, VALUE).to_owned());
+    match source {
+        Source::Constant(text) => known(text),
+        Source::Call(Per::Listener) => known(target.listener),
+        Source::Call(Per::Route) => known(target.route),
+        Source::Call(Per::Service) => known(target.service),
+        Source::Call(Per::Method) => known(target.method),
+        Source::Call(other) => Value::Read(other.clone()),
+    }
+}
+
+impl Filter for RateLimitService {
+    fn kind(&self) -> &'static str {
+        "rate_limit_service"
+    }
+
+    fn at(&self, target: &Target<'_>, tally: &Tally) -> Option<Rc<dyn Check>> {
+        let none = Arc::from("");
+        let descriptors = self.policy.descriptors.iter().map(|entries| {
+            let entries = entries.iter();
+            let own = entries.map(|(key, source)| (key.clone(), value(source, target)));
+            own.collect()
+        });
+        Some(Rc::new(Counting {
+            domain: self.policy.domain.clone(),
+            server: self.server.clone(),
+            descriptors: descriptors.collect(),
+            judge: Rc::new(Judge {
+                server: self.server.clone(),
+                failure_mode_deny: self.policy.failure_mode_deny,
+                allowed: tally.count(&none, "allowed"),
+                limited: tally.count(&none, "limited"),
+                error: tally.count(&none, "error"),
+                error_allowed: tally.count(&none, "error_allowed"),
+                none,
+            }),
+        }))
+    }
+
+    fn is_same(&self, other: &dyn Filter) -> bool {
+        let other: &dyn Any = other;
+        other.downcast_ref::<Self>().is_some_and(|own| {
+            own.policy == self.policy && own.server.settings() == self.server.settings()
+        })
+    }
+
+    fn describe(&self) -> Vec<String> {
+        let settings = self.server.settings();
+        let mut lines = vec![format!(
+            "asks {settings}, for up to {:?}, {} calls at a time, in the domain {}",
+            settings.timeout, settings.in_flight, self.policy.domain
+        )];
+        lines.extend(self.policy.descriptors.iter().map(|entries| {
+            let entries: Vec<String> = entries.iter().map(words).collect();
+            format!("counts by {}", entries.join(", "))
+        }));
+        let silent = match self.policy.failure_mode_deny {
+            true => "calls are refused where it does not answer",
+            false => "calls pass where it does not answer",
+        };
+        lines.push(silent.to_owned());
+        lines
+    }
+}
+
+fn words((key, source): &(Arc<str>, Source)) -> String {
+    match source {
+        Source::Constant(text) => format!("{key}={text}"),
+        Source::Call(Per::Attribute(name)) => format!("{key} (attribute {name})"),
+        Source::Call(per) => format!("{key} ({})", format!("{per:?}").to_lowercase()),
+    }
+}
+
+/// What is asked about calls of one kind, in one worker.
+struct Counting {
+    domain: String,
+    server: Arc<Server>,
+    descriptors: Vec<Vec<(Arc<str>, Value)>>,
+    judge: Rc<Judge>,
+}
+
+fn read(per: &Per, asked: &mut Asked<'_, '_>) -> Option<String> {
+    let text = match per {
+        Per::Source => asked.source.to_string(),
+        Per::Identity => asked.client?.text().to_owned(),
+        Per::Attribute(name) => cut(&asked.attribute(name)?, VALUE).to_owned(),
+        Per::Listener | Per::Route | Per::Service | Per::Method | Per::Topic => return None,
+    };
+    (!text.is_empty()).then_some(text)
+}
+
+impl Counting {
+    /// A descriptor of a call; `None` if the call lacks a value of it.
+    fn descriptor(entries: &[(Arc<str>, Value)], asked: &mut Asked<'_, '_>) -> Option<Descriptor> {
+        let entries = entries.iter().map(|(key, value)| {
+            let value = match value {
+                Value::Known(text) => Some(text.clone()).filter(|own| !own.is_empty()),
+                Value::Read(per) => read(per, asked),
+            };
+            Some(Entry {
+                key: key.to_string(),
+                value: value?,
+            })
+        });
+        let entries: Option<Vec<Entry>> = entries.collect();
+        entries.map(|entries| Descriptor { entries })
+    }
+}
+
+impl Check for Counting {
+    fn open(&self, asked: &mut Asked<'_, '_>) -> Flow {
+        let descriptors = self.descriptors.iter();
+        let descriptors = descriptors.filter_map(|own| Self::descriptor(own, asked));
+        let descriptors: Vec<Descriptor> = descriptors.collect();
+        if descriptors.is_empty() {
+            return Flow::Continue;
+        }
+        let question = RateLimitRequest {
+            domain: self.domain.clone(),
+            descriptors,
+            hits_addend: 1,
+        };
+        let answer = self
+            .server
+            .ask::<RateLimitResponse>(SHOULD_RATE_LIMIT, Framed::of(&question));
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(trouble) => {
+                let refusal = self.judge.silence(&trouble);
+                return refusal.map_or(Flow::Continue, Flow::Refuse);
+            }
+        };
+        let judge = self.judge.clone();
+        let wait: Wait = Box::pin(async move {
+            match answer.await {
+                Ok(answer) => judge.judge(&answer),
+                Err(trouble) => judge.silent(&trouble),
+            }
+        });
+        Flow::Wait(wait)
+    }
+}
+
+/// Makes a decision of an answer.
+struct Judge {
+    server: Arc<Server>,
+    failure_mode_deny: bool,
+    allowed: Arc<AtomicU64>,
+    limited: Arc<AtomicU64>,
+    error: Arc<AtomicU64>,
+    error_allowed: Arc<AtomicU64>,
+    none: Arc<str>,
+}
+
+impl Judge {
+    /// What no answer means.
+    fn silence(&self, trouble: &Trouble) -> Option<Refusal> {
+        self.server.complain(trouble);
+        if !self.failure_mode_deny {
+            self.error_allowed.fetch_add(1, Relaxed);
+            return None;
+        }
+        self.error.fetch_add(1, Relaxed);
+        // Nobody knows whether the caller used up anything.
+        let mut refusal = Refusal::new(Rejection::Overloaded, &self.none);
+        refusal.text = "its rate cannot be told".into();
+        Some(refusal)
+    }
+
+    fn silent(&self, trouble: &Trouble) -> Decided {
+        Decided {
+            refusal: self.silence(trouble),
+            ..Decided::default()
+        }
+    }
+
+    fn judge(&self, answer: &RateLimitResponse) -> Decided {
+        match answer.overall_code {
+            OK => match edits(answer.request_headers_to_add.iter(), [].iter()) {
+                Ok(edits) => {
+                    self.allowed.fetch_add(1, Relaxed);
+                    Decided {
+                        edits,
+                        refusal: None,
+                    }
+                }
+                Err(what) => self.silent(&Trouble::Failed(format!("its answer has {what}").into())),
+            },
+            OVER_LIMIT => {
+                self.limited.fetch_add(1, Relaxed);
+                let mut refusal = Refusal::new(Rejection::Limited, &self.none);
+                refusal.retry_after = until_reset(answer);
+                Decided {
+                    refusal: Some(refusal),
+                    ..Decided::default()
+                }
+            }
+            other => self.silent(&Trouble::Failed(
+                format!("its answer has the code {other}").into(),
+            )),
+        }
+    }
+}
+
+/// When the last of the limits that are reached begins anew.
+fn until_reset(answer: &RateLimitResponse) -> Option<Duration> {
+    let reached = answer.statuses.iter().filter(|own| own.code == OVER_LIMIT);
+    let resets = reached.filter_map(|own| {
+        let own = own.duration_until_reset.as_ref()?;
+        let seconds = u64::try_from(own.seconds).ok()?;
+        Some(Duration::new(seconds, u32::try_from(own.nanos).ok()?).min(LONGEST))
+    });
+    resets.max()
+}

@@ -1,0 +1,78 @@
+//! The laws of filters, of those that ask others.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use finback_core::filter::rate_limit::Per;
+use finback_core::filter::{Filter, conformance};
+
+use super::external_authorization::{self, ExternalAuthorization};
+use super::rate_limit_service::{self, RateLimitService, Source};
+use super::server::{Server, Settings};
+
+fn server(port: u16) -> Arc<Server> {
+    Server::new(Settings {
+        filter: "f".into(),
+        host: "::1".to_owned(),
+        port,
+        tls: None,
+        timeout: Duration::from_millis(200),
+        in_flight: 100,
+    })
+}
+
+fn authorization(failure_mode_allow: bool) -> Box<dyn Filter> {
+    let policy = external_authorization::Policy {
+        attributes: vec!["a".into()],
+        context: BTreeMap::new(),
+        failure_mode_allow,
+        dry_run: false,
+    };
+    Box::new(ExternalAuthorization::new(policy, server(1)))
+}
+
+fn limits(port: u16) -> Box<dyn Filter> {
+    let per = Source::Call(Per::Attribute("a".into()));
+    let policy = rate_limit_service::Policy {
+        domain: "d".to_owned(),
+        descriptors: vec![vec![("k".into(), per)]],
+        failure_mode_deny: true,
+    };
+    Box::new(RateLimitService::new(policy, server(port)))
+}
+
+#[test]
+fn filters_that_ask_keep_the_laws_though_nobody_sends_what_they_ask() {
+    conformance::check(&|| authorization(false));
+    conformance::check(&|| authorization(true));
+    conformance::check(&|| limits(1));
+}
+
+#[test]
+fn another_server_or_another_policy_is_another_filter() {
+    assert!(!authorization(false).is_same(&*authorization(true)));
+    assert!(!limits(1).is_same(&*limits(2)));
+    assert!(!limits(1).is_same(&*authorization(true)));
+    assert!(limits(1).describe()[0].starts_with("asks http://[::1]:1,"));
+}
+
+#[tokio::test]
+async fn what_nobody_answers_is_trouble_in_time_and_gives_its_place_back() {
+    let own = server(1);
+    for _ in 0..3 {
+        let asked: Vec<_> = (0..101)
+            .map(|_| {
+                let question = super::server::Framed::of(&super::messages::Seconds::default());
+                own.ask::<super::messages::Seconds>("/a/B", question)
+            })
+            .collect();
+        assert!(asked[99].is_ok() && asked[100].is_err(), "100 have a place");
+        // Port 1 of loopback: nobody is there.
+        own.start();
+        for answer in asked.into_iter().flatten() {
+            answer.await.unwrap_err();
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
