@@ -42,10 +42,11 @@ clusters:
     let consumer = client.consumer(&mesh.grpc, &group, &topic, &[]);
     all_arrived(&sent, &consumer.receive(3));
     // Nobody routes the one; the other is not there.
-    for (topic, status) in [
-        (&hidden, "UNIMPLEMENTED"),
-        (&"shown-nowhere".to_owned(), "NOT_FOUND"),
-    ] {
+    let nowhere = Stage::fresh("shown-nowhere");
+    let unrouted =
+        "service=\"(other)\",method=\"\",outcome=\"no_route\",status=\"UNIMPLEMENTED\"".to_owned();
+    let missing = "outcome=\"invalid\",status=\"TOPIC_NOT_FOUND\"".to_owned();
+    for (topic, labels) in [(&hidden, unrouted), (&nowhere, missing)] {
         let fields = [
             ("names", &*mesh.grpc),
             ("name", topic),
@@ -55,12 +56,14 @@ clusters:
         let opened = client.try_ask("producer", &fields);
         assert!(opened.is_err(), "{topic}: {opened:?}");
         let metrics = mesh.finback.admin("/metrics").1;
-        let told = metrics.lines().any(|line| {
-            line.starts_with("finback_requests_total{protocol=\"rocketmq-grpc\"")
-                && line.contains("method=\"QueryRoute\"")
-                && line.contains(status)
-        });
-        assert!(told, "{topic}: {status}: {metrics}");
+        let mut lines = metrics.lines();
+        assert!(
+            lines.any(
+                |line| line.starts_with("finback_requests_total{protocol=\"rocketmq-grpc\"")
+                    && line.contains(&labels)
+            ),
+            "{topic}: {labels}: {metrics}"
+        );
     }
     let metrics = mesh.finback.admin("/metrics").1;
     for (method, status) in [
