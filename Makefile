@@ -6,8 +6,8 @@
 demo: packages
 	cargo run -- demo $(DEMO)
 
-# Most of what tests do is wait for each other's servers and clients: as many at once as keep the cores busy.
-threads = $(or $(RUST_TEST_THREADS),$(shell echo $$(($$(nproc) * 3))))
+# Half of what tests do is wait for servers and clients: two at once for each core keep it busy.
+threads = $(or $(RUST_TEST_THREADS),$(shell echo $$(($$(nproc) * 2))))
 
 # Every test: units, laws, properties, 240 simulated worlds, and end to end with third-party clients and servers.
 test: packages peers

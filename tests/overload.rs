@@ -7,7 +7,7 @@ use finback_core::concurrency::AdaptiveConcurrency;
 use finback_simulations::simulator::{Limiter, Outcome, Story, overload};
 
 /// Fixed limits that are tried.
-const FIXED: [u32; 7] = [4, 8, 12, 16, 24, 48, 400];
+const FIXED: [u32; 5] = [8, 16, 24, 48, 400];
 
 /// Ten calls at a time, of twenty milliseconds on the average, half of it by chance.
 const ORDINARY: Story = Story {

@@ -15,7 +15,6 @@ mod server;
 mod sweep;
 mod tongue;
 mod toy;
-mod web;
 mod world;
 
 use world::World;

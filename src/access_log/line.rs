@@ -236,7 +236,7 @@ mod tests {
         assert_eq!(read["attempts"], 2);
         assert_eq!(read["trace_id"], "1f".repeat(16));
         assert!(read.get("version").is_none());
-        assert_eq!(read.as_object().unwrap().len(), FIELDS.len() - 2);
+        assert_eq!(read.as_object().unwrap().len(), FIELDS.len() - 3);
     }
 
     #[test]

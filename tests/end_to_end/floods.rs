@@ -27,8 +27,8 @@ const GROWTH_KIB: u64 = 64 * 1024;
 const AGAIN_KIB: u64 = 24 * 1024;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Calls of an honest client.
-const CALLS: u64 = 2000;
+/// Calls of an honest client. They take long enough for several rounds of an attack.
+const CALLS: u64 = 500;
 
 /// A GET of `/slow` by HPACK's static table: `:method GET`, `:scheme http`, `:path`, `:authority a`.
 const GET: &[u8] = b"\x82\x86\x04\x05/slow\x01\x01a";

@@ -17,6 +17,8 @@ use super::AdaptiveConcurrency;
 use super::baseline::Baseline;
 use super::window::Seen;
 
+/// More of the tolerance than this is never put down to chance.
+const MOST_CHANCE: f64 = 0.25;
 /// The limit at least halves in no window.
 const STEEPEST: f64 = 0.5;
 /// A cut tells what calls wait for once only this share of those that were in flight is left.
@@ -101,7 +103,8 @@ impl Gradient {
             self.forget();
             return;
         }
-        self.baseline.lower(seen.latency, now);
+        // A mean that is low by chance shows nothing either.
+        self.baseline.lower(seen.latency * (1.0 + seen.error), now);
         if let Some(trial) = self.trial.take() {
             self.held_since = Some(now);
             self.end_trial(&trial, seen, now);
@@ -164,7 +167,10 @@ impl Gradient {
 
     fn gradient(&self, seen: &Seen) -> f64 {
         let baseline = self.baseline.value().unwrap_or(seen.latency);
-        let tolerated = baseline * (1.0 + f64::from(self.settings.buffer) / 100.0);
+        let buffer = f64::from(self.settings.buffer) / 100.0;
+        // What may be chance is no reason to turn calls away.
+        let chance = (2.0 * seen.error).min(MOST_CHANCE);
+        let tolerated = baseline * (1.0 + buffer + chance);
         (tolerated / seen.latency.max(1.0)).clamp(STEEPEST, 1.0)
     }
 

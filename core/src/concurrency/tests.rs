@@ -9,7 +9,7 @@ use crate::rng::Rng;
 
 const SECOND: u64 = 1_000_000;
 const MILLI: u64 = 1000;
-/// Runs of each story. Of sixty, the worst was at 89 %, and the middle one at 99 %.
+/// Runs of each story; in sixty of them, the worst was at 90 %, and most at 97 % and more.
 const SEEDS: u64 = 2;
 
 /// Who decides how many calls are in flight.
@@ -178,7 +178,7 @@ fn compare(name: &str, story: &Story) {
             limit.limit(),
             limit.baseline()
         );
-        assert!(own * 100 >= best * 88, "{told}");
+        assert!(own * 10 >= best * 9, "{told}");
     }
 }
 
@@ -269,6 +269,13 @@ fn quick_and_slow_methods_at_once() {
         ..ORDINARY
     };
     compare("two kinds of methods", &story);
+    let small = Story {
+        servers: 10,
+        rate: |second| if second < 6 { 200 } else { 600 },
+        counted: (6, 20),
+        ..story
+    };
+    compare("two kinds of methods, few servers", &small);
     // One in ten, where a percentile of ninety would leap from one kind to the other.
     let story = Story {
         service: |_, (lot, _)| match lot {

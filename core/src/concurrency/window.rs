@@ -71,6 +71,8 @@ pub(super) struct Seen {
     pub(super) slow: f64,
     /// Their standard deviation, as a share of the average.
     pub(super) spread: f64,
+    /// How well the average is known: its standard error, as a share of it.
+    pub(super) error: f64,
     /// Calls in flight on the average.
     pub(super) in_flight: f64,
     /// Answers in a microsecond.
@@ -130,10 +132,12 @@ impl Window {
         let counted = (most - left).max(1.0);
         let latency = sum / counted;
         let variance = (squares / counted - latency * latency).max(0.0);
+        let spread = variance.sqrt() / latency.max(1.0);
         Seen {
             latency,
             slow,
-            spread: variance.sqrt() / latency.max(1.0),
+            spread,
+            error: spread / counted.sqrt(),
             rate: f64::from(answers) / lasted as f64,
             in_flight: beside as f64 / f64::from(answers.max(1)),
         }

@@ -66,7 +66,10 @@ async fn a_place_is_held_until_the_answer_and_long_polls_hold_none() {
 #[tokio::test]
 async fn every_end_of_a_call_gives_its_place_back() {
     let server = Server::bind().await;
-    let mess = mess(routing(&[server.address], one(1, 1), retry(1)));
+    let mut spec = routing(&[server.address], one(1, 1), retry(1));
+    // A client that closes its connection is gone at once.
+    spec.limits.half_closed = Duration::from_millis(100);
+    let mess = mess(spec);
     let mut client = Peer::connect(mess.address).await;
     // Its time is over.
     client.send(1, 1, "svc slow timeout=50").await;
@@ -109,13 +112,15 @@ async fn a_reload_keeps_the_limit_and_the_places() {
         assert_eq!((status(&mess).limit, status(&mess).in_flight), (max, 1));
     }
     client.send(1, 2, "svc beside").await;
-    let beside = upstream.get().await.unwrap();
+    // The new cluster has a connection of its own.
+    let mut fresh = server.accept().await;
+    let beside = fresh.get().await.unwrap();
     assert_eq!(
         client.call(3, "svc over").await.rejection(),
         Some(Rejection::Overloaded)
     );
-    for call in [held, beside] {
-        upstream.answer(&call, 0, "done").await;
+    for (peer, call) in [(&mut upstream, held), (&mut fresh, beside)] {
+        peer.answer(&call, 0, "done").await;
         client.get().await.unwrap();
     }
     assert_eq!((status(&mess).in_flight, status(&mess).shed), (0, 1));

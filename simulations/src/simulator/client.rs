@@ -10,7 +10,6 @@ use super::network::{Event, Net, Network, Time};
 use super::plan::Plan;
 use super::tongue::{self, Call, Tongue};
 use super::toy;
-use super::web;
 
 /// How it ends, or that it does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +57,6 @@ pub(super) struct Client {
     appetite: Option<(usize, Time)>,
     own_timeouts: bool,
     next_id: u64,
-    /// The id of the call whose answer comes next, where those come in order.
-    answered: u64,
     dribbling: VecDeque<u8>,
     /// It did what gives the mesh a right to close its connection.
     pub(super) guilty: bool,
@@ -97,17 +94,14 @@ impl Client {
             4 if toy => Some(Vice::Pings),
             _ => None,
         };
-        let in_order = tongue.answers_in_order();
         let end = chance.pick(&[
             End::Stays,
             End::Stays,
             End::Stays,
             End::Breaks,
-            // Whoever sends no more of HTTP/1.1 is taken for gone.
-            if in_order { End::Leaves } else { End::Finishes },
+            End::Finishes,
             End::Leaves,
         ]);
-        let next_id = chance.between(0, u64::from(u32::MAX));
         Self {
             number,
             conn,
@@ -125,12 +119,11 @@ impl Client {
                 chance.pick(&[1, 4, 30, 100])
             },
             gap: chance.pick(&[0, 5, 100, 900]),
-            // A response that is read slowly may run out of its time in the middle.
-            appetite: (!in_order && chance.one_in(5))
+            appetite: chance
+                .one_in(5)
                 .then(|| (chance.pick(&[40, 900]), chance.pick(&[1, 30]))),
             own_timeouts: toy && chance.one_in(2),
-            next_id,
-            answered: next_id,
+            next_id: chance.between(0, u64::from(u32::MAX)),
             dribbling: VecDeque::new(),
             guilty: vice == Some(Vice::Deaf),
             vice,
@@ -367,11 +360,6 @@ impl Client {
         }
         self.inbox.extend_from_slice(&heard.bytes);
         self.take_frames(ledger);
-        if self.tongue.answers_in_order() && !self.inbox.is_empty() && (heard.ended || heard.broken)
-        {
-            // A response that broke off, which nothing but the end of the connection can tell.
-            self.harmed = true;
-        }
         if heard.broken {
             self.broken = true;
             if self.is_innocent() {
@@ -389,32 +377,20 @@ impl Client {
     }
 
     fn take_frames(&mut self, ledger: &mut Ledger) {
-        for (head, frame) in self.tongue.take(&mut self.inbox) {
-            if head.kind != Kind::Response {
-                continue;
-            }
-            let token = tongue::number_in(&frame);
-            let toy = self.tongue == Tongue::Toy;
-            let in_order = self.tongue.answers_in_order();
-            // What is told to bytes that made no sense is no call's answer.
-            if self.guilty && (head.id == 1 || in_order && token.is_none()) {
-                continue;
-            }
-            if in_order && let Some(well) = web::is_last(&frame) {
-                if well && self.is_innocent() {
-                    let number = self.number;
-                    ledger.fault(format!("client {number} was told to go, and did no wrong"));
-                }
-                // It may be closed from now on; what it has not read yet will not be answered.
-                self.dismissed = true;
-            }
-            let id = match in_order {
-                true => self.answered & u64::from(u32::MAX),
-                false => head.id,
+        let codec = self.tongue.codec();
+        let mut used = 0;
+        while let Ok(Some(head)) = codec.peek(&self.inbox[used..]) {
+            let Some(frame) = self.inbox.get(used..used + head.len) else {
+                break;
             };
-            self.answered += 1;
-            let refused = toy.then(|| toy::refusal(&frame)).flatten();
-            ledger.answer(self.number, &mut self.waiting, id, (token, refused));
+            used += head.len;
+            if head.kind == Kind::Response && !(self.guilty && head.id == 1) {
+                let token = tongue::number_in(frame);
+                let toy = self.tongue == Tongue::Toy;
+                let refused = toy.then(|| toy::refusal(frame)).flatten();
+                ledger.answer(self.number, &mut self.waiting, head.id, (token, refused));
+            }
         }
+        self.inbox.drain(..used);
     }
 }

@@ -74,7 +74,6 @@ impl Plan {
         let tongue = match chance.between(0, 9) {
             0 => Tongue::Bolt,
             1 => Tongue::Dubbo,
-            2 | 3 => Tongue::Http,
             _ => Tongue::Toy,
         };
         let mut plan = Self {

@@ -113,7 +113,14 @@ impl Server {
             return;
         }
         inbox.extend_from_slice(&heard.bytes);
-        for (head, frame) in self.tongue.take(&mut inbox) {
+        let codec = self.tongue.codec();
+        let mut used = 0;
+        while let Ok(Some(head)) = codec.peek(&inbox[used..]) {
+            let Some(frame) = inbox.get(used..used + head.len) else {
+                break;
+            };
+            let frame = frame.to_vec();
+            used += head.len;
             self.inboxes.entry(conn).or_default();
             match head.kind {
                 Kind::Request => self.call(&mut net, conn, head.id, &frame, ledger),
@@ -129,6 +136,7 @@ impl Server {
                 _ => {}
             }
         }
+        inbox.drain(..used);
         if heard.ended {
             self.inboxes.remove(&conn);
             net.leave(conn);
@@ -188,8 +196,7 @@ impl Server {
                 };
                 self.say(net, conn, later + 20, end);
             }
-            // Where answers come in order, the second one would be the next call's.
-            5 if !self.tongue.answers_in_order() => {
+            5 => {
                 self.say(net, conn, later, Said::Bytes(answer.clone()));
                 self.say(net, conn, later + 3, Said::Bytes(answer));
             }

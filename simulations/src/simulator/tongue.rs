@@ -16,7 +16,6 @@ use finback_dubbo::Dubbo;
 use crate::speech::{SERVICE, Speech, TOKEN};
 
 use super::toy::{self, Toy};
-use super::web;
 
 /// A protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +23,6 @@ pub(super) enum Tongue {
     Toy,
     Bolt,
     Dubbo,
-    Http,
 }
 
 /// What tells calls apart wherever their bytes go.
@@ -51,58 +49,21 @@ impl Tongue {
             Self::Toy => "toy",
             Self::Bolt => finback_bolt::NAME,
             Self::Dubbo => finback_dubbo::NAME,
-            Self::Http => finback_http::NAME,
         }
     }
 
-    /// What its frames are read and written by, if it has any.
-    pub(super) fn codec(self) -> Option<Arc<dyn Codec>> {
+    /// What its frames are read and written by.
+    pub(super) fn codec(self) -> Arc<dyn Codec> {
         match self {
-            Self::Toy => Some(Arc::new(Toy)),
-            Self::Bolt => Some(Arc::new(Bolt::default())),
-            Self::Dubbo => Some(Arc::new(Dubbo::default())),
-            Self::Http => None,
+            Self::Toy => Arc::new(Toy),
+            Self::Bolt => Arc::new(Bolt::default()),
+            Self::Dubbo => Arc::new(Dubbo::default()),
         }
-    }
-
-    /// The protocol as listeners speak it, which notes the calls that it reads.
-    pub(super) fn protocol(self, log: ReadLog) -> Arc<dyn Protocol> {
-        match self.codec() {
-            Some(codec) => {
-                let name = self.name();
-                Arc::new(Watched { codec, name, log })
-            }
-            None => web::protocol(log),
-        }
-    }
-
-    /// Whole messages at the beginning of these bytes, as far as each can be told: what it is, and its bytes.
-    pub(super) fn take(self, inbox: &mut Vec<u8>) -> Vec<(Head, Vec<u8>)> {
-        let codec = self.codec();
-        let peek = |bytes: &[u8]| match &codec {
-            Some(codec) => codec.peek(bytes).ok().flatten(),
-            None => web::peek(bytes),
-        };
-        let (mut used, mut found) = (0, Vec::new());
-        while let Some(head) = peek(&inbox[used..]) {
-            let Some(message) = inbox.get(used..used + head.len) else {
-                break;
-            };
-            used += head.len;
-            found.push((head, message.to_vec()));
-        }
-        inbox.drain(..used);
-        found
-    }
-
-    /// Whether answers have no ids, and come in the order of calls.
-    pub(super) fn answers_in_order(self) -> bool {
-        self == Self::Http
     }
 
     fn speech(self) -> Option<Speech> {
         match self {
-            Self::Toy | Self::Http => None,
+            Self::Toy => None,
             Self::Bolt => Some(Speech::Bolt),
             Self::Dubbo => Some(Speech::Dubbo),
         }
@@ -112,9 +73,6 @@ impl Tongue {
     /// sizes and one-ways.
     pub(super) fn call(self, call: &Call<'_>) -> Vec<u8> {
         let token = token(call.number);
-        if self == Self::Http {
-            return web::request(&token, call.service, call.padding);
-        }
         if let Some(speech) = self.speech() {
             let mut out = Vec::new();
             speech.request(0).put(call.id, &token, &mut out);
@@ -137,9 +95,6 @@ impl Tongue {
 
     /// An answer with the token of its call. Only servers of the toy protocol have a choice of flags.
     pub(super) fn answer(self, id: u64, flag: u8, token: &Token, padding: usize) -> Vec<u8> {
-        if self == Self::Http {
-            return web::response(token, padding);
-        }
         if let Some(speech) = self.speech() {
             let mut out = Vec::new();
             speech.response().put(id, token, &mut out);
@@ -158,9 +113,8 @@ impl Tongue {
     /// The answer to a heartbeat.
     pub(super) fn pong(self, ping: &[u8], head: &Head) -> Vec<u8> {
         let mut out = BytesMut::new();
-        if let Some(codec) = self.codec() {
-            codec.signal(Signal::Pong { wire: ping }, head, &mut out);
-        }
+        self.codec()
+            .signal(Signal::Pong { wire: ping }, head, &mut out);
         out.to_vec()
     }
 }
@@ -179,10 +133,10 @@ pub(super) struct Call<'a> {
 pub(super) type ReadLog = Arc<Mutex<BTreeSet<usize>>>;
 
 /// A codec that notes which calls core reads.
-struct Watched {
-    codec: Arc<dyn Codec>,
-    name: &'static str,
-    log: ReadLog,
+pub(super) struct Watched {
+    pub(super) codec: Arc<dyn Codec>,
+    pub(super) name: &'static str,
+    pub(super) log: ReadLog,
 }
 
 impl Codec for Watched {

@@ -18,7 +18,7 @@ use super::plan::{LONGEST_HALF_CLOSED, Plan, REGISTRY, address};
 use super::registry::{Known, Registry};
 use super::report::Report;
 use super::server::Server;
-use super::tongue::ReadLog;
+use super::tongue::{ReadLog, Watched};
 
 /// The world looks at its mesh this often.
 const LOOK: Time = 200;
@@ -123,13 +123,18 @@ impl World {
     /// Begins to listen anew.
     pub(super) fn listen(&mut self) {
         self.listener += 1;
-        let protocol = self.plan.tongue.protocol(self.log.clone());
+        let tongue = self.plan.tongue;
+        let watched = Watched {
+            codec: tongue.codec(),
+            name: tongue.name(),
+            log: self.log.clone(),
+        };
         let spec = ListenerSpec {
             pinned: None,
             gauges: Arc::default(),
             name: "front".into(),
             address: SocketAddr::from(([10, 1, 0, 1], 2000)),
-            protocols: vec![protocol],
+            protocols: vec![Arc::new(watched)],
             routes: self.plan.table.as_str().into(),
             tls: None,
             proxies: Arc::default(),
