@@ -108,6 +108,7 @@ impl Settings {
 const DIALECTS: &[(&str, &str)] = &[
     (finback_grpc::TRIPLE, "dubbo"),
     (finback_grpc::NAME, "grpc"),
+    (finback_grpc::ROCKETMQ, "native"),
 ];
 
 /// The names by which routes know calls of a protocol.
@@ -154,6 +155,7 @@ fn rocketmq_of(settings: &Settings) -> Arc<dyn Protocol> {
 
 fn http(settings: &Settings) -> Arc<dyn Protocol> {
     let dialects: Vec<Arc<dyn Dialect>> = vec![
+        Arc::new(finback_grpc::RocketMq),
         Arc::new(finback_grpc::Triple),
         Arc::new(finback_grpc::Grpc),
         Arc::new(finback_grpc::GrpcWeb),
@@ -173,6 +175,7 @@ pub fn status_name(protocol: &str, status: Status) -> Option<Cow<'static, str>> 
         finback_rocketmq::NAME => finback_rocketmq::status_name(code),
         // Triple's unary calls have HTTP's numbers, which are above all of gRPC's.
         finback_grpc::NAME | finback_grpc::TRIPLE if code < 100 => finback_grpc::status_name(code),
+        finback_grpc::ROCKETMQ => finback_grpc::rocketmq_status_name(code),
         finback_http::NAME | finback_grpc::TRIPLE => return Some(code.to_string().into()),
         _ => None,
     };
@@ -240,6 +243,10 @@ pub fn traced() -> HashMap<&'static str, trace::Protocol> {
         ),
         (
             finback_rocketmq::NAME,
+            of(trace::System::Messaging { name: "rocketmq" }, PLAIN),
+        ),
+        (
+            finback_grpc::ROCKETMQ,
             of(trace::System::Messaging { name: "rocketmq" }, PLAIN),
         ),
         (finback_tcp::NAME, of(trace::System::Connection, PLAIN)),

@@ -1,4 +1,4 @@
-//! gRPC, gRPC-Web and Triple (Dubbo 3's protocol) as dialects of HTTP.
+//! gRPC, gRPC-Web, Triple (Dubbo 3's protocol) and RocketMQ 5's protocol as dialects of HTTP.
 //!
 //! gRPC: the path is `/{service}/{method}`, the outcome stands in the trailers, and every answer
 //! has status 200 (gRPC's `PROTOCOL-HTTP2.md`). Triple is gRPC with headers for version and group,
@@ -6,6 +6,7 @@
 //! (Dubbo's `TripleHeaderEnum`, `TriRpcStatus`).
 
 mod probe;
+mod rocketmq;
 mod status;
 mod timeout;
 mod triple;
@@ -23,6 +24,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
 pub use probe::GrpcProbe;
+pub use rocketmq::RocketMq;
 pub use status::status_name;
 pub use triple::Triple;
 pub use web::GrpcWeb;
@@ -31,6 +33,14 @@ pub use web::GrpcWeb;
 pub const NAME: &str = "grpc";
 /// Triple's name.
 pub const TRIPLE: &str = "triple";
+/// The name of RocketMQ 5's protocol.
+pub const ROCKETMQ: &str = "rocketmq-grpc";
+
+/// What a status of RocketMQ 5's protocol is called: its own, or gRPC's where nothing more was said.
+#[must_use]
+pub fn rocketmq_status_name(code: u16) -> Option<&'static str> {
+    rocketmq::status_name(code)
+}
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");

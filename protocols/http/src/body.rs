@@ -20,7 +20,8 @@ use tokio::io::{AsyncRead, DuplexStream, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::dialect::Dialect;
+use crate::beginning::Begun;
+use crate::dialect::{AnswerReader, Dialect};
 use crate::pool::Returned;
 use crate::replay::{Replay, Sent};
 use crate::translation::Translated;
@@ -32,6 +33,8 @@ pub(crate) enum Incoming {
     Nothing,
     Http1(http1::Received),
     Http2(http2::Received),
+    /// One of which the beginning was looked at.
+    Begun(Box<Begun>),
     /// Nothing; but its connection can become another protocol's.
     Upgrade(oneshot::Receiver<Socket>),
 }
@@ -41,7 +44,7 @@ impl Incoming {
     pub(crate) fn into_socket(self) -> Option<Socket> {
         match self {
             Self::Http1(body) => body.into_socket(),
-            Self::Nothing | Self::Http2(_) | Self::Upgrade(_) => None,
+            Self::Nothing | Self::Http2(_) | Self::Begun(_) | Self::Upgrade(_) => None,
         }
     }
 }
@@ -58,6 +61,7 @@ impl Body for Incoming {
             Self::Nothing | Self::Upgrade(_) => Poll::Ready(None),
             Self::Http1(body) => Pin::new(body).poll_frame(cx),
             Self::Http2(body) => Pin::new(body).poll_frame(cx),
+            Self::Begun(body) => body.poll(cx),
         }
     }
 
@@ -66,6 +70,7 @@ impl Body for Incoming {
             Self::Nothing | Self::Upgrade(_) => true,
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.is_end_stream(),
+            Self::Begun(body) => body.is_end_stream(),
         }
     }
 
@@ -74,6 +79,7 @@ impl Body for Incoming {
             Self::Nothing | Self::Upgrade(_) => SizeHint::with_exact(0),
             Self::Http1(body) => body.size_hint(),
             Self::Http2(body) => body.size_hint(),
+            Self::Begun(body) => body.size_hint(),
         }
     }
 }
@@ -168,6 +174,8 @@ pub(crate) struct Download {
     pub(crate) dialect: Arc<dyn Dialect>,
     /// What the head said; else the trailers do.
     pub(crate) answer: Option<Answer>,
+    /// Who reads how it ended, where that stands in the body.
+    pub(crate) reader: Option<Box<dyn AnswerReader>>,
     pub(crate) upload: Rc<Upload>,
     pub(crate) bytes: u64,
     /// The connection it comes over, to be used again.
@@ -209,7 +217,12 @@ impl Download {
         }
         let answer = match self.answer {
             Some(answer) => answer,
-            None => self.dialect.answer_of_trailers(trailers),
+            None => {
+                let told = self.dialect.answer_of_trailers(trailers);
+                let read = self.reader.as_ref().and_then(|own| own.answer());
+                read.filter(|_| told.outcome == Outcome::Success)
+                    .unwrap_or(told)
+            }
         };
         self.stream.add_request_bytes(self.upload.bytes());
         self.stream.end(&mut self.lease, answer, self.bytes);
@@ -282,6 +295,9 @@ impl Download {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
                     self.bytes += data.len() as u64;
+                    if let Some(reader) = &mut self.reader {
+                        reader.read(data);
+                    }
                     if self.idle.is_some() {
                         self.moved = self.stream.now();
                     }

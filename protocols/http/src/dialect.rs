@@ -8,7 +8,7 @@ use finback_core::frame::{Answer, Fit, Metadata, NAME_LIMIT, Outcome, Status};
 use finback_core::rejection::Rejection;
 use finback_core::text::{ANSWER_LIMIT, cut};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 
 use crate::translation::Translation;
 
@@ -19,6 +19,12 @@ pub trait Dialect: Send + Sync + 'static {
 
     /// Whether a request is of its kind.
     fn claims(&self, head: &Parts) -> bool;
+
+    /// Whether what routing may see of a request stands in its body: its beginning is waited for, then, and is
+    /// among the head's [extensions](crate::Beginning).
+    fn wants_beginning(&self, _: &Uri) -> bool {
+        false
+    }
 
     /// What routing may see of a request.
     fn metadata<'a>(&self, head: &'a Parts) -> Metadata<'a>;
@@ -31,6 +37,11 @@ pub trait Dialect: Send + Sync + 'static {
 
     /// How a call ended, as the trailers tell; `None` if there were none.
     fn answer_of_trailers(&self, trailers: Option<&HeaderMap>) -> Answer;
+
+    /// Who reads a response's body for how the call ended, where neither head nor trailers tell.
+    fn answer_reader(&self, _: &Parts) -> Option<Box<dyn AnswerReader>> {
+        None
+    }
 
     /// Writes what is left of the caller's deadline into a request, where the dialect has a
     /// place for it.
@@ -79,6 +90,15 @@ pub trait Dialect: Send + Sync + 'static {
     fn translation(&self, _: &mut Parts) -> Option<Translation> {
         None
     }
+}
+
+/// Reads the body of one response for how the call ended.
+pub trait AnswerReader {
+    /// Takes what passed.
+    fn read(&mut self, data: &[u8]);
+
+    /// How the call ended, as far as the body tells. It counts where head and trailers tell of a success.
+    fn answer(&self) -> Option<Answer>;
 }
 
 /// What a rejection needs to know of a request that is gone.

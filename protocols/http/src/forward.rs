@@ -21,9 +21,10 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 use http_body::Body;
 use tokio::time::Instant;
 
+use crate::beginning;
 use crate::body::{Download, Incoming, Payload, Upload};
 use crate::client::Client;
-use crate::dialect::{Asked, Dialect};
+use crate::dialect::{AnswerReader, Asked, Dialect};
 use crate::forwarded;
 use crate::headers;
 use crate::interim::Interim;
@@ -46,8 +47,29 @@ pub(crate) fn forward(
 ) -> impl Future<Output = Response<Payload>> + use<> {
     let client = client.clone();
     let version = request.version();
-    let mut begun = Call::begin(&client, request, interim);
+    let dialects = &client.http.dialects;
+    let wants_beginning = dialects
+        .iter()
+        .any(|own| own.wants_beginning(request.uri()));
+    let begins = match wants_beginning && !request.body().is_end_stream() {
+        false => Ok(Call::begin(&client, request, interim)),
+        true => Err(Box::new((request, interim))),
+    };
     async move {
+        let mut begun = match begins {
+            Ok(begun) => begun,
+            Err(waits) => {
+                let (request, interim) = *waits;
+                let request = Box::pin(beginning::take(
+                    request,
+                    &client.timers,
+                    client.caller.worker().instant(),
+                ))
+                .await;
+                client.caller.worker().read_clock();
+                Call::begin(&client, request, interim)
+            }
+        };
         let answered = match &mut begun {
             Ok(call) => call.attempts().await,
             Err(own) => std::mem::replace(&mut **own, Response::new(Payload::empty())),
@@ -207,6 +229,8 @@ struct Call {
     fields: Fields,
     wanted: Option<Wanted>,
     interim: Interim,
+    /// Who reads how the call ended, where that stands in the response's body.
+    reader: Option<Box<dyn AnswerReader>>,
     /// What makes an endpoint's response the client's, and its content type then.
     translator: Option<(Box<dyn Translator>, HeaderValue)>,
     /// The request as the endpoint gets it.
@@ -297,6 +321,7 @@ impl Call {
             client: client.clone(),
             bounded: own_timeout || stream.route_timeout().is_some(),
             prefers_http2: dialect.prefers_http2(&head),
+            reader: dialect.answer_reader(&head),
             wants_fresh: false,
             treatment: stream
                 .treatment()
@@ -458,6 +483,7 @@ impl Call {
             client: client.clone(),
             bounded: true,
             prefers_http2: self.prefers_http2,
+            reader: None,
             wants_fresh: false,
             treatment: None,
             stream: Some(stream),
@@ -1019,6 +1045,7 @@ impl Call {
             lease,
             dialect: self.dialect.clone(),
             answer,
+            reader: self.reader.take(),
             upload: self.upload.clone(),
             bytes: 0,
             // Who was asked to become another protocol's may believe that it has, or that what follows

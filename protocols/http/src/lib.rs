@@ -9,6 +9,7 @@
 //! with its request's head and recorded with its response's end. What is spoken *in* HTTP (gRPC,
 //! Triple) is a [`Dialect`]: it reads service and method, tells outcomes, and words rejections.
 
+mod beginning;
 mod body;
 mod client;
 mod dialect;
@@ -40,7 +41,8 @@ use finback_core::driver::{Connection, Protocol, Served, Sniff, Worker};
 
 use http2::PREFACE;
 
-pub use dialect::{Asked, Dialect, Plain};
+pub use beginning::Beginning;
+pub use dialect::{AnswerReader, Asked, Dialect, Plain};
 #[doc(hidden)]
 pub use exercise::{exercise, exercise_messages};
 pub use probe::{HttpProbe, Said, ask};

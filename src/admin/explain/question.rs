@@ -137,7 +137,8 @@ impl Question {
             // gRPC and Triple are spoken in HTTP.
             (Some(own), all)
                 if all.contains(&own.as_str())
-                    || all.contains(&"http") && ["grpc", "triple"].contains(&own.as_str()) =>
+                    || all.contains(&"http")
+                        && ["grpc", "rocketmq-grpc", "triple"].contains(&own.as_str()) =>
             {
                 Ok(own.clone())
             }
@@ -188,5 +189,5 @@ impl Question {
 }
 
 pub(super) fn is_http(protocol: &str) -> bool {
-    ["http", "grpc", "triple"].contains(&protocol)
+    ["http", "grpc", "rocketmq-grpc", "triple"].contains(&protocol)
 }

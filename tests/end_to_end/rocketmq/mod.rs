@@ -6,6 +6,7 @@ mod filters;
 mod groups;
 mod mesh;
 mod messages;
+mod on_grpc;
 mod operators;
 mod outages;
 mod stage;

@@ -272,6 +272,8 @@ impl Proxy {
         let config = json!({
             "rocketMQClusterName": "c1", "namesrvAddr": names.address, "proxyMode": "CLUSTER",
             "grpcServerPort": grpc, "remotingListenPort": remoting, "enableTopicMessageTypeCheck": false,
+            // Else it tells clients its own port, and they go past whoever stands before it.
+            "useEndpointPortFromRequest": true,
             // Brokers ask it about transactions only once it has told them of its producers.
             "transactionHeartbeatPeriodSecond": 1,
         });

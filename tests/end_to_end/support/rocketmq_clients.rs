@@ -166,6 +166,11 @@ impl Client {
         Handle { client: self, name }
     }
 
+    /// Gives a command.
+    pub(crate) fn try_ask(&self, operation: &str, fields: &[(&str, &str)]) -> Answer {
+        self.peer.ask(operation, fields)
+    }
+
     /// Gives a command, which must succeed.
     pub(crate) fn ask(&self, operation: &str, fields: &[(&str, &str)]) -> Value {
         self.peer.ask(operation, fields).unwrap_or_else(|failure| {
