@@ -8,9 +8,7 @@ static DECISIONS: Family = Family::counter(
     "finback_filter_decisions_total",
     "decisions",
     &["filter", "rule", "decision"],
-    "What filters decided: `denied`, `would_deny` (a dry run), `limited`, `delayed`, `refused`, `answer_dropped`; \
-     of filters that ask a server also `allowed`, `error` (no answer, and refused) and `error_allowed` (no answer, and let pass). \
-     The rule is \"\" where none applied.",
+    "What filters decided: `denied`, `would_deny` (a dry run), `limited`, `delayed` and so on; the rule is empty where none applied.",
 );
 
 /// Puts what filters decided into a sink.

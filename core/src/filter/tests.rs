@@ -296,7 +296,10 @@ fn a_policy_that_can_be_about_nobody_costs_nothing() {
 
 #[test]
 fn whoever_has_an_identity_of_a_kind_that_is_denied_is_denied() {
-    for text in [Text::Prefix("spiffe://evil/".into()), Text::regex("spiffe://evil/.*").unwrap()] {
+    for text in [
+        Text::Prefix("spiffe://evil/".into()),
+        Text::regex("spiffe://evil/.*").unwrap(),
+    ] {
         let when = Match {
             identity: Some((Kind::Spiffe, text)),
             ..Match::default()
@@ -471,7 +474,9 @@ fn large_messages_cost_what_they_are() {
             check.message(asked, &message)
         })
     };
-    let passed = (0..100).filter(|_| says(10_000_000) == Some(MessageFlow::Continue)).count();
+    let passed = (0..100)
+        .filter(|_| says(10_000_000) == Some(MessageFlow::Continue))
+        .count();
     assert_eq!(passed, 20);
 }
 

@@ -144,14 +144,19 @@ pub(crate) fn is_ambiguous(
         FASTJSON2 => fastjson2(body),
         _ => return true,
     };
-    let Ok(beginning) = beginning else { return true };
+    let Ok(beginning) = beginning else {
+        return true;
+    };
     let path = &*beginning.path;
     let is_other = |name: &str, own: &str| {
         attachment(name).is_some_and(|said| !said.is_empty() && said != own)
     };
     // A context stands before the interface, and nothing else does.
     let is_path_of = |service: &str| {
-        path == service || path.strip_suffix(service).is_some_and(|own| own.ends_with('/'))
+        path == service
+            || path
+                .strip_suffix(service)
+                .is_some_and(|own| own.ends_with('/'))
     };
     let version = match &*beginning.version {
         NO_VERSION => "",

@@ -143,8 +143,7 @@ impl Codec for Dubbo {
         let Ok(Some(fixed)) = Fixed::read(wire) else {
             return true;
         };
-        let attachment =
-            |name: &str| attachments::find(wire, metadata, name).map(Cow::into_owned);
+        let attachment = |name: &str| attachments::find(wire, metadata, name).map(Cow::into_owned);
         call::is_ambiguous(wire, fixed.serialization(), metadata, attachment)
     }
 

@@ -55,10 +55,7 @@ pub(super) fn settings(
 /// The parts of outlier detection that count calls in intervals.
 pub(super) fn rates(policy: &mut Outlier, from: &file::Outlier) -> Result<()> {
     policy.success_rate = from.success_rate.as_ref().map(success_rate).transpose()?;
-    policy.failure_percentage = match &from.failure_percentage {
-        Some(own) => Some(failure_percentage(own)),
-        None => None,
-    };
+    policy.failure_percentage = from.failure_percentage.as_ref().map(failure_percentage);
     if let Some(Placed {
         value: Time(interval),
         place,
