@@ -13,6 +13,10 @@ const MILLI: u64 = 1000;
 const SEEDS: u64 = 2;
 
 /// Who decides how many calls are in flight.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there are few, and a test has room"
+)]
 enum Limiter {
     Fixed { most: u32, in_flight: u32 },
     Adaptive(ConcurrencyLimit),

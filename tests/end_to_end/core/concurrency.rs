@@ -216,7 +216,7 @@ fn who_fails_every_third_call_is_left_alone() {
                 let out = finback.endpoints("all", "available", false);
                 (!out.is_empty()).then_some(out).ok_or("none".to_owned())
             });
-            assert_eq!(out, [bad.clone()], "{speech:?} {rule}");
+            assert_eq!(out, std::slice::from_ref(&bad), "{speech:?} {rule}");
             let cluster = finback.cluster("all").unwrap();
             assert_eq!(cluster["ejections_by"][detector], 1, "{cluster}");
             assert_eq!(cluster["ejections_by"]["consecutive"], 0, "{cluster}");

@@ -91,6 +91,6 @@ filters:
             line.contains(&format!("filter=\"{filter}\""))
                 && line.contains(&format!("decision=\"{decision}\""))
         };
-        assert!(lines.iter().any(|line| own(&line)), "{filter}: {lines:?}");
+        assert!(lines.iter().any(own), "{filter}: {lines:?}");
     }
 }
