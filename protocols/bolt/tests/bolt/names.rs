@@ -1,10 +1,12 @@
 //! Names at their longest and beyond, wherever Bolt has them.
 
 use finback_bolt::Bolt;
+use finback_core::codec::Codec;
 use finback_core::conformance::{Names, check_names};
-use finback_core::frame::NAME_LIMIT;
+use finback_core::frame::{NAME_LIMIT, Reading};
 
 use crate::codec::{SOFA, request};
+use crate::frames::vectors;
 
 /// Lengths that fit into a header, and into a body.
 const SHORT: [usize; 2] = [NAME_LIMIT + 1, 20_000];
@@ -97,4 +99,40 @@ fn names_in_the_body_are_bounded() {
         body.extend_from_slice(&text(&unique(names), tags));
         request(SOFA, &[], 1, &body)
     });
+}
+
+/// What a filter judges a call by is what its server runs, which takes the body's word for it.
+#[test]
+fn a_call_whose_header_and_body_differ_is_ambiguous() {
+    let codec = Bolt::default();
+    let is_ambiguous = |wire: &[u8]| {
+        let head = codec.peek(wire).unwrap().unwrap();
+        match codec.read(&head, wire) {
+            Ok(Reading::Call(metadata)) => Some(codec.is_ambiguous(&head, wire, &metadata)),
+            _ => None,
+        }
+    };
+    let mut changed = 0;
+    for vector in vectors() {
+        let wire = &vector.bytes;
+        let Some(is) = is_ambiguous(wire) else {
+            continue;
+        };
+        assert!(!is, "{}", vector.name());
+        // The header's word comes first.
+        let named = b"sofa_head_method_name";
+        let Some(at) = wire.windows(named.len()).position(|own| own == named) else {
+            continue;
+        };
+        let method = at + named.len() + 4;
+        let is_hessian = wire.windows(11).filter(|own| own == b"SofaRequest").count() == 2;
+        let mut other = wire.clone();
+        other[method] = b'Z';
+        // A frame that counts its bytes together is refused for that.
+        if let Some(is) = is_ambiguous(&other) {
+            assert_eq!(is, is_hessian, "{}", vector.name());
+            changed += usize::from(is);
+        }
+    }
+    assert!(changed > 3, "{changed}");
 }
