@@ -5,12 +5,12 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::clock::Now;
 use crate::cluster::Cluster;
 use crate::filter::Decided;
-use crate::frame::{Answer, Head, Metadata, Reading};
+use crate::frame::{Answer, Edit, Head, Metadata, Reading};
 use crate::mesh::{
     Attempt, AttemptEnd, Deadline, Exchange, Fitting, Lease, Propagated, Resend, Routed,
 };
@@ -102,6 +102,10 @@ pub(crate) fn begin(
     metadata: &Metadata<'_>,
     wire: &[u8],
 ) {
+    if call.exchange.has_edits() && !takes_edits(&call, wire) {
+        let why = call.exchange.cannot_be_changed();
+        return refuse(worker, call, why);
+    }
     match attempt(worker, &mut call, metadata, wire) {
         Ok(Attempt::Go(lease)) => transmit(worker, call, lease, metadata, wire),
         Ok(Attempt::Wait(cluster)) => {
@@ -110,6 +114,35 @@ pub(crate) fn begin(
         }
         Err(rejection) => refuse(worker, call, rejection),
     }
+}
+
+/// Whether what filters change about a call is there once it is written: not every frame has room for it, and
+/// what an endpoint must not get, or must, is no matter of luck.
+fn takes_edits(call: &Call, wire: &[u8]) -> bool {
+    let codec = call.reply.codec();
+    let edits = call.exchange.edited();
+    let attributes: Vec<(&str, &str)> = edits
+        .iter()
+        .map(|(name, value)| (&**name, &**value))
+        .collect();
+    let edit = Edit {
+        id: call.head.id,
+        attributes: &attributes,
+        ..Edit::default()
+    };
+    let mut written = BytesMut::new();
+    let used = codec.encode(&call.head, wire, &edit, &mut written);
+    written.extend_from_slice(wire.get(used..).unwrap_or_default());
+    let Ok(Some(head)) = codec.peek(&written) else {
+        return false;
+    };
+    let Ok(Reading::Call(metadata)) = codec.read(&head, &written) else {
+        return false;
+    };
+    attributes.iter().all(|(name, value)| {
+        let found = codec.attribute(&written, &metadata, name);
+        found.as_deref().unwrap_or_default() == *value
+    })
 }
 
 fn attempt(

@@ -10,6 +10,9 @@ use crate::identity::Identity;
 use crate::record::Record;
 use crate::route::{Mark, Route, Shadow};
 
+use crate::rejection::Rejection;
+use crate::trace::Field;
+
 use super::exchange::{Attributes, Exchange, Routed};
 use super::local::LocalMesh;
 use super::site::Site;
@@ -141,6 +144,26 @@ impl Exchange {
         self.filtered
             .as_ref()
             .is_some_and(|own| own.edits.drops_answer())
+    }
+
+    /// Whether filters change something that its endpoint is to get.
+    pub(crate) fn has_edits(&self) -> bool {
+        !self.edited().is_empty()
+    }
+
+    /// What filters change about it.
+    pub(crate) fn edited(&self) -> &[Field] {
+        let own = self.filtered.as_ref().map(|own| own.edits.attributes());
+        own.unwrap_or_default()
+    }
+
+    /// Its protocol has no room for that in it: it goes no further.
+    pub(crate) fn cannot_be_changed(&mut self) -> Rejection {
+        let mut refusal = Refusal::new(Rejection::Denied, &Arc::from(""));
+        refusal.text = "what a filter changes about it has no room in it".into();
+        let why = refusal.why;
+        self.filtered.get_or_insert_default().refusal = Some(refusal);
+        why
     }
 
     /// What an attempt carries: the context of its trace, and what filters changed.

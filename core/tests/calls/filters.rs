@@ -261,6 +261,34 @@ async fn what_a_filter_takes_away_does_not_reach_the_endpoint() {
 }
 
 #[tokio::test]
+async fn a_call_that_has_no_room_for_what_filters_change_goes_nowhere() {
+    let (server, count) = echo().await;
+    let untrusting = Arc::new(Fault {
+        troubles: Vec::new(),
+        on_request: Some(OnRequest {
+            attribute: "fault".into(),
+            sources: vec!["192.0.2.0/24".parse().unwrap()],
+        }),
+    });
+    let stiff = Toy {
+        has_no_room: true,
+        ..Toy::default()
+    };
+    let mess = mess_with(
+        filtered(&[server], vec![("fault", untrusting)]),
+        1,
+        stiff,
+        None,
+    );
+    let mut client = Peer::connect(mess.address).await;
+    let refused = client.call(1, "svc get fault=drop").await;
+    assert_eq!(refused.rejection(), Some(Rejection::Denied));
+    assert!(refused.text.contains("has no room"), "{}", refused.text);
+    assert_eq!(client.call(2, "svc get").await.rejection(), None);
+    assert_eq!(count.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
 async fn a_reload_holds_at_once_and_keeps_what_did_not_change() {
     let (server, _) = echo().await;
     let with = |method| {

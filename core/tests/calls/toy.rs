@@ -42,6 +42,8 @@ pub(crate) struct Toy {
     pub(crate) is_session: bool,
     /// The one text that clients get of answers instead of the endpoint's.
     pub(crate) translation: Option<&'static str>,
+    /// Whether its frames keep their attributes, whatever is to be changed about them.
+    pub(crate) has_no_room: bool,
 }
 
 pub(crate) fn frame(kind: u8, flag: u8, id: u32, text: &str) -> Vec<u8> {
@@ -143,7 +145,7 @@ impl Codec for Toy {
             out.put_slice(&frame(wire[4], wire[5], id, text));
             return wire.len();
         }
-        if !edit.attributes.is_empty() {
+        if !edit.attributes.is_empty() && !self.has_no_room {
             let text = std::str::from_utf8(&wire[HEADER..]).unwrap();
             let is_edited = |word: &&str| {
                 let name = word.split('=').next().unwrap();

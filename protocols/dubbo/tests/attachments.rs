@@ -495,14 +495,22 @@ fn is_ambiguous(wire: &[u8]) -> bool {
 #[test]
 fn a_call_that_says_two_things_is_ambiguous() {
     for (attachments, version, is) in [
-        (&[("path", "com.acme.Pay"), ("interface", "com.acme.Pay")][..], "1.0", false),
+        (
+            &[("path", "com.acme.Pay"), ("interface", "com.acme.Pay")][..],
+            "1.0",
+            false,
+        ),
         (&[("version", "1.0"), ("group", "blue")], "1.0", false),
         (&[("version", "0.0.0")], "", false),
         (&[], "1.0", false),
         // Providers take the attachments' word for the path and the version, and nobody's for the interface.
         (&[("interface", "com.acme.Free")], "1.0", true),
         (&[("path", "com.acme.Free")], "1.0", true),
-        (&[("path", "com.acme.Free"), ("interface", "com.acme.Free")], "1.0", true),
+        (
+            &[("path", "com.acme.Free"), ("interface", "com.acme.Free")],
+            "1.0",
+            true,
+        ),
         (&[("version", "2.0")], "1.0", true),
         (&[("interface", "Pay")], "1.0", true),
     ] {
@@ -521,11 +529,17 @@ fn a_generic_call_is_named_as_its_provider_trims_it() {
     let call = |descriptor: &str, name: &str| {
         let long = [&[0x30, descriptor.len() as u8], descriptor.as_bytes()].concat();
         let arguments = [h(name), vec![b'N', b'N']].concat();
-        frame(HESSIAN2, &[names.concat(), long, arguments, vec![b'H', b'Z']].concat())
+        frame(
+            HESSIAN2,
+            &[names.concat(), long, arguments, vec![b'H', b'Z']].concat(),
+        )
     };
     let wire = call(descriptor, " transfer\n");
     assert_eq!(read(&wire).unwrap().method, "transfer");
     assert!(!is_ambiguous(&wire));
-    let wire = call("Ljava/lang/String;Ljava/lang/Object;Ljava/lang/Object;", "transfer");
+    let wire = call(
+        "Ljava/lang/String;Ljava/lang/Object;Ljava/lang/Object;",
+        "transfer",
+    );
     assert!(is_ambiguous(&wire), "it may be generic all the same");
 }
