@@ -6,6 +6,7 @@ mod filtered;
 mod fitting;
 mod hits;
 mod learned;
+mod lease;
 mod local;
 mod origin;
 mod site;
@@ -15,6 +16,7 @@ mod traced;
 mod unknown;
 mod verdict;
 mod view;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::AtomicBool;
@@ -33,12 +35,13 @@ use crate::rejection::Rejection;
 use crate::route::{Route, RouteTable};
 use crate::trace::Tracing;
 
-pub use exchange::{Attempt, Exchange, Lease, Resend, Routed};
+pub use exchange::{Attempt, Exchange, Resend, Routed};
 pub use explain::{Explained, Led, Passed};
 pub(crate) use filtered::SessionFilters;
 pub use fitting::Fitting;
 use hits::Hits;
 use learned::Learned;
+pub use lease::Lease;
 use unknown::Unknown;
 
 pub use local::LocalMesh;

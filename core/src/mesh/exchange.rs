@@ -8,26 +8,26 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use crate::balance::{Ask, HashOn, NoPick, Pick, Policy, hash_bytes, observe_latency};
-use crate::clock::{Now, micros};
+use crate::balance::{Ask, HashOn, NoPick, Pick, Policy, hash_bytes};
+use crate::clock::Now;
 use crate::cluster::Cluster;
-use crate::concurrency::Timed;
 use crate::endpoint::{Endpoint, Trial};
 use crate::frame::{Answer, Lag, Names, Outcome, Status};
-use crate::gauges::{Detector, Gauges};
+use crate::gauges::Gauges;
 use crate::identity::Identity;
 use crate::outlier::is_telling;
 use crate::record::{About, Ending, Record};
 use crate::rejection::Rejection;
 use crate::route::{self, Destination, Route};
 use crate::steer::Facts;
-use crate::trace::{Choice, Field, Tails, Target, TraceId};
+use crate::trace::{Choice, Tails, TraceId};
 
 use super::filtered::Filtered;
 use super::fitting::Fitting;
+use super::lease::Lease;
 use super::local::LocalMesh;
 use super::site::Site;
-use super::traced::{Propagated, Traced};
+use super::traced::Traced;
 use super::verdict::{AttemptEnd, Deadline, MOVES, Repeat, Ruling, Verdict, rule};
 use super::view::{Seat, View};
 
@@ -64,13 +64,13 @@ pub struct Exchange {
     /// The next attempt costs no retry budget: the last one did not run.
     free: bool,
     /// The last attempt ended because no TLS could be spoken with its endpoint.
-    no_tls: bool,
+    pub(super) no_tls: bool,
     /// How long it takes says nothing of its endpoint's load.
     pub(crate) lingers: bool,
     /// The service is being looked up, and that is what is waited for.
-    looking_up: bool,
+    pub(super) looking_up: bool,
     /// The cluster that had no endpoint for it.
-    lacking: Option<Arc<Cluster>>,
+    pub(super) lacking: Option<Arc<Cluster>>,
     /// Where the last attempt went.
     pub(super) seat: Option<Rc<Seat>>,
     /// Endpoints that failed it; empty until the first retry.
@@ -719,122 +719,6 @@ impl Exchange {
     pub(crate) fn started(&self) -> Now {
         self.started
     }
-
-    /// What the caller reads when the mesh answers: what happened, and what to look at. The endpoint's
-    /// address is not among it unless the listener says so.
-    pub(crate) fn explain(&self, rejection: Rejection) -> String {
-        self.describe(rejection, self.site.origin.reveals, false)
-    }
-
-    /// The same for the log, where the endpoint's address always stands.
-    pub(crate) fn explain_in_full(&self, rejection: Rejection) -> String {
-        self.describe(rejection, true, true)
-    }
-
-    /// The configured cluster that had no endpoint for it. One that was looked up has the call's own name.
-    fn lacking_cluster(&self) -> Option<&Arc<Cluster>> {
-        let is_configured = |route: &Arc<Route>| matches!(route.to, Destination::Clusters(_));
-        let lacking = self.lacking.as_ref();
-        lacking.filter(|_| self.selected_route().is_some_and(is_configured))
-    }
-
-    fn describe(&self, rejection: Rejection, reveals: bool, in_full: bool) -> String {
-        let key = &self.site.key;
-        let mut call = String::new();
-        if !key.group.is_empty() {
-            call.push_str(&key.group);
-            call.push('/');
-        }
-        call.push_str(&key.service);
-        if !key.version.is_empty() {
-            call.push(':');
-            call.push_str(&key.version);
-        }
-        if !key.method.is_empty() {
-            call.push('.');
-            call.push_str(&key.method);
-        }
-        let endpoint = match self.endpoint().filter(|_| reveals) {
-            Some(address) => format!("endpoint {address}"),
-            None => "the endpoint".to_owned(),
-        };
-        let routes = &self.site.origin.table;
-        let what = match rejection {
-            Rejection::NoRoute => format!("no route of table '{routes}' matches {call}"),
-            Rejection::NoService => {
-                format!("the registry knows no provider of {call}; is it registered?")
-            }
-            Rejection::NoEndpoint => match self.lacking_cluster() {
-                Some(cluster) => {
-                    let endpoints = cluster.endpoints();
-                    let trouble = endpoints.trouble.as_ref().filter(|_| reveals);
-                    let why = trouble.map_or_else(String::new, |why| format!(": {why}"));
-                    format!(
-                        "cluster '{}' has no endpoint that may take {call} now{why}",
-                        cluster.name()
-                    )
-                }
-                None => format!(
-                    "no endpoint may take {call} now; are any registered, with that subset?"
-                ),
-            },
-            // Why, with the endpoint's address, stands in the log: it is nobody's business outside.
-            Rejection::ConnectFailed if self.no_tls => {
-                format!("TLS handshake with the endpoint failed for {call}; nothing was sent")
-            }
-            Rejection::ConnectFailed => {
-                format!("cannot connect to {endpoint} for {call}; nothing was sent")
-            }
-            Rejection::ConnectionLost => {
-                format!("the connection to {endpoint} was lost while {call} was in flight")
-            }
-            Rejection::DeadlineExceeded if self.looking_up => format!(
-                "the registry did not answer within {:?} who serves {call}",
-                self.deadline.since(self.started)
-            ),
-            Rejection::DeadlineExceeded => format!(
-                "{endpoint} did not answer {call} within {:?}",
-                self.deadline.since(self.started)
-            ),
-            Rejection::Overloaded => {
-                format!("too many calls are in flight to take {call}: a limit is reached")
-            }
-            Rejection::Limited => match self.refusal().and_then(|own| own.retry_after) {
-                Some(later) => format!(
-                    "too many calls come to take {call}: a rate limit is reached; try again in {} ms",
-                    later.as_millis().max(1)
-                ),
-                None => format!("too many calls come to take {call}: a rate limit is reached"),
-            },
-            Rejection::Denied => match self.selected_route() {
-                _ if self.refusal().is_some() => format!("{call} is not allowed"),
-                Some(route) if matches!(route.to, Destination::Treatment) => format!(
-                    "route '{}' of table '{routes}' answers by itself, and not in this protocol; \
-                     {call} goes nowhere",
-                    route.name
-                ),
-                _ => format!("{call} is not allowed"),
-            },
-            Rejection::Unauthenticated => format!("{call} needs a caller that proves who it is"),
-            Rejection::BadRequest => "the request cannot be read".to_owned(),
-            Rejection::TooLarge => "the request is longer than the limit".to_owned(),
-            Rejection::Draining => format!("shutting down; {call} was not finished"),
-        };
-        match self.refusal() {
-            Some(refusal) if in_full => {
-                let by = self.filter();
-                let rule = &refusal.rule;
-                format!(
-                    "[finback] {what}: {} (filter '{by}', rule '{rule}')",
-                    refusal.text
-                )
-            }
-            Some(refusal) if !refusal.text.is_empty() => {
-                format!("[finback] {what}: {}", refusal.text)
-            }
-            _ => format!("[finback] {what}"),
-        }
-    }
 }
 
 impl About for Exchange {
@@ -912,219 +796,6 @@ pub enum Resend {
     Possible,
     /// Its bytes are still there, and its own method says that it may run twice.
     Safe,
-}
-
-/// The right to send one attempt to one endpoint. Dropping it frees the endpoint's place and
-/// reports how it went.
-pub struct Lease {
-    pub(crate) seat: Rc<Seat>,
-    /// What the attempt carries of its trace's context.
-    propagated: Option<Propagated>,
-    clock: Rc<Cell<Now>>,
-    started: Now,
-    /// When the attempt is given up.
-    pub(crate) deadline: Now,
-    verdict: Verdict,
-    retry: bool,
-    /// It holds a place within its cluster's concurrency, and its time counts from then.
-    place: Cell<Option<Now>>,
-    /// How it went was reported before its end.
-    settled: bool,
-    /// If the call tries the endpoint for those that follow; given back if it tells nothing.
-    trial: Option<Trial>,
-    /// How the attempt ended, for whoever asks why the endpoint was ejected.
-    end: Option<AttemptEnd>,
-}
-
-impl Lease {
-    /// Where to send it.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.seat.endpoint.address
-    }
-
-    /// The same, as traces have it.
-    #[must_use]
-    pub fn target(&self) -> Target {
-        self.seat.target()
-    }
-
-    /// The cluster whose endpoint it is.
-    #[must_use]
-    pub fn cluster(&self) -> &Arc<Cluster> {
-        &self.seat.cluster
-    }
-
-    /// The names and values by which the attempt carries the context of its trace: they stand in place
-    /// of such as its request has. Most attempts carry none.
-    #[must_use]
-    pub fn propagated(&self) -> &[Field] {
-        self.propagated.as_deref().unwrap_or_default()
-    }
-
-    pub(crate) fn take_propagated(&mut self) -> Option<Propagated> {
-        self.propagated.take()
-    }
-
-    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.seat.endpoint
-    }
-
-    /// Whether it holds a place within its cluster's adaptive concurrency.
-    #[must_use]
-    pub fn is_limited(&self) -> bool {
-        self.place.get().is_some()
-    }
-
-    /// Holds no such place any more, and its time tells nothing: it turned out to be a stream.
-    pub fn leave_out(&self) {
-        self.leave(Timed::Nothing);
-    }
-
-    /// Holds no such place any more: the endpoint has begun to answer.
-    pub(crate) fn leave_answered(&self) {
-        self.leave(Timed::Answered);
-    }
-
-    /// All of the request was sent only now: its time counts from here.
-    pub(crate) fn sent_at(&self, at: Now) {
-        self.place.set(self.place.get().map(|since| since.max(at)));
-    }
-
-    fn leave(&self, timed: Timed) {
-        if let Some(since) = self.place.take()
-            && let Some(limit) = &self.seat.cluster.concurrency
-        {
-            limit.leave(timed, since, self.clock.get());
-        }
-    }
-
-    /// What its end tells about the time that endpoints take.
-    fn timed(&self) -> Timed {
-        match self.end {
-            Some(AttemptEnd::Answered(Outcome::Success | Outcome::Exception)) => Timed::Answered,
-            Some(AttemptEnd::TimedOut { whose, sent: true }) if whose != Deadline::OurStall => {
-                Timed::GivenUp
-            }
-            None | Some(AttemptEnd::Abandoned) => Timed::GivenUp,
-            Some(_) => Timed::Nothing,
-        }
-    }
-
-    /// Keeps the endpoint's place after it is known how the attempt went: for sessions, which go on
-    /// long after.
-    pub fn settle(&mut self, verdict: Verdict) {
-        self.conclude(verdict);
-        self.report();
-        self.settled = true;
-    }
-
-    /// Whether the endpoint takes no new calls now: it was ejected, or found unhealthy. A session with it may
-    /// have lost it without knowing.
-    #[must_use]
-    pub fn is_doubted(&self) -> bool {
-        !self.seat.endpoint.available(self.clock.get())
-    }
-
-    /// Says that the endpoint has fallen silent within a session that it had granted.
-    pub fn fell_silent(&mut self) {
-        self.settle(rule(AttemptEnd::Truncated, false).verdict);
-    }
-
-    /// The endpoint takes no new calls for a while: it said that it is going away.
-    pub fn avoid(&self, period: Duration) {
-        let until = self.clock.get().after(period);
-        self.seat
-            .endpoint
-            .health
-            .leaving_until
-            .store(until.0, Relaxed);
-    }
-
-    /// Says how it went.
-    pub(crate) fn conclude(&mut self, verdict: Verdict) {
-        self.verdict = verdict;
-    }
-
-    /// Says that this failure ejected the endpoint, and why.
-    #[cold]
-    fn ejected(&self, tried: bool, now: Now) {
-        let Seat {
-            cluster, endpoint, ..
-        } = &*self.seat;
-        let last = self.end.map_or("a session failed", AttemptEnd::words);
-        let (detector, why) = if tried {
-            let why = format!("the call that tried it failed: {last}");
-            (Detector::Trial, why)
-        } else {
-            let count = cluster.spec.policy.outlier.consecutive;
-            let why = format!("{count} failures in a row, the last: {last}");
-            (Detector::Consecutive, why)
-        };
-        cluster.ejected(endpoint, now, detector, why);
-    }
-
-    /// Reports how it went so far.
-    fn report(&mut self) {
-        let Seat {
-            cluster, endpoint, ..
-        } = &*self.seat;
-        let now = self.clock.get();
-        let policy = &cluster.spec.policy;
-        let verdict = std::mem::replace(&mut self.verdict, Verdict::Neutral);
-        match verdict {
-            Verdict::Neutral => {}
-            Verdict::Alive => {
-                policy
-                    .outlier
-                    .answered(&endpoint.health, now, self.trial.take());
-            }
-            Verdict::Good => {
-                policy
-                    .outlier
-                    .success(&endpoint.health, now, self.trial.take());
-                if policy.balance == Policy::PeakEwma {
-                    let nanos = micros(now.since(self.started)).saturating_mul(1000);
-                    observe_latency(&endpoint.health, nanos, now);
-                }
-            }
-            Verdict::Silent if !self.trial.as_ref().is_some_and(Trial::decides) => {}
-            Verdict::Bad | Verdict::Silent => {
-                let all = cluster.endpoints();
-                let trial = self.trial.take();
-                let tried = trial.as_ref().is_some_and(Trial::decides);
-                if policy
-                    .outlier
-                    .failure(&endpoint.health, now, &all.all, trial)
-                {
-                    self.ejected(tried, now);
-                }
-            }
-        }
-        if matches!(verdict, Verdict::Good | Verdict::Bad) {
-            self.seat
-                .cluster
-                .rate(&self.seat.endpoint, now, verdict == Verdict::Good);
-        }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let Seat {
-            cluster, endpoint, ..
-        } = &*self.seat;
-        endpoint.health.in_flight.fetch_sub(1, Relaxed);
-        cluster.in_flight.fetch_sub(1, Relaxed);
-        self.leave(self.timed());
-        if self.retry {
-            cluster.budget.release();
-        }
-        if self.verdict == Verdict::Neutral && !self.settled {
-            endpoint.health.excuse();
-        }
-        self.report();
-    }
 }
 
 fn hash_source(source: IpAddr) -> u64 {
