@@ -33,6 +33,9 @@ registries: {{ zk: {{ zookeeper: "{}" }} }}
 listeners: [ {{ name: rpc, address: "0.0.0.0:0", protocol: auto, routes: rpc, filters: [ nobody-notes ] }} ]
 routes:
   rpc:
+    - match: {{ method: add, protocol: bolt }}
+      to: {{ registry: zk }}
+      filters: [ twice-by-bolt ]
     - match: {{ method: add }}
       to: {{ registry: zk }}
       filters: [ twice ]
@@ -48,8 +51,10 @@ filters:
     authorization:
       default: allow
       rules: [ {{ name: no-notes, effect: deny, match: {{ method: noted }} }} ]
+  twice-by-bolt:
+    rate_limit: {{ rate: 1/h, burst: 2, per: [ service ] }}
   twice:
-    rate_limit: {{ rate: 1/h, burst: 2, per: [ service, {{ attribute: test }}, {{ attribute: rpc_req_baggage.test }} ] }}
+    rate_limit: {{ rate: 1/h, burst: 2, per: [ service, {{ attribute: test }} ] }}
   broken:
     fault: {{ refuse: {{ percent: 100, reason: connection_lost }} }}
   late:
@@ -168,7 +173,7 @@ fn decided(finback: &Finback, filter: &str, decision: &str) -> u64 {
     let (_, page) = finback.admin("/metrics");
     let lines = page.lines().filter(|line| {
         line.starts_with("finback_filter_decisions_total{")
-            && line.contains(&format!("filter=\"{filter}\""))
+            && line.contains(&format!("filter=\"{filter}"))
             && line.contains(&format!("decision=\"{decision}\""))
     });
     let counts = lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap());
