@@ -35,7 +35,7 @@ pub enum Rejection {
 }
 
 impl Rejection {
-    /// Every reason, for tables and tests.
+    /// Every reason, in the order of their numbers, for tables and tests.
     pub const ALL: [Self; 13] = [
         Self::NoRoute,
         Self::NoService,
@@ -46,10 +46,10 @@ impl Rejection {
         Self::Overloaded,
         Self::Limited,
         Self::Denied,
+        Self::Unauthenticated,
         Self::BadRequest,
         Self::TooLarge,
         Self::Draining,
-        Self::Unauthenticated,
     ];
 
     /// The reason's name in metrics and logs.
@@ -72,3 +72,12 @@ impl Rejection {
         }
     }
 }
+
+/// Whoever counts by numbers must find the same reasons behind them.
+const _: () = {
+    let mut number = 0;
+    while number < Rejection::ALL.len() {
+        assert!(Rejection::ALL[number] as usize == number);
+        number += 1;
+    }
+};

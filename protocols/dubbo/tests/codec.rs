@@ -225,7 +225,7 @@ fn rejections_are_the_frames_that_real_consumers_understand() {
     };
     assert_eq!(
         Rejection::ALL.map(status),
-        [60, 60, 80, 80, 80, 31, 100, 20, 20, 40, 40, 80, 20]
+        [60, 60, 80, 80, 80, 31, 100, 20, 20, 20, 40, 40, 80]
     );
     let json = vector("java_dubbo_fastjson2_request_nul");
     let head = codec.peek(&json).unwrap().unwrap();

@@ -71,7 +71,7 @@ impl Dialect for Triple {
     fn metadata<'a>(&self, head: &'a Parts) -> Metadata<'a> {
         let called = Grpc.metadata(head);
         let mut unreadable = called.unreadable;
-        if called.method.is_empty() {
+        if called.method.is_empty() && !called.own {
             // Dubbo's server takes what stands before a last slash for the method.
             unreadable = Some("a path that names no method");
         }
