@@ -769,19 +769,18 @@ clusters:
         let failure = caller.call("fail", "out of stock").unwrap_err();
         assert_eq!(failure.text, "out of stock");
     }
-    let (_, page) = finback.admin("/metrics");
-    let copied = page.lines().filter(|line| {
-        line.starts_with("finback_requests_total") && line.contains("listener=\"(shadow)\"")
-    });
-    let copied: Vec<_> = copied.collect();
+    // A copy is recorded when its shadow has answered.
     for protocol in ["bolt", "dubbo"] {
-        let own = |line: &&&str| {
-            line.contains(&format!("protocol=\"{protocol}\"")) && line.contains("method=\"fail\"")
-        };
-        assert!(
-            copied.iter().any(|line| own(&line)),
-            "{protocol}: {copied:?}"
-        );
+        eventually("the copy's record", PATIENCE, || {
+            let (_, page) = finback.admin("/metrics");
+            let is_own = |line: &str| {
+                line.starts_with("finback_requests_total")
+                    && line.contains("listener=\"(shadow)\"")
+                    && line.contains(&format!("protocol=\"{protocol}\""))
+                    && line.contains("method=\"fail\"")
+            };
+            page.lines().any(is_own).then_some(()).ok_or(page)
+        });
     }
 }
 

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::mesh::Mesh;
+use super::mesh::{Mesh, configuration, range};
 use super::stage::{Cluster, Outcome, Scenario, Stage};
 use super::{groups, messages, styles};
+use crate::support::finback::Finback;
 use crate::support::rocketmq::{Broker, NameServer, Setup};
 use crate::support::rocketmq_clients::{Client, Encoding, Kind};
 
@@ -157,7 +158,10 @@ fn java_4_9_with_a_broker_that_asks_for_signatures() {
             ..Setup::default()
         },
     );
-    let mesh = Mesh::start(&names.address);
+    // Its clients make topics, which is for operators.
+    let text = configuration(&names.address, &range(12), "");
+    let text = text.replace("broker_ports:", "administration: true, broker_ports:");
+    let mesh = Mesh::of(Finback::start(&text));
     let client = Client::start(Kind::Java49);
     let outcomes = [&names.address, &mesh.names].map(|address| {
         styles::signed(Stage {
