@@ -5,7 +5,7 @@
 //! Each worker asks it once for every kind of call what it does with them ([`Filter::at`]): what is equal for all of
 //! a kind is decided there, and a [`Check`] is left with what differs. A route without filters pays nothing.
 //!
-//! The laws of a filter, checked by [`conformance::check`](conformance::check):
+//! The laws of a filter, checked by [`conformance::check`]:
 //!
 //! * *the same for all*: asked twice of equal calls at one moment, checks made for equal targets answer alike, unless
 //!   the first answer used something up;
