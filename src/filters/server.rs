@@ -1,7 +1,7 @@
 //! A server that a filter asks by gRPC: one connection, made when it is needed, and a bound of the questions on it.
 //!
 //! Workers hand a question over and wait for nothing but its answer; sockets are the control runtime's. A server
-//! that is slow, full or gone is [trouble](Trouble) within the question's time, never a wait without an end.
+//! that is slow, full or gone is trouble within the question's time, never a wait without an end.
 
 use std::fmt;
 use std::future::Future;
