@@ -3,7 +3,7 @@
 //!
 //! A filter is configured once, by name, and listeners and routes name those that their calls pass, in order.
 //! Each worker asks it once for every kind of call what it does with them ([`Filter::at`]): what is equal for all of
-//! a kind is decided there, and a [`Check`] is left with what differs. A route without filters pays nothing.
+//! a kind is decided there, and a [`Check`] is left with what differs.
 //!
 //! The laws of a filter, checked by [`conformance::check`]:
 //!

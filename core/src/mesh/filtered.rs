@@ -8,9 +8,8 @@ use std::sync::Arc;
 use crate::filter::{Asked, Decided, Edits, Flow, Message, MessageFlow, Placed, Refusal, Wait};
 use crate::identity::Identity;
 use crate::record::Record;
-use crate::route::{Mark, Route, Shadow};
-
 use crate::rejection::Rejection;
+use crate::route::{Mark, Route, Shadow};
 use crate::trace::Field;
 
 use super::exchange::{Attributes, Exchange, Routed};
