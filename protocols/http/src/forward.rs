@@ -976,9 +976,10 @@ impl Call {
     fn comes_too_slowly(&self, seen: &mut (Instant, u64)) -> bool {
         let (now, bytes) = (Instant::now(), self.upload.bytes());
         let (since, before) = std::mem::replace(seen, (now, bytes));
-        let rate = self.client.http.config.body_rate;
-        let least = rate.saturating_mul(now.duration_since(since).as_secs());
-        self.waits_for_caller() && bytes - before < least
+        // Not by whole seconds: a look that comes a little early would ask for nothing, and so would each after it.
+        let millis = now.duration_since(since).as_millis();
+        let least = u128::from(self.client.http.config.body_rate) * millis / 1000;
+        self.waits_for_caller() && u128::from(bytes - before) < least
     }
 
     /// Says from when on a response's time counts, unless it is that of a stream.
