@@ -834,6 +834,17 @@ clusters:
         "{:?}",
         begun.elapsed()
     );
+    // Copies go on, and hold no place of their clients, who are gone.
+    eventually(
+        "places of clients",
+        Duration::from_secs(3),
+        || match finback.metric("finback_connections", "") {
+            0 => Ok(()),
+            other => Err(other.to_string()),
+        },
+    );
+    let copies = finback.cluster("shadow").unwrap()["in_flight"].as_u64();
+    assert!(copies >= Some(1), "{copies:?}");
     drop((seen, stream));
     assert_eq!(curl(&format!("http://{at}/"), &[]).0, 200);
     let (_, page) = finback.admin("/metrics");

@@ -57,6 +57,7 @@ mod revocation;
 mod rocketmq;
 mod rotating;
 mod smuggling;
+mod spellings;
 mod support;
 mod tcp;
 mod tls;

@@ -613,3 +613,73 @@ fn filters_obey_their_laws() {
         })
     });
 }
+
+// === Readings ===
+
+#[test]
+fn who_denies_does_so_by_any_reading_and_who_allows_by_all() {
+    let by = |effect| {
+        let when = Match {
+            attributes: vec![("role".to_owned(), exact("admin"))],
+            ..Match::default()
+        };
+        let other = match effect {
+            Effect::Allow => Effect::Deny,
+            Effect::Deny => Effect::Allow,
+        };
+        Authorization::new(policy(other, vec![rule("r", effect, when)]))
+    };
+    let (allows, denies) = (by(Effect::Allow), by(Effect::Deny));
+    for (value, readings, allowed, denied) in [
+        (None, None, false, false),
+        (Some("admin"), None, true, true),
+        (Some("user"), None, false, false),
+        (Some("user, admin"), Some("user\nadmin"), false, true),
+        (Some("admin, user"), Some("admin\nuser"), false, true),
+        (Some("admin"), Some("admin\nuser"), false, true),
+        (None, Some("admin"), false, true),
+        (None, Some("user"), false, false),
+        (Some("admin"), Some("admin\nadmin"), true, true),
+    ] {
+        let own = value.map(|own| ("role", own));
+        let others = readings.map(|own| ("\nrole", own));
+        let attributes: Vec<_> = own.into_iter().chain(others).collect();
+        let caller = Caller {
+            attributes: &attributes,
+            ..SOMEBODY
+        };
+        let asked = format!("{value:?} {readings:?}");
+        assert_eq!(
+            Asking::of(&allows, "Pay", "get").may(&caller),
+            allowed,
+            "{asked}"
+        );
+        assert_eq!(
+            Asking::of(&denies, "Pay", "get").may(&caller),
+            !denied,
+            "{asked}"
+        );
+    }
+}
+
+#[test]
+fn whose_call_it_is_that_says_two_names_nobody_knows() {
+    let mut own = limit(1, 1);
+    own.per = vec![Per::Attribute("tenant".into())];
+    let asking = Asking::of(&RateLimit::new(own), "Pay", "get");
+    let two = Caller {
+        attributes: &[("tenant", "a, b"), ("\ntenant", "a\nb")],
+        ..SOMEBODY
+    };
+    assert_eq!(asking.open(&two).unwrap().why, Rejection::BadRequest);
+    let one = Caller {
+        attributes: &[("tenant", "a")],
+        ..SOMEBODY
+    };
+    assert!(asking.may(&one) && !asking.may(&one));
+    // What a filter set before stands there once, whatever the caller wrote.
+    let mut edits = Edits::default();
+    edits.set("tenant", "c");
+    let flow = asking.ask(&two, &mut edits, |check, asked| check.open(asked));
+    assert!(matches!(flow, Some(Flow::Continue)));
+}

@@ -138,7 +138,7 @@ pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Metadata<'a>, Ma
         group,
         timeout: timeout(fixed, named.deadline)?,
         own: false,
-        denied: false,
+        refused: None,
         lingers: false,
         unreadable: None,
         attributes_at: fixed.header_at,

@@ -3,10 +3,10 @@
 use std::rc::Rc;
 
 use finback_core::driver::{SessionFilters, Stream};
-use finback_core::filter::{Action, Message, MessageFlow, Topics};
+use finback_core::filter::{Action, Message, MessageFlow, READINGS, Topics};
 
 use crate::codec::Connect;
-use crate::open::attribute;
+use crate::open::{attribute, readings};
 use crate::topic::{covers, intersect, unshared};
 
 static TOPICS: Topics = Topics {
@@ -50,11 +50,13 @@ impl Filters {
             return Self::default();
         };
         let users = connect.properties().users();
-        let names = NAMED.into_iter().chain(users.map(|(name, _)| name));
-        let value = |name: &str| Some((name.to_owned(), attribute(connect, key, name)?));
+        let named = |name: &str| Some((name.to_owned(), attribute(connect, key, name)?));
+        // Names that begin with a colon are no user property's.
+        let users = users.filter(|(name, _)| !name.starts_with(':'));
+        let users = users.map(|(name, value)| (name.to_owned(), value.to_owned()));
         Self(Some(Box::new(Asked {
             filters,
-            attributes: names.filter_map(value).collect(),
+            attributes: NAMED.into_iter().filter_map(named).chain(users).collect(),
         })))
     }
 
@@ -103,6 +105,10 @@ impl Filters {
 
 fn reading(attributes: &[(String, String)]) -> impl FnMut(&str) -> Option<String> {
     |name| {
+        if let Some(name) = name.strip_prefix(READINGS) {
+            let all = attributes.iter();
+            return readings(all.map(|(own, value)| (&**own, &**value)), name);
+        }
         let own = attributes.iter().find(|(own, _)| own == name);
         own.map(|(_, value)| value.clone())
     }
