@@ -617,8 +617,7 @@ impl Resident for Client {
 
     fn hand_over(&self) -> bool {
         // Upstream connections of its own cannot come along.
-        let is_alone = self.transport.is_none() && self.session.is_none();
-        let can = self.phase.get() == Phase::Serving && is_alone;
+        let can = self.phase.get() == Phase::Serving && self.session.is_none();
         if can {
             self.phase.set(Phase::Moving);
             self.link.wake_owner();
