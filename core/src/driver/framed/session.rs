@@ -312,9 +312,7 @@ impl Session {
 
     /// Whether nothing of it is in flight, half read or half written.
     fn is_at_boundary(&self) -> bool {
-        self.client.in_flight.get() == 0
-            && !self.client.link.is_busy()
-            && !self.inbox.is_skipping()
+        self.client.in_flight.get() == 0 && !self.client.link.is_busy() && !self.inbox.is_skipping()
     }
 
     /// Gives the connection, with what was read of it and not used, to whoever goes on with it.
