@@ -51,6 +51,9 @@ impl Filtered {
 
 impl Exchange {
     pub(super) fn checks(&self) -> Option<&Rc<[Placed]>> {
+        if self.site.is_plain {
+            return None;
+        }
         self.site.checks(self.route?)
     }
 
