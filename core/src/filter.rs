@@ -198,7 +198,7 @@ impl Action {
 pub struct Topics {
     /// Whether a filter brings all that a topic, or another filter, stands for.
     pub covers: fn(&str, &str) -> bool,
-    /// Whether some topic is brought by both filters.
+    /// Whether some topic is brought by both filters, or could be by another spelling of the second.
     pub meets: fn(&str, &str) -> bool,
 }
 

@@ -199,6 +199,8 @@ pub struct Metadata<'a> {
     pub own: bool,
     /// Why it goes nowhere, wherever routes would lead it: its protocol, or what that is configured to, says so.
     pub refused: Option<Rejection>,
+    /// Where its protocol answers by itself, that finds out who calls: filters are asked then, and not before.
+    pub proves: bool,
     /// How long it takes says nothing of its endpoint's load: a session, a tunnel, a long poll. It is left out of
     /// [adaptive concurrency](crate::concurrency).
     pub lingers: bool,

@@ -42,6 +42,7 @@ mod mqtt;
 mod mqtt_brokers;
 mod mqtt_cases;
 mod mqtt_faults;
+mod mqtt_filters;
 mod mqtt_rules;
 mod mqtt_websocket;
 mod names;

@@ -66,11 +66,9 @@ impl Rule {
         let Some(own) = &self.messages else {
             return true;
         };
-        let fits = |filter: &Arc<str>| match (message.action, self.effect) {
-            (Action::Subscribe, Effect::Deny) => (message.topics.meets)(filter, message.topic),
-            (Action::Subscribe, Effect::Allow) | (Action::Publish, _) => {
-                (message.topics.covers)(filter, message.topic)
-            }
+        let fits = |filter: &Arc<str>| match self.effect {
+            Effect::Deny => (message.topics.meets)(filter, message.topic),
+            Effect::Allow => (message.topics.covers)(filter, message.topic),
         };
         own.actions.contains(&message.action)
             && (own.topics.is_empty() || own.topics.iter().any(fits))

@@ -173,6 +173,9 @@ impl Exchange {
         exchange.routed = exchange.choose_destination(local.random());
         if exchange.checks().is_some() {
             match refused() {
+                None if metadata.proves && exchange.routed == Ok(Routed::Here) => {
+                    exchange.postpone_filters();
+                }
                 None => exchange.pass_filters(local, client, attributes),
                 Some(why) => exchange.pass_by_filters(why),
             }

@@ -26,7 +26,7 @@ pub(super) struct Filtered {
     edits: Edits,
     /// The first filter that changed something that its endpoint is to get.
     edited_by: Option<Arc<str>>,
-    /// It was refused before any filter was asked.
+    /// No filter was asked: it was refused before that, or is not over yet.
     is_unasked: bool,
     waiting: Option<Waiting>,
 }
@@ -112,6 +112,24 @@ impl Exchange {
         }
         let is_something = own.by.is_some() || !own.edits.is_empty();
         self.filtered = is_something.then(|| Box::new(own));
+    }
+
+    /// Leaves filters until it is [known](Self::judge) who calls.
+    #[cold]
+    pub(super) fn postpone_filters(&mut self) {
+        self.filtered.get_or_insert_default().is_unasked = true;
+    }
+
+    /// Asks the filters that were left until now, if they were.
+    pub(crate) fn judge(
+        &mut self,
+        local: &LocalMesh,
+        client: Option<&Identity>,
+        attributes: Attributes<'_, '_>,
+    ) {
+        if self.filtered.take_if(|own| own.is_unasked).is_some() {
+            self.pass_filters(local, client, attributes);
+        }
     }
 
     /// It goes no further, whatever filters would say.

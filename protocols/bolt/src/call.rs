@@ -139,6 +139,7 @@ pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Metadata<'a>, Ma
         timeout: timeout(fixed, named.deadline)?,
         own: false,
         refused: None,
+        proves: false,
         lingers: false,
         unreadable: None,
         attributes_at: fixed.header_at,

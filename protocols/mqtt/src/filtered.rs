@@ -7,11 +7,11 @@ use finback_core::filter::{Action, Message, MessageFlow, READINGS, Topics};
 
 use crate::codec::Connect;
 use crate::open::{attribute, readings};
-use crate::topic::{covers, intersect, unshared};
+use crate::topic::{self, covers};
 
 static TOPICS: Topics = Topics {
     covers,
-    meets: intersect,
+    meets: topic::reaches,
 };
 
 /// A message to this topic.
@@ -19,7 +19,7 @@ pub(crate) fn published(topic: &str, bytes: usize) -> Message<'_> {
     Message {
         topics: &TOPICS,
         action: Action::Publish,
-        topic,
+        topic: topic::delivered(topic),
         bytes,
     }
 }
@@ -83,23 +83,28 @@ impl Filters {
         let message = Message {
             topics: &TOPICS,
             action: Action::Subscribe,
-            topic: unshared(filter),
+            topic: topic::selected(filter),
             bytes: 0,
         };
         !matches!(self.ask(&message), MessageFlow::Refuse(_))
     }
 
-    /// Whether the session may begin, now that it is known whose it is.
-    pub(crate) fn allow(&mut self) -> bool {
-        let Some(own) = &mut self.0 else { return true };
-        !own.filters.are_against(&mut reading(&own.attributes))
+    /// Whether a message to this topic may be heard, by whoever asked for it.
+    pub(crate) fn may_hear(&self, topic: &str) -> bool {
+        self.may_subscribe(topic)
     }
 
-    /// Whether the configuration was changed such that the session has to end.
-    pub(crate) fn are_revoked(&mut self) -> bool {
+    /// Whether the configuration was changed such that the session has to end, with what it is `subscribed` to.
+    pub(crate) fn are_revoked<'a>(&mut self, subscribed: impl Iterator<Item = &'a str>) -> bool {
         let Some(own) = &mut self.0 else { return false };
-        let attributes = own.attributes.clone();
-        own.filters.are_against_now(&mut reading(&attributes))
+        if !own.filters.renew() {
+            return false;
+        }
+        own.filters.are_against(&mut reading(&own.attributes)) || !self.may_hear_all(subscribed)
+    }
+
+    fn may_hear_all<'a>(&self, mut subscribed: impl Iterator<Item = &'a str>) -> bool {
+        !self.are_any() || subscribed.all(|filter| self.may_subscribe(filter))
     }
 }
 

@@ -140,6 +140,7 @@ fn metadata(level: Level) -> Metadata<'static> {
         method: Cow::Borrowed("connect"),
         version: Cow::Borrowed(level.name()),
         own: true,
+        proves: true,
         lingers: true,
         ..Metadata::default()
     }
