@@ -244,3 +244,37 @@ filters:
     });
     assert!(!said.is_empty());
 }
+
+#[test]
+fn a_session_is_judged_by_filters_of_another_name_as_well() {
+    let broker = Mosquitto::start();
+    let text = front(&broker, &only("\"plant/#\""));
+    let finback = Finback::start(&text);
+    let mut own = Raw::session(&finback.local("mqtt"), &connect(5, "dev", None));
+    assert_eq!(publish(&mut own, 5, "other"), 0x87);
+    finback.reload(&text.replace("own", "other-name"));
+    assert_eq!(publish(&mut own, 5, "other"), 0x87);
+    assert_ne!(publish(&mut own, 5, "plant/1"), 0x87);
+}
+
+#[test]
+fn who_publishes_too_many_bytes_is_slowed_down() {
+    let broker = Mosquitto::start();
+    let limit = "rate_limit: { rate: 50000/s, burst: 1000, unit: message_bytes }";
+    let config = front(&broker, "");
+    let finback = Finback::start(&config.replace("authorization: {  }", limit));
+    let mut own = Raw::session(&finback.local("mqtt"), &connect(5, "dev", None));
+    let body = [&text("t")[..], &[0, 9, 0], &vec![b'x'; 10_000]].concat();
+    let begun = std::time::Instant::now();
+    for _ in 0..11 {
+        own.say(&packet(0x32, &body));
+        let answer = own.hear().unwrap();
+        assert_eq!(answer[0], 0x40, "{answer:?}");
+    }
+    // The first goes at once; each costs a fifth of a second to those that follow.
+    let took = begun.elapsed().as_secs_f64();
+    assert!(
+        (1.7..4.0).contains(&took),
+        "100 KB at 50 KB/s took {took} s"
+    );
+}

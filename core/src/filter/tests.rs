@@ -42,6 +42,10 @@ const SOMEBODY: Caller<'_> = Caller {
 
 impl Asking {
     fn of(filter: &dyn Filter, service: &str, method: &str) -> Self {
+        Self::of_version(filter, service, method, "")
+    }
+
+    fn of_version(filter: &dyn Filter, service: &str, method: &str, version: &str) -> Self {
         let decisions = Arc::new(Decisions::default());
         let (listener, route, name) = (Arc::from("front"), Arc::from("only"), Arc::from("f"));
         let target = Target {
@@ -50,8 +54,8 @@ impl Asking {
             route: &route,
             service,
             method,
-            version: "",
-            group: "",
+            version,
+            group: version,
         };
         Self {
             check: filter.at(&target, &decisions.of(&name)),
@@ -491,6 +495,18 @@ fn names_that_callers_make_up_leave_buckets_for_others() {
     }
     // Those that are quiet make room.
     assert!(may("get", 2000) && !may("get", 2001) && may("put", 2001));
+}
+
+#[test]
+fn another_version_or_group_is_no_way_to_another_bucket() {
+    let mut own = limit(1, 1);
+    own.per = vec![Per::Service, Per::Method];
+    let filter = RateLimit::new(own);
+    let may = |version: &str| Asking::of_version(&filter, "Pay", "get", version).may(&SOMEBODY);
+    assert!(may("1.0"));
+    for other in ["1.0", "2.0", "", "made up"] {
+        assert!(!may(other), "{other}");
+    }
 }
 
 #[test]
