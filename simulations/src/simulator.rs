@@ -15,6 +15,7 @@ mod server;
 mod sweep;
 mod tongue;
 mod toy;
+mod web;
 mod world;
 
 use world::World;

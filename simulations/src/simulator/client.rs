@@ -10,6 +10,7 @@ use super::network::{Event, Net, Network, Time};
 use super::plan::Plan;
 use super::tongue::{self, Call, Tongue};
 use super::toy;
+use super::web::{self, Due, Order};
 
 /// How it ends, or that it does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub(super) struct Client {
     appetite: Option<(usize, Time)>,
     own_timeouts: bool,
     next_id: u64,
+    /// What is to be answered, where that comes in order.
+    order: Order,
     dribbling: VecDeque<u8>,
     /// It did what gives the mesh a right to close its connection.
     pub(super) guilty: bool,
@@ -86,10 +89,11 @@ impl Client {
         let tongue = plan.tongue;
         let calls_left = chance.pick(&[3, 20, 60, 200]);
         let toy = tongue == Tongue::Toy;
+        let in_order = tongue.answers_in_order();
         let vice = match chance.between(0, 14) {
             0 => Some(Vice::Garbage),
-            1 if toy => Some(Vice::Oversize),
-            2 if toy => Some(Vice::Dribble),
+            1 if toy || in_order => Some(Vice::Oversize),
+            2 if toy || in_order => Some(Vice::Dribble),
             3 => Some(Vice::Deaf),
             4 if toy => Some(Vice::Pings),
             _ => None,
@@ -124,6 +128,7 @@ impl Client {
                 .then(|| (chance.pick(&[40, 900]), chance.pick(&[1, 30]))),
             own_timeouts: toy && chance.one_in(2),
             next_id: chance.between(0, u64::from(u32::MAX)),
+            order: Order::default(),
             dribbling: VecDeque::new(),
             guilty: vice == Some(Vice::Deaf),
             vice,
@@ -153,6 +158,11 @@ impl Client {
     /// Whether it ended by a reset.
     pub(super) fn breaks(&self) -> bool {
         self.end == End::Breaks
+    }
+
+    /// Whether it reads a little at a time.
+    pub(super) fn reads_slowly(&self) -> bool {
+        self.appetite.is_some()
     }
 
     fn is_over(&self) -> bool {
@@ -236,31 +246,57 @@ impl Client {
             arrivals: Vec::new(),
             written: net.now(),
             timeout,
+            is_safe: false,
             in_hand: None,
             refused: None,
+            crossed: None,
+            confused: false,
+            broken_off: false,
         });
         let padding = match self.chance.between(0, 20) {
             0 => self.chance.between(0, 30_000),
             1..3 => self.chance.between(0, 2000),
             _ => self.chance.between(0, 50),
         };
-        let mut bytes = self.tongue.call(&Call {
-            number,
-            id,
-            service: &plan.services[service].name,
-            timeout,
-            padding: padding as usize,
-            one_way,
-        });
+        let name = &plan.services[service].name;
+        let mut bytes = if self.tongue.answers_in_order() {
+            let padding = padding as usize * self.chance.pick(&[1, 1, 1, 8]);
+            let (bytes, is_safe) = web::request(&mut self.chance, number, name, padding);
+            ledger.entries[number].is_safe = is_safe;
+            self.order.push(Due::Call(id));
+            bytes
+        } else {
+            self.tongue.call(&Call {
+                number,
+                id,
+                service: name,
+                timeout,
+                padding: padding as usize,
+                one_way,
+            })
+        };
         if unreadable && let Some(last) = bytes.last_mut() {
             *last = 0xff;
         }
         self.waiting.insert(id, number);
+        net.note(&format!("client {} writes call {number}", self.number));
         net.send(self.conn, &bytes);
     }
 
     fn misbehave(&mut self, net: &mut Net, vice: Vice) {
+        let in_order = self.tongue.answers_in_order();
+        if in_order {
+            self.order.push(Due::Nonsense);
+        }
         match vice {
+            Vice::Oversize if in_order => {
+                self.guilty = true;
+                net.send(self.conn, web::endless(40_000).as_bytes());
+            }
+            Vice::Dribble if in_order => {
+                self.guilty = true;
+                self.dribbling.extend(web::endless(3000).as_bytes());
+            }
             Vice::Garbage => {
                 self.guilty = true;
                 net.send(self.conn, &[0xff; 30]);
@@ -296,6 +332,8 @@ impl Client {
             }
             End::Finishes => {
                 self.finished = true;
+                // Whoever sends no more of HTTP/1.1 is taken for gone.
+                self.gone = self.tongue.answers_in_order();
                 net.finish(self.conn);
             }
             End::Leaves => {
@@ -359,7 +397,16 @@ impl Client {
             return;
         }
         self.inbox.extend_from_slice(&heard.bytes);
-        self.take_frames(ledger);
+        if self.tongue.answers_in_order() {
+            self.take_messages(ledger);
+            if heard.ended && !self.inbox.is_empty() {
+                let part = std::mem::take(&mut self.inbox);
+                self.dismissed = true;
+                self.order.break_off(self.number, &self.waiting, &part, ledger);
+            }
+        } else {
+            self.take_frames(ledger);
+        }
         if heard.broken {
             self.broken = true;
             if self.is_innocent() {
@@ -376,21 +423,24 @@ impl Client {
         }
     }
 
+    /// Takes answers that come in order.
+    fn take_messages(&mut self, ledger: &mut Ledger) {
+        for message in web::take(&mut self.inbox) {
+            let own = (self.number, self.is_innocent());
+            let last = self.order.take(own, &mut self.waiting, &message, ledger);
+            // It is closed then; what has not been read is not answered.
+            self.dismissed |= last;
+        }
+    }
+
     fn take_frames(&mut self, ledger: &mut Ledger) {
-        let codec = self.tongue.codec();
-        let mut used = 0;
-        while let Ok(Some(head)) = codec.peek(&self.inbox[used..]) {
-            let Some(frame) = self.inbox.get(used..used + head.len) else {
-                break;
-            };
-            used += head.len;
+        for (head, frame) in self.tongue.take(&mut self.inbox) {
             if head.kind == Kind::Response && !(self.guilty && head.id == 1) {
-                let token = tongue::number_in(frame);
+                let token = tongue::number_in(&frame);
                 let toy = self.tongue == Tongue::Toy;
-                let refused = toy.then(|| toy::refusal(frame)).flatten();
+                let refused = toy.then(|| toy::refusal(&frame)).flatten();
                 ledger.answer(self.number, &mut self.waiting, head.id, (token, refused));
             }
         }
-        self.inbox.drain(..used);
     }
 }

@@ -71,9 +71,10 @@ fn instance(server: usize) -> Instance {
 
 impl Plan {
     pub(super) fn draw(chance: &mut Chance) -> Self {
-        let tongue = match chance.between(0, 9) {
-            0 => Tongue::Bolt,
-            1 => Tongue::Dubbo,
+        let tongue = match chance.between(0, 19) {
+            0 | 1 => Tongue::Bolt,
+            2 | 3 => Tongue::Dubbo,
+            4..=9 => Tongue::Http,
             _ => Tongue::Toy,
         };
         let mut plan = Self {
