@@ -88,7 +88,10 @@ impl World {
 
     /// Whether somebody who is connected waits for an answer.
     pub(super) fn is_waited(&self) -> bool {
-        let connected = self.clients.iter().filter(|own| own.is_innocent() && !own.ended);
+        let connected = self
+            .clients
+            .iter()
+            .filter(|own| own.is_innocent() && !own.ended);
         let mut calls = connected.flat_map(|own| own.waiting.values());
         calls.any(|call| self.ledger.is_open(*call))
     }
@@ -124,8 +127,8 @@ impl World {
         let mut faults = Vec::new();
         for (number, entry) in self.ledger.entries.iter().enumerate() {
             let client = &self.clients[entry.client];
-            let owed =
-                log.contains(&number) && !entry.one_way || entry.unreadable && !entry.answers.is_empty();
+            let owed = log.contains(&number) && !entry.one_way
+                || entry.unreadable && !entry.answers.is_empty();
             let over = stopped || client.ended;
             // A slow one may be disconnected for what waits for it, where answers need not wait for each other.
             let excused = client.slow && !self.plan.tongue.answers_in_order();
@@ -161,10 +164,12 @@ impl World {
     fn check_whole(&self, number: usize, faults: &mut Vec<String>) {
         let entry = &self.ledger.entries[number];
         let client = &self.clients[entry.client];
-        let mut servers = entry.arrivals.iter().filter_map(|(own, _)| self.servers.get(*own));
+        let mut servers = entry
+            .arrivals
+            .iter()
+            .filter_map(|(own, _)| self.servers.get(*own));
         let served_well = servers.all(|own| own.sound && !own.harmed);
-        let is_quick = client.hears() && !client.slow && !client.reads_slowly();
-        if entry.broken_off && served_well && is_quick && !entry.confused {
+        if entry.broken_off && served_well && !client.harmed && !entry.confused {
             faults.push(format!(
                 "the answer of call {number} broke off, and everybody did well"
             ));

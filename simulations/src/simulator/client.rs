@@ -44,7 +44,7 @@ pub(super) struct Client {
     pub(super) listener: u64,
     tongue: Tongue,
     chance: Chance,
-    inbox: Vec<u8>,
+    pub(super) inbox: Vec<u8>,
     /// Its calls that wait, and were answered, by id.
     pub(super) waiting: BTreeMap<u64, usize>,
     calls_left: u64,
@@ -55,11 +55,11 @@ pub(super) struct Client {
     depth: u64,
     gap: Time,
     /// It reads so many bytes every so often.
-    appetite: Option<(usize, Time)>,
+    pub(super) appetite: Option<(usize, Time)>,
     own_timeouts: bool,
     next_id: u64,
     /// What is to be answered, where that comes in order.
-    order: Order,
+    pub(super) order: Order,
     dribbling: VecDeque<u8>,
     /// It did what gives the mesh a right to close its connection.
     pub(super) guilty: bool,
@@ -158,11 +158,6 @@ impl Client {
     /// Whether it ended by a reset.
     pub(super) fn breaks(&self) -> bool {
         self.end == End::Breaks
-    }
-
-    /// Whether it reads a little at a time.
-    pub(super) fn reads_slowly(&self) -> bool {
-        self.appetite.is_some()
     }
 
     fn is_over(&self) -> bool {
@@ -288,26 +283,16 @@ impl Client {
         if in_order {
             self.order.push(Due::Nonsense);
         }
+        self.guilty |= vice != Vice::Pings;
         match vice {
-            Vice::Oversize if in_order => {
-                self.guilty = true;
-                net.send(self.conn, web::endless(40_000).as_bytes());
-            }
-            Vice::Dribble if in_order => {
-                self.guilty = true;
-                self.dribbling.extend(web::endless(3000).as_bytes());
-            }
-            Vice::Garbage => {
-                self.guilty = true;
-                net.send(self.conn, &[0xff; 30]);
-            }
+            Vice::Oversize if in_order => net.send(self.conn, &web::endless(40_000)),
+            Vice::Dribble if in_order => self.dribbling.extend(web::endless(3000)),
+            Vice::Garbage => net.send(self.conn, &[0xff; 30]),
             Vice::Oversize => {
-                self.guilty = true;
                 let padding = vec![b'.'; toy::MAX_FRAME];
                 net.send(self.conn, &toy::frame(toy::REQUEST, 0, 1, &padding));
             }
             Vice::Dribble => {
-                self.guilty = true;
                 let padding = vec![b'.'; 3000];
                 self.dribbling
                     .extend(toy::frame(toy::REQUEST, 0, 1, &padding));
@@ -398,12 +383,7 @@ impl Client {
         }
         self.inbox.extend_from_slice(&heard.bytes);
         if self.tongue.answers_in_order() {
-            self.take_messages(ledger);
-            if heard.ended && !self.inbox.is_empty() {
-                let part = std::mem::take(&mut self.inbox);
-                self.dismissed = true;
-                self.order.break_off(self.number, &self.waiting, &part, ledger);
-            }
+            self.take_messages(heard.ended, ledger);
         } else {
             self.take_frames(ledger);
         }
@@ -420,16 +400,6 @@ impl Client {
         if heard.ended && !self.ended {
             self.ended = true;
             net.leave(self.conn);
-        }
-    }
-
-    /// Takes answers that come in order.
-    fn take_messages(&mut self, ledger: &mut Ledger) {
-        for message in web::take(&mut self.inbox) {
-            let own = (self.number, self.is_innocent());
-            let last = self.order.take(own, &mut self.waiting, &message, ledger);
-            // It is closed then; what has not been read is not answered.
-            self.dismissed |= last;
         }
     }
 

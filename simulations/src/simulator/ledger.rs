@@ -135,7 +135,9 @@ impl Ledger {
         entry.refused = refused;
         entry.crossed = token.filter(|other| *other != number);
         if entry.answers.len() > 1 {
-            self.fault(format!("call {number} of client {client} was answered twice"));
+            self.fault(format!(
+                "call {number} of client {client} was answered twice"
+            ));
         }
     }
 

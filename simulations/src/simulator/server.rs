@@ -101,7 +101,11 @@ impl Server {
                 return;
             }
             let (conn, said) = first.remove();
-            net.note(&format!("server {} says by {conn}: {}", self.number, said.name()));
+            net.note(&format!(
+                "server {} says by {conn}: {}",
+                self.number,
+                said.name()
+            ));
             match said {
                 Said::FinishIdle if self.doings.is_serving(conn) => {}
                 Said::Break => {

@@ -76,8 +76,8 @@ pub(super) fn request(
 }
 
 /// A head that does not come to its end.
-pub(super) fn endless(length: usize) -> String {
-    format!("GET /call HTTP/1.1\r\nx-much: {}", ".".repeat(length))
+pub(super) fn endless(length: usize) -> Vec<u8> {
+    format!("GET /call HTTP/1.1\r\nx-much: {}", ".".repeat(length)).into_bytes()
 }
 
 fn message(

@@ -333,7 +333,11 @@ impl World {
         self.heal();
         self.run(3 * super::plan::LONGEST + 5000).await;
         // Where answers come in order, each may take as long as one.
-        let most = if self.plan.tongue.answers_in_order() { 100 } else { 0 };
+        let most = if self.plan.tongue.answers_in_order() {
+            100
+        } else {
+            0
+        };
         for _ in 0..most {
             if !self.is_waited() {
                 break;

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use finback_core::rejection::Rejection;
 
+use super::super::client::Client;
 use super::super::ledger::Ledger;
 use super::super::tongue::number_in;
-use super::{Message, Start};
+use super::{Message, Start, take};
 
 /// What is to be answered next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,19 +70,43 @@ impl Order {
         message.closes
     }
 
-    /// The connection ended in the middle of an answer.
+    /// The connection ended in the middle of an answer: to this call.
     pub(crate) fn break_off(
         &mut self,
         client: usize,
         waiting: &BTreeMap<u64, usize>,
         part: &[u8],
         ledger: &mut Ledger,
-    ) {
-        if let Some(Due::Call(id)) = self.0.pop_front()
-            && let Some(call) = waiting.get(&id)
-        {
-            ledger.answer_in_order(client, *call, number_in(part), None);
-            ledger.break_off(*call);
+    ) -> Option<usize> {
+        let Some(Due::Call(id)) = self.0.pop_front() else {
+            return None;
+        };
+        let call = *waiting.get(&id)?;
+        ledger.answer_in_order(client, call, number_in(part), None);
+        Some(call)
+    }
+}
+
+impl Client {
+    /// Takes the answers that have come, the last of them maybe halfway.
+    pub(crate) fn take_messages(&mut self, ended: bool, ledger: &mut Ledger) {
+        for message in take(&mut self.inbox) {
+            let own = (self.number, self.is_innocent());
+            let last = self.order.take(own, &mut self.waiting, &message, ledger);
+            // It is closed then; what has not been read is not answered.
+            self.dismissed |= last;
+        }
+        if !ended || self.inbox.is_empty() {
+            return;
+        }
+        let part = std::mem::take(&mut self.inbox);
+        self.dismissed = true;
+        let broken = self
+            .order
+            .break_off(self.number, &self.waiting, &part, ledger);
+        // One who reads slowly may be told no more when time is over.
+        if let Some(call) = broken.filter(|_| !self.slow && self.appetite.is_none()) {
+            ledger.break_off(call);
         }
     }
 }
