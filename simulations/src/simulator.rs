@@ -16,6 +16,7 @@ mod sweep;
 mod tongue;
 mod toy;
 mod web;
+mod web2;
 mod world;
 
 use world::World;

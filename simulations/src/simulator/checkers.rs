@@ -76,7 +76,7 @@ impl World {
     }
 
     fn is_long_gone(&self, client: &Client, now: Time) -> bool {
-        if self.plan.tongue.answers_in_order() {
+        if self.plan.tongue.is_http() {
             // The end comes after all that was said before, and then is looked for every second.
             let arrived = self.network.lock().ended_at(client.conn);
             return arrived.is_some_and(|at| now > at + 2500);
@@ -131,7 +131,8 @@ impl World {
                 || entry.unreadable && !entry.answers.is_empty();
             let over = stopped || client.ended;
             // A slow one may be disconnected for what waits for it, where answers need not wait for each other.
-            let excused = client.slow && !self.plan.tongue.answers_in_order();
+            let slow = client.slow && !self.plan.tongue.is_http();
+            let excused = slow || entry.given_up;
             if owed && !excused && over && client.hears() && entry.answers.len() != 1 {
                 faults.push(format!(
                     "call {number} of client {} was read, and has {} answers ({} arrivals)",

@@ -11,6 +11,7 @@ use super::plan::Plan;
 use super::tongue::{self, Call, Tongue};
 use super::toy;
 use super::web::{self, Due, Order};
+use super::web2::Calls;
 
 /// How it ends, or that it does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ pub(super) struct Client {
     pub(super) conn: usize,
     pub(super) listener: u64,
     tongue: Tongue,
-    chance: Chance,
+    pub(super) chance: Chance,
     pub(super) inbox: Vec<u8>,
     /// Its calls that wait, and were answered, by id.
     pub(super) waiting: BTreeMap<u64, usize>,
@@ -60,6 +61,10 @@ pub(super) struct Client {
     next_id: u64,
     /// What is to be answered, where that comes in order.
     pub(super) order: Order,
+    /// Its calls in HTTP/2.
+    pub(super) calls: Option<Calls>,
+    /// What it says makes no sense any more.
+    pub(super) is_garbled: bool,
     dribbling: VecDeque<u8>,
     /// It did what gives the mesh a right to close its connection.
     pub(super) guilty: bool,
@@ -129,6 +134,8 @@ impl Client {
             own_timeouts: toy && chance.one_in(2),
             next_id: chance.between(0, u64::from(u32::MAX)),
             order: Order::default(),
+            calls: (tongue == Tongue::Http2).then(Calls::new).flatten(),
+            is_garbled: false,
             dribbling: VecDeque::new(),
             guilty: vice == Some(Vice::Deaf),
             vice,
@@ -246,6 +253,7 @@ impl Client {
             refused: None,
             crossed: None,
             confused: false,
+            given_up: false,
             broken_off: false,
         });
         let padding = match self.chance.between(0, 20) {
@@ -254,6 +262,19 @@ impl Client {
             _ => self.chance.between(0, 50),
         };
         let name = &plan.services[service].name;
+        if let Some(calls) = &mut self.calls {
+            let padding = padding as usize * self.chance.pick(&[1, 1, 1, 8]);
+            let asked = calls.call(&mut self.chance, (id, number), name, padding);
+            self.waiting.insert(id, number);
+            ledger.entries[number].is_safe = asked == Some(true);
+            ledger.entries[number].given_up = asked.is_none();
+            net.note(&format!("client {} writes call {number}", self.number));
+            self.turn_calls(net, &[], false, ledger);
+            if self.chance.one_in(30) {
+                self.take_back(net, ledger);
+            }
+            return;
+        }
         let mut bytes = if self.tongue.answers_in_order() {
             let padding = padding as usize * self.chance.pick(&[1, 1, 1, 8]);
             let (bytes, is_safe) = web::request(&mut self.chance, number, name, padding);
@@ -284,6 +305,7 @@ impl Client {
             self.order.push(Due::Nonsense);
         }
         self.guilty |= vice != Vice::Pings;
+        self.is_garbled = true;
         match vice {
             Vice::Oversize if in_order => net.send(self.conn, &web::endless(40_000)),
             Vice::Dribble if in_order => self.dribbling.extend(web::endless(3000)),
@@ -317,8 +339,8 @@ impl Client {
             }
             End::Finishes => {
                 self.finished = true;
-                // Whoever sends no more of HTTP/1.1 is taken for gone.
-                self.gone = self.tongue.answers_in_order();
+                // Whoever sends no more of HTTP is taken for gone.
+                self.gone = self.tongue.is_http();
                 net.finish(self.conn);
             }
             End::Leaves => {
@@ -382,7 +404,10 @@ impl Client {
             return;
         }
         self.inbox.extend_from_slice(&heard.bytes);
-        if self.tongue.answers_in_order() {
+        if self.tongue == Tongue::Http2 {
+            let bytes = std::mem::take(&mut self.inbox);
+            self.turn_calls(&mut net, &bytes, heard.ended || heard.broken, ledger);
+        } else if self.tongue.answers_in_order() {
             self.take_messages(heard.ended, ledger);
         } else {
             self.take_frames(ledger);

@@ -31,6 +31,8 @@ pub(super) struct Entry {
     pub(super) crossed: Option<usize>,
     /// It was asked where something had been said twice: then nothing tells whose an answer is.
     pub(super) confused: bool,
+    /// Its client took it back.
+    pub(super) given_up: bool,
     /// Its answer broke off in the middle.
     pub(super) broken_off: bool,
 }
@@ -117,6 +119,11 @@ impl Ledger {
         }
     }
 
+    /// Notes that its client took a call back.
+    pub(super) fn give_up(&mut self, number: usize) {
+        self.entries[number].given_up = true;
+    }
+
     /// Notes that a call's answer broke off.
     pub(super) fn break_off(&mut self, number: usize) {
         self.entries[number].broken_off = true;
@@ -144,6 +151,6 @@ impl Ledger {
     /// Whether a call waits for its answer.
     pub(super) fn is_open(&self, number: usize) -> bool {
         let entry = &self.entries[number];
-        entry.answers.is_empty() && !entry.one_way
+        entry.answers.is_empty() && !entry.one_way && !entry.given_up
     }
 }

@@ -11,6 +11,7 @@ use super::plan::Plan;
 use super::tongue::{self, Tongue};
 use super::toy;
 use super::web::Doings;
+use super::web2::{Desk, Reply};
 
 /// A sound server answers within this.
 pub(super) const PROMPT: Time = 60;
@@ -23,6 +24,8 @@ pub(super) enum Said {
     Bytes(Vec<u8>),
     /// More than the answer to the call that is served.
     Early(Vec<u8>),
+    /// To the call of this key, in HTTP/2.
+    Reply(u64, Reply),
     /// Its last word, which it does not finish.
     Part(Vec<u8>),
     Finish,
@@ -36,6 +39,7 @@ impl Said {
         match self {
             Self::Bytes(_) => "an answer",
             Self::Early(_) => "something",
+            Self::Reply(..) => "a reply",
             Self::Part(_) => "a part",
             Self::Finish | Self::FinishIdle => "no more",
             Self::Break => "nothing, and resets it",
@@ -56,6 +60,7 @@ pub(super) struct Server {
     /// How often it misbehaves: once in so many calls.
     pub(super) vice: u64,
     pub(super) doings: Doings,
+    pub(super) desks: BTreeMap<usize, Desk>,
     inboxes: BTreeMap<usize, Vec<u8>>,
     /// It reads nothing until then.
     deaf_until: Time,
@@ -67,13 +72,14 @@ impl Server {
     pub(super) fn new(number: usize, plan: &Plan, mut chance: Chance) -> Self {
         Self {
             number,
-            tongue: plan.tongue,
+            tongue: plan.served,
             large_answers: plan.large_answers,
             sound: chance.one_in(2),
             harmed: false,
             vice: chance.pick(&[2, 4, 10, 40]),
             chance,
             doings: Doings::default(),
+            desks: BTreeMap::new(),
             inboxes: BTreeMap::new(),
             deaf_until: 0,
             due: BTreeMap::new(),
@@ -83,6 +89,9 @@ impl Server {
 
     pub(super) fn accept(&mut self, conn: usize) {
         self.inboxes.insert(conn, Vec::new());
+        if self.tongue == Tongue::Http2 {
+            self.desks.insert(conn, Desk::new());
+        }
     }
 
     pub(super) fn say(&mut self, net: &mut Net, conn: usize, later: Time, said: Said) {
@@ -110,8 +119,10 @@ impl Server {
                 Said::FinishIdle if self.doings.is_serving(conn) => {}
                 Said::Break => {
                     self.inboxes.remove(&conn);
+                    self.desks.remove(&conn);
                     net.cut(conn);
                 }
+                Said::Reply(key, reply) => self.reply(&mut net, conn, key, &reply),
                 _ if !self.inboxes.contains_key(&conn) => {}
                 Said::Bytes(bytes) => {
                     self.doings.answered(conn);
@@ -124,8 +135,9 @@ impl Server {
                 }
                 Said::Finish | Said::FinishIdle => {
                     // A request that it cannot answer any more does not run.
-                    if self.tongue.answers_in_order() {
+                    if self.tongue.is_http() {
                         self.inboxes.remove(&conn);
+                        self.desks.remove(&conn);
                     }
                     net.finish(conn);
                 }
@@ -145,9 +157,16 @@ impl Server {
             return;
         };
         if heard.broken {
+            self.desks.remove(&conn);
             return;
         }
-        inbox.extend_from_slice(&heard.bytes);
+        if self.tongue == Tongue::Http2 {
+            self.inboxes.insert(conn, Vec::new());
+            self.turn_desk(&mut net, conn, &heard.bytes, heard.ended, ledger);
+        }
+        if self.tongue != Tongue::Http2 {
+            inbox.extend_from_slice(&heard.bytes);
+        }
         if self.tongue.answers_in_order() {
             self.take_requests(&mut net, conn, &mut inbox, ledger);
         }

@@ -25,6 +25,7 @@ pub(super) enum Tongue {
     Bolt,
     Dubbo,
     Http,
+    Http2,
 }
 
 /// What tells calls apart wherever their bytes go.
@@ -51,7 +52,7 @@ impl Tongue {
             Self::Toy => "toy",
             Self::Bolt => finback_bolt::NAME,
             Self::Dubbo => finback_dubbo::NAME,
-            Self::Http => finback_http::NAME,
+            Self::Http | Self::Http2 => finback_http::NAME,
         }
     }
 
@@ -61,7 +62,7 @@ impl Tongue {
             Self::Toy => Some(Arc::new(Toy)),
             Self::Bolt => Some(Arc::new(Bolt::default())),
             Self::Dubbo => Some(Arc::new(Dubbo::default())),
-            Self::Http => None,
+            Self::Http | Self::Http2 => None,
         }
     }
 
@@ -98,9 +99,22 @@ impl Tongue {
         self == Self::Http
     }
 
+    /// Which version of HTTP it is.
+    pub(super) fn version(self) -> &'static str {
+        match self {
+            Self::Http2 => "2",
+            _ => "1.1",
+        }
+    }
+
+    /// Whether it is a version of HTTP.
+    pub(super) fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Http2)
+    }
+
     fn speech(self) -> Option<Speech> {
         match self {
-            Self::Toy | Self::Http => None,
+            Self::Toy | Self::Http | Self::Http2 => None,
             Self::Bolt => Some(Speech::Bolt),
             Self::Dubbo => Some(Speech::Dubbo),
         }

@@ -15,12 +15,12 @@ pub(super) use server::Doings;
 pub(super) use watched::protocol;
 
 /// The header that has the token, and that which has the body's length.
-const TOKEN: &str = "x-token";
-const LENGTH: &str = "x-length";
+pub(super) const TOKEN: &str = "x-token";
+pub(super) const LENGTH: &str = "x-length";
 /// Where a head ends.
 const END: &[u8] = b"\r\n\r\n";
 /// Methods of requests with a body, and whether they may be sent again (RFC 9110, section 9.2.2).
-const METHODS: [(&str, bool); 3] = [("POST", false), ("PATCH", false), ("PUT", true)];
+pub(super) const METHODS: [(&str, bool); 3] = [("POST", false), ("PATCH", false), ("PUT", true)];
 
 /// How it is told where a body ends (RFC 9112, section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +117,7 @@ fn message(
 }
 
 /// What a body of this length says.
-fn body(number: usize, length: usize) -> Vec<u8> {
+pub(super) fn body(number: usize, length: usize) -> Vec<u8> {
     (number..number + length)
         .map(|at| b'a' + (at % 23) as u8)
         .collect()

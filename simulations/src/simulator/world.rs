@@ -412,7 +412,7 @@ impl World {
         let read = self.log.lock().map_or(0, |log| log.len());
         Report {
             seed: self.seed,
-            tongue: self.plan.tongue.name(),
+            tongue: self.plan.spoken(),
             trace: self.network.lock().trace.hash(),
             calls: self.ledger.entries.len(),
             read,
