@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use finback_core::frame::{Answer, Malformed, Metadata, NAME_LIMIT, Names, Outcome, Status};
+use finback_core::frame::{
+    Answer, Malformed, Metadata, NAME_LIMIT, Names, Outcome, Reading, Status,
+};
 use finback_hessian::{Error, draft, v2};
 
 use crate::map::{self, Entries};
@@ -101,7 +103,7 @@ pub(crate) fn is_editable(fixed: &Fixed, wire: &[u8]) -> bool {
 
 /// Reads a request or one-way in one pass over its header map; its body only where the map does
 /// not name service and method.
-pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Metadata<'a>, Malformed> {
+pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Reading<'a>, Malformed> {
     let class = &wire[fixed.class_at..fixed.header_at];
     let content = &wire[fixed.content_at..fixed.content_end];
     let is_sofa = class == REQUEST_CLASS;
@@ -131,7 +133,8 @@ pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Metadata<'a>, Ma
     if service.is_empty() {
         return Err(Malformed::Content("the request names no service"));
     }
-    let metadata = Metadata {
+    // Made where it is handed out: it is large.
+    let reading = Reading::Call(Metadata {
         service,
         method: method.unwrap_or_default(),
         version,
@@ -152,9 +155,9 @@ pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Metadata<'a>, Ma
             form,
         }
         .pack(),
-    };
-    metadata.names_fit()?;
-    Ok(metadata)
+    });
+    reading.names_fit()?;
+    Ok(reading)
 }
 
 /// Whether the body names another service or method than the header does, for servers that take the body's word
@@ -215,6 +218,13 @@ fn outcome(fixed: &Fixed, wire: &[u8]) -> Outcome {
     }
 }
 
+/// What calls mostly say: so many of their names need no look of their own.
+const OWN_NAMES: Names = {
+    let own = Names::of(key::SERVICE.as_bytes()).and(Names::of(key::TARGET_SERVICE.as_bytes()));
+    let method = Names::of(key::METHOD.as_bytes());
+    own.and(method).and(Names::of(key::DEADLINE.as_bytes()))
+};
+
 /// What the header map says of a call. Empty values count as absent.
 #[derive(Default)]
 struct Named<'a> {
@@ -227,8 +237,12 @@ struct Named<'a> {
 impl<'a> Named<'a> {
     /// The last of several entries of one key counts, as in the map that Java makes of them.
     fn read(map: &'a [u8]) -> Result<Self, Malformed> {
+        const SERVICE: usize = key::SERVICE.len();
+        const TARGET: usize = key::TARGET_SERVICE.len();
+        const METHOD: usize = key::METHOD.len();
+        const DEADLINE: usize = key::DEADLINE.len();
         let mut named = Self {
-            names: Names::NONE,
+            names: OWN_NAMES,
             ..Self::default()
         };
         let mut target = None;
@@ -237,16 +251,13 @@ impl<'a> Named<'a> {
             let (Some(key), Some(value)) = (entry.key, entry.value) else {
                 continue;
             };
-            named.names.add(key);
-            // Slices of different lengths compare in one step, so most keys cost four.
-            if key == key::SERVICE.as_bytes() {
-                named.service = Some(value);
-            } else if key == key::TARGET_SERVICE.as_bytes() {
-                target = Some(value);
-            } else if key == key::METHOD.as_bytes() {
-                named.method = Some(value);
-            } else if key == key::DEADLINE.as_bytes() {
-                named.deadline = Some(value);
+            // By their lengths first: most keys are none of these, and cost one comparison.
+            match key.len() {
+                SERVICE if is::<SERVICE>(key, key::SERVICE) => named.service = Some(value),
+                TARGET if is::<TARGET>(key, key::TARGET_SERVICE) => target = Some(value),
+                METHOD if is::<METHOD>(key, key::METHOD) => named.method = Some(value),
+                DEADLINE if is::<DEADLINE>(key, key::DEADLINE) => named.deadline = Some(value),
+                _ => named.names.add(key),
             }
         }
         // The other counts in this one's absence, whatever the order.
@@ -254,6 +265,13 @@ impl<'a> Named<'a> {
         named.method = named.method.filter(|value| !value.is_empty());
         Ok(named)
     }
+}
+
+/// Whether a key of this length is a name that is known when this is compiled: no call is made for it.
+#[inline]
+fn is<const LENGTH: usize>(key: &[u8], name: &str) -> bool {
+    let (key, name) = (key.first_chunk::<LENGTH>(), name.as_bytes().first_chunk());
+    key == name
 }
 
 /// Whose method is called.
