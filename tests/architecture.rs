@@ -4,6 +4,8 @@
 
 #[path = "architecture/bans.rs"]
 mod bans;
+#[path = "architecture/clauses.rs"]
+mod clauses;
 #[path = "architecture/floors.rs"]
 mod floors;
 #[path = "architecture/page.rs"]

@@ -17,6 +17,7 @@ pub(crate) fn check_name(name: &str, from: Side) -> Result<(), Fault> {
     for byte in name.bytes() {
         match byte {
             b'/' => levels += 1,
+            // MQTT 5, section 4.7.1.
             b'+' | b'#' => {
                 let why = "a topic name with a wildcard in it";
                 return Err(Fault::new(Reason::BAD_TOPIC, why));
@@ -24,6 +25,7 @@ pub(crate) fn check_name(name: &str, from: Side) -> Result<(), Fault> {
             _ => {}
         }
     }
+    // MQTT 5, section 4.7.3.
     if name.is_empty() {
         return Err(Fault::malformed("a topic name without a character"));
     }
@@ -56,6 +58,7 @@ pub(crate) fn check_filter(filter: &str, level: Level) -> Result<(), Fault> {
     let bad = |why| Err(Fault::new(Reason::BAD_FILTER, why));
     let own = match shared(filter) {
         Some((group, own)) if level.is_5() => {
+            // MQTT 5, section 4.8.2.
             if group.is_empty() || group.contains(['+', '#']) || own.is_empty() {
                 return bad("a shared subscription without a name or filter");
             }
@@ -74,6 +77,7 @@ pub(crate) fn check_filter(filter: &str, level: Level) -> Result<(), Fault> {
     while let Some(part) = levels.next() {
         number += 1;
         let last = part != "#" || levels.clone().next().is_none();
+        // MQTT 5, section 4.7.1.2, and MQTT 5, section 4.7.1.3.
         let whole = part.len() == 1 || !part.contains(['+', '#']);
         if !last || !whole {
             return bad("a wildcard where none may stand");
@@ -99,7 +103,7 @@ pub(crate) fn unshared(filter: &str) -> &str {
     shared(filter).map_or(filter, |(_, own)| own)
 }
 
-/// Whether a filter's wildcards stop before names that begin with `$` (section 4.7.2).
+/// Whether a filter's wildcards stop before names that begin with `$` (MQTT 5, section 4.7.2).
 fn hides(filter: &str, other: &str) -> bool {
     other.starts_with('$') && (filter.starts_with('+') || filter.starts_with('#'))
 }

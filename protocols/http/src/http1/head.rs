@@ -80,6 +80,7 @@ fn fault(error: httparse::Error) -> Fault {
 
 /// Whether the connection goes on after a message.
 fn keeps_alive(version: Version, headers: &HeaderMap, fields: Fields) -> bool {
+    // RFC 9112, section 9.3.
     if !fields.has(Fields::CONNECTION) {
         return version == Version::HTTP_11;
     }
@@ -109,7 +110,7 @@ fn framing(version: Version, headers: &HeaderMap, fields: Fields) -> Result<Opti
     let Some(encoding) = encoding else {
         return Ok(length.map(Decode::length));
     };
-    // Section 6.1: what could be read in two ways is not read.
+    // RFC 9112, section 6.1: what could be read in two ways is not read, nor what HTTP/1.0 does not have.
     let chunked = encoding.as_bytes().eq_ignore_ascii_case(b"chunked");
     let alone = encodings.next().is_none() && length.is_none();
     if !chunked || !alone || version != Version::HTTP_11 {
@@ -131,6 +132,7 @@ pub(super) fn request(bytes: &[u8]) -> Result<Option<RequestHead>, Fault> {
     let mut parsed = httparse::Request::new(&mut []);
     let status =
         ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, bytes, &mut headers);
+    // RFC 9112, sections 5.1 and 5.2: a blank before a colon and folded lines are refused here.
     let length = match status {
         Ok(Status::Complete(length)) => length,
         Ok(Status::Partial) => return Ok(None),
@@ -148,7 +150,9 @@ pub(super) fn request(bytes: &[u8]) -> Result<Option<RequestHead>, Fault> {
     let method = parsed.method.unwrap_or_default().as_bytes();
     let method = Method::from_bytes(method).map_err(|_| Fault::Malformed)?;
     // A request that says nothing about a body has none.
+    // RFC 9112, section 6.3.
     let body = framing(version, &headers, fields)?.unwrap_or(Decode::Done);
+    // RFC 9110, section 10.1.1: HTTP/1.0 has no such expectation.
     let expects =
         fields.has(Fields::EXPECT) && version == Version::HTTP_11 && expects_continue(&headers);
     let keep_alive = keeps_alive(version, &headers, fields);
@@ -180,8 +184,8 @@ fn ends_its_lines(head: &[u8], headers: &[Header<'_>]) -> bool {
         .all(|at| head[..at].ends_with(b"\r\n"))
 }
 
-/// Reads a head whose version the parser does not know. A later one of HTTP/1 is read as 1.1 (RFC 9110,
-/// section 2.5).
+/// Reads a head whose version the parser does not know. A later one of HTTP/1 is read as 1.1
+/// (RFC 9110, section 2.5).
 fn of_another_version(bytes: &[u8]) -> Result<Option<RequestHead>, Fault> {
     let line = bytes.iter().position(|&byte| byte == b'\n');
     let line = line.map_or(bytes, |end| &bytes[..end]);

@@ -249,7 +249,7 @@ impl Sender {
     }
 }
 
-/// What HTTP/2 says of a request before its headers, and how much of it (section 8.3.1).
+/// What HTTP/2 says of a request before its headers, and how much of it (RFC 9113, section 8.3.1).
 pub(super) fn pseudo(head: &Parts) -> ([(&str, &[u8]); 4], usize) {
     let uri = &head.uri;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());

@@ -1,5 +1,5 @@
 //! Brokers that have fallen silent within a session: one that owes an answer, or reads no more, is asked
-//! by a PINGREQ (section 3.12), and given up if that is not answered either.
+//! by a PINGREQ (MQTT 5, section 3.12), and given up if that is not answered either.
 
 use finback_core::clock::Now;
 

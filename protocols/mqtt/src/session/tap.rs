@@ -163,7 +163,7 @@ impl Session {
         }
         // Of two bytes for the length and two for the identifier at least; then its reason, if it has one.
         let refused = packet.get(4).is_some_and(|reason| *reason >= 0x80);
-        // Acknowledgements keep their order (section 4.6).
+        // Acknowledgements keep their order (MQTT 5, section 4.6).
         let own = tapped
             .waiting
             .iter_mut()

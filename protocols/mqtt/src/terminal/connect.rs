@@ -55,6 +55,7 @@ pub(crate) async fn begin(
     let mut own = connect.clone();
     let given = own.client_id.is_empty();
     if given {
+        // MQTT 5, section 3.1.3.1.
         own.client_id = format!("finback-{:016x}", caller.worker().random()).into();
     }
     let certified = caller.identity().unwrap_or_default();
@@ -92,6 +93,7 @@ pub(crate) async fn begin(
         return Err(reject(stream, Rejection::Denied));
     }
     let owner = owner(produce, &identity, &own);
+    // MQTT 5, section 3.1.4: one session of a name at a time.
     let Ok(seat) = mqtt
         .sessions
         .enter(Key::here(&seat_key(&owner)), duplicates(policy))
@@ -131,10 +133,11 @@ async fn admit(
 ) -> Result<Option<User>, Refused> {
     let properties = connect.properties();
     if properties.text(id::AUTHENTICATION_METHOD).is_some() {
-        // Section 4.12: a method that is not supported.
+        // MQTT 5, section 4.12: a method that is not supported.
         let why = "enhanced authentication is not supported here";
         return Err(here(Reason::BAD_METHOD, why));
     }
+    // MQTT 3.1.1, section 3.1.3.1.
     if connect.client_id.is_empty() && !connect.clean && !connect.level.is_5() {
         let why = "a session that is to last needs a client identifier";
         return Err(here(Reason::BAD_CLIENT_ID, why));
@@ -282,7 +285,7 @@ impl Terminal {
     }
 }
 
-/// Properties of CONNACK (section 3.2.2.3); nothing before MQTT 5.
+/// Properties of CONNACK (MQTT 5, section 3.2.2.3); nothing before MQTT 5.
 fn granted(connect: &Connect<'_>, given: bool, most: usize) -> Writer {
     let mut properties = Writer::default();
     if !connect.level.is_5() {
