@@ -8,6 +8,10 @@ mod bans;
 mod clauses;
 #[path = "architecture/floors.rs"]
 mod floors;
+#[path = "architecture/habits.rs"]
+mod habits;
+#[path = "architecture/lengths.rs"]
+mod lengths;
 #[path = "architecture/page.rs"]
 mod page;
 #[path = "architecture/paths.rs"]
