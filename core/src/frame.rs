@@ -138,7 +138,7 @@ impl Names {
     /// This one alone.
     #[inline]
     #[must_use]
-    pub fn of(name: &[u8]) -> Self {
+    pub const fn of(name: &[u8]) -> Self {
         let (first, last) = match name {
             [] => (0, 0),
             [first, .., last] => (*first, *last),
@@ -146,7 +146,7 @@ impl Names {
         };
         // The highest bits depend on all three. The factor is any that sets the names of contexts of traces apart from
         // those that calls ordinarily have.
-        let told = name.len() as u32 ^ u32::from(first) << 8 ^ u32::from(last) << 16;
+        let told = name.len() as u32 ^ (first as u32) << 8 ^ (last as u32) << 16;
         Self(1 << (told.wrapping_mul(0xb837_6f95) >> 26))
     }
 
@@ -158,7 +158,7 @@ impl Names {
 
     /// Those of both.
     #[must_use]
-    pub fn and(self, other: Self) -> Self {
+    pub const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 

@@ -153,37 +153,44 @@ impl Client {
         mut head: Head,
         wire: &[u8],
     ) -> Result<(), Malformed> {
-        let metadata = match self.codec.read(&head, wire) {
+        // Used where it stands: it is large.
+        let reading = self.codec.read(&head, wire);
+        let metadata = match &reading {
             Ok(Reading::Call(metadata)) => metadata,
             Ok(Reading::Answer(_)) => return Err(Malformed::Garbage("not a call")),
             Err(Malformed::Content(why)) => {
                 self.refuse_unreadable(worker, &head, Rejection::BadRequest, why);
                 return Ok(());
             }
-            Err(malformed) => return Err(malformed),
+            Err(malformed) => return Err(malformed.clone()),
         };
         head.note = metadata.note;
         let source = self.source();
         let site =
             self.sites
                 .borrow_mut()
-                .find(worker, &self.origin, self.protocol, source, &metadata);
-        let mut attributes = |name: &str| self.attribute(wire, &metadata, name);
-        let mut call = Box::new(Call {
-            reply: self.clone(),
-            head,
-            exchange: Exchange::open(
-                worker,
-                site,
-                (source, wire.len()),
-                metadata.timeout,
-                self.identity(),
-                metadata.names,
-                &mut attributes,
-            ),
-            lease: None,
-            wire: None,
-        });
+                .find(worker, &self.origin, self.protocol, source, metadata);
+        let mut attributes = |name: &str| self.attribute(wire, metadata, name);
+        // Its place is there before it: made elsewhere, all of it would be copied.
+        let place = Box::new_uninit();
+        let mut call = Box::write(
+            place,
+            Call {
+                reply: self.clone(),
+                head,
+                exchange: Exchange::open(
+                    worker,
+                    site,
+                    (source, wire.len()),
+                    metadata.timeout,
+                    self.identity(),
+                    metadata.names,
+                    &mut attributes,
+                ),
+                lease: None,
+                wire: None,
+            },
+        );
         self.in_flight.set(self.in_flight.get() + 1);
         // Looked at first: what routing says of a listener that is gone is of no interest.
         if let Some(ends) = self.grace_ends.get() {
@@ -203,7 +210,7 @@ impl Client {
         let is_judged = call.exchange.is_judged();
         let allowed = if metadata.denied {
             Err(Rejection::Denied)
-        } else if is_judged && self.codec.is_ambiguous(&head, wire, &metadata) {
+        } else if is_judged && self.codec.is_ambiguous(&head, wire, metadata) {
             // Whom it is judged by is not whom it would reach.
             Err(Rejection::BadRequest)
         } else {
@@ -212,9 +219,9 @@ impl Client {
         match allowed.and_then(|()| call.exchange.routed()) {
             Ok(Routed::Onward) => {
                 if call.exchange.has_shadow() {
-                    shadow::copy(worker, &call, source, &metadata, wire);
+                    shadow::copy(worker, &call, source, metadata, wire);
                 }
-                call::begin(worker, call, &metadata, wire);
+                call::begin(worker, call, metadata, wire);
             }
             Ok(Routed::Waits) => {
                 call.keep(wire);
@@ -617,8 +624,7 @@ impl Resident for Client {
 
     fn hand_over(&self) -> bool {
         // Upstream connections of its own cannot come along.
-        let is_alone = self.transport.is_none() && self.session.is_none();
-        let can = self.phase.get() == Phase::Serving && is_alone;
+        let can = self.phase.get() == Phase::Serving && self.session.is_none();
         if can {
             self.phase.set(Phase::Moving);
             self.link.wake_owner();

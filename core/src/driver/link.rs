@@ -87,6 +87,11 @@ impl Link {
         queue.bytes.len() - queue.written
     }
 
+    /// Whether something still has to be written: under TLS, also what waits in a record.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.queued() > 0 || self.blocked.get()
+    }
+
     /// Whether the peer is known to be gone.
     pub(crate) fn failed(&self) -> bool {
         self.failed.get()

@@ -102,6 +102,14 @@ impl Pool {
     /// none may be made and those there are do not read what they are sent.
     pub(crate) fn choose(self: &Rc<Self>, worker: &Rc<Worker>) -> Option<Rc<Upstream>> {
         let upstreams = self.upstreams.borrow();
+        // Mostly one does for all.
+        if let [only] = &upstreams[..]
+            && only.takes_calls()
+            && only.load() < GROW_AT
+            && only.backlog() < STEP
+        {
+            return Some(only.clone());
+        }
         let (mut best, mut taking) = (None, 0);
         for upstream in upstreams.iter().filter(|each| each.takes_calls()) {
             taking += 1;

@@ -49,8 +49,6 @@ pub struct Exchange {
     unsaid: bool,
     pub(super) route: Option<u32>,
     destination: u32,
-    /// Destinations of its route that had no endpoint for it; empty until one has none.
-    without: Vec<u32>,
     pub(super) routed: Result<Routed, Rejection>,
     /// What filters made of it; empty for most.
     pub(super) filtered: Option<Box<Filtered>>,
@@ -69,18 +67,27 @@ pub struct Exchange {
     pub(crate) lingers: bool,
     /// The service is being looked up, and that is what is waited for.
     pub(super) looking_up: bool,
-    /// The cluster that had no endpoint for it.
-    pub(super) lacking: Option<Arc<Cluster>>,
     /// Where the last attempt went.
     pub(super) seat: Option<Rc<Seat>>,
-    /// Endpoints that failed it; empty until the first retry.
-    tried: Vec<SocketAddr>,
+    /// What went wrong with it so far; nothing with most.
+    pub(super) mishaps: Option<Box<Mishaps>>,
     ending: Ending,
     status: Status,
     request_bytes: u64,
     response_bytes: u64,
     /// Its spans, if it leaves any.
     traced: Option<Box<Traced>>,
+}
+
+/// What an exchange has to remember of what went wrong.
+#[derive(Default)]
+pub(super) struct Mishaps {
+    /// Destinations of its route that had no endpoint for it.
+    without: Vec<u32>,
+    /// The cluster that had no endpoint for it.
+    pub(super) lacking: Option<Arc<Cluster>>,
+    /// Endpoints that failed it.
+    tried: Vec<SocketAddr>,
 }
 
 /// Where a call goes that was opened.
@@ -143,7 +150,6 @@ impl Exchange {
             route: selected.and_then(|number| u32::try_from(number).ok()),
             attempted: now,
             destination: 0,
-            without: Vec::new(),
             routed: Ok(Routed::Onward),
             filtered: None,
             attempts: 0,
@@ -153,9 +159,8 @@ impl Exchange {
             no_tls: false,
             lingers: false,
             looking_up: false,
-            lacking: None,
             seat: None,
-            tried: Vec::new(),
+            mishaps: None,
             ending: Ending::Abandoned,
             status: Status::NONE,
             request_bytes: request_bytes as u64,
@@ -211,8 +216,10 @@ impl Exchange {
 
     /// Whether its route has calls copied.
     pub(crate) fn has_shadow(&self) -> bool {
-        self.selected_route()
-            .is_some_and(|own| own.shadow.is_some())
+        !self.site.is_plain
+            && self
+                .selected_route()
+                .is_some_and(|own| own.shadow.is_some())
     }
 
     /// Who called.
@@ -272,7 +279,7 @@ impl Exchange {
                 return attempt;
             };
             self.destination = destination;
-            self.without.clear();
+            self.mishaps().without.clear();
             self.looking_up = true;
             return Ok(Attempt::Wait(cluster));
         }
@@ -291,8 +298,10 @@ impl Exchange {
         if weighted.len() < 2 || !own.is_some_and(|own| own.spill) {
             return false;
         }
-        self.without.push(self.destination);
-        let next = route::choose_but(&self.without, weighted, local.random());
+        let destination = self.destination;
+        let without = &mut self.mishaps().without;
+        without.push(destination);
+        let next = route::choose_but(without, weighted, local.random());
         let Some(next) = next.and_then(|next| u32::try_from(next).ok()) else {
             return false;
         };
@@ -337,7 +346,7 @@ impl Exchange {
                 self.site.forget(route as usize, destination as usize);
                 local.forget_view(&cluster);
             }
-            self.lacking = Some(cluster);
+            self.mishaps().lacking = Some(cluster);
             // It is the cluster that has nobody; the call's own service may well be one.
             let why = match is_looked_up {
                 true => Rejection::NoService,
@@ -354,7 +363,7 @@ impl Exchange {
         {
             Ok(picked) => picked,
             Err(rejection) => {
-                self.lacking = Some(view.cluster.clone());
+                self.mishaps().lacking = Some(view.cluster.clone());
                 drop(view);
                 return self.attempt_elsewhere(Err(rejection), spills, local, attributes);
             }
@@ -508,7 +517,7 @@ impl Exchange {
             now,
             random,
             hash,
-            avoid: &self.tried,
+            avoid: self.mishaps.as_ref().map_or(&[], |own| &own.tried),
             per_endpoint: policy.per_endpoint,
             panic_percent: policy.panic_percent,
             deadline,
@@ -571,11 +580,17 @@ impl Exchange {
             self.free = matches!(repeat, Repeat::Free | Repeat::Uncounted);
             self.moves += u16::from(uncounted);
             self.resent |= repeat == Repeat::IfSafe;
-            let known = self.endpoint().filter(|own| !self.tried.contains(own));
-            self.tried.extend(known);
+            let known = self.endpoint();
+            let tried = &mut self.mishaps().tried;
+            tried.extend(known.filter(|own| !tried.contains(own)));
             self.trace_failure(end);
         }
         again
+    }
+
+    #[cold]
+    fn mishaps(&mut self) -> &mut Mishaps {
+        self.mishaps.get_or_insert_default()
     }
 
     /// Writes down an attempt that is followed by another, if any is.

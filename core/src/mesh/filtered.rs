@@ -38,6 +38,9 @@ struct Waiting {
 
 impl Exchange {
     pub(super) fn checks(&self) -> Option<&Rc<[Placed]>> {
+        if self.site.is_plain {
+            return None;
+        }
         self.site.checks(self.route?)
     }
 

@@ -68,6 +68,8 @@ pub(crate) struct Site {
     targets: RefCell<Vec<Target>>,
     /// How its calls are traced, if they are.
     pub(crate) tracing: Option<Tracing>,
+    /// No filter and no shadow has to do with its calls.
+    pub(super) is_plain: bool,
     /// What filters do with them, by route; empty if none does anything.
     checks: Box<[Rc<[Placed]>]>,
 }
@@ -308,10 +310,12 @@ impl Sites {
         let checks = candidates.routes().iter();
         let checks = checks.map(|route| names.checks(local.mesh(), &routing, route, &[]));
         let checks: Vec<Rc<[Placed]>> = checks.collect();
-        let checks = match checks.iter().all(|own| own.is_empty()) {
+        let checks: Box<[Rc<[Placed]>]> = match checks.iter().all(|own| own.is_empty()) {
             true => Box::default(),
             false => checks.into(),
         };
+        let mut routes = candidates.routes().iter();
+        let is_plain = checks.is_empty() && routes.all(|route| route.shadow.is_none());
         let called = Called {
             protocol,
             listener: &origin.name,
@@ -339,6 +343,7 @@ impl Sites {
             },
             candidates,
             targets: RefCell::default(),
+            is_plain,
             checks,
         });
         self.bytes += key.bytes();

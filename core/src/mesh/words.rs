@@ -24,7 +24,7 @@ impl Exchange {
     /// The configured cluster that had no endpoint for it. One that was looked up has the call's own name.
     fn lacking_cluster(&self) -> Option<&Arc<Cluster>> {
         let is_configured = |route: &Arc<Route>| matches!(route.to, Destination::Clusters(_));
-        let lacking = self.lacking.as_ref();
+        let lacking = self.mishaps.as_ref()?.lacking.as_ref();
         lacking.filter(|_| self.selected_route().is_some_and(is_configured))
     }
 

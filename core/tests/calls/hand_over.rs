@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use crate::tls;
 use crate::toy::*;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 /// The worker that has the only connection.
@@ -69,4 +70,36 @@ async fn a_framed_connection_moves_with_its_unread_bytes() {
     upstream.answer(&third, 0, "third").await;
     assert_eq!(client.get().await.unwrap().text, "third");
     assert_eq!(mess.records.endings(), vec!["success"; 3]);
+}
+
+#[tokio::test]
+async fn a_framed_connection_under_tls_moves_with_its_session() {
+    let server = Server::bind().await;
+    let spec = routing(&[server.address], policy(), retry(1));
+    let mess = mess_under(tls::server(), spec, 2);
+    let mut client = tls::connect(mess.address).await;
+    let mut upstreams: Vec<Option<Peer>> = vec![None, None];
+    for id in 1..=4 {
+        let text = format!("svc echo {id}");
+        let request = frame(1, 0, id, &text);
+        // Half of a request is read, and goes along.
+        client.write_all(&request[..9]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let from = move_away(&mess).await;
+        until_moved(&mess, from).await;
+        client.write_all(&request[9..]).await.unwrap();
+        let upstream = &mut upstreams[1 - from];
+        if upstream.is_none() {
+            *upstream = Some(server.accept().await);
+        }
+        let upstream = upstream.as_mut().unwrap();
+        let asked = upstream.get().await.unwrap();
+        assert_eq!(asked.text, text);
+        upstream.answer(&asked, 0, &text).await;
+        let expected = frame(3, 0, id, &text);
+        let mut heard = vec![0; expected.len()];
+        client.read_exact(&mut heard).await.unwrap();
+        assert_eq!(heard, expected);
+    }
+    assert!(upstreams.iter().all(Option::is_some), "both workers asked");
 }

@@ -8,4 +8,5 @@ mod destinations;
 mod filters;
 mod hand_over;
 mod sessions;
+mod tls;
 mod toy;

@@ -26,6 +26,7 @@ use finback_core::frame::{
     Answer, Edit, Head, Kind, MARKS, Malformed, Metadata, Outcome, Reading, Status,
 };
 use finback_core::mesh::{Limits, Mesh, Pinned, RoutingSpec};
+use finback_core::net::ServerTls;
 use finback_core::record::{Ending, Observer, Record, Series, SeriesKey};
 use finback_core::rejection::Rejection;
 use finback_core::route::{Destination, Match, Retry, Route, RouteTable, Weighted};
@@ -399,12 +400,26 @@ pub(crate) fn mess_of(spec: RoutingSpec, workers: usize) -> Mess {
     mess_with(spec, workers, Toy::default(), None)
 }
 
+/// The same with a listener under TLS.
+pub(crate) fn mess_under(tls: Arc<ServerTls>, spec: RoutingSpec, workers: usize) -> Mess {
+    listen(spec, workers, Toy::default(), (None, Some(tls)))
+}
+
 /// The same, with a protocol of the test's own, and a listener that stands for one endpoint.
 pub(crate) fn mess_with(
     spec: RoutingSpec,
     workers: usize,
     toy: Toy,
     pinned: Option<Pinned>,
+) -> Mess {
+    listen(spec, workers, toy, (pinned, None))
+}
+
+fn listen(
+    spec: RoutingSpec,
+    workers: usize,
+    toy: Toy,
+    (pinned, tls): (Option<Pinned>, Option<Arc<ServerTls>>),
 ) -> Mess {
     let records = Arc::new(Records::default());
     let hand = Arc::new(Hand::default());
@@ -419,7 +434,7 @@ pub(crate) fn mess_with(
         .bind(ListenerSpec {
             pinned,
             gauges: Arc::default(),
-            tls: None,
+            tls,
             proxies: Arc::default(),
             reveal_endpoints: false,
             name: "front".into(),

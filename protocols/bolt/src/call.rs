@@ -215,6 +215,13 @@ fn outcome(fixed: &Fixed, wire: &[u8]) -> Outcome {
     }
 }
 
+/// What calls mostly say: so many of their names need no look of their own.
+const OWN_NAMES: Names = {
+    let own = Names::of(key::SERVICE.as_bytes()).and(Names::of(key::TARGET_SERVICE.as_bytes()));
+    let method = Names::of(key::METHOD.as_bytes());
+    own.and(method).and(Names::of(key::DEADLINE.as_bytes()))
+};
+
 /// What the header map says of a call. Empty values count as absent.
 #[derive(Default)]
 struct Named<'a> {
@@ -227,8 +234,12 @@ struct Named<'a> {
 impl<'a> Named<'a> {
     /// The last of several entries of one key counts, as in the map that Java makes of them.
     fn read(map: &'a [u8]) -> Result<Self, Malformed> {
+        const SERVICE: usize = key::SERVICE.len();
+        const TARGET_SERVICE: usize = key::TARGET_SERVICE.len();
+        const METHOD: usize = key::METHOD.len();
+        const DEADLINE: usize = key::DEADLINE.len();
         let mut named = Self {
-            names: Names::NONE,
+            names: OWN_NAMES,
             ..Self::default()
         };
         let mut target = None;
@@ -237,16 +248,14 @@ impl<'a> Named<'a> {
             let (Some(key), Some(value)) = (entry.key, entry.value) else {
                 continue;
             };
-            named.names.add(key);
-            // Slices of different lengths compare in one step, so most keys cost four.
-            if key == key::SERVICE.as_bytes() {
-                named.service = Some(value);
-            } else if key == key::TARGET_SERVICE.as_bytes() {
-                target = Some(value);
-            } else if key == key::METHOD.as_bytes() {
-                named.method = Some(value);
-            } else if key == key::DEADLINE.as_bytes() {
-                named.deadline = Some(value);
+            // By their lengths first: most keys are none of these, and cost one comparison.
+            let is = |own: &str| key == own.as_bytes();
+            match key.len() {
+                SERVICE if is(key::SERVICE) => named.service = Some(value),
+                TARGET_SERVICE if is(key::TARGET_SERVICE) => target = Some(value),
+                METHOD if is(key::METHOD) => named.method = Some(value),
+                DEADLINE if is(key::DEADLINE) => named.deadline = Some(value),
+                _ => named.names.add(key),
             }
         }
         // The other counts in this one's absence, whatever the order.

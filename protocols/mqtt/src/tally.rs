@@ -137,6 +137,17 @@ impl Tally {
     }
 
     fn known(&mut self, method: &'static str, about: About<'_>) -> &Rc<Known> {
+        // Mostly a message comes in and goes out, and both are known.
+        if let About::Topic(topic) = about
+            && let Some(at) = self.known.iter().position(|known| {
+                std::ptr::eq(known.method, method) && begins(topic, &known.prefix)
+            })
+        {
+            if at > 1 {
+                self.known.swap(at, at - 1);
+            }
+            return &self.known[if at > 1 { at - 1 } else { at }];
+        }
         let prefix = match about {
             About::Session => SESSION_SERVICE,
             About::Topic(topic) => first_level(topic),
@@ -369,9 +380,43 @@ fn first_level(topic: &str) -> &str {
     }
 }
 
+/// Whether this is the topic's first level; false where it takes more than a look to tell.
+fn begins(topic: &str, level: &str) -> bool {
+    let rest = topic.as_bytes().strip_prefix(level.as_bytes());
+    // Names of ours are no topic's.
+    rest.is_some_and(|rest| matches!(rest, [] | [b'/', ..])) && !level.starts_with('(')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_quick_look_never_says_otherwise() {
+        let names = [
+            "plant",
+            "plants",
+            "/",
+            "",
+            "(alias)",
+            "(other)",
+            "(session)",
+            "p",
+        ];
+        let long = "l".repeat(MAX_PREFIX);
+        let names = names.iter().copied().chain([&*long]);
+        // No level is empty.
+        for level in names.clone().filter(|level| !level.is_empty()) {
+            for name in names.clone() {
+                for end in ["", "/", "/a", "l", "//"] {
+                    let topic = format!("{name}{end}");
+                    let says = begins(&topic, level);
+                    assert!(!says || first_level(&topic) == level, "{topic} {level}");
+                }
+            }
+        }
+        assert!(begins("plant/a", "plant") && begins("plant", "plant"));
+    }
 
     #[test]
     fn a_topic_is_known_by_its_first_level() {

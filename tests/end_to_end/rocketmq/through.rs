@@ -251,7 +251,7 @@ fn a_client_that_is_told_to_go_comes_again_and_loses_nothing() {
     drop(socket);
     let mesh = Mesh::of(Finback::start(&text));
     let client = Client::start(Kind::Java55);
-    let options = [("timeout", "3000"), ("retries", "0")];
+    let options = [("timeout", "10000"), ("retries", "0")];
     let producer = client.producer(&mesh.names, &Stage::fresh("producers"), &options);
     stored(&producer.send(&topic, &[("key", "before")]));
     // Another listener takes the place of the one that it is connected to.
@@ -264,9 +264,10 @@ fn a_client_that_is_told_to_go_comes_again_and_loses_nothing() {
         }
     }
     let metrics = mesh.finback.admin("/metrics").1;
-    let told = metrics.lines().find(|line| {
-        line.contains("method=\"SEND_MESSAGE_V2\"") && line.contains("status=\"GO_AWAY\"")
-    });
+    // Whatever it asks first, on a slow machine maybe a heartbeat.
+    let told = metrics
+        .lines()
+        .find(|line| line.contains("status=\"GO_AWAY\""));
     assert!(
         told.is_some_and(|line| line.contains("\"draining\"")),
         "{metrics}"

@@ -191,7 +191,7 @@ impl Session {
                 Phase::Serving if client.is_paused(&self.worker) => return Poll::Pending,
                 Phase::Moving if self.is_at_boundary() => return Poll::Ready(()),
                 Phase::Moving if client.in_flight.get() > 0 => return Poll::Pending,
-                Phase::Moving if client.link.queued() > 0 => {
+                Phase::Moving if client.link.is_busy() => {
                     client.link.wake_when_drained();
                     return Poll::Pending;
                 }
@@ -324,9 +324,7 @@ impl Session {
 
     /// Whether nothing of it is in flight, half read or half written.
     fn is_at_boundary(&self) -> bool {
-        self.client.in_flight.get() == 0
-            && self.client.link.queued() == 0
-            && !self.inbox.is_skipping()
+        self.client.in_flight.get() == 0 && !self.client.link.is_busy() && !self.inbox.is_skipping()
     }
 
     /// Gives the connection, with what was read of it and not used, to whoever goes on with it.
@@ -353,6 +351,7 @@ impl Session {
         // It is counted where it arrives.
         drop(presence);
         if let Some(parcel) = parcel {
+            let parcel = parcel.with(client.transport.as_deref());
             self.worker.hand_over(parcel);
         }
     }

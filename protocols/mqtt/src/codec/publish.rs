@@ -127,12 +127,15 @@ impl<'a> Delivery<'a> {
             Ok((topic, packet_id))
         });
         match read {
-            Ok((topic, packet_id)) => Ok(Some(Self {
-                topic: std::str::from_utf8(topic).unwrap_or_default(),
-                packet_id,
-                is_text: std::str::from_utf8(topic).is_ok(),
-                start: head.header + bytes.len() - reader.rest().len(),
-            })),
+            Ok((topic, packet_id)) => {
+                let text = std::str::from_utf8(topic);
+                Ok(Some(Self {
+                    topic: text.unwrap_or_default(),
+                    packet_id,
+                    is_text: text.is_ok(),
+                    start: head.header + bytes.len() - reader.rest().len(),
+                }))
+            }
             Err(_) if packet.len() < head.packet() => Ok(None),
             Err(fault) => Err(fault),
         }
