@@ -145,3 +145,19 @@ fn every_exception_for_a_dependency_has_a_reason() {
         assert!(line.contains("reason = \""), "{line}");
     }
 }
+
+#[test]
+fn help_and_readme_name_every_protocol() {
+    let (readme, help) = (text("README.md"), text("src/main.rs"));
+    for protocol in crate::protocols() {
+        // What is written in bodies, and where messages go to, is no protocol of a listener.
+        if !matches!(&*protocol, "hessian" | "kafka") {
+            for (page, name) in [(&readme, "README.md"), (&help, "src/main.rs")] {
+                assert!(
+                    page.to_lowercase().contains(&protocol),
+                    "{name}: {protocol}"
+                );
+            }
+        }
+    }
+}
