@@ -206,7 +206,7 @@ impl Feeds {
         lock(&self.feeds).len()
     }
 
-    /// How it stands with them.
+    /// Their state.
     pub(crate) fn counts(&self) -> &Counts {
         &self.counts
     }

@@ -34,9 +34,9 @@ const SSL_FLAGS: u8 = 1 | 2;
 /// The two ends of a connection, as a header tells them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
-    /// Whom it is from.
+    /// The client's address.
     pub source: SocketAddr,
-    /// Where that one connected to.
+    /// The address that it connected to.
     pub destination: SocketAddr,
 }
 

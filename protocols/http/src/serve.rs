@@ -1,4 +1,4 @@
-//! A client's connection.
+//! Client connections of HTTP: the first bytes tell the version, then requests are served until it closes.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -274,7 +274,7 @@ fn upgradable(
     (None, Request::from_parts(head, Incoming::Nothing))
 }
 
-/// What a client hears that says no request.
+/// The answer to a client whose bytes are not a request.
 fn refusal(fault: Fault) -> &'static [u8] {
     match fault {
         Fault::Malformed => {

@@ -1,4 +1,4 @@
-//! Sessions that end here: no broker behind, but a [`Sink`](crate::Sink) for what clients publish. A message
+//! Sessions without a broker: they end here, at a [`Sink`](crate::Sink) for what clients publish. A message
 //! is acknowledged when the sink has it for certain, in the order in which messages came; there
 //! is nothing to subscribe to.
 

@@ -75,7 +75,7 @@ impl Caller {
         (Rc::new(caller), socket)
     }
 
-    /// Whom it is.
+    /// The client's address.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         self.peer.get()

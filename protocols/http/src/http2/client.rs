@@ -1,4 +1,4 @@
-//! The side that asks.
+//! An HTTP/2 client: requests as streams of one connection to an endpoint.
 
 use std::future::poll_fn;
 use std::io;

@@ -33,7 +33,7 @@ use crate::share::Share;
 pub(super) const OUT: usize = 64 * 1024;
 /// Streams whose late frames are borne because it was we who ended them.
 const REMEMBERED: usize = 128;
-/// Frames that carry nothing: what a client may send at once, and what is borne each second.
+/// Frames that carry nothing: how many a client may send at once, and how many each second.
 const EMPTY: (u32, u32) = (20_000, 10_000);
 
 /// Bounds of one side.
@@ -238,7 +238,7 @@ pub(crate) struct Core {
     /// and of the last.
     answered: [Vec<(usize, u32)>; 2],
     pub(super) accepted: Vec<Accepted>,
-    /// What is to be written, of which so much was.
+    /// The write buffer, and how much of it was written.
     pub(super) out: Vec<u8>,
     pub(super) written: usize,
     /// What the peer takes.

@@ -139,7 +139,7 @@ impl Introduction<'_> {
             tracing::warn!(
                 endpoint = %self.lease.address(), client = %caller.peer(), kind = ?head.kind,
                 fault = ?sound.err(), left_out,
-                "a broker answers CONNECT by what is no answer"
+                "a broker answered CONNECT with another packet than CONNACK"
             );
         }
         Heard::Nothing

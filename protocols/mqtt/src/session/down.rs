@@ -1,4 +1,4 @@
-//! What a broker says to its client. It is trusted to be a broker: read is what routing needs.
+//! Packets from a broker to its client. It is trusted to be a broker: read is what routing needs.
 
 use finback_core::log_limit::LogLimit;
 use finback_core::mesh::Propagated;

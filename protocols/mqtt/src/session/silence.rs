@@ -61,7 +61,7 @@ impl Session {
         let first = self.silence.look == Now(0);
         self.silence.look = now.after(self.bounds.answer * 2);
         self.wait_for_broker();
-        !first && self.lease.is_doubted() && self.up.is_between_packets()
+        !first && self.lease.is_suspect() && self.up.is_between_packets()
     }
 
     /// Looks whether it is over.

@@ -1,4 +1,4 @@
-//! Messages that go somewhere else besides their broker.
+//! Mirrored messages: those that go somewhere else besides their broker.
 //!
 //! Where acknowledgements are held back, a message of quality of service 1 or 2 is written when its broker
 //! has taken it: what a broker refuses was never published. Its client hears of it when both have it.

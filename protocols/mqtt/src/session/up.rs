@@ -1,4 +1,4 @@
-//! What a client says to its broker.
+//! Packets from a client to its broker: passed, changed, dropped or answered.
 
 use std::borrow::Cow;
 
