@@ -424,7 +424,7 @@ impl Follower {
                     registry,
                     service,
                     ?protection,
-                    "all providers are gone at once; doubted for a while"
+                    "all providers are gone at once; the last ones are kept for a while"
                 );
             }
             return false;

@@ -9,7 +9,7 @@
 //!                   +------------+--------------+
 //!                   | generation | slot's index |   half of the bits each
 //!                   +------------+--------------+
-//!  slot 0:  one-ways only; an answer to one of its ids is always `Late`
+//!  slot 0:  one-ways only; an answer with one of its ids is `Unknown`, as one of another generation is
 //!
 //!            insert                claim: Live
 //!     Free ----------> Taken ----------------------> Free, generation + 1

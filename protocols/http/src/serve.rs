@@ -126,6 +126,7 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
     let mut server = http1::Server::new(io, http.config.head, answers_continue(&http));
     let mut timer = client.timers.set(Instant::now() + QUIET);
     loop {
+        // RFC 9112, section 9.3.2: answers go in the order of requests, so the next one is read after the answer.
         let request = match next(&http, &caller, &mut server, &mut timer).await {
             Some(Next::Request(request)) => request,
             Some(Next::Fault(fault)) => {
@@ -274,7 +275,8 @@ fn upgradable(
     (None, Request::from_parts(head, Incoming::Nothing))
 }
 
-/// The answer to a client whose bytes are not a request.
+/// The answer to a client whose bytes are not a request (RFC 9110, sections 15.5.1 and 15.6.6;
+/// RFC 6585, section 5).
 fn refusal(fault: Fault) -> &'static [u8] {
     match fault {
         Fault::Malformed => {

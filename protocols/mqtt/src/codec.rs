@@ -124,6 +124,7 @@ impl Head {
         let Some((first, rest)) = bytes.split_first() else {
             return Ok(None);
         };
+        // MQTT 5, section 2.1.2.
         let kind = Kind::of(first >> 4).ok_or(Fault::malformed("there is no such packet"))?;
         let flags = first & 0x0f;
         check_flags(kind, flags, level)?;

@@ -69,6 +69,7 @@ pub(crate) fn check_filter(filter: &str, level: Level) -> Result<(), Fault> {
         }
         _ => filter,
     };
+    // MQTT 5, section 4.7.3.
     if own.is_empty() {
         return Err(Fault::malformed("a topic filter without a character"));
     }

@@ -52,6 +52,7 @@ fn map(head: &Bytes, from: &[u8], headers: &[Header<'_>]) -> Result<(HeaderMap, 
     let mut map = HeaderMap::with_capacity(headers.len() + 6);
     let mut fields = Fields::default();
     for own in headers {
+        // RFC 9110, section 5.1 (names are tokens) and RFC 9110, section 5.5 (values).
         let name = HeaderName::from_bytes(own.name.as_bytes()).map_err(|_| Fault::Malformed)?;
         let value = HeaderValue::from_maybe_shared(part(head, from, own.value));
         let value = value.map_err(|_| Fault::Malformed)?;
@@ -146,6 +147,7 @@ pub(super) fn request(bytes: &[u8]) -> Result<Option<RequestHead>, Fault> {
     let version = version(parsed.version);
     let (headers, fields) = map(&head, bytes, parsed.headers)?;
     let target = parsed.path.unwrap_or_default().as_bytes();
+    // RFC 9112, sections 3.1 and 3.2.
     let uri = Uri::from_maybe_shared(part(&head, bytes, target)).map_err(|_| Fault::Malformed)?;
     let method = parsed.method.unwrap_or_default().as_bytes();
     let method = Method::from_bytes(method).map_err(|_| Fault::Malformed)?;
@@ -192,7 +194,7 @@ fn of_another_version(bytes: &[u8]) -> Result<Option<RequestHead>, Fault> {
     let Some(at) = line.windows(6).rposition(|own| own == b" HTTP/") else {
         return Err(Fault::Malformed);
     };
-    // A method, a target, and nothing more.
+    // RFC 9112, section 3: a method, a target, and nothing more.
     if line[..at].iter().filter(|own| **own == b' ').count() != 1 {
         return Err(Fault::Malformed);
     }
@@ -225,6 +227,7 @@ pub(super) fn response(bytes: &[u8], method: &Method) -> Result<Option<ResponseH
     let version = version(parsed.version);
     let (headers, fields) = map(&head, bytes, parsed.headers)?;
     let status = StatusCode::from_u16(parsed.code.unwrap_or_default());
+    // RFC 9112, section 4: three digits.
     let status = status.map_err(|_| Fault::Malformed)?;
     let framing = framing(version, &headers, fields)?;
     // RFC 9112, section 6.3.

@@ -119,6 +119,7 @@ impl Headers {
     }
 
     fn check(&self) -> Result<(), Fault> {
+        // RFC 9113, section 8.1.1.
         if self.malformed {
             return Err(Fault::Malformed);
         }
@@ -134,6 +135,7 @@ impl Headers {
             return Err(Fault::Malformed);
         }
         let told = self.method.is_some() && self.path.is_some();
+        // RFC 9113, section 10.5.1.
         if self.dropped && !told {
             return Err(Fault::TooLarge);
         }

@@ -101,6 +101,7 @@ impl<'a> Connect<'a> {
             return Err(Fault::malformed("a password without a user name"));
         }
         let keep_alive = reader.u16()?;
+        // MQTT 5, section 3.1.2.11.10: data without its method.
         let properties = read_properties(&mut reader, level, Place::Connect)?;
         if properties
             .binary(super::properties::id::AUTHENTICATION_DATA)

@@ -194,5 +194,5 @@ fn is_short(bytes: &[u8], head: &Head, level: Level) -> bool {
         }
 }
 
-/// The fault of a message that came with an alias that is not agreed on.
+/// The fault of a message whose alias has no topic (MQTT 5, section 3.3.2.3.4).
 pub(crate) const BAD_ALIAS: Fault = Fault::new(Reason::BAD_ALIAS, "a topic alias that is unknown");

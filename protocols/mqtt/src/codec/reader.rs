@@ -108,6 +108,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn text(&mut self) -> Result<&'a str, Fault> {
         let bytes = self.binary()?;
         let text =
+            // MQTT 5, section 1.5.4.
             std::str::from_utf8(bytes).map_err(|_| Fault::malformed("a text is no UTF-8"))?;
         // MQTT 5, section 1.5.4.
         if bytes.contains(&0) {

@@ -196,10 +196,12 @@ pub(crate) fn check_auth(body: &[u8], method: Option<&str>, most: u8) -> Result<
         let why = "AUTH of a client whose CONNECT names no method";
         return Err(Fault::protocol(why));
     };
+    // MQTT 5, section 4.12: the same method throughout.
     if authentication_method(body) != Some(method) {
         let why = "AUTH names another method than CONNECT";
         return Err(Fault::protocol(why));
     }
+    // MQTT 5, section 4.12.1: not before CONNACK.
     if body.first().is_some_and(|code| *code > most) {
         let why = "a client authenticates itself again that has not yet";
         return Err(Fault::protocol(why));

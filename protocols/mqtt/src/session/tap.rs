@@ -286,7 +286,7 @@ impl Session {
                 static LEFT_OUT: LogLimit = LogLimit::usual();
                 if let Some(left_out) = LEFT_OUT.admit(self.caller.worker().now()) {
                     let (client, topic) = (Escaped(&self.client_id), Escaped(&copy.topic));
-                    tracing::warn!(%client, %topic, ?why, left_out, "a message is not taken besides its broker");
+                    tracing::warn!(%client, %topic, ?why, left_out, "a message is not mirrored");
                 }
                 let left_out = Ending::Rejected(Rejection::Overloaded);
                 let length = copy.length();

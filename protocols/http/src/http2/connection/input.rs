@@ -126,6 +126,7 @@ impl Core {
     /// One more frame that carries nothing.
     fn count_empty(&mut self) -> Result<(), Goaway> {
         self.empty += 1;
+        // RFC 9113, section 10.5: small frames without use are abuse, when they are many.
         if self.empty > EMPTY.0 {
             return Err(Goaway(Reason::ENHANCE_YOUR_CALM));
         }
@@ -135,6 +136,7 @@ impl Core {
     /// The peer's fault on one stream.
     fn stream_fault(&mut self, id: u32, reason: Reason) -> Result<(), Goaway> {
         self.resets += 1;
+        // RFC 9113, section 10.5: so are faults.
         if self.resets > LOCAL_RESETS && !self.client {
             return Err(Goaway(Reason::ENHANCE_YOUR_CALM));
         }
@@ -268,6 +270,7 @@ impl Core {
         block.frames += 1;
         let long = block.bytes.len() + payload.len() > self.limits.head * BLOCK;
         let most = CONTINUATIONS.max(2 * self.limits.head / FRAME);
+        // RFC 9113, section 10.5.1.
         if block.frames > most || long {
             return Err(Goaway(Reason::ENHANCE_YOUR_CALM));
         }
@@ -312,6 +315,7 @@ impl Core {
         if id.is_multiple_of(2) {
             return Err(Goaway(Reason::PROTOCOL_ERROR));
         }
+        // RFC 9113, section 5.1.1: an identifier is used once.
         if id <= self.highest {
             if self.forgotten.contains(&id) {
                 return Ok(());
@@ -492,6 +496,7 @@ impl Core {
         }
         if flags & flag::ACK != 0 {
             return match payload {
+                // RFC 9113, section 6.5: an acknowledgement carries nothing.
                 [] => {
                     self.acknowledged();
                     Ok(())
@@ -586,7 +591,7 @@ impl Core {
         if flags & flag::ACK == 0 {
             self.put_ping(payload, flag::ACK);
         } else if payload == LEAVING_PING && self.leaving == Leaving::Announced {
-            // What was sent before it heard of our leaving has come by now.
+            // RFC 9113, section 6.8: what was sent before it heard of our leaving has come by now.
             self.leaving = Leaving::Left;
             self.put_goaway(self.highest, Reason::NO_ERROR);
         }
@@ -594,6 +599,7 @@ impl Core {
     }
 
     fn goaway(&mut self, id: u32, payload: &[u8]) -> Result<(), Goaway> {
+        // RFC 9113, section 6.8: it is about the connection.
         if id != 0 {
             return Err(Goaway(Reason::PROTOCOL_ERROR));
         }
@@ -637,6 +643,7 @@ impl Core {
             self.unblock();
             return Ok(());
         }
+        // RFC 9113, section 5.1: an idle stream has no window.
         if self.is_idle(id) {
             return Err(Goaway(Reason::PROTOCOL_ERROR));
         }

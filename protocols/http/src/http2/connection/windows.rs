@@ -153,6 +153,7 @@ impl Core {
             return;
         }
         for key in stuck {
+            // RFC 9113, section 10.5: it holds what others need.
             self.reset(key, Reason::ENHANCE_YOUR_CALM);
             if let Some(stream) = self.streams.get_mut(key) {
                 stream
