@@ -142,7 +142,7 @@ impl Codec for Bolt {
         }
         match head.kind {
             Kind::Response => Ok(Reading::Answer(call::answer(&fixed, wire))),
-            _ => call::read(&fixed, wire).map(Reading::Call),
+            _ => call::read(&fixed, wire),
         }
     }
 
