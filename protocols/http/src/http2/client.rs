@@ -135,12 +135,12 @@ impl Sender {
 
     /// Whether a request can be sent now.
     pub(crate) fn has_room(&self) -> bool {
-        self.shared().get().has_room() == Some(true)
+        self.shared().get().room_for_stream() == Some(true)
     }
 
     /// Whether no more requests can be sent.
     pub(crate) fn is_closed(&self) -> bool {
-        self.shared().get().has_room().is_none()
+        self.shared().get().room_for_stream().is_none()
     }
 
     /// Whether what is sent now waits for what others send.
@@ -273,7 +273,7 @@ struct Waiting<'a> {
 impl Waiting<'_> {
     fn poll(&mut self, cx: &Context<'_>) -> Poll<bool> {
         let mut core = self.shared.get_mut();
-        match core.has_room() {
+        match core.room_for_stream() {
             Some(true) => {
                 self.waits = false;
                 Poll::Ready(true)

@@ -756,7 +756,7 @@ impl Core {
     }
 
     /// Whether another stream may be opened: `None` if never again.
-    pub(super) fn has_room(&self) -> Option<bool> {
+    pub(super) fn room_for_stream(&self) -> Option<bool> {
         let over = self.closed || self.last.is_some() || self.next > 0x7fff_ffff;
         let most = usize::try_from(self.peer_streams).unwrap_or(usize::MAX);
         (!over).then_some(self.ids.len() < most && self.greeted == Greeting::Settings)

@@ -44,7 +44,7 @@ pub(crate) fn exercise(bytes: &[u8]) {
             if core.receive(piece).is_err() {
                 break;
             }
-            if client && core.has_room() == Some(true) {
+            if client && core.room_for_stream() == Some(true) {
                 let key = core.begin(false, 4096);
                 core.send_head(
                     key,

@@ -52,20 +52,12 @@ pub(crate) async fn begin(
             return Err(refused);
         }
     };
-    let mut own = connect.clone();
-    let given = own.client_id.is_empty();
-    if given {
-        // MQTT 5, section 3.1.3.1.
-        own.client_id = format!("finback-{:016x}", caller.worker().random()).into();
-    }
+    let mut own = known_as(caller, connect, user.as_ref());
     let certified = caller.identity().unwrap_or_default();
     let identity = match &user {
         Some(user) => user.name.clone(),
         None => certified.to_owned(),
     };
-    if let Some(user) = &user {
-        own.username = Some(Cow::Owned(user.name.clone()));
-    }
     let said = (own.client_id.to_string(), own.username.clone());
     let facts = Facts {
         client_id: &said.0,
@@ -93,15 +85,7 @@ pub(crate) async fn begin(
         return Err(reject(stream, Rejection::Denied));
     }
     let owner = owner(produce, &identity, &own);
-    // MQTT 5, section 3.1.4: one session of a name at a time.
-    let Ok(seat) = mqtt
-        .sessions
-        .enter(Key::here(&seat_key(&owner)), duplicates(policy))
-    else {
-        stream.rejected(Rejection::Denied);
-        let why = "a session of this client identifier is under way";
-        return Err(here(Reason::BAD_CLIENT_ID, why));
-    };
+    let seat = take_seat(mqtt, policy, stream, &owner)?;
     let channel = client.take().ok_or(Refused::Gone)?;
     count(caller, Reason::SUCCESS);
     stream.answered(answer_of(Reason::SUCCESS), 0);
@@ -118,11 +102,43 @@ pub(crate) async fn begin(
         held,
         identity,
         tracing: stream.tracing(),
-        given,
+        given: connect.client_id.is_empty(),
         limit: mqtt.config.packet,
     };
     let terminal = Terminal::accept(caller, channel, &own, beginning);
     Ok(Begun::Here(Box::new(terminal)))
+}
+
+/// A CONNECT under the names that its session has here: a client identifier of ours where it has none, and the name
+/// that was proved.
+fn known_as<'a>(caller: &Caller, connect: &Connect<'a>, user: Option<&User>) -> Connect<'a> {
+    let mut own = connect.clone();
+    if own.client_id.is_empty() {
+        // MQTT 5, section 3.1.3.1.
+        own.client_id = format!("finback-{:016x}", caller.worker().random()).into();
+    }
+    if let Some(user) = user {
+        own.username = Some(Cow::Owned(user.name.clone()));
+    }
+    own
+}
+
+/// The place of a session among those of its name.
+fn take_seat(
+    mqtt: &Mqtt,
+    policy: &Policy,
+    stream: &mut Stream,
+    owner: &Owner,
+) -> Result<Option<Seat>, Refused> {
+    // MQTT 5, section 3.1.4: one session of a name at a time.
+    let entered = mqtt
+        .sessions
+        .enter(Key::here(&seat_key(owner)), duplicates(policy));
+    entered.map_err(|_| {
+        stream.rejected(Rejection::Denied);
+        let why = "a session of this client identifier is under way";
+        here(Reason::BAD_CLIENT_ID, why)
+    })
 }
 
 /// Whether the client may begin a session, and who it is; nothing else has happened by then.
