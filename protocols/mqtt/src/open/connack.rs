@@ -86,7 +86,7 @@ pub(super) fn opened(
     })
 }
 
-/// Whether a broker says that it has a session of before (section 3.2.2.1.1); before MQTT 3.1.1 it could not.
+/// Whether a broker says that it has a session of before (MQTT 5, section 3.2.2.1.1); before MQTT 3.1.1 it could not.
 fn is_kept(connack: &Bytes, connect: &Connect<'_>) -> bool {
     let head = Head::read(connack, connect.level, usize::MAX)
         .ok()
