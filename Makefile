@@ -1,6 +1,6 @@
 # What a developer types. Each target does its own set-up on a Debian with Rust.
 
-.PHONY: demo test sweep fuzz packages peers check
+.PHONY: demo test sweep fuzz packages peers check deny
 
 # The mesh at work: stand-in services, callers and the proxy in one process. DEMO takes options, such as --once.
 demo: packages
@@ -9,7 +9,7 @@ demo: packages
 # Half of what tests do is wait for servers and clients: two at once for each core keep it busy.
 threads = $(or $(RUST_TEST_THREADS),$(shell echo $$(($$(nproc) * 2))))
 
-# Every test: units, laws, properties, 240 simulated worlds, and end to end with third-party clients and servers.
+# Every test: units, laws, properties, 400 simulated worlds, and end to end with third-party clients and servers.
 test: packages peers
 	RUST_TEST_THREADS=$(threads) cargo test
 
@@ -34,3 +34,7 @@ check: packages
 	cargo fmt --all --check
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
+
+# Licences, known vulnerabilities and duplicates of dependencies: cargo install --locked cargo-deny
+deny:
+	cargo deny check

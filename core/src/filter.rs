@@ -150,7 +150,7 @@ impl Asked<'_, '_> {
 
     /// Why a call cannot be judged by an attribute, if its endpoint may read something else there.
     #[must_use]
-    pub fn is_unclear(&mut self, name: &str, rule: &Arc<str>) -> Option<Refusal> {
+    pub fn doubt(&mut self, name: &str, rule: &Arc<str>) -> Option<Refusal> {
         self.readings(name)?;
         let mut refusal = Refusal::new(Rejection::BadRequest, rule);
         refusal.text = "what it is judged by stands in it more than once".into();

@@ -125,6 +125,20 @@ pub enum Reading<'a> {
     Answer(Answer),
 }
 
+impl Reading<'_> {
+    /// Whether [the names of a call fit](Metadata::names_fit).
+    ///
+    /// # Errors
+    /// As there.
+    #[inline]
+    pub fn names_fit(&self) -> Result<(), Malformed> {
+        match self {
+            Self::Call(metadata) => metadata.names_fit(),
+            Self::Answer(_) => Ok(()),
+        }
+    }
+}
+
 /// Which names the attributes of a call may have: a bit for each, so that most that are not there need not be
 /// looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

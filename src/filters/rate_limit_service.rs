@@ -180,7 +180,7 @@ impl Check for Counting {
     fn open(&self, asked: &mut Asked<'_, '_>) -> Flow {
         for (_, value) in self.descriptors.iter().flatten() {
             if let Value::Read(Per::Attribute(name)) = value
-                && let Some(refusal) = asked.is_unclear(name, &self.judge.none)
+                && let Some(refusal) = asked.doubt(name, &self.judge.none)
             {
                 return Flow::Refuse(refusal);
             }

@@ -1002,7 +1002,7 @@ filters: {{ own: {filters} }}
         ))
     };
     let messages = "{ rate_limit: { rate: 1/s, unit: messages } }";
-    let drops = "{ fault: { drop_answer: { percent: 1 } } }";
+    let drops = "{ fault: { drop_response: { percent: 1 } } }";
     for (protocol, filters, said) in [
         ("bolt", messages, "only sessions of MQTT have"),
         ("tcp", drops, "no protocol there has any"),

@@ -344,7 +344,7 @@ impl Limited {
                 Per::Source => part(&mut key, &asked.source.to_string()),
                 Per::Identity => part(&mut key, asked.client.map_or("", |own| own.text())),
                 Per::Attribute(name) => {
-                    if let Some(refusal) = asked.is_unclear(name, &self.none) {
+                    if let Some(refusal) = asked.doubt(name, &self.none) {
                         return Err(refusal);
                     }
                     let value = asked.attribute(name);

@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use finback_core::frame::{Answer, Malformed, Metadata, NAME_LIMIT, Names, Outcome, Status};
+use finback_core::frame::{
+    Answer, Malformed, Metadata, NAME_LIMIT, Names, Outcome, Reading, Status,
+};
 use finback_hessian::{Error, draft, v2};
 
 use crate::map::{self, Entries};
@@ -101,7 +103,7 @@ pub(crate) fn is_editable(fixed: &Fixed, wire: &[u8]) -> bool {
 
 /// Reads a request or one-way in one pass over its header map; its body only where the map does
 /// not name service and method.
-pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Metadata<'a>, Malformed> {
+pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Reading<'a>, Malformed> {
     let class = &wire[fixed.class_at..fixed.header_at];
     let content = &wire[fixed.content_at..fixed.content_end];
     let is_sofa = class == REQUEST_CLASS;
@@ -131,7 +133,8 @@ pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Metadata<'a>, Ma
     if service.is_empty() {
         return Err(Malformed::Content("the request names no service"));
     }
-    let metadata = Metadata {
+    // Made where it is handed out: it is large.
+    let reading = Reading::Call(Metadata {
         service,
         method: method.unwrap_or_default(),
         version,
@@ -153,9 +156,9 @@ pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Metadata<'a>, Ma
             form,
         }
         .pack(),
-    };
-    metadata.names_fit()?;
-    Ok(metadata)
+    });
+    reading.names_fit()?;
+    Ok(reading)
 }
 
 /// Whether the body names another service or method than the header does, for servers that take the body's word
@@ -236,7 +239,7 @@ impl<'a> Named<'a> {
     /// The last of several entries of one key counts, as in the map that Java makes of them.
     fn read(map: &'a [u8]) -> Result<Self, Malformed> {
         const SERVICE: usize = key::SERVICE.len();
-        const TARGET_SERVICE: usize = key::TARGET_SERVICE.len();
+        const TARGET: usize = key::TARGET_SERVICE.len();
         const METHOD: usize = key::METHOD.len();
         const DEADLINE: usize = key::DEADLINE.len();
         let mut named = Self {
@@ -250,12 +253,11 @@ impl<'a> Named<'a> {
                 continue;
             };
             // By their lengths first: most keys are none of these, and cost one comparison.
-            let is = |own: &str| key == own.as_bytes();
             match key.len() {
-                SERVICE if is(key::SERVICE) => named.service = Some(value),
-                TARGET_SERVICE if is(key::TARGET_SERVICE) => target = Some(value),
-                METHOD if is(key::METHOD) => named.method = Some(value),
-                DEADLINE if is(key::DEADLINE) => named.deadline = Some(value),
+                SERVICE if is::<SERVICE>(key, key::SERVICE) => named.service = Some(value),
+                TARGET if is::<TARGET>(key, key::TARGET_SERVICE) => target = Some(value),
+                METHOD if is::<METHOD>(key, key::METHOD) => named.method = Some(value),
+                DEADLINE if is::<DEADLINE>(key, key::DEADLINE) => named.deadline = Some(value),
                 _ => named.names.add(key),
             }
         }
@@ -264,6 +266,13 @@ impl<'a> Named<'a> {
         named.method = named.method.filter(|value| !value.is_empty());
         Ok(named)
     }
+}
+
+/// Whether a key of this length is a name that is known when this is compiled: no call is made for it.
+#[inline]
+fn is<const LENGTH: usize>(key: &[u8], name: &str) -> bool {
+    let (key, name) = (key.first_chunk::<LENGTH>(), name.as_bytes().first_chunk());
+    key == name
 }
 
 /// Whose method is called.

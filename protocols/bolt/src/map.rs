@@ -1,4 +1,4 @@
-//! The header map: names and values of a frame, as SOFA-RPC's `SimpleMapSerializer` writes them.
+//! The header map: names and values of a frame, as SOFA-RPC writes them (Bolt: SimpleMapSerializer).
 //!
 //! ```text
 //! +--------+-----+--------+-------+
@@ -9,6 +9,9 @@
 
 use bytes::{BufMut, BytesMut};
 use finback_core::frame::Malformed;
+
+/// The length of a text that is null: -1.
+const NULL: u32 = u32::MAX;
 
 /// The entries of a header map, one after another.
 #[derive(Clone, Copy, Debug)]
@@ -45,15 +48,17 @@ impl<'a> Entries<'a> {
     fn text(&mut self) -> Result<Option<&'a [u8]>, Malformed> {
         const BROKEN: Malformed = Malformed::Content("the header map's lengths do not add up");
         let (len, rest) = self.rest.split_first_chunk().ok_or(BROKEN)?;
-        let len = i32::from_be_bytes(*len);
-        if len == -1 {
+        // A negative length is greater than any that fits here.
+        let len = u32::from_be_bytes(*len);
+        if let Some((text, rest)) = rest.split_at_checked(len as usize) {
             self.rest = rest;
-            return Ok(None);
+            return Ok(Some(text));
         }
-        let len = usize::try_from(len).map_err(|_| BROKEN)?;
-        let (text, rest) = rest.split_at_checked(len).ok_or(BROKEN)?;
+        if len != NULL {
+            return Err(BROKEN);
+        }
         self.rest = rest;
-        Ok(Some(text))
+        Ok(None)
     }
 }
 

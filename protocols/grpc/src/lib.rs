@@ -1,9 +1,9 @@
 //! gRPC, gRPC-Web, Triple (Dubbo 3's protocol) and RocketMQ 5's protocol as dialects of HTTP.
 //!
 //! gRPC: the path is `/{service}/{method}`, the outcome stands in the trailers, and every answer
-//! has status 200 (gRPC's `PROTOCOL-HTTP2.md`). Triple is gRPC with headers for version and group,
+//! has status 200 (gRPC: PROTOCOL-HTTP2.md). Triple is gRPC with headers for version and group,
 //! and has a second form without message frames whose errors are JSON with a status of HTTP's
-//! (Dubbo's `TripleHeaderEnum`, `TriRpcStatus`).
+//! (Dubbo: TripleHeaderEnum, Dubbo: TriRpcStatus).
 
 mod probe;
 mod rocketmq;
@@ -60,7 +60,7 @@ fn is_grpc(content_type: Option<&HeaderValue>) -> bool {
         .is_some_and(|rest| matches!(rest.bytes().next(), None | Some(b'+' | b';')))
 }
 
-/// Whether a request can be a call: gRPC's are all POSTs (gRPC's `PROTOCOL-HTTP2.md`). Others that
+/// Whether a request can be a call: gRPC's are all POSTs (gRPC: PROTOCOL-HTTP2.md). Others that
 /// say they are would only get past routes for HTTP.
 fn is_call(head: &Parts) -> bool {
     head.method == Method::POST

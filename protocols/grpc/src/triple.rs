@@ -18,7 +18,7 @@ const TIMEOUT: HeaderName = HeaderName::from_static("tri-service-timeout");
 /// As dubbo-go names it.
 const GO_TIMEOUT: HeaderName = HeaderName::from_static("triple-timeout-ms");
 
-/// What tells Triple: clients of its frameworks send some of these (Dubbo's `TripleHeaderEnum`).
+/// What tells Triple: clients of its frameworks send some of these (Dubbo: TripleHeaderEnum).
 const NAMES: [&str; 11] = [
     "tri-service-version",
     "tri-service-group",

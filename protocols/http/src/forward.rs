@@ -71,7 +71,7 @@ pub(crate) fn forward(
             }
         };
         let answered = match &mut begun {
-            Ok(call) => call.attempts().await,
+            Ok(call) => call.answer_unless_cut().await,
             Err(own) => std::mem::replace(&mut **own, Response::new(Payload::empty())),
         };
         let mut response = match begun {
@@ -598,6 +598,20 @@ impl Call {
         self.stream().answered(answer, length);
         self.stream = None;
         response.map(Payload::from)
+    }
+
+    /// An answer also where its client's connection must end before there is one.
+    async fn answer_unless_cut(&mut self) -> Response<Payload> {
+        let client = self.client.clone();
+        let answered = {
+            let mut attempts = pin!(self.attempts());
+            poll_fn(|cx| match attempts.as_mut().poll(cx) {
+                Poll::Pending if client.caller.is_cut() => Poll::Ready(None),
+                polled => polled.map(Some),
+            })
+            .await
+        };
+        answered.unwrap_or_else(|| self.reject(Rejection::Draining))
     }
 
     async fn attempts(&mut self) -> Response<Payload> {

@@ -1,4 +1,4 @@
-//! Parameters of a query as servers read them: `application/x-www-form-urlencoded` (the URL standard, section 5.1).
+//! Parameters of a query as servers read them: the `application/x-www-form-urlencoded` of WHATWG's URL standard.
 
 use std::borrow::Cow;
 

@@ -101,13 +101,13 @@ pub(crate) async fn open(
             }
         }
         Ok(Opening::Unsupported { level }) => {
-            // A version that is older than the answers of MQTT 5 would not understand them.
+            // MQTT 5, section 3.1.2.2. A version that is older than its answers would not understand them.
             let answered = if level > 5 { Level::V5 } else { Level::V311 };
             let why = "only MQTT 3.1, 3.1.1 and 5 are spoken here";
             let refused = here(Reason::UNSUPPORTED_LEVEL, why);
             (Some(answered), usize::MAX, refused)
         }
-        // Before MQTT 5, a CONNECT that makes no sense is not answered.
+        // MQTT 3.1.1, section 3.1.4: a CONNECT that makes no sense is not answered.
         Err((level, fault)) => {
             let answered = level.filter(|level| level.is_5());
             (answered, usize::MAX, fault.into())
@@ -155,12 +155,12 @@ fn duplicates(applied: Option<&Applied>) -> Duplicates {
         .unwrap_or_default()
 }
 
-/// The longest packet that a client takes (section 3.1.2.11.4).
+/// The longest packet that a client takes (MQTT 5, section 3.1.2.11.4).
 fn client_takes(connect: &Connect<'_>) -> usize {
     connack::most_taken(connect.properties())
 }
 
-/// One and a half times the agreed interval (section 3.1.2.10), and some more so that the broker,
+/// One and a half times the agreed interval (MQTT 5, section 3.1.2.10), and some more so that the broker,
 /// who counts too, is first to find a client gone.
 pub(crate) fn patience(keep_alive: u32) -> Option<Duration> {
     const SLACK: Duration = Duration::from_secs(5);

@@ -1,4 +1,20 @@
 //! A session under way: packets passed on both ways until one side ends it.
+//!
+//! Its phases, and who ends each. `entry` and `open` carry it up to CONNACK, `Session` from there on.
+//!
+//! ```text
+//!  connected ---- CONNECT ----> admitted ---- CONNECT of ours ----> introduced ---- CONNACK 0 ----> open
+//!      |                            |                                   |  ^                          |
+//!      |                            |                                   +--+ AUTH, both ways          |
+//!      v                            v                                   v                             |
+//!  no CONNECT in time:       CONNACK with a reason:            another broker, or CONNACK             |
+//!  closed, no word           denied, no route                  with its reason: refused               |
+//!                                                                                                     |
+//!      +----------------------------------------------------------------------------------------------+
+//!      | DISCONNECT or end of one side          -> the other side is told, `farewell`, closed
+//!      | silence (keep-alive), a fault          -> DISCONNECT with a reason, `farewell`, closed
+//!      | its name taken over, revoked, draining -> the same, and the broker publishes no will for a goodbye
+//! ```
 
 mod denied;
 mod down;
@@ -219,8 +235,8 @@ impl Session {
             self.poll(cx)
         })
         .await;
-        // A broker that gives its place to another ends this one first, maybe without a word (section
-        // 3.1.4 has one), and accepts the other then.
+        // A broker that gives its place to another ends this one first (MQTT 5, section 3.1.4), maybe without
+        // the word that it owes, and accepts the other then.
         if matches!(end, End::Endpoint) && seat.is_some() && !self.state.goodbye {
             let timers = self.caller.worker().timers().clone();
             let due = Instant::now() + SUCCESSION;

@@ -17,6 +17,7 @@ pub(crate) fn check_name(name: &str, from: Side) -> Result<(), Fault> {
     for byte in name.bytes() {
         match byte {
             b'/' => levels += 1,
+            // MQTT 5, section 4.7.1.
             b'+' | b'#' => {
                 let why = "a topic name with a wildcard in it";
                 return Err(Fault::new(Reason::BAD_TOPIC, why));
@@ -24,6 +25,7 @@ pub(crate) fn check_name(name: &str, from: Side) -> Result<(), Fault> {
             _ => {}
         }
     }
+    // MQTT 5, section 4.7.3.
     if name.is_empty() {
         return Err(Fault::malformed("a topic name without a character"));
     }
@@ -56,6 +58,7 @@ pub(crate) fn check_filter(filter: &str, level: Level) -> Result<(), Fault> {
     let bad = |why| Err(Fault::new(Reason::BAD_FILTER, why));
     let own = match shared(filter) {
         Some((group, own)) if level.is_5() => {
+            // MQTT 5, section 4.8.2.
             if group.is_empty() || group.contains(['+', '#']) || own.is_empty() {
                 return bad("a shared subscription without a name or filter");
             }
@@ -66,6 +69,7 @@ pub(crate) fn check_filter(filter: &str, level: Level) -> Result<(), Fault> {
         }
         _ => filter,
     };
+    // MQTT 5, section 4.7.3.
     if own.is_empty() {
         return Err(Fault::malformed("a topic filter without a character"));
     }
@@ -74,6 +78,7 @@ pub(crate) fn check_filter(filter: &str, level: Level) -> Result<(), Fault> {
     while let Some(part) = levels.next() {
         number += 1;
         let last = part != "#" || levels.clone().next().is_none();
+        // MQTT 5, section 4.7.1.2, and MQTT 5, section 4.7.1.3.
         let whole = part.len() == 1 || !part.contains(['+', '#']);
         if !last || !whole {
             return bad("a wildcard where none may stand");
@@ -113,7 +118,7 @@ pub(crate) fn delivered(mut topic: &str) -> &str {
     topic
 }
 
-/// The filter by which a broker chooses what it delivers to a subscription: without the name of a shared one (section
+/// The filter by which a broker chooses what it delivers to a subscription: without the name of a shared one (MQTT 5, section
 /// 4.8.2; BifroMQ's are `$oshare` too, EMQX's `$queue`), and of an exclusive one (EMQX).
 pub(crate) fn selected(mut filter: &str) -> &str {
     let inner = |filter: &str| {
@@ -147,7 +152,7 @@ pub(crate) fn reaches(rule: &str, filter: &str) -> bool {
     false
 }
 
-/// Whether a filter's wildcards stop before names that begin with `$` (section 4.7.2).
+/// Whether a filter's wildcards stop before names that begin with `$` (MQTT 5, section 4.7.2).
 fn hides(filter: &str, other: &str) -> bool {
     other.starts_with('$') && (filter.starts_with('+') || filter.starts_with('#'))
 }

@@ -4,7 +4,7 @@
 //! own, over which the broker calls it, too. So a connection is a [session](Sharing::Session), and each broker needs
 //! an address of ours: the name server's answers are given those in place of the brokers' own ([`Brokers`]).
 //!
-//! The wire is that of Java's `RemotingCommand` (see `header`), read as leniently as clients write it.
+//! The wire is that of Java (RocketMQ: RemotingCommand; see `header`), read as leniently as clients write it.
 
 mod brokers;
 mod call;

@@ -392,7 +392,7 @@ mod tests {
                     Layout::Sofa => of(sofa::read),
                     Layout::Spring => of(spring::read),
                     Layout::Grpc => of(grpc::read),
-                    _ => of(native::read),
+                    Layout::Native | Layout::DubboApp => of(native::read),
                 };
                 assert_eq!(drafts.unreadable, 0, "{layout:?} {path}");
                 let draft = &drafts.drafts[0];

@@ -94,7 +94,7 @@ impl Caller {
         })
     }
 
-    /// Whom it is.
+    /// The client's address.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         self.peer.get()

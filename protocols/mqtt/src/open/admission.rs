@@ -74,7 +74,7 @@ pub(super) fn admit<'a>(
         let why = "too many sessions begin at a time";
         return Err(here(Reason::SERVER_BUSY, why));
     };
-    // An identifier that the broker chooses cannot choose the broker.
+    // A client identifier that the broker assigns is not known yet when a broker is chosen.
     let drawn = connect.client_id.is_empty().then(|| worker.random());
     let key = match drawn {
         Some(drawn) => sticky::text(drawn),

@@ -1,4 +1,4 @@
-//! What a broker says to its client. It is trusted to be a broker: read is what routing needs.
+//! Packets from a broker to its client. It is trusted to be a broker: read is what routing needs.
 
 use finback_core::log_limit::LogLimit;
 use finback_core::mesh::Propagated;
@@ -61,6 +61,7 @@ impl Session {
             Kind::Pingresp => self.tally.answered(Asked::Ping, true),
             Kind::Disconnect => self.state.dismissed = true,
             Kind::Auth => {}
+            // MQTT 5, section 3.2.
             Kind::Connack => return Err(Fault::protocol("a second CONNACK")),
             Kind::Connect | Kind::Publish | Kind::Subscribe | Kind::Unsubscribe | Kind::Pingreq => {
                 return Err(Fault::protocol("a packet that only clients send"));
@@ -91,7 +92,7 @@ impl Session {
             return Ok(None);
         };
         let method = method::DELIVER[usize::from(head.qos()).min(2)];
-        // A broker that keeps to its client's limit sends nothing longer (section 3.1.2.11.4).
+        // A broker that keeps to its client's limit sends nothing longer (MQTT 5, section 3.1.2.11.4).
         if head.packet() > self.client_takes {
             return Ok(Some(self.leave_out(method, head, &message, TOO_LONG)));
         }
@@ -210,7 +211,7 @@ impl Session {
     }
 
     /// Takes a message in the client's place that it cannot be given: acknowledged, as if it had been
-    /// sent (section 3.1.2.11.4), counted, and logged at a bounded rate.
+    /// sent (MQTT 5, section 3.1.2.11.4), counted, and logged at a bounded rate.
     fn leave_out(
         &mut self,
         method: &'static str,
