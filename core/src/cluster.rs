@@ -295,6 +295,12 @@ impl Cluster {
         endpoint.health.troubles.ejected(now, why);
     }
 
+    /// Its number, which no other cluster of this process ever has.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     /// A number that changes with every change of the endpoints.
     #[must_use]
     pub fn version(&self) -> u64 {

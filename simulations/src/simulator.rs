@@ -15,6 +15,8 @@ mod server;
 mod sweep;
 mod tongue;
 mod toy;
+mod web;
+mod web2;
 mod world;
 
 use world::World;

@@ -13,6 +13,7 @@ mod routes;
 mod several;
 mod statsd;
 mod tracing;
+mod url;
 mod warnings;
 
 use std::cell::RefCell;

@@ -42,6 +42,10 @@ const SOMEBODY: Caller<'_> = Caller {
 
 impl Asking {
     fn of(filter: &dyn Filter, service: &str, method: &str) -> Self {
+        Self::of_version(filter, service, method, "")
+    }
+
+    fn of_version(filter: &dyn Filter, service: &str, method: &str, version: &str) -> Self {
         let decisions = Arc::new(Decisions::default());
         let (listener, route, name) = (Arc::from("front"), Arc::from("only"), Arc::from("f"));
         let target = Target {
@@ -50,8 +54,8 @@ impl Asking {
             route: &route,
             service,
             method,
-            version: "",
-            group: "",
+            version,
+            group: version,
         };
         Self {
             check: filter.at(&target, &decisions.of(&name)),
@@ -494,6 +498,18 @@ fn names_that_callers_make_up_leave_buckets_for_others() {
 }
 
 #[test]
+fn another_version_or_group_is_no_way_to_another_bucket() {
+    let mut own = limit(1, 1);
+    own.per = vec![Per::Service, Per::Method];
+    let filter = RateLimit::new(own);
+    let may = |version: &str| Asking::of_version(&filter, "Pay", "get", version).may(&SOMEBODY);
+    assert!(may("1.0"));
+    for other in ["1.0", "2.0", "", "made up"] {
+        assert!(!may(other), "{other}");
+    }
+}
+
+#[test]
 fn messages_over_the_limit_have_their_sender_wait() {
     let mut own = limit(10, 1);
     own.unit = Unit::Messages;
@@ -612,4 +628,74 @@ fn filters_obey_their_laws() {
             on_request: None,
         })
     });
+}
+
+// === Readings ===
+
+#[test]
+fn who_denies_does_so_by_any_reading_and_who_allows_by_all() {
+    let by = |effect| {
+        let when = Match {
+            attributes: vec![("role".to_owned(), exact("admin"))],
+            ..Match::default()
+        };
+        let other = match effect {
+            Effect::Allow => Effect::Deny,
+            Effect::Deny => Effect::Allow,
+        };
+        Authorization::new(policy(other, vec![rule("r", effect, when)]))
+    };
+    let (allows, denies) = (by(Effect::Allow), by(Effect::Deny));
+    for (value, readings, allowed, denied) in [
+        (None, None, false, false),
+        (Some("admin"), None, true, true),
+        (Some("user"), None, false, false),
+        (Some("user, admin"), Some("user\nadmin"), false, true),
+        (Some("admin, user"), Some("admin\nuser"), false, true),
+        (Some("admin"), Some("admin\nuser"), false, true),
+        (None, Some("admin"), false, true),
+        (None, Some("user"), false, false),
+        (Some("admin"), Some("admin\nadmin"), true, true),
+    ] {
+        let own = value.map(|own| ("role", own));
+        let others = readings.map(|own| ("\nrole", own));
+        let attributes: Vec<_> = own.into_iter().chain(others).collect();
+        let caller = Caller {
+            attributes: &attributes,
+            ..SOMEBODY
+        };
+        let asked = format!("{value:?} {readings:?}");
+        assert_eq!(
+            Asking::of(&allows, "Pay", "get").may(&caller),
+            allowed,
+            "{asked}"
+        );
+        assert_eq!(
+            Asking::of(&denies, "Pay", "get").may(&caller),
+            !denied,
+            "{asked}"
+        );
+    }
+}
+
+#[test]
+fn whose_call_it_is_that_says_two_names_nobody_knows() {
+    let mut own = limit(1, 1);
+    own.per = vec![Per::Attribute("tenant".into())];
+    let asking = Asking::of(&RateLimit::new(own), "Pay", "get");
+    let two = Caller {
+        attributes: &[("tenant", "a, b"), ("\ntenant", "a\nb")],
+        ..SOMEBODY
+    };
+    assert_eq!(asking.open(&two).unwrap().why, Rejection::BadRequest);
+    let one = Caller {
+        attributes: &[("tenant", "a")],
+        ..SOMEBODY
+    };
+    assert!(asking.may(&one) && !asking.may(&one));
+    // What a filter set before stands there once, whatever the caller wrote.
+    let mut edits = Edits::default();
+    edits.set("tenant", "c");
+    let flow = asking.ask(&two, &mut edits, |check, asked| check.open(asked));
+    assert!(matches!(flow, Some(Flow::Continue)));
 }

@@ -3,6 +3,14 @@
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// One end of a connection that is no kernel's socket.
-pub trait Wire: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+pub trait Wire: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+    /// Whether its peer has ended its side, whatever it said before and nobody has read.
+    fn has_ended(&self) -> bool;
+}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Wire for T {}
+/// A connection that is over.
+impl Wire for tokio::io::Empty {
+    fn has_ended(&self) -> bool {
+        true
+    }
+}

@@ -1,15 +1,16 @@
 //! Sockets: a connection's bytes, plain, under TLS or in memory; some may have been read already.
 
 use std::cell::RefCell;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use socket2::TcpKeepalive;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
@@ -218,6 +219,22 @@ impl Socket {
         let length = self.read(&mut piece).await?;
         self.prefix = Bytes::copy_from_slice(&piece[..length]);
         Ok(())
+    }
+
+    /// Whether the peer has ended its side or reset it, whatever it sent before and nobody has read. For looks now and
+    /// then; whoever reads finds out by that.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        let stream = match &self.kind {
+            Kind::Plain(stream) => Some(stream),
+            Kind::Tls(stream) => stream.get_ref().0.stream.as_ref(),
+            Kind::Memory(wire) => return wire.has_ended(),
+        };
+        let mut cx = Context::from_waker(Waker::noop());
+        stream.is_some_and(|own| {
+            let ready = pin!(own.ready(Interest::READABLE)).poll(&mut cx);
+            matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+        })
     }
 
     /// Has the kernel end it when its peer has vanished without a word: when it acknowledges nothing

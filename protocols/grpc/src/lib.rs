@@ -91,8 +91,12 @@ impl Dialect for Grpc {
             own: service.is_none(),
             method: Cow::Borrowed(method),
             timeout,
-            unreadable: (given.is_some() && timeout.is_none())
-                .then_some("a grpc-timeout that is none"),
+            // Servers take what stands before a last slash for the method.
+            unreadable:
+                (service.is_some() && method.is_empty())
+                    .then_some("a path that names no method")
+                    .or((given.is_some() && timeout.is_none())
+                        .then_some("a grpc-timeout that is none")),
             ..Metadata::default()
         }
     }
@@ -217,6 +221,9 @@ mod tests {
             let text = HeaderValue::from_bytes("gr\u{fc}n".as_bytes()).unwrap();
             own.headers.insert(name, text);
             assert!(Triple.metadata(&own).names_fit().is_ok(), "{name}");
+            // Which of two a server takes, nobody knows.
+            let two = head("/a.B/c", &[(name, "x"), (name, "x")]);
+            assert!(Triple.metadata(&two).names_fit().is_err(), "{name}");
         }
     }
 
@@ -227,6 +234,8 @@ mod tests {
             ("/Charge".to_owned(), true),
             (format!("/{}/{}", &long[1..], &long[1..]), true),
             (format!("/{long}/Charge"), false),
+            ("/shop.Pay/".to_owned(), false),
+            ("/shop.Pay/Charge/".to_owned(), false),
             (format!("/shop.Pay/{long}"), false),
             ("/(none)/Charge".to_owned(), false),
             ("/(other)/Charge".to_owned(), false),

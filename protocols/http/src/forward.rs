@@ -71,7 +71,7 @@ pub(crate) fn forward(
             }
         };
         let answered = match &mut begun {
-            Ok(call) => call.attempts().await,
+            Ok(call) => call.answer_unless_cut().await,
             Err(own) => std::mem::replace(&mut **own, Response::new(Payload::empty())),
         };
         let mut response = match begun {
@@ -299,6 +299,7 @@ impl Call {
             fault = fault.or_else(|| Some(Fault::bad(why(&unfit))));
         }
         metadata.lingers = wanted.is_some();
+        metadata.refused = fault.as_ref().map(|own| own.rejection);
         let own_timeout = metadata.timeout.is_some();
         let bytes = weight(&head);
         let mut attributes = |name: &str| attribute(client, &head, name);
@@ -464,7 +465,7 @@ impl Call {
 
     /// The same request as a call of its own, for a shadow.
     fn copied(&self, ready: &Ready) -> Option<Self> {
-        let client = &self.client;
+        let client = &self.client.apart();
         let head = ready.copy.head.clone();
         let metadata = self.dialect.metadata(&head);
         let mut attributes = |name: &str| attribute(client, &head, name);
@@ -597,6 +598,20 @@ impl Call {
         self.stream().answered(answer, length);
         self.stream = None;
         response.map(Payload::from)
+    }
+
+    /// An answer also where its client's connection must end before there is one.
+    async fn answer_unless_cut(&mut self) -> Response<Payload> {
+        let client = self.client.clone();
+        let answered = {
+            let mut attempts = pin!(self.attempts());
+            poll_fn(|cx| match attempts.as_mut().poll(cx) {
+                Poll::Pending if client.caller.is_cut() => Poll::Ready(None),
+                polled => polled.map(Some),
+            })
+            .await
+        };
+        answered.unwrap_or_else(|| self.reject(Rejection::Draining))
     }
 
     async fn attempts(&mut self) -> Response<Payload> {

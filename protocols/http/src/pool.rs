@@ -9,10 +9,8 @@ use std::hash::{Hash, Hasher};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
 
 use finback_core::clock::{Clock, Now};
-use finback_core::cluster::Cluster;
 use finback_core::driver::{Caller, Worker};
 use finback_core::mesh::{AttemptEnd, Lease};
 use finback_core::net::{DialError, Ends, Expired, Socket};
@@ -40,9 +38,10 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// read.
 const MORE: usize = 4;
 
-#[derive(PartialEq, Eq, Clone, Copy)]
+#[derive(PartialEq, Eq, PartialOrd, Ord, Clone, Copy)]
 struct Key {
-    cluster: *const Cluster,
+    /// Its number.
+    cluster: u64,
     address: SocketAddr,
     /// Whose connections they are, where endpoints are told of it: nobody else's requests go over them.
     client: Option<SocketAddr>,
@@ -51,8 +50,8 @@ struct Key {
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         // In few pieces, for each request is looked up by it.
-        let (cluster, port) = (self.cluster as u64, u64::from(self.address.port()));
-        state.write_u64(cluster ^ port << 48);
+        let port = u64::from(self.address.port());
+        state.write_u64(self.cluster ^ port << 48);
         match self.address.ip() {
             IpAddr::V4(four) => state.write_u32(four.to_bits()),
             IpAddr::V6(six) => state.write_u128(six.to_bits()),
@@ -100,8 +99,6 @@ pub(crate) struct Pools {
 
 /// HTTP/1.1: one request at a time on each connection.
 struct Single {
-    /// Kept, so that the key stays its own.
-    _cluster: Arc<Cluster>,
     clock: Clock,
     /// With the moment since when each is idle, the longest first.
     idle: RefCell<Vec<(Rc<Alone>, Now)>>,
@@ -116,7 +113,6 @@ pub(crate) struct Alone {
 
 /// HTTP/2: many on each.
 struct Shared {
-    _cluster: Arc<Cluster>,
     connections: RefCell<Vec<Rc<Multiplexed>>>,
 }
 
@@ -205,7 +201,7 @@ impl Drop for Returned {
 fn key(lease: &Lease, whose: &Whose<'_>) -> Key {
     Key {
         client: whose.ends.map(|ends| ends.source),
-        cluster: Arc::as_ptr(lease.cluster()),
+        cluster: lease.cluster().number(),
         address: lease.address(),
     }
 }
@@ -273,7 +269,6 @@ async fn single(
 ) -> Result<Channel, DialError> {
     let fresh = || {
         Rc::new(Single {
-            _cluster: lease.cluster().clone(),
             clock: worker.mesh().clock,
             idle: RefCell::default(),
             seats: Rc::default(),
@@ -337,7 +332,6 @@ async fn shared(
 ) -> Result<Channel, DialError> {
     let fresh = || {
         Rc::new(Shared {
-            _cluster: lease.cluster().clone(),
             connections: RefCell::default(),
         })
     };

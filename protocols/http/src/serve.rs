@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use finback_core::driver::{Caller, Connection, Worker};
 use finback_core::log_limit::LogLimit;
-use finback_core::net::{Socket, Timer};
+use finback_core::net::{LINGER, Socket, Timer};
 use finback_core::text::Escaped;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
@@ -172,6 +172,9 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
             caller.attend(cx);
             while timer.poll(cx).is_ready() {
                 client.look_after(timer.is_late());
+                if server.has_gone() {
+                    return Poll::Ready(None);
+                }
                 timer.reset(Instant::now() + QUIET);
             }
             if response.is_none()
@@ -212,10 +215,41 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
             }
             return;
         }
-        if !poll_fn(|cx| Poll::Ready(matches!(server.poll_next(cx), Poll::Ready(true)))).await {
+        if !await_rest(&http, &caller, &mut server, &mut timer).await {
             return server.close(&client.timers).await;
         }
     }
+}
+
+/// Whether another request may follow: once the rest of the last one is there, which had been answered before. It
+/// has as long as a request's head.
+async fn await_rest(
+    http: &Http,
+    caller: &Caller,
+    server: &mut http1::Server,
+    timer: &mut Timer,
+) -> bool {
+    let mut waits = false;
+    poll_fn(|cx| {
+        if let Poll::Ready(follows) = server.poll_next(cx) {
+            return Poll::Ready(follows);
+        }
+        if !std::mem::replace(&mut waits, true) {
+            timer.reset(Instant::now() + http.config.head_timeout);
+        }
+        while timer.poll(cx).is_ready() {
+            if !timer.is_late() {
+                return Poll::Ready(false);
+            }
+            timer.reset(Instant::now() + http.config.head_timeout);
+        }
+        caller.attend(cx);
+        match caller.is_idle() || caller.is_grace_over() {
+            true => Poll::Ready(false),
+            false => Poll::Pending,
+        }
+    })
+    .await
 }
 
 /// Waits for a request; `None` if the client is not to be waited for any longer, or to leave for
@@ -355,6 +389,8 @@ async fn drive_http2(
     let mut seen = 0;
     let left = Cell::new(false);
     let mut idle_since = None;
+    // When it had to end: what waited for an answer is told so, and given a moment to be read.
+    let mut cut_at = None;
     let most = match config.requests {
         0 => u64::MAX,
         most => most,
@@ -379,6 +415,7 @@ async fn drive_http2(
             }
         });
         tokio::select! {
+            biased;
             ended = serving => {
                 if let Ended::Fault(Reason(code)) = ended {
                     caller.count_malformed();
@@ -391,7 +428,12 @@ async fn drive_http2(
                 left.set(true);
                 server.leave();
             }
-            () = caller.cut() => return,
+            () = caller.cut(), if cut_at.is_none() => {
+                cut_at = Some(Instant::now());
+                server.leave();
+                server.rouse();
+            }
+            () = tokio::time::sleep_until(cut_at.unwrap_or_else(Instant::now) + LINGER), if cut_at.is_some() => return,
             () = client.turned_hostile() => {
                 caller.count_malformed();
                 closed(&caller, "most of its requests were taken back");

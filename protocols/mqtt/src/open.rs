@@ -27,7 +27,7 @@ use crate::reason::Reason;
 use crate::takeover::Seat;
 use crate::terminal::{self, Terminal};
 
-pub(crate) use admission::attribute;
+pub(crate) use admission::{attribute, readings};
 pub(crate) use introduction::check_auth;
 pub(crate) use refusal::{Refused, answer_of, count, here, reject, shortened, too_long};
 
@@ -53,6 +53,8 @@ pub(crate) struct Opened {
     pub(crate) endpoint_takes: usize,
     /// Bounds of the listener.
     pub(crate) bounds: Bounds,
+    /// Its broker kept the session that its client had before.
+    pub(crate) is_kept: bool,
     /// How the client authenticates itself in AUTH packets, if it does.
     pub(crate) method: Option<Box<str>>,
     /// What a tap tells of the client; empty where there is none.
@@ -124,7 +126,9 @@ async fn begin(
     connect: Connect<'_>,
 ) -> Result<Begun, Refused> {
     let mut admitted = admission::admit(mqtt, caller, packet.len(), connect)?;
-    admission::pass_filters(&mut admitted).await?;
+    if let Err(rejection) = admitted.routed {
+        return Err(reject(&mut admitted.stream, rejection));
+    }
     if let Some(policy) = admitted.policy.clone()
         && let Some(produce) = &policy.produce
     {
@@ -134,6 +138,7 @@ async fn begin(
         return terminal::connect::begin(mqtt, client, connect, (&policy, produce), stream, key)
             .await;
     }
+    admission::pass_filters(&mut admitted).await?;
     if admitted.routed != Ok(Routed::Onward) {
         return Err(reject(&mut admitted.stream, Rejection::Denied));
     }

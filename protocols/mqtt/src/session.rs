@@ -116,6 +116,8 @@ struct Session {
     timer: Option<Timer>,
     silence: Silence,
     bounds: Bounds,
+    /// Its broker kept what it was subscribed to before: filters have not been asked about that.
+    is_kept: bool,
     /// How the client authenticates itself in AUTH packets, if it does.
     method: Option<Box<str>>,
     client_takes: usize,
@@ -159,6 +161,7 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
         client_takes,
         endpoint_takes,
         bounds,
+        is_kept,
         method,
         client_id,
         username,
@@ -194,6 +197,7 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
         timer: None,
         silence: Silence::default(),
         bounds,
+        is_kept,
         method,
         client_takes,
         endpoint_takes,
@@ -363,7 +367,7 @@ impl Session {
         if self.caller.is_idle() {
             return Some(End::Silent);
         }
-        if self.filters.are_revoked() {
+        if self.filters.are_revoked(self.state.filters.iter()) {
             return Some(End::Revoked);
         }
         if let Some(end) = self.watch_broker() {

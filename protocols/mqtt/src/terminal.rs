@@ -298,7 +298,7 @@ impl Terminal {
         if self.caller.is_idle() {
             return Err(End::Silent);
         }
-        if self.filters.are_revoked() {
+        if self.filters.are_revoked(std::iter::empty()) {
             return Err(End::Revoked);
         }
         if self.caller.is_dismissed() && *self.leave.get_or_insert(now.after(LAST)) <= now {

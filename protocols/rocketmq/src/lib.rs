@@ -154,12 +154,13 @@ impl Codec for RocketMq {
             return Ok(Reading::Answer(call::answered(head)));
         }
         let mut metadata = call::read(head, wire)?;
-        metadata.denied = match code::asked_by(Note::unpack(head.note).code) {
+        let is_denied = match code::asked_by(Note::unpack(head.note).code) {
             Use::Clients => false,
             Use::Administration => !self.config.administration,
             // They register themselves at name servers, and not here.
             Use::Brokers => self.brokers.is_some(),
         };
+        metadata.refused = is_denied.then_some(Rejection::Denied);
         Ok(Reading::Call(metadata))
     }
 

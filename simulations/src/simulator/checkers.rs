@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use finback_core::rejection::Rejection;
 
+use super::client::Client;
 use super::network::Time;
 use super::plan::address;
 use super::toy::MAX_FRAME;
@@ -57,9 +58,7 @@ impl World {
         let mut most = 0;
         let read = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         for client in &self.clients {
-            // A reset is noticed at once.
-            let grace = if client.breaks() { GONE / 8 } else { GONE };
-            let long_gone = client.gone && now > client.gone_at + grace;
+            let long_gone = client.gone && self.is_long_gone(client, now);
             if !long_gone || client.harmed || client.slow || client.guilty {
                 let calls = client.waiting.values().filter(|call| read.contains(call));
                 let entries = calls.map(|call| &self.ledger.entries[*call]);
@@ -74,6 +73,27 @@ impl World {
                 "{places} places are taken at {now} for {most} calls that somebody waits for"
             ));
         }
+    }
+
+    fn is_long_gone(&self, client: &Client, now: Time) -> bool {
+        if self.plan.tongue.is_http() {
+            // The end comes after all that was said before, and then is looked for every second.
+            let arrived = self.network.lock().ended_at(client.conn);
+            return arrived.is_some_and(|at| now > at + 2500);
+        }
+        // A reset is noticed at once.
+        let grace = if client.breaks() { GONE / 8 } else { GONE };
+        now > client.gone_at + grace
+    }
+
+    /// Whether somebody who is connected waits for an answer.
+    pub(super) fn is_waited(&self) -> bool {
+        let connected = self
+            .clients
+            .iter()
+            .filter(|own| own.is_innocent() && !own.ended);
+        let mut calls = connected.flat_map(|own| own.waiting.values());
+        calls.any(|call| self.ledger.is_open(*call))
     }
 
     /// All is healed and time has passed: whoever is still connected has all its answers.
@@ -100,6 +120,34 @@ impl World {
         }
     }
 
+    /// Before clients hang up: each call that was read has its answer, and no second one, if its connection
+    /// ended or the process stopped. Others may still wait.
+    pub(super) fn check_answers(&mut self, stopped: bool) {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut faults = Vec::new();
+        for (number, entry) in self.ledger.entries.iter().enumerate() {
+            let client = &self.clients[entry.client];
+            let owed = log.contains(&number) && !entry.one_way
+                || entry.unreadable && !entry.answers.is_empty();
+            let over = stopped || client.ended;
+            // A slow one may be disconnected for what waits for it, where answers need not wait for each other.
+            let slow = client.slow && !self.plan.tongue.is_http();
+            let excused = slow || entry.given_up;
+            if owed && !excused && over && client.hears() && entry.answers.len() != 1 {
+                faults.push(format!(
+                    "call {number} of client {} was read, and has {} answers ({} arrivals)",
+                    entry.client,
+                    entry.answers.len(),
+                    entry.arrivals.len()
+                ));
+            }
+        }
+        drop(log);
+        for fault in faults {
+            self.ledger.fault(fault);
+        }
+    }
+
     /// All clients hung up, of whom nobody is owed time: no call holds a place, also where its server
     /// never answers.
     pub(super) fn check_left(&mut self) {
@@ -110,6 +158,22 @@ impl World {
                     cluster.in_flight, cluster.name
                 ));
             }
+        }
+    }
+
+    /// An answer breaks off only by the fault of somebody.
+    fn check_whole(&self, number: usize, faults: &mut Vec<String>) {
+        let entry = &self.ledger.entries[number];
+        let client = &self.clients[entry.client];
+        let mut servers = entry
+            .arrivals
+            .iter()
+            .filter_map(|(own, _)| self.servers.get(*own));
+        let served_well = servers.all(|own| own.sound && !own.harmed);
+        if entry.broken_off && served_well && !client.harmed && !entry.confused {
+            faults.push(format!(
+                "the answer of call {number} broke off, and everybody did well"
+            ));
         }
     }
 
@@ -140,24 +204,21 @@ impl World {
         let mut faults = Vec::new();
         let mut unreadable = 0;
         for (number, entry) in self.ledger.entries.iter().enumerate() {
-            let client = &self.clients[entry.client];
             let read = log.contains(&number);
-            let owed = read && !entry.one_way || entry.unreadable && !entry.answers.is_empty();
-            if owed && client.hears() && entry.answers.len() != 1 {
-                faults.push(format!(
-                    "call {number} of client {} was read, and has {} answers ({} arrivals)",
-                    entry.client,
-                    entry.answers.len(),
-                    entry.arrivals.len()
-                ));
-            }
             if !read && !entry.arrivals.is_empty() {
                 faults.push(format!("call {number} was not read, and arrived"));
             }
             if entry.unreadable && !entry.answers.is_empty() {
                 unreadable += 1;
             }
+            if let Some(other) = entry.crossed.filter(|_| !entry.confused) {
+                faults.push(format!(
+                    "client {} got the answer of call {other} for call {number}",
+                    entry.client
+                ));
+            }
             self.check_arrivals(number, &mut faults);
+            self.check_whole(number, &mut faults);
             self.check_time(number, &mut faults);
         }
         let read = log.len();
@@ -196,9 +257,10 @@ impl World {
             .arrivals
             .iter()
             .filter(|(_, refused)| !refused || !retry.refused);
-        if !retry.idempotent && ran.count() > 1 {
+        let most = if entry.is_safe { 2 } else { 1 };
+        if !retry.idempotent && ran.count() > most {
             faults.push(format!(
-                "call {number} is not idempotent, and ran more than once: {:?}",
+                "call {number} is not idempotent, and ran more than {most} times: {:?}",
                 entry.arrivals
             ));
         }

@@ -10,6 +10,8 @@ use super::network::{Event, Net, Network, Time};
 use super::plan::Plan;
 use super::tongue::{self, Call, Tongue};
 use super::toy;
+use super::web::{self, Due, Order};
+use super::web2::Calls;
 
 /// How it ends, or that it does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +44,8 @@ pub(super) struct Client {
     pub(super) conn: usize,
     pub(super) listener: u64,
     tongue: Tongue,
-    chance: Chance,
-    inbox: Vec<u8>,
+    pub(super) chance: Chance,
+    pub(super) inbox: Vec<u8>,
     /// Its calls that wait, and were answered, by id.
     pub(super) waiting: BTreeMap<u64, usize>,
     calls_left: u64,
@@ -54,9 +56,15 @@ pub(super) struct Client {
     depth: u64,
     gap: Time,
     /// It reads so many bytes every so often.
-    appetite: Option<(usize, Time)>,
+    pub(super) appetite: Option<(usize, Time)>,
     own_timeouts: bool,
     next_id: u64,
+    /// What is to be answered, where that comes in order.
+    pub(super) order: Order,
+    /// Its calls in HTTP/2.
+    pub(super) calls: Option<Calls>,
+    /// What it says makes no sense any more.
+    pub(super) is_garbled: bool,
     dribbling: VecDeque<u8>,
     /// It did what gives the mesh a right to close its connection.
     pub(super) guilty: bool,
@@ -86,10 +94,11 @@ impl Client {
         let tongue = plan.tongue;
         let calls_left = chance.pick(&[3, 20, 60, 200]);
         let toy = tongue == Tongue::Toy;
+        let in_order = tongue.answers_in_order();
         let vice = match chance.between(0, 14) {
             0 => Some(Vice::Garbage),
-            1 if toy => Some(Vice::Oversize),
-            2 if toy => Some(Vice::Dribble),
+            1 if toy || in_order => Some(Vice::Oversize),
+            2 if toy || in_order => Some(Vice::Dribble),
             3 => Some(Vice::Deaf),
             4 if toy => Some(Vice::Pings),
             _ => None,
@@ -124,6 +133,9 @@ impl Client {
                 .then(|| (chance.pick(&[40, 900]), chance.pick(&[1, 30]))),
             own_timeouts: toy && chance.one_in(2),
             next_id: chance.between(0, u64::from(u32::MAX)),
+            order: Order::default(),
+            calls: (tongue == Tongue::Http2).then(Calls::new).flatten(),
+            is_garbled: false,
             dribbling: VecDeque::new(),
             guilty: vice == Some(Vice::Deaf),
             vice,
@@ -236,42 +248,73 @@ impl Client {
             arrivals: Vec::new(),
             written: net.now(),
             timeout,
+            is_safe: false,
             in_hand: None,
             refused: None,
+            crossed: None,
+            confused: false,
+            given_up: false,
+            broken_off: false,
         });
         let padding = match self.chance.between(0, 20) {
             0 => self.chance.between(0, 30_000),
             1..3 => self.chance.between(0, 2000),
             _ => self.chance.between(0, 50),
         };
-        let mut bytes = self.tongue.call(&Call {
-            number,
-            id,
-            service: &plan.services[service].name,
-            timeout,
-            padding: padding as usize,
-            one_way,
-        });
+        let name = &plan.services[service].name;
+        if let Some(calls) = &mut self.calls {
+            let padding = padding as usize * self.chance.pick(&[1, 1, 1, 8]);
+            let asked = calls.call(&mut self.chance, (id, number), name, padding);
+            self.waiting.insert(id, number);
+            ledger.entries[number].is_safe = asked == Some(true);
+            ledger.entries[number].given_up = asked.is_none();
+            net.note(&format!("client {} writes call {number}", self.number));
+            self.turn_calls(net, &[], false, ledger);
+            if self.chance.one_in(30) {
+                self.take_back(net, ledger);
+            }
+            return;
+        }
+        let mut bytes = if self.tongue.answers_in_order() {
+            let padding = padding as usize * self.chance.pick(&[1, 1, 1, 8]);
+            let (bytes, is_safe) = web::request(&mut self.chance, number, name, padding);
+            ledger.entries[number].is_safe = is_safe;
+            self.order.push(Due::Call(id));
+            bytes
+        } else {
+            self.tongue.call(&Call {
+                number,
+                id,
+                service: name,
+                timeout,
+                padding: padding as usize,
+                one_way,
+            })
+        };
         if unreadable && let Some(last) = bytes.last_mut() {
             *last = 0xff;
         }
         self.waiting.insert(id, number);
+        net.note(&format!("client {} writes call {number}", self.number));
         net.send(self.conn, &bytes);
     }
 
     fn misbehave(&mut self, net: &mut Net, vice: Vice) {
+        let in_order = self.tongue.answers_in_order();
+        if in_order {
+            self.order.push(Due::Nonsense);
+        }
+        self.guilty |= vice != Vice::Pings;
+        self.is_garbled = true;
         match vice {
-            Vice::Garbage => {
-                self.guilty = true;
-                net.send(self.conn, &[0xff; 30]);
-            }
+            Vice::Oversize if in_order => net.send(self.conn, &web::endless(40_000)),
+            Vice::Dribble if in_order => self.dribbling.extend(web::endless(3000)),
+            Vice::Garbage => net.send(self.conn, &[0xff; 30]),
             Vice::Oversize => {
-                self.guilty = true;
                 let padding = vec![b'.'; toy::MAX_FRAME];
                 net.send(self.conn, &toy::frame(toy::REQUEST, 0, 1, &padding));
             }
             Vice::Dribble => {
-                self.guilty = true;
                 let padding = vec![b'.'; 3000];
                 self.dribbling
                     .extend(toy::frame(toy::REQUEST, 0, 1, &padding));
@@ -296,6 +339,8 @@ impl Client {
             }
             End::Finishes => {
                 self.finished = true;
+                // Whoever sends no more of HTTP is taken for gone.
+                self.gone = self.tongue.is_http();
                 net.finish(self.conn);
             }
             End::Leaves => {
@@ -359,7 +404,14 @@ impl Client {
             return;
         }
         self.inbox.extend_from_slice(&heard.bytes);
-        self.take_frames(ledger);
+        if self.tongue == Tongue::Http2 {
+            let bytes = std::mem::take(&mut self.inbox);
+            self.turn_calls(&mut net, &bytes, heard.ended || heard.broken, ledger);
+        } else if self.tongue.answers_in_order() {
+            self.take_messages(heard.ended, ledger);
+        } else {
+            self.take_frames(ledger);
+        }
         if heard.broken {
             self.broken = true;
             if self.is_innocent() {
@@ -377,20 +429,13 @@ impl Client {
     }
 
     fn take_frames(&mut self, ledger: &mut Ledger) {
-        let codec = self.tongue.codec();
-        let mut used = 0;
-        while let Ok(Some(head)) = codec.peek(&self.inbox[used..]) {
-            let Some(frame) = self.inbox.get(used..used + head.len) else {
-                break;
-            };
-            used += head.len;
+        for (head, frame) in self.tongue.take(&mut self.inbox) {
             if head.kind == Kind::Response && !(self.guilty && head.id == 1) {
-                let token = tongue::number_in(frame);
+                let token = tongue::number_in(&frame);
                 let toy = self.tongue == Tongue::Toy;
-                let refused = toy.then(|| toy::refusal(frame)).flatten();
+                let refused = toy.then(|| toy::refusal(&frame)).flatten();
                 ledger.answer(self.number, &mut self.waiting, head.id, (token, refused));
             }
         }
-        self.inbox.drain(..used);
     }
 }

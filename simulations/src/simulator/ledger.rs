@@ -14,6 +14,8 @@ pub(super) struct Entry {
     pub(super) one_way: bool,
     /// Its content cannot be read: it is answered by the mesh.
     pub(super) unreadable: bool,
+    /// It may be sent again, once, whatever its route says.
+    pub(super) is_safe: bool,
     /// Answers with its id: whether they were a server's.
     pub(super) answers: Vec<bool>,
     /// Servers that it arrived at, and whether they refused to run it.
@@ -25,6 +27,14 @@ pub(super) struct Entry {
     pub(super) in_hand: Option<Time>,
     /// Why the mesh refused it.
     pub(super) refused: Option<Rejection>,
+    /// Whose answer it got in place of its own.
+    pub(super) crossed: Option<usize>,
+    /// It was asked where something had been said twice: then nothing tells whose an answer is.
+    pub(super) confused: bool,
+    /// Its client took it back.
+    pub(super) given_up: bool,
+    /// Its answer broke off in the middle.
+    pub(super) broken_off: bool,
 }
 
 /// All calls, and what is wrong with them.
@@ -102,9 +112,45 @@ impl Ledger {
 }
 
 impl Ledger {
+    /// Notes that a call was asked where something had been said twice.
+    pub(super) fn confuse(&mut self, number: usize) {
+        if let Some(entry) = self.entries.get_mut(number) {
+            entry.confused = true;
+        }
+    }
+
+    /// Notes that its client took a call back.
+    pub(super) fn give_up(&mut self, number: usize) {
+        self.entries[number].given_up = true;
+    }
+
+    /// Notes that a call's answer broke off.
+    pub(super) fn break_off(&mut self, number: usize) {
+        self.entries[number].broken_off = true;
+    }
+
+    /// Notes the answer that a client got to a call, where nothing but its place tells whose it is.
+    pub(super) fn answer_in_order(
+        &mut self,
+        client: usize,
+        number: usize,
+        token: Option<usize>,
+        refused: Option<Rejection>,
+    ) {
+        let entry = &mut self.entries[number];
+        entry.answers.push(token.is_some());
+        entry.refused = refused;
+        entry.crossed = token.filter(|other| *other != number);
+        if entry.answers.len() > 1 {
+            self.fault(format!(
+                "call {number} of client {client} was answered twice"
+            ));
+        }
+    }
+
     /// Whether a call waits for its answer.
     pub(super) fn is_open(&self, number: usize) -> bool {
         let entry = &self.entries[number];
-        entry.answers.is_empty() && !entry.one_way
+        entry.answers.is_empty() && !entry.one_way && !entry.given_up
     }
 }

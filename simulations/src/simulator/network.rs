@@ -86,6 +86,8 @@ struct Pipe {
     ended: bool,
     /// Its reader sees the end.
     end_there: bool,
+    /// Since when.
+    end_at: Time,
     scheduled: bool,
     read: u64,
 }
@@ -222,6 +224,12 @@ impl Net {
         std::mem::take(&mut self.wakers)
     }
 
+    /// Notes what a peer does.
+    pub(super) fn note(&mut self, what: &str) {
+        let now = self.now();
+        self.trace.note(now, what);
+    }
+
     // === Connections ===
 
     fn add(&mut self, peer: Peer, pace: Pace, dial: Dial) -> usize {
@@ -285,10 +293,12 @@ impl Net {
 
     /// Breaks it for both; what is on its way is lost.
     pub(super) fn cut(&mut self, number: usize) {
+        let now = self.now();
         let conn = &mut self.conns[number];
         if std::mem::replace(&mut conn.broken, true) {
             return;
         }
+        conn.to_mesh.end_at = now;
         conn.to_mesh.clear();
         conn.to_peer.clear();
         let wakers = [conn.reader.take(), conn.writer.take()];
@@ -353,7 +363,9 @@ impl Net {
             _ => fits,
         };
         pipe.there.extend(pipe.flying.drain(..moved));
-        pipe.end_there = pipe.ended && pipe.flying.is_empty();
+        if pipe.ended && pipe.flying.is_empty() && !std::mem::replace(&mut pipe.end_there, true) {
+            pipe.end_at = now;
+        }
         let closed_to = if to_mesh {
             conn.mesh_gone
         } else {

@@ -21,7 +21,7 @@ use super::chance::Chance;
 use super::network::{Door, Event, MeshEnd, Network, Pace, Peer, Time};
 use super::plan::address;
 use super::registry::{Known, Registry};
-use super::tongue::{self, Call, ReadLog, Tongue, Watched};
+use super::tongue::{self, Call, ReadLog, Tongue};
 use super::toy;
 
 /// Servers.
@@ -157,17 +157,12 @@ impl Scene {
         );
         let dialler: Arc<dyn Dialler> = Arc::new(network.clone());
         let crew = Crew::new(WORKERS, &mesh, chance.draw(), &dialler);
-        let watched = Watched {
-            codec: Tongue::Toy.codec(),
-            name: Tongue::Toy.name(),
-            log: ReadLog::default(),
-        };
         let spec = ListenerSpec {
             pinned: None,
             gauges: Arc::default(),
             name: "front".into(),
             address: SocketAddr::from(([10, 1, 0, 1], 2000)),
-            protocols: vec![Arc::new(watched)],
+            protocols: vec![Tongue::Toy.protocol(ReadLog::default())],
             routes: "main".into(),
             tls: None,
             proxies: Arc::default(),
@@ -392,16 +387,9 @@ impl Scene {
 
 /// Takes whole frames out of what was read.
 fn each_frame(inbox: &mut Vec<u8>, mut take: impl FnMut(Kind, u64, &[u8])) {
-    let codec = Tongue::Toy.codec();
-    let mut used = 0;
-    while let Ok(Some(head)) = codec.peek(&inbox[used..]) {
-        let Some(frame) = inbox.get(used..used + head.len) else {
-            break;
-        };
-        take(head.kind, head.id, frame);
-        used += head.len;
+    for (head, frame) in Tongue::Toy.take(inbox) {
+        take(head.kind, head.id, &frame);
     }
-    inbox.drain(..used);
 }
 
 fn routing(story: &Story, limiter: Limiter) -> RoutingSpec {

@@ -37,6 +37,8 @@ pub(super) struct Service {
 /// A world's configuration; reloads change it.
 pub(super) struct Plan {
     pub(super) tongue: Tongue,
+    /// What endpoints speak.
+    pub(super) served: Tongue,
     pub(super) workers: usize,
     pub(super) groups: Vec<Group>,
     pub(super) services: Vec<Service>,
@@ -71,13 +73,22 @@ fn instance(server: usize) -> Instance {
 
 impl Plan {
     pub(super) fn draw(chance: &mut Chance) -> Self {
-        let tongue = match chance.between(0, 9) {
-            0 => Tongue::Bolt,
-            1 => Tongue::Dubbo,
+        let tongue = match chance.between(0, 19) {
+            0 | 1 => Tongue::Bolt,
+            2 | 3 => Tongue::Dubbo,
+            4..=8 => Tongue::Http,
+            9..=11 => Tongue::Http2,
             _ => Tongue::Toy,
+        };
+        let served = match tongue {
+            Tongue::Http | Tongue::Http2 if chance.one_in(4) => {
+                chance.pick(&[Tongue::Http, Tongue::Http2])
+            }
+            same => same,
         };
         let mut plan = Self {
             tongue,
+            served,
             workers: chance.between(1, 3) as usize,
             groups: Vec::new(),
             services: Vec::new(),
@@ -97,7 +108,10 @@ impl Plan {
             let group = Group {
                 name: format!("group{number}"),
                 registered: chance.one_in(3),
-                policy: policy(chance),
+                policy: ClusterPolicy {
+                    dialect: served.is_http().then(|| served.version().into()),
+                    ..policy(chance)
+                },
                 servers: (servers..servers + count).map(|own| (own, true)).collect(),
             };
             servers += count;
@@ -129,6 +143,17 @@ impl Plan {
                 },
                 timeout: chance.one_in(2).then(|| millis(chance, 400, 15_000)),
             });
+        }
+    }
+
+    /// What is spoken, for reports.
+    pub(super) fn spoken(&self) -> &'static str {
+        match (self.tongue, self.served) {
+            (Tongue::Http, Tongue::Http2) => "http/1.1 to 2",
+            (Tongue::Http2, Tongue::Http) => "http/2 to 1.1",
+            (Tongue::Http2, _) => "http/2",
+            (Tongue::Http, _) => "http/1.1",
+            (other, _) => other.name(),
         }
     }
 

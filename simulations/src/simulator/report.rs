@@ -41,6 +41,8 @@ impl Trace {
 pub struct Report {
     /// Where its chance began: the same seed gives the same run.
     pub seed: u64,
+    /// What was spoken.
+    pub tongue: &'static str,
     /// A hash of everything that happened, in order.
     pub trace: u64,
     /// Calls that clients wrote.
@@ -61,6 +63,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             seed,
+            tongue,
             trace,
             calls,
             read,
@@ -71,7 +74,7 @@ impl fmt::Display for Report {
         } = self;
         writeln!(
             f,
-            "seed {seed}: {calls} calls, {read} read, {answers} answers, {ejections} ejections, trace {trace:016x}"
+            "seed {seed}, {tongue}: {calls} calls, {read} read, {answers} answers, {ejections} ejections, trace {trace:016x}"
         )?;
         for (ending, count) in endings {
             writeln!(f, "    {ending}: {count}")?;

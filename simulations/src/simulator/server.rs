@@ -10,20 +10,41 @@ use super::network::{Event, Net, Network, Time};
 use super::plan::Plan;
 use super::tongue::{self, Tongue};
 use super::toy;
+use super::web::Doings;
+use super::web2::{Desk, Reply};
 
 /// A sound server answers within this.
-const PROMPT: Time = 60;
+pub(super) const PROMPT: Time = 60;
 /// What it says travels no longer than this.
-const TRAVEL: Time = 10;
+pub(super) const TRAVEL: Time = 10;
 
 /// What a server does next on a connection.
 #[derive(Debug)]
-enum Said {
+pub(super) enum Said {
     Bytes(Vec<u8>),
+    /// More than the answer to the call that is served.
+    Early(Vec<u8>),
+    /// To the call of this key, in HTTP/2.
+    Reply(u64, Reply),
     /// Its last word, which it does not finish.
     Part(Vec<u8>),
     Finish,
+    /// It ends its connection, unless it serves a call on it.
+    FinishIdle,
     Break,
+}
+
+impl Said {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Bytes(_) => "an answer",
+            Self::Early(_) => "something",
+            Self::Reply(..) => "a reply",
+            Self::Part(_) => "a part",
+            Self::Finish | Self::FinishIdle => "no more",
+            Self::Break => "nothing, and resets it",
+        }
+    }
 }
 
 /// One server.
@@ -31,13 +52,15 @@ pub(super) struct Server {
     pub(super) number: usize,
     tongue: Tongue,
     large_answers: bool,
-    chance: Chance,
+    pub(super) chance: Chance,
     /// It always answers, correctly and in time.
     pub(super) sound: bool,
     /// Something else did harm to it: the network, say.
     pub(super) harmed: bool,
     /// How often it misbehaves: once in so many calls.
-    vice: u64,
+    pub(super) vice: u64,
+    pub(super) doings: Doings,
+    pub(super) desks: BTreeMap<usize, Desk>,
     inboxes: BTreeMap<usize, Vec<u8>>,
     /// It reads nothing until then.
     deaf_until: Time,
@@ -49,12 +72,14 @@ impl Server {
     pub(super) fn new(number: usize, plan: &Plan, mut chance: Chance) -> Self {
         Self {
             number,
-            tongue: plan.tongue,
+            tongue: plan.served,
             large_answers: plan.large_answers,
             sound: chance.one_in(2),
             harmed: false,
             vice: chance.pick(&[2, 4, 10, 40]),
             chance,
+            doings: Doings::default(),
+            desks: BTreeMap::new(),
             inboxes: BTreeMap::new(),
             deaf_until: 0,
             due: BTreeMap::new(),
@@ -64,9 +89,12 @@ impl Server {
 
     pub(super) fn accept(&mut self, conn: usize) {
         self.inboxes.insert(conn, Vec::new());
+        if self.tongue == Tongue::Http2 {
+            self.desks.insert(conn, Desk::new());
+        }
     }
 
-    fn say(&mut self, net: &mut Net, conn: usize, later: Time, said: Said) {
+    pub(super) fn say(&mut self, net: &mut Net, conn: usize, later: Time, said: Said) {
         self.said += 1;
         let at = net.now() + later;
         self.due.insert((at, self.said), (conn, said));
@@ -82,17 +110,36 @@ impl Server {
                 return;
             }
             let (conn, said) = first.remove();
+            net.note(&format!(
+                "server {} says by {conn}: {}",
+                self.number,
+                said.name()
+            ));
             match said {
-                Said::Bytes(_) | Said::Part(_) if !self.inboxes.contains_key(&conn) => {}
-                Said::Bytes(bytes) => net.send(conn, &bytes),
+                Said::FinishIdle if self.doings.is_serving(conn) => {}
+                Said::Break => {
+                    self.inboxes.remove(&conn);
+                    self.desks.remove(&conn);
+                    net.cut(conn);
+                }
+                Said::Reply(key, reply) => self.reply(&mut net, conn, key, &reply),
+                _ if !self.inboxes.contains_key(&conn) => {}
+                Said::Bytes(bytes) => {
+                    self.doings.answered(conn);
+                    net.send(conn, &bytes);
+                }
+                Said::Early(bytes) => net.send(conn, &bytes),
                 Said::Part(bytes) => {
                     self.inboxes.remove(&conn);
                     net.send(conn, &bytes);
                 }
-                Said::Finish => net.finish(conn),
-                Said::Break => {
-                    self.inboxes.remove(&conn);
-                    net.cut(conn);
+                Said::Finish | Said::FinishIdle => {
+                    // A request that it cannot answer any more does not run.
+                    if self.tongue.is_http() {
+                        self.inboxes.remove(&conn);
+                        self.desks.remove(&conn);
+                    }
+                    net.finish(conn);
                 }
             }
         }
@@ -110,17 +157,20 @@ impl Server {
             return;
         };
         if heard.broken {
+            self.desks.remove(&conn);
             return;
         }
-        inbox.extend_from_slice(&heard.bytes);
-        let codec = self.tongue.codec();
-        let mut used = 0;
-        while let Ok(Some(head)) = codec.peek(&inbox[used..]) {
-            let Some(frame) = inbox.get(used..used + head.len) else {
-                break;
-            };
-            let frame = frame.to_vec();
-            used += head.len;
+        if self.tongue == Tongue::Http2 {
+            self.inboxes.insert(conn, Vec::new());
+            self.turn_desk(&mut net, conn, &heard.bytes, heard.ended, ledger);
+        }
+        if self.tongue != Tongue::Http2 {
+            inbox.extend_from_slice(&heard.bytes);
+        }
+        if self.tongue.answers_in_order() {
+            self.take_requests(&mut net, conn, &mut inbox, ledger);
+        }
+        for (head, frame) in self.tongue.take(&mut inbox) {
             self.inboxes.entry(conn).or_default();
             match head.kind {
                 Kind::Request => self.call(&mut net, conn, head.id, &frame, ledger),
@@ -136,7 +186,6 @@ impl Server {
                 _ => {}
             }
         }
-        inbox.drain(..used);
         if heard.ended {
             self.inboxes.remove(&conn);
             net.leave(conn);

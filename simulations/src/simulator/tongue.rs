@@ -16,6 +16,7 @@ use finback_dubbo::Dubbo;
 use crate::speech::{SERVICE, Speech, TOKEN};
 
 use super::toy::{self, Toy};
+use super::web;
 
 /// A protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub(super) enum Tongue {
     Toy,
     Bolt,
     Dubbo,
+    Http,
+    Http2,
 }
 
 /// What tells calls apart wherever their bytes go.
@@ -49,21 +52,69 @@ impl Tongue {
             Self::Toy => "toy",
             Self::Bolt => finback_bolt::NAME,
             Self::Dubbo => finback_dubbo::NAME,
+            Self::Http | Self::Http2 => finback_http::NAME,
         }
     }
 
-    /// What its frames are read and written by.
-    pub(super) fn codec(self) -> Arc<dyn Codec> {
+    /// What its frames are read and written by, if it is framed.
+    fn codec(self) -> Option<Arc<dyn Codec>> {
         match self {
-            Self::Toy => Arc::new(Toy),
-            Self::Bolt => Arc::new(Bolt::default()),
-            Self::Dubbo => Arc::new(Dubbo::default()),
+            Self::Toy => Some(Arc::new(Toy)),
+            Self::Bolt => Some(Arc::new(Bolt::default())),
+            Self::Dubbo => Some(Arc::new(Dubbo::default())),
+            Self::Http | Self::Http2 => None,
         }
+    }
+
+    /// The protocol as listeners speak it, which notes the calls that it reads.
+    pub(super) fn protocol(self, log: ReadLog) -> Arc<dyn Protocol> {
+        match self.codec() {
+            Some(codec) => {
+                let name = self.name();
+                Arc::new(Watched { codec, name, log })
+            }
+            None => web::protocol(log),
+        }
+    }
+
+    /// Whole frames at the beginning of these bytes: the head and the bytes of each.
+    pub(super) fn take(self, inbox: &mut Vec<u8>) -> Vec<(Head, Vec<u8>)> {
+        let (mut used, mut found) = (0, Vec::new());
+        let Some(codec) = self.codec() else {
+            return found;
+        };
+        while let Ok(Some(head)) = codec.peek(&inbox[used..]) {
+            let Some(message) = inbox.get(used..used + head.len) else {
+                break;
+            };
+            used += head.len;
+            found.push((head, message.to_vec()));
+        }
+        inbox.drain(..used);
+        found
+    }
+
+    /// Whether answers have no ids, and come in the order of calls.
+    pub(super) fn answers_in_order(self) -> bool {
+        self == Self::Http
+    }
+
+    /// Which version of HTTP it is.
+    pub(super) fn version(self) -> &'static str {
+        match self {
+            Self::Http2 => "2",
+            _ => "1.1",
+        }
+    }
+
+    /// Whether it is a version of HTTP.
+    pub(super) fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Http2)
     }
 
     fn speech(self) -> Option<Speech> {
         match self {
-            Self::Toy => None,
+            Self::Toy | Self::Http | Self::Http2 => None,
             Self::Bolt => Some(Speech::Bolt),
             Self::Dubbo => Some(Speech::Dubbo),
         }
@@ -113,8 +164,9 @@ impl Tongue {
     /// The answer to a heartbeat.
     pub(super) fn pong(self, ping: &[u8], head: &Head) -> Vec<u8> {
         let mut out = BytesMut::new();
-        self.codec()
-            .signal(Signal::Pong { wire: ping }, head, &mut out);
+        if let Some(codec) = self.codec() {
+            codec.signal(Signal::Pong { wire: ping }, head, &mut out);
+        }
         out.to_vec()
     }
 }
@@ -133,10 +185,10 @@ pub(super) struct Call<'a> {
 pub(super) type ReadLog = Arc<Mutex<BTreeSet<usize>>>;
 
 /// A codec that notes which calls core reads.
-pub(super) struct Watched {
-    pub(super) codec: Arc<dyn Codec>,
-    pub(super) name: &'static str,
-    pub(super) log: ReadLog,
+struct Watched {
+    codec: Arc<dyn Codec>,
+    name: &'static str,
+    log: ReadLog,
 }
 
 impl Codec for Watched {

@@ -18,7 +18,7 @@ use super::plan::{LONGEST_HALF_CLOSED, Plan, REGISTRY, address};
 use super::registry::{Known, Registry};
 use super::report::Report;
 use super::server::Server;
-use super::tongue::{ReadLog, Watched};
+use super::tongue::ReadLog;
 
 /// The world looks at its mesh this often.
 const LOOK: Time = 200;
@@ -123,18 +123,13 @@ impl World {
     /// Begins to listen anew.
     pub(super) fn listen(&mut self) {
         self.listener += 1;
-        let tongue = self.plan.tongue;
-        let watched = Watched {
-            codec: tongue.codec(),
-            name: tongue.name(),
-            log: self.log.clone(),
-        };
+        let protocol = self.plan.tongue.protocol(self.log.clone());
         let spec = ListenerSpec {
             pinned: None,
             gauges: Arc::default(),
             name: "front".into(),
             address: SocketAddr::from(([10, 1, 0, 1], 2000)),
-            protocols: vec![Arc::new(watched)],
+            protocols: vec![protocol],
             routes: self.plan.table.as_str().into(),
             tls: None,
             proxies: Arc::default(),
@@ -337,13 +332,27 @@ impl World {
         self.run(busy).await;
         self.heal();
         self.run(3 * super::plan::LONGEST + 5000).await;
+        // Where answers come in order, each may take as long as one.
+        let most = if self.plan.tongue.answers_in_order() {
+            100
+        } else {
+            0
+        };
+        for _ in 0..most {
+            if !self.is_waited() {
+                break;
+            }
+            self.run(super::plan::LONGEST).await;
+        }
         self.check_open();
         self.write_more();
         let early = self.chance.between(0, 200);
         self.run(early).await;
-        if self.chance.one_in(2) {
+        let stops = self.chance.one_in(2);
+        if stops {
             self.stop().await;
         }
+        self.check_answers(stops);
         let resets = self.chance.one_in(2);
         for client in &mut self.clients {
             client.close(&self.network, resets);
@@ -356,7 +365,8 @@ impl World {
         for conn in servers {
             self.network.lock().cut(conn);
         }
-        self.run(4000).await;
+        // Idle connections of HTTP/1.1 are looked after every ten seconds.
+        self.run(12_000).await;
         self.check_calls();
         self.check_places();
         self.report()
@@ -402,6 +412,7 @@ impl World {
         let read = self.log.lock().map_or(0, |log| log.len());
         Report {
             seed: self.seed,
+            tongue: self.plan.spoken(),
             trace: self.network.lock().trace.hash(),
             calls: self.ledger.entries.len(),
             read,

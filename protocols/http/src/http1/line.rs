@@ -118,6 +118,11 @@ impl Line {
         polled
     }
 
+    /// Whether the peer has gone, as its socket knows also where nothing is read.
+    pub(super) fn has_ended(&self) -> bool {
+        self.io.as_ref().is_none_or(Socket::has_ended)
+    }
+
     /// Where output is put.
     pub(super) fn out(&mut self) -> &mut Vec<u8> {
         if self.out.capacity() == 0 {
@@ -128,11 +133,16 @@ impl Line {
 
     /// A message begins to arrive, with this body.
     pub(super) fn begins(&mut self, body: Decode) {
-        self.message += 1;
         self.decode = body;
         if self.input.is_empty() {
             self.input = BytesMut::new();
         }
+        self.disown();
+    }
+
+    /// What is left of the message that arrives is nobody's any more.
+    pub(super) fn disown(&mut self) {
+        self.message += 1;
         if let Some(reader) = self.reader.take() {
             reader.wake();
         }

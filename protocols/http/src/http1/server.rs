@@ -12,7 +12,7 @@ use http::response::Parts;
 use http::{HeaderMap, Method, Request, StatusCode, Version, header};
 use http_body::Body;
 
-use super::body::{Encode, Piece};
+use super::body::{Decode, Encode, Piece};
 use super::head::{self, Fault};
 use super::line::{OUT, Received, Shared};
 use crate::rules::{self, Follows};
@@ -36,6 +36,8 @@ pub(crate) struct Server {
     encode: Encode,
     /// Where its response began, in all that is written.
     began: u64,
+    /// What was read of it after that, in bytes.
+    drained: usize,
 }
 
 /// What matters of a request for its response.
@@ -73,6 +75,7 @@ impl Server {
             },
             encode: Encode::Nothing,
             began: 0,
+            drained: 0,
         }
     }
 
@@ -114,7 +117,7 @@ impl Server {
     }
 
     fn begin(&mut self, head: head::RequestHead) -> Request<Received> {
-        self.looked = 0;
+        (self.looked, self.drained) = (0, 0);
         let request = &head.request;
         self.asked = Asked {
             version: request.version(),
@@ -146,6 +149,11 @@ impl Server {
         Poll::Pending
     }
 
+    /// The same of one whose request, or what it sent after that, waits to be read.
+    pub(crate) fn has_gone(&self) -> bool {
+        self.line.get().has_ended()
+    }
+
     /// Begins a response, whose body then is to be sent.
     pub(crate) fn respond(&mut self, head: &Parts, body: &impl Body) {
         let mut line = self.line.get();
@@ -154,6 +162,8 @@ impl Server {
         if let Some(connection) = head.headers.get(header::CONNECTION) {
             asked.keep_alive &= connection != "close";
         }
+        // More of a body than is drained would have the connection closed without a word.
+        asked.keep_alive &= !matches!(line.decode, Decode::Length(rest) if rest > DRAINED as u64);
         // Who was not told to send its body may do so or not.
         asked.keep_alive &= !std::mem::take(&mut line.expects) && !line.broken;
         let framing = rules::response(&asked.method, head.status, &head.headers, body);
@@ -281,25 +291,28 @@ impl Server {
         }
     }
 
-    /// Whether another request may follow, after a response.
-    pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<bool> {
+    /// Whether another request may follow, after a response; once what is left of the last one has come, if that is
+    /// not much.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let mut line = self.line.get();
         if !self.asked.keep_alive || line.broken {
             return Poll::Ready(false);
         }
-        let mut drained = 0;
         let line = &mut *line;
+        if !line.decode.is_done() && self.drained == 0 {
+            // Whoever still passes it on would miss what is taken here.
+            line.disown();
+        }
         loop {
             match line.decode.take(&mut line.input) {
                 Ok(Piece::End) => {
-                    line.begins(super::body::Decode::Done);
+                    line.begins(Decode::Done);
                     return Poll::Ready(true);
                 }
-                Ok(Piece::Data(data)) => drained += data.len(),
+                Ok(Piece::Data(data)) => self.drained += data.len(),
                 Ok(Piece::Trailers(_)) => {}
-                Ok(Piece::More) if drained <= DRAINED => match line.poll_fill(cx) {
-                    Poll::Ready(Ok(1..)) => {}
-                    // It is not waited for.
+                Ok(Piece::More) if self.drained <= DRAINED => match ready!(line.poll_fill(cx)) {
+                    Ok(1..) => {}
                     _ => return Poll::Ready(false),
                 },
                 _ => return Poll::Ready(false),

@@ -675,6 +675,14 @@ impl Core {
         self.highest
     }
 
+    /// Wakes whoever answers a stream, to look around.
+    pub(super) fn rouse(&mut self) {
+        let writers = self.streams.iter_mut();
+        writers
+            .filter_map(|(_, stream)| stream.writer.take())
+            .for_each(Waker::wake);
+    }
+
     /// Ends a stream before its time.
     pub(super) fn reset(&mut self, key: usize, reason: Reason) {
         self.reset_as(key, reason, Lost::Reset(reason));

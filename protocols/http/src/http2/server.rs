@@ -92,6 +92,11 @@ impl Server {
         self.0.shared.get_mut().leave();
     }
 
+    /// Has whoever answers a request look whether it still may wait.
+    pub(crate) fn rouse(&self) {
+        self.0.shared.get_mut().rouse();
+    }
+
     /// Resets the counters of what a client may do within one second. To be called once a second, and told if we did not
     /// run meanwhile; returns for how many seconds a request's head has been incomplete.
     pub(crate) fn tick(&self, stalled: bool) -> u32 {

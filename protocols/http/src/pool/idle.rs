@@ -1,17 +1,25 @@
 //! Idle connections to endpoints: closed after a while, or to make room for others.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use finback_core::clock::Now;
 use finback_core::driver::{IdleConnections, Worker};
 
-use super::{Pools, Shared, Single};
+use super::{Key, Pools, Shared, Single};
 
 /// A connection without a request is closed after this; servers mostly wait a little longer.
 const IDLE: Duration = Duration::from_secs(50);
 /// How often connections are looked after.
 const SWEEP: Duration = Duration::from_secs(10);
+
+/// Pools in the order of their keys, and not in one that differs from run to run.
+fn in_order<P>(pools: &HashMap<Key, Rc<P>>) -> Vec<Rc<P>> {
+    let mut all: Vec<_> = pools.iter().collect();
+    all.sort_unstable_by_key(|(key, _)| **key);
+    all.into_iter().map(|(_, own)| own.clone()).collect()
+}
 
 impl Pools {
     /// Has connections that nobody uses closed: after a while, or to make room.
@@ -31,26 +39,28 @@ impl Pools {
     }
 
     fn sweep(&self, now: Now) {
-        self.single.borrow_mut().retain(|_, single| {
+        for single in in_order(&self.single.borrow()) {
             single
                 .idle
                 .borrow_mut()
                 .retain(|(own, since)| now < since.after(IDLE) && own.line.look_whether_ready());
-            !single.idle.borrow().is_empty() || Rc::strong_count(single) > 1
-        });
-        self.shared.borrow_mut().retain(|_, shared| {
+        }
+        for shared in in_order(&self.shared.borrow()) {
             let mut connections = shared.connections.borrow_mut();
             connections.retain(|own| {
                 let used = own.streams.get() > 0 || now < own.used.get().after(IDLE);
                 used && own.is_usable()
             });
-            !connections.is_empty() || Rc::strong_count(shared) > 1
-        });
+        }
+        let mut single = self.single.borrow_mut();
+        single.retain(|_, own| !own.idle.borrow().is_empty() || Rc::strong_count(own) > 1);
+        let mut shared = self.shared.borrow_mut();
+        shared.retain(|_, own| !own.connections.borrow().is_empty() || Rc::strong_count(own) > 1);
     }
 
     fn longest_idle_single(&self) -> Option<(Now, Rc<Single>)> {
-        let pools = self.single.borrow();
-        let idle = pools.values().filter_map(|single| {
+        let pools = in_order(&self.single.borrow());
+        let idle = pools.into_iter().filter_map(|single| {
             let since = single.idle.borrow().first()?.1;
             Some((since, single.clone()))
         });
@@ -58,8 +68,8 @@ impl Pools {
     }
 
     fn longest_idle_shared(&self) -> Option<(Now, Rc<Shared>)> {
-        let pools = self.shared.borrow();
-        let idle = pools.values().filter_map(|shared| {
+        let pools = in_order(&self.shared.borrow());
+        let idle = pools.into_iter().filter_map(|shared| {
             let connections = shared.connections.borrow();
             let since = connections.iter().filter_map(|own| own.idle_since());
             Some((since.min()?, shared.clone()))

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::frames::*;
 use crate::support::*;
 use finback_core::mesh::RoutingSpec;
 use finback_http::{Config, Http};
@@ -13,6 +14,8 @@ fn mess(spec: RoutingSpec, workers: usize) -> Mess {
     serve(spec, workers, Arc::new(http))
 }
 
+/// As much is said as is taken within this.
+const SAYING: Duration = Duration::from_millis(500);
 const GET: &str = "GET /a HTTP/1.1\r\nhost: x\r\n\r\n";
 const UPGRADE: &str =
     "GET /a HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
@@ -147,4 +150,58 @@ async fn tunnels_of_a_listener_that_goes_make_way_when_they_are_quiet_or_time_is
     assert!(grace > Duration::from_millis(250) && grace < Duration::from_millis(1500));
     assert!(ended > Duration::from_millis(1900), "{ended:?}");
     assert!(quiet_upstream.ends(PATIENCE).await);
+}
+
+#[tokio::test]
+async fn whoever_waits_when_draining_ends_is_told_so_in_both_versions() {
+    let server = Server::bind().await;
+    let mess = mess(routing(&[server.address], policy("1.1"), 1), 1);
+    let mut client = Peer::connect(mess.address).await;
+    client.say(GET).await;
+    let mut upstream = server.accept().await;
+    upstream.hear("\r\n\r\n").await;
+    let get = [
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/a"),
+        (":authority", "x"),
+    ];
+    let mut http2 = http2(&mess, &headers(END, 1, &get)).await;
+    let mut other = server.accept().await;
+    other.hear("\r\n\r\n").await;
+    let ((), heard, (kind, ..)) = tokio::join!(
+        mess.workers.drain(),
+        client.hear("was not finished\n"),
+        next(&mut http2, 1)
+    );
+    assert!(heard.starts_with("HTTP/1.1 503 "), "{heard}");
+    assert!(heard.contains("connection: close"), "{heard}");
+    assert_eq!(kind, 1, "HEADERS");
+    assert!(client.ends(PATIENCE).await && http2.ends(PATIENCE).await);
+}
+
+#[tokio::test]
+async fn a_client_that_has_gone_gives_its_place_back_also_if_it_had_said_much_more() {
+    let server = Server::bind().await;
+    let mut spec = routing(&[server.address], policy("1.1"), 1);
+    spec.limits.call_timeout = 6 * PATIENCE;
+    let mess = mess(spec, 1);
+    let held = || mess.mesh.status()[0].in_flight;
+    // More requests than are read ahead; and a body that nobody reads.
+    let many = GET.repeat(5000);
+    let much = format!(
+        "POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 40000000\r\n\r\n{}",
+        ".".repeat(8 * 1024 * 1024)
+    );
+    for said in [many, much] {
+        let mut client = Peer::connect(mess.address).await;
+        let saying = tokio::time::timeout(SAYING, client.0.write_all(said.as_bytes()));
+        let _ = saying.await;
+        let mut upstream = server.accept().await;
+        upstream.hear("\r\n\r\n").await;
+        assert_eq!(held(), 1);
+        client.0.set_zero_linger().unwrap();
+        drop(client);
+        until("its place is given back", || held() == 0).await;
+    }
 }

@@ -455,3 +455,38 @@ async fn an_ended_response_with_a_length_is_no_response() {
     let heard = client.hear("\r\n\r\n").await;
     assert!(heard.starts_with("HTTP/1.1 502 "), "{heard}");
 }
+
+#[tokio::test]
+async fn a_connection_outlives_a_request_that_is_answered_before_its_body_has_come() {
+    let server = Server::bind().await;
+    let mess = mess(&server, "1.1", Config::default());
+    drop(server);
+    for (begin, rest) in [
+        ("content-length: 5\r\n\r\n", "hello"),
+        ("content-length: 5\r\n\r\nhe", "llo"),
+        (
+            "transfer-encoding: chunked\r\n\r\n5\r\nhe",
+            "llo\r\n0\r\n\r\n",
+        ),
+    ] {
+        let mut client = Peer::connect(mess.address).await;
+        for _ in 0..3 {
+            client
+                .say(&format!("POST /a HTTP/1.1\r\nhost: x\r\n{begin}"))
+                .await;
+            let heard = client.hear("nothing was sent\n").await;
+            assert!(heard.starts_with("HTTP/1.1 502 "), "{heard}");
+            assert!(!heard.contains("connection: close"), "{heard}");
+            tokio::time::sleep(SHORT / 3).await;
+            client.say(rest).await;
+        }
+    }
+    // What is too long to be waited for is not: the client is told so.
+    let mut client = Peer::connect(mess.address).await;
+    client
+        .say("POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 400000\r\n\r\nhe")
+        .await;
+    let heard = client.hear("nothing was sent\n").await;
+    assert!(heard.contains("connection: close"), "{heard}");
+    assert!(client.ends(PATIENCE).await);
+}

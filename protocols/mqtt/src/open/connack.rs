@@ -9,7 +9,7 @@ use finback_core::rejection::Rejection;
 
 use crate::codec::properties::{Place, Value, Writer, id};
 use crate::codec::reader::put_variable;
-use crate::codec::{Head, Level, Properties, Reader, Side, write};
+use crate::codec::{Connect, Head, Level, Properties, Reader, Side, write};
 use crate::policy::Duplicates;
 use crate::reason::Reason;
 use crate::session::MAX_AWAITED;
@@ -76,6 +76,7 @@ pub(super) fn opened(
             subscriptions: mqtt.config.subscriptions,
             answer: mqtt.config.answer_timeout,
         },
+        is_kept: is_kept(&answer.packet, connect),
         method: connect.method().map(Box::from),
         client_id: told(&connect.client_id),
         username: told(connect.username.as_deref().unwrap_or_default()),
@@ -83,6 +84,16 @@ pub(super) fn opened(
         applied: admitted.applied,
         filters: admitted.filters,
     })
+}
+
+/// Whether a broker says that it has a session of before (MQTT 5, section 3.2.2.1.1); before MQTT 3.1.1 it could not.
+fn is_kept(connack: &Bytes, connect: &Connect<'_>) -> bool {
+    let head = Head::read(connack, connect.level, usize::MAX)
+        .ok()
+        .flatten();
+    let flags = head.and_then(|head| connack.get(head.header).copied());
+    let says_so = flags.is_none_or(|flags| flags & 1 != 0);
+    !connect.clean && (says_so || connect.level == Level::V31)
 }
 
 /// The session's place among those of its name at these brokers. Only now is it known who the client

@@ -97,6 +97,9 @@ impl Session {
             return Ok(Some(self.leave_out(method, head, &message, TOO_LONG)));
         }
         let Some(applied) = self.applied.as_ref().filter(|own| !own.names.are_plain()) else {
+            if !self.may_hear(message.topic) {
+                return Ok(Some(self.leave_out(method, head, &message, FOREIGN)));
+            }
             return Ok(self.pass_delivery(packet, head, &message));
         };
         let read = message.properties(packet, head, self.level, self.bounds.packet);
@@ -110,7 +113,9 @@ impl Session {
             return Ok(Some(self.leave_out(method, head, &message, UNREADABLE)));
         }
         let renamed = applied.names.down(message.topic);
-        let Some(renamed) = renamed.filter(|_| applied.may_hear(message.topic)) else {
+        let Some(renamed) =
+            renamed.filter(|own| applied.may_hear(message.topic) && self.may_hear(own))
+        else {
             return Ok(Some(self.leave_out(method, head, &message, FOREIGN)));
         };
         let renamed_properties = applied.names.properties(properties, false);
@@ -127,6 +132,11 @@ impl Session {
         let renamed = renamed.into_owned();
         self.tally_delivery(head, &renamed, &message, spans);
         Ok(Some(Fate::Replace(written.unwrap_or(plain), start)))
+    }
+
+    /// Whether filters let the client have a message of a subscription about which they were not asked.
+    fn may_hear(&self, topic: &str) -> bool {
+        !self.is_kept || !self.filters.are_any() || self.filters.may_hear(topic)
     }
 
     /// Passes a message on under its own name: as it is, or with the context of its trace; `None` if more of it is

@@ -18,7 +18,9 @@ use crate::codec::properties::{Writer, id};
 use crate::codec::{Connect, write};
 use crate::filtered::Filters;
 use crate::gate::Flow;
-use crate::open::{Begun, MAX_ALIASES, Refused, answer_of, count, here, patience, reject};
+use crate::open::{
+    Begun, MAX_ALIASES, Refused, answer_of, attribute, count, here, patience, reject,
+};
 use crate::policy::{Applied, Duplicates, Facts, Policy, Produce};
 use crate::propagation::Tracing;
 use crate::reason::Reason;
@@ -69,13 +71,7 @@ pub(crate) async fn begin(
             .unwrap_or_default(),
         claims: user.as_ref().map(|user| &user.claims),
     };
-    // Now it is known who it is.
-    let mut filters = Filters::of(stream, &own, key);
-    let will = own.will.as_ref();
-    let will = will.map(|will| filters.publish(&will.topic, will.payload.len()));
-    if !filters.allow() || matches!(will, Some(MessageFlow::Refuse(_))) {
-        return Err(reject(stream, Rejection::Denied));
-    }
+    let filters = judged(stream, &own, user.is_some(), key).await?;
     let Ok(applied) = Applied::new(policy, &facts) else {
         return Err(reject(stream, Rejection::Denied));
     };
@@ -107,6 +103,28 @@ pub(crate) async fn begin(
     };
     let terminal = Terminal::accept(caller, channel, &own, beginning);
     Ok(Begun::Here(Box::new(terminal)))
+}
+
+/// What filters say, now that it is known who it is: a name that nobody has proved is none.
+async fn judged(
+    stream: &mut Stream,
+    connect: &Connect<'_>,
+    is_proved: bool,
+    key: &str,
+) -> Result<Filters, Refused> {
+    let mut own = connect.clone();
+    own.username = own.username.filter(|_| is_proved);
+    let mut attributes = |name: &str| attribute(&own, key, name);
+    if let Err(rejection) = stream.judged(&mut attributes).await {
+        return Err(reject(stream, rejection));
+    }
+    let filters = Filters::of(stream, &own, key);
+    let will = own.will.as_ref();
+    let will = will.map(|will| filters.publish(&will.topic, will.payload.len()));
+    match will {
+        Some(MessageFlow::Refuse(refusal)) => Err(reject(stream, refusal.why)),
+        _ => Ok(filters),
+    }
 }
 
 /// A CONNECT under the names that its session has here: a client identifier of ours where it has none, and the name

@@ -6,10 +6,16 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use finback_core::net::{Connecting, Network as Dialler, Socket};
+use finback_core::net::{Connecting, Network as Dialler, Socket, Wire};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Dial, MeshEnd, Network};
+
+impl Wire for MeshEnd {
+    fn has_ended(&self) -> bool {
+        self.network.lock().ended_at(self.conn).is_some()
+    }
+}
 
 impl AsyncRead for MeshEnd {
     fn poll_read(

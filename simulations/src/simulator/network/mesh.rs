@@ -6,9 +6,15 @@ use std::task::{Context, Poll};
 
 use tokio::io::ReadBuf;
 
-use super::{Dial, Door, Event, Net, PACE, Peer};
+use super::{Dial, Door, Event, Net, PACE, Peer, Time};
 
 impl Net {
+    /// Since when the peer's end, or a reset, has been here, as a kernel knows it before anybody has read so far.
+    pub(in super::super) fn ended_at(&self, number: usize) -> Option<Time> {
+        let conn = &self.conns[number];
+        (conn.broken || conn.to_mesh.end_there).then_some(conn.to_mesh.end_at)
+    }
+
     pub(super) fn poll_read(
         &mut self,
         number: usize,
