@@ -412,7 +412,11 @@ filters:
         limited.to_ascii_lowercase().contains("retry-after: 30\r\n"),
         "{limited}"
     );
+    // Whose call that is, nobody knows: it is not counted.
+    let unclear = get(&at, "/a", "X-Tenant: t1\r\nX-Tenant: t2\r\n");
+    assert_eq!(status(&unclear), 400, "{unclear}");
     let (asked, _) = policy.asked();
+    assert_eq!(asked.len(), 4);
     let entries = serde_json::json!([
         { "entries": [ { "key": "route", "value": "web" }, { "key": "limit", "value": "3" } ] },
         { "entries": [ { "key": "tenant", "value": "t1" }, { "key": "caller", "value": "127.0.0.1" } ] },

@@ -371,6 +371,31 @@ fn answers_that_are_dropped_and_calls_that_are_late() {
     });
 }
 
+#[test]
+fn filters_after_one_that_waits_are_asked_as_well() {
+    let back = web::serve();
+    let finback = Finback::start(&format!(
+        r#"
+workers: 1
+listeners: [ {{ name: web, address: "127.0.0.1:0", routes: web, filters: [ late, who ] }} ]
+routes: {{ web: [ {{ to: {{ cluster: back }} }} ] }}
+clusters: {{ back: {{ endpoints: [ "{back}" ] }} }}
+filters:
+  late: {{ fault: {{ delay: {{ percent: 100, time: 50ms }} }} }}
+  who: {{ authorization: {{ default: allow, rules: [ {{ effect: deny, match: {{ path: /admin }} }} ] }} }}
+"#
+    ));
+    let at = finback.local("web");
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        assert_eq!(curl(&format!("http://{at}/"), &[version]).0, 200);
+        assert_eq!(curl(&format!("http://{at}/admin"), &[version]).0, 403);
+    }
+    // The record names the one that refused it, and not the one that it waited for.
+    let (_, recent) = finback.admin("/recent");
+    assert!(recent.contains("\"filter\": \"who\""), "{recent}");
+    assert!(!recent.contains("\"filter\": \"late\""), "{recent}");
+}
+
 fn grpcurl(arguments: &[&str]) -> String {
     let out = Command::new(built("go/grpcurl"))
         .args(["-plaintext", "-max-time", "10"])

@@ -255,6 +255,9 @@ fn a_session_is_judged_by_filters_of_another_name_as_well() {
     finback.reload(&text.replace("own", "other-name"));
     assert_eq!(publish(&mut own, 5, "other"), 0x87);
     assert_ne!(publish(&mut own, 5, "plant/1"), 0x87);
+    let fewer = front(&broker, &only("\"plant/2\""));
+    finback.reload(&fewer.replace("own", "third"));
+    assert_eq!(publish(&mut own, 5, "plant/1"), 0x87);
 }
 
 #[test]

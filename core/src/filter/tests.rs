@@ -403,6 +403,40 @@ fn who_is_over_the_limit_is_told_when_to_come_again() {
     assert_eq!(refusal.retry_after, Some(Duration::from_millis(60)));
     assert!(!asking.may(&at(99)));
     assert!(asking.may(&at(100)));
+    assert_eq!(asking.counted(), [(String::new(), "limited", 2)]);
+}
+
+#[test]
+fn another_limit_is_another_filter() {
+    let mut waits = limit(10, 1);
+    waits.wait = Duration::from_secs(1);
+    let own = RateLimit::new(limit(10, 1));
+    assert!(own.is_same(&RateLimit::new(limit(10, 1))));
+    for other in [limit(11, 1), limit(10, 2), waits] {
+        assert!(!own.is_same(&RateLimit::new(other)));
+    }
+}
+
+#[test]
+fn a_bucket_that_made_room_is_the_same_for_all_workers_when_it_is_there_again() {
+    let mut own = limit(1, 1);
+    own.per = vec![Per::Attribute("key".into())];
+    let filter = RateLimit::new(own);
+    let workers = [0, 1].map(|_| Asking::of(&filter, "Pay", "get"));
+    let may = |worker: usize, key: u32, millis: u64| {
+        let key = key.to_string();
+        let attributes = [("key", &*key)];
+        workers[worker].may(&Caller {
+            attributes: &attributes,
+            ..at(millis)
+        })
+    };
+    assert!(may(0, 0, 0));
+    // Others fill all that there is, and later as many are looked at as there are.
+    assert!((1..65_536).all(|key| may(1, key, 0)));
+    assert!((100_000..102_000).all(|key| may(1, key, 2000)));
+    assert!(may(1, 0, 4000));
+    assert!(!may(0, 0, 4001), "it remembers the one of before");
 }
 
 #[test]
@@ -575,6 +609,34 @@ fn only_trusted_callers_ask_for_faults_and_what_others_write_is_taken_away() {
     let (flow, edits) = asks("192.0.2.1", "drop");
     assert!(matches!(flow, Flow::Continue) && !edits.drops_answer());
     assert_eq!(edits.get("x-fault"), Some(""));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_may_be_late_and_refused_then() {
+    let all = |trouble| (Share::percent(100.0).unwrap(), trouble);
+    let own = Fault {
+        troubles: vec![
+            all(Trouble::Delay(Duration::from_millis(20))),
+            all(Trouble::Refuse(Rejection::Overloaded)),
+        ],
+        on_request: None,
+    };
+    let asking = Asking::of(&own, "Pay", "get");
+    let begun = tokio::time::Instant::now();
+    let caller = Caller {
+        now: asking.clock.now(),
+        ..SOMEBODY
+    };
+    let mut edits = Edits::default();
+    let flow = asking.ask(&caller, &mut edits, |check, asked| check.open(asked));
+    let Some(Flow::Wait(wait)) = flow else {
+        panic!("{flow:?}")
+    };
+    let refusal = wait.await.refusal.unwrap();
+    assert!(begun.elapsed() >= Duration::from_millis(19));
+    assert_eq!(refusal.why, Rejection::Overloaded);
+    let counted = [(String::new(), "delayed", 1), (String::new(), "refused", 1)];
+    assert_eq!(asking.counted(), counted);
 }
 
 #[test]

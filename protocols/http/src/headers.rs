@@ -416,6 +416,31 @@ mod tests {
     }
 
     #[test]
+    fn what_servers_may_read_besides_is_told() {
+        let readings = |headers: &[(&str, &str)], name: &str| {
+            let found = attribute(&head("/?x=1&x=2", headers), &format!("{READINGS}{name}"));
+            found.map(|own| own.replace('\n', " "))
+        };
+        let text = Some("a b".to_owned());
+        assert_eq!(readings(&[("x-a", "a")], "x-a"), None);
+        assert_eq!(readings(&[("x-a", "a"), ("x-a", "b")], "X-A"), text);
+        assert_eq!(readings(&[("x-a", "a"), ("x_a", "b")], "x-a"), text);
+        assert_eq!(readings(&[("x_a", "a")], "x-a").as_deref(), Some("a"));
+        assert_eq!(
+            readings(&[("cookie", "a"), ("cookie", "b")], "cookie"),
+            None
+        );
+        assert_eq!(readings(&[], "?x").as_deref(), Some("1 2 1 2"));
+        // What is for this connection alone no endpoint reads.
+        let own = head(
+            "/",
+            &[("connection", "x-a"), ("x-a", "a"), ("upgrade", "h2c")],
+        );
+        assert_eq!(attribute(&own, "x-a"), None);
+        assert_eq!(attribute(&own, "upgrade").as_deref(), Some("h2c"));
+    }
+
+    #[test]
     fn routes_see_parts_by_name() {
         let own = head(
             "/x?y=1&z",

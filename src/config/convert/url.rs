@@ -37,7 +37,10 @@ impl Url {
         let authority = uri.authority().map_or("", |own| own.as_str());
         let is_odd = host.contains(':') && host.parse::<IpAddr>().is_err();
         // One that is no number between 1 and 65535, or is none at all.
-        let has_port = uri.port().is_some() || authority.ends_with(':');
+        let has_port = authority
+            .rsplit(']')
+            .next()
+            .is_some_and(|end| end.contains(':'));
         let port = uri.port_u16().filter(|port| *port > 0);
         if host.is_empty() || authority.contains('@') || is_odd || has_port != port.is_some() {
             return Err(wrong());
