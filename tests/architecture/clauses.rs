@@ -17,7 +17,7 @@ const STANDARDS: [&str; 10] = [
 ];
 
 /// What has no standard but its source: whose, and the classes and pages that are cited.
-const SOURCES: [(&str, &[&str]); 6] = [
+const SOURCES: [(&str, &[&str]); 7] = [
     (
         "Bolt",
         &[
@@ -37,13 +37,31 @@ const SOURCES: [(&str, &[&str]); 6] = [
         "Dubbo",
         &[
             "AbstractCodec",
+            "AbstractConfigurator",
+            "AbstractLoadBalance",
+            "AddressMatch",
+            "ConditionStateRouter",
+            "ConfigItem",
+            "ConfigParser",
             "Constants",
             "DubboCodec",
+            "DubboInvoker",
+            "DubboProtocol",
             "ExchangeCodec",
             "FastJson2ObjectOutput",
+            "GenericFilter",
+            "MetadataInfo",
+            "MultiDestConditionRouter",
+            "NetUtils",
             "Response",
+            "RpcUtils",
+            "ServiceInstanceMetadataUtils",
+            "ServiceInstancesChangedListener",
+            "StringMatch",
+            "TagStateRouter",
             "TriRpcStatus",
             "TripleHeaderEnum",
+            "ZookeeperRegistry",
         ],
     ),
     ("Hessian 3", &["Hessian2Constants"]),
@@ -51,7 +69,9 @@ const SOURCES: [(&str, &[&str]); 6] = [
         "RocketMQ",
         &[
             "ConsumerSendMsgBackRequestHeader",
+            "DefaultMQProducer",
             "MQVersion",
+            "MessageDecoder",
             "PopMessageResponseHeader",
             "PullMessageResponseHeader",
             "PullSysFlag",
@@ -62,6 +82,10 @@ const SOURCES: [(&str, &[&str]); 6] = [
             "RocketMQSerializable",
             "SendMessageRequestHeaderV2",
         ],
+    ),
+    (
+        "SOFA-RPC",
+        &["AbstractCluster", "RemotingConstants", "ZookeeperRegistry"],
     ),
     (
         "gRPC",
@@ -127,7 +151,9 @@ fn faults(comment: &str) -> Vec<String> {
     }
     for (whose, names) in SOURCES {
         for name in names {
-            let whole = format!("{whose}: {name}");
+            let cited = |(whose, names): &(&str, &[&str]), text: &str| {
+                names.contains(name) && text.ends_with(&format!("{whose}: {name}"))
+            };
             for (at, _) in comment.match_indices(name) {
                 let is_word =
                     |char: Option<char>| char.is_some_and(|c| c.is_alphanumeric() || c == '_');
@@ -136,8 +162,12 @@ fn faults(comment: &str) -> Vec<String> {
                 let is_own = name.len() < 12
                     || is_word(before.chars().next_back())
                     || is_word(after.chars().next());
-                if !is_own && !comment[..at + name.len()].ends_with(&whole) {
-                    found.push(format!("`{name}` is cited as `{whole}`: {comment}"));
+                if !is_own
+                    && !SOURCES
+                        .iter()
+                        .any(|own| cited(own, &comment[..at + name.len()]))
+                {
+                    found.push(format!("`{name}` is cited as `{whose}: {name}`: {comment}"));
                 }
             }
         }

@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use finback_core::driver::Stream;
+use finback_core::driver::{Caller, Stream};
 use finback_core::frame::{Malformed, Metadata, Outcome};
 use finback_core::mesh::{AttemptEnd, Lease, Resend, Routed};
 use finback_core::net::{Expired, Timer};
@@ -71,7 +71,7 @@ pub(crate) fn forward(
             }
         };
         let answered = match &mut begun {
-            Ok(call) => call.answer_unless_cut().await,
+            Ok(call) => call.answer_unless_cut(&client.caller).await,
             Err(own) => std::mem::replace(&mut **own, Response::new(Payload::empty())),
         };
         let mut response = match begun {
@@ -601,12 +601,11 @@ impl Call {
     }
 
     /// An answer also where its client's connection must end before there is one.
-    async fn answer_unless_cut(&mut self) -> Response<Payload> {
-        let client = self.client.clone();
+    async fn answer_unless_cut(&mut self, caller: &Caller) -> Response<Payload> {
         let answered = {
             let mut attempts = pin!(self.attempts());
             poll_fn(|cx| match attempts.as_mut().poll(cx) {
-                Poll::Pending if client.caller.is_cut() => Poll::Ready(None),
+                Poll::Pending if caller.is_cut() => Poll::Ready(None),
                 polled => polled.map(Some),
             })
             .await

@@ -261,41 +261,24 @@ impl Client {
             1..3 => self.chance.between(0, 2000),
             _ => self.chance.between(0, 50),
         };
-        let name = &plan.services[service].name;
-        if let Some(calls) = &mut self.calls {
-            let padding = padding as usize * self.chance.pick(&[1, 1, 1, 8]);
-            let asked = calls.call(&mut self.chance, (id, number), name, padding);
-            self.waiting.insert(id, number);
-            ledger.entries[number].is_safe = asked == Some(true);
-            ledger.entries[number].given_up = asked.is_none();
-            net.note(&format!("client {} writes call {number}", self.number));
-            self.turn_calls(net, &[], false, ledger);
-            if self.chance.one_in(30) {
-                self.take_back(net, ledger);
-            }
-            return;
-        }
-        let mut bytes = if self.tongue.answers_in_order() {
-            let padding = padding as usize * self.chance.pick(&[1, 1, 1, 8]);
-            let (bytes, is_safe) = web::request(&mut self.chance, number, name, padding);
-            ledger.entries[number].is_safe = is_safe;
-            self.order.push(Due::Call(id));
-            bytes
-        } else {
-            self.tongue.call(&Call {
-                number,
-                id,
-                service: name,
-                timeout,
-                padding: padding as usize,
-                one_way,
-            })
+        self.waiting.insert(id, number);
+        net.note(&format!("client {} writes call {number}", self.number));
+        let call = Call {
+            number,
+            id,
+            service: &plan.services[service].name,
+            timeout,
+            padding: padding as usize,
+            one_way,
+        };
+        let mut bytes = match self.tongue {
+            Tongue::Http2 => return self.ask(net, &call, ledger),
+            Tongue::Http => self.write_in_order(&call, ledger),
+            _ => self.tongue.call(&call),
         };
         if unreadable && let Some(last) = bytes.last_mut() {
             *last = 0xff;
         }
-        self.waiting.insert(id, number);
-        net.note(&format!("client {} writes call {number}", self.number));
         net.send(self.conn, &bytes);
     }
 

@@ -52,12 +52,7 @@ pub(super) struct Message {
 }
 
 /// A call, and whether it may be sent again whatever its route says.
-pub(super) fn request(
-    chance: &mut Chance,
-    number: usize,
-    service: &str,
-    padding: usize,
-) -> (Vec<u8>, bool) {
+fn request(chance: &mut Chance, number: usize, service: &str, padding: usize) -> (Vec<u8>, bool) {
     let (method, is_safe, length) = match chance.between(0, 4) {
         0 => ("GET", true, 0),
         1 => ("DELETE", true, 0),
@@ -124,7 +119,7 @@ pub(super) fn body(number: usize, length: usize) -> Vec<u8> {
 }
 
 /// Takes all whole messages out of what was read.
-pub(super) fn take(inbox: &mut Vec<u8>) -> Vec<Message> {
+fn take(inbox: &mut Vec<u8>) -> Vec<Message> {
     let (mut used, mut found) = (0, Vec::new());
     while let Some((message, length)) = find(&inbox[used..]) {
         used += length;

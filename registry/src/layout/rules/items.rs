@@ -1,4 +1,4 @@
-//! Configurators in documents of the configuration centre (`ConfigParser`, `ConfigItem`).
+//! Configurators in documents of the configuration centre (Dubbo: ConfigParser, Dubbo: ConfigItem).
 
 use std::collections::BTreeMap;
 

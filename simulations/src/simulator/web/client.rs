@@ -6,8 +6,8 @@ use finback_core::rejection::Rejection;
 
 use super::super::client::Client;
 use super::super::ledger::Ledger;
-use super::super::tongue::number_in;
-use super::{Message, Start, take};
+use super::super::tongue::{Call, number_in};
+use super::{Message, Start, request, take};
 
 /// What is to be answered next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +88,15 @@ impl Order {
 }
 
 impl Client {
+    /// A call, to be answered after those before it.
+    pub(crate) fn write_in_order(&mut self, call: &Call<'_>, ledger: &mut Ledger) -> Vec<u8> {
+        let length = call.padding * self.chance.pick(&[1, 1, 1, 8]);
+        let (bytes, is_safe) = request(&mut self.chance, call.number, call.service, length);
+        ledger.entries[call.number].is_safe = is_safe;
+        self.order.push(Due::Call(call.id));
+        bytes
+    }
+
     /// Takes the answers that have come, the last of them maybe halfway.
     pub(crate) fn take_messages(&mut self, ended: bool, ledger: &mut Ledger) {
         for message in take(&mut self.inbox) {

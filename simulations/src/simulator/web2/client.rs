@@ -15,7 +15,7 @@ use super::super::chance::Chance;
 use super::super::client::Client;
 use super::super::ledger::Ledger;
 use super::super::network::Net;
-use super::super::tongue::token;
+use super::super::tongue::{Call, token};
 use super::super::web::{LENGTH, METHODS, TOKEN};
 use super::{Progress, Wire, content, context, is_whole, owner, read};
 
@@ -66,13 +66,13 @@ impl Calls {
     }
 
     /// Writes a call; whether it may be sent again whatever its route says, or `None` if nothing can be asked any more.
-    pub(crate) fn call(
-        &mut self,
-        chance: &mut Chance,
-        (id, number): (u64, usize),
-        service: &str,
-        padding: usize,
-    ) -> Option<bool> {
+    fn call(&mut self, chance: &mut Chance, call: &Call<'_>, padding: usize) -> Option<bool> {
+        let Call {
+            id,
+            number,
+            service,
+            ..
+        } = *call;
         let (method, is_safe) = chance.pick(&METHODS);
         let (method, is_safe, length) = match chance.between(0, 4) {
             0 => ("GET", true, 0),
@@ -173,6 +173,21 @@ impl Open {
 }
 
 impl Client {
+    /// Asks, and sometimes takes something back.
+    pub(crate) fn ask(&mut self, net: &mut Net, call: &Call<'_>, ledger: &mut Ledger) {
+        let length = call.padding * self.chance.pick(&[1, 1, 1, 8]);
+        let calls = self.calls.as_mut();
+        let asked = calls.and_then(|own| own.call(&mut self.chance, call, length));
+        let entry = &mut ledger.entries[call.number];
+        entry.is_safe = asked == Some(true);
+        // A connection that is over takes none.
+        entry.given_up = asked.is_none();
+        self.turn_calls(net, &[], false, ledger);
+        if self.chance.one_in(30) {
+            self.take_back(net, ledger);
+        }
+    }
+
     /// Says what its HTTP/2 has to say, and hears what came for its calls.
     pub(crate) fn turn_calls(
         &mut self,
@@ -219,7 +234,7 @@ impl Client {
     }
 
     /// Takes a call back.
-    pub(crate) fn take_back(&mut self, net: &mut Net, ledger: &mut Ledger) {
+    fn take_back(&mut self, net: &mut Net, ledger: &mut Ledger) {
         let taken = self
             .calls
             .as_mut()
