@@ -1,6 +1,6 @@
 //! URLs of servers that Finback itself asks or tells something, and the TLS to them.
 
-use std::net::IpAddr;
+use std::net::Ipv6Addr;
 
 use http::Uri;
 
@@ -35,7 +35,8 @@ impl Url {
         let host = uri.host().unwrap_or_default();
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let authority = uri.authority().map_or("", |own| own.as_str());
-        let is_odd = host.contains(':') && host.parse::<IpAddr>().is_err();
+        let is_v6 = uri.host().is_some_and(|own| own.starts_with('['));
+        let is_odd = is_v6 && host.parse::<Ipv6Addr>().is_err();
         // One that is no number between 1 and 65535, or is none at all.
         let has_port = authority
             .rsplit(']')
