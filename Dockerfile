@@ -6,6 +6,8 @@
 #   docker build -o . --target symbols .      (finback.debug, for gdb and perf)
 
 FROM rust:1.92.0-slim-bookworm AS tools
+# The toolchain that is here, whatever rust-toolchain.toml says to developers.
+ENV RUSTUP_TOOLCHAIN=1.92.0
 RUN apt-get update \
  && apt-get install -y --no-install-recommends \
       g++ make pkg-config libssl-dev protobuf-compiler libprotobuf-dev binutils \
@@ -51,7 +53,6 @@ ENTRYPOINT ["finback-sim"]
 FROM system AS finback
 LABEL org.opencontainers.image.title="Finback" \
       org.opencontainers.image.description="A multi-protocol mesh proxy for RPC and messaging" \
-      org.opencontainers.image.source="https://github.com/finback/finback" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /out/finback /usr/local/bin/
 COPY deploy/image/finback.yaml /etc/finback/finback.yaml

@@ -1,6 +1,6 @@
 # What a developer types. Each target does its own set-up on a Debian with Rust.
 
-.PHONY: demo test sweep fuzz packages peers check
+.PHONY: demo test sweep fuzz packages peers check deny
 
 # The mesh at work: stand-in services, callers and the proxy in one process. DEMO takes options, such as --once.
 demo: packages
@@ -34,3 +34,7 @@ check: packages
 	cargo fmt --all --check
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
+
+# Licences, known vulnerabilities and duplicates of dependencies: cargo install --locked cargo-deny
+deny:
+	cargo deny check

@@ -199,7 +199,7 @@ struct Shared {
 async fn accept(socket: TcpListener, tls: Option<Arc<ServerTls>>, shared: Arc<Shared>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        // Never closed, so there is always a place by and by.
+        // The semaphore is never closed, so that this cannot fail.
         let Ok(place) = places.clone().acquire_owned().await else {
             return;
         };

@@ -2,6 +2,7 @@
 //! hold for them as for all: nothing blocks a worker, and every wait has an end.
 
 mod answers;
+mod asking;
 mod dial;
 pub mod external_authorization;
 pub mod jwt;

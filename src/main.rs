@@ -13,7 +13,7 @@ use tracing::level_filters::LevelFilter;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// A multi-protocol mesh proxy: Bolt (SOFA-RPC), Dubbo, gRPC, HTTP, MQTT and TCP through one
+/// A multi-protocol mesh proxy: Bolt (SOFA-RPC), Dubbo, gRPC, HTTP, MQTT, RocketMQ and TCP through one
 /// routing core.
 #[derive(Parser)]
 #[command(
@@ -31,8 +31,8 @@ enum Command {
     /// Run the mesh until SIGTERM or SIGINT.
     ///
     /// Reloads the file when it changes or on SIGHUP: whole, or not at all. Prints one line per
-    /// listener and then `ready`. On SIGTERM it accepts no more, says goodbye, finishes what is
-    /// in flight and exits 0; a second signal ends it at once.
+    /// listener and then `ready`. On SIGTERM it accepts no more, tells clients to go away,
+    /// finishes what is in flight and exits 0; a second signal ends it at once.
     Run {
         /// The configuration file.
         #[arg(short, long, value_name = "FILE")]

@@ -48,7 +48,7 @@ pub async fn serve(
     let publications = Publications::open(config, registries, folder.as_deref()).await;
     tokio::spawn(publications.clone().keep());
     loop {
-        // Never closed, so there is always a place by and by.
+        // The semaphore is never closed, so that this cannot fail.
         let Ok(place) = places.clone().acquire_owned().await else {
             return;
         };

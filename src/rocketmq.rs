@@ -410,7 +410,7 @@ impl State {
         let Some((name, _)) = oldest.filter(|(_, place)| place.told.elapsed() > FORGOTTEN) else {
             return;
         };
-        tracing::info!(broker = %Escaped(&name.name), address = %Escaped(&name.address), "a broker of RocketMQ that no name server tells of any more is served no more");
+        tracing::info!(broker = %Escaped(&name.name), address = %Escaped(&name.address), "no name server names this broker of RocketMQ any more; its listener is closed");
         let name = name.clone();
         self.end(&name);
     }

@@ -274,7 +274,7 @@ impl Running {
         }
         for (name, known) in former {
             if !current.iter().any(|(_, own)| Arc::ptr_eq(own, &known)) {
-                tracing::debug!(listener = %name, "its brokers are served no more");
+                tracing::debug!(listener = %name, "the listeners of its brokers are closed");
                 known.close();
             }
         }

@@ -4,8 +4,14 @@
 
 #[path = "architecture/bans.rs"]
 mod bans;
+#[path = "architecture/clauses.rs"]
+mod clauses;
 #[path = "architecture/floors.rs"]
 mod floors;
+#[path = "architecture/habits.rs"]
+mod habits;
+#[path = "architecture/lengths.rs"]
+mod lengths;
 #[path = "architecture/page.rs"]
 mod page;
 #[path = "architecture/paths.rs"]

@@ -1,4 +1,4 @@
-//! Which endpoint takes the next call.
+//! Load balancing: which endpoint takes the next call.
 //!
 //! A balancer proposes endpoints in the order of its policy; a gate turns down those that
 //! may not be used now, and passes over those that have yet to show that they answer while

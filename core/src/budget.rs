@@ -1,4 +1,4 @@
-//! Retries stay a bounded share of the calls in flight, so that they never become a storm.
+//! The retry budget: retries stay a bounded share of the calls in flight, so that they never become a storm.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};

@@ -48,7 +48,7 @@ impl Terms {
     }
 }
 
-/// The youth of an instance.
+/// Warm-up of an instance (slow start).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WarmUp {
     /// When it began to serve.

@@ -113,7 +113,7 @@ const QUIET: Duration = Duration::from_millis(30);
 const PROMPT: Duration = Duration::from_millis(50);
 
 impl Health {
-    /// How it stands at `now`.
+    /// Its state at `now`.
     #[must_use]
     pub fn standing(&self, now: Now) -> Standing {
         self.stand.load().standing(now)
@@ -190,7 +190,7 @@ impl Health {
     /// already wait for that, or its connection takes long; or it fell silent. A black hole thus
     /// costs a few calls. Now and then one more goes there, for they may be of the kind that
     /// takes long.
-    pub(crate) fn is_in_doubt(&self, now: Now) -> bool {
+    pub(crate) fn is_suspect(&self, now: Now) -> bool {
         if self.is_silent(now) {
             return true;
         }

@@ -23,6 +23,7 @@ mod edits;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests;
+mod waiting;
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -41,6 +42,7 @@ use crate::rejection::Rejection;
 
 pub use decisions::{DecisionKey, Decisions, Tally};
 pub use edits::{Claims, Edits};
+pub use waiting::WaitingRoom;
 
 /// What a filter is asked about: all that calls of one kind have in common.
 #[derive(Clone, Copy, Debug)]
@@ -101,6 +103,10 @@ pub trait Check {
     }
 }
 
+/// Before the name of an attribute, it asks a protocol what else may be read there: each reading in a line of its own,
+/// where a call says it more than once or in a way that servers read differently; nothing, where all read the same.
+pub const READINGS: char = '\n';
+
 /// One call, or the call by which a session began, as a filter sees it.
 pub struct Asked<'a, 'b> {
     /// The moment.
@@ -129,6 +135,26 @@ impl Asked<'_, '_> {
             return (!edited.is_empty()).then(|| Cow::Owned(edited.to_owned()));
         }
         (self.attributes)(name)
+    }
+
+    /// What else its endpoint may read there than [`attribute`](Self::attribute) gives, each in a line of its own.
+    /// Whoever refuses by what it says refuses by any of these; whoever lets pass has all of them say so.
+    #[must_use]
+    pub fn readings(&mut self, name: &str) -> Option<Cow<'_, str>> {
+        let is_ours = edits::claim(name).is_some() || self.edits.get(name).is_some();
+        if is_ours {
+            return None;
+        }
+        (self.attributes)(&format!("{READINGS}{name}"))
+    }
+
+    /// Why a call cannot be judged by an attribute, if its endpoint may read something else there.
+    #[must_use]
+    pub fn doubt(&mut self, name: &str, rule: &Arc<str>) -> Option<Refusal> {
+        self.readings(name)?;
+        let mut refusal = Refusal::new(Rejection::BadRequest, rule);
+        refusal.text = "what it is judged by stands in it more than once".into();
+        Some(refusal)
     }
 
     /// A random number.
@@ -172,7 +198,7 @@ impl Action {
 pub struct Topics {
     /// Whether a filter brings all that a topic, or another filter, stands for.
     pub covers: fn(&str, &str) -> bool,
-    /// Whether some topic is brought by both filters.
+    /// Whether some topic is brought by both filters, or could be by another spelling of the second.
     pub meets: fn(&str, &str) -> bool,
 }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::discovery::Terms;
+use crate::rejection::Rejection;
 
 /// The longest name of a service, method, version or group, in bytes. Such names become keys, and
 /// live long after their call: Java allows itself 64 KiB, but nobody has one of more than a few
@@ -210,8 +211,10 @@ pub struct Metadata<'a> {
     /// The service's name is the protocol's own and no caller's: what stands in parentheses for
     /// calls that name none.
     pub own: bool,
-    /// Nobody may ask that here, wherever routes would lead it: the protocol's settings say so.
-    pub denied: bool,
+    /// Why it goes nowhere, wherever routes would lead it: its protocol, or what that is configured to, says so.
+    pub refused: Option<Rejection>,
+    /// Where its protocol answers by itself, that finds out who calls: filters are asked then, and not before.
+    pub proves: bool,
     /// How long it takes says nothing of its endpoint's load: a session, a tunnel, a long poll. It is left out of
     /// [adaptive concurrency](crate::concurrency).
     pub lingers: bool,

@@ -94,7 +94,7 @@ impl Gauges {
                         "finback_malformed_total",
                         "connections",
                         &[],
-                        "Client connections closed because their bytes made no sense.",
+                        "Client connections closed because their bytes were malformed.",
                     )
                 },
                 &self.malformed,
@@ -105,7 +105,7 @@ impl Gauges {
                         "finback_silent_total",
                         "connections",
                         &[],
-                        "Client connections that ended before they said anything, as probes of a port do.",
+                        "Client connections that ended before they sent anything, as probes of a port do.",
                     )
                 },
                 &self.silent,
@@ -116,7 +116,7 @@ impl Gauges {
                         "finback_slow_readers_total",
                         "connections",
                         &[],
-                        "Client connections closed because they did not read their answers.",
+                        "Client connections closed because they did not read their responses.",
                     )
                 },
                 &self.slow_readers,
@@ -212,10 +212,10 @@ impl Gauges {
             (
                 const {
                     &Family::counter(
-                        "finback_late_answers_total",
-                        "answers",
+                        "finback_late_responses_total",
+                        "responses",
                         &[],
-                        "Answers that came after their call was given up.",
+                        "Responses that came after their call was given up.",
                     )
                 },
                 &self.late_answers,
@@ -223,10 +223,10 @@ impl Gauges {
             (
                 const {
                     &Family::counter(
-                        "finback_unknown_answers_total",
-                        "answers",
+                        "finback_unknown_responses_total",
+                        "responses",
                         &[],
-                        "Answers to nothing that was asked.",
+                        "Responses to no request in flight.",
                     )
                 },
                 &self.unknown_answers,
@@ -234,10 +234,10 @@ impl Gauges {
             (
                 const {
                     &Family::counter(
-                        "finback_skipped_answers_total",
-                        "answers",
+                        "finback_skipped_responses_total",
+                        "responses",
                         &[],
-                        "Answers over the limit of a frame, whose bytes were skipped.",
+                        "Responses over the limit of a frame, whose bytes were skipped.",
                     )
                 },
                 &self.skipped_answers,

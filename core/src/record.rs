@@ -123,7 +123,7 @@ pub trait About {
         ""
     }
 
-    /// The filter that refused it, or "" if none did.
+    /// The filter that refused it, or that it waited for to its end, or "" if none did.
     fn filter(&self) -> &str {
         ""
     }

@@ -1,4 +1,4 @@
-//! Which route a call takes: ordered rules over its metadata, the first match wins.
+//! Routing: which route a call takes. Ordered rules over its metadata, the first match wins.
 
 mod cidr;
 mod text;

@@ -1,4 +1,4 @@
-//! Frameworks' own rules: which endpoints a call may go to, by what the call says.
+//! Traffic rules of frameworks: which endpoints a call may go to, by what the call says.
 
 use std::borrow::Cow;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! Which endpoints of a cluster a call may go to, by their labels.
+//! Subsets: which endpoints of a cluster a call may go to, by their labels.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

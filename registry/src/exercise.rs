@@ -1,4 +1,4 @@
-//! Any text through what reads the entries of frameworks, for fuzzing.
+//! Fuzzing: any text is read as an entry of a registry.
 
 use crate::layout;
 

@@ -206,7 +206,7 @@ impl Feeds {
         lock(&self.feeds).len()
     }
 
-    /// How it stands with them.
+    /// Their state.
     pub(crate) fn counts(&self) -> &Counts {
         &self.counts
     }
@@ -424,7 +424,7 @@ impl Follower {
                     registry,
                     service,
                     ?protection,
-                    "all providers are gone at once; doubted for a while"
+                    "all providers are gone at once; the last ones are kept for a while"
                 );
             }
             return false;

@@ -204,7 +204,6 @@ impl Layout {
 
 /// Follows one service in a store.
 pub(crate) struct Reading {
-    layout: Layout,
     service: String,
     parts: Parts,
     /// Rings when any of them changes.
@@ -212,8 +211,8 @@ pub(crate) struct Reading {
 }
 
 enum Parts {
-    /// One place holds everything.
-    Single(Followed, Cached),
+    /// One place holds everything, of which each entry is read alone.
+    Single(Followed, Cached, fn(&str, &[u8]) -> draft::Read),
     Dubbo(Box<DubboParts>),
     Spring(Box<spring::Spellings>),
 }
@@ -228,20 +227,29 @@ impl Reading {
         service: &str,
     ) -> Self {
         let bell = Bell::default();
-        let single = |query| Parts::Single(store.follow(query, &bell), Cached::default());
+        let single =
+            |query, read| Parts::Single(store.follow(query, &bell), Cached::default(), read);
         let parts = match layout {
             Layout::Dubbo | Layout::DubboApp => Parts::Dubbo(Box::new(DubboParts::begin(
                 store, roots, metadata, centre, layout, service, &bell,
             ))),
-            Layout::Sofa => single(Query::Names(sofa::providers(roots, service).into())),
+            Layout::Sofa => single(
+                Query::Names(sofa::providers(roots, service).into()),
+                sofa::read,
+            ),
             Layout::Spring => Parts::Spring(Box::new(spring::Spellings::begin(
                 store, roots, service, &bell,
             ))),
-            Layout::Grpc => single(Query::Entries(grpc::target(roots, service).into())),
-            Layout::Native => single(Query::Entries(native::providers(roots, service).into())),
+            Layout::Grpc => single(
+                Query::Entries(grpc::target(roots, service).into()),
+                grpc::read,
+            ),
+            Layout::Native => single(
+                Query::Entries(native::providers(roots, service).into()),
+                native::read,
+            ),
         };
         Self {
-            layout,
             service: service.to_owned(),
             parts,
             bell,
@@ -250,23 +258,12 @@ impl Reading {
 
     /// What is there now, if all of it is known.
     pub(crate) fn latest(&mut self) -> Option<Drafts> {
-        let Self {
-            layout,
-            service,
-            parts,
-            ..
-        } = self;
-        match parts {
-            Parts::Single(followed, cached) => {
-                let read = match layout {
-                    Layout::Sofa => sofa::read,
-                    Layout::Grpc => grpc::read,
-                    _ => native::read,
-                };
+        match &mut self.parts {
+            Parts::Single(followed, cached, read) => {
                 let answer = followed.latest()?;
-                Some(Drafts::again(cached, Some(&answer), read))
+                Some(Drafts::again(cached, Some(&answer), *read))
             }
-            Parts::Dubbo(parts) => parts.latest(service),
+            Parts::Dubbo(parts) => parts.latest(&self.service),
             Parts::Spring(spellings) => spellings.latest(),
         }
     }
@@ -274,7 +271,7 @@ impl Reading {
     /// Waits until something may have changed.
     pub(crate) async fn changed(&mut self) {
         match &mut self.parts {
-            Parts::Single(followed, _) => changed(&self.bell, || followed.has_changed()).await,
+            Parts::Single(followed, ..) => changed(&self.bell, || followed.has_changed()).await,
             Parts::Spring(spellings) => spellings.changed().await,
             Parts::Dubbo(parts) => parts.changed(&self.bell).await,
         }
@@ -285,7 +282,7 @@ impl Reading {
     pub(crate) fn save(&mut self, disk: &Disk, registry: &str, worth_it: bool) {
         let mut all = Vec::new();
         match &mut self.parts {
-            Parts::Single(followed, _) => all.push(followed),
+            Parts::Single(followed, ..) => all.push(followed),
             Parts::Spring(spellings) => spellings.followed(&mut all),
             Parts::Dubbo(parts) => parts.followed(&mut all),
         }

@@ -131,7 +131,7 @@ pub struct Eager {
     pub services: Option<Vec<String>>,
 }
 
-/// How it stands with a registry.
+/// The state of a registry.
 #[derive(Clone, Debug)]
 pub struct RegistryStatus {
     /// Its configured name.
@@ -145,8 +145,8 @@ pub struct RegistryStatus {
     pub services: usize,
     /// Of these, services of which nothing is known yet.
     pub waiting: usize,
-    /// Of these, services whose last providers vanished at once, which is doubted.
-    pub doubted: usize,
+    /// Of these, services whose last providers vanished at once, and are kept for a while.
+    pub protected: usize,
     /// Of these, services known from the snapshot of an earlier run only.
     pub from_disk: usize,
     /// Reads that its servers refuse or fail: what they answered last stays. Of a file, 1 while
@@ -509,7 +509,7 @@ impl Registries {
         Some(task.abort_handle())
     }
 
-    /// How it stands with each registry, by name.
+    /// The state of each registry, by name.
     #[must_use]
     pub fn status(&self) -> Vec<RegistryStatus> {
         let sources = lock(&self.sources);
@@ -632,7 +632,7 @@ impl Source {
             stale: Duration::ZERO,
             services: 0,
             waiting: 0,
-            doubted: 0,
+            protected: 0,
             from_disk: 0,
             failing_reads: 0,
             failing_names: 0,
@@ -678,7 +678,7 @@ impl Source {
             let counts = servers.feeds.counts();
             status.services = servers.feeds.len();
             status.waiting = counts.waiting();
-            status.doubted = counts.doubted();
+            status.protected = counts.doubted();
             status.from_disk = counts.remembered();
         }
         status

@@ -50,7 +50,7 @@ impl Looks {
                     tracing::warn!(
                         bytes = text.len(),
                         ?patience,
-                        "a file that we follow looks as if it was not written to its end; doubted for a while"
+                        "a followed file looks half written; it is taken after a while, or when it has changed"
                     );
                 }
                 self.seen = Some((text.to_vec(), now, patience));

@@ -26,7 +26,7 @@ const WAIT: Duration = Duration::from_secs(2);
 /// Instances that are asked at the same time, at most.
 const AT_ONCE: usize = 4;
 
-/// What an instance answers: JSON as Dubbo's `MetadataInfo` is written into registries.
+/// What an instance answers: JSON as it is written into registries (Dubbo: MetadataInfo).
 pub type Asked<'a> = Pin<Box<dyn Future<Output = Result<Vec<u8>, String>> + Send + 'a>>;
 
 /// A client of Dubbo's `MetadataService`. This crate speaks no protocol, so whoever builds the

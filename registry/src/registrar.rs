@@ -60,7 +60,7 @@ pub struct Registration {
     pub also: Vec<Self>,
 }
 
-/// How it stands with a registration.
+/// The state of a registration.
 #[derive(Clone, Debug)]
 pub struct RegistrationStatus {
     /// What is registered.

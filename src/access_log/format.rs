@@ -46,7 +46,7 @@ pub enum Field {
     Group,
     /// The route.
     Route,
-    /// The filter that refused it.
+    /// The filter that refused it, or that it waited for to its end.
     Filter,
     /// The cluster.
     Cluster,
@@ -91,7 +91,11 @@ pub const FIELDS: [(&str, Field, &str); 19] = [
     ("version", Field::Version, "the service's version"),
     ("group", Field::Group, "the service's group"),
     ("route", Field::Route, "the route that it took"),
-    ("filter", Field::Filter, "the filter that refused it"),
+    (
+        "filter",
+        Field::Filter,
+        "the filter that refused it, or that it waited for to its end",
+    ),
     (
         "cluster",
         Field::Cluster,

@@ -56,7 +56,7 @@ impl Token {
                     let why = format!("{error:#}");
                     tracing::warn!(
                         why,
-                        "the admin port's token has changed and is no good; the former stays"
+                        "the admin port's changed token is not valid; the one before stays in force"
                     );
                 }
             }

@@ -68,7 +68,7 @@ pub(super) fn registries(registries: &[RegistryStatus]) -> Value {
             "stale_seconds": registry.stale.as_secs(),
             "services": registry.services,
             "waiting": registry.waiting,
-            "doubted": registry.doubted,
+            "protected": registry.protected,
             "from_disk": registry.from_disk,
             "failing_reads": registry.failing_reads,
             "failing_names": registry.failing_names,

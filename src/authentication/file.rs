@@ -85,7 +85,10 @@ impl<T: Parsed> Fresh<T> {
                 Ok(()) => tracing::info!(file = %self.path.display(), "read again"),
                 Err(error) => {
                     let why = format!("{error:#}");
-                    tracing::warn!(why, "a file has changed and is no good; the former stays");
+                    tracing::warn!(
+                        why,
+                        "a changed file is not valid; what it said before stays in force"
+                    );
                 }
             }
         } else if due {

@@ -50,16 +50,7 @@ pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
         Some(settings) => Some(admin::Ports::bind(settings).await?),
         None => None,
     };
-    let mesh_registry = match config.mesh_registry.clone() {
-        Some(config) => {
-            let address = config.address;
-            let listener = TcpListener::bind(address)
-                .await
-                .with_context(|| format!("the mesh registry cannot listen on {address}"))?;
-            Some((listener, config))
-        }
-        None => None,
-    };
+    let mesh_registry = bind_mesh_registry(&config).await?;
     let snapshots = config.snapshots.clone();
     let running = Arc::new(Running::start(config)?);
     announce(&running).await;
@@ -84,14 +75,7 @@ pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
         () = running.orders.drained() => running.drain_delay(DRAIN_DELAY),
         _ = interrupt.recv() => running.drain_delay(Duration::ZERO),
     };
-    if delay.is_zero() {
-        tracing::info!(target: LIFECYCLE,
-            "stopping: finishing what is in flight; a second signal ends it at once");
-    } else {
-        tracing::info!(target: LIFECYCLE,
-            "stopping: not ready, but serving for {delay:?} more; then finishing what is in flight; \
-             a second signal ends it at once");
-    }
+    announce_stop(delay);
     let drained = tokio::select! {
         () = running.drain(delay) => true,
         _ = terminate.recv() => false,
@@ -106,6 +90,32 @@ pub async fn run(path: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
     }
     tracing::info!(target: LIFECYCLE, "stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Binds the address of the mesh registry, if there is to be one.
+async fn bind_mesh_registry(
+    config: &Config,
+) -> anyhow::Result<Option<(TcpListener, config::MeshRegistry)>> {
+    let Some(own) = config.mesh_registry.clone() else {
+        return Ok(None);
+    };
+    let address = own.address;
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("the mesh registry cannot listen on {address}"))?;
+    Ok(Some((listener, own)))
+}
+
+/// Says that it stops, and how.
+fn announce_stop(delay: Duration) {
+    if delay.is_zero() {
+        tracing::info!(target: LIFECYCLE,
+            "stopping: finishing what is in flight; a second signal ends it at once");
+    } else {
+        tracing::info!(target: LIFECYCLE,
+            "stopping: not ready, but serving for {delay:?} more; then finishing what is in flight; \
+             a second signal ends it at once");
+    }
 }
 
 /// Says when clients may be sent here, and first what is waited for.

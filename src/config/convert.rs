@@ -13,6 +13,7 @@ mod routes;
 mod several;
 mod statsd;
 mod tracing;
+mod url;
 mod warnings;
 
 use std::cell::RefCell;
@@ -558,7 +559,7 @@ fn mqtt_bounds(
     let Some(Placed { value, place }) = from else {
         return Ok(config);
     };
-    is_spoken(finback_mqtt::NAME, protocol, place)?;
+    expect_spoken(finback_mqtt::NAME, protocol, place)?;
     set_time(&mut config.connect_timeout, value.connect_timeout);
     set_time(&mut config.connack_timeout, value.connack_timeout);
     set_time(&mut config.auth_timeout, value.auth_timeout);
@@ -609,7 +610,7 @@ fn http_bounds(
     let Some(Placed { value, place }) = from else {
         return Ok(config);
     };
-    is_spoken(finback_http::NAME, protocol, place)?;
+    expect_spoken(finback_http::NAME, protocol, place)?;
     for (own, head) in [
         (&mut config.head, value.header_size),
         (&mut config.response_head, value.response_header_size),
@@ -647,8 +648,8 @@ fn http_bounds(
     Ok(config)
 }
 
-/// A listener may set bounds of a protocol that it speaks.
-fn is_spoken(name: &str, protocol: Option<&Placed<String>>, place: (u64, u64)) -> Result<()> {
+/// Refuses bounds of a protocol that the listener does not speak.
+fn expect_spoken(name: &str, protocol: Option<&Placed<String>>, place: (u64, u64)) -> Result<()> {
     if protocol.is_some_and(|own| own.value != name && own.value != "auto") {
         let message = format!("`{name}` is for listeners that speak it; take it away");
         return Err(Wrong::at(place, message));

@@ -75,12 +75,12 @@ impl JsonSchema for Time {
 /// If it is none.
 pub fn time(text: &str) -> Result<Duration, String> {
     let time = parse_time(text).filter(|time| !time.is_zero());
-    time.ok_or_else(|| format!("`{text}` is no length of time; write 800ms, 5s, 2m or 1h"))
+    time.ok_or_else(|| format!("`{text}` is not a duration; write 800ms, 5s, 2m or 1h"))
 }
 
 fn no_time<E: serde::de::Error>(text: &str) -> E {
     E::custom(format!(
-        "`{text}` is no length of time; write 800ms, 5s, 2m or 1h, at most 8760h"
+        "`{text}` is not a duration; write 800ms, 5s, 2m or 1h, at most 8760h"
     ))
 }
 

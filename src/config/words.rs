@@ -55,7 +55,7 @@ fn words(error: &Error, text: &str) -> String {
             variant, expected, ..
         } => {
             format!(
-                "`{variant}` is none of the words here; write one of: {}",
+                "`{variant}` is not allowed here; write one of: {}",
                 expected.join(", ")
             )
         }

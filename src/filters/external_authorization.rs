@@ -9,23 +9,22 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use finback_core::filter::{
-    Asked, Check, Decided, Edits, Filter, Flow, Refusal, Tally, Target, Wait,
-};
+use finback_core::filter::{Asked, Check, Decided, Edits, Filter, Flow, Refusal, Tally, Target};
 use finback_core::rejection::Rejection;
 use finback_core::text::cut;
 
 use super::answers::edits;
+use super::asking::{self, Asks, Outcomes};
 use super::messages::{
     Address, AttributeContext, Caller, CheckRequest, CheckResponse, DeniedResponse, HttpRequest,
     Request, Seconds, SocketAddress,
 };
-use super::server::{Framed, Server, Trouble};
+use super::server::{Server, Trouble};
 
-const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 /// All that a question says of attributes, in bytes. A call that has more is not asked about: what was left out might
 /// decide.
 const QUESTION: usize = 64 * 1024;
+const TOO_MUCH: &str = "the call says too much to be asked about";
 /// What a caller is told of the server's words, in bytes.
 const TEXT: usize = 1024;
 
@@ -44,19 +43,13 @@ pub struct Policy {
 
 /// Who may call what, as another server says.
 #[derive(Debug)]
-pub struct ExternalAuthorization {
-    policy: Arc<Policy>,
-    server: Arc<Server>,
-}
+pub struct ExternalAuthorization(Asks<Policy>);
 
 impl ExternalAuthorization {
     /// As this server says.
     #[must_use]
     pub fn new(policy: Policy, server: Arc<Server>) -> Self {
-        Self {
-            policy: Arc::new(policy),
-            server,
-        }
+        Self(Asks::new(policy, server))
     }
 }
 
@@ -66,6 +59,7 @@ impl Filter for ExternalAuthorization {
     }
 
     fn at(&self, target: &Target<'_>, tally: &Tally) -> Option<Rc<dyn Check>> {
+        let Asks { policy, server } = &self.0;
         let none = Arc::from("");
         let own = [
             ("protocol", target.protocol),
@@ -76,25 +70,22 @@ impl Filter for ExternalAuthorization {
             ("version", target.version),
             ("group", target.group),
         ];
-        let mut context = self.policy.context.clone();
+        let mut context = policy.context.clone();
         let own = own.into_iter().filter(|(_, value)| !value.is_empty());
         context.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let undecided = (!policy.dry_run).then(|| Refusal::new(Rejection::Denied, &none));
         Some(Rc::new(Asking {
-            policy: self.policy.clone(),
-            server: self.server.clone(),
+            policy: policy.clone(),
             is_http: target.protocol == finback_http::NAME,
             protocol: target.protocol.into(),
             path: format!("/{}/{}", target.service, target.method),
             context,
             judge: Rc::new(Judge {
-                policy: self.policy.clone(),
-                server: self.server.clone(),
-                allowed: tally.count(&none, "allowed"),
+                outcomes: Outcomes::new(server, tally, policy.failure_mode_allow, undecided),
+                policy: policy.clone(),
                 denied: tally.count(&none, "denied"),
                 would_deny: tally.count(&none, "would_deny"),
                 limited: tally.count(&none, "limited"),
-                error: tally.count(&none, "error"),
-                error_allowed: tally.count(&none, "error_allowed"),
                 none,
             }),
         }))
@@ -102,26 +93,22 @@ impl Filter for ExternalAuthorization {
 
     fn is_same(&self, other: &dyn Filter) -> bool {
         let other: &dyn Any = other;
-        other.downcast_ref::<Self>().is_some_and(|own| {
-            own.policy == self.policy && own.server.settings() == self.server.settings()
-        })
+        let other = other.downcast_ref::<Self>();
+        other.is_some_and(|own| self.0.is_same(&own.0))
     }
 
     fn describe(&self) -> Vec<String> {
-        let settings = self.server.settings();
-        let mut lines = vec![format!(
-            "asks {settings}, for up to {:?}, {} calls at a time",
-            settings.timeout, settings.in_flight
-        )];
-        if !self.policy.attributes.is_empty() {
-            lines.push(format!("tells it of {}", self.policy.attributes.join(", ")));
+        let policy = &self.0.policy;
+        let mut lines = vec![self.0.describe()];
+        if !policy.attributes.is_empty() {
+            lines.push(format!("tells it of {}", policy.attributes.join(", ")));
         }
-        let silent = match self.policy.failure_mode_allow {
+        let silent = match policy.failure_mode_allow {
             true => "calls pass where it does not answer",
             false => "calls are refused where it does not answer",
         };
         lines.push(silent.to_owned());
-        if self.policy.dry_run {
+        if policy.dry_run {
             lines.push("refuses nothing (dry run)".to_owned());
         }
         lines
@@ -131,7 +118,6 @@ impl Filter for ExternalAuthorization {
 /// What is asked about calls of one kind, in one worker.
 struct Asking {
     policy: Arc<Policy>,
-    server: Arc<Server>,
     /// Its attributes have the request line; in other protocols they are what callers make of them.
     is_http: bool,
     protocol: Box<str>,
@@ -203,87 +189,43 @@ impl Asking {
 impl Check for Asking {
     fn open(&self, asked: &mut Asked<'_, '_>) -> Flow {
         let Some(question) = self.question(asked) else {
-            return self
-                .judge
-                .misled("the call says too much to be asked about")
-                .map_or(Flow::Continue, Flow::Refuse);
+            let refusal = self.judge.outcomes.misled(TOO_MUCH);
+            return refusal.map_or(Flow::Continue, Flow::Refuse);
         };
-        let answer = match self
-            .server
-            .ask::<CheckResponse>(CHECK, Framed::of(&question))
-        {
-            Ok(answer) => answer,
-            Err(trouble) => {
-                let refusal = self.judge.silence(&trouble);
-                return refusal.map_or(Flow::Continue, Flow::Refuse);
-            }
-        };
-        let judge = self.judge.clone();
-        let wait: Wait = Box::pin(async move {
-            match answer.await {
-                Ok(answer) => judge.judge(answer),
-                Err(trouble) => Decided {
-                    refusal: judge.silence(&trouble),
-                    ..Decided::default()
-                },
-            }
-        });
-        Flow::Wait(wait)
+        asking::ask(&self.judge, asked, &question)
     }
 }
 
 /// Makes a decision of an answer.
 struct Judge {
     policy: Arc<Policy>,
-    server: Arc<Server>,
-    allowed: Arc<AtomicU64>,
+    outcomes: Outcomes,
     denied: Arc<AtomicU64>,
     would_deny: Arc<AtomicU64>,
     limited: Arc<AtomicU64>,
-    error: Arc<AtomicU64>,
-    error_allowed: Arc<AtomicU64>,
     none: Arc<str>,
 }
 
-impl Judge {
-    /// What no answer means.
-    fn silence(&self, trouble: &Trouble) -> Option<Refusal> {
-        self.server.complain(trouble);
-        if self.policy.failure_mode_allow {
-            self.error_allowed.fetch_add(1, Relaxed);
-            return None;
-        }
-        self.undecided()
-    }
+impl asking::Judge for Judge {
+    const METHOD: &'static str = "/envoy.service.auth.v3.Authorization/Check";
+    type Answer = CheckResponse;
 
-    /// What cannot be asked about, or an answer that may not be: refused, whatever silence means.
-    fn misled(&self, why: &str) -> Option<Refusal> {
-        self.server.complain(&why);
-        self.undecided()
-    }
-
-    fn undecided(&self) -> Option<Refusal> {
-        self.error.fetch_add(1, Relaxed);
-        (!self.policy.dry_run).then(|| Refusal::new(Rejection::Denied, &self.none))
+    fn outcomes(&self) -> &Outcomes {
+        &self.outcomes
     }
 
     fn judge(&self, answer: CheckResponse) -> Decided {
+        let outcomes = &self.outcomes;
         let code = answer.status.map_or(0, |own| own.code);
         let refusal = match (code, answer.denied) {
-            _ if answer.error.is_some() => self.silence(&Trouble::Failed("it says so".into())),
+            _ if answer.error.is_some() => outcomes.silence(&Trouble::Failed("it says so".into())),
             (0, None) => {
                 let ok = answer.ok.unwrap_or_default();
                 let set = ok.headers.iter().filter_map(|own| own.header.as_ref());
                 match edits(set, ok.headers_to_remove.iter()) {
-                    Ok(edits) => {
-                        self.allowed.fetch_add(1, Relaxed);
-                        let is_kept = !self.policy.dry_run;
-                        return Decided {
-                            edits: if is_kept { edits } else { Edits::default() },
-                            refusal: None,
-                        };
-                    }
-                    Err(what) => self.misled(&format!("its answer has {what}")),
+                    Ok(_) if self.policy.dry_run => return outcomes.allowed(Edits::default()),
+                    Ok(edits) => return outcomes.allowed(edits),
+                    Err(what) => outcomes.misled(&format!("its answer has {what}")),
                 }
             }
             (_, denied) => self.denied(&denied.unwrap_or_default()),
@@ -293,7 +235,9 @@ impl Judge {
             ..Decided::default()
         }
     }
+}
 
+impl Judge {
     fn denied(&self, answer: &DeniedResponse) -> Option<Refusal> {
         if self.policy.dry_run {
             self.would_deny.fetch_add(1, Relaxed);

@@ -260,6 +260,9 @@ impl Check for Bearers {
                 false => Flow::Refuse(own.bad("it has no bearer token")),
             };
         };
+        if asked.readings(&attribute).is_some() {
+            return Flow::Refuse(own.bad("it has several bearer tokens"));
+        }
         let issuer = match own.judge(&token) {
             Judgement::Good(claims) => {
                 own.good(asked.edits, claims, &attribute);

@@ -9,15 +9,15 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use finback_core::filter::rate_limit::Per;
-use finback_core::filter::{Asked, Check, Decided, Filter, Flow, Refusal, Tally, Target, Wait};
+use finback_core::filter::{Asked, Check, Decided, Filter, Flow, Refusal, Tally, Target};
 use finback_core::rejection::Rejection;
 use finback_core::text::cut;
 
 use super::answers::edits;
+use super::asking::{self, Asks, Outcomes};
 use super::messages::{Descriptor, Entry, RateLimitRequest, RateLimitResponse};
-use super::server::{Framed, Server, Trouble};
+use super::server::{Server, Trouble};
 
-const SHOULD_RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
 /// What is told of a value, in bytes: longer ones that begin alike are counted together.
 const VALUE: usize = 256;
 /// `envoy.service.ratelimit.v3.RateLimitResponse.Code`.
@@ -51,19 +51,13 @@ pub struct Policy {
 
 /// How many calls there may be, as another server says.
 #[derive(Debug)]
-pub struct RateLimitService {
-    policy: Arc<Policy>,
-    server: Arc<Server>,
-}
+pub struct RateLimitService(Asks<Policy>);
 
 impl RateLimitService {
     /// As this server says.
     #[must_use]
     pub fn new(policy: Policy, server: Arc<Server>) -> Self {
-        Self {
-            policy: Arc::new(policy),
-            server,
-        }
+        Self(Asks::new(policy, server))
     }
 }
 
@@ -91,23 +85,23 @@ impl Filter for RateLimitService {
     }
 
     fn at(&self, target: &Target<'_>, tally: &Tally) -> Option<Rc<dyn Check>> {
+        let Asks { policy, server } = &self.0;
         let none = Arc::from("");
-        let descriptors = self.policy.descriptors.iter().map(|entries| {
+        // Nobody knows whether the caller used up anything.
+        let mut undecided = Refusal::new(Rejection::Overloaded, &none);
+        undecided.text = "its rate cannot be told".into();
+        let passes = !policy.failure_mode_deny;
+        let descriptors = policy.descriptors.iter().map(|entries| {
             let entries = entries.iter();
             let own = entries.map(|(key, source)| (key.clone(), value(source, target)));
             own.collect()
         });
         Some(Rc::new(Counting {
-            domain: self.policy.domain.clone(),
-            server: self.server.clone(),
+            domain: policy.domain.clone(),
             descriptors: descriptors.collect(),
             judge: Rc::new(Judge {
-                server: self.server.clone(),
-                failure_mode_deny: self.policy.failure_mode_deny,
-                allowed: tally.count(&none, "allowed"),
+                outcomes: Outcomes::new(server, tally, passes, Some(undecided)),
                 limited: tally.count(&none, "limited"),
-                error: tally.count(&none, "error"),
-                error_allowed: tally.count(&none, "error_allowed"),
                 none,
             }),
         }))
@@ -115,22 +109,22 @@ impl Filter for RateLimitService {
 
     fn is_same(&self, other: &dyn Filter) -> bool {
         let other: &dyn Any = other;
-        other.downcast_ref::<Self>().is_some_and(|own| {
-            own.policy == self.policy && own.server.settings() == self.server.settings()
-        })
+        let other = other.downcast_ref::<Self>();
+        other.is_some_and(|own| self.0.is_same(&own.0))
     }
 
     fn describe(&self) -> Vec<String> {
-        let settings = self.server.settings();
+        let policy = &self.0.policy;
         let mut lines = vec![format!(
-            "asks {settings}, for up to {:?}, {} calls at a time, in the domain {}",
-            settings.timeout, settings.in_flight, self.policy.domain
+            "{}, in the domain {}",
+            self.0.describe(),
+            policy.domain
         )];
-        lines.extend(self.policy.descriptors.iter().map(|entries| {
+        lines.extend(policy.descriptors.iter().map(|entries| {
             let entries: Vec<String> = entries.iter().map(words).collect();
             format!("counts by {}", entries.join(", "))
         }));
-        let silent = match self.policy.failure_mode_deny {
+        let silent = match policy.failure_mode_deny {
             true => "calls are refused where it does not answer",
             false => "calls pass where it does not answer",
         };
@@ -150,7 +144,6 @@ fn words((key, source): &(Arc<str>, Source)) -> String {
 /// What is asked about calls of one kind, in one worker.
 struct Counting {
     domain: String,
-    server: Arc<Server>,
     descriptors: Vec<Vec<(Arc<str>, Value)>>,
     judge: Rc<Judge>,
 }
@@ -185,6 +178,13 @@ impl Counting {
 
 impl Check for Counting {
     fn open(&self, asked: &mut Asked<'_, '_>) -> Flow {
+        for (_, value) in self.descriptors.iter().flatten() {
+            if let Value::Read(Per::Attribute(name)) = value
+                && let Some(refusal) = asked.doubt(name, &self.judge.none)
+            {
+                return Flow::Refuse(refusal);
+            }
+        }
         let descriptors = self.descriptors.iter();
         let descriptors = descriptors.filter_map(|own| Self::descriptor(own, asked));
         let descriptors: Vec<Descriptor> = descriptors.collect();
@@ -196,84 +196,51 @@ impl Check for Counting {
             descriptors,
             hits_addend: 1,
         };
-        let answer = self
-            .server
-            .ask::<RateLimitResponse>(SHOULD_RATE_LIMIT, Framed::of(&question));
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(trouble) => {
-                let refusal = self.judge.silence(&trouble);
-                return refusal.map_or(Flow::Continue, Flow::Refuse);
-            }
-        };
-        let judge = self.judge.clone();
-        let wait: Wait = Box::pin(async move {
-            match answer.await {
-                Ok(answer) => judge.judge(&answer),
-                Err(trouble) => judge.silent(&trouble),
-            }
-        });
-        Flow::Wait(wait)
+        asking::ask(&self.judge, asked, &question)
     }
 }
 
 /// Makes a decision of an answer.
 struct Judge {
-    server: Arc<Server>,
-    failure_mode_deny: bool,
-    allowed: Arc<AtomicU64>,
+    outcomes: Outcomes,
     limited: Arc<AtomicU64>,
-    error: Arc<AtomicU64>,
-    error_allowed: Arc<AtomicU64>,
     none: Arc<str>,
 }
 
 impl Judge {
-    /// What no answer means.
-    fn silence(&self, trouble: &Trouble) -> Option<Refusal> {
-        self.server.complain(trouble);
-        if !self.failure_mode_deny {
-            self.error_allowed.fetch_add(1, Relaxed);
-            return None;
-        }
-        self.error.fetch_add(1, Relaxed);
-        // Nobody knows whether the caller used up anything.
-        let mut refusal = Refusal::new(Rejection::Overloaded, &self.none);
-        refusal.text = "its rate cannot be told".into();
-        Some(refusal)
-    }
-
-    fn silent(&self, trouble: &Trouble) -> Decided {
+    /// One that says nothing is none.
+    fn silent(&self, why: String) -> Decided {
         Decided {
-            refusal: self.silence(trouble),
+            refusal: self.outcomes.silence(&Trouble::Failed(why.into())),
             ..Decided::default()
         }
     }
+}
 
-    fn judge(&self, answer: &RateLimitResponse) -> Decided {
+impl asking::Judge for Judge {
+    const METHOD: &'static str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
+    type Answer = RateLimitResponse;
+
+    fn outcomes(&self) -> &Outcomes {
+        &self.outcomes
+    }
+
+    fn judge(&self, answer: RateLimitResponse) -> Decided {
         match answer.overall_code {
             OK => match edits(answer.request_headers_to_add.iter(), [].iter()) {
-                Ok(edits) => {
-                    self.allowed.fetch_add(1, Relaxed);
-                    Decided {
-                        edits,
-                        refusal: None,
-                    }
-                }
-                Err(what) => self.silent(&Trouble::Failed(format!("its answer has {what}").into())),
+                Ok(edits) => self.outcomes.allowed(edits),
+                Err(what) => self.silent(format!("its answer has {what}")),
             },
             OVER_LIMIT => {
                 self.limited.fetch_add(1, Relaxed);
                 let mut refusal = Refusal::new(Rejection::Limited, &self.none);
-                refusal.retry_after = until_reset(answer);
+                refusal.retry_after = until_reset(&answer);
                 Decided {
                     refusal: Some(refusal),
                     ..Decided::default()
                 }
             }
-            other => self.silent(&Trouble::Failed(
-                format!("its answer has the code {other}").into(),
-            )),
+            other => self.silent(format!("its answer has the code {other}")),
         }
     }
 }

@@ -5,11 +5,13 @@
 
 use std::fmt;
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use finback_core::clock::Clock;
+use finback_core::filter::WaitingRoom;
 use finback_core::log_limit::LogLimit;
 use finback_core::text::Escaped;
 use futures_util::FutureExt;
@@ -21,7 +23,7 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prost::Message;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Background;
@@ -68,7 +70,7 @@ impl fmt::Display for Settings {
 /// Why a question has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// As many as may be are open.
+    /// As many as may be are open, of all or of the client.
     Busy,
     /// None came in time.
     Late,
@@ -96,7 +98,31 @@ struct Question {
     body: Bytes,
     until: Instant,
     answer: oneshot::Sender<Result<Bytes, Trouble>>,
-    place: OwnedSemaphorePermit,
+    place: Place,
+}
+
+/// Questions that may be open, shared among the clients whose calls they are about.
+type Places = Arc<Mutex<WaitingRoom>>;
+
+/// A question's place; given back when dropped.
+struct Place {
+    client: IpAddr,
+    places: Places,
+}
+
+impl Place {
+    fn take(places: &Places, client: IpAddr) -> Option<Self> {
+        let mut room = places.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = places.clone();
+        room.enter(client, 1).then(|| Self { client, places })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut room = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        room.leave(self.client, 1);
+    }
 }
 
 /// A server as workers see it. What it is asked before it is [started](Background::start)
@@ -104,7 +130,7 @@ struct Question {
 #[derive(Debug)]
 pub struct Server {
     settings: Settings,
-    places: Arc<Semaphore>,
+    places: Places,
     questions: Sender<Question>,
     waiting: Mutex<Option<Receiver<Question>>>,
     clock: Clock,
@@ -117,7 +143,7 @@ impl Server {
         // Whatever has a place has room there.
         let (questions, waiting) = channel(settings.in_flight);
         Arc::new(Self {
-            places: Arc::new(Semaphore::new(settings.in_flight)),
+            places: Arc::new(Mutex::new(WaitingRoom::new(settings.in_flight))),
             settings,
             questions,
             waiting: Mutex::new(Some(waiting)),
@@ -130,17 +156,17 @@ impl Server {
         &self.settings
     }
 
-    /// Asks; never blocks. The answer, or trouble, is there when its time is over.
+    /// Asks about a call of this client; never blocks. The answer, or trouble, is there when its time is over.
     ///
     /// # Errors
-    /// If there is no place for the question.
+    /// If there is no place for the question: clients share them, each as many as it leaves free for others.
     pub(crate) fn ask<A: Message + Default>(
         &self,
         path: &'static str,
+        client: IpAddr,
         question: Framed,
     ) -> Result<impl Future<Output = Result<A, Trouble>> + use<A>, Trouble> {
-        let place = self.places.clone().try_acquire_owned();
-        let place = place.map_err(|_| Trouble::Busy)?;
+        let place = Place::take(&self.places, client).ok_or(Trouble::Busy)?;
         let (tell, told) = oneshot::channel();
         let until = Instant::now() + self.settings.timeout;
         let sent = self.questions.try_send(Question {

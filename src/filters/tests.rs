@@ -1,6 +1,7 @@
 //! The laws of filters, of those that ask others.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,14 +82,21 @@ fn another_server_or_another_policy_is_another_filter() {
 #[tokio::test]
 async fn what_nobody_answers_is_trouble_in_time_and_gives_its_place_back() {
     let own = server(1);
+    let clients = [1, 2].map(|own| IpAddr::from([10, 0, 0, own]));
     for _ in 0..3 {
         let asked: Vec<_> = (0..101)
-            .map(|_| {
+            .map(|number| {
+                let client = clients[number / 100];
                 let question = super::server::Framed::of(&super::messages::Seconds::default());
-                own.ask::<super::messages::Seconds>("/a/B", question)
+                own.ask::<super::messages::Seconds>("/a/B", client, question)
             })
             .collect();
-        assert!(asked[99].is_ok() && asked[100].is_err(), "100 have a place");
+        let places = asked.iter().filter(|own| own.is_ok()).count();
+        assert!(
+            asked[49].is_ok() && asked[50].is_err(),
+            "half is for one alone"
+        );
+        assert!(asked[100].is_ok() && places == 51, "another finds a place");
         // Port 1 of loopback: nobody is there.
         own.clone().start();
         for answer in asked.into_iter().flatten() {

@@ -51,12 +51,12 @@ static FAMILIES: [(Family, Read); 8] = [
     ),
     (
         Family::gauge(
-            "finback_registry_services_doubted",
+            "finback_registry_services_protected",
             "services",
             REGISTRY,
-            "Services whose providers vanished all at once, which is doubted for a while.",
+            "Services whose providers vanished all at once: the last ones are kept for `empty_protection`.",
         ),
-        |own| Value::Count(own.doubted as u64),
+        |own| Value::Count(own.protected as u64),
     ),
     (
         Family::gauge(

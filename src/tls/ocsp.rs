@@ -50,7 +50,7 @@ impl Stapled {
             }
             Err(why) => tracing::warn!(
                 file = %file.display(), why = format!("{why:#}"),
-                "an OCSP response is not sent along"
+                "an OCSP response is not stapled"
             ),
         }
         Ok(all)

@@ -2,7 +2,7 @@
 //!
 //! A resumed session shows no certificate: its peer is believed because it was verified once. So a
 //! session carries the end of that belief: the first end of a certificate in the chain that was
-//! shown, and of a revocation list that it was checked against. RFC 8446 (section 4.6.1) recommends
+//! shown, and of a revocation list that it was checked against. RFC 8446, section 4.6.1, recommends
 //! such a limit, and one for chains of resumptions, each by the ticket of the last: the end passes
 //! from ticket to ticket, and is never later than [`LONGEST`] after the handshake that verified.
 //! What is too old is not refused but forgotten: a full handshake follows, so that a client that

@@ -139,7 +139,7 @@ pub async fn keep_fresh<T: Renewed>(
                 let why = format!("{error:#}");
                 tracing::warn!(
                     why,
-                    "certificates have changed and are no good; the former stay"
+                    "changed certificates are not valid; those before stay in force"
                 );
             }
         }

@@ -64,10 +64,11 @@ const HESSIAN: &str = "protocols/hessian/src";
 const HTTP: &str = "protocols/http/src";
 const GRPC: &str = "protocols/grpc/src";
 const MQTT: &str = "protocols/mqtt/src";
+const ROCKETMQ: &str = "protocols/rocketmq/src";
 const TCP: &str = "protocols/tcp/src";
-const DATA_PATH: &[&str] = &[CORE, BOLT, DUBBO, HESSIAN, HTTP, GRPC, MQTT, TCP];
+const DATA_PATH: &[&str] = &[CORE, BOLT, DUBBO, HESSIAN, HTTP, GRPC, MQTT, ROCKETMQ, TCP];
 /// Crates that are nothing but codecs.
-const CODECS: &[&str] = &[BOLT, DUBBO, HESSIAN];
+const CODECS: &[&str] = &[BOLT, DUBBO, HESSIAN, ROCKETMQ];
 const PRODUCT: &[&str] = &[
     CORE,
     BOLT,
@@ -76,6 +77,7 @@ const PRODUCT: &[&str] = &[
     HTTP,
     GRPC,
     MQTT,
+    ROCKETMQ,
     TCP,
     "protocols/kafka/src",
     "registry/src",

@@ -77,3 +77,17 @@ fn names_that_nobody_has_are_found() {
         ]
     );
 }
+
+#[test]
+fn every_word_has_its_neighbours() {
+    let page = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let (_, words) = page.split_once("\n## Words\n").unwrap();
+    let rows: Vec<&str> = words.lines().filter(|line| line.starts_with('|')).collect();
+    assert!(rows[0].contains("Envoy") && rows[0].contains("HAProxy") && rows[0].contains("Dubbo"));
+    assert!(rows.len() > 30);
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let is_whole = cells.len() == 5 && cells.iter().all(|cell| !cell.is_empty());
+        assert!(is_whole, "{row}");
+    }
+}

@@ -746,11 +746,7 @@ fn tap_shows_exchanges_by_filter() {
         assert_eq!(own["route"], "shop", "{line}");
     }
     let out = command("tap", &file, &["--slower-than", "soon"]);
-    assert!(
-        said(&out).contains("is no length of time"),
-        "{}",
-        said(&out)
-    );
+    assert!(said(&out).contains("is not a duration"), "{}", said(&out));
 }
 
 #[test]

@@ -209,6 +209,42 @@ fn keys_that_are_new_are_found_and_those_that_are_gone_prove_nothing() {
 }
 
 #[test]
+fn a_token_that_was_good_ends_and_whoever_sends_a_bad_one_is_not_let_in_as_one_without() {
+    let back = web::serve().to_string();
+    let config = format!(
+        r#"
+workers: 1
+listeners: [ {{ name: all, address: "127.0.0.1:0", routes: all, filters: [ login ] }} ]
+routes: {{ all: [ {{ to: {{ cluster: web }} }} ] }}
+clusters: {{ web: {{ endpoints: [ "{back}" ] }} }}
+filters:
+  login:
+    jwt:
+      optional: true
+      clock_skew: 0s
+      issuers: [ {{ issuer: far, audiences: [ mesh ], key: "far.json" }} ]
+"#
+    );
+    let keys = set(&[("k1", FIRST)]);
+    let finback = Finback::start_with(&config, &[("far.json", &keys)]);
+    let at = finback.local("all");
+    let ask = |headers: &str| status(&get(&at, "/a", headers));
+    let short = claims("exp", (get_current_timestamp() + 3).into());
+    let short = bearer(&token("k1", FIRST, &short));
+    // It is remembered, and ends all the same.
+    assert_eq!([ask(&short), ask(&short)], [200, 200]);
+    let good = bearer(&token("k1", FIRST, &claims("x", 1.into())));
+    let bad = bearer(&token("k1", SECOND, &claims("x", 1.into())));
+    assert_eq!([ask(""), ask(&good), ask(&bad)], [200, 200, 401]);
+    // Which of two its endpoint reads, nobody knows.
+    for two in [[&good, &bad], [&bad, &good], [&good, &good]] {
+        assert_eq!(ask(&two.map(String::as_str).concat()), 401);
+    }
+    thread::sleep(Duration::from_secs(4));
+    assert_eq!(ask(&short), 401);
+}
+
+#[test]
 fn without_keys_no_token_is_good_and_the_caller_is_not_to_blame() {
     let back = web::serve().to_string();
     let finback = front(free_port(), [(); 4].map(|()| back.clone()));

@@ -371,6 +371,31 @@ fn answers_that_are_dropped_and_calls_that_are_late() {
     });
 }
 
+#[test]
+fn filters_after_one_that_waits_are_asked_as_well() {
+    let back = web::serve();
+    let finback = Finback::start(&format!(
+        r#"
+workers: 1
+listeners: [ {{ name: web, address: "127.0.0.1:0", routes: web, filters: [ late, who ] }} ]
+routes: {{ web: [ {{ to: {{ cluster: back }} }} ] }}
+clusters: {{ back: {{ endpoints: [ "{back}" ] }} }}
+filters:
+  late: {{ fault: {{ delay: {{ percent: 100, time: 50ms }} }} }}
+  who: {{ authorization: {{ default: allow, rules: [ {{ effect: deny, match: {{ path: /admin }} }} ] }} }}
+"#
+    ));
+    let at = finback.local("web");
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        assert_eq!(curl(&format!("http://{at}/"), &[version]).0, 200);
+        assert_eq!(curl(&format!("http://{at}/admin"), &[version]).0, 403);
+    }
+    // The record names the one that refused it, and not the one that it waited for.
+    let (_, recent) = finback.admin("/recent");
+    assert!(recent.contains("\"filter\": \"who\""), "{recent}");
+    assert!(!recent.contains("\"filter\": \"late\""), "{recent}");
+}
+
 fn grpcurl(arguments: &[&str]) -> String {
     let out = Command::new(built("go/grpcurl"))
         .args(["-plaintext", "-max-time", "10"])
@@ -504,6 +529,114 @@ fn identities_are_those_of_certificates_and_nothing_else() {
         "identity: spiffe://acme/shop",
     ];
     assert_eq!(as_client(None, &forged), 403);
+}
+
+#[test]
+fn identities_are_chosen_by_their_beginning_or_an_expression() {
+    let authority = Authority::new();
+    authority.issue("server", "server", "DNS:localhost", 3600);
+    for (name, names) in [
+        ("shop", "URI:spiffe://acme/shop"),
+        ("pay", "URI:spiffe://acme/pay"),
+        ("near", "URI:spiffe://acme.evil/shop"),
+        // A name of another kind that reads alike.
+        ("dns", "DNS:shop.acme.test"),
+    ] {
+        authority.issue(name, "spiffe://acme/shop", names, 3600);
+    }
+    let finback = Finback::start(&format!(
+        r#"
+workers: 1
+listeners:
+  - name: web
+    address: "127.0.0.1:0"
+    routes: web
+    tls: {{ certificates: [ {{ certificate: "{}", key: "{}" }} ], client_ca: "{}", client_optional: true }}
+routes:
+  web:
+    - {{ match: {{ path: /prefix }}, to: {{ cluster: back }}, filters: [ prefix ] }}
+    - {{ match: {{ path: /regex }}, to: {{ cluster: back }}, filters: [ regex ] }}
+    - {{ to: {{ cluster: back }}, filters: [ not-pay ] }}
+clusters: {{ back: {{ endpoints: [ "{}" ] }} }}
+filters:
+  prefix:
+    authorization: {{ rules: [ {{ effect: allow, match: {{ identity: {{ prefix: "spiffe://acme/" }} }} }} ] }}
+  regex:
+    authorization: {{ rules: [ {{ effect: allow, match: {{ identity: {{ regex: "spiffe://acme/s.+" }} }} }} ] }}
+  not-pay:
+    authorization:
+      default: allow
+      rules: [ {{ effect: deny, match: {{ identity: {{ prefix: "spiffe://acme/p" }} }} }} ]
+"#,
+        authority.path("server.pem"),
+        authority.path("server.key"),
+        authority.path("ca.pem"),
+        web::serve(),
+    ));
+    let port = finback.port("web");
+    let ca = authority.path("ca.pem");
+    let ask = |name: &str, path: &str| {
+        let pair = ["pem", "key"].map(|end| authority.path(&format!("{name}.{end}")));
+        let mut arguments = vec!["--cacert", &ca];
+        if !name.is_empty() {
+            arguments.extend(["--cert", &pair[0], "--key", &pair[1]]);
+        }
+        curl(&format!("https://localhost:{port}{path}"), &arguments).0
+    };
+    for (name, [prefix, regex, other]) in [
+        ("shop", [200, 200, 200]),
+        ("pay", [200, 403, 403]),
+        ("near", [403, 403, 200]),
+        ("dns", [403, 403, 200]),
+        ("", [403, 403, 200]),
+    ] {
+        let said = ["/prefix", "/regex", "/"].map(|path| ask(name, path));
+        assert_eq!(said, [prefix, regex, other], "{name}");
+    }
+}
+
+// === Reload ===
+
+#[test]
+fn a_filter_or_listener_by_another_name_decides_the_same() {
+    use std::io::{Read, Write};
+    let (back, port) = (web::serve(), crate::support::free_port());
+    let config = |listener: &str, filter: &str| {
+        format!(
+            r#"
+workers: 1
+listeners: [ {{ name: {listener}, address: "127.0.0.1:{port}", protocol: http, routes: web, filters: [ {filter} ] }} ]
+routes: {{ web: [ {{ to: {{ cluster: back }} }} ] }}
+clusters: {{ back: {{ endpoints: [ "{back}" ] }} }}
+filters:
+  {filter}:
+    authorization: {{ default: allow, rules: [ {{ effect: deny, match: {{ path: /admin }} }} ] }}
+"#
+        )
+    };
+    let finback = Finback::start(&config("one", "first"));
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PROMPT)).unwrap();
+    let mut ask = |path: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut bytes = [0; 4096];
+        let read = stream.read(&mut bytes).unwrap();
+        let head = String::from_utf8_lossy(&bytes[..read]).into_owned();
+        head.split(' ').nth(1).unwrap_or_default().to_owned()
+    };
+    assert_eq!([ask("/"), ask("/admin")], ["200", "403"]);
+    finback.reload(&config("one", "second"));
+    assert_eq!([ask("/"), ask("/admin")], ["200", "403"]);
+    assert_eq!(decided(&finback, "second", "denied"), 1);
+    // Who came by a listener that is gone keeps its filters to the end.
+    finback.reload(&config("two", "third"));
+    assert_eq!(ask("/admin"), "403");
+    let url = format!("http://127.0.0.1:{port}/admin");
+    eventually("the new listener", PATIENCE, || match curl(&url, &[]).0 {
+        403 => Ok(()),
+        other => Err(other.to_string()),
+    });
 }
 
 #[test]
@@ -834,6 +967,17 @@ clusters:
         "{:?}",
         begun.elapsed()
     );
+    // Copies go on, and hold no place of their clients, who are gone.
+    eventually(
+        "places of clients",
+        Duration::from_secs(3),
+        || match finback.metric("finback_connections", "") {
+            0 => Ok(()),
+            other => Err(other.to_string()),
+        },
+    );
+    let copies = finback.cluster("shadow").unwrap()["in_flight"].as_u64();
+    assert!(copies >= Some(1), "{copies:?}");
     drop((seen, stream));
     assert_eq!(curl(&format!("http://{at}/"), &[]).0, 200);
     let (_, page) = finback.admin("/metrics");
@@ -858,7 +1002,7 @@ filters: {{ own: {filters} }}
         ))
     };
     let messages = "{ rate_limit: { rate: 1/s, unit: messages } }";
-    let drops = "{ fault: { drop_answer: { percent: 1 } } }";
+    let drops = "{ fault: { drop_response: { percent: 1 } } }";
     for (protocol, filters, said) in [
         ("bolt", messages, "only sessions of MQTT have"),
         ("tcp", drops, "no protocol there has any"),

@@ -441,7 +441,7 @@ fn what_would_have_no_effect_is_refused_with_its_place() {
     refused("mountpoint: \"{claims.tenant}/\"", "tokens");
     for (mqtt, why) in [
         ("denied: close", "`authenticate`"),
-        ("authenticate: maybe", "none of the words"),
+        ("authenticate: maybe", "is not allowed here"),
         (
             "authenticate: { users: a, tokens: { key: b } }",
             "exactly one",

@@ -550,7 +550,7 @@ fn bad_policies_are_refused_with_their_place() {
     for (policy, why) in [
         (
             "{ acl: [ { allow: sing, topics: [ a ] } ] }",
-            "nobody does `sing`",
+            "`sing` is no action",
         ),
         (
             "{ acl: [ { allow: all, deny: all, topics: [ a ] } ] }",

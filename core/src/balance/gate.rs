@@ -1,4 +1,4 @@
-//! Which endpoints may be used for one call.
+//! Eligibility: which endpoints may be used for one call.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ impl<'a> Gate<'a> {
         self.may_be_used(endpoint)
             && !self.is_busy(endpoint)
             && (self.choosy == Choosy::Least || !self.ask.avoid.contains(&endpoint.address))
-            && (self.choosy != Choosy::Most || !self.is_in_doubt(endpoint))
+            && (self.choosy != Choosy::Most || !self.is_suspect(endpoint))
     }
 
     /// The member's weight now; 0 if there is no such member.
@@ -110,12 +110,12 @@ impl<'a> Gate<'a> {
 
     /// A call with a key only makes way where no connection is being made: its home is its home
     /// also while that takes its time to answer. And one that was ejected is tried by one call anyway.
-    fn is_in_doubt(&self, endpoint: &Endpoint) -> bool {
+    fn is_suspect(&self, endpoint: &Endpoint) -> bool {
         let (health, now) = (&endpoint.health, self.ask.now);
         if self.ask.hash.is_some() || health.standing(now) == Standing::Due {
             return health.is_slow(now);
         }
-        health.is_in_doubt(now)
+        health.is_suspect(now)
     }
 
     fn panic(&self) -> Panic {

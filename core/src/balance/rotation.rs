@@ -24,7 +24,7 @@ const REWEIGH: Duration = Duration::from_millis(100);
 /// The order of turns.
 #[derive(Debug)]
 pub(super) struct Rotation {
-    /// Whose turn it is while all weights are equal.
+    /// The next member of the round robin while all weights are equal.
     next: usize,
     /// The order while they are not.
     schedule: Option<Schedule>,

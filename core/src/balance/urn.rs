@@ -9,7 +9,7 @@ use crate::rng::below;
 use super::gate::Gate;
 use super::settled;
 
-/// Members with as many lots as they have weight.
+/// A weighted sampler: a member is drawn as often as its weight says.
 #[derive(Debug)]
 pub(super) struct Urn {
     /// For each member, its lots and those of all members before it.

@@ -1,6 +1,7 @@
 //! One framed call on its way: attempts, waiting for a registry, answers and refusals.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -217,8 +218,7 @@ pub(crate) fn wait_for_filter(worker: &Rc<Worker>, mut call: Box<Call>) {
     let Some(wait) = call.exchange.take_wait() else {
         return refuse(worker, call, Rejection::Denied);
     };
-    let bytes = call.wire.as_ref().map_or(0, Bytes::len);
-    let Some(room) = Room::take_for(worker, bytes) else {
+    let Some(room) = Room::take_for(worker, &call) else {
         return refuse(worker, call, Rejection::Overloaded);
     };
     let place = CallPlace::take(worker, &call.exchange, WaitsFor::Filter);
@@ -267,16 +267,20 @@ fn go_on(worker: &Rc<Worker>, mut call: Box<Call>, decided: Decided) {
 
 // === Waiting for a registry ===
 
-/// Room for a call that waits, given back when it waits no more.
+/// Room for a call that waits, of its client's share; given back when it waits no more.
 struct Room {
     worker: Rc<Worker>,
+    client: IpAddr,
     bytes: usize,
 }
 
 impl Room {
-    fn take_for(worker: &Rc<Worker>, bytes: usize) -> Option<Self> {
-        worker.reserve_pending(bytes).then(|| Self {
+    fn take_for(worker: &Rc<Worker>, call: &Call) -> Option<Self> {
+        let client = call.exchange.source();
+        let bytes = call.wire.as_ref().map_or(0, Bytes::len);
+        worker.reserve_waiting(client, bytes).then(|| Self {
             worker: worker.clone(),
+            client,
             bytes,
         })
     }
@@ -284,7 +288,7 @@ impl Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.worker.release_pending(self.bytes);
+        self.worker.release_waiting(self.client, self.bytes);
     }
 }
 
@@ -313,9 +317,8 @@ impl Drop for LookingUp {
 /// Keeps a call until its service's first snapshot is there, its deadline passes, its client is gone
 /// or draining takes too long.
 fn park(worker: &Rc<Worker>, call: Box<Call>, cluster: Arc<Cluster>) {
-    let bytes = call.wire.as_ref().map_or(0, Bytes::len);
     let looking_up = LookingUp::begin(&call.reply, &cluster);
-    let room = looking_up.and_then(|own| Some((own, Room::take_for(worker, bytes)?)));
+    let room = looking_up.and_then(|own| Some((own, Room::take_for(worker, &call)?)));
     let Some(room) = room else {
         return refuse(worker, call, Rejection::Overloaded);
     };

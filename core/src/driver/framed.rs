@@ -171,6 +171,12 @@ impl Client {
                 .borrow_mut()
                 .find(worker, &self.origin, self.protocol, source, metadata);
         let mut attributes = |name: &str| self.attribute(wire, metadata, name);
+        // Whom it would be judged by may not be whom it would reach.
+        let mut refused = || {
+            let is_ambiguous = || self.codec.is_ambiguous(&head, wire, metadata);
+            let ambiguous = || is_ambiguous().then_some(Rejection::BadRequest);
+            metadata.refused.or_else(ambiguous)
+        };
         // Its place is there before it: made elsewhere, all of it would be copied.
         let place = Box::new_uninit();
         let mut call = Box::write(
@@ -182,9 +188,9 @@ impl Client {
                     worker,
                     site,
                     (source, wire.len()),
-                    metadata.timeout,
                     self.identity(),
-                    metadata.names,
+                    metadata,
+                    &mut refused,
                     &mut attributes,
                 ),
                 lease: None,
@@ -207,15 +213,7 @@ impl Client {
             }
         }
         call.exchange.lingers = metadata.lingers;
-        let is_judged = call.exchange.is_judged();
-        let allowed = if metadata.denied {
-            Err(Rejection::Denied)
-        } else if is_judged && self.codec.is_ambiguous(&head, wire, metadata) {
-            // Whom it is judged by is not whom it would reach.
-            Err(Rejection::BadRequest)
-        } else {
-            Ok(())
-        };
+        let allowed = metadata.refused.map_or(Ok(()), Err);
         match allowed.and_then(|()| call.exchange.routed()) {
             Ok(Routed::Onward) => {
                 if call.exchange.has_shadow() {

@@ -188,6 +188,9 @@ impl Drop for Presence {
     }
 }
 
+/// Clients that are taken from the queue of a listener that ends, at most: as many as a queue holds mostly.
+const LAST: usize = 4096;
+
 /// A client that has vanished, or takes nothing of what is sent to it, is disconnected by the
 /// kernel after this.
 const UNREAD: Duration = Duration::from_secs(60);
@@ -248,11 +251,26 @@ impl Listening {
                 }
             }
         }
-        // Clients in the queue have been told that they are connected: serve them.
-        while let Ok(Ok((stream, peer))) =
-            tokio::time::timeout(Duration::from_millis(1), socket.accept()).await
-        {
-            self.place(stream, peer, &worker);
+        self.take_last(socket, &worker);
+    }
+
+    /// Serves the clients that are in the queue, for the kernel has told them that they are connected, and closes the
+    /// socket: whoever comes in between is reset. So nothing else has its turn before that.
+    fn take_last(self: &Rc<Self>, socket: TcpListener, worker: &Rc<Worker>) {
+        let Ok(socket) = socket.into_std() else {
+            return;
+        };
+        for _ in 0..LAST {
+            match socket.accept() {
+                Ok((stream, peer)) => {
+                    let is_ready = stream.set_nonblocking(true);
+                    if let Ok(stream) = is_ready.and_then(|()| TcpStream::from_std(stream)) {
+                        self.place(stream, peer, worker);
+                    }
+                }
+                Err(error) if is_about_the_connection(&error) => {}
+                Err(_) => return,
+            }
         }
     }
 

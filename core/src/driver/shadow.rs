@@ -97,9 +97,9 @@ pub(super) fn copy(
         worker,
         site,
         (source, wire.len()),
-        metadata.timeout,
         None,
-        metadata.names,
+        metadata,
+        &mut || metadata.refused,
         &mut attributes,
     );
     exchange.mark(

@@ -21,7 +21,7 @@ pub struct Held {
     pub for_client: usize,
     /// The most bytes that wait on one connection to an endpoint.
     pub for_endpoint: usize,
-    /// Bytes of calls that wait for a registry.
+    /// What calls take that wait for a registry or a filter.
     pub pending: usize,
     /// Calls in the tables of connections to endpoints, heartbeats included.
     pub calls: usize,
@@ -146,7 +146,7 @@ impl Crew {
     pub fn held(&self) -> Held {
         let mut held = Held::default();
         for worker in &self.inner.workers {
-            held.pending += worker.pending();
+            held.pending += worker.waiting();
             for resident in worker.residents().all() {
                 held.residents += 1;
                 held.for_client = held.for_client.max(resident.queued());

@@ -70,6 +70,21 @@ impl Stream {
         self.exchange.routed()
     }
 
+    /// The same of a call whose filters wait until it is known who calls, which `attributes` tell.
+    ///
+    /// # Errors
+    /// The rejection to answer with if it goes nowhere.
+    pub async fn judged(
+        &mut self,
+        attributes: &mut dyn FnMut(&str) -> Option<String>,
+    ) -> Result<Routed, Rejection> {
+        let transport = self.transport.as_deref();
+        let client = transport.and_then(Transport::identity);
+        let read = &mut |name: &str| attribute(transport, attributes, name);
+        self.exchange.judge(&self.worker, client, read);
+        self.admitted(attributes).await
+    }
+
     /// When its caller may try again, where a filter that refused it knows that.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
@@ -342,9 +357,9 @@ impl SessionFilters {
         self.own.message(&self.worker, client, attributes, message)
     }
 
-    /// Looks whether something was configured anew; whether the session has to end for that.
-    pub fn are_against_now(&mut self, attributes: &mut dyn FnMut(&str) -> Option<String>) -> bool {
-        self.own.renew(&self.worker) && self.are_against(attributes)
+    /// Takes up what was configured anew; whether something was.
+    pub fn renew(&mut self) -> bool {
+        self.own.renew(&self.worker)
     }
 
     /// Whether they would not let the session begin that is there.

@@ -3,6 +3,20 @@
 //! An id is a slot's index and its generation. A slot whose call was given up stays taken until
 //! its answer comes, so the id of an unanswered call is never used again on that connection: a
 //! late answer can be dropped, but never reach another caller.
+//!
+//! ```text
+//!  id on the wire   63 or 31                    0
+//!                   +------------+--------------+
+//!                   | generation | slot's index |   half of the bits each
+//!                   +------------+--------------+
+//!  slot 0:  one-ways only; an answer with one of its ids is `Unknown`, as one of another generation is
+//!
+//!            insert                claim: Live
+//!     Free ----------> Taken ----------------------> Free, generation + 1
+//!                        | abandon_where
+//!                        v          claim: Late
+//!                    Abandoned --------------------> Free, generation + 1
+//! ```
 
 /// Index 0 is never a slot: its ids go out with one-ways, whose answers nobody waits for.
 const ONE_WAY_SLOT: u32 = 0;

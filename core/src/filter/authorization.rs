@@ -66,11 +66,9 @@ impl Rule {
         let Some(own) = &self.messages else {
             return true;
         };
-        let fits = |filter: &Arc<str>| match (message.action, self.effect) {
-            (Action::Subscribe, Effect::Deny) => (message.topics.meets)(filter, message.topic),
-            (Action::Subscribe, Effect::Allow) | (Action::Publish, _) => {
-                (message.topics.covers)(filter, message.topic)
-            }
+        let fits = |filter: &Arc<str>| match self.effect {
+            Effect::Deny => (message.topics.meets)(filter, message.topic),
+            Effect::Allow => (message.topics.covers)(filter, message.topic),
         };
         own.actions.contains(&message.action)
             && (own.topics.is_empty() || own.topics.iter().any(fits))
@@ -295,7 +293,7 @@ impl Rules {
         let mut denied = None;
         for number in &*self.known_about(asked.client) {
             let rule = &policy.rules[*number];
-            if !is_about(rule) || !holds(&rule.when, asked) {
+            if !is_about(rule) || !holds(rule, asked) {
                 continue;
             }
             match (rule.effect, rule.dry_run) {
@@ -348,11 +346,24 @@ impl Check for Rules {
     }
 }
 
-/// Whether a rule's conditions hold that may differ between calls of one kind by one client.
-fn holds(when: &Match, asked: &mut Asked<'_, '_>) -> bool {
+/// Whether a rule's conditions hold that may differ between calls of one kind by one client. Where an endpoint may read
+/// an attribute in several ways, a rule that denies holds by any of them, one that allows by all.
+fn holds(rule: &Rule, asked: &mut Asked<'_, '_>) -> bool {
+    let when = &rule.when;
     when.is_from(asked.source)
         && when.attributes.iter().all(|(name, text)| {
             let value = asked.attribute(name);
-            value.is_some_and(|value| text.matches(&value))
+            let says_so = value.is_some_and(|value| text.matches(&value));
+            match (rule.effect, says_so) {
+                (Effect::Allow, true) => {
+                    let others = asked.readings(name);
+                    others.is_none_or(|own| own.lines().all(|own| text.matches(own)))
+                }
+                (Effect::Deny, false) => {
+                    let others = asked.readings(name);
+                    others.is_some_and(|own| own.lines().any(|own| text.matches(own)))
+                }
+                (_, says_so) => says_so,
+            }
         })
 }

@@ -58,3 +58,29 @@ impl Tally {
         self.all.lock().entry(key).or_default().clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decisions_are_counted_by_filter_and_rule_and_forgotten_with_their_filter() {
+        let all = Arc::new(Decisions::default());
+        let names = ["one", "other"].map(Arc::<str>::from);
+        let rule = Arc::from("rule");
+        for name in &names {
+            // Each worker asks for the same count.
+            for _ in 0..2 {
+                all.of(name).count(&rule, "denied").fetch_add(1, Relaxed);
+            }
+        }
+        let counted = |filter: &str| {
+            let all = all.all().into_iter();
+            let own = all.filter(|((name, ..), _)| **name == *filter);
+            own.map(|(_, count)| count).collect::<Vec<_>>()
+        };
+        assert_eq!((counted("one"), counted("other")), (vec![2], vec![2]));
+        all.keep(|name| name == "other");
+        assert_eq!((counted("one"), counted("other")), (vec![], vec![2]));
+    }
+}

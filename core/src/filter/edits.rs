@@ -117,6 +117,12 @@ mod tests {
         later.claim(claims("later"));
         edits.extend(later);
         assert!(!edits.is_empty() && edits.attributes().is_empty());
+        let mut dropping = Edits::default();
+        dropping.drop_answer();
+        assert!(!edits.drops_answer());
+        edits.extend(dropping);
+        edits.extend(Edits::default());
+        assert!(edits.drops_answer());
         assert_eq!(edits.claimed("sub"), Some("later"));
         assert_eq!(edits.claimed("first"), Some("own"));
         assert_eq!(edits.claimed("none"), None);
@@ -133,7 +139,9 @@ mod tests {
         edits.clear("x-secret");
         assert_eq!(edits.get("x-user"), Some("alice"));
         assert_eq!(edits.get("X-Secret"), Some(""));
+        edits.set("x-user", "carol");
         edits.set("x-user", "bob");
+        assert_eq!(edits.attributes().len(), 3);
         assert_eq!(
             (edits.get("x-user"), edits.get("X-User")),
             (Some("bob"), Some("alice"))

@@ -333,9 +333,10 @@ struct Limited {
 }
 
 impl Limited {
-    fn bucket(&self, asked: &mut Asked<'_, '_>, topic: &str) -> Arc<Bucket> {
+    /// The bucket of a call or message; or why it cannot be told whose it is.
+    fn bucket(&self, asked: &mut Asked<'_, '_>, topic: &str) -> Result<Arc<Bucket>, Refusal> {
         if self.varying.is_empty() {
-            return self.remembered(&self.key, asked.now);
+            return Ok(self.remembered(&self.key, asked.now));
         }
         let mut key = self.key.clone();
         for per in &self.varying {
@@ -343,6 +344,9 @@ impl Limited {
                 Per::Source => part(&mut key, &asked.source.to_string()),
                 Per::Identity => part(&mut key, asked.client.map_or("", |own| own.text())),
                 Per::Attribute(name) => {
+                    if let Some(refusal) = asked.doubt(name, &self.none) {
+                        return Err(refusal);
+                    }
                     let value = asked.attribute(name);
                     part(&mut key, value.as_deref().unwrap_or_default());
                 }
@@ -350,7 +354,7 @@ impl Limited {
                 Per::Listener | Per::Route | Per::Service | Per::Method => {}
             }
         }
-        self.remembered(&key, asked.now)
+        Ok(self.remembered(&key, asked.now))
     }
 
     fn remembered(&self, key: &str, now: Now) -> Arc<Bucket> {
@@ -370,7 +374,7 @@ impl Limited {
 
     /// Takes so many; gives the moment at which they may go on.
     fn take(&self, asked: &mut Asked<'_, '_>, topic: &str, cost: u64) -> Result<Now, Refusal> {
-        let bucket = self.bucket(asked, topic);
+        let bucket = self.bucket(asked, topic)?;
         let patience = u64::try_from(self.limit.wait.as_nanos()).unwrap_or(u64::MAX);
         match bucket.take(asked.now, cost, &Shape::of(&self.limit), patience) {
             Ok(wait) => {

@@ -42,6 +42,10 @@ const SOMEBODY: Caller<'_> = Caller {
 
 impl Asking {
     fn of(filter: &dyn Filter, service: &str, method: &str) -> Self {
+        Self::of_version(filter, service, method, "")
+    }
+
+    fn of_version(filter: &dyn Filter, service: &str, method: &str, version: &str) -> Self {
         let decisions = Arc::new(Decisions::default());
         let (listener, route, name) = (Arc::from("front"), Arc::from("only"), Arc::from("f"));
         let target = Target {
@@ -50,8 +54,8 @@ impl Asking {
             route: &route,
             service,
             method,
-            version: "",
-            group: "",
+            version,
+            group: version,
         };
         Self {
             check: filter.at(&target, &decisions.of(&name)),
@@ -399,6 +403,40 @@ fn who_is_over_the_limit_is_told_when_to_come_again() {
     assert_eq!(refusal.retry_after, Some(Duration::from_millis(60)));
     assert!(!asking.may(&at(99)));
     assert!(asking.may(&at(100)));
+    assert_eq!(asking.counted(), [(String::new(), "limited", 2)]);
+}
+
+#[test]
+fn another_limit_is_another_filter() {
+    let mut waits = limit(10, 1);
+    waits.wait = Duration::from_secs(1);
+    let own = RateLimit::new(limit(10, 1));
+    assert!(own.is_same(&RateLimit::new(limit(10, 1))));
+    for other in [limit(11, 1), limit(10, 2), waits] {
+        assert!(!own.is_same(&RateLimit::new(other)));
+    }
+}
+
+#[test]
+fn a_bucket_that_made_room_is_the_same_for_all_workers_when_it_is_there_again() {
+    let mut own = limit(1, 1);
+    own.per = vec![Per::Attribute("key".into())];
+    let filter = RateLimit::new(own);
+    let workers = [0, 1].map(|_| Asking::of(&filter, "Pay", "get"));
+    let may = |worker: usize, key: u32, millis: u64| {
+        let key = key.to_string();
+        let attributes = [("key", &*key)];
+        workers[worker].may(&Caller {
+            attributes: &attributes,
+            ..at(millis)
+        })
+    };
+    assert!(may(0, 0, 0));
+    // Others fill all that there is, and later as many are looked at as there are.
+    assert!((1..65_536).all(|key| may(1, key, 0)));
+    assert!((100_000..102_000).all(|key| may(1, key, 2000)));
+    assert!(may(1, 0, 4000));
+    assert!(!may(0, 0, 4001), "it remembers the one of before");
 }
 
 #[test]
@@ -494,6 +532,18 @@ fn names_that_callers_make_up_leave_buckets_for_others() {
 }
 
 #[test]
+fn another_version_or_group_is_no_way_to_another_bucket() {
+    let mut own = limit(1, 1);
+    own.per = vec![Per::Service, Per::Method];
+    let filter = RateLimit::new(own);
+    let may = |version: &str| Asking::of_version(&filter, "Pay", "get", version).may(&SOMEBODY);
+    assert!(may("1.0"));
+    for other in ["1.0", "2.0", "", "made up"] {
+        assert!(!may(other), "{other}");
+    }
+}
+
+#[test]
 fn messages_over_the_limit_have_their_sender_wait() {
     let mut own = limit(10, 1);
     own.unit = Unit::Messages;
@@ -561,6 +611,34 @@ fn only_trusted_callers_ask_for_faults_and_what_others_write_is_taken_away() {
     assert_eq!(edits.get("x-fault"), Some(""));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_call_may_be_late_and_refused_then() {
+    let all = |trouble| (Share::percent(100.0).unwrap(), trouble);
+    let own = Fault {
+        troubles: vec![
+            all(Trouble::Delay(Duration::from_millis(20))),
+            all(Trouble::Refuse(Rejection::Overloaded)),
+        ],
+        on_request: None,
+    };
+    let asking = Asking::of(&own, "Pay", "get");
+    let begun = tokio::time::Instant::now();
+    let caller = Caller {
+        now: asking.clock.now(),
+        ..SOMEBODY
+    };
+    let mut edits = Edits::default();
+    let flow = asking.ask(&caller, &mut edits, |check, asked| check.open(asked));
+    let Some(Flow::Wait(wait)) = flow else {
+        panic!("{flow:?}")
+    };
+    let refusal = wait.await.refusal.unwrap();
+    assert!(begun.elapsed() >= Duration::from_millis(19));
+    assert_eq!(refusal.why, Rejection::Overloaded);
+    let counted = [(String::new(), "delayed", 1), (String::new(), "refused", 1)];
+    assert_eq!(asking.counted(), counted);
+}
+
 #[test]
 fn a_share_is_what_it_says() {
     assert_eq!(Share::percent(100.5), None);
@@ -612,4 +690,74 @@ fn filters_obey_their_laws() {
             on_request: None,
         })
     });
+}
+
+// === Readings ===
+
+#[test]
+fn who_denies_does_so_by_any_reading_and_who_allows_by_all() {
+    let by = |effect| {
+        let when = Match {
+            attributes: vec![("role".to_owned(), exact("admin"))],
+            ..Match::default()
+        };
+        let other = match effect {
+            Effect::Allow => Effect::Deny,
+            Effect::Deny => Effect::Allow,
+        };
+        Authorization::new(policy(other, vec![rule("r", effect, when)]))
+    };
+    let (allows, denies) = (by(Effect::Allow), by(Effect::Deny));
+    for (value, readings, allowed, denied) in [
+        (None, None, false, false),
+        (Some("admin"), None, true, true),
+        (Some("user"), None, false, false),
+        (Some("user, admin"), Some("user\nadmin"), false, true),
+        (Some("admin, user"), Some("admin\nuser"), false, true),
+        (Some("admin"), Some("admin\nuser"), false, true),
+        (None, Some("admin"), false, true),
+        (None, Some("user"), false, false),
+        (Some("admin"), Some("admin\nadmin"), true, true),
+    ] {
+        let own = value.map(|own| ("role", own));
+        let others = readings.map(|own| ("\nrole", own));
+        let attributes: Vec<_> = own.into_iter().chain(others).collect();
+        let caller = Caller {
+            attributes: &attributes,
+            ..SOMEBODY
+        };
+        let asked = format!("{value:?} {readings:?}");
+        assert_eq!(
+            Asking::of(&allows, "Pay", "get").may(&caller),
+            allowed,
+            "{asked}"
+        );
+        assert_eq!(
+            Asking::of(&denies, "Pay", "get").may(&caller),
+            !denied,
+            "{asked}"
+        );
+    }
+}
+
+#[test]
+fn whose_call_it_is_that_says_two_names_nobody_knows() {
+    let mut own = limit(1, 1);
+    own.per = vec![Per::Attribute("tenant".into())];
+    let asking = Asking::of(&RateLimit::new(own), "Pay", "get");
+    let two = Caller {
+        attributes: &[("tenant", "a, b"), ("\ntenant", "a\nb")],
+        ..SOMEBODY
+    };
+    assert_eq!(asking.open(&two).unwrap().why, Rejection::BadRequest);
+    let one = Caller {
+        attributes: &[("tenant", "a")],
+        ..SOMEBODY
+    };
+    assert!(asking.may(&one) && !asking.may(&one));
+    // What a filter set before stands there once, whatever the caller wrote.
+    let mut edits = Edits::default();
+    edits.set("tenant", "c");
+    let flow = asking.ask(&two, &mut edits, |check, asked| check.open(asked));
+    assert!(matches!(flow, Some(Flow::Continue)));
 }

@@ -12,7 +12,7 @@ use crate::balance::{Ask, HashOn, NoPick, Pick, Policy, hash_bytes};
 use crate::clock::Now;
 use crate::cluster::Cluster;
 use crate::endpoint::{Endpoint, Trial};
-use crate::frame::{Answer, Lag, Names, Outcome, Status};
+use crate::frame::{Answer, Lag, Metadata, Outcome, Status};
 use crate::gauges::Gauges;
 use crate::identity::Identity;
 use crate::outlier::is_telling;
@@ -110,16 +110,18 @@ pub enum Attempt {
 }
 
 impl Exchange {
-    /// Opens an exchange and finds its route.
+    /// Opens an exchange and finds its route. Filters are asked unless it is `refused` anyway, so that nothing is
+    /// used up in a name that may not be the caller's.
     pub(crate) fn open(
         local: &LocalMesh,
         site: Rc<Site>,
         (source, request_bytes): (IpAddr, usize),
-        timeout: Option<Duration>,
         client: Option<&Identity>,
-        names: Names,
+        metadata: &Metadata<'_>,
+        refused: &mut dyn FnMut() -> Option<Rejection>,
         attributes: Attributes<'_, '_>,
     ) -> Self {
+        let (timeout, names) = (metadata.timeout, metadata.names);
         let now = local.now();
         let selected = site.candidates.select(client, attributes);
         site.hits.hit(selected);
@@ -170,7 +172,13 @@ impl Exchange {
         };
         exchange.routed = exchange.choose_destination(local.random());
         if exchange.checks().is_some() {
-            exchange.pass_filters(local, client, attributes);
+            match refused() {
+                None if metadata.proves && exchange.routed == Ok(Routed::Here) => {
+                    exchange.postpone_filters();
+                }
+                None => exchange.pass_filters(local, client, attributes),
+                Some(why) => exchange.pass_by_filters(why),
+            }
         }
         exchange
     }
@@ -195,8 +203,8 @@ impl Exchange {
             site,
             (source, bytes),
             None,
-            None,
-            Names::NONE,
+            &Metadata::default(),
+            &mut || Some(Rejection::BadRequest),
             &mut |_| None,
         )
     }

@@ -24,6 +24,10 @@ pub(super) struct Filtered {
     pub(super) by: Option<Arc<str>>,
     refusal: Option<Refusal>,
     edits: Edits,
+    /// The first filter that changed something that its endpoint is to get.
+    edited_by: Option<Arc<str>>,
+    /// No filter was asked: it was refused before that, or is not over yet.
+    is_unasked: bool,
     waiting: Option<Waiting>,
 }
 
@@ -34,6 +38,15 @@ struct Waiting {
     next: usize,
     /// Where it goes then.
     routed: Routed,
+}
+
+impl Filtered {
+    /// Remembers who changed something, once something is changed.
+    fn note_edits(&mut self, filter: &Arc<str>) {
+        if self.edited_by.is_none() && !self.edits.attributes().is_empty() {
+            self.edited_by = Some(filter.clone());
+        }
+    }
 }
 
 impl Exchange {
@@ -77,7 +90,9 @@ impl Exchange {
                 attributes: &mut *attributes,
                 random: &mut || local.random(),
             };
-            match placed.check.open(&mut asked) {
+            let flow = placed.check.open(&mut asked);
+            own.note_edits(&placed.name);
+            match flow {
                 Flow::Continue => continue,
                 Flow::Refuse(refusal) => {
                     self.routed = Err(refusal.why);
@@ -99,9 +114,29 @@ impl Exchange {
         self.filtered = is_something.then(|| Box::new(own));
     }
 
-    /// Whether filters judge it by what it says.
-    pub(crate) fn is_judged(&self) -> bool {
-        self.checks().is_some()
+    /// Leaves filters until it is [known](Self::judge) who calls.
+    #[cold]
+    pub(super) fn postpone_filters(&mut self) {
+        self.filtered.get_or_insert_default().is_unasked = true;
+    }
+
+    /// Asks the filters that were left until now, if they were.
+    pub(crate) fn judge(
+        &mut self,
+        local: &LocalMesh,
+        client: Option<&Identity>,
+        attributes: Attributes<'_, '_>,
+    ) {
+        if self.filtered.take_if(|own| own.is_unasked).is_some() {
+            self.pass_filters(local, client, attributes);
+        }
+    }
+
+    /// It goes no further, whatever filters would say.
+    #[cold]
+    pub(super) fn pass_by_filters(&mut self, why: Rejection) {
+        self.routed = Err(why);
+        self.filtered.get_or_insert_default().is_unasked = true;
     }
 
     /// What it waits for, if a filter has not decided yet; whoever takes it tells what came of
@@ -126,6 +161,9 @@ impl Exchange {
             return;
         };
         own.edits.extend(decided.edits);
+        if let Some(name) = own.by.clone() {
+            own.note_edits(&name);
+        }
         if let Some(refusal) = decided.refusal {
             self.routed = Err(refusal.why);
             own.refusal = Some(refusal);
@@ -164,7 +202,9 @@ impl Exchange {
         let mut refusal = Refusal::new(Rejection::Denied, &Arc::from(""));
         refusal.text = "what a filter changes about it has no room in it".into();
         let why = refusal.why;
-        self.filtered.get_or_insert_default().refusal = Some(refusal);
+        let own = self.filtered.get_or_insert_default();
+        own.by = own.edited_by.take();
+        own.refusal = Some(refusal);
         why
     }
 
@@ -213,7 +253,9 @@ impl Exchange {
 
     /// Tells the filters that let it pass how it ended.
     pub(super) fn tell_filters(&self, record: &Record<'_>) {
-        if self.refusal().is_none()
+        let is_unasked = self.filtered.as_ref().is_some_and(|own| own.is_unasked);
+        if !is_unasked
+            && self.refusal().is_none()
             && let Some(checks) = self.checks()
         {
             checks.iter().for_each(|own| own.check.end(record));

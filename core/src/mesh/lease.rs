@@ -128,7 +128,7 @@ impl Lease {
     /// Whether the endpoint takes no new calls now: it was ejected, or found unhealthy. A session with it may
     /// have lost it without knowing.
     #[must_use]
-    pub fn is_doubted(&self) -> bool {
+    pub fn is_suspect(&self) -> bool {
         !self.seat.endpoint.available(self.clock.get())
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::clock::Now;
 use crate::cluster::Cluster;
+use crate::filter::WaitingRoom;
 use crate::frame::Metadata;
 use crate::rng::Rng;
 use crate::subset::Subset;
@@ -20,8 +21,10 @@ use super::{Limits, Mesh, Routing};
 
 /// The listener of copies, in records.
 const SHADOW: &str = "(shadow)";
-/// Bytes of calls that wait for their service to be looked up, at most.
-const PENDING: usize = 64 * 1024 * 1024;
+/// Bytes of calls that wait for a registry or a filter, at most.
+const WAITING: usize = 64 * 1024 * 1024;
+/// What a call takes beside its bytes, near enough.
+const CALL: usize = 1024;
 
 /// What one worker knows of the mesh. It never leaves its thread, so that nothing here is locked.
 pub struct LocalMesh {
@@ -33,7 +36,7 @@ pub struct LocalMesh {
     limits: RefCell<Limits>,
     sites: RefCell<Sites>,
     views: RefCell<Views>,
-    pending: Cell<usize>,
+    waiting: RefCell<WaitingRoom>,
     /// Where copies of calls come from, by the table that they take.
     shadows: RefCell<Vec<Rc<Origin>>>,
     /// Exchanges may be traced.
@@ -53,7 +56,7 @@ impl LocalMesh {
             routing: RefCell::new(routing),
             sites: RefCell::default(),
             views: RefCell::default(),
-            pending: Cell::new(0),
+            waiting: RefCell::new(WaitingRoom::new(WAITING)),
             shadows: RefCell::default(),
             traces: Cell::new(mesh.tracing.load().is_some()),
             mesh,
@@ -195,24 +198,20 @@ impl LocalMesh {
         usize::try_from(connections).unwrap_or(usize::MAX) >= self.limits.borrow().connections
     }
 
-    /// Asks for room to keep a call until its service is looked up.
-    pub(crate) fn reserve_pending(&self, bytes: usize) -> bool {
-        let pending = self.pending.get() + bytes;
-        if pending > PENDING {
-            return false;
-        }
-        self.pending.set(pending);
-        true
+    /// Asks for room to keep a call of so many bytes while it waits for a registry or a filter; each client has
+    /// [its share](WaitingRoom).
+    pub(crate) fn reserve_waiting(&self, client: IpAddr, bytes: usize) -> bool {
+        self.waiting.borrow_mut().enter(client, bytes + CALL)
     }
 
-    /// Bytes of calls that wait for their service to be looked up.
+    /// What calls that wait take of it.
     #[must_use]
-    pub fn pending(&self) -> usize {
-        self.pending.get()
+    pub fn waiting(&self) -> usize {
+        self.waiting.borrow().taken()
     }
 
-    pub(crate) fn release_pending(&self, bytes: usize) {
-        self.pending.set(self.pending.get().saturating_sub(bytes));
+    pub(crate) fn release_waiting(&self, client: IpAddr, bytes: usize) {
+        self.waiting.borrow_mut().leave(client, bytes + CALL);
     }
 
     // === Housekeeping ===

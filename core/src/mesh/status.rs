@@ -52,7 +52,7 @@ pub enum EndpointState {
     /// It takes calls.
     Available,
     /// It takes calls, and few of them: it has yet to answer, or owes many answers.
-    Doubted,
+    Suspect,
     /// It takes none until a time: calls failed, or no connection could be made.
     Ejected,
     /// It was ejected, and one call tries it, or the next one will.
@@ -71,7 +71,7 @@ impl EndpointState {
     pub fn name(self) -> &'static str {
         match self {
             Self::Available => "available",
-            Self::Doubted => "doubted",
+            Self::Suspect => "suspect",
             Self::Ejected => "ejected",
             Self::Trial => "trial",
             Self::Unhealthy => "unhealthy",
@@ -97,7 +97,7 @@ pub struct EndpointStatus {
     pub available: bool,
     /// Whether health checks say that it is unhealthy.
     pub unhealthy: bool,
-    /// How it stands.
+    /// Its state.
     pub state: EndpointState,
     /// Why, if that is not `available`.
     pub why: String,
@@ -213,9 +213,9 @@ fn stands(endpoint: &Endpoint, now: Now) -> (EndpointState, String, Option<Now>)
         let why = "it said that it is going away".to_owned();
         return (EndpointState::Leaving, why, Some(leaving_until));
     }
-    if health.is_in_doubt(now) {
+    if health.is_suspect(now) {
         let why = "it has not answered the calls that it has; others are asked first".to_owned();
-        return (EndpointState::Doubted, why, None);
+        return (EndpointState::Suspect, why, None);
     }
     (EndpointState::Available, String::new(), None)
 }

@@ -125,8 +125,8 @@ pub enum Repeat {
     Never,
     /// It may have run: only where the route says `idempotent`, and at the cost of retry budget.
     IfIdempotent,
-    /// As before, and also, once, where the request is idempotent by its own method (RFC 9110, section
-    /// 9.2.2): a retry of a failed retry is the route's to allow.
+    /// As before, and also, once, where the request is idempotent by its own method
+    /// (RFC 9110, section 9.2.2): a retry of a failed retry is the route's to allow.
     IfSafe,
     /// It did not run: on at once, whatever the method, free of budget.
     Free,

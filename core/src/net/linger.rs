@@ -1,7 +1,7 @@
 //! The lingering close: a connection that we end is read on, so that its last bytes arrive.
 //!
 //! A socket closed with something unread resets its connection, and takes with it what was written
-//! but not read yet.
+//! but not read yet (RFC 9112, section 9.6).
 
 use std::pin::Pin;
 use std::rc::Rc;

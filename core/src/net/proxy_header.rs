@@ -12,7 +12,7 @@ use super::socket::Socket;
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Version 1's first word.
 const WORD: &[u8] = b"PROXY ";
-/// The longest line of version 1, its end included (section 2.1).
+/// The longest line of version 1, its end included (PROXY protocol, section 2.1).
 const LINE: usize = 107;
 /// The fixed part of version 2: signature, version and command, family, length.
 const FIXED: usize = 16;
@@ -23,7 +23,7 @@ const PROXY: u8 = 0x21;
 const LOCAL: u8 = 0x20;
 const TCP4: u8 = 0x11;
 const TCP6: u8 = 0x21;
-/// Pieces of type, length and value (section 2.2).
+/// Pieces of type, length and value (PROXY protocol, section 2.2).
 const AUTHORITY: u8 = 0x02;
 const CRC32C: u8 = 0x03;
 const SSL: u8 = 0x20;
@@ -34,9 +34,9 @@ const SSL_FLAGS: u8 = 1 | 2;
 /// The two ends of a connection, as a header tells them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
-    /// Whom it is from.
+    /// The client's address.
     pub source: SocketAddr,
-    /// Where that one connected to.
+    /// The address that it connected to.
     pub destination: SocketAddr,
 }
 
@@ -117,7 +117,7 @@ fn parse(bytes: &[u8]) -> io::Result<Option<(usize, Option<Ends>)>> {
         _ => return Err(invalid("a PROXY header of an unknown family")),
     };
     let rest = &whole[FIXED..];
-    // Of what the sender says about itself nothing is to be read (section 2.2).
+    // Of what the sender says about itself nothing is to be read (PROXY protocol, section 2.2).
     if version == LOCAL {
         return Ok(Some((whole.len(), None)));
     }
@@ -130,6 +130,18 @@ fn parse(bytes: &[u8]) -> io::Result<Option<(usize, Option<Ends>)>> {
         _ => None,
     };
     Ok(Some((whole.len(), ends)))
+}
+
+/// Reads bytes as a PROXY header, as fuzzing does.
+///
+/// # Panics
+/// If a header depends on what follows it, or is taken for complete before it is.
+pub fn exercise_proxy_header(bytes: &[u8]) {
+    if let Ok(Some((length, ends))) = parse(bytes) {
+        let alone = parse(&bytes[..length]).ok();
+        assert_eq!(alone, Some(Some((length, ends))));
+        assert_eq!(parse(&bytes[..length - 1]).ok(), Some(None));
+    }
 }
 
 /// Two addresses of one kind, then two ports.
@@ -155,7 +167,7 @@ fn look_through(whole: &[u8], mut pieces: &[u8]) -> io::Result<()> {
         let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
         let (value, rest) = rest.split_at_checked(length).ok_or_else(cut)?;
         if kind == CRC32C {
-            // The checksum is of the header with zeros in its place (section 2.2.3).
+            // The checksum is of the header with zeros in its place (PROXY protocol, section 2.2.3).
             let at = whole.len() - rest.len() - value.len();
             let mut blank = whole.to_vec();
             blank[at..at + value.len()].fill(0);
@@ -180,7 +192,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
     !crc
 }
 
-/// Version 1 (section 2.1).
+/// Version 1 (PROXY protocol, section 2.1).
 fn line(bytes: &[u8]) -> io::Result<Option<(usize, Option<Ends>)>> {
     let within = &bytes[..bytes.len().min(LINE)];
     let Some(end) = within.windows(2).position(|pair| pair == b"\r\n") else {
@@ -267,7 +279,7 @@ fn binary(ends: Ends, known: Known<'_>) -> Vec<u8> {
     if let Some(common_name) = known.certified {
         // Flags, then 0: its certificate was verified.
         let mut ssl = vec![SSL_FLAGS, 0, 0, 0, 0];
-        // This field is the common name of the certificate (section 2.2.6), and no other kind of name.
+        // This field is the common name of the certificate (PROXY protocol, section 2.2.6), and no other kind of name.
         if let Some(common_name) = common_name {
             put(&mut ssl, SSL_CN, common_name.as_bytes());
         }

@@ -141,7 +141,7 @@ impl Handshake {
 }
 
 thread_local! {
-    /// Whose turn it is to have a handshake's sums done.
+    /// One handshake of this thread computes at a time.
     static TURN: Rc<Semaphore> = Rc::new(Semaphore::new(1));
 }
 

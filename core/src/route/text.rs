@@ -31,6 +31,8 @@ impl Text {
         Regex::new(expression)?;
         let whole = format!(r"\A(?:{expression})\z");
         RegexBuilder::new(&whole)
+            // Whatever stands in a text, an end of a line hides nothing of it.
+            .dot_matches_new_line(true)
             .size_limit(MAX_REGEX_BYTES)
             .build()
             .map(Self::Regex)

@@ -15,7 +15,7 @@ use crate::wire::{Fixed, codec, status};
 /// alone; their header, if they have one, is their own.
 pub(crate) const REQUEST_CLASS: &[u8] = b"com.alipay.sofa.rpc.core.request.SofaRequest";
 
-/// Keys of SOFA-RPC's header map (`RemotingConstants`).
+/// Keys of SOFA-RPC's header map (SOFA-RPC: RemotingConstants).
 pub(crate) mod key {
     /// The service's unique name, in every request.
     pub(crate) const SERVICE: &str = "service";
@@ -141,7 +141,8 @@ pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Reading<'a>, Mal
         group,
         timeout: timeout(fixed, named.deadline)?,
         own: false,
-        denied: false,
+        refused: None,
+        proves: false,
         lingers: false,
         unreadable: None,
         attributes_at: fixed.header_at,

@@ -21,7 +21,7 @@
 //! +-----------+------------+---------+--------------------------------------+
 //! ```
 //!
-//! The layout is that of sofa-bolt's `RpcProtocol` and `RpcProtocolV2`. What its documentation
+//! The layout is that of sofa-bolt's classes (Bolt: RpcProtocol, Bolt: RpcProtocolV2). What its documentation
 //! does not say: the checksum exists only if `ver1` is 2 as well as the switch set (a Java client
 //! of `ver1` 1 sets the switch and sends none), and it is each frame's own affair; a Java server
 //! speaks the version of a connection's first frame for ever, hence [`Head::variant`].
@@ -173,7 +173,7 @@ impl Codec for Bolt {
         match signal {
             Signal::Ping { id } => dialect.put_ping(id as u32, out),
             Signal::Pong { .. } => dialect.put_pong(cue.id as u32, out),
-            // Some meshes have one (command 100), but sofa-bolt closes the connection on it.
+            // Bolt: RpcCommandCode has none. Some meshes have one (100), but Java closes the connection on it.
             Signal::Goodbye { .. } => return false,
         }
         true

@@ -1,4 +1,4 @@
-//! The header map: names and values of a frame, as SOFA-RPC's `SimpleMapSerializer` writes them.
+//! The header map: names and values of a frame, as SOFA-RPC writes them (Bolt: SimpleMapSerializer).
 //!
 //! ```text
 //! +--------+-----+--------+-------+

@@ -12,7 +12,7 @@ pub(crate) mod codec {
     pub(crate) const PROTOBUF: u8 = 11;
 }
 
-/// `ResponseStatus` of sofa-bolt. A Java client closes the connection on any other value.
+/// Statuses of responses (Bolt: ResponseStatus). A Java client closes the connection on any other value.
 pub(crate) mod status {
     pub(crate) const SUCCESS: u16 = 0x00;
     pub(crate) const ERROR: u16 = 0x01;
@@ -27,7 +27,7 @@ pub(crate) mod status {
     pub(crate) const SERVER_DESERIAL_EXCEPTION: u16 = 0x12;
 }
 
-/// The name of a response's status (`ResponseStatus` of sofa-bolt); `None` if there is no such status.
+/// The name of a response's status (Bolt: ResponseStatus); `None` if there is no such status.
 #[must_use]
 pub fn status_name(code: u16) -> Option<&'static str> {
     Some(match code {
@@ -48,14 +48,14 @@ pub fn status_name(code: u16) -> Option<&'static str> {
     })
 }
 
-/// `RpcCommandType`.
+/// What a frame is (Bolt: RpcCommandType).
 mod kind {
     pub(super) const RESPONSE: u8 = 0;
     pub(super) const REQUEST: u8 = 1;
     pub(super) const ONE_WAY: u8 = 2;
 }
 
-/// `RpcCommandCode`, and the one that some meshes add.
+/// What it is about (Bolt: RpcCommandCode, Bolt: CommonCommandCode), and the code that some meshes add.
 mod command {
     pub(super) const HEARTBEAT: u16 = 0;
     pub(super) const REQUEST: u16 = 1;
@@ -64,7 +64,7 @@ mod command {
     pub(super) const GOODBYE: u16 = 100;
 }
 
-/// Class and header lengths are signed 16-bit numbers to Java: one beyond this would put its
+/// Class and header lengths are signed 16-bit numbers to Java (Bolt: RpcCommandDecoder): one beyond this would put its
 /// decoder out of step, and with it everyone who shares the connection.
 pub(crate) const MAX_SHORT: usize = i16::MAX as usize;
 
@@ -159,6 +159,7 @@ impl Fixed {
         };
         let tail_at = version.tail_at();
         // A response has a status of two bytes where a request has a timeout of four.
+        // Bolt: RpcCommandDecoder, and Bolt: RpcCommandDecoderV2.
         let lengths_at = match kind {
             kind::RESPONSE => tail_at + 2,
             kind::REQUEST | kind::ONE_WAY => tail_at + 4,
@@ -185,6 +186,7 @@ impl Fixed {
             kind: kind_of(kind, u16_at(header, 2 + shift))?,
             id: u32_at(header, version.id_at()),
             codec: header[9 + shift],
+            // Bolt: RpcCommandDecoderV2: a checksum follows only in its second version.
             checked: version == Version::V2Checked && switch & SWITCH_CHECKSUM != 0,
             tail: u32_at(header, tail_at),
             class_at,
@@ -264,6 +266,7 @@ impl Fixed {
             return true;
         }
         match wire.split_at_checked(self.content_end) {
+            // Bolt: CrcUtil: of everything before it.
             Some((frame, sum)) => *sum == crc32fast::hash(frame).to_be_bytes(),
             None => false,
         }
@@ -275,6 +278,7 @@ fn kind_of(kind: u8, command: u16) -> Result<Kind, Malformed> {
         (kind::REQUEST, command::REQUEST) => Kind::Request,
         (kind::RESPONSE, command::RESPONSE) => Kind::Response,
         (kind::ONE_WAY, command::REQUEST) => Kind::OneWay,
+        // Bolt: CommonCommandCode.
         (kind::REQUEST, command::HEARTBEAT) => Kind::Ping,
         (kind::RESPONSE, command::HEARTBEAT) => Kind::Pong,
         // A heartbeat that wants no answer.

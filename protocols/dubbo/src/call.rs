@@ -1,8 +1,8 @@
 //! What a request's body tells about its call.
 //!
 //! Both readable serializations hold the same values in a row: protocol version, path, service
-//! version, method, parameter descriptor, the arguments, the attachments (Dubbo's
-//! `DubboCodec.encodeRequestData`).
+//! version, method, parameter descriptor, the arguments, the attachments
+//! (Dubbo: DubboCodec, `encodeRequestData`).
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -131,7 +131,7 @@ pub(crate) fn read<'a>(
 }
 
 /// Whether a provider might run something else than was read: it looks for its service by the path, version and group
-/// that attachments have the last word about (`DubboProtocol.getInvoker`); or whether the call cannot be read at all.
+/// that attachments have the last word about (Dubbo: DubboProtocol, `getInvoker`); or whether the call cannot be read at all.
 pub(crate) fn is_ambiguous(
     wire: &[u8],
     serialization: u8,
@@ -256,7 +256,7 @@ fn fastjson2(body: &[u8]) -> Result<Beginning<'_>, Malformed> {
     })
 }
 
-/// A method's name as `GenericFilter` takes it: without what Java trims off.
+/// A method's name as a generic call has it: without what Java trims off (Dubbo: GenericFilter).
 fn trimmed(name: Cow<'_, str>) -> Cow<'_, str> {
     let is_space = |c: char| c <= ' ';
     match name {

@@ -1,7 +1,7 @@
 //! fastjson2's JSONB: texts and scalars read, values of every type passed over.
 //!
 //! Dubbo's fastjson2 body is a row of values, each with its length in four bytes before it, so
-//! that arguments are passed over unread (Dubbo's `FastJson2ObjectOutput`). Tags from fastjson2's
+//! that arguments are passed over unread (Dubbo: FastJson2ObjectOutput). Tags from fastjson2's
 //! `JSONB`, where `int` and `long` are numbers of their own, and `len` is an int:
 //!
 //! ```text

@@ -5,8 +5,8 @@
 //! | dabb | flag | status | id     | length | body ...
 //! ```
 //! All integers are big-endian. `flag`: 0x80 request, 0x40 two-way, 0x20 event, low five bits the
-//! serialization. `status` is 0 in requests. `length` counts the body alone. Source: Dubbo's
-//! `ExchangeCodec` and `DubboCodec`.
+//! serialization. `status` is 0 in requests. `length` counts the body alone (Dubbo: ExchangeCodec,
+//! Dubbo: DubboCodec).
 
 mod attachments;
 mod call;
@@ -40,7 +40,7 @@ pub const OPAQUE_SERVICE: &str = "(opaque)";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The longest frame, in bytes, header included. Default: 8 MiB, which is Dubbo's own limit
-    /// of a body, and the header.
+    /// of a body (Dubbo: AbstractCodec), and the header.
     pub max_frame: usize,
     /// The service that calls in a serialization that cannot be read are routed as.
     /// Default: [`OPAQUE_SERVICE`].

@@ -79,7 +79,7 @@ fn put_exception(id: u64, text: &str, out: &mut BytesMut) {
     out.put_slice(&body);
 }
 
-/// The same in JSONB, as FastJson2ObjectOutput writes it: each value after its length.
+/// The same in JSONB: each value after its length (Dubbo: FastJson2ObjectOutput).
 fn put_json_exception(id: u64, text: &str, out: &mut BytesMut) {
     let mut exception = BytesMut::new();
     // A typed object, its class the first symbol, its only field the second.

@@ -17,11 +17,11 @@ const TWO_WAY: u8 = 0x40;
 const EVENT: u8 = 0x20;
 const SERIALIZATION: u8 = 0x1f;
 
-/// Serialization ids (Dubbo's `Constants` of dubbo-serialization-api).
+/// Serialization ids (Dubbo: Constants, of dubbo-serialization-api).
 pub(crate) const HESSIAN2: u8 = 2;
 pub(crate) const FASTJSON2: u8 = 23;
 
-/// Response statuses (Dubbo's `Response`).
+/// Response statuses (Dubbo: Response).
 pub(crate) const OK: u8 = 20;
 pub(crate) const CLIENT_TIMEOUT: u8 = 30;
 pub(crate) const SERVER_TIMEOUT: u8 = 31;
@@ -33,7 +33,7 @@ pub(crate) const SERVER_ERROR: u8 = 80;
 pub(crate) const CLIENT_ERROR: u8 = 90;
 pub(crate) const SERVER_THREADPOOL_EXHAUSTED_ERROR: u8 = 100;
 
-/// The name of a response's status (Dubbo's `Response`); `None` if there is no such status.
+/// The name of a response's status (Dubbo: Response); `None` if there is no such status.
 #[must_use]
 pub fn status_name(code: u16) -> Option<&'static str> {
     Some(match u8::try_from(code).ok()? {
@@ -53,7 +53,7 @@ pub fn status_name(code: u16) -> Option<&'static str> {
     })
 }
 
-/// The longest event body that Dubbo's Java peers take (`ExchangeCodec.decodeEventData`).
+/// The longest event body that Java peers take (Dubbo: ExchangeCodec, `decodeEventData`).
 const MAX_EVENT: usize = 15;
 
 /// The fixed header.
@@ -69,6 +69,7 @@ impl Fixed {
     /// Reads it; `None` if more bytes are needed. Bytes that cannot become one are refused at
     /// the first that differs.
     pub(crate) fn read(bytes: &[u8]) -> Result<Option<Self>, Malformed> {
+        // Dubbo: ExchangeCodec would take what is before the magic number for a telnet command. We have none.
         let magic = [MAGIC_HIGH, MAGIC_LOW];
         if bytes
             .iter()
@@ -108,6 +109,7 @@ impl Fixed {
     /// What the frame is; an event tells only by its body, so `None` until that is there.
     pub(crate) fn kind(&self, bytes: &[u8]) -> Result<Option<Kind>, Malformed> {
         let request = self.flag & REQUEST != 0;
+        // Dubbo: ExchangeCodec, `decodeBody`.
         if self.flag & EVENT == 0 {
             return Ok(Some(match (request, self.flag & TWO_WAY != 0) {
                 (true, true) => Kind::Request,

@@ -1,9 +1,9 @@
 //! gRPC, gRPC-Web, Triple (Dubbo 3's protocol) and RocketMQ 5's protocol as dialects of HTTP.
 //!
 //! gRPC: the path is `/{service}/{method}`, the outcome stands in the trailers, and every answer
-//! has status 200 (gRPC's `PROTOCOL-HTTP2.md`). Triple is gRPC with headers for version and group,
+//! has status 200 (gRPC: PROTOCOL-HTTP2.md). Triple is gRPC with headers for version and group,
 //! and has a second form without message frames whose errors are JSON with a status of HTTP's
-//! (Dubbo's `TripleHeaderEnum`, `TriRpcStatus`).
+//! (Dubbo: TripleHeaderEnum, Dubbo: TriRpcStatus).
 
 mod probe;
 mod rocketmq;
@@ -60,7 +60,7 @@ fn is_grpc(content_type: Option<&HeaderValue>) -> bool {
         .is_some_and(|rest| matches!(rest.bytes().next(), None | Some(b'+' | b';')))
 }
 
-/// Whether a request can be a call: gRPC's are all POSTs (gRPC's `PROTOCOL-HTTP2.md`). Others that
+/// Whether a request can be a call: gRPC's are all POSTs (gRPC: PROTOCOL-HTTP2.md). Others that
 /// say they are would only get past routes for HTTP.
 fn is_call(head: &Parts) -> bool {
     head.method == Method::POST
@@ -91,8 +91,12 @@ impl Dialect for Grpc {
             own: service.is_none(),
             method: Cow::Borrowed(method),
             timeout,
-            unreadable: (given.is_some() && timeout.is_none())
-                .then_some("a grpc-timeout that is none"),
+            // Servers take what stands before a last slash for the method.
+            unreadable:
+                (service.is_some() && method.is_empty())
+                    .then_some("a path that names no method")
+                    .or((given.is_some() && timeout.is_none())
+                        .then_some("a grpc-timeout that is none")),
             ..Metadata::default()
         }
     }
@@ -217,6 +221,9 @@ mod tests {
             let text = HeaderValue::from_bytes("gr\u{fc}n".as_bytes()).unwrap();
             own.headers.insert(name, text);
             assert!(Triple.metadata(&own).names_fit().is_ok(), "{name}");
+            // Which of two a server takes, nobody knows.
+            let two = head("/a.B/c", &[(name, "x"), (name, "x")]);
+            assert!(Triple.metadata(&two).names_fit().is_err(), "{name}");
         }
     }
 
@@ -227,6 +234,8 @@ mod tests {
             ("/Charge".to_owned(), true),
             (format!("/{}/{}", &long[1..], &long[1..]), true),
             (format!("/{long}/Charge"), false),
+            ("/shop.Pay/".to_owned(), false),
+            ("/shop.Pay/Charge/".to_owned(), false),
             (format!("/shop.Pay/{long}"), false),
             ("/(none)/Charge".to_owned(), false),
             ("/(other)/Charge".to_owned(), false),

@@ -1,4 +1,4 @@
-//! gRPC's health checking protocol (`grpc.health.v1.Health/Check`).
+//! gRPC's health checking protocol (gRPC: health-checking.md): `grpc.health.v1.Health/Check`.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use finback_core::health::{Asking, Probe};

@@ -1,4 +1,4 @@
-//! gRPC's status codes.
+//! gRPC's status codes (gRPC: statuscodes.md).
 
 use finback_core::frame::{Answer, Outcome, Status};
 use finback_core::rejection::Rejection;
@@ -63,8 +63,8 @@ pub fn status_name(code: u16) -> Option<&'static str> {
     NAMES.get(usize::from(code)).copied()
 }
 
-/// How a call ended, by its `grpc-status`. What is no code is UNKNOWN to its client (gRPC over HTTP/2,
-/// "Responses").
+/// How a call ended, by its `grpc-status`. What is no code is UNKNOWN to its client
+/// (gRPC: PROTOCOL-HTTP2.md, "Responses").
 pub(crate) fn answer(value: &HeaderValue) -> Answer {
     let number = value.to_str().ok().and_then(|text| text.parse().ok());
     let known = number.filter(|number| status_name(*number).is_some());
@@ -74,8 +74,8 @@ pub(crate) fn answer(value: &HeaderValue) -> Answer {
     }
 }
 
-/// How a call ended whose answer is no gRPC, by the table "HTTP to gRPC Status Code Mapping" that gRPC's
-/// clients go by.
+/// How a call ended whose answer is no gRPC, by the table that gRPC's clients go by
+/// (gRPC: http-grpc-status-mapping.md).
 pub(crate) fn answer_of_http(status: StatusCode) -> Answer {
     let code = match status.as_u16() {
         400 => 13,

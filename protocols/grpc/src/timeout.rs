@@ -1,4 +1,4 @@
-//! `grpc-timeout`: at most eight digits and a unit.
+//! `grpc-timeout`: at most eight digits and a unit (gRPC: PROTOCOL-HTTP2.md).
 
 use std::time::Duration;
 

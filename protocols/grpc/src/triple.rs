@@ -18,7 +18,7 @@ const TIMEOUT: HeaderName = HeaderName::from_static("tri-service-timeout");
 /// As dubbo-go names it.
 const GO_TIMEOUT: HeaderName = HeaderName::from_static("triple-timeout-ms");
 
-/// What tells Triple: clients of its frameworks send some of these (Dubbo's `TripleHeaderEnum`).
+/// What tells Triple: clients of its frameworks send some of these (Dubbo: TripleHeaderEnum).
 const NAMES: [&str; 11] = [
     "tri-service-version",
     "tri-service-group",
@@ -71,12 +71,13 @@ impl Dialect for Triple {
     fn metadata<'a>(&self, head: &'a Parts) -> Metadata<'a> {
         let called = Grpc.metadata(head);
         let mut unreadable = called.unreadable;
-        if called.method.is_empty() && !called.own {
-            // Dubbo's server takes what stands before a last slash for the method.
-            unreadable = Some("a path that names no method");
-        }
         let mut of = |name| {
-            let value = head.headers.get(name);
+            let mut values = head.headers.get_all(name).iter();
+            let value = values.next();
+            if values.next().is_some() {
+                // Which of them a server takes, nobody knows.
+                unreadable = Some("several versions or groups");
+            }
             let text = value.and_then(|value| str::from_utf8(value.as_bytes()).ok());
             if value.is_some() && text.is_none() {
                 unreadable = Some("a version or group that is no text");

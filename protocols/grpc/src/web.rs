@@ -1,4 +1,4 @@
-//! gRPC-Web: gRPC for clients that cannot read trailers (gRPC's `PROTOCOL-WEB.md`).
+//! gRPC-Web: gRPC for clients that cannot read trailers (gRPC: PROTOCOL-WEB.md).
 //!
 //! Trailers come as a last message whose flag has its highest bit set. In the text form, everything
 //! is in Base64 besides: in pieces that may each have padding of their own.
@@ -112,14 +112,11 @@ impl Translator for Decoder {
         self.rest.extend(digits);
         let whole = self.rest.len() / 4 * 4;
         let mut out = Vec::with_capacity(whole / 4 * 3);
-        // Each run of digits ends with its padding.
-        for run in self.rest[..whole].split_inclusive(|byte| *byte == b'=') {
-            // The second of two signs of padding stands alone.
-            if run == b"=" {
-                continue;
-            }
-            let digits = run.strip_suffix(b"=").unwrap_or(run);
-            let decoded = base64::engine::general_purpose::STANDARD_NO_PAD.decode(digits);
+        // gRPC: PROTOCOL-WEB.md: each piece may have padding of its own. Groups of four digits are read, so that
+        // it makes no difference how the text is cut.
+        let (groups, _) = self.rest[..whole].as_chunks::<4>();
+        for run in groups.split_inclusive(|group| group[3] == b'=') {
+            let decoded = STANDARD.decode(run.as_flattened());
             out.extend(decoded.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?);
         }
         self.rest.drain(..whole);
@@ -247,5 +244,23 @@ mod tests {
         let frame = encoder.end(Some(trailers)).unwrap().unwrap();
         let data = frame.into_data().unwrap();
         assert_eq!(&data[..], b"\x80\0\0\0\x10grpc-status: 5\r\n");
+    }
+
+    #[test]
+    fn padding_ends_four_digits_however_they_are_cut() {
+        let decode = |text: &'static [u8], step| {
+            let mut decoder = Decoder::default();
+            let mut all = Vec::new();
+            for piece in text.chunks(step) {
+                all.extend(decoder.data(Bytes::from_static(piece))?);
+            }
+            decoder.end(None).map(|_| all)
+        };
+        for step in 1..9 {
+            assert_eq!(decode(b"YQ==YmM=ZGVm", step).unwrap(), b"abcdef");
+            for text in [&b"=ABADEFA"[..], b"A===YQ==", b"====", b"Q=="] {
+                assert!(decode(text, step).is_err(), "{text:?} by {step}");
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Reads the draft of Hessian 2 that SOFA-RPC's hessian 3.x writes, without ever building a value.
 //!
-//! Tags, as hessian 3.x's `Hessian2Constants` has them:
+//! Tags of hessian 3.x, for which nothing but its source stands (Hessian 3: Hessian2Constants):
 //!
 //! ```text
 //! 00-1f string of 0-31    20-2f binary of 0-15   38-3f long, 3 bytes    4a 4b R  reference

@@ -1,7 +1,7 @@
 //! Reads Hessian 2.0, as Dubbo and hessian 4.x write it, without ever building a value.
 //!
-//! Tags, as the Hessian 2.0 specification (hessian.caucho.com/doc/hessian-serialization.html)
-//! gives them, where `n` is a count and `..` goes on until `Z`:
+//! Tags, as the specification (hessian.caucho.com/doc/hessian-serialization.html) gives them
+//! (Hessian 2, section 6), where `n` is a count and `..` goes on until `Z`:
 //!
 //! ```text
 //! 00-1f string of 0-31    30-33 string, 10-bit length   52 R  text chunk     53 S  last text chunk
@@ -151,7 +151,7 @@ impl<'a> Reader<'a> {
         self.bare_int()
     }
 
-    /// Reads an int or long.
+    /// Reads an int or long (Hessian 2, section 4.7).
     ///
     /// # Errors
     /// Any [`Error`]; [`Error::Tag`] if the value is neither.
@@ -182,7 +182,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads a double.
+    /// Reads a double (Hessian 2, section 4.4).
     ///
     /// # Errors
     /// Any [`Error`]; [`Error::Tag`] if the value is not a double.
@@ -192,14 +192,14 @@ impl<'a> Reader<'a> {
             0x5c => Ok(1.0),
             0x5d => Ok(f64::from(self.byte()?.cast_signed())),
             0x5e => Ok(f64::from(i16::from_be_bytes(self.array()?))),
-            // Java's writers give it in thousandths, as hessian's own do.
+            // Hessian 2, section 4.4.5, says a float; Java's writers give thousandths, hessian's own, too.
             0x5f => Ok(f64::from(i32::from_be_bytes(self.array()?)) * 0.001),
             b'D' => Ok(f64::from_be_bytes(self.array()?)),
             tag => Err(Error::Tag(tag)),
         }
     }
 
-    /// Reads an object (or null): calls `visit` with each field's name, which answers whether it
+    /// Reads an object (Hessian 2, section 4.10) or null: calls `visit` with each field's name, which answers whether it
     /// read the field's value. What it did not read is skipped, as are fields of names that
     /// nobody can be looking for, so long are they.
     ///
@@ -237,7 +237,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Reads a map (or null): calls `visit` with each key that is a text, which answers whether
+    /// Reads a map (Hessian 2, section 4.8) or null: calls `visit` with each key that is a text, which answers whether
     /// it read the key's value. What it did not read is skipped, as are entries of other keys and
     /// of keys that nobody can be looking for, so long are they.
     ///
@@ -337,11 +337,12 @@ impl<'a> Reader<'a> {
                 b'I' | 0x4b | 0x59 | 0x5f => self.advance(4)?,
                 b'L' | b'D' | 0x4a => self.advance(8)?,
                 tag @ (0x20..=0x2f | 0x34..=0x37 | b'A' | b'B') => self.pass_binary(tag)?,
+                // Hessian 2, section 4.11: to a value that is not needed here.
                 b'Q' => {
                     self.bare_int()?;
                 }
                 b'C' => {
-                    // A definition is no value: one follows.
+                    // Hessian 2, section 4.10.1: a definition is no value, one follows.
                     self.define()?;
                     continue;
                 }
@@ -396,12 +397,14 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// An earlier definition (Hessian 2, section 5.2).
     fn class(&self, index: i32) -> Result<Class, Error> {
         let index = usize::try_from(index).map_err(|_| Error::Reference)?;
         self.classes.get(index).copied().ok_or(Error::Reference)
     }
 
-    /// Passes over the type of a list or map: its name, or the number of an earlier one.
+    /// Passes over the type of a list or map: its name, or the number of an earlier one
+    /// (Hessian 2, sections 4.13 and 4.14).
     fn pass_type(&mut self) -> Result<(), Error> {
         if is_text(self.ahead()?) {
             return self.pass_name();
@@ -417,6 +420,7 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Hessian 2, section 4.5.
     fn bare_int(&mut self) -> Result<i32, Error> {
         match self.byte()? {
             tag @ 0x80..=0xbf => Ok(i32::from(tag) - 0x90),
@@ -430,6 +434,7 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Hessian 2, section 4.1: chunks up to the one that is marked as the last.
     fn pass_binary(&mut self, mut tag: u8) -> Result<(), Error> {
         loop {
             let len = match tag {
@@ -482,7 +487,7 @@ impl<'a> Reader<'a> {
         text::bounded(text::decode(&whole)?, limit).map(|text| Cow::Owned(text.into_owned()))
     }
 
-    /// Reads one chunk of a text, after its tag.
+    /// Reads one chunk of a text, after its tag: its length counts UTF-16 units (Hessian 2, section 4.12).
     fn chunk(&mut self, tag: u8) -> Result<Chunk<'a>, Error> {
         let units = match tag {
             0x00..=0x1f => usize::from(tag),

@@ -1,4 +1,4 @@
-//! Bodies as they pass.
+//! Message bodies on their way from one side to the other.
 
 use std::cell::Cell;
 use std::io;

@@ -74,6 +74,12 @@ impl Client {
         })
     }
 
+    /// The same client, for a copy of its request, which goes on when it is gone.
+    pub(crate) fn apart(&self) -> Rc<Self> {
+        let secure = self.hop.is_tls();
+        Self::new(&self.http, &self.caller.apart(), secure)
+    }
+
     /// Answers a request, which is in flight from now on.
     pub(crate) fn answer(
         self: Rc<Self>,

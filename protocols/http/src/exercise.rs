@@ -1,4 +1,4 @@
-//! Any bytes through all that reads them, for fuzzing.
+//! Fuzzing: any bytes are read as messages of HTTP/1.1 and frames of HTTP/2.
 
 use std::io;
 use std::pin::Pin;

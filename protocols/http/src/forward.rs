@@ -299,6 +299,7 @@ impl Call {
             fault = fault.or_else(|| Some(Fault::bad(why(&unfit))));
         }
         metadata.lingers = wanted.is_some();
+        metadata.refused = fault.as_ref().map(|own| own.rejection);
         let own_timeout = metadata.timeout.is_some();
         let bytes = weight(&head);
         let mut attributes = |name: &str| attribute(client, &head, name);
@@ -464,7 +465,7 @@ impl Call {
 
     /// The same request as a call of its own, for a shadow.
     fn copied(&self, ready: &Ready) -> Option<Self> {
-        let client = &self.client;
+        let client = &self.client.apart();
         let head = ready.copy.head.clone();
         let metadata = self.dialect.metadata(&head);
         let mut attributes = |name: &str| attribute(client, &head, name);

@@ -124,6 +124,11 @@ impl Hop {
 }
 
 impl Hop {
+    /// Whether the hop itself speaks TLS.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.secure
+    }
+
     /// Whether the client that a request is from speaks TLS: to us, or as a trusted proxy says.
     pub(crate) fn is_secure(&self, headers: &HeaderMap) -> bool {
         match headers.get(&PROTO) {

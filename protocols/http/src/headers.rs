@@ -5,10 +5,12 @@ use std::time::SystemTime;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use finback_core::filter::READINGS;
 use http::header::{self, Entry, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 
+use crate::query;
 use crate::rules::{self, Fields};
 
 /// Whether it names a stream of events, whose head may wait for the first of them and whose body does not end (the
@@ -154,9 +156,7 @@ pub(crate) fn strip(headers: &mut HeaderMap, fields: Fields) {
         for value in more {
             let tokens = value.to_str().unwrap_or_default().split(',');
             for token in tokens.map(str::trim) {
-                // `Connection: close, Host` shall not take away what a request is made of.
-                let vital = ["host", "content-length", "te"];
-                if !token.is_empty() && !vital.contains(&&*token.to_ascii_lowercase()) {
+                if !token.is_empty() && !stays(token) {
                     headers.remove(token);
                 }
             }
@@ -165,6 +165,12 @@ pub(crate) fn strip(headers: &mut HeaderMap, fields: Fields) {
     if fields.has(Fields::HOP_BY_HOP) {
         rules::strip(headers);
     }
+}
+
+/// `Connection: close, Host` shall not take away what a request is made of; what asks for another protocol is asked anew.
+fn stays(name: &str) -> bool {
+    let vital = ["host", "content-length", "te", "upgrade", "connection"];
+    vital.iter().any(|own| own.eq_ignore_ascii_case(name))
 }
 
 /// `TE` is for one connection, but trailers go all the way.
@@ -251,18 +257,23 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// A part of a request by the name that routes give it: `:authority`, `:method`, `:path`,
-/// `?name` for a parameter of the query, or a header.
+/// `?name` for a parameter of the query, or a header. After [`READINGS`], what else servers may read there.
 pub(crate) fn attribute(head: &Parts, name: &str) -> Option<String> {
+    if let Some(name) = name.strip_prefix(READINGS) {
+        return match name.strip_prefix('?') {
+            Some(parameter) => query::readings(head.uri.query()?, parameter),
+            None => readings(&head.headers, name),
+        };
+    }
     match name {
         ":authority" => Some(authority(head)?.to_ascii_lowercase()),
         ":method" => Some(head.method.as_str().to_owned()),
         ":path" => Some(head.uri.path().to_owned()),
         ":query" => Some(head.uri.query()?.to_owned()),
         _ => match name.strip_prefix('?') {
-            Some(parameter) => head.uri.query()?.split('&').find_map(|pair| {
-                let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-                (key == parameter).then(|| value.to_owned())
-            }),
+            Some(parameter) => query::value(head.uri.query()?, parameter),
+            // What means this connection only is for no endpoint (RFC 9110, section 7.6.1).
+            None if lists(&head.headers, &header::CONNECTION, name) && !stays(name) => None,
             None => combined(&head.headers, name),
         },
     }
@@ -280,6 +291,31 @@ fn combined(headers: &HeaderMap, name: &str) -> Option<String> {
         all.push_str(&text(line));
     }
     Some(all)
+}
+
+/// What else than [`combined`] servers may read of a header: the value of each of its lines, and of those whose names
+/// differ by underscores only, which gateways (RFC 3875, section 4.1.18) and what is behind them read as the same.
+fn readings(headers: &HeaderMap, name: &str) -> Option<String> {
+    let plain = |byte: u8| {
+        if byte == b'_' {
+            b'-'
+        } else {
+            byte.to_ascii_lowercase()
+        }
+    };
+    let is_it = |own: &HeaderName| own.as_str().bytes().map(plain).eq(name.bytes().map(plain));
+    let lines: Vec<(&HeaderName, &HeaderValue)> =
+        headers.iter().filter(|(own, _)| is_it(own)).collect();
+    let is_plain = match lines.as_slice() {
+        [] => true,
+        [(only, _)] => only.as_str().eq_ignore_ascii_case(name),
+        // Those of HTTP/2 come in several lines, and are one (RFC 9113, section 8.2.3).
+        [..] => name.eq_ignore_ascii_case("cookie"),
+    };
+    let text = |(_, line): &(&HeaderName, &HeaderValue)| {
+        String::from_utf8_lossy(line.as_bytes()).into_owned()
+    };
+    (!is_plain).then(|| lines.iter().map(text).collect::<Vec<_>>().join("\n"))
 }
 
 #[cfg(test)]
@@ -377,6 +413,31 @@ mod tests {
         let mut own = head("/", &[("host", "a"), ("te", "gzip"), ("te", "trailers")]);
         keep_trailers(&mut own.headers);
         assert_eq!(own.headers["te"], "trailers");
+    }
+
+    #[test]
+    fn what_servers_may_read_besides_is_told() {
+        let readings = |headers: &[(&str, &str)], name: &str| {
+            let found = attribute(&head("/?x=1&x=2", headers), &format!("{READINGS}{name}"));
+            found.map(|own| own.replace('\n', " "))
+        };
+        let text = Some("a b".to_owned());
+        assert_eq!(readings(&[("x-a", "a")], "x-a"), None);
+        assert_eq!(readings(&[("x-a", "a"), ("x-a", "b")], "X-A"), text);
+        assert_eq!(readings(&[("x-a", "a"), ("x_a", "b")], "x-a"), text);
+        assert_eq!(readings(&[("x_a", "a")], "x-a").as_deref(), Some("a"));
+        assert_eq!(
+            readings(&[("cookie", "a"), ("cookie", "b")], "cookie"),
+            None
+        );
+        assert_eq!(readings(&[], "?x").as_deref(), Some("1 2 1 2"));
+        // What is for this connection alone no endpoint reads.
+        let own = head(
+            "/",
+            &[("connection", "x-a"), ("x-a", "a"), ("upgrade", "h2c")],
+        );
+        assert_eq!(attribute(&own, "x-a"), None);
+        assert_eq!(attribute(&own, "upgrade").as_deref(), Some("h2c"));
     }
 
     #[test]

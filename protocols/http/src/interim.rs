@@ -1,4 +1,4 @@
-//! What is said before a response (RFC 9110, section 15.2): a proxy passes it on.
+//! Interim responses (RFC 9110, section 15.2): a proxy passes them on.
 
 use std::cell::Cell;
 

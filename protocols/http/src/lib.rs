@@ -24,6 +24,7 @@ mod path;
 mod pool;
 mod probe;
 mod propagation;
+mod query;
 mod replay;
 mod rules;
 mod serve;

@@ -40,7 +40,7 @@ fn normal(path: &str) -> Cow<'_, str> {
         ends_open = matches!(segment, "" | "." | "..");
         match segment {
             "" | "." => {}
-            // Section 5.2.4: above the root is the root.
+            // RFC 3986, section 5.2.4: above the root is the root.
             ".." => drop(segments.pop()),
             own => segments.push(own),
         }

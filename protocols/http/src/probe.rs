@@ -1,4 +1,4 @@
-//! One request over a connection of its own, as health checks make them.
+//! Health checks by HTTP: one request over a connection of its own.
 
 use std::ops::RangeInclusive;
 
@@ -67,7 +67,7 @@ pub struct HttpProbe {
     pub http2: bool,
     /// What is asked for. Default: `/`.
     pub path: String,
-    /// Whom it is asked of; `None` writes `health`.
+    /// The `Host` of the request; `None` writes `health`.
     pub host: Option<String>,
     /// Statuses of one that is healthy.
     pub statuses: RangeInclusive<u16>,

@@ -119,8 +119,8 @@ pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
     })
 }
 
-/// Whether a response has no body, whatever its head tells (RFC 9110, section 6.4.1; RFC 9112,
-/// section 6.3). One that opens a tunnel has none either: what follows is the tunnel's.
+/// Whether a response has no body, whatever its head tells (RFC 9110, section 6.4.1;
+/// RFC 9112, section 6.3). One that opens a tunnel has none either: what follows is the tunnel's.
 pub(crate) fn is_bodiless(asked: &Method, status: StatusCode) -> bool {
     *asked == Method::HEAD
         || status.is_informational()
@@ -147,7 +147,7 @@ pub(crate) fn response(
     if status.is_informational() || status == StatusCode::NO_CONTENT {
         return Ok(never(None));
     }
-    // Section 9.3.6: nor does what opens a tunnel, whose bytes are no body.
+    // RFC 9110, section 9.3.6: nor does what opens a tunnel, whose bytes are no body.
     if *asked == Method::CONNECT && status.is_success() {
         return Ok(Framing {
             told: None,
@@ -158,7 +158,7 @@ pub(crate) fn response(
     if !is_bodiless(asked, status) {
         return matched(told, body);
     }
-    // What GET would have brought, where that is known (section 9.3.2).
+    // What GET would have brought, where that is known (RFC 9110, section 9.3.2).
     let known = match body.is_end_stream() {
         false if *asked == Method::HEAD => body.size_hint().exact(),
         _ => None,

@@ -1,4 +1,4 @@
-//! A client's connection.
+//! Client connections of HTTP: the first bytes tell the version, then requests are served until it closes.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -126,6 +126,7 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
     let mut server = http1::Server::new(io, http.config.head, answers_continue(&http));
     let mut timer = client.timers.set(Instant::now() + QUIET);
     loop {
+        // RFC 9112, section 9.3.2: answers go in the order of requests, so the next one is read after the answer.
         let request = match next(&http, &caller, &mut server, &mut timer).await {
             Some(Next::Request(request)) => request,
             Some(Next::Fault(fault)) => {
@@ -308,7 +309,8 @@ fn upgradable(
     (None, Request::from_parts(head, Incoming::Nothing))
 }
 
-/// What a client hears that says no request.
+/// The answer to a client whose bytes are not a request (RFC 9110, sections 15.5.1 and 15.6.6;
+/// RFC 6585, section 5).
 fn refusal(fault: Fault) -> &'static [u8] {
     match fault {
         Fault::Malformed => {

@@ -1,4 +1,4 @@
-//! What a route does with its requests beyond routing them.
+//! Route policies of HTTP: what a route does with its requests beyond routing them.
 
 use std::fmt;
 use std::future::Future;

@@ -82,8 +82,8 @@ impl Wanted {
         matches!(self.client, Client::Stream(_))
     }
 
-    /// What an endpoint has chosen of what was asked for; `None` if it is something else (RFC 9110,
-    /// section 7.8).
+    /// What an endpoint has chosen of what was asked for; `None` if it is something else
+    /// (RFC 9110, section 7.8).
     pub(crate) fn chosen(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let asked = self.to.to_str().ok()?;
         let is_asked = |chosen: &str| {

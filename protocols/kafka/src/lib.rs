@@ -306,14 +306,14 @@ impl Producer {
         match make(&self.name, &self.config, &self.counts, &self.fatal) {
             Ok(fresh) => {
                 self.counts.rebuilt.fetch_add(1, Relaxed);
-                tracing::warn!(kafka = %self.name, "the producer was given up and made anew");
+                tracing::warn!(kafka = %self.name, "the producer was replaced");
                 let old = self.current.swap(Arc::new(fresh));
                 // It waits for its threads, which is not ours to do.
                 std::thread::spawn(move || end(old));
             }
             Err(error) => {
                 self.fatal.store(true, Relaxed);
-                tracing::error!(kafka = %self.name, error, "the producer cannot be made anew");
+                tracing::error!(kafka = %self.name, error, "the producer cannot be replaced");
             }
         }
     }

@@ -49,7 +49,7 @@ impl Level {
     }
 }
 
-/// What a packet is (section 2.1.2).
+/// What a packet is (MQTT 5, section 2.1.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "they are called as in the standard")]
 pub enum Kind {
@@ -124,9 +124,11 @@ impl Head {
         let Some((first, rest)) = bytes.split_first() else {
             return Ok(None);
         };
+        // MQTT 5, section 2.1.2.
         let kind = Kind::of(first >> 4).ok_or(Fault::malformed("there is no such packet"))?;
         let flags = first & 0x0f;
         check_flags(kind, flags, level)?;
+        // MQTT 5, section 2.1.4: the remaining length.
         let Some((body, length)) = reader::variable(rest)? else {
             return Ok(None);
         };
@@ -137,6 +139,7 @@ impl Head {
             body: body as usize,
         };
         if head.packet() > limit {
+            // MQTT 5, section 3.2.2.3.6, and MQTT 5, section 3.1.2.11.4 the other way.
             let why = "the packet is longer than the limit";
             return Err(Fault::new(crate::reason::Reason::TOO_LARGE, why));
         }
@@ -169,9 +172,12 @@ impl Head {
 }
 
 fn check_flags(kind: Kind, flags: u8, level: Level) -> Result<(), Fault> {
+    // MQTT 5, section 2.1.3: other flags make the packet malformed.
     let sound = match kind {
         Kind::Publish => match flags >> 1 & 3 {
+            // MQTT 5, section 3.3.1.2.
             3 => return Err(Fault::malformed("there is no quality of service 3")),
+            // MQTT 5, section 3.3.1.1: what is sent once is never sent again.
             0 => flags & 8 == 0 || level == Level::V31,
             _ => true,
         },
@@ -180,6 +186,7 @@ fn check_flags(kind: Kind, flags: u8, level: Level) -> Result<(), Fault> {
             flags & !8 == 2
         }
         Kind::Pubrel | Kind::Subscribe | Kind::Unsubscribe => flags == 2,
+        // MQTT 5, section 3.15.1.
         Kind::Auth => level.is_5() && flags == 0,
         _ => flags == 0,
     };

@@ -81,6 +81,7 @@ async fn first_packet(
     let limit = mqtt.config.connect_packet;
     let why = match read_packet(&mut channel, &mut head, Level::V5, limit).await {
         Ok(Some(first)) if first.kind == Kind::Connect => return Some((channel, head.freeze())),
+        // MQTT 5, section 3.1.
         Ok(Some(_)) => Some("the first packet is no CONNECT"),
         Ok(None) => channel.broken(),
         Err(fault)

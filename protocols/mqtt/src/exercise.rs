@@ -1,4 +1,4 @@
-//! Any bytes through all that reads them, for fuzzing.
+//! Fuzzing: any bytes are read as packets of MQTT, and as frames of WebSocket.
 
 use crate::codec::{Head, Kind, Level, Opening, Publish, Side, check};
 

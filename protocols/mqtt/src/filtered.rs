@@ -3,15 +3,15 @@
 use std::rc::Rc;
 
 use finback_core::driver::{SessionFilters, Stream};
-use finback_core::filter::{Action, Message, MessageFlow, Topics};
+use finback_core::filter::{Action, Message, MessageFlow, READINGS, Topics};
 
 use crate::codec::Connect;
-use crate::open::attribute;
-use crate::topic::{covers, intersect, unshared};
+use crate::open::{attribute, readings};
+use crate::topic::{self, covers};
 
 static TOPICS: Topics = Topics {
     covers,
-    meets: intersect,
+    meets: topic::reaches,
 };
 
 /// A message to this topic.
@@ -19,7 +19,7 @@ pub(crate) fn published(topic: &str, bytes: usize) -> Message<'_> {
     Message {
         topics: &TOPICS,
         action: Action::Publish,
-        topic,
+        topic: topic::delivered(topic),
         bytes,
     }
 }
@@ -50,11 +50,13 @@ impl Filters {
             return Self::default();
         };
         let users = connect.properties().users();
-        let names = NAMED.into_iter().chain(users.map(|(name, _)| name));
-        let value = |name: &str| Some((name.to_owned(), attribute(connect, key, name)?));
+        let named = |name: &str| Some((name.to_owned(), attribute(connect, key, name)?));
+        // Names that begin with a colon are no user property's.
+        let users = users.filter(|(name, _)| !name.starts_with(':'));
+        let users = users.map(|(name, value)| (name.to_owned(), value.to_owned()));
         Self(Some(Box::new(Asked {
             filters,
-            attributes: names.filter_map(value).collect(),
+            attributes: NAMED.into_iter().filter_map(named).chain(users).collect(),
         })))
     }
 
@@ -81,28 +83,37 @@ impl Filters {
         let message = Message {
             topics: &TOPICS,
             action: Action::Subscribe,
-            topic: unshared(filter),
+            topic: topic::selected(filter),
             bytes: 0,
         };
         !matches!(self.ask(&message), MessageFlow::Refuse(_))
     }
 
-    /// Whether the session may begin, now that it is known whose it is.
-    pub(crate) fn allow(&mut self) -> bool {
-        let Some(own) = &mut self.0 else { return true };
-        !own.filters.are_against(&mut reading(&own.attributes))
+    /// Whether a message to this topic may be heard, by whoever asked for it.
+    pub(crate) fn may_hear(&self, topic: &str) -> bool {
+        self.may_subscribe(topic)
     }
 
-    /// Whether the configuration was changed such that the session has to end.
-    pub(crate) fn are_revoked(&mut self) -> bool {
+    /// Whether the configuration was changed such that the session has to end, with what it is `subscribed` to.
+    pub(crate) fn are_revoked<'a>(&mut self, subscribed: impl Iterator<Item = &'a str>) -> bool {
         let Some(own) = &mut self.0 else { return false };
-        let attributes = own.attributes.clone();
-        own.filters.are_against_now(&mut reading(&attributes))
+        if !own.filters.renew() {
+            return false;
+        }
+        own.filters.are_against(&mut reading(&own.attributes)) || !self.may_hear_all(subscribed)
+    }
+
+    fn may_hear_all<'a>(&self, mut subscribed: impl Iterator<Item = &'a str>) -> bool {
+        !self.are_any() || subscribed.all(|filter| self.may_subscribe(filter))
     }
 }
 
 fn reading(attributes: &[(String, String)]) -> impl FnMut(&str) -> Option<String> {
     |name| {
+        if let Some(name) = name.strip_prefix(READINGS) {
+            let all = attributes.iter();
+            return readings(all.map(|(own, value)| (&**own, &**value)), name);
+        }
         let own = attributes.iter().find(|(own, _)| own == name);
         own.map(|(_, value)| value.clone())
     }

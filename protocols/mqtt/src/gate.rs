@@ -1,4 +1,4 @@
-//! How many sessions may begin.
+//! Rate limits of CONNECT: how many sessions may begin.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

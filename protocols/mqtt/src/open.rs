@@ -27,7 +27,7 @@ use crate::reason::Reason;
 use crate::takeover::Seat;
 use crate::terminal::{self, Terminal};
 
-pub(crate) use admission::attribute;
+pub(crate) use admission::{attribute, readings};
 pub(crate) use introduction::check_auth;
 pub(crate) use refusal::{Refused, answer_of, count, here, reject, shortened, too_long};
 
@@ -53,6 +53,8 @@ pub(crate) struct Opened {
     pub(crate) endpoint_takes: usize,
     /// Bounds of the listener.
     pub(crate) bounds: Bounds,
+    /// Its broker kept the session that its client had before.
+    pub(crate) is_kept: bool,
     /// How the client authenticates itself in AUTH packets, if it does.
     pub(crate) method: Option<Box<str>>,
     /// What a tap tells of the client; empty where there is none.
@@ -99,13 +101,13 @@ pub(crate) async fn open(
             }
         }
         Ok(Opening::Unsupported { level }) => {
-            // A version that is older than the answers of MQTT 5 would not understand them.
+            // MQTT 5, section 3.1.2.2. A version that is older than its answers would not understand them.
             let answered = if level > 5 { Level::V5 } else { Level::V311 };
             let why = "only MQTT 3.1, 3.1.1 and 5 are spoken here";
             let refused = here(Reason::UNSUPPORTED_LEVEL, why);
             (Some(answered), usize::MAX, refused)
         }
-        // Before MQTT 5, a CONNECT that makes no sense is not answered.
+        // MQTT 3.1.1, section 3.1.4: a CONNECT that makes no sense is not answered.
         Err((level, fault)) => {
             let answered = level.filter(|level| level.is_5());
             (answered, usize::MAX, fault.into())
@@ -124,7 +126,9 @@ async fn begin(
     connect: Connect<'_>,
 ) -> Result<Begun, Refused> {
     let mut admitted = admission::admit(mqtt, caller, packet.len(), connect)?;
-    admission::pass_filters(&mut admitted).await?;
+    if let Err(rejection) = admitted.routed {
+        return Err(reject(&mut admitted.stream, rejection));
+    }
     if let Some(policy) = admitted.policy.clone()
         && let Some(produce) = &policy.produce
     {
@@ -134,6 +138,7 @@ async fn begin(
         return terminal::connect::begin(mqtt, client, connect, (&policy, produce), stream, key)
             .await;
     }
+    admission::pass_filters(&mut admitted).await?;
     if admitted.routed != Ok(Routed::Onward) {
         return Err(reject(&mut admitted.stream, Rejection::Denied));
     }
@@ -150,12 +155,12 @@ fn duplicates(applied: Option<&Applied>) -> Duplicates {
         .unwrap_or_default()
 }
 
-/// The longest packet that a client takes (section 3.1.2.11.4).
+/// The longest packet that a client takes (MQTT 5, section 3.1.2.11.4).
 fn client_takes(connect: &Connect<'_>) -> usize {
     connack::most_taken(connect.properties())
 }
 
-/// One and a half times the agreed interval (section 3.1.2.10), and some more so that the broker,
+/// One and a half times the agreed interval (MQTT 5, section 3.1.2.10), and some more so that the broker,
 /// who counts too, is first to find a client gone.
 pub(crate) fn patience(keep_alive: u32) -> Option<Duration> {
     const SLACK: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! What a route does with sessions beyond routing them: who may publish and hear what, under which names,
+//! Route policies of MQTT: who may publish and hear what, under which names,
 //! how much.
 
 mod names;

@@ -1,4 +1,20 @@
 //! A session under way: packets passed on both ways until one side ends it.
+//!
+//! Its phases, and who ends each. `entry` and `open` carry it up to CONNACK, `Session` from there on.
+//!
+//! ```text
+//!  connected ---- CONNECT ----> admitted ---- CONNECT of ours ----> introduced ---- CONNACK 0 ----> open
+//!      |                            |                                   |  ^                          |
+//!      |                            |                                   +--+ AUTH, both ways          |
+//!      v                            v                                   v                             |
+//!  no CONNECT in time:       CONNACK with a reason:            another broker, or CONNACK             |
+//!  closed, no word           denied, no route                  with its reason: refused               |
+//!                                                                                                     |
+//!      +----------------------------------------------------------------------------------------------+
+//!      | DISCONNECT or end of one side          -> the other side is told, `farewell`, closed
+//!      | silence (keep-alive), a fault          -> DISCONNECT with a reason, `farewell`, closed
+//!      | its name taken over, revoked, draining -> the same, and the broker publishes no will for a goodbye
+//! ```
 
 mod denied;
 mod down;
@@ -100,6 +116,8 @@ struct Session {
     timer: Option<Timer>,
     silence: Silence,
     bounds: Bounds,
+    /// Its broker kept what it was subscribed to before: filters have not been asked about that.
+    is_kept: bool,
     /// How the client authenticates itself in AUTH packets, if it does.
     method: Option<Box<str>>,
     client_takes: usize,
@@ -143,6 +161,7 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
         client_takes,
         endpoint_takes,
         bounds,
+        is_kept,
         method,
         client_id,
         username,
@@ -178,6 +197,7 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
         timer: None,
         silence: Silence::default(),
         bounds,
+        is_kept,
         method,
         client_takes,
         endpoint_takes,
@@ -215,8 +235,8 @@ impl Session {
             self.poll(cx)
         })
         .await;
-        // A broker that gives its place to another ends this one first, maybe without a word (section
-        // 3.1.4 has one), and accepts the other then.
+        // A broker that gives its place to another ends this one first (MQTT 5, section 3.1.4), maybe without
+        // the word that it owes, and accepts the other then.
         if matches!(end, End::Endpoint) && seat.is_some() && !self.state.goodbye {
             let timers = self.caller.worker().timers().clone();
             let due = Instant::now() + SUCCESSION;
@@ -347,7 +367,7 @@ impl Session {
         if self.caller.is_idle() {
             return Some(End::Silent);
         }
-        if self.filters.are_revoked() {
+        if self.filters.are_revoked(self.state.filters.iter()) {
             return Some(End::Revoked);
         }
         if let Some(end) = self.watch_broker() {

@@ -1,4 +1,4 @@
-//! Identifiers that brokers gave out: where a client that comes back with one belongs.
+//! Session affinity by identifiers that brokers gave out: where a client that comes back with one belongs.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! Records of what happens within a session: messages by the first level of their topic, and packets that
+//! Session metrics: records of messages by the first level of their topic, and packets that
 //! are answered with the time that took.
 
 use std::cell::RefCell;

@@ -1,4 +1,4 @@
-//! Sessions that end here: no broker behind, but a [`Sink`](crate::Sink) for what clients publish. A message
+//! Sessions without a broker: they end here, at a [`Sink`](crate::Sink) for what clients publish. A message
 //! is acknowledged when the sink has it for certain, in the order in which messages came; there
 //! is nothing to subscribe to.
 
@@ -216,6 +216,7 @@ impl Terminal {
 
     /// Answers the messages whose turn it is.
     fn acknowledge(&mut self) -> Result<(), End> {
+        // MQTT 5, section 4.6: in the order in which their messages came.
         while let Some((Message { id, qos, .. }, answer)) = self.pending.next() {
             self.tally
                 .answered(Asked::Publish(id), answer == Answer::Taken);
@@ -297,7 +298,7 @@ impl Terminal {
         if self.caller.is_idle() {
             return Err(End::Silent);
         }
-        if self.filters.are_revoked() {
+        if self.filters.are_revoked(std::iter::empty()) {
             return Err(End::Revoked);
         }
         if self.caller.is_dismissed() && *self.leave.get_or_insert(now.after(LAST)) <= now {
@@ -369,7 +370,7 @@ impl Terminal {
             End::Failed => Ending::Answered(Outcome::Failed),
         });
         states.leave(&self.held, self.expiry, caller.worker().now());
-        // Section 3.1.4: a will is published when another connection takes the session over, unless it
+        // MQTT 5, section 3.1.4: a will is published when another connection takes the session over, unless it
         // was to be delayed and the client is back before that.
         let taken_over = matches!(end, End::TakenOver);
         let will = self.will.take();

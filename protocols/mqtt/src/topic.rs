@@ -17,6 +17,7 @@ pub(crate) fn check_name(name: &str, from: Side) -> Result<(), Fault> {
     for byte in name.bytes() {
         match byte {
             b'/' => levels += 1,
+            // MQTT 5, section 4.7.1.
             b'+' | b'#' => {
                 let why = "a topic name with a wildcard in it";
                 return Err(Fault::new(Reason::BAD_TOPIC, why));
@@ -24,6 +25,7 @@ pub(crate) fn check_name(name: &str, from: Side) -> Result<(), Fault> {
             _ => {}
         }
     }
+    // MQTT 5, section 4.7.3.
     if name.is_empty() {
         return Err(Fault::malformed("a topic name without a character"));
     }
@@ -56,6 +58,7 @@ pub(crate) fn check_filter(filter: &str, level: Level) -> Result<(), Fault> {
     let bad = |why| Err(Fault::new(Reason::BAD_FILTER, why));
     let own = match shared(filter) {
         Some((group, own)) if level.is_5() => {
+            // MQTT 5, section 4.8.2.
             if group.is_empty() || group.contains(['+', '#']) || own.is_empty() {
                 return bad("a shared subscription without a name or filter");
             }
@@ -66,6 +69,7 @@ pub(crate) fn check_filter(filter: &str, level: Level) -> Result<(), Fault> {
         }
         _ => filter,
     };
+    // MQTT 5, section 4.7.3.
     if own.is_empty() {
         return Err(Fault::malformed("a topic filter without a character"));
     }
@@ -74,6 +78,7 @@ pub(crate) fn check_filter(filter: &str, level: Level) -> Result<(), Fault> {
     while let Some(part) = levels.next() {
         number += 1;
         let last = part != "#" || levels.clone().next().is_none();
+        // MQTT 5, section 4.7.1.2, and MQTT 5, section 4.7.1.3.
         let whole = part.len() == 1 || !part.contains(['+', '#']);
         if !last || !whole {
             return bad("a wildcard where none may stand");
@@ -99,7 +104,55 @@ pub(crate) fn unshared(filter: &str) -> &str {
     shared(filter).map_or(filter, |(_, own)| own)
 }
 
-/// Whether a filter's wildcards stop before names that begin with `$` (section 4.7.2).
+/// The topic to which a broker delivers what is published to this one: EMQX, some time after the message came to
+/// `$delayed/SECONDS/TOPIC`.
+pub(crate) fn delivered(mut topic: &str) -> &str {
+    let inner = |topic: &'_ str| {
+        let (time, own) = topic.strip_prefix("$delayed/")?.split_once('/')?;
+        let is_time = !time.is_empty() && time.bytes().all(|byte| byte.is_ascii_digit());
+        is_time.then_some(topic.len() - own.len())
+    };
+    while let Some(start) = inner(topic) {
+        topic = &topic[start..];
+    }
+    topic
+}
+
+/// The filter by which a broker chooses what it delivers to a subscription: without the name of a shared one (MQTT 5, section
+/// 4.8.2; BifroMQ's are `$oshare` too, EMQX's `$queue`), and of an exclusive one (EMQX).
+pub(crate) fn selected(mut filter: &str) -> &str {
+    let inner = |filter: &str| {
+        let (name, rest) = filter.split_once('/')?;
+        let own = match name {
+            "$share" | "$oshare" => rest.split_once('/')?.1,
+            "$queue" | "$exclusive" => rest,
+            _ => return None,
+        };
+        (!own.is_empty()).then_some(filter.len() - own.len())
+    };
+    while let Some(start) = inner(filter) {
+        filter = &filter[start..];
+    }
+    filter
+}
+
+/// Whether there are names that both filters select; of a name that begins with `$`, also by what follows its first
+/// levels: brokers have such names for others, and nobody knows those of all brokers.
+pub(crate) fn reaches(rule: &str, filter: &str) -> bool {
+    if intersect(rule, filter) {
+        return true;
+    }
+    let mut rest = filter.strip_prefix('$');
+    while let Some((_, own)) = rest.and_then(|rest| rest.split_once('/')) {
+        if intersect(rule, own) {
+            return true;
+        }
+        rest = Some(own);
+    }
+    false
+}
+
+/// Whether a filter's wildcards stop before names that begin with `$` (MQTT 5, section 4.7.2).
 fn hides(filter: &str, other: &str) -> bool {
     other.starts_with('$') && (filter.starts_with('+') || filter.starts_with('#'))
 }
@@ -191,6 +244,52 @@ mod tests {
             assert_eq!(covers(rule, filter), covered, "{rule} {filter}");
             assert_eq!(intersect(rule, filter), met, "{rule} {filter}");
             assert_eq!(intersect(filter, rule), met, "{filter} {rule}");
+        }
+    }
+
+    #[test]
+    fn other_names_of_a_topic_are_that_topic() {
+        for (topic, own) in [
+            ("a/b", "a/b"),
+            ("$delayed/5/a/b", "a/b"),
+            ("$delayed/0/$delayed/007/a", "a"),
+            ("$delayed/x/a", "$delayed/x/a"),
+            ("$delayed//a", "$delayed//a"),
+            ("$delayed/5", "$delayed/5"),
+            ("$SYS/a", "$SYS/a"),
+            ("x/$delayed/5/a", "x/$delayed/5/a"),
+        ] {
+            assert_eq!(delivered(topic), own, "{topic}");
+        }
+        for (filter, own) in [
+            ("a/#", "a/#"),
+            ("$share/g/a/+", "a/+"),
+            ("$oshare/g//a", "/a"),
+            ("$queue/a", "a"),
+            ("$exclusive/a", "a"),
+            ("$share/g/$exclusive/a", "a"),
+            ("$queue/", "$queue/"),
+            ("$share/g", "$share/g"),
+            ("$SYS/#", "$SYS/#"),
+        ] {
+            assert_eq!(selected(filter), own, "{filter}");
+        }
+    }
+
+    #[test]
+    fn a_name_of_some_broker_reaches_what_follows_in_it() {
+        for (rule, name, reached) in [
+            ("a/b", "$expired/a/b", true),
+            ("a/b", "$stream/q/x/a/b", true),
+            ("a/b", "$stream/a/#", true),
+            ("+/b", "$x/1/b", true),
+            ("#", "$SYS/load", true),
+            ("a/b", "$x/a", false),
+            ("a/b", "x/a/b", false),
+            ("a/b", "$a/b", false),
+            ("$SYS/#", "$SYS/a", true),
+        ] {
+            assert_eq!(reaches(rule, name), reached, "{rule} {name}");
         }
     }
 

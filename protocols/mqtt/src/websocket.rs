@@ -7,7 +7,7 @@ use bytes::BytesMut;
 
 pub(crate) use handshake::{Door, shake_hands};
 
-/// The longest payload of a control frame (section 5.5).
+/// The longest payload of a control frame (RFC 6455, section 5.5).
 const MAX_CONTROL: usize = 125;
 /// The longest header of a frame: 2 bytes, 8 of length, 4 of mask.
 const MAX_HEADER: usize = 14;
@@ -19,7 +19,7 @@ const CLOSE: u8 = 8;
 const PING: u8 = 9;
 const PONG: u8 = 10;
 
-/// Why a connection is closed (section 7.4.1).
+/// Why a connection is closed (RFC 6455, section 7.4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Close {
     /// Nothing more is to come.
@@ -53,7 +53,7 @@ pub(crate) struct WebSocket {
     control: Vec<u8>,
     /// Frames that answer the client's: pongs, a close.
     pub(crate) answers: Vec<u8>,
-    /// The peer said Close, and was answered, or we did: no frame may follow ours (section 5.5.1).
+    /// The peer said Close, and was answered, or we did: no frame may follow ours (RFC 6455, section 5.5.1).
     pub(crate) closed: bool,
     /// The peer sent what no client sends: nothing of it is read any more.
     pub(crate) broken: Option<Broken>,
@@ -150,7 +150,7 @@ impl WebSocket {
 
     /// Whether the frame that begins may stand here.
     fn check(&self) -> Result<(), Broken> {
-        // The highest bit of a length is 0 (section 5.2).
+        // The highest bit of a length is 0 (RFC 6455, section 5.2).
         if self.left >> 63 != 0 {
             return Err(broken("a frame whose length cannot be"));
         }
@@ -183,7 +183,7 @@ impl WebSocket {
                     Some(code) if !is_code(u16::from_be_bytes(*code)) => {
                         self.broken = Some(broken("a Close with a code that there is not"));
                     }
-                    // The code is given back (section 5.5.1).
+                    // The code is given back (RFC 6455, section 5.5.1).
                     code => {
                         let code = code.map_or(&[][..], |code| &code[..]);
                         frame(&mut self.answers, CLOSE, code);
@@ -209,7 +209,7 @@ impl WebSocket {
     }
 }
 
-/// Whether a peer may send this code (section 7.4).
+/// Whether a peer may send this code (RFC 6455, section 7.4).
 fn is_code(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }

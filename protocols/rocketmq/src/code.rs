@@ -1,4 +1,5 @@
-//! Codes of requests and answers: Java's `RequestCode`, `ResponseCode`, `RemotingSysResponseCode`.
+//! Codes of requests and answers (RocketMQ: RequestCode, RocketMQ: ResponseCode,
+//! RocketMQ: RemotingSysResponseCode).
 
 /// Codes of requests that something here depends on.
 pub(crate) mod request {

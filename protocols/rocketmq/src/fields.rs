@@ -13,16 +13,16 @@ use crate::marks::Problem;
 
 /// A broker may answer a long poll so much later than it was asked to: as RocketMQ's own proxy has it.
 const LATE: Duration = Duration::from_secs(10);
-/// `PullSysFlag`: the broker may keep the request until there is a message.
+/// RocketMQ: PullSysFlag: the broker may keep the request until there is a message.
 const SUSPEND: i64 = 2;
 
 /// The fields that are kept in mind: an index into [`Found::at`].
 mod field {
-    /// SendMessageRequestHeaderV2 has one letter for each.
+    /// RocketMQ: SendMessageRequestHeaderV2 has one letter for each.
     pub(super) const A: usize = 0;
     pub(super) const B: usize = 1;
     pub(super) const TOPIC: usize = 2;
-    /// ConsumerSendMsgBackRequestHeader.
+    /// RocketMQ: ConsumerSendMsgBackRequestHeader.
     pub(super) const ORIGIN_TOPIC: usize = 3;
     pub(super) const CONSUMER_GROUP: usize = 4;
     pub(super) const PRODUCER_GROUP: usize = 5;
@@ -32,10 +32,10 @@ mod field {
     pub(super) const SYS_FLAG: usize = 9;
     pub(super) const SIGNATURE: usize = 10;
     pub(super) const QUEUE: usize = 11;
-    /// PullMessageResponseHeader.
+    /// RocketMQ: PullMessageResponseHeader.
     pub(super) const NEXT: usize = 12;
     pub(super) const MAX: usize = 13;
-    /// PopMessageResponseHeader.
+    /// RocketMQ: PopMessageResponseHeader.
     pub(super) const REST: usize = 14;
     /// How many there are.
     pub(super) const ALL: usize = 15;

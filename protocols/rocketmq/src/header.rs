@@ -13,8 +13,8 @@
 //! +------+----------+---------+--------+------+------------+--------+------------+--------------------+
 //! ```
 //!
-//! Numbers are big-endian, the total length does not count itself. As Java's `RemotingCommand` and
-//! `RocketMQSerializable` read it. One connection carries both encodings in both directions: a server answers
+//! Numbers are big-endian, the total length does not count itself. It is read as Java does
+//! (RocketMQ: RemotingCommand, RocketMQ: RocketMQSerializable). One connection carries both encodings in both directions: a server answers
 //! in its own, whatever it was asked in.
 //!
 //! A header is read once, when its frame has come; where things stand in it travels with the frame ([`Head::marks`]).
@@ -32,7 +32,7 @@ pub(crate) const PREFIX: usize = 8;
 const HEADER_LIMIT: usize = 128 * 1024;
 /// Members that nobody knows, at most.
 const UNKNOWN: usize = 16;
-/// `MQVersion.V5_3_1`: clients later than this understand GO_AWAY.
+/// RocketMQ: MQVersion, V5_3_1: clients later than this understand GO_AWAY.
 const GO_AWAY_AFTER: i32 = 475;
 
 /// What codes lose that do not fit into 16 bits: three times 2^16.

@@ -4,7 +4,7 @@
 //! own, over which the broker calls it, too. So a connection is a [session](Sharing::Session), and each broker needs
 //! an address of ours: the name server's answers are given those in place of the brokers' own ([`Brokers`]).
 //!
-//! The wire is that of Java's `RemotingCommand` (see `header`), read as leniently as clients write it.
+//! The wire is that of Java (RocketMQ: RemotingCommand; see `header`), read as leniently as clients write it.
 
 mod brokers;
 mod call;
@@ -154,12 +154,13 @@ impl Codec for RocketMq {
             return Ok(Reading::Answer(call::answered(head)));
         }
         let mut metadata = call::read(head, wire)?;
-        metadata.denied = match code::asked_by(Note::unpack(head.note).code) {
+        let is_denied = match code::asked_by(Note::unpack(head.note).code) {
             Use::Clients => false,
             Use::Administration => !self.config.administration,
             // They register themselves at name servers, and not here.
             Use::Brokers => self.brokers.is_some(),
         };
+        metadata.refused = is_denied.then_some(Rejection::Denied);
         Ok(Reading::Call(metadata))
     }
 

@@ -1,4 +1,4 @@
-//! The properties of a message as one text: `name \x01 value \x02 ...` (Java's `MessageDecoder`). The last \x02 may
+//! The properties of a message as one text: `name \x01 value \x02 ...` (RocketMQ: MessageDecoder). The last \x02 may
 //! be missing.
 
 /// Between a name and its value.
@@ -19,7 +19,7 @@ pub(crate) fn find<'a>(all: &'a str, name: &str) -> Option<&'a str> {
     known.or_else(|| values().next())
 }
 
-/// The value of a property that all messages of a batch agree on. As Java's `MessageDecoder.encodeMessage` writes each:
+/// The value of a property that all messages of a batch agree on. As Java writes each (RocketMQ: MessageDecoder, `encodeMessage`):
 ///
 /// ```text
 /// total size 4 | magic 4 | CRC 4 | flag 4 | body length 4, body | properties length 2, properties

@@ -10,7 +10,7 @@ use crate::json;
 use crate::marks::Note;
 
 /// The code of an answer. Producers try another broker after SYSTEM_ERROR, SERVICE_NOT_AVAILABLE, NO_PERMISSION and
-/// TOPIC_NOT_EXIST, and after GO_AWAY the same one anew (`DefaultMQProducer`'s `retryResponseCodes`).
+/// TOPIC_NOT_EXIST, and after GO_AWAY the same one anew (RocketMQ: DefaultMQProducer, `retryResponseCodes`).
 fn code(note: Note, rejection: Rejection) -> i32 {
     match rejection {
         Rejection::NoRoute | Rejection::NoService => answer::TOPIC_NOT_EXIST,

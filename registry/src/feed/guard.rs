@@ -1,4 +1,4 @@
-//! Doubt: which offers to believe.
+//! Empty protection: an offer that is suddenly empty is not believed for a while.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! How it stands with feeds, counted as it changes: there may be tens of thousands of them.
+//! The states of feeds, counted as they change: there may be tens of thousands of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

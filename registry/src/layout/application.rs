@@ -107,7 +107,7 @@ pub(super) fn write(
     (path, instance.to_string().into_bytes(), beside)
 }
 
-/// What consumers read of the instance itself (Dubbo's `ServiceInstanceMetadataUtils`).
+/// What consumers read of the instance itself (Dubbo: ServiceInstanceMetadataUtils).
 fn metadata(first: &Entry, entries: &[Entry], revision: &str) -> Value {
     let protocols: BTreeSet<&String> = entries.iter().map(|entry| &entry.protocol).collect();
     let endpoints: Vec<Value> = protocols
@@ -126,7 +126,7 @@ fn metadata(first: &Entry, entries: &[Entry], revision: &str) -> Value {
     metadata
 }
 
-/// A service of Dubbo's `MetadataInfo`, and its key there.
+/// A service in an application's metadata (Dubbo: MetadataInfo), and its key there.
 fn service(entry: &Entry) -> (String, Value) {
     let mut key = entry.service.clone();
     if !entry.group.is_empty() {

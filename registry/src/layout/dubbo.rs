@@ -1,4 +1,4 @@
-//! Dubbo's interface level: `/dubbo/{interface}/providers/{url}` (Dubbo's `ZookeeperRegistry`).
+//! Dubbo's interface level: `/dubbo/{interface}/providers/{url}` (Dubbo: ZookeeperRegistry).
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::{Draft, Drafts, Layout, PATH, Roots, provider};
 use crate::offer::{Provider, WEIGHT};
 use crate::store::Answer;
 
-/// How long a provider warms up that does not say (`AbstractLoadBalance`), in milliseconds.
+/// How long a provider warms up that does not say (Dubbo: AbstractLoadBalance), in milliseconds.
 pub(super) const WARM_UP: u64 = 600_000;
 /// What npm's `sofa-rpc-node` writes as the group of Dubbo providers that have none.
 const NO_GROUP: &str = "SOFA";

@@ -6,7 +6,7 @@
 //! /services/{app}/{ip:port}             = JSON of the instance
 //! /dubbo/metadata/{app}/{revision}      = JSON of the services, unless the instance serves it
 //! ```
-//! Source: Dubbo's `ServiceInstancesChangedListener` and `MetadataInfo`.
+//! Sources: Dubbo: ServiceInstancesChangedListener, Dubbo: MetadataInfo.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, Weak};

@@ -1,5 +1,5 @@
 //! What governs Dubbo's services: configurators, tag and condition routers, as Dubbo's own
-//! consumers apply them (3.3: `ConfigParser`, `TagStateRouter`, `ConditionStateRouter`).
+//! consumers apply them (3.3; Dubbo: ConfigParser, Dubbo: TagStateRouter, Dubbo: ConditionStateRouter).
 //!
 //! They stand in the configuration centre, `/dubbo/config/dubbo/{key}`, and in the older form as
 //! URLs beside the providers. A rule holds for exactly whom it names; what cannot be honoured by a

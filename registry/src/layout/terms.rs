@@ -14,7 +14,7 @@ const TIMEOUT: &str = "timeout";
 pub(crate) fn terms(layout: Layout, lookup: &Lookup, provider: &Provider) -> Option<Terms> {
     match layout {
         Layout::Dubbo | Layout::DubboApp => Some(dubbo(lookup, provider)),
-        // SOFA-RPC's consumers take the provider's time where they have none (`AbstractCluster`).
+        // SOFA-RPC's consumers take the provider's time where they have none (SOFA-RPC: AbstractCluster).
         Layout::Sofa => {
             let timeout = provider.parameters.get(TIMEOUT).and_then(duration)?;
             Some(Terms {
@@ -26,7 +26,7 @@ pub(crate) fn terms(layout: Layout, lookup: &Lookup, provider: &Provider) -> Opt
     }
 }
 
-/// What Dubbo's consumers take from a provider's URL (`DubboInvoker`, `RpcUtils.getTimeout`).
+/// What Dubbo's consumers take from a provider's URL (Dubbo: DubboInvoker, Dubbo: RpcUtils).
 /// Retries are theirs to decide, and the serialization is the caller's.
 fn dubbo(lookup: &Lookup, provider: &Provider) -> Terms {
     let parameters = &provider.parameters;

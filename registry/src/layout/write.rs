@@ -186,7 +186,7 @@ pub(super) fn dubbo_parameters(entry: &Entry) -> BTreeMap<String, String> {
     ])
 }
 
-/// As Dubbo's `ZookeeperRegistry` writes a provider.
+/// A provider as its framework writes it (Dubbo: ZookeeperRegistry).
 fn dubbo(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
     // The provider knows the service by its path, which consumers send it.
     let path = entry.parameters.get(PATH).unwrap_or(&entry.service);
@@ -205,7 +205,7 @@ fn dubbo(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
     (path, Vec::new())
 }
 
-/// As SOFA-RPC's `ZookeeperRegistry` writes a provider.
+/// A provider as its framework writes it (SOFA-RPC: ZookeeperRegistry).
 fn sofa(roots: &Roots, entry: &Entry) -> (String, Vec<u8>) {
     let own = [
         ("accepts", "100000".to_owned()),
@@ -392,7 +392,7 @@ mod tests {
                     Layout::Sofa => of(sofa::read),
                     Layout::Spring => of(spring::read),
                     Layout::Grpc => of(grpc::read),
-                    _ => of(native::read),
+                    Layout::Native | Layout::DubboApp => of(native::read),
                 };
                 assert_eq!(drafts.unreadable, 0, "{layout:?} {path}");
                 let draft = &drafts.drafts[0];

@@ -114,7 +114,7 @@ function problems() {
   const list = [];
   const add = (kind, key, ...words) => list.push(h("li", { class: kind, "data-key": key }, words));
   for (const cluster of known.clusters) {
-    const bad = cluster.endpoints.filter((own) => !["available", "unused", "doubted"].includes(own.state));
+    const bad = cluster.endpoints.filter((own) => !["available", "unused", "suspect"].includes(own.state));
     for (const own of bad) {
       const left = own.ends_in_seconds ? ` (for ${ago(own.ends_in_seconds)} more)` : "";
       add(own.available ? "" : "bad", `${cluster.name} ${own.address}`,
@@ -205,9 +205,9 @@ function inFlight() {
 function registries() {
   const rows = known.registries.map((own) => ({
     key: own.name,
-    cells: [own.name, own.connected ? tag("good", "answers") : tag("bad", `silent for ${ago(own.stale_seconds)}`), own.services, own.waiting, own.doubted, own.from_disk, own.failing_reads + own.failing_names],
+    cells: [own.name, own.connected ? tag("good", "answers") : tag("bad", `silent for ${ago(own.stale_seconds)}`), own.services, own.waiting, own.protected, own.from_disk, own.failing_reads + own.failing_names],
   }));
-  const columns = [["Registry", "name"], ["State", "half"], ["Services", "number"], ["Not known yet", "number"], ["Doubted", "number"], ["From disk", "number"], ["Failing", "number"]];
+  const columns = [["Registry", "name"], ["State", "half"], ["Services", "number"], ["Not known yet", "number"], ["Protected", "number"], ["From disk", "number"], ["Failing", "number"]];
   show("registries", rows.length ? String(rows.length) : "", rows.length ? table("Registries", columns, rows) : h("p", { class: "empty" }, "None is configured."));
 }
 

@@ -1,7 +1,7 @@
 
 // === Topology: listeners, routes, clusters and endpoints, and what leads where ===
 
-const STATES = { available: "good", doubted: "warn", trial: "warn", leaving: "warn", ejected: "bad", unhealthy: "bad", unused: "" };
+const STATES = { available: "good", suspect: "warn", trial: "warn", leaving: "warn", ejected: "bad", unhealthy: "bad", unused: "" };
 
 /** Which nodes belong together: by key, those that it leads to. */
 function edges() {

@@ -38,35 +38,7 @@ pub(super) fn cluster_spec(
     }
     let source = match (value.endpoints, value.discover) {
         (Some(endpoints), None) => listed_source(name, endpoints, value.refresh, names)?,
-        (
-            None,
-            Some(Placed {
-                value: discover, ..
-            }),
-        ) => {
-            let place = discover.registry.place;
-            let registry = several::asked(discover.registry, names)?;
-            let has_layouts = several::has_layouts(&registry, names);
-            let layout = match &discover.layout {
-                Some(own) => {
-                    layout(own)?;
-                    own.value.clone()
-                }
-                None if has_layouts => {
-                    let message = "a registry of servers has several layouts; write `layout` too";
-                    return Err(Wrong::at(place, message));
-                }
-                None => String::new(),
-            };
-            Source::Discovered(Lookup {
-                registry: registry.into(),
-                layout: layout.into(),
-                service: named(discover.service)?.into(),
-                version: discover.version.into(),
-                group: discover.group.into(),
-                protocol: discover.protocol.into(),
-            })
-        }
+        (None, Some(discover)) => discovered_source(discover.value, names)?,
         _ => {
             let message = format!("cluster `{name}` needs either `endpoints` or `discover`");
             return Err(Wrong::at(place, message));
@@ -97,6 +69,32 @@ pub(super) fn cluster_spec(
         .map(|tls| asked_for_host(tls, name, names))
         .transpose()?;
     Ok((spec, tls))
+}
+
+/// The service of a registry whose providers a cluster has.
+fn discovered_source(discover: file::Discover, names: &Names) -> Result<Source> {
+    let place = discover.registry.place;
+    let registry = several::asked(discover.registry, names)?;
+    let has_layouts = several::has_layouts(&registry, names);
+    let layout = match &discover.layout {
+        Some(own) => {
+            layout(own)?;
+            own.value.clone()
+        }
+        None if has_layouts => {
+            let message = "a registry of servers has several layouts; write `layout` too";
+            return Err(Wrong::at(place, message));
+        }
+        None => String::new(),
+    };
+    Ok(Source::Discovered(Lookup {
+        registry: registry.into(),
+        layout: layout.into(),
+        service: named(discover.service)?.into(),
+        version: discover.version.into(),
+        group: discover.group.into(),
+        protocol: discover.protocol.into(),
+    }))
 }
 
 /// Who is called by a name is asked for a certificate of that name, unless another is written.

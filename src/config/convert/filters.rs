@@ -440,8 +440,8 @@ fn fault(Placed { value, place }: Placed<file::Fault>) -> Result<Converted> {
         };
         troubles.push((own.value.percent.0, Trouble::Refuse(why)));
     }
-    let needs = value.drop_answer.as_ref().map(|_| Need::Answers);
-    if let Some(own) = value.drop_answer {
+    let needs = value.drop_response.as_ref().map(|_| Need::Answers);
+    if let Some(own) = value.drop_response {
         troubles.push((own.value.percent.0, Trouble::DropAnswer));
     }
     let on_request = value.on_request.map(|own| {
@@ -453,7 +453,7 @@ fn fault(Placed { value, place }: Placed<file::Fault>) -> Result<Converted> {
     let on_request = on_request.transpose()?;
     if troubles.is_empty() && on_request.is_none() {
         let message =
-            "a fault without any trouble; write `delay`, `refuse`, `drop_answer` or `on_request`";
+            "a fault without any trouble; write `delay`, `refuse`, `drop_response` or `on_request`";
         return Err(Wrong::at(place, message));
     }
     let fault = Fault {

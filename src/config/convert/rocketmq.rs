@@ -7,7 +7,7 @@ use finback_core::route::{Destination, RouteTable};
 use crate::config::file;
 use crate::rocketmq::{BrokerListeners, Settings};
 
-use super::{Frame, Listeners, Names, Placed, Result, Wrong, Wrongs, is_spoken, known};
+use super::{Frame, Listeners, Names, Placed, Result, Wrong, Wrongs, expect_spoken, known};
 
 /// The fewest ports that one broker needs.
 const LEAST: u16 = 3;
@@ -37,7 +37,7 @@ pub(super) fn settings(
             }
         };
     };
-    is_spoken(finback_rocketmq::NAME, protocol, place)?;
+    expect_spoken(finback_rocketmq::NAME, protocol, place)?;
     if spoken.is_none() {
         let message = "RocketMQ is not told apart by its first bytes; write `protocol: rocketmq`";
         return Err(Wrong::at(place, message));

@@ -64,25 +64,8 @@ fn route(
     let answers = from.respond.is_some() || from.redirect.is_some() || produced.is_some();
     let protocol = from.when.as_ref().and_then(|when| when.protocol.clone());
     let session = from.mqtt.take();
-    if let (Some(_), Some(retry)) = (&produced, &from.retry) {
-        let message = "Kafka's client tries again by itself; take `retry` away";
-        return Err(Wrong::at(retry.place, message));
-    }
-    let at_once = from.respond.is_some() || from.redirect.is_some();
-    if let (true, Some(retry)) = (at_once, &from.retry) {
-        let message = "nobody else is asked, so nothing is tried again; take `retry` away";
-        return Err(Wrong::at(retry.place, message));
-    }
-    if let (true, Some(timeout)) = (at_once, &from.timeout) {
-        let message = "it is answered at once; take `timeout` away";
-        return Err(Wrong::at(timeout.place, message));
-    }
     let is_mqtt = session.is_some() || protocol.as_ref().is_some_and(is_mqtt);
-    if let (true, true, Some(timeout)) = (produced.is_some(), is_mqtt, &from.timeout) {
-        let message = "a session is not bounded, and `message.timeout.ms` of Kafka bounds its messages; \
-                       take `timeout` away";
-        return Err(Wrong::at(timeout.place, message));
-    }
+    no_idle_bounds(&from, produced.is_some(), is_mqtt)?;
     from.when.as_ref().map_or(Ok(()), no_claims)?;
     let request = http::treatment(&mut from)?;
     if let (Some(_), Some(session)) = (&request, &session) {
@@ -102,22 +85,10 @@ fn route(
             &name, produced, protocol, request, session, names,
         )?),
     };
-    let to = match (from.to, answers) {
-        (Some(to), false) => destination(to, names)?,
-        (None, true) => Destination::Treatment,
-        (Some(to), true) => {
-            let message = "a route that answers itself leads nowhere; take `to` away";
-            return Err(Wrong::at(to.place, message));
-        }
-        (None, false) => {
-            let message = "where to? write `to`, `respond`, `redirect` or `produce`";
-            return Err(Wrong::at(place, message));
-        }
-    };
     Ok(route::Route {
         name: name.into(),
         when: from.when.map(conditions).transpose()?.unwrap_or_default(),
-        to,
+        to: destination_of(from.to, answers, place, names)?,
         timeout: from.timeout.map(
             |Placed {
                  value: Time(timeout),
@@ -137,6 +108,50 @@ fn route(
             .transpose()?,
         treatment,
     })
+}
+
+/// Refuses retries and timeouts of routes where nothing is sent again, or nothing waited for.
+fn no_idle_bounds(from: &file::Route, is_produced: bool, is_mqtt: bool) -> Result<()> {
+    if let (true, Some(retry)) = (is_produced, &from.retry) {
+        let message = "Kafka's client tries again by itself; take `retry` away";
+        return Err(Wrong::at(retry.place, message));
+    }
+    let at_once = from.respond.is_some() || from.redirect.is_some();
+    if let (true, Some(retry)) = (at_once, &from.retry) {
+        let message = "nobody else is asked, so nothing is tried again; take `retry` away";
+        return Err(Wrong::at(retry.place, message));
+    }
+    if let (true, Some(timeout)) = (at_once, &from.timeout) {
+        let message = "it is answered at once; take `timeout` away";
+        return Err(Wrong::at(timeout.place, message));
+    }
+    if let (true, true, Some(timeout)) = (is_produced, is_mqtt, &from.timeout) {
+        let message = "a session is not bounded, and `message.timeout.ms` of Kafka bounds its messages; \
+                       take `timeout` away";
+        return Err(Wrong::at(timeout.place, message));
+    }
+    Ok(())
+}
+
+/// Where a route leads that answers by itself, or does not.
+fn destination_of(
+    to: Option<Placed<file::To>>,
+    answers: bool,
+    place: (u64, u64),
+    names: &Names,
+) -> Result<Destination> {
+    match (to, answers) {
+        (Some(to), false) => destination(to, names),
+        (None, true) => Ok(Destination::Treatment),
+        (Some(to), true) => {
+            let message = "a route that answers itself leads nowhere; take `to` away";
+            Err(Wrong::at(to.place, message))
+        }
+        (None, false) => {
+            let message = "where to? write `to`, `respond`, `redirect` or `produce`";
+            Err(Wrong::at(place, message))
+        }
+    }
 }
 
 fn is_mqtt(protocol: &Placed<file::Text>) -> bool {

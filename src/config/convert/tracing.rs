@@ -1,15 +1,14 @@
 //! The section `tracing`, and what routes say of it.
 
-use std::net::IpAddr;
-
 use finback_core::trace::{Choice, Ratio, Sampling, Tails};
 use finback_observability::trace::{Encoding, Format, Formats};
-use http::{HeaderName, Uri};
+use http::HeaderName;
 
 use super::super::file;
 use super::super::folder::Folder;
 use super::super::units::{Placed, Time};
-use super::{Result, Wrong, clusters};
+use super::url::Url;
+use super::{Result, Wrong};
 use crate::protocols::Secret;
 use crate::traces::{HeaderSource, TracingSpec};
 
@@ -23,20 +22,10 @@ pub(super) fn tracing(
     folder: &Folder<'_>,
 ) -> Result<TracingSpec> {
     let encoding = encoding(value.protocol.as_ref())?;
-    let (is_secure, address) = address(&value.endpoint, encoding)?;
-    let tls = match (value.tls, is_secure) {
-        (Some(tls), false) => {
-            let message =
-                "the endpoint is spoken to without TLS; write https://, or take `tls` away";
-            return Err(Wrong::at(tls.place, message));
-        }
-        (Some(tls), true) => Some(clusters::client_files(tls, folder)?),
-        (None, true) => Some(Placed {
-            value: crate::tls::ClientFiles::default(),
-            place,
-        }),
-        (None, false) => None,
-    };
+    let form = "endpoint; write http://HOST:PORT or https://HOST:PORT";
+    let url = Url::read(&value.endpoint, form)?;
+    let tls = url.tls(value.tls, ("endpoint", place), folder)?;
+    let address = address(url, &value.endpoint, form, encoding)?;
     let headers = value.headers.into_iter();
     let headers: Vec<_> = headers
         .map(|(name, value)| header(&name, value, folder))
@@ -150,56 +139,29 @@ fn encoding(protocol: Option<&Placed<String>>) -> Result<Encoding> {
     }
 }
 
-/// Whether TLS is spoken, and host, port and path.
+/// Host, port and path.
 fn address(
+    url: Url,
     Placed { value, place }: &Placed<String>,
+    form: &str,
     encoding: Encoding,
-) -> Result<(bool, (String, u16, String))> {
-    let wrong = || {
-        let message =
-            format!("`{value}` is no endpoint; write http://HOST:PORT or https://HOST:PORT");
-        Wrong::at(*place, message)
-    };
-    let uri: Uri = value.parse().map_err(|_| wrong())?;
-    let is_secure = match uri.scheme_str() {
-        Some("http") => false,
-        Some("https") => true,
-        _ => return Err(wrong()),
-    };
-    let host = uri
-        .host()
-        .filter(|host| !host.is_empty())
-        .ok_or_else(wrong)?;
-    let host = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .to_owned();
-    let is_odd = uri.query().is_some()
-        || uri
-            .authority()
-            .is_some_and(|own| own.as_str().contains('@'));
-    if is_odd || host.contains(':') && host.parse::<IpAddr>().is_err() {
-        return Err(wrong());
+) -> Result<(String, u16, String)> {
+    if url.target.contains('?') {
+        return Err(Wrong::at(*place, format!("`{value}` is no {form}")));
     }
     let (port, usual) = match encoding {
         Encoding::Grpc => (4317, ""),
         Encoding::Http => (4318, "/v1/traces"),
     };
-    let port = match (uri.port_u16(), uri.port()) {
-        (Some(0), _) => return Err(wrong()),
-        (Some(port), _) => port,
-        (None, None) => port,
-        (None, Some(_)) => return Err(wrong()),
-    };
-    let path = match (uri.path(), encoding) {
-        ("" | "/", _) => usual.to_owned(),
+    let path = match (&*url.target, encoding) {
+        ("/", _) => usual.to_owned(),
         (path, Encoding::Http) => path.to_owned(),
         (_, Encoding::Grpc) => {
             let message = "gRPC's path is always the same; write no more than http://HOST:PORT";
             return Err(Wrong::at(*place, message));
         }
     };
-    Ok((is_secure, (host, port, path)))
+    Ok((url.host, url.port.unwrap_or(port), path))
 }
 
 fn header(

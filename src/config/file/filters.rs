@@ -119,7 +119,7 @@ pub struct Fault {
     /// Calls that are answered with an error.
     pub refuse: Option<Placed<Refuse>>,
     /// Calls that are carried out, and whose callers never hear of it.
-    pub drop_answer: Option<Placed<DropAnswer>>,
+    pub drop_response: Option<Placed<DropResponse>>,
     /// Callers that may ask for faults themselves.
     pub on_request: Option<OnRequest>,
 }
@@ -147,7 +147,7 @@ pub struct Refuse {
 /// Calls whose callers never hear of them.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct DropAnswer {
+pub struct DropResponse {
     /// Their share in percent.
     pub percent: Share,
 }

@@ -10,8 +10,7 @@ use crate::config::forms::forms;
 use crate::config::units::{Placed, Time};
 
 /// Where services are registered. Exactly one of `zookeeper`, `etcd`, `file`, `memory`, `dns` and
-/// `http`;
-/// the other keys are for the first two.
+/// `http`; the other keys are for the first two.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Registry {
@@ -39,7 +38,7 @@ pub struct Registry {
     pub tls: Option<Tls>,
     /// How long a ZooKeeper session outlives its connection. Default: 20s.
     pub session: Option<Time>,
-    /// How long it is doubted when all providers of a service vanish at once. Default: 30s.
+    /// How long the last providers of a service are kept when all of them vanish at once. Default: 30s.
     pub empty_protection: Option<Time>,
     /// Services that are watched from the start, not only from their first call. Default: none.
     #[serde(default)]

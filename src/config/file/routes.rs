@@ -118,7 +118,7 @@ pub struct Match {
     pub host: Option<Placed<Text>>,
     /// HTTP: on the path, without the query.
     pub path: Option<Placed<Text>>,
-    /// HTTP: on parameters of the query by name, as they are written there.
+    /// HTTP: on parameters of the query by name, without escapes.
     #[serde(default)]
     pub query: BTreeMap<String, Placed<Text>>,
     /// HTTP: on the request's method.

@@ -235,3 +235,36 @@ fn a_large_frame_that_keeps_coming_is_no_frame_that_never_ends() {
         assert!(client.answer().success, "{speech:?}");
     }
 }
+
+#[test]
+fn one_client_cannot_take_the_room_of_all_whose_calls_wait_for_a_filter() {
+    for speech in SPEECHES {
+        let endpoint = endpoint(speech);
+        let finback = Finback::start(&format!(
+            r#"
+workers: 1
+listeners:
+  - {{ name: four, address: "127.0.0.1:0", protocol: {name}, routes: all, filters: [ late ] }}
+  - {{ name: six, address: "[::1]:0", protocol: {name}, routes: all, filters: [ late ] }}
+routes: {{ all: [ {{ to: {{ cluster: all }} }} ] }}
+clusters: {{ all: {{ endpoints: [ "{address}" ] }} }}
+filters: {{ late: {{ fault: {{ delay: {{ percent: 100, time: 6s }} }} }} }}
+"#,
+            name = speech.name(),
+            address = endpoint.address,
+        ));
+        let mut greedy = Client::connect(&finback.local("four"), speech);
+        let call = Call::new("com.acme.Pay", "get").with_argument(MIB);
+        greedy.send_all(&call, 100);
+        // Half of the room is its own; what finds none is refused, and not kept.
+        let refused = greedy.answers(69);
+        assert!(refused.iter().all(|own| !own.success), "{refused:?}");
+        let mut other = Client::connect(&format!("[::1]:{}", finback.port("six")), speech);
+        let begun = Instant::now();
+        let answer = other.call(&call.clone().with_argument(4 * MIB));
+        assert!(answer.success, "{answer:?}");
+        assert!(begun.elapsed() >= Duration::from_secs(5));
+        let waited = greedy.answers(31);
+        assert!(waited.iter().all(|own| own.success), "{waited:?}");
+    }
+}

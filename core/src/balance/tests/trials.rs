@@ -197,14 +197,14 @@ fn a_slow_connection_is_in_doubt_until_it_is_made() {
     let at = |millis| Now(SECOND).after(Duration::from_millis(millis));
     let first = Connecting::begin(&health, at(0));
     let second = Connecting::begin(&health, at(40));
-    assert!(!health.is_in_doubt(at(50)));
-    assert!(health.is_in_doubt(at(51)));
+    assert!(!health.is_suspect(at(50)));
+    assert!(health.is_suspect(at(51)));
     drop(second);
-    assert!(health.is_in_doubt(at(51)), "the first still waits");
+    assert!(health.is_suspect(at(51)), "the first still waits");
     health.prove(at(51));
-    assert!(!health.is_in_doubt(at(51)));
+    assert!(!health.is_suspect(at(51)));
     health.connection_lost();
-    assert!(health.is_in_doubt(at(51)));
+    assert!(health.is_suspect(at(51)));
     drop(first);
-    assert!(!health.is_in_doubt(at(51)));
+    assert!(!health.is_suspect(at(51)));
 }

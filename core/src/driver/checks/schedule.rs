@@ -1,4 +1,4 @@
-//! Whose turn it is to be checked, and what the checks so far say.
+//! The schedule of health checks: which endpoint is checked next, and what its checks said so far.
 //!
 //! Nothing is looked at between checks but the time of the next: endpoints wait in the order in
 //! which they are due, and are compared with the cluster's only when those changed.

@@ -1,4 +1,16 @@
 //! The task of one downstream connection of a framed protocol.
+//!
+//! Its phases (`Phase`), and what ends each:
+//!
+//! ```text
+//!             frames are read, calls opened
+//!   accepted --> Serving ------------------------------------+
+//!                 |    | hand-over, nothing in flight        | end of the socket, or bytes that make no sense
+//!    goodbye,     |    v                                     |
+//!    half-close   |  Moving --> another worker: Serving      |
+//!                 v                                          v
+//!             Finishing --- last answer written, lingered --> Gone: calls in flight are abandoned
+//! ```
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

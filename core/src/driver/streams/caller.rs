@@ -39,7 +39,7 @@ pub struct Caller {
     sites: RefCell<SiteCache>,
     pub(super) words: Rc<Words>,
     /// Until it leaves for another worker.
-    place: RefCell<Option<(Residence, Presence)>>,
+    place: RefCell<Option<(Residence, Option<Presence>)>>,
 }
 
 impl Caller {
@@ -70,12 +70,31 @@ impl Caller {
             transport,
             sites: RefCell::default(),
             words,
-            place: RefCell::new(Some((residence, presence))),
+            place: RefCell::new(Some((residence, Some(presence)))),
         };
         (Rc::new(caller), socket)
     }
 
-    /// Whom it is.
+    /// The same client, for what goes on without it: it is told what a connection is told, and takes the place of none.
+    #[must_use]
+    pub fn apart(&self) -> Rc<Self> {
+        let words = Rc::new(Words::of(self.origin.id, &self.worker));
+        words.work();
+        let residence = Residence::take(&self.worker, words.clone());
+        Rc::new(Self {
+            worker: self.worker.clone(),
+            origin: self.origin.clone(),
+            peer: self.peer.clone(),
+            local: self.local,
+            proxies: self.proxies.clone(),
+            transport: self.transport.clone(),
+            sites: RefCell::default(),
+            words,
+            place: RefCell::new(Some((residence, None))),
+        })
+    }
+
+    /// The client's address.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         self.peer.get()
@@ -335,9 +354,9 @@ impl Caller {
             &self.worker,
             site,
             (source, bytes),
-            metadata.timeout,
             self.certified(),
-            metadata.names,
+            metadata,
+            &mut || metadata.refused,
             &mut |name| attribute(self.transport.as_deref(), attributes, name),
         );
         exchange.lingers = metadata.lingers;
@@ -372,9 +391,9 @@ impl Caller {
             &self.worker,
             site,
             (source, bytes),
-            metadata.timeout,
             None,
-            metadata.names,
+            metadata,
+            &mut || metadata.refused,
             attributes,
         );
         exchange.mark(&original.exchange, &shadow.0.marks, protocol, attributes);

@@ -11,7 +11,10 @@ pub const ATTRIBUTES: &[(&str, &str)] = &[
         "finback.cluster",
         "the cluster of the endpoint that was asked",
     ),
-    ("finback.filter", "the filter that refused it"),
+    (
+        "finback.filter",
+        "the filter that refused it, or that it waited for to its end",
+    ),
     ("finback.group", "the called service's group"),
     (
         "finback.kept",

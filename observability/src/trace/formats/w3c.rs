@@ -10,7 +10,7 @@ use finback_core::trace::{Incoming, Outgoing, Read};
 use super::{Written, hex};
 
 const SAMPLED: u128 = 1;
-/// Level 2, section 3.2.2.5.2: kept as it came, since it speaks of the id and not of us.
+/// W3C Trace Context, section 3.2.2.5.2 (level 2): kept as it came, since it speaks of the id and not of us.
 const RANDOM: u128 = 2;
 
 /// The fields of a `traceparent`, and its flags.

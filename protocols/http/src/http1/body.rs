@@ -149,6 +149,7 @@ impl Chunk {
     fn step(&mut self, input: &mut BytesMut) -> Result<Step, Fault> {
         match self {
             Self::Size => {
+                // RFC 9112, section 7.1.1: extensions are bounded, and mean nothing to us.
                 let window = &input[..input.len().min(SIZE_LINE)];
                 let Some(end) = window.iter().position(|&byte| byte == b'\n') else {
                     return match window.len() < SIZE_LINE {
@@ -176,6 +177,7 @@ impl Chunk {
             }
             Self::End => match input.get(..2) {
                 None => Ok(Step::More),
+                // RFC 9112, section 7.1: CRLF follows the data of a chunk.
                 Some(b"\r\n") => {
                     input.advance(2);
                     *self = Self::Size;
@@ -203,6 +205,7 @@ impl Chunk {
 
 /// The size in a line without its end. What others might read differently is refused.
 fn size(line: &[u8]) -> Result<u64, Fault> {
+    // RFC 9112, section 7.1: digits, maybe an extension, CRLF.
     let line = line.strip_suffix(b"\r").ok_or(Fault::Malformed)?;
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit());
     let digits = digits.count();

@@ -1,4 +1,4 @@
-//! The side that asks.
+//! An HTTP/1.1 client: one request at a time on a connection to an endpoint.
 
 use std::future::poll_fn;
 use std::io;

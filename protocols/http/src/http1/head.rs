@@ -52,6 +52,7 @@ fn map(head: &Bytes, from: &[u8], headers: &[Header<'_>]) -> Result<(HeaderMap, 
     let mut map = HeaderMap::with_capacity(headers.len() + 6);
     let mut fields = Fields::default();
     for own in headers {
+        // RFC 9110, section 5.1 (names are tokens) and RFC 9110, section 5.5 (values).
         let name = HeaderName::from_bytes(own.name.as_bytes()).map_err(|_| Fault::Malformed)?;
         let value = HeaderValue::from_maybe_shared(part(head, from, own.value));
         let value = value.map_err(|_| Fault::Malformed)?;
@@ -80,6 +81,7 @@ fn fault(error: httparse::Error) -> Fault {
 
 /// Whether the connection goes on after a message.
 fn keeps_alive(version: Version, headers: &HeaderMap, fields: Fields) -> bool {
+    // RFC 9112, section 9.3.
     if !fields.has(Fields::CONNECTION) {
         return version == Version::HTTP_11;
     }
@@ -109,7 +111,7 @@ fn framing(version: Version, headers: &HeaderMap, fields: Fields) -> Result<Opti
     let Some(encoding) = encoding else {
         return Ok(length.map(Decode::length));
     };
-    // Section 6.1: what could be read in two ways is not read.
+    // RFC 9112, section 6.1: what could be read in two ways is not read, nor what HTTP/1.0 does not have.
     let chunked = encoding.as_bytes().eq_ignore_ascii_case(b"chunked");
     let alone = encodings.next().is_none() && length.is_none();
     if !chunked || !alone || version != Version::HTTP_11 {
@@ -131,6 +133,7 @@ pub(super) fn request(bytes: &[u8]) -> Result<Option<RequestHead>, Fault> {
     let mut parsed = httparse::Request::new(&mut []);
     let status =
         ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, bytes, &mut headers);
+    // RFC 9112, sections 5.1 and 5.2: a blank before a colon and folded lines are refused here.
     let length = match status {
         Ok(Status::Complete(length)) => length,
         Ok(Status::Partial) => return Ok(None),
@@ -144,11 +147,14 @@ pub(super) fn request(bytes: &[u8]) -> Result<Option<RequestHead>, Fault> {
     let version = version(parsed.version);
     let (headers, fields) = map(&head, bytes, parsed.headers)?;
     let target = parsed.path.unwrap_or_default().as_bytes();
+    // RFC 9112, sections 3.1 and 3.2.
     let uri = Uri::from_maybe_shared(part(&head, bytes, target)).map_err(|_| Fault::Malformed)?;
     let method = parsed.method.unwrap_or_default().as_bytes();
     let method = Method::from_bytes(method).map_err(|_| Fault::Malformed)?;
     // A request that says nothing about a body has none.
+    // RFC 9112, section 6.3.
     let body = framing(version, &headers, fields)?.unwrap_or(Decode::Done);
+    // RFC 9110, section 10.1.1: HTTP/1.0 has no such expectation.
     let expects =
         fields.has(Fields::EXPECT) && version == Version::HTTP_11 && expects_continue(&headers);
     let keep_alive = keeps_alive(version, &headers, fields);
@@ -180,15 +186,15 @@ fn ends_its_lines(head: &[u8], headers: &[Header<'_>]) -> bool {
         .all(|at| head[..at].ends_with(b"\r\n"))
 }
 
-/// Reads a head whose version the parser does not know. A later one of HTTP/1 is read as 1.1 (RFC 9110,
-/// section 2.5).
+/// Reads a head whose version the parser does not know. A later one of HTTP/1 is read as 1.1
+/// (RFC 9110, section 2.5).
 fn of_another_version(bytes: &[u8]) -> Result<Option<RequestHead>, Fault> {
     let line = bytes.iter().position(|&byte| byte == b'\n');
     let line = line.map_or(bytes, |end| &bytes[..end]);
     let Some(at) = line.windows(6).rposition(|own| own == b" HTTP/") else {
         return Err(Fault::Malformed);
     };
-    // A method, a target, and nothing more.
+    // RFC 9112, section 3: a method, a target, and nothing more.
     if line[..at].iter().filter(|own| **own == b' ').count() != 1 {
         return Err(Fault::Malformed);
     }
@@ -221,6 +227,7 @@ pub(super) fn response(bytes: &[u8], method: &Method) -> Result<Option<ResponseH
     let version = version(parsed.version);
     let (headers, fields) = map(&head, bytes, parsed.headers)?;
     let status = StatusCode::from_u16(parsed.code.unwrap_or_default());
+    // RFC 9112, section 4: three digits.
     let status = status.map_err(|_| Fault::Malformed)?;
     let framing = framing(version, &headers, fields)?;
     // RFC 9112, section 6.3.

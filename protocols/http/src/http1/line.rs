@@ -1,4 +1,4 @@
-//! A connection's bytes.
+//! An HTTP/1.1 connection: its socket, its read and write buffers, and where in a body it is.
 
 use std::cell::{RefCell, RefMut};
 use std::io;
@@ -69,7 +69,7 @@ pub(super) struct Line {
     /// What was read but not used.
     pub(super) input: BytesMut,
     turn: Turn,
-    /// What is to be written, of which so much was; then what lies elsewhere.
+    /// The write buffer, how much of it was written, and a piece of a body that follows it.
     out: Vec<u8>,
     written: usize,
     large: Bytes,

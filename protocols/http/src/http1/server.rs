@@ -1,4 +1,4 @@
-//! The side that is asked.
+//! An HTTP/1.1 server: requests of one client connection, one after another, each answered before the next is read.
 
 use std::future::poll_fn;
 use std::io;
@@ -53,7 +53,7 @@ pub(crate) enum Next {
     Request(Box<Request<Received>>),
     /// The client has gone.
     Closed,
-    /// It says no request that may be served.
+    /// It sent something that is not a request, or one that is not served.
     Fault(Fault),
 }
 

@@ -1,4 +1,4 @@
-//! The side that asks.
+//! An HTTP/2 client: requests as streams of one connection to an endpoint.
 
 use std::future::poll_fn;
 use std::io;
@@ -135,12 +135,12 @@ impl Sender {
 
     /// Whether a request can be sent now.
     pub(crate) fn has_room(&self) -> bool {
-        self.shared().get().has_room() == Some(true)
+        self.shared().get().room_for_stream() == Some(true)
     }
 
     /// Whether no more requests can be sent.
     pub(crate) fn is_closed(&self) -> bool {
-        self.shared().get().has_room().is_none()
+        self.shared().get().room_for_stream().is_none()
     }
 
     /// Whether what is sent now waits for what others send.
@@ -249,7 +249,7 @@ impl Sender {
     }
 }
 
-/// What HTTP/2 says of a request before its headers, and how much of it (section 8.3.1).
+/// What HTTP/2 says of a request before its headers, and how much of it (RFC 9113, section 8.3.1).
 pub(super) fn pseudo(head: &Parts) -> ([(&str, &[u8]); 4], usize) {
     let uri = &head.uri;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
@@ -273,7 +273,7 @@ struct Waiting<'a> {
 impl Waiting<'_> {
     fn poll(&mut self, cx: &Context<'_>) -> Poll<bool> {
         let mut core = self.shared.get_mut();
-        match core.has_room() {
+        match core.room_for_stream() {
             Some(true) => {
                 self.waits = false;
                 Poll::Ready(true)

@@ -1,4 +1,4 @@
-//! What is known of a connection, and what is written on it.
+//! The state of an HTTP/2 connection and of its streams, and the output that frames are written into.
 
 use std::cell::{Ref, RefCell, RefMut};
 use std::collections::{HashMap, VecDeque};
@@ -33,7 +33,7 @@ use crate::share::Share;
 pub(super) const OUT: usize = 64 * 1024;
 /// Streams whose late frames are borne because it was we who ended them.
 const REMEMBERED: usize = 128;
-/// Frames that carry nothing: what a client may send at once, and what is borne each second.
+/// Frames that carry nothing: how many a client may send at once, and how many each second.
 const EMPTY: (u32, u32) = (20_000, 10_000);
 
 /// Bounds of one side.
@@ -93,7 +93,7 @@ pub(crate) enum Lost {
 }
 
 impl Lost {
-    /// Whether the peer did not look at the request (section 8.7).
+    /// Whether the peer did not look at the request (RFC 9113, section 8.7).
     pub(crate) fn is_refused(self) -> bool {
         matches!(
             self,
@@ -128,7 +128,29 @@ enum Expects {
     NoMore,
 }
 
-/// One exchange of messages.
+/// One exchange of messages. Its state is that of RFC 9113, section 5.1, told by two flags: `heard` (the peer has sent
+/// END_STREAM) and `said` (we have). Nothing is pushed, so no stream is ever reserved.
+///
+/// ```text
+///                 idle: no entry, its id above `highest` or `next`
+///                   |  HEADERS, either way: `insert`
+///                   v
+///   heard   +------ open ------+   said
+///     +-----|  !heard, !said   |-----+
+///     v     +------------------+     v
+///  half-closed        |         half-closed
+///  (remote)           |         (local)
+///  heard, !said       |         !heard, said
+///     |               |              |
+///     | said          | RST_STREAM,  | heard
+///     |               | either way:  |
+///     v               v `lost`       v
+///  +---------------- closed -----------------+
+///  | no entry; if it was we who reset it, its |
+///  | id is `forgotten`, and late frames of it |
+///  | are passed over                          |
+///  +------------------------------------------+
+/// ```
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) id: u32,
@@ -216,7 +238,7 @@ pub(crate) struct Core {
     /// and of the last.
     answered: [Vec<(usize, u32)>; 2],
     pub(super) accepted: Vec<Accepted>,
-    /// What is to be written, of which so much was.
+    /// The write buffer, and how much of it was written.
     pub(super) out: Vec<u8>,
     pub(super) written: usize,
     /// What the peer takes.
@@ -742,7 +764,7 @@ impl Core {
     }
 
     /// Whether another stream may be opened: `None` if never again.
-    pub(super) fn has_room(&self) -> Option<bool> {
+    pub(super) fn room_for_stream(&self) -> Option<bool> {
         let over = self.closed || self.last.is_some() || self.next > 0x7fff_ffff;
         let most = usize::try_from(self.peer_streams).unwrap_or(usize::MAX);
         (!over).then_some(self.ids.len() < most && self.greeted == Greeting::Settings)
@@ -917,7 +939,7 @@ impl Core {
             Some(_) if !stalled => self.block_age + 1,
             _ => 0,
         };
-        // Section 8.1: the rest is not wanted; it may just have been on its way.
+        // RFC 9113, section 8.1: the rest is not wanted; it may just have been on its way.
         let [late, last] = &mut self.answered;
         let late = std::mem::replace(late, std::mem::take(last));
         for (key, id) in late {

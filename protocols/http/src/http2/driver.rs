@@ -1,4 +1,4 @@
-//! What moves bytes between a connection's socket and its state.
+//! The driver of an HTTP/2 connection: moves bytes between its socket and its state.
 
 use std::io;
 use std::pin::Pin;

@@ -177,6 +177,7 @@ fn number(bytes: &mut &[u8], bits: u32) -> Result<usize, Broken> {
             }
             shift += 7;
             // No length, index or size that means anything needs more.
+            // RFC 7541, section 5.1: what exceeds a limit of ours is an error.
             if shift > 21 {
                 return Err(Broken);
             }
@@ -211,6 +212,7 @@ impl Decoder {
             } else if first & 0xe0 == 0x20 {
                 // A new size stands at a block's beginning (RFC 7541, section 4.2).
                 let limit = number(&mut block, 5)?;
+                // RFC 7541, section 6.3.
                 if begun || limit > TABLE {
                     return Err(Broken);
                 }
@@ -238,6 +240,7 @@ impl Decoder {
     }
 
     fn entry(&self, index: usize) -> Result<&Entry, Broken> {
+        // RFC 7541, section 6.1: there is no entry 0. RFC 7541, section 2.3.3: nor any beyond both tables.
         let index = index.checked_sub(1).ok_or(Broken)?;
         match index.checked_sub(STATIC.len()) {
             None => Ok(&ENTRIES[index]),
@@ -258,6 +261,7 @@ impl Decoder {
     }
 
     fn insert(&mut self, entry: Entry) {
+        // RFC 7541, section 4.4.
         self.shrink(self.limit.saturating_sub(entry.size));
         // One that is too large empties the table, and is no error.
         if entry.size <= self.limit {
@@ -285,6 +289,7 @@ fn string<'a, 'b: 'a>(block: &mut &'b [u8], text: &'a mut Vec<u8>) -> Result<&'a
         return Ok(own);
     }
     text.clear();
+    // RFC 7541, section 5.2: padding is less than a byte of ones.
     if !huffman::decode(own, text) {
         return Err(Broken);
     }

@@ -84,6 +84,7 @@ impl Headers {
             }
         }
         // Those of HTTP/2 come first, each once.
+        // RFC 9113, section 8.3.
         let early = self.fields.is_empty();
         let fine = match name {
             Name::Field(name) => self.add_field(name, value),
@@ -105,7 +106,7 @@ impl Headers {
     }
 
     fn add_field(&mut self, name: &HeaderName, value: &HeaderValue) -> bool {
-        // Headers of one connection have no place here (section 8.2.2).
+        // Headers of one connection have no place here (RFC 9113, section 8.2.2).
         let fine = match *name {
             header::CONNECTION | header::TRANSFER_ENCODING | header::UPGRADE => false,
             header::TE => value == "trailers",
@@ -118,6 +119,7 @@ impl Headers {
     }
 
     fn check(&self) -> Result<(), Fault> {
+        // RFC 9113, section 8.1.1.
         if self.malformed {
             return Err(Fault::Malformed);
         }
@@ -133,6 +135,7 @@ impl Headers {
             return Err(Fault::Malformed);
         }
         let told = self.method.is_some() && self.path.is_some();
+        // RFC 9113, section 10.5.1.
         if self.dropped && !told {
             return Err(Fault::TooLarge);
         }
@@ -140,7 +143,7 @@ impl Headers {
             return Err(Fault::Malformed);
         };
         let plain_connect = method == Method::CONNECT && self.protocol.is_none();
-        // Sections 8.3.1 and 8.5; RFC 8441, section 4.
+        // RFC 9113, sections 8.3.1 and 8.5; RFC 8441, section 4.
         let complete = if plain_connect {
             self.scheme.is_none() && self.path.is_none() && self.authority.is_some()
         } else {
@@ -182,13 +185,14 @@ impl Headers {
     /// A response's head.
     pub(crate) fn into_response(self) -> Result<(StatusCode, HeaderMap), Fault> {
         self.check()?;
+        // RFC 9113, sections 8.3 and 8.3.2: of those names, a response has its status only.
         let asks = self.method.is_some()
             || self.scheme.is_some()
             || self.authority.is_some()
             || self.path.is_some()
             || self.protocol.is_some();
         match self.status {
-            // Section 8.6: no upgrade here.
+            // RFC 9113, section 8.6: no upgrade here.
             Some(status) if !asks && status != StatusCode::SWITCHING_PROTOCOLS => {
                 Ok((status, self.fields))
             }
@@ -199,6 +203,7 @@ impl Headers {
     /// What follows a body.
     pub(crate) fn into_trailers(self) -> Result<HeaderMap, Fault> {
         self.check()?;
+        // RFC 9113, section 8.1: none of those names stands in trailers.
         let names = self.method.is_some()
             || self.status.is_some()
             || self.scheme.is_some()
@@ -224,6 +229,7 @@ fn uri(
     let shared = |value: &HeaderValue| Bytes::copy_from_slice(value.as_bytes());
     let mut parts = http::uri::Parts::default();
     if let Some(path) = path {
+        // RFC 9113, section 8.3.1.
         let fine = path.as_bytes().starts_with(b"/") || path == "*";
         parts.path_and_query = Some(PathAndQuery::from_maybe_shared(shared(path)).ok()?);
         if !fine || path.as_bytes().contains(&b'#') {

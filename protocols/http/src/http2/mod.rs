@@ -44,7 +44,7 @@ pub(crate) fn exercise(bytes: &[u8]) {
             if core.receive(piece).is_err() {
                 break;
             }
-            if client && core.has_room() == Some(true) {
+            if client && core.room_for_stream() == Some(true) {
                 let key = core.begin(false, 4096);
                 core.send_head(
                     key,
@@ -141,10 +141,10 @@ pub(crate) use connection::{Limits, Received, holds_too_much};
 pub(crate) use driver::Ended;
 pub(crate) use server::{Interim, Server, serve, upgrade};
 
-/// How a client begins (section 3.4).
+/// How a client begins (RFC 9113, section 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Kinds of frames (section 6).
+/// Kinds of frames (RFC 9113, section 6).
 mod kind {
     pub(crate) const DATA: u8 = 0;
     pub(crate) const HEADERS: u8 = 1;
@@ -167,7 +167,7 @@ mod flag {
     pub(crate) const PRIORITY: u8 = 0x20;
 }
 
-/// Settings (section 6.5.2; RFC 8441, section 3).
+/// Settings (RFC 9113, section 6.5.2; RFC 8441, section 3).
 mod setting {
     pub(crate) const HEADER_TABLE_SIZE: u16 = 1;
     pub(crate) const ENABLE_PUSH: u16 = 2;
@@ -178,7 +178,7 @@ mod setting {
     pub(crate) const ENABLE_CONNECT_PROTOCOL: u16 = 8;
 }
 
-/// Why a stream or a connection ended (section 7).
+/// Why a stream or a connection ended (RFC 9113, section 7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reason(pub(crate) u32);
 
@@ -197,9 +197,9 @@ impl Reason {
 
 /// Bytes before each frame.
 const FRAME_HEAD: usize = 9;
-/// The longest frame that we take, and what every peer takes (section 6.5.2).
+/// The longest frame that we take, and what every peer takes (RFC 9113, section 6.5.2).
 const FRAME: usize = 16 * 1024;
-/// A window before anybody says otherwise (section 6.9.2).
+/// A window before anybody says otherwise (RFC 9113, section 6.9.2).
 const WINDOW: u32 = 65_535;
-/// No window is larger (section 6.9.1).
+/// No window is larger (RFC 9113, section 6.9.1).
 const MOST_WINDOW: i64 = (1 << 31) - 1;

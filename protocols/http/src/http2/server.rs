@@ -1,4 +1,4 @@
-//! The side that is asked.
+//! An HTTP/2 server: requests as streams of one client connection.
 
 use std::future::poll_fn;
 use std::io;
@@ -97,7 +97,7 @@ impl Server {
         self.0.shared.get_mut().rouse();
     }
 
-    /// Counts again what is borne within a second. To be called once a second, and told if we did not
+    /// Resets the counters of what a client may do within one second. To be called once a second, and told if we did not
     /// run meanwhile; returns for how many seconds a request's head has been incomplete.
     pub(crate) fn tick(&self, stalled: bool) -> u32 {
         let mut core = self.0.shared.get_mut();

@@ -28,6 +28,7 @@ pub fn check(packet: &[u8], head: &Head, level: Level, from: Side) -> Result<(),
         Kind::Connack | Kind::Suback | Kind::Unsuback | Kind::Pingresp => Some(Side::Server),
         _ => None,
     };
+    // MQTT 5, section 2.1.2 has the direction of each packet.
     if sender.is_some_and(|sender| sender != from) {
         return Err(Fault::protocol("a packet that only the other side sends"));
     }
@@ -43,6 +44,7 @@ pub fn check(packet: &[u8], head: &Head, level: Level, from: Side) -> Result<(),
         Kind::Connack => connack(body, level),
         Kind::Publish => match Publish::read_by(packet, head, level, from)? {
             Some(publish) if from == Side::Client => {
+                // MQTT 5, section 3.3.4.
                 match publish.properties.number(id::SUBSCRIPTION_ID) {
                     Some(_) => Err(Fault::protocol(
                         "a client says for which subscription it is",
@@ -67,6 +69,7 @@ pub fn check(packet: &[u8], head: &Head, level: Level, from: Side) -> Result<(),
 
 fn connack(body: &[u8], level: Level) -> Result<(), Fault> {
     let mut reader = Reader::new(body);
+    // MQTT 5, section 3.2.2.1.
     if reader.byte()? > 1 {
         return Err(Fault::malformed(
             "the flags of CONNACK contradict each other",
@@ -76,6 +79,7 @@ fn connack(body: &[u8], level: Level) -> Result<(), Fault> {
     if level.is_5() {
         // A broker that does not speak MQTT 5 refuses in the older form.
         let older = reader.rest().is_empty() && code <= 5;
+        // MQTT 5, section 3.2.2.2.
         let known = matches!(
             code,
             0 | 0x80..=0x8a | 0x8c | 0x90 | 0x95 | 0x97 | 0x99..=0x9d | 0x9f
@@ -85,6 +89,7 @@ fn connack(body: &[u8], level: Level) -> Result<(), Fault> {
             Properties::read_from(&mut reader, Place::Connack, Side::Server)?;
         }
     } else {
+        // MQTT 3.1.1, section 3.2.2.3.
         known_code(code <= 5)?;
     }
     reader.end()
@@ -103,6 +108,7 @@ fn acknowledgement(body: &[u8], kind: Kind, level: Level, from: Side) -> Result<
     reader.packet_id()?;
     if level.is_5() && !reader.rest().is_empty() {
         let code = reader.byte()?;
+        // MQTT 5, sections 3.4.2.1, 3.5.2.1, 3.6.2.1 and 3.7.2.1.
         known_code(match kind {
             Kind::Puback | Kind::Pubrec => {
                 matches!(
@@ -130,6 +136,7 @@ fn subscribed(body: &[u8], kind: Kind, level: Level) -> Result<(), Fault> {
             _ => known_code(!codes.is_empty() && codes.iter().all(|c| matches!(c, 0..=2 | 0x80))),
         };
     }
+    // MQTT 5, sections 3.9.3 and 3.11.3: a code for each filter.
     Properties::read_from(&mut reader, Place::Ack, Side::Server)?;
     let codes = reader.rest();
     known_code(
@@ -157,6 +164,7 @@ fn disconnect(body: &[u8], level: Level, from: Side) -> Result<(), Fault> {
         return Ok(());
     }
     let code = reader.byte()?;
+    // MQTT 5, section 3.14.2.1.
     known_code(match from {
         Side::Client => matches!(
             code,
@@ -169,6 +177,7 @@ fn disconnect(body: &[u8], level: Level, from: Side) -> Result<(), Fault> {
     })?;
     if !reader.rest().is_empty() {
         let properties = Properties::read_from(&mut reader, Place::Disconnect, from)?;
+        // MQTT 5, section 3.14.2.2.2.
         if from == Side::Server && properties.number(id::SESSION_EXPIRY).is_some() {
             return Err(Fault::protocol("a server says when a session shall expire"));
         }
@@ -192,11 +201,11 @@ pub fn read_disconnect(body: &[u8]) -> Result<(Reason, Properties<'_>), Fault> {
     Ok((reason, Properties::read(&mut reader, Place::Disconnect)?))
 }
 
-/// What an AUTH says (section 3.15).
+/// What an AUTH says (MQTT 5, section 3.15).
 fn authentication(body: &[u8], from: Side) -> Result<(), Fault> {
     let mut reader = Reader::new(body);
     if reader.rest().is_empty() {
-        // That is "success", which only servers say (section 3.15.2.1).
+        // That is "success", which only servers say (MQTT 5, section 3.15.2.1).
         return known_code(from == Side::Server);
     }
     known_code(matches!(
@@ -207,6 +216,7 @@ fn authentication(body: &[u8], from: Side) -> Result<(), Fault> {
         return Ok(());
     }
     let properties = Properties::read_from(&mut reader, Place::Auth, from)?;
+    // MQTT 5, section 3.15.2.2.2.
     if properties.text(id::AUTHENTICATION_METHOD).is_none() {
         return Err(Fault::protocol("AUTH names no method"));
     }

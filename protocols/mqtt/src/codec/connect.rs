@@ -1,4 +1,4 @@
-//! CONNECT (section 3.1).
+//! CONNECT (MQTT 5, section 3.1).
 
 use std::borrow::Cow;
 
@@ -67,6 +67,7 @@ impl<'a> Opening<'a> {
         let mut reader = Reader::new(body);
         let name = reader.text().map_err(|fault| (None, fault))?;
         let byte = reader.byte().map_err(|fault| (None, fault))?;
+        // MQTT 5, sections 3.1.2.1 and 3.1.2.2; MQTT 3.1.1, sections 3.1.2.1 and 3.1.2.2. Mosquitto marks bridges by the highest bit.
         let level = match (name, byte & 0x7f) {
             ("MQIsdp", 3) => Level::V31,
             ("MQTT", 4) => Level::V311,
@@ -83,20 +84,24 @@ impl<'a> Opening<'a> {
 impl<'a> Connect<'a> {
     fn read(mut reader: Reader<'a>, level: Level, bridge: bool) -> Result<Self, Fault> {
         let flags = reader.byte()?;
+        // MQTT 5, section 3.1.2.3; MQTT 3.1.1, section 3.1.2.3.
         if flags & 1 != 0 && level != Level::V31 {
             return Err(Fault::malformed("a reserved flag of CONNECT is set"));
         }
         let (has_will, will_qos, will_retain) = (flags & 4 != 0, flags >> 3 & 3, flags & 32 != 0);
+        // MQTT 5, sections 3.1.2.6 and 3.1.2.7.
         if will_qos == 3 || !has_will && (will_qos != 0 || will_retain) {
             return Err(Fault::malformed(
                 "the flags of CONNECT contradict each other",
             ));
         }
         let (has_username, has_password) = (flags & 128 != 0, flags & 64 != 0);
+        // MQTT 3.1.1, section 3.1.2.9. MQTT 5, section 3.1.2.9, has it.
         if has_password && !has_username && !level.is_5() {
             return Err(Fault::malformed("a password without a user name"));
         }
         let keep_alive = reader.u16()?;
+        // MQTT 5, section 3.1.2.11.10: data without its method.
         let properties = read_properties(&mut reader, level, Place::Connect)?;
         if properties
             .binary(super::properties::id::AUTHENTICATION_DATA)
@@ -107,6 +112,7 @@ impl<'a> Connect<'a> {
         {
             return Err(Fault::protocol("authentication data without its method"));
         }
+        // MQTT 5, section 3.1.3: the order of what follows.
         let client_id = reader.text()?;
         let will = if has_will {
             let properties = read_properties(&mut reader, level, Place::Will)?;
@@ -144,7 +150,7 @@ impl<'a> Connect<'a> {
         Properties::trusted(&self.properties)
     }
 
-    /// How its client authenticates itself in AUTH packets, if it does (section 4.12).
+    /// How its client authenticates itself in AUTH packets, if it does (MQTT 5, section 4.12).
     #[must_use]
     pub fn method(&self) -> Option<&str> {
         self.properties()

@@ -1,4 +1,4 @@
-//! Properties of MQTT 5 (section 2.2.2).
+//! Properties of MQTT 5 (MQTT 5, section 2.2.2).
 
 use super::Side;
 use super::reader::{Fault, Reader};
@@ -255,6 +255,7 @@ impl<'a> Properties<'a> {
 fn property<'a>(reader: &mut Reader<'a>) -> Result<(u8, Value<'a>), Fault> {
     // Identifiers are variable byte integers, but none is above 127.
     let id = reader.byte()?;
+    // MQTT 5, section 2.2.2.2.
     let (form, _) = known(id).ok_or(Fault::malformed("there is no such property"))?;
     let value = match form {
         Form::Switch | Form::Quality => Value::Number(reader.byte()?.into()),
@@ -288,6 +289,7 @@ fn check(bytes: &[u8], place: Place, from: Side) -> Result<(), Fault> {
     let (mut users, mut user_bytes) = (0, 0);
     while !reader.rest().is_empty() {
         let (id, value) = property(&mut reader)?;
+        // MQTT 5, section 2.2.2.2 has which property may stand where.
         let allowed = known(id).is_some_and(|(_, places)| places & place.bit() != 0);
         if !allowed {
             return Err(Fault::protocol("a property stands where it may not"));
@@ -301,6 +303,7 @@ fn check(bytes: &[u8], place: Place, from: Side) -> Result<(), Fault> {
             }
             continue;
         }
+        // MQTT 5, section 3.3.2.3.8: a message may be for several subscriptions.
         let repeatable = id == id::SUBSCRIPTION_ID && place == Place::Publish;
         if seen & 1 << id != 0 && !repeatable {
             return Err(Fault::protocol("a property stands twice"));

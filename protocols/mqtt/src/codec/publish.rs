@@ -1,4 +1,4 @@
-//! PUBLISH (section 3.3): what stands before its payload.
+//! PUBLISH (MQTT 5, section 3.3): what stands before its payload.
 
 use super::properties::{Place, Properties, id};
 use super::reader::{Fault, Reader};
@@ -73,14 +73,17 @@ impl<'a> Publish<'a> {
             Properties::default()
         };
         if !topic.is_empty() {
+            // MQTT 5, section 3.3.2.1.
             topic::check_name(topic, from)?;
         } else if !level.is_5() {
             return Err(Fault::malformed("a message without a topic"));
         } else if properties.number(id::TOPIC_ALIAS).is_none() {
+            // MQTT 5, section 3.3.2.1: one of both is there.
             return Err(Fault::protocol(
                 "a message without a topic and without an alias",
             ));
         }
+        // MQTT 5, section 3.3.2.3.5: no wildcards there either.
         if let Some(topic) = properties.text(id::RESPONSE_TOPIC) {
             topic::check_name(topic, from)?;
         }
@@ -191,5 +194,5 @@ fn is_short(bytes: &[u8], head: &Head, level: Level) -> bool {
         }
 }
 
-/// The fault of a message that came with an alias that is not agreed on.
+/// The fault of a message whose alias has no topic (MQTT 5, section 3.3.2.3.4).
 pub(crate) const BAD_ALIAS: Fault = Fault::new(Reason::BAD_ALIAS, "a topic alias that is unknown");

@@ -79,6 +79,7 @@ impl<'a> Reader<'a> {
     /// An identifier of a packet: never 0.
     pub(crate) fn packet_id(&mut self) -> Result<u16, Fault> {
         match self.u16()? {
+            // MQTT 5, section 2.2.1.
             0 => Err(Fault::protocol("a packet identifier is 0")),
             id => Ok(id),
         }
@@ -88,6 +89,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn variable(&mut self) -> Result<u32, Fault> {
         match variable(self.0)? {
             None => Err(SHORT),
+            // MQTT 5, section 1.5.5.
             Some((_, length)) if length > 1 && self.0[length - 1] == 0 => {
                 Err(Fault::malformed("a number has more bytes than it needs"))
             }
@@ -106,7 +108,9 @@ impl<'a> Reader<'a> {
     pub(crate) fn text(&mut self) -> Result<&'a str, Fault> {
         let bytes = self.binary()?;
         let text =
+            // MQTT 5, section 1.5.4.
             std::str::from_utf8(bytes).map_err(|_| Fault::malformed("a text is no UTF-8"))?;
+        // MQTT 5, section 1.5.4.
         if bytes.contains(&0) {
             return Err(Fault::malformed("a text has the character U+0000 in it"));
         }
@@ -132,6 +136,7 @@ pub(crate) fn variable(bytes: &[u8]) -> Result<Option<(u32, usize)>, Fault> {
         }
     }
     if bytes.len() >= MAX_VARIABLE {
+        // MQTT 5, section 1.5.5.
         return Err(Fault::malformed("a length has more than four bytes"));
     }
     Ok(None)

@@ -1,4 +1,4 @@
-//! SUBSCRIBE and UNSUBSCRIBE (sections 3.8, 3.10).
+//! SUBSCRIBE and UNSUBSCRIBE (MQTT 5, sections 3.8, 3.10).
 
 use super::Level;
 use super::properties::{Place, Properties};
@@ -58,6 +58,7 @@ impl<'a> Subscription<'a> {
             let Filter { filter, options } = self.next(&mut reader)?;
             topic::check_filter(filter, level)?;
             let options = options.unwrap_or(0);
+            // MQTT 5, section 3.8.3.1; MQTT 3.1.1, section 3.8.3.
             let sound = if level.is_5() {
                 options & 0xc0 == 0 && options & 3 != 3 && options >> 4 & 3 != 3
             } else {
@@ -68,6 +69,7 @@ impl<'a> Subscription<'a> {
                     "a subscription has options that there are not",
                 ));
             }
+            // MQTT 5, section 3.8.3.1: No Local with a shared subscription.
             if level.is_5() && options & 4 != 0 && filter.starts_with(topic::SHARE) {
                 return Err(Fault::protocol(
                     "a shared subscription excludes its own messages",
@@ -78,6 +80,7 @@ impl<'a> Subscription<'a> {
                 return Err(Fault::quota("too many topic filters in one packet"));
             }
         }
+        // MQTT 5, sections 3.8.3 and 3.10.3.
         if number == 0 {
             return Err(Fault::protocol("a packet without a topic filter"));
         }

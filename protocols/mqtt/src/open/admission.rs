@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use finback_core::driver::{Caller, Stream};
-use finback_core::filter::MessageFlow;
+use finback_core::filter::{MessageFlow, READINGS};
 use finback_core::frame::Metadata;
 use finback_core::mesh::Routed;
 use finback_core::rejection::Rejection;
@@ -74,7 +74,7 @@ pub(super) fn admit<'a>(
         let why = "too many sessions begin at a time";
         return Err(here(Reason::SERVER_BUSY, why));
     };
-    // An identifier that the broker chooses cannot choose the broker.
+    // A client identifier that the broker assigns is not known yet when a broker is chosen.
     let drawn = connect.client_id.is_empty().then(|| worker.random());
     let key = match drawn {
         Some(drawn) => sticky::text(drawn),
@@ -140,6 +140,7 @@ fn metadata(level: Level) -> Metadata<'static> {
         method: Cow::Borrowed("connect"),
         version: Cow::Borrowed(level.name()),
         own: true,
+        proves: true,
         lingers: true,
         ..Metadata::default()
     }
@@ -161,6 +162,9 @@ pub(super) fn facts<'a>(caller: &'a Caller, connect: &'a Connect<'_>) -> Facts<'
 
 /// What routes may ask about a session. Names that begin with a colon are no user property's.
 pub(crate) fn attribute(connect: &Connect<'_>, key: &str, name: &str) -> Option<String> {
+    if let Some(name) = name.strip_prefix(READINGS) {
+        return readings(connect.properties().users(), name);
+    }
     match name {
         CLIENT_ID => Some(key.to_owned()),
         ":username" => connect.username.as_deref().map(str::to_owned),
@@ -170,4 +174,14 @@ pub(crate) fn attribute(connect: &Connect<'_>, key: &str, name: &str) -> Option<
         _ if name.starts_with(':') => None,
         _ => connect.properties().user(name).map(str::to_owned),
     }
+}
+
+/// Every value of a user property that stands there several times (MQTT 5, section 3.1.2.11.8), each in a line.
+pub(crate) fn readings<'a>(
+    users: impl Iterator<Item = (&'a str, &'a str)>,
+    name: &str,
+) -> Option<String> {
+    let values = users.filter_map(|(own, value)| (own == name).then_some(value));
+    let values: Vec<&str> = values.collect();
+    (values.len() > 1).then(|| values.join("\n"))
 }

@@ -22,13 +22,23 @@ pub(super) fn said(
     packet: &Bytes,
     admitted: &mut Admitted<'_>,
 ) -> Result<Bytes, Refused> {
+    let hears_by_name = !admitted.connect.clean && admitted.filters.are_any();
     let Some(applied) = &admitted.applied else {
-        return Ok(packet.clone());
+        if !hears_by_name {
+            return Ok(packet.clone());
+        }
+        let mut own = admitted.connect.clone();
+        without(&mut own, id::TOPIC_ALIAS_MAXIMUM);
+        let written = written(packet, &own, &admitted.connect);
+        return written.map_err(|rejection| reject(&mut admitted.stream, rejection));
     };
     let connect = &admitted.connect;
     let stream = &mut admitted.stream;
-    let own = amended(applied, connect, &facts(caller, connect))
+    let mut own = amended(applied, connect, &facts(caller, connect))
         .map_err(|rejection| reject(stream, rejection))?;
+    if hears_by_name {
+        without(&mut own, id::TOPIC_ALIAS_MAXIMUM);
+    }
     if let Some(will) = &own.will
         && applied.is_about_topics()
         && topic::check_renamed(&will.topic, Reason::BAD_TOPIC).is_err()
@@ -37,14 +47,7 @@ pub(super) fn said(
         let why = "the topic of the will has too many levels";
         return Err(here(Reason::BAD_TOPIC, why));
     }
-    let said = if own == *connect {
-        packet.clone()
-    } else {
-        let written = own.write();
-        written
-            .map_err(|_| reject(stream, Rejection::TooLarge))?
-            .into()
-    };
+    let said = written(packet, &own, connect).map_err(|rejection| reject(stream, rejection))?;
     if own.client_id != connect.client_id {
         // Clients that are one to their broker belong at one broker.
         admitted.key = own.client_id.to_string();
@@ -56,6 +59,15 @@ pub(super) fn said(
     let header = proxied::header(caller, client.socket())
         .map_err(|_| reject(stream, Rejection::ConnectFailed))?;
     Ok([&header[..], &said].concat().into())
+}
+
+/// The packet of a CONNECT, which may be the client's `packet` still.
+fn written(packet: &Bytes, own: &Connect<'_>, said: &Connect<'_>) -> Result<Bytes, Rejection> {
+    if own == said {
+        return Ok(packet.clone());
+    }
+    let written = own.write().map_err(|_| Rejection::TooLarge)?;
+    Ok(written.into())
 }
 
 /// A CONNECT as the route has it.

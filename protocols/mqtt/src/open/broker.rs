@@ -1,5 +1,5 @@
 //! The choice of a broker: one that accepts the connection and answers CONNECT in its time; else the
-//! next. Nothing is granted before CONNACK (section 3.2), so asking another one costs nothing.
+//! next. Nothing is granted before CONNACK (MQTT 5, section 3.2), so asking another one costs nothing.
 
 use std::net::SocketAddr;
 use std::rc::Rc;

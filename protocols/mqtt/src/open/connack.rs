@@ -9,7 +9,7 @@ use finback_core::rejection::Rejection;
 
 use crate::codec::properties::{Place, Value, Writer, id};
 use crate::codec::reader::put_variable;
-use crate::codec::{Head, Level, Properties, Reader, Side, write};
+use crate::codec::{Connect, Head, Level, Properties, Reader, Side, write};
 use crate::policy::Duplicates;
 use crate::reason::Reason;
 use crate::session::MAX_AWAITED;
@@ -76,6 +76,7 @@ pub(super) fn opened(
             subscriptions: mqtt.config.subscriptions,
             answer: mqtt.config.answer_timeout,
         },
+        is_kept: is_kept(&answer.packet, connect),
         method: connect.method().map(Box::from),
         client_id: told(&connect.client_id),
         username: told(connect.username.as_deref().unwrap_or_default()),
@@ -85,8 +86,18 @@ pub(super) fn opened(
     })
 }
 
+/// Whether a broker says that it has a session of before (MQTT 5, section 3.2.2.1.1); before MQTT 3.1.1 it could not.
+fn is_kept(connack: &Bytes, connect: &Connect<'_>) -> bool {
+    let head = Head::read(connack, connect.level, usize::MAX)
+        .ok()
+        .flatten();
+    let flags = head.and_then(|head| connack.get(head.header).copied());
+    let says_so = flags.is_none_or(|flags| flags & 1 != 0);
+    !connect.clean && (says_so || connect.level == Level::V31)
+}
+
 /// The session's place among those of its name at these brokers. Only now is it known who the client
-/// is: servers authenticate before they look for an earlier session (section 3.1.4).
+/// is: servers authenticate before they look for an earlier session (MQTT 5, section 3.1.4).
 fn seat(
     mqtt: &Mqtt,
     admitted: &mut Admitted<'_>,
@@ -138,7 +149,7 @@ fn of_body(body: &[u8]) -> Properties<'_> {
     read.unwrap_or_default()
 }
 
-/// A broker's CONNACK with limits that hold for broker and proxy together (section 3.2.2.3): a client
+/// A broker's CONNACK with limits that hold for broker and proxy together (MQTT 5, section 3.2.2.3): a client
 /// that was not told of one sends what is over it, again and again. `growth` is by how much names become longer on
 /// their way to the broker, where topics are looked at.
 fn seen(
@@ -164,10 +175,11 @@ fn seen(
     };
     let mut limits = vec![(id::MAXIMUM_PACKET, bounded(most), broker)];
     if growth.is_some() {
+        // MQTT 5, section 3.2.2.3.3: without the property, all that identifiers can tell apart.
         let awaited = given.number(id::RECEIVE_MAXIMUM);
         let awaited = awaited.map_or(usize::from(u16::MAX), |own| own as usize);
         limits.push((id::RECEIVE_MAXIMUM, bounded(MAX_AWAITED), awaited));
-        // Without the property a client may use none.
+        // MQTT 5, section 3.2.2.3.8: without the property a client may use none.
         let aliases = given.number(id::TOPIC_ALIAS_MAXIMUM).unwrap_or(0);
         limits.push((
             id::TOPIC_ALIAS_MAXIMUM,
@@ -182,7 +194,7 @@ fn seen(
     let written = limited(connack[0], body, given, &limits);
     match written.len() <= client_takes {
         true => written,
-        // The client has a limit too (section 3.1.2.11.4).
+        // The client has a limit too (MQTT 5, section 3.1.2.11.4).
         false => connack.to_vec(),
     }
 }

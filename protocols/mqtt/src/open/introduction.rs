@@ -122,9 +122,9 @@ impl Introduction<'_> {
                 let reason = Reason::of_connack(self.level, code);
                 return Heard::Answer(Answer { packet, reason });
             }
-            // Only those are asked who have named a method (section 4.12).
+            // Only those are asked who have named a method (MQTT 5, section 4.12).
             Kind::Auth if sound.is_ok() && self.method.is_some() => return Heard::Auth(packet),
-            // Brokers may refuse without CONNACK (section 4.13).
+            // Brokers may refuse without CONNACK (MQTT 5, section 4.13).
             Kind::Disconnect if sound.is_ok() => {
                 let code = body.first().copied().unwrap_or(0x80);
                 let reason = Reason::of_connack(self.level, code.max(0x80));
@@ -139,7 +139,7 @@ impl Introduction<'_> {
             tracing::warn!(
                 endpoint = %self.lease.address(), client = %caller.peer(), kind = ?head.kind,
                 fault = ?sound.err(), left_out,
-                "a broker answers CONNECT by what is no answer"
+                "a broker answered CONNECT with another packet than CONNACK"
             );
         }
         Heard::Nothing
@@ -164,7 +164,7 @@ impl Introduction<'_> {
             Ok(None) => return Err(Failed::ClientGone),
             Err(fault) => return Err(Failed::Client(fault)),
         };
-        // Section 3.1.2.11.9: nothing else is said before CONNACK.
+        // MQTT 5, section 3.1.2.11.9: nothing else is said before CONNACK.
         if !matches!(head.kind, Kind::Auth | Kind::Disconnect) {
             let why = "a client that authenticates itself says something else";
             return Err(Failed::Client(Fault::protocol(why)));
@@ -189,17 +189,19 @@ enum Heard {
     Nothing,
 }
 
-/// Whether a client's AUTH names the method of its CONNECT (section 4.12), and does not begin anew
+/// Whether a client's AUTH names the method of its CONNECT (MQTT 5, section 4.12), and does not begin anew
 /// where it may only go on: its code is at most `most`.
 pub(crate) fn check_auth(body: &[u8], method: Option<&str>, most: u8) -> Result<(), Fault> {
     let Some(method) = method else {
         let why = "AUTH of a client whose CONNECT names no method";
         return Err(Fault::protocol(why));
     };
+    // MQTT 5, section 4.12: the same method throughout.
     if authentication_method(body) != Some(method) {
         let why = "AUTH names another method than CONNECT";
         return Err(Fault::protocol(why));
     }
+    // MQTT 5, section 4.12.1: not before CONNACK.
     if body.first().is_some_and(|code| *code > most) {
         let why = "a client authenticates itself again that has not yet";
         return Err(Fault::protocol(why));
@@ -215,7 +217,7 @@ async fn next_packet(endpoint: &mut Channel, packet: &mut BytesMut, level: Level
 }
 
 /// Waits until a client has gone that has left nothing to be delivered: whoever published before it
-/// went, and did not wait for its CONNACK (section 3.1.4 allows that), is still served.
+/// went, and did not wait for its CONNACK (MQTT 5, section 3.1.4 allows that), is still served.
 pub(super) async fn gone(client: &mut Channel, level: Level) {
     poll_fn(|cx| client.poll_gone(cx, MAX_EARLY)).await;
     if client.kept().len() >= MAX_EARLY || has_message(client.kept(), level) {

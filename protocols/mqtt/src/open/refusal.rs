@@ -113,7 +113,7 @@ pub(super) async fn answer(
 }
 
 /// A packet with its reason in words, or without where it would be longer than its receiver takes
-/// (sections 3.2.2.3.9, 3.14.2.2.3); nothing if it is even then.
+/// (MQTT 5, sections 3.2.2.3.9, 3.14.2.2.3); nothing if it is even then.
 pub(crate) fn shortened(
     takes: usize,
     written: impl Fn(&'static str) -> Vec<u8>,
@@ -136,7 +136,7 @@ fn log(caller: &Caller, reason: Reason, why: &str, detail: &str) {
     }
 }
 
-/// Tells a client whose CONNECT is longer than the limit (section 3.2.2.2: 0x95); older versions have
+/// Tells a client whose CONNECT is longer than the limit (MQTT 5, section 3.2.2.2: 0x95); older versions have
 /// no word for that.
 pub(crate) async fn too_long(caller: &Caller, client: &mut Channel, level: Option<Level>) {
     let fault = Fault::new(Reason::TOO_LARGE, "CONNECT is longer than the limit");

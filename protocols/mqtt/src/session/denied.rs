@@ -1,5 +1,5 @@
 //! Answers to messages that are forbidden: they keep their place among the broker's own, for
-//! acknowledgements come in the order of messages (section 4.6).
+//! acknowledgements come in the order of messages (MQTT 5, section 4.6).
 
 use crate::codec::{Fault, Kind};
 

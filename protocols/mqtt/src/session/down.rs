@@ -1,4 +1,4 @@
-//! What a broker says to its client. It is trusted to be a broker: read is what routing needs.
+//! Packets from a broker to its client. It is trusted to be a broker: read is what routing needs.
 
 use finback_core::log_limit::LogLimit;
 use finback_core::mesh::Propagated;
@@ -61,6 +61,7 @@ impl Session {
             Kind::Pingresp => self.tally.answered(Asked::Ping, true),
             Kind::Disconnect => self.state.dismissed = true,
             Kind::Auth => {}
+            // MQTT 5, section 3.2.
             Kind::Connack => return Err(Fault::protocol("a second CONNACK")),
             Kind::Connect | Kind::Publish | Kind::Subscribe | Kind::Unsubscribe | Kind::Pingreq => {
                 return Err(Fault::protocol("a packet that only clients send"));
@@ -91,11 +92,14 @@ impl Session {
             return Ok(None);
         };
         let method = method::DELIVER[usize::from(head.qos()).min(2)];
-        // A broker that keeps to its client's limit sends nothing longer (section 3.1.2.11.4).
+        // A broker that keeps to its client's limit sends nothing longer (MQTT 5, section 3.1.2.11.4).
         if head.packet() > self.client_takes {
             return Ok(Some(self.leave_out(method, head, &message, TOO_LONG)));
         }
         let Some(applied) = self.applied.as_ref().filter(|own| !own.names.are_plain()) else {
+            if !self.may_hear(message.topic) {
+                return Ok(Some(self.leave_out(method, head, &message, FOREIGN)));
+            }
             return Ok(self.pass_delivery(packet, head, &message));
         };
         let read = message.properties(packet, head, self.level, self.bounds.packet);
@@ -109,7 +113,9 @@ impl Session {
             return Ok(Some(self.leave_out(method, head, &message, UNREADABLE)));
         }
         let renamed = applied.names.down(message.topic);
-        let Some(renamed) = renamed.filter(|_| applied.may_hear(message.topic)) else {
+        let Some(renamed) =
+            renamed.filter(|own| applied.may_hear(message.topic) && self.may_hear(own))
+        else {
             return Ok(Some(self.leave_out(method, head, &message, FOREIGN)));
         };
         let renamed_properties = applied.names.properties(properties, false);
@@ -126,6 +132,11 @@ impl Session {
         let renamed = renamed.into_owned();
         self.tally_delivery(head, &renamed, &message, spans);
         Ok(Some(Fate::Replace(written.unwrap_or(plain), start)))
+    }
+
+    /// Whether filters let the client have a message of a subscription about which they were not asked.
+    fn may_hear(&self, topic: &str) -> bool {
+        !self.is_kept || !self.filters.are_any() || self.filters.may_hear(topic)
     }
 
     /// Passes a message on under its own name: as it is, or with the context of its trace; `None` if more of it is
@@ -200,7 +211,7 @@ impl Session {
     }
 
     /// Takes a message in the client's place that it cannot be given: acknowledged, as if it had been
-    /// sent (section 3.1.2.11.4), counted, and logged at a bounded rate.
+    /// sent (MQTT 5, section 3.1.2.11.4), counted, and logged at a bounded rate.
     fn leave_out(
         &mut self,
         method: &'static str,

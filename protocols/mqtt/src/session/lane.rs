@@ -68,6 +68,28 @@ impl Session {
         Ok(())
     }
 
+    /// What becomes of the packet that `bytes` begin with; `None` if more of it is needed to tell.
+    #[inline]
+    fn decide(&mut self, bytes: &[u8], up: bool) -> Result<Option<(Head, Fate)>, Fault> {
+        let limit = if up { self.bounds.packet } else { usize::MAX };
+        let Some(head) = Head::read(bytes, self.level, limit)? else {
+            return Ok(None);
+        };
+        // Of a message the head is enough.
+        if head.kind != Kind::Publish && bytes.len() < head.packet() {
+            if !up && head.packet() > self.bounds.packet {
+                return Err(Fault::malformed("a packet of the broker is too long"));
+            }
+            return Ok(None);
+        }
+        let fate = if up {
+            self.decide_up(bytes, &head)?
+        } else {
+            self.decide_down(bytes, &head)?
+        };
+        Ok(fate.map(|fate| (head, fate)))
+    }
+
     /// Finds packets in `bytes` and does with each what is to be done; says how many bytes were
     /// used. Neighbours that pass are written together.
     pub(super) fn split(
@@ -106,33 +128,8 @@ impl Session {
                 self.held = true;
                 break;
             }
-            let packet = &bytes[at..];
-            let limit = if up { self.bounds.packet } else { usize::MAX };
-            let head = match Head::read(packet, self.level, limit) {
-                Ok(Some(head)) => head,
-                Ok(None) => break,
-                Err(why) => {
-                    self.send(cx, &bytes[from..at], up)?;
-                    return Err(fault(why));
-                }
-            };
-            // Of a message the head is enough.
-            if head.kind != Kind::Publish && left < head.packet() {
-                if !up && head.packet() > self.bounds.packet {
-                    self.send(cx, &bytes[from..at], up)?;
-                    return Err(fault(Fault::malformed(
-                        "a packet of the broker is too long",
-                    )));
-                }
-                break;
-            }
-            let decided = if up {
-                self.decide_up(packet, &head)
-            } else {
-                self.decide_down(packet, &head)
-            };
-            let fate = match decided {
-                Ok(Some(fate)) => fate,
+            let (head, fate) = match self.decide(&bytes[at..], up) {
+                Ok(Some(decided)) => decided,
                 Ok(None) => break,
                 Err(why) => {
                     self.send(cx, &bytes[from..at], up)?;

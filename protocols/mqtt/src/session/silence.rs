@@ -1,5 +1,5 @@
 //! Brokers that have fallen silent within a session: one that owes an answer, or reads no more, is asked
-//! by a PINGREQ (section 3.12), and given up if that is not answered either.
+//! by a PINGREQ (MQTT 5, section 3.12), and given up if that is not answered either.
 
 use finback_core::clock::Now;
 
@@ -61,7 +61,7 @@ impl Session {
         let first = self.silence.look == Now(0);
         self.silence.look = now.after(self.bounds.answer * 2);
         self.wait_for_broker();
-        !first && self.lease.is_doubted() && self.up.is_between_packets()
+        !first && self.lease.is_suspect() && self.up.is_between_packets()
     }
 
     /// Looks whether it is over.

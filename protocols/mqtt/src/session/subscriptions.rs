@@ -1,7 +1,6 @@
 //! What a session is subscribed to: SUBSCRIBE and UNSUBSCRIBE under the route's names, rules and bounds.
 
-use std::collections::HashSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::BTreeSet;
 
 use finback_core::record::Ending;
 use finback_core::rejection::Rejection;
@@ -15,30 +14,40 @@ use crate::topic;
 use super::lane::Fate;
 use super::{MAX_AWAITED, Session};
 
-/// The topic filters that a session has asked for, by their hashes: how many there are is all that is
-/// asked of them.
+/// What the filters of a session take together, at most: so many bytes for each that it may have.
+const BYTES: usize = 256;
+
+/// The topic filters that a session has asked for.
 #[derive(Default)]
-pub(super) struct Filters(HashSet<u64>);
+pub(super) struct Filters {
+    all: BTreeSet<Box<str>>,
+    bytes: usize,
+}
 
 impl Filters {
     /// Whether there is room for this one among `most`, and it is there now.
     fn add(&mut self, filter: &str, most: usize) -> bool {
-        let hash = hash(filter);
-        self.0.contains(&hash) || self.0.len() < most && self.0.insert(hash)
+        if self.all.contains(filter) {
+            return true;
+        }
+        let bytes = self.bytes + filter.len();
+        let has_room = self.all.len() < most && bytes <= most.saturating_mul(BYTES);
+        if has_room {
+            self.bytes = bytes;
+            self.all.insert(filter.into());
+        }
+        has_room
     }
 
     fn remove(&mut self, filter: &str) {
-        self.0.remove(&hash(filter));
-        if self.0.is_empty() {
-            self.0 = HashSet::new();
+        if let Some(own) = self.all.take(filter) {
+            self.bytes -= own.len();
         }
     }
-}
 
-fn hash(filter: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    filter.hash(&mut hasher);
-    hasher.finish()
+    pub(super) fn iter(&self) -> impl Iterator<Item = &str> {
+        self.all.iter().map(|own| &**own)
+    }
 }
 
 impl Session {
@@ -136,5 +145,27 @@ impl Session {
             return Err(Fault::new(Reason::TOO_LARGE, why));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_bounded_in_number_and_bytes() {
+        let mut own = Filters::default();
+        assert!(own.add("a", 2) && own.add("b", 2) && own.add("a", 2));
+        assert!(!own.add("c", 2));
+        own.remove("a");
+        own.remove("a");
+        assert!(
+            !own.add(&"x".repeat(2 * BYTES), 2),
+            "longer than there is room"
+        );
+        assert!(own.add(&"x".repeat(2 * BYTES - 1), 2));
+        own.remove("b");
+        own.remove(&"x".repeat(2 * BYTES - 1));
+        assert_eq!((own.iter().count(), own.bytes), (0, 0));
     }
 }

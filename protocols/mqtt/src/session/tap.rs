@@ -1,4 +1,4 @@
-//! Messages that go somewhere else besides their broker.
+//! Mirrored messages: those that go somewhere else besides their broker.
 //!
 //! Where acknowledgements are held back, a message of quality of service 1 or 2 is written when its broker
 //! has taken it: what a broker refuses was never published. Its client hears of it when both have it.
@@ -163,7 +163,7 @@ impl Session {
         }
         // Of two bytes for the length and two for the identifier at least; then its reason, if it has one.
         let refused = packet.get(4).is_some_and(|reason| *reason >= 0x80);
-        // Acknowledgements keep their order (section 4.6).
+        // Acknowledgements keep their order (MQTT 5, section 4.6).
         let own = tapped
             .waiting
             .iter_mut()
@@ -286,7 +286,7 @@ impl Session {
                 static LEFT_OUT: LogLimit = LogLimit::usual();
                 if let Some(left_out) = LEFT_OUT.admit(self.caller.worker().now()) {
                     let (client, topic) = (Escaped(&self.client_id), Escaped(&copy.topic));
-                    tracing::warn!(%client, %topic, ?why, left_out, "a message is not taken besides its broker");
+                    tracing::warn!(%client, %topic, ?why, left_out, "a message is not mirrored");
                 }
                 let left_out = Ending::Rejected(Rejection::Overloaded);
                 let length = copy.length();

@@ -1,4 +1,4 @@
-//! What a client says to its broker.
+//! Packets from a client to its broker: passed, changed, dropped or answered.
 
 use std::borrow::Cow;
 
@@ -19,7 +19,7 @@ use super::lane::Fate;
 use super::tap::Tapping;
 use super::{MAX_AWAITED, Session};
 
-/// AUTH that begins another authentication within a session (section 4.12.1).
+/// AUTH that begins another authentication within a session (MQTT 5, section 4.12.1).
 const AGAIN: u8 = 0x19;
 
 impl Session {
@@ -35,6 +35,7 @@ impl Session {
         check(packet, head, self.level, Side::Client)?;
         let body = &packet[head.header..];
         match head.kind {
+            // MQTT 5, section 3.1.
             Kind::Connect => return Err(Fault::protocol("a second CONNECT")),
             Kind::Subscribe => return self.subscribe(packet, head).map(Some),
             Kind::Unsubscribe => return self.unsubscribe(packet, head).map(Some),
@@ -73,6 +74,7 @@ impl Session {
         head: &Head,
         publish: &Publish<'_>,
     ) -> Result<Option<Fate>, Fault> {
+        // MQTT 5, section 3.3.4: only servers say for which subscription a message is.
         if publish.properties.number(id::SUBSCRIPTION_ID).is_some() {
             return Err(Fault::protocol(
                 "a client says for which subscription it is",
@@ -238,11 +240,13 @@ impl Session {
         if close() {
             return Err(Fault::new(reason, "a message that is not allowed"));
         }
+        // MQTT 5, section 3.3.4: what answers a message of each quality of service.
         let kind = if head.qos() == 1 {
             Kind::Puback
         } else {
             Kind::Pubrec
         };
+        // MQTT 5, section 4.3.3: an error ends the exchange there; MQTT 3.1.1 has none, so PUBREL follows.
         if head.qos() == 2 && !self.level.is_5() && !self.state.taken.contains(&id) {
             if self.state.taken.len() >= MAX_AWAITED {
                 return Err(Fault::quota("too many messages wait for their release"));
@@ -268,6 +272,7 @@ fn resolve(aliases: &mut Vec<Option<Box<str>>>, publish: &Publish<'_>) -> Result
     if alias > MAX_ALIASES {
         return Err(BAD_ALIAS);
     }
+    // MQTT 5, section 3.3.2.3.4: a topic beside an alias gives it that meaning, for this connection.
     let at = usize::from(alias);
     if publish.topic.is_empty() {
         let known = aliases.get(at).and_then(Option::as_deref);

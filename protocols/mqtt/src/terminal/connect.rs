@@ -18,7 +18,9 @@ use crate::codec::properties::{Writer, id};
 use crate::codec::{Connect, write};
 use crate::filtered::Filters;
 use crate::gate::Flow;
-use crate::open::{Begun, MAX_ALIASES, Refused, answer_of, count, here, patience, reject};
+use crate::open::{
+    Begun, MAX_ALIASES, Refused, answer_of, attribute, count, here, patience, reject,
+};
 use crate::policy::{Applied, Duplicates, Facts, Policy, Produce};
 use crate::propagation::Tracing;
 use crate::reason::Reason;
@@ -52,19 +54,12 @@ pub(crate) async fn begin(
             return Err(refused);
         }
     };
-    let mut own = connect.clone();
-    let given = own.client_id.is_empty();
-    if given {
-        own.client_id = format!("finback-{:016x}", caller.worker().random()).into();
-    }
+    let mut own = known_as(caller, connect, user.as_ref());
     let certified = caller.identity().unwrap_or_default();
     let identity = match &user {
         Some(user) => user.name.clone(),
         None => certified.to_owned(),
     };
-    if let Some(user) = &user {
-        own.username = Some(Cow::Owned(user.name.clone()));
-    }
     let said = (own.client_id.to_string(), own.username.clone());
     let facts = Facts {
         client_id: &said.0,
@@ -76,13 +71,7 @@ pub(crate) async fn begin(
             .unwrap_or_default(),
         claims: user.as_ref().map(|user| &user.claims),
     };
-    // Now it is known who it is.
-    let mut filters = Filters::of(stream, &own, key);
-    let will = own.will.as_ref();
-    let will = will.map(|will| filters.publish(&will.topic, will.payload.len()));
-    if !filters.allow() || matches!(will, Some(MessageFlow::Refuse(_))) {
-        return Err(reject(stream, Rejection::Denied));
-    }
+    let filters = judged(stream, &own, user.is_some(), key).await?;
     let Ok(applied) = Applied::new(policy, &facts) else {
         return Err(reject(stream, Rejection::Denied));
     };
@@ -92,14 +81,7 @@ pub(crate) async fn begin(
         return Err(reject(stream, Rejection::Denied));
     }
     let owner = owner(produce, &identity, &own);
-    let Ok(seat) = mqtt
-        .sessions
-        .enter(Key::here(&seat_key(&owner)), duplicates(policy))
-    else {
-        stream.rejected(Rejection::Denied);
-        let why = "a session of this client identifier is under way";
-        return Err(here(Reason::BAD_CLIENT_ID, why));
-    };
+    let seat = take_seat(mqtt, policy, stream, &owner)?;
     let channel = client.take().ok_or(Refused::Gone)?;
     count(caller, Reason::SUCCESS);
     stream.answered(answer_of(Reason::SUCCESS), 0);
@@ -116,11 +98,65 @@ pub(crate) async fn begin(
         held,
         identity,
         tracing: stream.tracing(),
-        given,
+        given: connect.client_id.is_empty(),
         limit: mqtt.config.packet,
     };
     let terminal = Terminal::accept(caller, channel, &own, beginning);
     Ok(Begun::Here(Box::new(terminal)))
+}
+
+/// What filters say, now that it is known who it is: a name that nobody has proved is none.
+async fn judged(
+    stream: &mut Stream,
+    connect: &Connect<'_>,
+    is_proved: bool,
+    key: &str,
+) -> Result<Filters, Refused> {
+    let mut own = connect.clone();
+    own.username = own.username.filter(|_| is_proved);
+    let mut attributes = |name: &str| attribute(&own, key, name);
+    if let Err(rejection) = stream.judged(&mut attributes).await {
+        return Err(reject(stream, rejection));
+    }
+    let filters = Filters::of(stream, &own, key);
+    let will = own.will.as_ref();
+    let will = will.map(|will| filters.publish(&will.topic, will.payload.len()));
+    match will {
+        Some(MessageFlow::Refuse(refusal)) => Err(reject(stream, refusal.why)),
+        _ => Ok(filters),
+    }
+}
+
+/// A CONNECT under the names that its session has here: a client identifier of ours where it has none, and the name
+/// that was proved.
+fn known_as<'a>(caller: &Caller, connect: &Connect<'a>, user: Option<&User>) -> Connect<'a> {
+    let mut own = connect.clone();
+    if own.client_id.is_empty() {
+        // MQTT 5, section 3.1.3.1.
+        own.client_id = format!("finback-{:016x}", caller.worker().random()).into();
+    }
+    if let Some(user) = user {
+        own.username = Some(Cow::Owned(user.name.clone()));
+    }
+    own
+}
+
+/// The place of a session among those of its name.
+fn take_seat(
+    mqtt: &Mqtt,
+    policy: &Policy,
+    stream: &mut Stream,
+    owner: &Owner,
+) -> Result<Option<Seat>, Refused> {
+    // MQTT 5, section 3.1.4: one session of a name at a time.
+    let entered = mqtt
+        .sessions
+        .enter(Key::here(&seat_key(owner)), duplicates(policy));
+    entered.map_err(|_| {
+        stream.rejected(Rejection::Denied);
+        let why = "a session of this client identifier is under way";
+        here(Reason::BAD_CLIENT_ID, why)
+    })
 }
 
 /// Whether the client may begin a session, and who it is; nothing else has happened by then.
@@ -131,10 +167,11 @@ async fn admit(
 ) -> Result<Option<User>, Refused> {
     let properties = connect.properties();
     if properties.text(id::AUTHENTICATION_METHOD).is_some() {
-        // Section 4.12: a method that is not supported.
+        // MQTT 5, section 4.12: a method that is not supported.
         let why = "enhanced authentication is not supported here";
         return Err(here(Reason::BAD_METHOD, why));
     }
+    // MQTT 3.1.1, section 3.1.3.1.
     if connect.client_id.is_empty() && !connect.clean && !connect.level.is_5() {
         let why = "a session that is to last needs a client identifier";
         return Err(here(Reason::BAD_CLIENT_ID, why));
@@ -282,7 +319,7 @@ impl Terminal {
     }
 }
 
-/// Properties of CONNACK (section 3.2.2.3); nothing before MQTT 5.
+/// Properties of CONNACK (MQTT 5, section 3.2.2.3); nothing before MQTT 5.
 fn granted(connect: &Connect<'_>, given: bool, most: usize) -> Writer {
     let mut properties = Writer::default();
     if !connect.level.is_5() {

@@ -15,9 +15,9 @@ use crate::tally::{SESSION, method};
 
 use super::{End, Terminal};
 
-/// What DISCONNECT says where its client asks for its will (section 3.14.2.1).
+/// What DISCONNECT says where its client asks for its will (MQTT 5, section 3.14.2.1).
 const WITH_WILL: u8 = 4;
-/// The interval that never ends (section 3.1.2.11.2).
+/// The interval that never ends (MQTT 5, section 3.1.2.11.2).
 pub(super) const FOR_EVER: u32 = u32::MAX;
 
 /// A session expiry interval as a time; `None` = never.
@@ -32,16 +32,18 @@ impl Terminal {
         let body = &packet[head.header..];
         match head.kind {
             Kind::Publish => return self.publish(packet, head),
+            // MQTT 5, section 3.1.
             Kind::Connect => return Err(End::Fault(Fault::protocol("a second CONNECT"))),
             Kind::Pubrel => {
                 let id = Reader::new(body).packet_id().map_err(End::Fault)?;
                 self.release(id)?;
             }
+            // MQTT 5, section 3.12.4.
             Kind::Pingreq => self.client.queue(&[Kind::Pingresp.first_byte(), 0]),
             Kind::Subscribe | Kind::Unsubscribe => self.subscribe(packet, head)?,
             Kind::Disconnect => self.disconnect(body)?,
             Kind::Auth => {
-                // Section 4.12: CONNECT named no method.
+                // MQTT 5, section 4.12: CONNECT named no method.
                 let why = "AUTH without an authentication method in CONNECT";
                 return Err(End::Fault(Fault::protocol(why)));
             }
@@ -53,11 +55,12 @@ impl Terminal {
     /// PUBREL: the client will not send this message again.
     fn release(&mut self, id: u16) -> Result<(), End> {
         if let Some(Stage::Sent(_)) = self.held.exactly.stage(id) {
-            // MQTT-4.3.3-4: PUBREL is the answer to PUBREC, which it has not been sent.
+            // MQTT 5, section 4.3.3: PUBREL is the answer to PUBREC, which it has not been sent.
             let why = "PUBREL of a message that has not been acknowledged";
             return Err(End::Fault(Fault::protocol(why)));
         }
         let known = self.held.exactly.release(id);
+        // MQTT 5, section 3.7.2.1.
         let reason = match known || !self.level.is_5() {
             true => Reason::SUCCESS,
             false => Reason::UNKNOWN_PACKET_ID,
@@ -73,6 +76,7 @@ impl Terminal {
 
     fn disconnect(&mut self, body: &[u8]) -> Result<(), End> {
         self.goodbye = true;
+        // MQTT 5, section 3.14.4: who says goodbye has no will published, unless it asks for that.
         if body.first() != Some(&WITH_WILL) {
             self.will = None;
         }
@@ -84,7 +88,7 @@ impl Terminal {
         let Some(seconds) = properties.number(id::SESSION_EXPIRY) else {
             return Ok(());
         };
-        // Section 3.14.2.2.2: a session that was to end with its connection does.
+        // MQTT 5, section 3.14.2.2.2: a session that was to end with its connection does.
         if self.expiry == Some(Duration::ZERO) && seconds > 0 {
             let why = "DISCONNECT makes a session last that was not to";
             return Err(End::Fault(Fault::protocol(why)));
@@ -106,6 +110,7 @@ impl Terminal {
             (_, Level::V5) => Reason::IMPLEMENTATION,
             _ => Reason::UNSPECIFIED,
         };
+        // MQTT 5, sections 3.9.3 and 3.11.3: a code for each filter.
         let codes = vec![code.0; subscription.filters().count()];
         let id = subscription.packet_id;
         self.client

@@ -30,11 +30,13 @@ impl Terminal {
         let topic = self.resolve(&publish).map_err(End::Fault)?;
         let qos = head.qos();
         let id = publish.packet_id.unwrap_or(0);
+        // MQTT 5, sections 4.3.2 and 4.3.3.
         if qos > 0 && self.pending.contains(id) {
             // Sent again while it is on its way: what it comes to is answered once.
             return Ok(true);
         }
         if qos == 2 {
+            // MQTT 5, section 4.3.3: until PUBREL the same identifier is the same message.
             match self.held.exactly.stage(id) {
                 Some(Stage::Safe) => {
                     self.pending.answered(id, qos, Answer::Taken);
@@ -42,6 +44,7 @@ impl Terminal {
                 }
                 // It came over an earlier connection, and nobody knows yet what becomes of it.
                 Some(Stage::Sent(_)) => return Ok(false),
+                // MQTT 5, section 3.3.4: more than Receive Maximum.
                 None if self.held.exactly.len() >= MAX_UNRELEASED => {
                     let why = "too many messages wait for their release";
                     return Err(End::Fault(Fault::new(Reason::RECEIVE_MAXIMUM, why)));
@@ -195,6 +198,7 @@ impl Terminal {
             return Err(BAD_ALIAS);
         }
         self.aliases.resize(usize::from(MAX_ALIASES) + 1, None);
+        // MQTT 5, section 3.3.2.3.4.
         let known = &mut self.aliases[usize::from(alias)];
         if !publish.topic.is_empty() {
             *known = Some(publish.topic.into());

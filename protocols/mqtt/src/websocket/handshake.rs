@@ -10,12 +10,12 @@ use sha1::{Digest, Sha1};
 use std::net::IpAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// What a server's answer proves to have read the client's key by (section 1.3).
+/// What a server's answer proves to have read the client's key by (RFC 6455, section 1.3).
 const PROOF: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// A request's head is no longer.
 const MAX_HEAD: usize = 16 * 1024;
 const MAX_HEADERS: usize = 64;
-/// Bytes of a client's key once decoded (section 4.1).
+/// Bytes of a client's key once decoded (RFC 6455, section 4.1).
 const KEY: usize = 16;
 
 /// Who may open a WebSocket, and who passes requests for one on.
@@ -152,14 +152,14 @@ fn only<'a>(headers: &'a [Header<'_>], name: &'a str) -> Option<&'a str> {
     values.next().filter(|_| values.next().is_none())
 }
 
-/// Whether a word stands in a list, which several lines may carry together (section 11.3.4).
+/// Whether a word stands in a list, which several lines may carry together (RFC 6455, section 11.3.4).
 fn lists(headers: &[Header<'_>], name: &str, word: &str) -> bool {
     all(headers, name)
         .flat_map(|list| list.split(','))
         .any(|item| item.trim().eq_ignore_ascii_case(word))
 }
 
-/// Whether a request may come from where it says it does (section 10.2). Browsers always say so;
+/// Whether a request may come from where it says it does (RFC 6455, section 10.2). Browsers always say so;
 /// clients that are none need not, and could say anything.
 fn is_welcome(headers: &[Header<'_>], origins: &[String]) -> bool {
     if origins.is_empty() {
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn the_handshake_is_that_of_the_standard() {
-        // Section 1.3 gives this key and its answer.
+        // RFC 6455, section 1.3 gives this key and its answer.
         let request = format!("{REQUEST}Sec-WebSocket-Protocol: mqttv3.1, mqtt\r\n\r\nrest");
         let request = request.as_bytes();
         let answer = |bytes: &[u8]| answer(bytes, &door(&[]));

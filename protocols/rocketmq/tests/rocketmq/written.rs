@@ -411,7 +411,7 @@ fn nobody_registers_a_broker_through_us_or_administers_one_unasked() {
         let wire = json(&format!(r#"{{"code":{code}}}"#), b"");
         let head = codec.peek(&wire).unwrap().unwrap();
         match codec.read(&head, &wire).unwrap() {
-            Reading::Call(metadata) => metadata.denied,
+            Reading::Call(metadata) => metadata.refused.is_some(),
             Reading::Answer(answer) => panic!("{answer:?}"),
         }
     };

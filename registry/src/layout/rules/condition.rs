@@ -1,5 +1,5 @@
 //! Conditions of Dubbo's routers: `method=get* & host!=10.0.0.1 => address=10.0.0.2:20880`
-//! (`ConditionStateRouter`, `MultiDestConditionRouter` and their matchers).
+//! (Dubbo: ConditionStateRouter, Dubbo: MultiDestConditionRouter, and their matchers).
 
 use finback_core::discovery::{Condition, Destination, Pattern, Rule, Subject};
 use finback_core::steer::{MAX_DESTINATIONS, is_glob};

@@ -1,5 +1,5 @@
 //! Configurators: parameters that take the place of certain providers' own
-//! (`AbstractConfigurator`, `ConfigParser`).
+//! (Dubbo: AbstractConfigurator, Dubbo: ConfigParser).
 //!
 //! Dubbo's providers apply those of their side and register anew, and then its consumers apply
 //! theirs. A proxy looks up for all consumers at once: it applies what is for the providers, as

@@ -20,7 +20,7 @@ const MAX_RULES: usize = 1024;
 /// One document.
 #[derive(Debug)]
 pub(super) struct Document {
-    /// Whom it is for.
+    /// Which services or applications it is for.
     pub(super) place: Place,
     pub(super) content: Content,
 }

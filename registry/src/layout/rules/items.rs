@@ -1,4 +1,4 @@
-//! Configurators in documents of the configuration centre (`ConfigParser`, `ConfigItem`).
+//! Configurators in documents of the configuration centre (Dubbo: ConfigParser, Dubbo: ConfigItem).
 
 use std::collections::BTreeMap;
 
@@ -74,14 +74,7 @@ fn add(
     item: &Value,
     all: &mut Vec<Override>,
 ) -> Result<usize, Refusal> {
-    let parameters: Option<&Map<_, _>> = item["parameters"].as_object();
-    let parameters = parameters.filter(|all| !all.is_empty());
-    let parameters =
-        parameters.ok_or(Refusal::Document("an item without parameters".to_owned()))?;
-    let parameters: BTreeMap<String, String> = parameters
-        .iter()
-        .filter_map(|(name, value)| Some((name.clone(), text_of(value)?)))
-        .collect();
+    let parameters = parameters_of(item)?;
     let or_any = |mut list: Vec<String>, any: &str| {
         if list.is_empty() {
             list.push(any.to_owned());
@@ -90,11 +83,7 @@ fn add(
     };
     let addresses = or_any(texts_of(&item["addresses"]), ANY_HOST);
     let mut providers = texts_of(&item["providerAddresses"]);
-    let side = match item["side"].as_str() {
-        Some("provider") => Side::Provider,
-        Some("consumer") => Side::Consumer,
-        _ => return Err(Refusal::Item("an item that names no side".to_owned())),
-    };
+    let side = side_of(item)?;
     let of_providers = side == Side::Provider;
     let only = || match &item["match"] {
         Value::Null => Ok(Match::default()),
@@ -144,6 +133,26 @@ fn add(
         }
     }
     Ok(all.len() - before)
+}
+
+/// The parameters that an item sets.
+fn parameters_of(item: &Value) -> Result<BTreeMap<String, String>, Refusal> {
+    let parameters: Option<&Map<_, _>> = item["parameters"].as_object();
+    let parameters = parameters.filter(|all| !all.is_empty());
+    let parameters =
+        parameters.ok_or(Refusal::Document("an item without parameters".to_owned()))?;
+    let texts = parameters
+        .iter()
+        .filter_map(|(name, value)| Some((name.clone(), text_of(value)?)));
+    Ok(texts.collect())
+}
+
+fn side_of(item: &Value) -> Result<Side, Refusal> {
+    match item["side"].as_str() {
+        Some("provider") => Ok(Side::Provider),
+        Some("consumer") => Ok(Side::Consumer),
+        _ => Err(Refusal::Item("an item that names no side".to_owned())),
+    }
 }
 
 /// The host of an address with or without a port; `None` for any.

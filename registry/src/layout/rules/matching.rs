@@ -1,5 +1,5 @@
-//! Texts and addresses as Dubbo's rules match them (`StringMatch`, `AddressMatch`,
-//! `NetUtils.matchIpExpression`).
+//! Texts and addresses as Dubbo's rules match them (Dubbo: StringMatch,
+//! Dubbo: AddressMatch, Dubbo: NetUtils, `matchIpExpression`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,5 +1,5 @@
-//! Random rules against Dubbo's published algorithm, written plainly: `AbstractConfigurator`,
-//! `TagStateRouter` and `ConditionStateRouter` of Dubbo 3.3, for an application `shop` that serves
+//! Random rules against the published algorithm of version 3.3, written plainly (Dubbo: AbstractConfigurator,
+//! Dubbo: TagStateRouter, Dubbo: ConditionStateRouter), for an application `shop` that serves
 //! and callers of several applications.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -560,7 +560,7 @@ fn holds(parts: &Parts, value: impl Fn(&str) -> Option<String>, caller_host: Opt
     })
 }
 
-/// `TagStateRouter.doRoute`.
+/// Dubbo: TagStateRouter, `doRoute`.
 fn by_tag(all: Vec<Configured>, rule: Option<&TagRule>, caller: &Caller) -> Vec<Configured> {
     let keep = |all: &[Configured], test: &dyn Fn(&Configured) -> bool| -> Vec<Configured> {
         all.iter().filter(|own| test(own)).cloned().collect()
@@ -618,7 +618,7 @@ fn by_tag(all: Vec<Configured>, rule: Option<&TagRule>, caller: &Caller) -> Vec<
     keep(&all, &outside)
 }
 
-/// `ConditionStateRouter.doRoute`.
+/// Dubbo: ConditionStateRouter, `doRoute`.
 fn by_condition(all: Vec<Configured>, router: &Router, caller: &Caller) -> Vec<Configured> {
     let of_call = |word: &str| match word {
         "method" => Some(caller.method.to_owned()),

@@ -14,7 +14,7 @@ pub(super) const LEASE: i64 = 15;
 /// So many failures in a row are the server's: another one may do better.
 const FAILURES: u32 = 3;
 
-/// How it stands with the lease.
+/// The state of the lease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Term {
     /// There is none.

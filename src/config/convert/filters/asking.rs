@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use finback_core::filter::rate_limit::{Per, Unit};
-use http::Uri;
 
 use super::{Converted, Needed};
 use crate::config::Wrong;
-use crate::config::convert::{Result, clusters};
+use crate::config::convert::Result;
+use crate::config::convert::url::Url;
 use crate::config::file;
 use crate::config::folder::Folder;
 use crate::config::units::{Placed, Time};
@@ -39,20 +39,13 @@ struct Reached {
 
 impl Reached {
     fn server(self, filter: &str, usual: Duration, folder: &Folder<'_>) -> Result<Asked> {
-        let (is_secure, host, port) = address(&self.server)?;
-        let tls = match (self.tls, is_secure) {
-            (Some(tls), false) => {
-                let message =
-                    "the server is spoken to without TLS; write https://, or take `tls` away";
-                return Err(Wrong::at(tls.place, message));
-            }
-            (Some(tls), true) => Some(clusters::client_files(tls, folder)?),
-            (None, true) => Some(Placed {
-                value: ClientFiles::default(),
-                place: self.server.place,
-            }),
-            (None, false) => None,
+        let form = "server; write http://HOST:PORT or https://HOST:PORT";
+        let url = Url::read(&self.server, form)?;
+        let (Some(port), "/") = (url.port, &*url.target) else {
+            let message = format!("`{}` is no {form}", self.server.value);
+            return Err(Wrong::at(self.server.place, message));
         };
+        let tls = url.tls(self.tls, ("server", self.server.place), folder)?;
         let in_flight = match self.in_flight {
             None => IN_FLIGHT,
             Some(Placed {
@@ -65,40 +58,13 @@ impl Reached {
         };
         let server = Server::new(Settings {
             filter: filter.into(),
-            host,
+            host: url.host,
             port,
             tls: tls.as_ref().map(|own| own.value.clone()),
             timeout: self.timeout.map_or(usual, |Time(own)| own),
             in_flight,
         });
         Ok(Asked { server, tls })
-    }
-}
-
-/// Whether TLS is spoken, host and port.
-fn address(Placed { value, place }: &Placed<String>) -> Result<(bool, String, u16)> {
-    let wrong = || {
-        let message =
-            format!("`{value}` is no server; write http://HOST:PORT or https://HOST:PORT");
-        Wrong::at(*place, message)
-    };
-    let uri: Uri = value.parse().map_err(|_| wrong())?;
-    let is_secure = match uri.scheme_str() {
-        Some("http") => false,
-        Some("https") => true,
-        _ => return Err(wrong()),
-    };
-    let host = uri.host().unwrap_or_default();
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let is_odd = uri.query().is_some()
-        || !matches!(uri.path(), "" | "/")
-        || uri
-            .authority()
-            .is_some_and(|own| own.as_str().contains('@'));
-    let port = uri.port_u16().filter(|port| *port > 0 && !is_odd);
-    match port {
-        Some(port) if !host.is_empty() => Ok((is_secure, host.to_owned(), port)),
-        _ => Err(wrong()),
     }
 }
 

@@ -3,17 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Uri;
-
 use super::{Converted, Need, Needed};
 use crate::config::Wrong;
-use crate::config::convert::{Result, clusters};
+use crate::config::convert::Result;
+use crate::config::convert::url::Url;
 use crate::config::file;
 use crate::config::folder::Folder;
 use crate::config::units::{Pause, Placed, Time};
 use crate::filters::jwt::{Issuer, Jwt, Policy};
 use crate::filters::keys::{KeyRing, Source};
-use crate::tls::ClientFiles;
 
 /// How often a set of keys is asked for, where nothing else is said.
 const REFRESH: Duration = Duration::from_secs(300);
@@ -78,22 +76,15 @@ fn source(own: &file::JwtIssuer, place: (u64, u64), folder: &Folder<'_>) -> Resu
             }
         },
         (None, Some(url)) => {
-            let (is_secure, host, port, path) = address(url)?;
-            let tls = match (own.tls.clone(), is_secure) {
-                (Some(tls), false) => {
-                    let message =
-                        "the URL is asked without TLS; write https://, or take `tls` away";
-                    return Err(Wrong::at(tls.place, message));
-                }
-                (Some(tls), true) => Some(clusters::client_files(tls, folder)?.value),
-                (None, true) => Some(ClientFiles::default()),
-                (None, false) => None,
-            };
+            let form = "URL of keys; write https://HOST/PATH or https://HOST:PORT/PATH";
+            let at = url.place;
+            let url = Url::read(url, form)?;
+            let tls = url.tls(own.tls.clone(), ("URL", at), folder)?;
             Ok(Source::Url {
-                host,
-                port,
-                path,
-                tls,
+                port: url.port.unwrap_or(if url.is_secure { 443 } else { 80 }),
+                host: url.host,
+                path: url.target,
+                tls: tls.map(|own| own.value),
                 refresh: own.refresh.map_or(REFRESH, |Time(own)| own),
             })
         }
@@ -101,32 +92,5 @@ fn source(own: &file::JwtIssuer, place: (u64, u64), folder: &Folder<'_>) -> Resu
             place,
             "write exactly one of `key` and `jwks_url`",
         )),
-    }
-}
-
-/// Whether TLS is spoken; host, port and path.
-fn address(Placed { value, place }: &Placed<String>) -> Result<(bool, String, u16, String)> {
-    let wrong = || {
-        let message = format!(
-            "`{value}` is no URL of keys; write https://HOST/PATH or https://HOST:PORT/PATH"
-        );
-        Wrong::at(*place, message)
-    };
-    let uri: Uri = value.parse().map_err(|_| wrong())?;
-    let (is_secure, usual) = match uri.scheme_str() {
-        Some("http") => (false, 80),
-        Some("https") => (true, 443),
-        _ => return Err(wrong()),
-    };
-    let host = uri.host().unwrap_or_default();
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let has_user = uri
-        .authority()
-        .is_some_and(|own| own.as_str().contains('@'));
-    let path = uri.path_and_query().map_or("/", |own| own.as_str());
-    let port = uri.port_u16().unwrap_or(usual);
-    match host.is_empty() || has_user || port == 0 {
-        true => Err(wrong()),
-        false => Ok((is_secure, host.to_owned(), port, path.to_owned())),
     }
 }

@@ -185,10 +185,7 @@ fn mirror(Placed { value, .. }: Placed<file::MqttMirror>, names: &Names) -> Resu
 }
 
 pub(super) fn unknown(word: &Placed<String>, instead: &str) -> Wrong {
-    let message = format!(
-        "`{}` is none of the words here; write {instead}",
-        word.value
-    );
+    let message = format!("`{}` is not allowed here; write {instead}", word.value);
     Wrong::at(word.place, message)
 }
 
@@ -229,7 +226,7 @@ fn rule(Placed { value, place }: Placed<file::MqttRule>) -> Result<Rule> {
         "subscribe" => Action::Subscribe,
         "all" => Action::All,
         _ => {
-            let message = format!("nobody does `{word}`; write publish, subscribe or all");
+            let message = format!("`{word}` is no action; write publish, subscribe or all");
             return Err(Wrong::at(place, message));
         }
     };

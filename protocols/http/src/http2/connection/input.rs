@@ -45,6 +45,7 @@ impl Core {
         let mut at = 0;
         if self.greeted == Greeting::Nothing {
             let length = bytes.len().min(PREFACE.len());
+            // RFC 9113, section 3.4: another beginning is an error of the connection.
             if bytes[..length] != PREFACE[..length] {
                 return Err(Goaway(Reason::PROTOCOL_ERROR));
             }
@@ -59,6 +60,7 @@ impl Core {
                 break;
             };
             let length = be32(&[0, a, b, c]) as usize;
+            // RFC 9113, section 4.2: we never said that we take longer ones.
             if length > FRAME {
                 return Err(Goaway(Reason::FRAME_SIZE_ERROR));
             }
@@ -66,6 +68,7 @@ impl Core {
             let Some(payload) = bytes.get(begin..begin + length) else {
                 break;
             };
+            // RFC 9113, section 4.1: the highest bit says nothing.
             let id = be32(&[d, e, f, g]) & 0x7fff_ffff;
             self.frame(kind, flags, id, payload)?;
             at = begin + length;
@@ -75,6 +78,7 @@ impl Core {
 
     fn frame(&mut self, kind: u8, flags: u8, id: u32, payload: &[u8]) -> Result<(), Goaway> {
         let fault = Err(Goaway(Reason::PROTOCOL_ERROR));
+        // RFC 9113, section 3.4: SETTINGS comes first.
         if self.greeted == Greeting::Preface {
             if kind != kind::SETTINGS || flags & flag::ACK != 0 {
                 return fault;
@@ -82,6 +86,7 @@ impl Core {
             self.greeted = Greeting::Settings;
             self.invite_all();
         }
+        // RFC 9113, section 6.10: nothing stands between the frames of one block.
         if let Some(block) = &self.block
             && (kind != kind::CONTINUATION || block.id != id)
         {
@@ -92,6 +97,7 @@ impl Core {
             kind::HEADERS => self.headers(flags, id, payload),
             kind::CONTINUATION => self.continuation(flags, id, payload),
             kind::PRIORITY => {
+                // RFC 9113, section 6.3. What it says about the order of streams is not used (RFC 9113, section 5.3.2).
                 self.count_empty()?;
                 if id == 0 {
                     return fault;
@@ -99,6 +105,7 @@ impl Core {
                 if payload.len() != 5 {
                     return self.stream_fault(id, Reason::FRAME_SIZE_ERROR);
                 }
+                // RFC 7540, section 5.3.1: no stream depends on itself.
                 if be32(payload) & 0x7fff_ffff == id {
                     return self.stream_fault(id, Reason::PROTOCOL_ERROR);
                 }
@@ -106,11 +113,12 @@ impl Core {
             }
             kind::RST_STREAM => self.rst_stream(id, payload),
             kind::SETTINGS => self.settings(flags, id, payload),
+            // RFC 9113, section 8.4: a client cannot push, and we tell servers not to.
             kind::PUSH_PROMISE => fault,
             kind::PING => self.ping(flags, id, payload),
             kind::GOAWAY => self.goaway(id, payload),
             kind::WINDOW_UPDATE => self.window_update(id, payload),
-            // Section 5.5.
+            // RFC 9113, section 5.5.
             _ => self.count_empty(),
         }
     }
@@ -118,6 +126,7 @@ impl Core {
     /// One more frame that carries nothing.
     fn count_empty(&mut self) -> Result<(), Goaway> {
         self.empty += 1;
+        // RFC 9113, section 10.5: small frames without use are abuse, when they are many.
         if self.empty > EMPTY.0 {
             return Err(Goaway(Reason::ENHANCE_YOUR_CALM));
         }
@@ -127,6 +136,7 @@ impl Core {
     /// The peer's fault on one stream.
     fn stream_fault(&mut self, id: u32, reason: Reason) -> Result<(), Goaway> {
         self.resets += 1;
+        // RFC 9113, section 10.5: so are faults.
         if self.resets > LOCAL_RESETS && !self.client {
             return Err(Goaway(Reason::ENHANCE_YOUR_CALM));
         }
@@ -148,10 +158,12 @@ impl Core {
     }
 
     fn data(&mut self, flags: u8, id: u32, payload: &[u8]) -> Result<(), Goaway> {
+        // RFC 9113, sections 6.1 and 5.1: DATA belongs to a stream that was opened.
         if id == 0 || self.is_idle(id) {
             return Err(Goaway(Reason::PROTOCOL_ERROR));
         }
         let length = payload.len();
+        // RFC 9113, section 6.9.1: the padding counts, too (RFC 9113, section 6.1).
         self.window -= length as i64;
         if self.window < 0 {
             return Err(Goaway(Reason::FLOW_CONTROL_ERROR));
@@ -162,6 +174,7 @@ impl Core {
         if data.is_empty() && !ends {
             self.count_empty()?;
         }
+        // RFC 9113, section 5.1: late frames of a stream that we reset are no error; others are, of theirs.
         let Some(&key) = self.ids.get(&id) else {
             if self.forgotten.contains(&id) {
                 return Ok(());
@@ -173,6 +186,7 @@ impl Core {
             return Ok(());
         };
         stream.window -= length as i64;
+        // RFC 9113, section 8.1.1: all DATA together is as long as content-length says.
         if let Some(expected) = &mut stream.expected {
             let rest = expected.checked_sub(data.len() as u64);
             let Some(rest) = rest.filter(|rest| !ends || *rest == 0) else {
@@ -180,6 +194,7 @@ impl Core {
             };
             *expected = rest;
         }
+        // RFC 9113, section 5.1: nothing follows END_STREAM. RFC 9113, section 8.1: DATA follows a head.
         let fault = if stream.heard {
             Some(Reason::STREAM_CLOSED)
         } else if client && !stream.begun {
@@ -219,6 +234,7 @@ impl Core {
     }
 
     fn headers(&mut self, flags: u8, id: u32, payload: &[u8]) -> Result<(), Goaway> {
+        // RFC 9113, section 6.2.
         if id == 0 {
             return Err(Goaway(Reason::PROTOCOL_ERROR));
         }
@@ -228,6 +244,7 @@ impl Core {
                 .split_at_checked(5)
                 .ok_or(Goaway(Reason::FRAME_SIZE_ERROR))?;
             block = rest;
+            // RFC 7540, section 5.3.1: no stream depends on itself.
             if be32(priority) & 0x7fff_ffff == id {
                 return Err(Goaway(Reason::PROTOCOL_ERROR));
             }
@@ -246,12 +263,14 @@ impl Core {
     }
 
     fn continuation(&mut self, flags: u8, id: u32, payload: &[u8]) -> Result<(), Goaway> {
+        // RFC 9113, section 6.10: only after HEADERS that does not end the block.
         let Some(block) = &mut self.block else {
             return Err(Goaway(Reason::PROTOCOL_ERROR));
         };
         block.frames += 1;
         let long = block.bytes.len() + payload.len() > self.limits.head * BLOCK;
         let most = CONTINUATIONS.max(2 * self.limits.head / FRAME);
+        // RFC 9113, section 10.5.1.
         if block.frames > most || long {
             return Err(Goaway(Reason::ENHANCE_YOUR_CALM));
         }
@@ -274,11 +293,13 @@ impl Core {
         let decoded = self.decoder.decode(block, &mut |name, value, size| {
             headers.add(name, value, size)
         });
+        // RFC 9113, section 4.3: both tables differ from here on, so the connection is lost.
         decoded.map_err(|_| Goaway(Reason::COMPRESSION_ERROR))?;
         match key {
             Some(key) if self.client => self.response(key, ends, headers),
             Some(key) => self.trailers(key, ends, headers),
             None if self.client => {
+                // RFC 9113, section 5.1: a server answers what was asked.
                 if self.is_idle(id) {
                     return Err(Goaway(Reason::PROTOCOL_ERROR));
                 }
@@ -290,15 +311,18 @@ impl Core {
     }
 
     fn request(&mut self, id: u32, ends: bool, headers: Headers) -> Result<(), Goaway> {
+        // RFC 9113, section 5.1.1: streams of clients have odd identifiers, each larger than all before.
         if id.is_multiple_of(2) {
             return Err(Goaway(Reason::PROTOCOL_ERROR));
         }
+        // RFC 9113, section 5.1.1: an identifier is used once.
         if id <= self.highest {
             if self.forgotten.contains(&id) {
                 return Ok(());
             }
             return Err(Goaway(Reason::STREAM_CLOSED));
         }
+        // RFC 9113, section 6.8.
         if self.leaving == Leaving::Left {
             // It was told that this one is not looked at.
             self.highest = id;
@@ -308,6 +332,7 @@ impl Core {
         self.highest = id;
         let most = self.limits.streams as usize;
         // Those that were taken back are still somebody's until that one notices.
+        // RFC 9113, section 5.1.2: a refused stream may be opened again.
         if self.ids.len() >= most || self.streams.len() >= 2 * most {
             self.count_empty()?;
             self.put_reset(id, Reason::REFUSED_STREAM);
@@ -315,6 +340,7 @@ impl Core {
         }
         let read = headers.into_request(&mut self.targets).and_then(|head| {
             let length = length(&head.headers)?;
+            // RFC 9113, section 8.1.1.
             if ends && length.is_some_and(|length| length > 0) {
                 return Err(Fault::Malformed);
             }
@@ -339,6 +365,7 @@ impl Core {
 
     /// Answers a request whose head is larger than the limit.
     fn refuse_too_large(&mut self, id: u32, ends: bool) {
+        // RFC 9113, section 10.5.1; RFC 6585, section 5.
         let key = self.insert(id, None, ends);
         self.send_head(
             key,
@@ -362,7 +389,7 @@ impl Core {
         }
         let read = headers.into_response().and_then(|(status, headers)| {
             let length = length(&headers)?;
-            // Such responses tell the length of what does not come (section 8.1.1).
+            // Such responses tell the length of what does not come (RFC 9113, section 8.1.1).
             let none = stream.bodiless || rules::is_bodiless(&Method::GET, status);
             let expected = if none { None } else { length };
             if ends && expected.is_some_and(|length| length > 0) {
@@ -372,6 +399,7 @@ impl Core {
         });
         match read {
             // More follows.
+            // RFC 9113, section 8.1: an interim response never ends its stream.
             Ok((status, headers, _)) if status.is_informational() && !ends => {
                 if stream.interim.len() >= INTERIM {
                     return self.stream_fault(id, Reason::ENHANCE_YOUR_CALM);
@@ -419,11 +447,13 @@ impl Core {
             return Ok(());
         };
         let id = stream.id;
+        // RFC 9113, section 5.1: the peer has said END_STREAM.
         if stream.heard {
             return self.stream_fault(id, Reason::STREAM_CLOSED);
         }
         let short = stream.expected.is_some_and(|rest| rest > 0);
         match headers.into_trailers() {
+            // RFC 9113, section 8.1: trailers end their stream. RFC 9113, section 8.1.1: the body is complete.
             Ok(trailers) if ends && !short => {
                 stream.heard = true;
                 stream.trailers = Some(trailers);
@@ -442,6 +472,7 @@ impl Core {
     }
 
     fn rst_stream(&mut self, id: u32, payload: &[u8]) -> Result<(), Goaway> {
+        // RFC 9113, section 6.4.
         if payload.len() != 4 {
             return Err(Goaway(Reason::FRAME_SIZE_ERROR));
         }
@@ -459,11 +490,13 @@ impl Core {
     }
 
     fn settings(&mut self, flags: u8, id: u32, payload: &[u8]) -> Result<(), Goaway> {
+        // RFC 9113, section 6.5: settings are of the connection.
         if id != 0 {
             return Err(Goaway(Reason::PROTOCOL_ERROR));
         }
         if flags & flag::ACK != 0 {
             return match payload {
+                // RFC 9113, section 6.5: an acknowledgement carries nothing.
                 [] => {
                     self.acknowledged();
                     Ok(())
@@ -472,6 +505,7 @@ impl Core {
             };
         }
         self.count_empty()?;
+        // RFC 9113, section 6.5.
         if !payload.len().is_multiple_of(6) {
             return Err(Goaway(Reason::FRAME_SIZE_ERROR));
         }
@@ -479,13 +513,14 @@ impl Core {
             let name = u16::from_be_bytes([own[0], own[1]]);
             self.set(name, be32(&own[2..]))?;
         }
+        // RFC 9113, section 6.5.3: said at once.
         self.put_head(0, kind::SETTINGS, flag::ACK, 0);
         Ok(())
     }
 
     /// The peer has read our SETTINGS. Until then it could send as much on a stream as it may before it
-    /// is told (RFC 9113 section 6.9.3), and what it has sent counts against what it is told
-    /// (section 6.9.2), so that windows may be negative.
+    /// is told (RFC 9113, section 6.9.3), and what it has sent counts against what it is told
+    /// (RFC 9113, section 6.9.2), so that windows may be negative.
     fn acknowledged(&mut self) {
         let told = i64::from(self.limits.stream_window);
         let more = told - std::mem::replace(&mut self.first_window, told);
@@ -497,6 +532,7 @@ impl Core {
     }
 
     pub(super) fn set(&mut self, name: u16, value: u32) -> Result<(), Goaway> {
+        // RFC 9113, section 6.5.2, which also tells these bounds; what is unknown is passed over.
         match name {
             setting::HEADER_TABLE_SIZE => {
                 self.encoder
@@ -514,6 +550,7 @@ impl Core {
                 if window > MOST_WINDOW {
                     return Err(Goaway(Reason::FLOW_CONTROL_ERROR));
                 }
+                // RFC 9113, section 6.9.2: streams that are open change with it, and may be below zero then.
                 let more = window - self.peer_window;
                 self.peer_window = window;
                 for (_, stream) in &mut self.streams {
@@ -533,6 +570,7 @@ impl Core {
                 }
                 // Longer frames than every peer takes would only keep others waiting.
             }
+            // RFC 8441, section 3.
             setting::ENABLE_CONNECT_PROTOCOL if value > 1 => {
                 return Err(Goaway(Reason::PROTOCOL_ERROR));
             }
@@ -542,6 +580,7 @@ impl Core {
     }
 
     fn ping(&mut self, flags: u8, id: u32, payload: &[u8]) -> Result<(), Goaway> {
+        // RFC 9113, section 6.7.
         let payload: [u8; 8] = payload
             .try_into()
             .map_err(|_| Goaway(Reason::FRAME_SIZE_ERROR))?;
@@ -552,7 +591,7 @@ impl Core {
         if flags & flag::ACK == 0 {
             self.put_ping(payload, flag::ACK);
         } else if payload == LEAVING_PING && self.leaving == Leaving::Announced {
-            // What was sent before it heard of our leaving has come by now.
+            // RFC 9113, section 6.8: what was sent before it heard of our leaving has come by now.
             self.leaving = Leaving::Left;
             self.put_goaway(self.highest, Reason::NO_ERROR);
         }
@@ -560,9 +599,11 @@ impl Core {
     }
 
     fn goaway(&mut self, id: u32, payload: &[u8]) -> Result<(), Goaway> {
+        // RFC 9113, section 6.8: it is about the connection.
         if id != 0 {
             return Err(Goaway(Reason::PROTOCOL_ERROR));
         }
+        // RFC 9113, section 4.2: too short for what must stand in it.
         if payload.len() < 8 {
             return Err(Goaway(Reason::FRAME_SIZE_ERROR));
         }
@@ -570,6 +611,7 @@ impl Core {
         let last = be32(payload) & 0x7fff_ffff;
         self.last = Some(last);
         if self.client {
+            // RFC 9113, section 6.8: those above were not processed, so each may be sent again.
             let beyond = self.ids.iter().filter(|(id, _)| **id > last);
             let keys: Vec<usize> = beyond.map(|(_, key)| *key).collect();
             for key in keys {
@@ -581,6 +623,7 @@ impl Core {
     }
 
     fn window_update(&mut self, id: u32, payload: &[u8]) -> Result<(), Goaway> {
+        // RFC 9113, section 6.9.
         if payload.len() != 4 {
             return Err(Goaway(Reason::FRAME_SIZE_ERROR));
         }
@@ -589,15 +632,18 @@ impl Core {
         if id == 0 {
             self.room += more;
             self.most_room = self.most_room.max(self.room);
+            // RFC 9113, section 6.9: nothing is no increment.
             if more == 0 {
                 return Err(Goaway(Reason::PROTOCOL_ERROR));
             }
+            // RFC 9113, section 6.9.1.
             if self.room > MOST_WINDOW {
                 return Err(Goaway(Reason::FLOW_CONTROL_ERROR));
             }
             self.unblock();
             return Ok(());
         }
+        // RFC 9113, section 5.1: an idle stream has no window.
         if self.is_idle(id) {
             return Err(Goaway(Reason::PROTOCOL_ERROR));
         }
@@ -612,6 +658,7 @@ impl Core {
         };
         stream.room += more;
         stream.unread_there = (stream.unread_there - more).max(0);
+        // RFC 9113, section 6.9.1.
         if stream.room > MOST_WINDOW {
             return self.stream_fault(id, Reason::FLOW_CONTROL_ERROR);
         }
@@ -632,6 +679,7 @@ fn unpadded(flags: u8, payload: &[u8]) -> Result<&[u8], Goaway> {
     if flags & flag::PADDED == 0 {
         return Ok(payload);
     }
+    // RFC 9113, section 6.1: the padding is shorter than its frame.
     let (&padding, rest) = payload
         .split_first()
         .ok_or(Goaway(Reason::FRAME_SIZE_ERROR))?;

@@ -282,7 +282,7 @@ fn a_client_is_told_to_go_on_once_and_only_when_its_body_is_wanted() {
 fn who_waits_for_a_stream_is_called_when_one_ends() {
     let pair = Pair::new();
     let mut open: Vec<_> = (0..5).map(|_| pair.ask(true)).collect();
-    assert_eq!(pair.client.get().has_room(), Some(false));
+    assert_eq!(pair.client.get().room_for_stream(), Some(false));
     let tickets = [Ticket::default(), Ticket::default()];
     for ticket in &tickets {
         pair.client.get_mut().wait(ticket, &cx());
@@ -292,7 +292,7 @@ fn who_waits_for_a_stream_is_called_when_one_ends() {
     let (asked, served) = open.pop().expect("one");
     pair.server.get_mut().release(served, false);
     pair.settle(5);
-    assert_eq!(pair.client.get().has_room(), Some(true));
+    assert_eq!(pair.client.get().room_for_stream(), Some(true));
     assert!(tickets[1].borrow().is_none(), "the second was called");
     let lost = pair.client.get().streams[asked].lost;
     assert_eq!(lost, Some(Lost::Reset(Reason::INTERNAL_ERROR)));
@@ -314,7 +314,7 @@ fn leaving_takes_what_is_on_its_way_and_no_more() {
         .get_mut()
         .send_head(second, &pseudo, false, &HeaderMap::new(), None, true);
     pair.settle(9);
-    assert_eq!(pair.client.get().has_room(), None);
+    assert_eq!(pair.client.get().room_for_stream(), None);
     let accepted = pair
         .server
         .get_mut()

@@ -1,5 +1,5 @@
-//! Flow control windows: what each side may send, so that no stream takes what others need (RFC 9113,
-//! section 5.2).
+//! Flow control windows: what each side may send, so that no stream takes what others need
+//! (RFC 9113, section 5.2).
 //!
 //! What we receive: the connection's window opens again as soon as bytes have come, so that a body that
 //! nobody takes holds up no other. Memory is bounded by the windows of the streams: each is `stream_window`
@@ -153,6 +153,7 @@ impl Core {
             return;
         }
         for key in stuck {
+            // RFC 9113, section 10.5: it holds what others need.
             self.reset(key, Reason::ENHANCE_YOUR_CALM);
             if let Some(stream) = self.streams.get_mut(key) {
                 stream
