@@ -222,6 +222,7 @@ filters:
     jwt:
       optional: true
       clock_skew: 0s
+      attributes: [ authorization, x-token ]
       issuers: [ {{ issuer: far, audiences: [ mesh ], key: "far.json" }} ]
 "#
     );
@@ -240,6 +241,9 @@ filters:
     for two in [[&good, &bad], [&bad, &good], [&good, &good]] {
         assert_eq!(ask(&two.map(String::as_str).concat()), 401);
     }
+    let alice = token("k1", FIRST, &claims("x", 1.into()));
+    assert_eq!(ask(&format!("X-Token: {alice}\r\n")), 200);
+    assert_eq!(ask(&format!("X-Token: {alice}\r\nX_Token: other\r\n")), 401);
     thread::sleep(Duration::from_secs(4));
     assert_eq!(ask(&short), 401);
 }

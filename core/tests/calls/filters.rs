@@ -202,6 +202,7 @@ async fn who_waits_for_a_filter_is_answered_when_its_time_is_over_or_we_stop() {
     let mut client = Peer::connect(mess.address).await;
     let late = client.call(1, "svc get timeout=100").await;
     assert_eq!(late.rejection(), Some(Rejection::DeadlineExceeded));
+    assert_eq!(mess.records.last().filter, "fault");
     // One that goes away is forgotten.
     let mut gone = Peer::connect(mess.address).await;
     gone.send(1, 1, "svc get").await;
@@ -284,6 +285,7 @@ async fn a_call_that_has_no_room_for_what_filters_change_goes_nowhere() {
     let refused = client.call(1, "svc get fault=drop").await;
     assert_eq!(refused.rejection(), Some(Rejection::Denied));
     assert!(refused.text.contains("has no room"), "{}", refused.text);
+    assert_eq!(mess.records.last().filter, "fault");
     assert_eq!(client.call(2, "svc get").await.rejection(), None);
     assert_eq!(count.load(Ordering::SeqCst), 1);
 }

@@ -238,6 +238,7 @@ pub(crate) struct Kept {
     pub(crate) attempts: u32,
     pub(crate) route: String,
     pub(crate) cluster: String,
+    pub(crate) filter: String,
 }
 
 impl Records {
@@ -268,6 +269,7 @@ impl Series for Seen {
             attempts: record.attempts,
             route: record.about.route().to_owned(),
             cluster: record.about.cluster().to_owned(),
+            filter: record.about.filter().to_owned(),
         };
         self.0.0.lock().unwrap().push((self.1.clone(), kept));
     }

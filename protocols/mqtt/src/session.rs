@@ -249,6 +249,10 @@ impl Session {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.caller.attend(cx);
+        // Before anything more is passed on: rules of now hold for it.
+        if self.filters.are_revoked(self.state.filters.iter()) {
+            return Poll::Ready(End::Revoked);
+        }
         loop {
             if let Err(end) = self.exchange(cx) {
                 return Poll::Ready(end);
@@ -366,9 +370,6 @@ impl Session {
         }
         if self.caller.is_idle() {
             return Some(End::Silent);
-        }
-        if self.filters.are_revoked(self.state.filters.iter()) {
-            return Some(End::Revoked);
         }
         if let Some(end) = self.watch_broker() {
             return Some(end);

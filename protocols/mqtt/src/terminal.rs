@@ -143,6 +143,10 @@ impl Terminal {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         self.caller.attend(cx);
+        // Before anything more is taken: rules of now hold for it. Nothing can be subscribed to here.
+        if self.filters.are_revoked(std::iter::empty()) {
+            return Err(End::Revoked);
+        }
         loop {
             self.exchange(cx)?;
             if self.caller.is_cut() {
@@ -297,9 +301,6 @@ impl Terminal {
         }
         if self.caller.is_idle() {
             return Err(End::Silent);
-        }
-        if self.filters.are_revoked(std::iter::empty()) {
-            return Err(End::Revoked);
         }
         if self.caller.is_dismissed() && *self.leave.get_or_insert(now.after(LAST)) <= now {
             return Err(End::Leaving);
