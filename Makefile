@@ -9,7 +9,7 @@ demo: packages
 # Half of what tests do is wait for servers and clients: two at once for each core keep it busy.
 threads = $(or $(RUST_TEST_THREADS),$(shell echo $$(($$(nproc) * 2))))
 
-# Every test: units, laws, properties, 400 simulated worlds, and end to end with third-party clients and servers.
+# Every test: units, laws, properties, 320 simulated worlds, and end to end with third-party clients and servers.
 test: packages peers
 	RUST_TEST_THREADS=$(threads) cargo test
 

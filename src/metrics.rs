@@ -78,7 +78,8 @@ static LONGEST_TURN: Family = Family::gauge(
     "finback_control_longest_turn_seconds",
     "seconds",
     &["thread"],
-    "For how long at most somebody held a thread of the control side in the last one to two minutes.",
+    "For how long at most somebody held a thread of the control side in the last one to two minutes, by looks at it ten \
+     times a second.",
 );
 static CONTROL_STALLS: Family = Family::counter(
     "finback_control_stalls_total",

@@ -167,8 +167,11 @@ pub(crate) enum Channel {
     Shared(http2::Sender, Returned),
 }
 
-/// What is to be done with a connection after its request.
-pub(crate) struct Returned(Place);
+/// What is to be done with a connection after its request: unless it is given back, nothing more is sent on it.
+pub(crate) struct Returned {
+    place: Place,
+    is_given: bool,
+}
 
 enum Place {
     Single(Rc<Single>, Rc<Alone>),
@@ -176,11 +179,19 @@ enum Place {
 }
 
 impl Returned {
+    fn of(place: Place) -> Self {
+        Self {
+            place,
+            is_given: false,
+        }
+    }
+
     /// The connection may carry another request.
-    pub(crate) fn give_back(self) {
-        if let Place::Single(single, connection) = &self.0
+    pub(crate) fn give_back(mut self) {
+        if let Place::Single(single, connection) = &self.place
             && connection.line.is_clean()
         {
+            self.is_given = true;
             let mut idle = single.idle.borrow_mut();
             idle.push((connection.clone(), single.clock.now()));
             drop(idle);
@@ -191,9 +202,14 @@ impl Returned {
 
 impl Drop for Returned {
     fn drop(&mut self) {
-        if let Place::Shared(connection) = &self.0 {
-            connection.streams.set(connection.streams.get() - 1);
-            connection.used.set(connection.clock.now());
+        match &self.place {
+            Place::Shared(connection) => {
+                connection.streams.set(connection.streams.get() - 1);
+                connection.used.set(connection.clock.now());
+            }
+            // What is left of a request that was answered before its end would hold the connection.
+            Place::Single(_, connection) if !self.is_given => connection.line.give_up(),
+            Place::Single(..) => {}
         }
     }
 }
@@ -219,7 +235,7 @@ pub(crate) fn ready(
         let connection = shared.choose(worker, lease, false);
         let sender = connection.sender.get()?.clone();
         connection.streams.set(connection.streams.get() + 1);
-        let returned = Returned(Place::Shared(connection));
+        let returned = Returned::of(Place::Shared(connection));
         return Some(Channel::Shared(sender, returned));
     }
     let single = pools.single.borrow().get(&key(lease, whose))?.clone();
@@ -227,7 +243,7 @@ pub(crate) fn ready(
         return None;
     }
     let connection = single.used()?;
-    let returned = Returned(Place::Single(single, connection.clone()));
+    let returned = Returned::of(Place::Single(single, connection.clone()));
     Some(Channel::Single(connection, returned, true))
 }
 
@@ -285,7 +301,7 @@ async fn single(
     let seat = loop {
         if in_turn {
             if !wants_fresh && let Some(connection) = single.used() {
-                let returned = Returned(Place::Single(single, connection.clone()));
+                let returned = Returned::of(Place::Single(single, connection.clone()));
                 return Ok(Channel::Single(connection, returned, true));
             }
             if let Some(seat) = single.seats.take(most) {
@@ -305,7 +321,7 @@ async fn single(
         line: http1::Connection::new(stream),
         _seat: seat,
     });
-    let returned = Returned(Place::Single(single, connection.clone()));
+    let returned = Returned::of(Place::Single(single, connection.clone()));
     Ok(Channel::Single(connection, returned, false))
 }
 
@@ -343,7 +359,7 @@ async fn shared(
         .clone();
     let connection = shared.choose(worker, lease, wants_fresh);
     connection.streams.set(connection.streams.get() + 1);
-    let returned = Returned(Place::Shared(connection.clone()));
+    let returned = Returned::of(Place::Shared(connection.clone()));
     let made = connection
         .sender
         .get_or_try_init(|| handshake(worker, (lease, whose), &connection))

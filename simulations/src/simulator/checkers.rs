@@ -211,7 +211,8 @@ impl World {
             if entry.unreadable && !entry.answers.is_empty() {
                 unreadable += 1;
             }
-            if let Some(other) = entry.crossed.filter(|_| !entry.confused) {
+            let confused = |other: &usize| self.ledger.entries[*other].confused;
+            if let Some(other) = entry.crossed.filter(|other| !confused(other)) {
                 faults.push(format!(
                     "client {} got the answer of call {other} for call {number}",
                     entry.client

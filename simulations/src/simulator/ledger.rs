@@ -29,7 +29,7 @@ pub(super) struct Entry {
     pub(super) refused: Option<Rejection>,
     /// Whose answer it got in place of its own.
     pub(super) crossed: Option<usize>,
-    /// It was asked where something had been said twice: then nothing tells whose an answer is.
+    /// Its answer was said twice, or it was asked where one had been: then nothing tells whose an answer is.
     pub(super) confused: bool,
     /// Its client took it back.
     pub(super) given_up: bool,

@@ -17,6 +17,8 @@ pub(super) use watched::protocol;
 /// The header that has the token, and that which has the body's length.
 pub(super) const TOKEN: &str = "x-token";
 pub(super) const LENGTH: &str = "x-length";
+/// When messages are, in every world: what the time is would change how long a head is in HTTP/2.
+pub(super) const DATE: &str = "Thu, 01 Jan 1970 00:00:00 GMT";
 /// Where a head ends.
 const END: &[u8] = b"\r\n\r\n";
 /// Methods of requests with a body, and whether they may be sent again (RFC 9110, section 9.2.2).

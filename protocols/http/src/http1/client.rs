@@ -61,6 +61,11 @@ impl Connection {
         line.is_clean() && line.poll_fill(&mut cx).is_pending()
     }
 
+    /// Nothing more is sent of its last request, whoever still does.
+    pub(crate) fn give_up(&self) {
+        self.0.get().breaks();
+    }
+
     /// Whether the response to its last request has come to its end, and another may be sent.
     pub(crate) fn is_clean(&self) -> bool {
         self.0.get().is_clean()
@@ -228,6 +233,18 @@ struct Upload<B> {
 impl<B: Body<Data = Bytes, Error = io::Error> + Unpin> Upload<B> {
     /// Sends what there is; ready when all is sent, or cannot be.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.line.get().broken {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        let sent = self.poll_send(cx);
+        if sent.is_pending() {
+            // Whoever reads the response flushes as well, and is woken then in place of this one.
+            self.line.get().writer = Some(cx.waker().clone());
+        }
+        sent
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.ended && !self.failed {
             ready!(self.line.get().poll_room(cx))?;
             let Some(body) = &mut self.body else { break };
@@ -259,7 +276,6 @@ impl<B: Body<Data = Bytes, Error = io::Error> + Unpin> Upload<B> {
                     if line.broken {
                         return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
                     }
-                    line.writer = Some(cx.waker().clone());
                     if let Poll::Ready(flushed) = line.poll_flush(cx) {
                         flushed?;
                     }

@@ -279,9 +279,15 @@ impl Line {
                 self.go_on();
             }
             if self.unwritten() > 0
-                && let Poll::Ready(Err(error)) = self.poll_flush(cx)
+                && let Poll::Ready(flushed) = self.poll_flush(cx)
             {
-                return Poll::Ready(Some(Err(error)));
+                if let Err(error) = flushed {
+                    return Poll::Ready(Some(Err(error)));
+                }
+                // There is room for more of what goes the other way.
+                if let Some(writer) = self.writer.take() {
+                    writer.wake();
+                }
             }
             match ready!(self.poll_fill(cx)) {
                 Ok(0) if matches!(self.decode, Decode::Close) => {

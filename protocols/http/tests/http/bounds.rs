@@ -1,6 +1,7 @@
 //! The limits hold for connections and tunnels of HTTP, also when they change.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::support::frames::*;
@@ -204,4 +205,24 @@ async fn a_client_that_has_gone_gives_its_place_back_also_if_it_had_said_much_mo
         drop(client);
         until("its place is given back", || held() == 0).await;
     }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_answers_and_reads_no_further_holds_nothing() {
+    let server = Server::bind().await;
+    let mess = mess(routing(&[server.address], policy("1.1"), 1), 1);
+    let held = || mess.mesh.gauges.upstream_connections.load(Relaxed);
+    let mut client = Peer::connect(mess.address).await;
+    let much = format!(
+        "POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 40000000\r\n\r\n{}",
+        ".".repeat(16 * 1024 * 1024)
+    );
+    let saying = tokio::time::timeout(SAYING, client.0.write_all(much.as_bytes()));
+    let _ = saying.await;
+    let mut upstream = server.accept().await;
+    upstream.hear("\r\n\r\n").await;
+    assert_eq!(held(), 1);
+    upstream.say(&response("enough")).await;
+    assert!(client.hear("enough").await.contains("connection: close"));
+    until("its connection is closed", || held() == 0).await;
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::ledger::Ledger;
 use super::super::network::{Net, Time};
 use super::super::server::{PROMPT, Said, Server, TRAVEL};
-use super::{Framing, Message, Start, message, take};
+use super::{DATE, Framing, Message, Start, message, take};
 
 /// A head that is longer than any mesh takes.
 const HEAD: usize = 70_000;
@@ -85,7 +85,11 @@ impl Server {
         }
         let own = self.sound || !self.chance.one_in(self.vice);
         if !own {
-            return self.do_wrong(net, conn, (number, later), status);
+            self.do_wrong(net, conn, (number, later), status);
+            if self.doings.doubled.contains(&conn) {
+                ledger.confuse(number);
+            }
+            return;
         }
         if self.sound {
             ledger.promise(number, net.now() + later + TRAVEL);
@@ -115,7 +119,7 @@ impl Server {
             1 | 2 => self.chance.between(0, 20_000) as usize,
             _ => self.chance.between(0, 40) as usize,
         };
-        let begin = format!("HTTP/1.1 {status}\r\n");
+        let begin = format!("HTTP/1.1 {status}\r\ndate: {DATE}\r\n");
         message(&mut self.chance, &begin, (number, length), framing)
     }
 

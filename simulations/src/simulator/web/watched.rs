@@ -9,15 +9,21 @@ use finback_core::frame::{Answer, Fit, Metadata};
 use finback_core::rejection::Rejection;
 use finback_http::{Asked, Config, Dialect, Http, Plain};
 use http::request::Parts;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::super::tongue::{ReadLog, number_in};
-use super::TOKEN;
+use super::{DATE, TOKEN};
 
 /// The protocol, which notes the calls that it reads.
 pub(crate) fn protocol(log: ReadLog) -> Arc<dyn Protocol> {
     let watched: Arc<dyn Dialect> = Arc::new(Watched(log));
     Arc::new(Http::new(Config::default(), vec![watched]))
+}
+
+fn dated(mut response: Response<Bytes>) -> Response<Bytes> {
+    let date = HeaderValue::from_static(DATE);
+    response.headers_mut().insert(header::DATE, date);
+    response
 }
 
 /// Plain HTTP, watched.
@@ -62,11 +68,11 @@ impl Dialect for Watched {
     }
 
     fn reject(&self, asked: &Asked, rejection: Rejection, text: &str) -> Response<Bytes> {
-        Plain.reject(asked, rejection, text)
+        dated(Plain.reject(asked, rejection, text))
     }
 
     fn reject_slow(&self, asked: &Asked, text: &str) -> Response<Bytes> {
-        Plain.reject_slow(asked, text)
+        dated(Plain.reject_slow(asked, text))
     }
 
     fn reject_as(
@@ -76,7 +82,7 @@ impl Dialect for Watched {
         status: StatusCode,
         text: &str,
     ) -> Response<Bytes> {
-        Plain.reject_as(asked, rejection, status, text)
+        dated(Plain.reject_as(asked, rejection, status, text))
     }
 
     fn converses(&self) -> bool {

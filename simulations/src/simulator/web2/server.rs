@@ -14,7 +14,7 @@ use super::super::ledger::Ledger;
 use super::super::network::{Net, Time};
 use super::super::server::{PROMPT, Said, Server, TRAVEL};
 use super::super::tongue::token;
-use super::super::web::{LENGTH, TOKEN};
+use super::super::web::{DATE, LENGTH, TOKEN};
 use super::{Progress, Wire, content, context, is_whole, owner, read};
 
 /// What a server says of a call.
@@ -111,6 +111,7 @@ impl Desk {
             .status(status)
             .header(TOKEN, &token[..])
             .header(LENGTH, length)
+            .header("date", DATE)
             .body(());
         // One whose call was taken back is told to nobody.
         let Ok(Ok(mut stream)) = head.map(|head| answer.send_response(head, false)) else {
