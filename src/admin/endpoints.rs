@@ -209,7 +209,7 @@ pub const ENDPOINTS: [Endpoint; 26] = [
         "PUT",
         "/log/level",
         What::SetLogLevel,
-        "log so much from now on: `error`, `warn`, `info`, `debug` or a filter as in `RUST_LOG`",
+        "set the log level: `error`, `warn`, `info`, `debug` or a filter as in `RUST_LOG`",
     ),
     change(
         "POST",

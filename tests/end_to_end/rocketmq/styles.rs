@@ -125,7 +125,11 @@ pub(crate) fn signed(stage: Stage<'_>) -> Outcome {
     let topic = Stage::fresh("signed");
     let right = [("access", "mesh"), ("secret", "a-long-secret")];
     let producer = stage.producer(&topic, &right);
-    producer.ask("topic", &[("topic", &topic), ("queues", "1")]);
+    // The client gives it three seconds, of which a busy machine takes some for its start.
+    eventually("the topic", Duration::from_secs(30), || {
+        let made = producer.try_ask("topic", &[("topic", &topic), ("queues", "1")]);
+        made.map_err(|failure| format!("{failure:?}"))
+    });
     let sent = producer.send(&topic, &[("key", "signed"), ("count", "2")]);
     stored(&sent);
     let consumer = stage.consumer("signed", &topic, &right);
