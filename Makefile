@@ -2,6 +2,9 @@
 
 .PHONY: demo test sweep fuzz packages peers check deny
 
+# A first build is done sooner without what only a second one uses; cargo typed by hand has it.
+export CARGO_INCREMENTAL ?= 0
+
 # The mesh at work: stand-in services, callers and the proxy in one process. DEMO takes options, such as --once.
 demo: packages
 	cargo run -- demo $(DEMO)
