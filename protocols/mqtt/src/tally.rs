@@ -143,10 +143,12 @@ impl Tally {
                 std::ptr::eq(known.method, method) && begins(topic, &known.prefix)
             })
         {
-            if at > 1 {
-                self.known.swap(at, at - 1);
+            // The first two stay where they are: they would change places with each message.
+            if at < 2 {
+                return &self.known[at];
             }
-            return &self.known[if at > 1 { at - 1 } else { at }];
+            self.known.swap(at, at - 1);
+            return &self.known[at - 1];
         }
         let prefix = match about {
             About::Session => SESSION_SERVICE,
