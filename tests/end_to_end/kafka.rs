@@ -5,29 +5,16 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rdkafka::mocking::MockCluster;
-use rdkafka::producer::DefaultProducerContext;
-use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use serde_json::{Value, json};
 
 use crate::support::eventually;
 use crate::support::finback::Finback;
 use crate::support::kafka::Kafka;
+use crate::support::mock_kafka::MockKafka;
 use crate::support::mosquitto::Mosquitto;
 use crate::support::peer::{Answer, Peer};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-type Mock = MockCluster<'static, DefaultProducerContext>;
-
-/// A cluster of librdkafka's own mock brokers in this process.
-fn cluster(topics: &[&str]) -> Mock {
-    let cluster = MockCluster::new(3).unwrap();
-    for topic in topics {
-        cluster.create_topic(topic, 2, 3).unwrap();
-    }
-    cluster
-}
 
 fn front(brokers: &str, options: &str) -> Finback {
     Finback::start(&format!(
@@ -117,8 +104,8 @@ fn lose(peer: &Peer, name: &str, topic: &str) {
 
 #[test]
 fn what_devices_publish_is_in_kafka_before_it_is_acknowledged() {
-    let cluster = cluster(&["plant"]);
-    let brokers = cluster.bootstrap_servers();
+    let kafka = MockKafka::start(&["plant"]);
+    let brokers = kafka.brokers.clone();
     let finback = front(&brokers, "");
     let peer = Peer::mqtt();
     for version in ["4", "5"] {
@@ -204,8 +191,8 @@ fn what_devices_publish_is_in_kafka_before_it_is_acknowledged() {
 
 #[test]
 fn nothing_is_acknowledged_that_kafka_did_not_take() {
-    let cluster = cluster(&["a"]);
-    let brokers = cluster.bootstrap_servers();
+    let kafka = MockKafka::start(&["a"]);
+    let brokers = kafka.brokers.clone();
     let options = "message.timeout.ms: \"1500\", reconnect.backoff.max.ms: \"500\"";
     let finback = front(&brokers, options);
     let peer = Peer::mqtt();
@@ -215,13 +202,10 @@ fn nothing_is_acknowledged_that_kafka_did_not_take() {
         publish(&peer, &name, "a", "before", "1").unwrap();
     }
     // Brokers stumble: it takes longer, and goes well.
-    let errors = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS; 3];
-    cluster.request_errors(RDKafkaApiKey::Produce, &errors);
+    kafka.stumble();
     publish(&peer, "m4", "a", "stumbled", "1").unwrap();
     // They are gone: connections end, so that clients send it again.
-    for broker in 1..=3 {
-        cluster.broker_down(broker).unwrap();
-    }
+    kafka.take_down();
     for (name, qos) in [("m5", "1"), ("m4", "1"), ("m5", "2")] {
         let fields = [
             ("name", name),
@@ -236,9 +220,7 @@ fn nothing_is_acknowledged_that_kafka_did_not_take() {
             connect(&peer, name, &finback, &[("version", "5")]).unwrap();
         }
     }
-    for broker in 1..=3 {
-        cluster.broker_up(broker).unwrap();
-    }
+    kafka.bring_up();
     let at = format!("http://{}/bridge/a", finback.local("all"));
     eventually("Kafka to be reached again", PATIENCE, || {
         match &*curl(&["-d", "again", &at]).0 {
@@ -265,8 +247,8 @@ fn nothing_is_acknowledged_that_kafka_did_not_take() {
 
 #[test]
 fn exactly_once_is_what_a_device_gets_for_quality_two() {
-    let cluster = cluster(&["q"]);
-    let brokers = cluster.bootstrap_servers();
+    let kafka = MockKafka::start(&["q"]);
+    let brokers = kafka.brokers.clone();
     let finback = front(&brokers, "");
     let open = |present: u8| {
         let mut stream = TcpStream::connect(finback.local("all")).unwrap();
@@ -308,14 +290,10 @@ fn exactly_once_is_what_a_device_gets_for_quality_two() {
 
 #[test]
 fn a_slow_kafka_slows_devices_down_and_drops_nothing() {
-    let cluster = cluster(&["slow"]);
-    let brokers = cluster.bootstrap_servers();
+    let kafka = MockKafka::start(&["slow"]);
+    let brokers = kafka.brokers.clone();
     let finback = front(&brokers, "queue.buffering.max.messages: \"20\"");
-    for broker in 1..=3 {
-        cluster
-            .broker_round_trip_time(broker, Duration::from_millis(100))
-            .unwrap();
-    }
+    kafka.slow_down();
     // At quality of service 0, nobody would notice a loss.
     let mut stream = TcpStream::connect(finback.local("all")).unwrap();
     stream
@@ -348,8 +326,8 @@ fn a_slow_kafka_slows_devices_down_and_drops_nothing() {
 
 #[test]
 fn stopping_amid_messages_loses_none_that_was_acknowledged() {
-    let cluster = cluster(&["stop"]);
-    let brokers = cluster.bootstrap_servers();
+    let kafka = MockKafka::start(&["stop"]);
+    let brokers = kafka.brokers.clone();
     let finback = front(&brokers, "");
     let mut stream = TcpStream::connect(finback.local("all")).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -413,8 +391,8 @@ fn curl(arguments: &[&str]) -> (String, String) {
 
 #[test]
 fn bodies_of_posts_are_in_kafka_when_they_are_answered() {
-    let cluster = cluster(&["orders"]);
-    let brokers = cluster.bootstrap_servers();
+    let kafka = MockKafka::start(&["orders"]);
+    let brokers = kafka.brokers.clone();
     let finback = front(&brokers, "message.timeout.ms: \"1500\"");
     let at = format!("http://{}/bridge/orders", finback.local("all"));
     for (version, n) in [("--http1.1", 0), ("--http2-prior-knowledge", 1)] {
@@ -461,9 +439,7 @@ fn bodies_of_posts_are_in_kafka_when_they_are_answered() {
     std::fs::write(&large, vec![b'x'; 1024 * 1024 + 1]).unwrap();
     let large = format!("@{}", large.display());
     assert_eq!(curl(&["--data-binary", &large, &at]).0, "413");
-    for broker in 1..=3 {
-        cluster.broker_down(broker).unwrap();
-    }
+    kafka.take_down();
     assert_eq!(curl(&["-d", "x", &at]).0, "504");
 }
 
@@ -547,8 +523,8 @@ clusters: {{ brokers: {{ endpoints: [ "{}" ] }} }}
 
 #[test]
 fn a_tap_writes_what_brokers_get_as_well_and_holds_acknowledgements_back_if_asked() {
-    let cluster = cluster(&["copies"]);
-    let brokers = cluster.bootstrap_servers();
+    let kafka = MockKafka::start(&["copies"]);
+    let brokers = kafka.brokers.clone();
     let broker = Mosquitto::start();
     let peer = Peer::mqtt();
     let direct = format!("mqtt://{}", broker.address());
@@ -599,9 +575,7 @@ fn a_tap_writes_what_brokers_get_as_well_and_holds_acknowledgements_back_if_aske
     let at_broker = heard.iter().filter(|m| m["topic"] == "mounted/a/b").count();
     assert_eq!(at_broker, 9, "{heard:?}");
     // Kafka is gone: who does not care is acknowledged, who does waits.
-    for number in 1..=3 {
-        cluster.broker_down(number).unwrap();
-    }
+    kafka.take_down();
     publish(&peer, "c", "a/b", "lost", "1").unwrap();
     let began = Instant::now();
     let fields = [
@@ -612,17 +586,13 @@ fn a_tap_writes_what_brokers_get_as_well_and_holds_acknowledgements_back_if_aske
     ];
     let held = peer.begin("publish", &fields);
     std::thread::sleep(Duration::from_secs(1));
-    for number in 1..=3 {
-        cluster.broker_up(number).unwrap();
-    }
+    kafka.bring_up();
     held.wait().unwrap();
     assert!(began.elapsed() >= Duration::from_secs(1));
     let copies = payloads(&brokers, "copies");
     assert!(copies.contains(&"held".to_owned()), "{copies:?}");
     // It stays away: the client is sent away, and has nothing acknowledged.
-    for number in 1..=3 {
-        cluster.broker_down(number).unwrap();
-    }
+    kafka.take_down();
     let _unanswered = peer.begin("publish", &fields);
     assert_eq!(
         peer.ask("closed", &[("name", "h5")]).unwrap()["reason"],
@@ -692,8 +662,8 @@ fn arrived(brokers: &str, topic: &str, expected: &[String]) -> Vec<String> {
 
 #[test]
 fn a_subscription_brings_what_a_broker_gets_to_kafka_and_loses_nothing() {
-    let cluster = cluster(&["up", "other"]);
-    let brokers = cluster.bootstrap_servers();
+    let kafka = MockKafka::start(&["up", "other"]);
+    let brokers = kafka.brokers.clone();
     let folder = crate::support::temporary_folder();
     let users = folder.join("users");
     let mut words = String::new();
@@ -750,14 +720,10 @@ fn a_subscription_brings_what_a_broker_gets_to_kafka_and_loses_nothing() {
 
     // Kafka is gone for a while: nothing is acknowledged to the broker, and more than its window
     // waits there.
-    for own in 1..=3 {
-        cluster.broker_down(own).unwrap();
-    }
+    kafka.take_down();
     tell(&broker, "up/7", &numbers(10, 700), "1", &[]);
     std::thread::sleep(Duration::from_secs(2));
-    for own in 1..=3 {
-        cluster.broker_up(own).unwrap();
-    }
+    kafka.bring_up();
     expected.extend(numbers(10, 700));
     arrived(&brokers, "up", &expected);
 
@@ -770,17 +736,13 @@ fn a_subscription_brings_what_a_broker_gets_to_kafka_and_loses_nothing() {
     arrived(&brokers, "up", &expected);
 
     // This program stops while Kafka is away, is away itself, and starts again.
-    for own in 1..=3 {
-        cluster.broker_down(own).unwrap();
-    }
+    kafka.take_down();
     tell(&broker, "up/7", &numbers(720, 740), "1", &[]);
     finback.process().signal("TERM");
     assert!(finback.process().wait_for_end(PATIENCE).success());
     drop(finback);
     tell(&broker, "up/7", &numbers(740, 760), "1", &[]);
-    for own in 1..=3 {
-        cluster.broker_up(own).unwrap();
-    }
+    kafka.bring_up();
     let finback = subscribe(&config);
     expected.extend(numbers(720, 760));
     let said = arrived(&brokers, "up", &expected);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use finback_simulations::speech::{Kind, Speech, TOKEN};
 
+use super::eventually;
 use super::rpc::{dubbo_frame, hessian};
 
 /// What becomes of a call.
@@ -85,7 +86,10 @@ impl Endpoint {
         pace: Option<u64>,
         script: impl Fn(&[u8]) -> Deed + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind(address).unwrap();
+        // A child that another test starts holds a copy of a closed listener until it is another program.
+        let listener = eventually("a port given back", Duration::from_secs(5), || {
+            TcpListener::bind(address).map_err(|error| error.to_string())
+        });
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             speech,

@@ -12,6 +12,7 @@ pub(crate) mod frames;
 pub(crate) mod jaeger;
 pub(crate) mod java;
 pub(crate) mod kafka;
+pub(crate) mod mock_kafka;
 pub(crate) mod mosquitto;
 pub(crate) mod mqtt;
 pub(crate) mod nginx;
