@@ -124,6 +124,14 @@ impl Texts {
     }
 }
 
+#[cfg(test)]
+impl Texts {
+    /// The bytes that it holds alone: what others share is theirs.
+    pub(crate) fn own_bytes(&self) -> usize {
+        self.own.len()
+    }
+}
+
 impl PartialEq for Texts {
     fn eq(&self, other: &Self) -> bool {
         if Arc::ptr_eq(&self.common, &other.common) {

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use super::{Answer, Out, Query, etcd};
+use super::{Answer, Out, Query, etcd, zookeeper};
 use crate::disk::{Disk, Place};
 use crate::lock;
 
@@ -67,6 +67,8 @@ pub(super) enum Work {
     Task(Task),
     /// Hears of them from a tree.
     Tree(etcd::Listener),
+    /// Hears of them from a watch that others share.
+    Place(zookeeper::Listener),
 }
 
 /// Ends its task when dropped.
