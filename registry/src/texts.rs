@@ -32,7 +32,11 @@ fn piece<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Arc<str> {
     for (name, value) in pairs {
         text.extend([name, "\0", value, "\0"]);
     }
-    text.into()
+    match text.is_empty() {
+        // The same for all: it takes no memory.
+        true => Arc::default(),
+        false => text.into(),
+    }
 }
 
 impl Texts {

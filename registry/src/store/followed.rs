@@ -121,7 +121,12 @@ pub(crate) struct Followed {
 
 impl Followed {
     pub(super) fn new(following: Arc<Following>, bell: &Bell) -> Self {
-        lock(&following.latest.0).bells.push(bell.clone());
+        {
+            let bells = &mut lock(&following.latest.0).bells;
+            // Nearly always there is one.
+            bells.reserve_exact(1);
+            bells.push(bell.clone());
+        }
         Self {
             following,
             seen: 0,

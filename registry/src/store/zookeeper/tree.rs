@@ -50,8 +50,8 @@ struct State {
     /// It is not kept up to date any more: places are to be followed one by one.
     ended: bool,
     /// By their paths, those of which the names below are followed, and those whose values are.
-    lists: HashMap<Arc<str>, Place>,
-    values: HashMap<Arc<str>, Place>,
+    lists: Places,
+    values: Places,
     /// To be read.
     unread: VecDeque<Spot>,
     /// Could not be read.
@@ -60,6 +60,9 @@ struct State {
     round: Vec<Spot>,
     next_number: u64,
 }
+
+/// Places by their paths: boxed, as a map has room for more than it holds.
+type Places = HashMap<Arc<str>, Box<Place>>;
 
 /// A place, and what of it is followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -377,7 +380,7 @@ fn refused(error: &Error) -> Over {
 }
 
 impl State {
-    fn places(&mut self, sort: Sort) -> &mut HashMap<Arc<str>, Place> {
+    fn places(&mut self, sort: Sort) -> &mut Places {
         match sort {
             Sort::Names => &mut self.lists,
             Sort::Value => &mut self.values,
@@ -390,11 +393,13 @@ impl State {
         let (Query::Names(path) | Query::Folders(path) | Query::Entries(path) | Query::Value(path)) =
             &follower.query;
         let place = self.places(sort).entry(path.clone());
-        let place = place.or_insert_with(|| Place {
-            number,
-            followers: Vec::with_capacity(1),
-            known: None,
-            phase: Phase::Waits,
+        let place = place.or_insert_with(|| {
+            Box::new(Place {
+                number,
+                followers: Vec::with_capacity(1),
+                known: None,
+                phase: Phase::Waits,
+            })
         });
         if let Some(known) = &place.known {
             follower.out.publish(known.clone());
@@ -412,8 +417,8 @@ impl State {
 
     /// The place that a spot is of, if it is still followed.
     fn place(&mut self, spot: &Spot) -> Option<&mut Place> {
-        let place = self.places(spot.sort).get_mut(&spot.path);
-        place.filter(|place| place.number == spot.number)
+        let place = self.places(spot.sort).get_mut(&spot.path)?;
+        Some(&mut **place).filter(|place| place.number == spot.number)
     }
 
     /// Has all be read: whatever was told before may have a gap.
