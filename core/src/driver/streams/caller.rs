@@ -1,5 +1,6 @@
 //! Callers: client connections of protocols that drive themselves, and what their workers tell them.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
@@ -38,6 +39,8 @@ pub struct Caller {
     transport: Option<Rc<Transport>>,
     sites: RefCell<SiteCache>,
     pub(super) words: Rc<Words>,
+    /// What its protocol gave along in the worker that had it before.
+    state: Cell<Option<Box<dyn Any + Send>>>,
     /// Until it leaves for another worker.
     place: RefCell<Option<(Residence, Option<Presence>)>>,
 }
@@ -70,6 +73,7 @@ impl Caller {
             transport,
             sites: RefCell::default(),
             words,
+            state: Cell::new(carried.state),
             place: RefCell::new(Some((residence, Some(presence)))),
         };
         (Rc::new(caller), socket)
@@ -90,6 +94,7 @@ impl Caller {
             transport: self.transport.clone(),
             sites: RefCell::default(),
             words,
+            state: Cell::new(None),
             place: RefCell::new(Some((residence, None))),
         })
     }
@@ -222,13 +227,19 @@ impl Caller {
         self.words.is_moving()
     }
 
-    /// Gives the connection, on which nothing is in flight, to another worker, where `protocol` goes
-    /// on with it as if it had just been accepted. What was read of it and not used must have been
-    /// [put back](Socket::unread), and everything flushed.
-    pub fn hand_over(&self, socket: Socket, protocol: &'static str) {
+    /// Gives the connection, which is at a boundary of its messages, to another worker, where `protocol` goes
+    /// on with it from `state`, or as if it had just been accepted. What was read of it and not used must have
+    /// been [put back](Socket::unread), and everything flushed.
+    pub fn hand_over(
+        &self,
+        socket: Socket,
+        protocol: &'static str,
+        state: Option<Box<dyn Any + Send>>,
+    ) {
         let carried = Carried {
             cue: None,
             local: self.local,
+            state,
         };
         let parcel = Parcel::new(socket, self.peer(), self.origin.id, protocol, carried);
         // It is counted where it arrives.
@@ -237,6 +248,12 @@ impl Caller {
             let parcel = parcel.with(self.transport.as_deref());
             self.worker.hand_over(parcel);
         }
+    }
+
+    /// From what its protocol goes on here: what it [gave along](Self::hand_over) in another worker.
+    #[must_use]
+    pub fn take_carried<T: 'static>(&self) -> Option<Box<T>> {
+        self.state.take()?.downcast().ok()
     }
 
     // === Who it is ===
