@@ -13,7 +13,7 @@ use crate::clock::Now;
 use crate::frame::Metadata;
 use crate::gauges::Gauges;
 use crate::identity::Identity;
-use crate::mesh::{Exchange, Origin, Routed, SiteCache, Traced};
+use crate::mesh::{Exchange, Lease, Origin, Routed, SiteCache, Traced, Underway};
 use crate::net::{Ends, Known, Socket, Transport};
 use crate::record::Series;
 use crate::rejection::Rejection;
@@ -389,6 +389,26 @@ impl Caller {
 }
 
 impl Caller {
+    /// Goes on with a call that another worker had, and that was opened there with the same metadata.
+    pub fn resume(
+        &self,
+        protocol: &'static str,
+        metadata: &Metadata<'_>,
+        underway: Underway,
+    ) -> Option<(Stream, Lease)> {
+        self.worker.read_clock();
+        let source = self.peer().ip();
+        let site = self.worker.site(&self.origin, protocol, source, metadata);
+        let (exchange, lease) = Exchange::resume(&self.worker, site, underway)?;
+        let stream = Stream {
+            place: CallPlace::take(&self.worker, &exchange, WaitsFor::Answer),
+            exchange,
+            transport: self.transport.clone(),
+            worker: self.worker.clone(),
+        };
+        Some((stream, lease))
+    }
+
     /// Opens a copy of a call, as [`open_for`](Self::open_for) does a call: it goes to the shadow, and nobody hears of
     /// it. `None` if it goes nowhere.
     pub fn open_shadow(
