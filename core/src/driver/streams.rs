@@ -343,7 +343,17 @@ pub struct SessionFilters {
     worker: Rc<Worker>,
 }
 
+/// The filters of a session between two workers: the route that it takes, for none of them decides about it.
+pub struct PartedFilters(Arc<Route>);
+
 impl SessionFilters {
+    /// Leaves its worker; `None` where a filter decides about the session: that one stays.
+    #[must_use]
+    pub fn part(&self) -> Option<PartedFilters> {
+        self.is_idle()
+            .then(|| PartedFilters(self.own.route().clone()))
+    }
+
     /// Whether they let everything pass.
     #[must_use]
     pub fn is_idle(&self) -> bool {

@@ -819,7 +819,7 @@ impl Drop for Exchange {
     }
 }
 
-pub use underway::Underway;
+pub use underway::{PartedLease, Underway};
 
 /// Whether a request can be sent once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -285,6 +285,24 @@ pub(crate) struct SessionFilters {
 }
 
 impl SessionFilters {
+    /// Those of a session that goes on in this worker, where calls like it have this site: what is configured now is
+    /// taken up before anything is asked. None of them decided about it where it was.
+    pub(crate) fn resume(site: Rc<Site>, route: Arc<Route>, source: IpAddr) -> Self {
+        Self {
+            site,
+            route,
+            source,
+            // No routing has that number.
+            epoch: u64::MAX,
+            checks: Rc::new([]),
+        }
+    }
+
+    /// The route that it takes.
+    pub(crate) fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+
     /// Takes up what was configured anew; whether something was.
     pub(crate) fn renew(&mut self, local: &LocalMesh) -> bool {
         let is_new = local.epoch() != self.epoch;

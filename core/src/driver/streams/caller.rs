@@ -13,7 +13,7 @@ use crate::clock::Now;
 use crate::frame::Metadata;
 use crate::gauges::Gauges;
 use crate::identity::Identity;
-use crate::mesh::{Exchange, Lease, Origin, Routed, SiteCache, Traced, Underway};
+use crate::mesh::{self, Exchange, Lease, Origin, Routed, SiteCache, Traced, Underway};
 use crate::net::{Ends, Known, Socket, Transport};
 use crate::record::Series;
 use crate::rejection::Rejection;
@@ -25,8 +25,8 @@ use super::super::resident::Residence;
 use super::super::shadow::Shadowed;
 use super::super::survey::{CallPlace, SessionPlace, WaitsFor};
 use super::super::worker::Worker;
-use super::Stream;
 use super::words::Words;
+use super::{PartedFilters, SessionFilters, Stream};
 
 /// One client connection of a protocol that drives itself; on its worker's list until dropped.
 pub struct Caller {
@@ -407,6 +407,23 @@ impl Caller {
             worker: self.worker.clone(),
         };
         Some((stream, lease))
+    }
+
+    /// Goes on with the filters of a session that another worker had, and that was opened there with the same metadata.
+    #[must_use]
+    pub fn resume_filters(
+        &self,
+        protocol: &'static str,
+        metadata: &Metadata<'_>,
+        filters: PartedFilters,
+    ) -> SessionFilters {
+        let source = self.peer().ip();
+        let site = self.worker.site(&self.origin, protocol, source, metadata);
+        SessionFilters {
+            own: mesh::SessionFilters::resume(site, filters.0, source),
+            transport: self.transport.clone(),
+            worker: self.worker.clone(),
+        }
     }
 
     /// Opens a copy of a call, as [`open_for`](Self::open_for) does a call: it goes to the shadow, and nobody hears of

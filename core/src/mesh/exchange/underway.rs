@@ -35,11 +35,11 @@ pub struct Underway {
     lingers: bool,
     request_bytes: u64,
     traced: Option<Box<Traced>>,
-    lease: Parted,
+    lease: PartedLease,
 }
 
-/// The lease of such a call, which holds its places meanwhile.
-struct Parted(Option<Parts>);
+/// A lease between two workers, which holds its places meanwhile. One that arrives nowhere gives them back.
+pub struct PartedLease(Option<Parts>);
 
 /// What a lease is without what belongs to its worker.
 struct Parts {
@@ -93,7 +93,23 @@ impl Parts {
     }
 }
 
-impl Drop for Parted {
+impl Lease {
+    /// Leaves its worker, for another to [go on](PartedLease::resume) with it.
+    #[must_use]
+    pub fn part(self) -> PartedLease {
+        PartedLease(Some(Parts::of(self)))
+    }
+}
+
+impl PartedLease {
+    /// Goes on in this worker.
+    #[must_use]
+    pub fn resume(mut self, local: &LocalMesh) -> Option<Lease> {
+        Some(self.0.take()?.lease(local.shared_clock()))
+    }
+}
+
+impl Drop for PartedLease {
     fn drop(&mut self) {
         if let Some(parts) = self.0.take() {
             let clock = Rc::new(Cell::new(parts.left));
@@ -118,7 +134,7 @@ impl Exchange {
             lingers: self.lingers,
             request_bytes: self.request_bytes,
             traced: self.traced.take(),
-            lease: Parted(Some(Parts::of(lease))),
+            lease: lease.part(),
         }
     }
 
@@ -126,9 +142,9 @@ impl Exchange {
     pub(crate) fn resume(
         local: &LocalMesh,
         site: Rc<Site>,
-        mut underway: Underway,
+        underway: Underway,
     ) -> Option<(Self, Lease)> {
-        let lease = underway.lease.0.take()?.lease(local.shared_clock());
+        let lease = underway.lease.resume(local)?;
         // A reload may have changed the routes since; what is gone has no name any more.
         let routes = site.candidates.routes().iter();
         let is_own = |own: &Arc<Route>| {
@@ -161,7 +177,7 @@ impl Exchange {
             status: Status::NONE,
             request_bytes: underway.request_bytes,
             response_bytes: 0,
-            traced: underway.traced.take(),
+            traced: underway.traced,
             parted: false,
             site,
         };
