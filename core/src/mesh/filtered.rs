@@ -42,6 +42,19 @@ struct Waiting {
 }
 
 impl Filtered {
+    /// Of an exchange that all filters let pass, and that became this.
+    pub(super) fn after(edits: Edits) -> Box<Self> {
+        Box::new(Self {
+            edits,
+            ..Self::default()
+        })
+    }
+
+    /// What the exchange became.
+    pub(super) fn edits(self) -> Edits {
+        self.edits
+    }
+
     /// Remembers who changed something, once something is changed.
     fn note_edits(&mut self, filter: &Arc<str>) {
         if self.edited_by.is_none() && !self.edits.attributes().is_empty() {

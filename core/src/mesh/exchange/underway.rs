@@ -9,10 +9,12 @@ use std::time::Duration;
 use crate::clock::Now;
 use crate::cluster::Cluster;
 use crate::endpoint::{Endpoint, Trial};
+use crate::filter::Edits;
 use crate::frame::Status;
 use crate::record::Ending;
 use crate::route::Route;
 
+use super::super::filtered::Filtered;
 use super::super::lease::Lease;
 use super::super::local::LocalMesh;
 use super::super::site::Site;
@@ -34,6 +36,8 @@ pub struct Underway {
     moves: u16,
     lingers: bool,
     request_bytes: u64,
+    /// What filters made of it, its lane too.
+    edits: Option<Edits>,
     traced: Option<Box<Traced>>,
     lease: PartedLease,
 }
@@ -133,6 +137,7 @@ impl Exchange {
             moves: self.moves,
             lingers: self.lingers,
             request_bytes: self.request_bytes,
+            edits: self.filtered.take().map(|own| own.edits()),
             traced: self.traced.take(),
             lease: lease.part(),
         }
@@ -162,7 +167,7 @@ impl Exchange {
             route: route.and_then(|number| u32::try_from(number).ok()),
             destination: 0,
             routed: Ok(Routed::Onward),
-            filtered: None,
+            filtered: underway.edits.map(Filtered::after),
             attempts: underway.attempts,
             attempted: underway.attempted,
             moves: underway.moves,
