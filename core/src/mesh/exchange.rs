@@ -1,5 +1,7 @@
 //! One call through the mesh: its route, its attempts, and the record it leaves.
 
+mod underway;
+
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
@@ -77,6 +79,8 @@ pub struct Exchange {
     response_bytes: u64,
     /// Its spans, if it leaves any.
     traced: Option<Box<Traced>>,
+    /// Another worker goes on with it, and writes its record.
+    parted: bool,
 }
 
 /// What an exchange has to remember of what went wrong.
@@ -168,6 +172,7 @@ impl Exchange {
             request_bytes: request_bytes as u64,
             response_bytes: 0,
             traced,
+            parted: false,
             site,
         };
         exchange.routed = exchange.choose_destination(local.random());
@@ -453,6 +458,7 @@ impl Exchange {
             place: Cell::new(limited.then_some(now)),
             trial,
             settled: false,
+            parted: false,
             end: None,
         }))
     }
@@ -795,6 +801,9 @@ impl About for Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if self.parted {
+            return;
+        }
         let mut traced = self.traced.take();
         let mut record = Record {
             ending: self.ending,
@@ -827,6 +836,8 @@ impl Drop for Exchange {
         }
     }
 }
+
+pub use underway::{PartedLease, Underway};
 
 /// Whether a request can be sent once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
