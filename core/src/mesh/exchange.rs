@@ -1,5 +1,7 @@
 //! One call through the mesh: its route, its attempts, and the record it leaves.
 
+mod underway;
+
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
@@ -77,6 +79,8 @@ pub struct Exchange {
     response_bytes: u64,
     /// Its spans, if it leaves any.
     traced: Option<Box<Traced>>,
+    /// Another worker goes on with it, and writes its record.
+    parted: bool,
 }
 
 /// What an exchange has to remember of what went wrong.
@@ -168,6 +172,7 @@ impl Exchange {
             request_bytes: request_bytes as u64,
             response_bytes: 0,
             traced,
+            parted: false,
             site,
         };
         exchange.routed = exchange.choose_destination(local.random());
@@ -453,6 +458,7 @@ impl Exchange {
             place: Cell::new(limited.then_some(now)),
             trial,
             settled: false,
+            parted: false,
             end: None,
         }))
     }
@@ -498,7 +504,13 @@ impl Exchange {
         (now, deadline): (Now, Now),
         attributes: Attributes<'_, '_>,
     ) -> Result<(Rc<Seat>, Option<Trial>), Rejection> {
-        let way = view.is_steered().then(|| {
+        // What filters changed is what its endpoint gets, and what decides which one that is.
+        let mut attributes = |name: &str| match self.edit_of(name) {
+            None => attributes(name),
+            Some(edited) => (!edited.is_empty()).then(|| Cow::Owned(edited.to_owned())),
+        };
+        let placed = self.placed();
+        let way = (placed.is_some() || view.is_steered()).then(|| {
             let key = &self.site.key;
             let mut facts = Facts {
                 method: &key.method,
@@ -509,7 +521,7 @@ impl Exchange {
                 attribute: &mut |name| attributes(name).map(Cow::into_owned),
                 read: Vec::new(),
             };
-            view.way(&mut facts, random)
+            view.way(&mut facts, placed, random)
         });
         let policy = &view.cluster.spec.policy;
         let hash = match &policy.balance {
@@ -728,6 +740,13 @@ impl Exchange {
         self.status = status;
     }
 
+    /// The trace that it goes on in, if it has one.
+    pub(super) fn trace(&self) -> TraceId {
+        self.traced
+            .as_ref()
+            .map_or(TraceId::default(), |own| own.id())
+    }
+
     /// Its spans, to note something more in them.
     pub(crate) fn traced(&mut self) -> Option<&mut Traced> {
         self.traced.as_deref_mut()
@@ -773,10 +792,18 @@ impl About for Exchange {
         let by = self.filtered.as_ref().and_then(|own| own.by.as_deref());
         by.unwrap_or_default()
     }
+
+    fn lane(&self) -> &str {
+        let placed = self.placed().and_then(|own| own.lane.as_deref());
+        placed.unwrap_or_default()
+    }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if self.parted {
+            return;
+        }
         let mut traced = self.traced.take();
         let mut record = Record {
             ending: self.ending,
@@ -809,6 +836,8 @@ impl Drop for Exchange {
         }
     }
 }
+
+pub use underway::{PartedLease, Underway};
 
 /// Whether a request can be sent once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

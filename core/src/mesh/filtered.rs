@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use crate::filter::{Asked, Decided, Edits, Flow, Message, MessageFlow, Placed, Refusal, Wait};
 use crate::identity::Identity;
-use crate::record::Record;
+use crate::record::{Record, TraceId};
 use crate::rejection::Rejection;
 use crate::route::{Mark, Route, Shadow};
+use crate::subset::InLane;
 use crate::trace::Field;
 
 use super::exchange::{Attributes, Exchange, Routed};
@@ -41,6 +42,19 @@ struct Waiting {
 }
 
 impl Filtered {
+    /// Of an exchange that all filters let pass, and that became this.
+    pub(super) fn after(edits: Edits) -> Box<Self> {
+        Box::new(Self {
+            edits,
+            ..Self::default()
+        })
+    }
+
+    /// What the exchange became.
+    pub(super) fn edits(self) -> Edits {
+        self.edits
+    }
+
     /// Remembers who changed something, once something is changed.
     fn note_edits(&mut self, filter: &Arc<str>) {
         if self.edited_by.is_none() && !self.edits.attributes().is_empty() {
@@ -87,6 +101,7 @@ impl Exchange {
                 client,
                 edits: &mut own.edits,
                 clock: local.mesh().clock,
+                trace: self.trace(),
                 attributes: &mut *attributes,
                 random: &mut || local.random(),
             };
@@ -197,6 +212,16 @@ impl Exchange {
         own.unwrap_or_default()
     }
 
+    /// The lane that filters put it into.
+    pub(crate) fn placed(&self) -> Option<&InLane> {
+        self.filtered.as_ref()?.edits.placed()
+    }
+
+    /// What filters made of an attribute: `None` where they left it, else its value, empty if it was taken away.
+    pub(super) fn edit_of(&self, attribute: &str) -> Option<&str> {
+        self.filtered.as_ref()?.edits.get(attribute)
+    }
+
     /// Its protocol has no room for that in it: it goes no further.
     pub(crate) fn cannot_be_changed(&mut self) -> Rejection {
         let mut refusal = Refusal::new(Rejection::Denied, &Arc::from(""));
@@ -285,6 +310,24 @@ pub(crate) struct SessionFilters {
 }
 
 impl SessionFilters {
+    /// Those of a session that goes on in this worker, where calls like it have this site: what is configured now is
+    /// taken up before anything is asked. None of them decided about it where it was.
+    pub(crate) fn resume(site: Rc<Site>, route: Arc<Route>, source: IpAddr) -> Self {
+        Self {
+            site,
+            route,
+            source,
+            // No routing has that number.
+            epoch: u64::MAX,
+            checks: Rc::new([]),
+        }
+    }
+
+    /// The route that it takes.
+    pub(crate) fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+
     /// Takes up what was configured anew; whether something was.
     pub(crate) fn renew(&mut self, local: &LocalMesh) -> bool {
         let is_new = local.epoch() != self.epoch;
@@ -330,6 +373,7 @@ impl SessionFilters {
             client,
             edits,
             clock: local.mesh().clock,
+            trace: TraceId::default(),
             attributes,
             random,
         }

@@ -2,6 +2,8 @@
 
 mod asking;
 mod jwt;
+mod lane;
+mod strip;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -137,11 +139,13 @@ pub(super) fn filter(
     let service = value.rate_limit_service;
     all.extend(service.map(|own| asking::rate_limit_service(name, own, folder)));
     all.extend(value.jwt.map(|own| jwt::jwt(own, folder)));
+    all.extend(value.lane.map(lane::lane));
+    all.extend(value.strip.map(strip::strip));
     match (all.pop(), all.is_empty()) {
         (Some(only), true) => only,
         _ => {
-            let message = "write exactly one of `authorization`, `external_authorization`, `jwt`, `rate_limit`, \
-                 `rate_limit_service` and `fault`";
+            let message = "write exactly one of `authorization`, `external_authorization`, `jwt`, `lane`, `rate_limit`, \
+                 `rate_limit_service`, `strip` and `fault`";
             Err(Wrong::at(place, message))
         }
     }
