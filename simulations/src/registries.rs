@@ -197,7 +197,7 @@ async fn measure(
     scale: &Scale,
 ) -> anyhow::Result<()> {
     let store = server.store;
-    let (finback, admin, took) = start_finback(server, services, scale)?;
+    let (finback, admin, took) = start_finback(server, services, scale).await?;
     let pid = finback.pid();
     let cpu = cpu_nanos(pid)?;
     // What was read but is no longer needed is given back within moments.
@@ -236,7 +236,7 @@ async fn measure(
     Ok(())
 }
 
-fn start_finback(
+async fn start_finback(
     server: &Server,
     services: usize,
     scale: &Scale,
@@ -266,7 +266,8 @@ fn start_finback(
         if began.elapsed() > PATIENCE {
             bail!("no complete snapshot in time: {:?}", followed(admin)?);
         }
-        std::thread::sleep(Duration::from_millis(50));
+        // Whoever filled the registry has a session there to keep up.
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

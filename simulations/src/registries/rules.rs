@@ -54,7 +54,7 @@ async fn measure(
     documents: usize,
     scale: &Scale,
 ) -> anyhow::Result<()> {
-    let (finback, _, took) = start_finback(server, scale.services, scale)?;
+    let (finback, _, took) = start_finback(server, scale.services, scale).await?;
     let pid = finback.pid();
     let cpu = cpu_nanos(pid)?;
     tokio::time::sleep(Duration::from_secs(2)).await;
