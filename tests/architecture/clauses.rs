@@ -68,10 +68,14 @@ const SOURCES: [(&str, &[&str]); 7] = [
     (
         "RocketMQ",
         &[
+            "CompressionType",
             "ConsumerSendMsgBackRequestHeader",
             "DefaultMQProducer",
             "MQVersion",
+            "MessageConst",
             "MessageDecoder",
+            "MessageSysFlag",
+            "PermName",
             "PopMessageResponseHeader",
             "PullMessageResponseHeader",
             "PullSysFlag",
@@ -80,7 +84,9 @@ const SOURCES: [(&str, &[&str]); 7] = [
             "RequestCode",
             "ResponseCode",
             "RocketMQSerializable",
+            "SendMessageRequestHeader",
             "SendMessageRequestHeaderV2",
+            "TopicValidator",
         ],
     ),
     (

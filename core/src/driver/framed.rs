@@ -216,8 +216,8 @@ impl Client {
         let allowed = metadata.refused.map_or(Ok(()), Err);
         match allowed.and_then(|()| call.exchange.routed()) {
             Ok(Routed::Onward) => {
-                if call.exchange.has_shadow() {
-                    shadow::copy(worker, &call, source, metadata, wire);
+                if call.exchange.is_copied() {
+                    shadow::copy(worker, &mut call, source, metadata, wire);
                 }
                 call::begin(worker, call, metadata, wire);
             }
