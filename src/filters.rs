@@ -3,6 +3,7 @@
 
 mod answers;
 mod asking;
+pub mod contexts;
 mod dial;
 pub mod external_authorization;
 pub mod jwt;

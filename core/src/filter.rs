@@ -15,6 +15,7 @@
 
 pub mod authorization;
 pub mod fault;
+pub mod lane;
 pub mod rate_limit;
 
 pub mod conformance;
@@ -37,7 +38,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, Now};
 use crate::identity::Identity;
-use crate::record::Record;
+use crate::record::{Record, TraceId};
 use crate::rejection::Rejection;
 
 pub use decisions::{DecisionKey, Decisions, Tally};
@@ -119,6 +120,8 @@ pub struct Asked<'a, 'b> {
     pub edits: &'a mut Edits,
     /// For timers.
     pub clock: Clock,
+    /// The trace that it is written down in, if that is known already.
+    pub trace: TraceId,
     pub(crate) attributes: &'a mut dyn FnMut(&str) -> Option<Cow<'b, str>>,
     pub(crate) random: &'a mut dyn FnMut() -> u64,
 }

@@ -78,7 +78,7 @@ pub struct SeriesKey {
 
 /// The name of a trace: 16 bytes, of which the last seven are random (W3C Trace Context, section 3.2.2.3).
 /// All zeros are no name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TraceId(pub [u8; 16]);
 
 impl TraceId {
@@ -125,6 +125,11 @@ pub trait About {
 
     /// The filter that refused it, or that it waited for to its end, or "" if none did.
     fn filter(&self) -> &str {
+        ""
+    }
+
+    /// The lane that it was put into, or "" if none.
+    fn lane(&self) -> &str {
         ""
     }
 }

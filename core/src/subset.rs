@@ -1,6 +1,6 @@
 //! Subsets: which endpoints of a cluster a call may go to, by their labels.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::discovery::Lane;
@@ -77,6 +77,42 @@ fn labelled(
         _ => chosen.retain(|each| !each.labels.contains_key(&lane.label)),
     }
     chosen
+}
+
+/// A lane that a call was put into, whatever its framework says of lanes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InLane {
+    /// The endpoints' label. An endpoint in several lanes has their names in it, one a line.
+    pub label: Arc<str>,
+    /// The lane; `None` for the base, whose endpoints have no such label.
+    pub lane: Option<Arc<str>>,
+    /// It goes nowhere if no endpoint stands in the lane; else to the base.
+    pub strict: bool,
+}
+
+/// The lanes that endpoints stand in.
+pub(crate) fn lanes(all: &[Arc<Endpoint>], label: &str) -> BTreeSet<String> {
+    let with_weight = all.iter().filter(|own| own.weight > 0);
+    let names = with_weight.flat_map(|own| lane_names(own, label));
+    names.map(str::to_owned).collect()
+}
+
+/// The lanes that an endpoint stands in.
+pub(crate) fn lane_names<'a>(endpoint: &'a Endpoint, label: &str) -> impl Iterator<Item = &'a str> {
+    let names = endpoint.labels.get(label).map_or("", String::as_str);
+    names.split('\n').filter(|name| !name.is_empty())
+}
+
+/// Keeps those of a lane; where it has none, those of the base, unless the call is to go nowhere else.
+pub(crate) fn keep_lane(endpoints: &mut Vec<Arc<Endpoint>>, placed: &InLane) {
+    let label = &*placed.label;
+    if let Some(lane) = placed.lane.as_deref() {
+        let stands = |own: &Arc<Endpoint>| lane_names(own, label).any(|own| own == lane);
+        if placed.strict || endpoints.iter().any(stands) {
+            return endpoints.retain(stands);
+        }
+    }
+    endpoints.retain(|own| lane_names(own, label).next().is_none());
 }
 
 fn stands_in(endpoint: &Endpoint, lane: &Lane, name: &str) -> bool {

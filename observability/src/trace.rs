@@ -31,7 +31,7 @@ use templates::{Key, Templates};
 
 pub use conventions::{ATTRIBUTES, Protocol, StatusName, System};
 pub use export::{Collector, Counts, Encoding, Exporter, Headers, Settings, Tls};
-pub use formats::{Format, Formats, SofaKeys, Spelling, exercise};
+pub use formats::{Format, Formats, SofaKeys, Spelling, begun, exercise};
 
 /// The longest value of a note, in bytes: clients choose what stands there.
 const LONGEST: usize = 512;

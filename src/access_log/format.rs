@@ -48,6 +48,8 @@ pub enum Field {
     Route,
     /// The filter that refused it, or that it waited for to its end.
     Filter,
+    /// The lane that it was put into.
+    Lane,
     /// The cluster.
     Cluster,
     /// The last endpoint.
@@ -69,7 +71,7 @@ pub enum Field {
 }
 
 /// All fields by their names, in the order in which JSON has them, with what they mean: as the guide says it.
-pub const FIELDS: [(&str, Field, &str); 19] = [
+pub const FIELDS: [(&str, Field, &str); 20] = [
     (
         "time",
         Field::Time,
@@ -96,6 +98,7 @@ pub const FIELDS: [(&str, Field, &str); 19] = [
         Field::Filter,
         "the filter that refused it, or that it waited for to its end",
     ),
+    ("lane", Field::Lane, "the lane that a filter put it into"),
     (
         "cluster",
         Field::Cluster,

@@ -54,6 +54,7 @@ fn name<'a>(field: Field, key: &'a SeriesKey, record: &'a Record<'_>) -> Option<
         Field::Group => record.about.group(),
         Field::Route => record.about.route(),
         Field::Filter => record.about.filter(),
+        Field::Lane => record.about.lane(),
         Field::Cluster => record.about.cluster(),
         Field::Outcome => record.ending.name(),
         _ => return None,
@@ -236,7 +237,7 @@ mod tests {
         assert_eq!(read["attempts"], 2);
         assert_eq!(read["trace_id"], "1f".repeat(16));
         assert!(read.get("version").is_none());
-        assert_eq!(read.as_object().unwrap().len(), FIELDS.len() - 3);
+        assert_eq!(read.as_object().unwrap().len(), FIELDS.len() - 4);
     }
 
     #[test]

@@ -85,6 +85,7 @@ fn told(question: &Question, entrance: &Entrance, protocol: &str, all: &Explaine
         "table": entrance.table,
         "passed": passed,
         "route": all.route.as_deref().map(route),
+        "lane": all.lane.as_ref().and_then(|own| own.lane.as_deref()),
         "filters": all.filters.iter().map(filter).collect::<Vec<_>>(),
         "destinations": destinations,
         "served": is_served(all),

@@ -41,6 +41,7 @@ pub(super) fn shown(key: &SeriesKey, record: &Record<'_>) -> Value {
         "attempts": record.attempts,
         "route": record.about.route(),
         "filter": record.about.filter(),
+        "lane": record.about.lane(),
         "cluster": cut(record.about.cluster()),
         "endpoint": record.about.endpoint().map(|own| own.to_string()),
         "source": record.about.source().to_string(),

@@ -149,6 +149,7 @@ fn text(told: &Value) -> String {
         let (name, kind) = (word(&own["name"]), word(&own["kind"]));
         let what = match own["refuses"]["rule"].as_str() {
             None if kind == "authorization" => "lets it pass",
+            None if kind == "lane" => "may put it into a lane",
             None => "may hold it up",
             Some("") => "refuses it: no rule allows it",
             Some(_) => "refuses it",
@@ -161,6 +162,9 @@ fn text(told: &Value) -> String {
             let _ = write!(out, ", by rule {}", Escaped(rule));
         }
         out.push('\n');
+    }
+    if let Some(lane) = told["lane"].as_str() {
+        let _ = writeln!(out, "lane {}", Escaped(lane));
     }
     for own in list(&told["destinations"]) {
         destination(&own, &mut out);

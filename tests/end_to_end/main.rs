@@ -32,6 +32,7 @@ mod kafka;
 mod kafka_outages;
 mod kafka_policy;
 mod kafka_security;
+mod lanes;
 mod leftovers;
 mod lifecycle;
 mod logging;

@@ -24,8 +24,11 @@ workers: 1
 registries: {{ r: {registry} }}
 listeners:
   - {{ name: rpc, address: "0.0.0.0:0", protocol: auto, routes: rpc }}
+  - {{ name: laned, address: "0.0.0.0:0", protocol: auto, routes: rpc, filters: [ lanes ] }}
 routes:
   rpc: [ {{ to: {{ registry: r }} }} ]
+filters:
+  lanes: {{ lane: {{ rules: [ {{ lane: gray, match: {{ attributes: {{ x-user: {{ prefix: beta- }} }} }} }} ] }} }}
 "#
     ))
 }
@@ -503,6 +506,11 @@ fn rules_of_dubbo_steer_calls_and_end_when_they_are_taken_away() {
     eventually_answering(&caller, &["one"]);
     eventually_answering(&caller.with("@dubbo.tag", "gray"), &["two"]);
     eventually_answering(&caller.with("@dubbo.tag", "green"), &["one"]);
+    // A lane of Finback's own is such a tag: providers need no other label.
+    let laned = format!("dubbo://{}/{GREETER}", finback.public("laned"));
+    let laned = world().dubbo3().caller(&[("url", &laned)]);
+    eventually_answering(&laned.with("@x-user", "beta-7"), &["two"]);
+    eventually_answering(&laned.with("@x-user", "alpha-7"), &["one"]);
     let forced = caller
         .with("@dubbo.tag", "green")
         .with("@dubbo.force.tag", "true");

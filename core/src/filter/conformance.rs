@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::identity::Identity;
+use crate::record::TraceId;
 
 use super::{Asked, Decisions, Edits, Filter, Flow, Target};
 
@@ -59,6 +60,7 @@ pub fn check(make: &dyn Fn() -> Box<dyn Filter>) {
                 client: client.as_ref(),
                 edits: &mut edits,
                 clock,
+                trace: TraceId::default(),
                 attributes: &mut |name| Some(Cow::Owned(format!("{name}-{caller}"))),
                 random: &mut || chance.next(),
             });

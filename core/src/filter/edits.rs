@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::subset::InLane;
 use crate::trace::Field;
 
 /// Attributes of these names are claims: filters write them, and nobody else.
@@ -23,6 +24,7 @@ pub struct Edits {
     attributes: Vec<Field>,
     claims: Vec<Arc<Claims>>,
     drops_answer: bool,
+    lane: Option<InLane>,
 }
 
 impl Edits {
@@ -78,10 +80,24 @@ impl Edits {
         self.drops_answer
     }
 
+    /// Has it go to the endpoints of a lane.
+    pub fn place(&mut self, lane: InLane) {
+        self.lane = Some(lane);
+    }
+
+    /// The lane whose endpoints it goes to, if that is told apart.
+    #[must_use]
+    pub fn placed(&self) -> Option<&InLane> {
+        self.lane.as_ref()
+    }
+
     /// Whether nothing is changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.attributes.is_empty() && self.claims.is_empty() && !self.drops_answer
+        self.attributes.is_empty()
+            && self.claims.is_empty()
+            && !self.drops_answer
+            && self.lane.is_none()
     }
 
     /// The attributes.
@@ -97,6 +113,9 @@ impl Edits {
         }
         self.claims.extend(other.claims);
         self.drops_answer |= other.drops_answer;
+        if other.lane.is_some() {
+            self.lane = other.lane;
+        }
     }
 }
 

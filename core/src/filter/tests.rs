@@ -83,6 +83,7 @@ impl Asking {
             client: id.as_ref(),
             edits,
             clock: self.clock,
+            trace: TraceId::default(),
             attributes: &mut |name| {
                 let own = caller.attributes.iter().find(|(own, _)| *own == name);
                 own.map(|(_, value)| Cow::Owned((*value).to_owned()))
@@ -659,6 +660,7 @@ fn a_share_is_what_it_says() {
                 client: None,
                 edits: &mut Edits::default(),
                 clock: asking.clock,
+                trace: TraceId::default(),
                 attributes: &mut |_| None,
                 random: &mut || rng.next(),
             });

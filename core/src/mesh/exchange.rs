@@ -533,7 +533,13 @@ impl Exchange {
         (now, deadline): (Now, Now),
         attributes: Attributes<'_, '_>,
     ) -> Result<(Rc<Seat>, Option<Trial>), Rejection> {
-        let way = view.is_steered().then(|| {
+        // What filters changed is what its endpoint gets, and what decides which one that is.
+        let mut attributes = |name: &str| match self.edit_of(name) {
+            None => attributes(name),
+            Some(edited) => (!edited.is_empty()).then(|| Cow::Owned(edited.to_owned())),
+        };
+        let placed = self.placed();
+        let way = (placed.is_some() || view.is_steered()).then(|| {
             let key = &self.site.key;
             let mut facts = Facts {
                 method: &key.method,
@@ -544,7 +550,7 @@ impl Exchange {
                 attribute: &mut |name| attributes(name).map(Cow::into_owned),
                 read: Vec::new(),
             };
-            view.way(&mut facts, random)
+            view.way(&mut facts, placed, random)
         });
         let policy = &view.cluster.spec.policy;
         let hash = match &policy.balance {
@@ -763,6 +769,13 @@ impl Exchange {
         self.status = status;
     }
 
+    /// The trace that it goes on in, if it has one.
+    pub(super) fn trace(&self) -> TraceId {
+        self.traced
+            .as_ref()
+            .map_or(TraceId::default(), |own| own.id())
+    }
+
     /// Its spans, to note something more in them.
     pub(crate) fn traced(&mut self) -> Option<&mut Traced> {
         self.traced.as_deref_mut()
@@ -807,6 +820,11 @@ impl About for Exchange {
     fn filter(&self) -> &str {
         let by = self.filtered.as_ref().and_then(|own| own.by.as_deref());
         by.unwrap_or_default()
+    }
+
+    fn lane(&self) -> &str {
+        let placed = self.placed().and_then(|own| own.lane.as_deref());
+        placed.unwrap_or_default()
     }
 }
 

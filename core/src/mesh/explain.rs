@@ -6,11 +6,13 @@ use std::sync::Arc;
 use crate::balance::Policy;
 use crate::cluster::Cluster;
 use crate::discovery::Lookup;
+use crate::endpoint::Endpoint;
 use crate::filter::{self, Asked, Decisions, Edits, Refusal, Target};
 use crate::identity::Identity;
+use crate::record::TraceId;
 use crate::route::{Call, Destination, Route, RouteTable};
 use crate::steer::Facts;
-use crate::subset::{Fallback, Subset};
+use crate::subset::{Fallback, InLane, Subset, lane_names};
 
 use super::Mesh;
 use super::status::EndpointStatus;
@@ -25,6 +27,8 @@ pub struct Explained {
     pub route: Option<Arc<Route>>,
     /// The filters that it passes there, in order, up to the first that would refuse it.
     pub filters: Vec<Passed>,
+    /// The lane that they put it into: by what is certain, not by lot.
+    pub lane: Option<InLane>,
     /// Where that leads, in the route's order.
     pub destinations: Vec<Led>,
 }
@@ -82,8 +86,12 @@ impl Mesh {
             match route.when.why_not(call, client, attribute) {
                 Some(why) => explained.passed.push((route.name.clone(), why)),
                 None => {
-                    explained.filters = self.filters(listener, route, call, client, attribute);
-                    explained.destinations = self.destinations(route, call, attribute);
+                    let mut edits = Edits::default();
+                    explained.filters =
+                        self.filters(listener, route, call, client, attribute, &mut edits);
+                    explained.lane = edits.placed().cloned();
+                    let placed = explained.lane.as_ref();
+                    explained.destinations = self.destinations(route, call, placed, attribute);
                     explained.route = Some(route.clone());
                     break;
                 }
@@ -99,6 +107,7 @@ impl Mesh {
         call: &Call<'_>,
         client: Option<&Identity>,
         attribute: Attribute<'_, '_>,
+        edits: &mut Edits,
     ) -> Vec<Passed> {
         let routing = self.routing();
         let target = Target {
@@ -113,7 +122,6 @@ impl Mesh {
         // What is asked only for the sake of an answer is counted nowhere.
         let decisions = Arc::new(Decisions::default());
         let mut passed = Vec::new();
-        let mut edits = Edits::default();
         for name in routing.filters_of(listener, route) {
             let filter = routing.filter(name);
             let check = filter.map_or_else(
@@ -125,8 +133,9 @@ impl Mesh {
                     now: self.clock.now(),
                     source: call.source,
                     client,
-                    edits: &mut edits,
+                    edits: &mut *edits,
                     clock: self.clock,
+                    trace: TraceId::default(),
                     attributes: &mut *attribute,
                     random: &mut || 0,
                 })
@@ -148,6 +157,7 @@ impl Mesh {
         &self,
         route: &Route,
         call: &Call<'_>,
+        placed: Option<&InLane>,
         attribute: Attribute<'_, '_>,
     ) -> Vec<Led> {
         let routing = self.routing();
@@ -158,7 +168,7 @@ impl Mesh {
                 .map(|own| {
                     let cluster = routing.cluster(&own.cluster);
                     let mut led = Led::new(own.cluster.clone(), own.weight, own.subset.clone());
-                    led.fill(self, cluster, call, attribute);
+                    led.fill(self, cluster, call, placed, attribute);
                     led
                 })
                 .collect(),
@@ -176,10 +186,19 @@ impl Mesh {
                 let name = super::lookup_spec(lookup.clone(), routing.policy()).name;
                 let mut led = Led::new(name, 1, None);
                 led.lookup = Some(lookup);
-                led.fill(self, cluster.as_ref(), call, attribute);
+                led.fill(self, cluster.as_ref(), call, placed, attribute);
                 vec![led]
             }
         }
+    }
+}
+
+/// Whether an endpoint does not stand in the lane of a call.
+fn other_lane(endpoint: &Endpoint, placed: &InLane) -> bool {
+    let mut names = lane_names(endpoint, &placed.label);
+    match placed.lane.as_deref() {
+        None => names.next().is_some(),
+        Some(lane) => !names.any(|own| own == lane),
     }
 }
 
@@ -204,6 +223,7 @@ impl Led {
         mesh: &Mesh,
         cluster: Option<&Arc<Cluster>>,
         call: &Call<'_>,
+        placed: Option<&InLane>,
         attribute: Attribute<'_, '_>,
     ) {
         let Some(cluster) = cluster else { return };
@@ -224,8 +244,8 @@ impl Led {
             read: Vec::new(),
         };
         let steered = view.is_steered();
-        let chosen = if steered {
-            let way = view.way(&mut facts, 0);
+        let chosen = if steered || placed.is_some() {
+            let way = view.way(&mut facts, placed, 0);
             view.members(way, now, 0).endpoints.clone()
         } else {
             view.plain().endpoints.clone()
@@ -246,6 +266,9 @@ impl Led {
             let why = match missing {
                 _ if endpoint.weight == 0 => "its weight is 0".to_owned(),
                 Some(why) => why,
+                None if placed.is_some_and(|own| other_lane(endpoint, own)) => {
+                    "it stands in another lane, or in none".to_owned()
+                }
                 None if steered => {
                     "the framework's own rules or lanes send the call elsewhere".to_owned()
                 }

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use crate::filter::{Asked, Decided, Edits, Flow, Message, MessageFlow, Placed, Refusal, Wait};
 use crate::identity::Identity;
-use crate::record::Record;
+use crate::record::{Record, TraceId};
 use crate::rejection::Rejection;
 use crate::route::{Mark, Route, Shadow};
+use crate::subset::InLane;
 use crate::trace::Field;
 
 use super::exchange::{Attributes, Exchange, Routed};
@@ -87,6 +88,7 @@ impl Exchange {
                 client,
                 edits: &mut own.edits,
                 clock: local.mesh().clock,
+                trace: self.trace(),
                 attributes: &mut *attributes,
                 random: &mut || local.random(),
             };
@@ -195,6 +197,16 @@ impl Exchange {
     pub(crate) fn edited(&self) -> &[Field] {
         let own = self.filtered.as_ref().map(|own| own.edits.attributes());
         own.unwrap_or_default()
+    }
+
+    /// The lane that filters put it into.
+    pub(crate) fn placed(&self) -> Option<&InLane> {
+        self.filtered.as_ref()?.edits.placed()
+    }
+
+    /// What filters made of an attribute: `None` where they left it, else its value, empty if it was taken away.
+    pub(super) fn edit_of(&self, attribute: &str) -> Option<&str> {
+        self.filtered.as_ref()?.edits.get(attribute)
     }
 
     /// Its protocol has no room for that in it: it goes no further.
@@ -330,6 +342,7 @@ impl SessionFilters {
             client,
             edits,
             clock: local.mesh().clock,
+            trace: TraceId::default(),
             attributes,
             random,
         }

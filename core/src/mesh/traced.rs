@@ -190,6 +190,11 @@ impl Traced {
         self.attempt_began = began;
     }
 
+    /// Its trace, whether or not anything is written down of it.
+    pub(super) fn id(&self) -> TraceId {
+        self.trace
+    }
+
     /// Its trace, for those who point at it: if it is written down, or its caller named it.
     pub(crate) fn trace(&self, record: &Record<'_>) -> TraceId {
         if self.parent.0 != 0 || self.is_written(record) {

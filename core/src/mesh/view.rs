@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::cluster::{Cluster, Endpoints};
 use crate::discovery::{Lane, Rules};
 use crate::endpoint::Endpoint;
 use crate::steer::{Deserted, Facts, Steering};
-use crate::subset::{self, LaneWay, Subset};
+use crate::subset::{self, InLane, LaneWay, Subset};
 use crate::trace::Target;
 
 /// Sets of endpoints kept for calls that rules tell apart.
@@ -52,6 +52,8 @@ pub(crate) struct View {
     plain: Members,
     /// What calls that the framework's own rules tell apart may use, found out one by one.
     ways: Vec<(Way, Found)>,
+    /// The lanes that endpoints stand in, by the labels that were asked for.
+    lanes: Vec<(Arc<str>, BTreeSet<String>)>,
 }
 
 /// What a way leads to: endpoints, or a destination that has none, so that another is drawn.
@@ -61,6 +63,8 @@ type Found = Result<Members, Deserted>;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Way {
     lane: LaneWay,
+    /// The lane that filters put it into, where that makes a difference.
+    placed: Option<InLane>,
     /// The rules that are for it.
     steering: Steering,
 }
@@ -78,6 +82,7 @@ impl View {
             rules: Rules::default(),
             plain,
             ways: Vec::new(),
+            lanes: Vec::new(),
         }
     }
 
@@ -98,6 +103,7 @@ impl View {
         self.rules.clone_from(&endpoints.rules);
         let former = self.seats();
         self.ways.clear();
+        self.lanes.clear();
         // No rule applies to it: there is nothing to draw.
         if let Ok(plain) = self.gather(&endpoints, &Way::default(), &former, now, seed) {
             self.plain = plain;
@@ -137,6 +143,10 @@ impl View {
                 subset::members(&endpoints.all, self.subset.as_deref(), lane)
             }
         };
+        let mut chosen = chosen;
+        if let Some(placed) = &way.placed {
+            subset::keep_lane(&mut chosen, placed);
+        }
         let chosen = way.steering.steer(chosen)?;
         Ok(Members::new(&self.cluster, chosen, former, now, seed))
     }
@@ -147,11 +157,44 @@ impl View {
     }
 
     /// The way of a call.
-    pub(crate) fn way(&self, facts: &mut Facts<'_>, random: u64) -> Way {
+    pub(crate) fn way(
+        &mut self,
+        facts: &mut Facts<'_>,
+        placed: Option<&InLane>,
+        random: u64,
+    ) -> Way {
         Way {
             lane: self.lane_way(facts),
+            placed: placed.and_then(|own| self.placed(own)),
             steering: Steering::of(&self.rules, facts, random),
         }
+    }
+
+    /// What the lane of a call comes to here: nothing where no endpoint stands in any, the base where none stands in
+    /// this one. So there are no more ways than lanes that exist, whatever callers write.
+    fn placed(&mut self, placed: &InLane) -> Option<InLane> {
+        let at = self.lanes.iter().position(|(own, _)| *own == placed.label);
+        let at = at.unwrap_or_else(|| {
+            let lanes = subset::lanes(&self.cluster.endpoints().all, &placed.label);
+            self.lanes.push((placed.label.clone(), lanes));
+            self.lanes.len() - 1
+        });
+        let lanes = &self.lanes[at].1;
+        let exists = placed
+            .lane
+            .as_deref()
+            .is_some_and(|own| lanes.contains(own));
+        if !exists && placed.strict && placed.lane.is_some() {
+            // One for all that do not exist.
+            return Some(InLane {
+                lane: Some(Arc::from("")),
+                ..placed.clone()
+            });
+        }
+        (!lanes.is_empty()).then(|| InLane {
+            lane: placed.lane.clone().filter(|_| exists),
+            ..placed.clone()
+        })
     }
 
     fn lane_way(&self, facts: &mut Facts<'_>) -> LaneWay {

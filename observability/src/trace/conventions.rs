@@ -249,6 +249,7 @@ fn server_attributes<'a>(own: &'a Exported<'_>, error: Option<&str>) -> Vec<Attr
         "finback.filter",
         own.finished.record.about.filter(),
     );
+    put_some(&mut out, "finback.lane", own.finished.record.about.lane());
     put(&mut out, "finback.outcome", own.ending.name());
     if !own.finished.sampled {
         put(&mut out, "finback.kept", "tail");

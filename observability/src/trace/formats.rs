@@ -167,6 +167,22 @@ impl Default for Formats {
 }
 
 impl Formats {
+    /// All formats, to read and to write.
+    #[must_use]
+    pub fn all() -> Self {
+        let all = Format::ALL.map(|(_, format)| format).to_vec();
+        Self {
+            read: all.clone(),
+            write: all,
+        }
+    }
+
+    /// The trace that a call is part of, by the first context that is there and can be read.
+    #[must_use]
+    pub fn trace(&self, spelling: &Spelling, attributes: Read<'_, '_>) -> TraceId {
+        self.read(spelling, attributes).trace
+    }
+
     /// The names of attributes of which one is there if a context that is read is.
     pub(crate) fn names(&self, spelling: &Spelling) -> Names {
         let all = self.read.iter().map(|format| format.names(spelling));
@@ -225,6 +241,12 @@ impl Formats {
             );
         }
     }
+}
+
+/// The context of a trace that begins here and is not written down, in the format of the W3C.
+#[must_use]
+pub fn begun(trace: TraceId, span: u64) -> Field {
+    w3c::begun(trace, span)
 }
 
 /// The longest name of a trace or span that is passed on, in bytes. A longer one is cut.

@@ -178,7 +178,7 @@ function exchanges() {
       key: `${own.time} ${own.service} ${at}`,
       cells: [name(`${own.service}${own.method ? `.${own.method}` : ""}`), clock(own.time), millis(own.took_ms),
         tag(isError(own.outcome) ? "bad" : "good", own.status ? `${own.outcome} (${own.status})` : own.outcome),
-        own.endpoint ? [own.endpoint, " ", h("span", { class: "soft" }, "of ", name(own.cluster))] : "nowhere", own.source, ...(traced ? [link(own)] : [])],
+        own.endpoint ? [own.endpoint, " ", h("span", { class: "soft" }, "of ", name(own.cluster), own.lane ? `, lane ${own.lane}` : null)] : "nowhere", own.source, ...(traced ? [link(own)] : [])],
     }));
     const columns = [["Call", "name"], ["At", "still"], ["Took", "number"], ["Outcome", "half"], ["Went to", "half"], ["From", "half"], ...(traced ? [["Trace", "half"]] : [])];
     return h("div", { "data-key": title }, h("h3", null, title), rows.length ? table(title, columns, rows) : h("p", { class: "empty" }, "None."));

@@ -2,6 +2,7 @@
 
 mod asking;
 mod jwt;
+mod lane;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -137,10 +138,11 @@ pub(super) fn filter(
     let service = value.rate_limit_service;
     all.extend(service.map(|own| asking::rate_limit_service(name, own, folder)));
     all.extend(value.jwt.map(|own| jwt::jwt(own, folder)));
+    all.extend(value.lane.map(lane::lane));
     match (all.pop(), all.is_empty()) {
         (Some(only), true) => only,
         _ => {
-            let message = "write exactly one of `authorization`, `external_authorization`, `jwt`, `rate_limit`, \
+            let message = "write exactly one of `authorization`, `external_authorization`, `jwt`, `lane`, `rate_limit`, \
                  `rate_limit_service` and `fault`";
             Err(Wrong::at(place, message))
         }

@@ -26,6 +26,46 @@ pub struct Filter {
     pub jwt: Option<Placed<Jwt>>,
     /// How many calls there may be, as another server says by Envoy's rate limit service (gRPC, version 3).
     pub rate_limit_service: Option<RateLimitService>,
+    /// Which calls go to other versions of their services, from the first to the last.
+    pub lane: Option<Placed<Lane>>,
+}
+
+/// Which calls go to other versions of their services, from the first to the last.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Lane {
+    /// Which calls are put into a lane where they come in; the first rule that is about a call, and whose share
+    /// holds, decides. Default: none.
+    #[serde(default)]
+    pub rules: Vec<Placed<LaneRule>>,
+    /// The header, attachment or property in which the lane travels. Default: x-lane.
+    pub attribute: Option<Placed<String>>,
+    /// The same in some protocols, by their names. Default: dubbo.tag in dubbo.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, Placed<String>>,
+    /// The label of endpoints that says in which lane they stand. Default: lane.
+    pub label: Option<String>,
+    /// Callers whose word is taken: an address or range, or a list of them. From others the attribute is taken away.
+    /// Default: loopback.
+    pub source: Option<Placed<OneOrMany>>,
+    /// How long it is remembered which lane a trace is in; 0s for not at all. Default: 60s.
+    pub remember: Option<Pause>,
+    /// Where calls of a lane without endpoints go: `base`, to those in no lane, or `none`. Default: base.
+    #[schemars(extend("enum" = ["base", "none"]))]
+    pub fallback: Option<Placed<String>>,
+}
+
+/// Which calls are put into a lane.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LaneRule {
+    /// The lane.
+    pub lane: Placed<String>,
+    /// The calls, as routes choose theirs. Default: all.
+    #[serde(rename = "match")]
+    pub when: Option<Match>,
+    /// Their share in percent. Default: 100.
+    pub percent: Option<Share>,
 }
 
 /// Who may call what. A rule that denies wins over any that allows.

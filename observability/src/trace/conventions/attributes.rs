@@ -20,6 +20,7 @@ pub const ATTRIBUTES: &[(&str, &str)] = &[
         "finback.kept",
         "`tail`: it was not sampled, and kept because it was slow or failed",
     ),
+    ("finback.lane", "the lane that a filter put it into"),
     ("finback.listener", "the listener that it came through"),
     ("finback.outcome", "how it ended, as in the metrics"),
     ("finback.route", "the route that it took"),

@@ -5,7 +5,8 @@
 //!              version, trace id, parent id, flags: 1 sampled, 2 the trace id is random
 //! ```
 
-use finback_core::trace::{Incoming, Outgoing, Read};
+use finback_core::record::TraceId;
+use finback_core::trace::{Field, Incoming, Outgoing, Read};
 
 use super::{Written, hex};
 
@@ -45,15 +46,26 @@ pub(super) fn read(text: &str) -> Option<Incoming> {
     fields(text).map(|(incoming, _)| incoming)
 }
 
+/// The context of a trace that is not written down.
+pub(super) fn begun(trace: TraceId, span: u64) -> Field {
+    ("traceparent".into(), parent(trace, span, "-00"))
+}
+
+fn parent(trace: TraceId, span: u64, flags: &str) -> String {
+    let mut parent = String::with_capacity(55);
+    parent.push_str("00-");
+    hex::put(&mut parent, &trace.0);
+    parent.push('-');
+    hex::put(&mut parent, &span.to_be_bytes());
+    parent.push_str(flags);
+    parent
+}
+
 pub(super) fn write(context: &Outgoing, attributes: Read<'_, '_>, out: &mut Written) {
     let came = attributes("traceparent").and_then(|text| fields(&text));
     let random = came.map_or(0, |(_, flags)| flags & RANDOM);
-    let mut parent = String::with_capacity(55);
-    parent.push_str("00-");
-    hex::put(&mut parent, &context.trace.0);
-    parent.push('-');
-    hex::put(&mut parent, &context.span.0.to_be_bytes());
-    parent.push_str(if random == 0 { "-01" } else { "-03" });
+    let flags = if random == 0 { "-01" } else { "-03" };
+    let parent = parent(context.trace, context.span.0, flags);
     out.push(("traceparent".into(), parent));
     //= W3C Trace Context 3.3: tracestate without a traceparent that can be read is of no trace
     if came.is_none() && attributes("tracestate").is_some() {
