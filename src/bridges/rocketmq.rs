@@ -5,6 +5,7 @@ mod delivery;
 mod producer;
 mod routes;
 mod servers;
+mod signature;
 
 use std::any::Any;
 use std::fmt;
@@ -20,6 +21,7 @@ use finback_rocketmq::{is_system_topic, properties};
 
 pub(crate) use producer::Parcel;
 pub use producer::{Config, Counts, Producer};
+pub use signature::Credentials;
 
 /// The longest text of properties that a broker takes (RocketMQ: MessageDecoder writes its length in 16 bits, with a sign).
 const PROPERTIES: usize = i16::MAX as usize;

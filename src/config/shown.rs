@@ -24,6 +24,8 @@ pub(super) const HARMLESS: [&str; 17] = [
     "key",
     "messages_per_second",
     "password_file",
+    "access_key",
+    "secret_key_file",
     "sasl",
     "token_file",
     "tokens",

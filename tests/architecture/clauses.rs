@@ -68,6 +68,7 @@ const SOURCES: [(&str, &[&str]); 7] = [
     (
         "RocketMQ",
         &[
+            "AclUtils",
             "CompressionType",
             "ConsumerSendMsgBackRequestHeader",
             "DefaultMQProducer",

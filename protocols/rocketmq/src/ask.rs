@@ -1,5 +1,7 @@
 //! Requests of our own to name servers and brokers, and what these answer. Bytes only: whoever asks has the connections.
 
+use std::borrow::Cow;
+
 use bytes::{Buf, Bytes, BytesMut};
 use finback_core::frame::{Kind, Malformed};
 
@@ -83,9 +85,21 @@ impl Answered {
     }
 }
 
+/// Signs requests, for servers that ask who sends them.
+pub trait Signer: Send + Sync {
+    /// Whose signature it is.
+    fn access_key(&self) -> &str;
+
+    /// The signature of this, as a text.
+    fn sign(&self, content: &[u8]) -> String;
+}
+
+/// A request's own fields.
+type Fields<'a> = Vec<(&'static str, Cow<'a, str>)>;
+
 impl Ask<'_> {
     /// Appends the request with this id, in JSON, which every server reads. False if it is too long for a frame.
-    pub fn put(&self, id: i32, out: &mut Vec<u8>) -> bool {
+    pub fn put(&self, id: i32, signer: Option<&dyn Signer>, out: &mut Vec<u8>) -> bool {
         let mut header = Vec::with_capacity(256);
         let (code, body): (i32, &[u8]) = match self {
             Self::Route(_) => (request::GET_ROUTEINFO_BY_TOPIC, b""),
@@ -93,18 +107,18 @@ impl Ask<'_> {
             Self::Send(message) if message.is_batch => (request::SEND_BATCH_MESSAGE, message.body),
             Self::Send(message) => (request::SEND_MESSAGE_V2, message.body),
         };
+        let mut fields = self.fields();
+        if let Some(signer) = signer {
+            sign(&mut fields, body, signer);
+        }
         header.extend_from_slice(b"{\"code\":");
         header.extend_from_slice(itoa::Buffer::new().format(code).as_bytes());
         header.extend_from_slice(b",\"extFields\":{");
-        match self {
-            Self::Route(topic) => {
-                put_field("topic", topic, &mut header);
-                put_field("acceptStandardJsonOnly", "true", &mut header);
-            }
-            Self::Brokers => {}
-            Self::Send(message) => put_message(message, &mut header),
+        for (name, value) in &fields {
+            put_field(name, value, &mut header);
         }
-        if header.last() == Some(&b',') {
+        if !fields.is_empty() {
+            // The last comma.
             header.pop();
         }
         header.extend_from_slice(b"},\"flag\":0,\"language\":\"JAVA\",\"opaque\":");
@@ -127,25 +141,47 @@ impl Ask<'_> {
         out.extend_from_slice(body);
         true
     }
+
+    /// A message's are those of RocketMQ: SendMessageRequestHeaderV2.
+    fn fields(&self) -> Fields<'_> {
+        let number = |number: i64| Cow::Owned(number.to_string());
+        let is = |is: bool| Cow::Borrowed(if is { "true" } else { "false" });
+        match self {
+            Self::Brokers => Vec::new(),
+            Self::Route(topic) => vec![
+                ("topic", Cow::Borrowed(*topic)),
+                ("acceptStandardJsonOnly", is(true)),
+            ],
+            Self::Send(message) => vec![
+                ("a", Cow::Borrowed(&*message.group)),
+                ("b", Cow::Borrowed(&*message.topic)),
+                ("c", Cow::Borrowed(MAKES_TOPICS)),
+                ("d", number(QUEUES_MADE.into())),
+                ("e", number(message.queue.into())),
+                ("f", number(message.sys_flag.into())),
+                ("g", number(message.born)),
+                ("h", number(message.flag.into())),
+                ("i", Cow::Borrowed(&*message.properties)),
+                ("j", number(0)),
+                ("k", is(false)),
+                ("m", is(message.is_batch)),
+                ("n", Cow::Borrowed(&*message.broker)),
+            ],
+        }
+    }
 }
 
-/// RocketMQ: SendMessageRequestHeaderV2.
-fn put_message(message: &Message<'_>, header: &mut Vec<u8>) {
-    let mut queues = itoa::Buffer::new();
-    let mut number = itoa::Buffer::new();
-    put_field("a", &message.group, header);
-    put_field("b", &message.topic, header);
-    put_field("c", MAKES_TOPICS, header);
-    put_field("d", queues.format(QUEUES_MADE), header);
-    put_field("e", number.format(message.queue), header);
-    put_field("f", number.format(message.sys_flag), header);
-    put_field("g", number.format(message.born), header);
-    put_field("h", number.format(message.flag), header);
-    put_field("i", &message.properties, header);
-    put_field("j", "0", header);
-    put_field("k", "false", header);
-    put_field("m", if message.is_batch { "true" } else { "false" }, header);
-    put_field("n", &message.broker, header);
+/// Adds a signature of all values by the order of their names, and of the body (RocketMQ: AclUtils).
+fn sign(fields: &mut Fields<'_>, body: &[u8], signer: &dyn Signer) {
+    fields.push(("AccessKey", Cow::Owned(signer.access_key().to_owned())));
+    fields.sort_by_key(|(name, _)| *name);
+    let mut content: Vec<u8> = Vec::with_capacity(body.len() + 512);
+    for (_, value) in &*fields {
+        content.extend_from_slice(value.as_bytes());
+    }
+    content.extend_from_slice(body);
+    let signature = signer.sign(&content);
+    fields.push(("Signature", Cow::Owned(signature)));
 }
 
 fn put_field(name: &str, value: &str, header: &mut Vec<u8>) {

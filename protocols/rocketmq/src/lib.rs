@@ -38,7 +38,7 @@ use header::{Header, Lengths};
 use marks::{Marks, Note};
 use route::Rewriter;
 
-pub use ask::{Answered, Ask, MAKES_TOPICS, QUEUES_MADE, Taken, take_answer};
+pub use ask::{Answered, Ask, MAKES_TOPICS, QUEUES_MADE, Signer, Taken, take_answer};
 pub use brokers::{Broker, Brokers};
 pub use code::status_name;
 pub use message::{Member, Message, is_system_topic, is_topic};

@@ -129,7 +129,7 @@ impl<'a> Message<'a> {
                 .is_some_and(|own| own.eq_ignore_ascii_case("true"))
     }
 
-    /// How its body is compressed, if it is (RocketMQ: MessageSysFlag, CompressionType).
+    /// How its body is compressed, if it is (RocketMQ: MessageSysFlag, RocketMQ: CompressionType).
     #[must_use]
     pub fn compression(&self) -> Option<&'static str> {
         if self.sys_flag & COMPRESSED == 0 {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
-use finback_rocketmq::{Answered, Ask, take_answer};
+use finback_rocketmq::{Answered, Ask, Signer, take_answer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
@@ -71,11 +71,15 @@ impl Connection {
     }
 
     /// Asks, and waits for the answer as long as the caller does.
-    pub(super) async fn ask(&self, ask: &Ask<'_>) -> Result<Answered, Unanswered> {
+    pub(super) async fn ask(
+        &self,
+        ask: &Ask<'_>,
+        signer: Option<&dyn Signer>,
+    ) -> Result<Answered, Unanswered> {
         let lost = || Unanswered::Lost("the connection was lost".to_owned());
         let id = self.ids.fetch_add(1, Relaxed);
         let mut frame = Vec::new();
-        if !ask.put(id, &mut frame) {
+        if !ask.put(id, signer, &mut frame) {
             return Err(Unanswered::TooLong);
         }
         let (tell, told) = oneshot::channel();

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::connection::Unanswered;
-use super::producer::{Job, Parcel};
+use super::producer::{Config, Job, Parcel};
 use super::routes::{NoQueues, Routes, said};
 use super::servers::Servers;
 
@@ -51,17 +51,14 @@ enum Tried {
 }
 
 impl Delivery {
-    pub(super) fn new(
-        name: &Arc<str>,
-        group: &str,
-        names: Vec<String>,
-        topics: usize,
-    ) -> Arc<Self> {
-        let servers = Arc::<Servers>::default();
+    pub(super) fn new(name: &Arc<str>, config: &Config) -> Arc<Self> {
+        let servers = Arc::new(Servers::new(config.credentials.as_ref()));
+        // A topic in use is never the one that is forgotten.
+        let topics = config.topics + 1;
         Arc::new(Self {
             name: name.clone(),
-            group: group.into(),
-            routes: Routes::new(servers.clone(), names, topics),
+            group: config.group.as_str().into(),
+            routes: Routes::new(servers.clone(), config.names.clone(), topics),
             servers,
             lanes: Mutex::default(),
             turn: AtomicUsize::new(0),

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::delivery::Delivery;
+use super::signature::Credentials;
 
 /// Messages on their way, at most, and their bytes.
 const MESSAGES: usize = 10_000;
@@ -28,6 +29,8 @@ pub struct Config {
     pub names: Vec<String>,
     /// The producer's group.
     pub group: String,
+    /// What requests are signed with; `None`: they are not.
+    pub credentials: Option<Credentials>,
     /// How long a message may take to be taken by a broker.
     pub timeout: Duration,
     /// Bytes of the longest message, its properties included.
@@ -152,9 +155,7 @@ impl Producer {
             .build()?;
         let (jobs, queued) = mpsc::channel(MESSAGES);
         let load = Arc::<Load>::default();
-        let (names, group) = (config.names.clone(), config.group.clone());
-        // A topic in use is never the one that is forgotten.
-        let delivery = Delivery::new(&name, &group, names, config.topics + 1);
+        let delivery = Delivery::new(&name, &config);
         let left = load.clone();
         thread::Builder::new()
             .name("rocketmq".to_owned())

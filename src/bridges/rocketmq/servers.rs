@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use finback_rocketmq::{Answered, Ask};
+use finback_rocketmq::{Answered, Ask, Signer};
 use tokio::time::{Instant, timeout};
 
 use super::connection::{Connection, Unanswered};
+use super::signature::{Credentials, Key};
 
 /// How long one server may take: as in RocketMQ's own clients.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -27,10 +28,25 @@ enum Link {
 type Slot = Arc<tokio::sync::Mutex<Link>>;
 
 /// Connections by address.
-#[derive(Default)]
-pub(super) struct Servers(Mutex<HashMap<Box<str>, Slot>>);
+pub(super) struct Servers {
+    links: Mutex<HashMap<Box<str>, Slot>>,
+    /// Who is asked for signatures, where servers want them.
+    key: Option<Key>,
+}
 
 impl Servers {
+    /// Servers that requests are signed for, if there is a key.
+    pub(super) fn new(credentials: Option<&Credentials>) -> Self {
+        Self {
+            links: Mutex::default(),
+            key: credentials.map(Key::of),
+        }
+    }
+
+    fn signer(&self) -> Option<&dyn Signer> {
+        self.key.as_ref().map(|own| -> &dyn Signer { own })
+    }
+
     /// Asks a server; connects to it first where that is needed.
     pub(super) async fn ask(&self, address: &str, ask: &Ask<'_>) -> Result<Answered, Unanswered> {
         let lost = |why: String| Unanswered::Lost(format!("{address}: {why}"));
@@ -38,7 +54,7 @@ impl Servers {
         let asking = async {
             let connection = connect(address, &slot).await;
             let connection = connection.map_err(lost)?;
-            match connection.ask(ask).await {
+            match connection.ask(ask, self.signer()).await {
                 Err(Unanswered::Lost(why)) => Err(lost(why)),
                 other => other,
             }
@@ -56,7 +72,7 @@ impl Servers {
     }
 
     fn slot(&self, address: &str) -> Slot {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(slot) = all.get(address) {
             return slot.clone();
         }

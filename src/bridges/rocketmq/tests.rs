@@ -137,6 +137,7 @@ fn outlet(names: Vec<String>, timeout: Duration) -> RocketMqOutlet {
         Config {
             names,
             group: "g".to_owned(),
+            credentials: None,
             timeout,
             longest: 1 << 20,
             topics: 3,

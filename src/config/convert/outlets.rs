@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Result, Wrongs, kafka, known};
 use crate::bridges::Outlets;
 use crate::bridges::kafka::KafkaOutlet;
-use crate::bridges::rocketmq::{self, RocketMqOutlet};
+use crate::bridges::rocketmq::{self, Credentials, RocketMqOutlet};
 use crate::config::Wrong;
 use crate::config::file;
 use crate::config::folder::Folder;
@@ -45,7 +45,7 @@ impl Named {
             Ok((name, outlet))
         });
         let rocketmq = rocketmq.into_iter().map(|(name, own)| {
-            let config = cluster(own)?;
+            let config = cluster(own, folder)?;
             let outlet = Arc::new(RocketMqOutlet::new(&name, config));
             Ok((name, outlet))
         });
@@ -90,7 +90,10 @@ fn named<'a, T>(
     }
 }
 
-fn cluster(Placed { value, .. }: Placed<file::RocketMqCluster>) -> Result<rocketmq::Config> {
+fn cluster(
+    Placed { value, place: own }: Placed<file::RocketMqCluster>,
+    folder: &Folder<'_>,
+) -> Result<rocketmq::Config> {
     let place = value.name_servers.place;
     let names = match value.name_servers.value {
         file::Servers::One(one) => vec![one],
@@ -104,6 +107,17 @@ fn cluster(Placed { value, .. }: Placed<file::RocketMqCluster>) -> Result<rocket
         let message = "write name servers as HOST:PORT, such as 127.0.0.1:9876, or a list of them";
         return Err(Wrong::at(place, message));
     }
+    let credentials = match (value.access_key, value.secret_key_file) {
+        (None, None) => None,
+        (Some(access_key), Some(file)) => Some(Credentials {
+            access_key,
+            secret_key: folder.secret(&file)?,
+        }),
+        _ => {
+            let message = "`access_key` and `secret_key_file` belong together; write both or none";
+            return Err(Wrong::at(own, message));
+        }
+    };
     let group = match value.group {
         None => GROUP.to_owned(),
         Some(group) if finback_rocketmq::is_topic(&group.value) => group.value,
@@ -128,6 +142,7 @@ fn cluster(Placed { value, .. }: Placed<file::RocketMqCluster>) -> Result<rocket
     Ok(rocketmq::Config {
         names,
         group,
+        credentials,
         timeout: value.timeout.map_or(TIMEOUT, |Time(own)| own),
         longest,
         topics: value.topics.map_or(TOPICS, NonZeroUsize::get),

@@ -83,6 +83,10 @@ pub struct RocketMqCluster {
     pub name_servers: Placed<Servers>,
     /// The group that messages are sent as. Default: finback.
     pub group: Option<Placed<String>>,
+    /// The access key of an ACL, whose signature brokers ask for. Default: requests are not signed.
+    pub access_key: Option<String>,
+    /// A file with its secret key, relative to this one.
+    pub secret_key_file: Option<Placed<String>>,
     /// How long a message may take until a broker has it, all attempts included. Default: 10s.
     pub timeout: Option<Time>,
     /// The longest message, its properties included; brokers take 4 MiB unless they are told otherwise. Default: 4MiB.

@@ -40,6 +40,11 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ),
     (
         "\"names.mq.test:9876\" ]",
+        "\"a:1\" ], access_key: mesh",
+        "belong together",
+    ),
+    (
+        "\"names.mq.test:9876\" ]",
         "\"a:1\" ], longest_message: 16MiB",
         "write 15MiB at most",
     ),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::clients::GUARDED;
 use super::stage::{Cluster, Stage};
 use crate::kafka::{connect, curl, lose, publish};
 use crate::support::eventually;
@@ -319,4 +320,43 @@ listeners: []
     });
     assert_eq!(received[0].key, "up/1");
     assert_eq!(received[0].properties["mqtt.client_id"], "to-rocketmq");
+}
+
+#[test]
+fn a_broker_that_asks_for_signatures_gets_them() {
+    let names = NameServer::start();
+    let setup = Setup {
+        more: GUARDED,
+        ..Setup::default()
+    };
+    let broker = Broker::start_with(&[&names], setup);
+    let front = |secret: &str| {
+        let config = format!(
+            r#"
+rocketmq:
+  signed: {{ name_servers: "{own}", timeout: 2s, access_key: mesh, secret_key_file: secret }}
+  unsigned: {{ name_servers: "{own}", timeout: 2s }}
+listeners: [ {{ name: all, address: "127.0.0.1:0", routes: all }} ]
+routes:
+  all:
+    - {{ match: {{ protocol: http, path: /signed }}, produce: {{ rocketmq: signed, topic: signed-for }} }}
+    - {{ match: {{ protocol: http }}, produce: {{ rocketmq: unsigned, topic: signed-for }} }}
+"#,
+            own = names.address,
+        );
+        Finback::start_with(&config, &[("secret", secret)])
+    };
+    let good = front("a-long-secret\n");
+    let at = |finback: &Finback, path: &str| format!("http://{}/{path}", finback.local("all"));
+    for body in ["one", "a body that is signed as well"] {
+        assert_eq!(status(&["-d", body, &at(&good, "signed")]), "200");
+    }
+    assert_eq!(status(&["-d", "x", &at(&good, "unsigned")]), "504");
+    assert_eq!(
+        status(&["-d", "x", &at(&front("another"), "signed")]),
+        "504"
+    );
+    let said = good.process().tail();
+    assert!(said.contains("a message was not written"), "{said}");
+    drop(broker);
 }

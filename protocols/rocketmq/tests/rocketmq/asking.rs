@@ -36,7 +36,7 @@ fn messages_are_read_from_what_clients_send_and_written_as_java_does() {
         assert!(!own.is_half() && !own.is_batch, "{name}");
         let id = codec().peek(&wire).unwrap().unwrap().id;
         let mut written = Vec::new();
-        assert!(Ask::Send(&own).put(i32::try_from(id).unwrap(), &mut written));
+        assert!(Ask::Send(&own).put(i32::try_from(id).unwrap(), None, &mut written));
         assert_eq!(message(&written).unwrap(), own, "{name}");
         if name.starts_with("java-5") {
             // As others wrote it, member by member.
@@ -83,14 +83,14 @@ fn halves_of_transactions_are_known() {
 #[test]
 fn name_servers_are_asked_as_java_asks_them() {
     let mut written = Vec::new();
-    assert!(Ask::Route("T_j5").put(0, &mut written));
+    assert!(Ask::Route("T_j5").put(0, None, &mut written));
     let (own, java) = (header(&written), header(&frame("java-5.5.0-json-req-105")));
     assert_eq!(own["extFields"]["topic"], java["extFields"]["topic"]);
     for member in ["code", "flag", "opaque", "version"] {
         assert_eq!(own[member], java[member], "{member}");
     }
     written.clear();
-    assert!(Ask::Brokers.put(7, &mut written));
+    assert!(Ask::Brokers.put(7, None, &mut written));
     assert_eq!(header(&written)["extFields"], serde_json::json!({}));
 }
 
@@ -153,4 +153,35 @@ fn only_masters_that_take_messages_have_queues_for_them() {
     for body in [&b""[..], b"x", b"[]", b"{}"] {
         assert!(queues(body, 4).is_empty());
     }
+}
+
+/// Signs with what it is given.
+struct Plain;
+
+impl finback_rocketmq::Signer for Plain {
+    fn access_key(&self) -> &str {
+        "mesh"
+    }
+
+    fn sign(&self, content: &[u8]) -> String {
+        String::from_utf8(content.to_vec()).unwrap()
+    }
+}
+
+#[test]
+fn a_signature_is_of_all_values_by_the_order_of_their_names_and_the_body() {
+    let message = Message {
+        group: "g".into(),
+        topic: "t".into(),
+        broker: "b1".into(),
+        properties: "p".into(),
+        body: b"body",
+        ..Message::default()
+    };
+    let mut written = Vec::new();
+    assert!(Ask::Send(&message).put(1, Some(&Plain), &mut written));
+    let fields = &header(&written)["extFields"];
+    assert_eq!(fields["AccessKey"], "mesh");
+    // AccessKey, then a to n.
+    assert_eq!(fields["Signature"], "meshgtTBW10240000p0falsefalseb1body");
 }
