@@ -35,7 +35,7 @@ pub use proxies::{Proxies, ProxyHeader, node};
 pub use resident::IdleConnections;
 pub use shadow::{ShadowRoom, Shadowed};
 pub use simulated::{Crew, Held};
-pub use streams::{Caller, Carried, SessionFilters, Stream, TunnelEnd};
+pub use streams::{Caller, Carried, PartedFilters, SessionFilters, Stream, TunnelEnd};
 pub use survey::{InFlight, SessionPlace, SessionStatus, Survey, WaitsFor};
 pub use threads::{Bound, WorkerStatus, Workers};
 pub use worker::Worker;

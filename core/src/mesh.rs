@@ -35,7 +35,7 @@ use crate::rejection::Rejection;
 use crate::route::{Route, RouteTable};
 use crate::trace::Tracing;
 
-pub use exchange::{Attempt, Exchange, Resend, Routed};
+pub use exchange::{Attempt, Exchange, PartedLease, Resend, Routed, Underway};
 pub use explain::{Explained, Led, Passed};
 pub(crate) use filtered::SessionFilters;
 pub use fitting::Fitting;

@@ -1,5 +1,6 @@
 //! Listeners: accepting downstream connections and detecting what they speak.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
@@ -101,12 +102,14 @@ pub struct Connection {
 }
 
 /// What a connection takes along besides its socket when it moves at a boundary of its messages.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Carried {
     /// The last request's fixed header: the dialect for messages of our own.
     pub(crate) cue: Option<Head>,
     /// Where its client connected to, as a proxy told.
     pub(crate) local: Option<SocketAddr>,
+    /// What a protocol that drives itself goes on from.
+    pub(crate) state: Option<Box<dyn Any + Send>>,
 }
 
 /// A connection on its way to another worker.

@@ -19,7 +19,8 @@ use crate::cluster::Cluster;
 use crate::filter::{Message, MessageFlow};
 use crate::frame::{Answer, Outcome, Status};
 use crate::mesh::{
-    self, Attempt, AttemptEnd, Exchange, Fitting, Lease, Propagated, Resend, Routed, Verdict, rule,
+    self, Attempt, AttemptEnd, Exchange, Fitting, Lease, Propagated, Resend, Routed, Underway,
+    Verdict, rule,
 };
 use crate::net::Transport;
 use crate::rejection::Rejection;
@@ -45,6 +46,13 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// Leaves its worker with its attempt, for another to [go on](Caller::resume) with it.
+    #[must_use]
+    pub fn part(self, lease: Lease) -> Underway {
+        self.worker.read_clock();
+        self.exchange.part(lease)
+    }
+
     /// Waits until filters have decided about a call that [waits](Routed::Waits) for them; where it goes then.
     ///
     /// # Errors
@@ -335,7 +343,17 @@ pub struct SessionFilters {
     worker: Rc<Worker>,
 }
 
+/// The filters of a session between two workers: the route that it takes, for none of them decides about it.
+pub struct PartedFilters(Arc<Route>);
+
 impl SessionFilters {
+    /// Leaves its worker; `None` where a filter decides about the session: that one stays.
+    #[must_use]
+    pub fn part(&self) -> Option<PartedFilters> {
+        self.is_idle()
+            .then(|| PartedFilters(self.own.route().clone()))
+    }
+
     /// Whether they let everything pass.
     #[must_use]
     pub fn is_idle(&self) -> bool {

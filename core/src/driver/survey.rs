@@ -248,6 +248,14 @@ impl Drop for CallPlace {
 }
 
 impl SessionPlace {
+    /// The name under which it is listed.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let sessions = self.worker.lists().sessions.borrow();
+        let own = sessions.all.get(self.number).and_then(Option::as_ref);
+        own.map(|own| own.name.clone()).unwrap_or_default()
+    }
+
     /// Puts a session on the list of its worker.
     pub(super) fn take(
         worker: &Rc<Worker>,

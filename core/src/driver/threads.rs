@@ -178,8 +178,7 @@ impl Workers {
     }
 
     /// Has worker `from` give its connections to the other workers, each at its next boundary of
-    /// messages; how many of them can move. Those that cannot, since TLS or a session holds them,
-    /// stay.
+    /// messages; how many of them can move. Those that cannot, since a session holds them, stay.
     pub async fn hand_over(&self, from: usize) -> usize {
         let (done, moving) = oneshot::channel();
         let sent = self

@@ -1,5 +1,7 @@
 //! One call through the mesh: its route, its attempts, and the record it leaves.
 
+mod underway;
+
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
@@ -80,6 +82,8 @@ pub struct Exchange {
     traced: Option<Box<Traced>>,
     /// Who waits for its answer besides its caller.
     tapped: Option<Box<dyn Tapped>>,
+    /// Another worker goes on with it, and writes its record.
+    parted: bool,
 }
 
 /// What an exchange has to remember of what went wrong.
@@ -172,6 +176,7 @@ impl Exchange {
             response_bytes: 0,
             traced,
             tapped: None,
+            parted: false,
             site,
         };
         exchange.routed = exchange.choose_destination(local.random());
@@ -488,6 +493,7 @@ impl Exchange {
             place: Cell::new(limited.then_some(now)),
             trial,
             settled: false,
+            parted: false,
             end: None,
         }))
     }
@@ -830,6 +836,9 @@ impl About for Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if self.parted {
+            return;
+        }
         let mut traced = self.traced.take();
         let mut record = Record {
             ending: self.ending,
@@ -862,6 +871,8 @@ impl Drop for Exchange {
         }
     }
 }
+
+pub use underway::{PartedLease, Underway};
 
 /// Whether a request can be sent once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

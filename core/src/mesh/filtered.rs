@@ -42,6 +42,19 @@ struct Waiting {
 }
 
 impl Filtered {
+    /// Of an exchange that all filters let pass, and that became this.
+    pub(super) fn after(edits: Edits) -> Box<Self> {
+        Box::new(Self {
+            edits,
+            ..Self::default()
+        })
+    }
+
+    /// What the exchange became.
+    pub(super) fn edits(self) -> Edits {
+        self.edits
+    }
+
     /// Remembers who changed something, once something is changed.
     fn note_edits(&mut self, filter: &Arc<str>) {
         if self.edited_by.is_none() && !self.edits.attributes().is_empty() {
@@ -297,6 +310,24 @@ pub(crate) struct SessionFilters {
 }
 
 impl SessionFilters {
+    /// Those of a session that goes on in this worker, where calls like it have this site: what is configured now is
+    /// taken up before anything is asked. None of them decided about it where it was.
+    pub(crate) fn resume(site: Rc<Site>, route: Arc<Route>, source: IpAddr) -> Self {
+        Self {
+            site,
+            route,
+            source,
+            // No routing has that number.
+            epoch: u64::MAX,
+            checks: Rc::new([]),
+        }
+    }
+
+    /// The route that it takes.
+    pub(crate) fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+
     /// Takes up what was configured anew; whether something was.
     pub(crate) fn renew(&mut self, local: &LocalMesh) -> bool {
         let is_new = local.epoch() != self.epoch;

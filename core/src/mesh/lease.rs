@@ -36,6 +36,8 @@ pub struct Lease {
     pub(super) place: Cell<Option<Now>>,
     /// How it went was reported before its end.
     pub(super) settled: bool,
+    /// Another worker goes on with it, and has its places.
+    pub(super) parted: bool,
     /// If the call tries the endpoint for those that follow; given back if it tells nothing.
     pub(super) trial: Option<Trial>,
     /// How the attempt ended, for whoever asks why the endpoint was ejected.
@@ -217,6 +219,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if self.parted {
+            return;
+        }
         let Seat {
             cluster, endpoint, ..
         } = &*self.seat;

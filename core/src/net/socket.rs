@@ -55,6 +55,7 @@ enum Kind {
 pub struct Detached {
     prefix: Bytes,
     kind: DetachedKind,
+    counted: Option<UpstreamConnection>,
 }
 
 enum DetachedKind {
@@ -105,9 +106,14 @@ impl Socket {
     /// Takes it off this thread's reactor, with what was read of it and not used. Under TLS its session goes with it.
     ///
     /// # Errors
-    /// Itself where it cannot move: it is still to be [flushed](Self::is_flushed).
+    /// Itself where it cannot move: it [has something to say](Self::can_detach) of its own.
     pub fn detach(self) -> Result<Detached, Self> {
-        let Self { prefix, kind, .. } = self;
+        let Self {
+            prefix,
+            kind,
+            counted,
+            ..
+        } = self;
         let kind = match kind {
             Kind::Plain(stream) => stream
                 .into_std()
@@ -121,6 +127,7 @@ impl Socket {
                     return Err(Self {
                         prefix,
                         blocked: true,
+                        counted,
                         ..Self::of(kind)
                     });
                 }
@@ -130,7 +137,20 @@ impl Socket {
                 }
             }
         };
-        Ok(Detached { prefix, kind })
+        Ok(Detached {
+            prefix,
+            kind,
+            counted,
+        })
+    }
+
+    /// Whether it can be [detached](Self::detach) now: its TLS, if any, has nothing that waits to be written.
+    #[must_use]
+    pub fn can_detach(&self) -> bool {
+        match &self.kind {
+            Kind::Tls(stream) => !stream.get_ref().1.wants_write(),
+            Kind::Plain(_) | Kind::Memory(_) => true,
+        }
     }
 
     /// Puts a connection that was [detached](Self::detach) on this thread's reactor.
@@ -148,6 +168,7 @@ impl Socket {
         };
         Ok(Self {
             prefix: detached.prefix,
+            counted: detached.counted,
             ..Self::of(kind)
         })
     }

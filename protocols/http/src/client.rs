@@ -101,6 +101,11 @@ impl Client {
         self.in_flight.get()
     }
 
+    /// Counts requests that another worker had of it.
+    pub(crate) fn count_requests(&self, before: u64) {
+        self.requests.set(self.requests.get() + before);
+    }
+
     /// Requests since it connected.
     pub(crate) fn requests(&self) -> u64 {
         self.requests.get()

@@ -1,11 +1,12 @@
 //! Client connections of HTTP: the first bytes tell the version, then requests are served until it closes.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,7 +23,7 @@ use tokio::time::Instant;
 use crate::body::Incoming;
 use crate::client::{Client, Guarded};
 use crate::http1::{self, Fault, Next};
-use crate::http2::{self, Ended, Limits, PREFACE, Reason};
+use crate::http2::{self, Ended, Limits, PREFACE, Reason, Resting};
 use crate::interim::Interim;
 use crate::rules::Fields;
 use crate::{Http, NAME, headers};
@@ -49,12 +50,13 @@ const GOODBYE: Duration = Duration::from_secs(10);
 pub(crate) async fn serve(http: Arc<Http>, connection: Connection, worker: Rc<Worker>) {
     let (caller, mut io) = Caller::new(connection, worker);
     caller.set_movable(true);
+    if let Some(moved) = caller.take_carried::<Moved>() {
+        return Box::pin(resume_http2(http, caller, io, *moved)).await;
+    }
     // Whoever agreed to HTTP/2 hears in HTTP/2 what is wrong with its beginning (RFC 9113, section 3.4).
     let agreed = io.application() == Some(b"h2");
     match begins_with_preface(&http, &caller, &mut io).await {
         Ok(begins) if begins || agreed => {
-            // Its tables of headers would have to move, too.
-            caller.set_movable(false);
             Box::pin(serve_http2(http, caller, io)).await;
         }
         Ok(_) => serve_http1(http, caller, io).await,
@@ -135,12 +137,8 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
                 return server.refuse(refusal(fault), &client.timers).await;
             }
             None if caller.is_moving() => {
-                if let Some(mut socket) = server.into_socket() {
-                    // TLS may have something to say on its own, such as that its keys are new.
-                    let flushed = client.timers.patiently(GOODBYE, socket.flush()).await;
-                    if let Some(Ok(())) = flushed {
-                        caller.hand_over(socket, NAME);
-                    }
+                if let Some(socket) = server.into_socket() {
+                    move_on(&client, socket, None).await;
                 }
                 return;
             }
@@ -377,6 +375,93 @@ async fn serve_http2(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
     drive_http2(http, caller, client, server).await;
 }
 
+/// What a connection of HTTP/2 takes along to another worker.
+struct Moved {
+    connection: Resting,
+    /// Requests since it connected.
+    requests: u64,
+}
+
+/// Gives a connection on which nothing is under way to another worker.
+async fn move_on(client: &Client, mut socket: Socket, moved: Option<Moved>) {
+    // TLS may have something to say on its own, such as that its keys are new.
+    let flushed = client.timers.patiently(GOODBYE, socket.flush()).await;
+    if let Some(Ok(())) = flushed {
+        let state = moved.map(|own| -> Box<dyn Any + Send> { Box::new(own) });
+        client.caller.hand_over(socket, NAME, state);
+    }
+}
+
+/// Goes on with a connection that another worker had.
+async fn resume_http2(http: Arc<Http>, caller: Rc<Caller>, io: Socket, moved: Moved) {
+    let client = Client::new(&http, &caller, io.is_secure());
+    client.count_requests(moved.requests);
+    let server = http2::resume(io, limits(&http), moved.connection);
+    drive_http2(http, caller, client, server).await;
+}
+
+/// What serving came to.
+enum Served {
+    Ended(Ended),
+    /// Another worker is to go on with it, and can.
+    Moves,
+}
+
+/// Has requests served as they come.
+fn poll_http2(
+    client: &Rc<Client>,
+    server: &mut http2::Server,
+    (most, left): (u64, &Cell<bool>),
+    cx: &mut Context<'_>,
+) -> Poll<Served> {
+    let caller = &client.caller;
+    caller.attend(cx);
+    server.note_moving(caller.is_moving());
+    loop {
+        match server.poll_accept(cx) {
+            Poll::Pending if caller.is_moving() && server.is_resting() => {
+                return Poll::Ready(Served::Moves);
+            }
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(ended)) => return Poll::Ready(Served::Ended(ended)),
+            Poll::Ready(Ok((_, responder))) if responder.is_lost() => client.took_back(),
+            Poll::Ready(Ok((request, responder))) => {
+                let interim = Interim::http2(responder.interim());
+                let request = request.map(Incoming::Http2);
+                let answering = client.clone().answer(request, interim);
+                // Boxed, because what is spawned is moved about.
+                let answering = responder.answer(Box::pin(answering));
+                caller.worker().spawn("a request", answering);
+                if client.requests() >= most.saturating_mul(2) && !left.replace(true) {
+                    server.leave();
+                }
+            }
+        }
+    }
+}
+
+/// Closes a connection that has ended, or gives it away.
+async fn end_http2(client: &Client, server: http2::Server, served: Served) {
+    match served {
+        Served::Moves => {
+            let requests = client.requests();
+            let (connection, socket) = server.pack();
+            let moved = Moved {
+                connection,
+                requests,
+            };
+            move_on(client, socket, Some(moved)).await;
+        }
+        Served::Ended(ended) => {
+            if let Ended::Fault(Reason(code)) = ended {
+                client.caller.count_malformed();
+                closed(&client.caller, &format!("HTTP/2 was broken: {code}"));
+            }
+            server.close().await;
+        }
+    }
+}
+
 async fn drive_http2(
     http: Arc<Http>,
     caller: Rc<Caller>,
@@ -384,9 +469,9 @@ async fn drive_http2(
     mut server: http2::Server,
 ) {
     let config = &http.config;
-    let worker = caller.worker();
+    caller.set_movable(true);
     let mut timer = client.timers.set(Instant::now() + QUIET);
-    let mut seen = 0;
+    let mut seen = client.requests();
     let left = Cell::new(false);
     let mut idle_since = None;
     // When it had to end: what waited for an answer is told so, and given a moment to be read.
@@ -396,33 +481,11 @@ async fn drive_http2(
         most => most,
     };
     loop {
-        let serving = poll_fn(|cx| {
-            loop {
-                match ready!(server.poll_accept(cx)) {
-                    Ok((_, responder)) if responder.is_lost() => client.took_back(),
-                    Ok((request, responder)) => {
-                        let interim = Interim::http2(responder.interim());
-                        let request = request.map(Incoming::Http2);
-                        let answering = client.clone().answer(request, interim);
-                        // Boxed, because what is spawned is moved about.
-                        worker.spawn("a request", responder.answer(Box::pin(answering)));
-                        if client.requests() >= most.saturating_mul(2) && !left.replace(true) {
-                            server.leave();
-                        }
-                    }
-                    Err(ended) => return Poll::Ready(ended),
-                }
-            }
-        });
+        let serving = poll_fn(|cx| poll_http2(&client, &mut server, (most, &left), cx));
         tokio::select! {
             biased;
-            ended = serving => {
-                if let Ended::Fault(Reason(code)) = ended {
-                    caller.count_malformed();
-                    closed(&caller, &format!("HTTP/2 was broken: {code}"));
-                }
-                server.close().await;
-                return;
+            served = serving => {
+                return end_http2(&client, server, served).await;
             }
             () = caller.dismissed(), if !left.get() => {
                 left.set(true);

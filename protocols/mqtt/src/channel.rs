@@ -23,7 +23,40 @@ pub(crate) struct Channel {
     close: Close,
 }
 
+/// A channel without its connection, between two workers.
+pub(crate) struct Parted {
+    websocket: Option<Box<WebSocket>>,
+    prefix: Bytes,
+    out: BytesMut,
+    written: u64,
+    close: Close,
+}
+
 impl Channel {
+    /// Leaves its worker: the connection goes a way of its own.
+    pub(crate) fn part(self) -> (Socket, Parted) {
+        let parted = Parted {
+            websocket: self.websocket,
+            prefix: self.prefix,
+            out: self.out,
+            written: self.written,
+            close: self.close,
+        };
+        (self.socket, parted)
+    }
+
+    /// Goes on where its connection is now.
+    pub(crate) fn resume(socket: Socket, parted: Parted) -> Self {
+        Self {
+            socket,
+            websocket: parted.websocket,
+            prefix: parted.prefix,
+            out: parted.out,
+            written: parted.written,
+            close: parted.close,
+        }
+    }
+
     pub(crate) fn new(socket: Socket) -> Self {
         Self {
             socket,

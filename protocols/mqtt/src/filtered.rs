@@ -2,11 +2,12 @@
 
 use std::rc::Rc;
 
-use finback_core::driver::{SessionFilters, Stream};
+use finback_core::driver::{Caller, PartedFilters, SessionFilters, Stream};
 use finback_core::filter::{Action, Message, MessageFlow, READINGS, Topics};
 
-use crate::codec::Connect;
-use crate::open::{attribute, readings};
+use crate::NAME;
+use crate::codec::{Connect, Level};
+use crate::open::{attribute, metadata, readings};
 use crate::topic::{self, covers};
 
 static TOPICS: Topics = Topics {
@@ -43,7 +44,31 @@ const NAMED: [&str; 5] = [
     ":keep-alive",
 ];
 
+/// The same between two workers: of a session about which none of them decides.
+pub(crate) struct Parted(Option<(PartedFilters, Vec<(String, String)>)>);
+
 impl Filters {
+    /// Leaves its worker; `None` where one of them decides about the session: that one stays.
+    pub(crate) fn part(&self) -> Option<Parted> {
+        let Some(own) = &self.0 else {
+            return Some(Parted(None));
+        };
+        let attributes = own.attributes.to_vec();
+        Some(Parted(Some((own.filters.part()?, attributes))))
+    }
+
+    /// Goes on in the worker of this caller.
+    pub(crate) fn resume(caller: &Caller, level: Level, parted: Parted) -> Self {
+        Self(parted.0.map(|(filters, attributes)| {
+            let filters = caller.resume_filters(NAME, &metadata(level), filters);
+            let attributes = attributes.into();
+            Box::new(Asked {
+                filters,
+                attributes,
+            })
+        }))
+    }
+
     /// Those of the session that `stream` began. `key` is the client's identifier as routing knows it.
     pub(crate) fn of(stream: &Stream, connect: &Connect<'_>, key: &str) -> Self {
         let Some(filters) = stream.session_filters() else {

@@ -27,7 +27,7 @@ use crate::reason::Reason;
 use crate::takeover::Seat;
 use crate::terminal::{self, Terminal};
 
-pub(crate) use admission::{attribute, readings};
+pub(crate) use admission::{attribute, metadata, readings};
 pub(crate) use introduction::check_auth;
 pub(crate) use refusal::{Refused, answer_of, count, here, reject, shortened, too_long};
 

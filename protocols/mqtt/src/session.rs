@@ -20,6 +20,7 @@ mod denied;
 mod down;
 mod ending;
 mod lane;
+mod moving;
 mod silence;
 mod subscriptions;
 mod tap;
@@ -32,9 +33,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use finback_core::clock::Now;
-use finback_core::driver::Caller;
+use finback_core::driver::{Caller, SessionPlace};
 use finback_core::mesh::Lease;
-use finback_core::net::{READS_PER_TURN, Timer, give_way, scratch};
+use finback_core::net::{READS_PER_TURN, Socket, Timer, give_way, scratch};
 
 use tokio::time::Instant;
 
@@ -47,6 +48,8 @@ use crate::policy::Applied;
 use crate::propagation::Tracing;
 use crate::takeover::Seat;
 use crate::tally::Tally;
+
+pub(crate) use moving::Moved;
 
 use lane::Lane;
 use silence::Silence;
@@ -151,7 +154,7 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
     let Opened {
         level,
         endpoint,
-        listed: _listed,
+        listed,
         lease,
         applied,
         filters,
@@ -167,9 +170,6 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
         username,
         tracing,
     } = *opened;
-    let server = applied
-        .as_ref()
-        .and_then(|applied| applied.policy().server_reference.clone());
     let tracing = Tracing {
         choice: tracing,
         target: Some(lease.target()),
@@ -202,20 +202,46 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
         client_takes,
         endpoint_takes,
     });
-    caller.rest(patience);
     session.client.queue(&connack);
     drop(connack);
-    let end = session.carry().await;
-    Box::pin(session.finish(end, server.as_deref())).await;
+    session.live(listed).await;
+}
+
+/// Carries a session to its end that another worker had until now.
+pub(crate) async fn go_on(caller: &Rc<Caller>, socket: Socket, moved: Box<Moved>) {
+    if let Some((session, listed)) = Session::resume(caller, socket, *moved) {
+        session.live(listed).await;
+    }
 }
 
 impl Session {
-    /// Waits for the end. What else may end it is waited for with one poll, whose waker stays
+    /// Goes on until it ends, or leaves for another worker.
+    async fn live(mut self: Box<Self>, listed: SessionPlace) {
+        self.caller.rest(self.patience);
+        let Some(end) = self.carry().await else {
+            return self.leave_worker(&listed);
+        };
+        self.caller.set_movable(false);
+        let applied = self.applied.as_ref();
+        let server = applied.and_then(|applied| applied.policy().server_reference.clone());
+        Box::pin(self.finish(end, server.as_deref())).await;
+    }
+
+    /// Waits for the end; `None` if it is to leave for another worker, and can. What else may end it is waited for with one poll, whose waker stays
     /// the task's; afterwards flags and the clock tell, which costs a packet nothing.
-    async fn carry(&mut self) -> End {
+    async fn carry(&mut self) -> Option<End> {
         let seat = self.seat.take();
+        let end = self.carry_in(seat.as_ref()).await;
+        if end.is_none() {
+            self.seat = seat;
+        }
+        end
+    }
+
+    /// The same, in this place among those of its name.
+    async fn carry_in(&mut self, seat: Option<&Seat>) -> Option<End> {
         let mut lost = std::pin::pin!(async {
-            match &seat {
+            match seat {
                 Some(seat) => seat.lost().await,
                 None => std::future::pending().await,
             }
@@ -227,21 +253,22 @@ impl Session {
                 let _ = lost.as_mut().poll(cx);
             }
             self.caller.worker().read_clock();
-            if let Some(seat) = &seat
-                && seat.is_lost()
-            {
-                return Poll::Ready(End::TakenOver);
+            if seat.is_some_and(Seat::is_lost) {
+                return Poll::Ready(Some(End::TakenOver));
             }
-            self.poll(cx)
+            match self.poll(cx) {
+                Poll::Pending if self.can_leave() => Poll::Ready(None),
+                polled => polled.map(Some),
+            }
         })
         .await;
         // A broker that gives its place to another ends this one first (MQTT 5, section 3.1.4), maybe without
         // the word that it owes, and accepts the other then.
-        if matches!(end, End::Endpoint) && seat.is_some() && !self.state.goodbye {
+        if matches!(end, Some(End::Endpoint)) && seat.is_some() && !self.state.goodbye {
             let timers = self.caller.worker().timers().clone();
             let due = Instant::now() + SUCCESSION;
             if timers.within(due, lost).await.is_ok() {
-                return End::TakenOver;
+                return Some(End::TakenOver);
             }
         }
         end
@@ -253,6 +280,7 @@ impl Session {
         if self.filters.are_revoked(self.state.filters.iter()) {
             return Poll::Ready(End::Revoked);
         }
+        self.caller.set_movable(!self.filters.are_any());
         loop {
             if let Err(end) = self.exchange(cx) {
                 return Poll::Ready(end);

@@ -117,7 +117,74 @@ pub(crate) struct Tally {
     pub(crate) down: u64,
 }
 
+/// The same between two workers.
+pub(crate) struct Parted {
+    ends: Ends,
+    timed: Vec<PartedTimed>,
+    began: Now,
+    tracing: Tracing,
+    up: u64,
+    down: u64,
+}
+
+struct PartedTimed {
+    asked: Asked,
+    since: Now,
+    bytes: u64,
+    method: &'static str,
+    prefix: Box<str>,
+    spans: Spans,
+}
+
 impl Tally {
+    /// Leaves its worker.
+    pub(crate) fn part(self) -> Parted {
+        let timed = self.timed.into_iter().map(|own| PartedTimed {
+            asked: own.asked,
+            since: own.since,
+            bytes: own.bytes,
+            method: own.known.method,
+            prefix: own.known.prefix.clone(),
+            spans: own.spans,
+        });
+        Parted {
+            ends: self.ends,
+            timed: timed.collect(),
+            began: self.began,
+            tracing: self.tracing,
+            up: self.up,
+            down: self.down,
+        }
+    }
+
+    /// Goes on in the worker of this caller.
+    pub(crate) fn resume(caller: Rc<Caller>, parted: Parted) -> Self {
+        let mut tally = Self {
+            ends: parted.ends,
+            began: parted.began,
+            up: parted.up,
+            down: parted.down,
+            ..Self::new(caller, None, parted.tracing)
+        };
+        for own in parted.timed {
+            let service = tally.allowed(&own.prefix);
+            let series = tally.caller.series(NAME, service, own.method);
+            tally.owed += usize::from(own.asked.is_brokers());
+            tally.timed.push(Timed {
+                asked: own.asked,
+                since: own.since,
+                bytes: own.bytes,
+                known: Rc::new(Known {
+                    method: own.method,
+                    prefix: own.prefix,
+                    series,
+                }),
+                spans: own.spans,
+            });
+        }
+        tally
+    }
+
     pub(crate) fn new(caller: Rc<Caller>, endpoint: Option<SocketAddr>, tracing: Tracing) -> Self {
         let began = caller.worker().now();
         Self {

@@ -2,7 +2,9 @@
 //!
 //! A connection is one call: its service is the server name in its TLS, if it begins with TLS, else
 //! `(tcp)`. A session owns its upstream connection; both ends are closed as the other is. Nothing tells
-//! where one message ends and the next begins, so a session never moves to another worker.
+//! where one message ends and the next begins, so any moment is a boundary at which a session may move to another
+//! worker: with both of its sockets, what was read of one and not yet written to the other, which sides have ended,
+//! and its call with its place at the endpoint.
 
 mod hello;
 
@@ -18,8 +20,8 @@ use finback_core::driver::{
 };
 use finback_core::frame::{Metadata, Outcome};
 use finback_core::log_limit::LogLimit;
-use finback_core::mesh::{AttemptEnd, Lease, Resend, Routed};
-use finback_core::net::Socket;
+use finback_core::mesh::{AttemptEnd, Lease, Resend, Routed, Underway};
+use finback_core::net::{Detached, Relay, Socket};
 use finback_core::rejection::Rejection;
 use finback_core::text::Escaped;
 use tokio::io::AsyncReadExt;
@@ -50,45 +52,129 @@ impl Protocol for Tcp {
     }
 }
 
-async fn serve(connection: Connection, worker: Rc<Worker>) {
-    let (caller, mut client) = Caller::new(connection, worker);
-    let opened = tokio::select! {
-        opened = open(&caller, &mut client) => opened,
-        () = caller.cut() => return,
-    };
-    let Some((mut stream, mut lease, mut endpoint)) = opened else {
-        return;
-    };
-    let tunnel = caller.tunnel(&mut client, &mut endpoint, || stream.begun(&mut lease));
-    let carried = tunnel.await;
-    stream.add_request_bytes(carried.up);
-    let end = match carried.end {
-        // It took what the client said and ended without a word.
-        TunnelEnd::Broken if carried.down == 0 && carried.up > 0 => {
-            stream.answered(Outcome::Failed, 0);
-            AttemptEnd::Lost { reused: false }
-        }
-        TunnelEnd::Draining => {
-            stream.rejected(Rejection::Draining);
-            AttemptEnd::Draining
-        }
-        TunnelEnd::Closed | TunnelEnd::Broken | TunnelEnd::Idle => {
-            stream.answered(Outcome::Success, carried.down);
-            AttemptEnd::Answered(Outcome::Success)
-        }
-    };
-    stream.conclude(&mut lease, end, Resend::Impossible);
+/// A session that is open.
+struct Session {
+    /// What its client asked for, in its TLS.
+    name: Option<String>,
+    stream: Stream,
+    lease: Lease,
+    endpoint: Socket,
+    relay: Relay,
 }
 
-/// Finds out whom a client wants, and connects to an endpoint of it.
-async fn open(caller: &Rc<Caller>, client: &mut Socket) -> Option<(Stream, Lease, Socket)> {
-    let name = server_name(caller, client).await.ok()?;
-    let metadata = Metadata {
-        service: Cow::Borrowed(name.as_deref().unwrap_or(UNNAMED)),
+/// What a session takes along to another worker, besides its client's socket.
+struct Moved {
+    name: Option<String>,
+    underway: Underway,
+    endpoint: Detached,
+    relay: Relay,
+}
+
+async fn serve(connection: Connection, worker: Rc<Worker>) {
+    let (caller, mut client) = Caller::new(connection, worker);
+    let opened = match caller.take_carried::<Moved>() {
+        Some(moved) => go_on(&caller, *moved),
+        None => tokio::select! {
+            opened = open(&caller, &mut client) => opened,
+            () = caller.cut() => return,
+        },
+    };
+    let Some(mut session) = opened else {
+        return;
+    };
+    caller.set_movable(true);
+    let Session {
+        stream,
+        lease,
+        endpoint,
+        relay,
+        ..
+    } = &mut session;
+    let can_leave =
+        |client: &Socket, endpoint: &Socket| client.can_detach() && endpoint.can_detach();
+    let began = || stream.begun(lease);
+    let carrying = caller.carry(relay, &mut client, endpoint, began, can_leave);
+    match carrying.await {
+        Some(end) => session.end(end),
+        None => session.leave(&caller, client),
+    }
+}
+
+/// Goes on with a session that another worker had.
+fn go_on(caller: &Caller, moved: Moved) -> Option<Session> {
+    let Moved {
+        name,
+        underway,
+        endpoint,
+        relay,
+    } = moved;
+    let endpoint = Socket::attach(endpoint).ok()?;
+    let (stream, lease) = caller.resume(NAME, &metadata(name.as_deref()), underway)?;
+    Some(Session {
+        name,
+        stream,
+        lease,
+        endpoint,
+        relay,
+    })
+}
+
+impl Session {
+    fn end(self, end: TunnelEnd) {
+        let Self {
+            mut stream,
+            mut lease,
+            relay,
+            ..
+        } = self;
+        stream.add_request_bytes(relay.up());
+        let end = match end {
+            // It took what the client said and ended without a word.
+            TunnelEnd::Broken if relay.down() == 0 && relay.up() > 0 => {
+                stream.answered(Outcome::Failed, 0);
+                AttemptEnd::Lost { reused: false }
+            }
+            TunnelEnd::Draining => {
+                stream.rejected(Rejection::Draining);
+                AttemptEnd::Draining
+            }
+            TunnelEnd::Closed | TunnelEnd::Broken | TunnelEnd::Idle => {
+                stream.answered(Outcome::Success, relay.down());
+                AttemptEnd::Answered(Outcome::Success)
+            }
+        };
+        stream.conclude(&mut lease, end, Resend::Impossible);
+    }
+
+    /// Leaves for another worker.
+    fn leave(self, caller: &Caller, client: Socket) {
+        let Ok(endpoint) = self.endpoint.detach() else {
+            return;
+        };
+        let moved = Moved {
+            name: self.name,
+            underway: self.stream.part(self.lease),
+            endpoint,
+            relay: self.relay,
+        };
+        caller.hand_over(client, NAME, Some(Box::new(moved)));
+    }
+}
+
+/// What routing knows of a session whose client asked for this name.
+fn metadata(name: Option<&str>) -> Metadata<'_> {
+    Metadata {
+        service: Cow::Borrowed(name.unwrap_or(UNNAMED)),
         own: name.is_none(),
         lingers: true,
         ..Metadata::default()
-    };
+    }
+}
+
+/// Finds out whom a client wants, and connects to an endpoint of it.
+async fn open(caller: &Rc<Caller>, client: &mut Socket) -> Option<Session> {
+    let name = server_name(caller, client).await.ok()?;
+    let metadata = metadata(name.as_deref());
     let mut attributes = |asked: &str| match asked {
         ":sni" => name.clone(),
         _ => None,
@@ -124,7 +210,16 @@ async fn open(caller: &Rc<Caller>, client: &mut Socket) -> Option<(Stream, Lease
             .worker()
             .connect_for(&lease, None, ends, caller.known());
         match Box::pin(connecting).await {
-            Ok(endpoint) => return Some((stream, lease, endpoint)),
+            Ok(endpoint) => {
+                let relay = Relay::default();
+                return Some(Session {
+                    name,
+                    stream,
+                    lease,
+                    endpoint,
+                    relay,
+                });
+            }
             Err(error) => {
                 tracing::debug!(endpoint = %lease.address(), %error, "cannot connect");
                 let end = AttemptEnd::from(&error);

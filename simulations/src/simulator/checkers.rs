@@ -8,11 +8,18 @@ use finback_core::rejection::Rejection;
 use super::client::Client;
 use super::network::Time;
 use super::plan::address;
+use super::server::TRAVELLED;
 use super::toy::MAX_FRAME;
 use super::world::World;
 
 /// Rejections, heartbeats and goodbyes of one turn, at most.
 const SMALL_CHANGE: usize = 64 * 1024;
+
+/// A call goes on so often from servers that refuse it unseen, and no attempt is counted for that.
+const MOVES: usize = 8;
+
+/// A body of so many bytes is kept until its call is answered, however it comes.
+const SHORT: usize = 60;
 
 /// The longest that a client which hung up is waited for, and some more.
 const GONE: Time = 8000;
@@ -34,6 +41,7 @@ impl World {
                 .fault(format!("{unfinished} bytes are unfinished"));
         }
         self.check_gone();
+        self.check_unseen();
         for cluster in self.mesh.status() {
             for endpoint in cluster.endpoints {
                 let mut servers = self.servers.iter();
@@ -243,10 +251,52 @@ impl World {
         }
     }
 
+    /// A call that nobody looked at, and that may be attempted again, is not given up where nothing has happened to
+    /// those who could serve it.
+    fn check_unseen(&mut self) {
+        for number in std::mem::take(&mut self.ledger.unseen) {
+            if self.ledger.is_open(number) {
+                self.ledger.unseen.insert(number);
+            } else if !self.stops && self.is_given_up_unseen(number) {
+                let back = &self.ledger.entries[number].sent_back;
+                let text = format!("call {number} was refused unseen {back:?}, and given up");
+                self.ledger.fault(text);
+            }
+        }
+    }
+
+    fn is_given_up_unseen(&self, number: usize) -> bool {
+        let entry = &self.ledger.entries[number];
+        let service = &self.plan.services[entry.service];
+        let Some((_, refused_at)) = entry.sent_back.last() else {
+            return false;
+        };
+        let group = &self.plan.groups[service.group];
+        let mut servers = group
+            .servers
+            .iter()
+            .filter_map(|(own, _)| self.servers.get(*own));
+        let all_well = servers.all(|own| own.trouble_until < *refused_at)
+            && (self.paused_at == 0 || self.paused_at + TRAVELLED < *refused_at);
+        let unseen = entry.arrivals.is_empty();
+        let told = entry.refused == Some(Rejection::ConnectionLost);
+        let may_go_on = service.retry.attempts > 1 && entry.sent_back.len() < MOVES;
+        unseen && told && may_go_on && all_well && entry.length <= SHORT
+    }
+
     /// A call arrives no more often than its route allows.
     fn check_arrivals(&self, number: usize, faults: &mut Vec<String>) {
         let entry = &self.ledger.entries[number];
         let retry = &self.plan.services[entry.service].retry;
+        let attempts = retry.attempts as usize;
+        // Where a call may be attempted again, it may go on from those that did not look at it.
+        let moves = if attempts > 1 { MOVES } else { 0 };
+        let all = entry.arrivals.len() + entry.sent_back.len();
+        if all > attempts + moves.min(entry.sent_back.len()) {
+            faults.push(format!(
+                "call {number} was sent {all} times, of {attempts} attempts and {moves} moves"
+            ));
+        }
         if entry.arrivals.len() > retry.attempts as usize {
             faults.push(format!(
                 "call {number} arrived {} times of {} attempts",

@@ -246,6 +246,8 @@ impl Client {
             unreadable,
             answers: Vec::new(),
             arrivals: Vec::new(),
+            sent_back: Vec::new(),
+            length: 0,
             written: net.now(),
             timeout,
             is_safe: false,
@@ -332,6 +334,12 @@ impl Client {
             }
         }
         true
+    }
+
+    /// Does nothing wrong from the beginning.
+    pub(super) fn behave(&mut self) {
+        self.guilty = false;
+        self.rest();
     }
 
     /// Writes no more calls.

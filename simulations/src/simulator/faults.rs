@@ -47,12 +47,17 @@ impl World {
         }
     }
 
-    fn harm(&mut self, conn: usize) {
-        match self.network.lock().peer(conn) {
+    fn harm(&mut self, conn: usize, period: Time) {
+        let (peer, until) = {
+            let mut net = self.network.lock();
+            (net.peer(conn), net.now() + period)
+        };
+        match peer {
             Peer::Client(client) => self.clients[client].harmed = true,
             Peer::Server(server) => {
                 if let Some(server) = self.servers.get_mut(server) {
                     server.harmed = true;
+                    server.note_trouble(until);
                 }
             }
         }
@@ -67,7 +72,7 @@ impl World {
 
     fn cut_one(&mut self) {
         if let Some(conn) = self.victim() {
-            self.harm(conn);
+            self.harm(conn, 0);
             self.network.lock().cut(conn);
         }
     }
@@ -75,7 +80,7 @@ impl World {
     fn stall_one(&mut self) {
         let period = self.chance.pick(&[100, 1000, 5000, 20_000]);
         if let Some(conn) = self.victim() {
-            self.harm(conn);
+            self.harm(conn, period);
             self.network.lock().stall(conn, period);
         }
     }
@@ -97,6 +102,14 @@ impl World {
         // What we lack ourselves is nobody's fault.
         if matches!(door, Door::Shut | Door::Hole) {
             self.servers[server].harmed = true;
+        }
+        let now = self.network.lock().now();
+        let own = &mut self.servers[server];
+        if door == Door::Open {
+            own.trouble_until = own.trouble_until.min(now);
+            own.note_trouble(now);
+        } else {
+            own.note_trouble(Time::MAX);
         }
         self.network
             .lock()

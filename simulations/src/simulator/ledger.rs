@@ -1,6 +1,6 @@
 //! The ledger of a world: every call that a client wrote, and what became of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use finback_core::rejection::Rejection;
 
@@ -20,6 +20,10 @@ pub(super) struct Entry {
     pub(super) answers: Vec<bool>,
     /// Servers that it arrived at, and whether they refused to run it.
     pub(super) arrivals: Vec<(usize, bool)>,
+    /// Servers that refused it unseen, and when.
+    pub(super) sent_back: Vec<(usize, Time)>,
+    /// How long its body is.
+    pub(super) length: usize,
     /// When it was written, and the time that its caller gives it.
     pub(super) written: Time,
     pub(super) timeout: Option<Time>,
@@ -42,6 +46,8 @@ pub(super) struct Entry {
 pub(super) struct Ledger {
     pub(super) entries: Vec<Entry>,
     pub(super) faults: Vec<String>,
+    /// Calls that were refused unseen, and whose end was not looked at yet.
+    pub(super) unseen: BTreeSet<usize>,
 }
 
 /// Faults that are told; more of them add nothing.
@@ -65,6 +71,19 @@ impl Ledger {
     pub(super) fn arrive(&mut self, number: usize, server: usize, refused: bool) {
         match self.entries.get_mut(number) {
             Some(entry) => entry.arrivals.push((server, refused)),
+            None => self.fault(format!(
+                "server {server} got call {number}, which nobody made"
+            )),
+        }
+    }
+
+    /// Notes that a server refused a call unseen.
+    pub(super) fn send_back(&mut self, number: usize, server: usize, at: Time) {
+        match self.entries.get_mut(number) {
+            Some(entry) => {
+                entry.sent_back.push((server, at));
+                self.unseen.insert(number);
+            }
             None => self.fault(format!(
                 "server {server} got call {number}, which nobody made"
             )),

@@ -142,6 +142,8 @@ pub(super) struct Net {
     conns: Vec<Conn>,
     doors: BTreeMap<SocketAddr, (usize, Door, Pace)>,
     wakers: Vec<Waker>,
+    /// The mesh's process is gone.
+    exited: bool,
     pub(super) trace: Trace,
 }
 
@@ -165,6 +167,7 @@ impl Network {
                 conns: Vec::new(),
                 doors: BTreeMap::new(),
                 wakers: Vec::new(),
+                exited: false,
                 trace: Trace::default(),
             })),
             sooner: Arc::default(),
@@ -304,6 +307,20 @@ impl Net {
         let wakers = [conn.reader.take(), conn.writer.take()];
         self.wakers.extend(wakers.into_iter().flatten());
         self.schedule(0, Event::ToPeer(number));
+    }
+
+    /// The mesh's process ends, and with it its ends of all connections: what it has written arrives, and nothing
+    /// more.
+    pub(super) fn exit(&mut self) {
+        for number in 0..self.conns.len() {
+            let conn = &mut self.conns[number];
+            let wakers = [conn.reader.take(), conn.writer.take()];
+            self.wakers.extend(wakers.into_iter().flatten());
+            if !self.conns[number].mesh_gone {
+                self.drop_mesh_end(number);
+            }
+        }
+        self.exited = true;
     }
 
     /// Has a pipe deliver what flies in it.

@@ -17,6 +17,8 @@ use super::web2::{Desk, Reply};
 pub(super) const PROMPT: Time = 60;
 /// What it says travels no longer than this.
 pub(super) const TRAVEL: Time = 10;
+/// What anybody says has arrived by then, unless its connection is stalled.
+pub(super) const TRAVELLED: Time = 2000;
 
 /// What a server does next on a connection.
 #[derive(Debug)]
@@ -57,6 +59,10 @@ pub(super) struct Server {
     pub(super) sound: bool,
     /// Something else did harm to it: the network, say.
     pub(super) harmed: bool,
+    /// Until then it may be that a connection to it ends, or cannot be made.
+    pub(super) trouble_until: Time,
+    /// It answers nothing that comes from now on.
+    pub(super) silent: bool,
     /// How often it misbehaves: once in so many calls.
     pub(super) vice: u64,
     pub(super) doings: Doings,
@@ -76,6 +82,8 @@ impl Server {
             large_answers: plan.large_answers,
             sound: chance.one_in(2),
             harmed: false,
+            trouble_until: 0,
+            silent: false,
             vice: chance.pick(&[2, 4, 10, 40]),
             chance,
             doings: Doings::default(),
@@ -92,6 +100,17 @@ impl Server {
         if self.tongue == Tongue::Http2 {
             self.desks.insert(conn, Desk::new());
         }
+    }
+
+    /// Notes that something happens which may end connections to it, until then.
+    pub(super) fn note_trouble(&mut self, until: Time) {
+        self.trouble_until = self.trouble_until.max(until.saturating_add(TRAVELLED));
+    }
+
+    /// Answers nothing that comes from now on.
+    pub(super) fn fall_silent(&mut self) {
+        self.silent = true;
+        self.harmed = true;
     }
 
     pub(super) fn say(&mut self, net: &mut Net, conn: usize, later: Time, said: Said) {
@@ -115,6 +134,11 @@ impl Server {
                 self.number,
                 said.name()
             ));
+            let ends_one_call =
+                matches!(&said, Said::Reply(_, own) if !matches!(own, Reply::Goodbye));
+            if !ends_one_call && !matches!(said, Said::Bytes(_)) {
+                self.note_trouble(now);
+            }
             match said {
                 Said::FinishIdle if self.doings.is_serving(conn) => {}
                 Said::Break => {
@@ -178,6 +202,7 @@ impl Server {
                     Some(number) => ledger.arrive(number, self.number, false),
                     None => ledger.fault(format!("server {} got a one-way of nobody", self.number)),
                 },
+                Kind::Ping if self.silent => {}
                 Kind::Ping if self.sound || !self.chance.one_in(self.vice) => {
                     let pong = self.tongue.pong(&frame, &head);
                     let later = self.chance.between(0, 5);
@@ -200,6 +225,9 @@ impl Server {
         };
         let refuses = self.tongue == Tongue::Toy && !self.sound && self.chance.one_in(6);
         ledger.arrive(number, self.number, refuses);
+        if self.silent {
+            return;
+        }
         let token = tongue::token(number);
         let flag = match self.chance.between(0, 9) {
             _ if refuses => 2,

@@ -7,6 +7,8 @@ mod client;
 mod server;
 mod watched;
 
+use finback_core::rejection::Rejection;
+
 use super::chance::Chance;
 use super::tongue::{number_in, token};
 
@@ -111,6 +113,15 @@ fn message(
         }
     }
     out
+}
+
+/// Why the mesh refused a call, as far as it matters: nobody else answers without a token.
+pub(super) fn refusal(owner: Option<usize>, status: u16) -> Option<Rejection> {
+    match (owner, status) {
+        (None, 504) => Some(Rejection::DeadlineExceeded),
+        (None, 502) => Some(Rejection::ConnectionLost),
+        _ => None,
+    }
 }
 
 /// What a body of this length says.

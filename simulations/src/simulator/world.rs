@@ -23,6 +23,9 @@ use super::tongue::ReadLog;
 /// The world looks at its mesh this often.
 const LOOK: Time = 200;
 
+/// Draining takes no longer than this.
+const LONGEST_DRAIN: Time = 12_000;
+
 /// What the mesh recorded.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
@@ -73,6 +76,8 @@ pub(super) struct World {
     pub(super) listener: u64,
     /// Nothing goes wrong any more.
     pub(super) healed: bool,
+    /// The process is to stop at the end.
+    pub(super) stops: bool,
     /// When the process last stood still.
     pub(super) paused_at: Time,
     /// The largest `queue_hard` that was ever in force.
@@ -111,6 +116,7 @@ impl World {
             tally,
             listener: 0,
             healed: false,
+            stops: false,
             paused_at: 0,
             most_queued,
             chance,
@@ -166,6 +172,13 @@ impl World {
     }
 
     fn pace(&mut self) -> Pace {
+        if self.healed {
+            return Pace {
+                delay: 3,
+                room: 64 * 1024,
+                parts: false,
+            };
+        }
         Pace {
             delay: self.chance.pick(&[0, 2, 20, 100]),
             room: self.chance.pick(&[100, 2000, 16_000, 64_000]),
@@ -190,7 +203,8 @@ impl World {
         if !self.crew.accept(self.listener, worker, socket, peer) {
             self.ledger.fault("nobody listens".to_owned());
         }
-        let later = self.chance.between(0, 500);
+        let most = if self.healed { 20 } else { 500 };
+        let later = self.chance.between(0, most);
         self.network.lock().schedule(later, Event::Client(number));
     }
 
@@ -345,10 +359,14 @@ impl World {
             self.run(super::plan::LONGEST).await;
         }
         self.check_open();
+        self.stops = self.chance.one_in(2);
+        if self.stops && self.chance.one_in(2) {
+            self.outlast();
+        }
         self.write_more();
         let early = self.chance.between(0, 200);
         self.run(early).await;
-        let stops = self.chance.one_in(2);
+        let stops = self.stops;
         if stops {
             self.stop().await;
         }
@@ -384,6 +402,19 @@ impl World {
         }
     }
 
+    /// What is called from now on outlasts the process, which is to stop: nobody answers, and others call.
+    fn outlast(&mut self) {
+        for server in &mut self.servers {
+            server.fall_silent();
+        }
+        for _ in 0..3 {
+            self.arrive();
+            if let Some(client) = self.clients.last_mut() {
+                client.behave();
+            }
+        }
+    }
+
     /// Calls are under way once more, so that the end does not find all at rest.
     fn write_more(&mut self) {
         for number in 0..self.clients.len() {
@@ -396,14 +427,20 @@ impl World {
         }
     }
 
-    /// The process stops.
+    /// The process stops: it drains, and then is gone. What it has not said by then nobody hears.
     async fn stop(&mut self) {
         let crew = self.crew.share();
         let drained = tokio::task::spawn_local(async move { crew.drain().await });
-        self.run(12_000).await;
+        let mut waited = 0;
+        while !drained.is_finished() && waited < LONGEST_DRAIN {
+            self.run(20).await;
+            waited += 20;
+        }
         if !drained.is_finished() {
             self.ledger.fault("draining did not end in time".to_owned());
         }
+        self.network.lock().exit();
+        self.run(3000).await;
     }
 
     fn report(self) -> Report {

@@ -338,7 +338,7 @@ impl Session {
         socket.unread(unread);
         let carried = Carried {
             cue: self.client.cue.get(),
-            local: None,
+            ..Carried::default()
         };
         let client = &self.client;
         let parcel = Parcel::new(

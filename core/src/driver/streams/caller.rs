@@ -1,5 +1,6 @@
 //! Callers: client connections of protocols that drive themselves, and what their workers tell them.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +13,7 @@ use crate::clock::Now;
 use crate::frame::Metadata;
 use crate::gauges::Gauges;
 use crate::identity::Identity;
-use crate::mesh::{Exchange, Origin, Routed, SiteCache, Traced};
+use crate::mesh::{self, Exchange, Lease, Origin, Routed, SiteCache, Traced, Underway};
 use crate::net::{Ends, Known, Socket, Transport};
 use crate::record::Series;
 use crate::rejection::Rejection;
@@ -24,8 +25,8 @@ use super::super::resident::Residence;
 use super::super::shadow::Shadowed;
 use super::super::survey::{CallPlace, SessionPlace, WaitsFor};
 use super::super::worker::Worker;
-use super::Stream;
 use super::words::Words;
+use super::{PartedFilters, SessionFilters, Stream};
 
 /// One client connection of a protocol that drives itself; on its worker's list until dropped.
 pub struct Caller {
@@ -38,6 +39,8 @@ pub struct Caller {
     transport: Option<Rc<Transport>>,
     sites: RefCell<SiteCache>,
     pub(super) words: Rc<Words>,
+    /// What its protocol gave along in the worker that had it before.
+    state: Cell<Option<Box<dyn Any + Send>>>,
     /// Until it leaves for another worker.
     place: RefCell<Option<(Residence, Option<Presence>)>>,
 }
@@ -70,6 +73,7 @@ impl Caller {
             transport,
             sites: RefCell::default(),
             words,
+            state: Cell::new(carried.state),
             place: RefCell::new(Some((residence, Some(presence)))),
         };
         (Rc::new(caller), socket)
@@ -90,6 +94,7 @@ impl Caller {
             transport: self.transport.clone(),
             sites: RefCell::default(),
             words,
+            state: Cell::new(None),
             place: RefCell::new(Some((residence, None))),
         })
     }
@@ -222,13 +227,19 @@ impl Caller {
         self.words.is_moving()
     }
 
-    /// Gives the connection, on which nothing is in flight, to another worker, where `protocol` goes
-    /// on with it as if it had just been accepted. What was read of it and not used must have been
-    /// [put back](Socket::unread), and everything flushed.
-    pub fn hand_over(&self, socket: Socket, protocol: &'static str) {
+    /// Gives the connection, which is at a boundary of its messages, to another worker, where `protocol` goes
+    /// on with it from `state`, or as if it had just been accepted. What was read of it and not used must have
+    /// been [put back](Socket::unread), and everything flushed.
+    pub fn hand_over(
+        &self,
+        socket: Socket,
+        protocol: &'static str,
+        state: Option<Box<dyn Any + Send>>,
+    ) {
         let carried = Carried {
             cue: None,
             local: self.local,
+            state,
         };
         let parcel = Parcel::new(socket, self.peer(), self.origin.id, protocol, carried);
         // It is counted where it arrives.
@@ -237,6 +248,12 @@ impl Caller {
             let parcel = parcel.with(self.transport.as_deref());
             self.worker.hand_over(parcel);
         }
+    }
+
+    /// From what its protocol goes on here: what it [gave along](Self::hand_over) in another worker.
+    #[must_use]
+    pub fn take_carried<T: 'static>(&self) -> Option<Box<T>> {
+        self.state.take()?.downcast().ok()
     }
 
     // === Who it is ===
@@ -372,6 +389,43 @@ impl Caller {
 }
 
 impl Caller {
+    /// Goes on with a call that another worker had, and that was opened there with the same metadata.
+    pub fn resume(
+        &self,
+        protocol: &'static str,
+        metadata: &Metadata<'_>,
+        underway: Underway,
+    ) -> Option<(Stream, Lease)> {
+        self.worker.read_clock();
+        let source = self.peer().ip();
+        let site = self.worker.site(&self.origin, protocol, source, metadata);
+        let (exchange, lease) = Exchange::resume(&self.worker, site, underway)?;
+        let stream = Stream {
+            place: CallPlace::take(&self.worker, &exchange, WaitsFor::Answer),
+            exchange,
+            transport: self.transport.clone(),
+            worker: self.worker.clone(),
+        };
+        Some((stream, lease))
+    }
+
+    /// Goes on with the filters of a session that another worker had, and that was opened there with the same metadata.
+    #[must_use]
+    pub fn resume_filters(
+        &self,
+        protocol: &'static str,
+        metadata: &Metadata<'_>,
+        filters: PartedFilters,
+    ) -> SessionFilters {
+        let source = self.peer().ip();
+        let site = self.worker.site(&self.origin, protocol, source, metadata);
+        SessionFilters {
+            own: mesh::SessionFilters::resume(site, filters.0, source),
+            transport: self.transport.clone(),
+            worker: self.worker.clone(),
+        }
+    }
+
     /// Opens a copy of a call, as [`open_for`](Self::open_for) does a call: it goes to the shadow, and nobody hears of
     /// it. `None` if it goes nowhere.
     pub fn open_shadow(

@@ -103,6 +103,30 @@ impl Caller {
         C: AsyncRead + AsyncWrite + Unpin,
         E: AsyncRead + AsyncWrite + Unpin,
     {
+        let mut relay = Relay::default();
+        let ended = self.carry(&mut relay, client, endpoint, answered, |_, _| false);
+        let end = ended.await.unwrap_or(TunnelEnd::Closed);
+        Carried {
+            up: relay.up(),
+            down: relay.down(),
+            end,
+        }
+    }
+
+    /// The same from where a relay is. `None` if it is to [leave](Self::is_moving) for another worker and can, as
+    /// `can_leave` says: every moment is a boundary of its messages.
+    pub async fn carry<C, E>(
+        &self,
+        relay: &mut Relay,
+        client: &mut C,
+        endpoint: &mut E,
+        answered: impl FnOnce(),
+        can_leave: impl Fn(&C, &E) -> bool,
+    ) -> Option<TunnelEnd>
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+        E: AsyncRead + AsyncWrite + Unpin,
+    {
         let worker = &self.worker;
         worker.read_clock();
         let entered = Entered {
@@ -115,8 +139,8 @@ impl Caller {
         };
         let tunnel = &entered.tunnel;
         self.words.enter_tunnel(tunnel);
-        let (mut relay, mut answered) = (Relay::default(), Some(answered));
-        let end = poll_fn(|cx| {
+        let mut answered = (relay.down() == 0).then_some(answered);
+        poll_fn(|cx| {
             let before = relay.moves();
             let closed = relay.poll(cx, client, endpoint);
             if relay.moves() != before {
@@ -130,10 +154,16 @@ impl Caller {
                 }
             }
             if let Poll::Ready(closed) = closed {
-                return Poll::Ready(match closed {
+                return Poll::Ready(Some(match closed {
                     Closed::Well => TunnelEnd::Closed,
                     Closed::Broken => TunnelEnd::Broken,
-                });
+                }));
+            }
+            if self.words.is_movable() {
+                self.attend(cx);
+                if self.is_moving() && can_leave(client, endpoint) {
+                    return Poll::Ready(None);
+                }
             }
             tunnel.wait(cx);
             match tunnel.over.get() {
@@ -143,15 +173,10 @@ impl Caller {
                     tunnel.over.set(None);
                     Poll::Pending
                 }
-                Some(Over::Idle) => Poll::Ready(TunnelEnd::Idle),
-                Some(Over::Draining) => Poll::Ready(TunnelEnd::Draining),
+                Some(Over::Idle) => Poll::Ready(Some(TunnelEnd::Idle)),
+                Some(Over::Draining) => Poll::Ready(Some(TunnelEnd::Draining)),
             }
         })
-        .await;
-        Carried {
-            up: relay.up(),
-            down: relay.down(),
-            end,
-        }
+        .await
     }
 }

@@ -116,6 +116,10 @@ impl Words {
         self.alarm.set(at);
     }
 
+    pub(super) fn is_movable(&self) -> bool {
+        self.movable.get()
+    }
+
     pub(super) fn set_movable(&self, movable: bool) {
         self.movable.set(movable);
         if !movable {

@@ -13,11 +13,13 @@ use slab::Slab;
 
 mod input;
 mod received;
+mod resting;
 #[cfg(test)]
 mod tests;
 mod windows;
 
 pub(crate) use received::Received;
+pub(crate) use resting::Resting;
 pub(crate) use windows::holds_too_much;
 
 use windows::Held;
@@ -268,6 +270,8 @@ pub(crate) struct Core {
     abandoned: bool,
     /// We said that we go: for now, or for good.
     leaving: Leaving,
+    /// Another thread is to go on with it once no stream is open.
+    moving: bool,
     /// It is over.
     pub(super) closed: bool,
     empty: u32,
@@ -345,6 +349,7 @@ impl Core {
             last: None,
             abandoned: false,
             leaving: Leaving::No,
+            moving: false,
             closed: false,
             empty: 0,
             resets: 0,
@@ -726,7 +731,7 @@ impl Core {
         if over && free {
             self.narrow(key);
             self.streams.remove(key);
-            if self.is_done() {
+            if self.is_done() || self.moving && self.streams.is_empty() {
                 self.wake();
             }
         }

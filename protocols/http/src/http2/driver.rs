@@ -107,11 +107,20 @@ impl Driver {
         }
     }
 
-    /// Closes the connection so that the peer reads what was written last.
-    pub(super) async fn close(mut self) {
+    /// Whether all that was written has left.
+    pub(super) fn is_flushed(&self) -> bool {
+        !self.flushing
+    }
+
+    /// The socket, for whoever goes on with it.
+    pub(super) fn into_socket(mut self) -> Socket {
         let nothing = Socket::memory(tokio::io::empty());
-        let socket = std::mem::replace(&mut self.io, nothing);
-        net::close(socket).await;
+        std::mem::replace(&mut self.io, nothing)
+    }
+
+    /// Closes the connection so that the peer reads what was written last.
+    pub(super) async fn close(self) {
+        net::close(self.into_socket()).await;
     }
 }
 

@@ -137,9 +137,9 @@ pub(crate) fn carry(
 }
 
 pub(crate) use client::{Failure, Heartbeat, Sender, handshake};
-pub(crate) use connection::{Limits, Received, holds_too_much};
+pub(crate) use connection::{Limits, Received, Resting, holds_too_much};
 pub(crate) use driver::Ended;
-pub(crate) use server::{Interim, Server, serve, upgrade};
+pub(crate) use server::{Interim, Server, resume, serve, upgrade};
 
 /// How a client begins (RFC 9113, section 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

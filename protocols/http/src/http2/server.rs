@@ -10,7 +10,7 @@ use finback_core::net::Socket;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 
-use super::connection::{Core, Limits, OUT, Received, Shared};
+use super::connection::{Core, Limits, OUT, Received, Resting, Shared};
 use super::driver::{Driver, Ended};
 use super::message;
 use crate::rules::{self, Follows};
@@ -21,6 +21,11 @@ pub(crate) struct Server(Driver);
 /// Serves a client's connection.
 pub(crate) fn serve(io: Socket, limits: Limits) -> Server {
     Server(Driver::new(io, Core::new(false, limits)))
+}
+
+/// Goes on with a client's connection that another thread had.
+pub(crate) fn resume(io: Socket, limits: Limits, resting: Resting) -> Server {
+    Server(Driver::new(io, Core::resume(resting, limits)))
 }
 
 /// Serves a connection whose client wants to go on in HTTP/2, from the request that said so; `None`
@@ -90,6 +95,25 @@ impl Server {
     /// Takes no new requests but those on their way, and ends when they are answered.
     pub(crate) fn leave(&self) {
         self.0.shared.get_mut().leave();
+    }
+
+    /// Says whether another thread is to go on with it, once it is [resting](Self::is_resting).
+    pub(crate) fn note_moving(&self, moving: bool) {
+        self.0.shared.get_mut().note_moving(moving);
+    }
+
+    /// Whether nothing is under way, in either direction.
+    pub(crate) fn is_resting(&self) -> bool {
+        self.0.is_flushed() && self.0.shared.get().is_resting()
+    }
+
+    /// Its state, and its socket with the bytes that were read of it and not used, for another thread. It must be
+    /// [resting](Self::is_resting).
+    pub(crate) fn pack(self) -> (Resting, Socket) {
+        let (resting, unread) = self.0.shared.get_mut().pack();
+        let mut socket = self.0.into_socket();
+        socket.unread(Bytes::from(unread));
+        (resting, socket)
     }
 
     /// Has whoever answers a request look whether it still may wait.

@@ -134,7 +134,7 @@ pub(super) async fn pass_filters(admitted: &mut Admitted<'_>) -> Result<(), Refu
 }
 
 /// What a session is as a call.
-fn metadata(level: Level) -> Metadata<'static> {
+pub(crate) fn metadata(level: Level) -> Metadata<'static> {
     Metadata {
         service: Cow::Borrowed(SERVICE),
         method: Cow::Borrowed("connect"),

@@ -22,6 +22,11 @@ pub(super) struct Lane {
 }
 
 impl Lane {
+    /// Whether no packet is under way: of one that has begun nothing was passed on, and nothing dropped.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.passing == 0 && self.dropping == 0
+    }
+
     /// Whether what was passed on ends with a whole packet.
     pub(super) fn is_between_packets(&self) -> bool {
         self.passing == 0

@@ -41,7 +41,7 @@ impl Session {
     }
 
     /// Has the task woken when the broker's time is over.
-    fn wait_for_broker(&self) {
+    pub(super) fn wait_for_broker(&self) {
         let answer = self.bounds.answer;
         let Silence { since, asked, .. } = self.silence;
         let due = match asked {

@@ -22,7 +22,7 @@ impl Net {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let conn = &mut self.conns[number];
-        if conn.broken {
+        if conn.broken || self.exited {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
         let count = conn.to_mesh.there.len().min(buf.remaining());
@@ -50,7 +50,7 @@ impl Net {
         if conn.broken {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
-        if conn.to_peer.ended {
+        if conn.to_peer.ended || self.exited {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let taken = conn.to_peer.flying.len() + conn.to_peer.there.len();
@@ -79,6 +79,9 @@ impl Net {
 
     /// The mesh closes its socket; what it left unread turns that into a reset.
     pub(super) fn drop_mesh_end(&mut self, number: usize) {
+        if self.exited {
+            return;
+        }
         let conn = &mut self.conns[number];
         conn.mesh_gone = true;
         let now = self.now();
@@ -117,6 +120,7 @@ impl Net {
     ) -> Option<usize> {
         let door = address.and_then(|address| self.doors.get(&address));
         let door = door.map_or(Door::Shut, |(_, door, _)| *door);
+        let door = if self.exited { Door::Shut } else { door };
         let conn = &mut self.conns[number];
         let decided = match door {
             Door::Open => Ok(()),

@@ -2,12 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use finback_core::rejection::Rejection;
-
 use super::super::client::Client;
 use super::super::ledger::Ledger;
 use super::super::tongue::{Call, number_in};
-use super::{Message, Start, request, take};
+use super::{Message, Start, refusal, request, take};
 
 /// What is to be answered next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,9 +52,7 @@ impl Order {
             ));
             return message.closes;
         };
-        // Nobody but the mesh answers without a token.
-        let refused = message.number.is_none() && status == 504;
-        let refused = refused.then_some(Rejection::DeadlineExceeded);
+        let refused = refusal(message.number, status);
         ledger.answer_in_order(client, call, message.number, refused);
         if !message.is_whole {
             ledger.fault(format!("the answer of call {call} is not whole"));
@@ -92,7 +88,8 @@ impl Client {
     pub(crate) fn write_in_order(&mut self, call: &Call<'_>, ledger: &mut Ledger) -> Vec<u8> {
         let length = call.padding * self.chance.pick(&[1, 1, 1, 8]);
         let (bytes, is_safe) = request(&mut self.chance, call.number, call.service, length);
-        ledger.entries[call.number].is_safe = is_safe;
+        let entry = &mut ledger.entries[call.number];
+        (entry.is_safe, entry.length) = (is_safe, length);
         self.order.push(Due::Call(call.id));
         bytes
     }

@@ -69,6 +69,9 @@ impl Server {
         if self.doings.doubled.contains(&conn) {
             ledger.confuse(number);
         }
+        if self.silent {
+            return;
+        }
         let status = match self.chance.between(0, 9) {
             _ if refuses => "503 Service Unavailable",
             0 => "404 Not Found",

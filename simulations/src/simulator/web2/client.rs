@@ -6,7 +6,6 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 
 use bytes::Bytes;
-use finback_core::rejection::Rejection;
 use h2::client::{Connection, ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Method, Request};
@@ -16,7 +15,7 @@ use super::super::client::Client;
 use super::super::ledger::Ledger;
 use super::super::network::Net;
 use super::super::tongue::{Call, token};
-use super::super::web::{LENGTH, METHODS, TOKEN};
+use super::super::web::{LENGTH, METHODS, TOKEN, refusal};
 use super::{Progress, Wire, content, context, is_whole, owner, read};
 
 /// The calls of one connection.
@@ -179,7 +178,7 @@ impl Client {
         let calls = self.calls.as_mut();
         let asked = calls.and_then(|own| own.call(&mut self.chance, call, length));
         let entry = &mut ledger.entries[call.number];
-        entry.is_safe = asked == Some(true);
+        (entry.is_safe, entry.length) = (asked == Some(true), length);
         // A connection that is over takes none.
         entry.given_up = asked.is_none();
         self.turn_calls(net, &[], false, ledger);
@@ -221,9 +220,8 @@ impl Client {
             // It was not answered; who is owed one is found out at the end.
             return;
         }
-        let refused = owner(&ended.headers).is_none() && ended.status == 504;
-        let refused = refused.then_some(Rejection::DeadlineExceeded);
-        let whose = (owner(&ended.headers), refused);
+        let owner = owner(&ended.headers);
+        let whose = (owner, refusal(owner, ended.status));
         ledger.answer(self.number, &mut self.waiting, ended.id, whose);
         if !ended.broken && !is_whole(&ended.headers, &ended.data) {
             ledger.fault(format!("the answer of call {call} is not whole"));

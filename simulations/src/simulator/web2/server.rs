@@ -17,6 +17,9 @@ use super::super::tongue::token;
 use super::super::web::{DATE, LENGTH, TOKEN};
 use super::{Progress, Wire, content, context, is_whole, owner, read};
 
+/// Of so many calls a server refuses one unseen, also a sound one.
+const REFUSALS: u64 = 12;
+
 /// What a server says of a call.
 #[derive(Debug)]
 pub(crate) enum Reply {
@@ -188,12 +191,22 @@ impl Server {
         (key, number): (u64, usize),
         ledger: &mut Ledger,
     ) {
+        if !self.silent && self.chance.one_in(REFUSALS) {
+            // It says that it has not looked at it (RFC 9113, section 8.7).
+            ledger.send_back(number, self.number, net.now());
+            let later = self.chance.between(0, 5);
+            let refusal = Reply::Reset(Reason::REFUSED_STREAM);
+            return self.say(net, conn, later, Said::Reply(key, refusal));
+        }
         let refuses = !self.sound && self.chance.one_in(6);
         ledger.arrive(number, self.number, refuses);
         net.note(&format!(
             "call {number} arrives at server {} by {conn}",
             self.number
         ));
+        if self.silent {
+            return;
+        }
         let status = match self.chance.between(0, 9) {
             _ if refuses => 503,
             0 => 404,

@@ -123,7 +123,18 @@ pub(crate) fn serve_under(
     workers: usize,
     protocol: Arc<dyn Protocol>,
 ) -> Mess {
-    let mesh = Mesh::new(spec, HashMap::new(), Arc::new(Nothing), Arc::new(Nothing));
+    serve_seen(Arc::new(Nothing), tls, spec, workers, protocol)
+}
+
+/// The same, with somebody who gets the records.
+pub(crate) fn serve_seen(
+    observer: Arc<dyn Observer>,
+    tls: Option<Arc<ServerTls>>,
+    spec: RoutingSpec,
+    workers: usize,
+    protocol: Arc<dyn Protocol>,
+) -> Mess {
+    let mesh = Mesh::new(spec, HashMap::new(), Arc::new(Nothing), observer);
     let workers = Workers::start(&mesh, workers).unwrap();
     let bound = workers
         .bind(ListenerSpec {

@@ -1,14 +1,10 @@
 //! The limits hold for sessions of TCP, also when they change; sessions make way when we go.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
-#[path = "../../http/tests/http/support/mess.rs"]
-mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::*;
 use finback_tcp::Tcp;
-use support::*;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 

@@ -1,15 +1,11 @@
 //! Clients without a keep-alive are bounded by `limits.idle`, those before CONNECT too; the others by
 //! their keep-alive.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
-#[path = "../../http/tests/http/support/mess.rs"]
-mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::*;
 use finback_mqtt::{Config, Mqtt};
-use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const MESSAGE: &str = "0\x05\0\x01thi";

@@ -1,0 +1,9 @@
+//! TCP end to end: bounds of sessions, and how they move between workers.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod bounds;
+mod hand_over;
+#[path = "../../../http/tests/http/support/mess.rs"]
+mod support;
+#[path = "../../../../core/tests/calls/tls.rs"]
+mod tls;
