@@ -119,7 +119,7 @@ pub(super) fn marks(from: Placed<file::ShadowMark>) -> Result<Arc<[Mark]>> {
         file::ShadowMark::Word(word) => word,
     };
     // SOFATracer's business baggage stands in one header of Bolt, as pairs that each end with `&`; over Triple it has a
-    // header of its own (PressureMarkTransformFilter). Takin's agents look for one name everywhere.
+    // header of its own (SOFA-RPC: PressureMarkTransformFilter). Takin's agents look for one name everywhere.
     let sofa = mark(
         Some(finback_bolt::NAME),
         "rpc_trace_context.sofaPenAttrs",
