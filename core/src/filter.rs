@@ -17,6 +17,7 @@ pub mod authorization;
 pub mod fault;
 pub mod lane;
 pub mod rate_limit;
+pub mod strip;
 
 pub mod conformance;
 mod decisions;

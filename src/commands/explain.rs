@@ -147,6 +147,7 @@ fn text(told: &Value) -> String {
         let what = match own["refuses"]["rule"].as_str() {
             None if kind == "authorization" => "lets it pass",
             None if kind == "lane" => "may put it into a lane",
+            None if kind == "strip" => "may take something away",
             None => "may hold it up",
             Some("") => "refuses it: no rule allows it",
             Some(_) => "refuses it",

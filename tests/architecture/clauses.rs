@@ -85,7 +85,13 @@ const SOURCES: [(&str, &[&str]); 7] = [
     ),
     (
         "SOFA-RPC",
-        &["AbstractCluster", "RemotingConstants", "ZookeeperRegistry"],
+        &[
+            "AbstractCluster",
+            "PressureMarkTransformFilter",
+            "RemotingConstants",
+            "TripleHeadKeys",
+            "ZookeeperRegistry",
+        ],
     ),
     (
         "gRPC",

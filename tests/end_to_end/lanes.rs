@@ -20,7 +20,7 @@ use crate::support::{eventually, free_port, host_address};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An application that hands out the head of each request that it gets.
-fn application() -> (String, Receiver<String>) {
+pub(crate) fn application() -> (String, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (heads, came) = channel();
@@ -44,14 +44,14 @@ fn application() -> (String, Receiver<String>) {
     (address, came)
 }
 
-fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.lines().find_map(|line| {
         let (own, value) = line.split_once(':')?;
         own.eq_ignore_ascii_case(name).then(|| value.trim())
     })
 }
 
-fn curl(at: &str, headers: &[&str]) {
+pub(crate) fn curl(at: &str, headers: &[&str]) {
     let headers = headers.iter().flat_map(|own| ["-H", own]);
     let out = Command::new("curl")
         .args([

@@ -60,6 +60,7 @@ mod rocketmq;
 mod rotating;
 mod smuggling;
 mod spellings;
+mod stripping;
 mod support;
 mod tcp;
 mod tls;

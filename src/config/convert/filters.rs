@@ -3,6 +3,7 @@
 mod asking;
 mod jwt;
 mod lane;
+mod strip;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -139,11 +140,12 @@ pub(super) fn filter(
     all.extend(service.map(|own| asking::rate_limit_service(name, own, folder)));
     all.extend(value.jwt.map(|own| jwt::jwt(own, folder)));
     all.extend(value.lane.map(lane::lane));
+    all.extend(value.strip.map(strip::strip));
     match (all.pop(), all.is_empty()) {
         (Some(only), true) => only,
         _ => {
             let message = "write exactly one of `authorization`, `external_authorization`, `jwt`, `lane`, `rate_limit`, \
-                 `rate_limit_service` and `fault`";
+                 `rate_limit_service`, `strip` and `fault`";
             Err(Wrong::at(place, message))
         }
     }

@@ -28,6 +28,22 @@ pub struct Filter {
     pub rate_limit_service: Option<RateLimitService>,
     /// Which calls go to other versions of their services, from the first to the last.
     pub lane: Option<Placed<Lane>>,
+    /// What only some callers may say, taken away from the calls of others.
+    pub strip: Option<Placed<Strip>>,
+}
+
+/// What only some callers may say. At least one of `marks` and `attributes`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Strip {
+    /// Marks of stress traffic: `sofa`, `takin`, `triple-pressure`. Default: none.
+    #[serde(default)]
+    pub marks: Vec<Placed<String>>,
+    /// Headers, attachments, properties. Default: none.
+    #[serde(default)]
+    pub attributes: Vec<Placed<String>>,
+    /// Callers that may say it: an address or range, or a list of them. Default: loopback.
+    pub source: Option<Placed<OneOrMany>>,
 }
 
 /// Which calls go to other versions of their services, from the first to the last.

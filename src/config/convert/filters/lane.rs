@@ -96,7 +96,7 @@ fn strictness(word: Placed<String>) -> Result<bool> {
 }
 
 /// The applications beside this process.
-fn loopback() -> Result<Vec<Cidr>> {
+pub(super) fn loopback() -> Result<Vec<Cidr>> {
     let one_or_many = file::OneOrMany::Many(vec!["127.0.0.0/8".to_owned(), "::1".to_owned()]);
     sources(Placed {
         value: one_or_many,
