@@ -49,7 +49,7 @@ const TURNS: usize = 32;
 pub(crate) struct Feeds {
     handle: Handle,
     store: Arc<Store>,
-    roots: Roots,
+    roots: Arc<Roots>,
     /// How long an offer that is suddenly empty is doubted.
     protection: Duration,
     earlier: Option<Arc<Earlier>>,
@@ -66,7 +66,7 @@ pub(crate) struct Feeds {
 struct Earlier {
     disk: Disk,
     store: Arc<Store>,
-    roots: Roots,
+    roots: Arc<Roots>,
     metadata: Metadata,
     centre: Arc<Centre>,
 }
@@ -137,6 +137,7 @@ impl Feeds {
         metadata: Metadata,
     ) -> Arc<Self> {
         let registry = store.name().to_owned();
+        let roots = Arc::new(roots);
         let own = disk.clone().map(|disk| (disk, registry.clone()));
         let resolver = Arc::new(Resolver::new(handle, NAMES, own));
         let remembered = |disk: &Disk, service| {
@@ -182,7 +183,7 @@ impl Feeds {
         &self.store
     }
 
-    pub(crate) fn roots(&self) -> &Roots {
+    pub(crate) fn roots(&self) -> &Arc<Roots> {
         &self.roots
     }
 

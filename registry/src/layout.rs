@@ -220,7 +220,7 @@ enum Parts {
 impl Reading {
     pub(crate) fn begin(
         store: &Arc<Store>,
-        roots: &Roots,
+        roots: &Arc<Roots>,
         metadata: &Metadata,
         centre: &Arc<Centre>,
         layout: Layout,

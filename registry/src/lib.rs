@@ -49,7 +49,7 @@ use metadata::Metadata;
 use polled::Polled;
 use registrar::Registrar;
 use several::Merged;
-use store::Store;
+use store::{Gathering, Store};
 
 pub use bridge::Bridge;
 pub use dns::DnsConfig;
@@ -453,7 +453,9 @@ impl Registries {
                     .eager
                     .iter()
                     .map(|eager| {
-                        let watching = keep_watching(feeds.clone(), eager.clone());
+                        // First, so that whoever follows something there finds it.
+                        let gathering = gather(&feeds, eager);
+                        let watching = keep_watching(feeds.clone(), eager.clone(), gathering);
                         self.handle.spawn(watching).abort_handle()
                     })
                     .collect();
@@ -706,8 +708,16 @@ async fn deliver(feed: &Feed, lookup: &Lookup, target: &Target) {
     }
 }
 
+/// Has the store follow all services of a layout as one, if all are to be watched.
+fn gather(feeds: &Feeds, eager: &Eager) -> Option<Gathering> {
+    // Names and providers lie below one root: the directory asks for the former, each feed for its own.
+    let root = eager.layout.root(feeds.roots());
+    let is_all = eager.services.is_none() && !root.is_empty();
+    is_all.then(|| feeds.store().gather(root))?
+}
+
 /// Keeps services followed that nobody has asked for yet.
-async fn keep_watching(feeds: Arc<Feeds>, eager: Eager) {
+async fn keep_watching(feeds: Arc<Feeds>, eager: Eager, _gathering: Option<Gathering>) {
     if let Some(services) = &eager.services {
         let _kept: Vec<Arc<Feed>> = services
             .iter()
@@ -715,9 +725,6 @@ async fn keep_watching(feeds: Arc<Feeds>, eager: Eager) {
             .collect();
         return std::future::pending().await;
     }
-    // Names and providers lie below one root: the directory asks for the former, each feed for its own.
-    let root = eager.layout.root(feeds.roots());
-    let _gathering = (!root.is_empty()).then(|| feeds.store().gather(root));
     let mut directory = Directory::begin(feeds.store(), feeds.roots(), eager.layout);
     let mut kept: HashMap<String, Arc<Feed>> = HashMap::new();
     loop {

@@ -21,7 +21,6 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 pub use etcd::EtcdConfig;
-pub(crate) use etcd::Gathering;
 pub(crate) use followed::{Bell, Followed, changed};
 pub(crate) use out::{Out, Trouble};
 pub use zookeeper::ZooKeeperConfig;
@@ -170,6 +169,13 @@ pub(crate) struct Store {
     unwanted: Mutex<HashSet<String>>,
 }
 
+/// Follows everything below a path as one until dropped.
+#[expect(dead_code, reason = "to be dropped is all that they are kept for")]
+pub(crate) enum Gathering {
+    Etcd(etcd::Gathering),
+    ZooKeeper(zookeeper::Gathering),
+}
+
 enum Kind {
     ZooKeeper(zookeeper::ZooKeeper),
     Etcd(etcd::Etcd),
@@ -302,7 +308,16 @@ impl Store {
         let place = (self.followed.clone(), query.clone());
         let out = Out::new(latest.clone(), self.troubles.clone());
         let task = match &self.kind {
-            Kind::ZooKeeper(zookeeper) => self.handle.spawn(zookeeper.clone().follow(query, out)),
+            Kind::ZooKeeper(zookeeper) => match zookeeper.listen(&self.handle, query, out) {
+                Ok(listener) => {
+                    return Following::new(latest, Some(Work::Place(listener)), Some(place));
+                }
+                Err((query, out)) => {
+                    let zookeeper = zookeeper.clone();
+                    let alone = async move { zookeeper.follow(&query, &out).await };
+                    self.handle.spawn(alone)
+                }
+            },
             Kind::Etcd(etcd) => match etcd.listen(query, out) {
                 Ok(listener) => {
                     return Following::new(latest, Some(Work::Tree(listener)), Some(place));
@@ -319,12 +334,16 @@ impl Store {
         Following::new(latest, Some(Work::Task(task)), Some(place))
     }
 
-    /// Reads everything below `root` as one until dropped, where that costs less than to follow
+    /// Has everything below `root` followed as one until dropped: that costs less than to follow
     /// thousands of places there.
     pub(crate) fn gather(&self, root: &str) -> Option<Gathering> {
         match &self.kind {
-            Kind::Etcd(etcd) if is_sound(root) => Some(etcd.gather(&self.handle, root)),
-            Kind::Etcd(_) | Kind::ZooKeeper(_) | Kind::Saved(_) => None,
+            _ if !is_sound(root) => None,
+            Kind::Etcd(etcd) => Some(Gathering::Etcd(etcd.gather(&self.handle, root))),
+            Kind::ZooKeeper(zookeeper) => {
+                Some(Gathering::ZooKeeper(zookeeper.gather(&self.handle, root)))
+            }
+            Kind::Saved(_) => None,
         }
     }
 

@@ -32,7 +32,11 @@ fn piece<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Arc<str> {
     for (name, value) in pairs {
         text.extend([name, "\0", value, "\0"]);
     }
-    text.into()
+    match text.is_empty() {
+        // The same for all: it takes no memory.
+        true => Arc::default(),
+        false => text.into(),
+    }
 }
 
 impl Texts {
@@ -121,6 +125,14 @@ impl Texts {
             common: other.common.clone(),
             own,
         })
+    }
+}
+
+#[cfg(test)]
+impl Texts {
+    /// The bytes that it holds alone: what others share is theirs.
+    pub(crate) fn own_bytes(&self) -> usize {
+        self.own.len()
     }
 }
 

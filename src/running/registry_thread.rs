@@ -1,33 +1,45 @@
 //! The thread of registries.
 
-use tokio::runtime::{Handle, Runtime};
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
 
 /// The runtime of registries, with a thread of its own: thousands of services that are listed at
 /// once hold up no health check, no reload and nobody who looks at the admin port.
+///
+/// It is one of a single thread: nearly all of what it does begins with a message of a few hundred
+/// bytes after a rest, and a scheduler for several would be woken for each.
 pub(super) struct RegistryThread {
     pub(super) handle: Handle,
-    runtime: Option<Runtime>,
+    end: Arc<Notify>,
 }
 
 impl RegistryThread {
     pub(super) fn start() -> std::io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
+        let runtime = tokio::runtime::Builder::new_current_thread()
             .thread_name("registries")
             .enable_all()
             .build()?;
-        Ok(Self {
+        let own = Self {
             handle: runtime.handle().clone(),
-            runtime: Some(runtime),
-        })
+            end: Arc::default(),
+        };
+        let end = own.end.clone();
+        std::thread::Builder::new()
+            .name("registries".to_owned())
+            .spawn(move || {
+                runtime.block_on(end.notified());
+                // What blocks is not waited for.
+                runtime.shutdown_background();
+            })?;
+        Ok(own)
     }
 }
 
 impl Drop for RegistryThread {
     fn drop(&mut self) {
-        // Within another runtime it must not be waited for.
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
+        // Whoever ends it may be in another runtime, and must not wait.
+        self.end.notify_one();
     }
 }

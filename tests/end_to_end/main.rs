@@ -50,6 +50,7 @@ mod names;
 mod proxies;
 mod readiness;
 mod registries;
+mod registry_bulk;
 mod registry_outages;
 mod registry_reads;
 mod registry_rules;

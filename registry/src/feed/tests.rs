@@ -144,7 +144,7 @@ async fn many_services_that_change_at_once_leave_others_their_turns() {
     let handle = Handle::current();
     let store = Store::saved(&handle, "r", &Disk::open(&std::env::temp_dir()));
     let metadata = Metadata(Arc::new(NoMetadata));
-    let (roots, centre) = (Roots::default(), Arc::default());
+    let (roots, centre) = (Arc::<Roots>::default(), Arc::default());
     let (turns, done) = (Arc::new(Semaphore::new(TURNS)), Arc::new(Mutex::new(0)));
     for number in 0..10 * TURNS {
         let service = format!("s{number}");

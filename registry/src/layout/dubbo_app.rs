@@ -37,7 +37,7 @@ pub(super) struct Applications {
 /// Which service is read, and where from.
 struct Source {
     store: Arc<Store>,
-    roots: Roots,
+    roots: Arc<Roots>,
     metadata: Metadata,
     offered: Arc<Offered>,
     service: String,
@@ -102,7 +102,7 @@ impl Revision {
 impl Applications {
     pub(super) fn begin(
         store: &Arc<Store>,
-        roots: &Roots,
+        roots: &Arc<Roots>,
         metadata: &Metadata,
         offered: &Arc<Offered>,
         service: &str,

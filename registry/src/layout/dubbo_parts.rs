@@ -27,7 +27,7 @@ pub(super) struct DubboParts {
 impl DubboParts {
     pub(super) fn begin(
         store: &Arc<Store>,
-        roots: &Roots,
+        roots: &Arc<Roots>,
         metadata: &Metadata,
         centre: &Arc<Centre>,
         layout: Layout,

@@ -41,7 +41,7 @@ pub(super) struct Rules {
     documents: Vec<Arc<Document>>,
     nodes: Arc<Nodes>,
     /// The applications that provide the service.
-    applications: BTreeSet<String>,
+    applications: Box<[String]>,
     /// Labels of providers that rules of callers ask for.
     caller_labels: Arc<BTreeSet<String>>,
 }
@@ -78,6 +78,8 @@ impl Rules {
         documents: &Documents,
         nodes: Arc<Nodes>,
     ) -> Self {
+        // A set takes room for eleven, and nearly always there is one.
+        let applications: Box<[String]> = applications.into_iter().collect();
         Self {
             service: service.to_owned(),
             documents: documents.select(service, &applications),

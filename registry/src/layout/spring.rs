@@ -20,7 +20,7 @@ pub(super) fn instances(roots: &Roots, service: &str) -> String {
 /// are small, and applications give themselves names in capitals (`ORDER-SERVICE` after Eureka).
 pub(super) struct Spellings {
     store: Arc<Store>,
-    roots: Roots,
+    roots: Arc<Roots>,
     service: String,
     bell: Bell,
     /// The names of all services.
@@ -30,7 +30,12 @@ pub(super) struct Spellings {
 }
 
 impl Spellings {
-    pub(super) fn begin(store: &Arc<Store>, roots: &Roots, service: &str, bell: &Bell) -> Self {
+    pub(super) fn begin(
+        store: &Arc<Store>,
+        roots: &Arc<Roots>,
+        service: &str,
+        bell: &Bell,
+    ) -> Self {
         let exact = store.follow(Query::Entries(instances(roots, service).into()), bell);
         let all = Query::Folders(roots.services.as_str().into());
         Self {
@@ -197,7 +202,7 @@ mod tests {
             [(); 3].map(|()| by_hand(&bell));
         let mut spellings = Spellings {
             store: Store::saved(&handle, "r", &disk),
-            roots: Roots::default(),
+            roots: Arc::default(),
             service: "Orders".to_owned(),
             bell,
             directory,

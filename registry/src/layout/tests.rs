@@ -384,3 +384,59 @@ async fn a_directory_of_which_only_a_part_is_known_waits_for_the_rest() {
     let both = ["com.acme.Order", "com.acme.Pay"].map(str::to_owned);
     assert_eq!(directory.latest(), Some(both.into()));
 }
+
+/// Providers by the hundred thousand stand in memory: what one of them takes is bounded, beside its
+/// name as the registry has it, of which there is one copy.
+#[test]
+fn a_provider_takes_little_more_than_what_it_says_alone() {
+    const MANY: usize = 100;
+    let urls: Vec<String> = (0..MANY)
+        .map(|number| {
+            format!(
+                "dubbo://10.0.0.{number}:20880/a.B?anyhost=true&application=shop&background=false\
+                 &deprecated=false&dubbo=2.0.2&dynamic=true&generic=false&interface=a.B\
+                 &methods=create,find,list,pay,cancel&pid={}&release=3.2.16&retries=0&revision=1.0.0\
+                 &service-name-mapping=true&side=provider&threads=200&timeout=3000\
+                 &timestamp={}&version=1.0.0&weight=100",
+                1000 + number,
+                1_700_000_000_000_u64 + 977 * number as u64,
+            )
+        })
+        .collect();
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    let answer = encoded(&urls);
+    let mut cached = Cached::default();
+    let drafts = dubbo::read("a.B", Some(&answer), &mut cached);
+    // What was read is kept for the next time, and offered: in the same pieces of memory.
+    let again = dubbo::read("a.B", Some(&answer), &mut cached);
+    let offer = offer(Layout::Dubbo, amended(drafts));
+    assert_eq!(offer.providers.len(), MANY);
+    let is_kept = |own: &Arc<Provider>| {
+        again
+            .drafts
+            .iter()
+            .any(|kept| Arc::ptr_eq(&kept.provider, own))
+    };
+    assert!(offer.providers.iter().all(is_kept));
+    let texts = |own: &Provider| {
+        let Provider {
+            protocol,
+            version,
+            group,
+            labels,
+            parameters,
+            ..
+        } = own;
+        protocol.capacity()
+            + version.capacity()
+            + group.capacity()
+            + labels.own_bytes()
+            + parameters.own_bytes()
+    };
+    // The first has what all have in common.
+    let most = offer.providers.iter().map(|own| texts(own)).max().unwrap();
+    // "dubbo", "1.0.0", and the names and values of `pid` and `timestamp`.
+    assert!(most <= 5 + 5 + 9 + 24, "{most}");
+    let fixed = size_of::<Provider>() + size_of::<draft::Read>() + size_of::<Arc<Provider>>();
+    assert!(fixed <= 280, "{fixed}");
+}

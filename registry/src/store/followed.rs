@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use super::{Answer, Out, Query, etcd};
+use super::{Answer, Out, Query, etcd, zookeeper};
 use crate::disk::{Disk, Place};
 use crate::lock;
 
@@ -67,6 +67,8 @@ pub(super) enum Work {
     Task(Task),
     /// Hears of them from a tree.
     Tree(etcd::Listener),
+    /// Hears of them from a watch that others share.
+    Place(zookeeper::Listener),
 }
 
 /// Ends its task when dropped.
@@ -119,7 +121,12 @@ pub(crate) struct Followed {
 
 impl Followed {
     pub(super) fn new(following: Arc<Following>, bell: &Bell) -> Self {
-        lock(&following.latest.0).bells.push(bell.clone());
+        {
+            let bells = &mut lock(&following.latest.0).bells;
+            // Nearly always there is one.
+            bells.reserve_exact(1);
+            bells.push(bell.clone());
+        }
         Self {
             following,
             seen: 0,

@@ -1,5 +1,7 @@
 //! ZooKeeper as a store.
 
+mod tree;
+
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::pin::pin;
@@ -18,6 +20,9 @@ use zookeeper_client::{
     TlsOptions,
 };
 
+pub(crate) use self::tree::Gathering;
+pub(super) use self::tree::Listener;
+use self::tree::Trees;
 use super::pause::{Losses, Pause};
 use super::{Answer, Claim, Entries, Out, Pem, Query, Reporter, TlsConfig, bounded, reach};
 use crate::layout::application::Content;
@@ -66,6 +71,7 @@ pub(super) struct ZooKeeper {
     /// Shared by all followers: a client is large.
     client: watch::Receiver<Option<Arc<Client>>>,
     turns: Arc<Semaphore>,
+    trees: Trees,
 }
 
 impl ZooKeeper {
@@ -86,6 +92,7 @@ impl ZooKeeper {
         Self {
             client,
             turns: Arc::new(Semaphore::new(TURNS)),
+            trees: Trees::default(),
         }
     }
 
@@ -94,24 +101,25 @@ impl ZooKeeper {
         self.client.wait_for(Option::is_some).await.ok()?.clone()
     }
 
-    pub(super) async fn follow(mut self, query: Query, out: Out) {
+    /// Follows something alone.
+    pub(super) async fn follow(mut self, query: &Query, out: &Out) {
         let mut pause = Pause::default();
         // Boxed each, so that a task is no larger than what it does: there may be tens of thousands.
         while let Some(client) = Box::pin(self.client()).await {
-            let ended = match &query {
+            let ended = match query {
                 Query::Names(path) | Query::Folders(path) => {
-                    Box::pin(names(&client, &self.turns, path, &out, &mut pause)).await
+                    Box::pin(names(&client, &self.turns, path, out, &mut pause)).await
                 }
                 Query::Entries(_) => {
-                    Box::pin(entries(&client, &self.turns, &query, &out, &mut pause)).await
+                    Box::pin(entries(&client, &self.turns, query, out, &mut pause)).await
                 }
                 Query::Value(path) => {
-                    Box::pin(value(&client, &self.turns, path, &out, &mut pause)).await
+                    Box::pin(value(&client, &self.turns, path, out, &mut pause)).await
                 }
             };
             let Err(error) = ended;
             match error {
-                Error::NoAuth => out.refuse(&query),
+                Error::NoAuth => out.refuse(query),
                 // A caller's service whose name is no path there cannot be there.
                 Error::BadArguments(_) => {
                     out.publish(Answer::Missing);

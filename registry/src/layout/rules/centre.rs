@@ -128,11 +128,7 @@ impl Documents {
     }
 
     /// Those for one service and for the applications that provide it: of applications first.
-    pub(super) fn select(
-        &self,
-        service: &str,
-        applications: &BTreeSet<String>,
-    ) -> Vec<Arc<Document>> {
+    pub(super) fn select(&self, service: &str, applications: &[String]) -> Vec<Arc<Document>> {
         let of_applications = applications
             .iter()
             .filter_map(|name| self.by_application.get(name));

@@ -860,6 +860,40 @@ fn documents_are_parsed_once_and_only_services_that_they_are_for_are_read_again(
     assert_eq!((callers.len(), callers["web"].len()), (2, 1));
 }
 
+/// What a change costs is what changed, however many documents and services there are.
+#[test]
+fn one_changed_document_of_hundreds_is_parsed_alone_and_for_its_service_alone() {
+    const MANY: usize = 400;
+    let centre = Centre::default();
+    let service = |number: usize| format!("s.S{number}");
+    let documents = |changed: Option<usize>| {
+        let entries = (0..MANY).map(|number| {
+            let way = if changed == Some(number) { "y" } else { "x" };
+            let key = format!("{}::.condition-router", service(number));
+            (key, format!("conditions: ['=> zone={way}']\n").into())
+        });
+        centre.read(&Answer::Entries(Arc::new(entries.collect())))
+    };
+    let rules_of = |number, documents: &Documents| {
+        Rules::select(&service(number), BTreeSet::new(), documents, Arc::default())
+    };
+    let before = documents(None);
+    let rules: Vec<Rules> = (0..MANY).map(|number| rules_of(number, &before)).collect();
+    assert!(rules.iter().all(|own| own.documents.len() == 1));
+    let now = documents(Some(7));
+    let is_parsed = |number: &usize| {
+        let again = rules_of(*number, &now);
+        !Arc::ptr_eq(&again.documents[0], &rules[*number].documents[0])
+    };
+    assert_eq!((0..MANY).filter(is_parsed).collect::<Vec<_>>(), [7]);
+    let is_rebuilt = |number: &usize| !rules[*number].is_current(&now);
+    assert_eq!((0..MANY).filter(is_rebuilt).collect::<Vec<_>>(), [7]);
+    // The same said once more in another piece of memory costs nobody anything.
+    let again = documents(Some(7));
+    let is_rebuilt = |number: &usize| !rules_of(*number, &now).is_current(&again);
+    assert_eq!((0..MANY).filter(is_rebuilt).count(), 0);
+}
+
 #[test]
 fn a_real_java_url_of_a_rule_is_read() {
     let url =
