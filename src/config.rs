@@ -43,7 +43,7 @@ pub struct Config {
     /// Registries by name.
     pub registries: Vec<(String, RegistryConfig)>,
     /// Kafka clusters.
-    pub kafka: Vec<Arc<crate::kafka::Outlet>>,
+    pub outlets: crate::bridges::Outlets,
     /// What filters need beside the data path.
     pub background: Vec<Arc<dyn crate::filters::Background>>,
     /// Subscriptions of our own at brokers.
@@ -111,7 +111,7 @@ pub(crate) struct TlsFiles {
     pub(crate) servers: Vec<Placed<ClientFiles>>,
     /// Keys of tokens that filters prove.
     pub(crate) keys: Vec<Placed<Arc<crate::filters::keys::KeyRing>>>,
-    pub(crate) kafka: Vec<Placed<Arc<crate::kafka::Outlet>>>,
+    pub(crate) kafka: Vec<Placed<Arc<crate::bridges::kafka::KafkaOutlet>>>,
     /// What clients of MQTT are asked for.
     pub(crate) credentials: Vec<Placed<Arc<crate::authentication::Credentials>>>,
 }

@@ -5,10 +5,10 @@
 pub mod access_log;
 pub mod admin;
 pub mod authentication;
+pub mod bridges;
 pub mod commands;
 pub mod config;
 pub mod filters;
-pub mod kafka;
 pub mod log;
 pub mod mesh_registry;
 pub mod metadata;

@@ -14,7 +14,8 @@ use finback_kafka::Counts;
 use finback_observability::{Page, Sink, Value};
 
 use crate::access_log::AccessLogStatus;
-use crate::kafka::Outlet;
+use crate::bridges::kafka::KafkaOutlet;
+use crate::bridges::rocketmq::{self, RocketMqOutlet};
 use crate::log;
 use crate::running::Running;
 
@@ -129,7 +130,9 @@ pub fn collect(running: &Running, sink: &mut dyn Sink) {
         &running.registries.registrations(),
         sink,
     );
-    kafka(&running.kafka(), sink);
+    let outlets = running.outlets();
+    kafka(&outlets.kafka, sink);
+    rocketmq(&outlets.rocketmq, sink);
     running.certificates.collect(sink);
     workers(&running.workers.status(), sink);
     access_logs(&running.access_logs.status(), sink);
@@ -229,8 +232,9 @@ static KAFKA_REBUILT: Family = Family::counter(
     "Producers that were given up after an error that nothing can mend.",
 );
 
-fn kafka(outlets: &[Arc<Outlet>], sink: &mut dyn Sink) {
-    let of = |outlet: &Arc<Outlet>| Some((outlet.name.clone(), outlet.producer()?.counts.clone()));
+fn kafka(outlets: &[Arc<KafkaOutlet>], sink: &mut dyn Sink) {
+    let of =
+        |outlet: &Arc<KafkaOutlet>| Some((outlet.name.clone(), outlet.producer()?.counts.clone()));
     let all: Vec<(String, Arc<Counts>)> = outlets.iter().filter_map(of).collect();
     sink.family(&KAFKA_MESSAGES);
     for (kafka, counts) in &all {
@@ -238,6 +242,7 @@ fn kafka(outlets: &[Arc<Outlet>], sink: &mut dyn Sink) {
             ("taken", &counts.taken),
             ("confirmed", &counts.confirmed),
             ("failed", &counts.failed),
+            ("left_out", &counts.left_out),
         ] {
             sink.series(&[kafka, outcome], read(value));
         }
@@ -251,5 +256,40 @@ fn kafka(outlets: &[Arc<Outlet>], sink: &mut dyn Sink) {
         for (kafka, counts) in &all {
             sink.series(&[kafka], read(value(counts)));
         }
+    }
+}
+
+static ROCKETMQ_MESSAGES: Family = Family::counter(
+    "finback_rocketmq_messages_total",
+    "messages",
+    &["rocketmq", "outcome"],
+    "Messages for RocketMQ, by what became of them.",
+);
+static ROCKETMQ_FULL: Family = Family::counter(
+    "finback_rocketmq_full_total",
+    "messages",
+    &["rocketmq"],
+    "Messages for RocketMQ that a producer had no room for.",
+);
+
+fn rocketmq(outlets: &[Arc<RocketMqOutlet>], sink: &mut dyn Sink) {
+    let of = |outlet: &Arc<RocketMqOutlet>| {
+        Some((outlet.name.clone(), outlet.producer()?.counts.clone()))
+    };
+    let all: Vec<(String, Arc<rocketmq::Counts>)> = outlets.iter().filter_map(of).collect();
+    sink.family(&ROCKETMQ_MESSAGES);
+    for (name, counts) in &all {
+        for (outcome, value) in [
+            ("taken", &counts.taken),
+            ("confirmed", &counts.confirmed),
+            ("failed", &counts.failed),
+            ("left_out", &counts.left_out),
+        ] {
+            sink.series(&[name, outcome], read(value));
+        }
+    }
+    sink.family(&ROCKETMQ_FULL);
+    for (name, counts) in &all {
+        sink.series(&[name], read(&counts.full));
     }
 }

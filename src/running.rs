@@ -19,8 +19,8 @@ use finback_registry::{Registration, Registries};
 use tokio::sync::Mutex;
 
 use crate::access_log::AccessLogs;
+use crate::bridges::Outlets;
 use crate::config::{Config, Lifecycle};
-use crate::kafka::{self, Outlet};
 use crate::log;
 use crate::metadata::DubboMetadata;
 use crate::orders::Orders;
@@ -83,8 +83,8 @@ pub struct Running {
     awaited: Awaited,
     lifecycle: std::sync::Mutex<Lifecycle>,
     subscribers: Mutex<Subscribers>,
-    /// Kafka clusters of the configuration in force.
-    kafka: std::sync::Mutex<Vec<Arc<Outlet>>>,
+    /// Where messages leave, as the configuration in force has it.
+    outlets: std::sync::Mutex<Outlets>,
     fixed: Fixed,
     _registry_thread: RegistryThread,
 }
@@ -122,9 +122,7 @@ impl Running {
         );
         let tracer = Tracer::default();
         mesh.trace(tracer.configure(config.tracing.as_ref(), mesh.clock)?);
-        for outlet in &config.kafka {
-            start_outlet(outlet, &[])?;
-        }
+        config.outlets.start(&Outlets::default())?;
         config.background.iter().for_each(|own| own.clone().start());
         tokio::spawn(keep_checking(Arc::downgrade(&mesh)));
         let turns = ["control", "registries"].map(|thread| (thread, Arc::<Turns>::default()));
@@ -184,7 +182,7 @@ impl Running {
             draining: AtomicBool::new(false),
             awaited,
             lifecycle: std::sync::Mutex::new(config.lifecycle),
-            kafka: std::sync::Mutex::new(config.kafka),
+            outlets: std::sync::Mutex::new(config.outlets),
             fixed,
         })
     }
@@ -193,7 +191,7 @@ impl Running {
     /// restart puts in force: those stay as they are.
     ///
     /// # Errors
-    /// If it is going to stop, a new address cannot be bound, or Kafka not be spoken to; then everything
+    /// If it is going to stop, a new address cannot be bound, or a producer not be started; then everything
     /// stays as it is.
     pub async fn reload(&self, config: Config) -> anyhow::Result<Vec<&'static str>> {
         anyhow::ensure!(!self.is_draining(), "it is going to stop");
@@ -204,10 +202,7 @@ impl Running {
         let wanted = config.listeners.clone();
         keep_fresh(&config, &self.certificates);
         let fresh = config.listeners.into_iter().filter(is_new).collect();
-        let before = self.kafka();
-        for outlet in &config.kafka {
-            start_outlet(outlet, &before)?;
-        }
+        config.outlets.start(&self.outlets())?;
         // Those of filters that go on as they are end unasked.
         config.background.iter().for_each(|own| own.clone().start());
         // Last of what may fail: clients that connect meanwhile are in the kernel's queue, and would be
@@ -224,7 +219,7 @@ impl Running {
             .tracer
             .configure(config.tracing.as_ref(), self.mesh.clock)?;
         self.mesh.trace(tracing);
-        *self.lock_kafka() = config.kafka;
+        *self.lock_outlets() = config.outlets;
         *self.lock_lifecycle() = config.lifecycle;
         log::configure(&config.log);
         self.registries.replace(config.registries);
@@ -323,13 +318,13 @@ impl Running {
         self.listeners.lock().await.iter().map(describe).collect()
     }
 
-    /// The Kafka clusters of the configuration in force.
-    pub fn kafka(&self) -> Vec<Arc<Outlet>> {
-        self.lock_kafka().clone()
+    /// Where messages leave, as the configuration in force has it.
+    pub fn outlets(&self) -> Outlets {
+        self.lock_outlets().clone()
     }
 
-    fn lock_kafka(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Outlet>>> {
-        self.kafka.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_outlets(&self) -> std::sync::MutexGuard<'_, Outlets> {
+        self.outlets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it has been told to stop.
@@ -362,15 +357,10 @@ impl Running {
         tokio::join!(self.registries.withdraw(), tokio::time::sleep(delay));
         self.workers.drain().await;
         self.subscribers.lock().await.stop().await;
-        let kafka = self.kafka();
+        let outlets = self.outlets();
         // What clients were not told of yet, they will send again; this is for the rest.
-        let flushing = tokio::task::spawn_blocking(move || kafka::flush(&kafka, FLUSH));
+        let flushing = tokio::task::spawn_blocking(move || outlets.flush(FLUSH));
         let _ = tokio::join!(flushing, self.tracer.flush());
         self.access_logs.finish().await;
     }
-}
-
-fn start_outlet(outlet: &Outlet, before: &[Arc<Outlet>]) -> anyhow::Result<()> {
-    let started = outlet.start(before);
-    started.with_context(|| format!("cannot speak to the Kafka cluster {}", outlet.name))
 }

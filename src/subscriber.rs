@@ -1,4 +1,4 @@
-//! Subscriptions of our own at brokers, whose messages go to Kafka.
+//! Subscriptions of our own at brokers, whose messages go to another system.
 //!
 //! A message is acknowledged to its broker when Kafka has it, in the order in which messages came;
 //! the session outlives its connection, so what was not acknowledged comes again.
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use finback_kafka::Failure;
+use finback_bridges::{Confirm, Failure, Outlet};
 use finback_mqtt::Outgoing;
 use finback_mqtt::codec::Properties;
 use finback_mqtt::codec::properties::{Writer, id};
@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::kafka::KafkaSink;
+use crate::bridges::sink::BridgeSink;
 use crate::tls::ClientFiles;
 
 /// Messages that a broker may send before one is acknowledged.
@@ -54,7 +54,7 @@ pub struct Subscription {
     /// Topic filters.
     pub topics: Vec<String>,
     /// Where messages go.
-    pub sink: Arc<KafkaSink>,
+    pub sink: Arc<BridgeSink>,
 }
 
 impl Subscription {
@@ -62,16 +62,21 @@ impl Subscription {
     fn settings(&self) -> Settings {
         Settings {
             own: format!("{self:?}"),
-            kafka: self.sink.outlet.config.clone(),
+            outlet: self.sink.outlet.clone(),
         }
     }
 }
 
 /// Everything that was configured of a subscription.
-#[derive(PartialEq, Eq)]
 struct Settings {
     own: String,
-    kafka: finback_kafka::Config,
+    outlet: Arc<dyn Outlet>,
+}
+
+impl PartialEq for Settings {
+    fn eq(&self, other: &Self) -> bool {
+        self.own == other.own && self.outlet.is_same(&*other.outlet)
+    }
 }
 
 /// Subscriptions at work.
@@ -427,7 +432,7 @@ fn hand_over(
         payload: &message.payload,
     };
     let (tell, number) = (tell.clone(), own.number);
-    let confirm: finback_kafka::Confirm = Box::new(move |went| {
+    let confirm: Confirm = Box::new(move |went| {
         // A subscription that has ended does not wait any more.
         let _ = tell.send((number, went.map(drop)));
     });

@@ -103,6 +103,7 @@ fn only(manifest: &str, allowed: &[&str]) {
 #[test]
 fn every_arrow_points_at_core() {
     only("core/Cargo.toml", &[]);
+    only("bridges/Cargo.toml", &[]);
     only("registry/Cargo.toml", &["core"]);
     only("observability/Cargo.toml", &["core"]);
     for protocol in protocols() {
@@ -110,6 +111,9 @@ fn every_arrow_points_at_core() {
         if protocol == "hessian" {
             // A serialization, not a protocol: it knows nothing of ours.
             only(&manifest, &[]);
+        } else if protocol == "kafka" {
+            // No codec, but a producer: it takes what every bridge brings.
+            only(&manifest, &["bridges"]);
         } else if protocol == "grpc" {
             // The one exception: what is spoken in HTTP knows HTTP.
             only(&manifest, &["core", "http"]);
@@ -171,7 +175,14 @@ fn every_source_opens_with_its_promise() {
 
 #[test]
 fn packages_are_named_after_their_folders() {
-    let folders = ["core", "registry", "observability", "simulations"].map(str::to_owned);
+    let folders = [
+        "core",
+        "bridges",
+        "registry",
+        "observability",
+        "simulations",
+    ];
+    let folders = folders.map(str::to_owned);
     let protocols = protocols()
         .into_iter()
         .map(|name| format!("protocols/{name}"));

@@ -31,5 +31,6 @@ pub mod rng;
 pub mod route;
 pub mod steer;
 pub mod subset;
+pub mod tap;
 pub mod text;
 pub mod trace;

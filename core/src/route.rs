@@ -13,6 +13,7 @@ use crate::concurrency::Priority;
 use crate::identity::{self, Identity};
 use crate::rng::{Share, below};
 use crate::subset::Subset;
+use crate::tap::Tap;
 use crate::trace::Choice;
 
 pub use cidr::{Cidr, CidrError};
@@ -64,6 +65,8 @@ pub struct Route {
     pub filters: Arc<[Arc<str>]>,
     /// Which of them are copied to another cluster; `None` = none.
     pub shadow: Option<Arc<Shadow>>,
+    /// Who is told of those that are framed; `None` = nobody.
+    pub tap: Option<Arc<dyn Tap>>,
     /// What a protocol does with these calls beyond routing them; made for it by the
     /// configuration, and read by that protocol only.
     pub treatment: Option<Arc<dyn std::any::Any + Send + Sync>>,
@@ -207,6 +210,14 @@ impl Match {
                 client.is_some_and(|client| client.any(*kind, |name| text.matches(name)))
             }
         }
+    }
+}
+
+impl Route {
+    /// Whether something is done with its calls besides: they are copied, or somebody is told of them.
+    #[must_use]
+    pub fn is_copied(&self) -> bool {
+        self.shadow.is_some() || self.tap.is_some()
     }
 }
 

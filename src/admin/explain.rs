@@ -106,7 +106,7 @@ fn filter(own: &Passed) -> Value {
 /// A route, without what its protocol does beyond routing.
 pub(super) fn route(own: &Route) -> Value {
     let to = match &own.to {
-        Destination::Treatment => "itself".to_owned(),
+        Destination::Treatment => taken(own).unwrap_or_else(|| "itself".to_owned()),
         Destination::Clusters(weighted) => {
             let names = weighted.iter().map(|own| match own.weight {
                 1 => own.cluster.to_string(),
@@ -132,7 +132,31 @@ pub(super) fn route(own: &Route) -> Value {
         "timeout_ms": own.timeout.map(|own| own.as_secs_f64() * 1000.0),
         "attempts": own.retry.attempts.max(1),
         "idempotent": own.retry.idempotent,
+        "copies": copies(own),
     })
+}
+
+/// Where messages go that a route takes in the place of an endpoint.
+fn taken(route: &Route) -> Option<String> {
+    let treatment = route.treatment.as_deref()?;
+    if let Some(own) = treatment.downcast_ref::<finback_http::Treatment>() {
+        return Some(own.taker.as_ref()?.explain());
+    }
+    let policy = treatment.downcast_ref::<finback_mqtt::Policy>()?;
+    Some(policy.produce.as_ref()?.sink.explain())
+}
+
+/// What becomes of a route's calls besides, in words.
+fn copies(route: &Route) -> Vec<String> {
+    let shadow = route.shadow.as_ref().map(|own| {
+        let share = own.share.as_percent();
+        format!(
+            "{share} % of its calls are copied, by route table {}",
+            own.table
+        )
+    });
+    let told = route.tap.iter().flat_map(|own| own.explain());
+    shadow.into_iter().chain(told).collect()
 }
 
 fn destination(own: &Led, total: u64) -> Value {
@@ -196,7 +220,10 @@ fn verdict(all: &Explained, table: &str) -> String {
         return format!("refused as {outcome} by filter {}: {why}", by.name);
     }
     if matches!(route.to, Destination::Treatment) {
-        return "answered here: the route has no endpoints".to_owned();
+        return match taken(route) {
+            Some(to) => format!("goes to {to}"),
+            None => "answered here: the route has no endpoints".to_owned(),
+        };
     }
     if let Some(asked) = all
         .destinations

@@ -142,6 +142,9 @@ fn text(told: &Value) -> String {
         let to = word(&told["route"]["to"]);
         let _ = writeln!(out, "route {}: to {to}", Escaped(name));
     }
+    for own in list(&told["route"]["copies"]) {
+        let _ = writeln!(out, "  {}", word(&own));
+    }
     for own in list(&told["filters"]) {
         let (name, kind) = (word(&own["name"]), word(&own["kind"]));
         let what = match own["refuses"]["rule"].as_str() {

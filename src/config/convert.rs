@@ -6,6 +6,7 @@ mod concurrency;
 mod filters;
 mod kafka;
 mod logs;
+mod outlets;
 mod proxies;
 mod registries;
 mod rocketmq;
@@ -34,7 +35,6 @@ use super::units::{Pause, Placed, Size, Time};
 use super::{Config, Lifecycle, Places, TlsFiles, Wrong};
 use crate::access_log::AccessLogConfig;
 use crate::authentication::Credentials;
-use crate::kafka::Outlet;
 use crate::protocols;
 use crate::rocketmq::BrokerListeners;
 use crate::subscriber::Subscription;
@@ -42,6 +42,7 @@ use crate::tls::{PairFiles, ServerFiles};
 
 use self::rocketmq::OfListener;
 use clusters::{cluster_spec, policy};
+use outlets::Named;
 use registries::{bridge, mesh_registry, registrations, registry_spec};
 use routes::table;
 
@@ -58,11 +59,7 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
     let mut wrongs = Wrongs::default();
     let found = warnings::of(&file);
     let idle = concurrency::check(&file);
-    let kafka = file.kafka.into_iter().map(|(name, kafka)| {
-        let outlet = kafka::outlet(&name, kafka, folder)?;
-        Ok((name, outlet))
-    });
-    let kafka: Vec<_> = wrongs.all(kafka);
+    let outlets = Named::of(file.kafka, file.rocketmq, folder, &mut wrongs);
     let tracing = file.tracing.map(|own| tracing::tracing(own, folder));
     let tracing = wrongs.one(tracing.transpose()).flatten();
     // What is wrong there would be missing elsewhere.
@@ -84,7 +81,7 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
         clusters: file.clusters.keys().cloned().collect(),
         filters: file.filters.keys().cloned().collect(),
         tables: file.routes.keys().cloned().collect(),
-        kafka: kafka.into_iter().collect(),
+        outlets,
         credentials: RefCell::default(),
     };
     let workers = wrongs.one(workers(file.workers.as_ref())).unwrap_or(1);
@@ -176,7 +173,7 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
         },
         found,
         shown: serde_json::Value::Null,
-        kafka: names.kafka.values().map(|own| own.value.clone()).collect(),
+        outlets: names.outlets.all(),
         background: needed().map(filters::Needed::background).collect(),
         subscriptions,
         workers,
@@ -205,7 +202,7 @@ pub(super) fn config(file: File, folder: &Folder<'_>) -> std::result::Result<Con
             registry_clusters: registry_tls,
             servers: needed().filter_map(filters::Needed::tls).collect(),
             keys: needed().filter_map(filters::Needed::keys).collect(),
-            kafka: names.kafka.into_values().collect(),
+            kafka: names.outlets.kafka.into_values().collect(),
             credentials: names.credentials.into_inner(),
         },
     })
@@ -267,7 +264,7 @@ struct Names {
     tables: Vec<String>,
     /// Which calls are traced, if any are.
     tracing: Option<Choice>,
-    kafka: BTreeMap<String, Placed<Arc<Outlet>>>,
+    outlets: Named,
     /// What clients of MQTT are asked for; read when the whole configuration is good.
     credentials: RefCell<Vec<Placed<Arc<Credentials>>>>,
 }
@@ -326,7 +323,7 @@ fn subscription(
         login,
         tls: tls.map(|tls| tls.value),
         topics,
-        sink: routes::produce::sink(value.produce.value, true, names)?,
+        sink: routes::produce::sink(value.produce, true, names)?,
     })
 }
 

@@ -31,7 +31,10 @@ pub use filters::{
     JwtIssuer, Lane, LaneRule, Per, RateLimit, RateLimitService, Strip,
 };
 pub use http::{Headers, PathChange, PathRule, Redirect, Respond, Rewrite};
-pub use kafka::{Kafka, KafkaSasl, KafkaTls, KeyProperty, MqttSubscription, Produce, ProduceKey};
+pub use kafka::{
+    Kafka, KafkaSasl, KafkaTls, KeyProperty, MqttSubscription, Produce, ProduceKey, ProduceTag,
+    RocketMqCluster, RocketMqMirror, RocketMqPolicy,
+};
 pub use listeners::{HttpListener, KeyPair, Listener, ListenerTls, MqttListener, RocketMqListener};
 pub use mqtt::{
     MqttAuthenticate, MqttCredentials, MqttMirror, MqttPolicy, MqttRewrite, MqttRule, MqttTokens,
@@ -86,7 +89,10 @@ pub struct File {
     /// Kafka clusters by name.
     #[serde(default)]
     pub kafka: BTreeMap<String, Placed<Kafka>>,
-    /// Subscriptions of our own at brokers of MQTT, whose messages go to Kafka.
+    /// RocketMQ clusters by name, that messages are sent to.
+    #[serde(default)]
+    pub rocketmq: BTreeMap<String, Placed<RocketMqCluster>>,
+    /// Subscriptions of our own at brokers of MQTT, whose messages go to Kafka or RocketMQ.
     #[serde(default)]
     pub subscriptions: Vec<MqttSubscription>,
     /// Addresses to accept on; at least one.

@@ -47,6 +47,7 @@ pub(super) fn all(text: &str, first: Wrong) -> Vec<Wrong> {
         bridges: Vec<file::Bridge>,
         mesh_registry: file::MeshRegistry,
         kafka: BTreeMap<String, Placed<file::Kafka>>,
+        rocketmq: BTreeMap<String, Placed<file::RocketMqCluster>>,
         subscriptions: Vec<file::MqttSubscription>,
         listeners: Placed<Vec<file::Listener>>,
         routes: BTreeMap<String, Vec<Placed<file::Route>>>,

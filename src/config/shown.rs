@@ -7,10 +7,10 @@ use serde_json::{Map, Value};
 pub(super) const REDACTED: &str = "(redacted)";
 
 /// Keys whose values are secrets, or tell who logs in as whom.
-pub(super) const SECRET: [&str; 4] = ["password", "user", "username", "users"];
+pub(super) const SECRET: [&str; 5] = ["access_key", "password", "user", "username", "users"];
 /// Keys that have a secret's name and hold none: files by their paths, and choices of a method.
 #[cfg(test)]
-pub(super) const HARMLESS: [&str; 17] = [
+pub(super) const HARMLESS: [&str; 18] = [
     "auth_timeout",
     "authenticate",
     "authentication",
@@ -25,6 +25,7 @@ pub(super) const HARMLESS: [&str; 17] = [
     "messages_per_second",
     "password_file",
     "sasl",
+    "secret_key_file",
     "token_file",
     "tokens",
     "unhealthy",

@@ -3,6 +3,7 @@
 
 mod concurrency;
 mod messages;
+mod rocketmq;
 
 use std::path::Path;
 

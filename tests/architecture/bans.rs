@@ -79,6 +79,7 @@ const PRODUCT: &[&str] = &[
     MQTT,
     ROCKETMQ,
     TCP,
+    "bridges/src",
     "protocols/kafka/src",
     "registry/src",
     "observability/src",

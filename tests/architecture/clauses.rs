@@ -68,10 +68,15 @@ const SOURCES: [(&str, &[&str]); 7] = [
     (
         "RocketMQ",
         &[
+            "AclUtils",
+            "CompressionType",
             "ConsumerSendMsgBackRequestHeader",
             "DefaultMQProducer",
             "MQVersion",
+            "MessageConst",
             "MessageDecoder",
+            "MessageSysFlag",
+            "PermName",
             "PopMessageResponseHeader",
             "PullMessageResponseHeader",
             "PullSysFlag",
@@ -80,7 +85,9 @@ const SOURCES: [(&str, &[&str]); 7] = [
             "RequestCode",
             "ResponseCode",
             "RocketMQSerializable",
+            "SendMessageRequestHeader",
             "SendMessageRequestHeaderV2",
+            "TopicValidator",
         ],
     ),
     (

@@ -43,6 +43,7 @@ const FLOORS: [Floor; 5] = [
             "record",
             "rejection",
             "rng",
+            "tap",
             "text",
             "trace",
         ],

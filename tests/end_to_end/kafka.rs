@@ -37,7 +37,7 @@ routes:
 }
 
 /// Everything in a topic, as kcat tells it.
-fn read(brokers: &str, topic: &str) -> Vec<Value> {
+pub(crate) fn read(brokers: &str, topic: &str) -> Vec<Value> {
     let arguments = "-C -e -q -J -o beginning -b";
     let mut text = String::new();
     // Brokers that have just come back may send a reader away once more.
@@ -68,19 +68,24 @@ fn payloads(brokers: &str, topic: &str) -> Vec<String> {
 }
 
 /// The value of a header of a record.
-fn header<'a>(record: &'a Value, name: &str) -> Vec<&'a str> {
+pub(crate) fn header<'a>(record: &'a Value, name: &str) -> Vec<&'a str> {
     let headers = record["headers"].as_array().unwrap();
     let own = headers.chunks(2).filter(|pair| pair[0] == name);
     own.map(|pair| pair[1].as_str().unwrap()).collect()
 }
 
-fn connect(peer: &Peer, name: &str, finback: &Finback, fields: &[(&str, &str)]) -> Answer {
+pub(crate) fn connect(
+    peer: &Peer,
+    name: &str,
+    finback: &Finback,
+    fields: &[(&str, &str)],
+) -> Answer {
     let url = format!("mqtt://{}", finback.local("all"));
     let own = [("name", name), ("url", &*url), ("id", name)];
     peer.ask("connect", &[&own, fields].concat())
 }
 
-fn publish(peer: &Peer, name: &str, topic: &str, payload: &str, qos: &str) -> Answer {
+pub(crate) fn publish(peer: &Peer, name: &str, topic: &str, payload: &str, qos: &str) -> Answer {
     let fields = [
         ("name", name),
         ("topic", topic),
@@ -91,7 +96,7 @@ fn publish(peer: &Peer, name: &str, topic: &str, payload: &str, qos: &str) -> An
 }
 
 /// Publishes what MQTT 3 has no refusal for: the connection is closed, and nothing acknowledged.
-fn lose(peer: &Peer, name: &str, topic: &str) {
+pub(crate) fn lose(peer: &Peer, name: &str, topic: &str) {
     let fields = [
         ("name", name),
         ("topic", topic),
@@ -378,7 +383,7 @@ fn stopping_amid_messages_loses_none_that_was_acknowledged() {
     );
 }
 
-fn curl(arguments: &[&str]) -> (String, String) {
+pub(crate) fn curl(arguments: &[&str]) -> (String, String) {
     let out = Command::new("curl")
         .args(["-sS", "--max-time", "20", "-w", "\n%{http_code}"])
         .args(arguments)
@@ -624,7 +629,7 @@ fn subscribe(config: &str) -> Finback {
 }
 
 /// Publishes to the broker itself.
-fn tell(broker: &Mosquitto, topic: &str, lines: &[String], qos: &str, more: &[&str]) {
+pub(crate) fn tell(broker: &Mosquitto, topic: &str, lines: &[String], qos: &str, more: &[&str]) {
     let port = broker.port.to_string();
     let mut child = Command::new("mosquitto_pub")
         .args(["-p", &port, "-V", "5", "-u", "tester", "-P", "secret"])

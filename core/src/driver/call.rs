@@ -253,8 +253,9 @@ fn go_on(worker: &Rc<Worker>, mut call: Box<Call>, decided: Decided) {
     exchange.decided(decided, worker, reply.identity(), &mut attributes);
     match call.exchange.routed() {
         Ok(Routed::Onward) => {
-            if call.exchange.has_shadow() {
-                shadow::copy(worker, &call, call.exchange.source(), &metadata, &wire);
+            if call.exchange.is_copied() {
+                let source = call.exchange.source();
+                shadow::copy(worker, &mut call, source, &metadata, &wire);
             }
             call.wire = None;
             begin(worker, call, &metadata, &wire);
@@ -395,6 +396,7 @@ pub(crate) fn deliver(
             Err((given_back, _)) => call = given_back,
         }
     }
+    call.exchange.end_tap(&answer);
     if call.exchange.drops_answer() {
         // As if it had been lost on the way; who waits for it gives up in its own time.
         call.exchange.answered(answer, 0);

@@ -216,8 +216,8 @@ impl Client {
         let allowed = metadata.refused.map_or(Ok(()), Err);
         match allowed.and_then(|()| call.exchange.routed()) {
             Ok(Routed::Onward) => {
-                if call.exchange.has_shadow() {
-                    shadow::copy(worker, &call, source, metadata, wire);
+                if call.exchange.is_copied() {
+                    shadow::copy(worker, &mut call, source, metadata, wire);
                 }
                 call::begin(worker, call, metadata, wire);
             }
@@ -500,6 +500,17 @@ impl Client {
         self.holds.get() > 0 || at_limit || no_room
     }
 
+    /// Whether it is not read now, by our own doing.
+    fn is_unread(&self, worker: &Worker) -> bool {
+        let paused = self.at_limit.get() || self.holds.get() > 0 || self.no_room.get();
+        let full = self.link.queued() > worker.limits().queue_soft;
+        match self.phase.get() {
+            Phase::Serving => paused || full,
+            Phase::Moving | Phase::Finishing => true,
+            Phase::Gone => false,
+        }
+    }
+
     /// A frame that has begun must come at a least rate, looked at in windows of time: what there is
     /// of it is kept in memory, and bytes that came quickly do not pay for others that do not come.
     fn check_rate(&self, worker: &Worker) {
@@ -588,6 +599,11 @@ impl Resident for Client {
             self.check_queue(worker);
         }
         self.check_rate(worker);
+        if self.in_flight.get() > 0 && self.is_unread(worker) && self.link.is_broken() {
+            // Whoever reads would have found out: its calls hold places for nobody.
+            self.phase.set(Phase::Gone);
+            return self.link.wake_owner();
+        }
         match self.phase.get() {
             // It is not idle: it is not read.
             Phase::Serving if self.no_room.get() && worker.is_out_of_frame_room() => {}

@@ -97,6 +97,11 @@ impl Link {
         self.failed.get()
     }
 
+    /// Whether the connection was reset, also where nobody reads or writes.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.socket.borrow().is_broken()
+    }
+
     /// Whether the socket takes no more for now.
     pub(crate) fn blocked(&self) -> bool {
         self.blocked.get()

@@ -66,14 +66,15 @@ impl Drop for ShadowRoom {
     }
 }
 
-/// Sends a copy of a framed call that goes on, where its route asks for one.
+/// Tells the tap of its route of a framed call that goes on, and sends a copy of it, where the route asks for that.
 pub(super) fn copy(
     worker: &Rc<Worker>,
-    call: &Call,
+    call: &mut Call,
     source: IpAddr,
     metadata: &Metadata<'_>,
     wire: &[u8],
 ) {
+    call.exchange.begin_tap(worker, &call.head, metadata, wire);
     let Some(shadow) = call.exchange.shadow(worker) else {
         return;
     };

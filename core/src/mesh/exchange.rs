@@ -14,7 +14,7 @@ use crate::balance::{Ask, HashOn, NoPick, Pick, Policy, hash_bytes};
 use crate::clock::Now;
 use crate::cluster::Cluster;
 use crate::endpoint::{Endpoint, Trial};
-use crate::frame::{Answer, Lag, Metadata, Outcome, Status};
+use crate::frame::{Answer, Head, Lag, Metadata, Outcome, Status};
 use crate::gauges::Gauges;
 use crate::identity::Identity;
 use crate::outlier::is_telling;
@@ -22,6 +22,7 @@ use crate::record::{About, Ending, Record};
 use crate::rejection::Rejection;
 use crate::route::{self, Destination, Route};
 use crate::steer::Facts;
+use crate::tap::{Tapped, Tapping};
 use crate::trace::{Choice, Tails, TraceId};
 
 use super::filtered::Filtered;
@@ -79,6 +80,8 @@ pub struct Exchange {
     response_bytes: u64,
     /// Its spans, if it leaves any.
     traced: Option<Box<Traced>>,
+    /// Who waits for its answer besides its caller.
+    tapped: Option<Box<dyn Tapped>>,
     /// Another worker goes on with it, and writes its record.
     parted: bool,
 }
@@ -172,6 +175,7 @@ impl Exchange {
             request_bytes: request_bytes as u64,
             response_bytes: 0,
             traced,
+            tapped: None,
             parted: false,
             site,
         };
@@ -233,6 +237,37 @@ impl Exchange {
             && self
                 .selected_route()
                 .is_some_and(|own| own.shadow.is_some())
+    }
+
+    /// Whether its route has calls copied, or somebody told of them.
+    pub(crate) fn is_copied(&self) -> bool {
+        !self.site.is_plain && self.selected_route().is_some_and(|own| own.is_copied())
+    }
+
+    /// Tells the tap of its route that it goes on.
+    pub(crate) fn begin_tap(
+        &mut self,
+        local: &LocalMesh,
+        head: &Head,
+        metadata: &Metadata<'_>,
+        wire: &[u8],
+    ) {
+        let tap = self.selected_route().and_then(|own| own.tap.as_ref());
+        self.tapped = tap.and_then(|tap| {
+            tap.begins(&Tapping {
+                head,
+                metadata,
+                wire,
+                random: local.random(),
+            })
+        });
+    }
+
+    /// Tells whoever waits for it besides its caller that its endpoint has answered.
+    pub(crate) fn end_tap(&mut self, answer: &Answer) {
+        if let Some(tapped) = self.tapped.take() {
+            tapped.answered(answer);
+        }
     }
 
     /// Who called.

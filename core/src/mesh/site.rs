@@ -68,7 +68,7 @@ pub(crate) struct Site {
     targets: RefCell<Vec<Target>>,
     /// How its calls are traced, if they are.
     pub(crate) tracing: Option<Tracing>,
-    /// No filter and no shadow has to do with its calls.
+    /// No filter, shadow or tap has to do with its calls.
     pub(super) is_plain: bool,
     /// What filters do with them, by route; empty if none does anything.
     checks: Box<[Rc<[Placed]>]>,
@@ -315,7 +315,7 @@ impl Sites {
             false => checks.into(),
         };
         let mut routes = candidates.routes().iter();
-        let is_plain = checks.is_empty() && routes.all(|route| route.shadow.is_none());
+        let is_plain = checks.is_empty() && routes.all(|route| !route.is_copied());
         let called = Called {
             protocol,
             listener: &origin.name,

@@ -258,6 +258,21 @@ impl Socket {
         })
     }
 
+    /// Whether it is over both ways, as after a reset: nothing can be written any more. For looks now and then, too.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        let stream = match &self.kind {
+            Kind::Plain(stream) => Some(stream),
+            Kind::Tls(stream) => stream.get_ref().0.stream.as_ref(),
+            Kind::Memory(wire) => return wire.is_broken(),
+        };
+        let mut cx = Context::from_waker(Waker::noop());
+        stream.is_some_and(|own| {
+            let ready = pin!(own.ready(Interest::WRITABLE)).poll(&mut cx);
+            matches!(ready, Poll::Ready(Ok(ready)) if ready.is_write_closed())
+        })
+    }
+
     /// Has the kernel end it when its peer has vanished without a word: when it acknowledges nothing
     /// that was sent for `unacknowledged`, or answers no keep-alive (RFC 1122, section 4.2.3.6).
     ///

@@ -18,6 +18,7 @@ fn route(name: &str, when: Match) -> Arc<Route> {
         tracing: None,
         filters: Default::default(),
         shadow: None,
+        tap: None,
         treatment: None,
     })
 }

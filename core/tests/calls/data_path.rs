@@ -618,3 +618,28 @@ async fn a_client_that_leaves_is_recorded_and_its_answer_dropped() {
     assert_eq!(other.get().await.unwrap().text, "mine");
     assert_eq!(mess.records.endings(), ["abandoned", "success"]);
 }
+
+#[tokio::test]
+async fn a_client_that_resets_while_it_is_not_read_holds_no_place_for_long() {
+    let server = Server::bind().await;
+    let mut spec = routing(&[server.address], policy(), retry(1));
+    spec.limits = Limits {
+        in_flight_per_connection: 1,
+        ..limits()
+    };
+    let mess = mess(spec);
+    let mut client = Peer::connect(mess.address).await;
+    client.send(1, 1, "svc m").await;
+    let mut upstream = server.accept().await;
+    upstream.get().await.unwrap();
+    // It has as many calls in flight as it may, and says more: nobody reads that.
+    client.send(1, 2, "svc m").await;
+    client.0.set_zero_linger().unwrap();
+    drop(client);
+    let begin = Instant::now();
+    while mess.mesh.status()[0].in_flight > 0 {
+        assert!(begin.elapsed() < Duration::from_secs(1), "it holds a place");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(mess.records.endings(), ["abandoned"]);
+}

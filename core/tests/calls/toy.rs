@@ -384,6 +384,7 @@ pub(crate) fn table(to: Destination, retry: Retry) -> RouteTable {
         tracing: None,
         filters: Default::default(),
         shadow: None,
+        tap: None,
         treatment: None,
     };
     RouteTable {

@@ -21,6 +21,9 @@ pub trait Taker: fmt::Debug + Send + Sync {
     /// What it is, and where in it a request's body goes, as traces have it; `None` where it sends nothing.
     fn destination(&self, head: &Parts) -> Option<(&'static str, String)>;
 
+    /// Where bodies go, in words.
+    fn explain(&self) -> String;
+
     /// Takes a request and answers it; dropped when its deadline is over.
     fn take(&self, head: &Parts, body: Bytes) -> Taking;
 }

@@ -5,8 +5,6 @@
 
 mod config;
 mod security;
-mod topic;
-mod topics;
 
 use std::error::Error;
 use std::fmt;
@@ -16,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, O
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use finback_bridges::{Admitted, Confirm, Failure, Message, Names, Place, Topics};
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -24,85 +23,38 @@ use rdkafka::producer::{
     BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer,
 };
 
-use topics::{Admitted, Topics};
-
 pub use config::Config;
 pub use security::{Mechanism, Sasl, Tls};
-pub use topic::{Template, TemplateError};
 
 /// A producer that is given up has so long to say what became of its messages.
 const LAST: Duration = Duration::from_secs(5);
-/// What is to be written.
-#[derive(Clone, Debug, Default)]
-pub struct Message<'a> {
-    /// The topic of Kafka.
-    pub topic: &'a str,
-    /// Whose it is, by which topics in use are shared out; "" where nobody is told from others.
-    pub owner: &'a str,
-    /// What decides about the partition; without one, they take turns.
-    pub key: Option<&'a [u8]>,
-    /// Its payload.
-    pub payload: &'a [u8],
-    /// Headers in order; names may repeat.
-    pub headers: &'a [(&'a str, &'a [u8])],
-}
+/// What names of topics may be (org.apache.kafka.common.internals.Topic). Those of Kafka's own begin with `_`, and those
+/// of what is built on it.
+pub static NAMES: Names = Names {
+    system: "Kafka",
+    others: "._-",
+    words: "`.`, `_` and `-`",
+    divider: '.',
+    longest: 249,
+    is_own: |name| name.starts_with('_'),
+};
 
-/// Where a message stands now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Its partition.
-    pub partition: i32,
-    /// Its offset there.
-    pub offset: i64,
-}
-
-/// Why a message was not taken, or not confirmed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// The producer has no room; try again later.
-    #[error("the producer's queue is full")]
-    Full,
-    /// It is longer than the producer or its brokers take.
-    #[error("the message is too large")]
-    TooLarge,
-    /// The topic does not exist, or is not to be written to.
-    #[error("the topic is not there, or not to be written to")]
-    NoTopic,
-    /// Its topic would be one more than may be in use.
-    #[error("too many topics are in use")]
-    TooManyTopics,
-    /// It has been there before, or through too many bridges.
-    #[error("the message goes round in a loop")]
-    Loop,
-    /// The brokers did not confirm it in time.
-    #[error("the brokers did not confirm it in time")]
-    TimedOut,
-    /// Something else, which the log tells.
-    #[error("it could not be written")]
-    Failed,
-}
-
-impl Failure {
-    fn of(error: &KafkaError) -> Self {
-        use RDKafkaErrorCode as Code;
-        match error.rdkafka_error_code() {
-            Some(Code::QueueFull) => Self::Full,
-            Some(Code::MessageSizeTooLarge | Code::InvalidMessageSize) => Self::TooLarge,
-            Some(
-                Code::UnknownTopic
-                | Code::UnknownTopicOrPartition
-                | Code::UnknownPartition
-                | Code::InvalidTopic
-                | Code::TopicAuthorizationFailed,
-            ) => Self::NoTopic,
-            Some(Code::MessageTimedOut | Code::RequestTimedOut) => Self::TimedOut,
-            _ => Self::Failed,
-        }
+fn failure_of(error: &KafkaError) -> Failure {
+    use RDKafkaErrorCode as Code;
+    match error.rdkafka_error_code() {
+        Some(Code::QueueFull) => Failure::Full,
+        Some(Code::MessageSizeTooLarge | Code::InvalidMessageSize) => Failure::TooLarge,
+        Some(
+            Code::UnknownTopic
+            | Code::UnknownTopicOrPartition
+            | Code::UnknownPartition
+            | Code::InvalidTopic
+            | Code::TopicAuthorizationFailed,
+        ) => Failure::NoTopic,
+        Some(Code::MessageTimedOut | Code::RequestTimedOut) => Failure::TimedOut,
+        _ => Failure::Failed,
     }
 }
-
-/// Told once whether a message was written.
-pub type Confirm = Box<dyn FnOnce(Result<Place, Failure>) + Send + Sync>;
 
 /// Numbers about a producer.
 #[derive(Debug, Default)]
@@ -113,6 +65,8 @@ pub struct Counts {
     pub confirmed: AtomicU64,
     /// Messages that were taken and then failed.
     pub failed: AtomicU64,
+    /// Copies that were left out: there was no room, or no name for a topic.
+    pub left_out: AtomicU64,
     /// Times that there was no room, or a new topic had to wait.
     pub full: AtomicU64,
     /// Producers that were given up after an error that nothing can mend, or for the topics that they had
@@ -160,12 +114,13 @@ impl ProducerContext for Context {
                 Ok(Place {
                     partition: message.partition(),
                     offset: message.offset(),
+                    ..Place::default()
                 })
             }
             Err((error, _)) => {
                 self.counts.failed.fetch_add(1, Relaxed);
                 tracing::debug!(kafka = %self.name, %error, "a message was not written");
-                Err(Failure::of(error))
+                Err(failure_of(error))
             }
         };
         if let Some(confirm) = *confirm {
@@ -291,7 +246,7 @@ impl Producer {
                 Ok(())
             }
             Err((error, _)) => {
-                let failure = Failure::of(&error);
+                let failure = failure_of(&error);
                 if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
                     self.fatal.store(true, Relaxed);
                 }

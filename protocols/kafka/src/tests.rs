@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use super::{Config, Failure, Message, Place, Producer};
+use finback_bridges::{Failure, Message, Place};
+
+use super::{Config, Producer};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -41,6 +43,7 @@ fn message<'a>(payload: &'a [u8]) -> Message<'a> {
         topic: "events",
         owner: "",
         key: Some(b"k"),
+        tag: None,
         payload,
         headers: &[("a", b"1"), ("a", b"2")],
     }

@@ -69,6 +69,9 @@ pub trait Sink: fmt::Debug + Send + Sync {
 
     /// What it is, and where in it messages of a topic go, as traces have it.
     fn destination(&self, topic: &str) -> Option<(&'static str, String)>;
+
+    /// Where messages go, in words.
+    fn explain(&self) -> String;
 }
 
 /// What messages of quality of service 2 have come to, for as long as their session lasts.

@@ -4,8 +4,11 @@
 //! own, over which the broker calls it, too. So a connection is a [session](Sharing::Session), and each broker needs
 //! an address of ours: the name server's answers are given those in place of the brokers' own ([`Brokers`]).
 //!
+//! Besides, [`Ask`] writes requests of our own, and [`Message`] is what is sent to a topic, read and written.
+//!
 //! The wire is that of Java (RocketMQ: RemotingCommand; see `header`), read as leniently as clients write it.
 
+mod ask;
 mod brokers;
 mod call;
 mod code;
@@ -14,7 +17,8 @@ mod fields;
 mod header;
 mod json;
 mod marks;
-mod properties;
+mod message;
+pub mod properties;
 mod reject;
 mod route;
 
@@ -34,8 +38,11 @@ use header::{Header, Lengths};
 use marks::{Marks, Note};
 use route::Rewriter;
 
+pub use ask::{Answered, Ask, MAKES_TOPICS, QUEUES_MADE, Signer, Taken, take_answer};
 pub use brokers::{Broker, Brokers};
 pub use code::status_name;
+pub use message::{Member, Message, is_system_topic, is_topic};
+pub use route::{Queue, has_brokers, queues};
 
 /// The protocol's name in configuration, metrics and logs.
 pub const NAME: &str = "rocketmq";

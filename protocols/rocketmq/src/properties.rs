@@ -1,13 +1,16 @@
 //! The properties of a message as one text: `name \x01 value \x02 ...` (RocketMQ: MessageDecoder). The last \x02 may
 //! be missing.
 
+use crate::message::member;
+
 /// Between a name and its value.
 const NAME: char = '\u{1}';
 /// Behind a value.
 const END: char = '\u{2}';
 
 /// The value of one property. Of several of one name the last counts, as in the map that servers make of them.
-pub(crate) fn find<'a>(all: &'a str, name: &str) -> Option<&'a str> {
+#[must_use]
+pub fn find<'a>(all: &'a str, name: &str) -> Option<&'a str> {
     let values = || {
         let entries = all.rsplit(END).filter_map(|entry| entry.split_once(NAME));
         entries
@@ -19,21 +22,12 @@ pub(crate) fn find<'a>(all: &'a str, name: &str) -> Option<&'a str> {
     known.or_else(|| values().next())
 }
 
-/// The value of a property that all messages of a batch agree on. As Java writes each (RocketMQ: MessageDecoder, `encodeMessage`):
-///
-/// ```text
-/// total size 4 | magic 4 | CRC 4 | flag 4 | body length 4, body | properties length 2, properties
-/// ```
+/// The value of a property that all messages of a batch agree on.
 pub(crate) fn of_batch<'a>(mut body: &'a [u8], name: &str) -> Option<&'a str> {
     let mut agreed = None;
     while !body.is_empty() {
-        let (size, _) = body.split_first_chunk()?;
-        let (message, rest) = body.split_at_checked(u32::from_be_bytes(*size) as usize)?;
-        let (length, after) = message.get(16..)?.split_first_chunk()?;
-        let after = after.get(u32::from_be_bytes(*length) as usize..)?;
-        let (length, after) = after.split_first_chunk()?;
-        let all = after.get(..usize::from(u16::from_be_bytes(*length)))?;
-        let own = find(str::from_utf8(all).ok()?, name)?;
+        let (message, rest) = member(body)?;
+        let own = find(message.properties, name)?;
         if *agreed.get_or_insert(own) != own {
             return None;
         }
@@ -42,13 +36,81 @@ pub(crate) fn of_batch<'a>(mut body: &'a [u8], name: &str) -> Option<&'a str> {
     agreed
 }
 
+/// All of them, in order.
+pub fn each(all: &str) -> impl Iterator<Item = (&str, &str)> {
+    all.split(END).filter_map(|entry| entry.split_once(NAME))
+}
+
+/// Whether a text can be a property's name or value: it has none of what divides them.
+#[must_use]
+pub fn is_sound(text: &str) -> bool {
+    !text.contains([NAME, END])
+}
+
+/// Whether a property means something to RocketMQ itself (RocketMQ: MessageConst): who writes it has a message
+/// delayed, sent again, hidden, or taken for another one.
+#[must_use]
+pub fn is_reserved(name: &str) -> bool {
+    // By their beginnings, too: later releases have more of each kind.
+    const BEGINNINGS: [&str; 10] = [
+        "__",
+        "_SYS_",
+        "TIMER_",
+        "TRAN",
+        "POP_",
+        "INNER_",
+        "PROPERTY_",
+        "DLQ_",
+        "DELAY",
+        "CONSUME_",
+    ];
+    const OWN: [&str; 35] = [
+        "KEYS",
+        "TAGS",
+        "WAIT",
+        "RETRY_TOPIC",
+        "ORIGIN_GROUP",
+        "REAL_TOPIC",
+        "REAL_QID",
+        "PGROUP",
+        "MIN_OFFSET",
+        "MAX_OFFSET",
+        "BUYER_ID",
+        "ORIGIN_MESSAGE_ID",
+        "CORRECTION_FLAG",
+        "MQ2_FLAG",
+        "RECONSUME_TIME",
+        "MSG_REGION",
+        "TRACE_ON",
+        "UNIQ_KEY",
+        "EXTEND_UNIQ_INFO",
+        "MAX_RECONSUME_TIMES",
+        "DUP_INFO",
+        "CHECK_IMMUNITY_TIME_IN_SECONDS",
+        "INSTANCE_ID",
+        "CORRELATION_ID",
+        "REPLY_TO_CLIENT",
+        "TTL",
+        "ARRIVE_TIME",
+        "PUSH_REPLY_TIME",
+        "CLUSTER",
+        "MSG_TYPE",
+        "1ST_POP_TIME",
+        "REDIRECT",
+        "TRACE_CONTEXT",
+        "BORN_TIMESTAMP",
+        "E_T",
+    ];
+    BEGINNINGS.iter().any(|own| name.starts_with(own)) || OWN.contains(&name)
+}
+
 /// The properties with others added, or in place of those of their names. Names and values that the text has no
 /// place for are left out.
-pub(crate) fn with(all: &str, added: &[(&str, &str)]) -> String {
-    let fits = |text: &str| !text.contains([NAME, END]);
+#[must_use]
+pub fn with(all: &str, added: &[(&str, &str)]) -> String {
     let mut added: Vec<_> = added
         .iter()
-        .filter(|(name, value)| !name.is_empty() && fits(name) && fits(value))
+        .filter(|(name, value)| !name.is_empty() && is_sound(name) && is_sound(value))
         .collect();
     let mut replaced: Vec<&str> = Vec::new();
     let mut text = String::with_capacity(all.len() + 64);

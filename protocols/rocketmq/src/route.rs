@@ -1,5 +1,7 @@
 //! Answers of name servers, with our own listeners in place of the brokers' addresses.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
 use crate::brokers::{Broker, Brokers};
@@ -29,10 +31,7 @@ impl Rewriter<'_> {
     /// The body with our addresses in it. One that cannot be read is replaced by one that tells of no broker: an
     /// address must not lead past the mesh.
     pub(crate) fn rewrite(&self, code: i32, body: &[u8]) -> Vec<u8> {
-        let read = str::from_utf8(body)
-            .ok()
-            .and_then(|text| serde_json::from_str::<Value>(&quoted(text)).ok());
-        let Some(Value::Object(mut data)) = read else {
+        let Some(Value::Object(mut data)) = read(body) else {
             return b"{}".to_vec();
         };
         match code {
@@ -112,6 +111,74 @@ impl Rewriter<'_> {
         });
         !addresses.is_empty()
     }
+}
+
+/// A queue that messages may be sent to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Queue {
+    /// The name of its broker.
+    pub broker: Arc<str>,
+    /// Its number there.
+    pub id: i32,
+    /// Where that broker's master listens.
+    pub address: Arc<str>,
+}
+
+/// RocketMQ: PermName, `PERM_WRITE`.
+const MAY_WRITE: i64 = 2;
+/// Queues of a broker, at most: more are no topic, but a mistake.
+const QUEUES: u32 = 4096;
+
+/// The queues that the answer to 105 has for messages, ordered by broker and number; of each broker `most` at most. The same
+/// order as in Java's clients, so that both take the same queue for a key.
+#[must_use]
+pub fn queues(body: &[u8], most: u32) -> Vec<Queue> {
+    let Some(data) = read(body) else {
+        return Vec::new();
+    };
+    let list = |key: &str| {
+        data.get(key)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+    };
+    let mut all = Vec::new();
+    for own in list("queueDatas") {
+        let number = |key: &str| own[key].as_i64().unwrap_or_default();
+        let master = list("brokerDatas").find(|broker| broker["brokerName"] == own["brokerName"]);
+        // Messages are taken by masters only.
+        let address = master.and_then(|broker| broker["brokerAddrs"]["0"].as_str());
+        let (Some(broker), Some(address)) = (own["brokerName"].as_str(), address) else {
+            continue;
+        };
+        if number("perm") & MAY_WRITE == 0 {
+            continue;
+        }
+        let (broker, address): (Arc<str>, Arc<str>) = (broker.into(), address.into());
+        let count = u32::try_from(number("writeQueueNums")).unwrap_or_default();
+        let numbers = 0..i32::try_from(count.min(most).min(QUEUES)).unwrap_or_default();
+        all.extend(numbers.map(|id| Queue {
+            broker: broker.clone(),
+            id,
+            address: address.clone(),
+        }));
+    }
+    all.sort();
+    all
+}
+
+/// Whether the answer to 106 tells of any broker: a name server that has just started knows none, and no topic.
+#[must_use]
+pub fn has_brokers(body: &[u8]) -> bool {
+    let data = read(body);
+    let table = data
+        .as_ref()
+        .and_then(|own| own["brokerAddrTable"].as_object());
+    table.is_some_and(|own| !own.is_empty())
+}
+
+fn read(body: &[u8]) -> Option<Value> {
+    serde_json::from_str(&quoted(str::from_utf8(body).ok()?)).ok()
 }
 
 /// JSON with the keys quoted that fastjson writes without quotes: those of maps whose keys are numbers.

@@ -73,7 +73,14 @@ impl World {
                 most += entries.filter(|entry| entry.answers.is_empty()).count();
             }
         }
-        drop(read);
+        // Of one that was taken back the mesh may not know yet.
+        let net = self.network.lock();
+        let taken_back = self.ledger.entries.iter().enumerate();
+        most += taken_back
+            .filter(|(call, own)| own.given_up && own.answers.is_empty() && read.contains(call))
+            .filter(|(_, own)| net.is_on_its_way(self.clients[own.client].conn))
+            .count();
+        drop((read, net));
         let status = self.mesh.status();
         let places: u32 = status.iter().map(|cluster| cluster.in_flight).sum();
         if places as usize > most {

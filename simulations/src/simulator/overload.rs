@@ -435,6 +435,7 @@ fn routing(story: &Story, limiter: Limiter) -> RoutingSpec {
         tracing: None,
         filters: Default::default(),
         shadow: None,
+        tap: None,
         treatment: None,
     };
     RoutingSpec {

@@ -213,6 +213,7 @@ impl Plan {
                 tracing: None,
                 filters: Default::default(),
                 shadow: None,
+                tap: None,
                 treatment: None,
             }
         });

@@ -305,7 +305,7 @@ fn requests(
     Ok(())
 }
 
-/// What names of topics are made of (`TopicValidator`), with the sign that parts off a namespace.
+/// What names of topics are made of (RocketMQ: TopicValidator), with the sign that parts off a namespace.
 fn is_of_topic(c: char) -> bool {
     c.is_ascii_alphanumeric() || "%-_".contains(c)
 }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use finback_kafka::{Mechanism, Sasl, Tls};
 
 use super::Result;
+use crate::bridges::kafka::KafkaOutlet;
 use crate::config::Wrong;
 use crate::config::file;
 use crate::config::folder::Folder;
 use crate::config::units::{Placed, Time};
-use crate::kafka::Outlet;
 
 /// Topics in use at a time.
 const TOPICS: usize = 1000;
@@ -22,7 +22,7 @@ pub(super) fn outlet(
     name: &str,
     Placed { value, place }: Placed<file::Kafka>,
     folder: &Folder<'_>,
-) -> Result<Placed<Arc<Outlet>>> {
+) -> Result<Placed<Arc<KafkaOutlet>>> {
     let brokers = match value.brokers {
         file::Servers::One(one) => one,
         file::Servers::Many(several) => several.join(","),
@@ -46,7 +46,7 @@ pub(super) fn outlet(
     config
         .check()
         .map_err(|why| Wrong::at(place, format!("Kafka's client does not take this: {why}")))?;
-    let value = Arc::new(Outlet::new(name, config));
+    let value = Arc::new(KafkaOutlet::new(name, config));
     Ok(Placed { value, place })
 }
 

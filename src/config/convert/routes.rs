@@ -6,6 +6,7 @@ mod identity;
 pub(super) mod mqtt;
 pub(super) mod produce;
 mod shadow;
+mod taps;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use finback_core::concurrency::Priority;
 use finback_core::driver::ListenerSpec;
 use finback_core::route::{self, Destination, RouteTable, Text, Weighted};
 use finback_core::subset::{self, Subset};
+use finback_core::tap::Tap;
 
 use super::{Names, Result, Wrongs, concurrency, filters, known, several, tracing};
 use crate::config::Wrong;
@@ -31,9 +33,11 @@ pub(super) fn table(
     let mut shadows = Vec::new();
     let routes = routes.into_iter().enumerate();
     let routes = routes.map(|(number, Placed { mut value, place })| {
-        let copied = value.shadow.take();
+        let (copied, mirrored) = (value.shadow.take(), value.rocketmq.take());
         let mut own = route(name, number, value, place, names, folder)?;
-        if let Some(copied) = copied {
+        let taps = taps::of(copied.as_ref(), mirrored, (name, &own), listeners, names)?;
+        own.tap = taps.map(|taps| -> Arc<dyn Tap> { Arc::new(taps) });
+        if let Some(copied) = copied.filter(|own| own.value.rocketmq.is_none()) {
             shadow::check(name, &own, copied.place, listeners)?;
             let (shadow, table) = shadow::shadow((name, &own.name), copied, &own.to, names)?;
             own.shadow = Some(Arc::new(shadow));
@@ -98,6 +102,7 @@ fn route(
         retry: from.retry.map(retry).transpose()?.unwrap_or_default(),
         filters: filters::named(from.filters, &names.filters)?,
         shadow: None,
+        tap: None,
         priority: from
             .priority
             .map_or(Ok(Priority::Default), concurrency::priority)?,
@@ -113,7 +118,7 @@ fn route(
 /// Refuses retries and timeouts of routes where nothing is sent again, or nothing waited for.
 fn no_idle_bounds(from: &file::Route, is_produced: bool, is_mqtt: bool) -> Result<()> {
     if let (true, Some(retry)) = (is_produced, &from.retry) {
-        let message = "Kafka's client tries again by itself; take `retry` away";
+        let message = "the producer tries again by itself; take `retry` away";
         return Err(Wrong::at(retry.place, message));
     }
     let at_once = from.respond.is_some() || from.redirect.is_some();
@@ -126,8 +131,8 @@ fn no_idle_bounds(from: &file::Route, is_produced: bool, is_mqtt: bool) -> Resul
         return Err(Wrong::at(timeout.place, message));
     }
     if let (true, true, Some(timeout)) = (is_produced, is_mqtt, &from.timeout) {
-        let message = "a session is not bounded, and `message.timeout.ms` of Kafka bounds its messages; \
-                       take `timeout` away";
+        let message = "a session is not bounded, and its messages are by `message.timeout.ms` of Kafka, or `timeout` of the \
+                       RocketMQ cluster; take `timeout` away";
         return Err(Wrong::at(timeout.place, message));
     }
     Ok(())

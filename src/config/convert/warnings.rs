@@ -143,7 +143,7 @@ fn clusters(file: &File, found: &mut Vec<Wrong>) {
     let of_brokers =
         listeners.filter_map(|own| own.rocketmq.as_ref()?.value.broker_cluster.as_ref());
     let routes = file.routes.values().flatten();
-    let of_shadows = routes.filter_map(|own| Some(&own.value.shadow.as_ref()?.value.cluster));
+    let of_shadows = routes.filter_map(|own| own.value.shadow.as_ref()?.value.cluster.as_ref());
     let used: BTreeSet<&str> = all_targets(file)
         .filter_map(|target| target.cluster.as_ref())
         .chain(of_brokers)

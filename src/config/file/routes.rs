@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Headers, MqttPolicy, Produce, Redirect, Respond, Rewrite, RouteTracing};
+use super::{
+    Headers, MqttPolicy, Produce, Redirect, Respond, Rewrite, RocketMqPolicy, RouteTracing,
+};
 use crate::config::forms::forms;
 use crate::config::units::{Placed, Share, Time};
 
@@ -20,7 +22,7 @@ pub struct Route {
     pub when: Option<Match>,
     /// Where they go; not beside `respond`, `redirect` or `produce`.
     pub to: Option<Placed<To>>,
-    /// MQTT, HTTP: write them to Kafka. `match` says which of the two it is for.
+    /// MQTT, HTTP: write them to Kafka or RocketMQ. `match` says which of the two it is for.
     pub produce: Option<Placed<Produce>>,
     /// HTTP: answer here.
     pub respond: Option<Placed<Respond>>,
@@ -34,6 +36,8 @@ pub struct Route {
     pub response_headers: Option<Headers>,
     /// MQTT: who may publish and hear what, under which names, how much.
     pub mqtt: Option<Placed<MqttPolicy>>,
+    /// RocketMQ: write messages to Kafka, too.
+    pub rocketmq: Option<Placed<RocketMqPolicy>>,
     /// Copies of its calls that go to another cluster, and whose answers nobody hears. Default: none.
     pub shadow: Option<Placed<Shadow>>,
     /// The filters that its calls pass, after those of their listener, in this order. Default: none.
@@ -58,7 +62,11 @@ pub struct Route {
 #[serde(deny_unknown_fields)]
 pub struct Shadow {
     /// The cluster; none that the route itself leads to.
-    pub cluster: Placed<String>,
+    pub cluster: Option<Placed<String>>,
+    /// RocketMQ: in place of `cluster`, the RocketMQ cluster that copies of messages are sent to.
+    pub rocketmq: Option<Placed<String>>,
+    /// RocketMQ: the topic there, with `{topic}` for the message's own. Default: the same.
+    pub topic: Option<Placed<String>>,
     /// The share of the calls that is copied, in percent. Default: 100.
     pub percent: Option<Share>,
     /// What tells copies from other calls: `sofa`, `takin`, `triple-pressure`, or attributes by name. Default:

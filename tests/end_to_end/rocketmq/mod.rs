@@ -1,14 +1,17 @@
 //! RocketMQ's own clients and servers: what they do with each other through Finback is what they do directly.
 
 mod addresses;
+mod bridged;
 mod clients;
 mod filters;
 mod groups;
 mod mesh;
 mod messages;
+mod mirrored;
 mod on_grpc;
 mod operators;
 mod outages;
+mod shadows;
 mod stage;
 mod styles;
 mod through;

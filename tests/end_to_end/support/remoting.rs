@@ -15,6 +15,8 @@ pub(crate) struct Reply {
     pub(crate) code: i64,
     /// What the server says of it.
     pub(crate) remark: String,
+    /// Its own fields.
+    pub(crate) fields: Value,
     /// What follows the header.
     pub(crate) body: Vec<u8>,
 }
@@ -60,6 +62,7 @@ fn exchange(address: &str, frame: &[u8]) -> std::io::Result<Reply> {
     Ok(Reply {
         code: header["code"].as_i64().unwrap_or(-1),
         remark: header["remark"].as_str().unwrap_or_default().to_owned(),
+        fields: header["extFields"].clone(),
         body: body.to_vec(),
     })
 }

@@ -183,6 +183,8 @@ impl Exchange {
             request_bytes: underway.request_bytes,
             response_bytes: 0,
             traced: underway.traced,
+            // Only framed calls are tapped, and those do not move.
+            tapped: None,
             parted: false,
             site,
         };

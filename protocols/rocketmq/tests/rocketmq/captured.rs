@@ -64,6 +64,12 @@ impl Vector {
     }
 }
 
+/// The captured frame of this name.
+pub(crate) fn frame(name: &str) -> Vec<u8> {
+    let all = Vector::all();
+    all.iter().find(|own| own.name() == name).unwrap().bytes()
+}
+
 #[test]
 fn captured_frames_keep_every_law() {
     let samples: Vec<Sample> = Vector::all().iter().map(Vector::sample).collect();

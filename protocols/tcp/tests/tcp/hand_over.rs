@@ -5,14 +5,51 @@ use std::time::Duration;
 
 use crate::support::*;
 use crate::tls;
+use finback_core::filter::Filter;
+use finback_core::filter::lane::{self, Contexts, Lanes};
 use finback_core::net::ServerTls;
-use finback_core::record::{Observer, Record, Series, SeriesKey};
+use finback_core::record::{Observer, Record, Series, SeriesKey, TraceId};
+use finback_core::rng::Share;
+use finback_core::route::Match;
+use finback_core::trace::{Field, Read};
 use finback_tcp::Tcp;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-/// What each record says: how it ended, its route and endpoint, and the bytes up and down.
-type Records = Arc<Mutex<Vec<(String, String, bool, u64, u64)>>>;
+/// What each record says: how it ended, its route and lane, whether it has an endpoint, and the bytes up and down.
+type Records = Arc<Mutex<Vec<(String, [String; 2], bool, u64, u64)>>>;
+
+/// Nothing is traced.
+#[derive(Debug)]
+struct Untraced;
+
+impl Contexts for Untraced {
+    fn trace(&self, _: &str, _: Read<'_, '_>) -> TraceId {
+        TraceId::default()
+    }
+
+    fn begin(&self, _: &str, _: TraceId, _: u64) -> Vec<Field> {
+        Vec::new()
+    }
+}
+
+/// A filter that puts all into one lane.
+fn lanes() -> Arc<dyn Filter> {
+    let policy = lane::Policy {
+        rules: vec![lane::Rule {
+            lane: "blue".into(),
+            when: Match::default(),
+            share: Share::ALL,
+        }],
+        attribute: "lane".into(),
+        attributes: Default::default(),
+        label: "lane".into(),
+        sources: Vec::new(),
+        remember: Duration::ZERO,
+        strict: false,
+    };
+    Arc::new(Lanes::new(policy, Arc::new(Untraced)))
+}
 
 struct Seen(Records);
 
@@ -21,7 +58,7 @@ impl Series for Seen {
         let about = record.about;
         self.0.lock().unwrap().push((
             record.ending.name().to_owned(),
-            about.route().to_owned(),
+            [about.route().to_owned(), about.lane().to_owned()],
             about.endpoint().is_some(),
             record.request_bytes,
             record.response_bytes,
@@ -37,7 +74,9 @@ impl Observer for Seen {
 
 fn mess(server: &Server, tls: Option<Arc<ServerTls>>) -> (Mess, Records) {
     let records = Records::default();
-    let spec = routing(&[server.address], policy("1.1"), 2);
+    let mut spec = routing(&[server.address], policy("1.1"), 2);
+    spec.filters = vec![("lanes".into(), lanes())];
+    spec.listener_filters = [("front".into(), Arc::from(["lanes".into()]))].into();
     let seen = Arc::new(Seen(records.clone()));
     (serve_seen(seen, tls, spec, 2, Arc::new(Tcp)), records)
 }
@@ -75,10 +114,8 @@ async fn move_on(mess: &Mess) {
 async fn ends_well(mess: &Mess, records: &Records, up: u64, down: u64) {
     let seen = || Some(records.lock().unwrap().clone()).filter(|own| !own.is_empty());
     let seen = until("a record", seen).await;
-    assert_eq!(
-        seen,
-        [("success".to_owned(), "only".to_owned(), true, up, down)]
-    );
+    let names = ["only".to_owned(), "blue".to_owned()];
+    assert_eq!(seen, [("success".to_owned(), names, true, up, down)]);
     until("its place is free", || {
         (mess.mesh.status()[0].in_flight == 0).then_some(())
     })

@@ -15,6 +15,10 @@ impl Wire for MeshEnd {
     fn has_ended(&self) -> bool {
         self.network.lock().ended_at(self.conn).is_some()
     }
+
+    fn is_broken(&self) -> bool {
+        self.network.lock().is_broken(self.conn)
+    }
 }
 
 impl AsyncRead for MeshEnd {

@@ -15,6 +15,17 @@ impl Net {
         (conn.broken || conn.to_mesh.end_there).then_some(conn.to_mesh.end_at)
     }
 
+    /// Whether it was reset, as a kernel knows it at once.
+    pub(super) fn is_broken(&self, number: usize) -> bool {
+        self.conns[number].broken
+    }
+
+    /// Whether the mesh has not read all that the peer said.
+    pub(in super::super) fn is_on_its_way(&self, number: usize) -> bool {
+        let pipe = &self.conns[number].to_mesh;
+        !pipe.flying.is_empty() || !pipe.there.is_empty()
+    }
+
     pub(super) fn poll_read(
         &mut self,
         number: usize,

@@ -163,7 +163,7 @@ fn denied(word: Placed<String>) -> Result<Denied> {
     }
 }
 
-fn mirror(Placed { value, .. }: Placed<file::MqttMirror>, names: &Names) -> Result<Tap> {
+fn mirror(Placed { value, place }: Placed<file::MqttMirror>, names: &Names) -> Result<Tap> {
     let mut topics = Vec::new();
     for Placed { value, place } in value.topics {
         if !is_filter(&value, Level::V311) {
@@ -173,12 +173,16 @@ fn mirror(Placed { value, .. }: Placed<file::MqttMirror>, names: &Names) -> Resu
         topics.push(value);
     }
     let produced = file::Produce {
-        kafka: value.kafka,
+        kafka: Some(value.kafka),
+        rocketmq: None,
         topic: value.topic,
         key: value.key,
+        tag: None,
+        headers: Vec::new(),
     };
+    let value_of = |value| Placed { value, place };
     Ok(Tap {
-        sink: super::produce::sink(produced, true, names)?,
+        sink: super::produce::sink(value_of(produced), true, names)?,
         hold: value.wait,
         topics,
     })

@@ -1,30 +1,33 @@
-//! Routes that write to Kafka.
+//! Routes that write to Kafka or RocketMQ.
 
 use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
+use finback_bridges::{Names as TopicNames, Outlet, Template};
 use finback_http::Treatment;
 use finback_mqtt::{Policy, Produce};
 
 use super::mqtt::Unbrokered;
 use super::{Names, Result};
+use crate::bridges::rocketmq;
+use crate::bridges::sink::{BridgeSink, Key, Tag};
 use crate::config::Wrong;
 use crate::config::file;
 use crate::config::units::Placed;
-use crate::kafka::{KafkaSink, Key};
 
 /// How long sessions of MQTT 3 are remembered while their clients are away, unless they are clean.
 const SESSION_EXPIRY: Duration = Duration::from_secs(2 * 3600);
 
 pub(super) fn treatment(
     route: &str,
-    Placed { value, place }: Placed<file::Produce>,
+    produce: Placed<file::Produce>,
     protocol: Option<Placed<file::Text>>,
     request: Option<Treatment>,
     session: Option<(Policy, Unbrokered)>,
     names: &Names,
 ) -> Result<Arc<dyn Any + Send + Sync>> {
+    let place = produce.place;
     let protocol = protocol.map(|own| own.value);
     let messages = match protocol {
         Some(file::Text::Exact(name)) if name == finback_mqtt::NAME => true,
@@ -35,7 +38,7 @@ pub(super) fn treatment(
             return Err(Wrong::at(place, message));
         }
     };
-    let sink = sink(value, messages, names)?;
+    let sink = sink(produce, messages, names)?;
     let other = |name: &str| {
         let message = format!("this route is for {name}; take what is for the other away");
         Err(Wrong::at(place, message))
@@ -66,22 +69,23 @@ pub(super) fn treatment(
 
 /// Where messages are written, of MQTT or of HTTP.
 pub(in crate::config::convert) fn sink(
-    value: file::Produce,
+    Placed { value, place }: Placed<file::Produce>,
     messages: bool,
     names: &Names,
-) -> Result<Arc<KafkaSink>> {
-    let Some(outlet) = names.kafka.get(&value.kafka.value) else {
-        let known: Vec<_> = names.kafka.keys().cloned().collect();
-        super::known(&known, "Kafka cluster", &value.kafka)?;
-        return Err(Wrong::at(
-            value.kafka.place,
-            "there is no such Kafka cluster",
-        ));
+) -> Result<Arc<BridgeSink>> {
+    let (outlet, topics): (Arc<dyn Outlet>, _) = match (&value.kafka, &value.rocketmq) {
+        (Some(name), None) => (names.outlets.kafka(name)?, &finback_kafka::NAMES),
+        (None, Some(name)) => (names.outlets.rocketmq(name)?, &rocketmq::NAMES),
+        _ => {
+            let message = "where to? write either `kafka` or `rocketmq`";
+            return Err(Wrong::at(place, message));
+        }
     };
-    let topic = value.topic.value.parse();
-    let topic = topic.map_err(|error: finback_kafka::TemplateError| {
-        Wrong::at(value.topic.place, error.to_string())
-    })?;
+    if let (None, Some(tag)) = (&value.rocketmq, &value.tag) {
+        let message = "only messages of RocketMQ have a tag; take `tag` away";
+        return Err(Wrong::at(tag.place, message));
+    }
+    let topic = template(&value.topic, topics)?;
     let key = match value.key {
         None if messages => Key::ClientId,
         None => Key::None,
@@ -100,9 +104,46 @@ pub(in crate::config::convert) fn sink(
             },
         },
     };
-    Ok(Arc::new(KafkaSink {
-        outlet: outlet.value.clone(),
+    Ok(Arc::new(BridgeSink {
+        outlet,
         topic,
         key,
+        tag: value.tag.map_or(Ok(Tag::None), tag)?,
+        headers: headers(value.headers, messages)?,
     }))
+}
+
+pub(super) fn template(text: &Placed<String>, names: &'static TopicNames) -> Result<Template> {
+    let parsed = Template::parse(&text.value, names);
+    parsed.map_err(|error| Wrong::at(text.place, error.to_string()))
+}
+
+fn tag(Placed { value, place }: Placed<file::ProduceTag>) -> Result<Tag> {
+    match value {
+        file::ProduceTag::Property(own) => Ok(Tag::Property(own.property)),
+        // Consumers write several tags as `a || b`, and `*` for all.
+        file::ProduceTag::Word(word) if word.contains(['|', '*', '\u{1}', '\u{2}']) => {
+            let message = format!("`{word}` is no tag that a consumer could ask for");
+            Err(Wrong::at(place, message))
+        }
+        file::ProduceTag::Word(word) => Ok(Tag::Fixed(word)),
+    }
+}
+
+/// Names of headers that go along, in the letters in which HTTP's are kept.
+fn headers(from: Vec<Placed<String>>, messages: bool) -> Result<Vec<String>> {
+    let each = from.into_iter().map(|Placed { value, place }| {
+        if messages {
+            let message = "user properties of MQTT go along anyway; take `headers` away";
+            return Err(Wrong::at(place, message));
+        }
+        match http::HeaderName::try_from(&value) {
+            Ok(name) => Ok(name.as_str().to_owned()),
+            Err(_) => Err(Wrong::at(
+                place,
+                format!("`{value}` is no name of a header"),
+            )),
+        }
+    });
+    each.collect()
 }

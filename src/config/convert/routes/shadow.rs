@@ -28,6 +28,10 @@ pub(super) fn check(
 ) -> Result<()> {
     let spoken = crate::protocols::reaching(listeners, table, route);
     if !spoken.is_empty() && spoken.iter().all(|own| UNCOPIED.contains(own)) {
+        if spoken == [finback_rocketmq::NAME] {
+            let message = "copies of messages need a RocketMQ cluster of their own; write `rocketmq` in place of `cluster`";
+            return Err(Wrong::at(place, message));
+        }
         let spoken = spoken.join(", ");
         let message =
             format!("what is spoken there cannot be copied: {spoken}; take `shadow` away");
@@ -44,8 +48,16 @@ pub(super) fn shadow(
     names: &Names,
 ) -> Result<(Shadow, RouteTable)> {
     let Placed { value, place } = from;
-    known(&names.clusters, "cluster", &value.cluster)?;
-    let cluster: Arc<str> = value.cluster.value.into();
+    let Some(cluster) = value.cluster else {
+        let message = "where to? write `cluster`, or `rocketmq` for messages of RocketMQ";
+        return Err(Wrong::at(place, message));
+    };
+    if let Some(topic) = value.topic {
+        let message = "only copies for a RocketMQ cluster have a topic; take `topic` away";
+        return Err(Wrong::at(topic.place, message));
+    }
+    known(&names.clusters, "cluster", &cluster)?;
+    let cluster: Arc<str> = cluster.value.into();
     let is_own = match to {
         Destination::Clusters(all) => all.iter().any(|own| own.cluster == cluster),
         Destination::Registry { .. } => false,
@@ -78,6 +90,7 @@ pub(super) fn shadow(
         priority: Priority::Sheddable,
         long_poll: false,
         shadow: None,
+        tap: None,
         treatment: None,
     };
     let shadow = Shadow {
@@ -89,7 +102,7 @@ pub(super) fn shadow(
     Ok((shadow, RouteTable { name, routes }))
 }
 
-fn marks(from: Placed<file::ShadowMark>) -> Result<Arc<[Mark]>> {
+pub(super) fn marks(from: Placed<file::ShadowMark>) -> Result<Arc<[Mark]>> {
     let mark = |protocol: Option<&str>, name: &str, value: &str, appends| Mark {
         protocol: protocol.map(Into::into),
         name: name.into(),
@@ -106,7 +119,7 @@ fn marks(from: Placed<file::ShadowMark>) -> Result<Arc<[Mark]>> {
         file::ShadowMark::Word(word) => word,
     };
     // SOFATracer's business baggage stands in one header of Bolt, as pairs that each end with `&`; over Triple it has a
-    // header of its own (PressureMarkTransformFilter). Takin's agents look for one name everywhere.
+    // header of its own (SOFA-RPC: PressureMarkTransformFilter). Takin's agents look for one name everywhere.
     let sofa = mark(
         Some(finback_bolt::NAME),
         "rpc_trace_context.sofaPenAttrs",

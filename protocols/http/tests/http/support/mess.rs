@@ -92,6 +92,7 @@ pub(crate) fn routing(
         tracing: None,
         filters: Default::default(),
         shadow: None,
+        tap: None,
         treatment: None,
     };
     RoutingSpec {

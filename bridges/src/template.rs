@@ -1,18 +1,34 @@
-//! Names of Kafka's topics made from where messages come from.
+//! Names of topics made from where messages come from.
 
-use std::str::FromStr;
+use std::fmt;
 
-/// The longest name of a topic.
-const MAX_NAME: usize = 249;
-
-/// A name in which `{topic}` stands for the whole topic that a message came with, its `/` as `.`, and
-/// `{1}` to `{9}` for its levels.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Template {
-    parts: Vec<Part>,
+/// What names of topics may be in one kind of system.
+#[derive(Debug)]
+pub struct Names {
+    /// What the system is called.
+    pub system: &'static str,
+    /// What may stand in a name besides letters and digits.
+    pub others: &'static str,
+    /// The same in words.
+    pub words: &'static str,
+    /// What stands for the `/` between levels.
+    pub divider: char,
+    /// The longest name.
+    pub longest: usize,
+    /// Whether a name is the system's own, which no client may choose.
+    pub is_own: fn(&str) -> bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A name in which `{topic}` stands for the whole topic that a message came with, its `/` as what divides levels there, and
+/// `{1}` to `{9}` for its levels.
+#[derive(Clone, Debug)]
+pub struct Template {
+    text: String,
+    parts: Vec<Part>,
+    names: &'static Names,
+}
+
+#[derive(Clone, Debug)]
 enum Part {
     Text(String),
     Whole,
@@ -31,25 +47,36 @@ pub enum TemplateError {
     )]
     Glued(String),
     /// It could never be a name.
-    #[error("`{0}` is no name for a topic of Kafka; write letters, digits, `.`, `_` and `-`")]
-    Invalid(String),
+    #[error("`{0}` is no name for a topic of {1}; write letters, digits, {2}")]
+    Invalid(String, &'static str, &'static str),
 }
 
-fn is_sound(text: &str) -> bool {
-    text.bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+impl Names {
+    fn is_sound(&self, text: &str) -> bool {
+        text.chars()
+            .all(|char| char.is_ascii_alphanumeric() || self.others.contains(char))
+    }
 }
 
-impl FromStr for Template {
-    type Err = TemplateError;
+impl fmt::Display for Template {
+    /// As it was written.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
 
-    fn from_str(text: &str) -> Result<Self, TemplateError> {
-        let invalid = || TemplateError::Invalid(text.to_owned());
+impl Template {
+    /// Reads a template of names as they are in one system.
+    ///
+    /// # Errors
+    /// If it is none, or would give two topics one name.
+    pub fn parse(text: &str, names: &'static Names) -> Result<Self, TemplateError> {
+        let invalid = || TemplateError::Invalid(text.to_owned(), names.system, names.words);
         let mut parts = Vec::new();
         let mut rest = text;
         while !rest.is_empty() {
             let (before, after) = rest.split_once('{').unwrap_or((rest, ""));
-            if !is_sound(before) {
+            if !names.is_sound(before) {
                 return Err(invalid());
             }
             if !before.is_empty() {
@@ -73,13 +100,15 @@ impl FromStr for Template {
         if parts.windows(2).any(glued) {
             return Err(TemplateError::Glued(text.to_owned()));
         }
-        Ok(Self { parts })
+        Ok(Self {
+            text: text.to_owned(),
+            parts,
+            names,
+        })
     }
-}
 
-impl Template {
     /// The name for a message that came with this topic; `None` if that gives no name, or one that
-    /// another topic has too, or a name that Kafka keeps for itself.
+    /// another topic has too, or a name that the system keeps for itself.
     #[must_use]
     pub fn fill(&self, topic: &str) -> Option<String> {
         let mut name = String::with_capacity(32);
@@ -90,9 +119,12 @@ impl Template {
                     name.push_str(text);
                     continue;
                 }
-                // A `.` within a level would look like the end of one.
-                Part::Whole if topic.contains('.') => return None,
-                Part::Whole => name.extend(topic.chars().map(|c| if c == '/' { '.' } else { c })),
+                // What divides levels would look like the end of one within it.
+                Part::Whole if topic.contains(self.names.divider) => return None,
+                Part::Whole => {
+                    let divided = |c| if c == '/' { self.names.divider } else { c };
+                    name.extend(topic.chars().map(divided));
+                }
                 Part::Level(number) => {
                     let level = topic.split('/').nth(number - 1)?;
                     if level.is_empty() {
@@ -100,10 +132,6 @@ impl Template {
                     }
                     name.push_str(level);
                 }
-            }
-            // Names of Kafka's own begin so, and those of what is built on it.
-            if piece == 0 && name.starts_with('_') {
-                return None;
             }
             // What divides it from the next piece of the topic is not to stand within it.
             if let (Part::Level(_), [Part::Text(divider), _, ..]) = (part, &self.parts[at + 1..])
@@ -115,9 +143,10 @@ impl Template {
                 return None;
             }
         }
-        // As Kafka's own check has it (org.apache.kafka.common.internals.Topic).
-        let usable = !name.is_empty() && name.len() <= MAX_NAME && name != "." && name != "..";
-        (usable && is_sound(&name)).then_some(name)
+        let by_client = !matches!(self.parts.first(), Some(Part::Text(_)));
+        let usable = !name.is_empty() && name.len() <= self.names.longest;
+        let usable = usable && name != "." && name != ".." && self.names.is_sound(&name);
+        (usable && !(by_client && (self.names.is_own)(&name))).then_some(name)
     }
 }
 
@@ -125,6 +154,19 @@ impl Template {
 #[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
+
+    static KAFKA: Names = Names {
+        system: "Kafka",
+        others: "._-",
+        words: "`.`, `_` and `-`",
+        divider: '.',
+        longest: 249,
+        is_own: |name| name.starts_with('_'),
+    };
+
+    fn template(text: &str) -> Result<Template, TemplateError> {
+        Template::parse(text, &KAFKA)
+    }
 
     #[test]
     fn topics_become_names() {
@@ -151,11 +193,11 @@ mod tests {
             ("{topic}", "..", None),
             ("{1}", "/a", None),
         ] {
-            let template: Template = template.parse().unwrap();
-            assert_eq!(template.fill(topic).as_deref(), name, "{topic}");
+            let own = self::template(template).unwrap();
+            assert_eq!(own.fill(topic).as_deref(), name, "{topic}");
         }
         let long = "x".repeat(250);
-        assert_eq!("{topic}".parse::<Template>().unwrap().fill(&long), None);
+        assert_eq!(template("{topic}").unwrap().fill(&long), None);
         for bad in [
             "",
             "{1}{2}",
@@ -167,7 +209,7 @@ mod tests {
             "a{1",
             "ü",
         ] {
-            assert!(bad.parse::<Template>().is_err(), "{bad}");
+            assert!(template(bad).is_err(), "{bad}");
         }
     }
 }

@@ -5,6 +5,7 @@
 //! names takes its own places, not those of others.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -38,7 +39,7 @@ impl Clone for Used {
 }
 
 /// Names in use.
-pub(crate) struct Topics {
+pub struct Topics {
     most: usize,
     idle: Duration,
     since: Instant,
@@ -53,13 +54,13 @@ pub(crate) struct Topics {
 struct Fresh {
     /// When the last name would have come in at its pace.
     paced: Duration,
-    /// Names that librdkafka has heard since it was started; it forgets none.
+    /// Names that the producer has heard since it was started; it may forget none.
     heard: usize,
 }
 
 /// What becomes of a message to a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Admitted {
+pub enum Admitted {
     /// It may go on.
     Yes,
     /// It may, and the producer has heard of so many that it is to begin anew.
@@ -70,8 +71,16 @@ pub(crate) enum Admitted {
     Never,
 }
 
+impl fmt::Debug for Topics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Topics").finish_non_exhaustive()
+    }
+}
+
 impl Topics {
-    pub(crate) fn new(most: usize, idle: Duration) -> Self {
+    /// So many at a time; one that is idle for so long makes room.
+    #[must_use]
+    pub fn new(most: usize, idle: Duration) -> Self {
         Self {
             most,
             idle,
@@ -83,7 +92,7 @@ impl Topics {
     }
 
     /// Whether a message may be written to this topic now, if it is this owner's.
-    pub(crate) fn admit(&self, name: &str, owner: &str) -> Admitted {
+    pub fn admit(&self, name: &str, owner: &str) -> Admitted {
         self.admit_at(name, owner, self.since.elapsed())
     }
 
@@ -131,7 +140,7 @@ impl Topics {
     }
 
     /// The producer has begun anew: it has heard of nothing but what it is told from now on.
-    pub(crate) fn renewed(&self) {
+    pub fn renewed(&self) {
         let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
         fresh.heard = self.known.load().len();
     }

@@ -1,12 +1,10 @@
-//! Messages of MQTT and bodies of HTTP for Kafka: what each becomes there.
+//! Messages of MQTT and bodies of HTTP for another system: what each becomes there.
 
-use std::fmt;
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use finback_bridges::{BRIDGE, Confirm, Failure, Message, Outlet, Place, Template, way};
 use finback_http::{Taker, Taking};
-use finback_kafka::{Confirm, Failure, Message, Place, Producer, Template};
 use finback_mqtt::codec::properties::{Value, id};
 use finback_mqtt::{NotTaken, Outgoing, Receipt, Sink};
 use http::request::Parts;
@@ -30,78 +28,10 @@ const KEPT: [&str; 12] = [
     "x-b3-flags",
     "sw8",
 ];
-/// The header by which messages tell into which topics of Kafka they have been written, each as
-/// `CLUSTER/TOPIC`, so that those that are brought back into the mesh do not go round for ever.
-const BRIDGE: &str = "x-mesh-bridge";
 /// Beginnings of headers that only we write, in any case: what clients say under such a name is left out,
 /// for most readers take the last of several.
 const OURS: [&str; 4] = ["mqtt.", "http.", BRIDGE, CONTENT_TYPE];
 const CONTENT_TYPE: &str = "content-type";
-/// Through so many bridges a message may go.
-const MAX_BRIDGES: usize = 8;
-
-/// A Kafka cluster of the configuration, and its producer once that has been started.
-pub struct Outlet {
-    /// Its name.
-    pub name: String,
-    /// How it is spoken to.
-    pub config: finback_kafka::Config,
-    /// Bytes of the longest message.
-    limit: usize,
-    producer: OnceLock<Arc<Producer>>,
-}
-
-impl fmt::Debug for Outlet {
-    /// Options may hold passwords.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Outlet")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Outlet {
-    /// One that has not been started.
-    #[must_use]
-    pub fn new(name: &str, config: finback_kafka::Config) -> Self {
-        Self {
-            name: name.to_owned(),
-            limit: config.message_limit(),
-            config,
-            producer: OnceLock::new(),
-        }
-    }
-
-    /// Starts its producer, or goes on with that of one that was configured in the same way.
-    ///
-    /// # Errors
-    /// If no producer can be made of its configuration.
-    pub fn start(&self, before: &[Arc<Self>]) -> anyhow::Result<()> {
-        let same = before
-            .iter()
-            .find(|own| own.name == self.name && own.config == self.config)
-            .and_then(|own| own.producer.get().cloned());
-        let producer = match same {
-            Some(producer) => producer,
-            None => Producer::start(&self.name, self.config.clone()).map_err(anyhow::Error::msg)?,
-        };
-        let _ = self.producer.set(producer);
-        Ok(())
-    }
-
-    /// Its producer, if it has been started.
-    #[must_use]
-    pub fn producer(&self) -> Option<&Arc<Producer>> {
-        self.producer.get()
-    }
-}
-
-/// Writes what is still on its way; waits no longer than this for each. Blocks.
-pub fn flush(outlets: &[Arc<Outlet>], limit: Duration) {
-    for producer in outlets.iter().filter_map(|own| own.producer()) {
-        producer.flush(limit);
-    }
-}
 
 /// What decides about a message's partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,15 +46,31 @@ pub enum Key {
     None,
 }
 
+/// What a message is found by, where a system has that.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Tag {
+    /// Nothing.
+    #[default]
+    None,
+    /// All have this one.
+    Fixed(String),
+    /// A user property or header.
+    Property(String),
+}
+
 /// Where messages of one route go.
 #[derive(Debug)]
-pub struct KafkaSink {
+pub struct BridgeSink {
     /// The cluster.
-    pub outlet: Arc<Outlet>,
-    /// The topic of Kafka.
+    pub outlet: Arc<dyn Outlet>,
+    /// The topic there.
     pub topic: Template,
     /// What decides about the partition.
     pub key: Key,
+    /// What messages are found by.
+    pub tag: Tag,
+    /// Headers of HTTP that go along, besides those that always do.
+    pub headers: Vec<String>,
 }
 
 fn is_ours(name: &str) -> bool {
@@ -146,20 +92,7 @@ fn not_taken(failure: Failure) -> NotTaken {
     }
 }
 
-/// The way of a message that has come along `before` and goes to `topic` now.
-fn way(before: &str, outlet: &Outlet, topic: &str) -> Result<String, Failure> {
-    let here = format!("{}/{topic}", outlet.name);
-    if before.is_empty() {
-        return Ok(here);
-    }
-    let bridges = before.split(',').map(str::trim);
-    if bridges.clone().count() >= MAX_BRIDGES || bridges.clone().any(|bridge| bridge == here) {
-        return Err(Failure::Loop);
-    }
-    Ok(format!("{before},{here}"))
-}
-
-impl Sink for KafkaSink {
+impl Sink for BridgeSink {
     fn take(&self, message: &Outgoing<'_>, receipt: Receipt) -> Result<(), NotTaken> {
         let confirm = receipt.is_awaited().then(|| -> Confirm {
             Box::new(move |went| receipt.tell(went.map(drop).map_err(not_taken)))
@@ -168,15 +101,33 @@ impl Sink for KafkaSink {
     }
 
     fn limit(&self) -> usize {
-        self.outlet.limit
+        self.outlet.limit()
     }
 
     fn destination(&self, topic: &str) -> Option<(&'static str, String)> {
-        Some(("kafka", self.topic.fill(topic)?))
+        Some((self.outlet.system(), self.topic.fill(topic)?))
+    }
+
+    fn explain(&self) -> String {
+        self.in_words()
     }
 }
 
-impl KafkaSink {
+impl BridgeSink {
+    fn in_words(&self) -> String {
+        let (system, name) = (self.outlet.system(), self.outlet.name());
+        format!("{system} {name}, topic {}", self.topic)
+    }
+
+    /// What a message is found by, whose properties are these.
+    fn tag<'a>(&'a self, property: impl Fn(&str) -> Option<&'a str>) -> Option<&'a str> {
+        match &self.tag {
+            Tag::None => None,
+            Tag::Fixed(tag) => Some(tag),
+            Tag::Property(name) => property(name),
+        }
+    }
+
     /// Hands a message of MQTT to the producer.
     ///
     /// # Errors
@@ -187,9 +138,8 @@ impl KafkaSink {
         confirm: Option<Confirm>,
     ) -> Result<(), Failure> {
         let topic = self.topic.fill(message.topic).ok_or(Failure::NoTopic)?;
-        let producer = self.outlet.producer().ok_or(Failure::Failed)?;
         let before = message.properties.user(BRIDGE).unwrap_or_default();
-        let way = way(before, &self.outlet, &topic)?;
+        let way = way(before, &*self.outlet, &topic)?;
         let qos = [b'0' + message.qos];
         let mut headers: Vec<(&str, &[u8])> = vec![
             ("mqtt.topic", message.topic.as_bytes()),
@@ -236,10 +186,11 @@ impl KafkaSink {
             topic: &topic,
             owner: message.identity,
             key: key.map(str::as_bytes),
+            tag: self.tag(|name| message.properties.user(name)),
             payload: message.payload,
             headers: &headers,
         };
-        producer.send(&written, confirm)
+        self.outlet.send(&written, confirm)
     }
 }
 
@@ -249,6 +200,21 @@ fn plain(status: StatusCode, text: String) -> Response<Bytes> {
     let kind = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
+}
+
+/// A place in the words of its system.
+fn as_json(place: &Place) -> serde_json::Value {
+    let Place {
+        broker,
+        partition,
+        offset,
+    } = place;
+    match broker {
+        None => serde_json::json!({ "partition": partition, "offset": offset }),
+        Some(broker) => {
+            serde_json::json!({ "broker": **broker, "queue": partition, "offset": offset })
+        }
+    }
 }
 
 fn failed(failure: Failure) -> Response<Bytes> {
@@ -266,19 +232,21 @@ fn failed(failure: Failure) -> Response<Bytes> {
     )
 }
 
-impl KafkaSink {
+impl BridgeSink {
     /// Hands a request's body to the producer.
     fn write(&self, head: &Parts, body: &[u8], confirm: Option<Confirm>) -> Result<(), Failure> {
         let path = head.uri.path().trim_matches('/');
         let topic = self.topic.fill(path).ok_or(Failure::NoTopic)?;
-        let producer = self.outlet.producer().ok_or(Failure::Failed)?;
         let own = |name: &str| head.headers.get(name).map(HeaderValue::as_bytes);
         let before = own(BRIDGE).map(std::str::from_utf8).transpose();
         let before = before.map_err(|_| Failure::Loop)?.unwrap_or_default();
-        let way = way(before, &self.outlet, &topic)?;
+        let way = way(before, &*self.outlet, &topic)?;
         let mut headers: Vec<(&str, &[u8])> =
             vec![("http.path", path.as_bytes()), (BRIDGE, way.as_bytes())];
         headers.extend(KEPT.iter().filter_map(|name| Some((*name, own(name)?))));
+        let asked = self.headers.iter().map(String::as_str);
+        let asked = asked.filter(|name| !KEPT.contains(name));
+        headers.extend(asked.filter_map(|name| Some((name, own(name)?))));
         let key = match &self.key {
             Key::Topic => Some(path.as_bytes()),
             Key::Property(name) => own(name),
@@ -288,14 +256,15 @@ impl KafkaSink {
             topic: &topic,
             owner: "",
             key,
+            tag: self.tag(|name| str::from_utf8(own(name)?).ok()),
             payload: body,
             headers: &headers,
         };
-        producer.send(&written, confirm)
+        self.outlet.send(&written, confirm)
     }
 }
 
-impl Taker for KafkaSink {
+impl Taker for BridgeSink {
     fn limit(&self) -> usize {
         MAX_BODY
     }
@@ -303,7 +272,11 @@ impl Taker for KafkaSink {
     fn destination(&self, head: &Parts) -> Option<(&'static str, String)> {
         let path = head.uri.path().trim_matches('/');
         let topic = (head.method == Method::POST).then(|| self.topic.fill(path));
-        Some(("kafka", topic??))
+        Some((self.outlet.system(), topic??))
+    }
+
+    fn explain(&self) -> String {
+        self.in_words()
     }
 
     fn take(&self, head: &Parts, body: Bytes) -> Taking {
@@ -342,10 +315,7 @@ impl Taker for KafkaSink {
                 Err(failure) => Err(failure),
             };
             match went {
-                Ok(Place { partition, offset }) => {
-                    let place = serde_json::json!({ "partition": partition, "offset": offset });
-                    plain(StatusCode::OK, place.to_string())
-                }
+                Ok(place) => plain(StatusCode::OK, as_json(&place).to_string()),
                 Err(failure) => failed(failure),
             }
         })
