@@ -10,6 +10,7 @@ mod lease;
 mod local;
 mod origin;
 mod site;
+mod stall;
 mod status;
 mod told;
 mod traced;
@@ -42,6 +43,7 @@ pub use fitting::Fitting;
 use hits::Hits;
 use learned::Learned;
 pub use lease::Lease;
+pub(crate) use stall::Stall;
 use unknown::Unknown;
 
 pub use local::LocalMesh;

@@ -13,7 +13,7 @@ use crate::cluster::Cluster;
 use crate::filter::Decided;
 use crate::frame::{Answer, Edit, Head, Metadata, Reading};
 use crate::mesh::{
-    Attempt, AttemptEnd, Deadline, Exchange, Fitting, Lease, Propagated, Resend, Routed,
+    Attempt, AttemptEnd, Deadline, Exchange, Fitting, Lease, Propagated, Resend, Routed, Stall,
 };
 use crate::rejection::Rejection;
 use crate::trace::Field;
@@ -45,10 +45,10 @@ impl Call {
             .map_or(Now(u64::MAX), |lease| lease.deadline)
     }
 
-    /// Who set that deadline, now that it has passed; `stalled` says that it passed while we did not run.
-    pub(crate) fn whose_deadline(&self, stalled: bool) -> Deadline {
+    /// Who set that deadline, now that it has passed.
+    pub(crate) fn whose_deadline(&self, stall: Stall) -> Deadline {
         self.lease.as_ref().map_or(Deadline::Route, |lease| {
-            self.exchange.whose_deadline(lease, stalled)
+            self.exchange.whose_deadline(lease, stall)
         })
     }
 

@@ -222,7 +222,9 @@ impl Stream {
     pub fn timed_out(&self, lease: &Lease, stalled: bool, sent: bool) -> AttemptEnd {
         self.worker.read_clock();
         AttemptEnd::TimedOut {
-            whose: self.exchange.whose_deadline(lease, stalled),
+            whose: self
+                .exchange
+                .whose_deadline(lease, self.worker.stall(stalled)),
             sent,
         }
     }
@@ -232,13 +234,13 @@ impl Stream {
     #[must_use]
     pub fn unopened(&self, lease: &Lease, stalled: bool) -> AttemptEnd {
         self.worker.read_clock();
-        self.exchange.unopened(lease, stalled)
+        self.exchange.unopened(lease, self.worker.stall(stalled))
     }
 
     /// Says that the caller has gone while the attempt was waited for.
     pub fn given_up(&mut self, lease: &mut Lease) {
         self.worker.read_clock();
-        let end = self.exchange.given_up(lease);
+        let end = self.exchange.given_up(lease, self.worker.stall(false));
         self.exchange.conclude(lease, end, Resend::Impossible);
     }
 

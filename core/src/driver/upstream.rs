@@ -653,7 +653,7 @@ impl Upstream {
         let sent = self.state.get() != State::Connecting;
         for entry in expired {
             if let Entry::Call(call) = entry {
-                let whose = call.whose_deadline(stalled);
+                let whose = call.whose_deadline(worker.stall(stalled));
                 let end = AttemptEnd::TimedOut { whose, sent };
                 settle(call, worker, end, Rejection::DeadlineExceeded);
             }

@@ -20,7 +20,7 @@ use tokio::sync::futures::Notified;
 use crate::clock::Now;
 use crate::gauges::Gauges;
 use crate::log_limit::LogLimit;
-use crate::mesh::{LocalMesh, Mesh, Told};
+use crate::mesh::{LocalMesh, Mesh, Stall, Told};
 use crate::net::{Buffers, Network, Timers};
 use crate::rejection::Rejection;
 use crate::text::Escaped;
@@ -437,6 +437,14 @@ impl Worker {
     /// tells nothing of them.
     pub(crate) fn stalled_until(&self) -> Now {
         self.stalled_until.get()
+    }
+
+    /// The same, for something that was waited for; `is_late` says that it was due while we did not run.
+    pub(crate) fn stall(&self, is_late: bool) -> Stall {
+        Stall {
+            is_late,
+            until: self.stalled_until(),
+        }
     }
 
     // === Listening to sockets ===

@@ -30,6 +30,7 @@ use super::fitting::Fitting;
 use super::lease::Lease;
 use super::local::LocalMesh;
 use super::site::Site;
+use super::stall::Stall;
 use super::traced::Traced;
 use super::verdict::{AttemptEnd, Deadline, MOVES, Repeat, Ruling, Verdict, rule};
 use super::view::{Seat, View};
@@ -689,15 +690,13 @@ impl Exchange {
         per_try.map_or(Now(u64::MAX), |each| started.after(each))
     }
 
-    /// Who set the time of the attempt under way, now that it has passed; `stalled` says that it
-    /// passed while we did not run.
-    pub(crate) fn whose_deadline(&self, lease: &Lease, stalled: bool) -> Deadline {
-        let Some(own) = self.own_timeout.filter(|_| !stalled) else {
-            return if stalled {
-                Deadline::OurStall
-            } else {
-                Deadline::Route
-            };
+    /// Who set the time of the attempt under way, now that it has passed.
+    pub(crate) fn whose_deadline(&self, lease: &Lease, stall: Stall) -> Deadline {
+        if self.is_excused(lease, stall) {
+            return Deadline::OurStall;
+        }
+        let Some(own) = self.own_timeout else {
+            return Deadline::Route;
         };
         if self.per_try_deadline(lease.started) < self.deadline {
             return Deadline::Route;
@@ -714,23 +713,30 @@ impl Exchange {
         }
     }
 
-    /// The ending of an attempt to open a session that was neither granted nor refused in its time;
-    /// `stalled` says that the time passed while we did not run.
-    pub(crate) fn unopened(&self, lease: &Lease, stalled: bool) -> AttemptEnd {
+    /// Whether the time of an attempt tells nothing of its endpoint.
+    fn is_excused(&self, lease: &Lease, stall: Stall) -> bool {
+        let patience = lease.seat.cluster.spec.policy.connect_timeout;
+        stall.excuses(lease.started, self.clock.get(), patience)
+    }
+
+    /// The ending of an attempt to open a session that was neither granted nor refused in its time.
+    pub(crate) fn unopened(&self, lease: &Lease, stall: Stall) -> AttemptEnd {
         let health = &lease.seat.endpoint.health;
-        let telling = !stalled && is_telling(health, lease.started, self.clock.get());
+        let is_told = is_telling(health, lease.started, self.clock.get());
+        let telling = is_told && !self.is_excused(lease, stall);
         AttemptEnd::Unopened { telling }
     }
 
     /// The ending of an attempt whose caller has given up waiting: it tells something of an endpoint
     /// that was silent for longer than a connection may take, and answered nobody meanwhile. Else
     /// callers of little patience would go on coming to an endpoint that never answers.
-    pub(crate) fn given_up(&self, lease: &Lease) -> AttemptEnd {
+    pub(crate) fn given_up(&self, lease: &Lease, stall: Stall) -> AttemptEnd {
         let Seat {
             cluster, endpoint, ..
         } = &*lease.seat;
         let now = self.clock.get();
-        let is_long = now.since(lease.started) >= cluster.spec.policy.connect_timeout;
+        let heard_since = lease.started.max(stall.until);
+        let is_long = now.since(heard_since) >= cluster.spec.policy.connect_timeout;
         if is_long && is_telling(&endpoint.health, lease.started, now) {
             let whose = Deadline::Caller;
             return AttemptEnd::TimedOut { whose, sent: true };

@@ -49,8 +49,8 @@ impl World {
                 let innocent = server.is_some_and(|own| own.sound && !own.harmed);
                 if innocent && !endpoint.available {
                     self.ledger.fault(format!(
-                        "{} of {} is out, and did no wrong",
-                        endpoint.address, cluster.name
+                        "{} of {} is out, and did no wrong: {}",
+                        endpoint.address, cluster.name, endpoint.why
                     ));
                 }
             }
