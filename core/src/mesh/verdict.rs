@@ -303,7 +303,7 @@ const ROWS: [(&str, AttemptEnd, bool); 26] = [
         false,
     ),
     (
-        "time passed while Finback did not run",
+        "time passed while Finback did not run, or so soon after that the endpoint was not heard for `connect_timeout`",
         AttemptEnd::TimedOut {
             whose: Deadline::OurStall,
             sent: true,
