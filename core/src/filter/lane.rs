@@ -3,7 +3,7 @@
 //! A lane is a name. Where calls come in, rules choose it; from there it travels with the call in one attribute, and
 //! each hop has the call go to the endpoints whose label says the same, or where there are none to those that stand in
 //! no lane, the *base*. Applications that pass on nothing but their trace keep the lane all the same: the filter
-//! [remembers](Lanes::memory) for a while which lane a trace is in. What is not certain is the base lane, never another one.
+//! [remembers](Memory) for a while which lane a trace is in. What is not certain is the base lane, never another one.
 
 mod memory;
 #[cfg(test)]
