@@ -378,4 +378,35 @@ mod tests {
         let any = subset(&[("tag", "red")], Fallback::Any);
         assert_eq!(ports(&members(&all, Some(&any), Some((&tag(), None)))), [0]);
     }
+
+    #[test]
+    fn a_filters_lane_is_gone_to_or_else_the_base_and_never_another_one() {
+        let all = endpoints(&[
+            (1, &[]),
+            (1, &[("lane", "gray")]),
+            (1, &[("lane", "blue\ngray")]),
+            (1, &[("lane", "")]),
+            (0, &[("lane", "red")]),
+        ]);
+        let of = |lane: Option<&str>, strict| {
+            let mut chosen = members(&all, None, None);
+            let placed = InLane {
+                label: "lane".into(),
+                lane: lane.map(Into::into),
+                strict,
+            };
+            keep_lane(&mut chosen, &placed);
+            ports(&chosen)
+        };
+        for strict in [false, true] {
+            assert_eq!(of(Some("gray"), strict), [1, 2]);
+            assert_eq!(of(Some("blue"), strict), [2]);
+            assert_eq!(of(None, strict), [0, 3]);
+        }
+        assert_eq!(of(Some("green"), false), [0, 3]);
+        assert!(of(Some("green"), true).is_empty());
+        // Nobody calls an endpoint without weight, so its lane is none.
+        let names = lanes(&all, "lane");
+        assert_eq!(names.iter().collect::<Vec<_>>(), ["blue", "gray"]);
+    }
 }
