@@ -198,9 +198,14 @@ fn the_proxy_finishes_what_is_in_flight_before_it_ends() {
     let mut idle = dubbo_connection(&address);
     let pending: Vec<_> = callers
         .iter()
-        .flat_map(|caller| (0..10).map(|_| caller.begin("sleep", "1500")))
+        .flat_map(|caller| (0..10).map(|_| caller.begin("sleep", "2500")))
         .collect();
-    thread::sleep(Duration::from_millis(500));
+    eventually("all calls", Duration::from_secs(2), || {
+        match finback.metric("finback_cluster_in_flight", "") {
+            30 => Ok(()),
+            other => Err(other.to_string()),
+        }
+    });
     finback.process().signal("TERM");
 
     // The Dubbo way to say goodbye: a read-only event, an id of its own, the text "R".
@@ -217,7 +222,7 @@ fn the_proxy_finishes_what_is_in_flight_before_it_ends() {
         },
     );
     for answer in pending {
-        assert_eq!(answer.wait().unwrap(), "slept 1500");
+        assert_eq!(answer.wait().unwrap(), "slept 2500");
     }
     let status = finback.process().wait_for_end(Duration::from_secs(10));
     assert_eq!(status.code(), Some(0), "{}", finback.process().tail());
