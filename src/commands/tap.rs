@@ -97,9 +97,13 @@ fn text(own: &Value) -> String {
         Some(status) => format!("{} ({})", word("outcome"), Escaped(status)),
         None => word("outcome"),
     };
+    let lane = match own["lane"].as_str() {
+        None | Some("") => String::new(),
+        Some(lane) => format!(", lane {}", Escaped(lane)),
+    };
     let to = match own["endpoint"].as_str() {
-        Some(endpoint) => format!(" -> {endpoint} of {}", word("cluster")),
-        None => String::new(),
+        Some(endpoint) => format!(" -> {endpoint} of {}{lane}", word("cluster")),
+        None => lane,
     };
     let again = match own["attempts"].as_u64() {
         Some(attempts) if attempts > 1 => format!(", {attempts} attempts"),
@@ -114,4 +118,25 @@ fn text(own: &Value) -> String {
         word("source"),
         word("listener"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_line_says_in_which_lane_an_exchange_was() {
+        let line = |lane: &str| {
+            text(&json!({
+                "time": 3661.5, "protocol": "bolt", "service": "com.acme.Pay", "method": "pay",
+                "outcome": "success", "took_ms": 1.25, "attempts": 1, "source": "10.0.0.1",
+                "listener": "in", "endpoint": "10.0.0.7:12200", "cluster": "pay", "lane": lane,
+            }))
+        };
+        let plain = "01:01:01.500 bolt com.acme.Pay.pay success 1.250 ms, 10.0.0.1 -> in -> 10.0.0.7:12200 of pay";
+        assert_eq!(line(""), plain);
+        assert_eq!(line("gray"), format!("{plain}, lane gray"));
+    }
 }
