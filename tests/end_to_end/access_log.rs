@@ -470,6 +470,9 @@ fn what_cannot_be_written_is_dropped_and_counted_and_stops_nothing() {
             let now = dropped(&finback);
             (now == 200).then_some(()).ok_or(now.to_string())
         });
+        finback
+            .process()
+            .await_words("an access log cannot be written");
         let told = finback.process().count("an access log cannot be written");
         assert_eq!(told, 1, "{}", finback.process().tail());
         finback.reload(&web_config(&format!("{{ path: \"{path}\" }}"), "two"));

@@ -77,7 +77,7 @@ limits: {{ drain_delay: 3s }}
         assert!(said.ends_with("here"), "{:?}: {said}", told.elapsed());
         thread::sleep(Duration::from_millis(50));
     }
-    assert!(finback.process().count("it is going to stop") > 0);
+    finback.process().await_words("it is going to stop");
     assert!(etcd.keys("/finback/services/pay/").is_empty());
     let status = finback.process().wait_for_end(Duration::from_secs(10));
     assert_eq!(status.code(), Some(0));
@@ -188,6 +188,7 @@ fn a_server_that_takes_connections_and_says_nothing_is_named() {
             });
         becomes_ready(&finback, PATIENCE);
         let told = "ready, but nothing was heard of registry away, cluster other";
+        finback.process().await_words(told);
         assert_eq!(
             finback.process().count(told),
             1,

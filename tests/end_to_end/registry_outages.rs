@@ -167,6 +167,9 @@ fn a_lease_that_is_gone_is_replaced_at_once_and_tears_nothing_down() {
     etcd.delete(&key);
     let took = eventually_keys(&etcd, own, PATIENCE, 1);
     assert!(took < Duration::from_millis(500), "{took:?}");
+    finback
+        .process()
+        .await_words(" connected registry=\"keys\"");
     assert_eq!(connections(&finback), 1, "{}", finback.process().tail());
 }
 

@@ -441,12 +441,8 @@ fn a_snapshot_folder_that_cannot_be_used_is_a_warning() {
     ));
     eventually_following(&finback, PATIENCE, &["127.0.0.1:1"]);
     let path = file.display().to_string();
-    let said = finback.process().count("snapshots.folder");
-    assert!(
-        said > 0 && finback.process().count(&path) > 0,
-        "{}",
-        finback.process().tail()
-    );
+    finback.process().await_words("snapshots.folder");
+    finback.process().await_words(&path);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,6 +22,8 @@ pub(crate) struct Process {
 struct Output {
     lines: Mutex<Vec<String>>,
     grown: Condvar,
+    /// How many of its two streams have come to their end.
+    ended: AtomicUsize,
 }
 
 impl Process {
@@ -108,6 +111,13 @@ impl Process {
         }
     }
 
+    /// Waits for a line that contains these words. A log is written beside the work that it tells of: who looks
+    /// at once may be too early.
+    pub(crate) fn await_words(&self, words: &str) {
+        let limit = Duration::from_secs(20);
+        self.wait_for(words, limit, 0, |line| line.contains(words).then_some(()));
+    }
+
     /// How many lines it has said so far.
     pub(crate) fn said(&self) -> usize {
         self.lines().len()
@@ -151,11 +161,12 @@ impl Process {
         assert!(status.success(), "cannot signal {}", self.name);
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and for its last words.
     pub(crate) fn wait_for_end(&self, limit: Duration) -> ExitStatus {
         let end = Instant::now() + limit;
         loop {
             if let Some(status) = self.child.lock().unwrap().try_wait().unwrap() {
+                self.hear_out();
                 return status;
             }
             assert!(
@@ -165,6 +176,14 @@ impl Process {
                 self.tail()
             );
             thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until all that it said is kept. What it started may hold its streams open, so not for ever.
+    fn hear_out(&self) {
+        let end = Instant::now() + Duration::from_secs(2);
+        while self.output.ended.load(Ordering::Acquire) < 2 && Instant::now() < end {
+            thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -217,11 +236,12 @@ fn keep(
     let output = Arc::clone(output);
     thread::spawn(move || {
         for line in BufReader::new(stream).split(b'\n') {
-            let Ok(line) = line else { return };
+            let Ok(line) = line else { break };
             let line = String::from_utf8_lossy(&line).into_owned();
             hear(&line);
             output.lines.lock().unwrap().push(line);
             output.grown.notify_all();
         }
+        output.ended.fetch_add(1, Ordering::Release);
     });
 }
