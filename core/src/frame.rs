@@ -154,10 +154,9 @@ impl Names {
     #[inline]
     #[must_use]
     pub const fn of(name: &[u8]) -> Self {
-        let (first, last) = match name {
-            [] => (0, 0),
-            [first, .., last] => (*first, *last),
-            [only] => (*only, *only),
+        let (first, last) = match (name.first(), name.last()) {
+            (Some(first), Some(last)) => (*first, *last),
+            _ => (0, 0),
         };
         // The highest bits depend on all three. The factor is any that sets the names of contexts of traces apart from
         // those that calls ordinarily have.
@@ -244,11 +243,24 @@ impl Metadata<'_> {
         if let Some(why) = self.unreadable {
             return Err(Malformed::Content(why));
         }
-        let names = [&self.service, &self.method, &self.version, &self.group];
-        if names.iter().any(|name| name.len() > NAME_LIMIT) {
+        let others = [&*self.method, &*self.version, &*self.group];
+        match Self::check_names(&self.service, others) {
+            Err(Malformed::OWN_NAME) if self.own => Ok(()),
+            checked => checked,
+        }
+    }
+
+    /// The same of a caller's names, before anything is made of them: of its service, and of its method, version and
+    /// group.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline]
+    pub fn check_names(service: &str, others: [&str; 3]) -> Result<(), Malformed> {
+        if service.len() > NAME_LIMIT || others.iter().any(|name| name.len() > NAME_LIMIT) {
             return Err(Malformed::LONG_NAME);
         }
-        if !self.own && self.service.starts_with('(') {
+        if service.starts_with('(') {
             return Err(Malformed::OWN_NAME);
         }
         Ok(())

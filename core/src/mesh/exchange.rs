@@ -149,18 +149,25 @@ impl Exchange {
             (None, None) => (limits.call_timeout, None),
         };
         drop(limits);
-        let mut exchange = Self {
+        // More than four thousand million routes do not fit into memory.
+        let route = selected.and_then(|number| u32::try_from(number).ok());
+        let (routed, destination) = match choose_destination(&site, route, local.random()) {
+            Ok((routed, destination)) => (Ok(routed), destination),
+            Err(rejection) => (Err(rejection), 0),
+        };
+        let is_judged = site.checks_of(route).is_some();
+        // Made where it is handed out: it is large.
+        let opened = || Self {
             clock: local.shared_clock(),
             source,
             started: now,
             deadline: now.after(timeout),
             own_timeout,
             unsaid,
-            // More than four thousand million routes do not fit into memory.
-            route: selected.and_then(|number| u32::try_from(number).ok()),
+            route,
             attempted: now,
-            destination: 0,
-            routed: Ok(Routed::Onward),
+            destination,
+            routed,
             filtered: None,
             attempts: 0,
             moves: 0,
@@ -180,15 +187,16 @@ impl Exchange {
             parted: false,
             site,
         };
-        exchange.routed = exchange.choose_destination(local.random());
-        if exchange.checks().is_some() {
-            match refused() {
-                None if metadata.proves && exchange.routed == Ok(Routed::Here) => {
-                    exchange.postpone_filters();
-                }
-                None => exchange.pass_filters(local, client, attributes),
-                Some(why) => exchange.pass_by_filters(why),
+        if !is_judged {
+            return opened();
+        }
+        let mut exchange = opened();
+        match refused() {
+            None if metadata.proves && exchange.routed == Ok(Routed::Here) => {
+                exchange.postpone_filters();
             }
+            None => exchange.pass_filters(local, client, attributes),
+            Some(why) => exchange.pass_by_filters(why),
         }
         exchange
     }
@@ -217,19 +225,6 @@ impl Exchange {
             &mut || Some(Rejection::BadRequest),
             &mut |_| None,
         )
-    }
-
-    fn choose_destination(&mut self, random: u64) -> Result<Routed, Rejection> {
-        let route = self.selected_route().ok_or(Rejection::NoRoute)?;
-        match &route.to {
-            Destination::Clusters(weighted) => {
-                let chosen = route::choose(weighted, random).ok_or(Rejection::NoEndpoint)?;
-                self.destination = u32::try_from(chosen).map_err(|_| Rejection::NoEndpoint)?;
-            }
-            Destination::Registry { .. } => {}
-            Destination::Treatment => return Ok(Routed::Here),
-        }
-        Ok(Routed::Onward)
     }
 
     /// Whether its route has calls copied.
@@ -801,6 +796,24 @@ impl Exchange {
     /// When it was opened.
     pub(crate) fn started(&self) -> Now {
         self.started
+    }
+}
+
+/// Where a call of this route goes, and to which of its destinations.
+fn choose_destination(
+    site: &Site,
+    route: Option<u32>,
+    random: u64,
+) -> Result<(Routed, u32), Rejection> {
+    let route = route.ok_or(Rejection::NoRoute)?;
+    match &site.route(route as usize).to {
+        Destination::Clusters(weighted) => {
+            let chosen = route::choose(weighted, random).ok_or(Rejection::NoEndpoint)?;
+            let chosen = u32::try_from(chosen).map_err(|_| Rejection::NoEndpoint)?;
+            Ok((Routed::Onward, chosen))
+        }
+        Destination::Registry { .. } => Ok((Routed::Onward, 0)),
+        Destination::Treatment => Ok((Routed::Here, 0)),
     }
 }
 

@@ -65,10 +65,7 @@ impl Filtered {
 
 impl Exchange {
     pub(super) fn checks(&self) -> Option<&Rc<[Placed]>> {
-        if self.site.is_plain {
-            return None;
-        }
-        self.site.checks(self.route?)
+        self.site.checks_of(self.route)
     }
 
     /// Asks the filters of its route, now that it is opened.

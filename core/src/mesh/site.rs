@@ -131,12 +131,14 @@ impl Site {
         }
     }
 
-    /// What filters do with calls that take this route.
+    /// What filters do with calls that take this route, if they do anything.
     #[inline]
-    pub(crate) fn checks(&self, route: u32) -> Option<&Rc<[Placed]>> {
-        self.checks
-            .get(route as usize)
-            .filter(|own| !own.is_empty())
+    pub(super) fn checks_of(&self, route: Option<u32>) -> Option<&Rc<[Placed]>> {
+        if self.is_plain {
+            return None;
+        }
+        let checks = self.checks.get(route? as usize);
+        checks.filter(|own| !own.is_empty())
     }
 
     /// The same as configured now, which may be later than when it was resolved. Where a filter of `former` is

@@ -133,10 +133,12 @@ pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Reading<'a>, Mal
     if service.is_empty() {
         return Err(Malformed::Content("the request names no service"));
     }
+    let method = method.unwrap_or_default();
+    Metadata::check_names(&service, [&method, &version, &group])?;
     // Made where it is handed out: it is large.
-    let reading = Reading::Call(Metadata {
+    Ok(Reading::Call(Metadata {
         service,
-        method: method.unwrap_or_default(),
+        method,
         version,
         group,
         timeout: timeout(fixed, named.deadline)?,
@@ -156,9 +158,7 @@ pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Reading<'a>, Mal
             form,
         }
         .pack(),
-    });
-    reading.names_fit()?;
-    Ok(reading)
+    }))
 }
 
 /// Whether the body names another service or method than the header does, for servers that take the body's word
@@ -327,12 +327,6 @@ impl<'a> Callee<'a> {
     }
 }
 
-/// What stands before the first colon, and what from there on.
-fn cut(name: &str) -> Option<(&str, &str)> {
-    let at = memchr::memchr(b':', name.as_bytes())?;
-    name.split_at_checked(at)
-}
-
 /// A unique name `interface:version[:uniqueId]` as service, version and group.
 fn split(name: Cow<'_, str>) -> [Cow<'_, str>; 3] {
     match name {
@@ -342,14 +336,29 @@ fn split(name: Cow<'_, str>) -> [Cow<'_, str>; 3] {
 }
 
 fn parts(name: &str) -> [&str; 3] {
-    let Some((service, rest)) = cut(name) else {
+    // The version is short and mostly last: a few steps from the end find where it begins.
+    let last = name.bytes().rposition(|byte| byte == b':');
+    let Some((before, rest)) = last.and_then(|at| cut(name, at)) else {
         return [name, "", ""];
     };
-    let rest = &rest[1..];
-    match cut(rest) {
-        None => [service, rest, ""],
-        Some((version, group)) => [service, version, &group[1..]],
-    }
+    // Of more colons the first two part, and the others belong to the unique id.
+    let Some((service, _)) = colon(before).and_then(|at| cut(before, at)) else {
+        return [before, rest, ""];
+    };
+    let rest = &name[service.len() + 1..];
+    let (version, group) = colon(rest)
+        .and_then(|at| cut(rest, at))
+        .unwrap_or((rest, ""));
+    [service, version, group]
+}
+
+fn colon(text: &str) -> Option<usize> {
+    memchr::memchr(b':', text.as_bytes())
+}
+
+/// What stands before a byte, and what after it.
+fn cut(text: &str, at: usize) -> Option<(&str, &str)> {
+    Some((text.get(..at)?, text.get(at + 1..)?))
 }
 
 /// The shorter of the two ways to say it.

@@ -41,7 +41,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use finback_core::codec::{Codec, Sharing, Signal};
 use finback_core::driver::{Connection, Protocol, Served, Sniff, Worker, serve_framed};
-use finback_core::frame::{Edit, Head, Kind, MARKS, Malformed, Metadata, Reading, Status};
+use finback_core::frame::{Edit, Head, Kind, Malformed, Metadata, Reading, Status};
 use finback_core::health::{Heartbeats, Probe};
 use finback_core::rejection::Rejection;
 
@@ -112,26 +112,7 @@ impl Codec for Bolt {
     }
 
     fn peek(&self, bytes: &[u8]) -> Result<Option<Head>, Malformed> {
-        let Some(fixed) = Fixed::read(bytes)? else {
-            return Ok(None);
-        };
-        let head = Head {
-            kind: fixed.kind,
-            id: u64::from(fixed.id),
-            len: fixed.len(),
-            variant: fixed.version.variant(),
-            note: Note {
-                codec: fixed.codec,
-                form: Form::Unknown,
-            }
-            .pack(),
-            marks: [0; MARKS],
-        };
-        let limit = self.config.max_frame;
-        if head.len > limit {
-            return Err(Malformed::TooLarge { head, limit });
-        }
-        Ok(Some(head))
+        wire::peek(bytes, self.config.max_frame)
     }
 
     fn read<'a>(&self, head: &Head, wire: &'a [u8]) -> Result<Reading<'a>, Malformed> {

@@ -45,6 +45,7 @@ impl<'a> Entries<'a> {
         Ok(Some(Entry { key, value, raw }))
     }
 
+    #[inline]
     fn text(&mut self) -> Result<Option<&'a [u8]>, Malformed> {
         const BROKEN: Malformed = Malformed::Content("the header map's lengths do not add up");
         let (len, rest) = self.rest.split_first_chunk().ok_or(BROKEN)?;

@@ -4,6 +4,8 @@ use bytes::{BufMut, BytesMut};
 use finback_core::driver::Sniff;
 use finback_core::frame::{Head, Kind, Malformed};
 
+use crate::call::{Form, Note};
+
 /// Serializations (`codec` byte) whose bodies we know our way in.
 pub(crate) mod codec {
     /// Hessian, of either dialect.
@@ -118,11 +120,6 @@ impl Version {
     pub(crate) fn id_at(self) -> usize {
         5 + self.shift()
     }
-
-    /// Where the timeout of a request, or the status of a response, stands.
-    pub(crate) fn tail_at(self) -> usize {
-        10 + 2 * self.shift()
-    }
 }
 
 /// A frame's fixed header.
@@ -143,97 +140,135 @@ pub(crate) struct Fixed {
     pub(crate) content_end: usize,
 }
 
-impl Fixed {
-    /// Reads the header that `bytes` begin with; `None` if it is not complete.
-    pub(crate) fn read(bytes: &[u8]) -> Result<Option<Self>, Malformed> {
-        let version = match *bytes {
-            [] | [2] => return Ok(None),
-            [1, ..] => Version::V1,
-            [2, 1, ..] => Version::V2,
-            [2, 2, ..] => Version::V2Checked,
-            _ => return Err(Malformed::Garbage("unknown bolt protocol version")),
-        };
-        let shift = version.shift();
-        let Some(&kind) = bytes.get(1 + shift) else {
-            return Ok(None);
-        };
-        let tail_at = version.tail_at();
-        // A response has a status of two bytes where a request has a timeout of four.
-        // Bolt: RpcCommandDecoder, and Bolt: RpcCommandDecoderV2.
-        let lengths_at = match kind {
-            kind::RESPONSE => tail_at + 2,
-            kind::REQUEST | kind::ONE_WAY => tail_at + 4,
-            _ => return Err(Malformed::Garbage("unknown bolt command type")),
-        };
-        let class_at = lengths_at + 8;
-        let Some(header) = bytes.get(..class_at) else {
-            return Ok(None);
-        };
-        let class_len = usize::from(u16_at(header, lengths_at));
-        let header_len = usize::from(u16_at(header, lengths_at + 2));
-        if class_len > MAX_SHORT || header_len > MAX_SHORT {
-            return Err(Malformed::Garbage("negative bolt class or header length"));
-        }
-        let switch = if shift == 1 { header[11] } else { 0 };
-        if switch > 0x7f {
-            return Err(Malformed::Garbage("bolt switch byte with its sign bit set"));
-        }
-        let header_at = class_at + class_len;
-        let content_at = header_at + header_len;
-        let content_len = u32_at(header, lengths_at + 4) as usize;
-        Ok(Some(Self {
-            version,
-            kind: kind_of(kind, u16_at(header, 2 + shift))?,
-            id: u32_at(header, version.id_at()),
-            codec: header[9 + shift],
-            // Bolt: RpcCommandDecoderV2: a checksum follows only in its second version.
-            checked: version == Version::V2Checked && switch & SWITCH_CHECKSUM != 0,
-            tail: u32_at(header, tail_at),
-            class_at,
-            header_at,
-            content_at,
-            content_end: content_at.saturating_add(content_len),
-        }))
-    }
+/// The longest fixed header, that of a request of v2.
+const LONGEST: usize = 24;
 
-    /// The header of `wire`, the whole frame of which [`peek`](finback_core::codec::Codec::peek) said
-    /// `head`: what that has checked is not checked again.
+/// Reads the header that `bytes` begin with, of a frame of no more than `limit` bytes; `None` if it is
+/// not complete.
+#[inline]
+pub(crate) fn peek(bytes: &[u8], limit: usize) -> Result<Option<Head>, Malformed> {
+    match bytes.first_chunk() {
+        Some(header) => peek_header(header, LONGEST, limit),
+        None => peek_part(bytes, limit),
+    }
+}
+
+/// The same, of fewer bytes than the longest header has.
+#[cold]
+fn peek_part(bytes: &[u8], limit: usize) -> Result<Option<Head>, Malformed> {
+    let mut header = [0; LONGEST];
+    header[..bytes.len()].copy_from_slice(bytes);
+    peek_header(&header, bytes.len(), limit)
+}
+
+/// Reads a header of which `there` bytes are there.
+#[inline]
+fn peek_header(
+    header: &[u8; LONGEST],
+    there: usize,
+    limit: usize,
+) -> Result<Option<Head>, Malformed> {
+    match (header[0], header[1]) {
+        _ if there == 0 => Ok(None),
+        (1, _) => peek_version::<0>(Version::V1, header, there, limit),
+        (2, _) if there == 1 => Ok(None),
+        (2, 1) => peek_version::<1>(Version::V2, header, there, limit),
+        (2, 2) => peek_version::<1>(Version::V2Checked, header, there, limit),
+        _ => Err(Malformed::Garbage("unknown bolt protocol version")),
+    }
+}
+
+/// The same, in a version whose fields stand so many bytes later than those of v1.
+#[inline]
+fn peek_version<const SHIFT: usize>(
+    version: Version,
+    header: &[u8; LONGEST],
+    there: usize,
+    limit: usize,
+) -> Result<Option<Head>, Malformed> {
+    if there < 2 + SHIFT {
+        return Ok(None);
+    }
+    let tail_at = 10 + 2 * SHIFT;
+    let kind = header[1 + SHIFT];
+    // A response has a status of two bytes where a request has a timeout of four.
+    // Bolt: RpcCommandDecoder, and Bolt: RpcCommandDecoderV2.
+    let lengths_at = match kind {
+        kind::RESPONSE => tail_at + 2,
+        kind::REQUEST | kind::ONE_WAY => tail_at + 4,
+        _ => return Err(Malformed::Garbage("unknown bolt command type")),
+    };
+    let class_at = lengths_at + 8;
+    if there < class_at {
+        return Ok(None);
+    }
+    let class_len = usize::from(u16_at(header, lengths_at));
+    let header_len = usize::from(u16_at(header, lengths_at + 2));
+    if class_len > MAX_SHORT || header_len > MAX_SHORT {
+        return Err(Malformed::Garbage("negative bolt class or header length"));
+    }
+    let switch = if SHIFT == 1 { header[11] } else { 0 };
+    if switch > 0x7f {
+        return Err(Malformed::Garbage("bolt switch byte with its sign bit set"));
+    }
+    let kind = kind_of(kind, u16_at(header, 2 + SHIFT))?;
+    // Bolt: RpcCommandDecoderV2: a checksum follows only in its second version.
+    let checked = version == Version::V2Checked && switch & SWITCH_CHECKSUM != 0;
+    let header_at = class_at + class_len;
+    let content_at = header_at + header_len;
+    let content_len = u32_at(header, lengths_at + 4);
+    let note = Note {
+        codec: header[9 + SHIFT],
+        form: Form::Unknown,
+    };
+    let head = Head {
+        kind,
+        id: u64::from(u32_at(header, 5 + SHIFT)),
+        len: content_at
+            .saturating_add(content_len as usize)
+            .saturating_add(if checked { CHECKSUM } else { 0 }),
+        variant: version.variant(),
+        note: note.pack(),
+        // What `Fixed` is made of. None of the places is above 65,558.
+        marks: [
+            class_at as u32,
+            header_at as u32,
+            content_at as u32,
+            content_len,
+            u32_at(header, tail_at),
+            u32::from(checked),
+        ],
+    };
+    match head.len > limit {
+        true => Err(Malformed::TooLarge { head, limit }),
+        false => Ok(Some(head)),
+    }
+}
+
+impl Fixed {
+    /// The header of `wire`, the whole frame of which [`peek`] said `head`: what that has read is not
+    /// read again.
+    #[inline]
     pub(crate) fn of_head(head: &Head, wire: &[u8]) -> Option<Self> {
-        let version = Version::of_variant(head.variant);
-        let tail_at = version.tail_at();
-        let lengths_at = match head.kind {
-            Kind::Response | Kind::Pong => tail_at + 2,
-            _ => tail_at + 4,
-        };
-        let class_at = lengths_at + 8;
-        let header = wire.get(..class_at)?;
-        let header_at = class_at + usize::from(u16_at(header, lengths_at));
-        let content_at = header_at + usize::from(u16_at(header, lengths_at + 2));
-        let content_len = u32_at(header, lengths_at + 4) as usize;
-        let switch = if version == Version::V2Checked {
-            header[11]
-        } else {
-            0
-        };
+        let [class_at, header_at, content_at, content_len, tail, checked] = head.marks;
         let fixed = Self {
-            version,
+            version: Version::of_variant(head.variant),
             kind: head.kind,
             id: head.id as u32,
-            codec: header[9 + version.shift()],
-            checked: switch & SWITCH_CHECKSUM != 0,
-            tail: u32_at(header, tail_at),
-            class_at,
-            header_at,
-            content_at,
-            content_end: content_at.saturating_add(content_len),
+            codec: Note::unpack(head.note).codec,
+            tail,
+            class_at: class_at as usize,
+            header_at: header_at as usize,
+            content_at: content_at as usize,
+            content_end: (content_at as usize).saturating_add(content_len as usize),
+            checked: checked == 1,
         };
         (fixed.len() == wire.len()).then_some(fixed)
     }
 
     /// The header of `wire`, if that is one whole frame.
     pub(crate) fn of_whole(wire: &[u8]) -> Option<Self> {
-        let fixed = Self::read(wire).ok()??;
-        (fixed.len() == wire.len()).then_some(fixed)
+        Self::of_head(&peek(wire, usize::MAX).ok()??, wire)
     }
 
     /// Length of the whole frame.

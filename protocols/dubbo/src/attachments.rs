@@ -166,21 +166,41 @@ fn scalar(serialization: u8, value: &[u8], limit: usize) -> Result<Cow<'_, str>,
     })
 }
 
-/// Completes `metadata` with what every call is asked for. `plain` are the bytes that hessian2's
-/// attachments begin with, for a look whether they are ordinary ones.
+/// What every call is asked for.
+pub(crate) struct Told<'a> {
+    pub(crate) names: Names,
+    /// The service, where it is another than the path.
+    pub(crate) interface: Option<Cow<'a, str>>,
+    pub(crate) group: Cow<'a, str>,
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl Default for Told<'_> {
+    fn default() -> Self {
+        Self {
+            names: Names::NONE,
+            interface: None,
+            group: Cow::Borrowed(""),
+            timeout: None,
+        }
+    }
+}
+
+/// Reads what every call is asked for. `plain` are the bytes that hessian2's attachments begin with, for a look
+/// whether they are ordinary ones.
 ///
 /// # Errors
 /// If they cannot be read to their end, or a name or the time among them is none.
 #[inline]
-pub(crate) fn fill<'a>(
-    metadata: &mut Metadata<'a>,
+pub(crate) fn read<'a>(
+    path: &str,
     serialization: u8,
     entries: impl FnOnce() -> Result<Entries<'a>, Malformed>,
     plain: Option<&'a [u8]>,
-) -> Result<(), Malformed> {
+) -> Result<Told<'a>, Malformed> {
     match plain.and_then(Plain::read) {
-        Some(found) => found.fill(metadata),
-        None => Found::walk(serialization, entries()?)?.fill(metadata),
+        Some(found) => found.tell(path),
+        None => Found::walk(serialization, entries()?)?.tell(),
     }
 }
 
@@ -226,22 +246,17 @@ impl<'a> Found<'a> {
         Ok(found)
     }
 
-    #[inline]
-    fn fill(self, metadata: &mut Metadata<'a>) -> Result<(), Malformed> {
+    fn tell(self) -> Result<Told<'a>, Malformed> {
         if self.has_callback {
             return Err(CALLBACKS);
         }
-        metadata.names = self.names;
-        if let Some(text) = &self.timeout {
-            metadata.timeout = milliseconds(text)?;
-        }
-        if let Some(interface) = self.interface.filter(|own| !own.is_empty()) {
-            metadata.service = interface;
-        }
-        if let Some(group) = self.group {
-            metadata.group = group;
-        }
-        Ok(())
+        let timeout = self.timeout.as_deref().map(milliseconds).transpose()?;
+        Ok(Told {
+            names: self.names,
+            interface: self.interface.filter(|own| !own.is_empty()),
+            group: self.group.unwrap_or_default(),
+            timeout: timeout.flatten(),
+        })
     }
 }
 

@@ -7,10 +7,10 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use finback_core::frame::{Answer, Malformed, Metadata, NAME_LIMIT, Names, Outcome, Status};
+use finback_core::frame::{Answer, Malformed, Metadata, NAME_LIMIT, Outcome, Reading, Status};
 use finback_hessian::{Error, v2};
 
-use crate::attachments::{self, Entries};
+use crate::attachments::{self, Entries, Told};
 use crate::jsonb::{self, NoText};
 use crate::wire::{self, FASTJSON2, Fixed, HEADER, HESSIAN2};
 
@@ -87,47 +87,61 @@ pub(crate) fn parts<'a>(
 
 /// Reads a call.
 pub(crate) fn read<'a>(
-    fixed: &Fixed,
+    serialization: u8,
     wire: &'a [u8],
     opaque_service: &str,
-) -> Result<Metadata<'a>, Malformed> {
-    let serialization = fixed.serialization();
+) -> Result<Reading<'a>, Malformed> {
     let note = u32::from(serialization);
     let body = wire.get(HEADER..).unwrap_or_default();
     let mut reader = v2::Reader::new(body);
-    let Some(mut beginning) = Beginning::read(serialization, body, &mut reader)? else {
+    let Some(beginning) = Beginning::read(serialization, body, &mut reader)? else {
         let service = Cow::Owned(opaque_service.to_owned());
-        return Ok(Metadata {
+        return Ok(Reading::Call(Metadata {
             service,
             own: true,
             note,
             ..Metadata::default()
-        });
-    };
-    let mut version = std::mem::take(&mut beginning.version);
-    if version == NO_VERSION {
-        version = Cow::Borrowed("");
-    }
-    let mut metadata = Metadata {
-        service: std::mem::take(&mut beginning.path),
-        method: std::mem::take(&mut beginning.method),
-        version,
-        note,
-        names: Names::NONE,
-        ..Metadata::default()
+        }));
     };
     let at = beginning.attachments_at;
+    let mut told = Told::default();
     if at < body.len() {
-        metadata.attributes_at = HEADER + at;
         let plain = (serialization == HESSIAN2).then(|| &body[at..]);
         let entries = || beginning.entries(serialization, reader);
-        attachments::fill(&mut metadata, serialization, entries, plain)?;
+        told = attachments::read(&beginning.path, serialization, entries, plain)?;
     }
-    if metadata.service.is_empty() {
+    let Beginning {
+        path,
+        version,
+        method,
+        ..
+    } = beginning;
+    let service = told.interface.unwrap_or(path);
+    if service.is_empty() {
         return Err(Malformed::Content("the invocation names no service"));
     }
-    metadata.names_fit()?;
-    Ok(metadata)
+    let version = match &*version {
+        NO_VERSION => Cow::Borrowed(""),
+        _ => version,
+    };
+    Metadata::check_names(&service, [&method, &version, &told.group])?;
+    // Made where it is handed out: it is large.
+    Ok(Reading::Call(Metadata {
+        service,
+        method,
+        version,
+        group: told.group,
+        timeout: told.timeout,
+        own: false,
+        refused: None,
+        proves: false,
+        lingers: false,
+        unreadable: None,
+        attributes_at: if at < body.len() { HEADER + at } else { 0 },
+        names: told.names,
+        writer: 0,
+        note,
+    }))
 }
 
 /// Whether a provider might run something else than was read: it looks for its service by the path, version and group
@@ -295,19 +309,19 @@ fn count_parameters(descriptor: &[u8]) -> Option<usize> {
 }
 
 /// How a response says its call ended.
-pub(crate) fn answer(fixed: &Fixed, wire: &[u8]) -> Answer {
+pub(crate) fn answer(status: u8, serialization: u8, wire: &[u8]) -> Answer {
     Answer {
-        outcome: outcome(fixed, wire),
-        status: Status(fixed.status.into()),
+        outcome: outcome(status, serialization, wire),
+        status: Status(status.into()),
     }
 }
 
-fn outcome(fixed: &Fixed, wire: &[u8]) -> Outcome {
-    match fixed.status {
+fn outcome(status: u8, serialization: u8, wire: &[u8]) -> Outcome {
+    match status {
         wire::OK => {
             let body = wire.get(HEADER..).unwrap_or_default();
             // Its first value tells what follows: 0 and 3 announce an exception.
-            let exception = match fixed.serialization() {
+            let exception = match serialization {
                 HESSIAN2 => matches!(body, [0x90 | 0x93, ..]),
                 FASTJSON2 => matches!(body, [0, 0, 0, 2, 0xbd, 0 | 3, ..]),
                 _ => false,

@@ -123,11 +123,16 @@ impl Codec for Dubbo {
     }
 
     fn read<'a>(&self, head: &Head, wire: &'a [u8]) -> Result<Reading<'a>, Malformed> {
-        let fixed = Fixed::read(wire)?.ok_or(Malformed::Garbage("shorter than its header"))?;
-        if head.kind == Kind::Response {
-            return Ok(Reading::Answer(call::answer(&fixed, wire)));
+        let serialization = head.note as u8;
+        match head.kind {
+            Kind::Response => {
+                let status = *wire
+                    .get(wire::STATUS)
+                    .ok_or(Malformed::Garbage("shorter than its header"))?;
+                Ok(Reading::Answer(call::answer(status, serialization, wire)))
+            }
+            _ => call::read(serialization, wire, &self.config.opaque_service),
         }
-        call::read(&fixed, wire, &self.config.opaque_service).map(Reading::Call)
     }
 
     fn attribute<'a>(

@@ -60,7 +60,6 @@ const MAX_EVENT: usize = 15;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fixed {
     flag: u8,
-    pub(crate) status: u8,
     pub(crate) id: u64,
     body: usize,
 }
@@ -90,7 +89,6 @@ impl Fixed {
             .fold(0, |body, byte| body << 8 | usize::from(*byte));
         Ok(Some(Self {
             flag: header[FLAG],
-            status: header[STATUS],
             id,
             body,
         }))

@@ -1,8 +1,10 @@
 //! The attachments of ordinary calls, read with less work than any others.
 
-use finback_core::frame::{Malformed, Metadata, Names};
+use std::borrow::Cow;
 
-use super::{CALLBACK, CALLBACKS, UNREADABLE, milliseconds, whole};
+use finback_core::frame::{Malformed, Names};
+
+use super::{CALLBACK, CALLBACKS, Told, UNREADABLE, milliseconds, whole};
 
 /// What was found of it in a hessian2 map that holds nothing but ASCII texts of one chunk, as those of
 /// ordinary calls do: this runs once per call, and such a map can be walked without looking into most
@@ -46,25 +48,27 @@ impl<'a> Plain<'a> {
     }
 
     #[inline]
-    pub(super) fn fill(self, metadata: &mut Metadata<'a>) -> Result<(), Malformed> {
+    pub(super) fn tell(self, path: &str) -> Result<Told<'a>, Malformed> {
         if self.has_callback {
             return Err(CALLBACKS);
         }
-        metadata.names = self.names;
-        if !self.timeout.is_empty() {
-            metadata.timeout = match digits(self.timeout) {
-                Some(number) => whole(number),
-                None => milliseconds(ascii(self.timeout)?)?,
-            };
-        }
+        let timeout = match digits(self.timeout) {
+            Some(number) => whole(number),
+            None if self.timeout.is_empty() => None,
+            None => milliseconds(ascii(self.timeout)?)?,
+        };
         // Nearly all say the same as the path, which is known to be text.
-        if !self.interface.is_empty() && self.interface != metadata.service.as_bytes() {
-            metadata.service = ascii(self.interface)?.into();
-        }
-        if !self.group.is_empty() {
-            metadata.group = ascii(self.group)?.into();
-        }
-        Ok(())
+        let is_other = !self.interface.is_empty() && self.interface != path.as_bytes();
+        let interface = is_other.then(|| ascii(self.interface)).transpose()?;
+        Ok(Told {
+            names: self.names,
+            interface: interface.map(Cow::Borrowed),
+            group: Cow::Borrowed(match self.group {
+                b"" => "",
+                group => ascii(group)?,
+            }),
+            timeout,
+        })
     }
 }
 
