@@ -80,6 +80,11 @@ pub(crate) struct Hop<'a> {
 pub(crate) type Written = Vec<Field>;
 
 impl Format {
+    /// Its place in a set of formats.
+    fn bit(self) -> u8 {
+        1 << self as u8
+    }
+
     /// The context in this format, if it came in it.
     pub(crate) fn read(self, spelling: &Spelling, attributes: Read<'_, '_>) -> Option<Incoming> {
         match self {
@@ -204,10 +209,14 @@ impl Formats {
         hop: &Hop<'_>,
         attributes: Read<'_, '_>,
     ) -> Written {
-        let mut out = Written::new();
+        let set = |formats: &[Format]| formats.iter().fold(0, |set, own| set | own.bit());
+        let (write, read) = (set(&self.write), set(&self.read));
+        // Most formats have one field, and it is kept as long as its call.
+        let mut out = Written::with_capacity(self.write.len());
         for (_, format) in Format::ALL {
-            let writes = self.write.contains(&format)
-                || self.read.contains(&format) && format.is_present(spelling, &mut *attributes);
+            let bit = format.bit();
+            let writes = write & bit != 0
+                || read & bit != 0 && format.is_present(spelling, &mut *attributes);
             if writes {
                 format.write(spelling, context, hop, &mut *attributes, &mut out);
             }

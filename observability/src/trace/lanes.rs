@@ -226,7 +226,13 @@ impl Lanes {
         };
         let taken = lanes.iter().map(|lane| {
             let mut open = lane.open.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut open.chunk)
+            // The next one will have about as many; who is idle keeps none.
+            let again = Vec::with_capacity(open.chunk.bytes.len());
+            let again = Chunk {
+                bytes: again,
+                ..Chunk::default()
+            };
+            std::mem::replace(&mut open.chunk, again)
         });
         taken.filter(|chunk| chunk.spans > 0).collect()
     }

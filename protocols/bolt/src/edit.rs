@@ -29,7 +29,7 @@ pub(crate) fn encode(
         out.put_u32(edit.id as u32);
         return wire.len().min(before.len() + 4);
     }
-    let Some(fixed) = Fixed::of_whole(wire) else {
+    let Some(fixed) = Fixed::of_head(head, wire).or_else(|| Fixed::of_whole(wire)) else {
         return 0;
     };
     let start = out.len();
