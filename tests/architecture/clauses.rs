@@ -30,6 +30,7 @@ const SOURCES: [(&str, &[&str]); 7] = [
             "RpcCommandType",
             "RpcProtocol",
             "RpcProtocolV2",
+            "RpcResponseResolver",
             "SimpleMapSerializer",
         ],
     ),
@@ -44,6 +45,7 @@ const SOURCES: [(&str, &[&str]); 7] = [
             "ConfigItem",
             "ConfigParser",
             "Constants",
+            "DefaultFuture",
             "DubboCodec",
             "DubboInvoker",
             "DubboProtocol",
@@ -94,6 +96,7 @@ const SOURCES: [(&str, &[&str]); 7] = [
         "SOFA-RPC",
         &[
             "AbstractCluster",
+            "FailoverCluster",
             "PressureMarkTransformFilter",
             "RemotingConstants",
             "TripleHeadKeys",

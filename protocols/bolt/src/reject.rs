@@ -24,6 +24,7 @@ struct Answer {
     in_words: bool,
 }
 
+/// Each status becomes an exception of its own in the caller (Bolt: RpcResponseResolver).
 fn answer_to(rejection: Rejection) -> Answer {
     let words_or = |status| Answer {
         status,
@@ -38,7 +39,7 @@ fn answer_to(rejection: Rejection) -> Answer {
         Rejection::NoEndpoint | Rejection::ConnectFailed => words_or(status::ERROR_COMM),
         Rejection::ConnectionLost => words_or(status::CONNECTION_CLOSED),
         Rejection::DeadlineExceeded => only(status::TIMEOUT),
-        // "Busy" is what clients with retries configured try elsewhere.
+        // "Busy" is what clients with retries configured try elsewhere (SOFA-RPC: FailoverCluster).
         Rejection::Overloaded | Rejection::Draining => only(status::SERVER_THREADPOOL_BUSY),
         // Not "busy", which would have the client try again at once.
         Rejection::Limited | Rejection::Denied | Rejection::Unauthenticated => {
