@@ -180,7 +180,7 @@ impl Exchange {
             parted: false,
             site,
         };
-        exchange.routed = exchange.choose_destination(local.random());
+        exchange.routed = exchange.choose_destination(local.random(), metadata.treats);
         if exchange.checks().is_some() {
             match refused() {
                 None if metadata.proves && exchange.routed == Ok(Routed::Here) => {
@@ -219,8 +219,11 @@ impl Exchange {
         )
     }
 
-    fn choose_destination(&mut self, random: u64) -> Result<Routed, Rejection> {
+    fn choose_destination(&mut self, random: u64, treats: bool) -> Result<Routed, Rejection> {
         let route = self.selected_route().ok_or(Rejection::NoRoute)?;
+        if route.treatment.is_some() && !treats {
+            return Err(Rejection::Denied);
+        }
         match &route.to {
             Destination::Clusters(weighted) => {
                 let chosen = route::choose(weighted, random).ok_or(Rejection::NoEndpoint)?;
