@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 use finback_core::driver::{ListenerSpec, Protocol};
 use finback_core::frame::Status;
 use finback_core::health::{Accepts, Probe};
-use finback_core::route::Route;
+use finback_core::route::{Route, Treatment};
 use finback_grpc::GrpcProbe;
 use finback_http::{Dialect, Http, HttpProbe};
 use finback_mqtt::MqttProbe;
@@ -59,6 +59,8 @@ struct Entry {
     /// Where its services are registered unless a route says otherwise.
     layout: &'static str,
     make: fn(&Settings) -> Arc<dyn Protocol>,
+    /// Whether it does what a route's treatment says.
+    treats: fn(&Treatment) -> bool,
 }
 
 const ENTRIES: &[Entry] = &[
@@ -66,34 +68,40 @@ const ENTRIES: &[Entry] = &[
         name: finback_dubbo::NAME,
         layout: "dubbo",
         make: dubbo,
+        treats: |_| false,
     },
     Entry {
         name: finback_bolt::NAME,
         layout: "sofa",
         make: bolt,
+        treats: |_| false,
     },
     // It claims one path of HTTP's, so it comes before it.
     Entry {
         name: finback_mqtt::NAME,
         layout: "native",
         make: |settings| Arc::new(finback_mqtt::Mqtt::new(settings.mqtt.clone())),
+        treats: Treatment::is::<finback_mqtt::Policy>,
     },
     Entry {
         name: finback_http::NAME,
         layout: "spring",
         make: http,
+        treats: Treatment::is::<finback_http::Treatment>,
     },
     // It needs ports for brokers, so it is spoken only where it is asked for.
     Entry {
         name: finback_rocketmq::NAME,
         layout: "native",
         make: rocketmq_of,
+        treats: |_| false,
     },
     // It claims everything, so it comes last, and only where it is asked for.
     Entry {
         name: finback_tcp::NAME,
         layout: "native",
         make: |_| Arc::new(finback_tcp::Tcp),
+        treats: |_| false,
     },
 ];
 
@@ -127,6 +135,25 @@ pub fn reaching(listeners: &[ListenerSpec], table: &str, route: &Route) -> Vec<&
     known
         .filter(|own| route.when.protocol.matches(own))
         .collect()
+}
+
+/// Whether calls that routes know by this name are treated as a route says.
+#[must_use]
+pub fn treats(protocol: &str, treatment: &Treatment) -> bool {
+    let mut all = ENTRIES.iter();
+    all.any(|own| known_as(own.name).any(|name| name == protocol) && (own.treats)(treatment))
+}
+
+/// The protocols whose calls may take a route of a table, and are not treated as it says.
+pub fn untreated(listeners: &[ListenerSpec], table: &str, route: &Route) -> Vec<&'static str> {
+    let Some(treatment) = &route.treatment else {
+        return Vec::new();
+    };
+    let mut spoken = reaching(listeners, table, route);
+    spoken.retain(|own| !treats(own, treatment));
+    spoken.sort_unstable();
+    spoken.dedup();
+    spoken
 }
 
 fn dubbo(settings: &Settings) -> Arc<dyn Protocol> {

@@ -214,6 +214,9 @@ pub struct Metadata<'a> {
     pub refused: Option<Rejection>,
     /// Where its protocol answers by itself, that finds out who calls: filters are asked then, and not before.
     pub proves: bool,
+    /// Its driver does what a route's [`Treatment`](crate::route::Treatment) says, if that is of the driver's type. A
+    /// call without this does not pass a route that has one.
+    pub treats: bool,
     /// How long it takes says nothing of its endpoint's load: a session, a tunnel, a long poll. It is left out of
     /// [adaptive concurrency](crate::concurrency).
     pub lingers: bool,

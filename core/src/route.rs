@@ -2,6 +2,7 @@
 
 mod cidr;
 mod text;
+mod treatment;
 mod why;
 
 use std::borrow::Cow;
@@ -18,6 +19,7 @@ use crate::trace::Choice;
 
 pub use cidr::{Cidr, CidrError};
 pub use text::Text;
+pub use treatment::Treatment;
 
 /// Conditions on a call, all of which must hold. The default matches every call.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -67,9 +69,9 @@ pub struct Route {
     pub shadow: Option<Arc<Shadow>>,
     /// Who is told of those that are framed; `None` = nobody.
     pub tap: Option<Arc<dyn Tap>>,
-    /// What a protocol does with these calls beyond routing them; made for it by the
-    /// configuration, and read by that protocol only.
-    pub treatment: Option<Arc<dyn std::any::Any + Send + Sync>>,
+    /// What a protocol does with these calls beyond routing them. Calls of protocols that it is not for are
+    /// refused.
+    pub treatment: Option<Treatment>,
 }
 
 /// Copies of calls that go to another cluster, and whose answers nobody hears.

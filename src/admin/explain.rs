@@ -88,8 +88,8 @@ fn told(question: &Question, entrance: &Entrance, protocol: &str, all: &Explaine
         "lane": all.lane.as_ref().and_then(|own| own.lane.as_deref()),
         "filters": all.filters.iter().map(filter).collect::<Vec<_>>(),
         "destinations": destinations,
-        "served": is_served(all),
-        "verdict": verdict(all, &entrance.table),
+        "served": is_served(all, protocol),
+        "verdict": verdict(all, &entrance.table, protocol),
     })
 }
 
@@ -138,11 +138,11 @@ pub(super) fn route(own: &Route) -> Value {
 
 /// Where messages go that a route takes in the place of an endpoint.
 fn taken(route: &Route) -> Option<String> {
-    let treatment = route.treatment.as_deref()?;
-    if let Some(own) = treatment.downcast_ref::<finback_http::Treatment>() {
+    let treatment = route.treatment.as_ref()?;
+    if let Some(own) = treatment.get::<finback_http::Treatment>() {
         return Some(own.taker.as_ref()?.explain());
     }
-    let policy = treatment.downcast_ref::<finback_mqtt::Policy>()?;
+    let policy = treatment.get::<finback_mqtt::Policy>()?;
     Some(policy.produce.as_ref()?.sink.explain())
 }
 
@@ -188,12 +188,13 @@ fn destination(own: &Led, total: u64) -> Value {
     })
 }
 
-fn is_served(all: &Explained) -> bool {
+fn is_served(all: &Explained, protocol: &str) -> bool {
     if all.filters.iter().any(|own| own.refusal.is_some()) {
         return false;
     }
     match &all.route {
         None => false,
+        Some(route) if is_for_another(route, protocol) => false,
         Some(route) if matches!(route.to, Destination::Treatment) => true,
         Some(_) => all
             .destinations
@@ -202,11 +203,20 @@ fn is_served(all: &Explained) -> bool {
     }
 }
 
+/// Whether what a route does beyond routing is not done with calls of this protocol.
+fn is_for_another(route: &Route, protocol: &str) -> bool {
+    let treatment = route.treatment.as_ref();
+    treatment.is_some_and(|own| !crate::protocols::treats(protocol, own))
+}
+
 /// What becomes of the call, in a sentence.
-fn verdict(all: &Explained, table: &str) -> String {
+fn verdict(all: &Explained, table: &str, protocol: &str) -> String {
     let Some(route) = &all.route else {
         return format!("refused as no_route: no route of table {table} matches");
     };
+    if is_for_another(route, protocol) {
+        return format!("refused as denied: the route is not made for {protocol}");
+    }
     let refused = all
         .filters
         .iter()

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::support::endpoint::{Deed, Endpoint};
 use crate::support::finback::Finback;
 use crate::support::peer::{Caller, Failure};
+use crate::support::rpc::{Call, Client, SPEECHES};
 use crate::support::world::{GREETER, world};
 use crate::support::{free_port, host_address};
 
@@ -244,6 +246,36 @@ fn a_route_that_answers_http_refuses_others_and_says_so() {
     for caller in [sofa(), dubbo(world().dubbo3(), "hessian2"), node("dubbo")] {
         let failure = refused(&caller, &own);
         assert!(failure.text.contains(own.reason), "{failure:?}");
+    }
+}
+
+/// Headers may have the names by which routes know parts of other protocols.
+#[test]
+fn what_a_route_does_for_mqtt_is_not_left_out_for_a_call_that_looks_like_it() {
+    for speech in SPEECHES {
+        let endpoint = Endpoint::start(speech, Deed::Answer);
+        let finback = Finback::start(&format!(
+            r#"
+workers: 1
+listeners:
+  - {{ name: all, address: "127.0.0.1:0", protocol: auto, routes: all }}
+routes:
+  all:
+    - match: {{ username: meter }}
+      mqtt: {{ acl: [ {{ allow: publish, topics: [ "up/#" ] }} ] }}
+      to: {{ cluster: all }}
+    - {{ to: {{ cluster: all }} }}
+clusters: {{ all: {{ endpoints: [ "{}" ] }} }}
+"#,
+            endpoint.address
+        ));
+        let call = Call::new("com.acme.Pay", "pay");
+        let mut client = Client::connect(&finback.local("all"), speech);
+        assert!(client.call(&call).success, "{speech:?}");
+        let refused = client.call(&call.with(":username", "meter"));
+        let why = "is not for this protocol";
+        assert!(refused.text.contains(why), "{speech:?}: {refused:?}");
+        assert_eq!(endpoint.calls(), 1, "{speech:?}");
     }
 }
 

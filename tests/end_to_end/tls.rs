@@ -66,10 +66,10 @@ listeners:
       plain: true
 routes:
   web:
-    - match: {{ identity: {{ prefix: "spiffe://acme/" }} }}
+    - match: {{ protocol: http, identity: {{ prefix: "spiffe://acme/" }} }}
       to: {{ cluster: back }}
       request_headers: {{ set: {{ x-who: workload }} }}
-    - match: {{ sni: a.wild.test }}
+    - match: {{ protocol: http, sni: a.wild.test }}
       to: {{ cluster: back }}
       request_headers: {{ set: {{ x-who: wild }} }}
     - to: {{ cluster: back }}

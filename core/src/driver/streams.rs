@@ -268,10 +268,14 @@ impl Stream {
         self.route()?.timeout
     }
 
-    /// What its protocol does with it beyond routing.
-    #[must_use]
-    pub fn treatment(&self) -> Option<Arc<dyn Any + Send + Sync>> {
-        self.route()?.treatment.clone()
+    /// What its protocol does with it beyond routing; `None` if its route says nothing of that.
+    ///
+    /// # Errors
+    /// [`Rejection::Denied`] if the route's is made for another protocol: the call goes no further.
+    pub fn treatment<T: Any + Send + Sync>(&self) -> Result<Option<Arc<T>>, Rejection> {
+        let own = self.route().and_then(|route| route.treatment.as_ref());
+        own.map(|own| own.shared().ok_or(Rejection::Denied))
+            .transpose()
     }
 
     /// Which of its route's calls are traced, where that is not as for all.

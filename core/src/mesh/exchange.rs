@@ -151,10 +151,11 @@ impl Exchange {
         drop(limits);
         // More than four thousand million routes do not fit into memory.
         let route = selected.and_then(|number| u32::try_from(number).ok());
-        let (routed, destination) = match choose_destination(&site, route, local.random()) {
-            Ok((routed, destination)) => (Ok(routed), destination),
-            Err(rejection) => (Err(rejection), 0),
-        };
+        let (routed, destination) =
+            match choose_destination(&site, route, metadata.treats, local.random()) {
+                Ok((routed, destination)) => (Ok(routed), destination),
+                Err(rejection) => (Err(rejection), 0),
+            };
         let is_judged = site.checks_of(route).is_some();
         // Made where it is handed out: it is large.
         let opened = || Self {
@@ -803,10 +804,14 @@ impl Exchange {
 fn choose_destination(
     site: &Site,
     route: Option<u32>,
+    treats: bool,
     random: u64,
 ) -> Result<(Routed, u32), Rejection> {
-    let route = route.ok_or(Rejection::NoRoute)?;
-    match &site.route(route as usize).to {
+    let route = site.route(route.ok_or(Rejection::NoRoute)? as usize);
+    if route.treatment.is_some() && !treats {
+        return Err(Rejection::Denied);
+    }
+    match &route.to {
         Destination::Clusters(weighted) => {
             let chosen = route::choose(weighted, random).ok_or(Rejection::NoEndpoint)?;
             let chosen = u32::try_from(chosen).map_err(|_| Rejection::NoEndpoint)?;

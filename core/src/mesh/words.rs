@@ -28,6 +28,24 @@ impl Exchange {
         lacking.filter(|_| self.selected_route().is_some_and(is_configured))
     }
 
+    /// Why it is not let pass.
+    fn denied(&self, call: &str, routes: &str) -> String {
+        match self.selected_route() {
+            _ if self.refusal().is_some() => format!("{call} is not allowed"),
+            Some(route) if matches!(route.to, Destination::Treatment) => format!(
+                "route '{}' of table '{routes}' answers by itself, and not in this protocol; {call} goes nowhere",
+                route.name
+            ),
+            Some(route) if route.treatment.is_some() && self.routed == Err(Rejection::Denied) => {
+                format!(
+                    "what route '{}' of table '{routes}' does with calls is not for this protocol; {call} goes nowhere",
+                    route.name
+                )
+            }
+            _ => format!("{call} is not allowed"),
+        }
+    }
+
     fn describe(&self, rejection: Rejection, reveals: bool, in_full: bool) -> String {
         let key = &self.site.key;
         let mut call = String::new();
@@ -96,15 +114,7 @@ impl Exchange {
                 ),
                 None => format!("too many calls come to take {call}: a rate limit is reached"),
             },
-            Rejection::Denied => match self.selected_route() {
-                _ if self.refusal().is_some() => format!("{call} is not allowed"),
-                Some(route) if matches!(route.to, Destination::Treatment) => format!(
-                    "route '{}' of table '{routes}' answers by itself, and not in this protocol; \
-                     {call} goes nowhere",
-                    route.name
-                ),
-                _ => format!("{call} is not allowed"),
-            },
+            Rejection::Denied => self.denied(&call, routes),
             Rejection::Unauthenticated => format!("{call} needs a caller that proves who it is"),
             Rejection::BadRequest => "the request cannot be read".to_owned(),
             Rejection::TooLarge => "the request is longer than the limit".to_owned(),

@@ -11,7 +11,7 @@ use finback_core::filter::rate_limit::{Limit, RateLimit, Unit};
 use finback_core::mesh::RoutingSpec;
 use finback_core::rejection::Rejection;
 use finback_core::rng::Share;
-use finback_core::route::{Destination, Mark, Match, Route, Shadow, Text};
+use finback_core::route::{Destination, Mark, Match, Route, Shadow, Text, Treatment};
 use tokio::time::Instant;
 
 use crate::toy::*;
@@ -139,6 +139,27 @@ async fn a_filter_that_is_not_there_lets_nothing_pass() {
     let refused = client.call(1, "svc get").await;
     assert_eq!(refused.rejection(), Some(Rejection::Denied));
     assert_eq!(count.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn what_a_route_does_beyond_routing_is_never_left_out() {
+    let (server, count) = echo().await;
+    let mut spec = filtered(&[server], vec![("slow", limit(1, 1, 0))]);
+    let route = Route {
+        treatment: Some(Treatment::new("somebody else's")),
+        ..Route::clone(&spec.tables[0].routes[0])
+    };
+    spec.tables[0].routes = vec![Arc::new(route)];
+    let mess = mess(spec);
+    let mut client = Peer::connect(mess.address).await;
+    for id in 0..3 {
+        let refused = client.call(id, "svc get").await;
+        assert_eq!(refused.rejection(), Some(Rejection::Denied));
+        let why = "is not for this protocol";
+        assert!(refused.text.contains(why), "{}", refused.text);
+    }
+    assert_eq!(count.load(Ordering::SeqCst), 0);
+    assert_eq!(mess.records.endings(), ["denied"; 3]);
 }
 
 #[tokio::test]

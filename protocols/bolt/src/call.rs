@@ -145,6 +145,7 @@ pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Reading<'a>, Mal
         own: false,
         refused: None,
         proves: false,
+        treats: false,
         lingers: false,
         unreadable: None,
         attributes_at: fixed.header_at,

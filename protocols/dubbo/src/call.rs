@@ -135,6 +135,7 @@ pub(crate) fn read<'a>(
         own: false,
         refused: None,
         proves: false,
+        treats: false,
         lingers: false,
         unreadable: None,
         attributes_at: if at < body.len() { HEADER + at } else { 0 },

@@ -157,6 +157,22 @@ fn fault(http: &Http, head: &mut Parts, fields: Fields, upgrades: bool) -> Optio
     })
 }
 
+/// What routing may see of a request, and what is wrong with its names besides.
+fn metadata<'a>(
+    dialect: &'a dyn Dialect,
+    head: &'a Parts,
+    fault: &mut Option<Fault>,
+) -> Metadata<'a> {
+    let mut own = dialect.metadata(head);
+    if let Err(unfit) = own.names_fit() {
+        own = unnamed();
+        fault.get_or_insert_with(|| Fault::bad(why(&unfit)));
+    }
+    own.treats = true;
+    own.refused = fault.as_ref().map(|fault| fault.rejection);
+    own
+}
+
 /// What routing may see of a request whose names are unfit to be seen.
 fn unnamed() -> Metadata<'static> {
     Metadata {
@@ -293,13 +309,8 @@ impl Call {
         if wanted.as_ref().is_some_and(Wanted::is_stream) {
             head.method = Method::GET;
         }
-        let mut metadata = dialect.metadata(&head);
-        if let Err(unfit) = metadata.names_fit() {
-            metadata = unnamed();
-            fault = fault.or_else(|| Some(Fault::bad(why(&unfit))));
-        }
+        let mut metadata = metadata(&*dialect, &head, &mut fault);
         metadata.lingers = wanted.is_some();
-        metadata.refused = fault.as_ref().map(|own| own.rejection);
         let own_timeout = metadata.timeout.is_some();
         let bytes = weight(&head);
         let mut attributes = |name: &str| attribute(client, &head, name);
@@ -307,6 +318,10 @@ impl Call {
         let caller = &client.caller;
         let (stream, routed) =
             caller.open_for(source, dialect.name(), &metadata, bytes, &mut attributes);
+        let (treatment, routed) = match stream.treatment() {
+            Ok(treatment) => (treatment, routed),
+            Err(rejection) => (None, Err(rejection)),
+        };
         let upload = Rc::new(Upload::default());
         let payload = if wanted.is_some() || body.is_end_stream() {
             upload.finish();
@@ -324,9 +339,7 @@ impl Call {
             prefers_http2: dialect.prefers_http2(&head),
             reader: dialect.answer_reader(&head),
             wants_fresh: false,
-            treatment: stream
-                .treatment()
-                .and_then(|own| own.downcast::<Treatment>().ok()),
+            treatment,
             stream: Some(stream),
             source,
             dialect,

@@ -77,7 +77,7 @@ pub(super) fn check(
     for table in tables {
         for route in table.routes.iter().filter(|own| leads_to(own, cluster)) {
             let policy = route.treatment.as_ref();
-            let policy = policy.and_then(|own| own.downcast_ref::<finback_mqtt::Policy>());
+            let policy = policy.and_then(|own| own.get::<finback_mqtt::Policy>());
             if policy.is_some_and(|policy| policy.proxy_protocol) {
                 let message = format!(
                     "route `{}` has `proxy_protocol` for the brokers of cluster `{}`, too; take one away",

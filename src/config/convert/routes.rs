@@ -8,12 +8,11 @@ pub(super) mod produce;
 mod shadow;
 mod taps;
 
-use std::any::Any;
 use std::sync::Arc;
 
 use finback_core::concurrency::Priority;
 use finback_core::driver::ListenerSpec;
-use finback_core::route::{self, Destination, RouteTable, Text, Weighted};
+use finback_core::route::{self, Destination, RouteTable, Text, Treatment, Weighted};
 use finback_core::subset::{self, Subset};
 use finback_core::tap::Tap;
 
@@ -22,6 +21,9 @@ use crate::config::Wrong;
 use crate::config::file;
 use crate::config::folder::Folder;
 use crate::config::units::{Placed, Time};
+
+/// The attribute that has the name by which a client asked for us in TLS.
+const SNI: &str = ":sni";
 
 pub(super) fn table(
     name: &str,
@@ -35,6 +37,7 @@ pub(super) fn table(
     let routes = routes.map(|(number, Placed { mut value, place })| {
         let (copied, mirrored) = (value.shadow.take(), value.rocketmq.take());
         let mut own = route(name, number, value, place, names, folder)?;
+        treated(name, &own, place, listeners)?;
         let taps = taps::of(copied.as_ref(), mirrored, (name, &own), listeners, names)?;
         own.tap = taps.map(|taps| -> Arc<dyn Tap> { Arc::new(taps) });
         if let Some(copied) = copied.filter(|own| own.value.rocketmq.is_none()) {
@@ -50,6 +53,31 @@ pub(super) fn table(
         routes: wrongs.all(routes),
     };
     std::iter::once(table).chain(shadows).collect()
+}
+
+/// Refuses what only one protocol does with calls, on a route that calls of others may take: they would be refused.
+/// A route that answers itself does so for its protocol by intent, and so does one whose conditions only that one meets.
+fn treated(
+    table: &str,
+    route: &route::Route,
+    place: (u64, u64),
+    listeners: &[ListenerSpec],
+) -> Result<()> {
+    let untreated = crate::protocols::untreated(listeners, table, route);
+    let is_particular =
+        |(name, _): &(String, Text)| name.starts_with('?') || name.starts_with(':') && name != SNI;
+    if untreated.is_empty()
+        || matches!(route.to, Destination::Treatment)
+        || route.when.attributes.iter().any(is_particular)
+    {
+        return Ok(());
+    }
+    let spoken = untreated.join(", ");
+    let message = format!(
+        "calls of {spoken} may take this route, and what it does beyond routing is not done with them; have it `match` \
+         a protocol with which it is"
+    );
+    Err(Wrong::at(place, message))
 }
 
 fn route(
@@ -79,10 +107,10 @@ fn route(
     let session = session
         .map(|own| mqtt::policy(own, produced.is_some(), folder, names))
         .transpose()?;
-    let treatment: Option<Arc<dyn Any + Send + Sync>> = match produced {
+    let treatment = match produced {
         None => match (request, session) {
-            (Some(request), _) => Some(Arc::new(request)),
-            (None, Some((session, _))) => Some(Arc::new(session)),
+            (Some(request), _) => Some(Treatment::new(request)),
+            (None, Some((session, _))) => Some(Treatment::new(session)),
             (None, None) => None,
         },
         Some(produced) => Some(produce::treatment(
@@ -186,7 +214,7 @@ pub(super) fn conditions(when: file::Match) -> Result<route::Match> {
     }
     // Parts of HTTP, MQTT and TLS are attributes too, by names that no header can have.
     for (name, condition) in [
-        (":sni", when.sni),
+        (SNI, when.sni),
         (":authority", when.host),
         (":path", when.path),
         (":method", when.http_method),

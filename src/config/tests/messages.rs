@@ -500,3 +500,60 @@ fn brokers_of_rocketmq_need_ports_of_their_own_and_one_policy() {
         "{error}"
     );
 }
+
+#[test]
+fn what_only_one_protocol_does_needs_a_route_that_only_its_calls_take() {
+    for (protocol, route, expected) in [
+        (
+            "auto",
+            "request_headers: { set: { a: b } }",
+            "f.yaml:3:10: calls of bolt, dubbo, mqtt may take this route, and what it does beyond routing is not done",
+        ),
+        (
+            "auto",
+            "mqtt: { acl: [ { allow: publish, topics: [ \"a\" ] } ] }",
+            "calls of bolt, dubbo, grpc, http, rocketmq-grpc, triple may take this route",
+        ),
+        (
+            "http",
+            "mqtt: { acl: [ { allow: publish, topics: [ \"a\" ] } ] }",
+            "calls of grpc, http, rocketmq-grpc, triple may take this route",
+        ),
+        (
+            "auto",
+            "match: { sni: a.test }, rewrite: { host: b.test }",
+            "calls of bolt, dubbo, mqtt may take this route",
+        ),
+        ("http", "rewrite: { host: b.test }", ""),
+        ("auto", "match: { path: /a }, rewrite: { host: b.test }", ""),
+        (
+            "auto",
+            "match: { query: { a: b } }, rewrite: { host: b.test }",
+            "",
+        ),
+        (
+            "auto",
+            "match: { protocol: { regex: \"http|grpc|triple\" } }, response_headers: { set: { a: b } }",
+            "",
+        ),
+        (
+            "auto",
+            "match: { client_id: a }, mqtt: { acl: [ { allow: publish, topics: [ \"a\" ] } ] }",
+            "",
+        ),
+    ] {
+        let text = format!(
+            "listeners: [ {{ name: all, address: \"127.0.0.1:0\", protocol: {protocol}, routes: all }} ]\nroutes:\n  all: [ {{ {route}, to: {{ \
+             cluster: b }} }} ]\nclusters: {{ b: {{ endpoints: [ \"127.0.0.1:1\" ] }} }}\n"
+        );
+        match expected {
+            "" => {
+                parse(&text, Path::new("f.yaml")).unwrap_or_else(|error| panic!("{error}"));
+            }
+            _ => {
+                let error = refused(&text);
+                assert!(error.contains(expected), "{route}: {error}");
+            }
+        }
+    }
+}

@@ -89,9 +89,10 @@ pub(super) fn admit<'a>(
     if routed == Err(Rejection::NoRoute) {
         return Err(reject(&mut stream, Rejection::NoRoute));
     }
-    let policy = stream
-        .treatment()
-        .and_then(|own| own.downcast::<Policy>().ok());
+    let policy = match stream.treatment::<Policy>() {
+        Ok(policy) => policy,
+        Err(rejection) => return Err(reject(&mut stream, rejection)),
+    };
     // Where there is no broker, it is applied to whoever has been authenticated.
     let applied = policy
         .as_ref()
@@ -141,6 +142,7 @@ pub(crate) fn metadata(level: Level) -> Metadata<'static> {
         version: Cow::Borrowed(level.name()),
         own: true,
         proves: true,
+        treats: true,
         lingers: true,
         ..Metadata::default()
     }

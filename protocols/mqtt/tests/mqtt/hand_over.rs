@@ -7,6 +7,7 @@ use crate::support::*;
 use crate::tls;
 use finback_core::net::ServerTls;
 use finback_core::record::{Observer, Record, Series, SeriesKey};
+use finback_core::route::Treatment;
 use finback_mqtt::{Action, Config, Duplicates, Mqtt, Policy, Rule, Template};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
@@ -40,7 +41,7 @@ fn mess(broker: &Server, tls: Option<Arc<ServerTls>>) -> (Mess, Records) {
         topics: vec!["t/#".parse::<Template>().unwrap()],
     };
     let mut route = (*spec.tables[0].routes[0]).clone();
-    route.treatment = Some(Arc::new(Policy {
+    route.treatment = Some(Treatment::new(Policy {
         rules: vec![rule],
         duplicates: Duplicates::TakeOver,
         ..Policy::default()

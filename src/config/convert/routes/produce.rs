@@ -1,11 +1,10 @@
 //! Routes that write to Kafka or RocketMQ.
 
-use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
 use finback_bridges::{Names as TopicNames, Outlet, Template};
-use finback_http::Treatment;
+use finback_core::route::Treatment;
 use finback_mqtt::{Policy, Produce};
 
 use super::mqtt::Unbrokered;
@@ -23,10 +22,10 @@ pub(super) fn treatment(
     route: &str,
     produce: Placed<file::Produce>,
     protocol: Option<Placed<file::Text>>,
-    request: Option<Treatment>,
+    request: Option<finback_http::Treatment>,
     session: Option<(Policy, Unbrokered)>,
     names: &Names,
-) -> Result<Arc<dyn Any + Send + Sync>> {
+) -> Result<Treatment> {
     let place = produce.place;
     let protocol = protocol.map(|own| own.value);
     let messages = match protocol {
@@ -50,7 +49,7 @@ pub(super) fn treatment(
             let message = "nobody would ask who the clients are; write `mqtt: { authenticate: ... }`, or `none` there";
             Err(Wrong::at(place, message))
         }
-        (true, None, Some((policy, own))) => Ok(Arc::new(Policy {
+        (true, None, Some((policy, own))) => Ok(Treatment::new(Policy {
             produce: Some(Produce {
                 sink,
                 route: route.into(),
@@ -60,7 +59,7 @@ pub(super) fn treatment(
             }),
             ..policy
         })),
-        (false, request, None) => Ok(Arc::new(Treatment {
+        (false, request, None) => Ok(Treatment::new(finback_http::Treatment {
             taker: Some(sink),
             ..request.unwrap_or_default()
         })),
