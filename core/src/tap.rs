@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::frame::{Answer, Head, Metadata};
 
-/// A framed call that goes on to an endpoint, as its client wrote it.
+/// A framed call that goes on to an endpoint, as its client wrote it but for what filters change.
 #[derive(Clone, Copy)]
 pub struct Tapping<'a> {
     /// Its fixed header.

@@ -7,6 +7,7 @@ pub mod load;
 pub mod mqtt;
 mod process;
 pub mod registries;
+pub mod rocketmq;
 pub mod simulator;
 pub mod speech;
 pub mod web;

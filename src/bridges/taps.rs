@@ -278,7 +278,8 @@ impl Mirror {
             .collect();
         for (name, value) in properties::each(all) {
             let is_own = properties::is_reserved(name) || name.starts_with(OURS) || name == BRIDGE;
-            if !is_own {
+            // What was taken away has no value.
+            if !is_own && !value.is_empty() {
                 headers.push((name.to_owned(), value.to_owned()));
             }
         }

@@ -14,6 +14,7 @@ use finback_simulations::broker::{self, Broker};
 use finback_simulations::echo::{self, Faults};
 use finback_simulations::load::{self, Load, Progress, Summary};
 use finback_simulations::mqtt::{self, MqttLoad};
+use finback_simulations::rocketmq::{self, RocketMqLoad, StandIn};
 use finback_simulations::speech::{Protocol, SERVICE};
 use finback_simulations::web::HOST_NAME;
 use tokio::net::TcpListener;
@@ -31,6 +32,8 @@ enum Shown {
     Calls(Protocol),
     /// Messages of MQTT.
     Messages,
+    /// Messages of RocketMQ, from producers to consumers.
+    Queues,
 }
 
 impl Shown {
@@ -38,18 +41,22 @@ impl Shown {
         match self {
             Self::Calls(protocol) => protocol.name(),
             Self::Messages => "mqtt",
+            Self::Queues => "rocketmq",
         }
     }
 }
 
 /// Everything that can be shown.
-const SHOWN: [Shown; 5] = [
+const SHOWN: [Shown; 6] = [
     Shown::Calls(Protocol::Bolt),
     Shown::Calls(Protocol::Dubbo),
     Shown::Calls(Protocol::Grpc),
     Shown::Calls(Protocol::Http),
     Shown::Messages,
+    Shown::Queues,
 ];
+/// Ports for brokers of RocketMQ, of which one is used.
+const BROKER_PORTS: u16 = 30;
 /// How often the numbers are shown anew in a terminal, and elsewhere.
 const LOOK: Duration = Duration::from_millis(500);
 const QUIET: Duration = Duration::from_secs(5);
@@ -84,7 +91,12 @@ pub async fn demo(options: Options) -> anyhow::Result<ExitCode> {
     let broker = Broker::new(broker::Options::default());
     for shown in SHOWN {
         let mut addresses = Vec::new();
-        for _ in 0..2 {
+        // Clients of RocketMQ find its one broker by its name server.
+        let instances = match shown {
+            Shown::Queues => 1,
+            Shown::Calls(_) | Shown::Messages => 2,
+        };
+        for _ in 0..instances {
             let listener = TcpListener::bind("127.0.0.1:0").await?;
             addresses.push(listener.local_addr()?);
             match shown {
@@ -94,11 +106,16 @@ pub async fn demo(options: Options) -> anyhow::Result<ExitCode> {
                 Shown::Messages => {
                     services.spawn(broker.clone().serve(listener));
                 }
+                Shown::Queues => {
+                    let stand_in = StandIn::new(listener.local_addr()?);
+                    services.spawn(stand_in.serve(listener));
+                }
             }
         }
         endpoints.insert(shown.name(), addresses);
     }
-    let config = config::parse(&configuration(&endpoints), Path::new("demo.yaml"))?;
+    let text = configuration(&endpoints, broker_ports().await?);
+    let config = config::parse(&text, Path::new("demo.yaml"))?;
     let once = options.once || options.json;
     let ports = match config.admin.clone().filter(|_| !once) {
         Some(settings) => Some(admin::Ports::bind(settings).await?),
@@ -110,18 +127,16 @@ pub async fn demo(options: Options) -> anyhow::Result<ExitCode> {
         ports.serve(&running)?;
     }
     let listening = running.listening().await;
-    let (_, front, _) = listening.first().context("no listener")?;
-    let front = *front;
+    let at = |name: &str| {
+        let own = listening.iter().find(|(own, ..)| own == name);
+        own.map(|(_, address, _)| *address).context("no listener")
+    };
+    let front = Front {
+        all: at("demo")?,
+        queues: at("mq")?,
+    };
     if !options.json {
-        say(format_args!(
-            "One port, {front}, takes Bolt, Dubbo and gRPC calls to {SERVICE}, HTTP for {HOST_NAME}, and MQTT."
-        ));
-        for (protocol, addresses) in &endpoints {
-            say(format_args!(
-                "  {protocol}: two stand-in services, {} and {}",
-                addresses[0], addresses[1]
-            ));
-        }
+        introduce(front, &endpoints);
     }
     if let Some(dashboard) = dashboard {
         say(format_args!("Dashboard: http://{dashboard}/"));
@@ -135,10 +150,50 @@ pub async fn demo(options: Options) -> anyhow::Result<ExitCode> {
     report(&summaries, options.json)
 }
 
+/// Where callers dial.
+#[derive(Clone, Copy)]
+struct Front {
+    /// All but those of RocketMQ.
+    all: SocketAddr,
+    /// Clients of RocketMQ, for whom it is a name server.
+    queues: SocketAddr,
+}
+
+/// Says what is where.
+fn introduce(front: Front, endpoints: &BTreeMap<&str, Vec<SocketAddr>>) {
+    let Front { all, queues } = front;
+    say(format_args!(
+        "One port, {all}, takes Bolt, Dubbo and gRPC calls to {SERVICE}, HTTP for {HOST_NAME}, and MQTT."
+    ));
+    say(format_args!(
+        "Another, {queues}, is a name server for RocketMQ."
+    ));
+    for (protocol, addresses) in endpoints {
+        match &**addresses {
+            [one] => say(format_args!("  {protocol}: one stand-in broker, {one}")),
+            several => say(format_args!(
+                "  {protocol}: two stand-in services, {} and {}",
+                several[0], several[1]
+            )),
+        }
+    }
+}
+
+/// Where brokers of RocketMQ may listen: ports that nobody had a moment ago.
+async fn broker_ports() -> anyhow::Result<u16> {
+    loop {
+        let some = TcpListener::bind("127.0.0.1:0").await?;
+        let first = some.local_addr()?.port();
+        if first < u16::MAX - BROKER_PORTS {
+            return Ok(first);
+        }
+    }
+}
+
 /// The demo's own configuration: what a user would write.
-fn configuration(endpoints: &BTreeMap<&str, Vec<SocketAddr>>) -> String {
+fn configuration(endpoints: &BTreeMap<&str, Vec<SocketAddr>>, broker_ports: u16) -> String {
     let mut text = String::from("workers: 1\nadmin: { address: \"127.0.0.1:0\" }\nregistries:\n");
-    let mut brokers = String::new();
+    let (mut brokers, mut names) = (String::new(), String::new());
     for (protocol, addresses) in endpoints {
         let list: Vec<_> = addresses
             .iter()
@@ -149,6 +204,10 @@ fn configuration(endpoints: &BTreeMap<&str, Vec<SocketAddr>>) -> String {
             brokers = list;
             continue;
         }
+        if *protocol == Shown::Queues.name() {
+            names = list;
+            continue;
+        }
         let service = match *protocol {
             "http" => HOST_NAME,
             _ => SERVICE,
@@ -157,11 +216,14 @@ fn configuration(endpoints: &BTreeMap<&str, Vec<SocketAddr>>) -> String {
             "  {protocol}: {{ memory: [ {{ service: {service}, endpoints: [ {list} ] }} ] }}\n"
         ));
     }
-    text.push_str(
-        "listeners:\n  - { name: demo, address: \"127.0.0.1:0\", protocol: auto, routes: all }\n\
-         routes:\n  all:\n",
-    );
-    for protocol in endpoints.keys() {
+    let last = broker_ports + BROKER_PORTS - 1;
+    text.push_str(&format!(
+        "listeners:\n  - {{ name: demo, address: \"127.0.0.1:0\", protocol: auto, routes: all }}\n  \
+         - {{ name: mq, address: \"127.0.0.1:0\", protocol: rocketmq, routes: mq, rocketmq: {{ broker_ports: {broker_ports}-{last} }} }}\n\
+         routes:\n  mq: [ {{ to: {{ cluster: names }} }} ]\n  all:\n",
+    ));
+    let is_queues = |own: &&&str| **own == Shown::Queues.name();
+    for protocol in endpoints.keys().filter(|own| !is_queues(own)) {
         let to = if *protocol == Shown::Messages.name() {
             "cluster: brokers"
         } else {
@@ -172,7 +234,8 @@ fn configuration(endpoints: &BTreeMap<&str, Vec<SocketAddr>>) -> String {
         ));
     }
     text.push_str(&format!(
-        "clusters: {{ brokers: {{ endpoints: [ {brokers} ], balance: {{ consistent-hash: client-id }} }} }}\n"
+        "clusters:\n  brokers: {{ endpoints: [ {brokers} ], balance: {{ consistent-hash: client-id }} }}\n  \
+         names: {{ endpoints: [ {names} ] }}\n"
     ));
     text
 }
@@ -181,7 +244,7 @@ type Summaries = BTreeMap<&'static str, Summary>;
 
 /// One bounded round of calls in every protocol at once.
 async fn round(
-    front: SocketAddr,
+    front: Front,
     count: u64,
     progress: &[Arc<Progress>; SHOWN.len()],
 ) -> anyhow::Result<Summaries> {
@@ -193,7 +256,7 @@ async fn round(
                     let load = Load {
                         protocol,
                         size: 0,
-                        target: front,
+                        target: front.all,
                         connections: 8,
                         in_flight: 4,
                         count,
@@ -204,7 +267,7 @@ async fn round(
                 }
                 Shown::Messages => {
                     let load = MqttLoad {
-                        target: front,
+                        target: front.all,
                         connections: 8,
                         in_flight: 4,
                         qos: 1,
@@ -213,6 +276,16 @@ async fn round(
                         heard: true,
                     };
                     mqtt::run(&load, &progress).await
+                }
+                Shown::Queues => {
+                    let load = RocketMqLoad {
+                        target: front.queues,
+                        pairs: 4,
+                        in_flight: 8,
+                        count,
+                        size: 64,
+                    };
+                    rocketmq::run(&load, &progress).await
                 }
             };
             (shown.name(), summary)
@@ -229,7 +302,7 @@ async fn round(
 
 /// Round after round, until Ctrl-C or the end of the time; in a terminal the lines are
 /// rewritten in place.
-async fn show(front: SocketAddr, duration: Option<u64>) -> anyhow::Result<Summaries> {
+async fn show(front: Front, duration: Option<u64>) -> anyhow::Result<Summaries> {
     let live = std::io::stdout().is_terminal();
     say(format_args!(
         "Calling it round after round{}.\n",

@@ -9,16 +9,19 @@ use std::time::Duration;
 use finback_simulations::echo::{self, Faults};
 use finback_simulations::load::{self, Load, Summary};
 use finback_simulations::mqtt::{self, MqttLoad};
+use finback_simulations::rocketmq::{self, RocketMqLoad};
 use finback_simulations::speech::Protocol;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
+use crate::rocketmq::mesh::range;
 use crate::support::etcd::Etcd;
 use crate::support::finback::Finback;
 use crate::support::jaeger::Jaeger;
 use crate::support::kafka::Kafka;
 use crate::support::mosquitto::Mosquitto;
+use crate::support::rocketmq::{Broker, NameServer, Setup};
 use crate::support::zookeeper::ZooKeeper;
 use crate::support::{eventually, free_port, host_address};
 
@@ -68,6 +71,8 @@ fn call(runtime: &Runtime, protocol: Protocol, target: SocketAddr) -> Result<Sum
 fn the_compose_example_works_with_servers_from_debian() {
     let (zookeeper, etcd) = (ZooKeeper::start(), Etcd::start());
     let (mosquitto, kafka) = (Mosquitto::start(), Kafka::start());
+    let names = NameServer::start();
+    let queues = Broker::start_with(&[&names], Setup::default());
     let jaeger = Jaeger::start();
     let statsd = UdpSocket::bind("127.0.0.1:0").unwrap();
     let runtime = Runtime::new().unwrap();
@@ -80,7 +85,7 @@ fn the_compose_example_works_with_servers_from_debian() {
     let (orders, stock) = (service(Protocol::Bolt), service(Protocol::Dubbo));
     let (pay, shop) = (service(Protocol::Grpc), service(Protocol::Http));
     let host = host_address();
-    let [front, meters, bolt, dubbo] = [(); 4].map(|()| free_port().to_string());
+    let [front, meters, bolt, dubbo, mq] = [(); 5].map(|()| free_port().to_string());
     let mesh = example(
         "mesh.yaml",
         &[
@@ -94,6 +99,9 @@ fn the_compose_example_works_with_servers_from_debian() {
             ("shop:8080", &shop),
             ("0.0.0.0:12220", &format!("127.0.0.1:{front}")),
             ("0.0.0.0:12221", &format!("127.0.0.1:{meters}")),
+            ("rocketmq-names:9876", &names.address),
+            ("0.0.0.0:9876", &format!("127.0.0.1:{mq}")),
+            ("20000-20029", &range(30)),
         ],
     );
     let orders = example(
@@ -144,6 +152,26 @@ fn the_compose_example_works_with_servers_from_debian() {
         mesh.metric("finback_kafka_messages_total", "outcome=\"confirmed\""),
         60
     );
+    let load = RocketMqLoad {
+        target: mesh.local("mq").parse().unwrap(),
+        pairs: 4,
+        in_flight: 4,
+        count: 60,
+        size: 100,
+    };
+    // A name server tells of a broker once that has registered.
+    let mut heard = 0;
+    eventually("messages of RocketMQ", Duration::from_secs(40), || {
+        let ended = runtime.block_on(rocketmq::run(&load, &Arc::default()));
+        let summary = ended.map_err(|error| error.to_string())?;
+        heard = summary.calls;
+        match summary.errors {
+            0 => Ok(()),
+            errors => Err(format!("{errors} errors")),
+        }
+    });
+    assert_eq!(heard, 60);
+    drop(queues);
     // A call is one trace, from the mesh through the sidecar of the service that answers it.
     for sidecar in ["orders", "stock"] {
         eventually("a trace across both", Duration::from_secs(30), || {
@@ -209,6 +237,8 @@ fn the_compose_file_names_what_is_there() {
         "etcd",
         "mosquitto",
         "kafka",
+        "rocketmq-names",
+        "rocketmq-broker",
         "jaeger",
         "graphite",
         "prometheus",

@@ -103,7 +103,7 @@ pub(crate) fn begin(
     metadata: &Metadata<'_>,
     wire: &[u8],
 ) {
-    if call.exchange.has_edits() && !takes_edits(&call, wire) {
+    if call.exchange.has_edits() && edited(&call, wire).is_none() {
         let why = call.exchange.cannot_be_changed();
         return refuse(worker, call, why);
     }
@@ -117,9 +117,9 @@ pub(crate) fn begin(
     }
 }
 
-/// Whether what filters change about a call is there once it is written: not every frame has room for it, and
-/// what an endpoint must not get, or must, is no matter of luck.
-fn takes_edits(call: &Call, wire: &[u8]) -> bool {
+/// A call with what filters change about it, as its endpoint is to get it; `None` if that is not there once it is
+/// written: not every frame has room for it, and what an endpoint must not get, or must, is no matter of luck.
+pub(super) fn edited(call: &Call, wire: &[u8]) -> Option<(Head, BytesMut)> {
     let codec = call.reply.codec();
     let edits = call.exchange.edited();
     let attributes: Vec<(&str, &str)> = edits
@@ -134,16 +134,16 @@ fn takes_edits(call: &Call, wire: &[u8]) -> bool {
     let mut written = BytesMut::new();
     let used = codec.encode(&call.head, wire, &edit, &mut written);
     written.extend_from_slice(wire.get(used..).unwrap_or_default());
-    let Ok(Some(head)) = codec.peek(&written) else {
-        return false;
-    };
+    let head = codec.peek(&written).ok()??;
     let Ok(Reading::Call(metadata)) = codec.read(&head, &written) else {
-        return false;
+        return None;
     };
-    attributes.iter().all(|(name, value)| {
+    let is_there = attributes.iter().all(|(name, value)| {
         let found = codec.attribute(&written, &metadata, name);
         found.as_deref().unwrap_or_default() == *value
-    })
+    });
+    drop(metadata);
+    is_there.then_some((head, written))
 }
 
 fn attempt(

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::codec::Codec;
-use crate::frame::{Head, Metadata, Names, Status};
+use crate::frame::{Head, Metadata, Names, Reading, Status};
 use crate::gauges::Gauges;
 use crate::mesh::{Exchange, Routed};
 use crate::rejection::Rejection;
@@ -74,7 +74,9 @@ pub(super) fn copy(
     metadata: &Metadata<'_>,
     wire: &[u8],
 ) {
-    call.exchange.begin_tap(worker, &call.head, metadata, wire);
+    if !tell(worker, call, metadata, wire) {
+        return;
+    }
     let Some(shadow) = call.exchange.shadow(worker) else {
         return;
     };
@@ -121,6 +123,23 @@ pub(super) fn copy(
         Ok(Routed::Here | Routed::Waits) => call::refuse(worker, copied, Rejection::Denied),
         Err(rejection) => call::refuse(worker, copied, rejection),
     }
+}
+
+/// Tells the tap of a call's route of it, as its endpoint is to get it; false if it cannot get it so: then it goes no
+/// further, and neither does anything of it.
+fn tell(worker: &Rc<Worker>, call: &mut Call, metadata: &Metadata<'_>, wire: &[u8]) -> bool {
+    if !call.exchange.has_edits() {
+        call.exchange.begin_tap(worker, &call.head, metadata, wire);
+        return true;
+    }
+    let Some((head, written)) = call::edited(call, wire) else {
+        return false;
+    };
+    let codec = call.reply.codec().clone();
+    if let Ok(Reading::Call(metadata)) = codec.read(&head, &written) {
+        call.exchange.begin_tap(worker, &head, &metadata, &written);
+    }
+    true
 }
 
 /// Whoever waits for the answer to a copy: nobody.

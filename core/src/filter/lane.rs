@@ -236,7 +236,9 @@ impl Placing {
     /// Takes away what a caller says of its lane, where that is not the one that it is in.
     fn strip(&self, asked: &mut Asked<'_, '_>) {
         let says = asked.attribute(&self.attribute);
-        if says.is_some_and(|own| !own.is_empty()) {
+        let is_said = says.is_some_and(|own| !own.is_empty());
+        // Several messages of one call may say several things, and it none.
+        if is_said || asked.readings(&self.attribute).is_some() {
             self.stripped.fetch_add(1, Relaxed);
             asked.edits.clear(&self.attribute);
         }

@@ -95,6 +95,11 @@ impl Check for Stripping {
         }
         for own in &self.what {
             let Some(value) = asked.attribute(&own.attribute) else {
+                // Several messages of one call may say several things, and it none.
+                if own.pair.is_none() && asked.readings(&own.attribute).is_some() {
+                    self.stripped.fetch_add(1, Relaxed);
+                    asked.edits.clear(&own.attribute);
+                }
                 continue;
             };
             let left = match &own.pair {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use finback_core::filter::READINGS;
 use finback_core::frame::{Answer, Head, Malformed, Metadata, Outcome, Status};
 
 use crate::code::{answer, request, request_name};
@@ -61,6 +62,9 @@ pub(crate) fn attribute<'a>(
     metadata: &Metadata<'_>,
     name: &str,
 ) -> Option<Cow<'a, str>> {
+    if let Some(name) = name.strip_prefix(READINGS) {
+        return readings(wire, metadata, name).map(Cow::Owned);
+    }
     let header = || whole(wire).ok();
     let fields = marks::fields(wire, metadata.attributes_at);
     let code = Note::unpack(metadata.note).code;
@@ -74,6 +78,19 @@ pub(crate) fn attribute<'a>(
         _ => {}
     }
     property(fields, code, name).or_else(|| fields.get(name))
+}
+
+/// What else may be read in an attribute of a batch: its messages need not agree.
+fn readings(wire: &[u8], metadata: &Metadata<'_>, name: &str) -> Option<String> {
+    if Note::unpack(metadata.note).code != request::SEND_BATCH_MESSAGE {
+        return None;
+    }
+    let name = match name {
+        ":tag" => "TAGS",
+        ":keys" => "KEYS",
+        name => name,
+    };
+    properties::readings(wire.get(marks::body_at(wire)..)?, name)
 }
 
 fn property<'a>(fields: Fields<'a>, code: i32, name: &str) -> Option<Cow<'a, str>> {

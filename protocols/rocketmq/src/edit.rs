@@ -1,4 +1,4 @@
-//! Writes a frame anew: with another id, more properties, another body.
+//! Writes a frame anew: with another id, other properties, another body.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -7,14 +7,18 @@ use bytes::{BufMut, BytesMut};
 use finback_core::frame::{Edit, Head};
 
 use crate::call::properties_of;
+use crate::code::request;
 use crate::fields::Field;
 use crate::header::{Encoding, IdAt, PREFIX};
 use crate::json;
 use crate::marks::{self, Marks, Note};
+use crate::message::member;
 use crate::properties;
 
 /// A broker refuses a message whose properties are longer than 32,767 bytes: near that, none are added.
 const PROPERTIES: usize = 31 * 1024;
+/// A broker takes a body of 4 MiB, unless it is told otherwise: near that, the messages of a batch are left alone.
+const BATCH: usize = 3 << 20;
 /// An id takes no more bytes, its name included.
 const ID: usize = 24;
 
@@ -38,9 +42,43 @@ pub(crate) fn encode(head: &Head, wire: &[u8], edit: &Edit<'_>, out: &mut BytesM
     if !has_id {
         splices.push(id);
     }
+    if Note::unpack(head.note).code == request::SEND_BATCH_MESSAGE {
+        let batch = (!marks.said.is_signed && edit.body.is_none())
+            .then(|| batch(wire, edit.attributes))
+            .flatten();
+        if splices.is_empty() && batch.is_none() {
+            return 0;
+        }
+        return put(wire, &splices, batch.as_deref().or(edit.body), out);
+    }
     add_properties(head, &marks, wire, edit.attributes, &mut splices);
     splices.sort_by_key(|(at, _)| at.start);
     put(wire, &splices, edit.body, out)
+}
+
+/// The body of a batch with properties added to each of its messages; `None` if it cannot be read, or one has no room.
+fn batch(wire: &[u8], added: &[(&str, &str)]) -> Option<Vec<u8>> {
+    let mut rest = wire.get(marks::body_at(wire)..)?;
+    if rest.is_empty() || rest.len() > BATCH {
+        return None;
+    }
+    let mut written = Vec::with_capacity(rest.len() + 64);
+    while !rest.is_empty() {
+        let (own, after) = member(rest)?;
+        let all = properties::with(own.properties, added);
+        if all.len() > PROPERTIES || written.len() > BATCH {
+            return None;
+        }
+        // Magic and CRC are its client's, whatever they are.
+        let kept = rest.get(4..20 + own.body.len())?;
+        let size = u32::try_from(4 + kept.len() + 2 + all.len()).ok()?;
+        written.extend_from_slice(&size.to_be_bytes());
+        written.extend_from_slice(kept);
+        written.extend_from_slice(&u16::try_from(all.len()).ok()?.to_be_bytes());
+        written.extend_from_slice(all.as_bytes());
+        rest = after;
+    }
+    Some(written)
 }
 
 /// Appends the frame's prefix and header with these splices in it, and what stands for its body, if something does;

@@ -5,6 +5,8 @@ use crate::message::member;
 
 /// Between a name and its value.
 const NAME: char = '\u{1}';
+/// As many different values of one property are told of a batch.
+const READINGS: usize = 64;
 /// Behind a value.
 const END: char = '\u{2}';
 
@@ -34,6 +36,23 @@ pub(crate) fn of_batch<'a>(mut body: &'a [u8], name: &str) -> Option<&'a str> {
         body = rest;
     }
     agreed
+}
+
+/// What the messages of a batch say of a property, each in a line of its own, where they do not agree.
+pub(crate) fn readings(mut body: &[u8], name: &str) -> Option<String> {
+    let mut said: Vec<&str> = Vec::new();
+    while !body.is_empty() {
+        let (message, rest) = member(body)?;
+        let own = find(message.properties, name).unwrap_or_default();
+        if !said.contains(&own) {
+            said.push(own);
+            if said.len() > READINGS {
+                break;
+            }
+        }
+        body = rest;
+    }
+    (said.len() > 1).then(|| said.join("\n"))
 }
 
 /// All of them, in order.
@@ -169,6 +188,10 @@ mod tests {
         assert_eq!(of_batch(&batch, "TAGS"), None);
         assert_eq!(of_batch(&batch, "KEYS"), None);
         assert_eq!(of_batch(&one, "TAGS"), Some("a"));
+        assert_eq!(readings(&batch, "TAGS").as_deref(), Some("a\nb"));
+        assert_eq!(readings(&batch, "KEYS").as_deref(), Some("\nk"));
+        assert_eq!(readings(&batch, "lane"), None);
+        assert_eq!(readings(&batch, "none"), None);
         assert_eq!(of_batch(b"", "TAGS"), None);
         for end in 1..batch.len() {
             if end != one.len() {

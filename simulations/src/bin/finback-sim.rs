@@ -13,6 +13,7 @@ use finback_simulations::echo::{self, Faults};
 use finback_simulations::load::{self, Load};
 use finback_simulations::mqtt::{self, MqttLoad};
 use finback_simulations::registries::{self, Scale};
+use finback_simulations::rocketmq::{self, RocketMqLoad, StandIn};
 use finback_simulations::simulator::{self, Sweep};
 use finback_simulations::speech::Protocol;
 use tokio::net::TcpListener;
@@ -123,6 +124,8 @@ enum Command {
         #[arg(long)]
         refuse: Vec<String>,
     },
+    #[command(flatten)]
+    RocketMq(RocketMqCommand),
     /// Serve as a Kafka cluster that keeps little (librdkafka's own mock) until standard input ends.
     KafkaMock {
         #[arg(long, default_value_t = 3)]
@@ -194,6 +197,70 @@ enum Command {
     },
 }
 
+#[derive(Subcommand)]
+enum RocketMqCommand {
+    /// Send messages of RocketMQ from producers whose consumers each hear them again.
+    Rocketmq {
+        /// The name server, as `host:port`.
+        #[arg(long, value_parser = resolve)]
+        target: SocketAddr,
+        /// Pairs of a producer and a consumer.
+        #[arg(long, default_value_t = 4)]
+        pairs: usize,
+        /// Messages of each pair on their way at a time.
+        #[arg(long, default_value_t = 4)]
+        in_flight: usize,
+        #[arg(long, default_value_t = 100_000)]
+        count: u64,
+        /// Bytes of a message.
+        #[arg(long, default_value_t = 64)]
+        size: usize,
+    },
+    /// Serve as a name server and broker of RocketMQ that keep everything in memory.
+    RocketmqBroker {
+        #[arg(long, default_value = "127.0.0.1:0")]
+        address: SocketAddr,
+    },
+}
+
+impl RocketMqCommand {
+    async fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Rocketmq {
+                target,
+                pairs,
+                in_flight,
+                count,
+                size,
+            } => {
+                let load = RocketMqLoad {
+                    target,
+                    pairs,
+                    in_flight,
+                    count,
+                    size,
+                };
+                let summary = rocketmq::run(&load, &Arc::default()).await?;
+                println!("{}", serde_json::to_string(&summary)?);
+            }
+            Self::RocketmqBroker { address } => {
+                let listener = TcpListener::bind(address).await?;
+                let address = listener.local_addr()?;
+                println!("listening {address}");
+                StandIn::new(address).serve(listener).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Says how many clients are held open, and keeps them until standard input ends.
+fn keep<T>(held: &[T]) -> anyhow::Result<()> {
+    println!("holding {}", held.len());
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
 fn resolve(target: &str) -> Result<SocketAddr, String> {
     let found = std::net::ToSocketAddrs::to_socket_addrs(target);
     let mut found = found.map_err(|error| error.to_string())?;
@@ -254,10 +321,7 @@ fn main() -> anyhow::Result<()> {
         } => {
             let holding = load::hold(protocol, target, connections, certificate.as_deref());
             let held = runtime.block_on(holding)?;
-            println!("holding {}", held.len());
-            let mut nothing = Vec::new();
-            std::io::stdin().read_to_end(&mut nothing)?;
-            Ok(())
+            keep(&held)
         }
         Command::Mqtt {
             target,
@@ -268,10 +332,7 @@ fn main() -> anyhow::Result<()> {
         } => {
             let holding = mqtt::hold(target, connections, certificate.as_deref());
             let held = runtime.block_on(holding)?;
-            println!("holding {}", held.len());
-            let mut nothing = Vec::new();
-            std::io::stdin().read_to_end(&mut nothing)?;
-            Ok(())
+            keep(&held)
         }
         Command::Mqtt {
             target,
@@ -297,6 +358,7 @@ fn main() -> anyhow::Result<()> {
             println!("{}", serde_json::to_string(&summary)?);
             Ok(())
         }
+        Command::RocketMq(own) => runtime.block_on(own.run()),
         Command::KafkaMock { brokers, topic } => {
             let cluster = rdkafka::mocking::MockCluster::new(brokers)?;
             cluster.create_topic(&topic, 8, 3)?;

@@ -7,8 +7,10 @@ use serde_json::json;
 
 use super::mesh::{Mesh, range};
 use super::stage::{Cluster, Stage, all_arrived, stored};
+use crate::kafka::{header, read};
 use crate::support::eventually;
 use crate::support::finback::Finback;
+use crate::support::mock_kafka::MockKafka;
 use crate::support::rocketmq::{Broker, NameServer, Setup};
 use crate::support::rocketmq_clients::{Client, Encoding, Kind, Received, Sent};
 
@@ -155,6 +157,78 @@ fn what_is_sent_arrives_in_the_shadow_too_and_halves_of_transactions_never_do() 
         (counted(&mesh, "failed"), counted(&mesh, "left_out")),
         (0, 0)
     );
+}
+
+#[test]
+fn what_a_filter_takes_from_messages_is_in_no_copy_of_them() {
+    let (cluster, shadow) = (Cluster::v55(), Shadow::start());
+    let topic = Stage::fresh("stripped");
+    let copied = format!("SHADOW_{topic}");
+    let there = format!("mq.{topic}");
+    cluster.broker.topic(&topic, 1);
+    shadow.broker.topic(&copied, 1);
+    let kafka = MockKafka::start(&[&there]);
+    let mesh = Mesh::of(Finback::start(&format!(
+        r#"
+workers: 2
+rocketmq: {{ next: {{ name_servers: "{shadow}", timeout: 5s }} }}
+kafka: {{ events: {{ brokers: "{kafka}" }} }}
+listeners:
+  - {{ name: mq, address: "127.0.0.1:0", protocol: rocketmq, routes: mq, rocketmq: {{ broker_ports: {ports} }}, filters: [ no-marks ] }}
+  - {{ name: grpc, address: "127.0.0.1:0", protocol: http, routes: none }}
+routes:
+  mq:
+    - to: {{ cluster: names }}
+      shadow: {{ rocketmq: next, topic: "SHADOW_{{topic}}" }}
+      rocketmq: {{ mirror: {{ kafka: events, topic: "mq.{{topic}}" }} }}
+  none: [ {{ match: {{ protocol: http }}, respond: {{ status: 404 }} }} ]
+clusters: {{ names: {{ endpoints: [ "{names}" ] }} }}
+filters:
+  no-marks: {{ strip: {{ attributes: [ inside ], source: 192.0.2.0/24 }} }}
+"#,
+        shadow = shadow.names.address,
+        kafka = kafka.brokers,
+        ports = range(30),
+        names = cluster.names.address,
+    )));
+    let client = Client::start_writing(Kind::Java55, Encoding::Binary);
+    let stage = mesh.stage(cluster, &client);
+    let group = stage.group("stripped");
+    shadow.broker.group(&group);
+    let own = stage.consumer(&group, &topic, &[]);
+    let reader = Client::start(Kind::Java55);
+    let seen = reader.consumer(&shadow.names.address, &group, &copied, &[]);
+    let producer = stage.producer(&topic, &[]);
+    let mut sent = Vec::new();
+    for (how, count) in [("sync", "2"), ("batch", "3")] {
+        let fields = [
+            ("how", how),
+            ("key", how),
+            ("count", count),
+            ("@inside", "secret-word"),
+            ("@note", "kept"),
+        ];
+        sent.extend(producer.send(&topic, &fields));
+    }
+    stored(&sent);
+    for received in [own.receive(sent.len()), seen.receive(sent.len())] {
+        all_arrived(&without_places(sent.clone()), &received);
+        for one in &received {
+            assert_eq!(one.properties["note"], "kept", "{one:?}");
+            assert!(!one.properties.contains_key("inside"), "{one:?}");
+        }
+    }
+    eventually("all are in Kafka", PATIENCE, || {
+        let all = read(&kafka.brokers, &there);
+        for one in &all {
+            assert_eq!(header(one, "note"), ["kept"], "{one}");
+            assert!(header(one, "inside").is_empty(), "{one}");
+        }
+        match all.len() == sent.len() {
+            true => Ok(()),
+            false => Err(all.len().to_string()),
+        }
+    });
 }
 
 #[test]

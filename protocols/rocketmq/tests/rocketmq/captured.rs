@@ -53,7 +53,7 @@ impl Vector {
 
     fn sample(&self) -> Sample {
         let code = self.number("code");
-        let editable = [10, 310, 324, 325].contains(&code) && self.kind() != Kind::Response;
+        let editable = [10, 310, 320, 324, 325].contains(&code) && self.kind() != Kind::Response;
         Sample {
             name: self.name().to_owned(),
             bytes: self.bytes(),

@@ -5,7 +5,7 @@ use finback_core::codec::Codec;
 use finback_core::conformance::{self, Names, check_names};
 use finback_core::frame::{Edit, Kind, Lag, Malformed, Metadata, Reading};
 use finback_core::rejection::Rejection;
-use finback_rocketmq::{Broker, Brokers, Config, RocketMq};
+use finback_rocketmq::{Broker, Brokers, Config, Message, RocketMq};
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -233,6 +233,72 @@ fn properties_near_their_limit_are_left_alone() {
         out.extend_from_slice(&wire[used..]);
         let found = codec().attribute(&out, &call(&out).unwrap(), "traceparent");
         assert_eq!(found.is_some(), is_added, "{length}");
+    }
+}
+
+#[test]
+fn each_message_of_a_batch_gets_what_is_added() {
+    let message = |body: &str, all: &str| {
+        let mut own = vec![7; 16];
+        own.extend_from_slice(&(body.len() as u32).to_be_bytes());
+        own.extend_from_slice(body.as_bytes());
+        own.extend_from_slice(&(all.len() as u16).to_be_bytes());
+        own.extend_from_slice(all.as_bytes());
+        let size = (own.len() as u32).to_be_bytes();
+        own[..4].copy_from_slice(&size);
+        own
+    };
+    let body = [
+        message("one", "lane\u{1}x\u{2}KEYS\u{1}k\u{2}"),
+        message("", ""),
+        message("three", "KEYS\u{1}l"),
+    ]
+    .concat();
+    let binary = {
+        let mut own = binary(320, 0, &[("b", "T"), ("m", "true")]);
+        let total = u32::try_from(own.len() - 4 + body.len()).unwrap();
+        own[..4].copy_from_slice(&total.to_be_bytes());
+        [own, body.clone()].concat()
+    };
+    let fields = r#""b":"T","m":"true""#;
+    let header =
+        |more: &str| format!(r#"{{"code":320,"opaque":7,"extFields":{{{fields}{more}}}}}"#);
+    let edit = |wire: &[u8], id: Option<u64>| {
+        let head = codec().peek(wire).unwrap().unwrap();
+        let edit = Edit {
+            id: id.unwrap_or(head.id),
+            attributes: &[("lane", "gray")],
+            ..Edit::default()
+        };
+        let mut out = BytesMut::new();
+        let used = codec().encode(&head, wire, &edit, &mut out);
+        out.extend_from_slice(&wire[used..]);
+        out
+    };
+    for wire in [json(&header(""), &body), binary] {
+        for id in [None, Some(900)] {
+            let out = edit(&wire, id);
+            let head = codec().peek(&out).unwrap().unwrap();
+            assert_eq!(head.id, id.unwrap_or(7));
+            assert_eq!(head.len, out.len());
+            let metadata = call(&out).unwrap();
+            assert_eq!(codec().attribute(&out, &metadata, "lane").unwrap(), "gray");
+            let all = Message::read(&head, &out).unwrap();
+            let members = all.members().unwrap();
+            let bodies: Vec<_> = members.iter().map(|own| own.body).collect();
+            assert_eq!(bodies, [&b"one"[..], b"", b"three"]);
+            assert!(members.iter().all(|own| own.flag == 0x0707_0707));
+            assert_eq!(members[2].properties, "KEYS\u{1}l\u{2}lane\u{1}gray\u{2}");
+        }
+    }
+    // A signature is about its body; what cannot be read is nobody's to change.
+    let signed = json(&header(r#","Signature":"x""#), &body);
+    let broken = json(&header(""), &body[..body.len() - 1]);
+    let large = json(&header(""), &message(&"x".repeat(4 << 20), ""));
+    for wire in [signed, broken, large, json(&header(""), b"")] {
+        assert_eq!(edit(&wire, None), wire);
+        let out = edit(&wire, Some(900));
+        assert!(out.ends_with(&wire[wire.len() - 20..]));
     }
 }
 
