@@ -25,6 +25,7 @@ use crate::steer::Facts;
 use crate::tap::{Tapped, Tapping};
 use crate::trace::{Choice, Tails, TraceId};
 
+use super::Limits;
 use super::filtered::Filtered;
 use super::fitting::Fitting;
 use super::lease::Lease;
@@ -138,17 +139,8 @@ impl Exchange {
             let route = selected.and_then(|number| site.route(number).tracing.as_ref());
             Traced::open(tracing, now, route, names, attributes).map(Box::new)
         });
-        let limits = local.limits();
         let unsaid = timeout.is_none();
-        let (timeout, own_timeout) = match (timeout, bound) {
-            (Some(own), Some(bound)) if own < bound => (own, Some(own)),
-            (_, Some(bound)) => (bound, None),
-            // Nobody else bounds it, and what waits for it holds a place all the time.
-            (Some(own), None) if own < limits.call_timeout_max => (own, Some(own)),
-            (Some(_), None) => (limits.call_timeout_max, None),
-            (None, None) => (limits.call_timeout, None),
-        };
-        drop(limits);
+        let (timeout, own_timeout) = time_for(timeout, bound, &local.limits());
         // More than four thousand million routes do not fit into memory.
         let route = selected.and_then(|number| u32::try_from(number).ok());
         let (routed, destination) =
@@ -797,6 +789,24 @@ impl Exchange {
     /// When it was opened.
     pub(crate) fn started(&self) -> Now {
         self.started
+    }
+}
+
+/// How long a call may take whose caller and whose route say this of it; and the caller's own time, where that is
+/// what holds.
+#[inline]
+fn time_for(
+    own: Option<Duration>,
+    bound: Option<Duration>,
+    limits: &Limits,
+) -> (Duration, Option<Duration>) {
+    match (own, bound) {
+        (Some(own), Some(bound)) if own < bound => (own, Some(own)),
+        (_, Some(bound)) => (bound, None),
+        // Nobody else bounds it, and what waits for it holds a place all the time.
+        (Some(own), None) if own < limits.call_timeout_max => (own, Some(own)),
+        (Some(_), None) => (limits.call_timeout_max, None),
+        (None, None) => (limits.call_timeout, None),
     }
 }
 
