@@ -168,11 +168,12 @@ impl Upstream {
     }
 
     /// Bytes that hold up what comes after them: those that the socket does not take. What merely waits
-    /// for the end of the turn does not count, unless it is much.
+    /// for the end of the turn, or for the connection to be made, does not count, unless it is much.
     pub(crate) fn backlog(&self) -> usize {
         match self.link.get() {
-            Some(link) if !link.blocked() => link.queued().saturating_sub(TURN),
-            _ => self.queued(),
+            Some(link) if link.blocked() => link.queued(),
+            Some(link) => link.queued().saturating_sub(TURN),
+            None => self.waiting_bytes.get().saturating_sub(TURN),
         }
     }
 
@@ -211,7 +212,8 @@ impl Upstream {
         if full {
             return Err(call);
         }
-        let (head, fitting) = (call.head, call.fitting());
+        let head = call.head;
+        let fitting = call.fitting();
         let propagated = call.take_propagated().unwrap_or_default();
         if head.kind == Kind::OneWay {
             let id = self.table.borrow_mut().one_way_id();

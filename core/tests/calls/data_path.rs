@@ -250,6 +250,25 @@ async fn a_peer_that_answers_heartbeats_is_kept() {
 }
 
 #[tokio::test]
+async fn a_burst_before_the_first_connection_is_made_makes_one() {
+    let (server, _) = echo().await;
+    let several = ClusterPolicy {
+        connections: 8,
+        ..policy()
+    };
+    let mess = mess(routing(&[server], several, retry(1)));
+    let mut client = Peer::connect(mess.address).await;
+    let text = format!("svc m {}", "x".repeat(1000));
+    let burst: Vec<u8> = (0..300).flat_map(|id| frame(1, 0, id, &text)).collect();
+    client.0.write_all(&burst).await.unwrap();
+    for _ in 0..300 {
+        assert_eq!(client.get().await.unwrap().text, text);
+    }
+    let connections = &mess.mesh.gauges.upstream_connections;
+    assert_eq!(connections.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
 async fn pings_of_clients_are_answered_on_the_spot() {
     let mess = mess(routing(&[], policy(), retry(1)));
     let mut client = Peer::connect(mess.address).await;
