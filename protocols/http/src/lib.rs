@@ -175,7 +175,7 @@ impl Protocol for Http {
     }
 
     fn serve(self: Arc<Self>, connection: Connection, worker: Rc<Worker>) -> Served {
-        Box::pin(serve::serve(self, connection, worker))
+        serve::serve(self, connection, worker)
     }
 }
 

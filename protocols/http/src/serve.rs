@@ -4,6 +4,7 @@ use std::any::Any;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -47,12 +48,22 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const GOODBYE: Duration = Duration::from_secs(10);
 
 /// Serves a connection to its end.
-pub(crate) async fn serve(http: Arc<Http>, connection: Connection, worker: Rc<Worker>) {
-    let (caller, mut io) = Caller::new(connection, worker);
+pub(crate) fn serve(
+    http: Arc<Http>,
+    connection: Connection,
+    worker: Rc<Worker>,
+) -> finback_core::driver::Served {
+    // Not in the future, which would hold all of the connection as long as it lasts.
+    let (caller, io) = Caller::new(connection, worker);
     caller.set_movable(true);
-    if let Some(moved) = caller.take_carried::<Moved>() {
-        return Box::pin(resume_http2(http, caller, io, *moved)).await;
+    match caller.take_carried::<Moved>() {
+        Some(moved) => Box::pin(resume_http2(http, caller, io, *moved)),
+        None => Box::pin(begin(http, caller, io)),
     }
+}
+
+/// Serves a connection from its first byte.
+async fn begin(http: Arc<Http>, caller: Rc<Caller>, mut io: Socket) {
     // Whoever agreed to HTTP/2 hears in HTTP/2 what is wrong with its beginning (RFC 9113, section 3.4).
     let agreed = io.application() == Some(b"h2");
     match begins_with_preface(&http, &caller, &mut io).await {
@@ -122,101 +133,152 @@ fn closed(caller: &Caller, why: &str) {
     }
 }
 
+/// What becomes of a connection on which no more requests are served.
+enum Ending {
+    /// It is gone, or nothing more can be said on it.
+    Gone,
+    /// It is closed, once its client has what was written.
+    Closed,
+    /// Its client is told why.
+    Refused(&'static [u8]),
+    /// Another worker goes on with it.
+    Moves,
+    /// It goes on in HTTP/2, beginning with this request.
+    Http2(Box<Request<http1::Received>>, Vec<u8>),
+    /// It is another protocol's from now on, and whoever waits for it has it.
+    Switched(Option<oneshot::Sender<Socket>>),
+}
+
+/// Serves a connection. All but the wait for the next request stands in futures of their own, so that a
+/// connection on which nothing happens is small.
 async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
     let caller_is_secure = io.is_secure();
     let client = Client::new(&http, &caller, caller_is_secure);
     let mut server = http1::Server::new(io, http.config.head, answers_continue(&http));
     let mut timer = client.timers.set(Instant::now() + QUIET);
-    loop {
+    let may_upgrade = http.config.h2c_upgrade && !caller_is_secure;
+    let ending = loop {
         // RFC 9112, section 9.3.2: answers go in the order of requests, so the next one is read after the answer.
         let request = match next(&http, &caller, &mut server, &mut timer).await {
             Some(Next::Request(request)) => request,
-            Some(Next::Fault(fault)) => {
-                caller.count_malformed();
-                closed(&caller, &format!("no request that is served: {fault:?}"));
-                return server.refuse(refusal(fault), &client.timers).await;
-            }
-            None if caller.is_moving() => {
-                if let Some(socket) = server.into_socket() {
-                    move_on(&client, socket, None).await;
-                }
-                return;
-            }
-            None if server.has_part() => {
-                caller.count_malformed();
-                closed(&caller, "a request took too long");
-                return server.refuse(LATE, &client.timers).await;
-            }
-            Some(Next::Closed) => return,
-            None => return server.close(&client.timers).await,
+            other => break no_request(other, &caller, &server),
         };
-        let may_upgrade = http.config.h2c_upgrade && !caller_is_secure;
         let settings = may_upgrade.then(|| headers::http2_settings(&request));
-        let request = match settings.flatten() {
-            Some(settings) => {
-                caller.set_movable(false);
-                return go_on_in_http2(http.clone(), caller.clone(), server, *request, &settings)
-                    .await;
-            }
-            None => *request,
-        };
-        let (upgrade, request) = upgradable(request);
-        let interim = Interim::http1(server.interim());
-        let mut answering = Box::pin(client.clone().answer(request, interim));
-        let mut response: Option<Response<Guarded>> = None;
-        let worker = caller.worker();
-        timer.reset(worker.instant() + QUIET);
-        let done = poll_fn(|cx| {
-            caller.attend(cx);
-            while timer.poll(cx).is_ready() {
-                client.look_after(timer.is_late());
-                if server.has_gone() {
-                    return Poll::Ready(None);
-                }
-                timer.reset(Instant::now() + QUIET);
-            }
-            if response.is_none()
-                && let Poll::Ready(answered) = answering.as_mut().poll(cx)
-            {
-                let (head, body) = answered.into_parts();
-                server.respond(&head, &body);
-                response = Some(Response::from_parts(head, body));
-            }
-            if let Some(response) = &mut response
-                && let Poll::Ready(sent) = server.poll_body(response.body_mut(), cx)
-            {
-                return Poll::Ready(Some(sent.is_ok()));
-            }
-            if server.poll_gone(cx).is_ready() || caller.is_cut() {
-                return Poll::Ready(None);
-            }
-            if response.is_none() {
-                server.flush_interim(cx);
-            }
-            Poll::Pending
-        });
-        let done = done.await;
-        drop(answering);
-        let switched = response.as_ref().map(Response::status);
-        drop(response);
-        match done {
-            Some(true) => {}
-            // It hears what was written, and that it is not all.
-            Some(false) => return server.close(&client.timers).await,
-            None => return,
+        if let Some(settings) = settings.flatten() {
+            break Ending::Http2(request, settings);
         }
-        if switched == Some(StatusCode::SWITCHING_PROTOCOLS) {
+        let exchange = exchange(&http, &client, *request, &mut server, &mut timer);
+        if let Some(ending) = Box::pin(exchange).await {
+            break ending;
+        }
+    };
+    Box::pin(end_http1(ending, http, caller, client, server)).await;
+}
+
+/// What becomes of a connection of which no request came.
+fn no_request(came: Option<Next>, caller: &Caller, server: &http1::Server) -> Ending {
+    match came {
+        Some(Next::Fault(fault)) => {
+            caller.count_malformed();
+            closed(caller, &format!("no request that is served: {fault:?}"));
+            Ending::Refused(refusal(fault))
+        }
+        None if caller.is_moving() => Ending::Moves,
+        None if server.has_part() => {
+            caller.count_malformed();
+            closed(caller, "a request took too long");
+            Ending::Refused(LATE)
+        }
+        Some(Next::Closed) => Ending::Gone,
+        Some(Next::Request(_)) | None => Ending::Closed,
+    }
+}
+
+async fn end_http1(
+    ending: Ending,
+    http: Arc<Http>,
+    caller: Rc<Caller>,
+    client: Rc<Client>,
+    server: http1::Server,
+) {
+    match ending {
+        Ending::Gone => {}
+        Ending::Closed => server.close(&client.timers).await,
+        Ending::Refused(answer) => server.refuse(answer, &client.timers).await,
+        Ending::Moves => {
+            if let Some(socket) = server.into_socket() {
+                move_on(&client, socket, None).await;
+            }
+        }
+        Ending::Http2(request, settings) => {
+            caller.set_movable(false);
+            go_on_in_http2(http, caller, server, *request, &settings).await;
+        }
+        Ending::Switched(upgrade) => {
             caller.set_movable(false);
             if let (Some(upgrade), Some(socket)) = (upgrade, server.into_socket()) {
                 // Who wanted it may have gone.
                 let _ = upgrade.send(socket);
             }
-            return;
-        }
-        if !await_rest(&http, &caller, &mut server, &mut timer).await {
-            return server.close(&client.timers).await;
         }
     }
+}
+
+/// Answers one request; `None` if another may follow.
+async fn exchange(
+    http: &Http,
+    client: &Rc<Client>,
+    request: Request<http1::Received>,
+    server: &mut http1::Server,
+    timer: &mut Timer,
+) -> Option<Ending> {
+    let caller = &client.caller;
+    let (upgrade, request) = upgradable(request);
+    let interim = Interim::http1(server.interim());
+    let mut answering = pin!(client.clone().answer(request, interim));
+    let mut response: Option<Response<Guarded>> = None;
+    timer.reset(caller.worker().instant() + QUIET);
+    let done = poll_fn(|cx| {
+        caller.attend(cx);
+        while timer.poll(cx).is_ready() {
+            client.look_after(timer.is_late());
+            if server.has_gone() {
+                return Poll::Ready(None);
+            }
+            timer.reset(Instant::now() + QUIET);
+        }
+        if response.is_none()
+            && let Poll::Ready(answered) = answering.as_mut().poll(cx)
+        {
+            let (head, body) = answered.into_parts();
+            server.respond(&head, &body);
+            response = Some(Response::from_parts(head, body));
+        }
+        if let Some(response) = &mut response
+            && let Poll::Ready(sent) = server.poll_body(response.body_mut(), cx)
+        {
+            return Poll::Ready(Some(sent.is_ok()));
+        }
+        if server.poll_gone(cx).is_ready() || caller.is_cut() {
+            return Poll::Ready(None);
+        }
+        if response.is_none() {
+            server.flush_interim(cx);
+        }
+        Poll::Pending
+    });
+    match done.await {
+        Some(true) => {}
+        // It hears what was written, and that it is not all.
+        Some(false) => return Some(Ending::Closed),
+        None => return Some(Ending::Gone),
+    }
+    let switched = response.take().map(|own| own.status());
+    if switched == Some(StatusCode::SWITCHING_PROTOCOLS) {
+        return Some(Ending::Switched(upgrade));
+    }
+    let follows = await_rest(http, caller, server, timer).await;
+    (!follows).then_some(Ending::Closed)
 }
 
 /// Whether another request may follow: once the rest of the last one is there, which had been answered before. It
@@ -485,7 +547,7 @@ async fn drive_http2(
         tokio::select! {
             biased;
             served = serving => {
-                return end_http2(&client, server, served).await;
+                return Box::pin(end_http2(&client, server, served)).await;
             }
             () = caller.dismissed(), if !left.get() => {
                 left.set(true);
@@ -532,5 +594,21 @@ async fn drive_http2(
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the future of a function takes in memory.
+    fn size<A, B, C, F: Future>(_: fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_on_which_nothing_happens_is_small() {
+        assert!(size(begin) <= 768, "{}", size(begin));
+        assert!(size(serve_http2) <= 1152, "{}", size(serve_http2));
     }
 }
