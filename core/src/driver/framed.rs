@@ -179,7 +179,7 @@ impl Client {
         };
         // Its place is there before it: made elsewhere, all of it would be copied.
         let place = Box::new_uninit();
-        let mut call = Box::write(
+        let call = Box::write(
             place,
             Call {
                 reply: self.clone(),
@@ -212,23 +212,7 @@ impl Client {
                 return Ok(());
             }
         }
-        call.exchange.lingers = metadata.lingers;
-        let allowed = metadata.refused.map_or(Ok(()), Err);
-        match allowed.and_then(|()| call.exchange.routed()) {
-            Ok(Routed::Onward) => {
-                if call.exchange.is_copied() {
-                    shadow::copy(worker, &mut call, source, metadata, wire);
-                }
-                call::begin(worker, call, metadata, wire);
-            }
-            Ok(Routed::Waits) => {
-                call.keep(wire);
-                call::wait_for_filter(worker, call);
-            }
-            // A frame cannot be answered but by an endpoint.
-            Ok(Routed::Here) => call::refuse(worker, call, Rejection::Denied),
-            Err(rejection) => call::refuse(worker, call, rejection),
-        }
+        send_on(worker, call, source, metadata, wire);
         Ok(())
     }
 
@@ -265,6 +249,34 @@ impl Client {
             .append(worker, |out| self.codec.reject(head, why, text, out));
         self.check_queue(worker);
         status.unwrap_or(Status::NONE)
+    }
+}
+
+/// Sends a call where its route leads.
+#[inline]
+fn send_on(
+    worker: &Rc<Worker>,
+    mut call: Box<Call>,
+    source: IpAddr,
+    metadata: &Metadata<'_>,
+    wire: &[u8],
+) {
+    call.exchange.lingers = metadata.lingers;
+    let allowed = metadata.refused.map_or(Ok(()), Err);
+    match allowed.and_then(|()| call.exchange.routed()) {
+        Ok(Routed::Onward) => {
+            if call.exchange.is_copied() {
+                shadow::copy(worker, &mut call, source, metadata, wire);
+            }
+            call::begin(worker, call, metadata, wire);
+        }
+        Ok(Routed::Waits) => {
+            call.keep(wire);
+            call::wait_for_filter(worker, call);
+        }
+        // A frame cannot be answered but by an endpoint.
+        Ok(Routed::Here) => call::refuse(worker, call, Rejection::Denied),
+        Err(rejection) => call::refuse(worker, call, rejection),
     }
 }
 
