@@ -19,7 +19,7 @@ use crate::log_limit::LogLimit;
 use crate::mesh::{Mesh, Origin, Pinned};
 use crate::net::{Detached, FIRST, ServerTls, Socket, Transport};
 
-use super::protocol::{Protocol, Sniff};
+use super::protocol::{Protocol, Served, Sniff};
 use super::proxies::{Proxies, introduce};
 use super::shares::Shares;
 use super::worker::Worker;
@@ -380,7 +380,7 @@ impl Listening {
                 let serving = protocol.clone().serve(connection, worker.clone());
                 worker.spawn_boxed(what, serving);
             }
-            None => worker.spawn(what, detect(connection, worker.clone())),
+            None => worker.spawn_boxed(what, detect(connection, worker.clone())),
         }
     }
 }
@@ -395,16 +395,34 @@ fn is_about_the_connection(error: &io::Error) -> bool {
 }
 
 /// Finds out what a connection speaks, and serves it.
-async fn detect(connection: Connection, worker: Rc<Worker>) {
+fn detect(connection: Connection, worker: Rc<Worker>) -> Served {
     let (peer, listening) = (connection.peer, connection.listening.clone());
+    // A future of its own, and gone before the connection is served: it is many times as large as what is left.
+    let found = Box::pin(find(connection, worker.clone()));
+    Box::pin(async move {
+        let found = found.await;
+        if let Some(serving) = serve_found(found, &worker, peer, listening) {
+            serving.await;
+        }
+    })
+}
+
+/// Finds out what a connection speaks.
+async fn find(connection: Connection, worker: Rc<Worker>) -> Result<Spoken, Unspoken> {
+    let connection = Box::pin(secure(connection, &worker)).await?;
+    sniff(connection, &worker).await
+}
+
+/// Begins to serve a connection in what it speaks, if that is known.
+fn serve_found(
+    found: Result<Spoken, Unspoken>,
+    worker: &Rc<Worker>,
+    peer: SocketAddr,
+    listening: Rc<Listening>,
+) -> Option<Served> {
     let gauges = &worker.mesh().gauges;
-    let secured = Box::pin(secure(connection, &worker)).await;
-    let sniffed = match secured {
-        Ok(connection) => sniff(connection, &worker).await,
-        Err(unspoken) => Err(unspoken),
-    };
-    match sniffed {
-        Ok((protocol, connection)) => protocol.serve(connection, worker.clone()).await,
+    match found {
+        Ok((protocol, connection)) => return Some(protocol.serve(connection, worker.clone())),
         // Something that only looks whether the port is open.
         Err(Unspoken::Silent) => Gauges::add(&gauges.silent),
         Err(Unspoken::Unknown(why)) => {
@@ -417,7 +435,11 @@ async fn detect(connection: Connection, worker: Rc<Worker>) {
             }
         }
     }
+    None
 }
+
+/// A protocol that a connection speaks, and the connection.
+type Spoken = (Arc<dyn Protocol>, Connection);
 
 /// Why a connection is not served.
 enum Unspoken {

@@ -75,7 +75,8 @@ async fn serve(connection: Connection, worker: Rc<Worker>) {
     let opened = match caller.take_carried::<Moved>() {
         Some(moved) => go_on(&caller, *moved),
         None => tokio::select! {
-            opened = open(&caller, &mut client) => opened,
+            // In a box: what it takes is several times what carrying bytes does.
+            opened = Box::pin(open(&caller, &mut client)) => opened,
             () = caller.cut() => return,
         },
     };
