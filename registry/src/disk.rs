@@ -114,7 +114,8 @@ impl Saved {
             // What is no text is nothing that a layout could read.
             Answer::Entries(entries) => {
                 let texts = entries.iter();
-                let texts = texts.filter_map(|(name, value)| Some((name.clone(), text(value)?)));
+                let texts =
+                    texts.filter_map(|(name, value)| Some((name.into_owned(), text(value)?)));
                 (Some(texts.collect()), None)
             }
             Answer::Value(value) => (None, text(value)),

@@ -41,6 +41,9 @@ const NAMES: Duration = Duration::from_secs(30);
 /// How long the first offer of a service waits for its hosts' names.
 const FIRST_NAMES: Duration = Duration::from_secs(1);
 
+/// A service that changes so long after the last one was read changes alone.
+const ALONE: Duration = Duration::from_millis(1);
+
 /// Services that are read in one turn of their thread: after a start or a new session all change at
 /// once, and whatever else the thread does shall not wait for all of them.
 const TURNS: usize = 32;
@@ -59,7 +62,7 @@ pub(crate) struct Feeds {
     centre: Arc<Centre>,
     feeds: Arc<Mutex<Followers>>,
     counts: Arc<Counts>,
-    turns: Arc<Semaphore>,
+    turns: Arc<Turns>,
 }
 
 /// What an earlier run knew of the registry.
@@ -170,7 +173,7 @@ impl Feeds {
             centre: Arc::default(),
             feeds: Arc::default(),
             counts: Arc::default(),
-            turns: Arc::new(Semaphore::new(TURNS)),
+            turns: Arc::default(),
         })
     }
 
@@ -249,13 +252,42 @@ impl Feeds {
     }
 }
 
-/// What a service's places say now, if all of it is known.
-async fn in_turn(turns: &Semaphore, reading: &mut Reading) -> Option<Drafts> {
-    let _turn = turns.acquire().await;
-    let drafts = reading.latest();
-    // Kept until all else that is ready had its turn.
-    tokio::task::yield_now().await;
-    drafts
+/// Whose turn it is to be read.
+struct Turns {
+    permits: Semaphore,
+    /// When the last one was read.
+    last: Mutex<Option<Instant>>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self {
+            permits: Semaphore::new(TURNS),
+            last: Mutex::default(),
+        }
+    }
+}
+
+impl Turns {
+    /// What a service's places say now, if all of it is known.
+    async fn read(&self, reading: &mut Reading) -> Option<Drafts> {
+        let is_alone = lock(&self.last).is_none_or(|last| last.elapsed() >= ALONE);
+        if is_alone {
+            // Nobody waits behind it, and a thread that rests is woken once.
+            return self.look(reading);
+        }
+        let _turn = self.permits.acquire().await;
+        let drafts = self.look(reading);
+        // Kept until all else that is ready had its turn.
+        tokio::task::yield_now().await;
+        drafts
+    }
+
+    fn look(&self, reading: &mut Reading) -> Option<Drafts> {
+        let drafts = reading.latest();
+        *lock(&self.last) = Some(Instant::now());
+        drafts
+    }
 }
 
 /// The task of one feed.
@@ -263,7 +295,7 @@ struct Follower {
     key: Key,
     store: Arc<Store>,
     earlier: Option<Arc<Earlier>>,
-    turns: Arc<Semaphore>,
+    turns: Arc<Turns>,
     hosts: Hosts,
     begun: Instant,
     guard: Guard,
@@ -279,7 +311,7 @@ impl Follower {
         let mut unreadable = 0;
         let turns = self.turns.clone();
         loop {
-            if let Some(drafts) = in_turn(&turns, &mut reading).await {
+            if let Some(drafts) = turns.read(&mut reading).await {
                 if drafts.unreadable != unreadable {
                     unreadable = drafts.unreadable;
                     let Key {
@@ -321,7 +353,7 @@ impl Follower {
                 return false;
             }
             loop {
-                if let Some(drafts) = in_turn(&turns, reading).await {
+                if let Some(drafts) = turns.read(reading).await {
                     return !drafts.refused || !drafts.drafts.is_empty();
                 }
                 reading.changed().await;

@@ -333,8 +333,8 @@ impl Directory {
             if let Answer::Entries(entries) = answer? {
                 names.extend(
                     entries
-                        .keys()
-                        .filter_map(|name| service_in(self.layout, name)),
+                        .names()
+                        .filter_map(|name| service_in(self.layout, &name)),
                 );
             }
         }

@@ -242,7 +242,7 @@ impl Task {
         let Ok(Some(crate::store::Answer::Entries(entries))) = loaded else {
             return Arc::default();
         };
-        let addresses = entries.keys().filter_map(|ip| ip.parse().ok());
+        let addresses = entries.names().filter_map(|ip| ip.parse().ok());
         addresses.map(|ip| SocketAddr::new(ip, 0)).collect()
     }
 }

@@ -116,10 +116,16 @@ impl Offer {
     /// An offer of these providers, each address once per version, group and protocol: a restarted
     /// provider may stand there twice until its old session ends, and the younger entry counts.
     pub(crate) fn new(layout: Layout, known: bool, mut providers: Vec<Arc<Provider>>) -> Self {
-        // Of two as young as each other the one that comes later counts, so it goes first here.
-        providers.reverse();
+        // Nearly always they come nearly in order.
         providers.sort_by(|a, b| a.place().cmp(&b.place()).then(b.since.cmp(&a.since)));
-        providers.dedup_by(|next, first| next.place() == first.place());
+        providers.dedup_by(|next, first| {
+            let is_same = next.place() == first.place();
+            if is_same && next.since == first.since {
+                // Of two as young as each other the one that comes later counts.
+                std::mem::swap(next, first);
+            }
+            is_same
+        });
         Self {
             known,
             providers,

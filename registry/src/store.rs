@@ -3,15 +3,17 @@
 //! A store outlives its connections. While its servers do not answer, what was followed stays as
 //! it was; when they do again, everything followed is listed anew.
 
+mod entries;
 mod etcd;
 mod followed;
 mod out;
 mod pause;
 mod reach;
 mod saved;
+mod tree;
 mod zookeeper;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -20,9 +22,11 @@ use finback_core::text::Escaped;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+pub(crate) use entries::Entries;
 pub use etcd::EtcdConfig;
 pub(crate) use followed::{Bell, Followed, changed};
 pub(crate) use out::{Out, Trouble};
+pub(crate) use tree::Gathering;
 pub use zookeeper::ZooKeeperConfig;
 
 use crate::disk::Disk;
@@ -54,9 +58,6 @@ pub(crate) fn is_segment(text: &str) -> bool {
     };
     !matches!(text, "" | "." | "..") && !text.contains(refused)
 }
-
-/// Names directly below a path, with their values where those are asked for.
-pub(crate) type Entries = BTreeMap<String, Bytes>;
 
 /// Files with certificates, in PEM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -167,13 +168,6 @@ pub(crate) struct Store {
     troubles: out::Troubles,
     /// Paths that were released while the servers did not answer.
     unwanted: Mutex<HashSet<String>>,
-}
-
-/// Follows everything below a path as one until dropped.
-#[expect(dead_code, reason = "to be dropped is all that they are kept for")]
-pub(crate) enum Gathering {
-    Etcd(etcd::Gathering),
-    ZooKeeper(zookeeper::Gathering),
 }
 
 enum Kind {
@@ -310,7 +304,7 @@ impl Store {
         let task = match &self.kind {
             Kind::ZooKeeper(zookeeper) => match zookeeper.listen(&self.handle, query, out) {
                 Ok(listener) => {
-                    return Following::new(latest, Some(Work::Place(listener)), Some(place));
+                    return Following::new(latest, Some(Work::Tree(listener)), Some(place));
                 }
                 Err((query, out)) => {
                     let zookeeper = zookeeper.clone();
@@ -339,10 +333,8 @@ impl Store {
     pub(crate) fn gather(&self, root: &str) -> Option<Gathering> {
         match &self.kind {
             _ if !is_sound(root) => None,
-            Kind::Etcd(etcd) => Some(Gathering::Etcd(etcd.gather(&self.handle, root))),
-            Kind::ZooKeeper(zookeeper) => {
-                Some(Gathering::ZooKeeper(zookeeper.gather(&self.handle, root)))
-            }
+            Kind::Etcd(etcd) => Some(etcd.gather(&self.handle, root)),
+            Kind::ZooKeeper(zookeeper) => Some(zookeeper.gather(&self.handle, root)),
             Kind::Saved(_) => None,
         }
     }

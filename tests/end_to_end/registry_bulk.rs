@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::cable::Cable;
+use crate::support::etcd::Etcd;
 use crate::support::eventually;
 use crate::support::finback::Finback;
 use crate::support::peer::Peer;
@@ -107,10 +108,14 @@ fn carry(mut from: TcpStream, mut to: TcpStream, mut look: impl FnMut(usize, &mu
 
 /// A proxy that follows all services of Dubbo, and routes to one of them.
 fn finback(zookeeper: &str) -> Finback {
+    following(&format!("zookeeper: \"{zookeeper}\", session: 20s"))
+}
+
+fn following(registry: &str) -> Finback {
     Finback::start(&format!(
         r#"
 workers: 1
-registries: {{ r: {{ zookeeper: "{zookeeper}", session: 20s, eager: [ {{ layout: dubbo }} ] }} }}
+registries: {{ r: {{ {registry}, eager: [ {{ layout: dubbo }} ] }} }}
 listeners: [ {{ name: rpc, address: "127.0.0.1:0", routes: rpc }} ]
 routes: {{ rpc: [ {{ to: {{ cluster: followed }} }} ] }}
 clusters: {{ followed: {{ discover: {{ registry: r, layout: dubbo, service: "a.B" }} }} }}
@@ -218,4 +223,77 @@ fn a_zookeeper_that_knows_no_watch_for_all_is_followed_place_by_place() {
     // Each change has the list read again, with a watch.
     let requests = meter.take();
     assert_eq!(requests.len(), CHANGES, "{requests:?}");
+}
+
+/// Between a proxy and a server: counts the bytes of the proxy, and answers nothing itself.
+fn counting(server: &str) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (sent, server) = (Arc::<AtomicUsize>::default(), server.to_owned());
+    let counted = sent.clone();
+    thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let Ok(server) = TcpStream::connect(&server) else {
+                continue;
+            };
+            let back = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            thread::spawn(move || pass(back.0, back.1, &AtomicUsize::default()));
+            let counted = counted.clone();
+            thread::spawn(move || pass(client, server, &counted));
+        }
+    });
+    (address, sent)
+}
+
+/// Passes bytes on until one end closes.
+fn pass(mut from: TcpStream, mut to: TcpStream, passed: &AtomicUsize) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        passed.fetch_add(read, Ordering::SeqCst);
+        if to.write_all(&buffer[..read]).is_err() {
+            break;
+        }
+    }
+    for stream in [from, to] {
+        // One end is enough to end both.
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+}
+
+/// One request of etcd has at least so many bytes: its head, and the key that is asked for.
+const REQUEST: usize = 60;
+
+#[test]
+fn a_change_costs_no_request_of_etcd_and_a_service_that_comes_costs_none_either() {
+    let etcd = Etcd::start();
+    let key = |service: &str, port: usize| {
+        format!("/dubbo/{service}/providers/dubbo%3A%2F%2F127.0.0.1%3A{port}%2F{service}")
+    };
+    etcd.put(&key("a.B", 7), "");
+    let (address, sent) = counting(&etcd.address);
+    let finback = following(&format!("etcd: \"{address}\""));
+    eventually_following(&finback, &[7]);
+    let services = |count: usize| {
+        eventually("services", PATIENCE, || {
+            let (_, body) = finback.admin("/registries");
+            let all: Value = serde_json::from_str(&body).unwrap();
+            match &all[0]["services"] {
+                found if *found == json!(count) => Ok(()),
+                found => Err(found.to_string()),
+            }
+        });
+    };
+    services(1);
+    let before = sent.load(Ordering::SeqCst);
+    for number in 0..CHANGES / 2 {
+        etcd.put(&key("a.B", 8), "");
+        eventually_following(&finback, &[7, 8]);
+        etcd.put(&key(&format!("a.C{number}"), 8), "");
+        services(2 + number);
+        etcd.delete(&key("a.B", 8));
+        eventually_following(&finback, &[7]);
+    }
+    // What keeps the connection alive, and makes room for what comes, is far less than a request each.
+    let bytes = sent.load(Ordering::SeqCst) - before;
+    assert!(bytes < CHANGES * REQUEST, "{bytes} bytes");
 }

@@ -1,5 +1,7 @@
 //! What becomes of offers, and for how long a service is followed.
 
+use futures_util::FutureExt;
+
 use super::*;
 use crate::metadata::NoMetadata;
 use crate::offer::Provider;
@@ -20,7 +22,7 @@ fn follower() -> (Follower, watch::Receiver<Option<Arc<Offer>>>) {
         },
         store,
         earlier: None,
-        turns: Arc::new(Semaphore::new(TURNS)),
+        turns: Arc::default(),
         hosts: Hosts::new(&Arc::new(Resolver::new(&Handle::current(), NAMES, None))),
         begun: Instant::now(),
         guard: Guard::new(Duration::from_secs(30)),
@@ -140,19 +142,34 @@ async fn nothing_is_followed_for_a_service_that_nobody_asks_for_any_more() {
 }
 
 #[tokio::test]
+async fn a_service_that_changes_alone_is_read_at_once() {
+    let handle = Handle::current();
+    let store = Store::saved(&handle, "r", &Disk::open(&std::env::temp_dir()));
+    let metadata = Metadata(Arc::new(NoMetadata));
+    let (roots, centre) = (Arc::<Roots>::default(), Arc::default());
+    let mut reading = Reading::begin(&store, &roots, &metadata, &centre, Layout::Sofa, "s");
+    let turns = Turns::default();
+    assert!(turns.read(&mut reading).now_or_never().is_some());
+    assert!(lock(&turns.last).is_some());
+    // Right after another, it lets go first whatever else is ready.
+    *lock(&turns.last) = Some(Instant::now() + SOON);
+    assert!(turns.read(&mut reading).now_or_never().is_none());
+}
+
+#[tokio::test]
 async fn many_services_that_change_at_once_leave_others_their_turns() {
     let handle = Handle::current();
     let store = Store::saved(&handle, "r", &Disk::open(&std::env::temp_dir()));
     let metadata = Metadata(Arc::new(NoMetadata));
     let (roots, centre) = (Arc::<Roots>::default(), Arc::default());
-    let (turns, done) = (Arc::new(Semaphore::new(TURNS)), Arc::new(Mutex::new(0)));
+    let (turns, done) = (Arc::new(Turns::default()), Arc::new(Mutex::new(0)));
     for number in 0..10 * TURNS {
         let service = format!("s{number}");
         let begin = |layout| Reading::begin(&store, &roots, &metadata, &centre, layout, &service);
         let mut reading = begin(Layout::Sofa);
         let (turns, done) = (turns.clone(), done.clone());
         tokio::spawn(async move {
-            in_turn(&turns, &mut reading).await;
+            turns.read(&mut reading).await;
             *lock(&done) += 1;
         });
     }
@@ -163,5 +180,6 @@ async fn many_services_that_change_at_once_leave_others_their_turns() {
         most = most.max(now - before);
         before = now;
     }
-    assert!(most <= TURNS, "{most} in one turn of this task");
+    // Those that are taken to come alone, as another process had the processor before, are few.
+    assert!(most <= 2 * TURNS, "{most} in one turn of this task");
 }

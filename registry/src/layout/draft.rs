@@ -15,6 +15,8 @@ pub(crate) struct Draft {
     /// The host as it was written, unless the provider's address says the same.
     name: Option<Box<str>>,
     pub(crate) port: u16,
+    /// It says of itself that it takes no calls: known, as every reading asks every provider.
+    pub(crate) is_disabled: bool,
     /// Its address is known unless the host is a name.
     pub(crate) provider: Arc<Provider>,
 }
@@ -29,6 +31,7 @@ impl Draft {
         Self {
             name: (!is_plain).then(|| host.into()),
             port,
+            is_disabled: is_disabled(&provider),
             provider: Arc::new(provider),
         }
     }
@@ -53,6 +56,7 @@ impl Draft {
         provider.address = former.address;
         provider.parameters.share(&former.parameters);
         Self {
+            is_disabled: is_disabled(&provider),
             provider: Arc::new(provider),
             ..self
         }
@@ -65,6 +69,10 @@ impl Draft {
         provider.parameters.share(&other.provider.parameters);
         self
     }
+}
+
+fn is_disabled(provider: &Provider) -> bool {
+    provider.parameters.get("disabled") == Some("true")
 }
 
 /// What a layout makes of a store's answers.
@@ -107,23 +115,33 @@ impl Drafts {
         answer: Option<&Answer>,
         mut read: impl FnMut(&str, &[u8]) -> Read,
     ) -> Self {
-        let former = std::mem::take(cached);
+        let Cached {
+            entries: former,
+            drafts: known,
+        } = std::mem::take(cached);
         let Some(Answer::Entries(entries)) = answer else {
             return Self {
                 refused: answer == Some(&Answer::Refused),
                 ..Self::default()
             };
         };
-        let mut known = former.entries.iter().zip(former.drafts).peekable();
+        let mut known = known.into_iter().enumerate().peekable();
         let mut last: Option<Draft> = None;
         cached.drafts = Vec::with_capacity(entries.len());
-        for (name, value) in &**entries {
+        for place in 0..entries.len() {
             // Both are in order of name.
-            while known.next_if(|((own, _), _)| *own < name).is_some() {}
-            let same = known.next_if(|((own, old), _)| *own == name && *old == value);
+            while known
+                .next_if(|(own, _)| former.compare(*own, entries, place).is_lt())
+                .is_some()
+            {}
+            let same = known.next_if(|(own, _)| former.is_same(*own, entries, place));
+            let mut fresh = || {
+                let (name, value) = entries.at(place)?;
+                read(&name, value)
+            };
             let read = match same {
                 Some((_, read)) => read,
-                None => match (read(name, value), &last) {
+                None => match (fresh(), &last) {
                     // Providers of one service differ in little.
                     (Some(Some(draft)), Some(last)) => Some(Some(draft.like(last))),
                     (read, _) => read,

@@ -86,14 +86,20 @@ impl Offered {
 }
 
 impl Revision {
-    /// The services that its metadata lists; `None` if they cannot be read.
-    fn services(&mut self, offered: &Offered, text: Bytes) -> Option<Arc<Services>> {
-        if let Some((former, services)) = &self.read
-            && *former == text
-        {
+    /// The services that its metadata lists; `None` if they cannot be read and never could. A revision says
+    /// the same for ever, so that what cannot be read any more is still what was read (Dubbo's consumers do
+    /// not even look again: Dubbo: ServiceInstancesChangedListener).
+    fn services(&mut self, offered: &Offered, answer: Answer) -> Option<Arc<Services>> {
+        let known = self.read.as_ref();
+        let Answer::Value(text) = answer else {
+            return known.map(|(_, services)| services.clone());
+        };
+        if let Some((_, services)) = known.filter(|(former, _)| *former == text) {
             return Some(services.clone());
         }
-        let services = offered.read(&text)?;
+        let Some(services) = offered.read(&text) else {
+            return known.map(|(_, services)| services.clone());
+        };
         self.read = Some((text, services.clone()));
         Some(services)
     }
@@ -201,9 +207,10 @@ impl Application {
                 .filter(|instance| instance.revision == *name_of_revision);
             match revision.metadata.latest() {
                 None => complete = false,
-                // All instances of a revision have the same services.
-                Some(Answer::Value(text)) => match revision.services(&source.offered, text) {
-                    Some(services) => {
+                Some(answer) => {
+                    let is_text = matches!(answer, Answer::Value(_));
+                    // All instances of a revision have the same services.
+                    if let Some(services) = revision.services(&source.offered, answer) {
                         let services = services.get(&source.service);
                         let services = services.map(Vec::as_slice).unwrap_or_default();
                         drafts.drafts.extend(own.flat_map(|instance| {
@@ -211,10 +218,10 @@ impl Application {
                                 .iter()
                                 .map(move |service| draft(name, instance, service))
                         }));
+                    } else if is_text {
+                        drafts.unreadable += own.count();
                     }
-                    None => drafts.unreadable += own.count(),
-                },
-                Some(_) => {}
+                }
             }
         }
         complete
@@ -261,7 +268,9 @@ impl Source {
                 instances: None, ..
             }) if instances.is_empty() => {}
             _ => {
-                let revision = self.revision(application, name, instances);
+                let former = revisions.remove(name);
+                let mut revision = self.revision(application, name, instances);
+                revision.read = former.and_then(|own| own.read);
                 revisions.insert(name.to_owned(), revision);
             }
         }
@@ -334,8 +343,8 @@ fn read_instances(answer: &Answer) -> (Vec<Instance>, usize) {
     };
     let mut unreadable = 0;
     let instances = entries
-        .values()
-        .filter_map(|value| match read_instance(value) {
+        .iter()
+        .filter_map(|(_, value)| match read_instance(value) {
             Some(instance) => instance,
             None => {
                 unreadable += 1;
@@ -491,11 +500,21 @@ mod tests {
             instances: None,
             read: None,
         };
-        let first = revision.services(&offered, text("4")).unwrap();
+        let value = |version: &str| Answer::Value(text(version));
+        let broken = || Answer::Value(Bytes::from_static(b"{"));
+        for unknown in [Answer::Missing, broken()] {
+            assert_eq!(revision.services(&offered, unknown), None);
+        }
+        let first = revision.services(&offered, value("4")).unwrap();
         lock(&offered.0).clear();
-        let again = revision.services(&offered, text("4")).unwrap();
+        let again = revision.services(&offered, value("4")).unwrap();
         assert!(Arc::ptr_eq(&first, &again));
-        let other = revision.services(&offered, text("5")).unwrap();
+        // What was read stays, whatever becomes of it in the registry.
+        for gone in [Answer::Missing, Answer::Refused, broken()] {
+            let still = revision.services(&offered, gone).unwrap();
+            assert!(Arc::ptr_eq(&first, &still));
+        }
+        let other = revision.services(&offered, value("5")).unwrap();
         assert_eq!(other["a.B"][0].version.as_deref(), Some("5"));
     }
 

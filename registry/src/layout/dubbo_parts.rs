@@ -79,9 +79,14 @@ impl DubboParts {
             .iter()
             .filter_map(|draft| draft.provider.parameters.get("application"));
         // Nearly always they are one and the same.
-        let names: BTreeSet<&str> = names.collect();
-        let names: BTreeSet<String> = names.into_iter().map(str::to_owned).collect();
-        let rules = Rules::select(service, names, &documents, nodes);
+        let mut applications = BTreeSet::new();
+        let mut last = None;
+        for name in names {
+            if last.replace(name) != Some(name) {
+                applications.insert(name.to_owned());
+            }
+        }
+        let rules = Rules::select(service, applications, &documents, nodes);
         drafts.drafts = rules.amend(drafts.drafts);
         drafts.lane = rules.lane();
         drafts.rules = rules.of_calls(&self.centre);

@@ -88,7 +88,7 @@ pub(crate) fn exercise_rules(document: Option<(&str, &[u8])>, nodes: &[&str]) {
 
 pub(crate) fn exercise_instance(bytes: &[u8]) {
     dubbo_app::exercise(bytes);
-    let entries: Entries = [("x".to_owned(), Bytes::copy_from_slice(bytes))].into();
+    let entries: Entries = [("x", Bytes::copy_from_slice(bytes))].into_iter().collect();
     let answer = Answer::Entries(Arc::new(entries));
     for read in [spring::read, grpc::read, native::read] {
         let drafts = Drafts::of(Some(&answer), read);

@@ -112,7 +112,7 @@ impl Rules {
                     draft
                 }
             })
-            .filter(|draft| draft.provider.parameters.get("disabled") != Some("true"))
+            .filter(|draft| !draft.is_disabled)
             .collect();
         self.tag(&mut drafts);
         let labels = self.labels();
@@ -189,6 +189,10 @@ impl Rules {
 
     /// Puts providers into the lanes that rules and their own tags give them.
     fn tag(&self, drafts: &mut [Draft]) {
+        let of_tags = |own: &Arc<Document>| matches!(own.content, Content::Tags(_));
+        if !self.documents.iter().any(of_tags) {
+            return;
+        }
         let given: Vec<Option<BTreeSet<String>>> = drafts
             .iter()
             .map(|draft| {

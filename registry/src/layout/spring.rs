@@ -55,8 +55,8 @@ impl Spellings {
         let bell = &self.bell;
         if let Some(Answer::Entries(names)) = &directory {
             let names = names
-                .keys()
-                .filter_map(|name| service_in(Layout::Spring, name));
+                .names()
+                .filter_map(|name| service_in(Layout::Spring, &name));
             let spelt: Vec<String> = names
                 .filter(|name| name.eq_ignore_ascii_case(wanted))
                 .collect();

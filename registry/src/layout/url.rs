@@ -1,5 +1,6 @@
 //! The URLs that frameworks use as names.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -113,7 +114,10 @@ pub(crate) fn decode(name: &str) -> Option<String> {
     if name.len() > MAX_NAME {
         return None;
     }
-    let spaced = name.replace('+', "%20");
+    let spaced = match name.contains('+') {
+        true => Cow::Owned(name.replace('+', "%20")),
+        false => Cow::Borrowed(name),
+    };
     let text = percent_decode_str(&spaced).decode_utf8().ok()?;
     Some(text.into_owned())
 }

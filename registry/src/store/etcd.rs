@@ -20,11 +20,9 @@ use self::connect::{is_denied, keep_connected};
 use self::gathered::{Change, Gathered, What};
 use self::holding::Ward;
 use self::lease::Lease;
-use self::stream::{Command, Watching};
-use self::tree::Trees;
+use self::stream::{Command, Teller, Watching};
+use self::tree::{Tree, Trees};
 
-pub(crate) use self::tree::Gathering;
-pub(super) use self::tree::Listener;
 use super::pause::Pause;
 use super::{Answer, Entries, Out, Query, Reporter, TlsConfig, bounded};
 
@@ -38,6 +36,8 @@ const PAGE_BYTES: usize = 8 * 1024 * 1024;
 const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 /// Requests at the same time: after a loss of connection, everything is listed anew.
 const TURNS: usize = 64;
+/// What is looked at in one turn of the thread: there may be a hundred thousand keys.
+const AT_ONCE: usize = 256;
 /// How long the servers may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// etcd servers, and how to get in.
@@ -166,7 +166,7 @@ impl Connection {
         drop(turn);
         *listed = true;
         out.publish(gathered.answer());
-        let mut watching = self.watch(&prefix, true, revision + 1);
+        let mut watching = self.watch(&prefix, true, revision + 1, None);
         while let Some(first) = watching.changes.recv().await {
             let mut changes = first;
             while let Ok(more) = watching.changes.try_recv() {
@@ -197,7 +197,7 @@ impl Connection {
             response.kvs().first().map(|entry| entry.value().to_vec()),
         ));
         let revision = response.header().map_or(0, |header| header.revision());
-        let mut watching = self.watch(key, false, revision + 1);
+        let mut watching = self.watch(key, false, revision + 1, None);
         while let Some(changes) = watching.changes.recv().await {
             if let Some(last) = changes.into_iter().last() {
                 out.publish(answer(match last.what {
@@ -220,7 +220,7 @@ impl Connection {
         &self,
         prefix: &str,
         values: bool,
-        mut add: impl FnMut(&str, Vec<u8>),
+        mut add: impl FnMut(&str, Vec<u8>) + Send,
     ) -> Result<i64, Error> {
         let mut kv = self.kv();
         let mut revision = 0;
@@ -250,12 +250,15 @@ impl Connection {
                     revision
                 }
             });
-            for entry in page.kvs() {
-                largest = largest.max(entry.key().len() + entry.value().len());
-                let Ok(key) = entry.key_str() else { continue };
-                if let Some(name) = key.strip_prefix(prefix) {
-                    add(name, entry.value().to_vec());
+            for some in page.kvs().chunks(AT_ONCE) {
+                for entry in some {
+                    largest = largest.max(entry.key().len() + entry.value().len());
+                    let Ok(key) = entry.key_str() else { continue };
+                    if let Some(name) = key.strip_prefix(prefix) {
+                        add(name, entry.value().to_vec());
+                    }
                 }
+                tokio::task::yield_now().await;
             }
             let Some(last) = page.kvs().last().filter(|_| page.more()) else {
                 return Ok(revision);
@@ -266,7 +269,8 @@ impl Connection {
         }
     }
 
-    fn watch(&self, key: &str, prefix: bool, revision: i64) -> Watching {
+    /// Has changes told from this revision on: to a tree, or else to whoever has what is returned.
+    fn watch(&self, key: &str, prefix: bool, revision: i64, tree: Option<Arc<Tree>>) -> Watching {
         let number = self.next_watch.fetch_add(1, Ordering::Relaxed);
         let (sender, changes) = mpsc::unbounded_channel();
         // A connection that has ended drops the sender, which tells the follower.
@@ -275,7 +279,10 @@ impl Connection {
             key: key.to_owned(),
             prefix,
             revision,
-            changes: sender,
+            teller: Teller {
+                tree,
+                changes: sender,
+            },
         });
         Watching {
             number,

@@ -10,7 +10,8 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use super::{Answer, Out, Query, etcd, zookeeper};
+use super::tree::Listener;
+use super::{Answer, Out, Query};
 use crate::disk::{Disk, Place};
 use crate::lock;
 
@@ -66,9 +67,7 @@ pub(super) struct Following {
 pub(super) enum Work {
     Task(Task),
     /// Hears of them from a tree.
-    Tree(etcd::Listener),
-    /// Hears of them from a watch that others share.
-    Place(zookeeper::Listener),
+    Tree(Listener),
 }
 
 /// Ends its task when dropped.

@@ -20,8 +20,6 @@ use zookeeper_client::{
     TlsOptions,
 };
 
-pub(crate) use self::tree::Gathering;
-pub(super) use self::tree::Listener;
 use self::tree::Trees;
 use super::pause::{Losses, Pause};
 use super::{Answer, Claim, Entries, Out, Pem, Query, Reporter, TlsConfig, bounded, reach};
@@ -355,17 +353,17 @@ struct Values<'a> {
 impl Values<'_> {
     fn clear(&mut self) {
         self.former = Arc::default();
-        self.entries.clear();
+        self.entries = Entries::new();
         self.refused.clear();
         self.watches.abort_all();
     }
 
     /// Forgets all but these; tells which of them are new.
     fn keep(&mut self, children: HashSet<String>) -> Vec<String> {
-        self.entries.retain(|name, _| children.contains(name));
+        self.entries.retain(|name| children.contains(name));
         self.refused.retain(|name| children.contains(name));
         let mut fresh: Vec<String> = children.into_iter().collect();
-        fresh.retain(|name| !self.entries.contains_key(name));
+        fresh.retain(|name| !self.entries.contains(name));
         fresh
     }
 
@@ -381,7 +379,7 @@ impl Values<'_> {
             match read {
                 Ok((value, _, watcher)) => {
                     self.refused.remove(&name);
-                    self.entries.insert(name.clone(), bounded(&name, value));
+                    self.entries.insert(&name, bounded(&name, value));
                     self.watches
                         .spawn(async move { changed(watcher).await.map(|()| name) });
                 }
@@ -391,7 +389,7 @@ impl Values<'_> {
                     let former = self.entries.get(&name).or_else(|| self.former.get(&name));
                     // One that we never could read is not for us.
                     if let Some(former) = former.cloned() {
-                        self.entries.insert(name.clone(), former);
+                        self.entries.insert(&name, former);
                         self.refused.insert(name);
                     }
                 }

@@ -80,10 +80,10 @@ impl Centre {
 impl Documents {
     fn next(&self, answer: &Answer) -> Self {
         let mut next = Self::default();
-        for (key, text) in entries(answer).into_iter().flat_map(|all| &**all) {
-            let parsed = match self.parsed.get(key) {
+        for (key, text) in entries(answer).into_iter().flat_map(|all| all.iter()) {
+            let parsed = match self.parsed.get(&*key) {
                 Some(parsed) if parsed.text == *text => parsed.clone(),
-                _ => parse(key, text),
+                _ => parse(&key, text),
             };
             for document in &parsed.documents {
                 let place = match &document.place {
@@ -92,7 +92,7 @@ impl Documents {
                 };
                 place.or_default().push(document.clone());
             }
-            next.parsed.insert(key.clone(), parsed);
+            next.parsed.insert(key.into_owned(), parsed);
         }
         let labels: BTreeSet<String> = next
             .by_application

@@ -52,10 +52,10 @@ impl Nodes {
     pub(super) fn read(service: &str, folders: [&Answer; 2]) -> Self {
         let mut nodes = Self::default();
         for folder in folders {
-            for name in entries(folder).into_iter().flat_map(Entries::keys) {
+            for name in entries(folder).into_iter().flat_map(Entries::names) {
                 // etcd holds keys of folders too.
                 if !name.is_empty() {
-                    nodes.add(service, name);
+                    nodes.add(service, &name);
                 }
             }
         }

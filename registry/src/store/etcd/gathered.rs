@@ -52,10 +52,10 @@ impl Gathered {
         match (self, what) {
             (Self::Entries(entries), What::Made(value) | What::Written(value)) => {
                 let value = bounded(name, value);
-                entries.insert(name.to_owned(), value.clone()) != Some(value)
+                entries.insert(name, value.clone()) != Some(value)
             }
             (Self::Names(entries), What::Made(_) | What::Written(_)) => {
-                entries.insert(name.to_owned(), Bytes::new()).is_none()
+                entries.insert(name, Bytes::new()).is_none()
             }
             (Self::Entries(entries) | Self::Names(entries), What::Removed) => {
                 entries.remove(name).is_some()

@@ -118,7 +118,7 @@ impl Connection {
             Claim::Shared => self.claim(key, value, own).await?,
         };
         held.send_replace(true);
-        let mut watching = self.watch(key, false, revision + 1);
+        let mut watching = self.watch(key, false, revision + 1, None);
         let mut ending = pin!(async {
             // One that is bound to no lease was put by hand.
             if holder == own || holder == 0 {

@@ -1,12 +1,14 @@
 //! The watch stream: one carries the watches of all followers.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use etcd_client::{Client, Error, EventType, WatchOptions, WatchResponse, WatchStream};
+use etcd_client::{Client, Error, Event, EventType, WatchOptions, WatchResponse, WatchStream};
 use tokio::sync::mpsc;
 
 use super::gathered::{Change, What};
-use super::{MAX_MESSAGE, within};
+use super::tree::Tree;
+use super::{AT_ONCE, MAX_MESSAGE, within};
 
 /// What is asked of the stream.
 pub(super) enum Command {
@@ -15,10 +17,17 @@ pub(super) enum Command {
         key: String,
         prefix: bool,
         revision: i64,
-        /// One that closes means that changes may have been missed.
-        changes: mpsc::UnboundedSender<Vec<Change>>,
+        teller: Teller,
     },
     Cancel(i64),
+}
+
+/// Who is told of changes.
+pub(super) struct Teller {
+    /// A tree, which takes them at once: nothing is sent then.
+    pub(super) tree: Option<Arc<Tree>>,
+    /// One that closes means that changes may have been missed.
+    pub(super) changes: mpsc::UnboundedSender<Vec<Change>>,
 }
 
 /// Ends a watch when dropped.
@@ -38,15 +47,15 @@ impl Drop for Watching {
 /// Carries all watches over one stream; ends with it.
 pub(super) async fn serve(client: &Client, mut orders: mpsc::UnboundedReceiver<Command>) -> Error {
     let mut stream: Option<WatchStream> = None;
-    let mut watches: HashMap<i64, mpsc::UnboundedSender<Vec<Change>>> = HashMap::new();
+    let mut watches: HashMap<i64, Teller> = HashMap::new();
     loop {
         tokio::select! {
             order = orders.recv() => {
                 let done = match order {
                     // We keep a sender ourselves as long as the connection is offered.
                     None => return Error::Internal("nobody uses it".to_owned()),
-                    Some(Command::Watch { number, key, prefix, revision, changes }) => {
-                        watches.insert(number, changes);
+                    Some(Command::Watch { number, key, prefix, revision, teller }) => {
+                        watches.insert(number, teller);
                         let mut options = WatchOptions::new()
                             .with_start_revision(revision)
                             .with_watch_id(number);
@@ -66,7 +75,7 @@ pub(super) async fn serve(client: &Client, mut orders: mpsc::UnboundedReceiver<C
             }
             message = next(&mut stream) => match message {
                 Ok(Some(response)) => {
-                    if let Err(error) = hand_out(&response, &mut watches) {
+                    if let Err(error) = hand_out(&response, &mut watches).await {
                         return error;
                     }
                 }
@@ -100,9 +109,9 @@ async fn next(stream: &mut Option<WatchStream>) -> Result<Option<WatchResponse>,
     }
 }
 
-fn hand_out(
+async fn hand_out(
     response: &WatchResponse,
-    watches: &mut HashMap<i64, mpsc::UnboundedSender<Vec<Change>>>,
+    watches: &mut HashMap<i64, Teller>,
 ) -> Result<(), Error> {
     let number = response.watch_id();
     if response.canceled() {
@@ -119,27 +128,37 @@ fn hand_out(
         }
         return Ok(());
     }
-    let changes: Vec<Change> = response
-        .events()
-        .iter()
-        .filter_map(|event| {
-            let entry = event.kv()?;
-            let key = entry.key_str().ok()?.to_owned();
-            let what = match event.event_type() {
-                EventType::Put if entry.create_revision() == entry.mod_revision() => {
-                    What::Made(entry.value().to_vec())
-                }
-                EventType::Put => What::Written(entry.value().to_vec()),
-                EventType::Delete => What::Removed,
-            };
-            Some(Change { key, what })
-        })
-        .collect();
-    if let Some(watch) = watches.get(&number)
-        && !changes.is_empty()
-    {
+    let mut changes = response.events().iter().filter_map(change).peekable();
+    match watches.get(&number) {
         // One that has just been dropped is cancelled by its own command.
-        let _ = watch.send(changes);
+        None => {}
+        Some(Teller {
+            tree: Some(tree), ..
+        }) => {
+            while changes.peek().is_some() {
+                tree.apply(changes.by_ref().take(AT_ONCE));
+                if changes.peek().is_some() {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        Some(teller) if changes.peek().is_some() => {
+            let _ = teller.changes.send(changes.collect());
+        }
+        Some(_) => {}
     }
     Ok(())
+}
+
+fn change(event: &Event) -> Option<Change> {
+    let entry = event.kv()?;
+    let key = entry.key_str().ok()?.to_owned();
+    let what = match event.event_type() {
+        EventType::Put if entry.create_revision() == entry.mod_revision() => {
+            What::Made(entry.value().to_vec())
+        }
+        EventType::Put => What::Written(entry.value().to_vec()),
+        EventType::Delete => What::Removed,
+    };
+    Some(Change { key, what })
 }

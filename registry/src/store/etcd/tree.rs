@@ -2,22 +2,22 @@
 //! a place each would cost a request and a watch each.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
 use etcd_client::Error;
 use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
 
 use super::connect::is_denied;
 use super::gathered::{Change, What};
-use super::{Connection, Etcd};
+use super::{AT_ONCE, Connection, Etcd};
 use crate::lock;
 use crate::store::pause::Pause;
+use crate::store::tree::{Follower, Forget, Gathering, Listener};
 use crate::store::{Answer, Entries, Out, Query, bounded};
 
 /// Those told in one turn after a list: there may be tens of thousands.
-const AT_ONCE: usize = 64;
+const TOLD_AT_ONCE: usize = 64;
 
 /// Trees by their prefix.
 pub(super) type Trees = Arc<Mutex<HashMap<String, Weak<Tree>>>>;
@@ -36,36 +36,20 @@ struct State {
     ended: bool,
     /// What is in each folder, by its path below the prefix.
     folders: BTreeMap<Box<str>, Arc<Entries>>,
+    /// The folders below each place where somebody follows them: kept change by change, as there may be
+    /// tens of thousands.
+    listings: HashMap<Box<str>, Arc<Entries>>,
     /// Those who follow a place, by its path below the prefix.
     followers: HashMap<Box<str>, Vec<Arc<Follower>>>,
 }
 
-struct Follower {
-    wish: Wish,
-    query: Query,
-    out: Out,
-    /// Follows the place alone, since the tree is not kept up to date any more.
-    alone: OnceLock<AbortHandle>,
-}
-
-impl Follower {
-    fn new(query: Query, out: Out) -> Self {
-        let wish = match query {
-            Query::Names(_) | Query::Entries(_) => Wish::Below,
-            Query::Folders(_) => Wish::Folders,
-            Query::Value(_) => Wish::Value,
-        };
-        Self {
-            wish,
-            query,
-            out,
-            alone: OnceLock::new(),
+impl Wish {
+    fn of(query: &Query) -> Self {
+        match query {
+            Query::Names(_) | Query::Entries(_) => Self::Below,
+            Query::Folders(_) => Self::Folders,
+            Query::Value(_) => Self::Value,
         }
-    }
-
-    /// Its place below a prefix.
-    fn place(&self, prefix: &str) -> Option<&str> {
-        below(self.query.path(), prefix)
     }
 }
 
@@ -100,36 +84,6 @@ enum Wish {
     Value,
 }
 
-/// Keeps a tree up to date until dropped.
-pub(crate) struct Gathering {
-    etcd: Etcd,
-    handle: Handle,
-    tree: Arc<Tree>,
-    task: AbortHandle,
-}
-
-impl Drop for Gathering {
-    fn drop(&mut self) {
-        self.task.abort();
-        self.tree.end(&self.etcd, &self.handle);
-    }
-}
-
-/// Follows a place of a tree, or alone if that is not kept up to date any more, until dropped.
-pub(in crate::store) struct Listener {
-    tree: Arc<Tree>,
-    follower: Arc<Follower>,
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.tree.forget(&self.follower);
-        if let Some(alone) = self.follower.alone.get() {
-            alone.abort();
-        }
-    }
-}
-
 impl Etcd {
     /// Reads everything below `root` as one, for whatever is followed there from now on.
     pub(in crate::store) fn gather(&self, handle: &Handle, root: &str) -> Gathering {
@@ -140,12 +94,9 @@ impl Etcd {
         });
         lock(&self.trees).insert(prefix, Arc::downgrade(&tree));
         let task = handle.spawn(keep(self.clone(), handle.clone(), tree.clone()));
-        Gathering {
-            etcd: self.clone(),
-            handle: handle.clone(),
-            tree,
-            task: task.abort_handle(),
-        }
+        let etcd = self.clone();
+        let handle = handle.clone();
+        Gathering::new(task.abort_handle(), move || tree.end(&etcd, &handle))
     }
 
     /// Follows a place as part of the tree that it is in, if there is one.
@@ -175,7 +126,7 @@ async fn keep(mut etcd: Etcd, handle: Handle, tree: Arc<Tree>) {
             if is_denied(&error) {
                 return tree.end(&etcd, &handle);
             }
-            tree.fail();
+            tree.fail().await;
             tracing::debug!(prefix = tree.prefix, %error, "cannot follow; trying again");
         }
         if listed {
@@ -187,20 +138,23 @@ async fn keep(mut etcd: Etcd, handle: Handle, tree: Arc<Tree>) {
 
 impl Connection {
     /// Keeps a tree up to date until changes may have been missed.
-    async fn keep(&self, tree: &Tree, listed: &mut bool) -> Result<(), Error> {
-        let mut folders: HashMap<Box<str>, Entries> = HashMap::new();
+    async fn keep(&self, tree: &Arc<Tree>, listed: &mut bool) -> Result<(), Error> {
+        let mut folders: BTreeMap<Box<str>, Entries> = BTreeMap::new();
         let add = |name: &str, value: Vec<u8>| {
             let (folder, name) = split(name);
-            let entries = folders.entry(folder.into()).or_default();
-            entries.insert(name.to_owned(), bounded(name, value));
+            let value = bounded(name, value);
+            match folders.get_mut(folder) {
+                Some(entries) => drop(entries.insert(name, value)),
+                None => drop(folders.insert(folder.into(), [(name, value)].into_iter().collect())),
+            }
         };
         let revision = self.list(&tree.prefix, true, add).await?;
         *listed = true;
         tree.replace(folders).await;
-        let mut watching = self.watch(&tree.prefix, true, revision + 1);
-        while let Some(changes) = watching.changes.recv().await {
-            tree.apply(changes);
-        }
+        let watched = Some(tree.clone());
+        let mut watching = self.watch(&tree.prefix, true, revision + 1, watched);
+        // Ends when changes may have been missed.
+        while watching.changes.recv().await.is_some() {}
         Ok(())
     }
 }
@@ -213,31 +167,19 @@ impl Tree {
         let (false, Some(at)) = (state.ended, at.map(Box::<str>::from)) else {
             return Err((query, out));
         };
-        let follower = Arc::new(Follower::new(query, out));
+        let follower = Follower::new(query, out);
+        if matches!(Wish::of(&follower.query), Wish::Folders) {
+            state.keep_listing(&at);
+        }
         if state.listed {
-            let answer = state.answer(follower.wish, &at);
+            let answer = state.answer(Wish::of(&follower.query), &at);
             follower.out.publish(answer);
         }
         let own = state.followers.entry(at);
         own.or_insert_with(|| Vec::with_capacity(1))
             .push(follower.clone());
         drop(state);
-        Ok(Listener {
-            tree: self,
-            follower,
-        })
-    }
-
-    fn forget(&self, follower: &Arc<Follower>) {
-        let mut state = lock(&self.state);
-        let at = follower.place(&self.prefix).unwrap_or_default();
-        let Some(own) = state.followers.get_mut(at) else {
-            return;
-        };
-        own.retain(|other| !Arc::ptr_eq(other, follower));
-        if own.is_empty() {
-            state.followers.remove(at);
-        }
+        Ok(Listener::new(self, follower))
     }
 
     /// Is not kept up to date any more: whoever follows a place of it does so alone from now on.
@@ -245,66 +187,101 @@ impl Tree {
         let mut state = lock(&self.state);
         state.ended = true;
         for follower in std::mem::take(&mut state.followers).into_values().flatten() {
-            let (etcd, own) = (etcd.clone(), Arc::downgrade(&follower));
-            let alone = async move {
-                let Some(own) = own.upgrade() else { return };
-                etcd.follow(&own.query, &own.out).await;
-            };
-            // Set once: nobody is among the followers of a tree that has ended.
-            let _ = follower.alone.set(handle.spawn(alone).abort_handle());
+            let etcd = etcd.clone();
+            let alone = async move |own: Arc<Follower>| etcd.follow(&own.query, &own.out).await;
+            follower.go_alone(handle, alone);
         }
     }
 
     /// Puts a fresh list in place of what was known.
-    async fn replace(&self, folders: HashMap<Box<str>, Entries>) {
-        let all: Vec<Arc<Follower>> = {
+    async fn replace(&self, folders: BTreeMap<Box<str>, Entries>) {
+        let mut fresh = BTreeMap::new();
+        let places: Vec<Box<str>> = lock(&self.state).listings.keys().cloned().collect();
+        let mut listings: HashMap<Box<str>, Arc<Entries>> =
+            places.into_iter().map(|at| (at, Arc::default())).collect();
+        for (number, (folder, mut entries)) in folders.into_iter().enumerate() {
+            let known = lock(&self.state).folders.get(&folder).cloned();
+            // The same piece of memory tells at a glance that nothing changed.
+            let same = known.filter(|known| **known == entries);
+            entries.shrink();
+            for (at, listing) in &mut listings {
+                if let Some(below) = within(&folder, at) {
+                    list(Arc::make_mut(listing), below, &entries);
+                }
+            }
+            fresh.insert(folder, same.unwrap_or_else(|| Arc::new(entries)));
+            if number.is_multiple_of(AT_ONCE) {
+                tokio::task::yield_now().await;
+            }
+        }
+        {
             let mut state = lock(&self.state);
-            let former = std::mem::take(&mut state.folders);
-            let kept = folders.into_iter().map(|(folder, entries)| {
-                // The same piece of memory tells at a glance that nothing changed.
-                let same = former.get(&folder).filter(|former| ***former == entries);
-                let entries = same.cloned().unwrap_or_else(|| Arc::new(entries));
-                (folder, entries)
-            });
-            state.folders = kept.collect();
+            state.folders = fresh;
             state.listed = true;
+            for at in std::mem::take(&mut state.listings).into_keys() {
+                match listings.remove(&at) {
+                    Some(listing) => drop(state.listings.insert(at, listing)),
+                    // Somebody asked for it meanwhile.
+                    None => state.keep_listing(&at),
+                }
+            }
+        }
+        self.each(|state, follower| {
+            let at = below(follower.query.path(), &self.prefix).unwrap_or_default();
+            follower
+                .out
+                .publish(state.answer(Wish::of(&follower.query), at));
+        })
+        .await;
+    }
+
+    /// Does something for all who follow a place now, some at a time.
+    async fn each(&self, tell: impl Fn(&State, &Follower)) {
+        let all: Vec<Arc<Follower>> = {
+            let state = lock(&self.state);
             state.followers.values().flatten().cloned().collect()
         };
-        for some in all.chunks(AT_ONCE) {
+        for some in all.chunks(TOLD_AT_ONCE) {
             {
                 let state = lock(&self.state);
                 for follower in some {
-                    let at = follower.place(&self.prefix).unwrap_or_default();
-                    follower.out.publish(state.answer(follower.wish, at));
+                    tell(&state, follower);
                 }
             }
             tokio::task::yield_now().await;
         }
     }
 
-    fn apply(&self, changes: Vec<Change>) {
+    /// Takes changes, and tells those whom they concern.
+    pub(super) fn apply(&self, changes: impl Iterator<Item = Change>) {
         let mut state = lock(&self.state);
-        let mut touched: BTreeMap<String, bool> = BTreeMap::new();
+        let mut touched: Vec<(String, bool)> = Vec::new();
         for Change { key, what } in changes {
             let Some(name) = key.strip_prefix(&self.prefix) else {
                 continue;
             };
-            match state.apply(name, what) {
-                Differs::Nothing => {}
-                Differs::Keys => drop(touched.entry(name.to_owned()).or_default()),
-                Differs::Folders => drop(touched.insert(name.to_owned(), true)),
+            let differs = state.apply(name, what);
+            if differs != Differs::Nothing {
+                state.relist(name);
+                touched.push((key, differs == Differs::Folders));
             }
         }
         let mut told = BTreeSet::new();
-        for (name, folders) in &touched {
+        for (key, folders) in &touched {
+            let name = &key[self.prefix.len()..];
             // Whoever follows the key itself, its folder, or one further up; of thousands of folders
             // only if there are others.
-            let mut at = Some(&**name);
+            let mut at = Some(name);
             while let Some(place) = at {
                 for follower in state.followers.get(place).into_iter().flatten() {
-                    let concerns = *folders || !matches!(follower.wish, Wish::Folders);
+                    // Keys directly in a place stand for themselves among its folders.
+                    let concerns = *folders
+                        || split(name).0 == place
+                        || !matches!(Wish::of(&follower.query), Wish::Folders);
                     if concerns && told.insert(Arc::as_ptr(follower)) {
-                        follower.out.publish(state.answer(follower.wish, place));
+                        follower
+                            .out
+                            .publish(state.answer(Wish::of(&follower.query), place));
                     }
                 }
                 at = match place.rsplit_once('/') {
@@ -315,10 +292,22 @@ impl Tree {
         }
     }
 
-    fn fail(&self) {
-        let state = lock(&self.state);
-        for follower in state.followers.values().flatten() {
-            follower.out.fail();
+    async fn fail(&self) {
+        self.each(|_, follower| follower.out.fail()).await;
+    }
+}
+
+impl Forget for Tree {
+    fn forget(&self, follower: &Arc<Follower>) {
+        let mut state = lock(&self.state);
+        let at = below(follower.query.path(), &self.prefix).unwrap_or_default();
+        let Some(own) = state.followers.get_mut(at) else {
+            return;
+        };
+        own.retain(|other| !Arc::ptr_eq(other, follower));
+        if own.is_empty() {
+            state.followers.remove(at);
+            state.listings.remove(at);
         }
     }
 }
@@ -333,7 +322,7 @@ impl State {
                 // A key in no folder stands for itself among folders.
                 let is_new = folder.is_empty() || !self.folders.contains_key(folder);
                 let entries = self.folders.entry(folder.into()).or_default();
-                let former = Arc::make_mut(entries).insert(own.to_owned(), value.clone());
+                let former = Arc::make_mut(entries).insert(own, value.clone());
                 match former {
                     None if is_new => Differs::Folders,
                     Some(former) if former == value => Differs::Nothing,
@@ -359,6 +348,48 @@ impl State {
         }
     }
 
+    /// Keeps the folders below a place from now on.
+    fn keep_listing(&mut self, at: &str) {
+        if !self.listings.contains_key(at) {
+            let folders = self.list(at);
+            self.listings.insert(at.into(), Arc::new(folders));
+        }
+    }
+
+    /// What a change of one key makes of the folders that are kept.
+    fn relist(&mut self, name: &str) {
+        let (folder, own) = split(name);
+        for (at, listing) in &mut self.listings {
+            let (listed, is_there) = match within(folder, at) {
+                None => continue,
+                Some("") => {
+                    let entries = self.folders.get(folder);
+                    let is_there = entries.is_some_and(|entries| entries.contains(own));
+                    (own.to_owned(), is_there)
+                }
+                Some(below) => (format!("{below}/"), self.folders.contains_key(folder)),
+            };
+            if listing.contains(&listed) == is_there {
+                continue;
+            }
+            let listing = Arc::make_mut(listing);
+            match is_there {
+                true => drop(listing.insert(&listed, Bytes::new())),
+                false => drop(listing.remove(&listed)),
+            }
+        }
+    }
+
+    /// The folders below a place; keys in no folder stand for themselves.
+    fn list(&self, at: &str) -> Entries {
+        let mut listed = Entries::new();
+        for (below, entries) in self.below(at) {
+            list(&mut listed, below, entries);
+        }
+        listed.shrink();
+        listed
+    }
+
     fn answer(&self, wish: Wish, at: &str) -> Answer {
         match wish {
             Wish::Value => {
@@ -366,15 +397,11 @@ impl State {
                 let value = self.folders.get(folder).and_then(|own| own.get(name));
                 value.map_or(Answer::Missing, |value| Answer::Value(value.clone()))
             }
-            Wish::Folders => {
-                let folders = self.below(at).map(|(below, entries)| match below {
-                    // Keys in no folder stand for themselves.
-                    "" => entries.keys().cloned().collect(),
-                    below => vec![format!("{below}/")],
-                });
-                let folders = folders.flatten().map(|name| (name, Bytes::new()));
-                listed(folders.collect())
-            }
+            Wish::Folders => match self.listings.get(at) {
+                Some(listing) if listing.is_empty() => Answer::Missing,
+                Some(listing) => Answer::Entries(listing.clone()),
+                None => listed(self.list(at)),
+            },
             Wish::Below => {
                 let mut below = self.below(at).peekable();
                 match (below.next(), below.peek()) {
@@ -385,7 +412,7 @@ impl State {
                         let all = std::iter::once(first).chain(below);
                         let all = all.flat_map(|(folder, entries)| {
                             entries.iter().map(move |(name, value)| match folder {
-                                "" => (name.clone(), value.clone()),
+                                "" => (name.into_owned(), value.clone()),
                                 folder => (format!("{folder}/{name}"), value.clone()),
                             })
                         });
@@ -420,6 +447,27 @@ fn listed(entries: Entries) -> Answer {
         Answer::Missing
     } else {
         Answer::Entries(Arc::new(entries))
+    }
+}
+
+/// Lists a folder that is at `below`; keys of the place itself stand for themselves.
+fn list(listing: &mut Entries, below: &str, entries: &Entries) {
+    match below {
+        "" => entries
+            .names()
+            .for_each(|name| drop(listing.insert(&name, Bytes::new()))),
+        below => drop(listing.insert(&format!("{below}/"), Bytes::new())),
+    }
+}
+
+/// Where a folder is below a place; "" is the place itself.
+fn within<'a>(folder: &'a str, at: &str) -> Option<&'a str> {
+    match at {
+        "" => Some(folder),
+        at => match folder.strip_prefix(at)? {
+            "" => Some(""),
+            below => below.strip_prefix('/'),
+        },
     }
 }
 

@@ -9,20 +9,20 @@
 //! is hidden is found by two looks: into an entry of each list, and, in turn, at each list anew.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
 use zookeeper_client::{AddWatchMode, Client, Error, EventType, SessionState, WatchedEvent};
 
 use super::ZooKeeper;
 use crate::lock;
 use crate::store::pause::Pause;
+use crate::store::tree::{Follower, Forget, Gathering, Listener};
 use crate::store::{Answer, Entries, Out, Query, bounded};
 
 /// Places read at the same time.
@@ -81,6 +81,17 @@ enum Sort {
     Value,
 }
 
+impl Sort {
+    /// What of a place a query follows; `None` for what a tree does not tell of.
+    fn of(query: &Query) -> Option<Self> {
+        match query {
+            Query::Names(_) | Query::Folders(_) => Some(Self::Names),
+            Query::Value(_) => Some(Self::Value),
+            Query::Entries(_) => None,
+        }
+    }
+}
+
 struct Place {
     number: u64,
     followers: Vec<Arc<Follower>>,
@@ -103,50 +114,12 @@ enum Phase {
     Changed,
 }
 
-struct Follower {
-    sort: Sort,
-    query: Query,
-    out: Out,
-    /// Follows the place alone, since the tree is not kept up to date any more.
-    alone: OnceLock<AbortHandle>,
-}
-
 /// Why a tree cannot be kept up to date by this watch.
 enum Over {
     /// The session or its connection has ended: changes may have been missed.
     Gap,
     /// The servers do not tell of everything.
     Blind(&'static str),
-}
-
-/// Keeps a tree up to date until dropped.
-pub(crate) struct Gathering {
-    zookeeper: ZooKeeper,
-    handle: Handle,
-    tree: Arc<Tree>,
-    task: AbortHandle,
-}
-
-impl Drop for Gathering {
-    fn drop(&mut self) {
-        self.task.abort();
-        self.tree.end(&self.zookeeper, &self.handle);
-    }
-}
-
-/// Follows a place of a tree, or alone if that is not kept up to date any more, until dropped.
-pub(in crate::store) struct Listener {
-    tree: Arc<Tree>,
-    follower: Arc<Follower>,
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.tree.forget(&self.follower);
-        if let Some(alone) = self.follower.alone.get() {
-            alone.abort();
-        }
-    }
 }
 
 impl ZooKeeper {
@@ -160,12 +133,8 @@ impl ZooKeeper {
         });
         lock(&self.trees).insert(root, Arc::downgrade(&tree));
         let task = handle.spawn(keep(self.clone(), handle.clone(), tree.clone()));
-        Gathering {
-            zookeeper: self.clone(),
-            handle: handle.clone(),
-            tree,
-            task: task.abort_handle(),
-        }
+        let (zookeeper, handle) = (self.clone(), handle.clone());
+        Gathering::new(task.abort_handle(), move || tree.end(&zookeeper, &handle))
     }
 
     /// Follows a place as part of the tree that it is in, if there is one.
@@ -268,41 +237,17 @@ impl Tree {
     /// Follows a place of it, unless it is not kept up to date any more.
     fn listen(self: Arc<Self>, query: Query, out: Out) -> Result<Listener, (Query, Out)> {
         let mut state = lock(&self.state);
-        let sort = match query {
-            Query::Names(_) | Query::Folders(_) => Sort::Names,
-            Query::Value(_) => Sort::Value,
-            Query::Entries(_) => return Err((query, out)),
+        let Some(sort) = Sort::of(&query) else {
+            return Err((query, out));
         };
         if state.ended {
             return Err((query, out));
         }
-        let follower = Arc::new(Follower {
-            sort,
-            query,
-            out,
-            alone: OnceLock::new(),
-        });
-        state.add(&follower);
+        let follower = Follower::new(query, out);
+        state.add(sort, &follower);
         drop(state);
         self.bell.notify_one();
-        Ok(Listener {
-            tree: self,
-            follower,
-        })
-    }
-
-    fn forget(&self, follower: &Arc<Follower>) {
-        let mut state = lock(&self.state);
-        let path = follower.query.path();
-        let places = state.places(follower.sort);
-        let Some(place) = places.get_mut(path) else {
-            return;
-        };
-        let own = &mut place.followers;
-        own.retain(|other| !Arc::ptr_eq(other, follower));
-        if own.is_empty() {
-            places.remove(path);
-        }
+        Ok(Listener::new(self, follower))
     }
 
     /// Is not kept up to date any more: whoever follows a place of it does so alone from now on.
@@ -313,13 +258,10 @@ impl Tree {
         state.ended = true;
         for follower in lists.into_values().chain(values.into_values()) {
             for follower in follower.followers {
-                let (zookeeper, own) = (zookeeper.clone(), Arc::downgrade(&follower));
-                let alone = async move {
-                    let Some(own) = own.upgrade() else { return };
-                    zookeeper.follow(&own.query, &own.out).await;
-                };
-                // Set once: nobody is among the followers of a tree that has ended.
-                let _ = follower.alone.set(handle.spawn(alone).abort_handle());
+                let zookeeper = zookeeper.clone();
+                let alone =
+                    async move |own: Arc<Follower>| zookeeper.follow(&own.query, &own.out).await;
+                follower.go_alone(handle, alone);
             }
         }
     }
@@ -365,6 +307,25 @@ impl Tree {
     }
 }
 
+impl Forget for Tree {
+    fn forget(&self, follower: &Arc<Follower>) {
+        let mut state = lock(&self.state);
+        let path = follower.query.path();
+        let Some(sort) = Sort::of(&follower.query) else {
+            return;
+        };
+        let places = state.places(sort);
+        let Some(place) = places.get_mut(path) else {
+            return;
+        };
+        let own = &mut place.followers;
+        own.retain(|other| !Arc::ptr_eq(other, follower));
+        if own.is_empty() {
+            places.remove(path);
+        }
+    }
+}
+
 /// Why there is no watch.
 fn refused(error: &Error) -> Over {
     match error {
@@ -387,8 +348,7 @@ impl State {
         }
     }
 
-    fn add(&mut self, follower: &Arc<Follower>) {
-        let sort = follower.sort;
+    fn add(&mut self, sort: Sort, follower: &Arc<Follower>) {
         let number = self.next_number;
         let (Query::Names(path) | Query::Folders(path) | Query::Entries(path) | Query::Value(path)) =
             &follower.query;
@@ -511,7 +471,7 @@ impl State {
             (Phase::Calm, Some(Answer::Entries(entries))) => {
                 let own: &mut Entries = Arc::make_mut(entries);
                 match is_there {
-                    true => drop(own.insert(name.to_owned(), Bytes::new())),
+                    true => drop(own.insert(name, Bytes::new())),
                     false => drop(own.remove(name)),
                 }
                 let answer = Answer::Entries(entries.clone());

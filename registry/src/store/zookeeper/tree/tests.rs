@@ -9,17 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A follower, and what it was told last.
 fn follower(query: Query) -> (Arc<Follower>, Arc<Latest>) {
     let latest = Arc::<Latest>::default();
-    let sort = match query {
-        Query::Value(_) => Sort::Value,
-        _ => Sort::Names,
-    };
-    let follower = Follower {
-        sort,
-        query,
-        out: Out::new(latest.clone(), Troubles::default()),
-        alone: OnceLock::new(),
-    };
-    (Arc::new(follower), latest)
+    let out = Out::new(latest.clone(), Troubles::default());
+    (Follower::new(query, out), latest)
+}
+
+fn add(state: &mut State, follower: &Arc<Follower>) {
+    let sort = Sort::of(&follower.query).expect("a tree tells of it");
+    state.add(sort, follower);
 }
 
 fn answer(latest: &Latest) -> Option<Answer> {
@@ -45,7 +41,7 @@ fn event(event_type: EventType, path: &str) -> WatchedEvent {
 /// A list that was read once, and whoever follows it.
 fn read_once(state: &mut State, path: &str, list: &[&str]) -> Arc<Latest> {
     let (follower, latest) = follower(Query::Names(path.into()));
-    state.add(&follower);
+    add(state, &follower);
     let spot = state.next().expect("to be read");
     assert!(state.settle(spot, found(names(list))).is_ok());
     latest
@@ -76,7 +72,7 @@ fn a_place_that_comes_or_goes_and_a_value_that_changes_are_read_again() {
     let mut state = State::default();
     let latest = read_once(&mut state, "/d/s", &["a"]);
     let (value, told) = follower(Query::Value("/d/m".into()));
-    state.add(&value);
+    add(&mut state, &value);
     let spot = state.next().expect("to be read");
     assert!(state.settle(spot, found(Answer::Missing)).is_ok());
     for (kind, path, sort) in [
@@ -103,7 +99,7 @@ fn a_place_that_comes_or_goes_and_a_value_that_changes_are_read_again() {
 fn what_changes_while_it_is_read_is_read_again() {
     let mut state = State::default();
     let (own, latest) = follower(Query::Names("/d/s".into()));
-    state.add(&own);
+    add(&mut state, &own);
     let spot = state.next().expect("to be read");
     let created = event(EventType::NodeCreated, "/d/s/b");
     assert!(state.hear(&created).is_ok());
@@ -121,7 +117,7 @@ fn what_changes_while_it_is_read_is_read_again() {
 fn a_failed_reading_empties_nothing_and_is_tried_again() {
     let mut state = State::default();
     let (value, told) = follower(Query::Value("/d/m".into()));
-    state.add(&value);
+    add(&mut state, &value);
     let text = || Answer::Value(Bytes::from_static(b"x"));
     assert!(read_once_more(&mut state, text()).is_ok());
     for error in [Error::ConnectionLoss, Error::NoAuth] {
@@ -199,7 +195,7 @@ fn a_watch_that_does_not_tell_of_all_is_not_relied_on() {
     // One entry that we may not read is enough.
     let mut state = State::default();
     let (own, latest) = follower(Query::Names("/d/s".into()));
-    state.add(&own);
+    add(&mut state, &own);
     let spot = state.next().expect("to be read");
     let read = Found {
         answer: names(&["a"]),
@@ -262,7 +258,7 @@ proptest! {
         let mut server = BTreeSet::new();
         let mut state = State::default();
         let (own, latest) = follower(Query::Names("/d/s".into()));
-        state.add(&own);
+        add(&mut state, &own);
         let mut asked = None;
         let mut answers = BTreeMap::new();
         for (step, (what, name)) in steps.into_iter().enumerate() {
