@@ -20,7 +20,7 @@ const EXCEPTED: [(&str, &str, usize); 16] = [
     ("core/src/mesh/site.rs", "of", 94),
     ("protocols/http/src/forward.rs", "attempts", 120),
     ("protocols/http/src/forward.rs", "begin", 84),
-    ("protocols/http/src/forward.rs", "send", 82),
+    ("protocols/http/src/forward/sending.rs", "send", 78),
     ("protocols/http/src/serve.rs", "serve_http1", 96),
     ("registry/src/layout/rules/properties.rs", "write", 71),
     ("simulations/src/broker/state.rs", "connect", 76),
