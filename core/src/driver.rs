@@ -8,6 +8,7 @@
 mod call;
 mod checks;
 mod framed;
+mod hedge;
 mod inbox;
 mod link;
 mod listener;

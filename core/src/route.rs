@@ -140,6 +140,9 @@ pub struct Retry {
     pub refused: bool,
     /// Bounds each attempt within the call's deadline; `None` = no bound of its own.
     pub per_try_timeout: Option<Duration>,
+    /// How long an attempt may take before another is made beside it, where calls are idempotent; `None` = attempts
+    /// follow each other.
+    pub hedging_delay: Option<Duration>,
 }
 
 impl Default for Retry {
@@ -149,6 +152,7 @@ impl Default for Retry {
             idempotent: false,
             refused: false,
             per_try_timeout: None,
+            hedging_delay: None,
         }
     }
 }

@@ -132,6 +132,7 @@ pub(super) fn route(own: &Route) -> Value {
         "timeout_ms": own.timeout.map(|own| own.as_secs_f64() * 1000.0),
         "attempts": own.retry.attempts.max(1),
         "idempotent": own.retry.idempotent,
+        "hedging_delay_ms": own.retry.hedging_delay.map(|own| own.as_secs_f64() * 1000.0),
         "copies": copies(own),
     })
 }

@@ -19,7 +19,7 @@ const EXCEPTED: [(&str, &str, usize); 14] = [
     ("core/src/mesh/site.rs", "of", 94),
     ("protocols/http/src/forward.rs", "attempts", 120),
     ("protocols/http/src/forward.rs", "begin", 84),
-    ("protocols/http/src/forward.rs", "send", 82),
+    ("protocols/http/src/forward/sending.rs", "send", 78),
     ("registry/src/layout/rules/properties.rs", "write", 71),
     ("simulations/src/broker/state.rs", "connect", 76),
     ("simulations/src/compare/proxies.rs", "finback", 84),

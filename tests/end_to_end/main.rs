@@ -26,6 +26,7 @@ mod filters;
 mod floods;
 mod grpc;
 mod health;
+mod hedging;
 mod host_names;
 mod http;
 mod kafka;

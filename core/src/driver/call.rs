@@ -18,6 +18,7 @@ use crate::mesh::{
 use crate::rejection::Rejection;
 use crate::trace::Field;
 
+use super::hedge::{self, Hedge};
 use super::pool;
 use super::reply::{Reply, Waiting};
 use super::shadow;
@@ -35,6 +36,8 @@ pub(crate) struct Call {
     pub(crate) lease: Option<Lease>,
     /// The request's bytes, if it may have to be sent (again).
     pub(crate) wire: Option<Bytes>,
+    /// What it knows of an attempt beside the one under way; nothing where there is none to be.
+    pub(super) hedge: Option<Box<Hedge>>,
 }
 
 impl Call {
@@ -43,6 +46,14 @@ impl Call {
         self.lease
             .as_ref()
             .map_or(Now(u64::MAX), |lease| lease.deadline)
+    }
+
+    /// When it has to be looked at: its attempt is given up then, or another is made beside it.
+    pub(super) fn due(&self) -> Now {
+        match &self.hedge {
+            None => self.deadline(),
+            Some(hedge) => self.deadline().min(hedge.at()),
+        }
     }
 
     /// Who set that deadline, now that it has passed.
@@ -90,7 +101,7 @@ impl Call {
 }
 
 /// What frames on one upstream connection must have in common.
-fn pool_variant(head: &Head, metadata: &Metadata<'_>) -> u8 {
+pub(super) fn pool_variant(head: &Head, metadata: &Metadata<'_>) -> u8 {
     head.variant ^ metadata.writer << 4
 }
 
@@ -390,6 +401,16 @@ pub(crate) fn deliver(
     wire: &[u8],
     answer: Answer,
 ) {
+    if call.hedge.is_some() {
+        if Exchange::is_left_to_other(answer.outcome) {
+            let end = AttemptEnd::Answered(answer.outcome);
+            match hedge::stay_with_second(worker, call, end) {
+                Ok(()) => return,
+                Err(given_back) => call = given_back,
+            }
+        }
+        hedge::give_up_second(&mut call);
+    }
     if call.conclude(AttemptEnd::Answered(answer.outcome)) {
         match attempt_again(worker, call) {
             Ok(()) => return,
@@ -413,6 +434,13 @@ pub(crate) fn deliver(
 /// Deals with an attempt that came to nothing: another one where that is safe, else the mesh's own
 /// answer `why`.
 pub(crate) fn settle(mut call: Box<Call>, worker: &Rc<Worker>, end: AttemptEnd, why: Rejection) {
+    if call.hedge.is_some() {
+        match hedge::stay_with_second(worker, call, end) {
+            Ok(()) => return,
+            Err(given_back) => call = given_back,
+        }
+        hedge::give_up_second(&mut call);
+    }
     if call.conclude(end) {
         try_again(worker, call, why);
     } else {

@@ -195,6 +195,7 @@ impl Client {
                 ),
                 lease: None,
                 wire: None,
+                hedge: None,
             },
         );
         self.in_flight.set(self.in_flight.get() + 1);

@@ -117,6 +117,7 @@ pub(super) fn copy(
         exchange,
         lease: None,
         wire: None,
+        hedge: None,
     });
     match copied.exchange.routed() {
         Ok(Routed::Onward) => call::begin(worker, copied, metadata, wire),

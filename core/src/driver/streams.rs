@@ -244,6 +244,31 @@ impl Stream {
         self.exchange.conclude(lease, end, Resend::Impossible);
     }
 
+    /// How long its attempt may take before another is to be made beside it; `None` where there is none to be.
+    #[must_use]
+    pub fn hedging_delay(&self) -> Option<Duration> {
+        self.exchange.hedging_delay()
+    }
+
+    /// Asks for an attempt beside that of `first`, at another endpoint. One of the two is said to be
+    /// [over](Self::over) before the call goes on. `None`: nobody else may take it.
+    pub fn hedge(
+        &mut self,
+        first: &Lease,
+        attributes: &mut dyn FnMut(&str) -> Option<String>,
+    ) -> Option<Lease> {
+        self.worker.read_clock();
+        let transport = self.transport.as_deref();
+        let mut read = |name: &str| attribute(transport, attributes, name);
+        self.exchange.hedge(&self.worker, first, &mut read)
+    }
+
+    /// Says how one of two attempts ended; the call stays with the other.
+    pub fn over(&mut self, lost: Lease, end: AttemptEnd, stays: &Lease) {
+        self.worker.read_clock();
+        self.exchange.over(lost, end, stays);
+    }
+
     /// Whether the attempt under way is the last that its route allows.
     #[must_use]
     pub fn is_last_attempt(&self) -> bool {

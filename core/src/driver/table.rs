@@ -170,14 +170,6 @@ impl<T> Table<T> {
         self.abandoned = 0;
     }
 
-    /// The calls in flight.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.slots.iter().filter_map(|slot| match &slot.state {
-            State::Taken(value) => Some(value),
-            State::Free | State::Abandoned => None,
-        })
-    }
-
     /// The calls in flight with their ids.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut T)> {
         let bits = self.index_bits;

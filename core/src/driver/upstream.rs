@@ -16,6 +16,7 @@ use crate::rejection::Rejection;
 use crate::trace::Field;
 
 use super::call::{Call, deliver, settle};
+use super::hedge::{self, Pair, Second};
 use super::inbox::{Inbox, Read, Take};
 use super::link::Link;
 use super::pool::Pool;
@@ -40,6 +41,8 @@ const SPARE_IDLE: Duration = Duration::from_secs(60);
 /// What an id of a connection stands for.
 enum Entry {
     Call(Box<Call>),
+    /// An attempt beside that of a call that is on another connection.
+    Second(Box<Second>),
     Ping,
 }
 
@@ -149,7 +152,7 @@ impl Upstream {
         };
         self.table.borrow().each(|entry| match entry {
             Entry::Call(call) => see(call),
-            Entry::Ping => {}
+            Entry::Second(_) | Entry::Ping => {}
         });
         self.waiting.borrow().iter().for_each(|call| see(call));
     }
@@ -230,6 +233,7 @@ impl Upstream {
         }
         if call.exchange.may_need_resending() {
             call.keep(wire);
+            hedge::arm(&mut call, self, worker.now());
         }
         let id = self.enter(worker, call)?;
         self.put(
@@ -259,12 +263,15 @@ impl Upstream {
             self.waiting.borrow_mut().push(call);
             return Ok(());
         }
+        if call.exchange.may_need_resending() {
+            hedge::arm(&mut call, self, worker.now());
+        }
         self.enter(worker, call).map(|_| ())
     }
 
     /// Gives the call an id.
     fn enter(&self, worker: &Worker, call: Box<Call>) -> Result<u64, Box<Call>> {
-        let mut deadline = call.deadline();
+        let mut deadline = call.due();
         if self.pool.owner.is_some() {
             // Many clients with few calls each: they are looked at together.
             deadline = Now(deadline.0.div_ceil(STEP).saturating_mul(STEP));
@@ -272,13 +279,17 @@ impl Upstream {
         let entered = self.table.borrow_mut().insert(Entry::Call(call));
         let id = entered.map_err(|entry| match entry {
             Entry::Call(call) => call,
-            Entry::Ping => unreachable!("a call went in"),
+            Entry::Second(_) | Entry::Ping => unreachable!("a call went in"),
         })?;
+        self.expect(worker, deadline);
+        Ok(id)
+    }
+
+    fn expect(&self, worker: &Worker, deadline: Now) {
         if deadline < self.earliest.get() {
             self.earliest.set(deadline);
             worker.expect_deadline(deadline);
         }
-        Ok(id)
     }
 
     fn put(
@@ -372,7 +383,16 @@ impl Upstream {
         // Nothing was sent yet, so no answer can come for what was given up meanwhile.
         table.release_abandoned();
         for (id, entry) in table.iter_mut() {
-            let Entry::Call(call) = entry else { continue };
+            let call = match entry {
+                Entry::Call(call) => call,
+                Entry::Second(own) => {
+                    self.cue.set(Some(own.head));
+                    let parts = (&own.head, own.fitting.as_ref(), own.lease.propagated());
+                    self.put(worker, link, parts, &own.wire, id);
+                    continue;
+                }
+                Entry::Ping => continue,
+            };
             self.cue.set(Some(call.head));
             if let Some(wire) = &call.wire {
                 self.put(
@@ -579,12 +599,12 @@ impl Upstream {
     fn answer(&self, worker: &Rc<Worker>, head: Head, wire: &[u8]) -> Result<(), Malformed> {
         let claim = self.table.borrow_mut().claim(head.id);
         let gauges = &worker.mesh().gauges;
-        let call = match claim {
-            Claim::Live(Entry::Call(call)) => call,
+        let entry = match claim {
             Claim::Live(Entry::Ping) => {
                 self.ping.set(None);
                 return Ok(());
             }
+            Claim::Live(entry) => entry,
             Claim::Late => {
                 // Too late for its caller, but it is there.
                 let Pool {
@@ -606,11 +626,15 @@ impl Upstream {
             Ok(Reading::Call(_)) | Err(Malformed::Content(_)) => Outcome::Failed.into(),
             Err(malformed) => {
                 let end = AttemptEnd::Unreadable;
-                settle(call, worker, end, Rejection::ConnectionLost);
+                end_entry(entry, worker, end, Rejection::ConnectionLost);
                 return Err(malformed);
             }
         };
-        deliver(call, worker, &head, wire, answer);
+        match entry {
+            Entry::Call(call) => deliver(call, worker, &head, wire, answer),
+            Entry::Second(second) => hedge::answered(worker, *second, (&head, wire), answer),
+            Entry::Ping => {}
+        }
         Ok(())
     }
 
@@ -625,8 +649,8 @@ impl Upstream {
                 "an answer is over the limit of a frame; its caller is told so"
             );
         }
-        if let Claim::Live(Entry::Call(call)) = claim {
-            settle(call, worker, AttemptEnd::TooLarge, Rejection::TooLarge);
+        if let Claim::Live(entry) = claim {
+            end_entry(entry, worker, AttemptEnd::TooLarge, Rejection::TooLarge);
         }
     }
 
@@ -641,16 +665,31 @@ impl Upstream {
         }
         let passed = |entry: &Entry| match entry {
             Entry::Call(call) => call.deadline() <= now,
+            Entry::Second(second) => second.lease.deadline <= now,
             Entry::Ping => false,
         };
         let mut table = self.table.borrow_mut();
         let expired = table.abandon_where(passed);
-        let deadlines = table.iter().filter_map(|entry| match entry {
-            Entry::Call(call) => Some(call.deadline()),
-            Entry::Ping => None,
-        });
-        self.earliest.set(deadlines.min().unwrap_or(Now(u64::MAX)));
+        let mut due = Vec::new();
+        let mut earliest = Now(u64::MAX);
+        for (_, entry) in table.iter_mut() {
+            let next = match entry {
+                Entry::Call(call) => {
+                    if call.hedge.is_some() {
+                        due.extend(hedge::due(worker, call, stalled));
+                    }
+                    call.due()
+                }
+                Entry::Second(second) => second.lease.deadline,
+                Entry::Ping => continue,
+            };
+            earliest = earliest.min(next);
+        }
+        self.earliest.set(earliest);
         drop(table);
+        for each in due {
+            hedge::send(worker, each);
+        }
         self.replace_if_blocked();
         let sent = self.state.get() != State::Connecting;
         for entry in expired {
@@ -660,6 +699,123 @@ impl Upstream {
                 settle(call, worker, end, Rejection::DeadlineExceeded);
             }
         }
+    }
+
+    // === Second attempts ===
+
+    /// Sends an attempt beside another one, or keeps it until the connection is made; false if it cannot be taken.
+    pub(super) fn send_second(self: &Rc<Self>, worker: &Worker, mut second: Box<Second>) -> bool {
+        let limits = worker.limits();
+        let (most, least) = (limits.queue_hard, holds_above(&limits));
+        drop(limits);
+        let deadline = second.lease.deadline;
+        let link = self.link.get();
+        let link = link.filter(|_| self.state.get() != State::Connecting);
+        let (head, wire) = (second.head, second.wire.clone());
+        match link {
+            None => {
+                let before = self.waiting_bytes.get();
+                if before > most
+                    || self
+                        .table
+                        .borrow_mut()
+                        .insert(Entry::Second(second))
+                        .is_err()
+                {
+                    return false;
+                }
+                self.waiting_bytes.set(before + wire.len());
+            }
+            Some(link) => {
+                if link.queued() > least {
+                    return false;
+                }
+                let fitting = second.fitting.take();
+                let propagated = second.lease.take_propagated().unwrap_or_default();
+                let Ok(id) = self.table.borrow_mut().insert(Entry::Second(second)) else {
+                    return false;
+                };
+                self.cue.set(Some(head));
+                let parts = (&head, fitting.as_ref(), &*propagated);
+                self.put(worker, link, parts, &wire, id);
+            }
+        }
+        self.called.set(worker.now());
+        self.expect(worker, deadline);
+        true
+    }
+
+    /// Gives up the second attempt of a pair here, and takes it out.
+    pub(super) fn take_second(&self, pair: &Rc<Pair>) -> Option<Box<Second>> {
+        let is_its = |entry: &Entry| match entry {
+            Entry::Second(second) => Rc::ptr_eq(&second.pair, pair),
+            Entry::Call(_) | Entry::Ping => false,
+        };
+        let taken = self.table.borrow_mut().abandon_where(is_its).pop();
+        self.replace_if_blocked();
+        match taken {
+            Some(Entry::Second(second)) => Some(second),
+            _ => None,
+        }
+    }
+
+    /// Gives up the attempt of a call here, and takes the call out, since its second attempt was answered.
+    pub(super) fn take_call(&self, pair: &Rc<Pair>) -> Option<Box<Call>> {
+        let is_its = |entry: &Entry| match entry {
+            Entry::Call(call) => call.hedge.as_ref().is_some_and(|own| own.is_of(pair)),
+            Entry::Second(_) | Entry::Ping => false,
+        };
+        let taken = self.table.borrow_mut().abandon_where(is_its).pop();
+        self.replace_if_blocked();
+        match taken {
+            Some(Entry::Call(call)) => Some(call),
+            _ => None,
+        }
+    }
+
+    /// Tells the call of a second attempt, which is here, that that one came to nothing.
+    pub(super) fn end_second(&self, second: Second, end: AttemptEnd) {
+        let mut table = self.table.borrow_mut();
+        let call = table.iter_mut().find_map(|(_, entry)| match entry {
+            Entry::Call(call) => {
+                let hedge = call.hedge.as_ref();
+                hedge
+                    .is_some_and(|own| own.is_of(&second.pair))
+                    .then_some(call)
+            }
+            Entry::Second(_) | Entry::Ping => None,
+        });
+        if let Some(call) = call
+            && let Some(stays) = &call.lease
+        {
+            call.exchange.over(second.lease, end, stays);
+        }
+    }
+
+    /// Puts a call whose first attempt came to nothing in the place of its second; gives it back if that is not here.
+    pub(super) fn promote(
+        &self,
+        mut call: Box<Call>,
+        pair: &Rc<Pair>,
+        end: AttemptEnd,
+    ) -> Result<(), Box<Call>> {
+        let mut table = self.table.borrow_mut();
+        let place = table.iter_mut().find_map(|(_, entry)| match entry {
+            Entry::Second(second) if Rc::ptr_eq(&second.pair, pair) => Some(entry),
+            _ => None,
+        });
+        let Some(place) = place else {
+            return Err(call);
+        };
+        let Entry::Second(second) = std::mem::replace(place, Entry::Ping) else {
+            return Err(call);
+        };
+        let lost = call.lease.replace(second.lease);
+        if let (Some(lost), Some(stays)) = (lost, &call.lease) {
+            call.exchange.over(lost, end, stays);
+        }
+        *place = Entry::Call(call);
+        Ok(())
     }
 
     /// A connection whose ids are blocked by calls that were given up takes no more.
@@ -690,7 +846,7 @@ impl Upstream {
     pub(crate) fn abandon_calls_of(&self, gone: &dyn Reply) {
         let is_its = |entry: &Entry| match entry {
             Entry::Call(call) => std::ptr::addr_eq(Rc::as_ptr(&call.reply), gone),
-            Entry::Ping => false,
+            Entry::Second(_) | Entry::Ping => false,
         };
         let mut table = self.table.borrow_mut();
         let abandoned = table.abandon_where(is_its);
@@ -704,7 +860,7 @@ impl Upstream {
     pub(crate) fn refuse_calls_of(&self, worker: &Rc<Worker>, client: &dyn Reply, why: Rejection) {
         let is_its = |entry: &Entry| match entry {
             Entry::Call(call) => std::ptr::addr_eq(Rc::as_ptr(&call.reply), client),
-            Entry::Ping => false,
+            Entry::Second(_) | Entry::Ping => false,
         };
         let abandoned = self.table.borrow_mut().abandon_where(is_its);
         self.replace_if_blocked();
@@ -816,13 +972,20 @@ impl Upstream {
         let entries = self.table.borrow_mut().drain();
         self.ping.set(None);
         for entry in entries {
-            if let Entry::Call(call) = entry {
-                settle(call, worker, end, why);
-            }
+            end_entry(entry, worker, end, why);
         }
         for call in self.waiting.take() {
             settle(call, worker, end, why);
         }
+    }
+}
+
+/// Deals with an attempt that came to nothing.
+fn end_entry(entry: Entry, worker: &Rc<Worker>, end: AttemptEnd, why: Rejection) {
+    match entry {
+        Entry::Call(call) => settle(call, worker, end, why),
+        Entry::Second(second) => hedge::failed(*second, end),
+        Entry::Ping => {}
     }
 }
 

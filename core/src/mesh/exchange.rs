@@ -1,5 +1,6 @@
 //! One call through the mesh: its route, its attempts, and the record it leaves.
 
+mod hedge;
 mod underway;
 
 use std::borrow::Cow;
@@ -97,6 +98,8 @@ pub(super) struct Mishaps {
     pub(super) lacking: Option<Arc<Cluster>>,
     /// Endpoints that failed it.
     tried: Vec<SocketAddr>,
+    /// The next attempt is made beside the last one, at another endpoint.
+    hedges: bool,
 }
 
 /// Where a call goes that was opened.
@@ -441,6 +444,10 @@ impl Exchange {
         };
         let cluster = &seat.cluster;
         let again = self.attempts > 0;
+        if again && self.has_asked(&seat) {
+            seat.endpoint.health.excuse();
+            return Err(Rejection::NoEndpoint);
+        }
         let retry = again && !std::mem::take(&mut self.free);
         let limit = cluster.spec.policy.max_in_flight;
         let active = cluster.in_flight.fetch_add(1, Relaxed);
@@ -479,6 +486,7 @@ impl Exchange {
             deadline,
             verdict: Verdict::Neutral,
             retry,
+            number: self.attempts,
             place: Cell::new(limited.then_some(now)),
             trial,
             settled: false,

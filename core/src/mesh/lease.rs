@@ -32,6 +32,8 @@ pub struct Lease {
     pub(crate) deadline: Now,
     pub(super) verdict: Verdict,
     pub(super) retry: bool,
+    /// Which of its call's attempts it is for.
+    pub(super) number: u16,
     /// It holds a place within its cluster's concurrency, and its time counts from then.
     pub(super) place: Cell<Option<Now>>,
     /// How it went was reported before its end.

@@ -83,6 +83,8 @@ pub struct Traced {
     /// When the attempt under way began.
     attempt_began: Now,
     attempts: u16,
+    /// Which of them is under way, or was the last.
+    current: u16,
     /// What most have nothing of.
     more: Option<Box<More>>,
 }
@@ -180,6 +182,7 @@ impl Traced {
             began: now,
             attempt_began: now,
             attempts: 0,
+            current: 0,
             more: None,
         }
     }
@@ -187,6 +190,7 @@ impl Traced {
     /// So many attempts were made, of which the last began then.
     pub(crate) fn catch_up(&mut self, attempts: u16, began: Now) {
         self.attempts = attempts;
+        self.current = attempts;
         self.attempt_began = began;
     }
 
@@ -238,6 +242,7 @@ impl Traced {
         attributes: Read<'_, '_>,
     ) -> Option<Propagated> {
         self.attempts = self.attempts.saturating_add(1);
+        self.current = self.attempts;
         self.attempt_began = now;
         if !self.sampled {
             return None;
@@ -267,7 +272,7 @@ impl Traced {
     }
 
     fn attempt_span(&self) -> SpanId {
-        let step = STEP.wrapping_mul(u64::from(self.attempts));
+        let step = STEP.wrapping_mul(u64::from(self.current));
         SpanId(self.span.wrapping_add(step).max(1))
     }
 
@@ -275,6 +280,26 @@ impl Traced {
     pub(crate) fn failed(&mut self, now: Now, target: Target, error: &'static str) {
         let attempted = self.attempted(now, target, Some(error));
         self.more.get_or_insert_default().earlier.push(attempted);
+    }
+
+    /// One of two attempts is over, the other goes on: that of this number, which began then.
+    #[cold]
+    pub(crate) fn over(
+        &mut self,
+        (number, began): (u16, Now),
+        ended: Now,
+        target: Target,
+        error: &'static str,
+    ) {
+        let current = (self.current, self.attempt_began);
+        (self.current, self.attempt_began) = (number, began);
+        self.failed(ended, target, error);
+        (self.current, self.attempt_began) = current;
+    }
+
+    /// It is this attempt that is waited for.
+    pub(crate) fn goes_on_with(&mut self, number: u16, began: Now) {
+        (self.current, self.attempt_began) = (number, began);
     }
 
     fn attempted(&self, ended: Now, target: Target, error: Option<&'static str>) -> Attempted {

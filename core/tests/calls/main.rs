@@ -7,6 +7,7 @@ mod data_path;
 mod destinations;
 mod filters;
 mod hand_over;
+mod hedging;
 mod sessions;
 mod tls;
 mod toy;

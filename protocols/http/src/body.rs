@@ -127,6 +127,11 @@ impl Upload {
         self.done.get()
     }
 
+    /// All of it, if it was passed on and is still kept.
+    pub(crate) fn whole(&self) -> Option<Bytes> {
+        self.is_done().then(|| self.sent.whole()).flatten()
+    }
+
     pub(crate) fn finish(&self) {
         self.done.set(true);
     }

@@ -1,5 +1,8 @@
 //! One request from its head to its response's head.
 
+mod hedged;
+mod sending;
+
 use std::borrow::Cow;
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
@@ -13,14 +16,14 @@ use bytes::{Bytes, BytesMut};
 use finback_core::driver::{Caller, Stream};
 use finback_core::frame::{Malformed, Metadata, Outcome};
 use finback_core::mesh::{AttemptEnd, Lease, Resend, Routed};
-use finback_core::net::{Expired, Timer};
+use finback_core::net::Timer;
 use finback_core::rejection::Rejection;
-use futures_util::FutureExt;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use tokio::time::Instant;
 
+use crate::Http;
 use crate::beginning;
 use crate::body::{Download, Incoming, Payload, Upload};
 use crate::client::Client;
@@ -29,7 +32,7 @@ use crate::forwarded;
 use crate::headers;
 use crate::interim::Interim;
 use crate::path;
-use crate::pool::{self, Channel, Returned, Whose};
+use crate::pool::Returned;
 use crate::propagation::Before;
 use crate::replay::{KEPT, Replay};
 use crate::rules::{self, Fields};
@@ -37,7 +40,8 @@ use crate::shadow::{self, Ready};
 use crate::translation::{Translated, Translator};
 use crate::treatment::{self, Taker, Treatment};
 use crate::upgrade::{self, Wanted};
-use crate::{Http, http1, http2};
+
+use sending::{Sending, Sent, Unmade};
 
 /// Passes one request on, which begins at once; always gives a response, if it is only ours.
 pub(crate) fn forward(
@@ -205,10 +209,6 @@ fn weight(head: &Parts) -> usize {
     head.uri.path().len() + headers.sum::<usize>() + 16
 }
 
-/// Connections of one endpoint that a request waits for a place on, one after the other, while they take no
-/// more: nothing of it is sent meanwhile.
-const UNSENT: usize = 20;
-
 /// What routes and filters may ask about a request.
 fn attribute(client: &Client, head: &Parts, name: &str) -> Option<String> {
     match name {
@@ -218,10 +218,6 @@ fn attribute(client: &Client, head: &Parts, name: &str) -> Option<String> {
         _ => headers::attribute(head, name),
     }
 }
-
-/// A request that is still being sent after so long is a stream, or is its caller's to hurry: it is left out of adaptive
-/// concurrency.
-const UPLOAD: Duration = Duration::from_secs(1);
 
 /// One request on its way.
 struct Call {
@@ -259,29 +255,6 @@ struct Call {
     before: Before,
     /// What it leaves for a shadow.
     shadow: Option<Box<shadow::Copy>>,
-}
-
-/// What came of sending a request.
-enum Sent {
-    /// With the timer that waited for it.
-    Response(Box<Response<Incoming>>, Returned, Timer),
-    /// Nothing of it was sent; here it is again.
-    Unsent(AttemptEnd, Box<Request<Payload>>),
-    /// It may have run; or the peer said that it has not. With the request, and what is left of its
-    /// body.
-    Lost(AttemptEnd, Box<Request<Payload>>),
-    /// Its head is longer than the limit.
-    TooLarge,
-    /// No response in time; `stalled` says that it was us who did not run.
-    Late { stalled: bool },
-}
-
-/// Why there is no connection to send a request on.
-enum Unmade {
-    /// It could not be made.
-    Failed(AttemptEnd),
-    /// It was not made in time; `stalled` says that it was us who did not run.
-    Late { stalled: bool },
 }
 
 impl Call {
@@ -626,6 +599,31 @@ impl Call {
         answered.unwrap_or_else(|| self.reject(Rejection::Draining))
     }
 
+    /// Reads a body that is short enough, for another attempt; gives our own response if there is none to send.
+    async fn keep_body(&mut self) -> Option<Response<Payload>> {
+        let payload = std::mem::replace(&mut self.payload, Payload::empty());
+        let limit = self.stream().deadline();
+        let timers = self.client.timers.clone();
+        if is_collected(&payload) {
+            // It is asked for here, so it is us who tell the caller to send it.
+            self.interim.go_on();
+            self.head.headers.remove(header::EXPECT);
+        }
+        let collected = timers.within(limit, Box::pin(collect(payload))).await;
+        match collected.unwrap_or(Collected::Late) {
+            Collected::Whole(all) => {
+                self.copy = Some(Box::new((self.head.clone(), all.clone())));
+                self.payload = Payload::whole(all.bytes, all.trailers);
+                self.upload.sent().forget();
+                self.upload.finish();
+            }
+            Collected::TooLong(rest) => self.payload = rest,
+            Collected::Broken => return Some(self.reject(Rejection::BadRequest)),
+            Collected::Late => return Some(self.reject_slow()),
+        }
+        None
+    }
+
     async fn attempts(&mut self) -> Response<Payload> {
         if self.waits
             && let Some(own) = Box::pin(self.wait_for_filters()).await
@@ -635,27 +633,11 @@ impl Call {
         if let Some(taker) = own_taker(self.treatment.as_deref()) {
             return Box::pin(self.hand_over(taker.clone())).await;
         }
-        if self.wanted.is_none() && self.stream().may_need_resending() {
-            let payload = std::mem::replace(&mut self.payload, Payload::empty());
-            let limit = self.stream().deadline();
-            let timers = self.client.timers.clone();
-            if is_collected(&payload) {
-                // It is asked for here, so it is us who tell the caller to send it.
-                self.interim.go_on();
-                self.head.headers.remove(header::EXPECT);
-            }
-            let collected = timers.within(limit, Box::pin(collect(payload))).await;
-            match collected.unwrap_or(Collected::Late) {
-                Collected::Whole(all) => {
-                    self.copy = Some(Box::new((self.head.clone(), all.clone())));
-                    self.payload = Payload::whole(all.bytes, all.trailers);
-                    self.upload.sent().forget();
-                    self.upload.finish();
-                }
-                Collected::TooLong(rest) => self.payload = rest,
-                Collected::Broken => return self.reject(Rejection::BadRequest),
-                Collected::Late => return self.reject_slow(),
-            }
+        if self.wanted.is_none()
+            && self.stream().may_need_resending()
+            && let Some(own) = self.keep_body().await
+        {
+            return own;
         }
         self.note_shadow();
         let mut refusals = 0;
@@ -676,15 +658,24 @@ impl Call {
                 lease.leave_out();
             }
             let http2 = self.wanted.is_none() && self.speaks_http2(&lease);
-            let mut current = self.aimed(http2, &lease);
-            self.tell_deadline(&mut current);
-            if let Some(fitting) = self.stream().fitting(&lease) {
-                self.dialect.fit(current.headers_mut(), fitting.fit());
-            }
-            self.before
-                .replace(current.headers_mut(), lease.propagated());
-            let (end, rejection, resend) = match self.send(current, &lease, http2).await {
+            let hedge = self.hedge();
+            let current = self.prepared(http2, &lease);
+            let sent = match hedge {
+                None => {
+                    let limit = self.stream().attempt_deadline();
+                    let sending = Sending::of(self);
+                    sending.send(current, &lease, http2, limit).await
+                }
+                Some(hedge) => {
+                    let sent = Box::pin(self.send_hedged(hedge, current, lease, http2)).await;
+                    lease = sent.1;
+                    sent.0
+                }
+            };
+            let (end, rejection, resend) = match sent {
                 Ok(Sent::Response(response, returned, timer)) => {
+                    self.send_to_shadow();
+                    self.upload.sent().forget();
                     if let Some(end) = self.failed(&response)
                         && self.copy.is_some()
                         && self.stream().conclude(&mut lease, end, Resend::Possible)
@@ -816,6 +807,18 @@ impl Call {
         }
     }
 
+    /// The request as the endpoint of the lease gets it.
+    fn prepared(&mut self, http2: bool, lease: &Lease) -> Box<Request<Payload>> {
+        let mut current = self.aimed(http2, lease);
+        self.tell_deadline(&mut current);
+        if let Some(fitting) = self.stream().fitting(lease) {
+            self.dialect.fit(current.headers_mut(), fitting.fit());
+        }
+        self.before
+            .replace(current.headers_mut(), lease.propagated());
+        current
+    }
+
     /// The request for an endpoint of the lease's cluster.
     fn aimed(&mut self, http2: bool, lease: &Lease) -> Box<Request<Payload>> {
         let mut own = std::mem::replace(&mut self.head, Request::new(()).into_parts().0);
@@ -839,27 +842,11 @@ impl Call {
 
     /// How an attempt ended whose response says that the request failed or did not run.
     fn failed(&self, response: &Response<Incoming>) -> Option<AttemptEnd> {
-        use finback_core::frame::Outcome;
-        match self
-            .dialect
-            .answer(response.status(), response.headers())?
-            .outcome
-        {
-            Outcome::Refused => Some(AttemptEnd::Answered(Outcome::Refused)),
-            Outcome::Failed if response.status() == StatusCode::SERVICE_UNAVAILABLE => {
-                Some(AttemptEnd::Answered(Outcome::Refused))
-            }
-            Outcome::Failed => Some(AttemptEnd::Answered(Outcome::Failed)),
-            Outcome::Success | Outcome::Exception | Outcome::Invalid | Outcome::TimedOut => None,
-        }
+        failure(&*self.dialect, response)
     }
 
     fn speaks_http2(&self, lease: &Lease) -> bool {
-        match lease.cluster().spec.policy.dialect.as_deref() {
-            Some("2") => true,
-            Some("1.1") => false,
-            _ => self.prefers_http2,
-        }
+        speaks_http2(lease, self.prefers_http2)
     }
 
     /// A caller's own deadline goes on to the endpoint as what is left of it.
@@ -873,140 +860,9 @@ impl Call {
         }
     }
 
-    async fn send(
-        &mut self,
-        mut request: Box<Request<Payload>>,
-        lease: &Lease,
-        http2: bool,
-    ) -> Result<Sent, (Unmade, Box<Request<Payload>>)> {
-        let mut tries = 0;
-        loop {
-            let limit = self.stream().attempt_deadline();
-            let worker = self.client.caller.worker();
-            let whose = Whose::of(&self.client.caller, self.source, lease);
-            let used = if self.wants_fresh {
-                None
-            } else {
-                pool::ready(worker, lease, http2, &whose)
-            };
-            let channel = match used {
-                Some(channel) => channel,
-                None => {
-                    let making = Box::pin(pool::channel(
-                        worker,
-                        lease,
-                        http2,
-                        self.wants_fresh,
-                        &whose,
-                    ));
-                    match self.client.timers.within(limit, making).await {
-                        Ok(Ok(channel)) => channel,
-                        Ok(Err(end)) => return Err((Unmade::Failed(end), request)),
-                        Err(Expired { stalled }) => {
-                            return Err((Unmade::Late { stalled }, request));
-                        }
-                    }
-                }
-            };
-            let mut timer = self.client.timers.set(limit);
-            let most = self.client.http.config.response_head;
-            let interim = &self.interim;
-            let mut hear = |status, headers| interim.pass(status, headers);
-            let (heard, returned, reused) = match channel {
-                Channel::Single(connection, returned, reused) => {
-                    let sending = http1::send(worker, &connection.line, request, most, &mut hear);
-                    let sending = pin!(sending.map(heard_single));
-                    let heard = self.await_head(sending, &mut timer, lease).await;
-                    (heard, returned, reused)
-                }
-                Channel::Shared(sender, returned) => {
-                    if !sender.has_room() {
-                        let room = self.client.timers.within(limit, sender.ready());
-                        if let Err(Expired { stalled }) = room.await {
-                            return Err((Unmade::Late { stalled }, request));
-                        }
-                    }
-                    let sending = sender.send(worker, request, most, &mut hear);
-                    let sending = pin!(sending.map(heard_shared));
-                    let heard = self.await_head(sending, &mut timer, lease).await;
-                    (heard, returned, false)
-                }
-            };
-            return Ok(match heard {
-                Heard::Response(response) => {
-                    self.send_to_shadow();
-                    self.upload.sent().forget();
-                    Sent::Response(response, returned, timer)
-                }
-                // The peer had closed it: another one, or a new one.
-                Heard::Unsent(same) if reused || http2 && tries < UNSENT => {
-                    request = same;
-                    tries += 1;
-                    continue;
-                }
-                Heard::Unsent(same) if http2 => Sent::Unsent(AttemptEnd::Unsent, same),
-                Heard::Unsent(same) => Sent::Unsent(AttemptEnd::Lost { reused: false }, same),
-                Heard::Lost(true, same) => Sent::Lost(AttemptEnd::NotProcessed, same),
-                Heard::Lost(false, same) => Sent::Lost(AttemptEnd::Lost { reused }, same),
-                Heard::Unreadable(same) => Sent::Lost(AttemptEnd::Unreadable, same),
-                Heard::TooLarge => Sent::TooLarge,
-                Heard::Late => Sent::Late {
-                    stalled: timer.is_late(),
-                },
-            });
-        }
-    }
-
-    /// Waits for a response's head. Where nobody set a limit, a body that moves is waited for.
-    async fn await_head(
-        &self,
-        mut sending: Pin<&mut impl Future<Output = Heard>>,
-        timer: &mut Timer,
-        lease: &Lease,
-    ) -> Heard {
-        let timers = &self.client.timers;
-        let mut uploads = lease
-            .is_limited()
-            .then(|| timers.set(Instant::now() + UPLOAD));
-        let mut seen = (self.client.caller.worker().instant(), self.upload.bytes());
-        let heard = poll_fn(|cx| {
-            if let Poll::Ready(heard) = sending.as_mut().poll(cx) {
-                return Poll::Ready(Some(heard));
-            }
-            if let Some(own) = &mut uploads
-                && own.poll(cx).is_ready()
-            {
-                if !self.upload.is_done() {
-                    lease.leave_out();
-                }
-                uploads = None;
-            }
-            while timer.poll(cx).is_ready() {
-                let (limit, patience) = (timer.at(), self.client.caller.worker().call_timeout());
-                let later = self.upload.moved().map_or(limit, |moved| moved + patience);
-                if self.bounded || later <= limit || self.comes_too_slowly(&mut seen) {
-                    return Poll::Ready(None);
-                }
-                timer.reset(later);
-            }
-            Poll::Pending
-        });
-        heard.await.unwrap_or(Heard::Late)
-    }
-
     /// Whether it is the caller's turn to say something, without which there is no answer.
     fn waits_for_caller(&self) -> bool {
         !self.dialect.converses() && self.upload.is_awaited()
-    }
-
-    /// Whether the caller has sent less of the body, since it was last looked at, than it has to.
-    fn comes_too_slowly(&self, seen: &mut (Instant, u64)) -> bool {
-        let (now, bytes) = (Instant::now(), self.upload.bytes());
-        let (since, before) = std::mem::replace(seen, (now, bytes));
-        // Not by whole seconds: a look that comes a little early would ask for nothing, and so would each after it.
-        let millis = now.duration_since(since).as_millis();
-        let least = u128::from(self.client.http.config.body_rate) * millis / 1000;
-        self.waits_for_caller() && u128::from(bytes - before) < least
     }
 
     /// Says from when on a response's time counts, unless it is that of a stream.
@@ -1099,34 +955,26 @@ impl Call {
     }
 }
 
-fn heard_single(sent: Result<Response<http1::Received>, http1::Failure<Payload>>) -> Heard {
-    match sent {
-        Ok(response) => Heard::Response(Box::new(response.map(Incoming::Http1))),
-        Err(http1::Failure::Unsent(same)) => Heard::Unsent(same),
-        Err(http1::Failure::Lost(same)) => Heard::Lost(false, same),
-        Err(http1::Failure::Unreadable(same)) => Heard::Unreadable(same),
-        Err(http1::Failure::TooLarge) => Heard::TooLarge,
+/// How an attempt ended whose response says that the request failed or did not run.
+fn failure(dialect: &dyn Dialect, response: &Response<Incoming>) -> Option<AttemptEnd> {
+    let answer = dialect.answer(response.status(), response.headers())?;
+    match answer.outcome {
+        Outcome::Refused => Some(AttemptEnd::Answered(Outcome::Refused)),
+        Outcome::Failed if response.status() == StatusCode::SERVICE_UNAVAILABLE => {
+            Some(AttemptEnd::Answered(Outcome::Refused))
+        }
+        Outcome::Failed => Some(AttemptEnd::Answered(Outcome::Failed)),
+        Outcome::Success | Outcome::Exception | Outcome::Invalid | Outcome::TimedOut => None,
     }
 }
 
-fn heard_shared(sent: Result<Response<http2::Received>, http2::Failure<Payload>>) -> Heard {
-    match sent {
-        Ok(response) => Heard::Response(Box::new(response.map(Incoming::Http2))),
-        Err(http2::Failure::Unsent(same)) => Heard::Unsent(same),
-        Err(http2::Failure::Lost { refused, again }) => Heard::Lost(refused, again),
-        Err(http2::Failure::Unreadable(same)) => Heard::Unreadable(same),
-        Err(http2::Failure::TooLarge) => Heard::TooLarge,
+/// Whether the endpoint of a lease is spoken to in HTTP/2.
+fn speaks_http2(lease: &Lease, prefers_http2: bool) -> bool {
+    match lease.cluster().spec.policy.dialect.as_deref() {
+        Some("2") => true,
+        Some("1.1") => false,
+        _ => prefers_http2,
     }
-}
-
-enum Heard {
-    Response(Box<Response<Incoming>>),
-    Unsent(Box<Request<Payload>>),
-    /// Whether the peer said that it did not look at it; and the request.
-    Lost(bool, Box<Request<Payload>>),
-    Unreadable(Box<Request<Payload>>),
-    TooLarge,
-    Late,
 }
 
 /// Whether a request of this method may be sent twice (RFC 9110, section 9.2.2).

@@ -70,7 +70,10 @@ impl World {
             if !long_gone || client.harmed || client.slow || client.guilty {
                 let calls = client.waiting.values().filter(|call| read.contains(call));
                 let entries = calls.map(|call| &self.ledger.entries[*call]);
-                most += entries.filter(|entry| entry.answers.is_empty()).count();
+                let entries = entries.filter(|entry| entry.answers.is_empty());
+                most += entries
+                    .map(|own| self.plan.places_of(own.service))
+                    .sum::<usize>();
             }
         }
         // Of one that was taken back the mesh may not know yet.
@@ -79,13 +82,14 @@ impl World {
         most += taken_back
             .filter(|(call, own)| own.given_up && own.answers.is_empty() && read.contains(call))
             .filter(|(_, own)| net.is_on_its_way(self.clients[own.client].conn))
-            .count();
+            .map(|(_, own)| self.plan.places_of(own.service))
+            .sum::<usize>();
         drop((read, net));
         let status = self.mesh.status();
         let places: u32 = status.iter().map(|cluster| cluster.in_flight).sum();
         if places as usize > most {
             self.ledger.fault(format!(
-                "{places} places are taken at {now} for {most} calls that somebody waits for"
+                "{places} places are taken at {now}, and calls that somebody waits for take {most} at most"
             ));
         }
     }

@@ -132,15 +132,21 @@ impl Plan {
                 Some(name) => name.to_owned(),
                 None => format!("service{}", self.services.len()),
             };
+            let mut retry = Retry {
+                attempts: chance.between(1, 4) as u32,
+                idempotent: chance.one_in(2),
+                refused: chance.one_in(2),
+                per_try_timeout: chance.one_in(3).then(|| millis(chance, 300, 3000)),
+                hedging_delay: None,
+            };
+            // No draw of its own: worlds of known seeds are to stay what they are.
+            if retry.attempts == 4 && retry.idempotent {
+                retry.hedging_delay = Some(Duration::from_millis(40));
+            }
             self.services.push(Service {
                 name,
                 group,
-                retry: Retry {
-                    attempts: chance.between(1, 4) as u32,
-                    idempotent: chance.one_in(2),
-                    refused: chance.one_in(2),
-                    per_try_timeout: chance.one_in(3).then(|| millis(chance, 300, 3000)),
-                },
+                retry,
                 timeout: chance.one_in(2).then(|| millis(chance, 400, 15_000)),
             });
         }
@@ -245,6 +251,12 @@ impl Plan {
     fn note_timeouts(&mut self) {
         let own = self.limits.call_timeout.min(self.limits.call_timeout_max);
         self.least_timeout = self.least_timeout.min(own.as_millis() as u64);
+    }
+
+    /// The places that a call of this service may take at a time: those of two attempts where it is hedged.
+    pub(super) fn places_of(&self, service: usize) -> usize {
+        let delay = self.services[service].retry.hedging_delay;
+        1 + usize::from(delay.is_some())
     }
 
     /// The least time that a call of this service ever had, whose caller gives it this much.

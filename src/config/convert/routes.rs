@@ -9,6 +9,7 @@ mod shadow;
 mod taps;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use finback_core::concurrency::Priority;
 use finback_core::driver::ListenerSpec;
@@ -22,6 +23,12 @@ use crate::config::file;
 use crate::config::folder::Folder;
 use crate::config::units::{Placed, Time};
 
+/// Protocols whose calls have no answer that could be waited for twice: sessions and connections.
+const UNHEDGED: [&str; 3] = [
+    finback_mqtt::NAME,
+    finback_rocketmq::NAME,
+    finback_tcp::NAME,
+];
 /// The attribute that has the name by which a client asked for us in TLS.
 const SNI: &str = ":sni";
 
@@ -36,8 +43,11 @@ pub(super) fn table(
     let routes = routes.into_iter().enumerate();
     let routes = routes.map(|(number, Placed { mut value, place })| {
         let (copied, mirrored) = (value.shadow.take(), value.rocketmq.take());
+        let retry = value.retry.as_ref();
+        let hedging = retry.and_then(|own| Some(own.value.hedging_delay.as_ref()?.place));
         let mut own = route(name, number, value, place, names, folder)?;
         treated(name, &own, place, listeners)?;
+        hedged(name, &own, hedging.unwrap_or(place), listeners)?;
         let taps = taps::of(copied.as_ref(), mirrored, (name, &own), listeners, names)?;
         own.tap = taps.map(|taps| -> Arc<dyn Tap> { Arc::new(taps) });
         if let Some(copied) = copied.filter(|own| own.value.rocketmq.is_none()) {
@@ -420,8 +430,51 @@ fn fallback(Placed { value, place }: Placed<file::Fallback>) -> Result<subset::F
     }
 }
 
+/// After what time a second attempt is made; refused where there is none to be made.
+fn hedging_delay(from: &file::Retry) -> Result<Option<Duration>> {
+    let Some(Placed {
+        value: Time(delay),
+        place,
+    }) = &from.hedging_delay
+    else {
+        return Ok(None);
+    };
+    let message = if !from.idempotent {
+        "the call would run twice; write `idempotent: true` where it may, or take `hedging_delay` away"
+    } else if from.attempts.as_ref().is_some_and(|own| own.value == 1) {
+        "a route with one attempt has no second one; take `hedging_delay` away, or write 2 or more `attempts`"
+    } else if delay.is_zero() {
+        "every call would be sent twice; write a time above zero"
+    } else {
+        return Ok(Some(*delay));
+    };
+    Err(Wrong::at(*place, message))
+}
+
+/// Refuses hedging on a route that no call can take which could have a second attempt.
+fn hedged(
+    table: &str,
+    route: &route::Route,
+    place: (u64, u64),
+    listeners: &[ListenerSpec],
+) -> Result<()> {
+    if route.retry.hedging_delay.is_none() {
+        return Ok(());
+    }
+    let spoken = crate::protocols::reaching(listeners, table, route);
+    if !spoken.is_empty() && spoken.iter().all(|own| UNHEDGED.contains(own)) {
+        let spoken = spoken.join(", ");
+        let message = format!(
+            "what is spoken there has no second attempt: {spoken}; take `hedging_delay` away"
+        );
+        return Err(Wrong::at(place, message));
+    }
+    Ok(())
+}
+
 fn retry(Placed { value, .. }: Placed<file::Retry>) -> Result<route::Retry> {
     let default = route::Retry::default();
+    let hedging_delay = hedging_delay(&value)?;
     let attempts = match value.attempts {
         Some(Placed { value: 0, place }) => {
             let message = "`attempts` counts the first one too; write 1 or more";
@@ -434,5 +487,6 @@ fn retry(Placed { value, .. }: Placed<file::Retry>) -> Result<route::Retry> {
         idempotent: value.idempotent,
         refused: value.refused.unwrap_or(default.refused),
         per_try_timeout: value.per_try_timeout.map(|Time(time)| time),
+        hedging_delay,
     })
 }

@@ -282,4 +282,7 @@ pub struct Retry {
     pub refused: Option<bool>,
     /// How long one attempt may take. Default: as long as the call.
     pub per_try_timeout: Option<Time>,
+    /// How long an attempt may take before another is made beside it, at another endpoint; the first answer counts. Needs
+    /// `idempotent: true`. Default: attempts follow each other.
+    pub hedging_delay: Option<Placed<Time>>,
 }

@@ -1,0 +1,179 @@
+//! Hedging: a request that is not answered soon is sent to another endpoint, too; the first response counts.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use finback_core::driver::Stream;
+use finback_core::mesh::{AttemptEnd, Lease};
+use finback_core::net::Timer;
+use http::request::Parts;
+use http::{Request, header};
+use tokio::time::Instant;
+
+use crate::body::Payload;
+use crate::dialect::Dialect;
+use crate::headers;
+use crate::propagation::Before;
+
+use super::sending::{Sending, Sent, Unmade};
+use super::{Call, Gathered, failure, speaks_http2};
+
+/// What came of an attempt.
+type Tried = Result<Sent, (Unmade, Box<Request<Payload>>)>;
+
+/// What a second attempt is made of.
+pub(super) struct Hedge {
+    /// After what time it is made.
+    delay: Duration,
+    /// The request's head as it was before the first.
+    head: Parts,
+}
+
+/// Which of two attempts was over first.
+enum Over {
+    First(Tried),
+    Second(Tried),
+}
+
+impl Call {
+    /// What a second attempt beside the next one is made of, where there may be one.
+    pub(super) fn hedge(&mut self) -> Option<Hedge> {
+        let delay = self.stream().hedging_delay()?;
+        self.wanted.is_none().then(|| Hedge {
+            delay,
+            head: self.head.clone(),
+        })
+    }
+
+    /// Sends a request, and once more to another endpoint if it takes long. Gives what came of the attempt that the call
+    /// stays with, and that one's lease.
+    pub(super) async fn send_hedged(
+        &mut self,
+        hedge: Hedge,
+        request: Box<Request<Payload>>,
+        first: Lease,
+        http2: bool,
+    ) -> (Tried, Lease) {
+        let limit = self.stream().attempt_deadline();
+        let (bounded, prefers_http2) = (self.bounded, self.prefers_http2);
+        let sending = Sending::with(
+            (&self.client, &self.upload, &self.interim),
+            (self.source, bounded, self.wants_fresh),
+            &*self.dialect,
+        );
+        let stream = self.stream.as_mut().expect("a call is ended once");
+        let mut due = self.client.timers.set(Instant::now() + hedge.delay);
+        let mut trying = Box::pin(sending.send(request, &first, http2, limit));
+        if let Some(tried) = before(&mut due, trying.as_mut()).await {
+            drop(trying);
+            return (tried, first);
+        }
+        if self.copy.is_none() {
+            let whole = self.upload.whole();
+            self.copy = whole.map(|bytes| {
+                let trailers = None;
+                Box::new((hedge.head, Gathered { bytes, trailers }))
+            });
+        }
+        // Late, it was us who did not run: the answer may be there already.
+        let copy = self.copy.as_deref().filter(|_| !due.is_late());
+        let about = (&*self.dialect, bounded, prefers_http2);
+        let again = copy.and_then(|copy| again(stream, &first, copy.clone(), about));
+        let Some((request, second, http2)) = again else {
+            let tried = trying.as_mut().await;
+            drop(trying);
+            return (tried, first);
+        };
+        let again = sending.send(request, &second, http2, stream.attempt_deadline());
+        let mut other = Box::pin(again);
+        let over = poll_fn(|cx| match trying.as_mut().poll(cx) {
+            Poll::Ready(tried) => Poll::Ready(Over::First(tried)),
+            Poll::Pending => other.as_mut().poll(cx).map(Over::Second),
+        });
+        match over.await {
+            Over::First(tried) => {
+                drop(trying);
+                let Some(end) = ending(stream, &*self.dialect, &tried, &first) else {
+                    drop(other);
+                    stream.over(second, AttemptEnd::Abandoned, &first);
+                    return (tried, first);
+                };
+                stream.over(first, end, &second);
+                let tried = other.as_mut().await;
+                drop(other);
+                (tried, second)
+            }
+            Over::Second(tried) => {
+                drop(other);
+                let Some(end) = ending(stream, &*self.dialect, &tried, &second) else {
+                    drop(trying);
+                    stream.over(first, AttemptEnd::Abandoned, &second);
+                    return (tried, second);
+                };
+                stream.over(second, end, &first);
+                let tried = trying.as_mut().await;
+                drop(trying);
+                (tried, first)
+            }
+        }
+    }
+}
+
+/// What came of an attempt, if anything did before it rang.
+async fn before(
+    due: &mut Timer,
+    mut trying: Pin<&mut impl Future<Output = Tried>>,
+) -> Option<Tried> {
+    let early = poll_fn(|cx| match trying.as_mut().poll(cx) {
+        Poll::Ready(tried) => Poll::Ready(Some(tried)),
+        Poll::Pending => due.poll(cx).map(|()| None),
+    });
+    early.await
+}
+
+/// The request for a second attempt, if there is an endpoint for it, and whether that speaks HTTP/2.
+fn again(
+    stream: &mut Stream,
+    first: &Lease,
+    (mut head, Gathered { bytes, trailers }): (Parts, Gathered),
+    (dialect, bounded, prefers_http2): (&dyn Dialect, bool, bool),
+) -> Option<(Box<Request<Payload>>, Lease, bool)> {
+    let second = stream.hedge(first, &mut |name| headers::attribute(&head, name))?;
+    if second.is_limited() && headers::is_event_stream(head.headers.get(header::ACCEPT)) {
+        second.leave_out();
+    }
+    let http2 = speaks_http2(&second, prefers_http2);
+    headers::aim(&mut head, http2, second.cluster().spec.policy.tls.is_some());
+    if bounded {
+        let left = stream.deadline();
+        let left = left.saturating_duration_since(Instant::now());
+        dialect.tell_deadline(&mut head.headers, left);
+    }
+    if let Some(fitting) = stream.fitting(&second) {
+        dialect.fit(&mut head.headers, fitting.fit());
+    }
+    Before::default().replace(&mut head.headers, second.propagated());
+    let request = Request::from_parts(head, Payload::whole(bytes, trailers));
+    Some((Box::new(request), second, http2))
+}
+
+/// How an attempt ended that leaves its call to the other one; `None` if it answers the call, or it is too late for another.
+fn ending(
+    stream: &Stream,
+    dialect: &dyn Dialect,
+    tried: &Tried,
+    lease: &Lease,
+) -> Option<AttemptEnd> {
+    if stream.deadline() <= Instant::now() {
+        return None;
+    }
+    match tried {
+        Ok(Sent::Response(response, ..)) => failure(dialect, response),
+        Ok(Sent::TooLarge) => None,
+        Ok(Sent::Unsent(end, _) | Sent::Lost(end, _)) | Err((Unmade::Failed(end), _)) => Some(*end),
+        Ok(Sent::Late { stalled }) => Some(stream.timed_out(lease, *stalled, true)),
+        Err((Unmade::Late { stalled }, _)) => Some(stream.timed_out(lease, *stalled, false)),
+    }
+}
