@@ -4,6 +4,7 @@ mod addresses;
 mod bridged;
 mod clients;
 mod filters;
+mod gray;
 mod groups;
 pub(crate) mod mesh;
 mod messages;

@@ -3,6 +3,7 @@
 use bytes::BytesMut;
 use finback_core::codec::Codec;
 use finback_core::conformance::{self, Names, check_names};
+use finback_core::filter::BARE;
 use finback_core::frame::{Edit, Kind, Lag, Malformed, Metadata, Reading};
 use finback_core::rejection::Rejection;
 use finback_rocketmq::{Broker, Brokers, Config, Message, RocketMq};
@@ -299,6 +300,24 @@ fn each_message_of_a_batch_gets_what_is_added() {
         assert_eq!(edit(&wire, None), wire);
         let out = edit(&wire, Some(900));
         assert!(out.ends_with(&wire[wire.len() - 20..]));
+    }
+}
+
+#[test]
+fn only_requests_with_messages_can_be_given_something() {
+    let is_bare = |code: i32| {
+        let wire = json(
+            &format!(r#"{{"code":{code},"extFields":{{"b":"T"}}}}"#),
+            b"",
+        );
+        let metadata = call(&wire).unwrap();
+        codec().attribute(&wire, &metadata, BARE).is_some()
+    };
+    for code in [10, 310, 320, 324, 325] {
+        assert!(!is_bare(code), "{code}");
+    }
+    for code in [11, 14, 15, 34, 36, 37, 38, 105, 200_050, 399] {
+        assert!(is_bare(code), "{code}");
     }
 }
 
