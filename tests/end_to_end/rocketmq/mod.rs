@@ -12,6 +12,7 @@ mod mirrored;
 mod on_grpc;
 mod operators;
 mod outages;
+mod renamed;
 mod shadows;
 mod stage;
 mod stand_in;
