@@ -3,12 +3,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use finback_simulations::simulator::run;
+use finback_simulations::simulator::{run, run_queues};
 
 /// Worlds that are tried each time.
 const SEEDS: u64 = 320;
 /// Worlds in which longer sweeps found something that was mended: they show it as long as worlds are made alike.
 const FOUND: [u64; 4] = [2026112765, 2026113154, 2026113167, 2026113634];
+/// Worlds of RocketMQ.
+const QUEUES: u64 = 16;
 /// Of them speak HTTP/1.1 with their clients, at least.
 const HTTP1: usize = 60;
 /// The simulator is slow to start and quick to run: its seeds are shared out.
@@ -38,6 +40,23 @@ fn whatever_befalls_a_world_its_calls_are_answered_and_its_places_given_back() {
     let bad = reports.iter().filter(|own| !own.faults.is_empty());
     let bad: String = bad.map(ToString::to_string).collect();
     assert!(bad.is_empty(), "{bad}");
+}
+
+#[test]
+fn whatever_befalls_rocketmq_each_request_is_answered_once_and_no_message_lost() {
+    let reports: Vec<_> = (0..QUEUES).map(|seed| run_queues(seed).unwrap()).collect();
+    let bad = reports.iter().filter(|own| !own.faults.is_empty());
+    let bad: String = bad.map(ToString::to_string).collect();
+    assert!(bad.is_empty(), "{bad}");
+    let calls: usize = reports.iter().map(|own| own.calls).sum();
+    let answers: usize = reports.iter().map(|own| own.answers).sum();
+    assert!(
+        answers * 2 > calls && calls > 20_000,
+        "{answers} of {calls}"
+    );
+    for seed in 0..6 {
+        assert_eq!(run_queues(seed).unwrap(), reports[seed as usize]);
+    }
 }
 
 #[test]

@@ -129,6 +129,13 @@ pub trait Codec: Send + Sync + 'static {
         None
     }
 
+    /// What an endpoint asks its client in `wire`, in the client's own words; `None` leaves it as it is. Asked only of
+    /// codecs whose connections are [sessions](Sharing::Session).
+    fn asked_back(&self, head: &Head, wire: &[u8]) -> Option<Vec<u8>> {
+        let _ = (head, wire);
+        None
+    }
+
     /// What the answer of `head` to the request `asked` tells of its consumer's lag; `None` where it is about none.
     fn lag(&self, asked: &Head, head: &Head) -> Option<Lag> {
         let _ = (asked, head);

@@ -109,6 +109,10 @@ pub trait Check {
 /// where a call says it more than once or in a way that servers read differently; nothing, where all read the same.
 pub const READINGS: char = '\n';
 
+/// In place of the name of an attribute, it asks a protocol whether a call is of a kind that can be given none: then it
+/// answers something.
+pub const BARE: &str = "\r";
+
 /// One call, or the call by which a session began, as a filter sees it.
 pub struct Asked<'a, 'b> {
     /// The moment.
@@ -139,6 +143,12 @@ impl Asked<'_, '_> {
             return (!edited.is_empty()).then(|| Cow::Owned(edited.to_owned()));
         }
         (self.attributes)(name)
+    }
+
+    /// Whether nothing can be written into calls of its kind: none of them says anything to whoever it reaches.
+    #[must_use]
+    pub fn bears_nothing(&mut self) -> bool {
+        (self.attributes)(BARE).is_some()
     }
 
     /// What else its endpoint may read there than [`attribute`](Self::attribute) gives, each in a line of its own.

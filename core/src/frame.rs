@@ -283,6 +283,8 @@ pub struct Edit<'a> {
     /// What the endpoint that the frame goes to wants of it. A codec whose frames have no place for
     /// that leaves them alone.
     pub fit: Option<Fit<'a>>,
+    /// It goes to an endpoint: where endpoints have other names for things than callers do, it gets those.
+    pub onward: bool,
 }
 
 /// What a call has to say at the endpoint that it goes to.

@@ -9,6 +9,7 @@ mod ledger;
 mod network;
 mod overload;
 mod plan;
+mod queues;
 mod registry;
 mod report;
 mod server;
@@ -22,6 +23,7 @@ mod world;
 use world::World;
 
 pub use overload::{Limiter, Outcome, Story, overload};
+pub use queues::run as run_queues;
 pub use report::Report;
 pub use sweep::{Sweep, sweep};
 

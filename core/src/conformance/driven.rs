@@ -83,6 +83,7 @@ pub(super) fn edited(
             id,
             attributes,
             fit: None,
+            onward: true,
         },
         &mut out,
     );

@@ -326,6 +326,8 @@ impl Reply for Client {
             }
             calls.push((head.id, Rc::downgrade(from)));
         }
+        let other = self.codec.asked_back(head, wire);
+        let wire = other.as_deref().unwrap_or(wire);
         self.link.append(worker, |out| out.extend_from_slice(wire));
         self.check_queue(worker);
         true

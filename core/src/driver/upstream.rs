@@ -310,6 +310,7 @@ impl Upstream {
                 attributes: &propagated,
                 fit: fitting.map(Fitting::fit),
                 body: None,
+                onward: true,
             };
             let used = self.pool.codec.encode(head, wire, &edit, out);
             out.extend_from_slice(wire.get(used..).unwrap_or_default());

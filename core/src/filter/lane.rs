@@ -261,6 +261,11 @@ fn is_about(rule: &Rule, asked: &mut Asked<'_, '_>) -> bool {
 
 impl Check for Placing {
     fn open(&self, asked: &mut Asked<'_, '_>) -> Flow {
+        // What can bear no lane is in none, as whatever is asked on the way of a message.
+        if asked.bears_nothing() {
+            self.place(asked, None);
+            return Flow::Continue;
+        }
         let is_trusted = self.is_trusted(asked);
         if is_trusted && let Some(lane) = self.named(asked) {
             self.kept.fetch_add(1, Relaxed);

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use finback_core::filter::READINGS;
+use finback_core::filter::{BARE, READINGS};
 use finback_core::frame::{Answer, Head, Malformed, Metadata, Outcome, Status};
 
 use crate::code::{answer, request, request_name};
@@ -64,6 +64,11 @@ pub(crate) fn attribute<'a>(
 ) -> Option<Cow<'a, str>> {
     if let Some(name) = name.strip_prefix(READINGS) {
         return readings(wire, metadata, name).map(Cow::Owned);
+    }
+    if name == BARE {
+        let code = Note::unpack(metadata.note).code;
+        let has_message = properties_of(code).is_some() || code == request::SEND_BATCH_MESSAGE;
+        return (!has_message).then_some(Cow::Borrowed(""));
     }
     let header = || whole(wire).ok();
     let fields = marks::fields(wire, metadata.attributes_at);

@@ -5,19 +5,29 @@
 pub(crate) mod request {
     pub(crate) const SEND_MESSAGE: i32 = 10;
     pub(crate) const PULL_MESSAGE: i32 = 11;
+    pub(crate) const QUERY_MESSAGE: i32 = 12;
+    pub(crate) const VIEW_MESSAGE_BY_ID: i32 = 33;
+    pub(crate) const HEART_BEAT: i32 = 34;
     pub(crate) const END_TRANSACTION: i32 = 37;
+    pub(crate) const CHECK_TRANSACTION_STATE: i32 = 39;
+    pub(crate) const LOCK_BATCH_MQ: i32 = 41;
+    pub(crate) const UNLOCK_BATCH_MQ: i32 = 42;
+    pub(crate) const CHECK_CLIENT_CONFIG: i32 = 46;
     pub(crate) const GET_ROUTEINFO_BY_TOPIC: i32 = 105;
     pub(crate) const GET_BROKER_CLUSTER_INFO: i32 = 106;
     pub(crate) const GET_ALL_TOPIC_LIST: i32 = 206;
     pub(crate) const GET_TOPICS_BY_CLUSTER: i32 = 224;
     pub(crate) const GET_SYSTEM_TOPIC_LIST: i32 = 304;
+    pub(crate) const CONSUME_MESSAGE_DIRECTLY: i32 = 309;
     pub(crate) const SEND_MESSAGE_V2: i32 = 310;
     pub(crate) const SEND_BATCH_MESSAGE: i32 = 320;
     pub(crate) const SEND_REPLY_MESSAGE: i32 = 324;
     pub(crate) const SEND_REPLY_MESSAGE_V2: i32 = 325;
     pub(crate) const LITE_PULL_MESSAGE: i32 = 361;
+    pub(crate) const QUERY_ASSIGNMENT: i32 = 400;
     pub(crate) const GET_BROKER_MEMBER_GROUP: i32 = 901;
     pub(crate) const POP_MESSAGE: i32 = 200_050;
+    pub(crate) const PEEK_MESSAGE: i32 = 200_052;
     pub(crate) const NOTIFICATION: i32 = 200_054;
 }
 

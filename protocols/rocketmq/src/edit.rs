@@ -1,10 +1,10 @@
-//! Writes a frame anew: with another id, other properties, another body.
+//! Writes a frame anew: with another id, topic or body, or other properties.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::{BufMut, BytesMut};
-use finback_core::frame::{Edit, Head};
+use finback_core::frame::{Edit, Head, Kind};
 
 use crate::call::properties_of;
 use crate::code::request;
@@ -14,6 +14,7 @@ use crate::json;
 use crate::marks::{self, Marks, Note};
 use crate::message::member;
 use crate::properties;
+use crate::rename::Renaming;
 
 /// A broker refuses a message whose properties are longer than 32,767 bytes: near that, none are added.
 const PROPERTIES: usize = 31 * 1024;
@@ -26,34 +27,107 @@ const ID: usize = 24;
 type Splice<'a> = (Range<usize>, Cow<'a, [u8]>);
 
 /// Begins the frame anew, as [`Codec::encode`](finback_core::codec::Codec::encode) asks.
-pub(crate) fn encode(head: &Head, wire: &[u8], edit: &Edit<'_>, out: &mut BytesMut) -> usize {
+pub(crate) fn encode(
+    head: &Head,
+    wire: &[u8],
+    edit: &Edit<'_>,
+    topics: &Renaming,
+    out: &mut BytesMut,
+) -> usize {
     let has_id = head.id == edit.id;
-    if has_id && !edit.changes_content() && edit.body.is_none() {
+    let is_renamed = edit.onward && head.kind != Kind::Response && !topics.is_empty();
+    if has_id && !edit.changes_content() && edit.body.is_none() && !is_renamed {
         return 0;
     }
     let marks = Marks::unpack(head.marks);
     let mut text = [0; ID];
     let id = id(marks.id_at, wire, edit.id as u32, &mut text);
-    if edit.attributes.is_empty() {
+    if edit.attributes.is_empty() && !is_renamed {
         let splices = [id];
         return put(wire, &splices[usize::from(has_id)..], edit.body, out);
     }
-    let mut splices = Vec::with_capacity(3);
+    let code = Note::unpack(head.note).code;
+    let mut changes = Vec::new();
+    let mut body = None;
+    if is_renamed {
+        changes.extend(topic(&marks, wire, |own| topics.there(own)));
+        body = topics.request(code, wire.get(marks::body_at(wire)..).unwrap_or_default());
+    }
+    if !edit.attributes.is_empty() && !marks.said.is_signed {
+        match code {
+            request::SEND_BATCH_MESSAGE if edit.body.is_none() => {
+                body = batch(wire, edit.attributes);
+            }
+            _ => changes.extend(properties(code, &marks, wire, edit.attributes)),
+        }
+    }
+    let mut splices = in_header(&marks, wire, changes);
     if !has_id {
         splices.push(id);
     }
-    if Note::unpack(head.note).code == request::SEND_BATCH_MESSAGE {
-        let batch = (!marks.said.is_signed && edit.body.is_none())
-            .then(|| batch(wire, edit.attributes))
-            .flatten();
-        if splices.is_empty() && batch.is_none() {
-            return 0;
-        }
-        return put(wire, &splices, batch.as_deref().or(edit.body), out);
+    let body = body.as_deref().or(edit.body);
+    if splices.is_empty() && body.is_none() {
+        return 0;
     }
-    add_properties(head, &marks, wire, edit.attributes, &mut splices);
     splices.sort_by_key(|(at, _)| at.start);
-    put(wire, &splices, edit.body, out)
+    put(wire, &splices, body, out)
+}
+
+/// What a broker asks its client, with the names that clients have for topics; `None` if it names none of these.
+pub(crate) fn asked_back(head: &Head, wire: &[u8], topics: &Renaming) -> Option<Vec<u8>> {
+    if topics.is_empty() {
+        return None;
+    }
+    let marks = Marks::unpack(head.marks);
+    let code = Note::unpack(head.note).code;
+    let body = topics.asked_back(code, wire.get(marks::body_at(wire)..)?);
+    let changes = topic(&marks, wire, |own| topics.here(own)).into_iter();
+    let splices = in_header(&marks, wire, changes.collect());
+    if splices.is_empty() && body.is_none() {
+        return None;
+    }
+    let mut out = BytesMut::new();
+    let used = put(wire, &splices, body.as_deref(), &mut out);
+    out.extend_from_slice(wire.get(used..)?);
+    Some(out.to_vec())
+}
+
+/// Another topic in place of a request's own, where it is called otherwise.
+fn topic<'a>(
+    marks: &Marks,
+    wire: &[u8],
+    other: impl FnOnce(&str) -> Option<&'a str>,
+) -> Option<Splice<'static>> {
+    let at = marks.said.topic.range();
+    let own = marks.said.topic.text(wire).ok()?;
+    let other = other(&own)?;
+    Some(match Encoding::of(wire) {
+        Encoding::Binary => (at.start.checked_sub(4)?..at.end, with_length(other).into()),
+        Encoding::Json => {
+            // Topics have nothing that would have to be escaped; a name of digits alone may be a number.
+            let is_text = wire.get(at.start.checked_sub(1)?) == Some(&b'"');
+            let other = match is_text {
+                true => other.to_owned(),
+                false => format!("\"{other}\""),
+            };
+            (at, other.into_bytes().into())
+        }
+    })
+}
+
+/// Changes of a header's fields, with what says how long all of them are.
+fn in_header<'a>(marks: &Marks, wire: &[u8], mut changes: Vec<Splice<'a>>) -> Vec<Splice<'a>> {
+    if changes.is_empty() || Encoding::of(wire) == Encoding::Json {
+        return changes;
+    }
+    let taken: usize = changes.iter().map(|(at, _)| at.len()).sum();
+    let given: usize = changes.iter().map(|(_, bytes)| bytes.len()).sum();
+    let all = marks::body_at(wire).saturating_sub(marks.fields_at);
+    let length = u32::try_from((all + given).saturating_sub(taken)).unwrap_or_default();
+    let at = marks.fields_at.saturating_sub(4)..marks.fields_at;
+    changes.push((at, length.to_be_bytes().to_vec().into()));
+    changes.sort_by_key(|(at, _)| at.start);
+    changes
 }
 
 /// The body of a batch with properties added to each of its messages; `None` if it cannot be read, or one has no room.
@@ -140,18 +214,15 @@ fn id<'a>(at: IdAt, wire: &[u8], id: u32, text: &'a mut [u8; ID]) -> Splice<'a> 
     (range, Cow::Borrowed(&text[from..]))
 }
 
-/// Adds properties to the message of a request, unless its client has signed them: every field counts in an ACL's
-/// signature.
-fn add_properties(
-    head: &Head,
+/// The properties of a request's message with others added. Not for what its client has signed: every field counts in
+/// an ACL's signature.
+fn properties<'a>(
+    code: i32,
     marks: &Marks,
-    wire: &[u8],
+    wire: &'a [u8],
     added: &[(&str, &str)],
-    splices: &mut Vec<Splice<'_>>,
-) {
-    let Some(name) = properties_of(Note::unpack(head.note).code) else {
-        return;
-    };
+) -> Option<Splice<'a>> {
+    let name = properties_of(code)?;
     let fields = marks::fields(wire, marks.fields_at);
     let (mut known, mut count) = (None, 0);
     let read = fields.each(|field| {
@@ -161,20 +232,18 @@ fn add_properties(
         }
         Ok(())
     });
-    if read.is_err() || marks.said.is_signed || count == 0 {
-        return;
+    if read.is_err() || count == 0 {
+        return None;
     }
-    let before = known.as_ref().map(Field::text).transpose();
-    let Ok(before) = before else { return };
+    let before = known.as_ref().map(Field::text).transpose().ok()?;
     let all = properties::with(&before.unwrap_or_default(), added);
     if all.len() > PROPERTIES {
-        return;
+        return None;
     }
-    let at = fields.at..fields.body_at;
-    match fields.encoding {
-        Encoding::Json => splices.push(in_json(at.start, name, known.as_ref(), &all)),
-        Encoding::Binary => in_binary(&at, name, known.as_ref(), &all, splices),
-    }
+    Some(match fields.encoding {
+        Encoding::Json => in_json(fields.at, name, known.as_ref(), &all),
+        Encoding::Binary => in_binary(fields.body_at, name, known.as_ref(), &all),
+    })
 }
 
 fn in_json(fields_at: usize, name: &str, known: Option<&Field<'_>>, all: &str) -> Splice<'static> {
@@ -193,15 +262,14 @@ fn in_json(fields_at: usize, name: &str, known: Option<&Field<'_>>, all: &str) -
 }
 
 fn in_binary(
-    at: &Range<usize>,
+    fields_end: usize,
     name: &str,
     known: Option<&Field<'_>>,
     all: &str,
-    splices: &mut Vec<Splice<'_>>,
-) {
-    let (place, entry) = match known {
+) -> Splice<'static> {
+    match known {
         // Its length stands in the four bytes before it.
-        Some(field) => (field.at.start - 4..field.at.end, with_length(all)),
+        Some(field) => (field.at.start - 4..field.at.end, with_length(all).into()),
         None => {
             let mut entry = u16::try_from(name.len())
                 .unwrap_or_default()
@@ -209,15 +277,9 @@ fn in_binary(
                 .to_vec();
             entry.extend_from_slice(name.as_bytes());
             entry.extend(with_length(all));
-            (at.end..at.end, entry)
+            (fields_end..fields_end, entry.into())
         }
-    };
-    let length = u32::try_from(at.len() - place.len() + entry.len()).unwrap_or_default();
-    splices.push((
-        at.start - 4..at.start,
-        Cow::Owned(length.to_be_bytes().to_vec()),
-    ));
-    splices.push((place, Cow::Owned(entry)));
+    }
 }
 
 fn with_length(text: &str) -> Vec<u8> {

@@ -83,7 +83,8 @@ impl Mark {
             .then(|| Self(at | length << Self::BEGINS | u32::from(is_escaped) << 31))
     }
 
-    fn range(self) -> Range<usize> {
+    /// Where it stands.
+    pub(crate) fn range(self) -> Range<usize> {
         let at = (self.0 & ((1 << Self::BEGINS) - 1)) as usize;
         at..at + (self.0 >> Self::BEGINS) as usize % (Self::LONGEST + 1)
     }

@@ -20,6 +20,7 @@ mod marks;
 mod message;
 pub mod properties;
 mod reject;
+mod rename;
 mod route;
 
 use std::borrow::Cow;
@@ -42,6 +43,7 @@ pub use ask::{Answered, Ask, MAKES_TOPICS, QUEUES_MADE, Signer, Taken, take_answ
 pub use brokers::{Broker, Brokers};
 pub use code::status_name;
 pub use message::{Member, Message, is_system_topic, is_topic};
+pub use rename::Renaming;
 pub use route::{Queue, has_brokers, queues};
 
 /// The protocol's name in configuration, metrics and logs.
@@ -61,6 +63,8 @@ pub struct Config {
     pub administration: bool,
     /// The host that clients shall dial for brokers; `None`: the address at which they reached us.
     pub advertise: Option<Arc<str>>,
+    /// Topics that brokers call otherwise than clients do. Default: none.
+    pub topics: Arc<Renaming>,
 }
 
 impl Default for Config {
@@ -69,6 +73,7 @@ impl Default for Config {
             max_frame: 16 << 20,
             administration: false,
             advertise: None,
+            topics: Arc::default(),
         }
     }
 }
@@ -168,6 +173,16 @@ impl Codec for RocketMq {
             Use::Brokers => self.brokers.is_some(),
         };
         metadata.refused = is_denied.then_some(Rejection::Denied);
+        let topics = &self.config.topics;
+        if !topics.is_empty() && metadata.refused.is_none() {
+            metadata.refused = match topics.there(&metadata.service) {
+                // Its topic counts in the signature.
+                Some(_) if Marks::unpack(head.marks).said.is_signed => Some(Rejection::Denied),
+                Some(_) => None,
+                // That is a broker's word, and what comes back would be called otherwise.
+                None => topics.here(&metadata.service).map(|_| Rejection::NoRoute),
+            };
+        }
         Ok(Reading::Call(metadata))
     }
 
@@ -181,7 +196,7 @@ impl Codec for RocketMq {
     }
 
     fn encode(&self, head: &Head, wire: &[u8], edit: &Edit<'_>, out: &mut BytesMut) -> usize {
-        edit::encode(head, wire, edit, out)
+        edit::encode(head, wire, edit, &self.config.topics, out)
     }
 
     fn signal(&self, _: Signal<'_>, _: &Head, _: &mut BytesMut) -> bool {
@@ -190,15 +205,16 @@ impl Codec for RocketMq {
     }
 
     fn translate(&self, asked: &Head, local: Option<SocketAddr>, wire: &[u8]) -> Option<Vec<u8>> {
-        let brokers = self.brokers.as_deref()?;
         let code = Note::unpack(asked.note).code;
-        if !route::tells_addresses(code) {
-            return None;
-        }
         let body = wire.get(marks::body_at(wire)..)?;
         if body.is_empty() {
             return None;
         }
+        let topics = &self.config.topics;
+        let brokers = self.brokers.as_deref();
+        let Some(brokers) = brokers.filter(|_| route::tells_addresses(code)) else {
+            return (!topics.is_empty()).then(|| topics.answer(code, body))?;
+        };
         let reached = local.map(|local| match local.ip().to_canonical() {
             std::net::IpAddr::V6(ip) => format!("[{ip}]"),
             std::net::IpAddr::V4(ip) => ip.to_string(),
@@ -207,8 +223,13 @@ impl Codec for RocketMq {
         let rewriter = Rewriter {
             host: host.unwrap_or_default(),
             brokers,
+            topics,
         };
         Some(rewriter.rewrite(code, body))
+    }
+
+    fn asked_back(&self, head: &Head, wire: &[u8]) -> Option<Vec<u8>> {
+        edit::asked_back(head, wire, &self.config.topics)
     }
 
     fn lag(&self, asked: &Head, head: &Head) -> Option<Lag> {

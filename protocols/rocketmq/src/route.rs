@@ -6,12 +6,14 @@ use serde_json::{Map, Value};
 
 use crate::brokers::{Broker, Brokers};
 use crate::code::request;
+use crate::rename::Renaming;
 
 /// Rewrites answers for the clients of one connection.
 pub(crate) struct Rewriter<'a> {
     /// The host that clients dial.
     pub(crate) host: &'a str,
     pub(crate) brokers: &'a dyn Brokers,
+    pub(crate) topics: &'a Renaming,
 }
 
 /// Whether the answer to a request tells addresses of brokers.
@@ -58,6 +60,9 @@ impl Rewriter<'_> {
             // TopicList.
             _ => {
                 data.remove("brokerAddr");
+                if let Some(Value::Array(topics)) = data.get_mut("topicList") {
+                    self.topics.list(topics);
+                }
             }
         }
         serde_json::to_vec(&Value::Object(data)).unwrap_or_default()
@@ -177,7 +182,8 @@ pub fn has_brokers(body: &[u8]) -> bool {
     table.is_some_and(|own| !own.is_empty())
 }
 
-fn read(body: &[u8]) -> Option<Value> {
+/// The body of an answer or request, as leniently as it may be written.
+pub(crate) fn read(body: &[u8]) -> Option<Value> {
     serde_json::from_str(&quoted(str::from_utf8(body).ok()?)).ok()
 }
 
@@ -248,6 +254,7 @@ mod tests {
         let rewriter = Rewriter {
             host: "mesh",
             brokers: &Toy,
+            topics: &Renaming::default(),
         };
         serde_json::from_slice(&rewriter.rewrite(code, body.as_bytes())).unwrap()
     }

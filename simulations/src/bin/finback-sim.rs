@@ -180,6 +180,9 @@ enum Command {
         /// Begin no further world after so many seconds.
         #[arg(long)]
         seconds: Option<u64>,
+        /// Worlds of RocketMQ instead: name servers, brokers, producers and consumers.
+        #[arg(long)]
+        rocketmq: bool,
     },
     /// Measure what many services in ZooKeeper and in etcd cost Finback. Prints a Markdown table.
     Registries {
@@ -412,9 +415,11 @@ fn main() -> anyhow::Result<()> {
             seeds,
             from,
             seconds,
+            rocketmq: queues,
         } => simulator::sweep(&Sweep {
             from,
             seeds,
+            queues,
             seconds,
         }),
         Command::Registries {

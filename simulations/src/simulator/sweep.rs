@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::run;
+use super::{run, run_queues};
 
 /// Which seeds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -11,6 +11,8 @@ pub struct Sweep {
     pub from: u64,
     /// How many; without it and `seconds`, a thousand.
     pub seeds: Option<u64>,
+    /// Only worlds of RocketMQ.
+    pub queues: bool,
     /// No further world is begun after so many seconds.
     pub seconds: Option<u64>,
 }
@@ -30,7 +32,11 @@ pub fn sweep(sweep: &Sweep) -> anyhow::Result<()> {
     let longest = sweep.seconds.map(Duration::from_secs);
     let (mut worlds, mut calls, mut bad) = (0_u64, 0, Vec::new());
     while worlds < count && longest.is_none_or(|longest| begun.elapsed() < longest) {
-        let report = run(sweep.from + worlds)?;
+        let seed = sweep.from + worlds;
+        let report = match sweep.queues {
+            true => run_queues(seed)?,
+            false => run(seed)?,
+        };
         worlds += 1;
         calls += report.calls;
         if !report.faults.is_empty() {

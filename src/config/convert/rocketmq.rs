@@ -1,8 +1,10 @@
 //! Listeners in front of RocketMQ's name servers, from the file's types.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use finback_core::route::{Destination, RouteTable};
+use finback_rocketmq::Renaming;
 
 use crate::config::file;
 use crate::rocketmq::{BrokerListeners, Settings};
@@ -77,6 +79,7 @@ pub(super) fn settings(
     };
     let mut config = finback_rocketmq::Config {
         advertise,
+        topics: Arc::new(renaming(&value.rename)?),
         administration: value.administration,
         ..finback_rocketmq::Config::default()
     };
@@ -89,6 +92,16 @@ pub(super) fn settings(
         },
         place,
     }))
+}
+
+/// Topics that brokers call otherwise.
+fn renaming(from: &BTreeMap<String, Placed<String>>) -> Result<Renaming> {
+    let mut topics = Renaming::default();
+    for (own, there) in from {
+        let added = topics.add(own, &there.value);
+        added.map_err(|message| Wrong::at(there.place, message))?;
+    }
+    Ok(topics)
 }
 
 /// Checks what only all listeners and routes together tell.

@@ -1,5 +1,6 @@
 //! Addresses to accept on, and what is spoken there.
 
+use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
 
 use schemars::JsonSchema;
@@ -131,6 +132,9 @@ pub struct RocketMqListener {
     pub administration: bool,
     /// The host that clients dial for brokers. Default: the address at which they reached this listener.
     pub advertise: Option<Placed<String>>,
+    /// What brokers call the topics that clients call otherwise: `{ TOPIC: TOPIC-AT-BROKERS }`. Default: the same.
+    #[serde(default)]
+    pub rename: BTreeMap<String, Placed<String>>,
 }
 
 /// TLS of a listener. Files are PEM, relative to this one, and read again when they change.

@@ -24,6 +24,16 @@ clusters: { names: { endpoints: [ "127.0.0.1:1" ] } }
 /// What is replaced by what, and what is said about it.
 const MISTAKES: &[(&str, &str, &str)] = &[
     (
+        "broker_ports: 20000-20299",
+        "broker_ports: 20000-20299, rename: { a: b, b: c }",
+        "`b` is renamed twice",
+    ),
+    (
+        "broker_ports: 20000-20299",
+        "broker_ports: 20000-20299, rename: { a: \"%RETRY%g\" }",
+        "`%RETRY%g` is no topic that can be renamed",
+    ),
+    (
         "names.mq.test:9876",
         "names.mq.test",
         "write name servers as HOST:PORT",

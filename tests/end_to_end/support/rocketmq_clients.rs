@@ -74,6 +74,8 @@ pub(crate) struct Sent {
 pub(crate) struct Received {
     /// Its key.
     pub(crate) key: String,
+    /// Its topic, as its client sees it.
+    pub(crate) topic: String,
     /// Its tag.
     pub(crate) tag: Option<String>,
     /// What its body hashes to.
@@ -258,6 +260,7 @@ impl Received {
             .collect();
         Self {
             key: text("key"),
+            topic: text("topic"),
             tag: Some(text("tag")).filter(|tag| !tag.is_empty()),
             hash: text("hash"),
             place: value["queue"].as_u64().zip(value["offset"].as_u64()),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::memory::TRACES;
 use super::*;
 use crate::clock::{Clock, Now};
-use crate::filter::{Decisions, Edits, conformance};
+use crate::filter::{BARE, Decisions, Edits, conformance};
 use crate::rng::Rng;
 use crate::route::Text;
 
@@ -133,6 +133,40 @@ fn rules_choose_where_a_call_comes_in_and_its_own_word_is_kept_from_whom_it_is_b
         assert_eq!(lane, "", "{bad:?}");
     }
     assert_eq!(of(TRUSTED, &[("x-lane", &long[1..])]).0.len(), LONGEST);
+}
+
+#[test]
+fn what_can_bear_no_lane_is_in_none() {
+    let own = lanes(vec![rule("gray", None, 100.0)]);
+    let (listener, route) = (Arc::from("front"), Arc::from("only"));
+    let target = Target {
+        protocol: "web",
+        listener: &listener,
+        route: &route,
+        service: "svc",
+        method: "m",
+        version: "",
+        group: "",
+    };
+    let tally = Arc::new(Decisions::default()).of(&Arc::from("lanes"));
+    let check = own.at(&target, &tally).unwrap();
+    for is_bare in [false, true] {
+        let mut edits = Edits::default();
+        let flow = check.open(&mut Asked {
+            now: Now(1),
+            source: STRANGER.parse().unwrap(),
+            client: None,
+            edits: &mut edits,
+            clock: Clock::start(),
+            trace: TraceId::default(),
+            attributes: &mut |name| (is_bare && name == BARE).then_some(Cow::Borrowed("")),
+            random: &mut || 1,
+        });
+        assert!(matches!(flow, Flow::Continue));
+        assert_eq!(edits.attributes().is_empty(), is_bare);
+        let lane = edits.placed().unwrap().lane.as_deref();
+        assert_eq!(lane, (!is_bare).then_some("gray"));
+    }
 }
 
 #[test]

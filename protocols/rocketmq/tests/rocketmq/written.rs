@@ -3,9 +3,10 @@
 use bytes::BytesMut;
 use finback_core::codec::Codec;
 use finback_core::conformance::{self, Names, check_names};
+use finback_core::filter::BARE;
 use finback_core::frame::{Edit, Kind, Lag, Malformed, Metadata, Reading};
 use finback_core::rejection::Rejection;
-use finback_rocketmq::{Broker, Brokers, Config, Message, RocketMq};
+use finback_rocketmq::{Broker, Brokers, Config, Message, Renaming, RocketMq};
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -300,6 +301,99 @@ fn each_message_of_a_batch_gets_what_is_added() {
         let out = edit(&wire, Some(900));
         assert!(out.ends_with(&wire[wire.len() - 20..]));
     }
+}
+
+#[test]
+fn only_requests_with_messages_can_be_given_something() {
+    let is_bare = |code: i32| {
+        let wire = json(
+            &format!(r#"{{"code":{code},"extFields":{{"b":"T"}}}}"#),
+            b"",
+        );
+        let metadata = call(&wire).unwrap();
+        codec().attribute(&wire, &metadata, BARE).is_some()
+    };
+    for code in [10, 310, 320, 324, 325] {
+        assert!(!is_bare(code), "{code}");
+    }
+    for code in [11, 14, 15, 34, 36, 37, 38, 105, 200_050, 399] {
+        assert!(is_bare(code), "{code}");
+    }
+}
+
+#[test]
+fn a_renamed_topic_is_written_as_its_reader_calls_it() {
+    let mut topics = Renaming::default();
+    topics.add("orders", "o2").unwrap();
+    topics.add("123", "numbered").unwrap();
+    let codec = RocketMq::of_broker(Config {
+        topics: Arc::new(topics),
+        ..Config::default()
+    });
+    let service = |wire: &[u8]| call(wire).unwrap().service.into_owned();
+    let frames = |topic: &str| {
+        [
+            json(
+                &format!(
+                    r#"{{"code":310,"opaque":7,"extFields":{{"a":"g","b":"{topic}","i":"k\u0001v"}}}}"#
+                ),
+                b"body",
+            ),
+            json(
+                &format!(r#"{{"extFields":{{"b":{topic}}},"opaque":7,"code":310}}"#)
+                    .replace(":orders", ":\"orders\""),
+                b"body",
+            ),
+            binary(310, 0, &[("a", "g"), ("b", topic), ("i", "k\u{1}v\u{2}")]),
+        ]
+    };
+    for (topic, there) in [("orders", "o2"), ("123", "numbered")] {
+        for wire in frames(topic) {
+            let head = codec.peek(&wire).unwrap().unwrap();
+            for (id, attributes, onward) in [
+                (7, &[][..], true),
+                (70_000, &[("lane", "gray")][..], true),
+                (7, &[("lane", "gray"), ("k", "a longer value")][..], true),
+                (9, &[][..], false),
+            ] {
+                let edit = Edit {
+                    id,
+                    attributes,
+                    onward,
+                    ..Edit::default()
+                };
+                let mut out = BytesMut::new();
+                let used = codec.encode(&head, &wire, &edit, &mut out);
+                out.extend_from_slice(&wire[used..]);
+                let now = codec.peek(&out).unwrap().unwrap();
+                assert_eq!((now.id, now.len), (id, out.len()));
+                assert_eq!(service(&out), if onward { there } else { topic });
+                let metadata = call(&out).unwrap();
+                for (name, value) in attributes {
+                    let found = codec.attribute(&out, &metadata, name);
+                    assert_eq!(found.as_deref(), Some(*value), "{name}");
+                }
+                // What a broker asks back is called as here.
+                if onward {
+                    let back = codec.asked_back(&now, &out).unwrap();
+                    assert_eq!(service(&back), topic);
+                }
+            }
+        }
+    }
+    let refused = |fields: &str| {
+        let wire = json(&format!(r#"{{"code":310,"extFields":{{{fields}}}}}"#), b"");
+        let head = codec.peek(&wire).unwrap().unwrap();
+        match codec.read(&head, &wire).unwrap() {
+            Reading::Call(metadata) => metadata.refused,
+            Reading::Answer(answer) => panic!("{answer:?}"),
+        }
+    };
+    assert_eq!(refused(r#""b":"orders""#), None);
+    assert_eq!(refused(r#""b":"o2""#), Some(Rejection::NoRoute));
+    let signed = r#""b":"orders","Signature":"x""#;
+    assert_eq!(refused(signed), Some(Rejection::Denied));
+    assert_eq!(refused(r#""b":"other","Signature":"x""#), None);
 }
 
 #[test]

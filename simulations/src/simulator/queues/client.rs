@@ -1,0 +1,371 @@
+//! Clients of the world: each has a connection to a name server and one to each broker, over which it sends and fetches.
+
+use std::collections::BTreeMap;
+
+use super::super::chance::Chance;
+use super::super::network::{Network, Time};
+use super::broker::{HEART_BEAT, NOT_FOUND, PULL, PUSH, ROUTE, SEND, SUCCESS, UPDATE_OFFSET};
+use super::frame::{Frame, ONE_WAY, take};
+use super::{Asked, BROKERS, Book, LONGEST_POLL, PORT, QUEUES, TOPIC};
+
+/// A client.
+pub(super) struct Client {
+    number: usize,
+    chance: Chance,
+    is_binary: bool,
+    /// Brokers that a name server told of.
+    known: Vec<usize>,
+    /// Its connections, by broker; `None` for name servers.
+    lines: BTreeMap<Option<usize>, usize>,
+    inboxes: BTreeMap<usize, Vec<u8>>,
+    /// Its requests that wait, by connection and id.
+    waiting: BTreeMap<(usize, i32), usize>,
+    next_id: i32,
+    left: u64,
+    gap: Time,
+    /// Messages that it has of each broker and queue, in their order.
+    pub(super) read: BTreeMap<(usize, usize), Vec<usize>>,
+    /// It fetches everything, and does nothing else.
+    pub(super) reads_all: bool,
+    is_closed: bool,
+    may_break: bool,
+}
+
+impl Client {
+    pub(super) fn new(number: usize, mut chance: Chance) -> Self {
+        Self {
+            number,
+            is_binary: chance.one_in(2),
+            known: Vec::new(),
+            lines: BTreeMap::new(),
+            inboxes: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            // From zero, as libraries do, or near the end of what 32 bits have.
+            next_id: chance.pick(&[0, 0, 7, i32::MAX - 5, -3]),
+            left: chance.pick(&[5, 50, 300]),
+            gap: chance.pick(&[5, 50, 400]),
+            read: BTreeMap::new(),
+            reads_all: false,
+            is_closed: false,
+            may_break: true,
+            chance,
+        }
+    }
+
+    /// Asks nothing more, and breaks nothing.
+    pub(super) fn rest(&mut self) {
+        self.left = 0;
+        self.may_break = false;
+    }
+
+    pub(super) fn more(&mut self, requests: u64) {
+        self.left = requests;
+        self.may_break = false;
+        self.reads_all = false;
+    }
+
+    pub(super) fn read_all(&mut self) {
+        self.reads_all = true;
+        self.may_break = false;
+        self.gap = 50;
+        self.left = 100_000;
+    }
+
+    /// When it acts again, if it does.
+    pub(super) fn next_act(&mut self) -> Option<Time> {
+        let goes_on = self.left > 0 && !self.is_closed;
+        goes_on.then(|| self.chance.between(1, self.gap))
+    }
+
+    /// Which connection it needs next: one to a name server first, and then to each broker.
+    pub(super) fn wants_line(&self) -> Option<Option<usize>> {
+        if self.is_closed || self.left == 0 {
+            return None;
+        }
+        if self.known.is_empty() {
+            return (!self.lines.contains_key(&None)).then_some(None);
+        }
+        let missing = |own: &&usize| !self.lines.contains_key(&Some(**own));
+        self.known.iter().find(missing).map(|own| Some(*own))
+    }
+
+    /// It is connected: it asks for routes, or says who it is.
+    pub(super) fn connect(
+        &mut self,
+        network: &Network,
+        conn: usize,
+        to: Option<usize>,
+        book: &mut Book,
+    ) {
+        self.lines.insert(to, conn);
+        match to {
+            None => self.ask(
+                network,
+                conn,
+                (ROUTE, 0),
+                &[("topic", TOPIC.to_owned())],
+                book,
+            ),
+            Some(_) => {
+                let name = format!("c{}", self.number);
+                self.ask(network, conn, (HEART_BEAT, 0), &[("clientID", name)], book);
+            }
+        }
+    }
+
+    fn ask(
+        &mut self,
+        network: &Network,
+        conn: usize,
+        (code, queue): (i64, usize),
+        fields: &[(&str, String)],
+        book: &mut Book,
+    ) {
+        let id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1);
+        let number = book.asked.len();
+        let is_one_way = code == UPDATE_OFFSET;
+        let own = Frame {
+            code,
+            id,
+            flag: if is_one_way { ONE_WAY } else { 0 },
+            token: Some(number as u64),
+            fields: fields
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.clone()))
+                .collect(),
+            body: vec![b'.'; self.chance.pick(&[0, 10, 200, 3000])],
+            is_binary: self.is_binary,
+        };
+        book.asked.push(Asked {
+            line: conn,
+            code,
+            queue,
+            is_one_way,
+            answers: 0,
+            arrivals: 0,
+            is_acknowledged: false,
+        });
+        if !is_one_way {
+            self.waiting.insert((conn, id), number);
+        }
+        let mut net = network.lock();
+        net.note(&format!("client {} asks {code} as {number}", self.number));
+        net.send(conn, &own.bytes());
+    }
+
+    /// Does the next thing.
+    pub(super) fn act(&mut self, network: &Network, book: &mut Book) {
+        if self.is_closed || self.left == 0 || self.known.is_empty() {
+            return;
+        }
+        if self.reads_all {
+            return self.fetch_everything(network, book);
+        }
+        let broker = self.known[self.chance.index(self.known.len())];
+        let Some(conn) = self.lines.get(&Some(broker)).copied() else {
+            return;
+        };
+        if self.may_break && self.chance.one_in(60) {
+            return self.hang_up(network, conn, book);
+        }
+        for _ in 0..self.chance.between(1, 3) {
+            self.left = self.left.saturating_sub(1);
+            let queue = self.chance.index(QUEUES);
+            match self.chance.between(0, 9) {
+                0..=4 => {
+                    let fields = [
+                        ("a", "group".to_owned()),
+                        ("b", TOPIC.to_owned()),
+                        ("e", queue.to_string()),
+                    ];
+                    self.ask(network, conn, (SEND, queue), &fields, book);
+                }
+                5..=7 => {
+                    let from = self.chance.between(0, 40);
+                    let wait = self.chance.pick(&[0, 300, LONGEST_POLL]);
+                    self.fetch(network, conn, (queue, from), wait, book);
+                }
+                8 => {
+                    let fields = [
+                        ("topic", TOPIC.to_owned()),
+                        ("commitOffset", "1".to_owned()),
+                    ];
+                    self.ask(network, conn, (UPDATE_OFFSET, queue), &fields, book);
+                }
+                _ => {
+                    let fields = [("clientID", format!("c{}", self.number))];
+                    self.ask(network, conn, (HEART_BEAT, 0), &fields, book);
+                }
+            }
+        }
+    }
+
+    fn fetch(
+        &mut self,
+        network: &Network,
+        conn: usize,
+        (queue, from): (usize, u64),
+        wait: Time,
+        book: &mut Book,
+    ) {
+        let fields = [
+            ("consumerGroup", "group".to_owned()),
+            ("topic", TOPIC.to_owned()),
+            ("queueId", queue.to_string()),
+            ("queueOffset", from.to_string()),
+            ("sysFlag", if wait > 0 { "2" } else { "0" }.to_owned()),
+            ("suspendTimeoutMillis", wait.to_string()),
+        ];
+        self.ask(network, conn, (PULL, queue), &fields, book);
+    }
+
+    /// One fetch of each queue at a time, from where it is.
+    fn fetch_everything(&mut self, network: &Network, book: &mut Book) {
+        for broker in self.known.clone() {
+            let Some(conn) = self.lines.get(&Some(broker)).copied() else {
+                continue;
+            };
+            for queue in 0..QUEUES {
+                let waits = self.waiting.iter().any(|((line, _), number)| {
+                    let asked = &book.asked[*number];
+                    *line == conn && asked.code == PULL && asked.queue == queue
+                });
+                if !waits {
+                    let from = self.read.entry((broker, queue)).or_default().len() as u64;
+                    self.fetch(network, conn, (queue, from), 0, book);
+                }
+            }
+        }
+    }
+
+    /// Ends one of its connections.
+    fn hang_up(&mut self, network: &Network, conn: usize, book: &mut Book) {
+        let mut net = network.lock();
+        match self.chance.one_in(2) {
+            true => net.cut(conn),
+            false => net.leave(conn),
+        }
+        let now = net.now();
+        drop(net);
+        if let Some(line) = book.lines.get_mut(&conn) {
+            line.is_left = true;
+        }
+        self.lose(conn, now, book);
+    }
+
+    /// A connection is gone: it is made anew.
+    fn lose(&mut self, conn: usize, now: Time, book: &mut Book) {
+        self.lines.retain(|_, own| *own != conn);
+        self.waiting.retain(|(own, _), _| *own != conn);
+        if let Some(line) = book.lines.get_mut(&conn) {
+            line.over.get_or_insert(now);
+        }
+    }
+
+    /// Ends all of them.
+    pub(super) fn close(&mut self, network: &Network, resets: bool, book: &mut Book) {
+        self.is_closed = true;
+        for conn in std::mem::take(&mut self.lines).into_values() {
+            let mut net = network.lock();
+            match resets {
+                true => net.cut(conn),
+                false => net.leave(conn),
+            }
+            let now = net.now();
+            drop(net);
+            if let Some(line) = book.lines.get_mut(&conn) {
+                line.is_left = true;
+            }
+            self.lose(conn, now, book);
+        }
+    }
+
+    // === Hearing ===
+
+    pub(super) fn hear(&mut self, network: &Network, conn: usize, book: &mut Book) {
+        let heard = network.lock().hear(conn, usize::MAX);
+        if !book.is_open(conn) {
+            return;
+        }
+        let inbox = self.inboxes.entry(conn).or_default();
+        inbox.extend_from_slice(&heard.bytes);
+        for own in take(inbox) {
+            match own.is_answer() {
+                true => self.answered(conn, &own, book),
+                false => self.asked(network, conn, &own, book),
+            }
+        }
+        if heard.ended || heard.broken {
+            let mut net = network.lock();
+            net.leave(conn);
+            let now = net.now();
+            drop(net);
+            self.lose(conn, now, book);
+        }
+    }
+
+    fn answered(&mut self, conn: usize, own: &Frame, book: &mut Book) {
+        let Some(number) = self.waiting.remove(&(conn, own.id)) else {
+            let client = self.number;
+            return book.fault(format!(
+                "client {client} got an answer that it does not wait for: {own:?}"
+            ));
+        };
+        let asked = &mut book.asked[number];
+        asked.answers += 1;
+        if let Some(other) = own.token.filter(|other| *other != number as u64) {
+            return book.fault(format!("request {number} got the answer of {other}"));
+        }
+        // What has no token is the mesh's own, and never says that all is well.
+        if own.token.is_none() && [SUCCESS, NOT_FOUND].contains(&own.code) {
+            return book.fault(format!(
+                "request {number} got an answer of nobody's: {own:?}"
+            ));
+        }
+        let (code, queue) = (asked.code, asked.queue);
+        asked.is_acknowledged = code == SEND && own.code == SUCCESS;
+        match (code, own.code) {
+            (ROUTE, SUCCESS) => self.learn(own, book),
+            (PULL, SUCCESS) if self.reads_all => self.keep(conn, queue, own, book),
+            _ => {}
+        }
+    }
+
+    /// Where brokers are.
+    fn learn(&mut self, own: &Frame, book: &mut Book) {
+        let text = String::from_utf8_lossy(&own.body);
+        let ours =
+            (0..BROKERS).filter(|own| text.contains(&format!("\"mesh:{}\"", PORT as usize + own)));
+        self.known = ours.collect();
+        if text.contains("10.0.0.") || self.known.len() != BROKERS {
+            book.fault(format!("clients are told {text}"));
+        }
+    }
+
+    fn keep(&mut self, conn: usize, queue: usize, own: &Frame, book: &Book) {
+        let Some(broker) = book.lines.get(&conn).and_then(|own| own.broker) else {
+            return;
+        };
+        let text = String::from_utf8_lossy(&own.body);
+        let numbers = text.split(',').filter_map(|own| own.parse::<usize>().ok());
+        self.read
+            .entry((broker, queue))
+            .or_default()
+            .extend(numbers);
+    }
+
+    /// A broker asks: what it wants an answer to gets one.
+    fn asked(&mut self, network: &Network, conn: usize, own: &Frame, book: &mut Book) {
+        if own.number("line") != Some(conn as u64) {
+            return book.fault(format!(
+                "what line {:?} is asked came to {conn}",
+                own.number("line")
+            ));
+        }
+        if own.code == PUSH && !self.chance.one_in(20) {
+            let answer = own.answer(SUCCESS, self.is_binary, b"done");
+            network.lock().send(conn, &answer);
+        }
+    }
+}
