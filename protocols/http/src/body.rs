@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use crate::beginning::Begun;
 use crate::dialect::{AnswerReader, Dialect};
 use crate::pool::Returned;
-use crate::replay::{Replay, Sent};
+use crate::replay::{self, Sent};
 use crate::translation::Translated;
 use crate::{http1, http2};
 
@@ -90,8 +90,8 @@ pub(crate) enum Payload {
     Whole(Option<Bytes>, Option<Box<HeaderMap>>),
     /// A request's, as it arrives.
     Request(Incoming, Rc<Upload>),
-    /// A request's, once more.
-    Replay(Box<Replay>),
+    /// A request's, once more; or one that may be read before its endpoint takes it.
+    Replay(replay::Shared),
     /// A response's, as it arrives.
     Response(Box<Download>),
     /// Either, in another form.
@@ -387,7 +387,7 @@ impl Body for Payload {
                 }
                 polled
             }
-            Self::Replay(replay) => replay.poll(cx),
+            Self::Replay(replay) => replay.borrow_mut().poll(cx),
             Self::Response(download) => download.poll(cx),
             Self::Translated(translated) => translated.poll(cx),
             Self::Tunnel(tunnel) => {
@@ -411,7 +411,7 @@ impl Body for Payload {
                 }
                 ended
             }
-            Self::Replay(replay) => replay.is_ended(),
+            Self::Replay(replay) => replay.borrow().is_ended(),
             Self::Response(download) => download.ended && download.body.is_end_stream(),
             Self::Translated(translated) => translated.is_ended(),
             Self::Tunnel(_) => false,
@@ -424,7 +424,7 @@ impl Body for Payload {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64)
             }
             Self::Request(body, _) => body.size_hint(),
-            Self::Replay(replay) => replay.size_hint(),
+            Self::Replay(replay) => replay.borrow().size_hint(),
             Self::Response(download) => download.body.size_hint(),
             Self::Translated(_) | Self::Tunnel(_) => SizeHint::default(),
         }

@@ -250,7 +250,7 @@ struct Call {
     payload: Payload,
     upload: Rc<Upload>,
     /// The same, for another attempt.
-    copy: Option<Box<(Parts, Gathered)>>,
+    copy: Option<Box<Copy>>,
     /// What stood where the attempt under way carries the context of its trace.
     before: Before,
     /// What it leaves for a shadow.
@@ -434,11 +434,7 @@ impl Call {
         let Some(copy) = self.shadow.take() else {
             return;
         };
-        let body = match &self.copy {
-            Some(kept) => Some(kept.1.bytes.clone()),
-            None if self.upload.is_done() => self.upload.sent().whole(),
-            None => None,
-        };
+        let body = self.kept().map(|all| all.bytes);
         let worker = self.client.caller.worker().clone();
         let Some(ready) = body.and_then(|body| Ready::of(copy, body, &worker)) else {
             return;
@@ -612,12 +608,18 @@ impl Call {
         let collected = timers.within(limit, Box::pin(collect(payload))).await;
         match collected.unwrap_or(Collected::Late) {
             Collected::Whole(all) => {
-                self.copy = Some(Box::new((self.head.clone(), all.clone())));
+                self.copy = Some(Copy::of(&self.head, Some(all.clone())));
                 self.payload = Payload::whole(all.bytes, all.trailers);
                 self.upload.sent().forget();
                 self.upload.finish();
             }
-            Collected::TooLong(rest) => self.payload = rest,
+            Collected::TooLong(rest) => {
+                if rest.size_hint().upper().is_none() {
+                    // How long it is shows on its way.
+                    self.copy = Some(Copy::of(&self.head, None));
+                }
+                self.payload = rest;
+            }
             Collected::Broken => return Some(self.reject(Rejection::BadRequest)),
             Collected::Late => return Some(self.reject_slow()),
         }
@@ -658,16 +660,16 @@ impl Call {
                 lease.leave_out();
             }
             let http2 = self.wanted.is_none() && self.speaks_http2(&lease);
-            let hedge = self.hedge();
+            let hedging_delay = self.hedging_delay();
             let current = self.prepared(http2, &lease);
-            let sent = match hedge {
+            let sent = match hedging_delay {
                 None => {
                     let limit = self.stream().attempt_deadline();
                     let sending = Sending::of(self);
                     sending.send(current, &lease, http2, limit).await
                 }
-                Some(hedge) => {
-                    let sent = Box::pin(self.send_hedged(hedge, current, lease, http2)).await;
+                Some(delay) => {
+                    let sent = Box::pin(self.send_hedged(delay, current, lease, http2)).await;
                     lease = sent.1;
                     sent.0
                 }
@@ -675,14 +677,14 @@ impl Call {
             let (end, rejection, resend) = match sent {
                 Ok(Sent::Response(response, returned, timer)) => {
                     self.send_to_shadow();
-                    self.upload.sent().forget();
                     if let Some(end) = self.failed(&response)
-                        && self.copy.is_some()
+                        && self.may_be_restored()
                         && self.stream().conclude(&mut lease, end, Resend::Possible)
                     {
                         self.restore();
                         continue;
                     }
+                    self.upload.sent().forget();
                     if self.stream().drops_answer() {
                         return Box::pin(self.withhold(*response, lease)).await;
                     }
@@ -758,13 +760,11 @@ impl Call {
     /// Makes of a request that was sent what can be sent again, and says whether that can be.
     fn recover(&mut self, same: Request<Payload>) -> Resend {
         let (head, rest) = same.into_parts();
-        if self.copy.is_none() {
+        if !self.restore() {
             let Some(payload) = Replay::of(rest, &self.upload) else {
                 return Resend::Impossible;
             };
             (self.head, self.payload) = (head, payload);
-        } else if self.restored() == Resend::Impossible {
-            return Resend::Impossible;
         }
         match is_idempotent(&self.head.method) {
             true => Resend::Safe,
@@ -774,11 +774,10 @@ impl Call {
 
     /// The same of one of which nothing came back.
     fn restored(&mut self) -> Resend {
-        if self.copy.is_none() {
-            return Resend::Impossible;
+        match self.restore() {
+            true => Resend::Possible,
+            false => Resend::Impossible,
         }
-        self.restore();
-        Resend::Possible
     }
 
     /// Has a request taken here.
@@ -831,13 +830,28 @@ impl Call {
         Box::new(Request::from_parts(own, payload))
     }
 
-    /// Makes the request what it was before it was sent.
-    fn restore(&mut self) {
-        if let Some(copy) = &self.copy {
-            let (head, all) = (**copy).clone();
-            self.head = head;
-            self.payload = Payload::whole(all.bytes, all.trailers);
-        }
+    /// Its body, if it was read whole and is kept.
+    fn kept(&self) -> Option<Gathered> {
+        let all = self.copy.as_ref().and_then(|copy| copy.body.clone());
+        all.or_else(|| {
+            let bytes = self.upload.whole()?;
+            let trailers = None;
+            Some(Gathered { bytes, trailers })
+        })
+    }
+
+    fn may_be_restored(&self) -> bool {
+        self.copy.is_some() && self.kept().is_some()
+    }
+
+    /// Makes the request what it was before it was sent, if all of it is kept.
+    fn restore(&mut self) -> bool {
+        let (Some(copy), Some(all)) = (&self.copy, self.kept()) else {
+            return false;
+        };
+        self.head = copy.head.clone();
+        self.payload = Payload::whole(all.bytes, all.trailers);
+        true
     }
 
     /// How an attempt ended whose response says that the request failed or did not run.
@@ -983,6 +997,22 @@ fn is_idempotent(method: &Method) -> bool {
         *method,
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
     )
+}
+
+/// What a request is made of once more.
+struct Copy {
+    head: Parts,
+    /// `None`: what is kept of it on its way, if it comes to an end.
+    body: Option<Gathered>,
+}
+
+impl Copy {
+    fn of(head: &Parts, body: Option<Gathered>) -> Box<Self> {
+        let mut head = head.clone();
+        // Who sends its body was told to go on.
+        head.headers.remove(header::EXPECT);
+        Box::new(Self { head, body })
+    }
 }
 
 enum Collected {

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
@@ -62,6 +62,11 @@ impl Sent {
         *self.0.borrow_mut() = State::Gone;
     }
 
+    /// Whether it was too much to keep, or is not kept any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(*self.0.borrow(), State::Gone)
+    }
+
     /// All that was sent, in one piece; `None` if it is gone.
     pub(crate) fn whole(&self) -> Option<Bytes> {
         let pieces = self.pieces()?;
@@ -83,18 +88,24 @@ impl Sent {
     }
 }
 
-/// Such a body.
+/// Such a body; or one that may be read before its endpoint takes it.
 pub(crate) struct Replay {
-    sent: VecDeque<Bytes>,
+    /// What stands ready.
+    ready: VecDeque<io::Result<Frame<Bytes>>>,
     rest: Payload,
     upload: Rc<Upload>,
 }
+
+/// The same in two hands: an attempt's, and that of who [reads ahead](Replay::poll_whole).
+pub(crate) type Shared = Rc<RefCell<Replay>>;
 
 impl Replay {
     /// The body of which `rest` was not sent yet; `None` if what was sent is gone.
     pub(crate) fn of(rest: Payload, upload: &Rc<Upload>) -> Option<Payload> {
         let rest = match rest {
-            Payload::Replay(former) => former.rest,
+            Payload::Replay(former) => {
+                std::mem::replace(&mut former.borrow_mut().rest, Payload::empty())
+            }
             // Known whole, it is kept elsewhere if at all; translated, it is begun anew only as long
             // as nothing of it was translated.
             Payload::Whole(None, None) | Payload::Request(..) => rest,
@@ -106,21 +117,68 @@ impl Replay {
             return Some(rest);
         }
         upload.begin_again();
+        let ready = sent.into_iter().map(|piece| Ok(Frame::data(piece)));
+        Some(Self::with(ready.collect(), rest, upload).1)
+    }
+
+    /// Makes of a request's body one that may be read before its endpoint takes it, unless all of it is there.
+    pub(crate) fn share(body: &mut Payload, upload: &Rc<Upload>) -> Option<Shared> {
+        match body {
+            Payload::Replay(shared) => Some(shared.clone()),
+            Payload::Request(..) => {
+                let rest = std::mem::replace(body, Payload::empty());
+                let (shared, payload) = Self::with(VecDeque::new(), rest, upload);
+                *body = payload;
+                Some(shared)
+            }
+            _ => None,
+        }
+    }
+
+    fn with(
+        ready: VecDeque<io::Result<Frame<Bytes>>>,
+        rest: Payload,
+        upload: &Rc<Upload>,
+    ) -> (Shared, Payload) {
         let upload = upload.clone();
-        Some(Payload::Replay(Box::new(Self { sent, rest, upload })))
+        let shared = Rc::new(RefCell::new(Self {
+            ready,
+            rest,
+            upload,
+        }));
+        (shared.clone(), Payload::Replay(shared))
+    }
+
+    /// Reads on though its endpoint may not, until all of it is there; `None` if it is longer than what is kept, or broken.
+    pub(crate) fn poll_whole(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        while !self.rest.is_end_stream() && !self.upload.sent().is_gone() {
+            let Some(frame) = ready!(Pin::new(&mut self.rest).poll_frame(cx)) else {
+                break;
+            };
+            let is_broken = frame.is_err();
+            self.ready.push_back(frame);
+            if is_broken {
+                return Poll::Ready(None);
+            }
+        }
+        if !self.ready.is_empty() {
+            // It was read, not passed on.
+            self.upload.begin_again();
+        }
+        Poll::Ready(self.upload.sent().whole())
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        if let Some(piece) = self.sent.pop_front() {
+        if let Some(frame) = self.ready.pop_front() {
             self.is_ended();
-            return Poll::Ready(Some(Ok(Frame::data(piece))));
+            return Poll::Ready(Some(frame));
         }
         Pin::new(&mut self.rest).poll_frame(cx)
     }
 
     /// Whether all of it was given; then the upload is finished.
     pub(crate) fn is_ended(&self) -> bool {
-        let ended = self.sent.is_empty() && self.rest.is_end_stream();
+        let ended = self.ready.is_empty() && self.rest.is_end_stream();
         if ended {
             self.upload.finish();
         }
@@ -128,9 +186,12 @@ impl Replay {
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
-        let sent = self.sent.iter().map(Bytes::len).sum::<usize>() as u64;
+        let ready = self.ready.iter().flatten();
+        let ready: u64 = ready
+            .filter_map(|frame| Some(frame.data_ref()?.len() as u64))
+            .sum();
         match self.rest.size_hint().exact() {
-            Some(rest) => SizeHint::with_exact(sent + rest),
+            Some(rest) => SizeHint::with_exact(ready + rest),
             None => SizeHint::default(),
         }
     }

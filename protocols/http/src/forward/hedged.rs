@@ -2,34 +2,27 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use finback_core::driver::Stream;
 use finback_core::mesh::{AttemptEnd, Lease};
-use finback_core::net::Timer;
 use http::request::Parts;
 use http::{Request, header};
 use tokio::time::Instant;
 
-use crate::body::Payload;
+use crate::body::{Payload, Upload};
 use crate::dialect::Dialect;
 use crate::headers;
 use crate::propagation::Before;
+use crate::replay::{Replay, Shared};
 
 use super::sending::{Sending, Sent, Unmade};
 use super::{Call, Gathered, failure, speaks_http2};
 
 /// What came of an attempt.
 type Tried = Result<Sent, (Unmade, Box<Request<Payload>>)>;
-
-/// What a second attempt is made of.
-pub(super) struct Hedge {
-    /// After what time it is made.
-    delay: Duration,
-    /// The request's head as it was before the first.
-    head: Parts,
-}
 
 /// Which of two attempts was over first.
 enum Over {
@@ -38,21 +31,18 @@ enum Over {
 }
 
 impl Call {
-    /// What a second attempt beside the next one is made of, where there may be one.
-    pub(super) fn hedge(&mut self) -> Option<Hedge> {
+    /// After what time a second attempt is made beside the next one, where there may be one.
+    pub(super) fn hedging_delay(&mut self) -> Option<Duration> {
         let delay = self.stream().hedging_delay()?;
-        self.wanted.is_none().then(|| Hedge {
-            delay,
-            head: self.head.clone(),
-        })
+        self.wanted.is_none().then_some(delay)
     }
 
-    /// Sends a request, and once more to another endpoint if it takes long. Gives what came of the attempt that the call
-    /// stays with, and that one's lease.
+    /// Sends a request, and once more to another endpoint if it is not answered within `delay`. Gives what came of the
+    /// attempt that the call stays with, and that one's lease.
     pub(super) async fn send_hedged(
         &mut self,
-        hedge: Hedge,
-        request: Box<Request<Payload>>,
+        delay: Duration,
+        mut request: Box<Request<Payload>>,
         first: Lease,
         http2: bool,
     ) -> (Tried, Lease) {
@@ -63,24 +53,21 @@ impl Call {
             (self.source, bounded, self.wants_fresh),
             &*self.dialect,
         );
-        let stream = self.stream.as_mut().expect("a call is ended once");
-        let mut due = self.client.timers.set(Instant::now() + hedge.delay);
+        let shared = share(&mut request, &self.upload);
         let mut trying = Box::pin(sending.send(request, &first, http2, limit));
-        if let Some(tried) = before(&mut due, trying.as_mut()).await {
-            drop(trying);
-            return (tried, first);
+        let copy = match self.before_hedge(delay, shared, trying.as_mut()).await {
+            Ok(copy) => copy,
+            Err(tried) => {
+                drop(trying);
+                return (tried, first);
+            }
+        };
+        if let (Some(own), Some((_, body))) = (&mut self.copy, &copy) {
+            own.body = Some(body.clone());
         }
-        if self.copy.is_none() {
-            let whole = self.upload.whole();
-            self.copy = whole.map(|bytes| {
-                let trailers = None;
-                Box::new((hedge.head, Gathered { bytes, trailers }))
-            });
-        }
-        // Late, it was us who did not run: the answer may be there already.
-        let copy = self.copy.as_deref().filter(|_| !due.is_late());
+        let stream = self.stream.as_mut().expect("a call is ended once");
         let about = (&*self.dialect, bounded, prefers_http2);
-        let again = copy.and_then(|copy| again(stream, &first, copy.clone(), about));
+        let again = copy.and_then(|copy| again(stream, &first, copy, about));
         let Some((request, second, http2)) = again else {
             let tried = trying.as_mut().await;
             drop(trying);
@@ -101,6 +88,7 @@ impl Call {
                     return (tried, first);
                 };
                 stream.over(first, end, &second);
+                self.upload.finish();
                 let tried = other.as_mut().await;
                 drop(other);
                 (tried, second)
@@ -109,6 +97,7 @@ impl Call {
                 drop(other);
                 let Some(end) = ending(stream, &*self.dialect, &tried, &second) else {
                     drop(trying);
+                    self.upload.finish();
                     stream.over(first, AttemptEnd::Abandoned, &second);
                     return (tried, second);
                 };
@@ -119,18 +108,58 @@ impl Call {
             }
         }
     }
+
+    /// Waits until a second attempt is due, and gives what it is made of; `None` if there can be none.
+    ///
+    /// # Errors
+    /// What came of the first one, if anything did before.
+    async fn before_hedge(
+        &self,
+        delay: Duration,
+        shared: Option<Shared>,
+        mut trying: Pin<&mut impl Future<Output = Tried>>,
+    ) -> Result<Option<(Parts, Gathered)>, Tried> {
+        let mut due = self.client.timers.set(Instant::now() + delay);
+        loop {
+            poll_fn(|cx| match trying.as_mut().poll(cx) {
+                Poll::Ready(tried) => Poll::Ready(Err(tried)),
+                Poll::Pending => due.poll(cx).map(Ok),
+            })
+            .await?;
+            if !due.is_late() {
+                break;
+            }
+            // It was us who did not run: the answer may be there already.
+            due.reset(Instant::now() + delay);
+        }
+        let Some(copy) = &self.copy else {
+            return Ok(None);
+        };
+        let body = match (&copy.body, shared) {
+            (Some(all), _) => Some(all.clone()),
+            (None, None) => self.kept(),
+            (None, Some(shared)) => {
+                let whole = poll_fn(|cx| {
+                    let whole = shared.borrow_mut().poll_whole(cx);
+                    match whole {
+                        Poll::Ready(whole) => Poll::Ready(Ok(whole)),
+                        Poll::Pending => trying.as_mut().poll(cx).map(Err),
+                    }
+                });
+                let trailers = None;
+                let whole = whole.await?;
+                whole.map(|bytes| Gathered { bytes, trailers })
+            }
+        };
+        Ok(body.map(|body| (copy.head.clone(), body)))
+    }
 }
 
-/// What came of an attempt, if anything did before it rang.
-async fn before(
-    due: &mut Timer,
-    mut trying: Pin<&mut impl Future<Output = Tried>>,
-) -> Option<Tried> {
-    let early = poll_fn(|cx| match trying.as_mut().poll(cx) {
-        Poll::Ready(tried) => Poll::Ready(Some(tried)),
-        Poll::Pending => due.poll(cx).map(|()| None),
-    });
-    early.await
+/// An endpoint that hangs takes no body: it can be read without it, unless its sender waits to be told so.
+fn share(request: &mut Request<Payload>, upload: &Rc<Upload>) -> Option<Shared> {
+    let waits = headers::expects_continue(request.headers());
+    let body = (!waits).then(|| request.body_mut());
+    body.and_then(|body| Replay::share(body, upload))
 }
 
 /// The request for a second attempt, if there is an endpoint for it, and whether that speaks HTTP/2.

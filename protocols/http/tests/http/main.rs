@@ -5,6 +5,7 @@ mod bounds;
 mod fairness;
 mod hand_over;
 mod heads;
+mod hedging;
 mod messages;
 mod resending;
 mod support;

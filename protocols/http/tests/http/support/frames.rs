@@ -66,3 +66,73 @@ pub(crate) async fn accept_http2(server: &Server) -> Peer {
     upstream.0.write_all(&frame(4, 0, 0, b"")).await.unwrap();
     upstream
 }
+
+/// HEADERS of stream 1 that say 200 and end it.
+pub(crate) const OK: &[u8] = b"\0\0\x01\x01\x05\0\0\0\x01\x88";
+
+/// An endpoint's end of a connection of HTTP/2.
+pub(crate) struct Http2(Peer);
+
+impl Http2 {
+    pub(crate) async fn accept(server: &Server) -> Self {
+        let mut peer = server.accept().await;
+        let mut preface = [0; 24];
+        peer.0.read_exact(&mut preface).await.unwrap();
+        peer.0.write_all(b"\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        Self(peer)
+    }
+
+    pub(crate) async fn frame(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
+        let mut head = [0; 9];
+        let reading = self.0.0.read_exact(&mut head);
+        let read = tokio::time::timeout(PATIENCE, reading).await;
+        read.expect("a frame in time").ok()?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let mut payload = vec![0; length];
+        self.0.0.read_exact(&mut payload).await.ok()?;
+        let id = u32::from_be_bytes(head[5..].try_into().unwrap());
+        Some((head[3], head[4], id, payload))
+    }
+
+    /// The next request's stream, and its body.
+    pub(crate) async fn request(&mut self) -> (u32, Vec<u8>) {
+        let (mut stream, mut body) = (0, Vec::new());
+        loop {
+            let (kind, flags, id, payload) = self.frame().await.expect("a request");
+            match kind {
+                0 => body.extend(payload),
+                1 => stream = id,
+                _ => continue,
+            }
+            if flags & 1 == 1 {
+                return (stream, body);
+            }
+        }
+    }
+
+    /// Reads a request's head, and maybe no more of it.
+    pub(crate) async fn head(&mut self) -> u32 {
+        loop {
+            if let (1, _, id, _) = self.frame().await.expect("a request") {
+                return id;
+            }
+        }
+    }
+
+    pub(crate) async fn write(&mut self, bytes: &[u8]) {
+        self.0.0.write_all(bytes).await.unwrap();
+    }
+
+    /// RST_STREAM with REFUSED_STREAM.
+    pub(crate) async fn refuse(&mut self, id: u32) {
+        let mut bytes = b"\0\0\x04\x03\0".to_vec();
+        bytes.extend(id.to_be_bytes());
+        bytes.extend([0, 0, 0, 7]);
+        self.write(&bytes).await;
+    }
+
+    /// GOAWAY that takes nothing.
+    pub(crate) async fn go_away(&mut self) {
+        self.write(b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0").await;
+    }
+}

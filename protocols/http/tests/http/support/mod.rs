@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub(crate) use frames::{Http2, OK};
 pub(crate) use mess::*;
 
 /// Waits until something holds.

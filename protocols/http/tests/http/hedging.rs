@@ -1,0 +1,110 @@
+//! A second attempt beside one that takes long, and another one of what came without its length.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::support::frames::frame;
+use crate::support::*;
+use finback_core::mesh::RoutingSpec;
+use finback_core::route::Retry;
+use finback_http::{Config, Http};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const HEAD: &str = "POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
+
+fn mess(spec: RoutingSpec) -> Mess {
+    serve(spec, 1, Arc::new(Http::new(Config::default(), Vec::new())))
+}
+
+/// Routing in which a connection that hangs would be waited for in vain.
+fn retried(endpoints: &[SocketAddr], dialect: &str, retry: Retry) -> RoutingSpec {
+    let mut policy = policy(dialect);
+    policy.connect_timeout = 2 * PATIENCE;
+    let mut spec = routing(endpoints, policy, 2);
+    spec.limits.call_timeout = 2 * PATIENCE;
+    let route = Arc::get_mut(&mut spec.tables[0].routes[0]).unwrap();
+    route.retry = retry;
+    spec
+}
+
+fn hedged() -> Retry {
+    Retry {
+        attempts: 2,
+        idempotent: true,
+        hedging_delay: Some(Duration::from_millis(50)),
+        ..Retry::default()
+    }
+}
+
+/// Which of two servers somebody connects to, and the other one.
+async fn asked(servers: &[Server; 2]) -> (Peer, &Server) {
+    let [one, other] = servers;
+    tokio::select! {
+        peer = one.accept() => (peer, other),
+        peer = other.accept() => (peer, one),
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_takes_no_body_is_helped_out_with_all_of_it() {
+    for says_settings in [false, true] {
+        for comes_late in [false, true] {
+            let servers = [Server::bind().await, Server::bind().await];
+            let addresses = [servers[0].address, servers[1].address];
+            let mess = mess(retried(&addresses, "2", hedged()));
+            let mut client = Peer::connect(mess.address).await;
+            client.say(HEAD).await;
+            client.say("5\r\nhello\r\n").await;
+            if !comes_late {
+                client.say("0\r\n\r\n").await;
+            }
+            let (mut hung, other) = asked(&servers).await;
+            if says_settings {
+                let mut hello = [0; 24];
+                hung.0.read_exact(&mut hello).await.unwrap();
+                // SETTINGS_INITIAL_WINDOW_SIZE of nothing.
+                let nothing = frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
+                hung.0.write_all(&nothing).await.unwrap();
+            }
+            if comes_late {
+                assert!(other.stays_alone(Duration::from_millis(200)).await);
+                client.say("0\r\n\r\n").await;
+            }
+            let mut second = Http2::accept(other).await;
+            assert_eq!(second.request().await.1, b"hello");
+            second.write(OK).await;
+            let heard = client.hear("\r\n\r\n").await;
+            assert!(heard.starts_with("HTTP/1.1 200"), "{heard}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_whose_length_shows_on_its_way_is_sent_again() {
+    let again = Retry {
+        attempts: 2,
+        idempotent: true,
+        refused: true,
+        ..Retry::default()
+    };
+    let servers = [Server::bind().await, Server::bind().await];
+    let addresses = [servers[0].address, servers[1].address];
+    let mess = mess(retried(&addresses, "1.1", again));
+    let mut client = Peer::connect(mess.address).await;
+    client.say(HEAD).await;
+    client.say("5\r\nhello\r\n").await;
+    let (mut refusing, other) = asked(&servers).await;
+    refusing.hear("hello\r\n").await;
+    client.say("0\r\n\r\n").await;
+    refusing.hear("0\r\n\r\n").await;
+    refusing
+        .say("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")
+        .await;
+    let mut second = other.accept().await;
+    let heard = second.hear("hello").await;
+    assert!(heard.contains("content-length: 5\r\n"), "{heard}");
+    second.say(&response("well")).await;
+    let heard = client.hear("well").await;
+    assert!(heard.starts_with("HTTP/1.1 200"), "{heard}");
+}
