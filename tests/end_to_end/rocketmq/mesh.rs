@@ -1,10 +1,8 @@
 //! Finback between RocketMQ's clients and servers, and how a test reaches them through it.
 
-use std::net::TcpListener;
-
 use super::stage::{Cluster, Stage};
 use crate::support::finback::Finback;
-use crate::support::free_port;
+use crate::support::free_ports;
 use crate::support::rocketmq_clients::{Client, Kind};
 
 /// Finback in front of name servers, and of RocketMQ's proxy where there is one.
@@ -19,13 +17,8 @@ pub(crate) struct Mesh {
 
 /// So many ports one after another that nobody has, as a range of a configuration.
 pub(crate) fn range(ports: u16) -> String {
-    loop {
-        let first = free_port();
-        let is_free = |port: u16| TcpListener::bind(("0.0.0.0", port)).is_ok();
-        if (first..first + ports).all(is_free) {
-            return format!("{first}-{}", first + ports - 1);
-        }
-    }
+    let first = free_ports(ports);
+    format!("{first}-{}", first + ports - 1)
 }
 
 /// A configuration in front of this name server, with these keys added to its listener.

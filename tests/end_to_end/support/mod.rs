@@ -42,12 +42,18 @@ use std::time::{Duration, Instant};
 /// of those could be taken by anybody's connection before its server starts, even by the
 /// connection that looks whether the server is there.
 pub(crate) fn free_port() -> u16 {
+    free_ports(1)
+}
+
+/// The first of so many such ports one after the other, none of which anybody else is given.
+pub(crate) fn free_ports(count: u16) -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed) + std::process::id() * 37;
-        let port = u16::try_from(12_000 + step % 20_000).unwrap();
-        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
-            return port;
+        let step = NEXT.fetch_add(count.into(), Ordering::Relaxed) + std::process::id() * 37;
+        let first = u16::try_from(12_000 + step % 20_000).unwrap();
+        let is_free = |port: u16| TcpListener::bind(("0.0.0.0", port)).is_ok();
+        if first + count <= 32_000 && (first..first + count).all(is_free) {
+            return first;
         }
     }
 }

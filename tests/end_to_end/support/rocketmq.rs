@@ -1,6 +1,5 @@
 //! Real RocketMQ servers of the tests' own: name servers, brokers and its proxy.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use super::java;
 use super::peer::built;
 use super::process::Process;
 use super::remoting;
-use super::{eventually, free_port, temporary_folder};
+use super::{eventually, free_port, free_ports, temporary_folder};
 
 /// How long a server may take to start, also on a busy machine.
 const START: Duration = Duration::from_secs(90);
@@ -293,17 +292,9 @@ impl Proxy {
     }
 }
 
-/// A broker listens at this port, two below (VIP channel) and one above (replication). Each of the three
-/// is taken like any other port, so that no other server of the tests is given it.
+/// A broker listens at this port, two below (VIP channel) and one above (replication).
 fn three_ports() -> u16 {
-    let mut taken = BTreeSet::new();
-    loop {
-        taken.insert(free_port());
-        let has_both = |port: &&u16| taken.contains(&(**port - 2)) && taken.contains(&(**port + 1));
-        if let Some(port) = taken.iter().find(has_both) {
-            return *port;
-        }
-    }
+    free_ports(4) + 2
 }
 
 /// Small files, checks of transactions within seconds instead of a minute, and patience with a busy machine.
