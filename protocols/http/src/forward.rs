@@ -78,8 +78,8 @@ pub(crate) fn forward(
             Ok(call) => call.answer_unless_cut(&client.caller).await,
             Err(own) => std::mem::replace(&mut **own, Response::new(Payload::empty())),
         };
-        let mut response = match begun {
-            Ok(mut call) => call.finish(answered),
+        let mut response = match &mut begun {
+            Ok(call) => call.finish(answered),
             Err(_) => answered,
         };
         if !response.headers().contains_key(header::DATE) {
@@ -263,7 +263,7 @@ impl Call {
         client: &Rc<Client>,
         request: Request<Incoming>,
         interim: Interim,
-    ) -> Result<Self, Box<Response<Payload>>> {
+    ) -> Result<Box<Self>, Box<Response<Payload>>> {
         let http = &client.http;
         let (mut head, mut body) = request.into_parts();
         let spelt = !http.config.normalize_path || path::normalize(&mut head.uri);
@@ -306,7 +306,9 @@ impl Call {
         if wanted.is_some() && fault.is_none() && rules::request(&head.headers, &payload).is_err() {
             fault = Some(Fault::bad("a length that is not its body's"));
         }
-        let mut call = Self {
+        // In a place of its own: it is passed on from hand to hand, and it is large.
+        let place = Box::new_uninit();
+        let call = Self {
             client: client.clone(),
             bounded: own_timeout || stream.route_timeout().is_some(),
             prefers_http2: dialect.prefers_http2(&head),
@@ -329,6 +331,7 @@ impl Call {
             before: Before::default(),
             shadow: None,
         };
+        let mut call = Box::write(place, call);
         if let Some(fault) = fault {
             let mut response = call.refuse(&fault);
             if call.head.version != Version::HTTP_2 {

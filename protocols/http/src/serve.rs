@@ -167,8 +167,9 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
         if let Some(settings) = settings.flatten() {
             break Ending::Http2(request, settings);
         }
-        let exchange = exchange(&http, &client, *request, &mut server, &mut timer);
-        if let Some(ending) = Box::pin(exchange).await {
+        let place = Box::new_uninit();
+        let exchange = exchange(&http, &client, request, &mut server, &mut timer);
+        if let Some(ending) = Box::into_pin(Box::write(place, exchange)).await {
             break ending;
         }
     };
@@ -228,12 +229,12 @@ async fn end_http1(
 async fn exchange(
     http: &Http,
     client: &Rc<Client>,
-    request: Request<http1::Received>,
+    request: Box<Request<http1::Received>>,
     server: &mut http1::Server,
     timer: &mut Timer,
 ) -> Option<Ending> {
     let caller = &client.caller;
-    let (upgrade, request) = upgradable(request);
+    let (upgrade, request) = upgradable(*request);
     let interim = Interim::http1(server.interim());
     let mut answering = pin!(client.clone().answer(request, interim));
     let mut response: Option<Response<Guarded>> = None;
