@@ -18,7 +18,7 @@ use tokio::task::AbortHandle;
 
 use crate::disk::{Disk, Key};
 use crate::layout::rules::Centre;
-use crate::layout::{Drafts, Layout, Reading, Roots};
+use crate::layout::{Drafts, LayoutKind, Reading, Roots};
 use crate::lock;
 use crate::metadata::Metadata;
 use crate::names::Resolver;
@@ -77,11 +77,11 @@ struct Earlier {
 /// The feeds of services, only for as long as they are followed.
 type Followers = HashMap<Name, Weak<Feed>>;
 /// What tells them apart.
-type Name = (Layout, String);
+type Name = (LayoutKind, String);
 
 /// A service followed for as long as this lives.
 pub(crate) struct Feed {
-    pub(crate) layout: Layout,
+    pub(crate) layout: LayoutKind,
     offers: watch::Receiver<Option<Arc<Offer>>>,
     state: Arc<State>,
     /// `None` for a service of a name that none can have.
@@ -108,7 +108,7 @@ impl Drop for Feed {
 
 impl Feed {
     /// The feed of a service that cannot be: its store is never asked.
-    fn unknown(layout: Layout) -> Self {
+    fn unknown(layout: LayoutKind) -> Self {
         let (_, offers) = watch::channel(Some(Arc::new(Offer::new(layout, false, Vec::new()))));
         Self {
             layout,
@@ -191,7 +191,7 @@ impl Feeds {
     }
 
     /// The feed of a service, begun if need be.
-    pub(crate) fn feed(&self, layout: Layout, service: &str) -> Arc<Feed> {
+    pub(crate) fn feed(&self, layout: LayoutKind, service: &str) -> Arc<Feed> {
         if !layout.is_name(service) {
             return Arc::new(Feed::unknown(layout));
         }
@@ -215,7 +215,7 @@ impl Feeds {
         &self.counts
     }
 
-    fn begin(&self, layout: Layout, service: &str) -> Feed {
+    fn begin(&self, layout: LayoutKind, service: &str) -> Feed {
         let (offers, receiver) = watch::channel(None);
         let state = Arc::new(State::new(&self.counts));
         let follower = Box::new(Follower {
@@ -241,7 +241,7 @@ impl Feeds {
             layout,
             service,
         );
-        let running = self.handle.spawn(follower.run(Box::new(reading)));
+        let running = self.handle.spawn(follower.run(reading));
         Feed {
             layout,
             offers: receiver,
@@ -304,8 +304,8 @@ struct Follower {
 }
 
 impl Follower {
-    /// Both are boxed: a task keeps room for its arguments twice.
-    async fn run(mut self: Box<Self>, mut reading: Box<Reading>) {
+    /// Boxed: a task keeps room for its arguments twice.
+    async fn run(mut self: Box<Self>, mut reading: Reading) {
         // Boxed: what is over soon shall not take room for as long as the service is followed.
         Box::pin(self.start_from_disk(&mut reading)).await;
         let mut unreadable = 0;

@@ -55,7 +55,7 @@ pub use bridge::Bridge;
 pub use dns::DnsConfig;
 pub use exercise::{exercise_instance, exercise_rules, exercise_url};
 pub use hosts::{HostCluster, HostEndpoint};
-pub use layout::{Layout, Roots};
+pub use layout::{LayoutKind, Roots};
 pub use listed::ListedService;
 pub use looks::Looks;
 pub use metadata::{Asked, MetadataService, NoMetadata};
@@ -126,7 +126,7 @@ impl ServersConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Eager {
     /// The layout.
-    pub layout: Layout,
+    pub layout: LayoutKind,
     /// Their names; `None` watches all there are.
     pub services: Option<Vec<String>>,
 }
@@ -527,7 +527,7 @@ impl Registries {
     /// Follows one service of a registry of servers: its offers of every version and group.
     /// `None` if there is no such registry, or it is a list.
     #[must_use]
-    pub fn offers(&self, registry: &str, layout: Layout, service: &str) -> Option<Offers> {
+    pub fn offers(&self, registry: &str, layout: LayoutKind, service: &str) -> Option<Offers> {
         let Some((_, Source::Servers(servers))) = lock(&self.sources).get(registry).cloned() else {
             return None;
         };
@@ -559,7 +559,7 @@ impl Registries {
     pub async fn services(
         &self,
         registry: &str,
-        layout: Layout,
+        layout: LayoutKind,
         patience: Duration,
     ) -> Option<BTreeSet<String>> {
         let Some((_, Source::Servers(servers))) = lock(&self.sources).get(registry).cloned() else {
@@ -615,7 +615,7 @@ impl Source {
             Self::Http(polled) => polled.follow(&lookup, &target).await,
             Self::Hosts(hosts) => hosts.follow(&lookup, &target).await,
             Self::Servers(servers) => {
-                let Some(layout) = Layout::named(&lookup.layout) else {
+                let Some(layout) = LayoutKind::named(&lookup.layout) else {
                     tracing::error!(layout = %lookup.layout, "no such layout");
                     return;
                 };
@@ -711,7 +711,7 @@ async fn deliver(feed: &Feed, lookup: &Lookup, target: &Target) {
 /// Has the store follow all services of a layout as one, if all are to be watched.
 fn gather(feeds: &Feeds, eager: &Eager) -> Option<Gathering> {
     // Names and providers lie below one root: the directory asks for the former, each feed for its own.
-    let root = eager.layout.root(feeds.roots());
+    let root = eager.layout.layout().root(feeds.roots());
     let is_all = eager.services.is_none() && !root.is_empty();
     is_all.then(|| feeds.store().gather(root))?
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use finback_core::mesh::{Explained, Led, Mesh, Passed};
 use finback_core::route::{Call, Destination, Route};
-use finback_registry::{Layout, Registries};
+use finback_registry::{LayoutKind, Registries};
 use serde_json::{Value, json};
 
 use super::clusters::endpoint;
@@ -277,7 +277,7 @@ async fn ask_registry(all: &Explained, registries: &Registries, told: &mut Value
         let Some(lookup) = own.lookup.as_ref().filter(|_| !own.exists) else {
             continue;
         };
-        let offers = Layout::named(&lookup.layout)
+        let offers = LayoutKind::named(&lookup.layout)
             .and_then(|layout| registries.offers(&lookup.registry, layout, &lookup.service));
         let Some(mut offers) = offers else { continue };
         let waiting = async {

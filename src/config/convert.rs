@@ -27,7 +27,7 @@ use std::sync::Arc;
 use finback_core::driver::{ListenerSpec, Protocol};
 use finback_core::mesh::{self, RoutingSpec};
 use finback_core::trace::Choice;
-use finback_registry::{HostCluster, Layout, RegistryConfig, Several};
+use finback_registry::{HostCluster, LayoutKind, RegistryConfig, Several};
 
 use super::file::{self, File};
 use super::folder::Folder;
@@ -349,9 +349,9 @@ fn named(name: Placed<String>) -> Result<String> {
     Ok(name.value)
 }
 
-fn layout(name: &Placed<String>) -> Result<Layout> {
-    Layout::named(&name.value).ok_or_else(|| {
-        let all = Layout::names().join(", ");
+fn layout(name: &Placed<String>) -> Result<LayoutKind> {
+    LayoutKind::named(&name.value).ok_or_else(|| {
+        let all = LayoutKind::names().join(", ");
         let message = format!("no layout is called `{}`; write one of: {all}", name.value);
         Wrong::at(name.place, message)
     })

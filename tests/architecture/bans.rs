@@ -102,7 +102,7 @@ const RULES: [Rule; 11] = [
                     "wakes the connection's own task from calls of others",
                 ),
                 (
-                    "protocols/http/src/http2/connection.rs",
+                    "protocols/http/src/http2/connection/output.rs",
                     "wakes the driver from calls of others",
                 ),
             ],

@@ -18,11 +18,8 @@ use crate::headers;
 use crate::propagation::Before;
 use crate::replay::{Replay, Shared};
 
-use super::sending::{Sending, Sent, Unmade};
+use super::sending::{Sending, Sent, Tried, Unmade};
 use super::{Call, Gathered, failure, speaks_http2};
-
-/// What came of an attempt.
-type Tried = Result<Sent, (Unmade, Box<Request<Payload>>)>;
 
 /// Which of two attempts was over first.
 enum Over {

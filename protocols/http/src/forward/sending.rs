@@ -53,6 +53,9 @@ pub(super) enum Unmade {
     Late { stalled: bool },
 }
 
+/// What came of an attempt.
+pub(super) type Tried = Result<Sent, (Unmade, Box<Request<Payload>>)>;
+
 /// What sending an attempt needs of its call.
 pub(super) struct Sending<'a> {
     client: &'a Rc<Client>,
