@@ -154,7 +154,7 @@ impl Worker {
     }
 
     /// The same for a task that is in a box already.
-    pub(crate) fn spawn_boxed(&self, what: &'static str, task: Served) {
+    pub fn spawn_boxed(&self, what: &'static str, task: Served) {
         task::spawn(&self.mesh().gauges, what, task);
     }
 

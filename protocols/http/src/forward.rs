@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
+use finback_core::boxed::boxed;
 use finback_core::driver::{Caller, Stream};
 use finback_core::mesh::{Lease, Routed};
 use finback_core::rejection::Rejection;
@@ -174,9 +175,8 @@ impl Call {
         if wanted.is_some() && fault.is_none() && rules::request(&head.headers, &payload).is_err() {
             fault = Some(Fault::bad("a length that is not its body's"));
         }
-        // In a place of its own: it is passed on from hand to hand, and it is large.
-        let place = Box::new_uninit();
-        let call = Self {
+        // In a box: it is passed on from hand to hand, and it is large.
+        let mut call = boxed(|| Self {
             client: client.clone(),
             bounded: own_timeout || stream.route_timeout().is_some(),
             prefers_http2: dialect.prefers_http2(&head),
@@ -198,8 +198,7 @@ impl Call {
             copy: None,
             before: Before::default(),
             shadow: None,
-        };
-        let mut call = Box::write(place, call);
+        });
         if let Some(fault) = fault {
             return Err(Box::new(call.refuse_unread(&fault)));
         }

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::time::Duration;
 
+use finback_core::boxed::boxed;
 use finback_core::frame::Outcome;
 use finback_core::mesh::{AttemptEnd, Lease, Resend};
 use finback_core::rejection::Rejection;
@@ -49,7 +50,7 @@ impl Call {
             return Box::pin(self.hand_over(taker.clone())).await;
         }
         if self.may_be_repeated()
-            && let Some(own) = self.keep_body().await
+            && let Some(own) = Box::pin(self.keep_body()).await
         {
             return own;
         }
@@ -104,7 +105,7 @@ impl Call {
             }
             if end == AttemptEnd::NotProcessed {
                 refusals += 1;
-                self.pause_after(refusals).await;
+                Box::pin(self.pause_after(refusals)).await;
             }
         }
     }
@@ -280,7 +281,7 @@ impl Call {
             wanted.ask(&mut own, self.client.caller.worker().random());
         }
         let payload = std::mem::replace(&mut self.payload, Payload::empty());
-        Box::new(Request::from_parts(own, payload))
+        boxed(|| Request::from_parts(own, payload))
     }
 
     /// Its body, if it was read whole and is kept.

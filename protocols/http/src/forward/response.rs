@@ -1,5 +1,6 @@
 //! The response of an endpoint, made the one for the caller.
 
+use finback_core::boxed::boxed;
 use finback_core::driver::Stream;
 use finback_core::mesh::Lease;
 use finback_core::net::Timer;
@@ -79,7 +80,7 @@ impl Call {
         if self.bounded {
             timer.reset(stream.deadline());
         }
-        let mut download = Download {
+        let mut download = boxed(|| Download {
             stream,
             lease,
             dialect: self.dialect.clone(),
@@ -96,7 +97,7 @@ impl Call {
             begun: false,
             ended: false,
             body,
-        };
+        });
         if download.body.is_end_stream() {
             // Trailers that came as the head are the head's.
             let trailers = head.headers.clone();
@@ -106,7 +107,7 @@ impl Call {
             download.end(None);
             return Response::from_parts(head, Payload::empty());
         }
-        Response::from_parts(head, Payload::Response(Box::new(download)))
+        Response::from_parts(head, Payload::Response(download))
     }
 
     /// Says from when on a response's time counts, unless it is that of a stream.
