@@ -18,14 +18,14 @@ use tokio::task::AbortHandle;
 
 use crate::disk::{Disk, Key};
 use crate::layout::rules::Centre;
-use crate::layout::{Drafts, LayoutKind, Reading, Roots};
+use crate::layout::{Drafts, LayoutKind, Roots, ServiceWatch};
 use crate::lock;
 use crate::metadata::Metadata;
 use crate::names::Resolver;
 use crate::offer::Offer;
 use crate::remembered::Remembered;
 use crate::store::Store;
-use guard::Guard;
+use guard::EmptyProtection;
 use hosts::Hosts;
 use state::{Counts, State};
 
@@ -229,11 +229,11 @@ impl Feeds {
             turns: self.turns.clone(),
             hosts: Hosts::new(&self.resolver),
             begun: Instant::now(),
-            guard: Guard::new(self.protection),
+            guard: EmptyProtection::new(self.protection),
             state: state.clone(),
             offers,
         });
-        let reading = Reading::begin(
+        let reading = ServiceWatch::begin(
             &self.store,
             &self.roots,
             &self.metadata,
@@ -270,7 +270,7 @@ impl Default for Turns {
 
 impl Turns {
     /// What a service's places say now, if all of it is known.
-    async fn read(&self, reading: &mut Reading) -> Option<Drafts> {
+    async fn read(&self, reading: &mut ServiceWatch) -> Option<Drafts> {
         let is_alone = lock(&self.last).is_none_or(|last| last.elapsed() >= ALONE);
         if is_alone {
             // Nobody waits behind it, and a thread that rests is woken once.
@@ -283,7 +283,7 @@ impl Turns {
         drafts
     }
 
-    fn look(&self, reading: &mut Reading) -> Option<Drafts> {
+    fn look(&self, reading: &mut ServiceWatch) -> Option<Drafts> {
         let drafts = reading.latest();
         *lock(&self.last) = Some(Instant::now());
         drafts
@@ -298,14 +298,14 @@ struct Follower {
     turns: Arc<Turns>,
     hosts: Hosts,
     begun: Instant,
-    guard: Guard,
+    guard: EmptyProtection,
     state: Arc<State>,
     offers: watch::Sender<Option<Arc<Offer>>>,
 }
 
 impl Follower {
     /// Boxed: a task keeps room for its arguments twice.
-    async fn run(mut self: Box<Self>, mut reading: Reading) {
+    async fn run(mut self: Box<Self>, mut reading: ServiceWatch) {
         // Boxed: what is over soon shall not take room for as long as the service is followed.
         Box::pin(self.start_from_disk(&mut reading)).await;
         let mut unreadable = 0;
@@ -342,7 +342,7 @@ impl Follower {
 
     /// Offers what was known in an earlier run if the store does not answer, takes its time, or
     /// lets us read nothing.
-    async fn start_from_disk(&mut self, reading: &mut Reading) {
+    async fn start_from_disk(&mut self, reading: &mut ServiceWatch) {
         let Some(earlier) = self.earlier.clone() else {
             return;
         };
@@ -389,7 +389,7 @@ impl Follower {
             centre,
             ..
         } = earlier;
-        let mut reading = Reading::begin(store, roots, metadata, centre, layout, service);
+        let mut reading = ServiceWatch::begin(store, roots, metadata, centre, layout, service);
         let found = async {
             loop {
                 if let Some(drafts) = reading.latest() {
@@ -413,7 +413,7 @@ impl Follower {
     }
 
     /// Takes what the store says, unless that is no answer.
-    fn consider(&mut self, drafts: Drafts, reading: &mut Reading) {
+    fn consider(&mut self, drafts: Drafts, reading: &mut ServiceWatch) {
         let (listed, drafted) = (drafts.listed, drafts.drafts.len());
         let refused = drafts.refused && listed == 0;
         let has_some = |offer: &Option<Arc<Offer>>| {

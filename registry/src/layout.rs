@@ -29,7 +29,7 @@ use crate::texts::Texts;
 use draft::Cached;
 pub(crate) use draft::{Draft, Drafts};
 pub(crate) use exercise::{exercise_instance, exercise_rules, exercise_url};
-pub(crate) use reading::{Directory, Reading};
+pub(crate) use reading::{Directory, ServiceWatch};
 use reading::{EntryReader, Reader, ServiceQuery};
 use write::{Entry, WriteTo, Written};
 

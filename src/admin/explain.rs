@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::clusters::endpoint;
 use question::is_http;
 
-pub use question::{Entrance, Question};
+pub use question::{Entrance, ExplainQuestion};
 
 /// How long a registry may take to say who provides a service.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -26,7 +26,7 @@ const PROVIDERS: usize = 100;
 /// # Errors
 /// What is wrong with the question.
 pub async fn explain(
-    question: &Question,
+    question: &ExplainQuestion,
     entrances: &[Entrance],
     mesh: &Mesh,
     registries: Option<&Registries>,
@@ -63,7 +63,7 @@ pub async fn explain(
     Ok(told)
 }
 
-fn told(question: &Question, entrance: &Entrance, protocol: &str, all: &Explained) -> Value {
+fn told(question: &ExplainQuestion, entrance: &Entrance, protocol: &str, all: &Explained) -> Value {
     let passed = all.passed.iter();
     let passed: Vec<_> = passed
         .map(|(route, why)| json!({ "route": &**route, "why": why }))
@@ -140,8 +140,8 @@ pub(super) fn route(own: &Route) -> Value {
 /// Where messages go that a route takes in the place of an endpoint.
 fn taken(route: &Route) -> Option<String> {
     let treatment = route.treatment.as_ref()?;
-    if let Some(own) = treatment.get::<finback_http::Treatment>() {
-        return Some(own.taker.as_ref()?.explain());
+    if let Some(own) = treatment.get::<finback_http::HttpPolicy>() {
+        return Some(own.handler.as_ref()?.explain());
     }
     let policy = treatment.get::<finback_mqtt::Policy>()?;
     Some(policy.produce.as_ref()?.sink.explain())

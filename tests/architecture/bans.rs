@@ -98,7 +98,7 @@ const RULES: [Rule; 11] = [
                     "wakes the flusher, another task",
                 ),
                 (
-                    "core/src/driver/link.rs",
+                    "core/src/driver/write_queue.rs",
                     "wakes the connection's own task from calls of others",
                 ),
                 (

@@ -8,7 +8,7 @@ const LONGEST: usize = 70;
 
 /// Functions that are longer, and how long they may be: what is one table is easier to read whole, the others are to
 /// be cut, and may not grow.
-const EXCEPTED: [(&str, &str, usize); 12] = [
+const EXCEPTED: [(&str, &str, usize); 11] = [
     // Tables: a row for each counter, rejection, option or kind of trouble.
     ("core/src/gauges.rs", "rows", 224),
     ("core/src/mesh/words.rs", "describe", 96),
@@ -21,7 +21,6 @@ const EXCEPTED: [(&str, &str, usize); 12] = [
     ("registry/src/layout/rules/properties.rs", "write", 71),
     ("simulations/src/broker/state.rs", "connect", 76),
     ("simulations/src/compare/proxies.rs", "finback", 84),
-    ("src/config/convert.rs", "config", 155),
     ("src/running.rs", "start", 91),
 ];
 

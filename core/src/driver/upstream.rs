@@ -17,14 +17,14 @@ use crate::net::{READS_PER_TURN, Socket, Turn};
 use crate::rejection::Rejection;
 
 use super::call::Call;
+use super::frame_reader::{FrameReader, Read};
 use super::hedge::Second;
-use super::inbox::{Inbox, Read};
-use super::link::Link;
+use super::in_flight::InFlight;
 use super::pool::Pool;
 use super::reply::Reply;
 use super::survey::{Oldest, WaitsFor};
-use super::table::Table;
 use super::worker::Worker;
+use super::write_queue::WriteQueue;
 
 use answers::Answers;
 
@@ -42,10 +42,10 @@ enum Entry {
 /// Where a connection to an endpoint is in its life.
 ///
 /// ```text
-///                 connected                Goodbye, or too many
+///                 connected                GoAway, or too many
 ///   Connecting --------------> Open ---- calls given up: avoided ----> Leaving
 ///       |                       |  ^                                    |  |
-///       | refused, late, or     |  +-------- Welcome -------------------+  | no call in flight
+///       | refused, late, or     |  +-------- Resume --------------------+  | no call in flight
 ///       | its client went       |                                          |
 ///       |                       | idle and unwanted, silent, or            |
 ///       |                       v its client went                          |
@@ -69,8 +69,8 @@ enum State {
 /// One connection to an endpoint.
 pub(crate) struct Upstream {
     pool: Rc<Pool>,
-    link: OnceCell<Rc<Link>>,
-    table: RefCell<Table<Entry>>,
+    link: OnceCell<Rc<WriteQueue>>,
+    table: RefCell<InFlight<Entry>>,
     /// One-ways that wait for the connection.
     #[expect(clippy::vec_box, reason = "calls come in boxes")]
     waiting: RefCell<Vec<Box<Call>>>,
@@ -86,7 +86,7 @@ pub(crate) struct Upstream {
     /// tells nothing.
     misses: Cell<u32>,
     /// The last request sent: the dialect for messages of our own.
-    cue: Cell<Option<Head>>,
+    last_head: Cell<Option<Head>>,
     /// When the queue was first seen full; clients that wait for it to empty.
     full_since: Cell<Option<Now>>,
     /// It stayed full for too long: no more calls until it has emptied.
@@ -118,7 +118,7 @@ impl Upstream {
         let upstream = Rc::new(Self {
             pool: pool.clone(),
             link: OnceCell::new(),
-            table: RefCell::new(Table::new(id_bits)),
+            table: RefCell::new(InFlight::new(id_bits)),
             waiting: RefCell::default(),
             waiting_bytes: Cell::new(0),
             state: Cell::new(State::Connecting),
@@ -128,7 +128,7 @@ impl Upstream {
             pinged: Cell::new(now),
             ping: Cell::new(None),
             misses: Cell::new(0),
-            cue: Cell::new(None),
+            last_head: Cell::new(None),
             full_since: Cell::new(None),
             stalled: Cell::new(false),
             paused: RefCell::default(),
@@ -224,13 +224,13 @@ impl Upstream {
             }
             return self.close(&worker, AttemptEnd::Abandoned, Rejection::ConnectionLost);
         }
-        let link = Link::new(socket.clone());
+        let link = WriteQueue::new(socket.clone());
         // Cannot be set yet: only this task sets it.
         let _ = self.link.set(link.clone());
         self.heard.set(worker.now());
         self.state.set(State::Open);
         self.send_waiting(&worker, &link);
-        let mut inbox = Inbox::new(socket, &worker);
+        let mut inbox = FrameReader::new(socket, &worker);
         let mut turn = Turn::new();
         std::future::poll_fn(|cx| self.poll(cx, &worker, &link, &mut inbox, &mut turn)).await;
         worker.read_clock();
@@ -243,7 +243,7 @@ impl Upstream {
     /// Sends the one-ways of a client that went before the connection was made: it has sent them, and nobody could
     /// tell it otherwise.
     async fn say_last_words(&self, worker: &Rc<Worker>, socket: Rc<RefCell<Socket>>) {
-        let link = Link::new(socket);
+        let link = WriteQueue::new(socket);
         self.send_one_ways(worker, &link);
         let written = std::future::poll_fn(|cx| {
             link.owned_by(cx);
@@ -263,8 +263,8 @@ impl Upstream {
         self: &Rc<Self>,
         cx: &mut Context<'_>,
         worker: &Rc<Worker>,
-        link: &Rc<Link>,
-        inbox: &mut Inbox,
+        link: &Rc<WriteQueue>,
+        inbox: &mut FrameReader,
         turn: &mut Turn,
     ) -> Poll<()> {
         link.owned_by(cx);

@@ -14,7 +14,7 @@ use crate::concurrency::Timed;
 use crate::endpoint::{Endpoint, Trial};
 use crate::frame::Outcome;
 use crate::gauges::Detector;
-use crate::trace::{Field, Target};
+use crate::trace::{Field, SpanTarget};
 
 use super::traced::Propagated;
 use super::verdict::{AttemptEnd, Deadline, Verdict, rule};
@@ -55,7 +55,7 @@ impl Lease {
 
     /// The same, as traces have it.
     #[must_use]
-    pub fn target(&self) -> Target {
+    pub fn target(&self) -> SpanTarget {
         self.seat.target()
     }
 

@@ -28,7 +28,7 @@ use crate::Http;
 use crate::beginning;
 use crate::body::{Incoming, Payload, Upload};
 use crate::client::Client;
-use crate::dialect::{AnswerReader, Asked, Dialect};
+use crate::dialect::{AnswerReader, Dialect, RequestInfo};
 use crate::headers;
 use crate::interim::Interim;
 use crate::path;
@@ -36,13 +36,13 @@ use crate::propagation::Before;
 use crate::rules::{self, Fields};
 use crate::shadow::{self};
 use crate::translation::{Translated, Translator};
-use crate::treatment::Treatment;
+use crate::treatment::HttpPolicy;
 use crate::upgrade::Wanted;
 
 use attempts::{Copy, failure};
 use collect::Gathered;
 use look::{Fault, attribute, fault, metadata, weight};
-use ours::own_taker;
+use ours::own_handler;
 
 /// Passes one request on, which begins at once; always gives a response, if it is only ours.
 pub(crate) fn forward(
@@ -102,14 +102,14 @@ struct Call {
     /// Whose request it is.
     source: IpAddr,
     dialect: Arc<dyn Dialect>,
-    asked: Asked,
+    asked: RequestInfo,
     /// The caller or the route bound it; else a body that moves may take its time.
     bounded: bool,
     /// Its endpoints speak HTTP/2 unless their cluster says otherwise.
     prefers_http2: bool,
     /// A connection broke under it, or took no more requests: the next one has to be new.
     wants_fresh: bool,
-    treatment: Option<Arc<Treatment>>,
+    treatment: Option<Arc<HttpPolicy>>,
     /// A filter has not decided about it yet.
     waits: bool,
     /// The fields that its head came with.
@@ -147,7 +147,7 @@ impl Call {
             // The last one claims everything.
             return Err(Box::new(Response::new(Payload::empty())));
         };
-        let asked = Asked::of(&head);
+        let asked = RequestInfo::of(&head);
         let wanted = Wanted::take(&mut head, &mut body);
         let fields = Fields::of(&head.headers);
         let mut fault = fault(http, &mut head, fields, wanted.is_some());
@@ -222,7 +222,7 @@ impl Call {
                 if let Some(own) = own.and_then(|own| own.response(&self.head, is_secure)) {
                     return Some(self.answer_itself(own));
                 }
-                if own_taker(self.treatment.as_deref()).is_none() {
+                if own_handler(self.treatment.as_deref()).is_none() {
                     return Some(self.reject(Rejection::Denied));
                 }
             }

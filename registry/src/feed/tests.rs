@@ -25,7 +25,7 @@ fn follower() -> (Follower, watch::Receiver<Option<Arc<Offer>>>) {
         turns: Arc::default(),
         hosts: Hosts::new(&Arc::new(Resolver::new(&Handle::current(), NAMES, None))),
         begun: Instant::now(),
-        guard: Guard::new(Duration::from_secs(30)),
+        guard: EmptyProtection::new(Duration::from_secs(30)),
         state: Arc::new(State::new(&Arc::default())),
         offers,
     };
@@ -147,7 +147,8 @@ async fn a_service_that_changes_alone_is_read_at_once() {
     let store = Store::saved(&handle, "r", &Disk::open(&std::env::temp_dir()));
     let metadata = Metadata(Arc::new(NoMetadata));
     let (roots, centre) = (Arc::<Roots>::default(), Arc::default());
-    let mut reading = Reading::begin(&store, &roots, &metadata, &centre, LayoutKind::Sofa, "s");
+    let mut reading =
+        ServiceWatch::begin(&store, &roots, &metadata, &centre, LayoutKind::Sofa, "s");
     let turns = Turns::default();
     assert!(turns.read(&mut reading).now_or_never().is_some());
     assert!(lock(&turns.last).is_some());
@@ -165,7 +166,8 @@ async fn many_services_that_change_at_once_leave_others_their_turns() {
     let (turns, done) = (Arc::new(Turns::default()), Arc::new(Mutex::new(0)));
     for number in 0..10 * TURNS {
         let service = format!("s{number}");
-        let begin = |layout| Reading::begin(&store, &roots, &metadata, &centre, layout, &service);
+        let begin =
+            |layout| ServiceWatch::begin(&store, &roots, &metadata, &centre, layout, &service);
         let mut reading = begin(LayoutKind::Sofa);
         let (turns, done) = (turns.clone(), done.clone());
         tokio::spawn(async move {

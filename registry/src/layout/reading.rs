@@ -70,13 +70,13 @@ impl Reader for EntryReader {
 }
 
 /// Follows one service in a store.
-pub(crate) struct Reading {
+pub(crate) struct ServiceWatch {
     reader: Box<dyn Reader>,
     /// Rings when any of its places changes.
     bell: Bell,
 }
 
-impl Reading {
+impl ServiceWatch {
     pub(crate) fn begin(
         store: &Arc<Store>,
         roots: &Arc<Roots>,

@@ -12,12 +12,12 @@ use crate::mesh::AttemptEnd;
 use crate::rejection::Rejection;
 
 use super::super::call::deliver;
+use super::super::frame_reader::Take;
 use super::super::hedge;
-use super::super::inbox::Take;
-use super::super::link::Link;
+use super::super::in_flight::Claim;
 use super::super::pool::Pool;
-use super::super::table::Claim;
 use super::super::worker::Worker;
+use super::super::write_queue::WriteQueue;
 use super::upkeep::end_entry;
 use super::{Entry, State, Upstream};
 
@@ -28,7 +28,7 @@ impl Upstream {
     pub(super) fn receive(
         self: &Rc<Self>,
         worker: &Rc<Worker>,
-        link: &Rc<Link>,
+        link: &Rc<WriteQueue>,
         head: Head,
         wire: &[u8],
     ) -> Result<(), Malformed> {
@@ -49,7 +49,7 @@ impl Upstream {
                     self.table.borrow_mut().claim(head.id);
                 }
             }
-            Kind::Goodbye => {
+            Kind::GoAway => {
                 static LINES: LogLimit = LogLimit::usual();
                 if let Some(left_out) = LINES.admit(worker.now()) {
                     tracing::info!(
@@ -60,13 +60,13 @@ impl Upstream {
                 self.set_leaving(until);
                 self.state.set(State::Leaving);
             }
-            Kind::Welcome => {
+            Kind::Resume => {
                 self.set_leaving(Now(0));
                 if self.state.get() == State::Leaving {
                     self.state.set(State::Open);
                 }
             }
-            Kind::Request | Kind::OneWay | Kind::Notice => {
+            Kind::Request | Kind::OneWay | Kind::Ignored => {
                 let owner = self.pool.owner.as_ref();
                 if owner.is_some_and(|owner| owner.called_back(worker, self, &head, wire)) {
                     return Ok(());
@@ -171,7 +171,7 @@ impl Upstream {
 pub(super) struct Answers<'a> {
     pub(super) upstream: &'a Rc<Upstream>,
     pub(super) worker: &'a Rc<Worker>,
-    pub(super) link: &'a Rc<Link>,
+    pub(super) link: &'a Rc<WriteQueue>,
 }
 
 impl Take for Answers<'_> {

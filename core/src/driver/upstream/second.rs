@@ -47,7 +47,7 @@ impl Upstream {
                 let Ok(id) = self.table.borrow_mut().insert(Entry::Second(second)) else {
                     return false;
                 };
-                self.cue.set(Some(head));
+                self.last_head.set(Some(head));
                 let parts = (&head, fitting.as_ref(), &*propagated);
                 self.put(worker, link, parts, &wire, id);
             }

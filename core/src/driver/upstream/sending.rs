@@ -9,9 +9,9 @@ use crate::trace::Field;
 
 use super::super::call::Call;
 use super::super::hedge;
-use super::super::link::Link;
 use super::super::reply::Reply;
 use super::super::worker::Worker;
+use super::super::write_queue::WriteQueue;
 use super::{Entry, State, Upstream};
 
 /// Deadlines of connections that are one client's own are looked at in steps of so many microseconds.
@@ -34,12 +34,12 @@ impl Upstream {
         let Some(link) = open else {
             return self.keep(worker, call, wire);
         };
-        self.cue.set(Some(call.head));
+        self.last_head.set(Some(call.head));
         let (queued, limits) = (link.queued(), worker.limits());
         let (holds, full) = (queued > holds_above(&limits), queued > limits.queue_hard);
         drop(limits);
         if holds {
-            self.hold_back(worker, &call.reply);
+            self.pause_reading(worker, &call.reply);
         }
         if full {
             return Err(call);
@@ -124,7 +124,7 @@ impl Upstream {
     pub(super) fn put(
         &self,
         worker: &Worker,
-        link: &Rc<Link>,
+        link: &Rc<WriteQueue>,
         (head, fitting, propagated): (&Head, Option<&Fitting>, &[Field]),
         wire: &[u8],
         id: u64,
@@ -147,23 +147,23 @@ impl Upstream {
     }
 
     /// The peer does not read fast enough: stops reading from the client that sends to it.
-    pub(super) fn hold_back(&self, worker: &Worker, reply: &Rc<dyn Reply>) {
+    pub(super) fn pause_reading(&self, worker: &Worker, reply: &Rc<dyn Reply>) {
         if self.full_since.get().is_none() {
             self.full_since.set(Some(worker.now()));
         }
-        if !self.stalled.get() && reply.hold() {
+        if !self.stalled.get() && reply.pause() {
             self.paused.borrow_mut().push(reply.clone());
         }
     }
 
-    pub(super) fn let_go(&self) {
+    pub(super) fn resume_reading(&self) {
         let paused = self.paused.take();
         for reply in paused {
-            reply.release();
+            reply.resume();
         }
     }
 
-    pub(super) fn send_waiting(self: &Rc<Self>, worker: &Worker, link: &Rc<Link>) {
+    pub(super) fn send_waiting(self: &Rc<Self>, worker: &Worker, link: &Rc<WriteQueue>) {
         let mut table = self.table.borrow_mut();
         // Nothing was sent yet, so no answer can come for what was given up meanwhile.
         table.release_abandoned();
@@ -171,14 +171,14 @@ impl Upstream {
             let call = match entry {
                 Entry::Call(call) => call,
                 Entry::Second(own) => {
-                    self.cue.set(Some(own.head));
+                    self.last_head.set(Some(own.head));
                     let parts = (&own.head, own.fitting.as_ref(), own.lease.propagated());
                     self.put(worker, link, parts, &own.wire, id);
                     continue;
                 }
                 Entry::Ping => continue,
             };
-            self.cue.set(Some(call.head));
+            self.last_head.set(Some(call.head));
             if let Some(wire) = &call.wire {
                 self.put(
                     worker,
@@ -196,7 +196,7 @@ impl Upstream {
         self.send_one_ways(worker, link);
     }
 
-    pub(super) fn send_one_ways(&self, worker: &Worker, link: &Rc<Link>) {
+    pub(super) fn send_one_ways(&self, worker: &Worker, link: &Rc<WriteQueue>) {
         for mut call in self.waiting.take() {
             let id = self.table.borrow_mut().one_way_id();
             if let Some(wire) = call.wire.take() {
@@ -210,11 +210,11 @@ impl Upstream {
     }
 
     /// Lets held clients go on once half of what held them is written.
-    pub(super) fn resume_if_drained(&self, worker: &Worker, link: &Link) {
+    pub(super) fn resume_if_drained(&self, worker: &Worker, link: &WriteQueue) {
         if self.full_since.get().is_some() && link.queued() <= holds_above(&worker.limits()) / 2 {
             self.full_since.set(None);
             self.stalled.set(false);
-            self.let_go();
+            self.resume_reading();
         }
     }
 }

@@ -12,9 +12,9 @@ use crate::rejection::Rejection;
 
 use super::super::call::settle;
 use super::super::hedge;
-use super::super::link::Link;
 use super::super::reply::Reply;
 use super::super::worker::Worker;
+use super::super::write_queue::WriteQueue;
 use super::{Entry, State, Upstream};
 
 /// Calls given up, their ids blocked, before a connection is replaced by a fresh one.
@@ -146,11 +146,12 @@ impl Upstream {
         {
             // Waiting longer would only stall the clients' calls to other endpoints.
             self.stalled.set(true);
-            self.let_go();
+            self.resume_reading();
         }
         let quiet_since = self.heard.get().max(self.pinged.get());
         // The client of a session has heartbeats of its own.
-        let asks = self.cue.get().is_some() && !interval.is_zero() && self.pool.owner.is_none();
+        let asks =
+            self.last_head.get().is_some() && !interval.is_zero() && self.pool.owner.is_none();
         if asks && now.since(quiet_since) >= interval {
             // The first interval of silence passes before anything is asked.
             if self.misses.get() >= policy.heartbeat_misses.saturating_sub(1).max(1) {
@@ -175,8 +176,10 @@ impl Upstream {
         }
     }
 
-    pub(super) fn send_ping(&self, worker: &Worker, link: &Rc<Link>, now: Now) {
-        let Some(cue) = self.cue.get() else { return };
+    pub(super) fn send_ping(&self, worker: &Worker, link: &Rc<WriteQueue>, now: Now) {
+        let Some(cue) = self.last_head.get() else {
+            return;
+        };
         self.pinged.set(now);
         self.misses.set(self.misses.get() + 1);
         let id = match self.ping.get() {
@@ -192,7 +195,7 @@ impl Upstream {
     }
 
     /// Has the connection's task end.
-    pub(super) fn end(&self, link: &Rc<Link>) {
+    pub(super) fn end(&self, link: &Rc<WriteQueue>) {
         self.state.set(State::Closed);
         link.wake_owner();
     }
@@ -213,7 +216,7 @@ impl Upstream {
     pub(super) fn close(self: &Rc<Self>, worker: &Rc<Worker>, end: AttemptEnd, why: Rejection) {
         self.state.set(State::Gone);
         self.pool.forget(self);
-        self.let_go();
+        self.resume_reading();
         self.fail_calls(worker, end, why);
         if let (Some(owner), Some(_)) = (&self.pool.owner, self.link.get()) {
             owner.end_session(worker);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use crate::balance::{Ask, HashOn, NoPick, Pick, Policy, hash_bytes};
+use crate::balance::{HashOn, Pick, PickArgs, PickError, Policy, hash_bytes};
 use crate::clock::Now;
 use crate::cluster::Cluster;
 use crate::endpoint::{Endpoint, Trial};
@@ -315,7 +315,7 @@ impl Exchange {
             Policy::Primary => Some(0),
             Policy::RoundRobin | Policy::Random | Policy::LeastRequest | Policy::PeakEwma => None,
         };
-        let ask = Ask {
+        let ask = PickArgs {
             now,
             random,
             hash,
@@ -330,8 +330,8 @@ impl Exchange {
         };
         match members.balancer.pick(&members.endpoints, &ask) {
             Ok(Pick { place, trial }) => Ok((members.seats[place].clone(), trial)),
-            Err(NoPick::Empty) => Err(Rejection::NoEndpoint),
-            Err(NoPick::Busy) => Err(Rejection::Overloaded),
+            Err(PickError::Empty) => Err(Rejection::NoEndpoint),
+            Err(PickError::Busy) => Err(Rejection::Overloaded),
         }
     }
 

@@ -4,11 +4,12 @@ use std::future::poll_fn;
 use std::time::Duration;
 
 use finback_core::boxed::boxed;
+use finback_core::driver::Stream;
 use finback_core::frame::Outcome;
 use finback_core::mesh::{AttemptEnd, Lease, Resend};
 use finback_core::rejection::Rejection;
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use tokio::time::Instant;
 
@@ -20,7 +21,7 @@ use crate::replay::Replay;
 use super::Call;
 use super::collect::{Collected, Gathered, collect, is_collected};
 use super::look::Fault;
-use super::ours::own_taker;
+use super::ours::own_handler;
 use super::sending::{Sending, Sent, Tried, Unmade};
 
 /// What a request is made of once more.
@@ -46,8 +47,8 @@ impl Call {
         {
             return own;
         }
-        if let Some(taker) = own_taker(self.treatment.as_deref()) {
-            return Box::pin(self.hand_over(taker.clone())).await;
+        if let Some(handler) = own_handler(self.treatment.as_deref()) {
+            return Box::pin(self.hand_over(handler.clone())).await;
         }
         if self.may_be_repeated()
             && let Some(own) = Box::pin(self.keep_body()).await
@@ -65,7 +66,7 @@ impl Call {
                 Ok(lease) => lease,
                 Err(rejection) => return self.reject(rejection),
             };
-            self.leave_out_events(&lease);
+            leave_out_events(&lease, &self.head.headers);
             let http2 = self.wanted.is_none() && self.speaks_http2(&lease);
             let hedging_delay = self.hedging_delay();
             let current = self.prepared(http2, &lease);
@@ -113,13 +114,6 @@ impl Call {
     /// Whether it may be sent more than once, so that its body is worth keeping. A tunnel is not.
     fn may_be_repeated(&mut self) -> bool {
         self.wanted.is_none() && self.stream().may_need_resending()
-    }
-
-    /// A stream of events is left out of adaptive concurrency: it lasts as long as its reader likes.
-    fn leave_out_events(&self, lease: &Lease) {
-        if lease.is_limited() && headers::is_event_stream(self.head.headers.get(header::ACCEPT)) {
-            lease.leave_out();
-        }
     }
 
     /// Makes the request ready for another attempt if the response says that it failed, and another may follow; whether it may.
@@ -263,10 +257,11 @@ impl Call {
     /// The request as the endpoint of the lease gets it.
     pub(super) fn prepared(&mut self, http2: bool, lease: &Lease) -> Box<Request<Payload>> {
         let mut current = self.aimed(http2, lease);
-        self.tell_deadline(&mut current);
-        if let Some(fitting) = self.stream().fitting(lease) {
-            self.dialect.fit(current.headers_mut(), fitting.fit());
+        let stream = self.stream.as_ref().expect("a call is ended once");
+        if self.bounded {
+            tell_deadline(&*self.dialect, stream, current.headers_mut());
         }
+        fit(&*self.dialect, stream, lease, current.headers_mut());
         self.before
             .replace(current.headers_mut(), lease.propagated());
         current
@@ -313,17 +308,6 @@ impl Call {
         failure(&*self.dialect, response)
     }
 
-    /// A caller's own deadline goes on to the endpoint as what is left of it.
-    pub(super) fn tell_deadline(&mut self, request: &mut Request<Payload>) {
-        if self.bounded {
-            let left = self
-                .stream()
-                .deadline()
-                .saturating_duration_since(Instant::now());
-            self.dialect.tell_deadline(request.headers_mut(), left);
-        }
-    }
-
     /// Whether it is the caller's turn to say something, without which there is no answer.
     pub(super) fn waits_for_caller(&self) -> bool {
         !self.dialect.converses() && self.upload.is_awaited()
@@ -349,4 +333,25 @@ pub(super) fn is_idempotent(method: &Method) -> bool {
         *method,
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
     )
+}
+
+/// A stream of events is left out of adaptive concurrency: it lasts as long as its reader likes.
+pub(super) fn leave_out_events(lease: &Lease, headers: &HeaderMap) {
+    if lease.is_limited() && headers::is_event_stream(headers.get(header::ACCEPT)) {
+        lease.leave_out();
+    }
+}
+
+/// A caller's own deadline goes on to the endpoint as what is left of it.
+pub(super) fn tell_deadline(dialect: &dyn Dialect, stream: &Stream, headers: &mut HeaderMap) {
+    let left = stream.deadline();
+    let left = left.saturating_duration_since(Instant::now());
+    dialect.tell_deadline(headers, left);
+}
+
+/// Makes of the fields what the endpoint of a lease takes for its own.
+pub(super) fn fit(dialect: &dyn Dialect, stream: &Stream, lease: &Lease, headers: &mut HeaderMap) {
+    if let Some(fitting) = stream.fitting(lease) {
+        dialect.fit(headers, fitting.fit());
+    }
 }

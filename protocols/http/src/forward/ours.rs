@@ -8,7 +8,7 @@ use http::{HeaderValue, Response, Version, header};
 
 use crate::body::Payload;
 use crate::headers;
-use crate::treatment::{Taker, Treatment};
+use crate::treatment::{Handler, HttpPolicy};
 
 use super::Call;
 use super::collect::{Ungathered, gather};
@@ -85,11 +85,11 @@ impl Call {
     }
 
     /// Has a request taken here.
-    pub(super) async fn hand_over(&mut self, taker: Arc<dyn Taker>) -> Response<Payload> {
+    pub(super) async fn hand_over(&mut self, handler: Arc<dyn Handler>) -> Response<Payload> {
         let payload = std::mem::replace(&mut self.payload, Payload::empty());
         let limit = self.stream().deadline();
         self.interim.go_on();
-        if let Some((system, destination)) = taker.destination(&self.head) {
+        if let Some((system, destination)) = handler.destination(&self.head) {
             let Self { stream, head, .. } = self;
             let stream = stream.as_mut().expect("a call is ended once");
             let mut attributes = |name: &str| headers::attribute(head, name);
@@ -98,8 +98,8 @@ impl Call {
                 .replace(&mut self.head.headers, &context.unwrap_or_default());
         }
         let taking = async {
-            let body = gather(payload, taker.limit()).await?;
-            Ok(taker.take(&self.head, body.bytes).await)
+            let body = gather(payload, handler.limit()).await?;
+            Ok(handler.take(&self.head, body.bytes).await)
         };
         match self.client.timers.within(limit, taking).await {
             Ok(Ok(response)) => self.answer_itself(response),
@@ -112,6 +112,6 @@ impl Call {
 }
 
 /// Who takes requests of a route here, if somebody does.
-pub(super) fn own_taker(treatment: Option<&Treatment>) -> Option<&Arc<dyn Taker>> {
-    treatment.and_then(|own| own.taker.as_ref())
+pub(super) fn own_handler(treatment: Option<&HttpPolicy>) -> Option<&Arc<dyn Handler>> {
+    treatment.and_then(|own| own.handler.as_ref())
 }

@@ -11,7 +11,7 @@ use http_body::Body;
 use crate::body::{Download, Incoming, Payload};
 use crate::forwarded;
 use crate::headers;
-use crate::pool::Returned;
+use crate::pool::PoolGuard;
 use crate::rules::{self, Fields};
 use crate::translation::{Translated, Translator};
 use crate::treatment;
@@ -36,7 +36,7 @@ impl Call {
     pub(super) fn pass(
         &mut self,
         response: Response<Incoming>,
-        (returned, mut timer): (Returned, Timer),
+        (returned, mut timer): (PoolGuard, Timer),
         lease: Lease,
     ) -> Response<Payload> {
         let (mut head, body) = response.into_parts();

@@ -17,7 +17,7 @@ use crate::body::{Incoming, Payload, Upload};
 use crate::client::Client;
 use crate::dialect::Dialect;
 use crate::interim::Interim;
-use crate::pool::{self, Channel, Returned, Whose};
+use crate::pool::{self, Channel, PoolGuard, Whose};
 use crate::{http1, http2};
 
 use super::Call;
@@ -33,7 +33,7 @@ const UPLOAD: Duration = Duration::from_secs(1);
 /// What came of sending a request.
 pub(super) enum Sent {
     /// With the timer that waited for it.
-    Response(Box<Response<Incoming>>, Returned, Timer),
+    Response(Box<Response<Incoming>>, PoolGuard, Timer),
     /// Nothing of it was sent; here it is again.
     Unsent(AttemptEnd, Box<Request<Payload>>),
     /// It may have run; or the peer said that it has not. With the request, and what is left of its
