@@ -1,4 +1,4 @@
-//! What every framed protocol's messages have in common.
+//! Frames: what every framed protocol's messages have in common.
 
 use std::borrow::Cow;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What exchanges are counted as: calls, and the sessions and messages of protocols that have those.
+//! Families of metrics that exchanges are counted in: calls, and the sessions and messages of protocols that have those.
 
 mod mqtt;
 

@@ -1,4 +1,4 @@
-//! What metrics are written into: one walk over all of them feeds every exporter, so that all show
+//! The sink of metrics: one walk over all of them feeds every exporter, so that all show
 //! the same numbers.
 
 use finback_core::metric::Family;

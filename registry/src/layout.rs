@@ -1,4 +1,4 @@
-//! Where frameworks keep a service, and how they write a provider.
+//! Layouts: where frameworks keep a service, and how they write a provider.
 
 pub(crate) mod application;
 mod draft;

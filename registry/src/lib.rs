@@ -1,4 +1,4 @@
-//! Where services live: stores x layouts.
+//! Service registries: stores x layouts.
 //!
 //! A *store* holds the entries (ZooKeeper, etcd; a file, memory); a *layout* knows where a
 //! framework keeps a service and how it writes a provider. A *feed* follows one service of a

@@ -1,4 +1,4 @@
-//! What a registry offers of a service: its providers, before a call chooses among them.
+//! The offer of a registry for a service: its providers, before a call chooses among them.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

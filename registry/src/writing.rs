@@ -1,4 +1,4 @@
-//! What we write into registries: local services, and bridges from other registries.
+//! Registrations, which we write into registries: local services, and bridges from other registries.
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;

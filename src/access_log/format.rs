@@ -1,4 +1,4 @@
-//! What a line of an access log says of an exchange, and in which form: JSON, or a template with fields in it.
+//! The format of access logs, what a line says of an exchange, and in which form: JSON, or a template with fields in it.
 
 use std::str::FromStr;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Who may ask for what: token, host and origin.
+//! Access to the admin port, who may ask for what: token, host and origin.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Which way a call would take, and why: of the process that runs, or of a file alone.
+//! The way that a call would take, and why: of the process that runs, or of a file alone.
 
 mod question;
 

@@ -1,4 +1,4 @@
-//! What is told of messages that clients of RocketMQ send through us: copies for a shadow cluster, and for Kafka.
+//! Copies of messages that clients of RocketMQ send through us: for a shadow cluster, and for Kafka.
 //!
 //! Neither holds a producer up or changes what it is told. Halves of transactions are nobody's business: whether they become
 //! messages is said later, by a request without them.

@@ -1,4 +1,4 @@
-//! Which lines of the log are written: a level, and others for modules.
+//! The log's filter, which lines are written: a level, and others for modules.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! What a driver does with a codec, step by step, each step's result checked.
+//! A codec driven step by step, as core's drivers do, each step's result checked.
 
 use bytes::BytesMut;
 

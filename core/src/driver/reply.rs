@@ -1,4 +1,4 @@
-//! Where an answer goes: to a framed client, a bridge, or a probe.
+//! The receiver of an answer: a framed client, a bridge, or a probe.
 
 use std::borrow::Cow;
 use std::rc::Rc;

@@ -1,4 +1,4 @@
-//! What all calls to one service and method through one listener have in common, resolved once.
+//! A resolved call key: what all calls to one service and method through one listener have in common.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

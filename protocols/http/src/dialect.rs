@@ -1,4 +1,4 @@
-//! What is spoken in HTTP.
+//! Dialects: what is spoken in HTTP.
 
 use std::borrow::Cow;
 use std::time::Duration;

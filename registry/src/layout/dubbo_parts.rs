@@ -1,4 +1,4 @@
-//! What one service of Dubbo is read from: its providers at both levels, and what governs it.
+//! A service of Dubbo, and what it is read from: its providers at both levels, and what governs it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

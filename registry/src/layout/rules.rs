@@ -1,4 +1,4 @@
-//! What governs Dubbo's services: configurators, tag and condition routers, as Dubbo's own
+//! Rules of Dubbo's services: configurators, tag and condition routers, as Dubbo's own
 //! consumers apply them (3.3; Dubbo: ConfigParser, Dubbo: TagStateRouter, Dubbo: ConditionStateRouter).
 //!
 //! They stand in the configuration centre, `/dubbo/config/dubbo/{key}`, and in the older form as

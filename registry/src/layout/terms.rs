@@ -1,4 +1,4 @@
-//! What a provider's registration asks of its callers, as its framework's own consumers do it.
+//! Terms of a provider, which its registration asks of its callers, as its framework's own consumers do it.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! How an entry is written so that the framework's own consumers read it.
+//! Entries written so that the framework's own consumers read it.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What is logged, and how: the log of the process itself, and access logs.
+//! Logging, what and how: the log of the process itself, and access logs.
 
 use super::Result;
 use crate::access_log::{AccessLogConfig, AccessLogFormat, LogTarget, Rotation};

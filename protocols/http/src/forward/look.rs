@@ -1,4 +1,4 @@
-//! What is seen of a request before it is routed: what is wrong with it, and what routes and filters may ask of it.
+//! A request before it is routed: what is wrong with it, and what routes and filters may ask of it.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! Whether a whole packet is sound.
+//! Validation of packets: whether a whole one is sound.
 
 use super::connect::Opening;
 use super::properties::{Properties, PropertyPlace, id};

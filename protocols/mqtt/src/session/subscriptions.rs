@@ -1,4 +1,4 @@
-//! What a session is subscribed to: SUBSCRIBE and UNSUBSCRIBE under the route's names, rules and bounds.
+//! Subscriptions of a session: SUBSCRIBE and UNSUBSCRIBE under the route's names, rules and bounds.
 
 use std::collections::BTreeSet;
 

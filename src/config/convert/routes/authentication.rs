@@ -1,4 +1,4 @@
-//! How clients of MQTT are authenticated where there is no broker to ask.
+//! Authentication of clients of MQTT where there is no broker to ask.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What each frame from the peer does to a connection (RFC 9113, sections 5 and 6).
+//! Frames received: what each does to a connection (RFC 9113, sections 5 and 6).
 
 use http::{HeaderMap, Method};
 
