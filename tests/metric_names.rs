@@ -8,8 +8,8 @@ use std::path::Path;
 use finback::config;
 use finback::metrics;
 use finback::running::Running;
-use finback_core::metric::{Family, Kind};
-use finback_observability::{Sink, Value};
+use finback_core::metric::{Family, MetricKind};
+use finback_observability::{MetricSink, MetricValue};
 
 fn text(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
@@ -19,12 +19,12 @@ fn text(path: &str) -> String {
 #[derive(Default)]
 struct Catalogue(Vec<&'static Family>);
 
-impl Sink for Catalogue {
+impl MetricSink for Catalogue {
     fn family(&mut self, family: &'static Family) {
         self.0.push(family);
     }
 
-    fn series(&mut self, labels: &[&str], _: Value<'_>) {
+    fn series(&mut self, labels: &[&str], _: MetricValue<'_>) {
         let family = self.0.last().unwrap();
         assert_eq!(labels.len(), family.labels.len(), "{}", family.name);
     }
@@ -94,7 +94,7 @@ fn the_guide_has_one_row_for_every_metric() {
 fn names_are_those_that_prometheus_expects() {
     for family in families() {
         let (name, unit) = (family.name, family.unit);
-        let is_counter = family.kind == Kind::Counter;
+        let is_counter = family.kind == MetricKind::Counter;
         assert_eq!(is_counter, name.ends_with("_total"), "{name}");
         let bare = name.trim_end_matches("_total");
         for named in ["seconds", "bytes"] {
@@ -114,7 +114,7 @@ fn named(text: &str, families: &BTreeMap<&str, &Family>) -> BTreeSet<String> {
         for suffix in ["_bucket", "_sum", "_count"] {
             let base = word.strip_suffix(suffix);
             let family = base.and_then(|base| families.get(base));
-            if family.is_some_and(|own| own.kind == Kind::Histogram) {
+            if family.is_some_and(|own| own.kind == MetricKind::Histogram) {
                 return base.unwrap().to_owned();
             }
         }
@@ -175,7 +175,7 @@ fn the_dashboard_of_graphite_asks_for_names_as_they_are_sent() {
         families.iter().copied().find(|own| {
             let bare = own.name.strip_prefix("finback_").unwrap_or(own.name);
             match own.kind {
-                Kind::Histogram => bare.strip_suffix("_seconds") == Some(name),
+                MetricKind::Histogram => bare.strip_suffix("_seconds") == Some(name),
                 _ => bare == name,
             }
         })
@@ -189,10 +189,10 @@ fn the_dashboard_of_graphite_asks_for_names_as_they_are_sent() {
             for root in ["stats_counts.$prefix.", "stats.gauges.$prefix."] {
                 for path in asked(query, root) {
                     let family = find(&path[0]).unwrap_or_else(|| panic!("{query}: {path:?}"));
-                    let parts = usize::from(family.kind == Kind::Histogram);
+                    let parts = usize::from(family.kind == MetricKind::Histogram);
                     assert_eq!(path.len(), 1 + family.labels.len() + parts, "{query}");
                     let is_counter =
-                        family.kind == Kind::Counter && !family.name.contains("_seconds");
+                        family.kind == MetricKind::Counter && !family.name.contains("_seconds");
                     let as_counter = root.starts_with("stats_counts");
                     let is_quantile = path.last().unwrap().ends_with("_ms");
                     assert_eq!(is_counter, as_counter && !is_quantile, "{query}");

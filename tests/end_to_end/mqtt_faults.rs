@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use finback_mqtt::codec::{Head, Level, Side, check};
+use finback_mqtt::codec::{FixedHeader, Level, Side, check};
 use serde_json::{Value, json};
 
 use crate::support::finback::Finback;
@@ -64,7 +64,7 @@ fn level_of(number: &Value) -> Level {
 
 /// Reads as a receiver of either side would.
 fn read(bytes: &[u8], level: Level) -> Result<(), String> {
-    let head = Head::read(bytes, level, 1 << 20).map_err(|fault| fault.why.to_owned())?;
+    let head = FixedHeader::read(bytes, level, 1 << 20).map_err(|fault| fault.why.to_owned())?;
     let head = head.ok_or("it is not whole")?;
     if bytes.len() < head.packet() {
         return Err("it is not whole".to_owned());

@@ -1,5 +1,6 @@
 //! Filters that a reload changes, and connections that they close.
 
+use super::requests::curl;
 use super::*;
 
 #[test]

@@ -19,7 +19,7 @@ filters: {{ own: {filters} }}
 }
 
 /// The status, the head and the body that curl gets.
-fn curl(url: &str, arguments: &[&str]) -> (u16, String) {
+pub(super) fn curl(url: &str, arguments: &[&str]) -> (u16, String) {
     let out = Command::new("curl")
         .args(["-s", "-i", "--max-time", "10"])
         .args(arguments)

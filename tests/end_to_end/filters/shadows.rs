@@ -1,5 +1,6 @@
 //! Copies of calls for a shadow, which nobody notices.
 
+use super::requests::curl;
 use super::*;
 
 #[test]
