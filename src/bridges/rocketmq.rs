@@ -19,9 +19,11 @@ use base64::engine::general_purpose::STANDARD;
 use finback_bridges::{Confirm, Failure, Message, Outlet, TemplateNames};
 use finback_rocketmq::{is_system_topic, properties};
 
+pub(crate) use connection::Unanswered;
 pub(crate) use producer::Parcel;
 pub use producer::{Config, Counts, Producer};
-pub use signature::Credentials;
+pub(crate) use servers::Servers;
+pub use signature::{Credentials, signer};
 
 /// The longest text of properties that a broker takes (RocketMQ: MessageDecoder writes its length in 16 bits, with a sign).
 const PROPERTIES: usize = i16::MAX as usize;

@@ -35,7 +35,10 @@ pub use kafka::{
     Kafka, KafkaSasl, KafkaTls, KeyProperty, MqttSubscription, Produce, ProduceKey, ProduceTag,
     RocketMqCluster, RocketMqMirror, RocketMqPolicy,
 };
-pub use listeners::{HttpListener, KeyPair, Listener, ListenerTls, MqttListener, RocketMqListener};
+pub use listeners::{
+    AclKey, ConsumerLanes, HttpListener, KeyPair, Listener, ListenerTls, MqttListener,
+    RocketMqListener,
+};
 pub use mqtt::{
     MqttAuthenticate, MqttCredentials, MqttMirror, MqttPolicy, MqttRewrite, MqttRule, MqttTokens,
 };

@@ -18,7 +18,7 @@ const TOGETHER: usize = 256 * 1024;
 
 /// Why a request has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Unanswered {
+pub(crate) enum Unanswered {
     /// It is too long for a frame.
     TooLong,
     /// There is no connection, or none any more.

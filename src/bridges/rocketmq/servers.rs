@@ -28,7 +28,7 @@ enum Link {
 type Slot = Arc<tokio::sync::Mutex<Link>>;
 
 /// Connections by address.
-pub(super) struct Servers {
+pub(crate) struct Servers {
     links: Mutex<HashMap<Box<str>, Slot>>,
     /// Who is asked for signatures, where servers want them.
     key: Option<Key>,
@@ -36,7 +36,7 @@ pub(super) struct Servers {
 
 impl Servers {
     /// Servers that requests are signed for, if there is a key.
-    pub(super) fn new(credentials: Option<&Credentials>) -> Self {
+    pub(crate) fn new(credentials: Option<&Credentials>) -> Self {
         Self {
             links: Mutex::default(),
             key: credentials.map(Key::of),
@@ -48,7 +48,7 @@ impl Servers {
     }
 
     /// Asks a server; connects to it first where that is needed.
-    pub(super) async fn ask(&self, address: &str, ask: &Ask<'_>) -> Result<Answered, Unanswered> {
+    pub(crate) async fn ask(&self, address: &str, ask: &Ask<'_>) -> Result<Answered, Unanswered> {
         let lost = |why: String| Unanswered::Lost(format!("{address}: {why}"));
         let slot = self.slot(address);
         let asking = async {

@@ -6,6 +6,7 @@ mod clients;
 mod filters;
 mod gray;
 mod groups;
+mod lanes;
 pub(crate) mod mesh;
 mod messages;
 mod mirrored;
