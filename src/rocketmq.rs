@@ -25,7 +25,7 @@ use finback_rocketmq::{Board, Broker, Brokers, Config, RocketMq};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
-use crate::bridges::rocketmq::Credentials;
+use crate::bridges::rocketmq::{Credentials, Way};
 
 use hosts::Target;
 use remembered::Remembered;
@@ -131,6 +131,19 @@ pub struct BrokerStatus {
     pub ip: Option<IpAddr>,
     /// The port at which clients reach it here.
     pub port: u16,
+    /// Lanes of the groups that consume there from the base.
+    pub lanes: Vec<LaneStatus>,
+}
+
+/// A lane of a group as an operator sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct LaneStatus {
+    /// The group.
+    pub group: String,
+    /// The lane.
+    pub lane: String,
+    /// Whether it has consumers; `None` as long as that is not known.
+    pub live: Option<bool>,
 }
 
 impl BrokerListeners {
@@ -222,6 +235,7 @@ impl BrokerListeners {
             address: name.address.clone(),
             ip: place.ip,
             port: self.port_of(place.slot),
+            lanes: lanes_of(place.board.as_deref()),
         });
         brokers.collect()
     }
@@ -347,7 +361,8 @@ impl BrokerListeners {
         if let (Some(board), Some(control)) = (&place.board, control) {
             let (board, broker) = (Arc::downgrade(board), SocketAddr::new(ip, to));
             let credentials = self.settings.credentials.clone();
-            control.spawn(lanes::look_after(board, broker, credentials));
+            let way = Way::Cluster(Arc::downgrade(workers.mesh()), cluster.clone());
+            control.spawn(lanes::look_after(board, broker, credentials, way));
         }
         for (bound, below) in std::mem::take(&mut place.bound).into_iter().zip([0, VIP]) {
             place.listeners.push(bound.id());
@@ -490,6 +505,16 @@ impl Place {
             }
         }
     }
+}
+
+fn lanes_of(board: Option<&Board>) -> Vec<LaneStatus> {
+    let all = board.map(Board::lives).unwrap_or_default().into_iter();
+    let all = all.map(|(group, lane, live)| LaneStatus {
+        group: group.to_string(),
+        lane: lane.to_string(),
+        live,
+    });
+    all.collect()
 }
 
 fn endpoint(address: SocketAddr) -> Endpoint {

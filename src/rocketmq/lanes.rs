@@ -16,7 +16,7 @@ use finback_rocketmq::{
     Answered, Ask, Fetch, QueueOf, Request, clients, properties, queues_of, stored,
 };
 
-use crate::bridges::rocketmq::{Credentials, Servers, Unanswered};
+use crate::bridges::rocketmq::{Credentials, Servers, Unanswered, Way};
 
 /// How often it is asked which lanes have consumers.
 const TURN: Duration = Duration::from_secs(2);
@@ -32,10 +32,11 @@ pub(super) async fn look_after(
     board: Weak<Board>,
     broker: SocketAddr,
     credentials: Option<Credentials>,
+    way: Way,
 ) {
     let mut own = Keeper {
         address: broker.to_string(),
-        servers: Servers::new(credentials.as_ref()),
+        servers: Servers::new(credentials.as_ref(), way),
         turn: 0,
         absent: HashSet::new(),
         popped: HashMap::new(),

@@ -9,6 +9,7 @@ pub(crate) mod request {
     pub(crate) const QUERY_CONSUMER_OFFSET: i32 = 14;
     pub(crate) const UPDATE_CONSUMER_OFFSET: i32 = 15;
     pub(crate) const GET_MAX_OFFSET: i32 = 30;
+    pub(crate) const GET_MIN_OFFSET: i32 = 31;
     pub(crate) const VIEW_MESSAGE_BY_ID: i32 = 33;
     pub(crate) const HEART_BEAT: i32 = 34;
     pub(crate) const UNREGISTER_CLIENT: i32 = 35;

@@ -82,6 +82,15 @@ impl<'a> Request<'a> {
         Self::new(request::UPDATE_CONSUMER_OFFSET, fields)
     }
 
+    /// Where the first message of a queue is that is still there.
+    #[must_use]
+    pub fn first(of: QueueOf<'a>) -> Self {
+        Self {
+            code: request::GET_MIN_OFFSET,
+            ..Self::end(of)
+        }
+    }
+
     /// Where a queue ends.
     #[must_use]
     pub fn end(of: QueueOf<'a>) -> Self {
@@ -134,9 +143,15 @@ impl<'a> Request<'a> {
         Self::new(request::CONSUMER_SEND_MSG_BACK, fields)
     }
 
-    /// Tells a broker that a client consumes a topic in a group (RocketMQ: HeartbeatData).
+    /// Tells a broker that a client consumes topics in a group (RocketMQ: HeartbeatData).
     #[must_use]
-    pub fn heart_beat(client: &str, group: &str, topic: &str, version: i64) -> Self {
+    pub fn heart_beat(client: &str, group: &str, topics: &[String], version: i64) -> Self {
+        let subscriptions = topics.iter().map(|topic| {
+            json!({
+                "topic": topic, "subString": "*", "classFilterMode": false, "tagsSet": [], "codeSet": [],
+                "subVersion": version, "expressionType": "TAG",
+            })
+        });
         let data = json!({
             "clientID": client,
             "producerDataSet": [],
@@ -146,10 +161,7 @@ impl<'a> Request<'a> {
                 "messageModel": "CLUSTERING",
                 "consumeFromWhere": "CONSUME_FROM_LAST_OFFSET",
                 "unitMode": false,
-                "subscriptionDataSet": [{
-                    "topic": topic, "subString": "*", "classFilterMode": false, "tagsSet": [], "codeSet": [],
-                    "subVersion": version, "expressionType": "TAG",
-                }],
+                "subscriptionDataSet": subscriptions.collect::<Vec<_>>(),
             }],
         });
         Self {

@@ -113,7 +113,7 @@ fn content<'a>(
         }));
         let before = wire.get(marks::body_at(wire)..).unwrap_or_default();
         body = words.topics.request(code, before);
-        if let Some(lanes) = words.lanes {
+        if let Some(lanes) = words.lanes.filter(|own| own.is_about(code)) {
             let all = all(fields);
             // The board has brokers' names for topics.
             let field = |name: &str| {

@@ -150,6 +150,12 @@ impl Lanes {
         }
     }
 
+    /// Whether anything is changed about, or learned from, requests of this code.
+    pub(crate) fn is_about(&self, code: i32) -> bool {
+        let learns = matches!(self.side, Side::Base(_)) && code == request::HEART_BEAT;
+        learns || self.touches(code)
+    }
+
     /// What is changed about a consumer's request. `field` has its own fields.
     pub(crate) fn change<'a>(
         &self,

@@ -172,12 +172,12 @@ impl RocketMq {
             return Some(Rejection::NoRoute);
         }
         let lanes = self.config.lanes.as_ref();
-        if let Some(lane) = lanes.and_then(Lanes::own)
+        let touched = lanes.is_some_and(|own| own.touches(code));
+        if let Some(lane) = lanes.and_then(Lanes::own).filter(|_| touched)
             && !lanes::fits(&metadata.group, lane)
         {
             return Some(Rejection::BadRequest);
         }
-        let touched = lanes.is_some_and(|own| own.touches(code));
         // What it is about counts in its signature, which name servers do not look at.
         let is_retry = metadata.service.starts_with(lanes::RETRY) && self.brokers.is_some();
         let is_changed = touched && self.brokers.is_none() || renamed.is_some() && !is_retry;

@@ -86,6 +86,7 @@ impl Call {
             dialect: self.dialect.clone(),
             answer,
             reader: self.reader.take(),
+            parting: self.parting(),
             upload: self.upload.clone(),
             bytes: 0,
             // Who was asked to become another protocol's may believe that it has, or that what follows

@@ -113,6 +113,16 @@ struct Queue {
     borders: Vec<Border>,
 }
 
+impl Life {
+    fn told(self) -> Option<bool> {
+        match self {
+            Self::Unknown => None,
+            Self::Live => Some(true),
+            Self::Gone => Some(false),
+        }
+    }
+}
+
 impl Board {
     /// Of these lanes; nobody consumes anything yet.
     #[must_use]
@@ -151,6 +161,22 @@ impl Board {
             .iter()
             .map(|(name, own)| own.told(name))
             .collect()
+    }
+
+    /// Which lanes of which groups have consumers, as far as that is known.
+    #[must_use]
+    pub fn lives(&self) -> Vec<(Arc<str>, Arc<str>, Option<bool>)> {
+        let state = self.lock();
+        let mut all: Vec<_> = state
+            .groups
+            .iter()
+            .flat_map(|(name, known)| {
+                let lanes = self.lanes.others().iter().zip(&known.lives);
+                lanes.map(|(lane, life)| (name.clone(), lane.clone(), life.told()))
+            })
+            .collect();
+        all.sort();
+        all
     }
 
     /// Writes down whether a lane of a group has consumers.
@@ -366,11 +392,6 @@ impl Border {
 
 impl Known {
     fn told(&self, name: &Arc<str>) -> Group {
-        let life = |own: &Life| match own {
-            Life::Unknown => None,
-            Life::Live => Some(true),
-            Life::Gone => Some(false),
-        };
         let places = self.queues.iter().map(|((topic, queue), own)| Place {
             topic: topic.clone(),
             queue: Some(*queue).filter(|own| *own != ANY),
@@ -378,7 +399,7 @@ impl Known {
         });
         Group {
             name: name.clone(),
-            lives: self.lives.iter().map(life).collect(),
+            lives: self.lives.iter().map(|own| own.told()).collect(),
             is_broadcast: self.is_broadcast,
             places: places.collect(),
         }
