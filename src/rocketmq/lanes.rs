@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use finback_core::text::Escaped;
-use finback_rocketmq::lanes::{self, Board, Border, Group, Place};
+use finback_rocketmq::lanes::{self, Board, Border, FetchPlace, Group};
 use finback_rocketmq::{
     Answered, Ask, Fetch, QueueOf, Request, clients, properties, queues_of, stored,
 };
@@ -153,7 +153,7 @@ impl Keeper {
     }
 
     /// A lane has consumers: where do they go on?
-    async fn begin(&mut self, of: &OfLane<'_>, place: &Place) -> Result<(), Wrong> {
+    async fn begin(&mut self, of: &OfLane<'_>, place: &FetchPlace) -> Result<(), Wrong> {
         let border = place.borders[of.lane];
         let Some(queue) = place.queue else {
             return match border.is_narrow {
@@ -179,7 +179,7 @@ impl Keeper {
     }
 
     /// POP does not say from where it fetches: the base leaves out what the lane has once it has consumed all from before.
-    async fn begin_to_pop(&mut self, of: &OfLane<'_>, place: &Place) -> Result<(), Wrong> {
+    async fn begin_to_pop(&mut self, of: &OfLane<'_>, place: &FetchPlace) -> Result<(), Wrong> {
         let key = (of.group.clone(), place.topic.clone());
         if !self.popped.contains_key(&key) {
             let mut all = Vec::new();
@@ -207,7 +207,7 @@ impl Keeper {
     }
 
     /// A lane has no consumers any more, and the base has its messages again: what lies between is handed back.
-    async fn end(&mut self, of: &OfLane<'_>, place: &Place) -> Result<(), Wrong> {
+    async fn end(&mut self, of: &OfLane<'_>, place: &FetchPlace) -> Result<(), Wrong> {
         let border = place.borders[of.lane];
         let Some(until) = border.until else {
             return Ok(());
@@ -381,7 +381,7 @@ impl OfLane<'_> {
         }
     }
 
-    fn set(&self, place: &Place, border: Border) {
+    fn set(&self, place: &FetchPlace, border: Border) {
         self.board.set(&self.base.name, place, self.lane, border);
     }
 }

@@ -168,16 +168,13 @@ impl Call {
         let caller = &client.caller;
         let (stream, routed) =
             caller.open_for(source, dialect.name(), &metadata, bytes, &mut attributes);
-        let (treatment, routed) = match stream.treatment() {
-            Ok(treatment) => (treatment, routed),
-            Err(rejection) => (None, Err(rejection)),
-        };
+        let treated = stream.treatment();
+        let (treatment, routed) = treated.map_or_else(|why| (None, Err(why)), |own| (own, routed));
         let (payload, upload) = uploaded(body, wanted.is_some());
         // Only what asks for a tunnel has lost the body that its length tells of.
         if wanted.is_some() && fault.is_none() && rules::request(&head.headers, &payload).is_err() {
             fault = Some(Fault::bad("a length that is not its body's"));
         }
-        // In a box: it is passed on from hand to hand, and it is large.
         let mut call = boxed(|| Self {
             client: client.clone(),
             bounded: own_timeout || stream.route_timeout().is_some(),

@@ -11,8 +11,8 @@ use crate::code::{answer, request};
 use crate::fields::{Field, Fields};
 use crate::header::{Encoding, Header, IdAt, PREFIX};
 use crate::json;
-use crate::keys::{Keys, SIGNATURE};
-use crate::lanes::{self, Board, Lanes};
+use crate::keys::{AclKeys, SIGNATURE};
+use crate::lanes::{self, Board, GroupLanes};
 use crate::marks::{self, Marks, Note};
 use crate::message::member;
 use crate::properties;
@@ -31,9 +31,9 @@ type Splice<'a> = (Range<usize>, Cow<'a, [u8]>);
 /// What stands between a client's words and its broker's.
 pub(crate) struct Words<'a> {
     pub(crate) topics: &'a Renaming,
-    pub(crate) lanes: Option<&'a Lanes>,
+    pub(crate) lanes: Option<&'a GroupLanes>,
     pub(crate) board: Option<&'a Board>,
-    pub(crate) keys: &'a Keys,
+    pub(crate) keys: &'a AclKeys,
 }
 
 impl Words<'_> {
@@ -164,7 +164,7 @@ fn put_signed(
     wire: &[u8],
     splices: &[Splice<'_>],
     body: Option<&[u8]>,
-    keys: &Keys,
+    keys: &AclKeys,
     out: &mut BytesMut,
 ) -> usize {
     let mut written = BytesMut::new();

@@ -22,18 +22,18 @@ const BEHIND: &str = "_UNIQUE_KEY_QUERY";
 
 /// Keys by whose they are.
 #[derive(Clone, Default)]
-pub struct Keys {
+pub struct AclKeys {
     all: Vec<Arc<dyn Signer>>,
 }
 
-impl fmt::Debug for Keys {
+impl fmt::Debug for AclKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.all.iter().map(|own| own.access_key());
         f.debug_list().entries(names).finish()
     }
 }
 
-impl PartialEq for Keys {
+impl PartialEq for AclKeys {
     /// Secrets are compared by what they sign.
     fn eq(&self, other: &Self) -> bool {
         let is_same = |(one, other): (&Arc<dyn Signer>, &Arc<dyn Signer>)| {
@@ -43,9 +43,9 @@ impl PartialEq for Keys {
     }
 }
 
-impl Eq for Keys {}
+impl Eq for AclKeys {}
 
-impl Keys {
+impl AclKeys {
     /// These, each of which has another name.
     #[must_use]
     pub fn new(all: Vec<Arc<dyn Signer>>) -> Self {

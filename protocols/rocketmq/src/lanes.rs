@@ -17,7 +17,7 @@ use crate::code::request;
 use crate::route;
 
 pub(crate) use board::hash;
-pub use board::{Board, Border, Group, Place};
+pub use board::{Board, Border, FetchPlace, Group};
 
 use expression::{Own, is_property};
 
@@ -38,7 +38,7 @@ const SQL: &str = "SQL92";
 
 /// Which lane a listener's consumers are in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lanes {
+pub struct GroupLanes {
     /// The property of messages that names their lane.
     property: Arc<str>,
     side: Side,
@@ -78,7 +78,7 @@ pub(crate) fn without(name: &str, lane: &str) -> Option<String> {
     found.next()
 }
 
-impl Lanes {
+impl GroupLanes {
     /// Consumers are in this lane, whose messages say so in this property.
     ///
     /// # Errors

@@ -48,8 +48,8 @@ pub use ask::{Answered, Ask, MAKES_TOPICS, QUEUES_MADE, Signer, Taken, take_answ
 pub use brokers::{Broker, Brokers};
 pub use code::status_name;
 pub use consume::{Fetch, QueueOf, Request, clients, locked, queues_of};
-pub use keys::Keys;
-pub use lanes::{Board, Lanes};
+pub use keys::AclKeys;
+pub use lanes::{Board, GroupLanes};
 pub use message::{Member, Message, is_system_topic, is_topic};
 pub use rename::Renaming;
 pub use route::{Queue, has_brokers, queues};
@@ -75,9 +75,9 @@ pub struct Config {
     /// Topics that brokers call otherwise than clients do. Default: none.
     pub topics: Arc<Renaming>,
     /// The lane that consumers are in, or those that others are in. Default: there are none.
-    pub lanes: Option<Lanes>,
+    pub lanes: Option<GroupLanes>,
     /// Keys of clients whose requests may be changed although they are signed. Default: none.
-    pub keys: Keys,
+    pub keys: AclKeys,
 }
 
 impl Default for Config {
@@ -88,7 +88,7 @@ impl Default for Config {
             advertise: None,
             topics: Arc::default(),
             lanes: None,
-            keys: Keys::default(),
+            keys: AclKeys::default(),
         }
     }
 }
@@ -173,7 +173,7 @@ impl RocketMq {
         }
         let lanes = self.config.lanes.as_ref();
         let touched = lanes.is_some_and(|own| own.touches(code));
-        if let Some(lane) = lanes.and_then(Lanes::own).filter(|_| touched)
+        if let Some(lane) = lanes.and_then(GroupLanes::own).filter(|_| touched)
             && !lanes::fits(&metadata.group, lane)
         {
             return Some(Rejection::BadRequest);

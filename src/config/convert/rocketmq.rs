@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use finback_core::route::{Destination, RouteTable};
-use finback_rocketmq::{Keys, Lanes, Renaming};
+use finback_rocketmq::{AclKeys, GroupLanes, Renaming};
 
 use crate::bridges::rocketmq::{Credentials, signer};
 use crate::config::file;
@@ -71,7 +71,7 @@ pub(super) fn settings(
     };
     let mut topics = renaming(&value.rename)?;
     let lanes = value.lanes.map(lanes).transpose()?;
-    if let Some(lane) = lanes.as_ref().and_then(Lanes::own) {
+    if let Some(lane) = lanes.as_ref().and_then(GroupLanes::own) {
         topics.set_lane(lane);
     }
     let keys = keys(value.keys, folder)?;
@@ -80,7 +80,7 @@ pub(super) fn settings(
         topics: Arc::new(topics),
         administration: value.administration,
         lanes,
-        keys: Keys::new(keys.iter().map(signer).collect()),
+        keys: AclKeys::new(keys.iter().map(signer).collect()),
         ..finback_rocketmq::Config::default()
     };
     config.max_frame = frame.most.unwrap_or(config.max_frame.min(frame.queue_hard));
@@ -124,11 +124,11 @@ fn renaming(from: &BTreeMap<String, Placed<String>>) -> Result<Renaming> {
 }
 
 /// Which lane consumers are in, or others.
-fn lanes(Placed { value, place }: Placed<file::ConsumerLanes>) -> Result<Lanes> {
+fn lanes(Placed { value, place }: Placed<file::ConsumerLanes>) -> Result<GroupLanes> {
     let property = value.property.as_deref().unwrap_or(LANE);
     let made = match (&value.own, &value.others[..]) {
-        (Some(own), []) => Lanes::of_lane(property, own),
-        (None, others @ [_, ..]) => Lanes::of_base(property, others),
+        (Some(own), []) => GroupLanes::of_lane(property, own),
+        (None, others @ [_, ..]) => GroupLanes::of_base(property, others),
         _ => Err(
             "whose lanes? write either `own`, the lane of this listener's consumers, or `others`, \
              the lanes that consumers elsewhere are in"

@@ -101,8 +101,7 @@ impl Call {
         });
         if download.body.is_end_stream() {
             // Trailers that came as the head are the head's.
-            let trailers = head.headers.clone();
-            download.end(Some(&trailers));
+            download.end(Some(&head.headers.clone()));
         } else if rules::is_bodiless(self.asked.method(), head.status) {
             // Whatever follows is no body.
             download.end(None);

@@ -16,7 +16,7 @@ use crate::route;
 use crate::stored::{self, Stored};
 
 use super::expression::Own;
-use super::{Lanes, RETRY};
+use super::{GroupLanes, RETRY};
 
 /// Queues that are kept in mind, over all groups: of more, the base consumes what lanes do, too.
 const QUEUES: usize = 16 * 1024;
@@ -54,7 +54,7 @@ pub struct Border {
 
 /// A queue that consumers of the base fetch from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct FetchPlace {
     /// Its topic.
     pub topic: Arc<str>,
     /// Its number; `None` where the broker chooses one.
@@ -73,13 +73,13 @@ pub struct Group {
     /// Each of its consumers has all messages, and keeps for itself where it is.
     pub is_broadcast: bool,
     /// Where it fetches.
-    pub places: Vec<Place>,
+    pub places: Vec<FetchPlace>,
 }
 
 /// Who consumes what at one broker.
 #[derive(Debug)]
 pub struct Board {
-    lanes: Lanes,
+    lanes: GroupLanes,
     state: Mutex<State>,
 }
 
@@ -126,7 +126,7 @@ impl Life {
 impl Board {
     /// Of these lanes; nobody consumes anything yet.
     #[must_use]
-    pub fn new(lanes: Lanes) -> Arc<Self> {
+    pub fn new(lanes: GroupLanes) -> Arc<Self> {
         Arc::new(Self {
             lanes,
             state: Mutex::default(),
@@ -135,7 +135,7 @@ impl Board {
 
     /// The lanes.
     #[must_use]
-    pub fn lanes(&self) -> &Lanes {
+    pub fn lanes(&self) -> &GroupLanes {
         &self.lanes
     }
 
@@ -201,7 +201,7 @@ impl Board {
     }
 
     /// Writes down where a lane's consumers go on, or that what they left has been handed back.
-    pub fn set(&self, group: &str, place: &Place, lane: usize, border: Border) {
+    pub fn set(&self, group: &str, place: &FetchPlace, lane: usize, border: Border) {
         let mut state = self.lock();
         let Some(known) = state.groups.get_mut(group) else {
             return;
@@ -392,7 +392,7 @@ impl Border {
 
 impl Known {
     fn told(&self, name: &Arc<str>) -> Group {
-        let places = self.queues.iter().map(|((topic, queue), own)| Place {
+        let places = self.queues.iter().map(|((topic, queue), own)| FetchPlace {
             topic: topic.clone(),
             queue: Some(*queue).filter(|own| *own != ANY),
             borders: own.borders.clone(),

@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::stored::{MAGIC, SYS_FLAG_AT, stored};
 
-fn gray() -> Lanes {
-    Lanes::of_lane("lane", "gray").unwrap()
+fn gray() -> GroupLanes {
+    GroupLanes::of_lane("lane", "gray").unwrap()
 }
 
 fn board() -> Arc<Board> {
     let others = ["gray", "blue"].map(str::to_owned);
-    Board::new(Lanes::of_base("lane", &others).unwrap())
+    Board::new(GroupLanes::of_base("lane", &others).unwrap())
 }
 
 fn changed(
-    lanes: &Lanes,
+    lanes: &GroupLanes,
     code: i32,
     fields: &[(&str, &str)],
     body: &[u8],
@@ -303,10 +303,13 @@ fn lanes_and_properties_have_names_that_brokers_understand() {
         ("NOT", "gray"),
         ("KEYS", "gray"),
     ] {
-        assert!(Lanes::of_lane(property, lane).is_err(), "{property} {lane}");
-        assert!(Lanes::of_base(property, &[lane.to_owned()]).is_err());
+        assert!(
+            GroupLanes::of_lane(property, lane).is_err(),
+            "{property} {lane}"
+        );
+        assert!(GroupLanes::of_base(property, &[lane.to_owned()]).is_err());
     }
-    assert!(Lanes::of_base("lane", &[]).is_err());
-    assert!(Lanes::of_base("lane", &["a".to_owned(), "a".to_owned()]).is_err());
+    assert!(GroupLanes::of_base("lane", &[]).is_err());
+    assert!(GroupLanes::of_base("lane", &["a".to_owned(), "a".to_owned()]).is_err());
     assert!(fits(&"g".repeat(200), "gray") && !fits(&"g".repeat(250), "gray"));
 }

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use finback_core::codec::Codec;
 use finback_core::frame::{Edit, Reading};
 use finback_core::rejection::Rejection;
-use finback_rocketmq::{Config, Keys, Lanes, Renaming, RocketMq, Signer};
+use finback_rocketmq::{AclKeys, Config, GroupLanes, Renaming, RocketMq, Signer};
 use serde_json::{Value, json};
 
 use crate::written::{binary, json as frame};
@@ -34,8 +34,8 @@ fn codec(keys: bool) -> RocketMq {
     topics.set_lane(&"gray".into());
     RocketMq::of_broker(Config {
         topics: Arc::new(topics),
-        lanes: Some(Lanes::of_lane("lane", "gray").unwrap()),
-        keys: Keys::new(if keys {
+        lanes: Some(GroupLanes::of_lane("lane", "gray").unwrap()),
+        keys: AclKeys::new(if keys {
             vec![Arc::new(Sum)]
         } else {
             Vec::new()
