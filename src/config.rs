@@ -48,6 +48,8 @@ pub struct Config {
     pub background: Vec<Arc<dyn crate::filters::Background>>,
     /// Subscriptions of our own at brokers.
     pub subscriptions: Vec<crate::subscriber::Subscription>,
+    /// Consumer groups of our own.
+    pub groups: Vec<crate::groups::ConsumerGroup>,
     /// Local services to register.
     pub registrations: Vec<Registration>,
     /// Services to mirror.

@@ -4,7 +4,7 @@
 mod answers;
 mod asking;
 pub mod contexts;
-mod dial;
+pub(crate) mod dial;
 pub mod external_authorization;
 pub mod jwt;
 pub mod keys;

@@ -9,6 +9,7 @@ pub mod bridges;
 pub mod commands;
 pub mod config;
 pub mod filters;
+pub mod groups;
 pub mod log;
 pub mod mesh_registry;
 pub mod metadata;

@@ -5,6 +5,7 @@
 //! after a restart, if snapshots are kept, for clients go on with the routes that they know.
 
 mod hosts;
+mod lanes;
 mod remembered;
 
 use std::collections::BTreeMap;
@@ -20,9 +21,11 @@ use finback_core::driver::{Bound, ListenerSpec, Workers};
 use finback_core::endpoint::{Endpoint, Health};
 use finback_core::mesh::Pinned;
 use finback_core::text::Escaped;
-use finback_rocketmq::{Broker, Brokers, Config, RocketMq};
+use finback_rocketmq::{Board, Broker, Brokers, Config, RocketMq};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
+
+use crate::bridges::rocketmq::{Credentials, Way};
 
 use hosts::Target;
 use remembered::Remembered;
@@ -48,6 +51,8 @@ pub struct Settings {
     pub cluster: Option<Arc<str>>,
     /// What clients' frames may be, and the host that they dial.
     pub config: Config,
+    /// What requests of our own to brokers are signed with, if they are.
+    pub credentials: Option<Credentials>,
 }
 
 /// The listeners that stand for the brokers of one listener in front of name servers.
@@ -89,6 +94,9 @@ struct Name {
     address: String,
 }
 
+/// What is bound for a broker, and who consumes what there, where lanes of consumers are told apart.
+type Opened = (Vec<Bound>, Option<Arc<Board>>);
+
 /// Where a broker is reached through us.
 struct Place {
     /// The place in the range of ports.
@@ -97,6 +105,8 @@ struct Place {
     told: Instant,
     /// Where it is itself; `None` until its host's name was resolved.
     ip: Option<IpAddr>,
+    /// Who consumes what there, where lanes of consumers are told apart.
+    board: Option<Arc<Board>>,
     /// What is bound for it and serves nobody yet: who connects waits there.
     bound: Vec<Bound>,
     /// The numbers of its listeners.
@@ -121,6 +131,19 @@ pub struct BrokerStatus {
     pub ip: Option<IpAddr>,
     /// The port at which clients reach it here.
     pub port: u16,
+    /// Lanes of the groups that consume there from the base.
+    pub lanes: Vec<LaneStatus>,
+}
+
+/// A lane of a group as an operator sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct LaneStatus {
+    /// The group.
+    pub group: String,
+    /// The lane.
+    pub lane: String,
+    /// Whether it has consumers; `None` as long as that is not known.
+    pub live: Option<bool>,
 }
 
 impl BrokerListeners {
@@ -212,6 +235,7 @@ impl BrokerListeners {
             address: name.address.clone(),
             ip: place.ip,
             port: self.port_of(place.slot),
+            lanes: lanes_of(place.board.as_deref()),
         });
         brokers.collect()
     }
@@ -245,11 +269,12 @@ impl BrokerListeners {
         let is_free = |slot: &u16| state.brokers.values().all(|other| other.slot != *slot);
         for slot in order.filter(is_free).take(TRIES).collect::<Vec<_>>() {
             match self.bind(state, &name, slot) {
-                Ok(bound) => {
+                Ok((bound, board)) => {
                     let place = Place {
                         slot,
                         told: Instant::now(),
                         ip: None,
+                        board,
                         bound,
                         listeners: Vec::new(),
                     };
@@ -280,7 +305,10 @@ impl BrokerListeners {
     }
 
     /// Has the ports of a place, and serves nobody there yet.
-    fn bind(&self, state: &State, name: &Name, slot: u16) -> io::Result<Vec<Bound>> {
+    fn bind(&self, state: &State, name: &Name, slot: u16) -> io::Result<Opened> {
+        let lanes = self.settings.config.lanes.as_ref();
+        let lanes = lanes.filter(|own| !own.others().is_empty());
+        let board = lanes.map(|own| Board::new(own.clone()));
         let gone = || io::Error::other("its listener is gone");
         let site = state.site.as_ref().ok_or_else(gone)?;
         let workers = site.workers.upgrade().ok_or_else(gone)?;
@@ -295,7 +323,9 @@ impl BrokerListeners {
             // Under its parent's name: that is what operators have written down.
             let made = workers.bind(ListenerSpec {
                 address: SocketAddr::new(site.parent.address.ip(), port),
-                protocols: vec![Arc::new(RocketMq::of_broker(self.settings.config.clone()))],
+                protocols: vec![Arc::new(
+                    RocketMq::of_broker(self.settings.config.clone()).with_board(board.clone()),
+                )],
                 ..site.parent.clone()
             });
             match made {
@@ -308,7 +338,7 @@ impl BrokerListeners {
                 }
             }
         }
-        Ok(bound)
+        Ok((bound, board))
     }
 
     /// Begins to serve a broker whose IP address is known now.
@@ -316,6 +346,7 @@ impl BrokerListeners {
         let (Some(workers), Some(cluster)) = (state.workers(), self.cluster.get()) else {
             return;
         };
+        let control = state.site.as_ref().map(|site| site.control.clone());
         let listener = state
             .site
             .as_ref()
@@ -327,6 +358,12 @@ impl BrokerListeners {
             return;
         };
         place.ip = Some(ip);
+        if let (Some(board), Some(control)) = (&place.board, control) {
+            let (board, broker) = (Arc::downgrade(board), SocketAddr::new(ip, to));
+            let credentials = self.settings.credentials.clone();
+            let way = Way::Cluster(Arc::downgrade(workers.mesh()), cluster.clone());
+            control.spawn(lanes::look_after(board, broker, credentials, way));
+        }
         for (bound, below) in std::mem::take(&mut place.bound).into_iter().zip([0, VIP]) {
             place.listeners.push(bound.id());
             workers.listen(bound.pinned_to(Pinned {
@@ -468,6 +505,16 @@ impl Place {
             }
         }
     }
+}
+
+fn lanes_of(board: Option<&Board>) -> Vec<LaneStatus> {
+    let all = board.map(Board::lives).unwrap_or_default().into_iter();
+    let all = all.map(|(group, lane, live)| LaneStatus {
+        group: group.to_string(),
+        lane: lane.to_string(),
+        live,
+    });
+    all.collect()
 }
 
 fn endpoint(address: SocketAddr) -> Endpoint {

@@ -21,6 +21,7 @@ use tokio::sync::Mutex;
 use crate::access_log::AccessLogs;
 use crate::bridges::Outlets;
 use crate::config::{Config, Lifecycle};
+use crate::groups::Groups;
 use crate::log;
 use crate::metadata::DubboMetadata;
 use crate::orders::Orders;
@@ -83,6 +84,7 @@ pub struct Running {
     awaited: Awaited,
     lifecycle: std::sync::Mutex<Lifecycle>,
     subscribers: Mutex<Subscribers>,
+    groups: Mutex<Groups>,
     /// Where messages leave, as the configuration in force has it.
     outlets: std::sync::Mutex<Outlets>,
     fixed: Fixed,
@@ -158,6 +160,7 @@ impl Running {
         subscribers.replace(config.subscriptions)?;
         Ok(Self {
             subscribers: Mutex::new(subscribers),
+            groups: Mutex::new(Groups::of(config.groups)),
             registrations: Mutex::new(config.registrations),
             mesh,
             metrics,
@@ -215,6 +218,7 @@ impl Running {
             .lock()
             .await
             .replace(config.subscriptions)?;
+        self.groups.lock().await.replace(config.groups);
         let tracing = self
             .tracer
             .configure(config.tracing.as_ref(), self.mesh.clock)?;
@@ -357,6 +361,7 @@ impl Running {
         tokio::join!(self.registries.withdraw(), tokio::time::sleep(delay));
         self.workers.drain().await;
         self.subscribers.lock().await.stop().await;
+        self.groups.lock().await.stop().await;
         let outlets = self.outlets();
         // What clients were not told of yet, they will send again; this is for the rest.
         let flushing = tokio::task::spawn_blocking(move || outlets.flush(FLUSH));

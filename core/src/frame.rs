@@ -12,7 +12,7 @@ use crate::rejection::Rejection;
 pub const NAME_LIMIT: usize = 1024;
 
 /// How many [`Head::marks`] there are.
-pub const MARKS: usize = 6;
+pub const MARKS: usize = 7;
 
 /// What a frame is for, as far as its fixed header tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -172,6 +172,19 @@ fn label(text: &Arc<str>) -> Arc<str> {
     }
 }
 
+/// How far a group of consumers is behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsumerLag {
+    /// The listener that it consumes through.
+    pub listener: Arc<str>,
+    /// The topic.
+    pub service: Arc<str>,
+    /// The group.
+    pub group: Box<str>,
+    /// Messages that it has not fetched yet.
+    pub messages: u64,
+}
+
 impl Metrics {
     /// Nothing was counted yet. Statuses are shown by their names.
     #[must_use]
@@ -236,6 +249,21 @@ impl Metrics {
             })
         });
         all.collect()
+    }
+
+    /// How far groups of consumers are behind, by listener, topic and group.
+    #[must_use]
+    pub fn consumer_lags(&self) -> Vec<ConsumerLag> {
+        let each = self.lags().into_iter().flat_map(|(listener, sums)| {
+            sums.into_iter()
+                .map(move |((service, group), messages)| ConsumerLag {
+                    listener: listener.clone(),
+                    service,
+                    group,
+                    messages,
+                })
+        });
+        each.collect()
     }
 
     /// The lags that each listener's workers were told of: read outside the lock.

@@ -56,6 +56,8 @@ pub enum What {
     Calls,
     /// Sessions.
     Sessions,
+    /// What RocketMQ's clients have here.
+    RocketMq,
     /// The slowest exchanges, and the failed ones.
     Recent,
     /// Exchanges as they end.
@@ -117,7 +119,7 @@ const fn change(
 }
 
 /// Everything that is served, in the order of the guide.
-pub const ENDPOINTS: [AdminEndpoint; 26] = [
+pub const ENDPOINTS: [AdminEndpoint; 27] = [
     get("/", What::Page, "the dashboard"),
     get("/dashboard.css", What::Style, "the dashboard's style"),
     get("/dashboard.js", What::Script, "the dashboard's script"),
@@ -195,6 +197,11 @@ pub const ENDPOINTS: [AdminEndpoint; 26] = [
         "sessions of MQTT: how many, and of the 200 oldest age, client, endpoint",
     ),
     get(
+        "/rocketmq",
+        What::RocketMq,
+        "RocketMQ: brokers by listener, with lanes of consumers and whether they have any, and how far groups are behind",
+    ),
+    get(
         "/recent",
         What::Recent,
         "the slowest exchanges of the last 15 minutes, and the last that failed",
@@ -266,6 +273,7 @@ pub(super) async fn answer(asked: Asked, shared: &Arc<Shared>) -> Answer {
         What::Services => Answer::compact(&services::totals(running)),
         What::Calls => Answer::json(&in_flight::calls(running).await),
         What::Sessions => Answer::json(&in_flight::sessions(running).await),
+        What::RocketMq => Answer::json(&lists::rocketmq(running).await),
         What::Recent => match &shared.recent {
             Some(recent) => Answer::json(&recent.value()),
             None => Answer::text(StatusCode::NOT_FOUND, "not here\n"),

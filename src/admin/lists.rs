@@ -59,6 +59,26 @@ pub(super) async fn listeners(running: &Running) -> Value {
     .collect()
 }
 
+pub(super) async fn rocketmq(running: &Running) -> Value {
+    let brokers: Vec<_> = running
+        .brokers()
+        .await
+        .into_iter()
+        .map(|own| json!({ "listener": own.listener, "broker": own }))
+        .collect();
+    let lags: Vec<_> = running
+        .metrics
+        .consumer_lags()
+        .into_iter()
+        .map(|own| {
+            json!({
+                "listener": &*own.listener, "topic": &*own.service, "group": &*own.group, "messages": own.messages,
+            })
+        })
+        .collect();
+    json!({ "brokers": brokers, "lags": lags })
+}
+
 pub(super) fn registries(registries: &[RegistryStatus]) -> Value {
     let all = registries.iter();
     all.map(|registry| {

@@ -6,6 +6,7 @@ mod producer;
 mod routes;
 mod servers;
 mod signature;
+mod way;
 
 use std::any::Any;
 use std::fmt;
@@ -19,9 +20,13 @@ use base64::engine::general_purpose::STANDARD;
 use finback_bridges::{Confirm, Failure, Message, Outlet, TemplateNames};
 use finback_rocketmq::{is_system_topic, properties};
 
-pub(crate) use producer::Parcel;
+pub(crate) use connection::Unanswered;
 pub use producer::{Config, Counts, Producer};
-pub use signature::Credentials;
+pub(crate) use producer::{Parcel, now};
+pub(crate) use routes::Routes;
+pub(crate) use servers::Servers;
+pub use signature::{Credentials, signer};
+pub(crate) use way::Way;
 
 /// The longest text of properties that a broker takes (RocketMQ: MessageDecoder writes its length in 16 bits, with a sign).
 const PROPERTIES: usize = i16::MAX as usize;

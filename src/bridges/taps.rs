@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use finback_bridges::{BRIDGE, Failure, Message, Outlet, Template, way};
+use finback_bridges::{BRIDGE, Confirm, Failure, Message, Outlet, Template, way};
 use finback_core::frame::{Answer, Kind, Outcome};
 use finback_core::rng::Share;
 use finback_core::tap::{Tap, Tapped, Tapping};
@@ -291,6 +291,56 @@ impl Mirror {
     }
 }
 
+impl Mirror {
+    /// Whether another one was configured in the same way.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.outlet.is_same(&*other.outlet)
+            && self.topic.to_string() == other.topic.to_string()
+            && self.key == other.key
+    }
+
+    /// Has Kafka take a message that a broker has; `confirm` is told when it has it, or does not get it.
+    ///
+    /// # Errors
+    /// If it is not taken; nobody is told then.
+    pub fn write(
+        &self,
+        message: &finback_rocketmq::Message<'_>,
+        confirm: Confirm,
+    ) -> Result<(), Failure> {
+        let topic = self.topic.fill(&message.topic).ok_or(Failure::NoTopic)?;
+        let copied = self.copied(message, &message.properties, message.body, &topic);
+        copied
+            .ok_or(Failure::Loop)?
+            .send(&self.outlet, &topic, Some(confirm))
+    }
+}
+
+impl Copied {
+    fn send(
+        &self,
+        outlet: &KafkaOutlet,
+        topic: &str,
+        confirm: Option<Confirm>,
+    ) -> Result<(), Failure> {
+        let headers: Vec<(&str, &[u8])> = self
+            .headers
+            .iter()
+            .map(|(name, value)| (&**name, value.as_bytes()))
+            .collect();
+        let written = Message {
+            topic,
+            owner: "",
+            key: self.key.as_deref().map(str::as_bytes),
+            tag: None,
+            payload: &self.payload,
+            headers: &headers,
+        };
+        outlet.send(&written, confirm)
+    }
+}
+
 impl Tapped for Kept {
     fn answered(self: Box<Self>, answer: &Answer) {
         if answer.outcome != Outcome::Success {
@@ -303,20 +353,7 @@ impl Tapped for Kept {
             room,
         } = *self;
         for own in &messages {
-            let headers: Vec<(&str, &[u8])> = own
-                .headers
-                .iter()
-                .map(|(name, value)| (&**name, value.as_bytes()))
-                .collect();
-            let written = Message {
-                topic: &topic,
-                owner: "",
-                key: own.key.as_deref().map(str::as_bytes),
-                tag: None,
-                payload: &own.payload,
-                headers: &headers,
-            };
-            if outlet.send(&written, None).is_err() {
+            if own.send(&outlet, &topic, None).is_err() {
                 outlet.leave_out();
             }
         }

@@ -70,7 +70,11 @@ pub(super) fn config(
     let subscriptions = std::mem::take(&mut file.subscriptions).into_iter();
     let subscriptions = subscriptions.map(|own| subscription(own, &names, folder));
     let subscriptions: Vec<_> = wrongs.all(subscriptions);
-    if file.listeners.value.is_empty() && subscriptions.is_empty() {
+    let groups = std::mem::take(&mut file.groups).into_iter();
+    let groups = groups.map(|own| routes::taps::group(own, &names));
+    let groups: Vec<_> = wrongs.all(groups);
+    let brings = !subscriptions.is_empty() || !groups.is_empty();
+    if file.listeners.value.is_empty() && !brings {
         let message = "without a listener nothing would ever come in; write one";
         wrongs.add(Wrong::at(file.listeners.place, message));
     }
@@ -94,6 +98,7 @@ pub(super) fn config(
         outlets: names.outlets.all(),
         background: needed().map(filters::Needed::background).collect(),
         subscriptions,
+        groups,
         workers: process.workers,
         admin: process.admin,
         statsd: process.statsd,

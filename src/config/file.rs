@@ -33,9 +33,12 @@ pub use filters::{
 pub use http::{Headers, PathChange, PathRule, Redirect, Respond, Rewrite};
 pub use kafka::{
     Kafka, KafkaSasl, KafkaTls, KeyProperty, MqttSubscription, Produce, ProduceKey, ProduceTag,
-    RocketMqCluster, RocketMqMirror, RocketMqPolicy,
+    RocketMqCluster, RocketMqGroup, RocketMqMirror, RocketMqPolicy,
 };
-pub use listeners::{HttpListener, KeyPair, Listener, ListenerTls, MqttListener, RocketMqListener};
+pub use listeners::{
+    AclKey, ConsumerLanes, HttpListener, KeyPair, Listener, ListenerTls, MqttListener,
+    RocketMqListener,
+};
 pub use mqtt::{
     MqttAuthenticate, MqttCredentials, MqttMirror, MqttPolicy, MqttRewrite, MqttRule, MqttTokens,
 };
@@ -95,6 +98,9 @@ pub struct File {
     /// Subscriptions of our own at brokers of MQTT, whose messages go to Kafka or RocketMQ.
     #[serde(default)]
     pub subscriptions: Vec<MqttSubscription>,
+    /// Consumer groups of our own at RocketMQ clusters, whose messages go to Kafka.
+    #[serde(default)]
+    pub groups: Vec<RocketMqGroup>,
     /// Addresses to accept on; at least one.
     pub listeners: Placed<Vec<Listener>>,
     /// Filters by name: policies that decide about calls, for listeners and routes to name.

@@ -49,6 +49,7 @@ pub(super) fn all(text: &str, first: Wrong) -> Vec<Wrong> {
         kafka: BTreeMap<String, Placed<file::Kafka>>,
         rocketmq: BTreeMap<String, Placed<file::RocketMqCluster>>,
         subscriptions: Vec<file::MqttSubscription>,
+        groups: Vec<file::RocketMqGroup>,
         listeners: Placed<Vec<file::Listener>>,
         routes: BTreeMap<String, Vec<Placed<file::Route>>>,
         clusters: BTreeMap<String, Placed<file::Cluster>>,

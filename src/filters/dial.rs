@@ -10,15 +10,15 @@ use tokio_rustls::TlsConnector;
 use crate::tls::ClientFiles;
 
 /// A connection, with or without TLS.
-pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
 
-/// Connects. With TLS, `application` is what will be spoken (RFC 7301), and files are read anew.
+/// Connects. With TLS, `application` is what will be spoken (RFC 7301), if that is to be agreed on, and files are read anew.
 ///
 /// # Errors
 /// Why there is no connection.
-pub(super) async fn dial(
+pub(crate) async fn dial(
     (host, port): (&str, u16),
     tls: Option<&ClientFiles>,
     application: &[u8],
@@ -37,7 +37,9 @@ pub(super) async fn dial(
     let config = tokio::task::spawn_blocking(move || files.config()).await;
     let config = config.map_err(|_| "the process stops")?;
     let mut config = config.map_err(|error| format!("{error:#}"))?;
-    config.alpn_protocols = vec![application.to_vec()];
+    if !application.is_empty() {
+        config.alpn_protocols = vec![application.to_vec()];
+    }
     let connector = TlsConnector::from(Arc::new(config));
     let socket = connector.connect(name, socket).await;
     Ok(Box::new(socket.map_err(|error| format!("TLS: {error}"))?))

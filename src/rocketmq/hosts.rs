@@ -114,11 +114,11 @@ impl BrokerListeners {
             (Some(former), Ok(ip)) if former == ip => {}
             (None, Ok(ip)) => self.serve(&mut state, name, ip),
             (Some(_), Ok(ip)) => match self.bind(&state, name, slot) {
-                Ok(bound) => {
+                Ok((bound, board)) => {
                     let workers = state.workers();
                     if let Some(place) = state.brokers.get_mut(name) {
                         place.end(workers.as_ref());
-                        place.bound = bound;
+                        (place.bound, place.board) = (bound, board);
                     }
                     self.serve(&mut state, name, ip);
                 }

@@ -115,6 +115,12 @@ impl Bound {
 }
 
 impl Workers {
+    /// The mesh whose calls they carry.
+    #[must_use]
+    pub fn mesh(&self) -> &Arc<Mesh> {
+        &self.mesh
+    }
+
     /// Starts so many workers (at least one) for `mesh`.
     ///
     /// # Errors

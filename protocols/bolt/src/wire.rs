@@ -237,6 +237,7 @@ fn peek_version<const SHIFT: usize>(
             content_len,
             u32_at(header, tail_at),
             u32::from(checked),
+            0,
         ],
     };
     match head.len > limit {
@@ -250,7 +251,15 @@ impl Fixed {
     /// read again.
     #[inline]
     pub(crate) fn of_head(head: &Head, wire: &[u8]) -> Option<Self> {
-        let [class_at, header_at, content_at, content_len, tail, checked] = head.marks;
+        let [
+            class_at,
+            header_at,
+            content_at,
+            content_len,
+            tail,
+            checked,
+            _,
+        ] = head.marks;
         let fixed = Self {
             version: Version::of_variant(head.variant),
             kind: head.kind,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use finback_core::frame::{Answer, Metadata, Outcome, Status};
 use finback_core::rejection::Rejection;
-use finback_http::{AnswerReader, Beginning, Dialect, RequestInfo};
+use finback_http::{AnswerReader, Beginning, Dialect, Farewell, RequestInfo};
 use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode, Uri, header};
 
@@ -157,6 +157,11 @@ impl Dialect for RocketMq {
             .then(|| Box::<Statuses>::default() as Box<dyn AnswerReader>)
     }
 
+    fn farewell(&self, head: &Parts) -> Option<Box<dyn Farewell>> {
+        let is_stream = head.uri.path().strip_prefix(SERVICE) == Some("Telemetry");
+        is_stream.then(|| Box::<Reconnect>::default() as Box<dyn Farewell>)
+    }
+
     fn tell_deadline(&self, headers: &mut HeaderMap, left: Duration) {
         Grpc.tell_deadline(headers, left);
     }
@@ -241,6 +246,51 @@ impl Statuses {
         }
         self.skip = length - message.len();
         self.length = 0;
+    }
+}
+
+/// Has a client make its connections anew: the last thing on its stream of commands, which it then opens again.
+#[derive(Default)]
+struct Reconnect {
+    /// What has come of the prefix of the message under way.
+    prefix: [u8; PREFIX],
+    length: usize,
+    /// What is to come of its bytes.
+    left: usize,
+}
+
+/// TelemetryCommand: Status of the code OK (20000), and a ReconnectEndpointsCommand, without a nonce of its own.
+const RECONNECT: [u8; 13] = [
+    0, 0, 0, 0, 8, 0x0a, 0x04, 0x08, 0xa0, 0x9c, 0x01, 0x42, 0x00,
+];
+
+impl Farewell for Reconnect {
+    fn read(&mut self, mut data: &[u8]) {
+        while !data.is_empty() {
+            if self.left > 0 {
+                let taken = self.left.min(data.len());
+                self.left -= taken;
+                data = &data[taken..];
+                continue;
+            }
+            self.prefix[self.length] = data[0];
+            self.length += 1;
+            data = &data[1..];
+            if self.length == PREFIX {
+                let [_, length @ ..] = self.prefix;
+                self.left = u32::from_be_bytes(length) as usize;
+                self.length = 0;
+            }
+        }
+    }
+
+    fn say(&self) -> Option<(Bytes, HeaderMap)> {
+        let is_between = self.length == 0 && self.left == 0;
+        is_between.then(|| {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", 0.into());
+            (Bytes::from_static(&RECONNECT), trailers)
+        })
     }
 }
 
@@ -446,5 +496,32 @@ mod tests {
         }
         assert_eq!(status_name(12_345), None);
         assert_eq!(outcome(14), Outcome::Failed);
+    }
+
+    #[test]
+    fn a_client_is_told_to_reconnect_between_two_commands() {
+        let told = |method: &str| RocketMq.farewell(&head(method, None));
+        assert!(told("SendMessage").is_none() && told("ReceiveMessage").is_none());
+        let one = message(&bytes(2, b"settings"));
+        let all = [one.clone(), message(b""), one].concat();
+        let ends = [0, 15, 20, 35];
+        assert_eq!(all.len(), ends[3]);
+        for cut in 1..all.len() {
+            let mut words = told("Telemetry").unwrap();
+            let mut at = 0;
+            for piece in all.chunks(cut) {
+                assert_eq!(words.say().is_some(), ends.contains(&at), "{at} by {cut}");
+                words.read(piece);
+                at += piece.len();
+            }
+            let (said, trailers) = words.say().unwrap();
+            assert_eq!(trailers["grpc-status"], "0");
+            // TelemetryCommand: status 1, reconnect_endpoints_command 8, which is empty.
+            let (prefix, command) = said.split_at(PREFIX);
+            assert_eq!(prefix, [0, 0, 0, 0, command.len() as u8]);
+            let status = field(command, 1).unwrap();
+            assert_eq!(varint(&status[1..]).unwrap().0, 20_000);
+            assert_eq!(field(command, 8).unwrap(), b"");
+        }
     }
 }

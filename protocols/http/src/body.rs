@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::beginning::Begun;
-use crate::dialect::{AnswerReader, Dialect};
+use crate::dialect::{AnswerReader, Dialect, Farewell};
 use crate::pool::PoolGuard;
 use crate::replay::{self, Sent};
 use crate::translation::Translated;
@@ -181,6 +181,8 @@ pub(crate) struct Download {
     pub(crate) answer: Option<Answer>,
     /// Who reads how it ended, where that stands in the body.
     pub(crate) reader: Option<Box<dyn AnswerReader>>,
+    /// What is said when we go away, where something is.
+    pub(crate) parting: Option<Box<Parting>>,
     pub(crate) upload: Rc<Upload>,
     pub(crate) bytes: u64,
     /// The connection it comes over, to be used again.
@@ -194,6 +196,40 @@ pub(crate) struct Download {
     /// It was said that the endpoint has begun to answer.
     pub(crate) begun: bool,
     pub(crate) ended: bool,
+}
+
+/// The end of a response that lasts, when we go away.
+pub(crate) struct Parting {
+    /// When that is.
+    going: Pin<Box<dyn Future<Output = ()>>>,
+    is_going: bool,
+    words: Box<dyn Farewell>,
+    /// What is left to be said.
+    trailers: Option<HeaderMap>,
+}
+
+impl Parting {
+    pub(crate) fn new(words: Box<dyn Farewell>, going: impl Future<Output = ()> + 'static) -> Self {
+        Self {
+            going: Box::pin(going),
+            is_going: false,
+            words,
+            trailers: None,
+        }
+    }
+
+    /// What is said now, if something is.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Option<Frame<Bytes>> {
+        if let Some(trailers) = self.trailers.take() {
+            return Some(Frame::trailers(trailers));
+        }
+        if !self.is_going {
+            self.is_going = self.going.as_mut().poll(cx).is_ready();
+        }
+        let (said, trailers) = self.words.say().filter(|_| self.is_going)?;
+        self.trailers = Some(trailers);
+        Some(Frame::data(said))
+    }
 }
 
 impl Payload {
@@ -296,12 +332,23 @@ impl Download {
         if self.ended {
             return Poll::Ready(None);
         }
+        if let Some(said) = self.parting.as_mut().and_then(|own| own.poll(cx)) {
+            if let Some(trailers) = said.trailers_ref() {
+                self.end(Some(trailers));
+                // The rest of it is for nobody.
+                self.body = Incoming::Nothing;
+            }
+            return Poll::Ready(Some(Ok(said)));
+        }
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
                     self.bytes += data.len() as u64;
                     if let Some(reader) = &mut self.reader {
                         reader.read(data);
+                    }
+                    if let Some(parting) = &mut self.parting {
+                        parting.words.read(data);
                     }
                     if self.idle.is_some() {
                         self.moved = self.stream.now();

@@ -43,6 +43,12 @@ pub trait Dialect: Send + Sync + 'static {
         None
     }
 
+    /// What is said to a caller in the body of a response that lasts, before it ends because we go away; `None` where
+    /// such responses are left to their end.
+    fn farewell(&self, _: &Parts) -> Option<Box<dyn Farewell>> {
+        None
+    }
+
     /// Writes what is left of the caller's deadline into a request, where the dialect has a
     /// place for it.
     fn tell_deadline(&self, headers: &mut HeaderMap, left: Duration);
@@ -99,6 +105,15 @@ pub trait AnswerReader {
 
     /// How the call ended, as far as the body tells. It counts where head and trailers tell of a success.
     fn answer(&self) -> Option<Answer>;
+}
+
+/// Follows the body of one response, so that something of ours can be said between its messages, as their last one.
+pub trait Farewell {
+    /// Takes what passed.
+    fn read(&mut self, data: &[u8]);
+
+    /// What to say, with the trailers behind it; `None` as long as that would stand inside of a message.
+    fn say(&self) -> Option<(Bytes, HeaderMap)>;
 }
 
 /// What a rejection needs to know of a request that is gone.

@@ -26,9 +26,9 @@ use http_body::Body;
 
 use crate::Http;
 use crate::beginning;
-use crate::body::{Incoming, Payload, Upload};
+use crate::body::{Incoming, Parting, Payload, Upload};
 use crate::client::Client;
-use crate::dialect::{AnswerReader, Dialect, RequestInfo};
+use crate::dialect::{AnswerReader, Dialect, Farewell, RequestInfo};
 use crate::headers;
 use crate::interim::Interim;
 use crate::path;
@@ -118,6 +118,8 @@ struct Call {
     interim: Interim,
     /// Who reads how the call ended, where that stands in the response's body.
     reader: Option<Box<dyn AnswerReader>>,
+    /// What is said when we go away, where something is.
+    farewell: Option<Box<dyn Farewell>>,
     /// What makes an endpoint's response the client's, and its content type then.
     translator: Option<(Box<dyn Translator>, HeaderValue)>,
     /// The request as the endpoint gets it.
@@ -166,21 +168,19 @@ impl Call {
         let caller = &client.caller;
         let (stream, routed) =
             caller.open_for(source, dialect.name(), &metadata, bytes, &mut attributes);
-        let (treatment, routed) = match stream.treatment() {
-            Ok(treatment) => (treatment, routed),
-            Err(rejection) => (None, Err(rejection)),
-        };
+        let treated = stream.treatment();
+        let (treatment, routed) = treated.map_or_else(|why| (None, Err(why)), |own| (own, routed));
         let (payload, upload) = uploaded(body, wanted.is_some());
         // Only what asks for a tunnel has lost the body that its length tells of.
         if wanted.is_some() && fault.is_none() && rules::request(&head.headers, &payload).is_err() {
             fault = Some(Fault::bad("a length that is not its body's"));
         }
-        // In a box: it is passed on from hand to hand, and it is large.
         let mut call = boxed(|| Self {
             client: client.clone(),
             bounded: own_timeout || stream.route_timeout().is_some(),
             prefers_http2: dialect.prefers_http2(&head),
             reader: dialect.answer_reader(&head),
+            farewell: dialect.farewell(&head),
             wants_fresh: false,
             treatment,
             stream: Some(stream),
@@ -274,6 +274,14 @@ impl Call {
     }
 
     /// An answer also where its client's connection must end before there is one.
+    /// What is said to the caller when we go away, if something is.
+    fn parting(&mut self) -> Option<Box<Parting>> {
+        let words = self.farewell.take()?;
+        let caller = self.client.caller.clone();
+        let going = async move { caller.dismissed().await };
+        Some(Box::new(Parting::new(words, going)))
+    }
+
     async fn answer_unless_cut(&mut self, caller: &Caller) -> Response<Payload> {
         let answered = {
             let mut attempts = pin!(self.attempts());

@@ -43,7 +43,7 @@ use finback_core::driver::{Connection, Protocol, Served, Sniff, Worker};
 use http2::PREFACE;
 
 pub use beginning::Beginning;
-pub use dialect::{AnswerReader, Dialect, Plain, RequestInfo};
+pub use dialect::{AnswerReader, Dialect, Farewell, Plain, RequestInfo};
 #[doc(hidden)]
 pub use exercise::{exercise, exercise_messages};
 pub use probe::{HttpProbe, Said, ask};

@@ -6,6 +6,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use finback_core::frame::{Kind, Malformed};
 
 use crate::code::{answer, request};
+use crate::consume::Request;
 use crate::fields::long;
 use crate::header::{Encoding, Header, Lengths, PREFIX};
 use crate::json::{self, Reader};
@@ -30,6 +31,8 @@ pub enum Ask<'a> {
     Brokers,
     /// A broker: to take a message.
     Send(&'a Message<'a>),
+    /// A broker: something of consumers.
+    Consume(&'a Request<'a>),
 }
 
 /// What a server answered.
@@ -43,8 +46,10 @@ pub struct Answered {
     pub remark: String,
     /// Of a message: its queue.
     pub queue: i32,
-    /// Of a message: its place there.
+    /// A place in a queue: of a message, of a group, or of the queue's end.
     pub offset: i64,
+    /// Where a consumer goes on.
+    pub next: i64,
     /// What follows the header.
     pub body: Bytes,
 }
@@ -72,6 +77,36 @@ impl Answered {
         }
     }
 
+    /// Whether it says that there is nothing of what was asked for.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.code == answer::QUERY_NOT_FOUND
+    }
+
+    /// Whether it says that there is no such group.
+    #[must_use]
+    pub fn is_no_group(&self) -> bool {
+        self.code == answer::GROUP_NOT_EXIST
+    }
+
+    /// Whether it says that something is wrong, and nothing else of it.
+    #[must_use]
+    pub fn is_system_error(&self) -> bool {
+        self.code == answer::SYSTEM_ERROR
+    }
+
+    /// Whether a fetch was answered: with messages, or with the place to go on from.
+    #[must_use]
+    pub fn is_fetched(&self) -> bool {
+        matches!(
+            self.code,
+            answer::SUCCESS
+                | answer::PULL_NOT_FOUND
+                | answer::PULL_RETRY_IMMEDIATELY
+                | answer::PULL_OFFSET_MOVED
+        )
+    }
+
     /// Whether it says that there is no such topic.
     #[must_use]
     pub fn is_no_topic(&self) -> bool {
@@ -95,7 +130,7 @@ pub trait Signer: Send + Sync {
 }
 
 /// A request's own fields.
-type Fields<'a> = Vec<(&'static str, Cow<'a, str>)>;
+pub(crate) type Fields<'a> = Vec<(&'static str, Cow<'a, str>)>;
 
 impl Ask<'_> {
     /// Appends the request with this id, in JSON, which every server reads. False if it is too long for a frame.
@@ -106,6 +141,7 @@ impl Ask<'_> {
             Self::Brokers => (request::GET_BROKER_CLUSTER_INFO, b""),
             Self::Send(message) if message.is_batch => (request::SEND_BATCH_MESSAGE, message.body),
             Self::Send(message) => (request::SEND_MESSAGE_V2, message.body),
+            Self::Consume(own) => (own.code, &own.body),
         };
         let mut fields = self.fields();
         if let Some(signer) = signer {
@@ -148,6 +184,7 @@ impl Ask<'_> {
         let is = |is: bool| Cow::Borrowed(if is { "true" } else { "false" });
         match self {
             Self::Brokers => Vec::new(),
+            Self::Consume(own) => own.fields.clone(),
             Self::Route(topic) => vec![
                 ("topic", Cow::Borrowed(*topic)),
                 ("acceptStandardJsonOnly", is(true)),
@@ -227,8 +264,11 @@ pub fn take_answer(bytes: &mut BytesMut) -> Result<Option<Option<Answered>>, Mal
     if let Some(queue) = number("queueId") {
         own.queue = queue.parse().unwrap_or_default();
     }
-    if let Some(offset) = number("queueOffset") {
+    if let Some(offset) = number("queueOffset").or_else(|| number("offset")) {
         own.offset = offset.parse().unwrap_or_default();
+    }
+    if let Some(next) = number("nextBeginOffset") {
+        own.next = next.parse().unwrap_or_default();
     }
     wire.advance(marks::body_at(&wire).min(length));
     own.body = wire;

@@ -6,15 +6,23 @@ pub(crate) mod request {
     pub(crate) const SEND_MESSAGE: i32 = 10;
     pub(crate) const PULL_MESSAGE: i32 = 11;
     pub(crate) const QUERY_MESSAGE: i32 = 12;
+    pub(crate) const QUERY_CONSUMER_OFFSET: i32 = 14;
+    pub(crate) const UPDATE_CONSUMER_OFFSET: i32 = 15;
+    pub(crate) const GET_MAX_OFFSET: i32 = 30;
+    pub(crate) const GET_MIN_OFFSET: i32 = 31;
     pub(crate) const VIEW_MESSAGE_BY_ID: i32 = 33;
     pub(crate) const HEART_BEAT: i32 = 34;
+    pub(crate) const UNREGISTER_CLIENT: i32 = 35;
+    pub(crate) const CONSUMER_SEND_MSG_BACK: i32 = 36;
     pub(crate) const END_TRANSACTION: i32 = 37;
+    pub(crate) const GET_CONSUMER_LIST_BY_GROUP: i32 = 38;
     pub(crate) const CHECK_TRANSACTION_STATE: i32 = 39;
     pub(crate) const LOCK_BATCH_MQ: i32 = 41;
     pub(crate) const UNLOCK_BATCH_MQ: i32 = 42;
     pub(crate) const CHECK_CLIENT_CONFIG: i32 = 46;
     pub(crate) const GET_ROUTEINFO_BY_TOPIC: i32 = 105;
     pub(crate) const GET_BROKER_CLUSTER_INFO: i32 = 106;
+    pub(crate) const GET_TOPIC_STATS_INFO: i32 = 202;
     pub(crate) const GET_ALL_TOPIC_LIST: i32 = 206;
     pub(crate) const GET_TOPICS_BY_CLUSTER: i32 = 224;
     pub(crate) const GET_SYSTEM_TOPIC_LIST: i32 = 304;
@@ -29,6 +37,8 @@ pub(crate) mod request {
     pub(crate) const POP_MESSAGE: i32 = 200_050;
     pub(crate) const PEEK_MESSAGE: i32 = 200_052;
     pub(crate) const NOTIFICATION: i32 = 200_054;
+    pub(crate) const POLLING_INFO: i32 = 200_055;
+    pub(crate) const BATCH_ACK_MESSAGE: i32 = 200_151;
 }
 
 /// Codes of answers that something here depends on.
@@ -41,6 +51,11 @@ pub(crate) mod answer {
     pub(crate) const SERVICE_NOT_AVAILABLE: i32 = 14;
     pub(crate) const NO_PERMISSION: i32 = 16;
     pub(crate) const TOPIC_NOT_EXIST: i32 = 17;
+    pub(crate) const PULL_NOT_FOUND: i32 = 19;
+    pub(crate) const PULL_RETRY_IMMEDIATELY: i32 = 20;
+    pub(crate) const PULL_OFFSET_MOVED: i32 = 21;
+    pub(crate) const QUERY_NOT_FOUND: i32 = 22;
+    pub(crate) const GROUP_NOT_EXIST: i32 = 26;
     pub(crate) const GO_AWAY: i32 = 1500;
 }
 

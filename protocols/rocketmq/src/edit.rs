@@ -7,10 +7,12 @@ use bytes::{BufMut, BytesMut};
 use finback_core::frame::{Edit, Head, Kind};
 
 use crate::call::properties_of;
-use crate::code::request;
-use crate::fields::Field;
-use crate::header::{Encoding, IdAt, PREFIX};
+use crate::code::{answer, request};
+use crate::fields::{Field, Fields};
+use crate::header::{Encoding, Header, IdAt, PREFIX};
 use crate::json;
+use crate::keys::{AclKeys, SIGNATURE};
+use crate::lanes::{self, Board, GroupLanes};
 use crate::marks::{self, Marks, Note};
 use crate::message::member;
 use crate::properties;
@@ -26,42 +28,48 @@ const ID: usize = 24;
 /// Bytes in place of others.
 type Splice<'a> = (Range<usize>, Cow<'a, [u8]>);
 
+/// What stands between a client's words and its broker's.
+pub(crate) struct Words<'a> {
+    pub(crate) topics: &'a Renaming,
+    pub(crate) lanes: Option<&'a GroupLanes>,
+    pub(crate) board: Option<&'a Board>,
+    pub(crate) keys: &'a AclKeys,
+}
+
+impl Words<'_> {
+    /// Whether requests are in the same words.
+    fn is_empty(&self) -> bool {
+        self.topics.is_empty() && self.lanes.is_none()
+    }
+}
+
 /// Begins the frame anew, as [`Codec::encode`](finback_core::codec::Codec::encode) asks.
 pub(crate) fn encode(
     head: &Head,
     wire: &[u8],
     edit: &Edit<'_>,
-    topics: &Renaming,
+    words: &Words<'_>,
     out: &mut BytesMut,
 ) -> usize {
     let has_id = head.id == edit.id;
-    let is_renamed = edit.onward && head.kind != Kind::Response && !topics.is_empty();
-    if has_id && !edit.changes_content() && edit.body.is_none() && !is_renamed {
+    let is_translated = edit.onward && head.kind != Kind::Response && !words.is_empty();
+    if has_id && !edit.changes_content() && edit.body.is_none() && !is_translated {
         return 0;
     }
     let marks = Marks::unpack(head.marks);
     let mut text = [0; ID];
     let id = id(marks.id_at, wire, edit.id as u32, &mut text);
-    if edit.attributes.is_empty() && !is_renamed {
-        let splices = [id];
-        return put(wire, &splices[usize::from(has_id)..], edit.body, out);
-    }
-    let code = Note::unpack(head.note).code;
-    let mut changes = Vec::new();
-    let mut body = None;
-    if is_renamed {
-        changes.extend(topic(&marks, wire, |own| topics.there(own)));
-        body = topics.request(code, wire.get(marks::body_at(wire)..).unwrap_or_default());
-    }
-    if !edit.attributes.is_empty() && !marks.said.is_signed {
-        match code {
-            request::SEND_BATCH_MESSAGE if edit.body.is_none() => {
-                body = batch(wire, edit.attributes);
-            }
-            _ => changes.extend(properties(code, &marks, wire, edit.attributes)),
+    if edit.attributes.is_empty() && !is_translated {
+        let mut splices = vec![id];
+        splices.truncate(usize::from(!has_id));
+        if is_emptied(head, edit) {
+            splices.extend(retry(wire));
+            splices.sort_by_key(|(at, _)| at.start);
         }
+        return put(wire, &splices, edit.body, out);
     }
-    let mut splices = in_header(&marks, wire, changes);
+    let Content { mut splices, body } = content(head, &marks, wire, edit, is_translated, words);
+    let is_changed = !splices.is_empty() || body.is_some();
     if !has_id {
         splices.push(id);
     }
@@ -70,19 +78,169 @@ pub(crate) fn encode(
         return 0;
     }
     splices.sort_by_key(|(at, _)| at.start);
-    put(wire, &splices, body, out)
+    match is_changed && marks.said.is_signed {
+        true => put_signed(wire, &splices, body, words.keys, out),
+        false => put(wire, &splices, body, out),
+    }
 }
 
-/// What a broker asks its client, with the names that clients have for topics; `None` if it names none of these.
-pub(crate) fn asked_back(head: &Head, wire: &[u8], topics: &Renaming) -> Option<Vec<u8>> {
-    if topics.is_empty() {
+/// What a frame says in other words.
+#[derive(Default)]
+struct Content<'a> {
+    splices: Vec<Splice<'a>>,
+    body: Option<Vec<u8>>,
+}
+
+fn content<'a>(
+    head: &Head,
+    marks: &Marks,
+    wire: &'a [u8],
+    edit: &Edit<'_>,
+    is_translated: bool,
+    words: &Words<'_>,
+) -> Content<'a> {
+    let code = Note::unpack(head.note).code;
+    let mut changes = Vec::new();
+    let mut body = None;
+    let fields = marks::fields(wire, marks.fields_at);
+    if is_translated {
+        let lane = words.topics.lane.as_deref();
+        let group = marks.said.group.text(wire).unwrap_or_default();
+        changes.extend(topic(marks, wire, |own| {
+            // Topics of POP's retries have the message's topic behind the group.
+            let retry = lane.and_then(|lane| lanes::retry_of(own, &group, lane));
+            retry.map(Cow::Owned).or_else(|| words.topics.there(own))
+        }));
+        let before = wire.get(marks::body_at(wire)..).unwrap_or_default();
+        body = words.topics.request(code, before);
+        if let Some(lanes) = words.lanes.filter(|own| own.is_about(code)) {
+            let all = all(fields);
+            // The board has brokers' names for topics.
+            let field = |name: &str| {
+                let own = all.iter().rev().find(|own| own.name == name)?.text().ok()?;
+                match words.topics.there(&own).filter(|_| name == "topic") {
+                    Some(there) => Some(Cow::Owned(there.into_owned())),
+                    None => Some(own),
+                }
+            };
+            let before = body.as_deref().unwrap_or(before);
+            let change = lanes.change(code, &field, before, words.board);
+            for (name, value) in &change.fields {
+                let known = all.iter().rev().find(|own| own.name == *name);
+                changes.push(set(fields, name, known, value));
+            }
+            body = change.body.or(body);
+        }
+    }
+    if !edit.attributes.is_empty() && (!marks.said.is_signed || words.keys.of(fields).is_some()) {
+        match code {
+            request::SEND_BATCH_MESSAGE if edit.body.is_none() => {
+                body = batch(wire, edit.attributes).or(body);
+            }
+            _ => changes.extend(properties(code, marks, wire, edit.attributes)),
+        }
+    }
+    Content {
+        splices: in_header(marks, wire, changes),
+        body,
+    }
+}
+
+/// All fields of a header; none if they cannot be read.
+fn all(fields: Fields<'_>) -> Vec<Field<'_>> {
+    let mut all = Vec::new();
+    let read = fields.each(|field| {
+        all.push(field);
+        Ok(())
+    });
+    match read {
+        Ok(()) => all,
+        Err(_) => Vec::new(),
+    }
+}
+
+/// As [`put`], and signed anew by its client's key, which stands for what was checked before.
+fn put_signed(
+    wire: &[u8],
+    splices: &[Splice<'_>],
+    body: Option<&[u8]>,
+    keys: &AclKeys,
+    out: &mut BytesMut,
+) -> usize {
+    let mut written = BytesMut::new();
+    let used = put(wire, splices, body, &mut written);
+    written.extend_from_slice(wire.get(used..).unwrap_or_default());
+    let signed = keys.sign(&written).and_then(|signature| {
+        let (header, found) = Header::read(&written).ok()??;
+        let marks = Marks::unpack(header.head(&found, &written).marks);
+        let fields = marks::fields(&written, marks.fields_at);
+        let all = all(fields);
+        let known = all.iter().find(|own| own.name == SIGNATURE);
+        let change = set(fields, SIGNATURE, known, &signature);
+        let mut signed = BytesMut::new();
+        let used = put(
+            &written,
+            &in_header(&marks, &written, vec![change]),
+            None,
+            &mut signed,
+        );
+        signed.extend_from_slice(written.get(used..)?);
+        Some(signed)
+    });
+    out.extend_from_slice(&signed.unwrap_or(written));
+    wire.len()
+}
+
+/// Whether nothing is left of the messages of an answer.
+fn is_emptied(head: &Head, edit: &Edit<'_>) -> bool {
+    head.kind == Kind::Response
+        && edit.body.is_some_and(<[u8]>::is_empty)
+        && Note::unpack(head.note).code == answer::SUCCESS
+}
+
+/// Has an answer say that its client should go on from behind what was found, for nothing of that is for it: clients
+/// read messages where the code says that there are some.
+fn retry(wire: &[u8]) -> Option<Splice<'static>> {
+    let again = answer::PULL_RETRY_IMMEDIATELY;
+    if Encoding::of(wire) == Encoding::Binary {
+        let code = i16::try_from(again).unwrap_or_default();
+        return Some((PREFIX..PREFIX + 2, code.to_be_bytes().to_vec().into()));
+    }
+    let header = wire.get(PREFIX..marks::body_at(wire))?;
+    let mut found = None;
+    let read = json::Reader::new(header).members(|reader, key| {
+        let (_, at) = reader.value()?;
+        if key.raw == b"code" {
+            found = Some(PREFIX + at.start..PREFIX + at.end);
+        }
+        Ok::<(), json::NoJson>(())
+    });
+    read.ok()?;
+    Some((found?, again.to_string().into_bytes().into()))
+}
+
+/// What a broker asks its client, with the names that clients have for topics and groups; `None` if it names none of these.
+pub(crate) fn asked_back(head: &Head, wire: &[u8], words: &Words<'_>) -> Option<Vec<u8>> {
+    if words.is_empty() {
         return None;
     }
     let marks = Marks::unpack(head.marks);
     let code = Note::unpack(head.note).code;
-    let body = topics.asked_back(code, wire.get(marks::body_at(wire)..)?);
-    let changes = topic(&marks, wire, |own| topics.here(own)).into_iter();
-    let splices = in_header(&marks, wire, changes.collect());
+    let body = words
+        .topics
+        .asked_back(code, wire.get(marks::body_at(wire)..)?);
+    let mut changes: Vec<Splice<'_>> = Vec::new();
+    changes.extend(topic(&marks, wire, |own| words.topics.here(own)));
+    if let Some(lanes) = words.lanes {
+        let fields = marks::fields(wire, marks.fields_at);
+        let all = all(fields);
+        let field = |name: &str| all.iter().rev().find(|own| own.name == name)?.text().ok();
+        for (name, value) in lanes.asked_back(&field) {
+            let known = all.iter().rev().find(|own| own.name == name);
+            changes.push(set(fields, name, known, &value));
+        }
+    }
+    let splices = in_header(&marks, wire, changes);
     if splices.is_empty() && body.is_none() {
         return None;
     }
@@ -96,18 +254,18 @@ pub(crate) fn asked_back(head: &Head, wire: &[u8], topics: &Renaming) -> Option<
 fn topic<'a>(
     marks: &Marks,
     wire: &[u8],
-    other: impl FnOnce(&str) -> Option<&'a str>,
+    other: impl FnOnce(&str) -> Option<Cow<'a, str>>,
 ) -> Option<Splice<'static>> {
     let at = marks.said.topic.range();
     let own = marks.said.topic.text(wire).ok()?;
     let other = other(&own)?;
     Some(match Encoding::of(wire) {
-        Encoding::Binary => (at.start.checked_sub(4)?..at.end, with_length(other).into()),
+        Encoding::Binary => (at.start.checked_sub(4)?..at.end, with_length(&other).into()),
         Encoding::Json => {
             // Topics have nothing that would have to be escaped; a name of digits alone may be a number.
             let is_text = wire.get(at.start.checked_sub(1)?) == Some(&b'"');
             let other = match is_text {
-                true => other.to_owned(),
+                true => other.into_owned(),
                 false => format!("\"{other}\""),
             };
             (at, other.into_bytes().into())
@@ -240,10 +398,15 @@ fn properties<'a>(
     if all.len() > PROPERTIES {
         return None;
     }
-    Some(match fields.encoding {
-        Encoding::Json => in_json(fields.at, name, known.as_ref(), &all),
-        Encoding::Binary => in_binary(fields.body_at, name, known.as_ref(), &all),
-    })
+    Some(set(fields, name, known.as_ref(), &all))
+}
+
+/// A field with this value, in place of the one that is known, or beside others.
+fn set(fields: Fields<'_>, name: &str, known: Option<&Field<'_>>, all: &str) -> Splice<'static> {
+    match fields.encoding {
+        Encoding::Json => in_json(fields.at, name, known, all),
+        Encoding::Binary => in_binary(fields.body_at, name, known, all),
+    }
 }
 
 fn in_json(fields_at: usize, name: &str, known: Option<&Field<'_>>, all: &str) -> Splice<'static> {

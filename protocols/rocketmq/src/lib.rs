@@ -12,16 +12,20 @@ mod ask;
 mod brokers;
 mod call;
 mod code;
+mod consume;
 mod edit;
 mod fields;
 mod header;
 mod json;
+mod keys;
+pub mod lanes;
 mod marks;
 mod message;
 pub mod properties;
 mod reject;
 mod rename;
 mod route;
+mod stored;
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -34,7 +38,8 @@ use finback_core::driver::{Connection, Protocol, Served, Sniff, Worker, serve_fr
 use finback_core::frame::{Edit, Head, Kind, Lag, Malformed, Metadata, Reading, Status};
 use finback_core::rejection::Rejection;
 
-use code::Use;
+use code::{Use, request};
+use edit::Words;
 use header::{Header, Lengths};
 use marks::{Marks, Note};
 use route::Rewriter;
@@ -42,9 +47,13 @@ use route::Rewriter;
 pub use ask::{Answered, Ask, MAKES_TOPICS, QUEUES_MADE, Signer, Taken, take_answer};
 pub use brokers::{Broker, Brokers};
 pub use code::status_name;
+pub use consume::{Fetch, QueueOf, Request, clients, locked, queues_of};
+pub use keys::AclKeys;
+pub use lanes::{Board, GroupLanes};
 pub use message::{Member, Message, is_system_topic, is_topic};
 pub use rename::Renaming;
 pub use route::{Queue, has_brokers, queues};
+pub use stored::{Stored, stored};
 
 /// The protocol's name in configuration, metrics and logs.
 pub const NAME: &str = "rocketmq";
@@ -65,6 +74,10 @@ pub struct Config {
     pub advertise: Option<Arc<str>>,
     /// Topics that brokers call otherwise than clients do. Default: none.
     pub topics: Arc<Renaming>,
+    /// The lane that consumers are in, or those that others are in. Default: there are none.
+    pub lanes: Option<GroupLanes>,
+    /// Keys of clients whose requests may be changed although they are signed. Default: none.
+    pub keys: AclKeys,
 }
 
 impl Default for Config {
@@ -74,6 +87,8 @@ impl Default for Config {
             administration: false,
             advertise: None,
             topics: Arc::default(),
+            lanes: None,
+            keys: AclKeys::default(),
         }
     }
 }
@@ -83,6 +98,8 @@ pub struct RocketMq {
     config: Config,
     /// Where brokers are, if it stands for name servers.
     brokers: Option<Arc<dyn Brokers>>,
+    /// Who consumes what at the broker, if it stands for one and there are lanes.
+    board: Option<Arc<Board>>,
 }
 
 impl RocketMq {
@@ -92,6 +109,7 @@ impl RocketMq {
         Self {
             config,
             brokers: Some(brokers),
+            board: None,
         }
     }
 
@@ -101,7 +119,80 @@ impl RocketMq {
         Self {
             config,
             brokers: None,
+            board: None,
         }
+    }
+
+    /// The same for consumers who leave lanes' messages out; the board has who consumes them.
+    #[must_use]
+    pub fn with_board(self, board: Option<Arc<Board>>) -> Self {
+        Self { board, ..self }
+    }
+
+    fn words(&self) -> Words<'_> {
+        Words {
+            topics: &self.config.topics,
+            lanes: self.config.lanes.as_ref(),
+            board: self.board.as_deref(),
+            keys: &self.config.keys,
+        }
+    }
+
+    /// Why a request goes no further, if it must not.
+    fn refused(&self, head: &Head, wire: &[u8], metadata: &Metadata<'_>) -> Option<Rejection> {
+        let code = Note::unpack(head.note).code;
+        let is_denied = match code::asked_by(code) {
+            Use::Clients => false,
+            Use::Administration => !self.config.administration,
+            // They register themselves at name servers, and not here.
+            Use::Brokers => self.brokers.is_some(),
+        };
+        if is_denied {
+            return Some(Rejection::Denied);
+        }
+        let marks = Marks::unpack(head.marks);
+        let mut has_key = true;
+        if marks.said.is_signed {
+            has_key = match self
+                .config
+                .keys
+                .verify(marks::fields(wire, marks.fields_at))
+            {
+                Some(true) => true,
+                // Name servers look at no signature.
+                Some(false) if self.brokers.is_some() => true,
+                Some(false) => return Some(Rejection::Unauthenticated),
+                None => false,
+            };
+        }
+        let topics = &self.config.topics;
+        let renamed = topics.there(&metadata.service);
+        // That is a broker's word, and what comes back would be called otherwise.
+        if renamed.is_none() && topics.here(&metadata.service).is_some() {
+            return Some(Rejection::NoRoute);
+        }
+        let lanes = self.config.lanes.as_ref();
+        let touched = lanes.is_some_and(|own| own.touches(code));
+        if let Some(lane) = lanes.and_then(GroupLanes::own).filter(|_| touched)
+            && !lanes::fits(&metadata.group, lane)
+        {
+            return Some(Rejection::BadRequest);
+        }
+        // What it is about counts in its signature, which name servers do not look at.
+        let is_retry = metadata.service.starts_with(lanes::RETRY) && self.brokers.is_some();
+        let is_changed = touched && self.brokers.is_none() || renamed.is_some() && !is_retry;
+        (is_changed && !has_key).then_some(Rejection::Denied)
+    }
+
+    /// The messages of an answer to the base without those that lanes have by themselves.
+    fn of_base(&self, asked: &Head, body: &[u8]) -> Option<Vec<u8>> {
+        let board = self.board.as_ref()?;
+        let code = Note::unpack(asked.note).code;
+        // What POP gave is acknowledged by whoever has it.
+        let is_pull = matches!(code, request::PULL_MESSAGE | request::LITE_PULL_MESSAGE);
+        board
+            .without_anothers(asked.marks[Marks::GROUP], body)
+            .filter(|_| is_pull)
     }
 }
 
@@ -154,7 +245,11 @@ impl Codec for RocketMq {
         let Some((header, found)) = Header::read(bytes)? else {
             return Ok(None);
         };
-        let head = header.head(&found, bytes);
+        let mut head = header.head(&found, bytes);
+        if self.board.is_some() && head.kind == Kind::Request && fields::is_fetch(header.code) {
+            let group = Marks::unpack(head.marks).said.group;
+            head.marks[Marks::GROUP] = lanes::hash(&group.text(bytes).unwrap_or_default());
+        }
         if length > limit {
             return Err(Malformed::TooLarge { head, limit });
         }
@@ -166,23 +261,7 @@ impl Codec for RocketMq {
             return Ok(Reading::Answer(call::answered(head)));
         }
         let mut metadata = call::read(head, wire)?;
-        let is_denied = match code::asked_by(Note::unpack(head.note).code) {
-            Use::Clients => false,
-            Use::Administration => !self.config.administration,
-            // They register themselves at name servers, and not here.
-            Use::Brokers => self.brokers.is_some(),
-        };
-        metadata.refused = is_denied.then_some(Rejection::Denied);
-        let topics = &self.config.topics;
-        if !topics.is_empty() && metadata.refused.is_none() {
-            metadata.refused = match topics.there(&metadata.service) {
-                // Its topic counts in the signature.
-                Some(_) if Marks::unpack(head.marks).said.is_signed => Some(Rejection::Denied),
-                Some(_) => None,
-                // That is a broker's word, and what comes back would be called otherwise.
-                None => topics.here(&metadata.service).map(|_| Rejection::NoRoute),
-            };
-        }
+        metadata.refused = self.refused(head, wire, &metadata);
         Ok(Reading::Call(metadata))
     }
 
@@ -196,7 +275,7 @@ impl Codec for RocketMq {
     }
 
     fn encode(&self, head: &Head, wire: &[u8], edit: &Edit<'_>, out: &mut BytesMut) -> usize {
-        edit::encode(head, wire, edit, &self.config.topics, out)
+        edit::encode(head, wire, edit, &self.words(), out)
     }
 
     fn signal(&self, _: Signal<'_>, _: &Head, _: &mut BytesMut) -> bool {
@@ -213,7 +292,13 @@ impl Codec for RocketMq {
         let topics = &self.config.topics;
         let brokers = self.brokers.as_deref();
         let Some(brokers) = brokers.filter(|_| route::tells_addresses(code)) else {
-            return (!topics.is_empty()).then(|| topics.answer(code, body))?;
+            // The board has brokers' names.
+            let kept = self.of_base(asked, body);
+            let renamed = match topics.is_empty() {
+                true => None,
+                false => topics.answer(code, kept.as_deref().unwrap_or(body)),
+            };
+            return renamed.or(kept);
         };
         let reached = local.map(|local| match local.ip().to_canonical() {
             std::net::IpAddr::V6(ip) => format!("[{ip}]"),
@@ -229,7 +314,7 @@ impl Codec for RocketMq {
     }
 
     fn asked_back(&self, head: &Head, wire: &[u8]) -> Option<Vec<u8>> {
-        edit::asked_back(head, wire, &self.config.topics)
+        edit::asked_back(head, wire, &self.words())
     }
 
     fn lag(&self, asked: &Head, head: &Head) -> Option<Lag> {

@@ -38,6 +38,8 @@ pub(crate) struct Marks {
 
 impl Marks {
     const PLACE: u32 = (1 << 18) - 1;
+    /// Of a fetch, in the last one: its group in one number. It outlives the frame's bytes.
+    pub(crate) const GROUP: usize = MARKS - 1;
 
     #[inline]
     pub(crate) fn pack(&self) -> [u32; MARKS] {
@@ -55,7 +57,7 @@ impl Marks {
             queue,
             ..
         } = self.said;
-        [id, fields, topic.0, group.0, wait, queue.cast_unsigned()]
+        [id, fields, topic.0, group.0, wait, queue.cast_unsigned(), 0]
     }
 
     /// The same of an answer, which has no topic: what it says of its consumer's lag stands there instead.
@@ -69,12 +71,12 @@ impl Marks {
 
     /// What an answer says of its consumer's lag.
     pub(crate) fn lag(marks: [u32; MARKS]) -> Option<u64> {
-        let [_, _, low, high, is_there, _] = marks;
+        let [_, _, low, high, is_there, ..] = marks;
         (is_there == 1).then(|| u64::from(high) << 32 | u64::from(low))
     }
 
     #[inline]
-    pub(crate) fn unpack([id, fields, topic, group, wait, queue]: [u32; MARKS]) -> Self {
+    pub(crate) fn unpack([id, fields, topic, group, wait, queue, _]: [u32; MARKS]) -> Self {
         let place = |mark| (mark & Self::PLACE) as usize;
         let id_at = match (id >> 18) as usize & 0xff {
             0 => IdAt::Missing {

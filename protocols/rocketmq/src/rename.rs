@@ -11,19 +11,12 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::code::request;
+use crate::lanes::{self, RETRY};
 use crate::message::{is_system_topic, is_topic};
 use crate::properties;
 use crate::route;
+use crate::stored::{self, Stored};
 
-/// RocketMQ: MessageDecoder, `MESSAGE_MAGIC_CODE` and `MESSAGE_MAGIC_CODE_V2`, whose topics' lengths have 1 and 2 bytes.
-const MAGIC: i32 = -626_843_481;
-const MAGIC_V2: i32 = -626_843_477;
-/// RocketMQ: MessageSysFlag: hosts are IPv6 addresses.
-const BORN_V6: i32 = 0x10;
-const STORED_V6: i32 = 0x20;
-/// Where a stored message's flags stand, and where its hosts begin.
-const SYS_FLAG_AT: usize = 36;
-const HOSTS_AT: usize = 48;
 /// Properties that name the topic of a message that stands in another one for now.
 const TOPICS: [&str; 2] = ["RETRY_TOPIC", "REAL_TOPIC"];
 
@@ -34,6 +27,8 @@ pub struct Renaming {
     there: BTreeMap<Arc<str>, Arc<str>>,
     /// By what brokers call them.
     here: BTreeMap<Arc<str>, Arc<str>>,
+    /// The lane that consumers are in: their groups are called otherwise there, and so are topics of retries.
+    pub(crate) lane: Option<Arc<str>>,
 }
 
 impl Renaming {
@@ -63,20 +58,37 @@ impl Renaming {
         Ok(())
     }
 
+    /// Has topics of retries be those of this lane's groups.
+    pub fn set_lane(&mut self, lane: &Arc<str>) {
+        self.lane = Some(lane.clone());
+    }
+
     /// Whether nothing is renamed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.there.is_empty()
+        self.there.is_empty() && self.lane.is_none()
     }
 
     /// What brokers call a topic, if not so.
-    pub(crate) fn there(&self, own: &str) -> Option<&str> {
-        self.there.get(own).map(|own| &**own)
+    pub(crate) fn there(&self, own: &str) -> Option<Cow<'_, str>> {
+        if let Some(there) = self.there.get(own) {
+            return Some(Cow::Borrowed(there));
+        }
+        let group = own.strip_prefix(RETRY)?;
+        let lane = self.lane.as_deref()?;
+        Some(Cow::Owned(format!("{RETRY}{}", lanes::group(group, lane))))
     }
 
     /// What clients call a topic, if not so.
-    pub(crate) fn here(&self, there: &str) -> Option<&str> {
-        self.here.get(there).map(|own| &**own)
+    pub(crate) fn here(&self, there: &str) -> Option<Cow<'_, str>> {
+        if let Some(own) = self.here.get(there) {
+            return Some(Cow::Borrowed(own));
+        }
+        if !there.starts_with(RETRY) {
+            return None;
+        }
+        let own = lanes::without(there, self.lane.as_deref()?)?;
+        Some(Cow::Owned(own))
     }
 
     /// A request's body with brokers' names in it; `None` where it names none of these topics.
@@ -105,7 +117,8 @@ impl Renaming {
     pub(crate) fn list(&self, topics: &mut [Value]) {
         // What clients do not know by its own name is not listed by it.
         for own in topics.iter_mut() {
-            if let Some(here) = own.as_str().and_then(|own| self.here(own)) {
+            let here = own.as_str().and_then(|own| self.here(own));
+            if let Some(here) = here.map(Cow::into_owned) {
                 *own = here.into();
             }
         }
@@ -117,10 +130,7 @@ impl Renaming {
         let mut out = Vec::with_capacity(body.len() + 64);
         let (mut rest, mut is_changed) = (body, false);
         while !rest.is_empty() {
-            let size = usize::try_from(long(rest, 0)?)
-                .ok()
-                .filter(|own| *own >= 8)?;
-            let (message, after) = rest.split_at_checked(size)?;
+            let (message, after) = stored::split(rest)?;
             match self.message(message)? {
                 Some(own) => {
                     is_changed = true;
@@ -135,57 +145,37 @@ impl Renaming {
 
     /// One of them; `Some(None)` if it stays as it is (RocketMQ: MessageDecoder).
     fn message(&self, wire: &[u8]) -> Option<Option<Vec<u8>>> {
-        let wide = match long(wire, 4)? {
-            MAGIC => 1,
-            MAGIC_V2 => 2,
-            // The end of a file, or what is not known.
-            _ => return Some(None),
+        let Some(own) = Stored::read(wire)? else {
+            return Some(None);
         };
-        let flags = long(wire, SYS_FLAG_AT)?;
-        let host = |is_v6: i32| if flags & is_v6 != 0 { 20 } else { 8 };
-        let body_at = HOSTS_AT + host(BORN_V6) + 8 + host(STORED_V6) + 12;
-        let body = usize::try_from(long(wire, body_at)?).ok()?;
-        let length_at = body_at.checked_add(4)?.checked_add(body)?;
-        let length = number(wire.get(length_at..length_at.checked_add(wide)?)?);
-        let topic_at = length_at + wide;
-        let topic = str::from_utf8(wire.get(topic_at..topic_at + length)?).ok()?;
-        let all_at = topic_at + length;
-        let count = number(wire.get(all_at..all_at + 2)?);
-        let all = str::from_utf8(wire.get(all_at + 2..all_at + 2 + count)?).ok()?;
-        let named: Vec<(&str, &str)> = TOPICS
+        let named: Vec<(&str, Cow<'_, str>)> = TOPICS
             .iter()
-            .filter_map(|name| Some((*name, self.here(properties::find(all, name)?)?)))
+            .filter_map(|name| {
+                let there = properties::find(own.properties, name)?;
+                Some((*name, self.here(there)?))
+            })
             .collect();
-        let here = self.here(topic);
+        let here = self.here(own.topic);
         if here.is_none() && named.is_empty() {
             return Some(None);
         }
+        let named: Vec<(&str, &str)> = named.iter().map(|(name, own)| (*name, &**own)).collect();
         let all = match named.is_empty() {
-            true => Cow::Borrowed(all),
-            false => Cow::Owned(properties::with(all, &named)),
+            true => Cow::Borrowed(own.properties),
+            false => Cow::Owned(properties::with(own.properties, &named)),
         };
-        let topic = here.unwrap_or(topic);
-        let mut out = wire[..length_at].to_vec();
+        let topic = here.as_deref().unwrap_or(own.topic);
+        let mut out = wire[..own.topic_at].to_vec();
         let length = u16::try_from(topic.len()).ok()?.to_be_bytes();
-        out.extend_from_slice(&length[2 - wide..]);
+        out.extend_from_slice(&length[2 - own.wide..]);
         out.extend_from_slice(topic.as_bytes());
         out.extend_from_slice(&u16::try_from(all.len()).ok()?.to_be_bytes());
         out.extend_from_slice(all.as_bytes());
-        out.extend_from_slice(&wire[all_at + 2 + count..]);
+        out.extend_from_slice(&wire[own.end()..]);
         let size = u32::try_from(out.len()).ok()?;
         out[..4].copy_from_slice(&size.to_be_bytes());
         Some(Some(out))
     }
-}
-
-fn long(bytes: &[u8], at: usize) -> Option<i32> {
-    Some(i32::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-fn number(bytes: &[u8]) -> usize {
-    bytes
-        .iter()
-        .fold(0, |all, byte| all << 8 | usize::from(*byte))
 }
 
 /// Requests whose bodies, and those of their answers, name topics in JSON.
@@ -214,13 +204,13 @@ fn is_of_messages(code: i32) -> bool {
 }
 
 /// The body with each `topic` in it called otherwise; `None` if none is.
-fn in_json<'a>(body: &[u8], other: &dyn Fn(&str) -> Option<&'a str>) -> Option<Vec<u8>> {
+fn in_json<'a>(body: &[u8], other: &dyn Fn(&str) -> Option<Cow<'a, str>>) -> Option<Vec<u8>> {
     let mut data = route::read(body)?;
     walk(&mut data, other).then(|| serde_json::to_vec(&data).ok())?
 }
 
 /// Bodies that are read are no deeper than serde_json reads.
-fn walk<'a>(value: &mut Value, other: &dyn Fn(&str) -> Option<&'a str>) -> bool {
+fn walk<'a>(value: &mut Value, other: &dyn Fn(&str) -> Option<Cow<'a, str>>) -> bool {
     match value {
         Value::Object(members) => members.iter_mut().fold(false, |changed, (name, own)| {
             let new = match name.as_str() {
@@ -229,7 +219,7 @@ fn walk<'a>(value: &mut Value, other: &dyn Fn(&str) -> Option<&'a str>) -> bool 
             };
             match new {
                 Some(new) => {
-                    *own = new.into();
+                    *own = new.into_owned().into();
                     true
                 }
                 None => walk(own, other) || changed,
@@ -250,6 +240,7 @@ fn walk<'a>(value: &mut Value, other: &dyn Fn(&str) -> Option<&'a str>) -> bool 
 #[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
+    use crate::stored::{BORN_V6, MAGIC, MAGIC_V2, STORED_V6, SYS_FLAG_AT};
 
     fn renaming() -> Renaming {
         let mut own = Renaming::default();

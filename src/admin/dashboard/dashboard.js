@@ -202,6 +202,23 @@ function inFlight() {
     sessions.length ? table("Oldest sessions", of_sessions, sessions) : null);
 }
 
+function rocketmq() {
+  const brokers = known.rocketmq.brokers.map(({ listener, broker }) => ({
+    key: `${listener} ${broker.cluster} ${broker.name} ${broker.id} ${broker.address}`,
+    cells: [name(`${broker.name}:${broker.id}`), broker.cluster, broker.address, `${listener}, port ${broker.port}`,
+      broker.lanes.filter((own) => own.live).map((own) => `${own.group} in ${own.lane}`).join(", ") || "none"],
+  }));
+  const lags = known.rocketmq.lags.map((own) => ({
+    key: `${own.listener} ${own.topic} ${own.group}`, cells: [name(own.group), own.topic, own.listener, own.messages],
+  }));
+  const of_brokers = [["Broker", "name"], ["Cluster", ""], ["Address", "half"], ["Reached at", "half"], ["Lanes with consumers", "half"]];
+  const of_lags = [["Group", "name"], ["Topic", "half"], ["Listener", "half"], ["Messages behind", "number"]];
+  show("rocketmq", brokers.length ? `${brokers.length} brokers, ${lags.length} groups` : "",
+    brokers.length ? table("Brokers", of_brokers, brokers) : h("p", { class: "empty", "data-key": "no brokers" }, "No broker is known."),
+    lags.length ? h("h3", { "data-key": "lags title" }, "Groups of consumers") : null,
+    lags.length ? table("Groups of consumers", of_lags, lags) : null);
+}
+
 function registries() {
   const rows = known.registries.map((own) => ({
     key: own.name,

@@ -115,6 +115,7 @@ function render() {
   topology();
   exchanges();
   inFlight();
+  rocketmq();
   registries();
   certificates();
   document.body.setAttribute("data-rounds", String(known.rounds));
@@ -125,7 +126,7 @@ async function round() {
   try {
     // What costs the workers something, or changes slowly, is asked for every third time.
     const often = ["version", "services", "clusters", "listeners"];
-    const seldom = ["routes", "registries", "certificates", "recent", "calls", "sessions"];
+    const seldom = ["routes", "registries", "certificates", "recent", "calls", "sessions", "rocketmq"];
     const wanted = known.rounds % 3 === 0 ? [...often, ...seldom] : often;
     const limits = { clusters: "?limit=100", routes: "?limit=60" };
     const answers = await Promise.all(wanted.map((own) => ask(`/${own}${limits[own] || ""}`)));

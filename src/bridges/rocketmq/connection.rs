@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::BytesMut;
 use finback_rocketmq::{Answered, Ask, Signer, take_answer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
+
+use super::way::Way;
+use crate::filters::dial::Socket;
 
 /// Requests that wait to be written.
 const QUEUE: usize = 256;
@@ -18,7 +20,7 @@ const TOGETHER: usize = 256 * 1024;
 
 /// Why a request has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Unanswered {
+pub(crate) enum Unanswered {
     /// It is too long for a frame.
     TooLong,
     /// There is no connection, or none any more.
@@ -43,9 +45,8 @@ struct Shared {
 
 impl Connection {
     /// Connects to a server.
-    pub(super) async fn open(address: &str) -> io::Result<Arc<Self>> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
+    pub(super) async fn open(address: &str, way: &Way) -> io::Result<Arc<Self>> {
+        let stream = way.connect(address).await?;
         let shared = Arc::new(Shared {
             waiting: Mutex::new(Some(HashMap::new())),
             is_over: AtomicBool::new(false),
@@ -135,11 +136,11 @@ impl Shared {
 
 /// Moves bytes both ways until one of them ends.
 async fn drive(
-    stream: TcpStream,
+    stream: Box<dyn Socket>,
     mut queued: mpsc::Receiver<Vec<u8>>,
     shared: &Shared,
 ) -> io::Result<()> {
-    let (mut from, mut to) = stream.into_split();
+    let (mut from, mut to) = tokio::io::split(stream);
     let writing = async move {
         let (mut frames, mut together) = (Vec::new(), Vec::new());
         while queued.recv_many(&mut frames, QUEUE).await > 0 {
@@ -151,6 +152,8 @@ async fn drive(
                 together.extend_from_slice(&frame);
             }
             to.write_all(&together).await?;
+            // What TLS has written is not sent before that.
+            to.flush().await?;
             together.clear();
             together.shrink_to(TOGETHER);
         }

@@ -17,6 +17,7 @@ use super::connection::Unanswered;
 use super::producer::{Config, Job, Parcel};
 use super::routes::{NoQueues, Routes, said};
 use super::servers::Servers;
+use super::way::Way;
 
 /// After every broker has been asked in vain: so long at first, and at most.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
@@ -52,7 +53,10 @@ enum Tried {
 
 impl Delivery {
     pub(super) fn new(name: &Arc<str>, config: &Config) -> Arc<Self> {
-        let servers = Arc::new(Servers::new(config.credentials.as_ref()));
+        let servers = Arc::new(Servers::new(
+            config.credentials.as_ref(),
+            Way::Files(config.tls.clone()),
+        ));
         // A topic in use is never the one that is forgotten.
         let topics = config.topics + 1;
         Arc::new(Self {

@@ -11,6 +11,8 @@ use finback_bridges::{Admitted, Confirm, Failure, Place, Topics};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::tls::ClientFiles;
+
 use super::delivery::Delivery;
 use super::signature::Credentials;
 
@@ -29,6 +31,8 @@ pub struct Config {
     pub names: Vec<String>,
     /// The producer's group.
     pub group: String,
+    /// TLS; `None`: none is spoken.
+    pub tls: Option<ClientFiles>,
     /// What requests are signed with; `None`: they are not.
     pub credentials: Option<Credentials>,
     /// How long a message may take to be taken by a broker.

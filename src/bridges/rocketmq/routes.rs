@@ -21,7 +21,7 @@ const GONE: Duration = Duration::from_secs(60);
 
 /// Why a topic has no queues.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum NoQueues {
+pub(crate) enum NoQueues {
     /// There is no such topic, and none is made for messages to it.
     NoTopic,
     /// That is not known.
@@ -29,7 +29,7 @@ pub(super) enum NoQueues {
 }
 
 /// Topics by name, with the queues that they have.
-pub(super) struct Routes {
+pub(crate) struct Routes {
     servers: Arc<Servers>,
     names: Vec<String>,
     /// The name server that answered last.
@@ -57,7 +57,7 @@ struct Found {
 }
 
 impl Routes {
-    pub(super) fn new(servers: Arc<Servers>, names: Vec<String>, most: usize) -> Arc<Self> {
+    pub(crate) fn new(servers: Arc<Servers>, names: Vec<String>, most: usize) -> Arc<Self> {
         Arc::new(Self {
             servers,
             names,
@@ -68,7 +68,7 @@ impl Routes {
     }
 
     /// The queues of a topic. Those that are known serve while name servers are asked again, or cannot be.
-    pub(super) async fn of(self: &Arc<Self>, topic: &str) -> Result<Arc<[Queue]>, NoQueues> {
+    pub(crate) async fn of(self: &Arc<Self>, topic: &str) -> Result<Arc<[Queue]>, NoQueues> {
         let known = self.known(topic);
         if let Some((queues, is_fresh)) = known.queues() {
             if !is_fresh {

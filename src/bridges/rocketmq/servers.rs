@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use super::connection::{Connection, Unanswered};
 use super::signature::{Credentials, Key};
+use super::way::Way;
 
 /// How long one server may take: as in RocketMQ's own clients.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -28,17 +29,19 @@ enum Link {
 type Slot = Arc<tokio::sync::Mutex<Link>>;
 
 /// Connections by address.
-pub(super) struct Servers {
+pub(crate) struct Servers {
     links: Mutex<HashMap<Box<str>, Slot>>,
+    way: Way,
     /// Who is asked for signatures, where servers want them.
     key: Option<Key>,
 }
 
 impl Servers {
     /// Servers that requests are signed for, if there is a key.
-    pub(super) fn new(credentials: Option<&Credentials>) -> Self {
+    pub(crate) fn new(credentials: Option<&Credentials>, way: Way) -> Self {
         Self {
             links: Mutex::default(),
+            way,
             key: credentials.map(Key::of),
         }
     }
@@ -48,25 +51,35 @@ impl Servers {
     }
 
     /// Asks a server; connects to it first where that is needed.
-    pub(super) async fn ask(&self, address: &str, ask: &Ask<'_>) -> Result<Answered, Unanswered> {
+    pub(crate) async fn ask(&self, address: &str, ask: &Ask<'_>) -> Result<Answered, Unanswered> {
+        self.ask_within(address, ask, PATIENCE).await
+    }
+
+    /// The same for what may take so long.
+    pub(crate) async fn ask_within(
+        &self,
+        address: &str,
+        ask: &Ask<'_>,
+        patience: Duration,
+    ) -> Result<Answered, Unanswered> {
         let lost = |why: String| Unanswered::Lost(format!("{address}: {why}"));
         let slot = self.slot(address);
         let asking = async {
-            let connection = connect(address, &slot).await;
+            let connection = connect(address, &slot, &self.way).await;
             let connection = connection.map_err(lost)?;
             match connection.ask(ask, self.signer()).await {
                 Err(Unanswered::Lost(why)) => Err(lost(why)),
                 other => other,
             }
         };
-        match timeout(PATIENCE, asking).await {
+        match timeout(patience, asking).await {
             Ok(answer) => answer,
             Err(_) => {
                 // It may be dead without our having been told: the next one begins anew.
                 if let Ok(mut slot) = slot.try_lock() {
                     *slot = Link::None;
                 }
-                Err(lost(format!("no answer within {} s", PATIENCE.as_secs())))
+                Err(lost(format!("no answer within {} s", patience.as_secs())))
             }
         }
     }
@@ -88,14 +101,14 @@ impl Servers {
 }
 
 /// The connection in its slot, or a new one; those who come meanwhile wait for it.
-async fn connect(address: &str, slot: &Slot) -> Result<Arc<Connection>, String> {
+async fn connect(address: &str, slot: &Slot, way: &Way) -> Result<Arc<Connection>, String> {
     let mut link = slot.lock().await;
     match &*link {
         Link::There(known) if known.is_open() => return Ok(known.clone()),
         Link::Failed(why, when) if when.elapsed() < REST => return Err(why.clone()),
         _ => {}
     }
-    match Connection::open(address).await {
+    match Connection::open(address, way).await {
         Ok(fresh) => {
             *link = Link::There(fresh.clone());
             Ok(fresh)

@@ -1,6 +1,7 @@
 //! Signatures of requests, for brokers with ACLs.
 
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::hmac;
 use base64::Engine as _;
@@ -22,6 +23,12 @@ impl fmt::Debug for Credentials {
             .field("access_key", &self.access_key)
             .finish_non_exhaustive()
     }
+}
+
+/// What signs by these.
+#[must_use]
+pub fn signer(own: &Credentials) -> Arc<dyn Signer> {
+    Arc::new(Key::of(own))
 }
 
 /// What signs.

@@ -135,6 +135,7 @@ fn outlet(names: Vec<String>, timeout: Duration) -> RocketMqOutlet {
     let outlet = RocketMqOutlet::new(
         "test",
         Config {
+            tls: None,
             names,
             group: "g".to_owned(),
             credentials: None,

@@ -74,6 +74,7 @@ pub(super) fn add_listener(
         listener.protocol.as_ref(),
         frame,
         names,
+        folder,
     )?;
     let brokers = rocketmq
         .as_ref()

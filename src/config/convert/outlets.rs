@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::clusters::client_files;
 use super::{Result, Wrongs, kafka, known};
 use crate::bridges::Outlets;
 use crate::bridges::kafka::KafkaOutlet;
@@ -118,6 +119,7 @@ fn cluster(
             return Err(Wrong::at(own, message));
         }
     };
+    let tls = value.tls.map(|tls| client_files(tls, folder)).transpose()?;
     let group = match value.group {
         None => GROUP.to_owned(),
         Some(group) if finback_rocketmq::is_topic(&group.value) => group.value,
@@ -142,6 +144,7 @@ fn cluster(
     Ok(rocketmq::Config {
         names,
         group,
+        tls: tls.map(|tls| tls.value),
         credentials,
         timeout: value.timeout.map_or(TIMEOUT, |Time(own)| own),
         longest,

@@ -1,18 +1,23 @@
 //! Listeners in front of RocketMQ's name servers, from the file's types.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use finback_core::route::{Destination, RouteTable};
-use finback_rocketmq::Renaming;
+use finback_rocketmq::{AclKeys, GroupLanes, Renaming};
 
+use crate::bridges::rocketmq::{Credentials, signer};
 use crate::config::file;
+use crate::config::folder::Folder;
 use crate::rocketmq::{BrokerListeners, Settings};
 
 use super::{Frame, Listeners, Names, Placed, Result, Wrong, Wrongs, expect_spoken, known};
 
 /// The fewest ports that one broker needs.
 const LEAST: u16 = 3;
+/// The property that names a message's lane.
+const LANE: &str = "lane";
 
 /// Brokers of a listener, with where its settings stand.
 pub(super) struct OfListener {
@@ -27,6 +32,7 @@ pub(super) fn settings(
     protocol: Option<&Placed<String>>,
     frame: Frame,
     names: &Names,
+    folder: &Folder<'_>,
 ) -> Result<Option<Placed<Settings>>> {
     let spoken = protocol.filter(|own| own.value == finback_rocketmq::NAME);
     let Some(Placed { value, place }) = from else {
@@ -44,21 +50,7 @@ pub(super) fn settings(
         let message = "RocketMQ is not told apart by its first bytes; write `protocol: rocketmq`";
         return Err(Wrong::at(place, message));
     }
-    let ports = value.broker_ports;
-    let range = ports
-        .value
-        .split_once('-')
-        .and_then(|(first, last)| Some(first.trim().parse().ok()?..=last.trim().parse().ok()?));
-    let range = range.filter(|own: &std::ops::RangeInclusive<u16>| {
-        *own.start() > 0 && own.end().checked_sub(*own.start()) >= Some(LEAST - 1)
-    });
-    let Some(range) = range else {
-        let message = format!(
-            "`{}` is no range of ports; write FIRST-LAST, three for each broker, such as 20000-20299",
-            ports.value
-        );
-        return Err(Wrong::at(ports.place, message));
-    };
+    let range = range(&value.broker_ports)?;
     let cluster = match value.broker_cluster {
         None => None,
         Some(cluster) => {
@@ -77,10 +69,18 @@ pub(super) fn settings(
         }
         host => host.map(|host| host.value.into()),
     };
+    let mut topics = renaming(&value.rename)?;
+    let lanes = value.lanes.map(lanes).transpose()?;
+    if let Some(lane) = lanes.as_ref().and_then(GroupLanes::own) {
+        topics.set_lane(lane);
+    }
+    let keys = keys(value.keys, folder)?;
     let mut config = finback_rocketmq::Config {
         advertise,
-        topics: Arc::new(renaming(&value.rename)?),
+        topics: Arc::new(topics),
         administration: value.administration,
+        lanes,
+        keys: AclKeys::new(keys.iter().map(signer).collect()),
         ..finback_rocketmq::Config::default()
     };
     config.max_frame = frame.most.unwrap_or(config.max_frame.min(frame.queue_hard));
@@ -89,9 +89,28 @@ pub(super) fn settings(
             ports: range,
             cluster,
             config,
+            credentials: keys.into_iter().next(),
         },
         place,
     }))
+}
+
+/// Ports for brokers.
+fn range(ports: &Placed<String>) -> Result<RangeInclusive<u16>> {
+    let range = ports
+        .value
+        .split_once('-')
+        .and_then(|(first, last)| Some(first.trim().parse().ok()?..=last.trim().parse().ok()?));
+    let range = range.filter(|own: &RangeInclusive<u16>| {
+        *own.start() > 0 && own.end().checked_sub(*own.start()) >= Some(LEAST - 1)
+    });
+    range.ok_or_else(|| {
+        let message = format!(
+            "`{}` is no range of ports; write FIRST-LAST, three for each broker, such as 20000-20299",
+            ports.value
+        );
+        Wrong::at(ports.place, message)
+    })
 }
 
 /// Topics that brokers call otherwise.
@@ -102,6 +121,39 @@ fn renaming(from: &BTreeMap<String, Placed<String>>) -> Result<Renaming> {
         added.map_err(|message| Wrong::at(there.place, message))?;
     }
     Ok(topics)
+}
+
+/// Which lane consumers are in, or others.
+fn lanes(Placed { value, place }: Placed<file::ConsumerLanes>) -> Result<GroupLanes> {
+    let property = value.property.as_deref().unwrap_or(LANE);
+    let made = match (&value.own, &value.others[..]) {
+        (Some(own), []) => GroupLanes::of_lane(property, own),
+        (None, others @ [_, ..]) => GroupLanes::of_base(property, others),
+        _ => Err(
+            "whose lanes? write either `own`, the lane of this listener's consumers, or `others`, \
+             the lanes that consumers elsewhere are in"
+                .to_owned(),
+        ),
+    };
+    made.map_err(|message| Wrong::at(place, message))
+}
+
+/// Keys of ACLs, by different names.
+fn keys(from: Vec<Placed<file::AclKey>>, folder: &Folder<'_>) -> Result<Vec<Credentials>> {
+    let mut all: Vec<Credentials> = Vec::new();
+    for Placed { value, place } in from {
+        let access_key = value.access_key;
+        if access_key.is_empty() || all.iter().any(|own| own.access_key == access_key) {
+            let message = format!("`{access_key}` is no access key, or stands there twice");
+            return Err(Wrong::at(place, message));
+        }
+        let secret_key = folder.secret(&value.secret_key_file)?;
+        all.push(Credentials {
+            access_key,
+            secret_key,
+        });
+    }
+    Ok(all)
 }
 
 /// Checks what only all listeners and routes together tell.

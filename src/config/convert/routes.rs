@@ -6,7 +6,7 @@ mod identity;
 pub(super) mod mqtt;
 pub(super) mod produce;
 mod shadow;
-mod taps;
+pub(super) mod taps;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -81,6 +81,8 @@ pub struct MqttSubscription {
 pub struct RocketMqCluster {
     /// Its name servers, `host:port`, or a list of them.
     pub name_servers: Placed<Servers>,
+    /// TLS to its name servers and brokers. Default: none is spoken.
+    pub tls: Option<Placed<ClusterTls>>,
     /// The group that messages are sent as. Default: finback.
     pub group: Option<Placed<String>>,
     /// The access key of an ACL, whose signature brokers ask for. Default: requests are not signed.
@@ -95,6 +97,20 @@ pub struct RocketMqCluster {
     pub topics: Option<NonZeroUsize>,
     /// A topic that nobody has sent to for so long counts no more. Default: 10m.
     pub topic_idle: Option<Time>,
+}
+
+/// A consumer group of our own at a RocketMQ cluster.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RocketMqGroup {
+    /// The RocketMQ cluster's name.
+    pub rocketmq: Placed<String>,
+    /// The group's name, by which brokers keep where it is.
+    pub group: Placed<String>,
+    /// The topics that it consumes, 64 at most.
+    pub topics: Placed<Vec<String>>,
+    /// Where the messages go.
+    pub mirror: Placed<RocketMqMirror>,
 }
 
 /// What a route does with the messages that clients of RocketMQ send.

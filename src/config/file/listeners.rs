@@ -135,6 +135,35 @@ pub struct RocketMqListener {
     /// What brokers call the topics that clients call otherwise: `{ TOPIC: TOPIC-AT-BROKERS }`. Default: the same.
     #[serde(default)]
     pub rename: BTreeMap<String, Placed<String>>,
+    /// Which lane consumers that use this listener are in, or which lanes others are in. Default: they are not told apart.
+    pub lanes: Option<Placed<ConsumerLanes>>,
+    /// Keys of ACLs whose owners' requests are signed anew where something is changed about them; the first also signs what
+    /// Finback asks brokers itself. Default: what is signed is not changed.
+    #[serde(default)]
+    pub keys: Vec<Placed<AclKey>>,
+}
+
+/// Lanes of consumers: those of a lane are a group of their own at brokers.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConsumerLanes {
+    /// The lane of consumers that use this listener; or else:
+    pub own: Option<String>,
+    /// Consumers that use this listener are in none, and others may be in these lanes.
+    #[serde(default)]
+    pub others: Vec<String>,
+    /// The property of messages that names their lane. Default: lane.
+    pub property: Option<String>,
+}
+
+/// Who signs requests for an ACL, and with what.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AclKey {
+    /// The access key.
+    pub access_key: String,
+    /// A file with its secret key, relative to this one.
+    pub secret_key_file: Placed<String>,
 }
 
 /// TLS of a listener. Files are PEM, relative to this one, and read again when they change.

@@ -463,6 +463,31 @@ fn brokers_of_rocketmq_need_ports_of_their_own_and_one_policy() {
             one,
             "`mesh:1` is no host that clients could dial",
         ),
+        (
+            "protocol: rocketmq, rocketmq: { broker_ports: 20010-20012, lanes: { own: a, others: [ b ] } }",
+            one,
+            "f.yaml:3:97: whose lanes? write either `own`",
+        ),
+        (
+            "protocol: rocketmq, rocketmq: { broker_ports: 20010-20012, lanes: { own: a.b } }",
+            one,
+            "`a.b` is no lane of consumers",
+        ),
+        (
+            "protocol: rocketmq, rocketmq: { broker_ports: 20010-20012, lanes: { own: a, property: x-lane } }",
+            one,
+            "`x-lane` is no property that brokers could choose by",
+        ),
+        (
+            "protocol: rocketmq, rocketmq: { broker_ports: 20010-20012, keys: [ { access_key: \"\", secret_key_file: x } ] }",
+            one,
+            "`` is no access key",
+        ),
+        (
+            "protocol: rocketmq, rocketmq: { broker_ports: 20010-20012, lanes: { own: a } }",
+            one,
+            "",
+        ),
         (good, one, ""),
         (
             "protocol: rocketmq, rocketmq: { broker_ports: 20010-20012, broker_cluster: b }",

@@ -52,7 +52,7 @@ fn held(broker: &Broker, topic: &str, queues: u32) -> u64 {
     (0..queues).map(of).sum()
 }
 
-fn status(arguments: &[&str]) -> String {
+pub(crate) fn status(arguments: &[&str]) -> String {
     curl(arguments).0
 }
 

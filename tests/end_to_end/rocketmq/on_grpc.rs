@@ -1,8 +1,12 @@
 //! RocketMQ 5's protocol on gRPC: its calls are known by their topics, and end as their answers say.
 
+use std::time::{Duration, Instant};
+
 use super::mesh::{Mesh, range};
 use super::stage::{Cluster, Stage, all_arrived, stored};
+use crate::support::eventually;
 use crate::support::finback::Finback;
+use crate::support::free_port;
 use crate::support::rocketmq_clients::{Client, Kind};
 
 #[test]
@@ -77,4 +81,60 @@ clusters:
         );
         assert!(metrics.contains(&labels), "{labels}: {metrics}");
     }
+}
+
+#[test]
+fn clients_on_grpc_are_told_to_reconnect_before_finback_stops() {
+    let cluster = Cluster::v53();
+    let port = free_port();
+    let config = format!(
+        r#"
+workers: 2
+limits: {{ drain: 300s }}
+listeners: [ {{ name: grpc, address: "127.0.0.1:{port}", protocol: http, routes: grpc }} ]
+routes: {{ grpc: [ {{ to: {{ cluster: proxy }} }} ] }}
+clusters: {{ proxy: {{ endpoints: [ "{}" ], balance: {{ consistent-hash: {{ attribute: x-mq-client-id }} }} }} }}
+"#,
+        cluster.proxy().grpc,
+    );
+    let topic = Stage::fresh("reconnected");
+    cluster.broker.topic(&topic, 1);
+    let group = Stage::fresh("reconnected");
+    cluster.broker.group(&group);
+    let client = Client::start(Kind::Grpc);
+    let at = format!("127.0.0.1:{port}");
+    let first = Finback::start(&config);
+    let producer = client.producer(&at, "", &[("topic", &topic)]);
+    let consumer = client.consumer(&at, &group, &topic, &[]);
+    let sent = producer.send(&topic, &[("key", "k"), ("count", "3")]);
+    stored(&sent);
+    all_arrived(&sent, &consumer.receive(3));
+    // Its streams of commands never end by themselves, and it was given five minutes.
+    let began = Instant::now();
+    first.process().signal("TERM");
+    let told = "Receive reconnect endpoints command from remote";
+    eventually(
+        "the command in the client's log",
+        Duration::from_secs(60),
+        || {
+            let log = client.log("logs/rocketmq/rocketmq-client.log");
+            match log.matches(told).count() {
+                // One of the producer, one of the consumer.
+                2.. => Ok(()),
+                _ => Err(log.lines().rev().take(5).collect::<Vec<_>>().join("\n")),
+            }
+        },
+    );
+    first.process().wait_for_end(Duration::from_secs(120));
+    assert!(began.elapsed() < Duration::from_secs(120));
+    // Whoever comes next at that address has the client.
+    let _second = Finback::start(&config);
+    eventually("messages by the next one", Duration::from_secs(90), || {
+        let sent = producer.send(&topic, &[("key", "later"), ("count", "1")]);
+        let received = consumer.receive_within(1, 5000);
+        match (sent[0].error.is_null(), received.is_empty()) {
+            (true, false) => Ok(()),
+            _ => Err(format!("{sent:?} {received:?}")),
+        }
+    });
 }

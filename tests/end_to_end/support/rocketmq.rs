@@ -47,6 +47,7 @@ pub(crate) struct NameServer {
     pub(crate) address: String,
     release: Release,
     folder: PathBuf,
+    jvm: Vec<String>,
     process: Option<Process>,
 }
 
@@ -63,6 +64,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) id: u32,
     /// More lines of `broker.conf`.
     pub(crate) more: &'a str,
+    /// More arguments for its JVM.
+    pub(crate) jvm: &'a [String],
 }
 
 impl Default for Setup<'_> {
@@ -73,6 +76,7 @@ impl Default for Setup<'_> {
             name: "b1",
             id: 0,
             more: "",
+            jvm: &[],
         }
     }
 }
@@ -84,6 +88,7 @@ pub(crate) struct Broker {
     names: Vec<String>,
     release: Release,
     folder: PathBuf,
+    jvm: Vec<String>,
     process: Option<Process>,
 }
 
@@ -102,6 +107,11 @@ impl NameServer {
 
     /// The same of another release.
     pub(crate) fn start_release(release: Release) -> Self {
+        Self::start_in(release, &[])
+    }
+
+    /// The same with these arguments for its JVM.
+    pub(crate) fn start_in(release: Release, jvm: &[String]) -> Self {
         let (port, folder) = (free_port(), temporary_folder());
         let f = folder.display();
         let config = format!(
@@ -112,6 +122,7 @@ impl NameServer {
             address: format!("127.0.0.1:{port}"),
             release,
             folder,
+            jvm: jvm.to_vec(),
             process: None,
         };
         server.restart();
@@ -123,10 +134,16 @@ impl NameServer {
         self.process = None;
     }
 
+    /// Has its next process have other arguments for its JVM.
+    pub(crate) fn set_jvm(&mut self, jvm: &[String]) {
+        self.jvm = jvm.to_vec();
+    }
+
     /// Starts it (again) on the same port, and waits until it serves; brokers have to register again.
     pub(crate) fn restart(&mut self) {
         let mut command = java(self.release, &self.folder, [32, 64, 32]);
         command
+            .args(&self.jvm)
             .arg("org.apache.rocketmq.namesrv.NamesrvStartup")
             .arg("-c")
             .arg(self.folder.join("server.conf"));
@@ -159,6 +176,7 @@ impl Broker {
             names,
             release: setup.release,
             folder,
+            jvm: setup.jvm.to_vec(),
             process: None,
         };
         broker.restart();
@@ -189,6 +207,7 @@ impl Broker {
         // transactions fail for want of it, and nobody is told.
         let mut command = java(self.release, &self.folder, [128, 256, 512]);
         command
+            .args(&self.jvm)
             .arg("org.apache.rocketmq.broker.BrokerStartup")
             .arg("-c")
             .arg(self.folder.join("server.conf"));

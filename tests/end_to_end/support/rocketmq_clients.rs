@@ -1,6 +1,7 @@
 //! RocketMQ's own clients, driven over their standard input.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -41,6 +42,7 @@ pub(crate) enum Encoding {
 pub(crate) struct Client {
     /// Which client it is.
     pub(crate) kind: Kind,
+    home: PathBuf,
     peer: Peer,
 }
 
@@ -100,25 +102,31 @@ impl Client {
 
     /// The same with this encoding.
     pub(crate) fn start_writing(kind: Kind, encoding: Encoding) -> Self {
+        let home = temporary_folder();
         let peer = match kind {
-            Kind::Java44 => java("client44", encoding),
-            Kind::Java49 => java("client49", encoding),
-            Kind::Java55 => java("server55", encoding),
-            Kind::Grpc => java("grpc", encoding),
+            Kind::Java44 => java("client44", encoding, &home),
+            Kind::Java49 => java("client49", encoding, &home),
+            Kind::Java55 => java("server55", encoding, &home),
+            Kind::Grpc => java("grpc", encoding, &home),
             Kind::Node => {
                 let script = built("rocketmq/node/rocketmq.js");
                 let mut command = Command::new("node");
                 // It keeps the offsets of broadcasting at home.
-                command.arg(script).env("HOME", temporary_folder());
+                command.arg(script).env("HOME", &home);
                 Peer::start("ali-ons", &mut command)
             }
             Kind::Go => {
                 let mut command = Command::new(built("rocketmq/go"));
-                command.env("HOME", temporary_folder());
+                command.env("HOME", &home);
                 Peer::start("rocketmq-client-go", &mut command)
             }
         };
-        Self { kind, peer }
+        Self { kind, home, peer }
+    }
+
+    /// What it has written into a file of its home; "" if there is none yet.
+    pub(crate) fn log(&self, file: &str) -> String {
+        std::fs::read_to_string(self.home.join(file)).unwrap_or_default()
     }
 
     /// Its process.
@@ -272,9 +280,8 @@ impl Received {
     }
 }
 
-fn java(module: &str, encoding: Encoding) -> Peer {
+fn java(module: &str, encoding: Encoding, own: &Path) -> Peer {
     let home = built(&format!("rocketmq/{module}"));
-    let own = temporary_folder();
     let mut command = java::java();
     command
         .arg("-Xmx192m")

@@ -86,6 +86,7 @@ impl Call {
             dialect: self.dialect.clone(),
             answer,
             reader: self.reader.take(),
+            parting: self.parting(),
             upload: self.upload.clone(),
             bytes: 0,
             // Who was asked to become another protocol's may believe that it has, or that what follows
@@ -100,8 +101,7 @@ impl Call {
         });
         if download.body.is_end_stream() {
             // Trailers that came as the head are the head's.
-            let trailers = head.headers.clone();
-            download.end(Some(&trailers));
+            download.end(Some(&head.headers.clone()));
         } else if rules::is_bodiless(self.asked.method(), head.status) {
             // Whatever follows is no body.
             download.end(None);

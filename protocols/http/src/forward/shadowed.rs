@@ -69,6 +69,7 @@ impl Call {
             bounded: true,
             prefers_http2: self.prefers_http2,
             reader: None,
+            farewell: None,
             wants_fresh: false,
             treatment: None,
             stream: Some(stream),

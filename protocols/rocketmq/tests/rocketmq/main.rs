@@ -4,4 +4,5 @@
 
 mod asking;
 mod captured;
+mod laned;
 mod written;

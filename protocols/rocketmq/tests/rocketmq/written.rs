@@ -26,7 +26,7 @@ pub(crate) fn json(header: &str, body: &[u8]) -> Vec<u8> {
 }
 
 /// A frame with a binary header of these fields.
-fn binary(code: i16, flag: i32, fields: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn binary(code: i16, flag: i32, fields: &[(&str, &str)]) -> Vec<u8> {
     let mut all = Vec::new();
     for (name, value) in fields {
         all.extend_from_slice(&u16::try_from(name.len()).unwrap().to_be_bytes());

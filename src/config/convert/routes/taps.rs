@@ -5,6 +5,7 @@ use std::sync::Arc;
 use finback_core::driver::ListenerSpec;
 use finback_core::rng::Share;
 use finback_core::route::Route;
+use finback_rocketmq::{is_system_topic, is_topic};
 
 use super::super::{Names, Result};
 use super::produce::template;
@@ -13,6 +14,7 @@ use crate::bridges::taps::{MessageShadow, Mirror, MirrorKey, SendTap};
 use crate::config::Wrong;
 use crate::config::file;
 use crate::config::units::{self, Placed, Time};
+use crate::groups::{ConsumerGroup, TOPICS};
 
 /// What stands for a message's own topic.
 const TOPIC: &str = "{topic}";
@@ -89,6 +91,36 @@ fn around(topic: &Placed<String>) -> Result<(String, String)> {
             Err(Wrong::at(topic.place, message))
         }
     }
+}
+
+/// A consumer group of our own.
+pub(in super::super) fn group(from: file::RocketMqGroup, names: &Names) -> Result<ConsumerGroup> {
+    let is_topic = |own: &String| is_topic(own) && !is_system_topic(own);
+    let group = from.group;
+    if !is_topic(&group.value) {
+        let message = format!(
+            "`{}` is no group; write letters, digits, `_` and `-`",
+            group.value
+        );
+        return Err(Wrong::at(group.place, message));
+    }
+    let topics = from.topics;
+    let mut sorted = topics.value.clone();
+    sorted.sort();
+    sorted.dedup();
+    let is_sound = !sorted.is_empty() && sorted.len() <= TOPICS && sorted.iter().all(is_topic);
+    if !is_sound || sorted.len() < topics.value.len() {
+        let message = format!(
+            "write the topics that it consumes, each once, {TOPICS} at most, such as [ orders ]"
+        );
+        return Err(Wrong::at(topics.place, message));
+    }
+    Ok(ConsumerGroup {
+        cluster: names.outlets.rocketmq(&from.rocketmq)?,
+        group: group.value,
+        topics: topics.value,
+        mirror: Arc::new(mirror(from.mirror, names)?),
+    })
 }
 
 fn mirror(Placed { value, .. }: Placed<file::RocketMqMirror>, names: &Names) -> Result<Mirror> {

@@ -1,0 +1,316 @@
+//! Consumer groups of our own at clusters of RocketMQ, whose messages go to Kafka.
+//!
+//! A group shares out its queues as RocketMQ's own clients do, with whoever else is in it; each queue is locked at its
+//! broker, so that one client has it at a time. The group goes on from behind a message only when Kafka has it: what was
+//! under way when one of the three was gone comes again.
+
+mod queue;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use finback_core::text::Escaped;
+use finback_rocketmq::{Ask, Queue, Request, clients, locked};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::bridges::rocketmq::{RocketMqOutlet, Routes, Servers, Way};
+use crate::bridges::taps::Mirror;
+
+use queue::{Follow, follow};
+
+/// How often it is looked who has which queue; a broker forgets a client that it has not heard of for two minutes, and a
+/// lock after one.
+const LOOK: Duration = Duration::from_secs(5);
+/// While stopping, messages on their way have this long to be written.
+const LAST: Duration = Duration::from_secs(5);
+/// Topics of one group.
+pub(crate) const TOPICS: usize = 64;
+
+/// A group as configured.
+#[derive(Debug)]
+pub struct ConsumerGroup {
+    /// The cluster that it consumes at.
+    pub cluster: Arc<RocketMqOutlet>,
+    /// Its name.
+    pub group: String,
+    /// What it consumes.
+    pub topics: Vec<String>,
+    /// Where messages go.
+    pub mirror: Arc<Mirror>,
+}
+
+impl ConsumerGroup {
+    fn is_same(&self, other: &Self) -> bool {
+        use finback_bridges::Outlet;
+        self.cluster.is_same(&*other.cluster)
+            && self.group == other.group
+            && self.topics == other.topics
+            && self.mirror.is_same(&other.mirror)
+    }
+}
+
+/// Groups at work.
+#[derive(Default)]
+pub struct Groups(Vec<Working>);
+
+struct Working {
+    of: Arc<ConsumerGroup>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl fmt::Debug for Groups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Groups").field(&self.0.len()).finish()
+    }
+}
+
+impl Groups {
+    /// These, at work. Must be called within a tokio runtime.
+    #[must_use]
+    pub fn of(wanted: Vec<ConsumerGroup>) -> Self {
+        let mut own = Self::default();
+        own.replace(wanted);
+        own
+    }
+
+    /// Ends those that are not wanted any more, and begins those that are new. Must be called within a tokio runtime.
+    pub fn replace(&mut self, wanted: Vec<ConsumerGroup>) {
+        let (kept, ending): (Vec<_>, Vec<_>) = std::mem::take(&mut self.0)
+            .into_iter()
+            .partition(|own| wanted.iter().any(|other| own.of.is_same(other)));
+        self.0 = kept;
+        for own in &ending {
+            let _ = own.stop.send(true);
+        }
+        for of in wanted {
+            if self.0.iter().any(|own| own.of.is_same(&of)) {
+                continue;
+            }
+            let of = Arc::new(of);
+            let (stop, stopped) = watch::channel(false);
+            let task = tokio::spawn(work(of.clone(), stopped));
+            self.0.push(Working { of, stop, task });
+        }
+    }
+
+    /// Ends all of them; what is on its way is written first, if that does not take long.
+    pub async fn stop(&mut self) {
+        for own in &self.0 {
+            let _ = own.stop.send(true);
+        }
+        for own in self.0.drain(..) {
+            let _ = tokio::time::timeout(2 * LAST, own.task).await;
+        }
+    }
+}
+
+/// A member of a group.
+struct Member {
+    of: Arc<ConsumerGroup>,
+    client: String,
+    servers: Arc<Servers>,
+    routes: Arc<Routes>,
+    /// What its brokers are told of its subscriptions.
+    version: i64,
+    /// The queues that it has.
+    queues: BTreeMap<Queue, BTreeMap<String, Held>>,
+    /// Each broker that it has told of itself.
+    brokers: BTreeSet<Arc<str>>,
+    has_failed: bool,
+}
+
+/// A queue that is followed.
+struct Held {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+async fn work(of: Arc<ConsumerGroup>, mut stopped: watch::Receiver<bool>) {
+    let config = &of.cluster.config;
+    let way = Way::Files(config.tls.clone());
+    let servers = Arc::new(Servers::new(config.credentials.as_ref(), way));
+    let own = RandomState::new().hash_one(std::process::id());
+    let mut member = Member {
+        client: format!("finback@{own:016x}"),
+        routes: Routes::new(servers.clone(), config.names.clone(), TOPICS),
+        servers,
+        version: crate::bridges::rocketmq::now(),
+        queues: BTreeMap::new(),
+        brokers: BTreeSet::new(),
+        has_failed: false,
+        of: of.clone(),
+    };
+    loop {
+        for topic in &of.topics {
+            if let Err(why) = member.share(topic).await {
+                if !std::mem::replace(&mut member.has_failed, true) {
+                    tracing::warn!(
+                        group = of.group, topic, %why,
+                        "a consumer group cannot find out which queues are its own; it goes on with those that it has"
+                    );
+                }
+            } else {
+                member.has_failed = false;
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            _ = stopped.changed() => break,
+        }
+    }
+    member.leave().await;
+}
+
+impl Member {
+    async fn ask(&self, broker: &str, request: &Request<'_>) -> Result<Vec<u8>, String> {
+        let answer = self.servers.ask(broker, &Ask::Consume(request)).await;
+        let answer = answer.map_err(|why| why.to_string())?;
+        match answer.is_success() {
+            true => Ok(answer.body.to_vec()),
+            false => Err(format!("{} {}", answer.code, Escaped(&answer.remark))),
+        }
+    }
+
+    /// Takes up the queues of a topic that are its own, and gives back those that are not.
+    async fn share(&mut self, topic: &str) -> Result<(), String> {
+        let found = self.routes.of(topic).await;
+        let all = found.map_err(|why| format!("{why:?}"))?;
+        let group = self.of.group.clone();
+        let addresses: BTreeSet<Arc<str>> = all.iter().map(|own| own.address.clone()).collect();
+        let heartbeat = Request::heart_beat(&self.client, &group, &self.of.topics, self.version);
+        for broker in &addresses {
+            self.ask(broker, &heartbeat).await?;
+            self.brokers.insert(broker.clone());
+        }
+        let Some(first) = addresses.first() else {
+            return Ok(());
+        };
+        let mut members = clients(&self.ask(first, &Request::consumers(&group)).await?);
+        members.sort();
+        let mut wanted: BTreeSet<&Queue> = share_of(&all, &members, &self.client).collect();
+        for broker in &addresses {
+            let queues = wanted.iter().filter(|own| own.address == *broker);
+            let numbers: Vec<i32> = queues.map(|own| own.id).collect();
+            let Some(name) = all.iter().find(|own| own.address == *broker) else {
+                continue;
+            };
+            let given = match numbers.is_empty() {
+                true => Vec::new(),
+                false => {
+                    let place = (&*name.broker, topic);
+                    let lock = Request::lock(&self.client, &group, place, &numbers, false);
+                    locked(&self.ask(broker, &lock).await?)
+                }
+            };
+            // What another member still has is asked for again.
+            wanted.retain(|own| own.address != *broker || given.contains(&own.id));
+        }
+        self.give_back(topic, &wanted).await;
+        for queue in wanted {
+            let held = self.queues.entry(queue.clone()).or_default();
+            held.entry(topic.to_owned()).or_insert_with(|| {
+                let (stop, stopped) = watch::channel(false);
+                let follow_it = Follow {
+                    of: self.of.clone(),
+                    servers: self.servers.clone(),
+                    queue: queue.clone(),
+                    topic: topic.to_owned(),
+                };
+                let task = tokio::spawn(follow(follow_it, stopped));
+                Held { stop, task }
+            });
+        }
+        Ok(())
+    }
+
+    /// Ends with the queues of a topic that are not among these, and lets others have them.
+    async fn give_back(&mut self, topic: &str, kept: &BTreeSet<&Queue>) {
+        let gone: Vec<Queue> = self
+            .queues
+            .iter()
+            .filter(|(queue, held)| held.contains_key(topic) && !kept.contains(queue))
+            .map(|(queue, _)| queue.clone())
+            .collect();
+        for queue in gone {
+            let held = self.queues.get_mut(&queue);
+            if let Some(held) = held.and_then(|own| own.remove(topic)) {
+                held.end().await;
+            }
+            let place = (&*queue.broker, topic);
+            let unlock = Request::lock(&self.client, &self.of.group, place, &[queue.id], true);
+            let _ = self.ask(&queue.address, &unlock).await;
+        }
+    }
+
+    async fn leave(&mut self) {
+        let topics = self.of.topics.clone();
+        for held in self.queues.values().flat_map(BTreeMap::values) {
+            let _ = held.stop.send(true);
+        }
+        for topic in &topics {
+            self.give_back(topic, &BTreeSet::new()).await;
+        }
+        for broker in &self.brokers {
+            let leave = Request::leave(&self.client, &self.of.group);
+            let _ = self.ask(broker, &leave).await;
+        }
+    }
+}
+
+impl Held {
+    async fn end(self) {
+        let _ = self.stop.send(true);
+        let abort = self.task.abort_handle();
+        if tokio::time::timeout(LAST, self.task).await.is_err() {
+            abort.abort();
+        }
+    }
+}
+
+/// The queues that a member has of all, as RocketMQ's own clients share them out: each member has as many as the others or
+/// one more, one after another.
+fn share_of<'a>(
+    all: &'a [Queue],
+    members: &[String],
+    own: &str,
+) -> impl Iterator<Item = &'a Queue> + use<'a> {
+    let count = members.len().max(1);
+    let at = members.iter().position(|member| member == own);
+    let (each, more) = (all.len() / count, all.len() % count);
+    let (first, length) = match at {
+        Some(at) if at < more => (at * (each + 1), each + 1),
+        Some(at) => (at * each + more, each),
+        // The broker has not heard of it yet.
+        None => (0, 0),
+    };
+    all.iter().skip(first).take(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_share_all_queues_and_none_twice() {
+        let queue = |id| Queue {
+            broker: "b".into(),
+            id,
+            address: "a".into(),
+        };
+        let all: Vec<_> = (0..7).map(queue).collect();
+        for count in 1..10 {
+            let members: Vec<_> = (0..count).map(|own| format!("m{own}")).collect();
+            let shares = members
+                .iter()
+                .map(|own| share_of(&all, &members, own).collect::<Vec<_>>());
+            let together: Vec<_> = shares.flatten().collect();
+            assert_eq!(together, all.iter().collect::<Vec<_>>(), "{count}");
+        }
+        assert_eq!(share_of(&all, &["m".to_owned()], "other").count(), 0);
+    }
+}

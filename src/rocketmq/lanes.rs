@@ -1,0 +1,387 @@
+//! Looks after the lanes of consumers at one broker: which of them have consumers, and what happens to the messages of
+//! those that have none any more.
+//!
+//! A lane's consumers go on from where their group is in a queue. While there are none, the base consumes their messages,
+//! and the group is taken along; what the base had left out for a lane that is gone comes again to the base, as a
+//! message that was not consumed the first time.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use finback_core::text::Escaped;
+use finback_rocketmq::lanes::{self, Board, Border, FetchPlace, Group};
+use finback_rocketmq::{
+    Answered, Ask, Fetch, QueueOf, Request, clients, properties, queues_of, stored,
+};
+
+use crate::bridges::rocketmq::{Credentials, Servers, Unanswered, Way};
+
+/// How often it is asked which lanes have consumers.
+const TURN: Duration = Duration::from_secs(2);
+/// A group is taken along every so many turns.
+const ALONG: u64 = 5;
+/// Messages that are fetched at a time.
+const MOST: u32 = 32;
+/// Where a message that is consumed again says which topic it is of (RocketMQ: MessageConst).
+const RETRY_TOPIC: &str = "RETRY_TOPIC";
+
+/// Asks a broker as long as its board is there.
+pub(super) async fn look_after(
+    board: Weak<Board>,
+    broker: SocketAddr,
+    credentials: Option<Credentials>,
+    way: Way,
+) {
+    let mut own = Keeper {
+        address: broker.to_string(),
+        servers: Servers::new(credentials.as_ref(), way),
+        turn: 0,
+        absent: HashSet::new(),
+        popped: HashMap::new(),
+        has_failed: false,
+    };
+    loop {
+        tokio::time::sleep(TURN).await;
+        let Some(board) = board.upgrade() else { return };
+        own.turn(&board).await;
+    }
+}
+
+struct Keeper {
+    address: String,
+    servers: Servers,
+    turn: u64,
+    /// Groups of lanes that the broker does not make.
+    absent: HashSet<String>,
+    /// POP: where the consumers of a lane's group go on in each queue of a topic.
+    popped: HashMap<(String, Arc<str>), Places>,
+    /// The log has been told that the broker does not answer as it should.
+    has_failed: bool,
+}
+
+/// One lane of a group.
+struct OfLane<'a> {
+    board: &'a Board,
+    base: &'a Group,
+    /// Its number.
+    lane: usize,
+    /// The expression that its messages fulfil.
+    only: String,
+    /// What its group is called.
+    group: String,
+}
+
+/// A place in each queue of a topic.
+type Places = Vec<(i32, i64)>;
+
+/// Why something could not be done.
+type Wrong = String;
+
+impl Keeper {
+    async fn turn(&mut self, board: &Board) {
+        self.turn += 1;
+        for base in board.turn() {
+            for (lane, name) in board.lanes().others().iter().enumerate() {
+                let of = OfLane {
+                    board,
+                    base: &base,
+                    lane,
+                    only: board.lanes().only(name),
+                    group: lanes::group(&base.name, name),
+                };
+                if let Err(why) = self.look_at(&of).await {
+                    if !std::mem::replace(&mut self.has_failed, true) {
+                        tracing::warn!(
+                            broker = self.address, group = %Escaped(&of.group), %why,
+                            "cannot look after a lane of consumers; as long as that is so nothing changes about who consumes its messages"
+                        );
+                    }
+                    return;
+                }
+            }
+        }
+        self.has_failed = false;
+    }
+
+    async fn ask(&self, request: &Request<'_>) -> Result<Answered, Wrong> {
+        let asked = self
+            .servers
+            .ask(&self.address, &Ask::Consume(request))
+            .await;
+        asked.map_err(|why: Unanswered| why.to_string())
+    }
+
+    async fn succeed(&self, request: &Request<'_>) -> Result<Answered, Wrong> {
+        let answer = self.ask(request).await?;
+        match answer.is_success() {
+            true => Ok(answer),
+            false => Err(said(&answer)),
+        }
+    }
+
+    async fn look_at(&mut self, of: &OfLane<'_>) -> Result<(), Wrong> {
+        let answer = self.ask(&Request::consumers(&of.group)).await?;
+        // Of a group that has none a broker says so with an error of its own kind.
+        if !answer.is_success() && !answer.is_system_error() {
+            return Err(said(&answer));
+        }
+        let is_live = answer.is_success() && !clients(&answer.body).is_empty();
+        of.board.set_life(&of.base.name, of.lane, is_live);
+        if is_live {
+            self.absent.remove(&of.group);
+        } else {
+            self.popped.retain(|(group, _), _| *group != of.group);
+        }
+        if of.base.lives[of.lane] != Some(is_live) {
+            // Where its queues are is looked at when they have been fetched from since.
+            return Ok(());
+        }
+        for place in &of.base.places {
+            match is_live {
+                true => self.begin(of, place).await?,
+                false if of.base.is_broadcast => {}
+                false => self.end(of, place).await?,
+            }
+        }
+        let is_time = self.turn.is_multiple_of(ALONG);
+        if !is_live && is_time && !of.base.is_broadcast && !self.absent.contains(&of.group) {
+            self.retries(of).await?;
+        }
+        Ok(())
+    }
+
+    /// A lane has consumers: where do they go on?
+    async fn begin(&mut self, of: &OfLane<'_>, place: &FetchPlace) -> Result<(), Wrong> {
+        let border = place.borders[of.lane];
+        let Some(queue) = place.queue else {
+            return match border.is_narrow {
+                true => Ok(()),
+                false => self.begin_to_pop(of, place).await,
+            };
+        };
+        if border.starts.is_some() {
+            return Ok(());
+        }
+        let starts = self.starts(of.queue(&place.topic, queue)).await?;
+        let starts = Some(starts);
+        of.set(place, Border { starts, ..border });
+        Ok(())
+    }
+
+    async fn starts(&self, of: QueueOf<'_>) -> Result<i64, Wrong> {
+        match self.offset(of).await? {
+            Some(offset) => Ok(offset),
+            // They have just begun, at the end or before.
+            None => Ok(self.succeed(&Request::end(of)).await?.offset),
+        }
+    }
+
+    /// POP does not say from where it fetches: the base leaves out what the lane has once it has consumed all from before.
+    async fn begin_to_pop(&mut self, of: &OfLane<'_>, place: &FetchPlace) -> Result<(), Wrong> {
+        let key = (of.group.clone(), place.topic.clone());
+        if !self.popped.contains_key(&key) {
+            let mut all = Vec::new();
+            for (queue, _) in self.queues(&place.topic).await? {
+                all.push((queue, self.starts(of.queue(&place.topic, queue)).await?));
+            }
+            self.popped.insert(key.clone(), all);
+        }
+        for (queue, starts) in self.popped.get(&key).into_iter().flatten() {
+            let base = of.queue_of_base(&place.topic, *queue);
+            if self.offset(base).await?.unwrap_or_default() < *starts {
+                return Ok(());
+            }
+        }
+        let is_narrow = true;
+        let border = place.borders[of.lane];
+        of.set(
+            place,
+            Border {
+                is_narrow,
+                ..border
+            },
+        );
+        Ok(())
+    }
+
+    /// A lane has no consumers any more, and the base has its messages again: what lies between is handed back.
+    async fn end(&mut self, of: &OfLane<'_>, place: &FetchPlace) -> Result<(), Wrong> {
+        let border = place.borders[of.lane];
+        let Some(until) = border.until else {
+            return Ok(());
+        };
+        let is_along =
+            border.is_done && (!self.turn.is_multiple_of(ALONG) || self.absent.contains(&of.group));
+        if is_along {
+            return Ok(());
+        }
+        let queues = match place.queue {
+            Some(queue) => vec![(queue, until)],
+            // What it has fetched meanwhile is consumed twice.
+            None => self.queues(&place.topic).await?,
+        };
+        for (queue, until) in queues {
+            let own = of.queue(&place.topic, queue);
+            let known = self.offset(own).await?;
+            // One that has never been anywhere has left nothing.
+            if !border.is_done && (known.is_some() || border.from.is_some()) {
+                let known = known.unwrap_or_default();
+                let from = known.max(border.from.unwrap_or_default());
+                self.hand_back(of, own, from..until, Some(&of.only)).await?;
+                self.set_offset(of, own, until.max(known)).await?;
+                continue;
+            }
+            let base = self.offset(of.queue_of_base(&place.topic, queue)).await?;
+            if let Some(base) = base.filter(|base| known.is_none_or(|known| *base > known)) {
+                self.set_offset(of, own, base).await?;
+            }
+        }
+        if !border.is_done {
+            let is_done = true;
+            of.set(place, Border { is_done, ..border });
+        }
+        Ok(())
+    }
+
+    /// What consumers of a lane wanted to have again is for the base, too.
+    async fn retries(&mut self, of: &OfLane<'_>) -> Result<(), Wrong> {
+        let topic = format!("%RETRY%{}", of.group);
+        let Ok(queues) = self.queues(&topic).await else {
+            // There is none as long as nobody wanted any.
+            return Ok(());
+        };
+        for (queue, until) in queues {
+            let own = of.queue(&topic, queue);
+            let from = self.offset(own).await?.unwrap_or_default();
+            if from < until {
+                self.hand_back(of, own, from..until, None).await?;
+                self.set_offset(of, own, until).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn hand_back(
+        &mut self,
+        of: &OfLane<'_>,
+        own: QueueOf<'_>,
+        range: std::ops::Range<i64>,
+        expression: Option<&str>,
+    ) -> Result<(), Wrong> {
+        let (mut at, mut count) = (range.start, 0);
+        while at < range.end {
+            let fetch = Fetch {
+                offset: at,
+                most: MOST,
+                expression,
+                wait: 0,
+            };
+            let answer = self.ask(&Request::fetch(own, fetch)).await?;
+            if !answer.is_fetched() {
+                return Err(said(&answer));
+            }
+            for message in stored(&answer.body) {
+                if message.offset >= range.end {
+                    break;
+                }
+                let topic = properties::find(message.properties, RETRY_TOPIC);
+                let topic = topic.unwrap_or(message.topic);
+                let back = Request::send_back(&of.base.name, topic, message.place);
+                self.succeed(&back).await?;
+                // What is back does not come back once more.
+                self.set_offset(of, own, message.offset + 1).await?;
+                count += 1;
+            }
+            if answer.next <= at {
+                break;
+            }
+            at = answer.next;
+        }
+        if count > 0 {
+            tracing::info!(
+                group = %Escaped(&of.group), topic = %Escaped(own.topic), queue = own.queue,
+                "a lane has no consumers any more; {count} of its messages come to {} again", Escaped(&of.base.name)
+            );
+        }
+        Ok(())
+    }
+
+    /// Has a lane's group go on from here, and makes it first where brokers let clients make groups: else its first
+    /// consumers would begin with what the base has consumed long ago.
+    async fn set_offset(
+        &mut self,
+        of: &OfLane<'_>,
+        own: QueueOf<'_>,
+        offset: i64,
+    ) -> Result<(), Wrong> {
+        let set = Request::set_offset(own, offset);
+        let mut answer = self.ask(&set).await?;
+        if answer.is_no_group() {
+            // Brokers make a group for whoever fetches.
+            let fetch = Fetch {
+                offset,
+                most: 1,
+                expression: Some(&of.only),
+                wait: 0,
+            };
+            self.ask(&Request::fetch(own, fetch)).await?;
+            answer = self.ask(&set).await?;
+        }
+        if answer.is_no_group() {
+            self.absent.insert(of.group.clone());
+            return Ok(());
+        }
+        match answer.is_success() {
+            true => Ok(()),
+            false => Err(said(&answer)),
+        }
+    }
+
+    async fn offset(&self, of: QueueOf<'_>) -> Result<Option<i64>, Wrong> {
+        let answer = self.ask(&Request::offset(of)).await?;
+        if answer.is_nothing() || answer.is_no_group() {
+            return Ok(None);
+        }
+        match answer.is_success() {
+            true => Ok(Some(answer.offset).filter(|own| *own >= 0)),
+            false => Err(said(&answer)),
+        }
+    }
+
+    async fn queues(&self, topic: &str) -> Result<Places, Wrong> {
+        Ok(queues_of(
+            &self.succeed(&Request::queues(topic)).await?.body,
+        ))
+    }
+}
+
+/// What a broker said, for the log.
+fn said(answer: &Answered) -> String {
+    format!("{} {}", answer.code, Escaped(&answer.remark))
+}
+
+impl OfLane<'_> {
+    fn queue<'a>(&'a self, topic: &'a str, queue: i32) -> QueueOf<'a> {
+        let group = &self.group;
+        QueueOf {
+            group,
+            topic,
+            queue,
+        }
+    }
+
+    fn queue_of_base<'a>(&'a self, topic: &'a str, queue: i32) -> QueueOf<'a> {
+        let group = &self.base.name;
+        QueueOf {
+            group,
+            topic,
+            queue,
+        }
+    }
+
+    fn set(&self, place: &FetchPlace, border: Border) {
+        self.board.set(&self.base.name, place, self.lane, border);
+    }
+}
