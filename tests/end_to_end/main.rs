@@ -29,6 +29,7 @@ mod health;
 mod hedging;
 mod host_names;
 mod http;
+mod hung_servers;
 mod kafka;
 mod kafka_outages;
 mod kafka_policy;

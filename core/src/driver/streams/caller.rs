@@ -367,7 +367,7 @@ impl Caller {
             // What the connection remembers is for its own address.
             self.worker.site(&self.origin, protocol, source, metadata)
         };
-        let mut exchange = Exchange::open(
+        let exchange = Exchange::open(
             &self.worker,
             site,
             (source, bytes),
@@ -376,7 +376,6 @@ impl Caller {
             &mut || metadata.refused,
             &mut |name| attribute(self.transport.as_deref(), attributes, name),
         );
-        exchange.lingers = metadata.lingers;
         let routed = exchange.routed();
         let stream = Stream {
             place: CallPlace::take(&self.worker, &exchange, WaitsFor::Connection),
