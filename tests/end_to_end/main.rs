@@ -38,6 +38,7 @@ mod lanes;
 mod leftovers;
 mod lifecycle;
 mod logging;
+mod matrix;
 mod mesh_registry;
 mod messages;
 mod metrics;

@@ -25,7 +25,7 @@ use crate::mesh::{
 use crate::net::Transport;
 use crate::rejection::Rejection;
 use crate::route::Route;
-use crate::trace::Choice;
+use crate::trace::{Choice, Field};
 
 use super::shadow::Shadowed;
 use super::survey::{CallPlace, WaitsFor};
@@ -103,6 +103,13 @@ impl Stream {
     #[must_use]
     pub fn drops_answer(&self) -> bool {
         self.exchange.drops_answer()
+    }
+
+    /// What filters change about it, by names of attributes; an empty value takes one away. What its protocol has no room for
+    /// stays as it is: whoever has none need not ask.
+    #[must_use]
+    pub fn edits(&self) -> &[Field] {
+        self.exchange.edited()
     }
 
     /// The shadow that it is copied to, if it is.

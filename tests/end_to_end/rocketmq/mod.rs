@@ -14,7 +14,7 @@ mod operators;
 mod outages;
 mod renamed;
 mod shadows;
-mod stage;
+pub(crate) mod stage;
 mod stand_in;
 mod styles;
 mod through;
