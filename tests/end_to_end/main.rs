@@ -48,6 +48,7 @@ mod mqtt_cases;
 mod mqtt_faults;
 mod mqtt_filters;
 mod mqtt_rules;
+mod mqtt_shadows;
 mod mqtt_websocket;
 mod names;
 mod proxies;

@@ -104,7 +104,11 @@ fn what_nobody_acknowledges_is_copied_with_its_mark_and_nothing_else_is() {
             .collect();
         assert_eq!(copies, expected, "{version}");
         // What its own broker gets is not marked.
-        assert!(heard.iter().all(|own| !own["own"].to_string().contains("x-shadow")));
+        assert!(
+            heard
+                .iter()
+                .all(|own| !own["own"].to_string().contains("x-shadow"))
+        );
     }
     // It is one session for all of a version, in the listener of copies.
     let sessions = finback.metric("finback_requests_total", "listener=\"(shadow)\"");

@@ -27,7 +27,7 @@ use crate::rejection::Rejection;
 use crate::route::Route;
 use crate::trace::{Choice, Field};
 
-use super::shadow::Shadowed;
+use super::shadow::{MessageShadow, Shadowed};
 use super::survey::{CallPlace, WaitsFor};
 use super::worker::Worker;
 
@@ -119,6 +119,12 @@ impl Stream {
             return None;
         }
         self.exchange.shadow(&self.worker).map(Shadowed)
+    }
+
+    /// The shadow that messages of the session that it began are copied to, if its route has one.
+    #[must_use]
+    pub fn message_shadow(&self) -> Option<MessageShadow> {
+        self.exchange.message_shadow().map(MessageShadow)
     }
 
     /// What filters do with the messages of the session that it began.

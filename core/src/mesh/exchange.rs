@@ -21,7 +21,7 @@ use crate::identity::Identity;
 use crate::outlier::is_telling;
 use crate::record::{About, Ending, Record};
 use crate::rejection::Rejection;
-use crate::route::{self, Destination, Route};
+use crate::route::{self, Destination, Route, Shadow};
 use crate::steer::Facts;
 use crate::tap::{Tapped, Tapping};
 use crate::trace::{Choice, Tails, TraceId};
@@ -229,6 +229,11 @@ impl Exchange {
             && self
                 .selected_route()
                 .is_some_and(|own| own.shadow.is_some())
+    }
+
+    /// The shadow of its route, for messages of the session that it began.
+    pub(crate) fn message_shadow(&self) -> Option<Arc<Shadow>> {
+        self.selected_route()?.shadow.clone()
     }
 
     /// Whether its route has calls copied, or somebody told of them.

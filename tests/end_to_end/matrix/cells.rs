@@ -37,6 +37,8 @@ fn policies() -> Vec<(&'static str, [Cell; 10])> {
     let fails = By("matrix::who_fails_is_left_alone");
     let trouble = "matrix::trouble_on_purpose_looks_like_trouble";
     let sofa = By("hedging::calls_of_sofa_and_dubbo_go_on_while_a_provider_hangs");
+    let copies =
+        By("mqtt_shadows::what_nobody_acknowledges_is_copied_with_its_mark_and_nothing_else_is");
     let once = Never("a session or connection is begun once");
     vec![
         (
@@ -103,8 +105,8 @@ fn policies() -> Vec<(&'static str, [Cell; 10])> {
             calls(
                 "matrix::copies_arrive_at_the_shadow",
                 [
-                    session,
-                    session,
+                    copies,
+                    copies,
                     By(
                         "rocketmq::shadows::what_is_sent_arrives_in_the_shadow_too_and_halves_of_transactions_never_do",
                     ),

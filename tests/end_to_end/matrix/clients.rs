@@ -69,7 +69,7 @@ pub(super) fn stage() -> &'static Stage {
 }
 
 /// paho-mqtt for Python.
-pub(super) fn paho() -> Peer {
+pub(crate) fn paho() -> Peer {
     let mut command = Command::new("/usr/bin/python3");
     command
         .env("PYTHONPATH", built("python"))
@@ -197,11 +197,6 @@ impl Stage {
     /// Names of RocketMQ's topics: one that is allowed, one that is not.
     pub(super) fn topics(&self) -> [&str; 2] {
         self.topics.each_ref().map(String::as_str)
-    }
-
-    /// The stage's broker of MQTT.
-    pub(super) fn broker(&self) -> &Mosquitto {
-        &self.broker
     }
 
     /// The stage's client of MQTT.

@@ -2,7 +2,7 @@
 //! of each refusal.
 
 mod cells;
-mod clients;
+pub(crate) mod clients;
 mod native;
 
 use std::time::{Duration, Instant};
