@@ -69,5 +69,6 @@ mod stripping;
 mod support;
 mod tcp;
 mod tls;
+mod token_server;
 mod traces;
 mod upstream_tls;

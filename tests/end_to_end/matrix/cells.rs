@@ -76,6 +76,7 @@ fn policies() -> Vec<(&'static str, [Cell; 10])> {
             "`rate_limit_service`",
             BY_ALL("matrix::who_calls_too_often_is_told_so"),
         ),
+        ("`sentinel`", BY_ALL("matrix::who_gets_no_token_is_told_so")),
         ("`fault`: `delay`, `refuse`", BY_ALL(trouble)),
         (
             "`fault`: `drop_response`",

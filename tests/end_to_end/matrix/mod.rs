@@ -13,6 +13,7 @@ use native::{Why, native};
 use crate::bearers;
 use crate::support::finback::Finback;
 use crate::support::{eventually, temporary_folder};
+use crate::token_server::TokenServer;
 
 const PATIENCE: Duration = Duration::from_secs(40);
 /// Longer than anybody may wait to be refused.
@@ -274,6 +275,30 @@ fn who_calls_too_often_is_told_so() {
             assert!(first.is_ok(), "{protocol:?}: {first:?}");
             refused(front.call(protocol, ALLOWED, &[]), protocol, Why::Limited);
         }
+    }
+}
+
+#[test]
+fn who_gets_no_token_is_told_so() {
+    let tokens = TokenServer::start();
+    tokens.rules("101", "201", "1");
+    let own = format!(
+        "{{ sentinel: {{ server: \"{}\", namespace: {}, flow_id: 201, values: [ route ], timeout: 10s, \
+         failure_mode_deny: true }} }}",
+        tokens.address, tokens.namespace
+    );
+    let warm = stage().front(Policies::default());
+    for protocol in Protocol::ALL {
+        answers(&warm, protocol);
+    }
+    let front = stage().front(Policies {
+        own: &own,
+        ..Policies::default()
+    });
+    for protocol in Protocol::ALL {
+        let first = front.call(protocol, ALLOWED, &[]);
+        assert!(first.is_ok(), "{protocol:?}: {first:?}");
+        refused(front.call(protocol, ALLOWED, &[]), protocol, Why::Limited);
     }
 }
 
