@@ -20,9 +20,9 @@ use finback_core::frame::Outcome;
 use finback_core::record::{Ending, Record, SeriesKey};
 use finback_observability::{NO_SUCCESS, Watcher, Watchers, Watching};
 
-pub use format::{FIELDS, Format};
+pub use format::{AccessLogFormat, FIELDS};
 use writer::{Desk, Writer};
-pub use writer::{Rotation, Target};
+pub use writer::{LogTarget, Rotation};
 
 /// At the end, what waits has this long to be written.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -31,9 +31,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, PartialEq)]
 pub struct AccessLogConfig {
     /// Where lines go.
-    pub target: Target,
+    pub target: LogTarget,
     /// How a line looks.
-    pub format: Format,
+    pub format: AccessLogFormat,
     /// Exchanges that succeeded are left out.
     pub only_failures: bool,
     /// The share of those that succeeded which are written, from 0 to 1.
@@ -47,7 +47,7 @@ fn is_failure(ending: Ending) -> bool {
 
 /// The access log of one listener.
 struct Log {
-    format: Format,
+    format: AccessLogFormat,
     /// Of 2^32 successes, so many are written.
     share: u64,
     writer: Arc<Writer>,
@@ -222,7 +222,7 @@ fn chance() -> u64 {
 }
 
 /// The path of a target as metrics and messages show it.
-impl fmt::Display for Target {
+impl fmt::Display for LogTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stdout => f.write_str("stdout"),

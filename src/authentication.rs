@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use finback_mqtt::Template;
+use finback_mqtt::NameTemplate;
 use finback_mqtt::authentication::{Authenticating, Authenticator, Login, NotAuthenticated, User};
 use tokio::sync::oneshot;
 
@@ -28,20 +28,20 @@ pub struct TokenRules {
     /// Whom they are for.
     pub audience: Option<String>,
     /// What they say, by claim.
-    pub claims: BTreeMap<String, Template>,
+    pub claims: BTreeMap<String, NameTemplate>,
 }
 
 /// What clients are asked for, and the file that tells what is good. Work is done by a few threads of
 /// its own: hashing is meant to take its time, and workers have none.
 #[derive(Clone, Debug)]
-pub enum Credentials {
+pub enum ClientCredentials {
     /// A user and password.
     Users(Arc<Fresh<users::Users>>),
     /// A JSON Web Token as the password.
     Tokens(Arc<Fresh<tokens::Keys>>, Arc<TokenRules>),
 }
 
-impl Credentials {
+impl ClientCredentials {
     /// Users and passwords of this file, which is not read yet.
     #[must_use]
     pub fn users(path: PathBuf) -> Self {
@@ -73,7 +73,7 @@ impl Credentials {
     }
 }
 
-impl Authenticator for Credentials {
+impl Authenticator for ClientCredentials {
     fn authenticate(&self, login: Login) -> Authenticating {
         let own = self.clone();
         let (tell, told) = oneshot::channel();

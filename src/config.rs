@@ -113,7 +113,7 @@ pub(crate) struct TlsFiles {
     pub(crate) keys: Vec<Placed<Arc<crate::filters::keys::KeyRing>>>,
     pub(crate) kafka: Vec<Placed<Arc<crate::bridges::kafka::KafkaOutlet>>>,
     /// What clients of MQTT are asked for.
-    pub(crate) credentials: Vec<Placed<Arc<crate::authentication::Credentials>>>,
+    pub(crate) credentials: Vec<Placed<Arc<crate::authentication::ClientCredentials>>>,
 }
 
 impl Config {

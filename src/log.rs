@@ -20,9 +20,9 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::Registry;
 
-pub use filter::Filter;
+pub use filter::LogFilter;
 pub(crate) use filter::level_named;
-pub use line::Format;
+pub use line::LineFormat;
 pub(crate) use line::{is_fit, rfc3339};
 
 /// Lines that wait to be written, at most.
@@ -38,16 +38,16 @@ static LOG: OnceLock<Arc<Shared>> = OnceLock::new();
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
     /// How a line looks.
-    pub format: Format,
+    pub format: LineFormat,
     /// Which lines are written.
-    pub filter: Filter,
+    pub filter: LogFilter,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
         Self {
-            format: Format::Text,
-            filter: Filter::of(LevelFilter::INFO),
+            format: LineFormat::Text,
+            filter: LogFilter::of(LevelFilter::INFO),
         }
     }
 }
@@ -58,7 +58,7 @@ struct Shared {
     configured: Mutex<Option<LogConfig>>,
     /// JSON, or text.
     json: AtomicBool,
-    filter: ArcSwap<Filter>,
+    filter: ArcSwap<LogFilter>,
     /// The environment says which lines are written: the configuration does not.
     fixed: AtomicBool,
     dropped: ErrorCounter,
@@ -89,7 +89,7 @@ pub fn begin(level: LevelFilter) -> Result<WorkerGuard, String> {
         configured: Mutex::default(),
         json: AtomicBool::new(false),
         fixed: AtomicBool::new(asked.is_some()),
-        filter: ArcSwap::from_pointee(asked.unwrap_or_else(|| Filter::of(level))),
+        filter: ArcSwap::from_pointee(asked.unwrap_or_else(|| LogFilter::of(level))),
         dropped: writer.error_counter(),
     });
     let lines = Lines {
@@ -114,7 +114,7 @@ pub fn configure(config: &LogConfig) {
     if configured.as_ref() == Some(config) {
         return;
     }
-    log.json.store(config.format == Format::Json, Relaxed);
+    log.json.store(config.format == LineFormat::Json, Relaxed);
     if !log.fixed.load(Relaxed) {
         log.put(config.filter.clone());
     }
@@ -160,7 +160,7 @@ pub fn complain(line: fmt::Arguments<'_>) {
 }
 
 impl Shared {
-    fn put(&self, filter: Filter) {
+    fn put(&self, filter: LogFilter) {
         self.filter.store(Arc::new(filter));
         // Lines ask once whether they are wanted, and remember that.
         tracing::callsite::rebuild_interest_cache();
@@ -192,8 +192,8 @@ impl<S: Subscriber> Layer<S> for Lines {
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let format = match self.shared.json.load(Relaxed) {
-            true => Format::Json,
-            false => Format::Text,
+            true => LineFormat::Json,
+            false => LineFormat::Text,
         };
         let line = line::line(format, self.colours, event);
         // One write is one line; it fails for nobody.

@@ -15,7 +15,7 @@ use finback_core::clock::{Clock, Now};
 use finback_core::frame::NAME_LIMIT;
 use finback_core::log_limit::LogLimit;
 use finback_core::text::Escaped;
-use finback_registry::{Layout, Registries};
+use finback_registry::{LayoutKind, Registries};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -222,7 +222,7 @@ fn split(name: &str) -> Result<(&str, &str), (StatusCode, String)> {
     if interface.is_empty() {
         return Err(refused("serviceName is missing"));
     }
-    if !Layout::Sofa.is_name(interface) {
+    if !LayoutKind::Sofa.is_name(interface) {
         return Err(refused("serviceName is no name that a registry can have"));
     }
     if !is_parameter(unique_id) {

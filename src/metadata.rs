@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use finback_hessian::Error;
 use finback_hessian::v2::Reader;
-use finback_registry::{Asked, MetadataService};
+use finback_registry::{InstanceAsked, MetadataService};
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -26,7 +26,7 @@ impl MetadataService for DubboMetadata {
         address: SocketAddr,
         application: &'a str,
         revision: &'a str,
-    ) -> Asked<'a> {
+    ) -> InstanceAsked<'a> {
         Box::pin(async move {
             let answer = call(address, &request(application, revision))
                 .await

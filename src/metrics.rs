@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use finback_core::driver::WorkerStatus;
 use finback_core::metric::Family;
 use finback_kafka::Counts;
-use finback_observability::{Page, Sink, Value};
+use finback_observability::{MetricSink, MetricValue, Page};
 
 use crate::access_log::AccessLogStatus;
 use crate::bridges::kafka::KafkaOutlet;
@@ -118,7 +118,7 @@ pub fn page(running: &Running) -> String {
 }
 
 /// Puts every number into a sink.
-pub fn collect(running: &Running, sink: &mut dyn Sink) {
+pub fn collect(running: &Running, sink: &mut dyn MetricSink) {
     running.metrics.collect(sink);
     for (family, value) in running.mesh.gauges.rows() {
         sink.single(family, read(value));
@@ -142,32 +142,32 @@ pub fn collect(running: &Running, sink: &mut dyn Sink) {
     sink.family(&BUILD);
     let commit = option_env!("FINBACK_COMMIT").unwrap_or_default();
     let labels = [env!("CARGO_PKG_VERSION"), commit];
-    sink.series(&labels, Value::Count(1));
+    sink.series(&labels, MetricValue::Count(1));
 }
 
-fn read(value: &AtomicU64) -> Value<'static> {
-    Value::Count(value.load(Relaxed))
+fn read(value: &AtomicU64) -> MetricValue<'static> {
+    MetricValue::Count(value.load(Relaxed))
 }
 
 /// The side that keeps the workers supplied, and what leaves the process besides calls.
-fn control(running: &Running, sink: &mut dyn Sink) {
+fn control(running: &Running, sink: &mut dyn MetricSink) {
     let reloads = &running.reloads;
     sink.single(&RELOADS, read(&reloads.accepted));
     sink.single(&REFUSED, read(&reloads.refused));
     sink.single(&RELOADED_AT, read(&reloads.accepted_at));
     sink.single(&REFUSED_AT, read(&reloads.refused_at));
-    sink.single(&LINES_DROPPED, Value::Count(log::dropped()));
+    sink.single(&LINES_DROPPED, MetricValue::Count(log::dropped()));
     let packets = running.statsd.packets();
     sink.single(&STATSD_PACKETS, read(&packets.sent));
     sink.single(&STATSD_FAILED, read(&packets.failed));
     sink.family(&LONGEST_TURN);
     for (thread, turns) in &running.turns {
         let longest = turns.longest().as_secs_f64();
-        sink.series(&[thread], Value::Number(longest));
+        sink.series(&[thread], MetricValue::Number(longest));
     }
     sink.family(&CONTROL_STALLS);
     for (thread, turns) in &running.turns {
-        sink.series(&[thread], Value::Count(turns.stalls()));
+        sink.series(&[thread], MetricValue::Count(turns.stalls()));
     }
 }
 
@@ -184,7 +184,7 @@ static LOG_DROPPED: Family = Family::counter(
     "Lines of an access log that were dropped: nobody took them, or they could not be written.",
 );
 
-fn access_logs(logs: &[AccessLogStatus], sink: &mut dyn Sink) {
+fn access_logs(logs: &[AccessLogStatus], sink: &mut dyn MetricSink) {
     let families: [Shown<AccessLogStatus, u64>; 2] = [
         (&LOG_LINES, |log| log.written),
         (&LOG_DROPPED, |log| log.dropped),
@@ -192,18 +192,20 @@ fn access_logs(logs: &[AccessLogStatus], sink: &mut dyn Sink) {
     for (family, value) in families {
         sink.family(family);
         for log in logs {
-            sink.series(&[&log.target], Value::Count(value(log)));
+            sink.series(&[&log.target], MetricValue::Count(value(log)));
         }
     }
 }
 
-fn workers(workers: &[WorkerStatus], sink: &mut dyn Sink) {
-    let families: [Shown<WorkerStatus, Value<'static>>; 3] = [
+fn workers(workers: &[WorkerStatus], sink: &mut dyn MetricSink) {
+    let families: [Shown<WorkerStatus, MetricValue<'static>>; 3] = [
         (&WORKER_CONNECTIONS, |own| {
-            Value::Count(own.connections as u64)
+            MetricValue::Count(own.connections as u64)
         }),
-        (&WORKER_BUSY, |own| Value::Number(own.busy.as_secs_f64())),
-        (&WORKER_QUEUED, |own| Value::Count(own.queued as u64)),
+        (&WORKER_BUSY, |own| {
+            MetricValue::Number(own.busy.as_secs_f64())
+        }),
+        (&WORKER_QUEUED, |own| MetricValue::Count(own.queued as u64)),
     ];
     for (family, value) in families {
         sink.family(family);
@@ -232,7 +234,7 @@ static KAFKA_REBUILT: Family = Family::counter(
     "Producers that were given up after an error that nothing can mend.",
 );
 
-fn kafka(outlets: &[Arc<KafkaOutlet>], sink: &mut dyn Sink) {
+fn kafka(outlets: &[Arc<KafkaOutlet>], sink: &mut dyn MetricSink) {
     let of =
         |outlet: &Arc<KafkaOutlet>| Some((outlet.name.clone(), outlet.producer()?.counts.clone()));
     let all: Vec<(String, Arc<Counts>)> = outlets.iter().filter_map(of).collect();
@@ -272,7 +274,7 @@ static ROCKETMQ_FULL: Family = Family::counter(
     "Messages for RocketMQ that a producer had no room for.",
 );
 
-fn rocketmq(outlets: &[Arc<RocketMqOutlet>], sink: &mut dyn Sink) {
+fn rocketmq(outlets: &[Arc<RocketMqOutlet>], sink: &mut dyn MetricSink) {
     let of = |outlet: &Arc<RocketMqOutlet>| {
         Some((outlet.name.clone(), outlet.producer()?.counts.clone()))
     };

@@ -1,4 +1,4 @@
-//! What the admin port asks of the process: to stop, and to read its configuration again.
+//! Orders of the admin port to the process: to stop, and to read its configuration again.
 
 use std::sync::{Mutex, PoisonError};
 

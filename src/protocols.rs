@@ -87,7 +87,7 @@ const ENTRIES: &[Entry] = &[
         name: finback_http::NAME,
         layout: "spring",
         make: http,
-        treats: Treatment::is::<finback_http::Treatment>,
+        treats: Treatment::is::<finback_http::HttpPolicy>,
     },
     // It needs ports for brokers, so it is spoken only where it is asked for.
     Entry {
@@ -211,7 +211,7 @@ pub fn status_name(protocol: &str, status: Status) -> Option<Cow<'static, str>> 
 
 /// How each protocol is traced: what its calls are called there, and how it spells the keys of contexts.
 #[must_use]
-pub fn traced() -> HashMap<&'static str, trace::Protocol> {
+pub fn traced() -> HashMap<&'static str, trace::ProtocolConventions> {
     const PLAIN: trace::Spelling = trace::Spelling {
         skywalking: "",
         sofatracer: None,
@@ -252,7 +252,7 @@ pub fn traced() -> HashMap<&'static str, trace::Protocol> {
             "rpc_trace_context.samp",
         )
     };
-    let of = |system, spelling| trace::Protocol {
+    let of = |system, spelling| trace::ProtocolConventions {
         system,
         spelling,
         status: status_name,

@@ -29,7 +29,7 @@ use crate::rocketmq::{BrokerListeners, BrokerStatus};
 use crate::statsd::Statsd;
 use crate::subscriber::Subscribers;
 use crate::tls::Ledger;
-use crate::traces::Tracer;
+use crate::traces::TraceExporter;
 use crate::turns::Turns;
 
 use certificates::keep_fresh;
@@ -55,7 +55,7 @@ pub struct Running {
     /// The access logs of listeners.
     pub access_logs: AccessLogs,
     /// Who writes down spans.
-    pub tracer: Tracer,
+    pub tracer: TraceExporter,
     /// When certificates end.
     pub certificates: Arc<Ledger>,
     /// Reloads that were put in force, and that were refused.
@@ -120,7 +120,7 @@ impl Running {
             registries.clone(),
             observer,
         );
-        let tracer = Tracer::default();
+        let tracer = TraceExporter::default();
         mesh.trace(tracer.configure(config.tracing.as_ref(), mesh.clock)?);
         config.outlets.start(&Outlets::default())?;
         config.background.iter().for_each(|own| own.clone().start());

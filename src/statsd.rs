@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use finback_observability::statsd::{Destination, Link, Packets, Sent, Settings};
+use finback_observability::statsd::{Link, Packets, Sent, Settings, StatsdServer};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -81,7 +81,7 @@ pub async fn keep_sending(running: Arc<Running>) {
             // The server is not told at once of all that happened before it was asked to count.
             let skipping = running.clone();
             let skip = move || {
-                let walk = |sink: &mut dyn finback_observability::Sink| {
+                let walk = |sink: &mut dyn finback_observability::MetricSink| {
                     metrics::collect(&skipping, sink);
                 };
                 skipping.statsd.lock().sent.skip(walk);
@@ -129,10 +129,10 @@ async fn round(running: &Arc<Running>, settings: &Arc<Settings>) {
 }
 
 /// The address of a host name; `None` for a socket in the file system.
-async fn resolve(destination: &Destination) -> io::Result<Option<SocketAddr>> {
+async fn resolve(destination: &StatsdServer) -> io::Result<Option<SocketAddr>> {
     match destination {
-        Destination::Unix(_) => Ok(None),
-        Destination::Udp(host) => {
+        StatsdServer::Unix(_) => Ok(None),
+        StatsdServer::Udp(host) => {
             if let Ok(address) = host.parse() {
                 return Ok(Some(address));
             }
@@ -158,16 +158,16 @@ fn send(
     };
     if !link.as_ref().is_some_and(is_good) {
         let fresh = match (&settings.destination, address) {
-            (Destination::Unix(path), _) => Link::unix(path)?,
-            (Destination::Udp(_), Some(address)) => Link::udp(address)?,
-            (Destination::Udp(_), None) => return Err(io::ErrorKind::NotFound.into()),
+            (StatsdServer::Unix(path), _) => Link::unix(path)?,
+            (StatsdServer::Udp(_), Some(address)) => Link::udp(address)?,
+            (StatsdServer::Udp(_), None) => return Err(io::ErrorKind::NotFound.into()),
         };
         *link = Some((settings.clone(), fresh, Instant::now()));
     }
     let Some((_, open, _)) = link else {
         return Ok(());
     };
-    let walk = |sink: &mut dyn finback_observability::Sink| metrics::collect(running, sink);
+    let walk = |sink: &mut dyn finback_observability::MetricSink| metrics::collect(running, sink);
     let told = sent.send(settings, open, &statsd.packets, walk);
     if told.is_err() {
         // Whoever listens there next may be another.
@@ -182,8 +182,8 @@ fn tell(statsd: &Statsd, settings: &Settings, error: Option<&io::Error>) {
         return;
     }
     let server = match &settings.destination {
-        Destination::Udp(host) => host.clone(),
-        Destination::Unix(path) => path.display().to_string(),
+        StatsdServer::Udp(host) => host.clone(),
+        StatsdServer::Unix(path) => path.display().to_string(),
     };
     match error {
         Some(error) => tracing::warn!(

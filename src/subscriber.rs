@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use finback_bridges::{Confirm, Failure, Outlet};
-use finback_mqtt::Outgoing;
+use finback_mqtt::OutgoingMessage;
 use finback_mqtt::codec::Properties;
 use finback_mqtt::codec::properties::{Writer, id};
 use rumqttc::v5::mqttbytes::QoS;
@@ -421,7 +421,7 @@ fn hand_over(
     let message = &own.message;
     let topic = std::str::from_utf8(&message.topic).map_err(|_| Failure::NoTopic)?;
     let properties = properties(message);
-    let outgoing = Outgoing {
+    let outgoing = OutgoingMessage {
         topic,
         client_id: &subscription.client_id,
         username: "",

@@ -34,7 +34,7 @@ use resumption::{ServersKnown, bound_sessions};
 use revocation::Revoked;
 
 pub(crate) use expiry::ended;
-pub use expiry::{Dated, Ending, Ledger, Owner};
+pub use expiry::{CertificateExpiry, Dated, Ledger, Owner};
 pub use pinned::pinned;
 pub use watch::{Renewed, keep_fresh};
 

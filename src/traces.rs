@@ -13,9 +13,9 @@ use finback_core::clock::Clock;
 use finback_core::metric::Family;
 use finback_core::trace::{Choice, Tracing};
 use finback_observability::trace::{
-    Collector, Counts, Encoding, Exporter, Formats, Headers, Settings, Tls, Traces,
+    Collector, Counts, Encoding, ExportTls, Exporter, Formats, Headers, Settings, Traces,
 };
-use finback_observability::{Sink, Value};
+use finback_observability::{MetricSink, MetricValue};
 use futures_util::future::join_all;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use rustls::pki_types::ServerName;
@@ -94,7 +94,7 @@ impl TracingSpec {
             let name = files.value.server_name.clone();
             let name = name.or_else(|| ServerName::try_from(host.clone()).ok());
             let files = files.value.clone();
-            let read: Tls = Arc::new(move || {
+            let read: ExportTls = Arc::new(move || {
                 let config = files.config().map_err(|error| format!("{error:#}"))?;
                 Ok(Arc::new(config))
             });
@@ -149,16 +149,16 @@ impl Exporters {
 }
 
 /// Tracing at work.
-pub struct Tracer {
+pub struct TraceExporter {
     /// What was counted since the start.
     pub counts: Arc<Counts>,
     exporters: Mutex<Exporters>,
-    protocols: Arc<HashMap<&'static str, finback_observability::trace::Protocol>>,
+    protocols: Arc<HashMap<&'static str, finback_observability::trace::ProtocolConventions>>,
     /// Drawn once: of all processes, only this one mixes it into the names of its traces.
     salt: u64,
 }
 
-impl Default for Tracer {
+impl Default for TraceExporter {
     fn default() -> Self {
         Self {
             counts: Arc::default(),
@@ -169,7 +169,7 @@ impl Default for Tracer {
     }
 }
 
-impl Tracer {
+impl TraceExporter {
     /// What core is to be told, given how it is configured now. An exporter whose settings did not change
     /// works on.
     ///
@@ -241,11 +241,11 @@ static FAILURES: Family = Family::counter(
     "Requests to a collector that failed, those that were tried again among them.",
 );
 
-impl Tracer {
+impl TraceExporter {
     /// Puts its numbers into a sink.
-    pub fn collect(&self, sink: &mut dyn Sink) {
+    pub fn collect(&self, sink: &mut dyn MetricSink) {
         let own = &self.counts;
-        let read = |count: &AtomicU64| Value::Count(count.load(Relaxed));
+        let read = |count: &AtomicU64| MetricValue::Count(count.load(Relaxed));
         sink.single(&EXPORTED, read(&own.exported));
         sink.family(&DROPPED);
         for (reason, count) in [

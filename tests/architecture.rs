@@ -12,6 +12,8 @@ mod floors;
 mod habits;
 #[path = "architecture/lengths.rs"]
 mod lengths;
+#[path = "architecture/names.rs"]
+mod names;
 #[path = "architecture/page.rs"]
 mod page;
 #[path = "architecture/paths.rs"]

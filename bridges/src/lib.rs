@@ -11,7 +11,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-pub use template::{Names, Template, TemplateError};
+pub use template::{Template, TemplateError, TemplateNames};
 pub use topics::{Admitted, Topics};
 pub use way::{BRIDGE, way};
 

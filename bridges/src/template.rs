@@ -4,7 +4,7 @@ use std::fmt;
 
 /// What names of topics may be in one kind of system.
 #[derive(Debug)]
-pub struct Names {
+pub struct TemplateNames {
     /// What the system is called.
     pub system: &'static str,
     /// What may stand in a name besides letters and digits.
@@ -25,7 +25,7 @@ pub struct Names {
 pub struct Template {
     text: String,
     parts: Vec<Part>,
-    names: &'static Names,
+    names: &'static TemplateNames,
 }
 
 #[derive(Clone, Debug)]
@@ -51,7 +51,7 @@ pub enum TemplateError {
     Invalid(String, &'static str, &'static str),
 }
 
-impl Names {
+impl TemplateNames {
     fn is_sound(&self, text: &str) -> bool {
         text.chars()
             .all(|char| char.is_ascii_alphanumeric() || self.others.contains(char))
@@ -70,7 +70,7 @@ impl Template {
     ///
     /// # Errors
     /// If it is none, or would give two topics one name.
-    pub fn parse(text: &str, names: &'static Names) -> Result<Self, TemplateError> {
+    pub fn parse(text: &str, names: &'static TemplateNames) -> Result<Self, TemplateError> {
         let invalid = || TemplateError::Invalid(text.to_owned(), names.system, names.words);
         let mut parts = Vec::new();
         let mut rest = text;
@@ -155,7 +155,7 @@ impl Template {
 mod tests {
     use super::*;
 
-    static KAFKA: Names = Names {
+    static KAFKA: TemplateNames = TemplateNames {
         system: "Kafka",
         others: "._-",
         words: "`.`, `_` and `-`",

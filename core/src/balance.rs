@@ -59,7 +59,7 @@ pub enum HashOn {
 
 /// What the choice of an endpoint depends on besides the endpoints.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask<'a> {
+pub struct PickArgs<'a> {
     /// The time.
     pub now: Now,
     /// A fresh uniform draw.
@@ -80,7 +80,7 @@ pub struct Ask<'a> {
 
 /// Why no endpoint was picked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoPick {
+pub enum PickError {
     /// There is none that may be used: none at all, or none available and no panic.
     Empty,
     /// All that may be used have as many calls in flight as they may.
@@ -143,7 +143,11 @@ impl Balancer {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn pick(&mut self, members: &[Arc<Endpoint>], ask: &Ask<'_>) -> Result<Pick, NoPick> {
+    pub fn pick(
+        &mut self,
+        members: &[Arc<Endpoint>],
+        ask: &PickArgs<'_>,
+    ) -> Result<Pick, PickError> {
         let place = self.propose(members, ask)?;
         let health = &members[place].health;
         if health.standing(ask.now) != Standing::Due && health.is_proven() {
@@ -161,8 +165,8 @@ impl Balancer {
         &mut self,
         proposed: usize,
         members: &[Arc<Endpoint>],
-        ask: &Ask<'_>,
-    ) -> Result<Pick, NoPick> {
+        ask: &PickArgs<'_>,
+    ) -> Result<Pick, PickError> {
         let mut place = proposed;
         let until = || ask.deadline.min(ask.now.after(LONGEST)).after(GRACE);
         for _ in 0..RACES {
@@ -181,7 +185,11 @@ impl Balancer {
         Ok(Pick { place, trial: None })
     }
 
-    fn propose(&mut self, members: &[Arc<Endpoint>], ask: &Ask<'_>) -> Result<usize, NoPick> {
+    fn propose(
+        &mut self,
+        members: &[Arc<Endpoint>],
+        ask: &PickArgs<'_>,
+    ) -> Result<usize, PickError> {
         for choosy in [Choosy::Most, Choosy::Less] {
             if let Some(picked) = self.0.pick(&Gate::new(members, ask, choosy)) {
                 return Ok(picked);

@@ -18,7 +18,9 @@ use crate::balance::Policy;
 use crate::budget::Budget;
 use crate::clock::{Clock, Now};
 use crate::concurrency::{AdaptiveConcurrency, ConcurrencyLimit};
-use crate::discovery::{Discovery, Instance, Lane, Lookup, Rules, Sink, Snapshot, WatchGuard};
+use crate::discovery::{
+    Discovery, Instance, Lane, Lookup, Rules, Snapshot, SnapshotSink, WatchGuard,
+};
 use crate::endpoint::{Endpoint, Health};
 use crate::gauges::{ClusterCounts, Detector, Gauges};
 use crate::health::HealthCheck;
@@ -422,7 +424,7 @@ fn concurrency(
 /// Holds the cluster weakly: a watch must not keep alive what nobody routes to.
 struct ClusterSink(Weak<Cluster>);
 
-impl Sink for ClusterSink {
+impl SnapshotSink for ClusterSink {
     fn update(&self, snapshot: Snapshot) {
         if let Some(cluster) = self.0.upgrade() {
             cluster.update(snapshot);

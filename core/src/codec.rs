@@ -54,7 +54,7 @@ pub enum Signal<'a> {
         wire: &'a [u8],
     },
     /// "Send me nothing new", with this id where the protocol wants one.
-    Goodbye {
+    GoAway {
         /// An id of our own.
         id: u64,
     },

@@ -3,7 +3,7 @@
 mod driven;
 mod names;
 
-pub use names::{Names, check_names};
+pub use names::{NameSamples, check_names};
 
 use bytes::BytesMut;
 
@@ -297,7 +297,7 @@ fn heartbeat(
     let id = 0x7172_7374;
     for (signal, kind) in [
         (Signal::Ping { id }, Kind::Ping),
-        (Signal::Goodbye { id }, Kind::Goodbye),
+        (Signal::GoAway { id }, Kind::GoAway),
     ] {
         let mut wire = BytesMut::new();
         if !codec.signal(signal, head, &mut wire) {

@@ -140,14 +140,14 @@ pub struct Rule {
     pub among: Vec<Condition>,
     /// What is left of those to the calls: one of these that has endpoints, by weight. If there
     /// is none here, no endpoint is left.
-    pub then: Vec<Destination>,
+    pub then: Vec<RuleDestination>,
     /// If no destination has endpoints, none is left; else it is as if there were no rule.
     pub force: bool,
 }
 
 /// Endpoints that a [`Rule`] sends calls to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Destination {
+pub struct RuleDestination {
     /// Its share of the calls, compared with the rule's other destinations.
     pub weight: u32,
     /// The endpoints for which all of these hold.
@@ -235,7 +235,7 @@ pub struct Lookup {
 }
 
 /// Where a watch delivers. Called from the control runtime.
-pub trait Sink: Send + Sync + 'static {
+pub trait SnapshotSink: Send + Sync + 'static {
     /// A new, complete snapshot.
     fn update(&self, snapshot: Snapshot);
 }
@@ -248,5 +248,5 @@ pub trait Discovery: Send + Sync + 'static {
     /// Keeps `sink` up to date on `lookup` until the guard is dropped. Must not block: the first
     /// snapshot arrives when it is known, and a registry that is down delivers none (the last
     /// one stays in force).
-    fn watch(&self, lookup: &Lookup, sink: Arc<dyn Sink>) -> WatchGuard;
+    fn watch(&self, lookup: &Lookup, sink: Arc<dyn SnapshotSink>) -> WatchGuard;
 }

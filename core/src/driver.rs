@@ -7,10 +7,10 @@
 
 mod call;
 mod checks;
+mod frame_reader;
 mod framed;
 mod hedge;
-mod inbox;
-mod link;
+mod in_flight;
 mod listener;
 mod pool;
 mod protocol;
@@ -22,11 +22,11 @@ mod shares;
 mod simulated;
 mod streams;
 mod survey;
-mod table;
 mod task;
 mod threads;
 mod upstream;
 mod worker;
+mod write_queue;
 
 pub use checks::keep_checking;
 pub use framed::serve as serve_framed;

@@ -15,7 +15,7 @@ use crate::discovery::Terms;
 pub(crate) use standing::Seen;
 use standing::Stand;
 pub use standing::{Standing, Trial};
-pub use troubles::Trouble;
+pub use troubles::EndpointTrouble;
 pub(crate) use troubles::Troubles;
 
 /// One endpoint of a snapshot. Immutable but for its [`Health`], which outlives changes of
@@ -277,13 +277,13 @@ impl Health {
 /// A connection in the making. Dropping it says that it is made, or never will be.
 #[derive(Debug)]
 #[must_use = "it is in the making as long as this is kept"]
-pub struct Connecting {
+pub struct ConnectionAttempt {
     health: Arc<Health>,
     /// 0 if another one was first.
     since: u64,
 }
 
-impl Connecting {
+impl ConnectionAttempt {
     /// Notes that a connection to the endpoint is being made from `now` on.
     pub fn begin(health: &Arc<Health>, now: Now) -> Self {
         let since = now.0.max(1);
@@ -296,7 +296,7 @@ impl Connecting {
     }
 }
 
-impl Drop for Connecting {
+impl Drop for ConnectionAttempt {
     fn drop(&mut self) {
         if self.since > 0 {
             let mark = &self.health.connecting_since;

@@ -1,4 +1,4 @@
-//! What every framed protocol's messages have in common.
+//! Frames: what every framed protocol's messages have in common.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -28,11 +28,11 @@ pub enum Kind {
     /// The answer to a heartbeat.
     Pong,
     /// The peer is going away: finish what is in flight, send nothing new.
-    Goodbye,
-    /// The peer takes a [`Kind::Goodbye`] back.
-    Welcome,
+    GoAway,
+    /// The peer takes a [`Kind::GoAway`] back.
+    Resume,
     /// A message about the connection that means nothing to a proxy; dropped.
-    Notice,
+    Ignored,
 }
 
 /// The fixed header of one frame: all that core needs to pass it on.

@@ -18,7 +18,7 @@ const LABEL_LONGEST: usize = 63;
 
 /// What kind of name an identity is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum IdentityKind {
     /// A SPIFFE ID, from the certificate's only URI.
     Spiffe,
     /// A DNS name, of which a certificate may have several.
@@ -27,7 +27,7 @@ pub enum Kind {
     CommonName,
 }
 
-impl Kind {
+impl IdentityKind {
     /// The kind of a name that begins like this text.
     #[must_use]
     pub fn of(text: &str) -> Self {
@@ -110,11 +110,11 @@ impl Identity {
 
     /// Whether a name of this kind, as text, is as it should be.
     #[must_use]
-    pub fn any(&self, kind: Kind, is_right: impl Fn(&str) -> bool) -> bool {
+    pub fn any(&self, kind: IdentityKind, is_right: impl Fn(&str) -> bool) -> bool {
         match kind {
-            Kind::Spiffe => self.spiffe.as_deref().is_some_and(is_right),
-            Kind::Dns => self.dns.iter().any(|name| is_right(name)),
-            Kind::CommonName => {
+            IdentityKind::Spiffe => self.spiffe.as_deref().is_some_and(is_right),
+            IdentityKind::Dns => self.dns.iter().any(|name| is_right(name)),
+            IdentityKind::CommonName => {
                 !self.has_alternative_name() && self.common_name.as_deref().is_some_and(is_right)
             }
         }
@@ -202,21 +202,23 @@ mod tests {
         assert_eq!(of.text(), "cn:spiffe://acme/pay");
         assert_eq!(of.common_name(), Some("spiffe://acme/pay"));
         let any = |kind| of.any(kind, |_| true);
-        assert!(!any(Kind::Spiffe) && !any(Kind::Dns) && any(Kind::CommonName));
+        assert!(
+            !any(IdentityKind::Spiffe) && !any(IdentityKind::Dns) && any(IdentityKind::CommonName)
+        );
         let of = Identity::of(None, &[], Some("a.test")).unwrap();
-        assert!(!of.any(Kind::Dns, |_| true));
+        assert!(!of.any(IdentityKind::Dns, |_| true));
     }
 
     #[test]
     fn the_common_name_counts_where_nothing_else_does() {
         let of = Identity::of(Some("spiffe://acme/pay"), &["A.test", "b.test"], Some("c")).unwrap();
         assert_eq!((of.text(), of.common_name()), ("spiffe://acme/pay", None));
-        assert!(of.any(Kind::Dns, |name| name == "b.test"));
-        assert!(of.any(Kind::Dns, |name| name == "a.test"));
+        assert!(of.any(IdentityKind::Dns, |name| name == "b.test"));
+        assert!(of.any(IdentityKind::Dns, |name| name == "a.test"));
         let of = Identity::of(None, &["b.test"], Some("c")).unwrap();
         assert_eq!((of.text(), of.common_name()), ("b.test", None));
         assert_eq!(of.subject(), Some("c"));
-        assert!(!of.any(Kind::CommonName, |_| true));
+        assert!(!of.any(IdentityKind::CommonName, |_| true));
         assert_eq!(Identity::of(None, &[], Some("")), None);
         assert_eq!(Identity::of(None, &[], Some("a\nb")), None);
         assert_eq!(Identity::of(None, &[], None), None);

@@ -5,6 +5,7 @@
 //! and [`trace::Tracer`].
 
 pub mod balance;
+pub mod boxed;
 pub mod budget;
 pub mod clock;
 pub mod cluster;

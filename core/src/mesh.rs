@@ -1,4 +1,4 @@
-//! What all workers share: routing, clusters, the way to registries and exporters.
+//! The mesh, which all workers share: routing, clusters, the way to registries and exporters.
 
 mod exchange;
 mod explain;

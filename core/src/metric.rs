@@ -2,7 +2,7 @@
 
 /// How a metric's numbers change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// It only grows.
     Counter,
     /// It goes up and down.
@@ -11,7 +11,7 @@ pub enum Kind {
     Histogram,
 }
 
-impl Kind {
+impl MetricKind {
     /// Its name, as the metrics page has it.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -29,7 +29,7 @@ pub struct Family {
     /// Its name.
     pub name: &'static str,
     /// How its numbers change.
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// What is counted: `seconds`, `bytes`, `calls`, ...; `1` for yes or no, and for shares.
     pub unit: &'static str,
     /// One sentence that says what it means.
@@ -49,7 +49,7 @@ impl Family {
     ) -> Self {
         Self {
             name,
-            kind: Kind::Counter,
+            kind: MetricKind::Counter,
             unit,
             help,
             labels,
@@ -65,7 +65,7 @@ impl Family {
         help: &'static str,
     ) -> Self {
         Self {
-            kind: Kind::Gauge,
+            kind: MetricKind::Gauge,
             ..Self::counter(name, unit, labels, help)
         }
     }
@@ -79,7 +79,7 @@ impl Family {
         help: &'static str,
     ) -> Self {
         Self {
-            kind: Kind::Histogram,
+            kind: MetricKind::Histogram,
             ..Self::counter(name, unit, labels, help)
         }
     }

@@ -16,10 +16,10 @@ mod turn;
 mod write;
 
 pub use buffers::{Buffer, Buffers, scratch};
-pub use dial::{Connecting, DialError, Network, Target, TlsFailure, dial};
+pub use dial::{Connecting, DialError, DialTarget, Network, TlsFailure, dial};
 pub use linger::{LINGER, Linger, close};
 pub use memory::Wire;
-pub use proxy_header::{Ends, Known, ProxyVersion, exercise_proxy_header, proxy_header};
+pub use proxy_header::{ConnectionEnds, Known, ProxyVersion, exercise_proxy_header, proxy_header};
 pub use relay::{Closed, Relay};
 pub use socket::{Detached, Socket};
 pub use timer::{Expired, LATE, Timer, Timers};

@@ -1,4 +1,4 @@
-//! What one exchange was: the only source of its metric, span and log line.
+//! The record of one exchange: the only source of its metric, span and log line.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

@@ -39,7 +39,7 @@ pub struct Match {
     pub attributes: Vec<(String, Text)>,
     /// The kind and the text of a name in the client's certificate; a client without a name of that
     /// kind fails the condition.
-    pub identity: Option<(identity::Kind, Text)>,
+    pub identity: Option<(identity::IdentityKind, Text)>,
     /// Networks, one of which the caller's address must be in; empty = any address.
     pub sources: Vec<Cidr>,
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::discovery::{Condition, Destination, Pattern, Rule, Rules, Subject};
+use crate::discovery::{Condition, Pattern, Rule, RuleDestination, Rules, Subject};
 use crate::endpoint::Endpoint;
 
 /// Destinations of one rule, at most: those without endpoints are bits of a set.
@@ -195,7 +195,7 @@ impl Steering {
 }
 
 /// Draws a destination by weight, but none of `empty`.
-fn draw(destinations: &[Destination], empty: u64, random: u64) -> Option<usize> {
+fn draw(destinations: &[RuleDestination], empty: u64, random: u64) -> Option<usize> {
     let numbered = || {
         let taken = destinations.iter().enumerate().take(MAX_DESTINATIONS);
         taken.filter(|(at, each)| empty & (1 << at) == 0 && each.weight > 0)

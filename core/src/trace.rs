@@ -194,14 +194,14 @@ pub struct Attempted {
     /// When it ended.
     pub ended: Now,
     /// Who was asked.
-    pub target: Target,
+    pub target: SpanTarget,
     /// Why it failed, in a word; `None` for the last one, which ended as its exchange did.
     pub error: Option<&'static str>,
 }
 
 /// Whom an attempt asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum SpanTarget {
     /// An endpoint, with its cluster's name.
     Endpoint(SocketAddr, Arc<str>),
     /// Something that takes messages, and is no endpoint of ours: what it is, and where in it they go.

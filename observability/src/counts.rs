@@ -1,4 +1,4 @@
-//! What one worker counts of one series: plain loads and stores, since only its thread writes.
+//! Counters of one series in one worker: plain loads and stores, since only its thread writes.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};

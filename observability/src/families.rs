@@ -1,4 +1,4 @@
-//! What exchanges are counted as: calls, and the sessions and messages of protocols that have those.
+//! Families of metrics that exchanges are counted in: calls, and the sessions and messages of protocols that have those.
 
 mod mqtt;
 
@@ -11,17 +11,17 @@ use finback_core::metric::Family;
 use crate::counts::{End, Sums};
 use crate::lags;
 use crate::metrics::{Fill, Row, StatusName};
-use crate::sink::{Sink, Value};
+use crate::sink::{MetricSink, MetricValue};
 
 /// Puts all of them into a sink; a family without series as well, for that it is there is worth knowing.
-pub(crate) fn collect(rows: &[Row], status_name: StatusName, sink: &mut dyn Sink) {
+pub(crate) fn collect(rows: &[Row], status_name: StatusName, sink: &mut dyn MetricSink) {
     calls(rows, status_name, sink);
     mqtt::collect(rows, sink);
     tcp(rows, sink);
 }
 
 /// How far behind groups of consumers are, by listener.
-pub(crate) fn lags(listeners: &[(Arc<str>, lags::Sums)], sink: &mut dyn Sink) {
+pub(crate) fn lags(listeners: &[(Arc<str>, lags::Sums)], sink: &mut dyn MetricSink) {
     sink.family(
         const {
             &Family::gauge(
@@ -35,7 +35,7 @@ pub(crate) fn lags(listeners: &[(Arc<str>, lags::Sums)], sink: &mut dyn Sink) {
     );
     for (listener, sums) in listeners {
         for ((service, group), messages) in sums {
-            sink.series(&[listener, service, group], Value::Count(*messages));
+            sink.series(&[listener, service, group], MetricValue::Count(*messages));
         }
     }
 }
@@ -45,7 +45,7 @@ type Labels<'a> = Vec<&'a str>;
 
 /// One series for each outcome of each row.
 fn outcomes<'a>(
-    sink: &mut dyn Sink,
+    sink: &mut dyn MetricSink,
     family: &'static Family,
     rows: impl Iterator<Item = &'a Row>,
     labels: impl Fn(&'a Row) -> Labels<'a>,
@@ -59,14 +59,14 @@ fn outcomes<'a>(
         for (outcome, count) in sums {
             let mut labels = labels(row);
             labels.push(outcome);
-            sink.series(&labels, Value::Count(count));
+            sink.series(&labels, MetricValue::Count(count));
         }
     }
 }
 
 /// One series for each outcome and status of each row.
 fn statuses<'a>(
-    sink: &mut dyn Sink,
+    sink: &mut dyn MetricSink,
     family: &'static Family,
     rows: impl Iterator<Item = &'a Row>,
     labels: impl Fn(&'a Row) -> Labels<'a>,
@@ -82,7 +82,7 @@ fn statuses<'a>(
         for ((outcome, status), count) in sums {
             let mut labels = labels(row);
             labels.extend([outcome, &*status]);
-            sink.series(&labels, Value::Count(count));
+            sink.series(&labels, MetricValue::Count(count));
         }
     }
 }
@@ -100,11 +100,11 @@ const OTHER: &str = "(other)";
 
 /// One series for each row.
 fn each<'a>(
-    sink: &mut dyn Sink,
+    sink: &mut dyn MetricSink,
     family: &'static Family,
     rows: impl Iterator<Item = &'a Row>,
     labels: impl Fn(&'a Row) -> Labels<'a>,
-    value: impl Fn(&'a Sums) -> Value<'a>,
+    value: impl Fn(&'a Sums) -> MetricValue<'a>,
 ) {
     sink.family(family);
     for row in rows {
@@ -114,7 +114,7 @@ fn each<'a>(
 
 /// Bytes in both directions: what clients sent, and what they were sent.
 fn bytes<'a>(
-    sink: &mut dyn Sink,
+    sink: &mut dyn MetricSink,
     family: &'static Family,
     rows: impl Iterator<Item = &'a Row>,
     labels: impl Fn(&'a Row) -> Labels<'a>,
@@ -127,12 +127,12 @@ fn bytes<'a>(
         ] {
             let mut labels = labels(row);
             labels.push(direction);
-            sink.series(&labels, Value::Count(count));
+            sink.series(&labels, MetricValue::Count(count));
         }
     }
 }
 
-fn calls(rows: &[Row], status_name: StatusName, sink: &mut dyn Sink) {
+fn calls(rows: &[Row], status_name: StatusName, sink: &mut dyn MetricSink) {
     let own = || {
         let is_call = |row: &&Row| !matches!(row.name.protocol, mqtt::NAME | TCP);
         rows.iter().filter(is_call)
@@ -165,7 +165,7 @@ fn calls(rows: &[Row], status_name: StatusName, sink: &mut dyn Sink) {
         },
         own(),
         call_labels,
-        |sums| Value::Latencies(&sums.latencies),
+        |sums| MetricValue::Latencies(&sums.latencies),
     );
     each(
         sink,
@@ -179,7 +179,7 @@ fn calls(rows: &[Row], status_name: StatusName, sink: &mut dyn Sink) {
         },
         own(),
         call_labels,
-        |sums| Value::Count(sums.request_bytes),
+        |sums| MetricValue::Count(sums.request_bytes),
     );
     each(
         sink,
@@ -193,7 +193,7 @@ fn calls(rows: &[Row], status_name: StatusName, sink: &mut dyn Sink) {
         },
         own(),
         call_labels,
-        |sums| Value::Count(sums.response_bytes),
+        |sums| MetricValue::Count(sums.response_bytes),
     );
 }
 
@@ -205,7 +205,7 @@ fn call_labels(row: &Row) -> Labels<'_> {
 /// A connection passed through is no call: nobody knows what is said on it.
 const TCP: &str = "tcp";
 
-fn tcp(rows: &[Row], sink: &mut dyn Sink) {
+fn tcp(rows: &[Row], sink: &mut dyn MetricSink) {
     let own = || rows.iter().filter(|row| row.name.protocol == TCP);
     fn labels(row: &Row) -> Labels<'_> {
         vec![&row.listener, &row.name.service]
@@ -235,7 +235,7 @@ fn tcp(rows: &[Row], sink: &mut dyn Sink) {
         },
         own(),
         labels,
-        |sums| Value::Latencies(&sums.latencies),
+        |sums| MetricValue::Latencies(&sums.latencies),
     );
     bytes(
         sink,
@@ -256,7 +256,7 @@ fn tcp(rows: &[Row], sink: &mut dyn Sink) {
 type FillOf = fn(&Fill) -> u64;
 
 /// How full the series of exchanges are: what is beyond a bound is counted as `(other)`.
-pub(crate) fn series(fill: &[Fill], sink: &mut dyn Sink) {
+pub(crate) fn series(fill: &[Fill], sink: &mut dyn MetricSink) {
     let families: [(&'static Family, FillOf); 3] = [
         (
             const {
@@ -296,7 +296,7 @@ pub(crate) fn series(fill: &[Fill], sink: &mut dyn Sink) {
         sink.family(family);
         for own in fill {
             let listener: &Arc<str> = &own.listener;
-            sink.series(&[listener], Value::Count(value(own)));
+            sink.series(&[listener], MetricValue::Count(value(own)));
         }
     }
 }

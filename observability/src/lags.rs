@@ -1,4 +1,4 @@
-//! How far behind groups of consumers are, as answers to their fetches tell.
+//! Consumer lag, how far behind groups of consumers are, as answers to their fetches tell.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;

@@ -13,5 +13,5 @@ mod watchers;
 
 pub use metrics::{Metrics, StatusName, Totals};
 pub use prometheus::Page;
-pub use sink::{BOUNDS, Latencies, Sink, Value};
+pub use sink::{BOUNDS, Latencies, MetricSink, MetricValue};
 pub use watchers::{NO_SUCCESS, Watched, Watcher, Watchers, Watching};

@@ -11,7 +11,7 @@ use finback_core::text;
 use crate::counts::{Counts, Sums};
 use crate::families;
 use crate::lags::{self, Lags, Latest};
-use crate::sink::Sink;
+use crate::sink::MetricSink;
 
 /// Series that one listener may have, over all workers; what comes beyond is counted as the service
 /// `(other)`. The bound is each listener's own, so that callers of one do not blind another.
@@ -189,7 +189,7 @@ impl Metrics {
     }
 
     /// Puts everything that was recorded into a sink.
-    pub fn collect(&self, sink: &mut dyn Sink) {
+    pub fn collect(&self, sink: &mut dyn MetricSink) {
         families::collect(&self.rows(), self.status_name, sink);
         families::lags(&self.lags(), sink);
         families::series(&self.fill(), sink);

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use finback_core::metric::Family;
 
-use crate::sink::{BOUNDS, Latencies, Sink, Value};
+use crate::sink::{BOUNDS, Latencies, MetricSink, MetricValue};
 
 /// A page of metrics.
 #[derive(Default)]
@@ -57,7 +57,7 @@ impl Page {
     }
 }
 
-impl Sink for Page {
+impl MetricSink for Page {
     fn family(&mut self, family: &'static Family) {
         let (name, kind) = (family.name, family.kind.name());
         let _ = writeln!(
@@ -68,12 +68,12 @@ impl Sink for Page {
         self.family = Some(family);
     }
 
-    fn series(&mut self, labels: &[&str], value: Value<'_>) {
+    fn series(&mut self, labels: &[&str], value: MetricValue<'_>) {
         let Some(family) = self.family else { return };
         match value {
-            Value::Count(count) => self.sample(family, "", labels, "", count as f64),
-            Value::Number(number) => self.sample(family, "", labels, "", number),
-            Value::Latencies(latencies) => self.histogram(family, labels, latencies),
+            MetricValue::Count(count) => self.sample(family, "", labels, "", count as f64),
+            MetricValue::Number(number) => self.sample(family, "", labels, "", number),
+            MetricValue::Latencies(latencies) => self.histogram(family, labels, latencies),
         }
     }
 }
@@ -104,8 +104,8 @@ mod tests {
         static ANY: Family = Family::gauge("m", "1", &["l"], "Any.");
         let mut page = Page::default();
         page.family(&ANY);
-        page.series(&["a\"b\\c\nd"], Value::Number(1.5));
-        page.series(&["a\r\0\u{1b}\u{85}\u{2028}z"], Value::Number(1.5));
+        page.series(&["a\"b\\c\nd"], MetricValue::Number(1.5));
+        page.series(&["a\r\0\u{1b}\u{85}\u{2028}z"], MetricValue::Number(1.5));
         assert_eq!(
             page.into_text(),
             "# HELP m Any.\n# TYPE m gauge\n\
@@ -124,7 +124,7 @@ mod tests {
         }
         let mut page = Page::default();
         page.family(&TIMES);
-        page.series(&["x"], Value::Latencies(&latencies));
+        page.series(&["x"], MetricValue::Latencies(&latencies));
         let text = page.into_text();
         for line in [
             "t_seconds_bucket{l=\"x\",le=\"0.00005\"} 1",

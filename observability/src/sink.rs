@@ -1,4 +1,4 @@
-//! What metrics are written into: one walk over all of them feeds every exporter, so that all show
+//! The sink of metrics: one walk over all of them feeds every exporter, so that all show
 //! the same numbers.
 
 use finback_core::metric::Family;
@@ -62,7 +62,7 @@ impl Latencies {
 
 /// The number of one series.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Value<'a> {
+pub enum MetricValue<'a> {
     /// A whole number.
     Count(u64),
     /// Any number.
@@ -72,19 +72,19 @@ pub enum Value<'a> {
 }
 
 /// An exporter.
-pub trait Sink {
+pub trait MetricSink {
     /// Begins a metric: its series follow. Each metric is begun once.
     fn family(&mut self, family: &'static Family);
 
     /// A series of the metric that was begun last: the values of its labels, in the order of the
     /// family's, and its number.
-    fn series(&mut self, labels: &[&str], value: Value<'_>);
+    fn series(&mut self, labels: &[&str], value: MetricValue<'_>);
 }
 
 /// What helps to fill a sink.
-impl dyn Sink + '_ {
+impl dyn MetricSink + '_ {
     /// A metric without labels.
-    pub fn single(&mut self, family: &'static Family, value: Value<'_>) {
+    pub fn single(&mut self, family: &'static Family, value: MetricValue<'_>) {
         self.family(family);
         self.series(&[], value);
     }

@@ -15,15 +15,15 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use finback_core::metric::{Family, Kind};
+use finback_core::metric::{Family, MetricKind};
 
-use crate::sink::{Latencies, Sink, Value};
+use crate::sink::{Latencies, MetricSink, MetricValue};
 use line::Lines;
 pub use link::Link;
 
 /// Where the server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Destination {
+pub enum StatsdServer {
     /// `host:port`, over UDP.
     Udp(String),
     /// A socket of datagrams in the file system.
@@ -32,7 +32,7 @@ pub enum Destination {
 
 /// How labels are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum StatsdFormat {
     /// Their values are parts of the name, as Etsy's server and Graphite know names.
     Plain,
     /// They are tags, as Datadog's agent and its likes know them.
@@ -43,9 +43,9 @@ pub enum Format {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Where to.
-    pub destination: Destination,
+    pub destination: StatsdServer,
     /// How labels are told.
-    pub format: Format,
+    pub format: StatsdFormat,
     /// What every name begins with; may be empty.
     pub prefix: String,
     /// How often.
@@ -104,7 +104,7 @@ struct Undo {
 
 impl Sent {
     /// Takes everything so far as sent: what begins to be sent now tells of what happens from now on.
-    pub fn skip(&mut self, walk: impl FnOnce(&mut dyn Sink)) {
+    pub fn skip(&mut self, walk: impl FnOnce(&mut dyn MetricSink)) {
         walk(&mut Skip {
             sent: self,
             family: None,
@@ -121,7 +121,7 @@ impl Sent {
         settings: &Settings,
         link: &mut Link,
         packets: &Packets,
-        walk: impl FnOnce(&mut dyn Sink),
+        walk: impl FnOnce(&mut dyn MetricSink),
     ) -> io::Result<()> {
         self.round += 1;
         link.rested();
@@ -182,21 +182,21 @@ struct Skip<'a> {
     family: Option<&'static Family>,
 }
 
-impl Sink for Skip<'_> {
+impl MetricSink for Skip<'_> {
     fn family(&mut self, family: &'static Family) {
         self.family = Some(family);
     }
 
-    fn series(&mut self, labels: &[&str], value: Value<'_>) {
+    fn series(&mut self, labels: &[&str], value: MetricValue<'_>) {
         let Some(family) = self.family else { return };
         let mut key = String::new();
         key_of(&mut key, family, labels);
         match value {
-            Value::Count(now) if family.kind == Kind::Counter => {
+            MetricValue::Count(now) if family.kind == MetricKind::Counter => {
                 self.note(key, now);
             }
-            Value::Count(_) | Value::Number(_) => {}
-            Value::Latencies(now) => {
+            MetricValue::Count(_) | MetricValue::Number(_) => {}
+            MetricValue::Latencies(now) => {
                 for (part, value) in parts(now) {
                     self.note(format!("{key}\0{part}"), value);
                 }
@@ -233,25 +233,25 @@ struct Round<'a> {
     sent: &'a mut Sent,
 }
 
-impl Sink for Round<'_> {
+impl MetricSink for Round<'_> {
     fn family(&mut self, family: &'static Family) {
         self.family = Some(family);
     }
 
-    fn series(&mut self, labels: &[&str], value: Value<'_>) {
+    fn series(&mut self, labels: &[&str], value: MetricValue<'_>) {
         let Some(family) = self.family else { return };
         if self.failed.is_some() {
             return;
         }
         key_of(&mut self.key, family, labels);
         match value {
-            Value::Count(now) if family.kind == Kind::Counter => {
+            MetricValue::Count(now) if family.kind == MetricKind::Counter => {
                 self.counter(family, labels, "", now);
             }
             // StatsD's counters are sums of whole numbers: of others it is told where they stand.
-            Value::Count(now) => self.gauge(family, labels, "", now as f64),
-            Value::Number(now) => self.gauge(family, labels, "", now),
-            Value::Latencies(now) => self.latencies(family, labels, now),
+            MetricValue::Count(now) => self.gauge(family, labels, "", now as f64),
+            MetricValue::Number(now) => self.gauge(family, labels, "", now),
+            MetricValue::Latencies(now) => self.latencies(family, labels, now),
         }
     }
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use finback_core::frame::Names;
 use finback_core::trace::{
-    Called, Field, Finished, Incoming, Note, Outgoing, Read, SpanId, Spans, Target, Tracer,
+    Called, Field, Finished, Incoming, Note, Outgoing, Read, SpanId, SpanTarget, Spans, Tracer,
 };
 
 use conventions::Kind;
@@ -29,9 +29,9 @@ use otlp::Ids;
 use span::Exported;
 use templates::{Key, Templates};
 
-pub use conventions::{ATTRIBUTES, Protocol, StatusName, System};
-pub use export::{Collector, Counts, Encoding, Exporter, Headers, Settings, Tls};
-pub use formats::{Format, Formats, SofaKeys, Spelling, begun, exercise};
+pub use conventions::{ATTRIBUTES, ProtocolConventions, SpanStatus, System};
+pub use export::{Collector, Counts, Encoding, ExportTls, Exporter, Headers, Settings};
+pub use formats::{ContextFormat, Formats, SofaKeys, Spelling, begun, exercise};
 
 /// The longest value of a note, in bytes: clients choose what stands there.
 const LONGEST: usize = 512;
@@ -43,7 +43,7 @@ pub struct Traces {
     /// The formats of contexts.
     pub formats: Arc<Formats>,
     /// How each protocol is traced.
-    pub protocols: Arc<HashMap<&'static str, Protocol>>,
+    pub protocols: Arc<HashMap<&'static str, ProtocolConventions>>,
 }
 
 impl fmt::Debug for Traces {
@@ -56,7 +56,7 @@ impl fmt::Debug for Traces {
 
 impl Tracer for Traces {
     fn spans(&self, worker: usize, called: &Called<'_>) -> Arc<dyn Spans> {
-        const UNKNOWN: Protocol = Protocol {
+        const UNKNOWN: ProtocolConventions = ProtocolConventions {
             system: System::Connection,
             spelling: Spelling {
                 skywalking: "",
@@ -181,7 +181,7 @@ impl SpansOf {
             };
             let is_ordinary = number == 0 && attempt.error.is_none() && finished.notes.is_empty();
             match &attempt.target {
-                Target::Endpoint(endpoint, cluster) if is_ordinary => {
+                SpanTarget::Endpoint(endpoint, cluster) if is_ordinary => {
                     let key = Key {
                         client: true,
                         peer: Some(*endpoint),
@@ -197,7 +197,7 @@ impl SpansOf {
                     };
                     templates.put(&key, &ids, out, write);
                 }
-                Target::Endpoint(..) | Target::Destination(..) => write(out),
+                SpanTarget::Endpoint(..) | SpanTarget::Destination(..) => write(out),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Who looks at single exchanges: access logs, taps. Each record is counted, and shown to all of them.
+//! Observers of single exchanges: access logs, taps. Each record is counted, and shown to all of them.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};

@@ -10,7 +10,7 @@ mod mirror;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use crate::layout::Layout;
+use crate::layout::LayoutKind;
 use crate::layout::write::Entry;
 use crate::merged::{agreed, merged};
 use crate::offer::{Offer, Provider, WEIGHT};
@@ -25,9 +25,9 @@ const APPLICATION: &str = "finback";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bridge {
     /// The registry and layout that are mirrored.
-    pub from: (String, Layout),
+    pub from: (String, LayoutKind),
     /// Those that they are mirrored into.
-    pub to: (String, Layout),
+    pub to: (String, LayoutKind),
     /// Names of services, each exact or with a `*` at its end.
     pub services: Vec<String>,
     /// What consumers shall connect to; `None` for the providers themselves.
@@ -87,8 +87,7 @@ impl Bridge {
 
     /// The labels to write: in a URL they are parameters that the original has itself.
     fn labels(&self, same: bool, labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
-        let has_url = matches!(self.to.1.framework(), Layout::Dubbo | Layout::Sofa);
-        if same && has_url {
+        if same && self.to.1.conventions().has_url {
             return BTreeMap::new();
         }
         labels
@@ -129,7 +128,7 @@ impl Bridge {
             let maps = alike.iter().map(|provider| of(provider).to_map());
             maps.collect::<Vec<_>>()
         };
-        let labels = merged(Layout::Native, &texts(|provider| &provider.labels));
+        let labels = merged(LayoutKind::Native, &texts(|provider| &provider.labels));
         let same = alike.iter().all(|own| self.is_same_framework(own));
         Entry {
             service: service.to_owned(),
@@ -160,7 +159,7 @@ mod tests {
     fn provider(address: &str, origin: Option<&str>) -> Provider {
         Provider {
             address: address.parse().unwrap_or(([0, 0, 0, 0], 0).into()),
-            layout: Layout::Sofa,
+            layout: LayoutKind::Sofa,
             protocol: "bolt".to_owned(),
             version: String::new(),
             group: String::new(),
@@ -173,9 +172,9 @@ mod tests {
         }
     }
 
-    fn bridge(to: Layout, address: Option<SocketAddr>) -> Bridge {
+    fn bridge(to: LayoutKind, address: Option<SocketAddr>) -> Bridge {
         Bridge {
-            from: ("zk".to_owned(), Layout::Sofa),
+            from: ("zk".to_owned(), LayoutKind::Sofa),
             to: ("etcd".to_owned(), to),
             services: vec!["com.acme.*".to_owned(), "a.B".to_owned()],
             address,
@@ -189,12 +188,12 @@ mod tests {
             provider("10.0.0.2:1", None),
             provider("10.0.0.3:1", Some("etcd")),
         ];
-        Offer::new(Layout::Sofa, true, providers.map(Arc::new).into())
+        Offer::new(LayoutKind::Sofa, true, providers.map(Arc::new).into())
     }
 
     #[test]
     fn what_a_bridge_brought_is_not_mirrored_on() {
-        let entries = bridge(Layout::Sofa, None).entries("a.B", &offer());
+        let entries = bridge(LayoutKind::Sofa, None).entries("a.B", &offer());
         let hosts: Vec<&str> = entries.iter().map(|entry| &*entry.host).collect();
         assert_eq!(hosts, ["10.0.0.1", "10.0.0.2"]);
         assert!(entries.iter().all(|e| e.origin.as_deref() == Some("zk")));
@@ -205,7 +204,7 @@ mod tests {
     #[test]
     fn our_own_address_stands_once_for_all_providers() {
         let own = Some(([10, 9, 9, 9], 12220).into());
-        let entries = bridge(Layout::Dubbo, own).entries("a.B", &offer());
+        let entries = bridge(LayoutKind::Dubbo, own).entries("a.B", &offer());
         assert_eq!(entries.len(), 1);
         assert_eq!((&*entries[0].host, entries[0].port), ("10.9.9.9", 12220));
         assert!(entries[0].parameters.is_empty());
@@ -213,7 +212,7 @@ mod tests {
 
     #[test]
     fn services_are_chosen_by_name_or_beginning() {
-        let bridge = bridge(Layout::Sofa, None);
+        let bridge = bridge(LayoutKind::Sofa, None);
         assert!(bridge.takes("com.acme.Pay") && bridge.takes("a.B"));
         assert!(!bridge.takes("a.Bc") && !bridge.takes("com.other"));
     }

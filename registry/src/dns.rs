@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use finback_core::discovery::{Instance, Lookup, Sink, Snapshot};
+use finback_core::discovery::{Instance, Lookup, Snapshot, SnapshotSink};
 use tokio::runtime::Handle;
 
 use crate::names::Resolver;
@@ -50,7 +50,7 @@ impl Dns {
     /// Delivers a snapshot now and with each change of the name's addresses. A name that cannot
     /// be resolved any more keeps those it had; one that never could has none, and nobody waits
     /// for it.
-    pub(crate) async fn follow(&self, lookup: &Lookup, sink: &dyn Sink) {
+    pub(crate) async fn follow(&self, lookup: &Lookup, sink: &dyn SnapshotSink) {
         let Some((host, port)) = host_and_port(&lookup.service, self.port) else {
             return sink.update(Snapshot::default());
         };

@@ -18,14 +18,14 @@ use tokio::task::AbortHandle;
 
 use crate::disk::{Disk, Key};
 use crate::layout::rules::Centre;
-use crate::layout::{Drafts, Layout, Reading, Roots};
+use crate::layout::{Drafts, LayoutKind, Roots, ServiceWatch};
 use crate::lock;
 use crate::metadata::Metadata;
 use crate::names::Resolver;
 use crate::offer::Offer;
 use crate::remembered::Remembered;
 use crate::store::Store;
-use guard::Guard;
+use guard::EmptyProtection;
 use hosts::Hosts;
 use state::{Counts, State};
 
@@ -77,11 +77,11 @@ struct Earlier {
 /// The feeds of services, only for as long as they are followed.
 type Followers = HashMap<Name, Weak<Feed>>;
 /// What tells them apart.
-type Name = (Layout, String);
+type Name = (LayoutKind, String);
 
 /// A service followed for as long as this lives.
 pub(crate) struct Feed {
-    pub(crate) layout: Layout,
+    pub(crate) layout: LayoutKind,
     offers: watch::Receiver<Option<Arc<Offer>>>,
     state: Arc<State>,
     /// `None` for a service of a name that none can have.
@@ -108,7 +108,7 @@ impl Drop for Feed {
 
 impl Feed {
     /// The feed of a service that cannot be: its store is never asked.
-    fn unknown(layout: Layout) -> Self {
+    fn unknown(layout: LayoutKind) -> Self {
         let (_, offers) = watch::channel(Some(Arc::new(Offer::new(layout, false, Vec::new()))));
         Self {
             layout,
@@ -191,7 +191,7 @@ impl Feeds {
     }
 
     /// The feed of a service, begun if need be.
-    pub(crate) fn feed(&self, layout: Layout, service: &str) -> Arc<Feed> {
+    pub(crate) fn feed(&self, layout: LayoutKind, service: &str) -> Arc<Feed> {
         if !layout.is_name(service) {
             return Arc::new(Feed::unknown(layout));
         }
@@ -215,7 +215,7 @@ impl Feeds {
         &self.counts
     }
 
-    fn begin(&self, layout: Layout, service: &str) -> Feed {
+    fn begin(&self, layout: LayoutKind, service: &str) -> Feed {
         let (offers, receiver) = watch::channel(None);
         let state = Arc::new(State::new(&self.counts));
         let follower = Box::new(Follower {
@@ -229,11 +229,11 @@ impl Feeds {
             turns: self.turns.clone(),
             hosts: Hosts::new(&self.resolver),
             begun: Instant::now(),
-            guard: Guard::new(self.protection),
+            guard: EmptyProtection::new(self.protection),
             state: state.clone(),
             offers,
         });
-        let reading = Reading::begin(
+        let reading = ServiceWatch::begin(
             &self.store,
             &self.roots,
             &self.metadata,
@@ -241,7 +241,7 @@ impl Feeds {
             layout,
             service,
         );
-        let running = self.handle.spawn(follower.run(Box::new(reading)));
+        let running = self.handle.spawn(follower.run(reading));
         Feed {
             layout,
             offers: receiver,
@@ -270,7 +270,7 @@ impl Default for Turns {
 
 impl Turns {
     /// What a service's places say now, if all of it is known.
-    async fn read(&self, reading: &mut Reading) -> Option<Drafts> {
+    async fn read(&self, reading: &mut ServiceWatch) -> Option<Drafts> {
         let is_alone = lock(&self.last).is_none_or(|last| last.elapsed() >= ALONE);
         if is_alone {
             // Nobody waits behind it, and a thread that rests is woken once.
@@ -283,7 +283,7 @@ impl Turns {
         drafts
     }
 
-    fn look(&self, reading: &mut Reading) -> Option<Drafts> {
+    fn look(&self, reading: &mut ServiceWatch) -> Option<Drafts> {
         let drafts = reading.latest();
         *lock(&self.last) = Some(Instant::now());
         drafts
@@ -298,14 +298,14 @@ struct Follower {
     turns: Arc<Turns>,
     hosts: Hosts,
     begun: Instant,
-    guard: Guard,
+    guard: EmptyProtection,
     state: Arc<State>,
     offers: watch::Sender<Option<Arc<Offer>>>,
 }
 
 impl Follower {
-    /// Both are boxed: a task keeps room for its arguments twice.
-    async fn run(mut self: Box<Self>, mut reading: Box<Reading>) {
+    /// Boxed: a task keeps room for its arguments twice.
+    async fn run(mut self: Box<Self>, mut reading: ServiceWatch) {
         // Boxed: what is over soon shall not take room for as long as the service is followed.
         Box::pin(self.start_from_disk(&mut reading)).await;
         let mut unreadable = 0;
@@ -342,7 +342,7 @@ impl Follower {
 
     /// Offers what was known in an earlier run if the store does not answer, takes its time, or
     /// lets us read nothing.
-    async fn start_from_disk(&mut self, reading: &mut Reading) {
+    async fn start_from_disk(&mut self, reading: &mut ServiceWatch) {
         let Some(earlier) = self.earlier.clone() else {
             return;
         };
@@ -389,7 +389,7 @@ impl Follower {
             centre,
             ..
         } = earlier;
-        let mut reading = Reading::begin(store, roots, metadata, centre, layout, service);
+        let mut reading = ServiceWatch::begin(store, roots, metadata, centre, layout, service);
         let found = async {
             loop {
                 if let Some(drafts) = reading.latest() {
@@ -413,7 +413,7 @@ impl Follower {
     }
 
     /// Takes what the store says, unless that is no answer.
-    fn consider(&mut self, drafts: Drafts, reading: &mut Reading) {
+    fn consider(&mut self, drafts: Drafts, reading: &mut ServiceWatch) {
         let (listed, drafted) = (drafts.listed, drafts.drafts.len());
         let refused = drafts.refused && listed == 0;
         let has_some = |offer: &Option<Arc<Offer>>| {

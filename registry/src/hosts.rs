@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use finback_core::discovery::{Instance, Lookup, Sink, Snapshot};
+use finback_core::discovery::{Instance, Lookup, Snapshot, SnapshotSink};
 use futures_util::future::select_all;
 use tokio::runtime::Handle;
 
@@ -72,7 +72,7 @@ impl Hosts {
     }
 
     /// Delivers a snapshot when it is known of each name whether it resolves, and with each change.
-    pub(crate) async fn follow(&self, lookup: &Lookup, sink: &dyn Sink) {
+    pub(crate) async fn follow(&self, lookup: &Lookup, sink: &dyn SnapshotSink) {
         let Some((resolver, cluster)) = self.clusters.get(&*lookup.service) else {
             return sink.update(Snapshot::default());
         };
@@ -149,7 +149,7 @@ mod tests {
 
     struct Told(Sender<Snapshot>);
 
-    impl Sink for Told {
+    impl SnapshotSink for Told {
         fn update(&self, snapshot: Snapshot) {
             let _ = self.0.send(snapshot);
         }

@@ -1,4 +1,4 @@
-//! Where frameworks keep a service, and how they write a provider.
+//! Layouts: where frameworks keep a service, and how they write a provider.
 
 pub(crate) mod application;
 mod draft;
@@ -8,30 +8,30 @@ mod dubbo_parts;
 mod exercise;
 mod grpc;
 mod native;
+mod reading;
 pub(crate) mod rules;
 mod sofa;
-pub(crate) mod spring;
-pub(crate) mod terms;
+mod spring;
+mod terms;
 pub(crate) mod url;
 pub(crate) mod write;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use finback_core::discovery::{Lane, Lookup};
+use finback_core::discovery::{Lane, Lookup, Terms};
 use finback_core::frame::NAME_LIMIT;
 use serde::{Deserialize, Serialize};
 
-use crate::disk::Disk;
-use crate::metadata::Metadata;
 use crate::offer::Provider;
-use crate::store::{Answer, Bell, Followed, Query, Store, changed, is_segment};
+use crate::store::{Query, is_segment};
 use crate::texts::Texts;
+#[cfg(test)]
 use draft::Cached;
 pub(crate) use draft::{Draft, Drafts};
-use dubbo_parts::DubboParts;
 pub(crate) use exercise::{exercise_instance, exercise_rules, exercise_url};
-use rules::Centre;
+pub(crate) use reading::{Directory, ServiceWatch};
+use reading::{EntryReader, Reader, ServiceQuery};
+use write::{Entry, WriteTo, Written};
 
 /// Parameters of a provider that become labels, and the labels' names.
 const LABELS: &[(&str, &str)] = &[
@@ -56,10 +56,10 @@ pub(crate) const PATH: &str = "finback.path";
 /// The parameter that holds what else an instance says of itself, as it wrote it.
 pub(crate) const DETAILS: &str = "finback.details";
 
-/// A framework's way to keep services.
+/// Which layout: the key by which configuration, feeds and snapshots on disk know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Layout {
+pub enum LayoutKind {
     /// Dubbo, interface and application level together.
     Dubbo,
     /// Dubbo's application level alone.
@@ -74,15 +74,121 @@ pub enum Layout {
     Native,
 }
 
-/// All layouts by name.
-const ALL: &[(&str, Layout)] = &[
-    ("dubbo", Layout::Dubbo),
-    ("dubbo-app", Layout::DubboApp),
-    ("sofa", Layout::Sofa),
-    ("spring", Layout::Spring),
-    ("grpc", Layout::Grpc),
-    ("native", Layout::Native),
+/// All layouts by name: each is a file beside this one and a row here.
+const ALL: &[(&str, LayoutKind, &dyn Layout)] = &[
+    ("dubbo", LayoutKind::Dubbo, &dubbo::BothLevels),
+    (
+        "dubbo-app",
+        LayoutKind::DubboApp,
+        &dubbo_app::ApplicationLevel,
+    ),
+    ("sofa", LayoutKind::Sofa, &sofa::Sofa),
+    ("spring", LayoutKind::Spring, &spring::Spring),
+    ("grpc", LayoutKind::Grpc, &grpc::Grpc),
+    ("native", LayoutKind::Native, &native::Native),
 ];
+
+/// A framework's way to keep services: where they are, how a provider is read there, whom it serves, and how one
+/// is written. Only `follow` asks a store; all else is pure.
+///
+/// What `write` writes, the reader of `follow` reads as the same provider, and so do the framework's own consumers.
+pub(crate) trait Layout: Sync {
+    /// What holds for all of its services.
+    fn conventions(&self) -> &'static Conventions;
+
+    /// Where its services are; "" where they have no folder of their own.
+    fn root<'a>(&self, roots: &'a Roots) -> &'a str;
+
+    /// Whether a service may have this name, which is short enough.
+    fn is_name(&self, service: &str) -> bool {
+        is_segment(service)
+    }
+
+    /// What is followed below a root to know the names of all services.
+    fn directory(&self, root: &str) -> Vec<Query> {
+        vec![Query::Folders(root.into())]
+    }
+
+    /// The service that a folder below the root belongs to; `None` if it is of none.
+    fn service_in(&self, folder: &str) -> Option<String> {
+        let first = folder.split('/').next().unwrap_or_default();
+        (!first.is_empty()).then(|| first.to_owned())
+    }
+
+    /// Begins to read one service.
+    fn follow(&self, service: &ServiceQuery<'_>) -> Box<dyn Reader>;
+
+    /// How far a provider serves what is looked up; `None` if it does not.
+    fn fit(&self, lookup: &Lookup, provider: &Provider) -> Option<Fit>;
+
+    /// What callers of a provider that was looked up so have to do; `None` if nothing.
+    fn terms(&self, _lookup: &Lookup, _provider: &Provider) -> Option<Terms> {
+        None
+    }
+
+    /// Has the labels of a registration of ours among the parameters that are written, where the framework's
+    /// consumers look for them there.
+    fn describe(
+        &self,
+        _parameters: &mut BTreeMap<String, String>,
+        _labels: &BTreeMap<String, String>,
+    ) {
+    }
+
+    /// Where and what to write for an entry. `also` are further services of the same instance, which only Dubbo's
+    /// application level puts together.
+    fn write(&self, to: &WriteTo<'_>, entry: &Entry, also: &[Entry]) -> Written;
+}
+
+/// What holds for all services of a layout.
+pub(crate) struct Conventions {
+    /// What is usually spoken, as the framework calls it; "" where nothing is.
+    pub(crate) protocol: &'static str,
+    /// The layout that stands for all of the same framework, whose parameters mean the same.
+    pub(crate) framework: LayoutKind,
+    /// Whether a provider is written as a URL.
+    pub(crate) has_url: bool,
+    /// Whether an entry says more of a provider than we know how to write.
+    pub(crate) has_parameters: bool,
+    /// Parameters that come from elsewhere in a registration, or from what it is.
+    pub(crate) reserved: &'static [&'static str],
+    /// What consumers do with a provider that does not say.
+    pub(crate) unsaid: Unsaid,
+    /// The framework's own split of providers.
+    pub(crate) lane: fn() -> Option<Lane>,
+}
+
+/// What a framework's consumers do with a provider that does not say.
+pub(crate) struct Unsaid {
+    /// In milliseconds.
+    pub(crate) timeout: u64,
+    pub(crate) retries: i64,
+}
+
+impl Conventions {
+    /// Those of a layout without a framework.
+    const PLAIN: Self = Self {
+        protocol: "",
+        framework: LayoutKind::Native,
+        has_url: false,
+        has_parameters: false,
+        reserved: &[],
+        unsaid: Unsaid {
+            timeout: 1000,
+            retries: 2,
+        },
+        lane: || None,
+    };
+}
+
+/// How far a provider serves what is looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fit {
+    /// It is registered for the protocol that is looked up.
+    Exact,
+    /// It gives way to one that is.
+    Also,
+}
 
 /// Where layouts begin in a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,266 +217,62 @@ impl Default for Roots {
     }
 }
 
-impl Layout {
+impl LayoutKind {
     /// The layout of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         ALL.iter()
-            .find(|(own, _)| *own == name)
-            .map(|(_, layout)| *layout)
+            .find(|(own, ..)| *own == name)
+            .map(|(_, kind, _)| *kind)
     }
 
     /// Its name.
     #[must_use]
     pub fn name(self) -> &'static str {
-        ALL.iter()
-            .find(|(_, layout)| *layout == self)
-            .map_or("", |(name, _)| name)
-    }
-
-    /// The layout that stands for all of the same framework, whose parameters mean the same.
-    pub(crate) fn framework(self) -> Self {
-        match self {
-            Self::DubboApp => Self::Dubbo,
-            other => other,
-        }
+        self.row().0
     }
 
     /// The names of all.
     #[must_use]
     pub fn names() -> Vec<&'static str> {
-        ALL.iter().map(|(name, _)| *name).collect()
+        ALL.iter().map(|(name, ..)| *name).collect()
     }
 
     /// Whether a service may have this name: one that no registry can have is not asked for.
     #[must_use]
     pub fn is_name(self, service: &str) -> bool {
-        let fits = service.len() <= NAME_LIMIT;
-        fits && match self {
-            // Encoded it is a folder, and as it is a part of other paths.
-            Self::Dubbo | Self::DubboApp => {
-                is_segment(service) && url::encode(service).len() <= NAME_LIMIT
-            }
-            Self::Sofa | Self::Spring | Self::Native => is_segment(service),
-            // A target is a path.
-            Self::Grpc => service.split('/').all(is_segment),
-        }
+        service.len() <= NAME_LIMIT && self.layout().is_name(service)
     }
 
-    /// Where its services are.
-    pub(crate) fn root(self, roots: &Roots) -> &str {
-        match self {
-            Self::Dubbo | Self::DubboApp => &roots.dubbo,
-            Self::Sofa => &roots.sofa,
-            Self::Spring => &roots.services,
-            Self::Grpc => &roots.grpc,
-            Self::Native => &roots.native,
-        }
+    /// What is usually spoken by its services, as the framework calls it; "" where nothing is.
+    #[must_use]
+    pub fn usual_protocol(self) -> &'static str {
+        self.conventions().protocol
     }
 
-    /// The framework's own split of providers.
-    pub(crate) fn lane(self) -> Option<Lane> {
-        matches!(self, Self::Dubbo | Self::DubboApp).then(|| Lane {
-            attribute: "dubbo.tag".to_owned(),
-            label: "tag".to_owned(),
-            ruled: BTreeMap::new(),
-            level: Some('|'),
-            force_attribute: Some("dubbo.force.tag".to_owned()),
-        })
+    /// The layout that stands for all of the same framework, whose parameters mean the same.
+    #[must_use]
+    pub fn framework(self) -> Self {
+        self.conventions().framework
     }
 
-    /// Whether a provider is registered for the protocol that is looked up.
-    pub(crate) fn is_registered_for(self, lookup: &Lookup, provider: &Provider) -> bool {
-        match self {
-            Self::Dubbo | Self::DubboApp => provider.protocol == dubbo::wanted_protocol(lookup),
-            Self::Sofa | Self::Spring | Self::Grpc | Self::Native => false,
-        }
+    /// How its services are kept.
+    pub(crate) fn layout(self) -> &'static dyn Layout {
+        self.row().2
     }
 
-    /// Whether a provider serves what is looked up.
-    pub(crate) fn serves(self, lookup: &Lookup, provider: &Provider) -> bool {
-        match self {
-            Self::Dubbo | Self::DubboApp => dubbo::serves(lookup, provider),
-            // `version` is a constant there, not the service's version: consumers ignore it too.
-            Self::Sofa => *provider.group == *lookup.group,
-            Self::Spring | Self::Grpc => true,
-            Self::Native => {
-                let serves = |own: &str, wanted: &str| own.is_empty() || own == wanted;
-                serves(&provider.version, &lookup.version) && serves(&provider.group, &lookup.group)
-            }
-        }
-    }
-}
-
-/// Follows one service in a store.
-pub(crate) struct Reading {
-    service: String,
-    parts: Parts,
-    /// Rings when any of them changes.
-    bell: Bell,
-}
-
-enum Parts {
-    /// One place holds everything, of which each entry is read alone.
-    Single(Followed, Cached, fn(&str, &[u8]) -> draft::Read),
-    Dubbo(Box<DubboParts>),
-    Spring(Box<spring::Spellings>),
-}
-
-impl Reading {
-    pub(crate) fn begin(
-        store: &Arc<Store>,
-        roots: &Arc<Roots>,
-        metadata: &Metadata,
-        centre: &Arc<Centre>,
-        layout: Layout,
-        service: &str,
-    ) -> Self {
-        let bell = Bell::default();
-        let single =
-            |query, read| Parts::Single(store.follow(query, &bell), Cached::default(), read);
-        let parts = match layout {
-            Layout::Dubbo | Layout::DubboApp => Parts::Dubbo(Box::new(DubboParts::begin(
-                store, roots, metadata, centre, layout, service, &bell,
-            ))),
-            Layout::Sofa => single(
-                Query::Names(sofa::providers(roots, service).into()),
-                sofa::read,
-            ),
-            Layout::Spring => Parts::Spring(Box::new(spring::Spellings::begin(
-                store, roots, service, &bell,
-            ))),
-            Layout::Grpc => single(
-                Query::Entries(grpc::target(roots, service).into()),
-                grpc::read,
-            ),
-            Layout::Native => single(
-                Query::Entries(native::providers(roots, service).into()),
-                native::read,
-            ),
-        };
-        Self {
-            service: service.to_owned(),
-            parts,
-            bell,
-        }
+    pub(crate) fn conventions(self) -> &'static Conventions {
+        self.layout().conventions()
     }
 
-    /// What is there now, if all of it is known.
-    pub(crate) fn latest(&mut self) -> Option<Drafts> {
-        match &mut self.parts {
-            Parts::Single(followed, cached, read) => {
-                let answer = followed.latest()?;
-                Some(Drafts::again(cached, Some(&answer), *read))
-            }
-            Parts::Dubbo(parts) => parts.latest(&self.service),
-            Parts::Spring(spellings) => spellings.latest(),
-        }
-    }
-
-    /// Waits until something may have changed.
-    pub(crate) async fn changed(&mut self) {
-        match &mut self.parts {
-            Parts::Single(followed, ..) => changed(&self.bell, || followed.has_changed()).await,
-            Parts::Spring(spellings) => spellings.changed().await,
-            Parts::Dubbo(parts) => parts.changed(&self.bell).await,
-        }
-    }
-
-    /// Hands everything that it reads to the snapshots on disk, of a service that is worth a file
-    /// or is not.
-    pub(crate) fn save(&mut self, disk: &Disk, registry: &str, worth_it: bool) {
-        let mut all = Vec::new();
-        match &mut self.parts {
-            Parts::Single(followed, ..) => all.push(followed),
-            Parts::Spring(spellings) => spellings.followed(&mut all),
-            Parts::Dubbo(parts) => parts.followed(&mut all),
-        }
-        for followed in all {
-            followed.save(disk, registry, worth_it);
-        }
-    }
-}
-
-/// Follows the names of all services of a layout.
-pub(crate) struct Directory {
-    layout: Layout,
-    root: String,
-    followed: Vec<Followed>,
-    bell: Bell,
-}
-
-impl Directory {
-    pub(crate) fn begin(store: &Arc<Store>, roots: &Roots, layout: Layout) -> Self {
-        let root = layout.root(roots);
-        let mut queries = vec![Query::Folders(root.into())];
-        if matches!(layout, Layout::Dubbo | Layout::DubboApp) {
-            queries.push(Query::Names(format!("{root}/mapping").into()));
-        }
-        if layout == Layout::DubboApp {
-            queries.remove(0);
-        }
-        if root.is_empty() {
-            // Services without a common root cannot be told from anything else that is there.
-            queries.clear();
-        }
-        let bell = Bell::default();
-        let queries = queries.into_iter();
-        Self {
-            layout,
-            root: root.to_owned(),
-            followed: queries.map(|query| store.follow(query, &bell)).collect(),
-            bell,
-        }
-    }
-
-    /// The names now, if they are known.
-    pub(crate) fn latest(&mut self) -> Option<BTreeSet<String>> {
-        let mut names = BTreeSet::new();
-        // All are looked at, or one that is known would be told as new while another is not.
-        let answers: Vec<_> = self.followed.iter_mut().map(Followed::latest).collect();
-        for answer in answers {
-            if let Answer::Entries(entries) = answer? {
-                names.extend(
-                    entries
-                        .names()
-                        .filter_map(|name| service_in(self.layout, &name)),
-                );
-            }
-        }
-        Some(names)
-    }
-
-    /// Waits until something may have changed.
-    pub(crate) async fn changed(&mut self) {
-        let has_changed = || self.followed.iter().any(Followed::has_changed);
-        changed(&self.bell, has_changed).await;
-    }
-
-    /// Where the services are.
-    pub(crate) fn root(&self) -> &str {
-        &self.root
-    }
-}
-
-/// The service that a folder below a layout's root belongs to.
-fn service_in(layout: Layout, name: &str) -> Option<String> {
-    let first = name.split('/').next().unwrap_or_default();
-    match layout {
-        Layout::Grpc => name.strip_suffix('/').map(str::to_owned),
-        Layout::Dubbo | Layout::DubboApp => {
-            let service = url::decode(first)?;
-            // What Dubbo keeps beside its services.
-            (!matches!(&*service, "mapping" | "metadata" | "config")).then_some(service)
-        }
-        Layout::Sofa | Layout::Spring | Layout::Native => {
-            (!first.is_empty()).then(|| first.to_owned())
-        }
+    fn row(self) -> &'static (&'static str, Self, &'static dyn Layout) {
+        let row = ALL.iter().find(|(_, kind, _)| *kind == self);
+        row.unwrap_or(&ALL[0])
     }
 }
 
 /// A provider as its parameters describe it.
-fn provider(layout: Layout, protocol: &str, parameters: BTreeMap<String, String>) -> Provider {
+fn provider(layout: LayoutKind, protocol: &str, parameters: BTreeMap<String, String>) -> Provider {
     let number = |name: &str| parameters.get(name)?.parse::<u64>().ok();
     let text = |name: &str| parameters.get(name).cloned().unwrap_or_default();
     Provider {
@@ -403,10 +305,15 @@ fn labels(parameters: &BTreeMap<String, String>) -> Texts {
 
 /// Something followed that is told by hand.
 #[cfg(test)]
-pub(crate) fn by_hand(bell: &Bell) -> (tokio::sync::mpsc::Sender<Answer>, Followed) {
+pub(crate) fn by_hand(
+    bell: &crate::store::Bell,
+) -> (
+    tokio::sync::mpsc::Sender<crate::store::Answer>,
+    crate::store::Followed,
+) {
     let (teller, mut told) = tokio::sync::mpsc::channel(8);
     let handle = tokio::runtime::Handle::current();
-    let followed = Followed::task(&handle, bell, |out| async move {
+    let followed = crate::store::Followed::task(&handle, bell, |out| async move {
         while let Some(answer) = told.recv().await {
             out.publish(answer);
         }
@@ -416,12 +323,12 @@ pub(crate) fn by_hand(bell: &Bell) -> (tokio::sync::mpsc::Sender<Answer>, Follow
 
 /// The names of entries, for tests and listings.
 #[cfg(test)]
-fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> Answer {
+fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> crate::store::Answer {
     let entries: crate::store::Entries = names
         .into_iter()
         .map(|name| (name.to_owned(), bytes::Bytes::new()))
         .collect();
-    Answer::Entries(Arc::new(entries))
+    crate::store::Answer::Entries(std::sync::Arc::new(entries))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use finback_core::discovery::{Instance, Lookup, Sink, Snapshot};
+use finback_core::discovery::{Instance, Lookup, Snapshot, SnapshotSink};
 use serde::Deserialize;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -94,7 +94,7 @@ impl Listed {
     }
 
     /// Delivers a snapshot now and with each change of the service.
-    pub(crate) async fn follow(&self, lookup: &Lookup, sink: &dyn Sink) {
+    pub(crate) async fn follow(&self, lookup: &Lookup, sink: &dyn SnapshotSink) {
         let mut services = self.services.clone();
         let mut last = None;
         loop {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::layout::Layout;
+use crate::layout::{LayoutKind, Unsaid};
 
 type Parameters = BTreeMap<String, String>;
 
@@ -21,36 +21,14 @@ const DEFAULT: &str = "default.";
 /// The longest message that Dubbo takes unless told otherwise (`Constants.DEFAULT_PAYLOAD`).
 const PAYLOAD: u64 = 8 * 1024 * 1024;
 
-/// What a framework's consumers do with a provider that does not say.
-struct Usual {
-    /// In milliseconds.
-    timeout: u64,
-    retries: i64,
-}
-
-impl Usual {
-    fn of(layout: Layout) -> Self {
-        match layout {
-            Layout::Sofa => Self {
-                timeout: 3000,
-                retries: 0,
-            },
-            _ => Self {
-                timeout: 1000,
-                retries: 2,
-            },
-        }
-    }
-}
-
 /// The parameters of an entry at an address of ours that stands for providers of a framework.
-pub(crate) fn merged(layout: Layout, all: &[Parameters]) -> Parameters {
-    let usual = Usual::of(layout);
+pub(crate) fn merged(layout: LayoutKind, all: &[Parameters]) -> Parameters {
+    let usual = &layout.conventions().unsaid;
     let names: BTreeSet<&String> = all.iter().flat_map(BTreeMap::keys).collect();
     names
         .into_iter()
         .filter(|name| !OWN.contains(&name.as_str()) && !name.starts_with(BINDING))
-        .filter_map(|name| Some((name.clone(), value(name, all, &usual)?)))
+        .filter_map(|name| Some((name.clone(), value(name, all, usual)?)))
         .collect()
 }
 
@@ -60,7 +38,7 @@ pub(crate) fn agreed<T: PartialEq>(mut all: impl Iterator<Item = T>) -> Option<T
     all.all(|other| other == first).then_some(first)
 }
 
-fn value(name: &str, all: &[Parameters], usual: &Usual) -> Option<String> {
+fn value(name: &str, all: &[Parameters], usual: &Unsaid) -> Option<String> {
     if let Some(same) = agreed(all.iter().map(|own| own.get(name))) {
         return same.cloned();
     }
@@ -148,7 +126,7 @@ mod tests {
     }
 
     /// What providers with these queries are merged into, as a query.
-    fn of(layout: Layout, queries: &[&str]) -> String {
+    fn of(layout: LayoutKind, queries: &[&str]) -> String {
         let all: Vec<Parameters> = queries.iter().map(|query| parameters(query)).collect();
         let merged = merged(layout, &all);
         let pairs: Vec<String> = merged.iter().map(|(n, v)| format!("{n}={v}")).collect();
@@ -165,8 +143,8 @@ mod tests {
             &loadbalance=leastactive&methods=a,b&payload=20000000\
             &prefer.serialization=fastjson2,hessian2&release=3.3.5&retries=0&serialization=fastjson2\
             &sleep.timeout=5000&timeout=5000&token=t";
-        assert_eq!(of(Layout::Dubbo, &[query]), kept);
-        assert_eq!(of(Layout::Dubbo, &[query, query]), kept);
+        assert_eq!(of(LayoutKind::Dubbo, &[query]), kept);
+        assert_eq!(of(LayoutKind::Dubbo, &[query, query]), kept);
     }
 
     #[test]
@@ -224,21 +202,21 @@ mod tests {
                 "cluster=failfast",
             ),
         ] {
-            assert_eq!(of(Layout::Dubbo, &queries), merged, "{queries:?}");
+            assert_eq!(of(LayoutKind::Dubbo, &queries), merged, "{queries:?}");
         }
     }
 
     #[test]
     fn sofa_has_its_own_usual_values() {
-        assert_eq!(of(Layout::Sofa, &["timeout=2000", "timeout=0"]), "");
+        assert_eq!(of(LayoutKind::Sofa, &["timeout=2000", "timeout=0"]), "");
         assert_eq!(
-            of(Layout::Sofa, &["timeout=30000", "timeout=0"]),
+            of(LayoutKind::Sofa, &["timeout=30000", "timeout=0"]),
             "timeout=30000"
         );
         let one = "serialization=protobuf&startTime=1700000000000&timeout=30000&warmupTime=9";
-        assert_eq!(of(Layout::Sofa, &[one]), one);
+        assert_eq!(of(LayoutKind::Sofa, &[one]), one);
         let other = one.replace("17", "18");
         let both = "serialization=protobuf&timeout=30000&warmupTime=9";
-        assert_eq!(of(Layout::Sofa, &[one, &other]), both);
+        assert_eq!(of(LayoutKind::Sofa, &[one, &other]), both);
     }
 }

@@ -27,21 +27,25 @@ const WAIT: Duration = Duration::from_secs(2);
 const AT_ONCE: usize = 4;
 
 /// What an instance answers: JSON as it is written into registries (Dubbo: MetadataInfo).
-pub type Asked<'a> = Pin<Box<dyn Future<Output = Result<Vec<u8>, String>> + Send + 'a>>;
+pub type InstanceAsked<'a> = Pin<Box<dyn Future<Output = Result<Vec<u8>, String>> + Send + 'a>>;
 
 /// A client of Dubbo's `MetadataService`. This crate speaks no protocol, so whoever builds the
 /// binary provides it.
 pub trait MetadataService: Send + Sync + 'static {
     /// Asks the instance at `address` for its services.
-    fn ask<'a>(&'a self, address: SocketAddr, application: &'a str, revision: &'a str)
-    -> Asked<'a>;
+    fn ask<'a>(
+        &'a self,
+        address: SocketAddr,
+        application: &'a str,
+        revision: &'a str,
+    ) -> InstanceAsked<'a>;
 }
 
 /// Nobody to ask: applications that keep their metadata to themselves are not found.
 pub struct NoMetadata;
 
 impl MetadataService for NoMetadata {
-    fn ask<'a>(&'a self, _: SocketAddr, _: &'a str, _: &'a str) -> Asked<'a> {
+    fn ask<'a>(&'a self, _: SocketAddr, _: &'a str, _: &'a str) -> InstanceAsked<'a> {
         Box::pin(async { Err("nothing here can ask for metadata".to_owned()) })
     }
 }

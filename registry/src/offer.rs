@@ -1,4 +1,4 @@
-//! What a registry offers of a service: its providers, before a call chooses among them.
+//! The offer of a registry for a service: its providers, before a call chooses among them.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,9 +11,8 @@ use finback_core::discovery::{
 use finback_core::steer::is_glob;
 use serde::{Deserialize, Serialize};
 
-use crate::layout::Layout;
 use crate::layout::rules::NodeRule;
-use crate::layout::terms::terms;
+use crate::layout::{Fit, LayoutKind};
 use crate::texts::Texts;
 
 /// The weight of a provider that states none, in every framework so far.
@@ -25,7 +24,7 @@ pub struct Provider {
     /// Where it listens.
     pub address: SocketAddr,
     /// The layout in which it was found.
-    pub layout: Layout,
+    pub layout: LayoutKind,
     /// What it speaks, as the framework calls it.
     pub protocol: String,
     /// The service's version; "" for none.
@@ -115,7 +114,7 @@ fn can_be_for(rule: &Rule, lookup: &Lookup) -> bool {
 impl Offer {
     /// An offer of these providers, each address once per version, group and protocol: a restarted
     /// provider may stand there twice until its old session ends, and the younger entry counts.
-    pub(crate) fn new(layout: Layout, known: bool, mut providers: Vec<Arc<Provider>>) -> Self {
+    pub(crate) fn new(layout: LayoutKind, known: bool, mut providers: Vec<Arc<Provider>>) -> Self {
         // Nearly always they come nearly in order.
         providers.sort_by(|a, b| a.place().cmp(&b.place()).then(b.since.cmp(&a.since)));
         providers.dedup_by(|next, first| {
@@ -129,24 +128,25 @@ impl Offer {
         Self {
             known,
             providers,
-            lane: layout.lane(),
+            lane: (layout.conventions().lane)(),
             rules: CallRules::default(),
         }
     }
 
     /// What a lookup finds in it.
-    pub(crate) fn snapshot(&self, layout: Layout, lookup: &Lookup) -> Snapshot {
+    pub(crate) fn snapshot(&self, layout: LayoutKind, lookup: &Lookup) -> Snapshot {
+        let layout = layout.layout();
         let mut instances: BTreeMap<SocketAddr, (bool, Instance)> = BTreeMap::new();
         // Most providers of a service ask for the same: they share it.
         let mut last: Option<Arc<Terms>> = None;
         for provider in &self.providers {
-            if layout.serves(lookup, provider) {
+            if let Some(fit) = layout.fit(lookup, provider) {
                 // One that says of itself that it also speaks the protocol gives way to one that is
                 // registered for it.
-                let is_exact = layout.is_registered_for(lookup, provider);
+                let is_exact = fit == Fit::Exact;
                 let known = instances.get(&provider.address);
                 if known.is_none_or(|(was_exact, _)| is_exact && !was_exact) {
-                    let terms = terms(layout, lookup, provider);
+                    let terms = layout.terms(lookup, provider);
                     if last.as_deref() != terms.as_ref() {
                         last = terms.map(Arc::new);
                     }

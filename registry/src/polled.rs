@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use finback_core::discovery::{Lookup, Sink};
+use finback_core::discovery::{Lookup, SnapshotSink};
 use finback_core::log_limit::LogLimit;
 use finback_core::text::Escaped;
 use http_body_util::{BodyExt, Empty, Limited};
@@ -85,7 +85,7 @@ impl Polled {
 
     /// Delivers a snapshot with each change of the list, or of what its hosts resolve to. There is one list, by
     /// whatever name it is looked up.
-    pub(crate) async fn follow(&self, lookup: &Lookup, sink: &dyn Sink) {
+    pub(crate) async fn follow(&self, lookup: &Lookup, sink: &dyn SnapshotSink) {
         let mut addresses = self.addresses.clone();
         let lookup = Lookup {
             service: LIST.into(),
@@ -270,7 +270,7 @@ mod tests {
 
     struct Told(Sender<Vec<String>>);
 
-    impl Sink for Told {
+    impl SnapshotSink for Told {
         fn update(&self, snapshot: Snapshot) {
             let each = snapshot.instances.iter().map(|own| own.address.to_string());
             let _ = self.0.send(each.collect());

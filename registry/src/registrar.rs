@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::feed::Feeds;
-use crate::layout::write::{Entry, Written, write, write_application};
-use crate::layout::{Layout, spring};
+use crate::layout::LayoutKind;
+use crate::layout::write::{Entry, WriteTo, Written};
 use crate::lock;
 use crate::store::{Claim, Store};
 
@@ -33,7 +33,7 @@ pub struct Registration {
     /// The configured name of the registry.
     pub registry: String,
     /// The layout to write.
-    pub layout: Layout,
+    pub layout: LayoutKind,
     /// The service.
     pub service: String,
     /// Its version; "" for none.
@@ -294,29 +294,21 @@ pub(crate) async fn leave_all(holders: impl IntoIterator<Item = Holder>) {
 }
 
 impl Registration {
-    /// Everything that the entry says besides. Spring's consumers read labels in its payload.
+    /// Everything that the entry says besides.
     fn said(&self) -> BTreeMap<String, String> {
         let mut said = self.parameters.clone();
-        if self.layout == Layout::Spring && !(said.is_empty() && self.labels.is_empty()) {
-            said.extend(self.labels.clone());
-            spring::describe(&mut said);
-        }
+        self.layout.layout().describe(&mut said, &self.labels);
         said
     }
 
     /// What is written for it.
     fn written(&self, feeds: &Feeds) -> Written {
-        if self.layout == Layout::DubboApp {
-            let also = self.also.iter().map(Self::entry);
-            let entries: Vec<Entry> = std::iter::once(self.entry()).chain(also).collect();
-            return write_application(feeds.roots(), &entries, feeds.store().is_zookeeper());
-        }
-        let (path, value) = write(self.layout, feeds.roots(), &self.entry());
-        Written {
-            path,
-            value,
-            beside: Vec::new(),
-        }
+        let to = WriteTo {
+            roots: feeds.roots(),
+            is_zookeeper: feeds.store().is_zookeeper(),
+        };
+        let also: Vec<Entry> = self.also.iter().map(Self::entry).collect();
+        self.layout.layout().write(&to, &self.entry(), &also)
     }
 
     fn entry(&self) -> Entry {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::de::IgnoredAny;
 
 use crate::disk::{Disk, Kind, Place};
-use crate::metadata::{Asked, MetadataService};
+use crate::metadata::{InstanceAsked, MetadataService};
 use crate::store::Answer;
 
 /// Asks the snapshots on disk first.
@@ -24,7 +24,7 @@ impl MetadataService for Remembered {
         address: SocketAddr,
         application: &'a str,
         revision: &'a str,
-    ) -> Asked<'a> {
+    ) -> InstanceAsked<'a> {
         let path = format!("{application}/{revision}");
         let place = Place::new(&self.registry, Kind::Metadata, &path);
         Box::pin(async move {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use finback_core::discovery::{Sink, Snapshot};
+use finback_core::discovery::{Snapshot, SnapshotSink};
 use tokio::sync::Notify;
 
 use crate::lock;
@@ -48,7 +48,7 @@ impl Merged {
     }
 
     /// Where the registry of this number delivers.
-    pub(crate) fn sink(self: &Arc<Self>, number: usize) -> Arc<dyn Sink> {
+    pub(crate) fn sink(self: &Arc<Self>, number: usize) -> Arc<dyn SnapshotSink> {
         Arc::new(Part {
             merged: self.clone(),
             number,
@@ -56,7 +56,7 @@ impl Merged {
     }
 
     /// Gives `sink` what they say together, as it changes; for ever.
-    pub(crate) async fn deliver(&self, sink: &dyn Sink) {
+    pub(crate) async fn deliver(&self, sink: &dyn SnapshotSink) {
         let patience = tokio::time::sleep(FIRST_ANSWER);
         tokio::pin!(patience);
         let mut patient = true;
@@ -84,7 +84,7 @@ struct Part {
     number: usize,
 }
 
-impl Sink for Part {
+impl SnapshotSink for Part {
     fn update(&self, snapshot: Snapshot) {
         if let Some(said) = lock(&self.merged.said).get_mut(self.number) {
             *said = Some(snapshot);
@@ -196,7 +196,7 @@ mod tests {
 
     struct Told(tokio::sync::mpsc::UnboundedSender<Snapshot>);
 
-    impl Sink for Told {
+    impl SnapshotSink for Told {
         fn update(&self, snapshot: Snapshot) {
             let _ = self.0.send(snapshot);
         }

@@ -1,4 +1,4 @@
-//! What a registry keeps: names and values below a path, followed as they change.
+//! Stores, the servers of registries: names and values below a path, followed as they change.
 //!
 //! A store outlives its connections. While its servers do not answer, what was followed stays as
 //! it was; when they do again, everything followed is listed anew.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use finback_mqtt::Reason;
-use finback_mqtt::codec::{Connect, Fault, Head, Kind, Level, Opening, write};
+use finback_mqtt::codec::{Connect, Fault, FixedHeader, Level, Opening, PacketType, write};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
@@ -113,7 +113,7 @@ impl Broker {
         let Ok((head, packet)) = first.await? else {
             return Ok(());
         };
-        if head.kind != Kind::Connect {
+        if head.kind != PacketType::Connect {
             return Ok(());
         }
         let connect = match Opening::read(&packet[head.header..]) {
@@ -205,9 +205,9 @@ async fn read(
     received: &mut BytesMut,
     level: Level,
     limit: usize,
-) -> Result<(Head, BytesMut), Broken> {
+) -> Result<(FixedHeader, BytesMut), Broken> {
     loop {
-        let head = Head::read(received, level, limit).map_err(Broken::Fault)?;
+        let head = FixedHeader::read(received, level, limit).map_err(Broken::Fault)?;
         if let Some(head) = head.filter(|head| received.len() >= head.packet()) {
             return Ok((head, received.split_to(head.packet())));
         }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use finback_mqtt::codec::{Head, Kind, Level, write};
+use finback_mqtt::codec::{FixedHeader, Level, PacketType, write};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -194,13 +194,15 @@ impl Client {
                 return Err(invalid("the server has gone away"));
             }
             let fault = |_| invalid("the server says what is no packet");
-            while let Some(head) = Head::read(&received, Level::V311, usize::MAX).map_err(fault)? {
+            while let Some(head) =
+                FixedHeader::read(&received, Level::V311, usize::MAX).map_err(fault)?
+            {
                 if received.len() < head.packet() {
                     break;
                 }
                 let packet = received.split_to(head.packet());
                 let complete = match head.kind {
-                    Kind::Publish => {
+                    PacketType::Publish => {
                         heard += 1;
                         if head.qos() == 1 {
                             let mut body = &packet[head.header..];
@@ -210,7 +212,7 @@ impl Client {
                         }
                         true
                     }
-                    Kind::Puback => {
+                    PacketType::Puback => {
                         acknowledged += 1;
                         !self.load.heard
                     }
@@ -250,24 +252,26 @@ async fn swallow(mut stream: TcpStream) -> io::Result<()> {
     let mut out = Vec::new();
     while stream.read_buf(&mut received).await? > 0 {
         let fault = |_| invalid("the client says what is no packet");
-        while let Some(head) = Head::read(&received, Level::V311, usize::MAX).map_err(fault)? {
+        while let Some(head) =
+            FixedHeader::read(&received, Level::V311, usize::MAX).map_err(fault)?
+        {
             if received.len() < head.packet() {
                 break;
             }
             let packet = received.split_to(head.packet());
             let body = &packet[head.header..];
             match head.kind {
-                Kind::Connect => out.extend_from_slice(&CONNACK),
-                Kind::Subscribe => out.extend_from_slice(&[0x90, 3, body[0], body[1], 1]),
-                Kind::Pingreq => out.extend_from_slice(&[0xd0, 0]),
-                Kind::Publish => {
+                PacketType::Connect => out.extend_from_slice(&CONNACK),
+                PacketType::Subscribe => out.extend_from_slice(&[0x90, 3, body[0], body[1], 1]),
+                PacketType::Pingreq => out.extend_from_slice(&[0xd0, 0]),
+                PacketType::Publish => {
                     if head.qos() > 0 {
                         let topic = usize::from(u16::from_be_bytes([body[0], body[1]]));
                         out.extend_from_slice(&[0x40, 2, body[2 + topic], body[3 + topic]]);
                     }
                     out.extend_from_slice(&packet);
                 }
-                Kind::Disconnect => return Ok(()),
+                PacketType::Disconnect => return Ok(()),
                 _ => {}
             }
         }

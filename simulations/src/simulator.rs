@@ -8,6 +8,7 @@ mod faults;
 mod ledger;
 mod network;
 mod overload;
+mod passing;
 mod plan;
 mod queues;
 mod registry;
@@ -32,10 +33,5 @@ pub use sweep::{Sweep, sweep};
 /// # Errors
 /// If there can be no runtime.
 pub fn run(seed: u64) -> std::io::Result<Report> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()?;
-    let local = tokio::task::LocalSet::new();
-    Ok(local.block_on(&runtime, async { World::new(seed).live().await }))
+    passing::in_virtual_time(async { World::new(seed).live().await })
 }

@@ -1,11 +1,11 @@
-//! What a line of an access log says of an exchange, and in which form: JSON, or a template with fields in it.
+//! The format of access logs, what a line says of an exchange, and in which form: JSON, or a template with fields in it.
 
 use std::str::FromStr;
 use std::sync::Arc;
 
 /// How a line looks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum AccessLogFormat {
     /// An object with all fields that say something.
     Json,
     /// A text with the values of fields in it.
@@ -18,7 +18,7 @@ pub enum Piece {
     /// Words that stand in every line.
     Words(Box<str>),
     /// The value of a field.
-    Field(Field),
+    LogField(LogField),
 }
 
 /// The template of `format: text`.
@@ -27,7 +27,7 @@ pub const TEXT: &str = "{time} {listener} {source} {protocol} {service} {method}
 
 /// What a line can say of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Field {
+pub enum LogField {
     /// When it ended.
     Time,
     /// The listener's name.
@@ -71,78 +71,82 @@ pub enum Field {
 }
 
 /// All fields by their names, in the order in which JSON has them, with what they mean: as the guide says it.
-pub const FIELDS: [(&str, Field, &str); 20] = [
+pub const FIELDS: [(&str, LogField, &str); 20] = [
     (
         "time",
-        Field::Time,
+        LogField::Time,
         "when it ended, in UTC, with microseconds (RFC 3339)",
     ),
-    ("listener", Field::Listener, "the listener's name"),
-    ("protocol", Field::Protocol, "what was spoken"),
-    ("source", Field::Source, "the client's address"),
+    ("listener", LogField::Listener, "the listener's name"),
+    ("protocol", LogField::Protocol, "what was spoken"),
+    ("source", LogField::Source, "the client's address"),
     (
         "service",
-        Field::Service,
+        LogField::Service,
         "the service, as the caller wrote it; of HTTP the host",
     ),
     (
         "method",
-        Field::Method,
+        LogField::Method,
         "the method, as the caller wrote it",
     ),
-    ("version", Field::Version, "the service's version"),
-    ("group", Field::Group, "the service's group"),
-    ("route", Field::Route, "the route that it took"),
+    ("version", LogField::Version, "the service's version"),
+    ("group", LogField::Group, "the service's group"),
+    ("route", LogField::Route, "the route that it took"),
     (
         "filter",
-        Field::Filter,
+        LogField::Filter,
         "the filter that refused it, or that it waited for to its end",
     ),
-    ("lane", Field::Lane, "the lane that a filter put it into"),
+    ("lane", LogField::Lane, "the lane that a filter put it into"),
     (
         "cluster",
-        Field::Cluster,
+        LogField::Cluster,
         "the cluster of the last endpoint that was tried",
     ),
     (
         "endpoint",
-        Field::Endpoint,
+        LogField::Endpoint,
         "the address of the last endpoint that was tried",
     ),
     (
         "outcome",
-        Field::Outcome,
+        LogField::Outcome,
         "how it ended: one of the outcomes of `finback_requests_total`",
     ),
     (
         "status",
-        Field::Status,
+        LogField::Status,
         "the same in the protocol's own terms, as the caller was told: a number of HTTP, a name of the others",
     ),
     (
         "duration_ms",
-        Field::Duration,
+        LogField::Duration,
         "from the request's arrival to its answer's departure, in milliseconds with three decimals",
     ),
     (
         "attempts",
-        Field::Attempts,
+        LogField::Attempts,
         "how often it was sent to an endpoint",
     ),
-    ("request_bytes", Field::RequestBytes, "bytes of the request"),
+    (
+        "request_bytes",
+        LogField::RequestBytes,
+        "bytes of the request",
+    ),
     (
         "response_bytes",
-        Field::ResponseBytes,
+        LogField::ResponseBytes,
         "bytes of the answer",
     ),
     (
         "trace_id",
-        Field::TraceId,
+        LogField::TraceId,
         "the trace that it is part of, where calls are traced: of calls that are written down there, or whose callers named one",
     ),
 ];
 
-impl FromStr for Format {
+impl FromStr for AccessLogFormat {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -157,7 +161,7 @@ impl FromStr for Format {
     }
 }
 
-fn template(text: &str) -> Result<Format, String> {
+fn template(text: &str) -> Result<AccessLogFormat, String> {
     let mut pieces = Vec::new();
     let mut rest = text;
     while let Some((words, after)) = rest.split_once('{') {
@@ -175,7 +179,7 @@ fn template(text: &str) -> Result<Format, String> {
         if !words.is_empty() {
             pieces.push(Piece::Words(words.into()));
         }
-        pieces.push(Piece::Field(*field));
+        pieces.push(Piece::LogField(*field));
         rest = after;
     }
     if text.chars().any(char::is_control) {
@@ -184,7 +188,7 @@ fn template(text: &str) -> Result<Format, String> {
     if !rest.is_empty() {
         pieces.push(Piece::Words(rest.into()));
     }
-    Ok(Format::Text(pieces.into()))
+    Ok(AccessLogFormat::Text(pieces.into()))
 }
 
 #[cfg(test)]
@@ -203,7 +207,7 @@ mod tests {
             ("{time", "has no end"),
             ("{time}\n{source}", "a line is one line"),
         ] {
-            let why = text.parse::<Format>().unwrap_err();
+            let why = text.parse::<AccessLogFormat>().unwrap_err();
             assert!(why.contains(wanted), "{text}: {why}");
         }
     }

@@ -6,7 +6,7 @@ use finback_core::record::{Record, SeriesKey};
 use finback_core::text;
 
 use super::digits;
-use super::format::{FIELDS, Field, Format, Piece};
+use super::format::{AccessLogFormat, FIELDS, LogField, Piece};
 use crate::log::is_fit;
 use crate::protocols;
 
@@ -16,9 +16,14 @@ const LONGEST: usize = 1024;
 const NOTHING: &str = "-";
 
 /// Appends the line of an exchange that ends now, with its end.
-pub(super) fn put(line: &mut String, format: &Format, key: &SeriesKey, record: &Record<'_>) {
+pub(super) fn put(
+    line: &mut String,
+    format: &AccessLogFormat,
+    key: &SeriesKey,
+    record: &Record<'_>,
+) {
     match format {
-        Format::Json => {
+        AccessLogFormat::Json => {
             let begin = line.len();
             for (name, field, _) in &FIELDS {
                 let before = line.len();
@@ -31,11 +36,11 @@ pub(super) fn put(line: &mut String, format: &Format, key: &SeriesKey, record: &
             }
             line.push('}');
         }
-        Format::Text(pieces) => {
+        AccessLogFormat::Text(pieces) => {
             for piece in pieces.iter() {
                 match piece {
                     Piece::Words(words) => line.push_str(words),
-                    Piece::Field(field) => plain(line, *field, key, record),
+                    Piece::LogField(field) => plain(line, *field, key, record),
                 }
             }
         }
@@ -44,46 +49,46 @@ pub(super) fn put(line: &mut String, format: &Format, key: &SeriesKey, record: &
 }
 
 /// The value of a field that is a text.
-fn name<'a>(field: Field, key: &'a SeriesKey, record: &'a Record<'_>) -> Option<&'a str> {
+fn name<'a>(field: LogField, key: &'a SeriesKey, record: &'a Record<'_>) -> Option<&'a str> {
     let name = match field {
-        Field::Listener => &key.listener,
-        Field::Protocol => key.protocol,
-        Field::Service => &key.service,
-        Field::Method => &key.method,
-        Field::Version => record.about.version(),
-        Field::Group => record.about.group(),
-        Field::Route => record.about.route(),
-        Field::Filter => record.about.filter(),
-        Field::Lane => record.about.lane(),
-        Field::Cluster => record.about.cluster(),
-        Field::Outcome => record.ending.name(),
+        LogField::Listener => &key.listener,
+        LogField::Protocol => key.protocol,
+        LogField::Service => &key.service,
+        LogField::Method => &key.method,
+        LogField::Version => record.about.version(),
+        LogField::Group => record.about.group(),
+        LogField::Route => record.about.route(),
+        LogField::Filter => record.about.filter(),
+        LogField::Lane => record.about.lane(),
+        LogField::Cluster => record.about.cluster(),
+        LogField::Outcome => record.ending.name(),
         _ => return None,
     };
     Some(text::cut(name, LONGEST))
 }
 
 /// Writes the value of a field that is a number, or made of numbers; false if there is none.
-fn number(line: &mut String, field: Field, key: &SeriesKey, record: &Record<'_>) -> bool {
+fn number(line: &mut String, field: LogField, key: &SeriesKey, record: &Record<'_>) -> bool {
     match field {
-        Field::Time => digits::time(line),
-        Field::Source => digits::ip(line, record.about.source()),
-        Field::Endpoint => match record.about.endpoint() {
+        LogField::Time => digits::time(line),
+        LogField::Source => digits::ip(line, record.about.source()),
+        LogField::Endpoint => match record.about.endpoint() {
             Some(address) => digits::address(line, address),
             None => return false,
         },
-        Field::Status => match protocols::status_name(key.protocol, record.status) {
+        LogField::Status => match protocols::status_name(key.protocol, record.status) {
             Some(name) => line.push_str(&name),
             None => return false,
         },
-        Field::Duration => {
+        LogField::Duration => {
             digits::number(line, record.micros / 1000, 1);
             line.push('.');
             digits::number(line, record.micros % 1000, 3);
         }
-        Field::Attempts => digits::number(line, record.attempts.into(), 1),
-        Field::RequestBytes => digits::number(line, record.request_bytes, 1),
-        Field::ResponseBytes => digits::number(line, record.response_bytes, 1),
-        Field::TraceId if record.trace.is_some() => digits::hex(line, &record.trace.0),
+        LogField::Attempts => digits::number(line, record.attempts.into(), 1),
+        LogField::RequestBytes => digits::number(line, record.request_bytes, 1),
+        LogField::ResponseBytes => digits::number(line, record.response_bytes, 1),
+        LogField::TraceId if record.trace.is_some() => digits::hex(line, &record.trace.0),
         _ => return false,
     }
     true
@@ -95,7 +100,7 @@ fn is_plain(name: &str) -> bool {
     name.as_bytes().iter().all(is_plain)
 }
 
-fn json(line: &mut String, field: Field, key: &SeriesKey, record: &Record<'_>) -> bool {
+fn json(line: &mut String, field: LogField, key: &SeriesKey, record: &Record<'_>) -> bool {
     if let Some(name) = name(field, key, record) {
         if name.is_empty() {
             return false;
@@ -111,7 +116,11 @@ fn json(line: &mut String, field: Field, key: &SeriesKey, record: &Record<'_>) -
     }
     let is_text = matches!(
         field,
-        Field::Time | Field::Source | Field::Endpoint | Field::Status | Field::TraceId
+        LogField::Time
+            | LogField::Source
+            | LogField::Endpoint
+            | LogField::Status
+            | LogField::TraceId
     );
     if !is_text {
         return number(line, field, key, record);
@@ -136,7 +145,7 @@ fn escaped(line: &mut String, name: &str) {
     }
 }
 
-fn plain(line: &mut String, field: Field, key: &SeriesKey, record: &Record<'_>) {
+fn plain(line: &mut String, field: LogField, key: &SeriesKey, record: &Record<'_>) {
     let before = line.len();
     match name(field, key, record) {
         Some(name) if is_plain(name) => line.push_str(name),
@@ -210,7 +219,7 @@ mod tests {
         }
     }
 
-    fn line(format: &Format, key: &SeriesKey, record: &Record<'_>) -> String {
+    fn line(format: &AccessLogFormat, key: &SeriesKey, record: &Record<'_>) -> String {
         // Behind another one, as in a buffer.
         let mut lines = "before\n".to_owned();
         put(&mut lines, format, key, record);
@@ -220,7 +229,7 @@ mod tests {
     #[test]
     fn json_has_every_field_that_says_something() {
         let line = line(
-            &Format::Json,
+            &AccessLogFormat::Json,
             &key("a\"\\\n\u{9b}\u{202e}\u{e9}"),
             &record(),
         );
@@ -242,13 +251,13 @@ mod tests {
 
     #[test]
     fn a_template_has_one_word_for_each_field() {
-        let format: Format = "text".parse().unwrap();
+        let format: AccessLogFormat = "text".parse().unwrap();
         let line = line(&format, &key("a b\nERROR \\x"), &record());
         let words: Vec<&str> = line.trim_end().split(' ').collect();
         assert_eq!(words.len(), TEXT.matches('{').count(), "{line}");
         assert_eq!(words[4], "a\\u{20}b\\u{a}ERROR\\u{20}\\u{5c}x");
         assert_eq!(words[7], "503");
-        let format: Format = "<{version}> {outcome}!".parse().unwrap();
+        let format: AccessLogFormat = "<{version}> {outcome}!".parse().unwrap();
         assert_eq!(self::line(&format, &key("s"), &record()), "<-> failed!\n");
     }
 }

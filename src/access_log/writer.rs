@@ -25,7 +25,7 @@ const LANES: usize = 16;
 const MESSAGES: usize = 16_384;
 /// Where lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum LogTarget {
     /// The process's standard output.
     Stdout,
     /// A file or a named pipe.
@@ -48,7 +48,7 @@ pub struct Rotation {
 
 /// Takes lines; the thread ends when it is dropped and what waited is written.
 pub(super) struct Writer {
-    target: Target,
+    target: LogTarget,
     messages: SyncSender<Message>,
     shared: Arc<Shared>,
 }
@@ -100,7 +100,7 @@ fn lane() -> usize {
 }
 
 impl Writer {
-    pub(super) fn start(target: Target) -> std::io::Result<Self> {
+    pub(super) fn start(target: LogTarget) -> std::io::Result<Self> {
         let (messages, queue) = sync_channel(MESSAGES);
         let shared = Arc::<Shared>::default();
         let out = Out::new(target.clone(), shared.clone());
@@ -113,7 +113,7 @@ impl Writer {
         })
     }
 
-    pub(super) fn target(&self) -> &Target {
+    pub(super) fn target(&self) -> &LogTarget {
         &self.target
     }
 

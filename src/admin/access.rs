@@ -1,4 +1,4 @@
-//! Who may ask for what: token, host and origin.
+//! Access to the admin port, who may ask for what: token, host and origin.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use hyper::{HeaderMap, Request, StatusCode};
 
 use super::Serves;
 use super::conversation::Answer;
-use super::endpoints::{Endpoint, What};
+use super::endpoints::{AdminEndpoint, What};
 
 /// Characters that a token has at least.
 const SHORTEST: usize = 16;
@@ -113,7 +113,7 @@ pub(super) struct Access {
 
 impl Access {
     /// Whether this is served at all at this address.
-    pub(super) fn serves(&self, endpoint: &Endpoint) -> bool {
+    pub(super) fn serves(&self, endpoint: &AdminEndpoint) -> bool {
         match endpoint.what {
             What::Live | What::Ready | What::Health => self.serves.everything || self.serves.health,
             What::Metrics => self.serves.everything || self.serves.metrics,
@@ -122,7 +122,11 @@ impl Access {
     }
 
     /// The answer to a request that is not let in.
-    pub(super) fn refuse<B>(&self, request: &Request<B>, endpoint: &Endpoint) -> Option<Answer> {
+    pub(super) fn refuse<B>(
+        &self,
+        request: &Request<B>,
+        endpoint: &AdminEndpoint,
+    ) -> Option<Answer> {
         if !self.serves.everything {
             return None;
         }

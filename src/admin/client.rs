@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use finback_core::gauges::Gauges;
-use finback_core::net::{ClientTls, Target, dial};
+use finback_core::net::{ClientTls, DialTarget, dial};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, HOST};
@@ -43,7 +43,7 @@ pub struct Client {
 
 /// A certificate of ours and its key, where the admin port asks for one.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct Identity {
+pub struct AdminIdentity {
     /// A certificate to show, as PEM, where the admin port asks for one.
     #[arg(long, value_name = "FILE", requires = "key")]
     certificate: Option<PathBuf>,
@@ -57,7 +57,7 @@ impl Client {
     ///
     /// # Errors
     /// If it names none, or what it needs cannot be read.
-    pub fn of(file: &Path, part: Part, identity: &Identity) -> anyhow::Result<Self> {
+    pub fn of(file: &Path, part: Part, identity: &AdminIdentity) -> anyhow::Result<Self> {
         let settings = config::admin(file)?;
         if let (Part::Health, Some(address)) = (part, settings.health) {
             return Ok(Self {
@@ -115,7 +115,7 @@ impl Client {
     async fn ask(&self, target: &str) -> anyhow::Result<Response<Incoming>> {
         // A connection of a command's is counted nowhere.
         let (uncounted, counts) = (Arc::<Gauges>::default(), Arc::default());
-        let to = Target {
+        let to = DialTarget {
             address: self.address,
             timeout: PATIENCE,
             tls: self.tls.as_deref(),

@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use super::Shared;
-use super::endpoints::{self, ENDPOINTS, Endpoint};
+use super::endpoints::{self, AdminEndpoint, ENDPOINTS};
 use super::tap::Pulse;
 
 /// How long a client may take for its request and our answer.
@@ -108,7 +108,7 @@ impl Answer {
 
 /// What a request asks for, its body read.
 pub(super) struct Asked {
-    pub(super) endpoint: &'static Endpoint,
+    pub(super) endpoint: &'static AdminEndpoint,
     pub(super) query: super::query::Query,
     pub(super) body: Bytes,
 }
@@ -163,7 +163,7 @@ async fn answer(request: Request<Incoming>, shared: &Arc<Shared>) -> Answer {
     let here = ENDPOINTS
         .iter()
         .filter(|own| own.path == path && shared.access.serves(own));
-    let here: Vec<&'static Endpoint> = here.collect();
+    let here: Vec<&'static AdminEndpoint> = here.collect();
     let Some(first) = here.first() else {
         let list = endpoints::list(|own| shared.access.serves(own));
         return Answer::text(

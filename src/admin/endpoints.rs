@@ -10,7 +10,7 @@ use crate::running::Running;
 use crate::{log, metrics};
 
 use super::conversation::{Answer, Asked};
-use super::explain::{Entrance, Question, explain};
+use super::explain::{Entrance, ExplainQuestion, explain};
 use super::{
     Shared, clusters, dashboard, filters, health, in_flight, lists, routes, services, tap,
 };
@@ -74,7 +74,7 @@ pub enum What {
 
 /// One endpoint of the admin port.
 #[derive(Clone, Copy, Debug)]
-pub struct Endpoint {
+pub struct AdminEndpoint {
     /// GET also stands for HEAD.
     pub method: &'static str,
     /// Its path.
@@ -85,7 +85,7 @@ pub struct Endpoint {
     pub about: &'static str,
 }
 
-impl Endpoint {
+impl AdminEndpoint {
     /// Whether it changes anything.
     #[must_use]
     pub fn changes(&self) -> bool {
@@ -93,8 +93,8 @@ impl Endpoint {
     }
 }
 
-const fn get(path: &'static str, what: What, about: &'static str) -> Endpoint {
-    Endpoint {
+const fn get(path: &'static str, what: What, about: &'static str) -> AdminEndpoint {
+    AdminEndpoint {
         method: "GET",
         path,
         what,
@@ -107,8 +107,8 @@ const fn change(
     path: &'static str,
     what: What,
     about: &'static str,
-) -> Endpoint {
-    Endpoint {
+) -> AdminEndpoint {
+    AdminEndpoint {
         method,
         path,
         what,
@@ -117,7 +117,7 @@ const fn change(
 }
 
 /// Everything that is served, in the order of the guide.
-pub const ENDPOINTS: [Endpoint; 26] = [
+pub const ENDPOINTS: [AdminEndpoint; 26] = [
     get("/", What::Page, "the dashboard"),
     get("/dashboard.css", What::Style, "the dashboard's style"),
     get("/dashboard.js", What::Script, "the dashboard's script"),
@@ -221,7 +221,7 @@ pub const ENDPOINTS: [Endpoint; 26] = [
 ];
 
 /// The list for a reader of plain text.
-pub(super) fn list(shown: impl Fn(&Endpoint) -> bool) -> String {
+pub(super) fn list(shown: impl Fn(&AdminEndpoint) -> bool) -> String {
     let mut text = String::new();
     for own in ENDPOINTS.iter().filter(|own| shown(own)) {
         // Writing to a text cannot fail.
@@ -315,7 +315,7 @@ fn with_limit(asked: &Asked, tell: impl FnOnce(Option<usize>) -> serde_json::Val
 
 async fn explained(asked: &Asked, running: &Running) -> Answer {
     let bad = |why: String| Answer::text(StatusCode::BAD_REQUEST, format!("{why}\n"));
-    let question = match Question::read(&asked.query) {
+    let question = match ExplainQuestion::read(&asked.query) {
         Ok(question) => question,
         Err(why) => return bad(why),
     };

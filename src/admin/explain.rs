@@ -1,4 +1,4 @@
-//! Which way a call would take, and why: of the process that runs, or of a file alone.
+//! The way that a call would take, and why: of the process that runs, or of a file alone.
 
 mod question;
 
@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use finback_core::mesh::{Explained, Led, Mesh, Passed};
 use finback_core::route::{Call, Destination, Route};
-use finback_registry::{Layout, Registries};
+use finback_registry::{LayoutKind, Registries};
 use serde_json::{Value, json};
 
 use super::clusters::endpoint;
 use question::is_http;
 
-pub use question::{Entrance, Question};
+pub use question::{Entrance, ExplainQuestion};
 
 /// How long a registry may take to say who provides a service.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -26,7 +26,7 @@ const PROVIDERS: usize = 100;
 /// # Errors
 /// What is wrong with the question.
 pub async fn explain(
-    question: &Question,
+    question: &ExplainQuestion,
     entrances: &[Entrance],
     mesh: &Mesh,
     registries: Option<&Registries>,
@@ -63,7 +63,7 @@ pub async fn explain(
     Ok(told)
 }
 
-fn told(question: &Question, entrance: &Entrance, protocol: &str, all: &Explained) -> Value {
+fn told(question: &ExplainQuestion, entrance: &Entrance, protocol: &str, all: &Explained) -> Value {
     let passed = all.passed.iter();
     let passed: Vec<_> = passed
         .map(|(route, why)| json!({ "route": &**route, "why": why }))
@@ -140,8 +140,8 @@ pub(super) fn route(own: &Route) -> Value {
 /// Where messages go that a route takes in the place of an endpoint.
 fn taken(route: &Route) -> Option<String> {
     let treatment = route.treatment.as_ref()?;
-    if let Some(own) = treatment.get::<finback_http::Treatment>() {
-        return Some(own.taker.as_ref()?.explain());
+    if let Some(own) = treatment.get::<finback_http::HttpPolicy>() {
+        return Some(own.handler.as_ref()?.explain());
     }
     let policy = treatment.get::<finback_mqtt::Policy>()?;
     Some(policy.produce.as_ref()?.sink.explain())
@@ -277,7 +277,7 @@ async fn ask_registry(all: &Explained, registries: &Registries, told: &mut Value
         let Some(lookup) = own.lookup.as_ref().filter(|_| !own.exists) else {
             continue;
         };
-        let offers = Layout::named(&lookup.layout)
+        let offers = LayoutKind::named(&lookup.layout)
             .and_then(|layout| registries.offers(&lookup.registry, layout, &lookup.service));
         let Some(mut offers) = offers else { continue };
         let waiting = async {

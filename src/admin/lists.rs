@@ -1,4 +1,4 @@
-//! What is running: version, configuration, listeners, registries, certificates.
+//! Lists of what is running: version, configuration, listeners, registries, certificates.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -1,4 +1,4 @@
-//! What is called: totals by service and method, of which two tell rates and quantiles.
+//! Services that are called: totals by service and method, of which two tell rates and quantiles.
 
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -59,7 +59,7 @@ impl Default for Taps {
 
 /// Which exchanges are shown.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct Filter {
+pub struct TapFilter {
     /// Only of this service; with a `*` at its end, of those that begin so.
     #[arg(long)]
     pub service: Option<String>,
@@ -92,7 +92,7 @@ pub struct Filter {
     pub rate: Option<u32>,
 }
 
-impl Filter {
+impl TapFilter {
     fn pairs(&self) -> [(&'static str, Option<String>); 10] {
         [
             ("service", self.service.clone()),
@@ -145,7 +145,7 @@ impl Filter {
 
 /// A filter as it is applied, and where lines go.
 struct Tap {
-    filter: Filter,
+    filter: TapFilter,
     longer_than: Duration,
     rate: u64,
     begun: Instant,
@@ -272,7 +272,7 @@ impl Flow {
 /// Begins a tap.
 pub(super) fn begin(query: &Query, running: &Running, taps: &Taps) -> Answer {
     let bad = |why: String| Answer::text(StatusCode::BAD_REQUEST, format!("{why}\n"));
-    let filter = match Filter::read(query) {
+    let filter = match TapFilter::read(query) {
         Ok(filter) => filter,
         Err(why) => return bad(why),
     };

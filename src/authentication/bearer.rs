@@ -1,4 +1,4 @@
-//! What a set of keys proves of a token that somebody else made for us: its issuer, its audience and its time.
+//! Bearer tokens, and what a set of keys proves of one that somebody else made for us: its issuer, its audience and its time.
 
 use std::collections::BTreeMap;
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use finback_bridges::{Confirm, Failure, Message, Names, Outlet};
+use finback_bridges::{Confirm, Failure, Message, Outlet, TemplateNames};
 use finback_rocketmq::{is_system_topic, properties};
 
 pub(crate) use producer::Parcel;
@@ -27,7 +27,7 @@ pub use signature::Credentials;
 const PROPERTIES: usize = i16::MAX as usize;
 
 /// What names of topics may be (RocketMQ: TopicValidator).
-pub static NAMES: Names = Names {
+pub static NAMES: TemplateNames = TemplateNames {
     system: "RocketMQ",
     others: "_-",
     words: "`_` and `-`",

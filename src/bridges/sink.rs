@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use finback_bridges::{BRIDGE, Confirm, Failure, Message, Outlet, Place, Template, way};
-use finback_http::{Taker, Taking};
+use finback_http::{Handler, Handling};
 use finback_mqtt::codec::properties::{Value, id};
-use finback_mqtt::{NotTaken, Outgoing, Receipt, Sink};
+use finback_mqtt::{MessageSink, NotTaken, OutgoingMessage, Receipt};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use tokio::sync::oneshot;
@@ -92,8 +92,8 @@ fn not_taken(failure: Failure) -> NotTaken {
     }
 }
 
-impl Sink for BridgeSink {
-    fn take(&self, message: &Outgoing<'_>, receipt: Receipt) -> Result<(), NotTaken> {
+impl MessageSink for BridgeSink {
+    fn take(&self, message: &OutgoingMessage<'_>, receipt: Receipt) -> Result<(), NotTaken> {
         let confirm = receipt.is_awaited().then(|| -> Confirm {
             Box::new(move |went| receipt.tell(went.map(drop).map_err(not_taken)))
         });
@@ -134,7 +134,7 @@ impl BridgeSink {
     /// Why it is not taken; `confirm` is gone then.
     pub fn write_message(
         &self,
-        message: &Outgoing<'_>,
+        message: &OutgoingMessage<'_>,
         confirm: Option<Confirm>,
     ) -> Result<(), Failure> {
         let topic = self.topic.fill(message.topic).ok_or(Failure::NoTopic)?;
@@ -264,7 +264,7 @@ impl BridgeSink {
     }
 }
 
-impl Taker for BridgeSink {
+impl Handler for BridgeSink {
     fn limit(&self) -> usize {
         MAX_BODY
     }
@@ -279,7 +279,7 @@ impl Taker for BridgeSink {
         self.in_words()
     }
 
-    fn take(&self, head: &Parts, body: Bytes) -> Taking {
+    fn take(&self, head: &Parts, body: Bytes) -> Handling {
         if head.method != Method::POST {
             let mut response = plain(
                 StatusCode::METHOD_NOT_ALLOWED,

@@ -1,4 +1,4 @@
-//! What is told of messages that clients of RocketMQ send through us: copies for a shadow cluster, and for Kafka.
+//! Copies of messages that clients of RocketMQ send through us: for a shadow cluster, and for Kafka.
 //!
 //! Neither holds a producer up or changes what it is told. Halves of transactions are nobody's business: whether they become
 //! messages is said later, by a request without them.
@@ -28,14 +28,14 @@ const OURS: &str = "rocketmq.";
 #[derive(Debug, Default)]
 pub struct SendTap {
     /// A cluster that copies go to.
-    pub shadow: Option<Shadow>,
+    pub shadow: Option<MessageShadow>,
     /// Where in Kafka they are written.
     pub mirror: Option<Mirror>,
 }
 
 /// Copies for another RocketMQ cluster.
 #[derive(Debug)]
-pub struct Shadow {
+pub struct MessageShadow {
     /// The cluster.
     pub outlet: Arc<RocketMqOutlet>,
     /// What stands before and after a message's own topic there.
@@ -115,7 +115,7 @@ impl Tap for SendTap {
     }
 }
 
-impl Shadow {
+impl MessageShadow {
     /// The name of a topic there.
     #[must_use]
     pub fn topic(&self, own: &str) -> String {

@@ -7,14 +7,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
-use finback_core::discovery::{Discovery, Lookup, Sink, WatchGuard};
+use finback_core::discovery::{Discovery, Lookup, SnapshotSink, WatchGuard};
 use finback_core::mesh::Mesh;
 use finback_core::text::Escaped;
 use finback_observability::Metrics;
 use serde_json::Value;
 
-use crate::admin::client::{Client, Identity, Part};
-use crate::admin::explain::{Entrance, Question, explain as explained};
+use crate::admin::client::{AdminIdentity, Client, Part};
+use crate::admin::explain::{Entrance, ExplainQuestion, explain as explained};
 use crate::log::{complain, say};
 use crate::{config, protocols};
 
@@ -25,7 +25,7 @@ pub struct Options {
     #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
     #[command(flatten)]
-    question: Question,
+    question: ExplainQuestion,
     /// Look at the file only, and ask no process.
     #[arg(long)]
     offline: bool,
@@ -33,7 +33,7 @@ pub struct Options {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    identity: Identity,
+    identity: AdminIdentity,
 }
 
 /// Explains a call; exits 1 if it would not be served.
@@ -84,13 +84,13 @@ async fn running(options: &Options) -> anyhow::Result<Option<Value>> {
 struct Nobody;
 
 impl Discovery for Nobody {
-    fn watch(&self, _: &Lookup, _: Arc<dyn Sink>) -> WatchGuard {
+    fn watch(&self, _: &Lookup, _: Arc<dyn SnapshotSink>) -> WatchGuard {
         Box::new(())
     }
 }
 
 /// What the file says.
-async fn alone(file: &Path, question: &Question) -> anyhow::Result<Value> {
+async fn alone(file: &Path, question: &ExplainQuestion) -> anyhow::Result<Value> {
     let config = config::load(file)?;
     let entrances: Vec<_> = config
         .listeners

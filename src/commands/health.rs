@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::admin::client::{Client, Identity, Part};
+use crate::admin::client::{AdminIdentity, Client, Part};
 use crate::log::{complain, say};
 
 /// What to ask.
@@ -18,7 +18,7 @@ pub struct Options {
     #[arg(long)]
     ready: bool,
     #[command(flatten)]
-    identity: Identity,
+    identity: AdminIdentity,
 }
 
 /// Exits 0 if the process is healthy, else 1.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 use finback_core::text::Escaped;
-use finback_registry::{Layout, Offer, Offers, Registries, RegistryConfig};
+use finback_registry::{LayoutKind, Offer, Offers, Registries, RegistryConfig};
 use futures_util::future::{join_all, select_all};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
@@ -51,7 +51,7 @@ pub struct Options {
 /// One place where services are.
 struct Place {
     registry: String,
-    layout: Layout,
+    layout: LayoutKind,
 }
 
 /// Lists services; exits 1 if a registry does not answer, or the service asked for is nowhere.
@@ -171,20 +171,20 @@ async fn all(options: &Options, registries: &Registries, places: &[Place]) -> bo
 }
 
 fn places(options: &Options, config: &config::Config) -> anyhow::Result<Vec<Place>> {
-    let layouts: Vec<Layout> = match &options.layout {
-        Some(name) => match Layout::named(name) {
+    let layouts: Vec<LayoutKind> = match &options.layout {
+        Some(name) => match LayoutKind::named(name) {
             Some(layout) => vec![layout],
             None => anyhow::bail!(
                 "no layout is called `{name}`; write one of: {}",
-                Layout::names().join(", ")
+                LayoutKind::names().join(", ")
             ),
         },
-        None => Layout::names()
+        None => LayoutKind::names()
             .into_iter()
-            .filter_map(Layout::named)
+            .filter_map(LayoutKind::named)
             // The application level is part of `dubbo`, and names of gRPC services cannot be
             // told from other keys unless they have a root.
-            .filter(|layout| !matches!(layout, Layout::DubboApp))
+            .filter(|layout| *layout != LayoutKind::DubboApp)
             .collect(),
     };
     let wanted = |name: &str| options.registry.as_deref().is_none_or(|own| own == name);

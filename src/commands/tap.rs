@@ -9,8 +9,8 @@ use finback_core::text::Escaped;
 use http_body_util::BodyExt;
 use serde_json::Value;
 
-use crate::admin::client::{Client, Identity, Part};
-use crate::admin::tap::Filter;
+use crate::admin::client::{AdminIdentity, Client, Part};
+use crate::admin::tap::TapFilter;
 use crate::log::{complain, say};
 
 /// A line that is longer is none of ours.
@@ -23,7 +23,7 @@ pub struct Options {
     #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
     #[command(flatten)]
-    filter: Filter,
+    filter: TapFilter,
     /// End after so many exchanges.
     #[arg(short = 'n', long, value_name = "NUMBER")]
     number: Option<u64>,
@@ -31,7 +31,7 @@ pub struct Options {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    identity: Identity,
+    identity: AdminIdentity,
 }
 
 /// Shows exchanges until the process ends, or as many as are wanted.

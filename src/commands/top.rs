@@ -13,7 +13,7 @@ use clap::Args;
 use finback_core::text::Escaped;
 use serde_json::Value;
 
-use crate::admin::client::{Client, Identity, Part};
+use crate::admin::client::{AdminIdentity, Client, Part};
 use crate::config::units;
 use crate::log::say;
 
@@ -54,7 +54,7 @@ pub struct Options {
     #[arg(long, default_value = "rate")]
     sort: String,
     #[command(flatten)]
-    identity: Identity,
+    identity: AdminIdentity,
 }
 
 /// What was counted of one row at a time.

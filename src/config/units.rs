@@ -162,9 +162,9 @@ impl JsonSchema for Percent {
 
 /// A share from 0 to 100 percent, with a fraction if need be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share(pub rng::Share);
+pub struct FractionalPercent(pub rng::Share);
 
-impl<'de> Deserialize<'de> for Share {
+impl<'de> Deserialize<'de> for FractionalPercent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let share = f64::deserialize(deserializer)?;
         let parts = rng::Share::percent(share).map(Self);
@@ -174,9 +174,9 @@ impl<'de> Deserialize<'de> for Share {
     }
 }
 
-impl JsonSchema for Share {
+impl JsonSchema for FractionalPercent {
     fn schema_name() -> Cow<'static, str> {
-        "Share".into()
+        "FractionalPercent".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "number", "minimum": 0, "maximum": 100 })

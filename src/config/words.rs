@@ -1,4 +1,4 @@
-//! What the YAML parser says, in the words of someone who writes a configuration: what is wrong, and what to write.
+//! Messages of the YAML parser, in the words of someone who writes a configuration: what is wrong, and what to write.
 
 use serde_saphyr::Error;
 

@@ -1,4 +1,4 @@
-//! What an answer of another server may change about a call.
+//! Answers of policy servers: what one may change about a call.
 //!
 //! Servers may be wrong, or in wrong hands: what frames a message, what names its target and what is ours they never set.
 

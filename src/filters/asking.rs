@@ -1,4 +1,4 @@
-//! What all filters have in common that ask a server: the question, and what no answer means.
+//! Filters that ask a server: the question, and what no answer means.
 
 use std::rc::Rc;
 use std::sync::Arc;

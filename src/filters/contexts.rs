@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use finback_core::filter::lane::Contexts;
 use finback_core::record::TraceId;
 use finback_core::trace::{Field, Read};
-use finback_observability::trace::{Formats, Protocol, begun};
+use finback_observability::trace::{Formats, ProtocolConventions, begun};
 
 use crate::protocols;
 
@@ -13,7 +13,7 @@ use crate::protocols;
 #[derive(Debug)]
 pub struct Everywhere {
     formats: Formats,
-    protocols: HashMap<&'static str, Protocol>,
+    protocols: HashMap<&'static str, ProtocolConventions>,
 }
 
 impl Default for Everywhere {

@@ -35,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where a set of keys comes from.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Source {
+pub enum KeySource {
     /// A file.
     File(PathBuf),
     /// A URL.
@@ -53,7 +53,7 @@ pub enum Source {
     },
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for KeySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => write!(f, "{}", path.display()),
@@ -83,7 +83,7 @@ struct Known {
 
 /// A set of keys.
 pub struct KeyRing {
-    source: Source,
+    source: KeySource,
     known: watch::Sender<Known>,
     wanted: Arc<Notify>,
     /// When it was last wanted for the sake of a token, and how often it had been asked for then.
@@ -99,7 +99,7 @@ impl fmt::Debug for KeyRing {
 
 impl KeyRing {
     /// One that is empty until it is started.
-    pub(crate) fn new(source: Source) -> Arc<Self> {
+    pub(crate) fn new(source: KeySource) -> Arc<Self> {
         Arc::new(Self {
             source,
             known: watch::Sender::new(Known::default()),
@@ -109,7 +109,7 @@ impl KeyRing {
         })
     }
 
-    pub(crate) fn source(&self) -> &Source {
+    pub(crate) fn source(&self) -> &KeySource {
         &self.source
     }
 
@@ -119,8 +119,8 @@ impl KeyRing {
     /// What is wrong with it.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         match &self.source {
-            Source::File(path) => read_file(path).map(|_| ()).map_err(anyhow::Error::msg),
-            Source::Url { tls, .. } => tls.iter().try_for_each(|own| own.config().map(|_| ())),
+            KeySource::File(path) => read_file(path).map(|_| ()).map_err(anyhow::Error::msg),
+            KeySource::Url { tls, .. } => tls.iter().try_for_each(|own| own.config().map(|_| ())),
         }
     }
 
@@ -187,23 +187,23 @@ async fn keep_fresh(ring: Weak<KeyRing>) {
     loop {
         let Some(own) = ring.upgrade() else { return };
         let found = match own.source.clone() {
-            Source::File(path) => {
+            KeySource::File(path) => {
                 let seen = before;
                 let read = tokio::task::spawn_blocking(move || read_changed(&path, seen)).await;
                 let (version, read) = read.unwrap_or((seen, Ok(None)));
                 before = version;
                 read
             }
-            url @ Source::Url { .. } => {
+            url @ KeySource::Url { .. } => {
                 let fetched = timeout(FETCH, fetch(&url)).await;
                 let fetched = fetched.unwrap_or_else(|_| Err(format!("none within {FETCH:?}")));
                 fetched.map(Some)
             }
         };
         let pause = match (&own.source, found.is_ok()) {
-            (Source::File(_), _) => LOOK,
-            (Source::Url { refresh, .. }, true) => *refresh,
-            (Source::Url { .. }, false) => AGAIN,
+            (KeySource::File(_), _) => LOOK,
+            (KeySource::Url { refresh, .. }, true) => *refresh,
+            (KeySource::Url { .. }, false) => AGAIN,
         };
         match &found {
             Ok(Some(_)) => wrong.clear(),
@@ -243,8 +243,8 @@ fn read_changed(path: &PathBuf, before: Version) -> (Version, Result<Option<Keys
 }
 
 /// Asks a URL for a set (RFC 7517, section 5).
-async fn fetch(source: &Source) -> Result<Keys, String> {
-    let Source::Url {
+async fn fetch(source: &KeySource) -> Result<Keys, String> {
+    let KeySource::Url {
         host,
         port,
         path,

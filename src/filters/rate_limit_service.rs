@@ -27,7 +27,7 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Where a value of a descriptor comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum DescriptorSource {
     /// It is always the same.
     Constant(Arc<str>),
     /// The call says it.
@@ -35,7 +35,7 @@ pub enum Source {
 }
 
 /// What of calls is counted together: keys and their values.
-pub type Counted = Vec<(Arc<str>, Source)>;
+pub type Counted = Vec<(Arc<str>, DescriptorSource)>;
 
 /// How a server is asked, and what its silence means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,15 +66,15 @@ pub(super) enum Value {
     Read(Per),
 }
 
-pub(super) fn value(source: &Source, target: &Target<'_>) -> Value {
+pub(super) fn value(source: &DescriptorSource, target: &Target<'_>) -> Value {
     let known = |text: &str| Value::Known(cut(text, VALUE).to_owned());
     match source {
-        Source::Constant(text) => known(text),
-        Source::Call(Per::Listener) => known(target.listener),
-        Source::Call(Per::Route) => known(target.route),
-        Source::Call(Per::Service) => known(target.service),
-        Source::Call(Per::Method) => known(target.method),
-        Source::Call(other) => Value::Read(other.clone()),
+        DescriptorSource::Constant(text) => known(text),
+        DescriptorSource::Call(Per::Listener) => known(target.listener),
+        DescriptorSource::Call(Per::Route) => known(target.route),
+        DescriptorSource::Call(Per::Service) => known(target.service),
+        DescriptorSource::Call(Per::Method) => known(target.method),
+        DescriptorSource::Call(other) => Value::Read(other.clone()),
     }
 }
 
@@ -130,11 +130,11 @@ impl Filter for RateLimitService {
     }
 }
 
-pub(super) fn words((key, source): &(Arc<str>, Source)) -> String {
+pub(super) fn words((key, source): &(Arc<str>, DescriptorSource)) -> String {
     match source {
-        Source::Constant(text) => format!("{key}={text}"),
-        Source::Call(Per::Attribute(name)) => format!("{key} (attribute {name})"),
-        Source::Call(per) => format!("{key} ({})", format!("{per:?}").to_lowercase()),
+        DescriptorSource::Constant(text) => format!("{key}={text}"),
+        DescriptorSource::Call(Per::Attribute(name)) => format!("{key} (attribute {name})"),
+        DescriptorSource::Call(per) => format!("{key} ({})", format!("{per:?}").to_lowercase()),
     }
 }
 

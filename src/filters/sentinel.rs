@@ -14,7 +14,7 @@ use finback_core::filter::{
 use finback_core::rejection::Rejection;
 
 use super::asking::{Asks, Outcomes};
-use super::rate_limit_service::{Source, Value, value, words};
+use super::rate_limit_service::{DescriptorSource, Value, value, words};
 use super::server::{Server, Trouble};
 use super::token_server::{FLOW, PARAM_FLOW, flow};
 
@@ -31,7 +31,7 @@ pub struct Policy {
     /// The number of the rule.
     pub rule: i64,
     /// Values of which each has a limit of its own there (a rule for parameters); a call that lacks one is not counted.
-    pub values: Vec<Source>,
+    pub values: Vec<DescriptorSource>,
     /// A call over the limit may take a token of the time to come, and waits for it.
     pub prioritized: bool,
     /// A call is refused where the server does not answer, or knows no such rule.

@@ -11,8 +11,8 @@ use finback_core::filter::{Filter, conformance};
 use super::Background;
 use super::external_authorization::{self, ExternalAuthorization};
 use super::jwt::{Issuer, Jwt};
-use super::keys::{KeyRing, Source as Keys};
-use super::rate_limit_service::{self, RateLimitService, Source};
+use super::keys::{KeyRing, KeySource as Keys};
+use super::rate_limit_service::{self, DescriptorSource, RateLimitService};
 use super::server::{Server, Settings};
 
 fn server(port: u16) -> Arc<Server> {
@@ -38,7 +38,7 @@ fn authorization(failure_mode_allow: bool) -> Box<dyn Filter> {
 }
 
 fn limits(port: u16) -> Box<dyn Filter> {
-    let per = Source::Call(Per::Attribute("a".into()));
+    let per = DescriptorSource::Call(Per::Attribute("a".into()));
     let policy = rate_limit_service::Policy {
         domain: "d".to_owned(),
         descriptors: vec![vec![("k".into(), per)]],

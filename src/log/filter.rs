@@ -1,4 +1,4 @@
-//! Which lines of the log are written: a level, and others for modules.
+//! The log's filter, which lines are written: a level, and others for modules.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,13 +10,13 @@ use super::LIFECYCLE;
 
 /// Which lines are written. As a text: a level, or `MODULE=LEVEL`, several of them with commas between.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Filter {
+pub struct LogFilter {
     level: LevelFilter,
     /// The longest names first: the one that says most of a module holds.
     modules: Vec<(String, LevelFilter)>,
 }
 
-impl Filter {
+impl LogFilter {
     /// One level for all.
     #[must_use]
     pub fn of(level: LevelFilter) -> Self {
@@ -89,7 +89,7 @@ pub(crate) fn level_named(name: &str) -> Result<LevelFilter, String> {
     }
 }
 
-impl FromStr for Filter {
+impl FromStr for LogFilter {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -106,7 +106,7 @@ impl FromStr for Filter {
     }
 }
 
-impl fmt::Display for Filter {
+impl fmt::Display for LogFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.level)?;
         for (module, level) in &self.modules {
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_filter_is_a_level_and_levels_of_modules() {
-        let filter: Filter = "warn,finback_core=debug, finback_core::driver=error"
+        let filter: LogFilter = "warn,finback_core=debug, finback_core::driver=error"
             .parse()
             .unwrap_or_else(|why| panic!("{why}"));
         for (target, level) in [
@@ -152,7 +152,7 @@ mod tests {
             ("info,", "no level is called ``"),
             ("[span]=info", "`[span]` is no module"),
         ] {
-            let why = text.parse::<Filter>().err().unwrap_or_default();
+            let why = text.parse::<LogFilter>().err().unwrap_or_default();
             assert!(why.contains(wanted), "{text}: {why}");
         }
     }

@@ -9,7 +9,7 @@ use tracing::{Event, Level};
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
+pub enum LineFormat {
     /// Time, level, message, and `name=value` of each field.
     #[default]
     Text,
@@ -18,14 +18,14 @@ pub enum Format {
 }
 
 /// The line of an event, with its end.
-pub(super) fn line(format: Format, colours: bool, event: &Event<'_>) -> String {
+pub(super) fn line(format: LineFormat, colours: bool, event: &Event<'_>) -> String {
     let mut fields = Fields::default();
     event.record(&mut fields);
     let time = time();
     let metadata = event.metadata();
     match format {
-        Format::Json => json(&time, *metadata.level(), metadata.target(), fields),
-        Format::Text => text(&time, *metadata.level(), colours, &fields),
+        LineFormat::Json => json(&time, *metadata.level(), metadata.target(), fields),
+        LineFormat::Text => text(&time, *metadata.level(), colours, &fields),
     }
 }
 

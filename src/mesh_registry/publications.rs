@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use finback_core::text::Escaped;
-use finback_registry::{Layout, Offers, Registration, Registries};
+use finback_registry::{LayoutKind, Offers, Registration, Registries};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
@@ -254,7 +254,7 @@ impl Publications {
             followed.entry(name.clone()).or_insert_with(|| {
                 let (service, _) = split(name).ok()?;
                 self.registries
-                    .offers(&self.config.registry, Layout::Sofa, service)
+                    .offers(&self.config.registry, LayoutKind::Sofa, service)
             });
         }
     }
@@ -309,7 +309,7 @@ fn registration(config: &MeshRegistry, name: &str, application: &str) -> Option<
         .ok()?;
     Some(Registration {
         registry: config.registry.clone(),
-        layout: Layout::Sofa,
+        layout: LayoutKind::Sofa,
         service: service.to_owned(),
         version: String::new(),
         group: unique_id.to_owned(),

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use finback_core::gauges::{ClusterCounts, Detector};
 use finback_core::mesh::{ClusterStatus, EndpointStatus};
-use finback_core::metric::{Family, Kind};
+use finback_core::metric::{Family, MetricKind};
 use finback_core::text;
-use finback_observability::{Sink, Value};
+use finback_observability::{MetricSink, MetricValue};
 
 use super::MAX_LABEL;
 
@@ -162,14 +162,14 @@ static FAMILIES: [(Family, Read); 11] = [
 ];
 
 /// Puts clusters into a sink.
-pub(super) fn collect(clusters: &[ClusterStatus], sink: &mut dyn Sink) {
+pub(super) fn collect(clusters: &[ClusterStatus], sink: &mut dyn MetricSink) {
     let all = labelled(clusters);
     for (family, value) in &FAMILIES {
         sink.family(family);
         for (label, sums) in &all {
             // Which clusters are among the others changes: a sum of their counters might shrink.
-            if label != OTHER || family.kind == Kind::Gauge {
-                sink.series(&[label], Value::Count(value(sums)));
+            if label != OTHER || family.kind == MetricKind::Gauge {
+                sink.series(&[label], MetricValue::Count(value(sums)));
             }
         }
     }
@@ -177,17 +177,17 @@ pub(super) fn collect(clusters: &[ClusterStatus], sink: &mut dyn Sink) {
     sink.family(&EJECTIONS);
     for (label, sums) in own() {
         for (detector, count) in Detector::ALL.into_iter().zip(sums.ejections) {
-            sink.series(&[label, detector.name()], Value::Count(count));
+            sink.series(&[label, detector.name()], MetricValue::Count(count));
         }
     }
     let limited = || own().filter_map(|(label, sums)| Some((label, sums.concurrency?)));
     sink.family(&LIMIT);
     for (label, (limit, _)) in limited() {
-        sink.series(&[label], Value::Count(limit));
+        sink.series(&[label], MetricValue::Count(limit));
     }
     sink.family(&SHED);
     for (label, (_, shed)) in limited() {
-        sink.series(&[label], Value::Count(shed));
+        sink.series(&[label], MetricValue::Count(shed));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use finback_core::filter::DecisionKey;
 use finback_core::metric::Family;
-use finback_observability::{Sink, Value};
+use finback_observability::{MetricSink, MetricValue};
 
 static DECISIONS: Family = Family::counter(
     "finback_filter_decisions_total",
@@ -12,9 +12,9 @@ static DECISIONS: Family = Family::counter(
 );
 
 /// Puts what filters decided into a sink.
-pub(super) fn collect(decisions: &[(DecisionKey, u64)], sink: &mut dyn Sink) {
+pub(super) fn collect(decisions: &[(DecisionKey, u64)], sink: &mut dyn MetricSink) {
     sink.family(&DECISIONS);
     for ((filter, rule, decision), count) in decisions {
-        sink.series(&[filter, rule, decision], Value::Count(*count));
+        sink.series(&[filter, rule, decision], MetricValue::Count(*count));
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::LazyLock;
 
 use finback_core::metric::Family;
-use finback_observability::{Sink, Value};
+use finback_observability::{MetricSink, MetricValue};
 use rustix::process::{Resource, getrlimit};
 
 /// Ticks of a second in `/proc` (`USER_HZ`): the same on every machine that Linux runs on today.
@@ -56,7 +56,7 @@ static BOOT: LazyLock<f64> = LazyLock::new(|| {
 });
 
 /// Puts the process's numbers into a sink.
-pub(super) fn collect(sink: &mut dyn Sink) {
+pub(super) fn collect(sink: &mut dyn MetricSink) {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // proc(5): the name, in parentheses, may hold blanks; what follows are numbers.
     let numbers: Vec<f64> = stat
@@ -68,14 +68,14 @@ pub(super) fn collect(sink: &mut dyn Sink) {
         .collect();
     // Fields of proc(5) are counted from 1, and the one after the name is the third.
     let field = |number: usize| numbers.get(number - 3).copied().unwrap_or_default();
-    sink.single(&CPU, Value::Number((field(14) + field(15)) / HZ));
-    sink.single(&RESIDENT, Value::Number(kilobytes("VmRSS:") * 1024.0));
-    sink.single(&VIRTUAL, Value::Number(field(23)));
-    sink.single(&OPEN, Value::Count(open_descriptors()));
+    sink.single(&CPU, MetricValue::Number((field(14) + field(15)) / HZ));
+    sink.single(&RESIDENT, MetricValue::Number(kilobytes("VmRSS:") * 1024.0));
+    sink.single(&VIRTUAL, MetricValue::Number(field(23)));
+    sink.single(&OPEN, MetricValue::Count(open_descriptors()));
     let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    sink.single(&MOST, Value::Count(most));
-    sink.single(&START, Value::Number(*BOOT + field(22) / HZ));
-    sink.single(&THREADS, Value::Number(field(20)));
+    sink.single(&MOST, MetricValue::Count(most));
+    sink.single(&START, MetricValue::Number(*BOOT + field(22) / HZ));
+    sink.single(&THREADS, MetricValue::Number(field(20)));
 }
 
 /// A line of `/proc/self/status`.

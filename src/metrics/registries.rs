@@ -2,7 +2,7 @@
 
 use finback_core::metric::Family;
 use finback_core::text;
-use finback_observability::{Sink, Value};
+use finback_observability::{MetricSink, MetricValue};
 use finback_registry::{RegistrationStatus, RegistryStatus};
 
 use super::MAX_LABEL;
@@ -10,7 +10,7 @@ use super::MAX_LABEL;
 const REGISTRY: &[&str] = &["registry"];
 
 /// Reads one number.
-type Read = fn(&RegistryStatus) -> Value<'static>;
+type Read = fn(&RegistryStatus) -> MetricValue<'static>;
 
 static FAMILIES: [(Family, Read); 8] = [
     (
@@ -20,7 +20,7 @@ static FAMILIES: [(Family, Read); 8] = [
             REGISTRY,
             "1 while a registry's servers answer, and let us read what they did before; a file can be read.",
         ),
-        |own| Value::Count(own.connected.into()),
+        |own| MetricValue::Count(own.connected.into()),
     ),
     (
         Family::gauge(
@@ -29,7 +29,7 @@ static FAMILIES: [(Family, Read); 8] = [
             REGISTRY,
             "For how long a registry's servers have not answered, or something could not be read.",
         ),
-        |own| Value::Number(own.stale.as_secs_f64()),
+        |own| MetricValue::Number(own.stale.as_secs_f64()),
     ),
     (
         Family::gauge(
@@ -38,7 +38,7 @@ static FAMILIES: [(Family, Read); 8] = [
             REGISTRY,
             "Services followed in a registry.",
         ),
-        |own| Value::Count(own.services as u64),
+        |own| MetricValue::Count(own.services as u64),
     ),
     (
         Family::gauge(
@@ -47,7 +47,7 @@ static FAMILIES: [(Family, Read); 8] = [
             REGISTRY,
             "Services of which nothing is known yet.",
         ),
-        |own| Value::Count(own.waiting as u64),
+        |own| MetricValue::Count(own.waiting as u64),
     ),
     (
         Family::gauge(
@@ -56,7 +56,7 @@ static FAMILIES: [(Family, Read); 8] = [
             REGISTRY,
             "Services whose providers vanished all at once: the last ones are kept for `empty_protection`.",
         ),
-        |own| Value::Count(own.protected as u64),
+        |own| MetricValue::Count(own.protected as u64),
     ),
     (
         Family::gauge(
@@ -65,7 +65,7 @@ static FAMILIES: [(Family, Read); 8] = [
             REGISTRY,
             "Services known from the snapshot of an earlier run only.",
         ),
-        |own| Value::Count(own.from_disk as u64),
+        |own| MetricValue::Count(own.from_disk as u64),
     ),
     (
         Family::gauge(
@@ -74,7 +74,7 @@ static FAMILIES: [(Family, Read); 8] = [
             REGISTRY,
             "Reads that a registry refuses or fails, or a file that is wrong; what was read last stays.",
         ),
-        |own| Value::Count(own.failing_reads as u64),
+        |own| MetricValue::Count(own.failing_reads as u64),
     ),
     (
         Family::gauge(
@@ -83,7 +83,7 @@ static FAMILIES: [(Family, Read); 8] = [
             REGISTRY,
             "Host names that do not resolve any more; their last addresses stay.",
         ),
-        |own| Value::Count(own.failing_names as u64),
+        |own| MetricValue::Count(own.failing_names as u64),
     ),
 ];
 
@@ -100,7 +100,7 @@ static REGISTERED: Family = Family::gauge(
 pub(super) fn collect(
     registries: &[RegistryStatus],
     registrations: &[RegistrationStatus],
-    sink: &mut dyn Sink,
+    sink: &mut dyn MetricSink,
 ) {
     for (family, value) in &FAMILIES {
         sink.family(family);
@@ -121,6 +121,6 @@ pub(super) fn collect(
             cut(&own.group),
             &address,
         ];
-        sink.series(&labels, Value::Count(status.held.into()));
+        sink.series(&labels, MetricValue::Count(status.held.into()));
     }
 }

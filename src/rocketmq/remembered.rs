@@ -1,4 +1,4 @@
-//! Where brokers were, on disk: clients go on with the ports that they were told before a restart.
+//! Addresses of brokers, on disk: clients go on with the ports that they were told before a restart.
 
 use std::io;
 use std::path::{Path, PathBuf};

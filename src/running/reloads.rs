@@ -1,4 +1,4 @@
-//! What reloads change: the configuration as shown, what stays as it is until a restart, and counts.
+//! Reloads and what they change: the configuration as shown, what stays as it is until a restart, and counts.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, Weak};
 
 use finback_core::metric::Family;
-use finback_observability::{Sink, Value};
+use finback_observability::{MetricSink, MetricValue};
 use rustls::pki_types::UnixTime;
 
 use super::files::certificates;
@@ -82,7 +82,7 @@ pub struct Owner {
 
 /// A file and its end, as it is listed for an operator.
 #[derive(Clone, Debug)]
-pub struct Ending {
+pub struct CertificateExpiry {
     /// Whether it is a certificate; else it says what is revoked.
     pub is_certificate: bool,
     /// Whose it is.
@@ -139,9 +139,9 @@ impl Ledger {
     }
 
     /// Every file as it is listed for an operator.
-    pub fn list(&self) -> Vec<Ending> {
+    pub fn list(&self) -> Vec<CertificateExpiry> {
         let rows = self.rows().into_iter();
-        rows.map(|((kind, owner, file), (name, end))| Ending {
+        rows.map(|((kind, owner, file), (name, end))| CertificateExpiry {
             is_certificate: kind == Kind::Certificate,
             owner,
             file,
@@ -152,7 +152,7 @@ impl Ledger {
     }
 
     /// Puts the metrics into a sink.
-    pub fn collect(&self, sink: &mut dyn Sink) {
+    pub fn collect(&self, sink: &mut dyn MetricSink) {
         let rows = self.rows();
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let owners: BTreeSet<Owner> = entries.iter().map(|own| own.owner.clone()).collect();
@@ -170,14 +170,14 @@ impl Ledger {
                 let labels = [owner.role, &*owner.name, &file, named];
                 // The last label, a certificate's name, revocation lists do not have.
                 let labels = &labels[..family.labels.len()];
-                sink.series(labels, Value::Count(value(*end, now)));
+                sink.series(labels, MetricValue::Count(value(*end, now)));
             }
         }
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         sink.family(&FAILURES);
         for owner in owners {
             let count = failures.get(&owner).copied().unwrap_or_default();
-            sink.series(&[owner.role, &owner.name], Value::Count(count));
+            sink.series(&[owner.role, &owner.name], MetricValue::Count(count));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Who a certificate says its owner is: which of its names count, and what makes it unusable.
+//! Identities of certificates, who one says its owner is: which of its names count, and what makes it unusable.
 
 use std::fmt;
 

@@ -98,11 +98,11 @@ const RULES: [Rule; 11] = [
                     "wakes the flusher, another task",
                 ),
                 (
-                    "core/src/driver/link.rs",
+                    "core/src/driver/write_queue.rs",
                     "wakes the connection's own task from calls of others",
                 ),
                 (
-                    "protocols/http/src/http2/connection.rs",
+                    "protocols/http/src/http2/connection/output.rs",
                     "wakes the driver from calls of others",
                 ),
             ],

@@ -29,6 +29,7 @@ const FLOORS: [Floor; 5] = [
         name: "vocabulary",
         holds: "words and ports: what everybody speaks of, and what others implement",
         modules: &[
+            "boxed",
             "clock",
             "codec",
             "conformance",

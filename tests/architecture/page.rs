@@ -91,3 +91,30 @@ fn every_word_has_its_neighbours() {
         assert!(is_whole, "{row}");
     }
 }
+
+/// Rows of the table of decisions: a file, and a function in it.
+fn decisions(page: &str) -> Vec<(&str, &str)> {
+    let (_, rest) = page.split_once("<!-- decided: begin -->").unwrap();
+    let (table, _) = rest.split_once("<!-- decided: end -->").unwrap();
+    let rows = table.lines().filter(|line| line.starts_with('|')).skip(2);
+    rows.map(|row| {
+        let named = quoted(row);
+        (named[named.len() - 2], named[named.len() - 1])
+    })
+    .collect()
+}
+
+#[test]
+fn decisions_stand_where_the_page_says() {
+    let page = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let decisions = decisions(&page);
+    assert!(decisions.len() > 10, "{decisions:?}");
+    for (path, function) in decisions {
+        let text = std::fs::read_to_string(root().join(path));
+        let text = text.unwrap_or_else(|error| panic!("{path}: {error}"));
+        let tokens = tokens(&text);
+        let mut pairs = tokens.windows(2);
+        let is_there = pairs.any(|pair| pair[0].text == "fn" && pair[1].text == function);
+        assert!(is_there, "{path} has no function `{function}`");
+    }
+}

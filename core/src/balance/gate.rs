@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::endpoint::{Endpoint, Standing};
 
-use super::{Ask, NoPick};
+use super::{PickArgs, PickError};
 
 /// How choosy a gate is. A call is offered each in turn until an endpoint is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub(super) enum Choosy {
 /// The rules that hold whatever the policy.
 pub(super) struct Gate<'a> {
     pub(super) members: &'a [Arc<Endpoint>],
-    pub(super) ask: &'a Ask<'a>,
+    pub(super) ask: &'a PickArgs<'a>,
     choosy: Choosy,
     /// Found out when the first endpoint that is not available is proposed.
     panic: Cell<Option<Panic>>,
@@ -40,7 +40,7 @@ enum Panic {
 }
 
 impl<'a> Gate<'a> {
-    pub(super) fn new(members: &'a [Arc<Endpoint>], ask: &'a Ask<'a>, choosy: Choosy) -> Self {
+    pub(super) fn new(members: &'a [Arc<Endpoint>], ask: &'a PickArgs<'a>, choosy: Choosy) -> Self {
         Self {
             members,
             ask,
@@ -78,12 +78,16 @@ impl<'a> Gate<'a> {
     }
 
     /// Why no member is admitted.
-    pub(super) fn refusal(&self) -> NoPick {
+    pub(super) fn refusal(&self) -> PickError {
         let usable = self
             .members
             .iter()
             .any(|endpoint| self.may_be_used(endpoint));
-        if usable { NoPick::Busy } else { NoPick::Empty }
+        if usable {
+            PickError::Busy
+        } else {
+            PickError::Empty
+        }
     }
 
     fn may_be_used(&self, endpoint: &Endpoint) -> bool {

@@ -184,7 +184,7 @@ fn interval(weight: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::balance::Ask;
+    use crate::balance::PickArgs;
     use crate::balance::gate::Choosy;
 
     #[test]
@@ -212,7 +212,7 @@ mod tests {
         schedule.turns = turns.into();
         schedule.time = REBASE - 10 * TURN;
 
-        let ask = Ask {
+        let ask = PickArgs {
             now: Now(1),
             random: 0,
             hash: None,

@@ -34,7 +34,7 @@ fn eject(member: &Endpoint) {
 
 impl Balancer {
     /// Where a call goes that is no trial, and is answered.
-    fn place(&mut self, members: &[Arc<Endpoint>], ask: &Ask<'_>) -> Result<usize, NoPick> {
+    fn place(&mut self, members: &[Arc<Endpoint>], ask: &PickArgs<'_>) -> Result<usize, PickError> {
         let picked = self.pick(members, ask)?;
         assert!(picked.trial.is_none(), "{picked:?}");
         members[picked.place].health.prove(ask.now);
@@ -49,8 +49,8 @@ fn members(weights: &[u32]) -> Vec<Arc<Endpoint>> {
         .collect()
 }
 
-fn ask(rng: &mut Rng) -> Ask<'static> {
-    Ask {
+fn ask(rng: &mut Rng) -> PickArgs<'static> {
+    PickArgs {
         now: Now(SECOND),
         random: rng.next(),
         hash: None,
@@ -67,7 +67,7 @@ fn all_calls_go_to_the_primary_while_it_may_be_used() {
     let mut balancer = Balancer::new(&Policy::Primary, &members, Now(SECOND), 1);
     let mut rng = Rng::new(1);
     let mut pick = || {
-        let ask = Ask {
+        let ask = PickArgs {
             hash: Some(0),
             ..ask(&mut rng)
         };
@@ -91,7 +91,7 @@ fn counts(policy: &Policy, members: &[Arc<Endpoint>], picks: u32) -> Vec<u32> {
     let mut rng = Rng::new(11);
     let mut counts = vec![0; members.len()];
     for _ in 0..picks {
-        let ask = Ask {
+        let ask = PickArgs {
             hash: Some(rng.next()),
             ..ask(&mut rng)
         };
@@ -240,7 +240,7 @@ fn a_young_endpoint_gets_its_share_by_and_by() {
         let mut balancer = Balancer::new(&Policy::RoundRobin, &members, now, 7);
         let share = (0..10_000)
             .filter(|_| {
-                let ask = Ask {
+                let ask = PickArgs {
                     now,
                     ..ask(&mut rng)
                 };
@@ -287,7 +287,7 @@ fn consistent_hash_moves_only_the_keys_of_the_one_that_left() {
     let mut rng = Rng::new(5);
     let mut shares: HashMap<usize, u32> = HashMap::new();
     for key in 0..50_000_u32 {
-        let ask = Ask {
+        let ask = PickArgs {
             hash: Some(hash_bytes(&key.to_be_bytes())),
             ..ask(&mut rng)
         };
@@ -381,7 +381,7 @@ fn in_panic_the_tried_still_come_last() {
         let mut balancer = Balancer::new(policy, &members, Now(SECOND), 1);
         let mut rng = Rng::new(1);
         for _ in 0..100 {
-            let ask = Ask {
+            let ask = PickArgs {
                 avoid: &tried,
                 hash: Some(rng.next()),
                 ..ask(&mut rng)
@@ -402,7 +402,7 @@ fn busy_ones_are_passed_over_by_every_policy() {
         let mut rng = Rng::new(1);
         let mut seen = HashSet::new();
         for _ in 0..200 {
-            let ask = Ask {
+            let ask = PickArgs {
                 per_endpoint: 8,
                 hash: Some(rng.next()),
                 ..ask(&mut rng)
@@ -423,14 +423,14 @@ fn the_available_but_busy_do_not_send_calls_to_the_ejected() {
         }
         let mut balancer = Balancer::new(policy, &members, Now(SECOND), 1);
         let mut rng = Rng::new(1);
-        let ask = Ask {
+        let ask = PickArgs {
             per_endpoint: 8,
             hash: Some(7),
             ..ask(&mut rng)
         };
         assert_eq!(
             balancer.place(&members, &ask),
-            Err(NoPick::Busy),
+            Err(PickError::Busy),
             "{policy:?}"
         );
     }
@@ -443,30 +443,30 @@ fn tried_ones_come_last_and_busy_ones_not_at_all() {
     let mut rng = Rng::new(1);
     let tried = [members[0].address];
     for _ in 0..100 {
-        let ask = Ask {
+        let ask = PickArgs {
             avoid: &tried,
             ..ask(&mut rng)
         };
         assert_eq!(balancer.place(&members, &ask), Ok(1));
     }
     members[1].health.in_flight.store(8, Relaxed);
-    let bounded = Ask {
+    let bounded = PickArgs {
         avoid: &tried,
         per_endpoint: 8,
         ..ask(&mut rng)
     };
     assert_eq!(balancer.place(&members, &bounded), Ok(0));
     members[0].health.in_flight.store(8, Relaxed);
-    assert_eq!(balancer.place(&members, &bounded), Err(NoPick::Busy));
-    assert_eq!(balancer.place(&[], &bounded), Err(NoPick::Empty));
-    let none = Ask {
+    assert_eq!(balancer.place(&members, &bounded), Err(PickError::Busy));
+    assert_eq!(balancer.place(&[], &bounded), Err(PickError::Empty));
+    let none = PickArgs {
         panic_percent: 0,
         ..ask(&mut rng)
     };
     for member in &members {
         member.health.leaving_until.store(10 * SECOND, Relaxed);
     }
-    assert_eq!(balancer.place(&members, &none), Err(NoPick::Empty));
+    assert_eq!(balancer.place(&members, &none), Err(PickError::Empty));
 }
 
 // === Warm-up ===
@@ -488,7 +488,7 @@ fn young_picks(
     let mut picks = 0;
     for step in 0..to * per_second {
         let now = Now(step * SECOND / per_second);
-        let ask = Ask {
+        let ask = PickArgs {
             now,
             hash: Some(rng.next()),
             ..ask(&mut rng)
@@ -531,7 +531,7 @@ fn the_warm_take_strict_turns_again() {
     let mut balancer = Balancer::new(&Policy::RoundRobin, &members, Now(SECOND), 7);
     let mut rng = Rng::new(1);
     let mut pick = |seconds| {
-        let ask = Ask {
+        let ask = PickArgs {
             now: Now(seconds * SECOND),
             ..ask(&mut rng)
         };
@@ -618,7 +618,7 @@ fn homes(members: &[Arc<Endpoint>], now: Now, keys: u32) -> Vec<usize> {
         balancer
             .place(
                 members,
-                &Ask {
+                &PickArgs {
                     now,
                     hash,
                     ..ask(&mut rng)
@@ -747,7 +747,7 @@ proptest! {
         for policy in &POLICIES {
             let mut balancer = Balancer::new(policy, &members, Now(SECOND), 1);
             for (random, hash) in &randoms {
-                let ask = Ask {
+                let ask = PickArgs {
                     now: Now(SECOND), random: *random, hash: *hash,
                     avoid: &avoid, per_endpoint, panic_percent, deadline: Now(2 * SECOND),
                 };
@@ -756,11 +756,11 @@ proptest! {
                         prop_assert!(fresh(&members[picked]));
                     }
                     Ok(picked) => prop_assert!(free(&members[picked])),
-                    Err(NoPick::Busy) => {
+                    Err(PickError::Busy) => {
                         prop_assert!(members.iter().any(|each| usable(each)));
                         prop_assert!(!members.iter().any(|each| free(each)));
                     }
-                    Err(NoPick::Empty) => {
+                    Err(PickError::Empty) => {
                         prop_assert!(!members.iter().any(|each| usable(each)));
                     }
                 }

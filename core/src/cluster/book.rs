@@ -1,4 +1,4 @@
-//! What was learnt about a cluster's addresses, those that left a while ago included.
+//! A cluster's address book: what was learnt about its addresses, those that left a while ago included.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -7,10 +7,10 @@ use crate::endpoint::{Seen, Standing};
 
 /// A registry whose word the test gives itself.
 #[derive(Default)]
-struct Told(Mutex<Vec<Arc<dyn Sink>>>);
+struct Told(Mutex<Vec<Arc<dyn SnapshotSink>>>);
 
 impl Discovery for Told {
-    fn watch(&self, _: &Lookup, sink: Arc<dyn Sink>) -> WatchGuard {
+    fn watch(&self, _: &Lookup, sink: Arc<dyn SnapshotSink>) -> WatchGuard {
         let mut sinks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         sinks.push(sink);
         Box::new(())

@@ -1,4 +1,4 @@
-//! What a driver does with a codec, step by step, each step's result checked.
+//! A codec driven step by step, as core's drivers do, each step's result checked.
 
 use bytes::BytesMut;
 
@@ -25,7 +25,7 @@ pub(super) fn exercise_frame(codec: &dyn Codec, mut head: Head, wire: &[u8]) {
             }
             return;
         }
-        Kind::Pong | Kind::Goodbye | Kind::Welcome | Kind::Notice => return,
+        Kind::Pong | Kind::GoAway | Kind::Resume | Kind::Ignored => return,
     }
     match codec.read(&head, wire) {
         Ok(Reading::Call(metadata)) => {

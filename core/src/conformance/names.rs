@@ -6,11 +6,11 @@ use crate::frame::{Malformed, NAME_LIMIT, Reading};
 use crate::rejection::Rejection;
 
 /// Service, method, version and group of a call, in this order.
-pub type Names<'a> = [&'a str; 4];
+pub type NameSamples<'a> = [&'a str; 4];
 
 /// So many bytes are many.
 const MANY: usize = 64 * 1024;
-const WHAT: Names<'static> = ["service", "method", "version", "group"];
+const WHAT: NameSamples<'static> = ["service", "method", "version", "group"];
 
 /// Checks that names of [`NAME_LIMIT`] bytes are read, and that each that is longer is refused,
 /// by itself and natively. `frame` writes a request with these names, as some dialect does that
@@ -23,10 +23,10 @@ pub fn check_names(
     dialect: &str,
     carried: usize,
     lengths: &[usize],
-    frame: &dyn Fn(Names<'_>) -> Vec<u8>,
+    frame: &dyn Fn(NameSamples<'_>) -> Vec<u8>,
 ) {
-    const SHORT: Names<'static> = ["a.b.Service", "call", "1.0", "blue"];
-    let read = |names: Names<'_>| {
+    const SHORT: NameSamples<'static> = ["a.b.Service", "call", "1.0", "blue"];
+    let read = |names: NameSamples<'_>| {
         let wire = frame(names);
         let head = sole(codec, &wire, dialect);
         let read = codec.read(&head, &wire).map(|reading| match reading {

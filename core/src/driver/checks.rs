@@ -20,7 +20,7 @@ use crate::cluster::Cluster;
 use crate::gauges::Gauges;
 use crate::health::HealthCheck;
 use crate::mesh::Mesh;
-use crate::net::{Known, Target, dial, proxy_header};
+use crate::net::{DialTarget, Known, dial, proxy_header};
 use crate::own_error::is_ours;
 
 use schedule::{Found, Schedule, Turn, is_late};
@@ -127,7 +127,7 @@ async fn ask(
     let header = header.map(|version| proxy_header(version, None, Known::default()));
     // These connections carry no calls, and are counted nowhere.
     let (uncounted, counts) = (Arc::<Gauges>::default(), Arc::default());
-    let target = Target {
+    let target = DialTarget {
         header: header.as_deref(),
         address,
         timeout: policy.connect_timeout,

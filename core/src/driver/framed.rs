@@ -16,16 +16,16 @@ use crate::gauges::Gauges;
 use crate::identity::Identity;
 use crate::log_limit::LogLimit;
 use crate::mesh::{Exchange, Origin, Routed, SiteCache};
-use crate::net::{Ends, Transport};
+use crate::net::{ConnectionEnds, Transport};
 use crate::rejection::Rejection;
 
 use super::call::{self, Call};
-use super::link::Link;
 use super::reply::{Reply, Waiting};
 use super::resident::Resident;
 use super::shadow;
 use super::upstream::Upstream;
 use super::worker::Worker;
+use super::write_queue::WriteQueue;
 
 pub use session::serve;
 
@@ -62,7 +62,7 @@ enum Phase {
 
 /// A client connection, as the calls in flight know it.
 pub(crate) struct Client {
-    link: Rc<Link>,
+    link: Rc<WriteQueue>,
     codec: Arc<dyn Codec>,
     protocol: &'static str,
     peer: SocketAddr,
@@ -78,7 +78,7 @@ pub(crate) struct Client {
     phase: Cell<Phase>,
     heard: Cell<Now>,
     /// The last frame read: the dialect for messages of our own.
-    cue: Cell<Option<Head>>,
+    last_head: Cell<Option<Head>>,
     /// Since it is to go away: until when new calls are still served on it.
     grace_ends: Cell<Option<Now>>,
     /// When it closed its sending side.
@@ -126,11 +126,11 @@ impl Client {
     ) -> Result<(), Malformed> {
         match head.kind {
             Kind::Request | Kind::OneWay => {
-                self.cue.set(Some(head));
+                self.last_head.set(Some(head));
                 self.request(worker, head, wire)
             }
             Kind::Ping => {
-                self.cue.set(Some(head));
+                self.last_head.set(Some(head));
                 let codec = &self.codec;
                 self.link.append(worker, |out| {
                     codec.signal(Signal::Pong { wire }, &head, out)
@@ -143,7 +143,7 @@ impl Client {
                 Ok(())
             }
             // We ask nothing of clients, so there is nothing they could answer.
-            Kind::Response | Kind::Pong | Kind::Goodbye | Kind::Welcome | Kind::Notice => Ok(()),
+            Kind::Response | Kind::Pong | Kind::GoAway | Kind::Resume | Kind::Ignored => Ok(()),
         }
     }
 
@@ -295,8 +295,8 @@ impl Reply for Client {
         Some(self.session.as_ref()?.number)
     }
 
-    fn ends(&self) -> Option<Ends> {
-        Some(Ends {
+    fn ends(&self) -> Option<ConnectionEnds> {
+        Some(ConnectionEnds {
             source: self.peer,
             destination: self.session.as_ref()?.local?,
         })
@@ -424,7 +424,7 @@ impl Reply for Client {
         }
     }
 
-    fn hold(&self) -> bool {
+    fn pause(&self) -> bool {
         let serving = self.phase.get() == Phase::Serving && self.holds.get() == 0;
         if serving {
             self.holds.set(1);
@@ -432,7 +432,7 @@ impl Reply for Client {
         serving
     }
 
-    fn release(&self) {
+    fn resume(&self) {
         self.holds.set(self.holds.get().saturating_sub(1));
         self.link.wake_owner();
     }
@@ -595,9 +595,9 @@ impl Resident for Client {
             return;
         }
         self.grace_ends.set(Some(grace_ends));
-        if let Some(cue) = self.cue.get() {
+        if let Some(cue) = self.last_head.get() {
             let codec = &self.codec;
-            let goodbye = Signal::Goodbye {
+            let goodbye = Signal::GoAway {
                 id: worker.random(),
             };
             self.link

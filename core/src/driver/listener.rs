@@ -104,7 +104,7 @@ pub struct Connection {
 #[derive(Debug, Default)]
 pub(crate) struct Carried {
     /// The last request's fixed header: the dialect for messages of our own.
-    pub(crate) cue: Option<Head>,
+    pub(crate) last_head: Option<Head>,
     /// Where its client connected to, as a proxy told.
     pub(crate) local: Option<SocketAddr>,
     /// What a protocol that drives itself goes on from.

@@ -1,4 +1,4 @@
-//! Where an answer goes: to a framed client, a bridge, or a probe.
+//! The receiver of an answer: a framed client, a bridge, or a probe.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::codec::Codec;
 use crate::frame::{Head, Metadata, Status};
 use crate::identity::Identity;
-use crate::net::Ends;
+use crate::net::ConnectionEnds;
 use crate::rejection::Rejection;
 
 use super::upstream::Upstream;
@@ -38,7 +38,7 @@ pub(crate) trait Reply {
     }
 
     /// Whom endpoints see behind its own upstream connections.
-    fn ends(&self) -> Option<Ends> {
+    fn ends(&self) -> Option<ConnectionEnds> {
         None
     }
 
@@ -98,8 +98,8 @@ pub(crate) trait Reply {
     fn finished(&self, worker: &Worker);
 
     /// Back-pressure: has it send nothing more for now; false if it cannot be held, or is already.
-    fn hold(&self) -> bool;
+    fn pause(&self) -> bool;
 
     /// Takes one [`hold`](Self::hold) back.
-    fn release(&self);
+    fn resume(&self);
 }

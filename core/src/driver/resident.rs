@@ -1,4 +1,4 @@
-//! What a worker looks after: every client connection it serves, whoever drives it.
+//! Downstream connections as their worker looks after them, whoever drives it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -219,11 +219,11 @@ impl Reply for Copied {
         self.room.set(None);
     }
 
-    fn hold(&self) -> bool {
+    fn pause(&self) -> bool {
         false
     }
 
-    fn release(&self) {}
+    fn resume(&self) {}
 }
 
 /// A shadow that a call of a protocol that drives itself is copied to.

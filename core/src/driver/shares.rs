@@ -1,4 +1,4 @@
-//! How many client connections each worker has, so that new ones go to the one with the fewest.
+//! Accepted connections shared among workers: new ones go to the one with the fewest.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};

@@ -148,7 +148,7 @@ impl Stream {
     ) -> Result<Lease, Rejection> {
         // Whoever forgets to ask has to wait all the same.
         if self.exchange.routed() == Ok(Routed::Waits) {
-            self.admitted(attributes).await?;
+            Box::pin(self.admitted(attributes)).await?;
         }
         loop {
             self.worker.read_clock();
@@ -164,11 +164,10 @@ impl Stream {
                 Attempt::Wait(cluster) => cluster,
             };
             self.place.note(&self.exchange, WaitsFor::Registry);
-            let ready = self
-                .worker
-                .timers()
-                .within(self.deadline(), cluster.until_ready());
-            if ready.await.is_err() {
+            let timers = self.worker.timers();
+            // Boxed, because few calls wait for it, and each would be larger by it.
+            let ready = timers.within(self.deadline(), cluster.until_ready());
+            if Box::pin(ready).await.is_err() {
                 return Err(Rejection::DeadlineExceeded);
             }
         }

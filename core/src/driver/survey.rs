@@ -1,4 +1,4 @@
-//! What a worker has in hand, for an operator who asks: calls in flight, and sessions.
+//! A survey of a worker, for an operator who asks: calls in flight, and sessions.
 //!
 //! Nothing is noted for it on the way of a framed call: the worker looks through its connections when it
 //! is asked. Protocols that drive themselves have their calls and sessions on a list of their worker.

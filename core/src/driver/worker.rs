@@ -25,7 +25,6 @@ use crate::net::{Buffers, Network, Timers};
 use crate::rejection::Rejection;
 use crate::text::Escaped;
 
-use super::link::Link;
 use super::listener::Parcel;
 use super::pool::{Pool, PoolKey};
 use super::protocol::Served;
@@ -36,6 +35,7 @@ use super::shares::Shares;
 use super::survey::{Lists, Oldest, WaitsFor};
 use super::task;
 use super::upstream::Upstream;
+use super::write_queue::WriteQueue;
 
 /// Whether another worker takes a connection.
 type SendTo = Box<dyn Fn(usize, Box<Parcel>) -> Result<(), Box<Parcel>>>;
@@ -48,7 +48,7 @@ pub struct Worker {
     shares: Arc<Shares>,
     buffers: RefCell<Buffers>,
     timers: Rc<Timers>,
-    flush: RefCell<Vec<Rc<Link>>>,
+    flush: RefCell<Vec<Rc<WriteQueue>>>,
     flusher: RefCell<Waker>,
     pools: RefCell<BTreeMap<PoolKey, Rc<Pool>>>,
     /// Pools of protocols that drive themselves.
@@ -154,7 +154,7 @@ impl Worker {
     }
 
     /// The same for a task that is in a box already.
-    pub(crate) fn spawn_boxed(&self, what: &'static str, task: Served) {
+    pub fn spawn_boxed(&self, what: &'static str, task: Served) {
         task::spawn(&self.mesh().gauges, what, task);
     }
 
@@ -208,7 +208,7 @@ impl Worker {
     // === Flushing ===
 
     /// Has `link` flushed once the connections that are ready now have all had their turn.
-    pub(crate) fn flush_later(&self, link: Rc<Link>) {
+    pub(crate) fn flush_later(&self, link: Rc<WriteQueue>) {
         let mut flush = self.flush.borrow_mut();
         flush.push(link);
         if flush.len() == 1 {

@@ -1,4 +1,4 @@
-//! Whether an endpoint takes calls: one number, which workers change by compare-exchange.
+//! An endpoint's standing, whether it takes calls: one number, which workers change by compare-exchange.
 //!
 //! ```text
 //!               ejected                time is over            one call wins

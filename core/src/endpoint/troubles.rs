@@ -6,7 +6,7 @@ use crate::clock::Now;
 
 /// What speaks against an endpoint, and since when.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
+pub struct EndpointTrouble {
     /// Since when.
     pub since: Now,
     /// What it is, in words.
@@ -20,8 +20,8 @@ pub(crate) struct Troubles(Mutex<Noted>);
 
 #[derive(Debug, Default)]
 struct Noted {
-    ejection: Option<Trouble>,
-    check: Option<Trouble>,
+    ejection: Option<EndpointTrouble>,
+    check: Option<EndpointTrouble>,
 }
 
 impl Troubles {
@@ -31,11 +31,11 @@ impl Troubles {
 
     /// It is ejected from now on.
     pub(crate) fn ejected(&self, since: Now, why: String) {
-        self.lock().ejection = Some(Trouble { since, why });
+        self.lock().ejection = Some(EndpointTrouble { since, why });
     }
 
     /// Why it was ejected last.
-    pub(crate) fn ejection(&self) -> Option<Trouble> {
+    pub(crate) fn ejection(&self) -> Option<EndpointTrouble> {
         self.lock().ejection.clone()
     }
 
@@ -43,7 +43,7 @@ impl Troubles {
     pub(crate) fn check_failed(&self, at: Now, why: String) {
         let check = &mut self.lock().check;
         let since = check.as_ref().map_or(at, |first| first.since);
-        *check = Some(Trouble { since, why });
+        *check = Some(EndpointTrouble { since, why });
     }
 
     /// A health check passed.
@@ -52,7 +52,7 @@ impl Troubles {
     }
 
     /// What the last health check said, if it failed.
-    pub(crate) fn check(&self) -> Option<Trouble> {
+    pub(crate) fn check(&self) -> Option<EndpointTrouble> {
         self.lock().check.clone()
     }
 }

@@ -1,4 +1,4 @@
-//! What filters decided, counted.
+//! Decisions of filters, counted.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;

@@ -1,4 +1,4 @@
-//! What filters change about a call: attributes that reach the endpoint in its protocol's own way.
+//! Edits that filters make to a call: attributes that reach the endpoint in its protocol's own way.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -11,7 +11,7 @@ use super::fault::{Fault, OnRequest, Trouble};
 use super::rate_limit::{Limit, Per, RateLimit, Unit};
 use super::*;
 use crate::clock::Clock;
-use crate::identity::Kind;
+use crate::identity::IdentityKind;
 use crate::rng::Share;
 use crate::route::{Match, Text};
 
@@ -158,7 +158,7 @@ fn policy(default: Effect, rules: Vec<Rule>) -> Policy {
 
 fn by(identity: &str) -> Match {
     Match {
-        identity: Some((Kind::of(identity), exact(identity))),
+        identity: Some((IdentityKind::of(identity), exact(identity))),
         ..Match::default()
     }
 }
@@ -306,7 +306,7 @@ fn whoever_has_an_identity_of_a_kind_that_is_denied_is_denied() {
         Text::regex("spiffe://evil/.*").unwrap(),
     ] {
         let when = Match {
-            identity: Some((Kind::Spiffe, text)),
+            identity: Some((IdentityKind::Spiffe, text)),
             ..Match::default()
         };
         let own = Authorization::new(policy(Effect::Allow, vec![rule("r", Effect::Deny, when)]));

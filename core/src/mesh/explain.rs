@@ -1,4 +1,4 @@
-//! What a call would meet: for an operator who asks. The routes, views and rules are those of real calls.
+//! The way that a call would take, for an operator who asks. The routes, views and rules are those of real calls.
 
 use std::borrow::Cow;
 use std::sync::Arc;

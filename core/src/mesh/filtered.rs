@@ -1,4 +1,4 @@
-//! What filters make of exchanges and of the messages of sessions.
+//! Filters at work: what they make of exchanges and of the messages of sessions.
 
 use std::borrow::Cow;
 use std::net::IpAddr;

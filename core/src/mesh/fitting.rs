@@ -1,4 +1,4 @@
-//! What a call has to say at its endpoint beside its own words.
+//! Terms of an endpoint: what a call has to say there beside its own words.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! How often routes are taken: each worker counts for itself, and whoever asks adds up.
+//! Hits of routes, how often each is taken: each worker counts for itself, and whoever asks adds up.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

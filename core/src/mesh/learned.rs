@@ -1,4 +1,4 @@
-//! Which services have series of their own though no route or registry names them: those that answered.
+//! Labels of metrics, capped: which services have series of their own though no route or registry names them: those that answered.
 //!
 //! A route for any service to a configured cluster knows no names, and its endpoints may answer to any
 //! that a caller invents. So what is learnt from answers is bounded, for each listener by itself.

@@ -14,7 +14,7 @@ use crate::concurrency::Timed;
 use crate::endpoint::{Endpoint, Trial};
 use crate::frame::Outcome;
 use crate::gauges::{Detector, Gauges};
-use crate::trace::{Field, Target};
+use crate::trace::{Field, SpanTarget};
 
 use super::exchange::Exchange;
 use super::traced::Propagated;
@@ -58,7 +58,7 @@ impl Lease {
 
     /// The same, as traces have it.
     #[must_use]
-    pub fn target(&self) -> Target {
+    pub fn target(&self) -> SpanTarget {
         self.seat.target()
     }
 

@@ -1,4 +1,4 @@
-//! Where calls come from: a listener as routing knows it, with the routing that its connections use.
+//! The origin of calls: a listener as routing knows it, with the routing that its connections use.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -1,4 +1,4 @@
-//! What all calls to one service and method through one listener have in common, resolved once.
+//! A resolved call key: what all calls to one service and method through one listener have in common.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -65,7 +65,7 @@ pub(crate) struct Site {
     pub(crate) hits: Counts,
     /// Its calls leave the version, or the group, open.
     pub(crate) open: (bool, bool),
-    targets: RefCell<Vec<Target>>,
+    targets: RefCell<Vec<SpanTarget>>,
     /// How its calls are traced, if they are.
     pub(crate) tracing: Option<Tracing>,
     /// No filter, shadow or tap has to do with its calls.
@@ -85,7 +85,7 @@ fn same(a: &str, b: &str) -> bool {
     a.len() == b.len() && (a.is_empty() || a == b)
 }
 
-struct Target {
+struct SpanTarget {
     route: usize,
     destination: usize,
     view: Rc<RefCell<View>>,
@@ -200,7 +200,7 @@ impl Site {
             }
         };
         let view = local.view(&cluster, subset);
-        targets.push(Target {
+        targets.push(SpanTarget {
             route,
             destination,
             view: view.clone(),

@@ -1,4 +1,4 @@
-//! What is told of a call while it is in flight: cheap to note, and put into words when somebody asks.
+//! A call in flight, as operators are told of it: cheap to note, and put into words when somebody asks.
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;

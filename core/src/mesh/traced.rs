@@ -11,8 +11,8 @@ use crate::record::Record;
 use crate::rng::Rng;
 use crate::route::Route;
 use crate::trace::{
-    Attempted, Called, Choice, Field, Finished, Incoming, Note, Outgoing, Read, SpanId, Spans,
-    Tails, Target, TraceId,
+    Attempted, Called, Choice, Field, Finished, Incoming, Note, Outgoing, Read, SpanId, SpanTarget,
+    Spans, Tails, TraceId,
 };
 
 use super::local::LocalMesh;
@@ -97,7 +97,7 @@ struct More {
     /// Attempts that failed and were followed by another.
     earlier: Vec<Attempted>,
     /// Where the last attempt goes, if that is no endpoint.
-    destination: Option<Target>,
+    destination: Option<SpanTarget>,
 }
 
 impl Traced {
@@ -228,7 +228,7 @@ impl Traced {
         destination: &str,
         attributes: Read<'_, '_>,
     ) -> Option<Propagated> {
-        let destination = Target::Destination(system, destination.into());
+        let destination = SpanTarget::Destination(system, destination.into());
         self.more.get_or_insert_default().destination = Some(destination);
         self.attempt(now, None, attributes)
     }
@@ -277,7 +277,7 @@ impl Traced {
     }
 
     /// The attempt under way has failed, and another one follows.
-    pub(crate) fn failed(&mut self, now: Now, target: Target, error: &'static str) {
+    pub(crate) fn failed(&mut self, now: Now, target: SpanTarget, error: &'static str) {
         let attempted = self.attempted(now, target, Some(error));
         self.more.get_or_insert_default().earlier.push(attempted);
     }
@@ -288,7 +288,7 @@ impl Traced {
         &mut self,
         (number, began): (u16, Now),
         ended: Now,
-        target: Target,
+        target: SpanTarget,
         error: &'static str,
     ) {
         let current = (self.current, self.attempt_began);
@@ -302,7 +302,7 @@ impl Traced {
         (self.current, self.attempt_began) = (number, began);
     }
 
-    fn attempted(&self, ended: Now, target: Target, error: Option<&'static str>) -> Attempted {
+    fn attempted(&self, ended: Now, target: SpanTarget, error: Option<&'static str>) -> Attempted {
         Attempted {
             span: self.attempt_span(),
             began: self.attempt_began,
@@ -313,7 +313,7 @@ impl Traced {
     }
 
     /// Writes it down if it is to be. `last` is whom its last attempt asked, if there was any.
-    pub fn finish(mut self, record: &Record<'_>, now: Now, last: Option<Target>) {
+    pub fn finish(mut self, record: &Record<'_>, now: Now, last: Option<SpanTarget>) {
         if !self.is_written(record) {
             return;
         }

@@ -13,7 +13,7 @@ use crate::discovery::{Lane, Rules};
 use crate::endpoint::Endpoint;
 use crate::steer::{Deserted, Facts, Steering};
 use crate::subset::{self, InLane, LaneWay, Subset};
-use crate::trace::Target;
+use crate::trace::SpanTarget;
 
 /// Sets of endpoints kept for calls that rules tell apart.
 const MAX_WAYS: usize = 64;
@@ -28,8 +28,8 @@ pub(crate) struct Seat {
 
 impl Seat {
     /// The same as whom an attempt asks.
-    pub(crate) fn target(&self) -> Target {
-        Target::Endpoint(self.endpoint.address, self.cluster.name().clone())
+    pub(crate) fn target(&self) -> SpanTarget {
+        SpanTarget::Endpoint(self.endpoint.address, self.cluster.name().clone())
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the mesh says when it answers in a service's place: what happened, and what to look at.
+//! Words of local replies, which the mesh gives in a service's place: what happened, and what to look at.
 
 use std::sync::Arc;
 

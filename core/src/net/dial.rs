@@ -34,7 +34,7 @@ pub type Connecting = Pin<Box<dyn Future<Output = io::Result<Socket>> + Send>>;
 
 /// Where to connect, and how.
 #[derive(Clone, Copy)]
-pub struct Target<'a> {
+pub struct DialTarget<'a> {
     /// The endpoint.
     pub address: SocketAddr,
     /// How long it may take, TLS included.
@@ -119,7 +119,7 @@ impl std::error::Error for TlsFailure {
 pub async fn dial(
     gauges: &Arc<Gauges>,
     network: Option<&dyn Network>,
-    target: Target<'_>,
+    target: DialTarget<'_>,
 ) -> Result<Socket, DialError> {
     let is_connected = AtomicBool::new(false);
     let connecting = async {

@@ -33,7 +33,7 @@ const SSL_FLAGS: u8 = 1 | 2;
 
 /// The two ends of a connection, as a header tells them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ends {
+pub struct ConnectionEnds {
     /// The client's address.
     pub source: SocketAddr,
     /// The address that it connected to.
@@ -67,7 +67,7 @@ fn invalid(why: &str) -> io::Error {
 ///
 /// # Errors
 /// If there is none, or the connection broke.
-pub(crate) async fn read_proxy_header(socket: &mut Socket) -> io::Result<Option<Ends>> {
+pub(crate) async fn read_proxy_header(socket: &mut Socket) -> io::Result<Option<ConnectionEnds>> {
     let mut bytes = BytesMut::new();
     loop {
         if let Some((length, ends)) = parse(&bytes)? {
@@ -82,7 +82,7 @@ pub(crate) async fn read_proxy_header(socket: &mut Socket) -> io::Result<Option<
 }
 
 /// The length of the header at the beginning, and what it says; `None` while it is not complete.
-fn parse(bytes: &[u8]) -> io::Result<Option<(usize, Option<Ends>)>> {
+fn parse(bytes: &[u8]) -> io::Result<Option<(usize, Option<ConnectionEnds>)>> {
     let common = |known: &[u8]| {
         let length = bytes.len().min(known.len());
         bytes[..length] == known[..length]
@@ -145,7 +145,7 @@ pub fn exercise_proxy_header(bytes: &[u8]) {
 }
 
 /// Two addresses of one kind, then two ports.
-fn ends(bytes: &[u8]) -> Option<Ends> {
+fn ends(bytes: &[u8]) -> Option<ConnectionEnds> {
     let (addresses, ports) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
     let (source, destination) = addresses.split_at(addresses.len() / 2);
     let address = |bytes: &[u8]| match bytes.len() {
@@ -153,7 +153,7 @@ fn ends(bytes: &[u8]) -> Option<Ends> {
         _ => Some(IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?)),
     };
     let port = |at: usize| u16::from_be_bytes([ports[at], ports[at + 1]]);
-    Some(Ends {
+    Some(ConnectionEnds {
         source: SocketAddr::new(address(source)?, port(0)),
         destination: SocketAddr::new(address(destination)?, port(2)),
     })
@@ -193,7 +193,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
 }
 
 /// Version 1 (PROXY protocol, section 2.1).
-fn line(bytes: &[u8]) -> io::Result<Option<(usize, Option<Ends>)>> {
+fn line(bytes: &[u8]) -> io::Result<Option<(usize, Option<ConnectionEnds>)>> {
     let within = &bytes[..bytes.len().min(LINE)];
     let Some(end) = within.windows(2).position(|pair| pair == b"\r\n") else {
         return match within.len() < LINE {
@@ -222,7 +222,7 @@ fn line(bytes: &[u8]) -> io::Result<Option<(usize, Option<Ends>)>> {
     let Some(((source, destination), (from, to))) = both.filter(|_| words.next().is_none()) else {
         return Err(wrong());
     };
-    let ends = Ends {
+    let ends = ConnectionEnds {
         source: SocketAddr::new(source, from),
         destination: SocketAddr::new(destination, to),
     };
@@ -238,7 +238,11 @@ fn port(text: &str) -> Option<u16> {
 
 /// The header that tells an endpoint whose connection it is; without `ends` it is our own.
 #[must_use]
-pub fn proxy_header(version: ProxyVersion, ends: Option<Ends>, known: Known<'_>) -> Vec<u8> {
+pub fn proxy_header(
+    version: ProxyVersion,
+    ends: Option<ConnectionEnds>,
+    known: Known<'_>,
+) -> Vec<u8> {
     match (version, ends) {
         (ProxyVersion::V1, None) => b"PROXY UNKNOWN\r\n".to_vec(),
         (ProxyVersion::V1, Some(ends)) => {
@@ -255,7 +259,7 @@ pub fn proxy_header(version: ProxyVersion, ends: Option<Ends>, known: Known<'_>)
     }
 }
 
-fn binary(ends: Ends, known: Known<'_>) -> Vec<u8> {
+fn binary(ends: ConnectionEnds, known: Known<'_>) -> Vec<u8> {
     let (source, destination) = (ends.source, ends.destination);
     let mut rest = Vec::with_capacity(64);
     let (from, to) = (source.ip().to_canonical(), destination.ip().to_canonical());
@@ -312,14 +316,14 @@ fn put(out: &mut Vec<u8>, kind: u8, value: &[u8]) {
 mod tests {
     use super::*;
 
-    fn both(source: &str, destination: &str) -> Ends {
-        Ends {
+    fn both(source: &str, destination: &str) -> ConnectionEnds {
+        ConnectionEnds {
             source: source.parse().unwrap(),
             destination: destination.parse().unwrap(),
         }
     }
 
-    fn samples() -> Vec<(Vec<u8>, Option<Ends>)> {
+    fn samples() -> Vec<(Vec<u8>, Option<ConnectionEnds>)> {
         let four = both("10.0.0.1:4660", "10.0.0.2:1883");
         let six = both("[2001:db8::1]:1", "[::1]:65535");
         let known = Known {

@@ -2,8 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use super::*;
-use crate::balance::{Ask, Balancer, Policy};
-use crate::endpoint::Connecting;
+use crate::balance::{Balancer, PickArgs, Policy};
+use crate::endpoint::ConnectionAttempt;
 use crate::rng::Rng;
 
 const MILLI: u64 = 1000;
@@ -43,7 +43,7 @@ struct Scene {
     members: Vec<Arc<Endpoint>>,
     balancers: Vec<Balancer>,
     /// For each worker: the connection to the hole that it makes, and since when.
-    connecting: Vec<Option<(u64, Connecting)>>,
+    connecting: Vec<Option<(u64, ConnectionAttempt)>>,
     calls: Vec<Call>,
     rng: Rng,
     /// When calls failed, and when the hole served one.
@@ -92,7 +92,7 @@ impl Scene {
     }
 
     fn call(&mut self, worker: usize, now: u64, sent: u64, avoid: &[std::net::SocketAddr]) {
-        let ask = Ask {
+        let ask = PickArgs {
             now: Now(now),
             random: self.rng.next(),
             hash: None,
@@ -106,7 +106,7 @@ impl Scene {
         health.in_flight.fetch_add(1, Relaxed);
         let is_cut_off = matches!(self.hole, Hole::Lost | Hole::Closed) && now < self.heals;
         if picked.place == HOLE && is_cut_off && self.connecting[worker].is_none() {
-            let mark = Connecting::begin(health, Now(now));
+            let mark = ConnectionAttempt::begin(health, Now(now));
             self.connecting[worker] = Some((now, mark));
         }
         self.calls.push(Call {
@@ -125,7 +125,7 @@ impl Scene {
             CONNECT_TIMEOUT
         };
         for worker in 0..self.connecting.len() {
-            let is_over = |made: &(u64, Connecting)| now >= (made.0 + takes).min(self.heals);
+            let is_over = |made: &(u64, ConnectionAttempt)| now >= (made.0 + takes).min(self.heals);
             if !self.connecting[worker].as_ref().is_some_and(is_over) {
                 continue;
             }

@@ -345,7 +345,7 @@ fn a_condition_on_the_client_is_on_one_kind_of_name() {
         assert_eq!(candidates.routes().len(), 2);
         candidates.select(client, &mut |_| None) == Some(0)
     };
-    use identity::Kind::{CommonName, Dns, Spiffe};
+    use identity::IdentityKind::{CommonName, Dns, Spiffe};
     for (kind, text, by_workload, by_common) in [
         (Spiffe, "spiffe://acme/pay", true, false),
         (Dns, "a.test", true, false),

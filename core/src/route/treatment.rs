@@ -1,4 +1,4 @@
-//! What one protocol does with the calls of a route beyond routing them.
+//! A route's policy for one protocol: what that does with calls beyond routing them.
 
 use std::any::{Any, TypeId, type_name};
 use std::fmt;

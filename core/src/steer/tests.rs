@@ -35,7 +35,7 @@ fn zone() -> Subject {
 }
 
 fn rule(when: Vec<Condition>, then: Vec<Vec<Condition>>, force: bool) -> Rule {
-    let then = then.into_iter().map(|conditions| Destination {
+    let then = then.into_iter().map(|conditions| RuleDestination {
         weight: 1,
         conditions,
     });
@@ -161,7 +161,7 @@ fn a_rule_leaves_alone_what_it_does_not_speak_of() {
 
 #[test]
 fn destinations_get_calls_by_weight_and_those_without_endpoints_none() {
-    let to = |weight, port: &str| Destination {
+    let to = |weight, port: &str| RuleDestination {
         weight,
         conditions: vec![is(Subject::Port, port)],
     };

@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::{BufMut, BytesMut};
 use finback_core::cluster::{ClusterPolicy, ClusterSpec, Source};
 use finback_core::codec::{Codec, Sharing, Signal};
-use finback_core::discovery::{Discovery, Instance, Lookup, Sink, WatchGuard};
+use finback_core::discovery::{Discovery, Instance, Lookup, SnapshotSink, WatchGuard};
 use finback_core::driver::{
     Connection, ListenerSpec, Protocol, Served, Sniff, Worker, Workers, serve_framed,
 };
@@ -76,8 +76,8 @@ impl Codec for Toy {
             3 => Kind::Response,
             4 => Kind::Ping,
             5 => Kind::Pong,
-            6 => Kind::Goodbye,
-            7 => Kind::Welcome,
+            6 => Kind::GoAway,
+            7 => Kind::Resume,
             _ => return Err(Malformed::Garbage("unknown kind")),
         };
         let id = u64::from(u32::from_be_bytes(header[6..10].try_into().unwrap()));
@@ -176,7 +176,7 @@ impl Codec for Toy {
                 pong[4] = 5;
                 pong
             }
-            Signal::Goodbye { .. } => frame(6, 0, 0, ""),
+            Signal::GoAway { .. } => frame(6, 0, 0, ""),
         };
         out.put_slice(&frame);
         true
@@ -288,12 +288,12 @@ impl Observer for Watcher {
 
 /// A registry whose snapshots the test delivers.
 #[derive(Default)]
-pub(crate) struct Hand(pub Mutex<HashMap<String, Vec<Arc<dyn Sink>>>>);
+pub(crate) struct Hand(pub Mutex<HashMap<String, Vec<Arc<dyn SnapshotSink>>>>);
 
 struct Handed(Arc<Hand>);
 
 impl Discovery for Handed {
-    fn watch(&self, lookup: &Lookup, sink: Arc<dyn Sink>) -> WatchGuard {
+    fn watch(&self, lookup: &Lookup, sink: Arc<dyn SnapshotSink>) -> WatchGuard {
         self.0
             .0
             .lock()

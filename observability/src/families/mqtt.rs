@@ -6,7 +6,7 @@ use finback_core::metric::Family;
 
 use super::{Labels, bytes, each, outcomes};
 use crate::metrics::Row;
-use crate::sink::{Sink, Value};
+use crate::sink::{MetricSink, MetricValue};
 
 /// The protocol's name.
 pub(super) const NAME: &str = "mqtt";
@@ -21,7 +21,7 @@ const ENDED: &str = "session";
 /// The method of the CONNACK that begins one.
 const BEGUN: &str = "success";
 
-pub(super) fn collect(rows: &[Row], sink: &mut dyn Sink) {
+pub(super) fn collect(rows: &[Row], sink: &mut dyn MetricSink) {
     let all: Vec<&Row> = rows
         .iter()
         .filter(|row| row.name.protocol == NAME)
@@ -44,7 +44,7 @@ fn with_method(row: &Row) -> Labels<'_> {
     vec![&row.listener, &row.name.method]
 }
 
-fn sessions(rows: &[&Row], sink: &mut dyn Sink) {
+fn sessions(rows: &[&Row], sink: &mut dyn MetricSink) {
     open(rows, sink);
     outcomes(
         sink,
@@ -71,7 +71,7 @@ fn sessions(rows: &[&Row], sink: &mut dyn Sink) {
         },
         of(rows, CONNECT),
         listener,
-        |sums| Value::Latencies(&sums.latencies),
+        |sums| MetricValue::Latencies(&sums.latencies),
     );
     each(
         sink,
@@ -85,7 +85,7 @@ fn sessions(rows: &[&Row], sink: &mut dyn Sink) {
         },
         of(rows, CONNACK),
         with_method,
-        |sums| Value::Count(sums.latencies.count()),
+        |sums| MetricValue::Count(sums.latencies.count()),
     );
     let ended = || of(rows, SESSION).filter(|row| *row.name.method == *ENDED);
     outcomes(
@@ -117,7 +117,7 @@ fn sessions(rows: &[&Row], sink: &mut dyn Sink) {
 }
 
 /// Sessions that began and did not end yet.
-fn open(rows: &[&Row], sink: &mut dyn Sink) {
+fn open(rows: &[&Row], sink: &mut dyn MetricSink) {
     let mut open: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     for row in of(rows, CONNACK).filter(|row| *row.name.method == *BEGUN) {
         open.entry(&row.listener).or_default().0 += row.sums.latencies.count();
@@ -136,11 +136,11 @@ fn open(rows: &[&Row], sink: &mut dyn Sink) {
         },
     );
     for (listener, (begun, ended)) in open {
-        sink.series(&[listener], Value::Count(begun.saturating_sub(ended)));
+        sink.series(&[listener], MetricValue::Count(begun.saturating_sub(ended)));
     }
 }
 
-fn packets(rows: &[&Row], sink: &mut dyn Sink) {
+fn packets(rows: &[&Row], sink: &mut dyn MetricSink) {
     let own = || of(rows, SESSION).filter(|row| *row.name.method != *ENDED);
     outcomes(
         sink,
@@ -167,11 +167,11 @@ fn packets(rows: &[&Row], sink: &mut dyn Sink) {
         },
         own(),
         with_method,
-        |sums| Value::Latencies(&sums.latencies),
+        |sums| MetricValue::Latencies(&sums.latencies),
     );
 }
 
-fn messages(rows: &[&Row], sink: &mut dyn Sink) {
+fn messages(rows: &[&Row], sink: &mut dyn MetricSink) {
     let own = || {
         let is_message = |row: &&Row| !matches!(&*row.name.service, CONNECT | CONNACK | SESSION);
         rows.iter().copied().filter(is_message)
@@ -201,7 +201,7 @@ fn messages(rows: &[&Row], sink: &mut dyn Sink) {
         },
         own().filter(|row| row.name.method.ends_with(['1', '2'])),
         message,
-        |sums| Value::Latencies(&sums.latencies),
+        |sums| MetricValue::Latencies(&sums.latencies),
     );
     each(
         sink,
@@ -215,7 +215,7 @@ fn messages(rows: &[&Row], sink: &mut dyn Sink) {
         },
         own(),
         message,
-        |sums| Value::Count(sums.request_bytes),
+        |sums| MetricValue::Count(sums.request_bytes),
     );
 }
 

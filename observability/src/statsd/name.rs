@@ -1,8 +1,8 @@
 //! Names and tags of StatsD: what its servers would misread is replaced.
 
-use finback_core::metric::{Family, Kind};
+use finback_core::metric::{Family, MetricKind};
 
-use super::{Format, Settings};
+use super::{Settings, StatsdFormat};
 
 /// What the names of our metrics begin with in Prometheus; here that is the prefix's business.
 const OWN: &str = "finback_";
@@ -17,20 +17,20 @@ pub(super) fn of(
 ) -> (String, Vec<(String, String)>) {
     let mut name = family.name;
     name = name.strip_prefix(OWN).unwrap_or(name);
-    if family.kind == Kind::Histogram {
+    if family.kind == MetricKind::Histogram {
         // Its parts have units of their own.
         name = name.strip_suffix("_seconds").unwrap_or(name);
     }
     let mut name = name.to_owned();
     let mut tags = Vec::new();
     match settings.format {
-        Format::Plain => {
+        StatsdFormat::Plain => {
             for label in labels {
                 name.push('.');
                 word(&mut name, label);
             }
         }
-        Format::Dogstatsd => {
+        StatsdFormat::Dogstatsd => {
             let own = family.labels.iter().zip(labels);
             let told = own.filter(|(_, value)| !value.is_empty());
             tags.extend(told.map(|(label, value)| ((*label).to_owned(), tag(value))));

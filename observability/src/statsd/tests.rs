@@ -12,9 +12,9 @@ static CALLS: Family = Family::counter("finback_calls_total", "calls", &["servic
 static OPEN: Family = Family::gauge("finback_open", "connections", &["service"], "Open.");
 static TIMES: Family = Family::histogram("finback_time_seconds", "seconds", &["service"], "Times.");
 
-fn settings(format: Format) -> Settings {
+fn settings(format: StatsdFormat) -> Settings {
     Settings {
-        destination: Destination::Udp(String::new()),
+        destination: StatsdServer::Udp(String::new()),
         format,
         prefix: "mesh.a".to_owned(),
         interval: Duration::from_secs(1),
@@ -90,25 +90,30 @@ impl Numbers {
         Self(each.collect())
     }
 
-    fn walk(&self) -> impl FnOnce(&mut dyn Sink) {
+    fn walk(&self) -> impl FnOnce(&mut dyn MetricSink) {
         |sink| {
             sink.family(&CALLS);
             for (service, calls, ..) in &self.0 {
-                sink.series(&[service], Value::Count(*calls));
+                sink.series(&[service], MetricValue::Count(*calls));
             }
             sink.family(&OPEN);
             for (service, _, open, _) in &self.0 {
-                sink.series(&[service], Value::Count(*open));
+                sink.series(&[service], MetricValue::Count(*open));
             }
             sink.family(&TIMES);
             for (service, .., times) in &self.0 {
-                sink.series(&[service], Value::Latencies(times));
+                sink.series(&[service], MetricValue::Latencies(times));
             }
         }
     }
 }
 
-fn round(sent: &mut Sent, link: &mut Link, format: Format, numbers: &Numbers) -> io::Result<()> {
+fn round(
+    sent: &mut Sent,
+    link: &mut Link,
+    format: StatsdFormat,
+    numbers: &Numbers,
+) -> io::Result<()> {
     sent.send(&settings(format), link, &Packets::default(), numbers.walk())
 }
 
@@ -117,7 +122,7 @@ fn names_hold_labels_and_packets_hold_lines() {
     let mut server = Server::start();
     let (mut link, mut sent) = (server.link(), Sent::default());
     let numbers = Numbers::of(&[("com.acme.Pay", 4), ("(none)", 2), ("", 1)]);
-    round(&mut sent, &mut link, Format::Plain, &numbers).unwrap();
+    round(&mut sent, &mut link, StatsdFormat::Plain, &numbers).unwrap();
     let lines = server.hear();
     for line in [
         "mesh.a.calls_total.com_acme_Pay:4|c",
@@ -141,7 +146,7 @@ fn tags_hold_labels_that_cannot_break_a_line() {
     let mut server = Server::start();
     let (mut link, mut sent) = (server.link(), Sent::default());
     let numbers = Numbers::of(&[("a|c\nforged:1|c,x:y#z@1", 4), ("", 1)]);
-    round(&mut sent, &mut link, Format::Dogstatsd, &numbers).unwrap();
+    round(&mut sent, &mut link, StatsdFormat::Dogstatsd, &numbers).unwrap();
     let lines = server.hear();
     let own = "mesh.a.calls_total:4|c|#service:a_c_forged:1_c_x:y_z_1,env:test";
     assert!(lines.lines().any(|line| line == own), "{lines}");
@@ -155,7 +160,13 @@ fn counters_are_told_by_how_much_they_grew() {
     let mut server = Server::start();
     let (mut link, mut sent) = (server.link(), Sent::default());
     let mut tell = |numbers: &[(&'static str, u64)]| {
-        round(&mut sent, &mut link, Format::Plain, &Numbers::of(numbers)).unwrap();
+        round(
+            &mut sent,
+            &mut link,
+            StatsdFormat::Plain,
+            &Numbers::of(numbers),
+        )
+        .unwrap();
         server.hear();
         server.counters.get("mesh.a.calls_total.s").copied()
     };
@@ -177,7 +188,7 @@ fn what_is_gone_is_shown_as_nothing_once() {
     round(
         &mut sent,
         &mut link,
-        Format::Plain,
+        StatsdFormat::Plain,
         &Numbers::of(&[("s", 8)]),
     )
     .unwrap();
@@ -188,17 +199,29 @@ fn what_is_gone_is_shown_as_nothing_once() {
     round(
         &mut sent,
         &mut link,
-        Format::Plain,
+        StatsdFormat::Plain,
         &Numbers::of(&[("s", 8)]),
     )
     .unwrap();
     server.hear();
     assert_eq!(server.gauges["mesh.a.open.s"], 4.0);
     assert_eq!(server.gauges["mesh.a.time.s.p99_ms"], 0.0);
-    round(&mut sent, &mut link, Format::Plain, &Numbers::default()).unwrap();
+    round(
+        &mut sent,
+        &mut link,
+        StatsdFormat::Plain,
+        &Numbers::default(),
+    )
+    .unwrap();
     server.hear();
     assert_eq!(server.gauges["mesh.a.open.s"], 0.0);
-    round(&mut sent, &mut link, Format::Plain, &Numbers::default()).unwrap();
+    round(
+        &mut sent,
+        &mut link,
+        StatsdFormat::Plain,
+        &Numbers::default(),
+    )
+    .unwrap();
     assert_eq!(server.hear(), "");
 }
 
@@ -210,7 +233,7 @@ fn what_was_skipped_is_not_told() {
     round(
         &mut sent,
         &mut link,
-        Format::Plain,
+        StatsdFormat::Plain,
         &Numbers::of(&[("s", 1001)]),
     )
     .unwrap();
@@ -230,17 +253,29 @@ fn what_a_dead_server_did_not_hear_is_told_to_the_next() {
     let mut server = Server::start();
     let address = server.socket.local_addr().unwrap().to_string();
     let mut sent = Sent::default();
-    round(&mut sent, &mut server.link(), Format::Plain, &numbers(10)).unwrap();
+    round(
+        &mut sent,
+        &mut server.link(),
+        StatsdFormat::Plain,
+        &numbers(10),
+    )
+    .unwrap();
     server.hear();
     let (mut counters, _) = (server.counters.clone(), drop(server.socket));
     // Dead: every round fails at its first packet, which the host refuses.
     for count in [11, 25] {
         let mut link = Link::udp(address.parse().unwrap()).unwrap();
-        let told = round(&mut sent, &mut link, Format::Plain, &numbers(count));
+        let told = round(&mut sent, &mut link, StatsdFormat::Plain, &numbers(count));
         assert_eq!(told.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
     let mut server = Server::at(&address);
-    round(&mut sent, &mut server.link(), Format::Plain, &numbers(40)).unwrap();
+    round(
+        &mut sent,
+        &mut server.link(),
+        StatsdFormat::Plain,
+        &numbers(40),
+    )
+    .unwrap();
     server.hear();
     for (name, count) in &server.counters {
         *counters.entry(name.clone()).or_default() += count;
@@ -268,7 +303,7 @@ fn a_server_that_does_not_read_costs_a_moment_and_nothing_is_told_twice() {
     for count in 1..60 {
         let numbers = Numbers::of(&[("s", count)]);
         let told = sent.send(
-            &settings(Format::Plain),
+            &settings(StatsdFormat::Plain),
             &mut link,
             &packets,
             numbers.walk(),
@@ -281,8 +316,13 @@ fn a_server_that_does_not_read_costs_a_moment_and_nothing_is_told_twice() {
     }
     heard += hear(&socket);
     let last = Numbers::of(&[("s", 60)]);
-    sent.send(&settings(Format::Plain), &mut link, &packets, last.walk())
-        .unwrap();
+    sent.send(
+        &settings(StatsdFormat::Plain),
+        &mut link,
+        &packets,
+        last.walk(),
+    )
+    .unwrap();
     heard += hear(&socket);
     assert_eq!(heard, 60);
     assert!(failures > 0, "its queue was never full");

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use finback_core::clock::Now;
 use finback_core::frame::{Outcome, Status};
 use finback_core::record::Ending;
-use finback_core::trace::{Attempted, Called, Target};
+use finback_core::trace::{Attempted, Called, SpanTarget};
 
 pub use attributes::ATTRIBUTES;
 
@@ -49,24 +49,24 @@ pub enum System {
 
 /// How a protocol is traced.
 #[derive(Clone, Copy, Debug)]
-pub struct Protocol {
+pub struct ProtocolConventions {
     /// What its calls are.
     pub system: System,
     /// How it spells the keys of contexts.
     pub spelling: Spelling,
     /// What it calls a status.
-    pub status: StatusName,
+    pub status: SpanStatus,
 }
 
 /// What a protocol calls a status, if it has one.
-pub type StatusName = fn(&str, Status) -> Option<Cow<'static, str>>;
+pub type SpanStatus = fn(&str, Status) -> Option<Cow<'static, str>>;
 
 /// What spans of one kind of call have in common.
 #[derive(Debug)]
 pub(super) struct Kind {
     pub(super) system: System,
     pub(super) spelling: Spelling,
-    pub(super) status: StatusName,
+    pub(super) status: SpanStatus,
     pub(super) protocol: &'static str,
     listener: Arc<str>,
     service: Box<str>,
@@ -85,7 +85,7 @@ const SEND: &str = "send";
 const PUBLISH: &str = "publish";
 
 impl Kind {
-    pub(super) fn new(protocol: &Protocol, called: &Called<'_>) -> Self {
+    pub(super) fn new(protocol: &ProtocolConventions, called: &Called<'_>) -> Self {
         let Called {
             service, method, ..
         } = *called;
@@ -197,13 +197,13 @@ pub(super) fn client<'a>(
         None => client_error(own),
     };
     let (name, role) = match &attempt.target {
-        Target::Destination(_, destination) => {
+        SpanTarget::Destination(_, destination) => {
             (format!("{SEND} {destination}").into(), Role::Producer)
         }
-        Target::Endpoint(..) if own.kind.is_message() => {
+        SpanTarget::Endpoint(..) if own.kind.is_message() => {
             (Cow::Borrowed(&*own.kind.name), Role::Producer)
         }
-        Target::Endpoint(..) => (Cow::Borrowed(&*own.kind.name), Role::Client),
+        SpanTarget::Endpoint(..) => (Cow::Borrowed(&*own.kind.name), Role::Client),
     };
     Span {
         trace: own.finished.trace,
@@ -272,13 +272,13 @@ fn client_attributes<'a>(
     let kind = own.kind;
     let mut out = Vec::with_capacity(12);
     match &attempt.target {
-        Target::Destination(system, destination) => {
+        SpanTarget::Destination(system, destination) => {
             put(&mut out, "messaging.system", *system);
             put(&mut out, "messaging.operation.name", SEND);
             put(&mut out, "messaging.operation.type", SEND);
             put(&mut out, "messaging.destination.name", &**destination);
         }
-        Target::Endpoint(endpoint, cluster) => {
+        SpanTarget::Endpoint(endpoint, cluster) => {
             kind.common(&mut out);
             if attempt.error.is_none() && matches!(own.ending, Ending::Answered(_)) {
                 put_status(&mut out, own);

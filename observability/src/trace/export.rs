@@ -23,7 +23,7 @@ use super::templates::Templates;
 use transport::Transport;
 use work::Work;
 
-pub use transport::{Collector, Encoding, Headers, Tls};
+pub use transport::{Collector, Encoding, ExportTls, Headers};
 
 /// How often buffers that are not full are looked into.
 const LOOK: Duration = Duration::from_millis(100);

@@ -29,7 +29,7 @@ pub use sofatracer::SofaKeys;
 
 /// One way to spell a context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum ContextFormat {
     /// W3C Trace Context.
     W3c,
     /// Jaeger's own, older one.
@@ -44,7 +44,7 @@ pub enum Format {
     SofaTracer,
 }
 
-impl Format {
+impl ContextFormat {
     /// All of them, by the names that the configuration knows.
     pub const ALL: [(&'static str, Self); 6] = [
         ("w3c", Self::W3c),
@@ -79,7 +79,7 @@ pub(crate) struct Hop<'a> {
 /// What is written, in order.
 pub(crate) type Written = Vec<Field>;
 
-impl Format {
+impl ContextFormat {
     /// Its place in a set of formats.
     fn bit(self) -> u8 {
         1 << self as u8
@@ -157,16 +157,16 @@ impl Format {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Formats {
     /// Looked for in this order; the first that is there and can be read holds.
-    pub read: Vec<Format>,
+    pub read: Vec<ContextFormat>,
     /// Written, whatever came in.
-    pub write: Vec<Format>,
+    pub write: Vec<ContextFormat>,
 }
 
 impl Default for Formats {
     fn default() -> Self {
         Self {
-            read: vec![Format::W3c],
-            write: vec![Format::W3c],
+            read: vec![ContextFormat::W3c],
+            write: vec![ContextFormat::W3c],
         }
     }
 }
@@ -175,7 +175,7 @@ impl Formats {
     /// All formats, to read and to write.
     #[must_use]
     pub fn all() -> Self {
-        let all = Format::ALL.map(|(_, format)| format).to_vec();
+        let all = ContextFormat::ALL.map(|(_, format)| format).to_vec();
         Self {
             read: all.clone(),
             write: all,
@@ -209,11 +209,11 @@ impl Formats {
         hop: &Hop<'_>,
         attributes: Read<'_, '_>,
     ) -> Written {
-        let set = |formats: &[Format]| formats.iter().fold(0, |set, own| set | own.bit());
+        let set = |formats: &[ContextFormat]| formats.iter().fold(0, |set, own| set | own.bit());
         let (write, read) = (set(&self.write), set(&self.read));
         // Most formats have one field, and it is kept as long as its call.
         let mut out = Written::with_capacity(self.write.len());
-        for (_, format) in Format::ALL {
+        for (_, format) in ContextFormat::ALL {
             let bit = format.bit();
             let writes = write & bit != 0
                 || read & bit != 0 && format.is_present(spelling, &mut *attributes);
@@ -236,13 +236,13 @@ impl Formats {
                 notes.push((Cow::Borrowed(key), value.into()));
             }
         };
-        if self.read.contains(&Format::SofaTracer)
+        if self.read.contains(&ContextFormat::SofaTracer)
             && let Some(keys) = &spelling.sofatracer
         {
             note("sofa.trace_id", attributes(keys.trace).map(bounded));
             note("sofa.rpc_id", attributes(keys.span).map(bounded));
         }
-        if self.read.contains(&Format::SkyWalking) {
+        if self.read.contains(&ContextFormat::SkyWalking) {
             let sw8 = attributes(&skywalking::key(spelling));
             note(
                 "sw8.trace_id",

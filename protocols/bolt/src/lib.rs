@@ -155,7 +155,7 @@ impl Codec for Bolt {
             Signal::Ping { id } => dialect.put_ping(id as u32, out),
             Signal::Pong { .. } => dialect.put_pong(cue.id as u32, out),
             // Bolt: RpcCommandCode has none. Some meshes have one (100), but Java closes the connection on it.
-            Signal::Goodbye { .. } => return false,
+            Signal::GoAway { .. } => return false,
         }
         true
     }

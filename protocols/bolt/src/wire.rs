@@ -317,8 +317,8 @@ fn kind_of(kind: u8, command: u16) -> Result<Kind, Malformed> {
         (kind::REQUEST, command::HEARTBEAT) => Kind::Ping,
         (kind::RESPONSE, command::HEARTBEAT) => Kind::Pong,
         // A heartbeat that wants no answer.
-        (kind::ONE_WAY, command::HEARTBEAT) => Kind::Notice,
-        (kind::REQUEST | kind::ONE_WAY, command::GOODBYE) => Kind::Goodbye,
+        (kind::ONE_WAY, command::HEARTBEAT) => Kind::Ignored,
+        (kind::REQUEST | kind::ONE_WAY, command::GOODBYE) => Kind::GoAway,
         _ => return Err(Malformed::Garbage("unknown bolt command code")),
     })
 }

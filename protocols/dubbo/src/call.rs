@@ -1,4 +1,4 @@
-//! What a request's body tells about its call.
+//! A request's body: what it tells about its call.
 //!
 //! Both readable serializations hold the same values in a row: protocol version, path, service
 //! version, method, parameter descriptor, the arguments, the attachments

@@ -168,7 +168,7 @@ impl Codec for Dubbo {
         match signal {
             Signal::Ping { id } => wire::put_heartbeat(cue.note, id, out),
             Signal::Pong { wire } => wire::put_heartbeat_answer(wire, out),
-            Signal::Goodbye { id } => wire::put_readonly(cue.note, id, out),
+            Signal::GoAway { id } => wire::put_readonly(cue.note, id, out),
         }
         true
     }

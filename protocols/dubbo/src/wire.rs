@@ -124,10 +124,10 @@ impl Fixed {
         Ok(Some(match (request, body) {
             (false, _) => Kind::Pong,
             // A text of one letter, in hessian2 or length-prefixed JSONB.
-            (true, [0x01, b'R'] | [0, 0, 0, 2, 0x4a, b'R']) => Kind::Goodbye,
-            (true, [0x01, b'W'] | [0, 0, 0, 2, 0x4a, b'W']) => Kind::Welcome,
+            (true, [0x01, b'R'] | [0, 0, 0, 2, 0x4a, b'R']) => Kind::GoAway,
+            (true, [0x01, b'W'] | [0, 0, 0, 2, 0x4a, b'W']) => Kind::Resume,
             (true, _) if self.flag & TWO_WAY != 0 => Kind::Ping,
-            (true, _) => Kind::Notice,
+            (true, _) => Kind::Ignored,
         }))
     }
 }

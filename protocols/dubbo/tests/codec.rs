@@ -63,7 +63,7 @@ fn expected_kind(name: &str) -> Kind {
     match name {
         _ if name.contains("heartbeat_ack") => Kind::Pong,
         _ if name.contains("heartbeat") => Kind::Ping,
-        _ if name.contains("readonly") => Kind::Goodbye,
+        _ if name.contains("readonly") => Kind::GoAway,
         _ if name.contains("response") => Kind::Response,
         _ if name.contains("oneway") => Kind::OneWay,
         _ => Kind::Request,
@@ -259,7 +259,7 @@ fn goodbyes_and_heartbeats_speak_the_peers_serialization() {
     ] {
         let cue = codec.peek(&vector(name)).unwrap().unwrap();
         let mut out = BytesMut::new();
-        assert!(codec.signal(Signal::Goodbye { id: 7 }, &cue, &mut out));
+        assert!(codec.signal(Signal::GoAway { id: 7 }, &cue, &mut out));
         assert_eq!(out, unhex(&goodbye.replace(' ', "")), "{name}");
     }
     let ping = vector("java_dubbo_fastjson2_heartbeat");

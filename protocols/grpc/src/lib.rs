@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use finback_core::frame::{Answer, Metadata};
 use finback_core::rejection::Rejection;
-use finback_http::{Asked, Dialect};
+use finback_http::{Dialect, RequestInfo};
 use http::header::{self, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
@@ -128,7 +128,7 @@ impl Dialect for Grpc {
         headers.insert("grpc-retry-pushback-ms", millis.into());
     }
 
-    fn reject(&self, asked: &Asked, rejection: Rejection, text: &str) -> Response<Bytes> {
+    fn reject(&self, asked: &RequestInfo, rejection: Rejection, text: &str) -> Response<Bytes> {
         let mut response = Response::new(Bytes::new());
         let content_type = asked
             .content_type
@@ -253,10 +253,10 @@ mod tests {
     #[test]
     fn a_callers_text_comes_back_cut() {
         let long = "\u{1f600}".repeat(1 << 20);
-        let answer = Grpc.reject(&Asked::default(), Rejection::NoRoute, &long);
+        let answer = Grpc.reject(&RequestInfo::default(), Rejection::NoRoute, &long);
         // Each byte is three, encoded.
         assert_eq!(answer.headers()["grpc-message"].len(), 3 * 2048);
-        let asked = Asked {
+        let asked = RequestInfo {
             content_type: Some(HeaderValue::from_static("application/json")),
             is_head: false,
         };
@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn every_rejection_reads_back_as_a_failure() {
         for rejection in Rejection::ALL {
-            let response = Grpc.reject(&Asked::default(), rejection, "why: ü");
+            let response = Grpc.reject(&RequestInfo::default(), rejection, "why: ü");
             assert_eq!(response.status(), StatusCode::OK);
             let answer = Grpc.answer(response.status(), response.headers()).unwrap();
             assert_ne!(answer.outcome, Outcome::Success, "{rejection:?}");

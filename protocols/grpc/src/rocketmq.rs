@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use finback_core::frame::{Answer, Metadata, Outcome, Status};
 use finback_core::rejection::Rejection;
-use finback_http::{AnswerReader, Asked, Beginning, Dialect};
+use finback_http::{AnswerReader, Beginning, Dialect, RequestInfo};
 use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode, Uri, header};
 
@@ -161,7 +161,7 @@ impl Dialect for RocketMq {
         Grpc.tell_deadline(headers, left);
     }
 
-    fn reject(&self, asked: &Asked, rejection: Rejection, text: &str) -> Response<Bytes> {
+    fn reject(&self, asked: &RequestInfo, rejection: Rejection, text: &str) -> Response<Bytes> {
         Grpc.reject(asked, rejection, text)
     }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use finback_core::frame::{Answer, Fit, Metadata, Outcome, Status};
 use finback_core::rejection::Rejection;
 use finback_core::text::{ANSWER_LIMIT, cut};
-use finback_http::{Asked, Dialect};
+use finback_http::{Dialect, RequestInfo};
 use http::header::{self, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -168,7 +168,7 @@ impl Dialect for Triple {
         }
     }
 
-    fn reject(&self, asked: &Asked, rejection: Rejection, text: &str) -> Response<Bytes> {
+    fn reject(&self, asked: &RequestInfo, rejection: Rejection, text: &str) -> Response<Bytes> {
         if is_grpc(asked.content_type.as_ref()) {
             return Grpc.reject(asked, rejection, text);
         }
@@ -253,7 +253,7 @@ mod tests {
     fn rejections_come_in_both_forms() {
         for rejection in Rejection::ALL {
             for kind in ["application/grpc+proto", "application/json"] {
-                let asked = Asked {
+                let asked = RequestInfo {
                     content_type: Some(HeaderValue::from_static(kind)),
                     is_head: false,
                 };

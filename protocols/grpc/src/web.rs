@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
 use finback_core::frame::{Answer, Metadata};
 use finback_core::rejection::Rejection;
-use finback_http::{Asked, Dialect, Translation, Translator};
+use finback_http::{Dialect, RequestInfo, Translation, Translator};
 use http::header::{self, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -71,7 +71,7 @@ impl Dialect for GrpcWeb {
         Grpc.tell_deadline(headers, left);
     }
 
-    fn reject(&self, asked: &Asked, rejection: Rejection, text: &str) -> Response<Bytes> {
+    fn reject(&self, asked: &RequestInfo, rejection: Rejection, text: &str) -> Response<Bytes> {
         Grpc.reject(asked, rejection, text)
     }
 

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::beginning::Begun;
 use crate::dialect::{AnswerReader, Dialect};
-use crate::pool::Returned;
+use crate::pool::PoolGuard;
 use crate::replay::{self, Sent};
 use crate::translation::Translated;
 use crate::{http1, http2};
@@ -184,7 +184,7 @@ pub(crate) struct Download {
     pub(crate) upload: Rc<Upload>,
     pub(crate) bytes: u64,
     /// The connection it comes over, to be used again.
-    pub(crate) connection: Option<Returned>,
+    pub(crate) connection: Option<PoolGuard>,
     /// When the caller gives up; or when nothing has moved for too long.
     pub(crate) timer: Timer,
     /// How long nothing may move; `None` where the caller set a deadline of its own.

@@ -1,4 +1,4 @@
-//! What the requests of one client connection have in common, and what is watched of them.
+//! A client connection: what its requests have in common, and what is watched of them.
 
 use std::cell::{Cell, RefCell};
 use std::io;

@@ -1,4 +1,4 @@
-//! What is spoken in HTTP.
+//! Dialects: what is spoken in HTTP.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -51,17 +51,17 @@ pub trait Dialect: Send + Sync + 'static {
     fn fit(&self, _: &mut HeaderMap, _: Fit<'_>) {}
 
     /// The mesh's own answer, which its client libraries turn into a clean error with `text`.
-    fn reject(&self, asked: &Asked, rejection: Rejection, text: &str) -> Response<Bytes>;
+    fn reject(&self, asked: &RequestInfo, rejection: Rejection, text: &str) -> Response<Bytes>;
 
     /// The mesh's own answer where a request's body did not come in time.
-    fn reject_slow(&self, asked: &Asked, text: &str) -> Response<Bytes> {
+    fn reject_slow(&self, asked: &RequestInfo, text: &str) -> Response<Bytes> {
         self.reject(asked, Rejection::DeadlineExceeded, text)
     }
 
     /// The mesh's own answer where HTTP has a status for just this.
     fn reject_as(
         &self,
-        asked: &Asked,
+        asked: &RequestInfo,
         rejection: Rejection,
         _: StatusCode,
         text: &str,
@@ -103,14 +103,14 @@ pub trait AnswerReader {
 
 /// What a rejection needs to know of a request that is gone.
 #[derive(Clone, Debug, Default)]
-pub struct Asked {
+pub struct RequestInfo {
     /// Its content type.
     pub content_type: Option<HeaderValue>,
     /// Whether it was a HEAD.
     pub is_head: bool,
 }
 
-impl Asked {
+impl RequestInfo {
     pub(crate) fn of(head: &Parts) -> Self {
         Self {
             content_type: head.headers.get(header::CONTENT_TYPE).cloned(),
@@ -189,7 +189,7 @@ impl Dialect for Plain {
 
     fn tell_deadline(&self, _: &mut HeaderMap, _: Duration) {}
 
-    fn reject(&self, _: &Asked, rejection: Rejection, text: &str) -> Response<Bytes> {
+    fn reject(&self, _: &RequestInfo, rejection: Rejection, text: &str) -> Response<Bytes> {
         let body = format!("{}\n", cut(text, ANSWER_LIMIT));
         let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = status(rejection);
@@ -211,7 +211,7 @@ impl Dialect for Plain {
         response
     }
 
-    fn reject_slow(&self, asked: &Asked, text: &str) -> Response<Bytes> {
+    fn reject_slow(&self, asked: &RequestInfo, text: &str) -> Response<Bytes> {
         let mut response = self.reject(asked, Rejection::DeadlineExceeded, text);
         *response.status_mut() = StatusCode::REQUEST_TIMEOUT;
         response
@@ -219,7 +219,7 @@ impl Dialect for Plain {
 
     fn reject_as(
         &self,
-        asked: &Asked,
+        asked: &RequestInfo,
         rejection: Rejection,
         status: StatusCode,
         text: &str,
@@ -293,14 +293,14 @@ mod tests {
             assert_eq!(Plain.metadata(&head).names_fit().is_ok(), fits, "{host}");
         }
         let text = "\u{e9}".repeat(5000);
-        let answer = Plain.reject(&Asked::default(), Rejection::NoRoute, &text);
+        let answer = Plain.reject(&RequestInfo::default(), Rejection::NoRoute, &text);
         assert_eq!(answer.body().len(), 2049);
     }
 
     #[test]
     fn every_rejection_is_an_error() {
         for rejection in Rejection::ALL {
-            let response = Plain.reject(&Asked::default(), rejection, "why");
+            let response = Plain.reject(&RequestInfo::default(), rejection, "why");
             assert!(response.status().as_u16() >= 400, "{rejection:?}");
             assert_eq!(&response.body()[..], b"why\n");
             let answer = Plain.answer(response.status(), response.headers()).unwrap();

@@ -1,4 +1,4 @@
-//! Whom a request came from, as proxies tell each other: X-Forwarded-*, Forwarded (RFC 7239) and Via.
+//! Forwarding headers, whom a request came from as proxies tell each other: X-Forwarded-*, Forwarded (RFC 7239) and Via.
 //!
 //! What a trusted proxy says is kept, and we add to it; what anybody else says is overwritten.
 

@@ -43,12 +43,12 @@ use finback_core::driver::{Connection, Protocol, Served, Sniff, Worker};
 use http2::PREFACE;
 
 pub use beginning::Beginning;
-pub use dialect::{AnswerReader, Asked, Dialect, Plain};
+pub use dialect::{AnswerReader, Dialect, Plain, RequestInfo};
 #[doc(hidden)]
 pub use exercise::{exercise, exercise_messages};
 pub use probe::{HttpProbe, Said, ask};
 pub use translation::{Translation, Translator};
-pub use treatment::{Answer, Change, HeaderChange, Taker, Taking, Treatment};
+pub use treatment::{Change, DirectResponse, Handler, Handling, HeaderChange, HttpPolicy};
 
 /// The protocol's name.
 pub const NAME: &str = "http";

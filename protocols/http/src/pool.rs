@@ -13,7 +13,7 @@ use std::rc::Rc;
 use finback_core::clock::{Clock, Now};
 use finback_core::driver::{Caller, Worker};
 use finback_core::mesh::{AttemptEnd, Lease};
-use finback_core::net::{DialError, Ends, Expired, Socket};
+use finback_core::net::{ConnectionEnds, DialError, Expired, Socket};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
@@ -65,7 +65,7 @@ impl Hash for Key {
 /// For whom a connection is.
 pub(crate) struct Whose<'a> {
     caller: &'a Caller,
-    ends: Option<Ends>,
+    ends: Option<ConnectionEnds>,
 }
 
 impl<'a> Whose<'a> {
@@ -162,13 +162,13 @@ impl Multiplexed {
 /// A connection with the right to send one request on it.
 pub(crate) enum Channel {
     /// HTTP/1.1, and whether it was used before.
-    Single(Rc<Alone>, Returned, bool),
+    Single(Rc<Alone>, PoolGuard, bool),
     /// HTTP/2.
-    Shared(http2::Sender, Returned),
+    Shared(http2::Sender, PoolGuard),
 }
 
 /// What is to be done with a connection after its request: unless it is given back, nothing more is sent on it.
-pub(crate) struct Returned {
+pub(crate) struct PoolGuard {
     place: Place,
     is_given: bool,
 }
@@ -178,7 +178,7 @@ enum Place {
     Shared(Rc<Multiplexed>),
 }
 
-impl Returned {
+impl PoolGuard {
     fn of(place: Place) -> Self {
         Self {
             place,
@@ -200,7 +200,7 @@ impl Returned {
     }
 }
 
-impl Drop for Returned {
+impl Drop for PoolGuard {
     fn drop(&mut self) {
         match &self.place {
             Place::Shared(connection) => {
@@ -235,7 +235,7 @@ pub(crate) fn ready(
         let connection = shared.choose(worker, lease, false);
         let sender = connection.sender.get()?.clone();
         connection.streams.set(connection.streams.get() + 1);
-        let returned = Returned::of(Place::Shared(connection));
+        let returned = PoolGuard::of(Place::Shared(connection));
         return Some(Channel::Shared(sender, returned));
     }
     let single = pools.single.borrow().get(&key(lease, whose))?.clone();
@@ -243,7 +243,7 @@ pub(crate) fn ready(
         return None;
     }
     let connection = single.used()?;
-    let returned = Returned::of(Place::Single(single, connection.clone()));
+    let returned = PoolGuard::of(Place::Single(single, connection.clone()));
     Some(Channel::Single(connection, returned, true))
 }
 
@@ -301,7 +301,7 @@ async fn single(
     let seat = loop {
         if in_turn {
             if !wants_fresh && let Some(connection) = single.used() {
-                let returned = Returned::of(Place::Single(single, connection.clone()));
+                let returned = PoolGuard::of(Place::Single(single, connection.clone()));
                 return Ok(Channel::Single(connection, returned, true));
             }
             if let Some(seat) = single.seats.take(most) {
@@ -321,7 +321,7 @@ async fn single(
         line: http1::Connection::new(stream),
         _seat: seat,
     });
-    let returned = Returned::of(Place::Single(single, connection.clone()));
+    let returned = PoolGuard::of(Place::Single(single, connection.clone()));
     Ok(Channel::Single(connection, returned, false))
 }
 
@@ -359,7 +359,7 @@ async fn shared(
         .clone();
     let connection = shared.choose(worker, lease, wants_fresh);
     connection.streams.set(connection.streams.get() + 1);
-    let returned = Returned::of(Place::Shared(connection.clone()));
+    let returned = PoolGuard::of(Place::Shared(connection.clone()));
     let made = connection
         .sender
         .get_or_try_init(|| handshake(worker, (lease, whose), &connection))

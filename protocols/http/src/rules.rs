@@ -1,4 +1,4 @@
-//! What makes a message, whichever version carries it (RFC 9110, sections 6 to 9): whether it has a
+//! Message framing: what makes a message, whichever version carries it (RFC 9110, sections 6 to 9): whether it has a
 //! body, how long that is, and which fields may stand where.
 //!
 //! All who write messages ask here. What a head says of its body's length is never passed on as it

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use finback_core::boxed::boxed;
 use finback_core::driver::{Caller, Connection, Resume, Worker};
 use finback_core::log_limit::LogLimit;
 use finback_core::net::{LINGER, Socket, Timer};
@@ -166,8 +167,8 @@ async fn serve_http1(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
         if let Some(settings) = settings.flatten() {
             break Ending::Http2(request, settings);
         }
-        let exchange = exchange(&http, &client, *request, &mut server, &mut timer);
-        if let Some(ending) = Box::pin(exchange).await {
+        let exchange = boxed(|| exchange(&http, &client, request, &mut server, &mut timer));
+        if let Some(ending) = Box::into_pin(exchange).await {
             break ending;
         }
     };
@@ -227,12 +228,12 @@ async fn end_http1(
 async fn exchange(
     http: &Http,
     client: &Rc<Client>,
-    request: Request<http1::Received>,
+    request: Box<Request<http1::Received>>,
     server: &mut http1::Server,
     timer: &mut Timer,
 ) -> Option<Ending> {
     let caller = &client.caller;
-    let (upgrade, request) = upgradable(request);
+    let (upgrade, request) = upgradable(*request);
     let interim = Interim::http1(server.interim());
     let mut answering = pin!(client.clone().answer(request, interim));
     let mut response: Option<Response<Guarded>> = None;
@@ -499,10 +500,11 @@ fn poll_http2(
             Poll::Ready(Ok((request, responder))) => {
                 let interim = Interim::http2(responder.interim());
                 let request = request.map(Incoming::Http2);
-                let answering = client.clone().answer(request, interim);
                 // Boxed, because what is spawned is moved about.
-                let answering = responder.answer(Box::pin(answering));
-                caller.worker().spawn("a request", answering);
+                let answering = boxed(|| client.clone().answer(request, interim));
+                let answering = boxed(|| responder.answer(Box::into_pin(answering)));
+                let worker = caller.worker();
+                worker.spawn_boxed("a request", Box::into_pin(answering));
                 if client.requests() >= most.saturating_mul(2) && !left.replace(true) {
                     server.leave();
                 }

@@ -14,7 +14,7 @@ use regex::Regex;
 use bytes::Bytes;
 
 /// Takes requests in the place of an endpoint.
-pub trait Taker: fmt::Debug + Send + Sync {
+pub trait Handler: fmt::Debug + Send + Sync {
     /// The longest body it takes, in bytes.
     fn limit(&self) -> usize;
 
@@ -25,19 +25,19 @@ pub trait Taker: fmt::Debug + Send + Sync {
     fn explain(&self) -> String;
 
     /// Takes a request and answers it; dropped when its deadline is over.
-    fn take(&self, head: &Parts, body: Bytes) -> Taking;
+    fn take(&self, head: &Parts, body: Bytes) -> Handling;
 }
 
 /// An answer that is waited for, on its worker's thread.
-pub type Taking = Pin<Box<dyn Future<Output = Response<Bytes>>>>;
+pub type Handling = Pin<Box<dyn Future<Output = Response<Bytes>>>>;
 
 /// Of one route.
 #[derive(Clone, Debug, Default)]
-pub struct Treatment {
-    /// Answer here; nothing is sent on.
-    pub answer: Option<Answer>,
+pub struct HttpPolicy {
+    /// Answers here; nothing is sent on.
+    pub answer: Option<DirectResponse>,
     /// Somebody here takes it; nothing is sent on.
-    pub taker: Option<Arc<dyn Taker>>,
+    pub handler: Option<Arc<dyn Handler>>,
     /// Another host for the endpoint.
     pub host: Option<Authority>,
     /// Another path for the endpoint.
@@ -50,7 +50,7 @@ pub struct Treatment {
 
 /// An answer of the route's own.
 #[derive(Clone, Debug)]
-pub enum Answer {
+pub enum DirectResponse {
     /// Fixed.
     Fixed {
         /// Its status.
@@ -122,11 +122,11 @@ impl Change {
     }
 }
 
-impl Treatment {
+impl HttpPolicy {
     /// The route's own answer, if it has one, to a request that came under TLS or not.
     pub(crate) fn response(&self, head: &Parts, secure: bool) -> Option<Response<Bytes>> {
         let mut response = match self.answer.as_ref()? {
-            Answer::Fixed {
+            DirectResponse::Fixed {
                 status,
                 body,
                 content_type,
@@ -137,7 +137,7 @@ impl Treatment {
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
                 response
             }
-            Answer::Redirect {
+            DirectResponse::Redirect {
                 status,
                 scheme,
                 host,
@@ -245,10 +245,10 @@ mod tests {
             (Change::Whole("/one".to_owned()), "/x", "/one"),
             (regex, "/v2/x", "/version-2/x"),
         ] {
-            let treatment = Treatment {
+            let treatment = HttpPolicy {
                 path: Some(change),
                 host: Some("c.d".parse().unwrap()),
-                ..Treatment::default()
+                ..HttpPolicy::default()
             };
             for prefix in ["", "http://a.b:80"] {
                 let mut own = head(&format!("{prefix}{path}?q=1"));
@@ -264,8 +264,8 @@ mod tests {
 
     #[test]
     fn routes_answer_themselves() {
-        let redirect = Treatment {
-            answer: Some(Answer::Redirect {
+        let redirect = HttpPolicy {
+            answer: Some(DirectResponse::Redirect {
                 status: StatusCode::MOVED_PERMANENTLY,
                 scheme: Some("https".to_owned()),
                 host: None,
@@ -275,11 +275,11 @@ mod tests {
                 HeaderName::from_static("x-own"),
                 HeaderValue::from_static("1"),
             )],
-            ..Treatment::default()
+            ..HttpPolicy::default()
         };
         let response = redirect.response(&head("/x?y=1"), false).unwrap();
         assert_eq!(response.headers()["location"], "https://a.b:80/x?y=1");
         assert_eq!(response.headers()["x-own"], "1");
-        assert!(Treatment::default().response(&head("/"), false).is_none());
+        assert!(HttpPolicy::default().response(&head("/"), false).is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! What a producer is configured with, and what it takes unless it is told otherwise.
+//! A producer's configuration, and what it takes unless it is told otherwise.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, O
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use finback_bridges::{Admitted, Confirm, Failure, Message, Names, Place, Topics};
+use finback_bridges::{Admitted, Confirm, Failure, Message, Place, TemplateNames, Topics};
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -30,7 +30,7 @@ pub use security::{Mechanism, Sasl, Tls};
 const LAST: Duration = Duration::from_secs(5);
 /// What names of topics may be (org.apache.kafka.common.internals.Topic). Those of Kafka's own begin with `_`, and those
 /// of what is built on it.
-pub static NAMES: Names = Names {
+pub static NAMES: TemplateNames = TemplateNames {
     system: "Kafka",
     others: "._-",
     words: "`.`, `_` and `-`",

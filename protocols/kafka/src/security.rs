@@ -1,4 +1,4 @@
-//! How a cluster is spoken to: TLS, and SASL (RFC 4422).
+//! Security of connections to a cluster: TLS, and SASL (RFC 4422).
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -18,7 +18,7 @@ pub use publish::Publish;
 pub(crate) use publish::{Delivery, Unreadable};
 pub use reader::Fault;
 pub(crate) use reader::Reader;
-pub use subscribe::{Filter, Subscription};
+pub use subscribe::{TopicFilter, TopicSubscription};
 
 /// A version of the protocol, as CONNECT tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,7 +52,7 @@ impl Level {
 /// What a packet is (MQTT 5, section 2.1.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "they are called as in the standard")]
-pub enum Kind {
+pub enum PacketType {
     Connect = 1,
     Connack,
     Publish,
@@ -70,7 +70,7 @@ pub enum Kind {
     Auth,
 }
 
-impl Kind {
+impl PacketType {
     fn of(nibble: u8) -> Option<Self> {
         Some(match nibble {
             1 => Self::Connect,
@@ -104,9 +104,9 @@ impl Kind {
 
 /// The fixed header of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
+pub struct FixedHeader {
     /// What the packet is.
-    pub kind: Kind,
+    pub kind: PacketType,
     /// The low half of its first byte.
     pub flags: u8,
     /// Bytes of the fixed header: 2 to 5.
@@ -115,7 +115,7 @@ pub struct Head {
     pub body: usize,
 }
 
-impl Head {
+impl FixedHeader {
     /// Reads a fixed header; `None` if bytes are missing.
     ///
     /// # Errors
@@ -125,7 +125,7 @@ impl Head {
             return Ok(None);
         };
         // MQTT 5, section 2.1.2.
-        let kind = Kind::of(first >> 4).ok_or(Fault::malformed("there is no such packet"))?;
+        let kind = PacketType::of(first >> 4).ok_or(Fault::malformed("there is no such packet"))?;
         let flags = first & 0x0f;
         check_flags(kind, flags, level)?;
         // MQTT 5, section 2.1.4: the remaining length.
@@ -171,10 +171,10 @@ impl Head {
     }
 }
 
-fn check_flags(kind: Kind, flags: u8, level: Level) -> Result<(), Fault> {
+fn check_flags(kind: PacketType, flags: u8, level: Level) -> Result<(), Fault> {
     // MQTT 5, section 2.1.3: other flags make the packet malformed.
     let sound = match kind {
-        Kind::Publish => match flags >> 1 & 3 {
+        PacketType::Publish => match flags >> 1 & 3 {
             // MQTT 5, section 3.3.1.2.
             3 => return Err(Fault::malformed("there is no quality of service 3")),
             // MQTT 5, section 3.3.1.1: what is sent once is never sent again.
@@ -182,12 +182,14 @@ fn check_flags(kind: Kind, flags: u8, level: Level) -> Result<(), Fault> {
             _ => true,
         },
         // MQTT 3.1 marked repetitions of these too.
-        Kind::Pubrel | Kind::Subscribe | Kind::Unsubscribe if level == Level::V31 => {
+        PacketType::Pubrel | PacketType::Subscribe | PacketType::Unsubscribe
+            if level == Level::V31 =>
+        {
             flags & !8 == 2
         }
-        Kind::Pubrel | Kind::Subscribe | Kind::Unsubscribe => flags == 2,
+        PacketType::Pubrel | PacketType::Subscribe | PacketType::Unsubscribe => flags == 2,
         // MQTT 5, section 3.15.1.
-        Kind::Auth => level.is_5() && flags == 0,
+        PacketType::Auth => level.is_5() && flags == 0,
         _ => flags == 0,
     };
     if sound {

@@ -11,7 +11,7 @@ use finback_core::net::{Linger, Socket, scratch};
 
 use crate::channel::Channel;
 use crate::codec::reader::variable;
-use crate::codec::{Fault, Head, Kind, Level};
+use crate::codec::{Fault, FixedHeader, Level, PacketType};
 use crate::open::Begun;
 use crate::reason::Reason;
 use crate::websocket::{Close, Door};
@@ -83,12 +83,14 @@ async fn first_packet(
     }
     let limit = mqtt.config.connect_packet;
     let why = match read_packet(&mut channel, &mut head, Level::V5, limit).await {
-        Ok(Some(first)) if first.kind == Kind::Connect => return Some((channel, head.freeze())),
+        Ok(Some(first)) if first.kind == PacketType::Connect => {
+            return Some((channel, head.freeze()));
+        }
         // MQTT 5, section 3.1.
         Ok(Some(_)) => Some("the first packet is no CONNECT"),
         Ok(None) => channel.broken(),
         Err(fault)
-            if fault.reason == Reason::TOO_LARGE && head[0] == Kind::Connect.first_byte() =>
+            if fault.reason == Reason::TOO_LARGE && head[0] == PacketType::Connect.first_byte() =>
         {
             let level = level_of(&mut channel, &mut head).await;
             open::too_long(caller, &mut channel, level).await;
@@ -171,9 +173,9 @@ pub(crate) async fn read_packet(
     buffer: &mut BytesMut,
     level: Level,
     limit: usize,
-) -> Result<Option<Head>, Fault> {
+) -> Result<Option<FixedHeader>, Fault> {
     loop {
-        match Head::read(buffer, level, limit) {
+        match FixedHeader::read(buffer, level, limit) {
             Err(fault) => return Err(fault),
             Ok(Some(head)) if buffer.len() >= head.packet() => {
                 let rest = buffer.split_off(head.packet());

@@ -1,6 +1,6 @@
 //! Fuzzing: any bytes are read as packets of MQTT, and as frames of WebSocket.
 
-use crate::codec::{Head, Kind, Level, Opening, Publish, Side, check};
+use crate::codec::{FixedHeader, Level, Opening, PacketType, Publish, Side, check};
 
 /// Reads bytes as packets of every version and side.
 ///
@@ -10,8 +10,8 @@ pub fn exercise(bytes: &[u8]) {
     for level in [Level::V31, Level::V311, Level::V5] {
         for from in [Side::Client, Side::Server] {
             let mut rest = bytes;
-            while let Ok(Some(head)) = Head::read(rest, level, 1 << 20) {
-                if head.kind == Kind::Publish {
+            while let Ok(Some(head)) = FixedHeader::read(rest, level, 1 << 20) {
+                if head.kind == PacketType::Publish {
                     let _ = Publish::read(rest, &head, level);
                 }
                 if rest.len() < head.packet() {
@@ -26,7 +26,7 @@ pub fn exercise(bytes: &[u8]) {
     if let Ok(Opening::Connect(connect)) = Opening::read(bytes)
         && let Ok(written) = connect.write()
     {
-        let head = Head::read(&written, connect.level, usize::MAX);
+        let head = FixedHeader::read(&written, connect.level, usize::MAX);
         let header = head.ok().flatten().map_or(0, |head| head.header);
         let again = Opening::read(&written[header..]);
         assert_eq!(again, Ok(Opening::Connect(connect)));
@@ -104,9 +104,9 @@ mod tests {
             } else {
                 Level::V5
             };
-            let head = Head::read(packet, level, 100).unwrap().unwrap();
+            let head = FixedHeader::read(packet, level, 100).unwrap().unwrap();
             assert_eq!(head.packet(), packet.len(), "{packet:x?}");
-            let side = if head.kind == Kind::Connack {
+            let side = if head.kind == PacketType::Connack {
                 Side::Server
             } else {
                 Side::Client

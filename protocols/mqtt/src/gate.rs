@@ -69,12 +69,12 @@ impl Gate {
 struct Connecting(RefCell<HashMap<Option<SocketAddr>, usize>>);
 
 /// A place among them, until dropped.
-pub(crate) struct Place {
+pub(crate) struct PropertyPlace {
     connecting: Rc<Connecting>,
     broker: Option<SocketAddr>,
 }
 
-impl Place {
+impl PropertyPlace {
     /// One of at most `limit` among those without a broker.
     pub(crate) fn take(worker: &Worker, limit: usize) -> Option<Self> {
         worker.state::<Connecting>().take(None, limit)
@@ -88,7 +88,7 @@ impl Place {
 }
 
 impl Connecting {
-    fn take(self: Rc<Self>, broker: Option<SocketAddr>, limit: usize) -> Option<Place> {
+    fn take(self: Rc<Self>, broker: Option<SocketAddr>, limit: usize) -> Option<PropertyPlace> {
         {
             let mut taken = self.0.borrow_mut();
             let taken = taken.entry(broker).or_insert(0);
@@ -98,11 +98,11 @@ impl Connecting {
             *taken += 1;
         }
         let connecting = self;
-        Some(Place { connecting, broker })
+        Some(PropertyPlace { connecting, broker })
     }
 }
 
-impl Drop for Place {
+impl Drop for PropertyPlace {
     fn drop(&mut self) {
         let mut taken = self.connecting.0.borrow_mut();
         if let Some(own) = taken.get_mut(&self.broker) {

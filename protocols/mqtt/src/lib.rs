@@ -33,15 +33,16 @@ use std::time::Duration;
 
 use finback_core::driver::{Connection, Protocol, Served, Sniff, Worker};
 
-use codec::Kind;
+use codec::PacketType;
 
 pub use exercise::{exercise, exercise_websocket};
 pub use policy::{
-    Action, Denied, Duplicates, Policy, Produce, Rewrite, Rule, Tap, Template, TemplateError,
+    Action, Denied, Duplicates, NameTemplate, NameTemplateError, Policy, Produce, Rewrite, Rule,
+    Tap,
 };
 pub use probe::MqttProbe;
 pub use reason::{Reason, status_name};
-pub use sink::{NotTaken, Outgoing, Receipt, Sink};
+pub use sink::{MessageSink, NotTaken, OutgoingMessage, Receipt};
 pub use topic::{covers, intersect, is_filter};
 
 /// The protocol's name.
@@ -150,7 +151,7 @@ fn sniff(head: &[u8]) -> Sniff {
     let Some((first, rest)) = head.split_first() else {
         return Sniff::Undecided;
     };
-    if *first != Kind::Connect.first_byte() {
+    if *first != PacketType::Connect.first_byte() {
         return Sniff::Mismatch;
     }
     let length = match codec::reader::variable(rest) {

@@ -20,7 +20,7 @@ use finback_core::trace::Choice;
 
 use crate::Mqtt;
 use crate::channel::Channel;
-use crate::codec::{Connect, Head, Level, Opening};
+use crate::codec::{Connect, FixedHeader, Level, Opening};
 use crate::filtered::Filters;
 use crate::policy::{Applied, Duplicates};
 use crate::reason::Reason;
@@ -93,7 +93,9 @@ pub(crate) async fn open(
     client: &mut Option<Channel>,
     packet: Bytes,
 ) -> Option<Begun> {
-    let header = Head::read(&packet, Level::V5, usize::MAX).ok()??.header;
+    let header = FixedHeader::read(&packet, Level::V5, usize::MAX)
+        .ok()??
+        .header;
     let (level, takes, refused) = match Opening::read(&packet[header..]) {
         Ok(Opening::Connect(connect)) => {
             let (level, takes) = (connect.level, client_takes(&connect));

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use crate::authentication::Authentication;
 use crate::codec::Connect;
-use crate::sink::Sink;
+use crate::sink::MessageSink;
 use crate::topic::{covers, intersect, unshared};
 
 pub(crate) use names::Names;
 pub use names::Rewrite;
 pub(crate) use template::Facts;
-pub use template::{Template, TemplateError};
+pub use template::{NameTemplate, NameTemplateError};
 
 /// What a route does with sessions.
 #[derive(Debug, Default)]
@@ -24,15 +24,15 @@ pub struct Policy {
     /// Empty: everything is allowed.
     pub rules: Vec<Rule>,
     /// What stands before every topic at the broker. Default: nothing.
-    pub mount: Option<Template>,
+    pub mount: Option<NameTemplate>,
     /// Beginnings of topics that are others at the broker.
     pub rewrites: Vec<Rewrite>,
     /// What becomes of a message that is forbidden, where its version has no answer for that.
     pub denied: Denied,
     /// The client identifier that the broker sees. Default: the client's own.
-    pub client_id: Option<Template>,
+    pub client_id: Option<NameTemplate>,
     /// The user that the broker sees. Default: the client's own.
-    pub username: Option<Template>,
+    pub username: Option<NameTemplate>,
     /// The password that the broker sees, with `username`. Default: the client's own, or none.
     pub password: Option<Vec<u8>>,
     /// Whether the broker is told of the client's address and certificate, in version 2 of the
@@ -56,7 +56,7 @@ pub struct Policy {
 #[derive(Clone, Debug)]
 pub struct Produce {
     /// Who takes them.
-    pub sink: Arc<dyn Sink>,
+    pub sink: Arc<dyn MessageSink>,
     /// The route's name: what is remembered of sessions is remembered for it alone.
     pub route: Arc<str>,
     /// How it learns who its clients are.
@@ -73,7 +73,7 @@ pub struct Produce {
 #[derive(Clone, Debug)]
 pub struct Tap {
     /// Who takes them.
-    pub sink: Arc<dyn Sink>,
+    pub sink: Arc<dyn MessageSink>,
     /// Whether the broker's acknowledgement is held back until it is safe there too, and a full
     /// sink slows the client down; else what finds no room there is left out.
     pub hold: bool,
@@ -129,7 +129,7 @@ pub struct Rule {
     /// What it is about.
     pub action: Action,
     /// Filters of the topics it is about, as the client names them.
-    pub topics: Vec<Template>,
+    pub topics: Vec<NameTemplate>,
 }
 
 impl Rule {
@@ -236,7 +236,7 @@ impl Applied {
         connect: &mut Connect<'_>,
         facts: &Facts<'_>,
     ) -> Result<(), Unusable> {
-        let fill = |template: &Template| template.fill(facts).ok_or(Unusable);
+        let fill = |template: &NameTemplate| template.fill(facts).ok_or(Unusable);
         if let Some(id) = &self.policy.client_id {
             connect.client_id = fill(id)?.into();
         }

@@ -7,7 +7,7 @@ use finback_core::health::{Asking, Probe};
 use finback_core::net::Socket;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::codec::{Connect, Head, Kind, Level, write};
+use crate::codec::{Connect, FixedHeader, Level, PacketType, write};
 use crate::reason::Reason;
 
 /// The longest answer to CONNECT that is read.
@@ -61,7 +61,7 @@ impl Probe for MqttProbe {
                 if let Some(answer) = judge(&heard) {
                     answer?;
                     // Said, so that the broker need not wait for us; that it is read does not matter.
-                    let goodbye = write::packet(Kind::Disconnect.first_byte(), &[]);
+                    let goodbye = write::packet(PacketType::Disconnect.first_byte(), &[]);
                     let _ = socket.write_all(&goodbye).await;
                     let _ = socket.shutdown().await;
                     return Ok(());
@@ -76,12 +76,12 @@ impl Probe for MqttProbe {
 
 /// What an answer tells; `None` if bytes are missing.
 fn judge(bytes: &[u8]) -> Option<Result<(), String>> {
-    let head = match Head::read(bytes, Level::V5, MAX_CONNACK) {
+    let head = match FixedHeader::read(bytes, Level::V5, MAX_CONNACK) {
         Ok(Some(head)) => head,
         Ok(None) => return None,
         Err(fault) => return Some(Err(fault.why.to_owned())),
     };
-    if head.kind != Kind::Connack {
+    if head.kind != PacketType::Connack {
         return Some(Err("it answered CONNECT by another packet".to_owned()));
     }
     let code = *bytes.get(head.header + 1)?;

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use finback_core::mesh::Traced;
-use finback_core::trace::{Choice, Field, Target};
+use finback_core::trace::{Choice, Field, SpanTarget};
 
 use crate::codec::Properties;
 use crate::codec::properties::{Value, Writer};
@@ -19,7 +19,7 @@ pub(crate) struct Tracing {
     /// What the session's route says of it.
     pub(crate) choice: Option<Choice>,
     /// Whom they go to, if that is a broker.
-    pub(crate) target: Option<Target>,
+    pub(crate) target: Option<SpanTarget>,
 }
 
 /// The spans of one message.

@@ -3,7 +3,7 @@
 use std::io;
 
 use finback_core::driver::Caller;
-use finback_core::net::{Ends, ProxyVersion, Socket, proxy_header};
+use finback_core::net::{ConnectionEnds, ProxyVersion, Socket, proxy_header};
 
 /// The header for a client's connection.
 ///
@@ -14,7 +14,7 @@ pub(crate) fn header(caller: &Caller, socket: &Socket) -> io::Result<Vec<u8>> {
         Some(local) => local,
         None => socket.local_addr()?,
     };
-    let ends = Ends {
+    let ends = ConnectionEnds {
         source: caller.peer(),
         destination,
     };

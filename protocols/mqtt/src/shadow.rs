@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::NAME;
 use crate::codec::properties::{Writer, id};
-use crate::codec::{Connect, Head, Kind, Level, Properties, write};
+use crate::codec::{Connect, FixedHeader, Level, PacketType, Properties, write};
 use crate::open::{answer_of, metadata, outcome};
 use crate::propagation::propagate;
 use crate::reason::Reason;
@@ -82,7 +82,7 @@ enum End {
 }
 
 /// Whether messages like this are copied: those that nobody acknowledges, if they are not too long to be kept.
-pub(crate) fn is_copied(head: &Head) -> bool {
+pub(crate) fn is_copied(head: &FixedHeader) -> bool {
     head.qos() == 0 && head.packet() <= LONGEST
 }
 
@@ -128,7 +128,7 @@ fn packet(shadow: &MessageShadow, message: &Message<'_>) -> Vec<u8> {
         let marks: Vec<_> = shadow.marks(NAME).collect();
         properties = propagate(Properties::of(&writer), &marks);
     }
-    let first = Kind::Publish.first_byte() | u8::from(message.retain);
+    let first = PacketType::Publish.first_byte() | u8::from(message.retain);
     let (level, topic) = (message.level, message.topic);
     let payload = message.payload;
     let mut packet = write::publish_head(first, level, topic, None, &properties, payload.len());
@@ -277,11 +277,11 @@ async fn introduce(socket: &mut Socket, level: Level) -> Option<Reason> {
     socket.write_all(&connect.write().ok()?).await.ok()?;
     let mut heard = BytesMut::new();
     loop {
-        if let Some(head) = Head::read(&heard, level, MAX_CONNACK).ok()?
+        if let Some(head) = FixedHeader::read(&heard, level, MAX_CONNACK).ok()?
             && heard.len() >= head.packet()
         {
             let code = *heard.get(head.header + 1)?;
-            return (head.kind == Kind::Connack).then(|| Reason::of_connack(level, code));
+            return (head.kind == PacketType::Connack).then(|| Reason::of_connack(level, code));
         }
         if socket.read_buf(&mut heard).await.ok()? == 0 {
             return None;
@@ -327,13 +327,13 @@ async fn publish(
                 }
                 if waited.is_err() {
                     is_quiet = true;
-                    let ping = write::packet(Kind::Pingreq.first_byte(), &[]);
+                    let ping = write::packet(PacketType::Pingreq.first_byte(), &[]);
                     let _ = socket.write_all(&ping).await;
                 }
             }
         }
     }
-    let goodbye = write::packet(Kind::Disconnect.first_byte(), &[]);
+    let goodbye = write::packet(PacketType::Disconnect.first_byte(), &[]);
     let _ = socket.write_all(&goodbye).await;
     let _ = socket.shutdown().await;
     End::Over

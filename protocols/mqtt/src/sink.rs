@@ -10,7 +10,7 @@ use crate::codec::Properties;
 
 /// A client's message.
 #[derive(Clone, Copy, Debug)]
-pub struct Outgoing<'a> {
+pub struct OutgoingMessage<'a> {
     /// Its topic, as the route names it.
     pub topic: &'a str,
     /// Whose it is.
@@ -57,12 +57,12 @@ impl NotTaken {
 }
 
 /// Where messages go.
-pub trait Sink: fmt::Debug + Send + Sync {
+pub trait MessageSink: fmt::Debug + Send + Sync {
     /// Takes a message; the receipt is told once when it is safe, or is not to be.
     ///
     /// # Errors
     /// If it is not taken; the receipt is not told then.
-    fn take(&self, message: &Outgoing<'_>, receipt: Receipt) -> Result<(), NotTaken>;
+    fn take(&self, message: &OutgoingMessage<'_>, receipt: Receipt) -> Result<(), NotTaken>;
 
     /// Bytes of the longest message that it takes, with all that goes along.
     fn limit(&self) -> usize;

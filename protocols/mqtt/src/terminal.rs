@@ -1,4 +1,4 @@
-//! Sessions without a broker: they end here, at a [`Sink`](crate::Sink) for what clients publish. A message
+//! Sessions without a broker: they end here, at a [`MessageSink`](crate::MessageSink) for what clients publish. A message
 //! is acknowledged when the sink has it for certain, in the order in which messages came; there
 //! is nothing to subscribe to.
 
@@ -27,13 +27,13 @@ use finback_core::text::Escaped;
 
 use crate::NAME;
 use crate::channel::Channel;
-use crate::codec::{Fault, Head, Kind, Level, write};
+use crate::codec::{Fault, FixedHeader, Level, PacketType, write};
 use crate::entry::{farewell, session_ended};
 use crate::filtered::Filters;
 use crate::gate::Flow;
 use crate::policy::{Applied, Denied};
 use crate::reason::Reason;
-use crate::sink::{NotTaken, Sink};
+use crate::sink::{MessageSink, NotTaken};
 use crate::takeover::Seat;
 use crate::tally::{Asked, Tally};
 
@@ -74,7 +74,7 @@ pub(crate) struct Terminal {
     caller: Rc<Caller>,
     level: Level,
     client: Channel,
-    sink: Arc<dyn Sink>,
+    sink: Arc<dyn MessageSink>,
     applied: Applied,
     filters: Filters,
     seat: Option<Seat>,
@@ -225,7 +225,11 @@ impl Terminal {
             self.tally
                 .answered(Asked::Publish(id), answer == Answer::Taken);
             let reason = self.reason(answer)?;
-            let kind = if qos == 1 { Kind::Puback } else { Kind::Pubrec };
+            let kind = if qos == 1 {
+                PacketType::Puback
+            } else {
+                PacketType::Pubrec
+            };
             self.client
                 .queue(&write::acknowledgement(kind, self.level, id, reason));
         }
@@ -268,7 +272,7 @@ impl Terminal {
         let mut at = 0;
         while !self.goodbye && self.may_go_on() {
             let rest = &whole[at..];
-            let head = Head::read(rest, self.level, self.limit).map_err(End::Fault)?;
+            let head = FixedHeader::read(rest, self.level, self.limit).map_err(End::Fault)?;
             let Some(head) = head.filter(|head| rest.len() >= head.packet()) else {
                 break;
             };

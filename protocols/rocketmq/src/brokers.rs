@@ -1,4 +1,4 @@
-//! Where clients reach the brokers that name servers tell of: the port by which this crate asks.
+//! Addresses of brokers, where clients reach those that name servers tell of: the port by which this crate asks.
 
 /// A broker as name servers tell of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

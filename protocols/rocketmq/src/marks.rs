@@ -1,4 +1,4 @@
-//! What a frame's header said, packed into what core carries along with the frame.
+//! A frame's header, packed into what core carries along with the frame.
 
 use finback_core::frame::{MARKS, Malformed};
 

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::Bridge;
 use crate::feed::{Feed, Feeds};
 use crate::layout::Directory;
-use crate::layout::write::{Written, write};
+use crate::layout::write::{WriteTo, Written};
 use crate::offer::Offer;
 use crate::registrar::{Holder, leave_all, release_all};
 use crate::store::Claim;
@@ -236,9 +236,14 @@ impl Service {
         let Some(offer) = offer else { return };
         self.is_due = false;
         let Ends { bridge, to, .. } = ends;
+        let layout = bridge.to.1.layout();
+        let place = WriteTo {
+            roots: to.roots(),
+            is_zookeeper: to.store().is_zookeeper(),
+        };
         let mut wanted = BTreeMap::new();
         for entry in bridge.entries(name, &offer) {
-            let (path, value) = write(bridge.to.1, to.roots(), &entry);
+            let Written { path, value, .. } = layout.write(&place, &entry, &[]);
             // Where a layout cannot tell two apart, the first stands for both.
             wanted.entry(path).or_insert(value);
         }

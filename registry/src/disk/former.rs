@@ -5,14 +5,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{Disk, file_name};
-use crate::layout::Layout;
+use crate::layout::LayoutKind;
 use crate::offer::{Offer, Provider};
 
 /// What identifies a service's file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     pub(crate) registry: String,
-    pub(crate) layout: Layout,
+    pub(crate) layout: LayoutKind,
     pub(crate) service: String,
 }
 

@@ -5,7 +5,7 @@
 use std::time::SystemTime;
 
 use super::*;
-use crate::layout::Layout;
+use crate::layout::LayoutKind;
 use crate::offer::{Offer, Provider};
 use crate::store::Entries;
 
@@ -21,7 +21,7 @@ fn answer(value: u16) -> Answer {
 fn former(service: &str, provided: bool) -> (Key, Vec<u8>) {
     let key = Key {
         registry: "r".to_owned(),
-        layout: Layout::Native,
+        layout: LayoutKind::Native,
         service: service.to_owned(),
     };
     let providers = if provided {
@@ -144,7 +144,7 @@ fn what_former_versions_wrote_is_read_and_goes_with_what_is_newer() {
     let (key, text) = former("known", true);
     folder.put(&key.file_name(), &text, 0);
     let disk = Disk::open(&folder.0);
-    let offer = Offer::new(Layout::Native, true, vec![Arc::new(provider())]);
+    let offer = Offer::new(LayoutKind::Native, true, vec![Arc::new(provider())]);
     assert_eq!(disk.load_former(&key), Some(offer));
     disk.forget_former(&key);
     assert!(within(|| folder.names().is_empty()));

@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 /// Decides which offers to believe.
-pub(super) struct Guard {
+pub(super) struct EmptyProtection {
     protection: Duration,
     /// Providers of the last accepted offer, and the store's epoch then.
     last: Option<(usize, Option<u64>)>,
     doubted_until: Option<Instant>,
 }
 
-impl Guard {
+impl EmptyProtection {
     pub(super) fn new(protection: Duration) -> Self {
         Self {
             protection,
@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn an_offer_suddenly_empty_is_doubted_for_a_while() {
-        let mut guard = Guard::new(Duration::from_secs(30));
+        let mut guard = EmptyProtection::new(Duration::from_secs(30));
         let now = Instant::now();
         assert!(guard.admits(0, 1, now));
         assert!(guard.admits(3, 1, now));
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn a_single_removal_counts_at_once_unless_the_store_was_away() {
-        let mut guard = Guard::new(Duration::from_secs(30));
+        let mut guard = EmptyProtection::new(Duration::from_secs(30));
         let now = Instant::now();
         assert!(guard.admits(2, 1, now));
         assert!(guard.admits(1, 1, now));
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn what_comes_back_ends_the_doubt() {
-        let mut guard = Guard::new(Duration::from_secs(30));
+        let mut guard = EmptyProtection::new(Duration::from_secs(30));
         let now = Instant::now();
         assert!(guard.admits(3, 1, now));
         assert!(!guard.admits(0, 2, now));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures_util::future::select_all;
 
-use crate::layout::{Drafts, Layout};
+use crate::layout::{Drafts, LayoutKind};
 use crate::names::{Name, Resolver};
 use crate::offer::{Offer, Provider};
 
@@ -41,7 +41,7 @@ impl Hosts {
     }
 
     /// The providers at all addresses of their hosts, as far as these are known now.
-    pub(super) fn resolve(&mut self, layout: Layout, drafts: Drafts) -> Offer {
+    pub(super) fn resolve(&mut self, layout: LayoutKind, drafts: Drafts) -> Offer {
         let Drafts {
             known, lane, rules, ..
         } = drafts;

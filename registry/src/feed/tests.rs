@@ -17,7 +17,7 @@ fn follower() -> (Follower, watch::Receiver<Option<Arc<Offer>>>) {
     let follower = Follower {
         key: Key {
             registry: "zk".to_owned(),
-            layout: Layout::Native,
+            layout: LayoutKind::Native,
             service: "s".to_owned(),
         },
         store,
@@ -25,7 +25,7 @@ fn follower() -> (Follower, watch::Receiver<Option<Arc<Offer>>>) {
         turns: Arc::default(),
         hosts: Hosts::new(&Arc::new(Resolver::new(&Handle::current(), NAMES, None))),
         begun: Instant::now(),
-        guard: Guard::new(Duration::from_secs(30)),
+        guard: EmptyProtection::new(Duration::from_secs(30)),
         state: Arc::new(State::new(&Arc::default())),
         offers,
     };
@@ -36,7 +36,7 @@ fn follower() -> (Follower, watch::Receiver<Option<Arc<Offer>>>) {
 async fn what_a_rule_switches_off_is_off_at_once() {
     let provider = |port| Provider {
         address: ([10, 0, 0, 1], port).into(),
-        layout: Layout::Native,
+        layout: LayoutKind::Native,
         protocol: String::new(),
         version: String::new(),
         group: String::new(),
@@ -50,7 +50,7 @@ async fn what_a_rule_switches_off_is_off_at_once() {
     let offer = |ports: &[u16]| {
         let providers = ports.iter().map(|port| Arc::new(provider(*port)));
         let providers = providers.collect();
-        Offer::new(Layout::Native, true, providers)
+        Offer::new(LayoutKind::Native, true, providers)
     };
     let (mut follower, offers) = follower();
     let offered = || offers.borrow().as_ref().map(|offer| offer.providers.len());
@@ -82,22 +82,22 @@ async fn a_name_that_none_can_have_is_unknown_without_asking() {
     let long = "x".repeat(1025);
     let encoded = "\u{65e5}".repeat(200);
     for (layout, name) in [
-        (Layout::Dubbo, ""),
-        (Layout::Dubbo, ".."),
-        (Layout::Dubbo, "."),
-        (Layout::Dubbo, "a/b"),
-        (Layout::Dubbo, &long),
-        (Layout::Dubbo, &encoded),
-        (Layout::DubboApp, "a\0b"),
-        (Layout::Sofa, "a/../../b"),
-        (Layout::Sofa, &long),
-        (Layout::Spring, "a\nb"),
-        (Layout::Native, "a\u{85}b"),
-        (Layout::Native, "\u{e000}"),
-        (Layout::Grpc, "a//b"),
-        (Layout::Grpc, "a/../b"),
-        (Layout::Grpc, "/a"),
-        (Layout::Grpc, ""),
+        (LayoutKind::Dubbo, ""),
+        (LayoutKind::Dubbo, ".."),
+        (LayoutKind::Dubbo, "."),
+        (LayoutKind::Dubbo, "a/b"),
+        (LayoutKind::Dubbo, &long),
+        (LayoutKind::Dubbo, &encoded),
+        (LayoutKind::DubboApp, "a\0b"),
+        (LayoutKind::Sofa, "a/../../b"),
+        (LayoutKind::Sofa, &long),
+        (LayoutKind::Spring, "a\nb"),
+        (LayoutKind::Native, "a\u{85}b"),
+        (LayoutKind::Native, "\u{e000}"),
+        (LayoutKind::Grpc, "a//b"),
+        (LayoutKind::Grpc, "a/../b"),
+        (LayoutKind::Grpc, "/a"),
+        (LayoutKind::Grpc, ""),
     ] {
         let feed = feeds.feed(layout, name);
         let offer = feed.offers().borrow().clone();
@@ -110,9 +110,9 @@ async fn a_name_that_none_can_have_is_unknown_without_asking() {
     assert_eq!(feeds.len(), 0);
     // But what may be is not known before it was asked for.
     for (layout, name) in [
-        (Layout::Dubbo, &long[1..]),
-        (Layout::Sofa, "\u{65e5}\u{672c}.Pay"),
-        (Layout::Grpc, "a/b"),
+        (LayoutKind::Dubbo, &long[1..]),
+        (LayoutKind::Sofa, "\u{65e5}\u{672c}.Pay"),
+        (LayoutKind::Grpc, "a/b"),
     ] {
         assert!(feeds.feed(layout, name).offers().borrow().is_none());
     }
@@ -121,9 +121,9 @@ async fn a_name_that_none_can_have_is_unknown_without_asking() {
 #[tokio::test]
 async fn nothing_is_followed_for_a_service_that_nobody_asks_for_any_more() {
     let feeds = alone();
-    let kept = feeds.feed(Layout::Sofa, "kept");
+    let kept = feeds.feed(LayoutKind::Sofa, "kept");
     for n in 0..1000 {
-        let twice = [(); 2].map(|()| feeds.feed(Layout::Dubbo, &format!("invented.{n}")));
+        let twice = [(); 2].map(|()| feeds.feed(LayoutKind::Dubbo, &format!("invented.{n}")));
         assert!(Arc::ptr_eq(&twice[0], &twice[1]));
     }
     // The tasks are ended, and let go of what they follow when they are dropped.
@@ -147,7 +147,8 @@ async fn a_service_that_changes_alone_is_read_at_once() {
     let store = Store::saved(&handle, "r", &Disk::open(&std::env::temp_dir()));
     let metadata = Metadata(Arc::new(NoMetadata));
     let (roots, centre) = (Arc::<Roots>::default(), Arc::default());
-    let mut reading = Reading::begin(&store, &roots, &metadata, &centre, Layout::Sofa, "s");
+    let mut reading =
+        ServiceWatch::begin(&store, &roots, &metadata, &centre, LayoutKind::Sofa, "s");
     let turns = Turns::default();
     assert!(turns.read(&mut reading).now_or_never().is_some());
     assert!(lock(&turns.last).is_some());
@@ -165,8 +166,9 @@ async fn many_services_that_change_at_once_leave_others_their_turns() {
     let (turns, done) = (Arc::new(Turns::default()), Arc::new(Mutex::new(0)));
     for number in 0..10 * TURNS {
         let service = format!("s{number}");
-        let begin = |layout| Reading::begin(&store, &roots, &metadata, &centre, layout, &service);
-        let mut reading = begin(Layout::Sofa);
+        let begin =
+            |layout| ServiceWatch::begin(&store, &roots, &metadata, &centre, layout, &service);
+        let mut reading = begin(LayoutKind::Sofa);
         let (turns, done) = (turns.clone(), done.clone());
         tokio::spawn(async move {
             turns.read(&mut reading).await;

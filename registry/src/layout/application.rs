@@ -8,8 +8,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::{Value, json};
 
-use super::Roots;
-use super::write::{Entry, dubbo_parameters};
+use super::dubbo::written_parameters;
+use super::write::{Entry, WriteTo, Written};
 
 /// The class of the payload that Dubbo's consumers read in ZooKeeper.
 const PAYLOAD: &str = "org.apache.dubbo.registry.zookeeper.ZookeeperInstance";
@@ -50,22 +50,17 @@ impl Content {
     }
 }
 
-/// The instance of these entries' application, of which there is at least one; and what is beside
-/// it. Dubbo writes it as Curator does into ZooKeeper, and in a form of its own into etcd.
-pub(super) fn write(
-    roots: &Roots,
-    entries: &[Entry],
-    as_curator: bool,
-) -> (String, Vec<u8>, Vec<Beside>) {
-    let Some(first) = entries.first() else {
-        return (String::new(), Vec::new(), Vec::new());
-    };
+/// The instance of an entry's application, and what is beside it. Dubbo writes it as Curator does into ZooKeeper, and
+/// in a form of its own into etcd.
+pub(super) fn write(to: &WriteTo<'_>, first: &Entry, also: &[Entry]) -> Written {
+    let roots = to.roots;
+    let entries = || std::iter::once(first).chain(also);
     let application = &first.application;
-    let services: BTreeMap<String, Value> = entries.iter().map(service).collect();
+    let services: BTreeMap<String, Value> = entries().map(service).collect();
     let revision = revision(application, &services);
     let address = first.address();
-    let metadata = metadata(first, entries, &revision);
-    let instance = if as_curator {
+    let metadata = metadata(first, also, &revision);
+    let instance = if to.is_zookeeper {
         json!({
             "name": application,
             "id": address,
@@ -98,18 +93,23 @@ pub(super) fn write(
         path: format!("{}/metadata/{application}/{revision}", roots.dubbo),
         content: Content::Value(info.to_string().into_bytes()),
     }];
-    let names: BTreeSet<&String> = entries.iter().map(|entry| &entry.service).collect();
+    let names: BTreeSet<&String> = entries().map(|entry| &entry.service).collect();
     beside.extend(names.into_iter().map(|name| Beside {
         path: format!("{}/mapping/{name}", roots.dubbo),
         content: Content::Word(application.clone()),
     }));
     let path = format!("{}/{application}/{address}", roots.services);
-    (path, instance.to_string().into_bytes(), beside)
+    Written {
+        path,
+        value: instance.to_string().into_bytes(),
+        beside,
+    }
 }
 
 /// What consumers read of the instance itself (Dubbo: ServiceInstanceMetadataUtils).
-fn metadata(first: &Entry, entries: &[Entry], revision: &str) -> Value {
-    let protocols: BTreeSet<&String> = entries.iter().map(|entry| &entry.protocol).collect();
+fn metadata(first: &Entry, also: &[Entry], revision: &str) -> Value {
+    let entries = std::iter::once(first).chain(also);
+    let protocols: BTreeSet<&String> = entries.map(|entry| &entry.protocol).collect();
     let endpoints: Vec<Value> = protocols
         .into_iter()
         .map(|protocol| json!({ "port": first.port, "protocol": protocol }))
@@ -136,7 +136,7 @@ fn service(entry: &Entry) -> (String, Value) {
         key = format!("{key}:{}", entry.version);
     }
     let text = |text: &String| (!text.is_empty()).then(|| text.clone());
-    let mut parameters = dubbo_parameters(entry);
+    let mut parameters = written_parameters(entry);
     // The instance tells it, and a revision is the same whenever it begins.
     parameters.remove("timestamp");
     let service = json!({
@@ -163,6 +163,7 @@ fn revision(application: &str, services: &BTreeMap<String, Value>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Roots;
     use super::*;
 
     #[test]
@@ -196,7 +197,11 @@ mod tests {
             parameters: [("timeout".to_owned(), timeout.to_owned())].into(),
             ..Entry::default()
         };
-        let path = |entry| write(&Roots::default(), &[entry], true).2[0].path.clone();
+        let to = WriteTo {
+            roots: &Roots::default(),
+            is_zookeeper: true,
+        };
+        let path = |entry| write(&to, &entry, &[]).beside[0].path.clone();
         assert_eq!(path(entry(1, "5")), path(entry(2, "5")));
         assert_ne!(path(entry(1, "5")), path(entry(1, "6")));
     }

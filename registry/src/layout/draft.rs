@@ -178,7 +178,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::layout::{Layout, provider};
+    use crate::layout::{LayoutKind, provider};
 
     fn entries(values: &[(&str, u16)]) -> Answer {
         let entries = values.iter().map(|(name, port)| {
@@ -198,7 +198,7 @@ mod tests {
                 let port = std::str::from_utf8(value).ok()?.parse().ok()?;
                 let parameters = [("a", "same"), ("b", name)];
                 let parameters = parameters.map(|(key, value)| (key.to_owned(), value.to_owned()));
-                let provider = provider(Layout::Dubbo, "dubbo", BTreeMap::from(parameters));
+                let provider = provider(LayoutKind::Dubbo, "dubbo", BTreeMap::from(parameters));
                 Some(Some(Draft::new("10.0.0.1", port, provider)))
             };
             let drafts = Drafts::again(&mut cached, Some(&entries(values)), read).drafts;

@@ -12,20 +12,66 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
+use finback_core::discovery::{Lookup, Terms};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::dubbo::{described, keep_path};
-use super::{Draft, Drafts, Layout, Roots};
+use super::dubbo::{self, described, keep_path};
+use super::dubbo_parts::DubboParts;
+use super::reading::{Reader, ServiceQuery};
+use super::write::{Entry, WriteTo, Written};
+use super::{Conventions, Draft, Drafts, Fit, Layout, LayoutKind, Roots, application, terms};
 use crate::lock;
 use crate::metadata::{Instances, Metadata};
+use crate::offer::Provider;
 use crate::store::{Answer, Bell, Followed, Query, Store};
 
 /// Applications of one service, at most: a mapping that names more is damaged.
 const MAX_APPLICATIONS: usize = 1000;
 /// The revision of an application without services.
 const NO_SERVICES: &str = "0";
+
+/// Dubbo's application level alone.
+pub(super) struct ApplicationLevel;
+
+impl Layout for ApplicationLevel {
+    fn conventions(&self) -> &'static Conventions {
+        &dubbo::CONVENTIONS
+    }
+
+    fn root<'a>(&self, roots: &'a Roots) -> &'a str {
+        &roots.dubbo
+    }
+
+    fn is_name(&self, service: &str) -> bool {
+        dubbo::is_name(service)
+    }
+
+    fn directory(&self, root: &str) -> Vec<Query> {
+        vec![dubbo::mapping(root)]
+    }
+
+    fn service_in(&self, folder: &str) -> Option<String> {
+        dubbo::service_in(folder)
+    }
+
+    fn follow(&self, service: &ServiceQuery<'_>) -> Box<dyn Reader> {
+        Box::new(DubboParts::begin(service, false))
+    }
+
+    fn fit(&self, lookup: &Lookup, provider: &Provider) -> Option<Fit> {
+        dubbo::fit(lookup, provider)
+    }
+
+    fn terms(&self, lookup: &Lookup, provider: &Provider) -> Option<Terms> {
+        Some(terms::dubbo(lookup, provider))
+    }
+
+    fn write(&self, to: &WriteTo<'_>, entry: &Entry, also: &[Entry]) -> Written {
+        application::write(to, entry, also)
+    }
+}
 
 /// The applications that provide one service.
 pub(super) struct Applications {
@@ -106,22 +152,22 @@ impl Revision {
 }
 
 impl Applications {
-    pub(super) fn begin(
-        store: &Arc<Store>,
-        roots: &Arc<Roots>,
-        metadata: &Metadata,
-        offered: &Arc<Offered>,
-        service: &str,
-        bell: &Bell,
-    ) -> Self {
+    pub(super) fn begin(query: &ServiceQuery<'_>) -> Self {
+        let ServiceQuery {
+            store,
+            roots,
+            service,
+            bell,
+            ..
+        } = *query;
         let mapping = Query::Value(format!("{}/mapping/{service}", roots.dubbo).into());
         Self {
             mapping: store.follow(mapping, bell),
             source: Source {
                 store: store.clone(),
                 roots: roots.clone(),
-                metadata: metadata.clone(),
-                offered: offered.clone(),
+                metadata: query.metadata.clone(),
+                offered: query.centre.offered().clone(),
                 service: service.to_owned(),
                 bell: bell.clone(),
             },
@@ -315,7 +361,7 @@ struct Instance {
 
 /// An instance as Curator writes it, or as Dubbo itself does in etcd.
 #[derive(Deserialize)]
-struct Written {
+struct WrittenInstance {
     #[serde(alias = "address")]
     host: Option<String>,
     port: Option<u16>,
@@ -357,7 +403,7 @@ fn read_instances(answer: &Answer) -> (Vec<Instance>, usize) {
 
 /// `None` if it cannot be read, `Some(None)` if it takes no calls.
 fn read_instance(value: &[u8]) -> Option<Option<Instance>> {
-    let written: Written = serde_json::from_slice(value).ok()?;
+    let written: WrittenInstance = serde_json::from_slice(value).ok()?;
     let metadata = written
         .metadata
         .or_else(|| written.payload?.metadata)
@@ -431,7 +477,7 @@ fn draft(application: &str, instance: &Instance, service: &Service) -> Draft {
     set("dubbo.tag", &instance.tag);
     set("timestamp", &instance.since.map(|since| since.to_string()));
     keep_path(&mut parameters, service.path.clone(), &service.name);
-    let provider = described(Layout::DubboApp, &service.protocol, parameters);
+    let provider = described(LayoutKind::DubboApp, &service.protocol, parameters);
     let port = instance.endpoints.get(&service.protocol).copied();
     let port = port.unwrap_or(if service.port > 0 {
         service.port

@@ -1,16 +1,18 @@
-//! What one service of Dubbo is read from: its providers at both levels, and what governs it.
+//! A service of Dubbo, and what it is read from: its providers at both levels, and what governs it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::draft::{Cached, Drafts};
+use super::reading::{Reader, ServiceQuery};
 use super::rules::{Centre, NodeReader, Rules};
-use super::{Layout, Roots, dubbo, dubbo_app};
-use crate::metadata::Metadata;
-use crate::store::{Bell, Followed, Query, Store, changed};
+use super::{dubbo, dubbo_app};
+use crate::store::{Followed, Query};
 
 /// The places that are followed, and what was made of them.
 pub(super) struct DubboParts {
+    service: Box<str>,
+    /// At the interface level, where that is read.
     providers: Option<Followed>,
     cached: Cached,
     /// Older configurators and routers.
@@ -25,41 +27,38 @@ pub(super) struct DubboParts {
 }
 
 impl DubboParts {
-    pub(super) fn begin(
-        store: &Arc<Store>,
-        roots: &Arc<Roots>,
-        metadata: &Metadata,
-        centre: &Arc<Centre>,
-        layout: Layout,
-        service: &str,
-        bell: &Bell,
-    ) -> Self {
+    /// Begins to read a service, at the interface level too or at that of applications alone.
+    pub(super) fn begin(query: &ServiceQuery<'_>, has_interface: bool) -> Self {
+        let ServiceQuery {
+            store,
+            roots,
+            centre,
+            service,
+            bell,
+            ..
+        } = *query;
         let folder = |category| {
             let path = dubbo::folder(roots, service, category);
             store.follow(Query::Names(path.into()), bell)
         };
         let documents = Query::Entries(format!("{}/config/dubbo", roots.dubbo).into());
         Self {
-            providers: (layout == Layout::Dubbo).then(|| folder("providers")),
+            service: service.into(),
+            providers: has_interface.then(|| folder("providers")),
             cached: Cached::default(),
             nodes: ["configurators", "routers"].map(folder),
             node_reader: NodeReader::default(),
             documents: store.follow(documents, bell),
             centre: centre.clone(),
-            applications: dubbo_app::Applications::begin(
-                store,
-                roots,
-                metadata,
-                centre.offered(),
-                service,
-                bell,
-            ),
+            applications: dubbo_app::Applications::begin(query),
             rules: None,
         }
     }
+}
 
-    /// What is there now, if all of it is known.
-    pub(super) fn latest(&mut self, service: &str) -> Option<Drafts> {
+impl Reader for DubboParts {
+    fn latest(&mut self) -> Option<Drafts> {
+        let service = &*self.service;
         // Everything is asked before anything is waited for, so that what the one leads to is
         // followed meanwhile.
         let applications = self.applications.latest();
@@ -94,32 +93,25 @@ impl DubboParts {
         Some(drafts)
     }
 
-    /// Everything that is followed now.
-    pub(super) fn followed<'a>(&'a mut self, all: &mut Vec<&'a mut Followed>) {
+    fn look_for_change(&mut self) -> bool {
+        let mut own = self.providers.iter().chain(&self.nodes);
+        if own.any(Followed::has_changed) || self.applications.has_changed() {
+            return true;
+        }
+        if !self.documents.has_changed() {
+            return false;
+        }
+        // Most documents are of other services.
+        let now = self.documents.latest();
+        let now = now.map(|answer| self.centre.read(&answer));
+        let is_same = |rules: &Rules| now.is_some_and(|now| rules.is_current(&now));
+        !self.rules.as_ref().is_some_and(is_same)
+    }
+
+    fn followed<'a>(&'a mut self, all: &mut Vec<&'a mut Followed>) {
         all.extend(&mut self.providers);
         all.extend(&mut self.nodes);
         all.push(&mut self.documents);
         self.applications.followed(all);
-    }
-
-    /// Waits until something may have changed for this service.
-    pub(super) async fn changed(&mut self, bell: &Bell) {
-        loop {
-            let is_own = || {
-                let mut own = self.providers.iter().chain(&self.nodes);
-                own.any(Followed::has_changed) || self.applications.has_changed()
-            };
-            changed(bell, || is_own() || self.documents.has_changed()).await;
-            if is_own() {
-                return;
-            }
-            // Most documents are of other services.
-            let now = self.documents.latest();
-            let now = now.map(|answer| self.centre.read(&answer));
-            let is_same = |rules: &Rules| now.is_some_and(|now| rules.is_current(&now));
-            if !self.rules.as_ref().is_some_and(is_same) {
-                return;
-            }
-        }
     }
 }

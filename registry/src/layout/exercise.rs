@@ -6,9 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use finback_core::discovery::Lookup;
 
+use super::draft::Cached;
 use super::rules::{Centre, NodeReader, Rules};
 use super::url::{self, Url};
-use super::{Cached, Drafts, Layout, dubbo, dubbo_app, grpc, native, sofa, spring};
+use super::{Drafts, LayoutKind, dubbo, dubbo_app, grpc, native, sofa, spring};
 use crate::offer::Offer;
 use crate::store::{Answer, Entries};
 
@@ -69,7 +70,7 @@ pub(crate) fn exercise_rules(document: Option<(&str, &[u8])>, nodes: &[&str]) {
         let is_address = draft.name().is_none();
         is_address.then_some(draft.provider)
     });
-    let mut offer = Offer::new(Layout::Dubbo, true, providers.collect());
+    let mut offer = Offer::new(LayoutKind::Dubbo, true, providers.collect());
     offer.lane = rules.lane();
     offer.rules = rules.of_calls(&centre);
     for (version, group) in [("", ""), ("1.0", "g"), ("*", "*")] {
@@ -81,7 +82,7 @@ pub(crate) fn exercise_rules(document: Option<(&str, &[u8])>, nodes: &[&str]) {
             group: group.into(),
             protocol: "dubbo".into(),
         };
-        let snapshot = offer.snapshot(Layout::Dubbo, &lookup);
+        let snapshot = offer.snapshot(LayoutKind::Dubbo, &lookup);
         assert!(snapshot.instances.len() <= PROVIDERS.len());
     }
 }

@@ -2,14 +2,60 @@
 
 use std::collections::BTreeMap;
 
+use finback_core::discovery::Lookup;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::draft::Read;
-use super::{DETAILS, Draft, Layout, ORIGIN, Roots, provider};
+use super::write::{Entry, WriteTo, Written};
+use super::{
+    Conventions, DETAILS, Draft, EntryReader, Fit, Layout, LayoutKind, ORIGIN, Reader, Roots,
+    ServiceQuery, provider,
+};
+use crate::offer::Provider;
+use crate::store::{Query, is_segment};
+
+/// Naming as etcd's own clients do it.
+pub(super) struct Grpc;
+
+impl Layout for Grpc {
+    fn conventions(&self) -> &'static Conventions {
+        &Conventions {
+            protocol: "grpc",
+            framework: LayoutKind::Grpc,
+            ..Conventions::PLAIN
+        }
+    }
+
+    fn root<'a>(&self, roots: &'a Roots) -> &'a str {
+        &roots.grpc
+    }
+
+    /// A target is a path.
+    fn is_name(&self, service: &str) -> bool {
+        service.split('/').all(is_segment)
+    }
+
+    fn service_in(&self, folder: &str) -> Option<String> {
+        folder.strip_suffix('/').map(str::to_owned)
+    }
+
+    fn follow(&self, service: &ServiceQuery<'_>) -> Box<dyn Reader> {
+        let path = target(service.roots, service.service);
+        EntryReader::follow(service, Query::Entries(path.into()), read)
+    }
+
+    fn fit(&self, _: &Lookup, _: &Provider) -> Option<Fit> {
+        Some(Fit::Also)
+    }
+
+    fn write(&self, to: &WriteTo<'_>, entry: &Entry, _: &[Entry]) -> Written {
+        write(to.roots, entry)
+    }
+}
 
 /// Where the endpoints of a service are.
-pub(super) fn target(roots: &Roots, service: &str) -> String {
+fn target(roots: &Roots, service: &str) -> String {
     if roots.grpc.is_empty() {
         service.to_owned()
     } else {
@@ -19,13 +65,13 @@ pub(super) fn target(roots: &Roots, service: &str) -> String {
 
 /// An update of a target. `Op` 1 would delete, but a deletion removes the key.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Update {
+struct Update {
     #[serde(rename = "Op", default)]
-    pub(crate) op: u8,
+    op: u8,
     #[serde(rename = "Addr")]
-    pub(crate) address: String,
+    address: String,
     #[serde(rename = "Metadata", default)]
-    pub(crate) metadata: Value,
+    metadata: Value,
 }
 
 /// The endpoint that an entry describes.
@@ -58,7 +104,7 @@ pub(super) fn read(_: &str, value: &[u8]) -> Read {
     {
         parameters.insert(DETAILS.to_owned(), update.metadata.to_string());
     }
-    let mut provider = provider(Layout::Grpc, "grpc", parameters);
+    let mut provider = provider(LayoutKind::Grpc, "grpc", parameters);
     provider.labels = provider
         .parameters
         .iter()
@@ -71,4 +117,31 @@ pub(super) fn read(_: &str, value: &[u8]) -> Read {
     provider.group.clear();
     let port = port.parse().ok().filter(|port| *port > 0)?;
     Some(Some(Draft::new(host, port, provider)))
+}
+
+/// As etcd's own naming client writes an endpoint.
+fn write(roots: &Roots, entry: &Entry) -> Written {
+    let details = entry.parameters.get(DETAILS);
+    let mut metadata: serde_json::Map<String, Value> = details
+        .and_then(|details| serde_json::from_str(details).ok())
+        .unwrap_or_else(|| {
+            let labels = entry.labels.iter();
+            labels
+                .map(|(name, value)| (name.clone(), value.clone().into()))
+                .collect()
+        });
+    if let Some(origin) = &entry.origin {
+        metadata.insert(ORIGIN.to_owned(), origin.clone().into());
+    }
+    let update = Update {
+        op: 0,
+        address: entry.address(),
+        metadata: if metadata.is_empty() {
+            Value::Null
+        } else {
+            metadata.into()
+        },
+    };
+    let path = format!("{}/{}", target(roots, &entry.service), entry.address());
+    Written::alone(path, serde_json::to_vec(&update).unwrap_or_default())
 }

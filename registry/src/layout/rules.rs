@@ -1,4 +1,4 @@
-//! What governs Dubbo's services: configurators, tag and condition routers, as Dubbo's own
+//! Rules of Dubbo's services: configurators, tag and condition routers, as Dubbo's own
 //! consumers apply them (3.3; Dubbo: ConfigParser, Dubbo: TagStateRouter, Dubbo: ConditionStateRouter).
 //!
 //! They stand in the configuration centre, `/dubbo/config/dubbo/{key}`, and in the older form as
@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use finback_core::discovery::{Condition, Lane, Pattern, Rule, Subject};
 
-use super::{Draft, Layout, dubbo};
+use super::{Draft, dubbo};
 use crate::offer::{CallRules, Provider};
 use crate::store::Answer;
 pub(crate) use centre::{Centre, Documents};
@@ -242,7 +242,7 @@ impl Rules {
 
     /// The split by tag.
     pub(super) fn lane(&self) -> Option<Lane> {
-        let mut lane = Layout::Dubbo.lane()?;
+        let mut lane = dubbo::tag_lane();
         for tags in self.applications.iter().filter_map(|own| self.tags(own)) {
             for name in tags.names() {
                 let force = lane.ruled.entry(name.to_owned()).or_insert(tags.force);

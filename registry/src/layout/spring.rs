@@ -4,12 +4,60 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use finback_core::discovery::Lookup;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::draft::{Cached, Read};
-use super::{DETAILS, Draft, Drafts, Layout, ORIGIN, Roots, provider, service_in};
-use crate::store::{Answer, Bell, Followed, Query, Store, changed};
+use super::write::{Entry, WriteTo, Written};
+use super::{
+    Conventions, DETAILS, Draft, Drafts, Fit, Layout, LayoutKind, ORIGIN, Reader, Roots,
+    ServiceQuery, provider,
+};
+use crate::offer::Provider;
+use crate::store::{Answer, Bell, Followed, Query, Store};
+
+/// Curator's service discovery.
+pub(super) struct Spring;
+
+impl Layout for Spring {
+    fn conventions(&self) -> &'static Conventions {
+        &Conventions {
+            protocol: "http",
+            framework: LayoutKind::Spring,
+            has_parameters: true,
+            ..Conventions::PLAIN
+        }
+    }
+
+    fn root<'a>(&self, roots: &'a Roots) -> &'a str {
+        &roots.services
+    }
+
+    fn follow(&self, service: &ServiceQuery<'_>) -> Box<dyn Reader> {
+        Box::new(Spellings::begin(service))
+    }
+
+    fn fit(&self, _: &Lookup, _: &Provider) -> Option<Fit> {
+        Some(Fit::Also)
+    }
+
+    fn describe(
+        &self,
+        parameters: &mut BTreeMap<String, String>,
+        labels: &BTreeMap<String, String>,
+    ) {
+        if parameters.is_empty() && labels.is_empty() {
+            return;
+        }
+        parameters.extend(labels.clone());
+        describe(parameters);
+    }
+
+    fn write(&self, to: &WriteTo<'_>, entry: &Entry, _: &[Entry]) -> Written {
+        write(to.roots, entry)
+    }
+}
 
 /// Where the instances of a service are.
 pub(super) fn instances(roots: &Roots, service: &str) -> String {
@@ -18,7 +66,7 @@ pub(super) fn instances(roots: &Roots, service: &str) -> String {
 
 /// A service by whatever spelling it is registered under. Callers name it as a host, whose letters
 /// are small, and applications give themselves names in capitals (`ORDER-SERVICE` after Eureka).
-pub(super) struct Spellings {
+struct Spellings {
     store: Arc<Store>,
     roots: Arc<Roots>,
     service: String,
@@ -30,12 +78,14 @@ pub(super) struct Spellings {
 }
 
 impl Spellings {
-    pub(super) fn begin(
-        store: &Arc<Store>,
-        roots: &Arc<Roots>,
-        service: &str,
-        bell: &Bell,
-    ) -> Self {
+    fn begin(query: &ServiceQuery<'_>) -> Self {
+        let ServiceQuery {
+            store,
+            roots,
+            service,
+            bell,
+            ..
+        } = *query;
         let exact = store.follow(Query::Entries(instances(roots, service).into()), bell);
         let all = Query::Folders(roots.services.as_str().into());
         Self {
@@ -47,16 +97,16 @@ impl Spellings {
             instances: [(service.to_owned(), (exact, Cached::default()))].into(),
         }
     }
+}
 
+impl Reader for Spellings {
     /// The instances of the spelling asked for if it has any, else of all others.
-    pub(super) fn latest(&mut self) -> Option<Drafts> {
+    fn latest(&mut self) -> Option<Drafts> {
         let directory = self.directory.latest();
         let (roots, store, wanted) = (&self.roots, &self.store, &self.service);
         let bell = &self.bell;
         if let Some(Answer::Entries(names)) = &directory {
-            let names = names
-                .names()
-                .filter_map(|name| service_in(Layout::Spring, &name));
+            let names = names.names().filter_map(|name| Spring.service_in(&name));
             let spelt: Vec<String> = names
                 .filter(|name| name.eq_ignore_ascii_case(wanted))
                 .collect();
@@ -86,20 +136,15 @@ impl Spellings {
         exact.or_else(|| all_known.then_some(others))
     }
 
-    /// All that it reads.
-    pub(super) fn followed<'a>(&'a mut self, all: &mut Vec<&'a mut Followed>) {
+    fn look_for_change(&mut self) -> bool {
+        let mut instances = self.instances.values();
+        self.directory.has_changed() || instances.any(|(own, _)| own.has_changed())
+    }
+
+    fn followed<'a>(&'a mut self, all: &mut Vec<&'a mut Followed>) {
         let instances = self.instances.values_mut();
         all.extend(instances.map(|(followed, _)| followed));
         all.push(&mut self.directory);
-    }
-
-    /// Waits until something may have changed.
-    pub(super) async fn changed(&mut self) {
-        let has_changed = || {
-            let mut instances = self.instances.values();
-            self.directory.has_changed() || instances.any(|(own, _)| own.has_changed())
-        };
-        changed(&self.bell, has_changed).await;
     }
 }
 
@@ -118,13 +163,13 @@ struct Instance {
 }
 
 /// What stands before the id of an instance that a bridge wrote, and after the registry's name.
-pub(crate) const MARK: (&str, char) = ("finback-bridge-", '@');
+const MARK: (&str, char) = ("finback-bridge-", '@');
 
 /// The class of Spring Cloud's payload, which its consumers can read.
-pub(super) const PAYLOAD: &str = "org.springframework.cloud.zookeeper.discovery.ZookeeperInstance";
+const PAYLOAD: &str = "org.springframework.cloud.zookeeper.discovery.ZookeeperInstance";
 
 /// Has these written as the metadata of Spring Cloud's payload, which says that all is well.
-pub(crate) fn describe(metadata: &mut BTreeMap<String, String>) {
+fn describe(metadata: &mut BTreeMap<String, String>) {
     metadata.insert(DETAILS.to_owned(), PAYLOAD.to_owned());
     let status = metadata.entry("instance_status".to_owned());
     status.or_insert_with(|| "UP".to_owned());
@@ -155,7 +200,7 @@ pub(super) fn read(_: &str, value: &[u8]) -> Read {
     }
     let secure = instance.port.is_none() && instance.ssl_port.is_some();
     let scheme = if secure { "https" } else { "http" };
-    let mut provider = provider(Layout::Spring, scheme, parameters);
+    let mut provider = provider(LayoutKind::Spring, scheme, parameters);
     provider.labels = provider
         .parameters
         .iter()
@@ -183,10 +228,53 @@ fn metadata(payload: Option<&Value>) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// As Curator writes an instance.
+fn write(roots: &Roots, entry: &Entry) -> Written {
+    let id = match &entry.origin {
+        Some(origin) => {
+            let (mark, end) = MARK;
+            format!("{mark}{origin}{end}{}", entry.address())
+        }
+        None => entry.address(),
+    };
+    let secure = entry.protocol == "https";
+    let value = serde_json::json!({
+        "name": entry.service,
+        "id": id,
+        "address": entry.host,
+        "port": (!secure).then_some(entry.port),
+        "sslPort": secure.then_some(entry.port),
+        "payload": payload(entry, &id),
+        "registrationTimeUTC": entry.since,
+        "serviceType": "DYNAMIC",
+        "uriSpec": null,
+    });
+    let path = format!("{}/{id}", instances(roots, &entry.service));
+    Written::alone(path, value.to_string().into_bytes())
+}
+
+/// Spring Cloud's payload, if the original has it: one of a class that Java's readers do not know
+/// would make them fail for the whole service.
+fn payload(entry: &Entry, id: &str) -> Value {
+    let class = entry.parameters.get(DETAILS);
+    if class.map(String::as_str) != Some(PAYLOAD) {
+        return Value::Null;
+    }
+    let mut metadata = entry.parameters.clone();
+    metadata.remove(DETAILS);
+    serde_json::json!({
+        "@class": PAYLOAD,
+        "id": id,
+        "name": entry.service,
+        "metadata": metadata,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::by_hand;
     use super::*;
+    use crate::store::changed;
 
     fn instance(port: u16) -> Answer {
         let text = format!(r#"{{"id":"a","address":"127.0.0.1","port":{port}}}"#);
@@ -219,7 +307,11 @@ mod tests {
         let soon = std::time::Duration::from_millis(20);
         // Each is told of once, and then there is silence.
         for _ in 0..8 {
-            let changed = tokio::time::timeout(soon, spellings.changed()).await;
+            let changed = {
+                let bell = spellings.bell.clone();
+                let changed = changed(&bell, || spellings.look_for_change());
+                tokio::time::timeout(soon, changed).await
+            };
             if changed.is_err() {
                 let drafts: Option<Drafts> = drafts;
                 let ports = drafts.map(|own| own.drafts.iter().map(|own| own.port).collect());

@@ -1,34 +1,27 @@
-//! What a provider's registration asks of its callers, as its framework's own consumers do it.
+//! Terms of a provider, which its registration asks of its callers, as its framework's own consumers do it.
 
 use std::time::Duration;
 
 use finback_core::discovery::{Lookup, Terms};
 
-use super::{Layout, PATH};
+use super::PATH;
 use crate::offer::Provider;
 
 /// The part of a method's parameter that says how long it may take.
 const TIMEOUT: &str = "timeout";
 
-/// What callers of a provider that was looked up so have to do; `None` if nothing.
-pub(crate) fn terms(layout: Layout, lookup: &Lookup, provider: &Provider) -> Option<Terms> {
-    match layout {
-        Layout::Dubbo | Layout::DubboApp => Some(dubbo(lookup, provider)),
-        // SOFA-RPC's consumers take the provider's time where they have none (SOFA-RPC: AbstractCluster).
-        Layout::Sofa => {
-            let timeout = provider.parameters.get(TIMEOUT).and_then(duration)?;
-            Some(Terms {
-                timeout: Some(timeout),
-                ..Terms::default()
-            })
-        }
-        Layout::Spring | Layout::Grpc | Layout::Native => None,
-    }
+/// SOFA-RPC's consumers take the provider's time where they have none (SOFA-RPC: AbstractCluster).
+pub(super) fn sofa(provider: &Provider) -> Option<Terms> {
+    let timeout = provider.parameters.get(TIMEOUT).and_then(duration)?;
+    Some(Terms {
+        timeout: Some(timeout),
+        ..Terms::default()
+    })
 }
 
 /// What Dubbo's consumers take from a provider's URL (Dubbo: DubboInvoker, Dubbo: RpcUtils).
 /// Retries are theirs to decide, and the serialization is the caller's.
-fn dubbo(lookup: &Lookup, provider: &Provider) -> Terms {
+pub(super) fn dubbo(lookup: &Lookup, provider: &Provider) -> Terms {
     let parameters = &provider.parameters;
     let mut terms = Terms::default();
     if let Some(token) = parameters.get("token").filter(|token| is_set(token)) {
@@ -86,6 +79,7 @@ fn duration(text: &str) -> Option<Duration> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
+    use super::super::LayoutKind;
     use super::*;
 
     fn lookup(protocol: &str) -> Lookup {
@@ -99,7 +93,7 @@ mod tests {
         }
     }
 
-    fn provider(layout: Layout, parameters: &[(&str, &str)]) -> Provider {
+    fn provider(layout: LayoutKind, parameters: &[(&str, &str)]) -> Provider {
         let parameters = parameters
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
@@ -108,8 +102,9 @@ mod tests {
     }
 
     fn of(protocol: &str, parameters: &[(&str, &str)]) -> Terms {
-        let provider = provider(Layout::Dubbo, parameters);
-        terms(Layout::Dubbo, &lookup(protocol), &provider).unwrap()
+        let provider = provider(LayoutKind::Dubbo, parameters);
+        let layout = LayoutKind::Dubbo.layout();
+        layout.terms(&lookup(protocol), &provider).unwrap()
     }
 
     #[test]
@@ -174,19 +169,17 @@ mod tests {
     #[test]
     fn other_layouts_ask_for_no_more_than_time() {
         let parameters = [("timeout", "3000"), ("token", "t")];
-        let sofa = terms(
-            Layout::Sofa,
-            &lookup("bolt"),
-            &provider(Layout::Sofa, &parameters),
-        );
+        let provider_of = provider;
+        let provider = provider_of(LayoutKind::Sofa, &parameters);
+        let sofa = LayoutKind::Sofa.layout().terms(&lookup("bolt"), &provider);
         let expected = Terms {
             timeout: Some(Duration::from_secs(3)),
             ..Terms::default()
         };
         assert_eq!(sofa, Some(expected));
-        for layout in [Layout::Spring, Layout::Grpc, Layout::Native] {
-            let own = provider(layout, &parameters);
-            assert_eq!(terms(layout, &lookup("http"), &own), None);
+        for layout in [LayoutKind::Spring, LayoutKind::Grpc, LayoutKind::Native] {
+            let own = provider_of(layout, &parameters);
+            assert_eq!(layout.layout().terms(&lookup("http"), &own), None);
         }
     }
 }

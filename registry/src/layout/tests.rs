@@ -1,14 +1,17 @@
 //! Entries as real frameworks wrote them, and worse ones.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::sync::Arc;
+
 use finback_core::discovery::Snapshot;
 use proptest::prelude::*;
 
 use super::url::Url;
 use super::*;
 use crate::offer::Offer;
+use crate::store::{Answer, Bell};
 
-fn lookup(layout: Layout, service: &str, version: &str, group: &str) -> Lookup {
+fn lookup(layout: LayoutKind, service: &str, version: &str, group: &str) -> Lookup {
     Lookup {
         protocol: "".into(),
         registry: "r".into(),
@@ -19,7 +22,7 @@ fn lookup(layout: Layout, service: &str, version: &str, group: &str) -> Lookup {
     }
 }
 
-fn offer(layout: Layout, drafts: Drafts) -> Offer {
+fn offer(layout: LayoutKind, drafts: Drafts) -> Offer {
     let providers = drafts.drafts.into_iter().map(|draft| {
         assert_eq!(draft.name(), None);
         draft.provider
@@ -42,7 +45,7 @@ fn dubbo_drafts(answer: &Answer) -> Drafts {
 }
 
 fn dubbo_offer(urls: &[&str]) -> Offer {
-    offer(Layout::Dubbo, amended(dubbo_drafts(&encoded(urls))))
+    offer(LayoutKind::Dubbo, amended(dubbo_drafts(&encoded(urls))))
 }
 
 fn valued(entries: &[(&str, &str)]) -> Answer {
@@ -81,14 +84,17 @@ fn dubbo_providers_by_version_group_and_state() {
     ];
     let offer = dubbo_offer(&urls[..9]);
     let of = |version, group| {
-        ports(&offer.snapshot(Layout::Dubbo, &lookup(Layout::Dubbo, "a.B", version, group)))
+        ports(&offer.snapshot(
+            LayoutKind::Dubbo,
+            &lookup(LayoutKind::Dubbo, "a.B", version, group),
+        ))
     };
     assert_eq!(of("1.0", "g"), [1, 9]);
     assert_eq!(of("", ""), [2, 3, 9]);
     assert_eq!(of("1.0", "x,g"), [1, 9]);
     assert_eq!(of("2.0", ""), [9]);
-    let gray = lookup(Layout::Dubbo, "a.B", "1.0", "g");
-    let gray = &offer.snapshot(Layout::Dubbo, &gray).instances[0];
+    let gray = lookup(LayoutKind::Dubbo, "a.B", "1.0", "g");
+    let gray = &offer.snapshot(LayoutKind::Dubbo, &gray).instances[0];
     assert_eq!((gray.weight, gray.labels["tag"].as_str()), (50, "gray"));
     assert_eq!(gray.warm_up.unwrap().period.as_secs(), 600);
     let all = dubbo_drafts(&encoded(&urls));
@@ -100,7 +106,7 @@ fn dubbo_providers_by_version_group_and_state() {
     );
 }
 
-fn spoken(layout: Layout, protocol: &str) -> Lookup {
+fn spoken(layout: LayoutKind, protocol: &str) -> Lookup {
     Lookup {
         protocol: protocol.into(),
         ..lookup(layout, "a.B", "", "")
@@ -110,7 +116,7 @@ fn spoken(layout: Layout, protocol: &str) -> Lookup {
 #[test]
 fn one_port_may_speak_several_protocols() {
     let ports_of = |urls: &[&str], protocol| {
-        ports(&dubbo_offer(urls).snapshot(Layout::Dubbo, &spoken(Layout::Dubbo, protocol)))
+        ports(&dubbo_offer(urls).snapshot(LayoutKind::Dubbo, &spoken(LayoutKind::Dubbo, protocol)))
     };
     // As Dubbo 3.3 writes `ext.protocol` at the interface level.
     let more = [
@@ -142,7 +148,7 @@ fn an_entry_for_a_protocol_comes_before_one_that_also_speaks_it() {
     ];
     let offer = dubbo_offer(&urls);
     let weight = |protocol| {
-        let snapshot = offer.snapshot(Layout::Dubbo, &spoken(Layout::Dubbo, protocol));
+        let snapshot = offer.snapshot(LayoutKind::Dubbo, &spoken(LayoutKind::Dubbo, protocol));
         snapshot
             .instances
             .iter()
@@ -174,10 +180,13 @@ fn sofa_providers_by_unique_id() {
         "bolt://127.0.0.1:22102?uniqueId=blue&weight=7",
         "rest://127.0.0.1:22103?uniqueId=",
     ];
-    let offer = offer(Layout::Sofa, Drafts::of(Some(&encoded(&urls)), sofa::read));
+    let offer = offer(
+        LayoutKind::Sofa,
+        Drafts::of(Some(&encoded(&urls)), sofa::read),
+    );
     let of = |group| {
-        let lookup = lookup(Layout::Sofa, "com.example.HelloService", "1.0", group);
-        offer.snapshot(Layout::Sofa, &lookup)
+        let lookup = lookup(LayoutKind::Sofa, "com.example.HelloService", "1.0", group);
+        offer.snapshot(LayoutKind::Sofa, &lookup)
     };
     assert_eq!(ports(&of("")), [22101]);
     assert_eq!(of("").instances[0].labels["application"], "demo");
@@ -251,22 +260,37 @@ fn native_providers_with_labels() {
     ]);
     let drafts = Drafts::of(Some(&answer), native::read);
     assert_eq!(drafts.unreadable, 1);
-    let offer = offer(Layout::Native, drafts);
+    let offer = offer(LayoutKind::Native, drafts);
     let of = |version| {
-        let lookup = lookup(Layout::Native, "s", version, "");
-        offer.snapshot(Layout::Native, &lookup).instances.len()
+        let lookup = lookup(LayoutKind::Native, "s", version, "");
+        offer.snapshot(LayoutKind::Native, &lookup).instances.len()
     };
     assert_eq!((of("2"), of("3")), (2, 1));
 }
 
+/// A layout's name is written by hand, and the same in files on disk.
+#[test]
+fn layouts_are_called_alike_everywhere() {
+    for (name, kind, _) in ALL {
+        assert_eq!(serde_json::to_value(kind).unwrap(), *name);
+        assert_eq!((LayoutKind::named(name), kind.name()), (Some(*kind), *name));
+    }
+}
+
 #[test]
 fn services_are_named_in_trees_and_in_keys() {
-    let of = |layout, name| service_in(layout, name);
-    assert_eq!(of(Layout::Dubbo, "a.B").as_deref(), Some("a.B"));
-    assert_eq!(of(Layout::Dubbo, "a.B/providers/").as_deref(), Some("a.B"));
-    assert_eq!(of(Layout::Dubbo, "metadata/app/"), None);
-    assert_eq!(of(Layout::Grpc, "shop/pay/").as_deref(), Some("shop/pay"));
-    assert_eq!(of(Layout::Grpc, "lonely"), None);
+    let of = |kind: LayoutKind, name| kind.layout().service_in(name);
+    assert_eq!(of(LayoutKind::Dubbo, "a.B").as_deref(), Some("a.B"));
+    assert_eq!(
+        of(LayoutKind::Dubbo, "a.B/providers/").as_deref(),
+        Some("a.B")
+    );
+    assert_eq!(of(LayoutKind::Dubbo, "metadata/app/"), None);
+    assert_eq!(
+        of(LayoutKind::Grpc, "shop/pay/").as_deref(),
+        Some("shop/pay")
+    );
+    assert_eq!(of(LayoutKind::Grpc, "lonely"), None);
 }
 
 #[test]
@@ -368,7 +392,7 @@ async fn a_directory_of_which_only_a_part_is_known_waits_for_the_rest() {
     let bell = Bell::default();
     let [(services, first), (mapping, second)] = [(); 2].map(|()| by_hand(&bell));
     let mut directory = Directory {
-        layout: Layout::Dubbo,
+        kind: LayoutKind::Dubbo,
         root: "/dubbo".to_owned(),
         followed: vec![first, second],
         bell,
@@ -409,7 +433,7 @@ fn a_provider_takes_little_more_than_what_it_says_alone() {
     let drafts = dubbo::read("a.B", Some(&answer), &mut cached);
     // What was read is kept for the next time, and offered: in the same pieces of memory.
     let again = dubbo::read("a.B", Some(&answer), &mut cached);
-    let offer = offer(Layout::Dubbo, amended(drafts));
+    let offer = offer(LayoutKind::Dubbo, amended(drafts));
     assert_eq!(offer.providers.len(), MANY);
     let is_kept = |own: &Arc<Provider>| {
         again

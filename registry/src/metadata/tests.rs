@@ -21,7 +21,7 @@ struct Service {
 }
 
 impl MetadataService for Service {
-    fn ask<'a>(&'a self, address: SocketAddr, _: &'a str, _: &'a str) -> Asked<'a> {
+    fn ask<'a>(&'a self, address: SocketAddr, _: &'a str, _: &'a str) -> InstanceAsked<'a> {
         lock(&self.asked).push(address.port());
         let kind = lock(&self.kinds)[usize::from(address.port())];
         Box::pin(async move {

@@ -1,4 +1,4 @@
-//! What is followed, by whom: those who follow the same share one watch, for as long as any does.
+//! Watches, shared: those who follow the same share one watch, for as long as any does.
 //!
 //! There may be a hundred thousand places, so each is small: what waits for changes of several places
 //! is woken by one bell.

@@ -1,4 +1,4 @@
-//! What a registry's servers said in an earlier run, as a store: for as long as they say nothing.
+//! The snapshot of an earlier run, as a store: for as long as they say nothing.
 
 use super::{Answer, Out, Query};
 use crate::disk::{Disk, Place};

@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use finback_mqtt::Reason;
-use finback_mqtt::codec::{Kind, Level, write};
+use finback_mqtt::codec::{Level, PacketType, write};
 use finback_mqtt::covers;
 
 use super::link::Link;
@@ -142,7 +142,7 @@ impl Session {
             match own.stage {
                 Stage::Published => own.delivery.send(link, Some(own.packet_id), true, now),
                 Stage::Released => {
-                    let (kind, id) = (Kind::Pubrel, own.packet_id);
+                    let (kind, id) = (PacketType::Pubrel, own.packet_id);
                     link.send(write::acknowledgement(
                         kind,
                         link.level,
@@ -156,12 +156,12 @@ impl Session {
     }
 
     /// Hears PUBACK, PUBREC or PUBCOMP.
-    pub(super) fn hear(&mut self, kind: Kind, packet_id: u16, refused: bool, now: Instant) {
+    pub(super) fn hear(&mut self, kind: PacketType, packet_id: u16, refused: bool, now: Instant) {
         let at = self
             .flights
             .iter()
             .position(|own| own.packet_id == packet_id);
-        if kind != Kind::Pubrec || refused {
+        if kind != PacketType::Pubrec || refused {
             if let Some(at) = at {
                 self.flights.remove(at);
             }
@@ -178,7 +178,7 @@ impl Session {
         };
         if let Some(link) = &self.link {
             link.send(write::acknowledgement(
-                Kind::Pubrel,
+                PacketType::Pubrel,
                 link.level,
                 packet_id,
                 reason,

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use finback_mqtt::codec::properties::{Place, Properties, Writer, id};
+use finback_mqtt::codec::properties::{Properties, PropertyPlace, Writer, id};
 use finback_mqtt::codec::{
-    Connect, Fault, Head, Kind, Level, Publish, Side, check, read_disconnect, write,
+    Connect, Fault, FixedHeader, Level, PacketType, Publish, Side, check, read_disconnect, write,
 };
 use finback_mqtt::{Reason, covers};
 use tokio::sync::oneshot;
@@ -180,7 +180,7 @@ impl State {
     pub(super) fn hear(
         &mut self,
         who: &Who,
-        head: &Head,
+        head: &FixedHeader,
         packet: &BytesMut,
     ) -> Result<Option<End>, Fault> {
         check(packet, head, who.level, Side::Client)?;
@@ -191,25 +191,28 @@ impl State {
             return Ok(None);
         };
         match head.kind {
-            Kind::Publish => self.take(who, head, packet, now)?,
-            Kind::Puback | Kind::Pubrec | Kind::Pubcomp => {
+            PacketType::Publish => self.take(who, head, packet, now)?,
+            PacketType::Puback | PacketType::Pubrec | PacketType::Pubcomp => {
                 let refused = body.get(2).is_some_and(|code| *code >= 0x80);
                 session.hear(head.kind, packet_id(), refused, now);
             }
-            Kind::Pubrel => {
+            PacketType::Pubrel => {
                 let reason = if session.received.remove(&packet_id()) {
                     Reason::SUCCESS
                 } else {
                     Reason::UNKNOWN_PACKET_ID
                 };
-                let (kind, level) = (Kind::Pubcomp, who.level);
+                let (kind, level) = (PacketType::Pubcomp, who.level);
                 let answer = write::acknowledgement(kind, level, packet_id(), reason);
                 self.answer(who, answer);
             }
-            Kind::Subscribe => self.subscribe(who, body, now)?,
-            Kind::Unsubscribe => {
-                let asked =
-                    finback_mqtt::codec::Subscription::read(body, who.level, Place::Unsubscribe)?;
+            PacketType::Subscribe => self.subscribe(who, body, now)?,
+            PacketType::Unsubscribe => {
+                let asked = finback_mqtt::codec::TopicSubscription::read(
+                    body,
+                    who.level,
+                    PropertyPlace::Unsubscribe,
+                )?;
                 let mut codes = Vec::new();
                 for own in asked.filters() {
                     let (group, filter) = split(own.filter, who.level);
@@ -227,11 +230,11 @@ impl State {
                 let id = asked.packet_id;
                 self.answer(
                     who,
-                    write::subscribed(Kind::Unsuback, who.level, id, &[], &codes),
+                    write::subscribed(PacketType::Unsuback, who.level, id, &[], &codes),
                 );
             }
-            Kind::Pingreq => self.answer(who, write::packet(0xd0, &[])),
-            Kind::Disconnect => return self.leave(who, body).map(Some),
+            PacketType::Pingreq => self.answer(who, write::packet(0xd0, &[])),
+            PacketType::Disconnect => return self.leave(who, body).map(Some),
             _ => {
                 let why = "a packet that may not stand there";
                 return Err(fault(Reason::PROTOCOL_ERROR, why));
@@ -267,7 +270,13 @@ impl State {
         })
     }
 
-    fn take(&mut self, who: &Who, head: &Head, packet: &[u8], now: Instant) -> Result<(), Fault> {
+    fn take(
+        &mut self,
+        who: &Who,
+        head: &FixedHeader,
+        packet: &[u8],
+        now: Instant,
+    ) -> Result<(), Fault> {
         let publish = Publish::read(packet, head, who.level)?;
         let publish = publish.ok_or(fault(Reason::MALFORMED, "a packet that is cut off"))?;
         let (aliases, most) = (self.options.topic_aliases, self.options.receive_maximum);
@@ -307,9 +316,9 @@ impl State {
         }
         if let Some(packet_id) = publish.packet_id {
             let kind = if head.qos() == 1 {
-                Kind::Puback
+                PacketType::Puback
             } else {
-                Kind::Pubrec
+                PacketType::Pubrec
             };
             let answer = write::acknowledgement(kind, who.level, packet_id, Reason::SUCCESS);
             self.answer(who, answer);
@@ -379,7 +388,11 @@ impl State {
     }
 
     fn subscribe(&mut self, who: &Who, body: &[u8], now: Instant) -> Result<(), Fault> {
-        let asked = finback_mqtt::codec::Subscription::read(body, who.level, Place::Subscribe)?;
+        let asked = finback_mqtt::codec::TopicSubscription::read(
+            body,
+            who.level,
+            PropertyPlace::Subscribe,
+        )?;
         let id = asked.properties.number(id::SUBSCRIPTION_ID);
         let mut codes = Vec::new();
         let mut waiting = Vec::new();
@@ -435,7 +448,7 @@ impl State {
         let id = asked.packet_id;
         self.answer(
             who,
-            write::subscribed(Kind::Suback, who.level, id, &[], &codes),
+            write::subscribed(PacketType::Suback, who.level, id, &[], &codes),
         );
         if let Some(session) = self.session(who) {
             waiting.into_iter().for_each(|own| session.push(own, now));

@@ -19,6 +19,7 @@ use finback_core::route::{Destination, Match, Retry, Route, RouteTable, Text, We
 
 use super::chance::Chance;
 use super::network::{Door, Event, MeshEnd, Network, Pace, Peer, Time};
+use super::passing::{Passing, in_virtual_time};
 use super::plan::address;
 use super::registry::{Known, Registry};
 use super::tongue::{self, Call, ReadLog, Tongue};
@@ -99,15 +100,8 @@ impl Observer for Nobody {
 /// # Errors
 /// If there can be no runtime.
 pub fn overload(story: &Story, limiter: Limiter, seed: u64) -> std::io::Result<Outcome> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()?;
-    let local = tokio::task::LocalSet::new();
     let story = *story;
-    Ok(local.block_on(&runtime, async move {
-        Scene::new(story, limiter, seed).play().await
-    }))
+    in_virtual_time(async move { Scene::new(story, limiter, seed).play().await })
 }
 
 /// A server with its queue.
@@ -143,6 +137,48 @@ const PACE: Pace = Pace {
     room: 1 << 20,
     parts: false,
 };
+
+impl Passing for Scene {
+    fn network(&self) -> &Network {
+        &self.network
+    }
+
+    fn gives_turn(&mut self) -> bool {
+        false
+    }
+
+    /// Nothing stands still here.
+    async fn pause_after(&mut self, _: Event) {}
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::ToMesh(conn) => self.network.lock().deliver(conn, true),
+            Event::ToPeer(conn) => {
+                let mut net = self.network.lock();
+                net.deliver(conn, false);
+                let peer = net.peer(conn);
+                drop(net);
+                match peer {
+                    Peer::Client(client) => self.hear_answers(client),
+                    Peer::Server(server) => self.hear_calls(server, conn),
+                }
+            }
+            Event::Dialled(conn) => {
+                let mut net = self.network.lock();
+                if let Peer::Server(server) = net.peer(conn) {
+                    net.decide(conn, Some(address(server)));
+                }
+            }
+            Event::Client(_) => self.arrive(),
+            Event::Server(server) => self.finish(server),
+            Event::ClientReads(_)
+            | Event::Registry(_)
+            | Event::Fault
+            | Event::Pause(_)
+            | Event::Look => {}
+        }
+    }
+}
 
 impl Scene {
     fn new(story: Story, limiter: Limiter, seed: u64) -> Self {
@@ -202,61 +238,10 @@ impl Scene {
     }
 
     async fn play(mut self) -> Outcome {
-        let until = self.story.counted.1 * 1000;
-        let start = self.network.lock().start();
-        loop {
-            let next = self.network.lock().next_at();
-            let next = next.unwrap_or(until).min(until);
-            let sooner = self.network.sooner.clone();
-            tokio::select! {
-                biased;
-                () = sooner.notified() => {}
-                () = tokio::time::sleep_until(start + Duration::from_millis(next)) => {}
-            }
-            let now = self.network.lock().now();
-            loop {
-                let event = self.network.lock().next_event(now);
-                let Some((_, event)) = event else { break };
-                self.take(event);
-            }
-            let wakers = self.network.lock().take_wakers();
-            wakers.into_iter().for_each(|own| own.wake());
-            if now >= until {
-                break;
-            }
-        }
+        self.pass(self.story.counted.1 * 1000).await;
         let status = self.mesh.status();
         self.outcome.found = status.first().and_then(|own| own.concurrency);
         self.outcome
-    }
-
-    fn take(&mut self, event: Event) {
-        match event {
-            Event::ToMesh(conn) => self.network.lock().deliver(conn, true),
-            Event::ToPeer(conn) => {
-                let mut net = self.network.lock();
-                net.deliver(conn, false);
-                let peer = net.peer(conn);
-                drop(net);
-                match peer {
-                    Peer::Client(client) => self.hear_answers(client),
-                    Peer::Server(server) => self.hear_calls(server, conn),
-                }
-            }
-            Event::Dialled(conn) => {
-                let mut net = self.network.lock();
-                if let Peer::Server(server) = net.peer(conn) {
-                    net.decide(conn, Some(address(server)));
-                }
-            }
-            Event::Client(_) => self.arrive(),
-            Event::Server(server) => self.finish(server),
-            Event::ClientReads(_)
-            | Event::Registry(_)
-            | Event::Fault
-            | Event::Pause(_)
-            | Event::Look => {}
-        }
     }
 
     fn lot(&mut self) -> f64 {

@@ -27,6 +27,7 @@ use finback_rocketmq::{Broker as Told, Brokers, Config, RocketMq};
 
 use super::chance::Chance;
 use super::network::{Door, Event, MeshEnd, Network, Pace, Peer, Time};
+use super::passing::{Passing, Stopping, in_virtual_time};
 use super::plan::address;
 use super::registry::{Known, Registry};
 use super::report::Report;
@@ -46,8 +47,6 @@ const PORT: u16 = 20_000;
 const LONGEST_POLL: Time = 5000;
 /// Nothing takes longer than this: a long poll, and what brokers may be late by.
 const LONGEST: Time = LONGEST_POLL + 10_000 + 3000;
-/// Draining takes no longer.
-const LONGEST_DRAIN: Time = 12_000;
 /// Whoever is at the other end of a session that has ended has learned of it by then.
 const LEARNED: Time = 3000;
 
@@ -158,12 +157,7 @@ struct World {
 /// # Errors
 /// If there can be no runtime.
 pub fn run(seed: u64) -> std::io::Result<Report> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()?;
-    let local = tokio::task::LocalSet::new();
-    Ok(local.block_on(&runtime, async { World::new(seed).live().await }))
+    in_virtual_time(async { World::new(seed).live().await })
 }
 
 impl World {
@@ -222,41 +216,6 @@ impl World {
         self.network.lock().schedule(later, Event::Client(number));
     }
 
-    /// Lets so much virtual time pass.
-    async fn pass(&mut self, period: Time) {
-        let (until, start) = {
-            let mut net = self.network.lock();
-            (net.now() + period, net.start())
-        };
-        loop {
-            let next = self.network.lock().next_at();
-            let next = next.unwrap_or(until).min(until);
-            let sooner = self.network.sooner.clone();
-            tokio::select! {
-                biased;
-                () = sooner.notified() => {}
-                () = tokio::time::sleep_until(start + Duration::from_millis(next)) => {}
-            }
-            let now = self.network.lock().now();
-            loop {
-                let event = self.network.lock().next_event(now);
-                let Some((_, event)) = event else { break };
-                self.take(event);
-                self.wake();
-                if self.chance.one_in(3) {
-                    tokio::task::yield_now().await;
-                }
-                if let Event::Pause(period) = event {
-                    self.stand_still(period).await;
-                }
-            }
-            self.wake();
-            if now >= until {
-                return;
-            }
-        }
-    }
-
     /// The process does not run for a while; everybody else does.
     async fn stand_still(&mut self, period: Time) {
         let until = self.network.lock().now() + period;
@@ -271,58 +230,6 @@ impl World {
         }
         tokio::time::advance(Duration::from_millis(period)).await;
         self.wake();
-    }
-
-    fn wake(&self) {
-        let wakers = self.network.lock().take_wakers();
-        for waker in wakers {
-            waker.wake();
-        }
-    }
-
-    fn take(&mut self, event: Event) {
-        let network = self.network.clone();
-        match event {
-            Event::ToMesh(conn) => network.lock().deliver(conn, true),
-            Event::ToPeer(conn) => {
-                let mut net = network.lock();
-                net.deliver(conn, false);
-                let peer = net.peer(conn);
-                drop(net);
-                match peer {
-                    Peer::Client(own) => self.clients[own].hear(&network, conn, &mut self.book),
-                    Peer::Server(own) if own < NAMES => self.tell_routes(own, conn),
-                    Peer::Server(own) => {
-                        self.brokers[own - NAMES].hear(&network, conn, &mut self.book);
-                    }
-                }
-            }
-            Event::Dialled(conn) => {
-                let mut net = network.lock();
-                let Peer::Server(server) = net.peer(conn) else {
-                    return;
-                };
-                let accepted = net.decide(conn, Some(address(server)));
-                drop(net);
-                match accepted.and_then(|own| own.checked_sub(NAMES)) {
-                    Some(broker) => self.brokers[broker].accept(conn),
-                    None if server >= NAMES => self.brokers[server - NAMES].hurt(&network),
-                    None => {}
-                }
-            }
-            Event::Client(client) => self.act(client),
-            Event::Server(server) => {
-                if let Some(own) = server.checked_sub(NAMES) {
-                    self.brokers[own].act(&network);
-                }
-            }
-            Event::Fault => self.befall(),
-            Event::Look => {
-                self.check_sessions();
-                network.lock().schedule(200, Event::Look);
-            }
-            Event::ClientReads(_) | Event::Registry(_) | Event::Pause(_) => {}
-        }
     }
 
     /// A client does the next thing: connects where it is not connected, or asks.
@@ -495,21 +402,6 @@ impl World {
         self.check_read_all();
     }
 
-    async fn stop(&mut self) {
-        let crew = self.crew.share();
-        let drained = tokio::task::spawn_local(async move { crew.drain().await });
-        let mut waited = 0;
-        while !drained.is_finished() && waited < LONGEST_DRAIN {
-            self.pass(20).await;
-            waited += 20;
-        }
-        if !drained.is_finished() {
-            self.book.fault("draining did not end in time".to_owned());
-        }
-        self.network.lock().exit();
-        self.pass(3000).await;
-    }
-
     fn report(self) -> Report {
         let endings = self.endings.lock().unwrap_or_else(PoisonError::into_inner);
         Report {
@@ -523,6 +415,77 @@ impl World {
             ejections: 0,
             faults: self.book.faults.clone(),
         }
+    }
+}
+
+impl Passing for World {
+    fn network(&self) -> &Network {
+        &self.network
+    }
+
+    fn gives_turn(&mut self) -> bool {
+        self.chance.one_in(3)
+    }
+
+    async fn pause_after(&mut self, event: Event) {
+        if let Event::Pause(period) = event {
+            self.stand_still(period).await;
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        let network = self.network.clone();
+        match event {
+            Event::ToMesh(conn) => network.lock().deliver(conn, true),
+            Event::ToPeer(conn) => {
+                let mut net = network.lock();
+                net.deliver(conn, false);
+                let peer = net.peer(conn);
+                drop(net);
+                match peer {
+                    Peer::Client(own) => self.clients[own].hear(&network, conn, &mut self.book),
+                    Peer::Server(own) if own < NAMES => self.tell_routes(own, conn),
+                    Peer::Server(own) => {
+                        self.brokers[own - NAMES].hear(&network, conn, &mut self.book);
+                    }
+                }
+            }
+            Event::Dialled(conn) => {
+                let mut net = network.lock();
+                let Peer::Server(server) = net.peer(conn) else {
+                    return;
+                };
+                let accepted = net.decide(conn, Some(address(server)));
+                drop(net);
+                match accepted.and_then(|own| own.checked_sub(NAMES)) {
+                    Some(broker) => self.brokers[broker].accept(conn),
+                    None if server >= NAMES => self.brokers[server - NAMES].hurt(&network),
+                    None => {}
+                }
+            }
+            Event::Client(client) => self.act(client),
+            Event::Server(server) => {
+                if let Some(own) = server.checked_sub(NAMES) {
+                    self.brokers[own].act(&network);
+                }
+            }
+            Event::Fault => self.befall(),
+            Event::Look => {
+                self.check_sessions();
+                network.lock().schedule(200, Event::Look);
+            }
+            Event::ClientReads(_) | Event::Registry(_) | Event::Pause(_) => {}
+        }
+    }
+}
+
+impl Stopping for World {
+    fn crew(&self) -> &Crew {
+        &self.crew
+    }
+
+    fn fault(&mut self, what: String) {
+        self.book.fault(what);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use finback_core::discovery::{Discovery, Lookup, Sink, Snapshot, WatchGuard};
+use finback_core::discovery::{Discovery, Lookup, Snapshot, SnapshotSink, WatchGuard};
 
 use super::chance::Chance;
 use super::network::{Event, Network};
@@ -11,7 +11,7 @@ use super::plan::Plan;
 /// One watch.
 struct Watch {
     service: String,
-    sink: Option<Arc<dyn Sink>>,
+    sink: Option<Arc<dyn SnapshotSink>>,
 }
 
 /// All watches, by number.
@@ -80,7 +80,7 @@ impl Registry {
 pub(super) struct Known(pub(super) Arc<Registry>);
 
 impl Discovery for Known {
-    fn watch(&self, lookup: &Lookup, sink: Arc<dyn Sink>) -> WatchGuard {
+    fn watch(&self, lookup: &Lookup, sink: Arc<dyn SnapshotSink>) -> WatchGuard {
         let mut inner = self.0.lock();
         let number = inner.watches.len();
         inner.watches.push(Watch {

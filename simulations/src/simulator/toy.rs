@@ -70,8 +70,8 @@ impl Codec for Toy {
             RESPONSE => Kind::Response,
             PING => Kind::Ping,
             PONG => Kind::Pong,
-            GOODBYE => Kind::Goodbye,
-            7 => Kind::Welcome,
+            GOODBYE => Kind::GoAway,
+            7 => Kind::Resume,
             _ => return Err(Malformed::Garbage("unknown kind")),
         };
         let head = Head {
@@ -127,7 +127,7 @@ impl Codec for Toy {
                 pong[4] = PONG;
                 pong
             }
-            Signal::Goodbye { .. } => frame(GOODBYE, 0, 0, &[]),
+            Signal::GoAway { .. } => frame(GOODBYE, 0, 0, &[]),
         };
         out.put_slice(&frame);
         true

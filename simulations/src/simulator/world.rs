@@ -14,6 +14,7 @@ use super::chance::Chance;
 use super::client::Client;
 use super::ledger::Ledger;
 use super::network::{Door, Event, MeshEnd, Network, Pace, Peer, Time};
+use super::passing::{Passing, Stopping};
 use super::plan::{LONGEST_HALF_CLOSED, Plan, REGISTRY, address};
 use super::registry::{Known, Registry};
 use super::report::Report;
@@ -22,9 +23,6 @@ use super::tongue::ReadLog;
 
 /// The world looks at its mesh this often.
 const LOOK: Time = 200;
-
-/// Draining takes no longer than this.
-const LONGEST_DRAIN: Time = 12_000;
 
 /// What the mesh recorded.
 #[derive(Debug, Default)]
@@ -210,54 +208,6 @@ impl World {
 
     // === Running ===
 
-    /// Lets so much virtual time pass.
-    pub(super) async fn run(&mut self, period: Time) {
-        let (until, start) = {
-            let mut net = self.network.lock();
-            (net.now() + period, net.start())
-        };
-        loop {
-            let next = self.network.lock().next_at();
-            let next = next.unwrap_or(until).min(until);
-            let sooner = self.network.sooner.clone();
-            tokio::select! {
-                biased;
-                () = sooner.notified() => {}
-                () = tokio::time::sleep_until(start + Duration::from_millis(next)) => {}
-            }
-            let now = self.network.lock().now();
-            self.take_events(now).await;
-            if now >= until {
-                return;
-            }
-        }
-    }
-
-    /// Takes what is due; in between, tasks of the mesh have their turns, or have not.
-    async fn take_events(&mut self, until: Time) {
-        loop {
-            let event = self.network.lock().next_event(until);
-            let Some((_, event)) = event else { break };
-            self.take(event);
-            self.wake();
-            if self.chance.one_in(3) {
-                tokio::task::yield_now().await;
-            }
-            if let Some(pause) = self.wants_pause(event) {
-                self.pause(pause).await;
-            }
-        }
-        self.wake();
-    }
-
-    /// Tasks whose connections have news are woken.
-    fn wake(&self) {
-        let wakers = self.network.lock().take_wakers();
-        for waker in wakers {
-            waker.wake();
-        }
-    }
-
     /// The process does not run for a while; everybody else does.
     async fn pause(&mut self, period: Time) {
         let until = self.network.lock().now() + period;
@@ -290,6 +240,128 @@ impl World {
         }
         for waker in wakers {
             waker.wake();
+        }
+    }
+
+    // === The whole life ===
+
+    /// Lives, heals, ends, and tells what it found.
+    pub(super) async fn live(mut self) -> Report {
+        let busy = self.chance.between(2000, 40_000);
+        self.pass(busy).await;
+        self.heal();
+        self.pass(3 * super::plan::LONGEST + 5000).await;
+        // Where answers come in order, each may take as long as one.
+        let most = if self.plan.tongue.answers_in_order() {
+            100
+        } else {
+            0
+        };
+        for _ in 0..most {
+            if !self.is_waited() {
+                break;
+            }
+            self.pass(super::plan::LONGEST).await;
+        }
+        self.check_open();
+        self.stops = self.chance.one_in(2);
+        if self.stops && self.chance.one_in(2) {
+            self.outlast();
+        }
+        self.write_more();
+        let early = self.chance.between(0, 200);
+        self.pass(early).await;
+        let stops = self.stops;
+        if stops {
+            self.stop().await;
+        }
+        self.check_answers(stops);
+        let resets = self.chance.one_in(2);
+        for client in &mut self.clients {
+            client.close(&self.network, resets);
+        }
+        // Of one that hangs up it cannot be told at once that it does not only wait for its answers.
+        let patience = if resets { 0 } else { LONGEST_HALF_CLOSED };
+        self.pass(patience + 1000).await;
+        self.check_left();
+        let servers = self.network.lock().alive(false);
+        for conn in servers {
+            self.network.lock().cut(conn);
+        }
+        // Idle connections of HTTP/1.1 are looked after every ten seconds.
+        self.pass(12_000).await;
+        self.check_calls();
+        self.check_places();
+        self.report()
+    }
+
+    /// Nothing goes wrong any more, and clients write nothing new.
+    fn heal(&mut self) {
+        self.healed = true;
+        self.network.lock().heal();
+        self.registry.heal();
+        self.registry.tell_all(&self.plan);
+        for number in 0..self.clients.len() {
+            self.clients[number].rest();
+            self.network.lock().schedule(0, Event::ClientReads(number));
+        }
+    }
+
+    /// What is called from now on outlasts the process, which is to stop: nobody answers, and others call.
+    fn outlast(&mut self) {
+        for server in &mut self.servers {
+            server.fall_silent();
+        }
+        for _ in 0..3 {
+            self.arrive();
+            if let Some(client) = self.clients.last_mut() {
+                client.behave();
+            }
+        }
+    }
+
+    /// Calls are under way once more, so that the end does not find all at rest.
+    fn write_more(&mut self) {
+        for number in 0..self.clients.len() {
+            self.clients[number].dismissed = true;
+            if self.clients[number].listener == self.listener {
+                self.clients[number].more(20);
+                let later = self.chance.between(0, 100);
+                self.network.lock().schedule(later, Event::Client(number));
+            }
+        }
+    }
+
+    fn report(self) -> Report {
+        let tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        let answers = self.ledger.entries.iter().map(|entry| entry.answers.len());
+        let read = self.log.lock().map_or(0, |log| log.len());
+        Report {
+            seed: self.seed,
+            tongue: self.plan.spoken(),
+            trace: self.network.lock().trace.hash(),
+            calls: self.ledger.entries.len(),
+            read,
+            answers: answers.sum(),
+            endings: tally.endings.clone(),
+            ejections: ejections(&self.mesh),
+            faults: self.ledger.faults.clone(),
+        }
+    }
+}
+
+impl Passing for World {
+    fn network(&self) -> &Network {
+        &self.network
+    }
+
+    fn gives_turn(&mut self) -> bool {
+        self.chance.one_in(3)
+    }
+
+    async fn pause_after(&mut self, event: Event) {
+        if let Some(pause) = self.wants_pause(event) {
+            self.pause(pause).await;
         }
     }
 
@@ -337,127 +409,15 @@ impl World {
             }
         }
     }
+}
 
-    // === The whole life ===
-
-    /// Lives, heals, ends, and tells what it found.
-    pub(super) async fn live(mut self) -> Report {
-        let busy = self.chance.between(2000, 40_000);
-        self.run(busy).await;
-        self.heal();
-        self.run(3 * super::plan::LONGEST + 5000).await;
-        // Where answers come in order, each may take as long as one.
-        let most = if self.plan.tongue.answers_in_order() {
-            100
-        } else {
-            0
-        };
-        for _ in 0..most {
-            if !self.is_waited() {
-                break;
-            }
-            self.run(super::plan::LONGEST).await;
-        }
-        self.check_open();
-        self.stops = self.chance.one_in(2);
-        if self.stops && self.chance.one_in(2) {
-            self.outlast();
-        }
-        self.write_more();
-        let early = self.chance.between(0, 200);
-        self.run(early).await;
-        let stops = self.stops;
-        if stops {
-            self.stop().await;
-        }
-        self.check_answers(stops);
-        let resets = self.chance.one_in(2);
-        for client in &mut self.clients {
-            client.close(&self.network, resets);
-        }
-        // Of one that hangs up it cannot be told at once that it does not only wait for its answers.
-        let patience = if resets { 0 } else { LONGEST_HALF_CLOSED };
-        self.run(patience + 1000).await;
-        self.check_left();
-        let servers = self.network.lock().alive(false);
-        for conn in servers {
-            self.network.lock().cut(conn);
-        }
-        // Idle connections of HTTP/1.1 are looked after every ten seconds.
-        self.run(12_000).await;
-        self.check_calls();
-        self.check_places();
-        self.report()
+impl Stopping for World {
+    fn crew(&self) -> &Crew {
+        &self.crew
     }
 
-    /// Nothing goes wrong any more, and clients write nothing new.
-    fn heal(&mut self) {
-        self.healed = true;
-        self.network.lock().heal();
-        self.registry.heal();
-        self.registry.tell_all(&self.plan);
-        for number in 0..self.clients.len() {
-            self.clients[number].rest();
-            self.network.lock().schedule(0, Event::ClientReads(number));
-        }
-    }
-
-    /// What is called from now on outlasts the process, which is to stop: nobody answers, and others call.
-    fn outlast(&mut self) {
-        for server in &mut self.servers {
-            server.fall_silent();
-        }
-        for _ in 0..3 {
-            self.arrive();
-            if let Some(client) = self.clients.last_mut() {
-                client.behave();
-            }
-        }
-    }
-
-    /// Calls are under way once more, so that the end does not find all at rest.
-    fn write_more(&mut self) {
-        for number in 0..self.clients.len() {
-            self.clients[number].dismissed = true;
-            if self.clients[number].listener == self.listener {
-                self.clients[number].more(20);
-                let later = self.chance.between(0, 100);
-                self.network.lock().schedule(later, Event::Client(number));
-            }
-        }
-    }
-
-    /// The process stops: it drains, and then is gone. What it has not said by then nobody hears.
-    async fn stop(&mut self) {
-        let crew = self.crew.share();
-        let drained = tokio::task::spawn_local(async move { crew.drain().await });
-        let mut waited = 0;
-        while !drained.is_finished() && waited < LONGEST_DRAIN {
-            self.run(20).await;
-            waited += 20;
-        }
-        if !drained.is_finished() {
-            self.ledger.fault("draining did not end in time".to_owned());
-        }
-        self.network.lock().exit();
-        self.run(3000).await;
-    }
-
-    fn report(self) -> Report {
-        let tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
-        let answers = self.ledger.entries.iter().map(|entry| entry.answers.len());
-        let read = self.log.lock().map_or(0, |log| log.len());
-        Report {
-            seed: self.seed,
-            tongue: self.plan.spoken(),
-            trace: self.network.lock().trace.hash(),
-            calls: self.ledger.entries.len(),
-            read,
-            answers: answers.sum(),
-            endings: tally.endings.clone(),
-            ejections: ejections(&self.mesh),
-            faults: self.ledger.faults.clone(),
-        }
+    fn fault(&mut self, what: String) {
+        self.ledger.fault(what);
     }
 }
 

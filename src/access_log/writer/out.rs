@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
-use super::{Message, Shared, Target, lock};
+use super::{LogTarget, Message, Shared, lock};
 
 /// Bytes that are written at once, at most.
 const BATCH: usize = 64 * 1024;
@@ -26,7 +26,7 @@ const STUCK: Duration = Duration::from_millis(20);
 
 /// The writing side of a [`Writer`](super::Writer).
 pub(super) struct Out {
-    target: Target,
+    target: LogTarget,
     shared: Arc<Shared>,
     file: Option<File>,
     /// Bytes in the file.
@@ -40,7 +40,7 @@ pub(super) struct Out {
 }
 
 impl Out {
-    pub(super) fn new(target: Target, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(target: LogTarget, shared: Arc<Shared>) -> Self {
         Self {
             target,
             shared,
@@ -131,7 +131,7 @@ impl Out {
                 Err(error) => {
                     self.fails(&error);
                     // A pipe whose reader is gone is one to be opened again.
-                    if error.kind() == ErrorKind::BrokenPipe && self.target != Target::Stdout {
+                    if error.kind() == ErrorKind::BrokenPipe && self.target != LogTarget::Stdout {
                         self.file = None;
                     }
                     break;
@@ -153,7 +153,7 @@ impl Out {
         }
         self.looked = Some(Instant::now());
         if is_long
-            && let Target::File {
+            && let LogTarget::File {
                 path,
                 rotation: Some(rotation),
             } = &self.target
@@ -173,7 +173,7 @@ impl Out {
 
     fn is_too_long(&self) -> bool {
         match &self.target {
-            Target::File {
+            LogTarget::File {
                 rotation: Some(rotation),
                 ..
             } => self.file.is_some() && self.size >= rotation.size,
@@ -183,7 +183,7 @@ impl Out {
 
     /// Whether another file, or none, has the name by now.
     fn is_moved(&self) -> bool {
-        let (Target::File { path, .. }, Some(file)) = (&self.target, &self.file) else {
+        let (LogTarget::File { path, .. }, Some(file)) = (&self.target, &self.file) else {
             return false;
         };
         let identity = |own: std::fs::Metadata| (own.dev(), own.ino());
@@ -193,13 +193,13 @@ impl Out {
 
     fn open(&mut self) {
         let opened = match &self.target {
-            Target::Stdout => std::io::stdout()
+            LogTarget::Stdout => std::io::stdout()
                 .as_fd()
                 .try_clone_to_owned()
                 .map(File::from),
             // Without waiting: a named pipe that nobody reads is no file yet (ENXIO), and one that is full takes
             // nothing for now (EAGAIN).
-            Target::File { path, .. } => OpenOptions::new()
+            LogTarget::File { path, .. } => OpenOptions::new()
                 .append(true)
                 .create(true)
                 .mode(0o640)

@@ -2,13 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use finback_core::identity::{Identity, Kind};
+use finback_core::identity::{Identity, IdentityKind};
 
 use crate::admin::query::{Query, encode};
 
 /// A call, as far as it decides about its way.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Question {
+pub struct ExplainQuestion {
     /// The service that is called; of HTTP the host.
     #[arg(long, default_value = "")]
     pub service: String,
@@ -65,7 +65,7 @@ pub struct Entrance {
     pub protocols: Vec<&'static str>,
 }
 
-impl Question {
+impl ExplainQuestion {
     pub(in crate::admin) fn read(query: &Query) -> Result<Self, String> {
         if let Some(name) = query.unknown(&NAMES) {
             return Err(format!(
@@ -178,10 +178,10 @@ impl Question {
         let Some(text) = &self.identity else {
             return Ok(None);
         };
-        let identity = match Kind::of(text) {
-            Kind::Spiffe => Identity::of(Some(text), &[], None),
-            Kind::Dns => Identity::of(None, &[text], None),
-            Kind::CommonName => Identity::of(None, &[], text.strip_prefix("cn:")),
+        let identity = match IdentityKind::of(text) {
+            IdentityKind::Spiffe => Identity::of(Some(text), &[], None),
+            IdentityKind::Dns => Identity::of(None, &[text], None),
+            IdentityKind::CommonName => Identity::of(None, &[], text.strip_prefix("cn:")),
         };
         let none = || format!("`{text}` is no name of a certificate");
         identity.map(Some).ok_or_else(none)

@@ -1,4 +1,4 @@
-//! Which queues a topic has: asked of name servers, kept, and asked again in the background.
+//! Routes of topics, which queues each has: asked of name servers, kept, and asked again in the background.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};

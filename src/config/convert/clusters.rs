@@ -268,7 +268,7 @@ pub(super) fn client_files(
             )
         })?),
     };
-    let revoked = super::revoked(value.crl, value.ca.as_ref(), "ca", folder)?;
+    let revoked = super::listeners::revoked(value.crl, value.ca.as_ref(), "ca", folder)?;
     let value = ClientFiles {
         revoked,
         authorities: value.ca.map(|ca| folder.join(ca)),

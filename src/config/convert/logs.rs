@@ -1,18 +1,18 @@
-//! What is logged, and how: the log of the process itself, and access logs.
+//! Logging, what and how: the log of the process itself, and access logs.
 
 use super::Result;
-use crate::access_log::{AccessLogConfig, Format as LineFormat, Rotation, Target};
+use crate::access_log::{AccessLogConfig, AccessLogFormat, LogTarget, Rotation};
 use crate::config::folder::Folder;
 use crate::config::units::Placed;
 use crate::config::{Wrong, file};
-use crate::log::{Filter, Format, LogConfig, level_named};
+use crate::log::{LineFormat, LogConfig, LogFilter, level_named};
 
 pub(super) fn log(from: file::Log) -> Result<LogConfig> {
     let mut config = LogConfig::default();
     if let Some(Placed { value, place }) = from.format {
         config.format = match &*value {
-            "text" => Format::Text,
-            "json" => Format::Json,
+            "text" => LineFormat::Text,
+            "json" => LineFormat::Json,
             _ => {
                 let message = format!("no format is called `{value}`; write text or json");
                 return Err(Wrong::at(place, message));
@@ -21,7 +21,7 @@ pub(super) fn log(from: file::Log) -> Result<LogConfig> {
     }
     let wrong = |place| move |why: String| Wrong::at(place, why);
     if let Some(Placed { value, place }) = from.level {
-        config.filter = Filter::of(level_named(&value).map_err(wrong(place))?);
+        config.filter = LogFilter::of(level_named(&value).map_err(wrong(place))?);
     }
     for (module, Placed { value, place }) in from.modules {
         let level = level_named(&value).map_err(wrong(place))?;
@@ -41,12 +41,12 @@ pub(super) fn access_log(
     folder: &Folder<'_>,
 ) -> Result<AccessLogConfig> {
     let target = match (value.path, value.stdout) {
-        (Some(path), false) => Target::File {
+        (Some(path), false) => LogTarget::File {
             path: folder.join(path),
             rotation: value.rotate.map(rotation).transpose()?,
         },
         (None, true) => match value.rotate {
-            None => Target::Stdout,
+            None => LogTarget::Stdout,
             Some(rotate) => {
                 let message = "standard output cannot be moved away; take `rotate` away";
                 return Err(Wrong::at(rotate.place, message));
@@ -58,7 +58,7 @@ pub(super) fn access_log(
         }
     };
     let format = match value.format {
-        None => LineFormat::Json,
+        None => AccessLogFormat::Json,
         Some(Placed { value, place }) => {
             value.parse().map_err(|why: String| Wrong::at(place, why))?
         }

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use finback_registry::{
-    Bridge, DnsConfig, Eager, EtcdConfig, HttpConfig, Layout, ListedService, Registration,
+    Bridge, DnsConfig, Eager, EtcdConfig, HttpConfig, LayoutKind, ListedService, Registration,
     RegistryConfig, Roots, ServersConfig, StoreConfig, TlsConfig, ZooKeeperConfig,
 };
 
@@ -285,20 +285,9 @@ fn writable(name: Placed<String>, names: &Names) -> Result<String> {
     Ok(name.value)
 }
 
-/// What is usually spoken by services of a layout, as the framework calls it.
-fn usual_protocol(layout: Layout) -> &'static str {
-    match layout {
-        Layout::Dubbo | Layout::DubboApp => "dubbo",
-        Layout::Sofa => "bolt",
-        Layout::Spring => "http",
-        Layout::Grpc => "grpc",
-        Layout::Native => "",
-    }
-}
-
-fn target(name: &Placed<String>) -> Result<Layout> {
+fn target(name: &Placed<String>) -> Result<LayoutKind> {
     match layout(name)? {
-        Layout::DubboApp => {
+        LayoutKind::DubboApp => {
             let message = "a bridge cannot write the application level; write dubbo";
             Err(Wrong::at(name.place, message))
         }
@@ -313,8 +302,8 @@ pub(super) fn registrations(all: Vec<file::Register>, names: &Names) -> Result<V
         let place = from.address.place;
         let own = registration(from, names)?;
         let is_same = |other: &&mut Registration| {
-            other.layout == Layout::DubboApp
-                && own.layout == Layout::DubboApp
+            other.layout == LayoutKind::DubboApp
+                && own.layout == LayoutKind::DubboApp
                 && (&other.registry, &other.application) == (&own.registry, &own.application)
                 && (&other.host, other.port) == (&own.host, own.port)
         };
@@ -333,16 +322,16 @@ pub(super) fn registrations(all: Vec<file::Register>, names: &Names) -> Result<V
 fn registration(from: file::Register, names: &Names) -> Result<Registration> {
     let layout = layout(&from.layout)?;
     let at = address(&from.address.value, from.address.place)?;
-    let is_dubbo = matches!(layout, Layout::Dubbo | Layout::DubboApp);
+    let is_dubbo = layout.framework() == LayoutKind::Dubbo;
     if is_dubbo && at.ip().is_loopback() {
         let message = "Dubbo's consumers never connect to loopback; write this host's address";
         return Err(Wrong::at(from.address.place, message));
     }
-    if layout == Layout::DubboApp {
+    if layout == LayoutKind::DubboApp {
         let message = "an application needs its name; write `application`";
         let name = from.application.as_deref();
         let name = name.ok_or_else(|| Wrong::at(from.layout.place, message))?;
-        if !Layout::DubboApp.is_name(name) || name.contains(',') {
+        if !LayoutKind::DubboApp.is_name(name) || name.contains(',') {
             let message = format!("`{name}` is no name that an application can have");
             return Err(Wrong::at(from.layout.place, message));
         }
@@ -364,7 +353,7 @@ fn registration(from: file::Register, names: &Names) -> Result<Registration> {
         group: from.group,
         protocol: from
             .protocol
-            .unwrap_or_else(|| usual_protocol(layout).to_owned()),
+            .unwrap_or_else(|| layout.usual_protocol().to_owned()),
         host: at.ip().to_string(),
         port: at.port(),
         weight: from.weight.unwrap_or(100),
@@ -381,7 +370,7 @@ fn registration(from: file::Register, names: &Names) -> Result<Registration> {
 
 /// Labels or parameters that a registration can have.
 fn texts(
-    layout: Layout,
+    layout: LayoutKind,
     from: BTreeMap<String, Placed<String>>,
 ) -> Result<BTreeMap<String, String>> {
     from.into_iter()

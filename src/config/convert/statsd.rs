@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use finback_observability::statsd::{Destination, Format, Settings};
+use finback_observability::statsd::{Settings, StatsdFormat, StatsdServer};
 
 use super::Result;
 use crate::config::Wrong;
@@ -28,8 +28,8 @@ pub(super) fn settings(from: Statsd) -> Result<Settings> {
     let destination = destination(&from.address)?;
     let format = format(from.format.as_ref())?;
     let usual = match destination {
-        Destination::Udp(_) => PACKET,
-        Destination::Unix(_) => UNIX_PACKET,
+        StatsdServer::Udp(_) => PACKET,
+        StatsdServer::Unix(_) => UNIX_PACKET,
     };
     Ok(Settings {
         destination,
@@ -52,17 +52,17 @@ pub(super) fn settings(from: Statsd) -> Result<Settings> {
     })
 }
 
-fn destination(address: &Placed<String>) -> Result<Destination> {
+fn destination(address: &Placed<String>) -> Result<StatsdServer> {
     let text = &address.value;
     if let Some(path) = text.strip_prefix("unix:") {
         if path.starts_with('/') {
-            return Ok(Destination::Unix(PathBuf::from(path)));
+            return Ok(StatsdServer::Unix(PathBuf::from(path)));
         }
     } else if let Some((host, port)) = text.rsplit_once(':')
         && !host.is_empty()
         && port.parse::<u16>().is_ok_and(|port| port > 0)
     {
-        return Ok(Destination::Udp(text.clone()));
+        return Ok(StatsdServer::Udp(text.clone()));
     }
     let message = format!(
         "`{text}` is no StatsD server; write HOST:PORT, such as 127.0.0.1:8125, or unix:/PATH"
@@ -70,12 +70,12 @@ fn destination(address: &Placed<String>) -> Result<Destination> {
     Err(Wrong::at(address.place, message))
 }
 
-fn format(given: Option<&Placed<String>>) -> Result<Format> {
+fn format(given: Option<&Placed<String>>) -> Result<StatsdFormat> {
     match given {
-        None => Ok(Format::Plain),
+        None => Ok(StatsdFormat::Plain),
         Some(given) => match &*given.value {
-            "plain" => Ok(Format::Plain),
-            "dogstatsd" => Ok(Format::Dogstatsd),
+            "plain" => Ok(StatsdFormat::Plain),
+            "dogstatsd" => Ok(StatsdFormat::Dogstatsd),
             other => {
                 let message = format!("`{other}` is no format; write plain or dogstatsd");
                 Err(Wrong::at(given.place, message))
@@ -116,10 +116,10 @@ fn interval(given: Option<Placed<crate::config::units::Time>>) -> Result<Duratio
 
 fn tags(
     given: std::collections::BTreeMap<String, Placed<String>>,
-    format: Format,
+    format: StatsdFormat,
 ) -> Result<Vec<(String, String)>> {
     let each = given.into_iter().map(|(name, Placed { value, place })| {
-        if format == Format::Plain {
+        if format == StatsdFormat::Plain {
             let message = "plain StatsD has no tags; write `format: dogstatsd`, or a `prefix`";
             return Err(Wrong::at(place, message));
         }
@@ -158,8 +158,8 @@ mod tests {
         assert_eq!(
             told,
             Settings {
-                destination: Destination::Udp("127.0.0.1:8125".to_owned()),
-                format: Format::Plain,
+                destination: StatsdServer::Udp("127.0.0.1:8125".to_owned()),
+                format: StatsdFormat::Plain,
                 prefix: "finback".to_owned(),
                 interval: INTERVAL,
                 packet_size: PACKET,
@@ -171,7 +171,7 @@ mod tests {
         let told = told.unwrap().unwrap();
         assert_eq!(
             told.destination,
-            Destination::Unix("/run/dsd.socket".into())
+            StatsdServer::Unix("/run/dsd.socket".into())
         );
         assert_eq!(told.packet_size, UNIX_PACKET);
         assert_eq!(told.tags, [("env".to_owned(), "a.b".to_owned())]);

@@ -1,7 +1,7 @@
 //! The section `tracing`, and what routes say of it.
 
 use finback_core::trace::{Choice, Ratio, Sampling, Tails};
-use finback_observability::trace::{Encoding, Format, Formats};
+use finback_observability::trace::{ContextFormat, Encoding, Formats};
 use http::HeaderName;
 
 use super::super::file;
@@ -234,15 +234,15 @@ fn resource(
 }
 
 fn formats(own: file::Propagation) -> Result<Formats> {
-    let named = |list: Option<Placed<Vec<String>>>, usual: Vec<Format>| {
+    let named = |list: Option<Placed<Vec<String>>>, usual: Vec<ContextFormat>| {
         let Some(Placed { value, place }) = list else {
             return Ok(usual);
         };
         let mut formats = Vec::new();
         for name in value {
-            let mut known = Format::ALL.iter();
+            let mut known = ContextFormat::ALL.iter();
             let Some((_, format)) = known.find(|(own, _)| *own == name) else {
-                let names: Vec<&str> = Format::ALL.iter().map(|(own, _)| *own).collect();
+                let names: Vec<&str> = ContextFormat::ALL.iter().map(|(own, _)| *own).collect();
                 let names = names.join(", ");
                 let message = format!("`{name}` is no format of contexts; write some of {names}");
                 return Err(Wrong::at(place, message));

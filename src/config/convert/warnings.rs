@@ -1,4 +1,4 @@
-//! What a configuration may say, and probably does not mean.
+//! Warnings: what a configuration may say, and probably does not mean.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};

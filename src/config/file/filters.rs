@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{ClusterTls, Match, OneOrMany};
-use crate::config::units::{Pause, Placed, Rate, Share, Time};
+use crate::config::units::{FractionalPercent, Pause, Placed, Rate, Time};
 
 /// A policy that decides about calls of every protocol alike, by the name that listeners and routes use. Exactly one
 /// of the keys.
@@ -83,7 +83,7 @@ pub struct LaneRule {
     #[serde(rename = "match")]
     pub when: Option<Match>,
     /// Their share in percent. Default: 100.
-    pub percent: Option<Share>,
+    pub percent: Option<FractionalPercent>,
 }
 
 /// Who may call what. A rule that denies wins over any that allows.
@@ -187,7 +187,7 @@ pub struct Fault {
 #[serde(deny_unknown_fields)]
 pub struct Delay {
     /// Their share in percent.
-    pub percent: Share,
+    pub percent: FractionalPercent,
     /// By how much.
     pub time: Time,
 }
@@ -197,7 +197,7 @@ pub struct Delay {
 #[serde(deny_unknown_fields)]
 pub struct Refuse {
     /// Their share in percent.
-    pub percent: Share,
+    pub percent: FractionalPercent,
     /// The reason, as metrics call it: `overloaded`, `deadline_exceeded`, `connection_lost`, ...
     pub reason: Placed<String>,
 }
@@ -207,7 +207,7 @@ pub struct Refuse {
 #[serde(deny_unknown_fields)]
 pub struct DropResponse {
     /// Their share in percent.
-    pub percent: Share,
+    pub percent: FractionalPercent,
 }
 
 /// Callers that may ask for faults themselves.

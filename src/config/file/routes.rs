@@ -9,7 +9,7 @@ use super::{
     Headers, MqttPolicy, Produce, Redirect, Respond, Rewrite, RocketMqPolicy, RouteTracing,
 };
 use crate::config::forms::forms;
-use crate::config::units::{Placed, Share, Time};
+use crate::config::units::{FractionalPercent, Placed, Time};
 
 /// One rule of a route table; the first that matches wins.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -68,7 +68,7 @@ pub struct Shadow {
     /// RocketMQ: the topic there, with `{topic}` for the message's own. Default: the same.
     pub topic: Option<Placed<String>>,
     /// The share of the calls that is copied, in percent. Default: 100.
-    pub percent: Option<Share>,
+    pub percent: Option<FractionalPercent>,
     /// What tells copies from other calls: `sofa`, `takin`, `triple-pressure`, or attributes by name. Default:
     /// nothing.
     pub mark: Option<Placed<ShadowMark>>,

@@ -7,9 +7,6 @@ use crate::support::finback::Finback;
 use crate::support::remoting;
 use crate::support::rocketmq_clients::{Client, Encoding, Kind, Received};
 
-/// SEND_MESSAGE_V2: RequestCode.java.
-const SEND: i64 = 310;
-
 fn mesh(cluster: &Cluster, canary: &str) -> Mesh {
     Mesh::of(Finback::start(&format!(
         r#"
@@ -92,25 +89,7 @@ fn what_is_signed_cannot_be_put_into_a_lane() {
     let topic = Stage::fresh("signed-lane");
     cluster.broker.topic(&topic, 1);
     let broker = brokers_of(&mesh.names, &topic)[0].1.clone();
-    let ask = |group: &str| {
-        let fields = [
-            ("AccessKey", "mesh"),
-            ("Signature", "x"),
-            ("a", group),
-            ("b", &topic),
-            ("c", "TBW102"),
-            ("d", "1"),
-            ("e", "0"),
-            ("f", "0"),
-            ("g", "1"),
-            ("h", "0"),
-            ("i", ""),
-            ("j", "0"),
-            ("k", "false"),
-            ("m", "false"),
-        ];
-        remoting::ask(&broker, SEND, &fields, b"body").unwrap()
-    };
+    let ask = |group: &str| remoting::send(&broker, group, &topic, remoting::SIGNATURE);
     let refused = ask(&canary);
     assert_eq!(refused.code, 16, "{}", refused.remark);
     assert!(refused.remark.contains("no room"), "{}", refused.remark);

@@ -11,8 +11,6 @@ use crate::support::finback::Finback;
 use crate::support::remoting;
 use crate::support::rocketmq_clients::{Client, Encoding, Handle, Kind, Received, Sent};
 
-/// SEND_MESSAGE_V2: RequestCode.java.
-const SEND: i64 = 310;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Finback with `own` of its clients being `there` at brokers.
@@ -123,25 +121,8 @@ fn what_is_signed_is_not_renamed_and_the_name_at_brokers_is_unknown() {
     cluster.broker.topic(&there, 1);
     let mesh = mesh(cluster, &own, &there);
     let broker = brokers_of(&mesh.names, &own)[0].1.clone();
-    let ask = |topic: &str, more: &[(&str, &str)]| {
-        let fields = [
-            ("a", "g"),
-            ("b", topic),
-            ("c", "TBW102"),
-            ("d", "1"),
-            ("e", "0"),
-            ("f", "0"),
-            ("g", "1"),
-            ("h", "0"),
-            ("i", ""),
-            ("j", "0"),
-            ("k", "false"),
-            ("m", "false"),
-        ];
-        remoting::ask(&broker, SEND, &[&fields[..], more].concat(), b"body").unwrap()
-    };
+    let ask = |topic: &str, more: &[(&str, &str)]| remoting::send(&broker, "g", topic, more);
     assert_eq!(ask(&own, &[]).code, 0);
     assert_eq!(ask(&there, &[]).code, 17);
-    let signature = [("AccessKey", "mesh"), ("Signature", "x")];
-    assert_eq!(ask(&own, &signature).code, 16);
+    assert_eq!(ask(&own, remoting::SIGNATURE).code, 16);
 }

@@ -1,13 +1,13 @@
 //! Who tries an endpoint that was ejected, and who is passed over meanwhile.
 
 use super::*;
-use crate::endpoint::Connecting;
+use crate::endpoint::ConnectionAttempt;
 
 /// Where a call goes, and whether it is the trial of one that was ejected.
 fn tried(
     balancer: &mut Balancer,
     members: &[Arc<Endpoint>],
-    ask: &Ask<'_>,
+    ask: &PickArgs<'_>,
 ) -> (usize, Option<Trial>) {
     let picked = balancer.pick(members, ask).unwrap();
     (picked.place, picked.trial)
@@ -21,7 +21,7 @@ fn one_call_at_a_time_tries_who_was_ejected() {
         let mut balancer = Balancer::new(policy, &members, Now(SECOND), 1);
         let mut rng = Rng::new(1);
         let mut picks = || {
-            let ask = Ask {
+            let ask = PickArgs {
                 hash: Some(rng.next()),
                 ..ask(&mut rng)
             };
@@ -49,7 +49,7 @@ fn a_call_that_failed_elsewhere_is_no_trial_unless_nothing_else_is_left() {
         let avoid = [([127, 0, 0, 1], 9).into()];
         let mut rng = Rng::new(1);
         for _ in 0..50 {
-            let ask = Ask {
+            let ask = PickArgs {
                 avoid: &avoid,
                 hash: Some(rng.next()),
                 ..ask(&mut rng)
@@ -57,7 +57,7 @@ fn a_call_that_failed_elsewhere_is_no_trial_unless_nothing_else_is_left() {
             assert_eq!(balancer.place(&members, &ask), Ok(0), "{policy:?}");
         }
         members[0].health.unhealthy.store(true, Relaxed);
-        let ask = Ask {
+        let ask = PickArgs {
             avoid: &avoid,
             panic_percent: 0,
             ..ask(&mut rng)
@@ -75,7 +75,7 @@ fn a_trial_lasts_as_long_as_its_call_but_not_for_ever() {
         members[1].health.unhealthy.store(true, Relaxed);
         let mut balancer = Balancer::new(&Policy::RoundRobin, &members, Now(SECOND), 1);
         let mut rng = Rng::new(1);
-        let ask = |now, rng: &mut Rng| Ask {
+        let ask = |now, rng: &mut Rng| PickArgs {
             now: Now(now),
             deadline: Now(deadline * SECOND),
             panic_percent: 0,
@@ -84,7 +84,7 @@ fn a_trial_lasts_as_long_as_its_call_but_not_for_ever() {
         let first = balancer.pick(&members, &ask(SECOND, &mut rng)).unwrap();
         assert!(first.trial.is_some());
         let early = balancer.pick(&members, &ask(taken_until * SECOND - 1, &mut rng));
-        assert_eq!(early.map(|picked| picked.place), Err(NoPick::Empty));
+        assert_eq!(early.map(|picked| picked.place), Err(PickError::Empty));
         let late = balancer.pick(&members, &ask(taken_until * SECOND, &mut rng));
         assert!(late.unwrap().trial.is_some());
     }
@@ -120,7 +120,7 @@ fn who_falls_silent_is_passed_over_while_others_answer() {
             let mut picks = 0;
             for millis in millis {
                 let now = Now(SECOND).after(Duration::from_millis(millis));
-                let ask = Ask {
+                let ask = PickArgs {
                     now,
                     ..ask(&mut rng)
                 };
@@ -195,8 +195,8 @@ fn in_panic_who_cannot_be_connected_to_comes_last() {
 fn a_slow_connection_is_in_doubt_until_it_is_made() {
     let health = Arc::new(Health::default());
     let at = |millis| Now(SECOND).after(Duration::from_millis(millis));
-    let first = Connecting::begin(&health, at(0));
-    let second = Connecting::begin(&health, at(40));
+    let first = ConnectionAttempt::begin(&health, at(0));
+    let second = ConnectionAttempt::begin(&health, at(40));
     assert!(!health.is_suspect(at(50)));
     assert!(health.is_suspect(at(51)));
     drop(second);

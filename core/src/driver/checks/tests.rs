@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use super::*;
 use crate::clock::Clock;
 use crate::cluster::{ClusterPolicy, ClusterSpec, Source};
-use crate::discovery::{Discovery, Instance, Lookup, Sink, Snapshot, WatchGuard};
+use crate::discovery::{Discovery, Instance, Lookup, Snapshot, SnapshotSink, WatchGuard};
 use crate::health::{Accepts, Asking, Probe};
 use crate::net::Socket;
 
@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct Nowhere;
 
 impl Discovery for Nowhere {
-    fn watch(&self, _: &Lookup, _: Arc<dyn Sink>) -> WatchGuard {
+    fn watch(&self, _: &Lookup, _: Arc<dyn SnapshotSink>) -> WatchGuard {
         Box::new(())
     }
 }

@@ -23,12 +23,12 @@ use crate::gauges::Gauges;
 use crate::net::{Linger, READS_PER_TURN, Socket, Turn};
 use crate::rejection::Rejection;
 
-use super::super::inbox::{Inbox, Read, Take};
-use super::super::link::Link;
+use super::super::frame_reader::{FrameReader, Read, Take};
 use super::super::listener::{Carried, Connection, Parcel, Presence};
 use super::super::protocol::Served;
 use super::super::resident::Residence;
 use super::super::worker::Worker;
+use super::super::write_queue::WriteQueue;
 use super::{Client, LINES, OwnSession, Phase};
 
 /// Serves one accepted connection of a framed protocol to its end.
@@ -45,7 +45,7 @@ pub fn serve(
 /// The task of one client connection.
 struct Session {
     socket: Rc<RefCell<Socket>>,
-    inbox: Inbox,
+    inbox: FrameReader,
     client: Rc<Client>,
     worker: Rc<Worker>,
     turn: Turn,
@@ -111,7 +111,7 @@ impl Session {
         });
         let socket = Rc::new(RefCell::new(socket));
         let client = Rc::new(Client {
-            link: Link::new(socket.clone()),
+            link: WriteQueue::new(socket.clone()),
             codec,
             protocol,
             peer,
@@ -123,7 +123,7 @@ impl Session {
             holds: Cell::new(0),
             phase: Cell::new(Phase::Serving),
             heard: Cell::new(worker.now()),
-            cue: Cell::new(carried.cue),
+            last_head: Cell::new(carried.last_head),
             grace_ends: Cell::new(None),
             half_closed: Cell::new(None),
             given_up: Cell::new(false),
@@ -136,7 +136,7 @@ impl Session {
             too_slow: Cell::new(false),
         });
         Self {
-            inbox: Inbox::new(socket.clone(), &worker),
+            inbox: FrameReader::new(socket.clone(), &worker),
             socket,
             client,
             worker,
@@ -337,7 +337,7 @@ impl Session {
         let mut socket = self.socket.replace(nothing);
         socket.unread(unread);
         let carried = Carried {
-            cue: self.client.cue.get(),
+            last_head: self.client.last_head.get(),
             ..Carried::default()
         };
         let client = &self.client;

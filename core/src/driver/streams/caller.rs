@@ -13,7 +13,7 @@ use crate::frame::Metadata;
 use crate::gauges::Gauges;
 use crate::identity::Identity;
 use crate::mesh::{self, Exchange, Lease, Origin, Routed, SiteCache, Traced, Underway};
-use crate::net::{Ends, Known, Socket, Transport};
+use crate::net::{ConnectionEnds, Known, Socket, Transport};
 use crate::record::Series;
 use crate::rejection::Rejection;
 use crate::trace::{Choice, Read};
@@ -120,14 +120,14 @@ impl Caller {
 
     /// Both ends of its connection, as endpoints are told of them; of a call that comes from `source`.
     #[must_use]
-    pub fn ends(&self, source: IpAddr) -> Option<Ends> {
+    pub fn ends(&self, source: IpAddr) -> Option<ConnectionEnds> {
         // The port that a trusted proxy's client has nobody knows.
         let port = if source == self.peer().ip() {
             self.peer().port()
         } else {
             0
         };
-        Some(Ends {
+        Some(ConnectionEnds {
             source: SocketAddr::new(source, port),
             destination: self.local?,
         })
@@ -237,7 +237,7 @@ impl Caller {
         state: Option<Box<dyn Resume>>,
     ) {
         let carried = Carried {
-            cue: None,
+            last_head: None,
             local: self.local,
             state,
         };

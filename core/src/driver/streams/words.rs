@@ -1,4 +1,4 @@
-//! What a worker tells a connection that drives itself: drain, cut, idle, hand over.
+//! Signals of a worker to a connection that drives itself: drain, cut, idle, hand over.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use crate::clock::Now;
 use crate::cluster::Cluster;
-use crate::endpoint::{Connecting, Endpoint};
+use crate::endpoint::{ConnectionAttempt, Endpoint};
 use crate::gauges::Gauges;
 use crate::log_limit::LogLimit;
 use crate::mesh::{AttemptEnd, Lease};
-use crate::net::{DialError, Ends, Known, Socket, Target, TlsFailure, dial, proxy_header};
+use crate::net::{
+    ConnectionEnds, DialError, DialTarget, Known, Socket, TlsFailure, dial, proxy_header,
+};
 use crate::text::Escaped;
 
 use super::super::resident::IdleConnections;
@@ -59,7 +61,7 @@ impl Worker {
         &self,
         lease: &Lease,
         application: Option<&'static [u8]>,
-        ends: Option<Ends>,
+        ends: Option<ConnectionEnds>,
         known: Known<'_>,
     ) -> Result<Socket, DialError> {
         let version = lease.cluster().spec.policy.proxy_header;
@@ -74,7 +76,7 @@ impl Worker {
         cluster: &Arc<Cluster>,
         endpoint: &Arc<Endpoint>,
         application: Option<&'static [u8]>,
-        ends: Option<Ends>,
+        ends: Option<ConnectionEnds>,
     ) -> Result<Socket, DialError> {
         let version = cluster.spec.policy.proxy_header;
         let header = version.map(|version| proxy_header(version, ends, Known::default()));
@@ -90,7 +92,7 @@ impl Worker {
         header: Option<&[u8]>,
     ) -> Result<Socket, DialError> {
         let policy = &cluster.spec.policy;
-        let target = Target {
+        let target = DialTarget {
             header,
             address: endpoint.address,
             timeout: policy.connect_timeout,
@@ -100,7 +102,7 @@ impl Worker {
         };
         let gauges = &self.mesh().gauges;
         let begun = tokio::time::Instant::now();
-        let _connecting = Connecting::begin(&endpoint.health, self.mesh().clock.now());
+        let _connecting = ConnectionAttempt::begin(&endpoint.health, self.mesh().clock.now());
         for tries in 0.. {
             let last = tries >= TRIES || begun.elapsed() >= policy.connect_timeout;
             if !last && self.is_full() {

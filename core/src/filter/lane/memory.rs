@@ -1,4 +1,4 @@
-//! Which lane a trace is in, for a while.
+//! Memory of traces' lanes: which one each is in, for a while.
 
 use std::collections::HashMap;
 use std::mem;

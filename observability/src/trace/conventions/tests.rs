@@ -43,7 +43,7 @@ fn status_name(_: &str, status: Status) -> Option<Cow<'static, str>> {
 }
 
 fn kind(protocol: &'static str, system: System, method: &str) -> Arc<Kind> {
-    let traced = Protocol {
+    let traced = ProtocolConventions {
         system,
         spelling: Spelling::default(),
         status: status_name,
@@ -59,7 +59,7 @@ fn kind(protocol: &'static str, system: System, method: &str) -> Arc<Kind> {
     Arc::new(Kind::new(&traced, &called))
 }
 
-fn attempted(target: Target, error: Option<&'static str>) -> Attempted {
+fn attempted(target: SpanTarget, error: Option<&'static str>) -> Attempted {
     Attempted {
         span: SpanId(7),
         began: Now(10),
@@ -69,9 +69,9 @@ fn attempted(target: Target, error: Option<&'static str>) -> Attempted {
     }
 }
 
-fn endpoint() -> Target {
+fn endpoint() -> SpanTarget {
     let address: SocketAddr = "10.0.0.1:20880".parse().unwrap();
-    Target::Endpoint(address, "pay".into())
+    SpanTarget::Endpoint(address, "pay".into())
 }
 
 struct PayRoute;
@@ -150,7 +150,7 @@ fn no_span_says_what_the_guide_does_not_explain() {
     for (protocol, system) in SYSTEMS {
         for method in methods {
             let kind = kind(protocol, system, method);
-            let sent = Target::Destination("kafka", "plant".into());
+            let sent = SpanTarget::Destination("kafka", "plant".into());
             for target in [endpoint(), sent] {
                 let attempts = vec![
                     attempted(endpoint(), Some("connection_lost")),
@@ -303,7 +303,7 @@ fn attempts_say_where_they_went_and_which_one_they_are() {
         (10, 30, 20)
     );
     let mqtt = kind("mqtt", System::Messaging { name: "mqtt" }, "publish");
-    let sent = Target::Destination("kafka", "plant".into());
+    let sent = SpanTarget::Destination("kafka", "plant".into());
     let own = exported(&mqtt, ok, 0, vec![attempted(sent, None)]);
     let spans = made(&own);
     assert_eq!(

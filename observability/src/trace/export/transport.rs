@@ -42,7 +42,7 @@ pub enum Encoding {
 /// Reads headers that every request has: their values may be secrets in files, which change.
 pub type Headers = Arc<dyn Fn() -> Result<HeaderMap, String> + Send + Sync>;
 /// Reads authorities and keys, anew for each connection.
-pub type Tls = Arc<dyn Fn() -> Result<Arc<ClientConfig>, String> + Send + Sync>;
+pub type ExportTls = Arc<dyn Fn() -> Result<Arc<ClientConfig>, String> + Send + Sync>;
 
 /// A collector of spans.
 #[derive(Clone)]
@@ -56,7 +56,7 @@ pub struct Collector {
     /// How it is spoken to.
     pub encoding: Encoding,
     /// TLS, and whose certificate is expected.
-    pub tls: Option<(Tls, ServerName<'static>)>,
+    pub tls: Option<(ExportTls, ServerName<'static>)>,
     /// What else requests say.
     pub headers: Headers,
     /// A request may take so long, its connection included.

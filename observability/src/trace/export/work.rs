@@ -1,4 +1,4 @@
-//! What the exporter's thread does: it gathers batches, sends each until a collector takes it or its time is over, and
+//! The exporter's thread: it gathers batches, sends each until a collector takes it or its time is over, and
 //! counts what became of them.
 
 use std::sync::Arc;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use finback_core::trace::{Outgoing, SpanId, TraceId};
 
-use super::{Format, Formats, Hop, MOST, SofaKeys, Spelling, Written, b3, skywalking};
+use super::{ContextFormat, Formats, Hop, MOST, SofaKeys, Spelling, Written, b3, skywalking};
 
 /// How protocols spell keys: HTTP and Bolt, and one that knows only what all have.
 const SPELLINGS: [Spelling; 3] = [
@@ -39,14 +39,14 @@ const OURS: u128 = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
 const SPAN: SpanId = SpanId(0x00f0_67aa_0ba9_02b7);
 
 /// The names that a context in this format has.
-fn keys(format: Format, spelling: &Spelling) -> Vec<Cow<'static, str>> {
+fn keys(format: ContextFormat, spelling: &Spelling) -> Vec<Cow<'static, str>> {
     match format {
-        Format::W3c => vec!["traceparent".into(), "tracestate".into()],
-        Format::Jaeger => vec!["uber-trace-id".into()],
-        Format::B3 => vec!["b3".into()],
-        Format::B3Multi => b3::ALL.map(Cow::Borrowed).into(),
-        Format::SkyWalking => vec![skywalking::key(spelling)],
-        Format::SofaTracer => spelling.sofatracer.map_or_else(Vec::new, |own| {
+        ContextFormat::W3c => vec!["traceparent".into(), "tracestate".into()],
+        ContextFormat::Jaeger => vec!["uber-trace-id".into()],
+        ContextFormat::B3 => vec!["b3".into()],
+        ContextFormat::B3Multi => b3::ALL.map(Cow::Borrowed).into(),
+        ContextFormat::SkyWalking => vec![skywalking::key(spelling)],
+        ContextFormat::SofaTracer => spelling.sofatracer.map_or_else(Vec::new, |own| {
             [own.trace, own.span, own.sampled].map(Cow::Borrowed).into()
         }),
     }
@@ -63,7 +63,7 @@ pub fn exercise(bytes: &[u8]) {
     };
     let text = String::from_utf8_lossy(rest);
     for spelling in &SPELLINGS {
-        let (_, format) = Format::ALL[usize::from(*first) % Format::ALL.len()];
+        let (_, format) = ContextFormat::ALL[usize::from(*first) % ContextFormat::ALL.len()];
         let own = keys(format, spelling);
         let came: Written = own
             .into_iter()
@@ -71,14 +71,14 @@ pub fn exercise(bytes: &[u8]) {
             .collect();
         exercise_formats(vec![format], spelling, &came);
 
-        let all = Format::ALL.map(|(_, format)| format).to_vec();
+        let all = ContextFormat::ALL.map(|(_, format)| format).to_vec();
         let own = all.iter().flat_map(|format| keys(*format, spelling));
         let came: Written = own.zip(text.split('\n').map(str::to_owned)).collect();
         exercise_formats(all, spelling, &came);
     }
 }
 
-fn exercise_formats(formats: Vec<Format>, spelling: &Spelling, came: &Written) {
+fn exercise_formats(formats: Vec<ContextFormat>, spelling: &Spelling, came: &Written) {
     let is_one = formats.len() == 1;
     let formats = Formats {
         read: formats.clone(),
@@ -114,7 +114,10 @@ fn exercise_formats(formats: Vec<Format>, spelling: &Spelling, came: &Written) {
     if !written.is_empty() {
         assert_eq!(again.trace, trace, "another trace: {came:?}, {written:?}");
         assert_eq!(again.sampled, Some(true), "{came:?}, {written:?}");
-        let names_spans = !matches!(formats.read[0], Format::SkyWalking | Format::SofaTracer);
+        let names_spans = !matches!(
+            formats.read[0],
+            ContextFormat::SkyWalking | ContextFormat::SofaTracer
+        );
         if is_one && names_spans {
             assert_eq!(again.span, SPAN, "another parent: {came:?}, {written:?}");
         }

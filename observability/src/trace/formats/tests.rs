@@ -31,7 +31,7 @@ const OWN: Outgoing = Outgoing {
     endpoint: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 20880)),
 };
 
-fn read(format: Format, came: &[(&str, &str)]) -> Option<Incoming> {
+fn read(format: ContextFormat, came: &[(&str, &str)]) -> Option<Incoming> {
     format.read(&SPELLING, &mut |name| attribute(came, name))
 }
 
@@ -48,7 +48,7 @@ fn written(formats: &Formats, came: &[(&str, &str)]) -> BTreeMap<String, String>
         .collect()
 }
 
-fn only(format: Format, came: &[(&str, &str)]) -> BTreeMap<String, String> {
+fn only(format: ContextFormat, came: &[(&str, &str)]) -> BTreeMap<String, String> {
     let formats = Formats {
         read: vec![format],
         write: vec![format],
@@ -137,7 +137,7 @@ fn traceparent_as_the_w3c_has_it() {
     ];
     for (text, expected) in table {
         assert_eq!(
-            read(Format::W3c, &[("traceparent", &text)]),
+            read(ContextFormat::W3c, &[("traceparent", &text)]),
             expected,
             "{text}"
         );
@@ -147,7 +147,7 @@ fn traceparent_as_the_w3c_has_it() {
 #[test]
 fn traceparent_is_written_and_says_no_more_of_the_id_than_its_maker_did() {
     let parent = |flags| format!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-{flags}");
-    let out = |came: &[(&str, &str)]| only(Format::W3c, came);
+    let out = |came: &[(&str, &str)]| only(ContextFormat::W3c, came);
     assert_eq!(out(&[])["traceparent"], parent("01"));
     let came = "00-12345678901234567890123456789012-1234567890123456-03";
     let kept = [("traceparent", came), ("tracestate", "a=b")];
@@ -184,12 +184,12 @@ fn jaeger_with_and_without_leading_zeros() {
     ];
     for (text, expected) in table {
         assert_eq!(
-            read(Format::Jaeger, &[("uber-trace-id", text)]),
+            read(ContextFormat::Jaeger, &[("uber-trace-id", text)]),
             expected,
             "{text}"
         );
     }
-    let out = |came: &[(&str, &str)]| only(Format::Jaeger, came)["uber-trace-id"].clone();
+    let out = |came: &[(&str, &str)]| only(ContextFormat::Jaeger, came)["uber-trace-id"].clone();
     assert_eq!(
         out(&[]),
         "4bf92f3577b34da6a3ce929d0e0e4736:00f067aa0ba902b7:0:1"
@@ -223,9 +223,13 @@ fn b3_in_one_header() {
         (String::new(), None),
     ];
     for (text, expected) in table {
-        assert_eq!(read(Format::B3, &[("b3", &text)]), expected, "{text}");
+        assert_eq!(
+            read(ContextFormat::B3, &[("b3", &text)]),
+            expected,
+            "{text}"
+        );
     }
-    let out = |came: &[(&str, &str)]| only(Format::B3, came)["b3"].clone();
+    let out = |came: &[(&str, &str)]| only(ContextFormat::B3, came)["b3"].clone();
     let own = "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7";
     assert_eq!(out(&[]), format!("{own}-1-05e3ac9a4f6e3b90"));
     assert_eq!(out(&[("b3", "d")]), format!("{own}-d-05e3ac9a4f6e3b90"));
@@ -240,7 +244,7 @@ fn b3_in_several_headers() {
     ];
     let with = |more: &[(&'static str, &'static str)]| {
         let all: Vec<_> = ids.iter().chain(more).copied().collect();
-        read(Format::B3Multi, &all)
+        read(ContextFormat::B3Multi, &all)
     };
     assert_eq!(
         with(&[("X-B3-Sampled", "1")]),
@@ -260,18 +264,18 @@ fn b3_in_several_headers() {
     );
     assert_eq!(with(&[]), context(B3_TRACE, B3_SPAN, None));
     assert_eq!(
-        read(Format::B3Multi, &[("X-B3-Sampled", "0")]),
+        read(ContextFormat::B3Multi, &[("X-B3-Sampled", "0")]),
         context(0, 0, Some(false))
     );
-    assert_eq!(read(Format::B3Multi, &ids[..1]), None);
-    let out = only(Format::B3Multi, &[]);
+    assert_eq!(read(ContextFormat::B3Multi, &ids[..1]), None);
+    let out = only(ContextFormat::B3Multi, &[]);
     assert_eq!(out["X-B3-TraceId"], "4bf92f3577b34da6a3ce929d0e0e4736");
     assert_eq!(out["X-B3-SpanId"], "00f067aa0ba902b7");
     assert_eq!(out["X-B3-ParentSpanId"], "05e3ac9a4f6e3b90");
     assert_eq!(out["X-B3-Sampled"], "1");
     // Debug says it by itself, and goes on as it came.
     assert_eq!(
-        only(Format::B3Multi, &[("X-B3-Flags", "1")]).get("X-B3-Sampled"),
+        only(ContextFormat::B3Multi, &[("X-B3-Flags", "1")]).get("X-B3-Sampled"),
         None
     );
 }
@@ -293,12 +297,12 @@ const SW8: &str = "1-My40LjU=-MS4yLjM=-4-c2VydmljZQ==-aW5zdGFuY2U=-L2FwcA==-MTI3
 
 #[test]
 fn skywalking_keeps_the_names_that_it_gave() {
-    let came = read(Format::SkyWalking, &[("sw8", SW8)]).unwrap();
+    let came = read(ContextFormat::SkyWalking, &[("sw8", SW8)]).unwrap();
     assert_eq!((came.trace, came.sampled), (hashed("3.4.5"), Some(true)));
     assert_eq!(came.span, SpanId(hashed_span("1.2.3.4")));
     let ignored = SW8.replacen('1', "0", 1);
     assert_eq!(
-        read(Format::SkyWalking, &[("sw8", &ignored)])
+        read(ContextFormat::SkyWalking, &[("sw8", &ignored)])
             .unwrap()
             .sampled,
         Some(false)
@@ -307,7 +311,9 @@ fn skywalking_keeps_the_names_that_it_gave() {
     let own = STANDARD.encode("4bf92f3577b34da6a3ce929d0e0e4736");
     let own = SW8.replacen("My40LjU=", &own, 1);
     assert_eq!(
-        read(Format::SkyWalking, &[("sw8", &own)]).unwrap().trace,
+        read(ContextFormat::SkyWalking, &[("sw8", &own)])
+            .unwrap()
+            .trace,
         OWN.trace
     );
     for wrong in [
@@ -318,7 +324,11 @@ fn skywalking_keeps_the_names_that_it_gave() {
         "1-!!!!-MS4yLjM=-4-c2VydmljZQ==-aW5zdGFuY2U=-L2FwcA==-MTI3",
         "",
     ] {
-        assert_eq!(read(Format::SkyWalking, &[("sw8", wrong)]), None, "{wrong}");
+        assert_eq!(
+            read(ContextFormat::SkyWalking, &[("sw8", wrong)]),
+            None,
+            "{wrong}"
+        );
     }
 }
 
@@ -335,12 +345,12 @@ fn skywalking_is_told_who_we_are() {
             .map(|own| part(own).unwrap_or_else(|_| own.to_owned()))
             .collect()
     };
-    let out = decode(&only(Format::SkyWalking, &[("sw8", SW8)])["sw8"]);
+    let out = decode(&only(ContextFormat::SkyWalking, &[("sw8", SW8)])["sw8"]);
     let segment = "05e3ac9a4f6e3b90.2.0";
     let us = ["mesh", "one", "com.acme.Pay/pay", "127.0.0.1:20880"];
     assert_eq!(out[..4], ["1", "3.4.5", segment, "0"]);
     assert_eq!(out[4..], us);
-    let begun = decode(&only(Format::SkyWalking, &[])["sw8"]);
+    let begun = decode(&only(ContextFormat::SkyWalking, &[])["sw8"]);
     assert_eq!(begun[1], "4bf92f3577b34da6a3ce929d0e0e4736");
     // In a protocol whose clients put something before it.
     let prefixed = Spelling {
@@ -348,7 +358,7 @@ fn skywalking_is_told_who_we_are() {
         sofatracer: None,
     };
     let mut out = Written::new();
-    Format::SkyWalking.write(&prefixed, &OWN, &HOP, &mut |_| None, &mut out);
+    ContextFormat::SkyWalking.write(&prefixed, &OWN, &HOP, &mut |_| None, &mut out);
     assert_eq!(out[0].0, "skywalking.sw8");
 }
 
@@ -360,33 +370,36 @@ fn sofatracer_counts_its_children() {
         ("rpc_trace_context.sofaRpcId", "0.1"),
         ("rpc_trace_context.samp", "false"),
     ];
-    let context = read(Format::SofaTracer, &came).unwrap();
+    let context = read(ContextFormat::SofaTracer, &came).unwrap();
     assert_eq!(
         (context.trace, context.sampled),
         (hashed(TRACE), Some(false))
     );
     // The same of everybody, and another one of another caller.
-    assert_eq!(read(Format::SofaTracer, &came).unwrap(), context);
+    assert_eq!(read(ContextFormat::SofaTracer, &came).unwrap(), context);
     let sibling = [came[0], ("rpc_trace_context.sofaRpcId", "0.2")];
-    let sibling = read(Format::SofaTracer, &sibling).unwrap();
+    let sibling = read(ContextFormat::SofaTracer, &sibling).unwrap();
     assert_eq!((sibling.trace, sibling.sampled), (context.trace, None));
     assert_ne!(sibling.span, context.span);
-    let out = only(Format::SofaTracer, &came);
+    let out = only(ContextFormat::SofaTracer, &came);
     assert_eq!(out["rpc_trace_context.sofaTraceId"], TRACE);
     assert_eq!(out["rpc_trace_context.sofaRpcId"], "0.1.2");
     assert_eq!(out["rpc_trace_context.samp"], "true");
     assert_eq!(
-        only(Format::SofaTracer, &[])["rpc_trace_context.sofaRpcId"],
+        only(ContextFormat::SofaTracer, &[])["rpc_trace_context.sofaRpcId"],
         "0.2"
     );
     // A path that is none begins anew.
     let odd = [came[0], ("rpc_trace_context.sofaRpcId", "0.x")];
     assert_eq!(
-        only(Format::SofaTracer, &odd)["rpc_trace_context.sofaRpcId"],
+        only(ContextFormat::SofaTracer, &odd)["rpc_trace_context.sofaRpcId"],
         "0.2"
     );
     assert_eq!(
-        read(Format::SofaTracer, &[("rpc_trace_context.sofaTraceId", "")]),
+        read(
+            ContextFormat::SofaTracer,
+            &[("rpc_trace_context.sofaTraceId", "")]
+        ),
         None
     );
 }
@@ -394,8 +407,8 @@ fn sofatracer_counts_its_children() {
 #[test]
 fn the_first_format_that_can_be_read_holds_and_all_that_came_go_on() {
     let formats = Formats {
-        read: vec![Format::W3c, Format::Jaeger, Format::B3],
-        write: vec![Format::W3c],
+        read: vec![ContextFormat::W3c, ContextFormat::Jaeger, ContextFormat::B3],
+        write: vec![ContextFormat::W3c],
     };
     let came = [
         ("traceparent", "nonsense"),
@@ -425,7 +438,7 @@ fn no_text_is_too_odd() {
         &"1".repeat(100_000),
     ];
     for text in odd {
-        for (name, format) in Format::ALL {
+        for (name, format) in ContextFormat::ALL {
             let read = format.read(&SPELLING, &mut |_| Some(Cow::Borrowed(text)));
             let mut out = Written::new();
             format.write(
@@ -457,7 +470,12 @@ fn what_is_written_is_read_as_the_same() {
             span: SpanId((number >> (seed % 60)).max(1)),
             ..OWN
         };
-        for format in [Format::W3c, Format::Jaeger, Format::B3, Format::B3Multi] {
+        for format in [
+            ContextFormat::W3c,
+            ContextFormat::Jaeger,
+            ContextFormat::B3,
+            ContextFormat::B3Multi,
+        ] {
             let mut out = Written::new();
             format.write(&SPELLING, &context, &HOP, &mut |_| None, &mut out);
             let read = format.read(&SPELLING, &mut |name| {

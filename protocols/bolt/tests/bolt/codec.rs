@@ -461,16 +461,16 @@ fn heartbeats_are_byte_for_byte_those_of_java_and_node() {
         assert!(codec.signal(Signal::Pong { wire: &ping }, &cue, &mut out));
         assert_eq!(out, pong);
         out.clear();
-        assert!(!codec.signal(Signal::Goodbye { id: 1 }, &cue, &mut out));
+        assert!(!codec.signal(Signal::GoAway { id: 1 }, &cue, &mut out));
     }
 }
 
 #[test]
 fn a_peer_s_goodbye_is_understood() {
     let wire = unhex("01 01 0064 01 00000009 01 ffffffff 0000 0000 00000000");
-    assert_eq!(head(&wire).kind, Kind::Goodbye);
+    assert_eq!(head(&wire).kind, Kind::GoAway);
     let one_way_ping = unhex("01 02 0000 01 00000009 01 ffffffff 0000 0000 00000000");
-    assert_eq!(head(&one_way_ping).kind, Kind::Notice);
+    assert_eq!(head(&one_way_ping).kind, Kind::Ignored);
 }
 
 #[test]

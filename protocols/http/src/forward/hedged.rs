@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use finback_core::driver::Stream;
 use finback_core::mesh::{AttemptEnd, Lease};
+use http::Request;
 use http::request::Parts;
-use http::{Request, header};
 use tokio::time::Instant;
 
 use crate::body::{Payload, Upload};
@@ -18,11 +18,9 @@ use crate::headers;
 use crate::propagation::Before;
 use crate::replay::{Replay, Shared};
 
-use super::sending::{Sending, Sent, Unmade};
+use super::attempts::{fit, leave_out_events, tell_deadline};
+use super::sending::{Sending, Sent, Tried, Unmade};
 use super::{Call, Gathered, failure, speaks_http2};
-
-/// What came of an attempt.
-type Tried = Result<Sent, (Unmade, Box<Request<Payload>>)>;
 
 /// Which of two attempts was over first.
 enum Over {
@@ -170,19 +168,13 @@ fn again(
     (dialect, bounded, prefers_http2): (&dyn Dialect, bool, bool),
 ) -> Option<(Box<Request<Payload>>, Lease, bool)> {
     let second = stream.hedge(first, &mut |name| headers::attribute(&head, name))?;
-    if second.is_limited() && headers::is_event_stream(head.headers.get(header::ACCEPT)) {
-        second.leave_out();
-    }
+    leave_out_events(&second, &head.headers);
     let http2 = speaks_http2(&second, prefers_http2);
     headers::aim(&mut head, http2, second.cluster().spec.policy.tls.is_some());
     if bounded {
-        let left = stream.deadline();
-        let left = left.saturating_duration_since(Instant::now());
-        dialect.tell_deadline(&mut head.headers, left);
+        tell_deadline(dialect, stream, &mut head.headers);
     }
-    if let Some(fitting) = stream.fitting(&second) {
-        dialect.fit(&mut head.headers, fitting.fit());
-    }
+    fit(dialect, stream, &second, &mut head.headers);
     Before::default().replace(&mut head.headers, second.propagated());
     let request = Request::from_parts(head, Payload::whole(bytes, trailers));
     Some((Box::new(request), second, http2))

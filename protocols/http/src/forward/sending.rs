@@ -17,7 +17,7 @@ use crate::body::{Incoming, Payload, Upload};
 use crate::client::Client;
 use crate::dialect::Dialect;
 use crate::interim::Interim;
-use crate::pool::{self, Channel, Returned, Whose};
+use crate::pool::{self, Channel, PoolGuard, Whose};
 use crate::{http1, http2};
 
 use super::Call;
@@ -33,7 +33,7 @@ const UPLOAD: Duration = Duration::from_secs(1);
 /// What came of sending a request.
 pub(super) enum Sent {
     /// With the timer that waited for it.
-    Response(Box<Response<Incoming>>, Returned, Timer),
+    Response(Box<Response<Incoming>>, PoolGuard, Timer),
     /// Nothing of it was sent; here it is again.
     Unsent(AttemptEnd, Box<Request<Payload>>),
     /// It may have run; or the peer said that it has not. With the request, and what is left of its
@@ -52,6 +52,9 @@ pub(super) enum Unmade {
     /// It was not made in time; `stalled` says that it was us who did not run.
     Late { stalled: bool },
 }
+
+/// What came of an attempt.
+pub(super) type Tried = Result<Sent, (Unmade, Box<Request<Payload>>)>;
 
 /// What sending an attempt needs of its call.
 pub(super) struct Sending<'a> {
@@ -115,19 +118,10 @@ impl<'a> Sending<'a> {
             let channel = match used {
                 Some(channel) => channel,
                 None => {
-                    let making = Box::pin(pool::channel(
-                        worker,
-                        lease,
-                        http2,
-                        self.wants_fresh,
-                        &whose,
-                    ));
-                    match self.client.timers.within(limit, making).await {
-                        Ok(Ok(channel)) => channel,
-                        Ok(Err(end)) => return Err((Unmade::Failed(end), request)),
-                        Err(Expired { stalled }) => {
-                            return Err((Unmade::Late { stalled }, request));
-                        }
+                    let making = Box::pin(self.connect(lease, http2, &whose, limit));
+                    match making.await {
+                        Ok(channel) => channel,
+                        Err(unmade) => return Err((unmade, request)),
                     }
                 }
             };
@@ -136,20 +130,24 @@ impl<'a> Sending<'a> {
             let mut hear = |status, headers| voice.pass(status, headers);
             let (heard, returned, reused) = match channel {
                 Channel::Single(connection, returned, reused) => {
-                    let sending = http1::send(worker, &connection.line, request, most, &mut hear);
-                    let sending = pin!(sending.map(heard_single));
+                    let line = &connection.line;
+                    // Said in one piece: what is pinned later is held twice.
+                    let sending =
+                        pin!(http1::send(worker, line, request, most, &mut hear).map(heard_single));
                     let heard = self.await_head(sending, &mut timer, lease).await;
                     (heard, returned, reused)
                 }
                 Channel::Shared(sender, returned) => {
-                    if !sender.has_room() {
-                        let room = self.client.timers.within(limit, sender.ready());
-                        if let Err(Expired { stalled }) = room.await {
-                            return Err((Unmade::Late { stalled }, request));
-                        }
+                    if !sender.has_room()
+                        && let Err(unmade) = Box::pin(self.await_room(&sender, limit)).await
+                    {
+                        return Err((unmade, request));
                     }
-                    let sending = sender.send(worker, request, most, &mut hear);
-                    let sending = pin!(sending.map(heard_shared));
+                    let sending = pin!(
+                        sender
+                            .send(worker, request, most, &mut hear)
+                            .map(heard_shared)
+                    );
                     let heard = self.await_head(sending, &mut timer, lease).await;
                     (heard, returned, false)
                 }
@@ -172,6 +170,35 @@ impl<'a> Sending<'a> {
                     stalled: timer.is_late(),
                 },
             });
+        }
+    }
+
+    /// Makes a connection, or waits for one that is being made.
+    #[cold]
+    async fn connect(
+        &self,
+        lease: &Lease,
+        http2: bool,
+        whose: &Whose<'_>,
+        limit: Instant,
+    ) -> Result<Channel, Unmade> {
+        let worker = self.client.caller.worker();
+        let making = Box::pin(pool::channel(worker, lease, http2, self.wants_fresh, whose));
+        match self.client.timers.within(limit, making).await {
+            Ok(Ok(channel)) => Ok(channel),
+            Ok(Err(end)) => Err(Unmade::Failed(end)),
+            Err(Expired { stalled }) => Err(Unmade::Late { stalled }),
+        }
+    }
+
+    /// Waits until another request may be sent on a connection.
+    #[cold]
+    async fn await_room(&self, sender: &http2::Sender, limit: Instant) -> Result<(), Unmade> {
+        let room = self.client.timers.within(limit, sender.ready());
+        match room.await {
+            // Sending finds out what is wrong with it.
+            Ok(_) => Ok(()),
+            Err(Expired { stalled }) => Err(Unmade::Late { stalled }),
         }
     }
 

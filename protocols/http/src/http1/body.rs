@@ -1,4 +1,4 @@
-//! Where bodies end (RFC 9112, sections 6 and 7).
+//! Message bodies: where they end (RFC 9112, sections 6 and 7).
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;

@@ -32,11 +32,11 @@ thread_local! {
 
 /// A connection as those share it who read from it and write to it.
 #[derive(Clone)]
-pub(crate) struct Shared(Rc<RefCell<Line>>);
+pub(crate) struct Shared(Rc<RefCell<Http1Connection>>);
 
 impl Shared {
     pub(super) fn new(io: Socket) -> Self {
-        Self(Rc::new(RefCell::new(Line {
+        Self(Rc::new(RefCell::new(Http1Connection {
             io: Some(io),
             input: BytesMut::new(),
             turn: Turn::of(READS_PER_TURN),
@@ -57,13 +57,13 @@ impl Shared {
         })))
     }
 
-    pub(super) fn get(&self) -> RefMut<'_, Line> {
+    pub(super) fn get(&self) -> RefMut<'_, Http1Connection> {
         self.0.borrow_mut()
     }
 }
 
 /// A connection.
-pub(super) struct Line {
+pub(super) struct Http1Connection {
     /// Taken when it becomes another protocol's.
     io: Option<Socket>,
     /// What was read but not used.
@@ -95,7 +95,7 @@ pub(super) struct Line {
     pub(super) writer: Option<Waker>,
 }
 
-impl Line {
+impl Http1Connection {
     /// Reads some more; gives how much, or 0 at the end.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Some(io) = &mut self.io else {

@@ -1,6 +1,6 @@
 //! HTTP/1.1 (RFC 9112), both sides of it, made for passing messages on.
 //!
-//! A connection is a [`Line`](line::Line): its socket, what was read but not used, what waits to be
+//! A connection is a [`Http1Connection`](line::Http1Connection): its socket, what was read but not used, what waits to be
 //! written, and where in a body it is. One task serves a client's connection, and the endpoint's
 //! connection moves in the same task: there is no channel between them. An idle connection holds
 //! no buffer.

@@ -15,7 +15,7 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use super::Reason;
-use super::connection::{Core, Limits, Lost, Received, Shared, Ticket};
+use super::connection::{ConnectionState, Limits, Lost, Received, Shared, StreamWaiter};
 use super::driver::{self, Driver};
 use super::message;
 use super::server::Pump;
@@ -58,7 +58,7 @@ pub(crate) fn handshake(
     limits: Limits,
     heartbeat: Heartbeat,
 ) -> (Sender, impl Future<Output = ()>) {
-    let driver = Driver::new(io, Core::new(true, limits));
+    let driver = Driver::new(io, ConnectionState::new(true, limits));
     let shared = driver.shared.clone();
     let sender = Sender(Rc::new(Handle(shared.clone())));
     let run = async move {
@@ -91,7 +91,7 @@ impl Heartbeat {
             let stalled = timer.is_late();
             timer.reset(Instant::now() + self.interval);
             let mut core = shared.get_mut();
-            if std::mem::take(&mut core.heard) || core.open() == 0 {
+            if std::mem::take(&mut core.received) || core.open() == 0 {
                 core.asked = false;
                 missed = 0;
                 continue;
@@ -127,7 +127,7 @@ impl Sender {
     async fn room(&self) -> bool {
         let mut waiting = Waiting {
             shared: self.shared(),
-            ticket: Ticket::default(),
+            ticket: StreamWaiter::default(),
             waits: false,
         };
         poll_fn(|cx| waiting.poll(cx)).await
@@ -266,7 +266,7 @@ pub(super) fn pseudo(head: &Parts) -> ([(&str, &[u8]); 4], usize) {
 /// Waits to open a stream.
 struct Waiting<'a> {
     shared: &'a Shared,
-    ticket: Ticket,
+    ticket: StreamWaiter,
     waits: bool,
 }
 
@@ -293,7 +293,7 @@ impl Drop for Waiting<'_> {
         let called = self.ticket.borrow_mut().take().is_none();
         if self.waits && called {
             // It was called and is not there: the next.
-            self.shared.get_mut().invite();
+            self.shared.get_mut().wake_next_waiting();
         }
     }
 }
@@ -339,7 +339,7 @@ impl<B> Drop for Upload<B> {
     }
 }
 
-impl Core {
+impl ConnectionState {
     /// The head of a stream's response.
     fn poll_head(
         &mut self,

@@ -8,7 +8,7 @@ use finback_core::net::{self, Socket, Turn, scratch, write_some};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Reason;
-use super::connection::{Core, Goaway, OUT, Shared};
+use super::connection::{ConnectionState, Goaway, OUT, Shared};
 
 /// A peer that says much has to let others have their turn: its frames cost more than their bytes.
 const READS_PER_TURN: u8 = 2;
@@ -34,7 +34,7 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(io: Socket, core: Core) -> Self {
+    pub(super) fn new(io: Socket, core: ConnectionState) -> Self {
         Self {
             shared: Shared::new(core),
             io,
@@ -132,7 +132,7 @@ impl Drop for Driver {
 
 fn write(
     io: &mut Socket,
-    core: &mut Core,
+    core: &mut ConnectionState,
     flushing: &mut bool,
     cx: &mut Context<'_>,
 ) -> io::Result<()> {

@@ -1,6 +1,6 @@
 //! HTTP/2 (RFC 9113), both sides of it, made for passing messages on.
 //!
-//! A connection belongs to one thread. Its state lies in a [`Core`](connection::Core) that its
+//! A connection belongs to one thread. Its state lies in a [`ConnectionState`](connection::ConnectionState) that its
 //! driver and the messages under way share; whoever has something to say writes it straight into
 //! the connection's output, and the driver writes all of that to the socket at once. Nothing is
 //! allocated for a frame, and an idle connection holds no buffer.
@@ -37,7 +37,7 @@ pub(crate) fn exercise(bytes: &[u8]) {
     let cx = Context::from_waker(Waker::noop());
     let settings = [0, 0, 0, kind::SETTINGS, 0, 0, 0, 0, 0];
     for client in [false, true] {
-        let mut core = connection::Core::new(client, limits.clone());
+        let mut core = connection::ConnectionState::new(client, limits.clone());
         let begin = if client { &b""[..] } else { PREFACE };
         let whole = [begin, &settings, bytes].concat();
         for piece in whole.chunks(701) {
@@ -97,7 +97,7 @@ pub(crate) fn carry(
     };
     let cx = &mut Context::from_waker(Waker::noop());
     let framing = rules::request(&head.headers, body).ok()?;
-    let mut from = connection::Core::new(true, limits.clone());
+    let mut from = connection::ConnectionState::new(true, limits.clone());
     let key = from.begin(false, limits.head);
     let (pseudo, told) = client::pseudo(head);
     let ends = body.is_end_stream();
@@ -119,7 +119,7 @@ pub(crate) fn carry(
             from.send_trailers(key, trailers, cx);
         }
     }
-    let mut to = connection::Core::new(false, limits);
+    let mut to = connection::ConnectionState::new(false, limits);
     to.receive(&from.out).ok()?;
     let accepted = to.accepted.pop()?;
     let mut received = Received::new(connection::Shared::new(to), accepted.key);

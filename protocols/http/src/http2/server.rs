@@ -10,7 +10,7 @@ use finback_core::net::Socket;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 
-use super::connection::{Core, Limits, OUT, Received, Resting, Shared};
+use super::connection::{ConnectionState, Limits, OUT, Received, Resting, Shared};
 use super::driver::{Driver, Ended};
 use super::message;
 use crate::rules::{self, Follows};
@@ -20,12 +20,12 @@ pub(crate) struct Server(Driver);
 
 /// Serves a client's connection.
 pub(crate) fn serve(io: Socket, limits: Limits) -> Server {
-    Server(Driver::new(io, Core::new(false, limits)))
+    Server(Driver::new(io, ConnectionState::new(false, limits)))
 }
 
 /// Goes on with a client's connection that another thread had.
 pub(crate) fn resume(io: Socket, limits: Limits, resting: Resting) -> Server {
-    Server(Driver::new(io, Core::resume(resting, limits)))
+    Server(Driver::new(io, ConnectionState::resume(resting, limits)))
 }
 
 /// Serves a connection whose client wants to go on in HTTP/2, from the request that said so; `None`
@@ -36,7 +36,7 @@ pub(crate) fn upgrade(
     settings: &[u8],
     request: http::request::Parts,
 ) -> Option<Server> {
-    let mut core = Core::new(false, limits);
+    let mut core = ConnectionState::new(false, limits);
     let head = message::RequestHead {
         method: request.method,
         uri: request.uri,

@@ -1,4 +1,4 @@
-//! How many connections one endpoint may have that carry one request at a time, and who waits for one.
+//! Places in a pool: how many connections an endpoint may have that carry one request at a time, and who waits for one.
 
 use std::cell::Cell;
 use std::rc::Rc;

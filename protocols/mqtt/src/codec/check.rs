@@ -1,11 +1,11 @@
-//! Whether a whole packet is sound.
+//! Validation of packets: whether a whole one is sound.
 
 use super::connect::Opening;
-use super::properties::{Place, Properties, id};
+use super::properties::{Properties, PropertyPlace, id};
 use super::publish::Publish;
 use super::reader::{Fault, Reader};
-use super::subscribe::Subscription;
-use super::{Head, Kind, Level};
+use super::subscribe::TopicSubscription;
+use super::{FixedHeader, Level, PacketType};
 use crate::reason::Reason;
 
 /// Who sends a packet.
@@ -21,11 +21,16 @@ pub enum Side {
 ///
 /// # Errors
 /// If it is none, or not for `from` to send.
-pub fn check(packet: &[u8], head: &Head, level: Level, from: Side) -> Result<(), Fault> {
+pub fn check(packet: &[u8], head: &FixedHeader, level: Level, from: Side) -> Result<(), Fault> {
     let body = &packet[head.header..];
     let sender = match head.kind {
-        Kind::Connect | Kind::Subscribe | Kind::Unsubscribe | Kind::Pingreq => Some(Side::Client),
-        Kind::Connack | Kind::Suback | Kind::Unsuback | Kind::Pingresp => Some(Side::Server),
+        PacketType::Connect
+        | PacketType::Subscribe
+        | PacketType::Unsubscribe
+        | PacketType::Pingreq => Some(Side::Client),
+        PacketType::Connack | PacketType::Suback | PacketType::Unsuback | PacketType::Pingresp => {
+            Some(Side::Server)
+        }
         _ => None,
     };
     // MQTT 5, section 2.1.2 has the direction of each packet.
@@ -33,7 +38,7 @@ pub fn check(packet: &[u8], head: &Head, level: Level, from: Side) -> Result<(),
         return Err(Fault::protocol("a packet that only the other side sends"));
     }
     match head.kind {
-        Kind::Connect => match Opening::read(body) {
+        PacketType::Connect => match Opening::read(body) {
             Ok(Opening::Connect(_)) => Ok(()),
             Ok(Opening::Unsupported { .. }) => Err(Fault::new(
                 Reason::UNSUPPORTED_LEVEL,
@@ -41,8 +46,8 @@ pub fn check(packet: &[u8], head: &Head, level: Level, from: Side) -> Result<(),
             )),
             Err((_, fault)) => Err(fault),
         },
-        Kind::Connack => connack(body, level),
-        Kind::Publish => match Publish::read_by(packet, head, level, from)? {
+        PacketType::Connack => connack(body, level),
+        PacketType::Publish => match Publish::read_by(packet, head, level, from)? {
             Some(publish) if from == Side::Client => {
                 // MQTT 5, section 3.3.4.
                 match publish.properties.number(id::SUBSCRIPTION_ID) {
@@ -55,15 +60,19 @@ pub fn check(packet: &[u8], head: &Head, level: Level, from: Side) -> Result<(),
             Some(_) => Ok(()),
             None => Err(Fault::malformed("the packet is shorter than what it says")),
         },
-        Kind::Puback | Kind::Pubrec | Kind::Pubrel | Kind::Pubcomp => {
+        PacketType::Puback | PacketType::Pubrec | PacketType::Pubrel | PacketType::Pubcomp => {
             acknowledgement(body, head.kind, level, from)
         }
-        Kind::Subscribe => Subscription::read(body, level, Place::Subscribe).map(drop),
-        Kind::Unsubscribe => Subscription::read(body, level, Place::Unsubscribe).map(drop),
-        Kind::Suback | Kind::Unsuback => subscribed(body, head.kind, level),
-        Kind::Pingreq | Kind::Pingresp => Reader::new(body).end(),
-        Kind::Disconnect => disconnect(body, level, from),
-        Kind::Auth => authentication(body, from),
+        PacketType::Subscribe => {
+            TopicSubscription::read(body, level, PropertyPlace::Subscribe).map(drop)
+        }
+        PacketType::Unsubscribe => {
+            TopicSubscription::read(body, level, PropertyPlace::Unsubscribe).map(drop)
+        }
+        PacketType::Suback | PacketType::Unsuback => subscribed(body, head.kind, level),
+        PacketType::Pingreq | PacketType::Pingresp => Reader::new(body).end(),
+        PacketType::Disconnect => disconnect(body, level, from),
+        PacketType::Auth => authentication(body, from),
     }
 }
 
@@ -86,7 +95,7 @@ fn connack(body: &[u8], level: Level) -> Result<(), Fault> {
         );
         known_code(known || older)?;
         if !reader.rest().is_empty() {
-            Properties::read_from(&mut reader, Place::Connack, Side::Server)?;
+            Properties::read_from(&mut reader, PropertyPlace::Connack, Side::Server)?;
         }
     } else {
         // MQTT 3.1.1, section 3.2.2.3.
@@ -103,14 +112,14 @@ fn known_code(known: bool) -> Result<(), Fault> {
     }
 }
 
-fn acknowledgement(body: &[u8], kind: Kind, level: Level, from: Side) -> Result<(), Fault> {
+fn acknowledgement(body: &[u8], kind: PacketType, level: Level, from: Side) -> Result<(), Fault> {
     let mut reader = Reader::new(body);
     reader.packet_id()?;
     if level.is_5() && !reader.rest().is_empty() {
         let code = reader.byte()?;
         // MQTT 5, sections 3.4.2.1, 3.5.2.1, 3.6.2.1 and 3.7.2.1.
         known_code(match kind {
-            Kind::Puback | Kind::Pubrec => {
+            PacketType::Puback | PacketType::Pubrec => {
                 matches!(
                     code,
                     0 | 0x10 | 0x80 | 0x83 | 0x87 | 0x90 | 0x91 | 0x97 | 0x99
@@ -119,33 +128,33 @@ fn acknowledgement(body: &[u8], kind: Kind, level: Level, from: Side) -> Result<
             _ => matches!(code, 0 | 0x92),
         })?;
         if !reader.rest().is_empty() {
-            Properties::read_from(&mut reader, Place::Ack, from)?;
+            Properties::read_from(&mut reader, PropertyPlace::Ack, from)?;
         }
     }
     reader.end()
 }
 
-fn subscribed(body: &[u8], kind: Kind, level: Level) -> Result<(), Fault> {
+fn subscribed(body: &[u8], kind: PacketType, level: Level) -> Result<(), Fault> {
     let mut reader = Reader::new(body);
     reader.packet_id()?;
     if !level.is_5() {
         let codes = reader.rest();
         return match kind {
             // MQTT 3.1.1 acknowledges all or nothing here.
-            Kind::Unsuback => reader.end(),
+            PacketType::Unsuback => reader.end(),
             _ => known_code(!codes.is_empty() && codes.iter().all(|c| matches!(c, 0..=2 | 0x80))),
         };
     }
     // MQTT 5, sections 3.9.3 and 3.11.3: a code for each filter.
-    Properties::read_from(&mut reader, Place::Ack, Side::Server)?;
+    Properties::read_from(&mut reader, PropertyPlace::Ack, Side::Server)?;
     let codes = reader.rest();
     known_code(
         !codes.is_empty()
             && codes.iter().all(|code| {
                 matches!(
                     (kind, code),
-                    (Kind::Suback, 0..=2 | 0x97 | 0x9e | 0xa1 | 0xa2)
-                        | (Kind::Unsuback, 0 | 0x11)
+                    (PacketType::Suback, 0..=2 | 0x97 | 0x9e | 0xa1 | 0xa2)
+                        | (PacketType::Unsuback, 0 | 0x11)
                         | (_, 0x80 | 0x83 | 0x87 | 0x8f | 0x91)
                 )
             }),
@@ -176,7 +185,7 @@ fn disconnect(body: &[u8], level: Level, from: Side) -> Result<(), Fault> {
         ),
     })?;
     if !reader.rest().is_empty() {
-        let properties = Properties::read_from(&mut reader, Place::Disconnect, from)?;
+        let properties = Properties::read_from(&mut reader, PropertyPlace::Disconnect, from)?;
         // MQTT 5, section 3.14.2.2.2.
         if from == Side::Server && properties.number(id::SESSION_EXPIRY).is_some() {
             return Err(Fault::protocol("a server says when a session shall expire"));
@@ -198,7 +207,10 @@ pub fn read_disconnect(body: &[u8]) -> Result<(Reason, Properties<'_>), Fault> {
     if reader.rest().is_empty() {
         return Ok((reason, Properties::default()));
     }
-    Ok((reason, Properties::read(&mut reader, Place::Disconnect)?))
+    Ok((
+        reason,
+        Properties::read(&mut reader, PropertyPlace::Disconnect)?,
+    ))
 }
 
 /// What an AUTH says (MQTT 5, section 3.15).
@@ -215,7 +227,7 @@ fn authentication(body: &[u8], from: Side) -> Result<(), Fault> {
     if from == Side::Server && reader.rest().is_empty() {
         return Ok(());
     }
-    let properties = Properties::read_from(&mut reader, Place::Auth, from)?;
+    let properties = Properties::read_from(&mut reader, PropertyPlace::Auth, from)?;
     // MQTT 5, section 3.15.2.2.2.
     if properties.text(id::AUTHENTICATION_METHOD).is_none() {
         return Err(Fault::protocol("AUTH names no method"));
@@ -227,6 +239,6 @@ fn authentication(body: &[u8], from: Side) -> Result<(), Fault> {
 pub(crate) fn authentication_method(body: &[u8]) -> Option<&str> {
     let mut reader = Reader::new(body);
     reader.byte().ok()?;
-    let properties = Properties::read_from(&mut reader, Place::Auth, Side::Server).ok()?;
+    let properties = Properties::read_from(&mut reader, PropertyPlace::Auth, Side::Server).ok()?;
     properties.text(id::AUTHENTICATION_METHOD)
 }

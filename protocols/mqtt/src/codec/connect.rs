@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::properties::{Place, Properties};
+use super::properties::{Properties, PropertyPlace};
 use super::reader::{Fault, Reader, put_binary, put_text, put_variable};
-use super::{Kind, Level};
+use super::{Level, PacketType};
 use crate::reason::Reason;
 use crate::topic;
 
@@ -102,7 +102,7 @@ impl<'a> Connect<'a> {
         }
         let keep_alive = reader.u16()?;
         // MQTT 5, section 3.1.2.11.10: data without its method.
-        let properties = read_properties(&mut reader, level, Place::Connect)?;
+        let properties = read_properties(&mut reader, level, PropertyPlace::Connect)?;
         if properties
             .binary(super::properties::id::AUTHENTICATION_DATA)
             .is_some()
@@ -115,7 +115,7 @@ impl<'a> Connect<'a> {
         // MQTT 5, section 3.1.3: the order of what follows.
         let client_id = reader.text()?;
         let will = if has_will {
-            let properties = read_properties(&mut reader, level, Place::Will)?;
+            let properties = read_properties(&mut reader, level, PropertyPlace::Will)?;
             let topic = reader.text()?;
             topic::check_name(topic, super::Side::Client)?;
             Some(Will {
@@ -209,14 +209,17 @@ impl<'a> Connect<'a> {
         if let Some(password) = &self.password {
             put_binary(&mut body, password);
         }
-        Ok(super::write::packet(Kind::Connect.first_byte(), &body))
+        Ok(super::write::packet(
+            PacketType::Connect.first_byte(),
+            &body,
+        ))
     }
 }
 
 fn read_properties<'a>(
     reader: &mut Reader<'a>,
     level: Level,
-    place: Place,
+    place: PropertyPlace,
 ) -> Result<Properties<'a>, Fault> {
     if level.is_5() {
         Properties::read(reader, place)

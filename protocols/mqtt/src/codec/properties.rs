@@ -5,7 +5,7 @@ use super::reader::{Fault, Reader};
 
 /// Where properties may stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum PropertyPlace {
     /// CONNECT.
     Connect,
     /// The will in CONNECT.
@@ -26,7 +26,7 @@ pub enum Place {
     Auth,
 }
 
-impl Place {
+impl PropertyPlace {
     const fn bit(self) -> u16 {
         1 << self as u16
     }
@@ -85,7 +85,9 @@ enum Form {
 
 /// The form of a property, and where it may stand; `None` if there is none of that identifier.
 const fn known(id: u8) -> Option<(Form, u16)> {
-    use Place::{Ack, Auth, Connack, Connect, Disconnect, Publish, Subscribe, Unsubscribe, Will};
+    use PropertyPlace::{
+        Ack, Auth, Connack, Connect, Disconnect, Publish, Subscribe, Unsubscribe, Will,
+    };
     let message = Publish.bit() | Will.bit();
     let authentication = Connect.bit() | Connack.bit() | Auth.bit();
     let both = Connect.bit() | Connack.bit();
@@ -153,14 +155,14 @@ pub struct Properties<'a>(&'a [u8]);
 
 impl<'a> Properties<'a> {
     /// Reads a client's length and properties, and checks all of them; there are bounds on how many.
-    pub(crate) fn read(reader: &mut Reader<'a>, place: Place) -> Result<Self, Fault> {
+    pub(crate) fn read(reader: &mut Reader<'a>, place: PropertyPlace) -> Result<Self, Fault> {
         Self::read_from(reader, place, Side::Client)
     }
 
     /// The same of either side. Servers are not bounded: their clients have asked for what they say.
     pub(crate) fn read_from(
         reader: &mut Reader<'a>,
-        place: Place,
+        place: PropertyPlace,
         from: Side,
     ) -> Result<Self, Fault> {
         let length = reader.variable()? as usize;
@@ -283,7 +285,7 @@ fn property<'a>(reader: &mut Reader<'a>) -> Result<(u8, Value<'a>), Fault> {
     Err(Fault::protocol(why))
 }
 
-fn check(bytes: &[u8], place: Place, from: Side) -> Result<(), Fault> {
+fn check(bytes: &[u8], place: PropertyPlace, from: Side) -> Result<(), Fault> {
     let mut reader = Reader::new(bytes);
     let mut seen = 0_u64;
     let (mut users, mut user_bytes) = (0, 0);
@@ -304,7 +306,7 @@ fn check(bytes: &[u8], place: Place, from: Side) -> Result<(), Fault> {
             continue;
         }
         // MQTT 5, section 3.3.2.3.8: a message may be for several subscriptions.
-        let repeatable = id == id::SUBSCRIPTION_ID && place == Place::Publish;
+        let repeatable = id == id::SUBSCRIPTION_ID && place == PropertyPlace::Publish;
         if seen & 1 << id != 0 && !repeatable {
             return Err(Fault::protocol("a property stands twice"));
         }

@@ -1,8 +1,8 @@
 //! PUBLISH (MQTT 5, section 3.3): what stands before its payload.
 
-use super::properties::{Place, Properties, id};
+use super::properties::{Properties, PropertyPlace, id};
 use super::reader::{Fault, Reader};
-use super::{Head, Level, Side};
+use super::{FixedHeader, Level, Side};
 use crate::reason::Reason;
 use crate::topic;
 
@@ -25,7 +25,7 @@ impl<'a> Publish<'a> {
     ///
     /// # Errors
     /// If it is none.
-    pub fn read(packet: &'a [u8], head: &Head, level: Level) -> Result<Option<Self>, Fault> {
+    pub fn read(packet: &'a [u8], head: &FixedHeader, level: Level) -> Result<Option<Self>, Fault> {
         Self::read_by(packet, head, level, Side::Client)
     }
 
@@ -35,7 +35,7 @@ impl<'a> Publish<'a> {
     /// If it is none.
     pub fn read_by(
         packet: &'a [u8],
-        head: &Head,
+        head: &FixedHeader,
         level: Level,
         from: Side,
     ) -> Result<Option<Self>, Fault> {
@@ -58,7 +58,7 @@ impl<'a> Publish<'a> {
 
     fn read_from(
         reader: &mut Reader<'a>,
-        head: &Head,
+        head: &FixedHeader,
         level: Level,
         from: Side,
     ) -> Result<(&'a str, Option<u16>, Properties<'a>), Fault> {
@@ -68,7 +68,7 @@ impl<'a> Publish<'a> {
             _ => Some(reader.packet_id()?),
         };
         let properties = if level.is_5() {
-            Properties::read_from(reader, Place::Publish, from)?
+            Properties::read_from(reader, PropertyPlace::Publish, from)?
         } else {
             Properties::default()
         };
@@ -116,7 +116,7 @@ impl<'a> Delivery<'a> {
     ///
     /// # Errors
     /// If the packet ends before them: then nothing after it can be read either.
-    pub(crate) fn read(packet: &'a [u8], head: &Head) -> Result<Option<Self>, Fault> {
+    pub(crate) fn read(packet: &'a [u8], head: &FixedHeader) -> Result<Option<Self>, Fault> {
         let bytes = &packet[head.header..packet.len().min(head.packet())];
         let mut reader = Reader::new(bytes);
         let read = reader.binary().and_then(|topic| {
@@ -148,7 +148,7 @@ impl<'a> Delivery<'a> {
     pub(crate) fn properties(
         &self,
         packet: &'a [u8],
-        head: &Head,
+        head: &FixedHeader,
         level: Level,
         most: usize,
     ) -> Result<Option<(Properties<'a>, usize)>, Unreadable> {
@@ -170,7 +170,7 @@ impl<'a> Delivery<'a> {
         if bytes.len() < end {
             return Ok(None);
         }
-        let read = Properties::read_from(&mut reader, Place::Publish, Side::Server);
+        let read = Properties::read_from(&mut reader, PropertyPlace::Publish, Side::Server);
         read.map(|properties| Some((properties, end)))
             .map_err(|_| Unreadable)
     }
@@ -180,7 +180,7 @@ impl<'a> Delivery<'a> {
 pub(crate) struct Unreadable;
 
 /// Whether the bytes end within the head.
-fn is_short(bytes: &[u8], head: &Head, level: Level) -> bool {
+fn is_short(bytes: &[u8], head: &FixedHeader, level: Level) -> bool {
     let mut reader = Reader::new(bytes);
     let before = if head.qos() == 0 { 0 } else { 2 };
     if reader.binary().is_err() || reader.take(before).is_err() {

@@ -1,13 +1,13 @@
 //! SUBSCRIBE and UNSUBSCRIBE (MQTT 5, sections 3.8, 3.10).
 
 use super::Level;
-use super::properties::{Place, Properties};
+use super::properties::{Properties, PropertyPlace};
 use super::reader::{Fault, Reader};
 use crate::topic;
 
 /// What a client wants to hear, or to hear no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Subscription<'a> {
+pub struct TopicSubscription<'a> {
     /// Its identifier.
     pub packet_id: u16,
     /// Its properties.
@@ -18,7 +18,7 @@ pub struct Subscription<'a> {
 
 /// One topic filter of a SUBSCRIBE or UNSUBSCRIBE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Filter<'a> {
+pub struct TopicFilter<'a> {
     /// The filter.
     pub filter: &'a str,
     /// SUBSCRIBE: the options of the subscription (3.1.1: the quality of service).
@@ -28,12 +28,12 @@ pub struct Filter<'a> {
 /// Topic filters of one packet, at most.
 const MAX_FILTERS: usize = 8192;
 
-impl<'a> Subscription<'a> {
+impl<'a> TopicSubscription<'a> {
     /// Reads what follows the fixed header.
     ///
     /// # Errors
     /// If it is none.
-    pub fn read(body: &'a [u8], level: Level, place: Place) -> Result<Self, Fault> {
+    pub fn read(body: &'a [u8], level: Level, place: PropertyPlace) -> Result<Self, Fault> {
         let mut reader = Reader::new(body);
         let packet_id = reader.packet_id()?;
         let properties = if level.is_5() {
@@ -45,7 +45,7 @@ impl<'a> Subscription<'a> {
             packet_id,
             properties,
             filters: reader.rest(),
-            with_options: place == Place::Subscribe,
+            with_options: place == PropertyPlace::Subscribe,
         };
         own.check(level)?;
         Ok(own)
@@ -55,7 +55,7 @@ impl<'a> Subscription<'a> {
         let mut reader = Reader::new(self.filters);
         let mut number = 0;
         while !reader.rest().is_empty() {
-            let Filter { filter, options } = self.next(&mut reader)?;
+            let TopicFilter { filter, options } = self.next(&mut reader)?;
             topic::check_filter(filter, level)?;
             let options = options.unwrap_or(0);
             // MQTT 5, section 3.8.3.1; MQTT 3.1.1, section 3.8.3.
@@ -87,14 +87,14 @@ impl<'a> Subscription<'a> {
         Ok(())
     }
 
-    fn next(&self, reader: &mut Reader<'a>) -> Result<Filter<'a>, Fault> {
+    fn next(&self, reader: &mut Reader<'a>) -> Result<TopicFilter<'a>, Fault> {
         let filter = reader.text()?;
         let options = self.with_options.then(|| reader.byte()).transpose()?;
-        Ok(Filter { filter, options })
+        Ok(TopicFilter { filter, options })
     }
 
     /// Its topic filters, in order.
-    pub fn filters(&self) -> impl Iterator<Item = Filter<'a>> {
+    pub fn filters(&self) -> impl Iterator<Item = TopicFilter<'a>> {
         let own = *self;
         let mut reader = Reader::new(self.filters);
         std::iter::from_fn(move || {

@@ -4,7 +4,7 @@ use finback_core::text::{ANSWER_LIMIT, cut};
 
 use super::properties::{Writer, id};
 use super::reader::{put_text, put_variable};
-use super::{Kind, Level};
+use super::{Level, PacketType};
 use crate::reason::Reason;
 
 /// A packet of this first byte and body.
@@ -36,7 +36,7 @@ pub fn connack(level: Level, reason: Reason, why: &str, server: Option<&str>) ->
     } else {
         body[1] = reason.as_return_code();
     }
-    packet(Kind::Connack.first_byte(), &body)
+    packet(PacketType::Connack.first_byte(), &body)
 }
 
 /// CONNACK of a client that is accepted, with what it is granted.
@@ -48,7 +48,7 @@ pub fn accepted(level: Level, session_present: bool, properties: &[u8]) -> Vec<u
         // There was no such flag yet.
         body[0] = 0;
     }
-    packet(Kind::Connack.first_byte(), &body)
+    packet(PacketType::Connack.first_byte(), &body)
 }
 
 /// DISCONNECT of MQTT 5 from a server.
@@ -62,11 +62,11 @@ pub fn disconnect(reason: Reason, why: &str, server: Option<&str>) -> Vec<u8> {
     }
     let mut body = vec![reason.0];
     put_properties(&mut body, properties.bytes());
-    packet(Kind::Disconnect.first_byte(), &body)
+    packet(PacketType::Disconnect.first_byte(), &body)
 }
 
 /// PUBACK, PUBREC, PUBREL or PUBCOMP.
-pub fn acknowledgement(kind: Kind, level: Level, packet_id: u16, reason: Reason) -> Vec<u8> {
+pub fn acknowledgement(kind: PacketType, level: Level, packet_id: u16, reason: Reason) -> Vec<u8> {
     let [high, low] = packet_id.to_be_bytes();
     let mut bytes = vec![kind.first_byte(), 2, high, low];
     if level.is_5() && reason != Reason::SUCCESS {
@@ -78,7 +78,7 @@ pub fn acknowledgement(kind: Kind, level: Level, packet_id: u16, reason: Reason)
 
 /// SUBACK or UNSUBACK, with what a server's had in properties, if there was one.
 pub fn subscribed(
-    kind: Kind,
+    kind: PacketType,
     level: Level,
     packet_id: u16,
     properties: &[u8],
@@ -88,7 +88,7 @@ pub fn subscribed(
     if level.is_5() {
         put_properties(&mut body, properties);
     }
-    if level.is_5() || kind == Kind::Suback {
+    if level.is_5() || kind == PacketType::Suback {
         body.extend_from_slice(codes);
     }
     packet(kind.first_byte(), &body)

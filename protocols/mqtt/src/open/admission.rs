@@ -12,7 +12,7 @@ use finback_core::rejection::Rejection;
 
 use crate::codec::{Connect, Level};
 use crate::filtered::Filters;
-use crate::gate::Place;
+use crate::gate::PropertyPlace;
 use crate::policy::{Applied, Facts, Policy};
 use crate::reason::Reason;
 use crate::{CLIENT_ID, Mqtt, NAME, sticky};
@@ -41,7 +41,7 @@ pub(super) struct Admitted<'a> {
     /// The same, if it was drawn by lot: the broker chooses the identifier.
     pub(super) drawn: Option<u64>,
     /// Held until there is a broker to wait for.
-    pub(super) place: Option<Place>,
+    pub(super) place: Option<PropertyPlace>,
 }
 
 impl Admitted<'_> {
@@ -71,7 +71,7 @@ pub(super) fn admit<'a>(
         let why = "too many sessions begin";
         return Err(here(Reason::CONNECTION_RATE, why));
     }
-    let Some(place) = Place::take(worker, mqtt.config.connecting) else {
+    let Some(place) = PropertyPlace::take(worker, mqtt.config.connecting) else {
         let why = "too many sessions begin at a time";
         return Err(here(Reason::SERVER_BUSY, why));
     };

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::Mqtt;
 use crate::channel::Channel;
-use crate::gate::Place;
+use crate::gate::PropertyPlace;
 use crate::reason::Reason;
 
 use super::admission::{Admitted, attribute};
@@ -77,7 +77,7 @@ pub(super) async fn reach(
         // A hung broker fills its own places, and nobody else's.
         let broker = lease.address();
         let most = mqtt.config.connecting;
-        let Some(_place) = Place::at(caller.worker(), broker, most) else {
+        let Some(_place) = PropertyPlace::at(caller.worker(), broker, most) else {
             let stream = &mut admitted.stream;
             stream.conclude(&mut lease, AttemptEnd::Unsent, Resend::Impossible);
             stream.rejected(Rejection::Overloaded);

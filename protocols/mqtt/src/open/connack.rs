@@ -7,9 +7,9 @@ use bytes::Bytes;
 use finback_core::driver::Caller;
 use finback_core::rejection::Rejection;
 
-use crate::codec::properties::{Place, Value, Writer, id};
+use crate::codec::properties::{PropertyPlace, Value, Writer, id};
 use crate::codec::reader::put_variable;
-use crate::codec::{Connect, Head, Level, Properties, Reader, Side, write};
+use crate::codec::{Connect, FixedHeader, Level, Properties, Reader, Side, write};
 use crate::policy::Duplicates;
 use crate::reason::Reason;
 use crate::session::MAX_AWAITED;
@@ -89,7 +89,7 @@ pub(super) fn opened(
 
 /// Whether a broker says that it has a session of before (MQTT 5, section 3.2.2.1.1); before MQTT 3.1.1 it could not.
 fn is_kept(connack: &Bytes, connect: &Connect<'_>) -> bool {
-    let head = Head::read(connack, connect.level, usize::MAX)
+    let head = FixedHeader::read(connack, connect.level, usize::MAX)
         .ok()
         .flatten();
     let flags = head.and_then(|head| connack.get(head.header).copied());
@@ -135,7 +135,7 @@ pub(super) fn most_taken(properties: Properties<'_>) -> usize {
 
 /// The properties of a CONNACK.
 fn properties(connack: &Bytes, level: Level) -> Properties<'_> {
-    let head = Head::read(connack, level, usize::MAX).ok().flatten();
+    let head = FixedHeader::read(connack, level, usize::MAX).ok().flatten();
     match head {
         Some(head) if level.is_5() => of_body(&connack[head.header..]),
         _ => Properties::default(),
@@ -146,7 +146,7 @@ fn of_body(body: &[u8]) -> Properties<'_> {
     let mut reader = Reader::new(body);
     let read = reader
         .u16()
-        .and_then(|_| Properties::read_from(&mut reader, Place::Connack, Side::Server));
+        .and_then(|_| Properties::read_from(&mut reader, PropertyPlace::Connack, Side::Server));
     read.unwrap_or_default()
 }
 
@@ -160,7 +160,7 @@ fn seen(
     packet: usize,
     client_takes: usize,
 ) -> Vec<u8> {
-    let head = Head::read(connack, level, usize::MAX).ok().flatten();
+    let head = FixedHeader::read(connack, level, usize::MAX).ok().flatten();
     let Some(head) = head.filter(|_| level.is_5()) else {
         return connack.to_vec();
     };

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::Config;
 use crate::channel::Channel;
-use crate::codec::{Fault, Head, Kind, Level, Side, authentication_method, check};
+use crate::codec::{Fault, FixedHeader, Level, PacketType, Side, authentication_method, check};
 use crate::entry::read_packet;
 use crate::reason::Reason;
 
@@ -113,19 +113,21 @@ impl Introduction<'_> {
         })
     }
 
-    fn understand(&self, packet: Bytes, head: &Head) -> Heard {
+    fn understand(&self, packet: Bytes, head: &FixedHeader) -> Heard {
         let sound = check(&packet, head, self.level, Side::Server);
         let body = &packet[head.header..];
         match head.kind {
-            Kind::Connack if sound.is_ok() => {
+            PacketType::Connack if sound.is_ok() => {
                 let code = body.get(1).copied().unwrap_or(0x80);
                 let reason = Reason::of_connack(self.level, code);
                 return Heard::Answer(Answer { packet, reason });
             }
             // Only those are asked who have named a method (MQTT 5, section 4.12).
-            Kind::Auth if sound.is_ok() && self.method.is_some() => return Heard::Auth(packet),
+            PacketType::Auth if sound.is_ok() && self.method.is_some() => {
+                return Heard::Auth(packet);
+            }
             // Brokers may refuse without CONNACK (MQTT 5, section 4.13).
-            Kind::Disconnect if sound.is_ok() => {
+            PacketType::Disconnect if sound.is_ok() => {
                 let code = body.first().copied().unwrap_or(0x80);
                 let reason = Reason::of_connack(self.level, code.max(0x80));
                 return Heard::Answer(Answer { packet, reason });
@@ -165,12 +167,12 @@ impl Introduction<'_> {
             Err(fault) => return Err(Failed::Client(fault)),
         };
         // MQTT 5, section 3.1.2.11.9: nothing else is said before CONNACK.
-        if !matches!(head.kind, Kind::Auth | Kind::Disconnect) {
+        if !matches!(head.kind, PacketType::Auth | PacketType::Disconnect) {
             let why = "a client that authenticates itself says something else";
             return Err(Failed::Client(Fault::protocol(why)));
         }
         check(&packet, &head, self.level, Side::Client).map_err(Failed::Client)?;
-        if head.kind == Kind::Disconnect {
+        if head.kind == PacketType::Disconnect {
             // The broker finds out by the end of its connection.
             return Err(Failed::ClientGone);
         }
@@ -210,7 +212,11 @@ pub(crate) fn check_auth(body: &[u8], method: Option<&str>, most: u8) -> Result<
 }
 
 /// The next packet of a broker, once what is for it has been written; `None` if none comes.
-async fn next_packet(endpoint: &mut Channel, packet: &mut BytesMut, level: Level) -> Option<Head> {
+async fn next_packet(
+    endpoint: &mut Channel,
+    packet: &mut BytesMut,
+    level: Level,
+) -> Option<FixedHeader> {
     poll_fn(|cx| endpoint.poll_flush(cx)).await.ok()?;
     let read = read_packet(endpoint, packet, level, MAX_PACKET).await;
     read.ok()?
@@ -226,8 +232,8 @@ pub(super) async fn gone(client: &mut Channel, level: Level) {
 }
 
 fn has_message(mut bytes: &[u8], level: Level) -> bool {
-    while let Ok(Some(head)) = Head::read(bytes, level, MAX_EARLY) {
-        if head.kind == Kind::Publish {
+    while let Ok(Some(head)) = FixedHeader::read(bytes, level, MAX_EARLY) {
+        if head.kind == PacketType::Publish {
             return true;
         }
         bytes = bytes.get(head.packet()..).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What a client is told whose session does not begin, and what the log and the metrics are told.
+//! Refusals: what a client is told whose session does not begin, and what the log and the metrics are told.
 
 use bytes::Bytes;
 use finback_core::driver::{Caller, Stream};

@@ -24,7 +24,7 @@ pub(crate) struct Facts<'a> {
 /// A text in which `{client_id}`, `{username}`, `{identity}` and `{common_name}` stand for a session's
 /// own, and `{claims.NAME}` for what its token says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Template {
+pub struct NameTemplate {
     text: String,
     parts: Vec<Part>,
 }
@@ -41,9 +41,9 @@ enum Part {
 
 /// A text that is no template.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TemplateError(String);
+pub struct NameTemplateError(String);
 
-impl std::fmt::Display for TemplateError {
+impl std::fmt::Display for NameTemplateError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
@@ -54,12 +54,12 @@ impl std::fmt::Display for TemplateError {
     }
 }
 
-impl std::error::Error for TemplateError {}
+impl std::error::Error for NameTemplateError {}
 
-impl FromStr for Template {
-    type Err = TemplateError;
+impl FromStr for NameTemplate {
+    type Err = NameTemplateError;
 
-    fn from_str(text: &str) -> Result<Self, TemplateError> {
+    fn from_str(text: &str) -> Result<Self, NameTemplateError> {
         let mut parts = Vec::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once('{') {
@@ -68,7 +68,7 @@ impl FromStr for Template {
             }
             let (name, after) = after
                 .split_once('}')
-                .ok_or_else(|| TemplateError(format!("{{{after}")))?;
+                .ok_or_else(|| NameTemplateError(format!("{{{after}")))?;
             parts.push(match name {
                 "client_id" => Part::ClientId,
                 "username" => Part::Username,
@@ -77,7 +77,7 @@ impl FromStr for Template {
                 _ if name.len() > CLAIMS.len() && name.starts_with(CLAIMS) => {
                     Part::Claim(name[CLAIMS.len()..].to_owned())
                 }
-                _ => return Err(TemplateError(format!("{{{name}}}"))),
+                _ => return Err(NameTemplateError(format!("{{{name}}}"))),
             });
             rest = after;
         }
@@ -91,7 +91,7 @@ impl FromStr for Template {
     }
 }
 
-impl Template {
+impl NameTemplate {
     /// It as it was written.
     #[must_use]
     pub fn text(&self) -> &str {
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn names_are_filled_in() {
-        let template: Template = "t/{username}/{client_id}".parse().unwrap();
+        let template: NameTemplate = "t/{username}/{client_id}".parse().unwrap();
         let claims = BTreeMap::from([("tenant".to_owned(), "t1".to_owned())]);
         let facts = Facts {
             client_id: "c",
@@ -170,20 +170,23 @@ mod tests {
             common_name: "dev",
             claims: Some(&claims),
         };
-        let certified: Template = "{identity} {common_name}".parse().unwrap();
+        let certified: NameTemplate = "{identity} {common_name}".parse().unwrap();
         assert_eq!(certified.fill(&facts).unwrap(), "cn:dev dev");
         let facts = Facts {
             identity: "",
             common_name: "",
             ..facts
         };
-        let tenant: Template = "{claims.tenant}/x".parse().unwrap();
+        let tenant: NameTemplate = "{claims.tenant}/x".parse().unwrap();
         assert_eq!(tenant.fill_topic(&facts).unwrap(), "t1/x");
         assert_eq!(tenant.fill(&Facts::default()), None);
-        assert!("{claims.}".parse::<Template>().is_err());
+        assert!("{claims.}".parse::<NameTemplate>().is_err());
         assert_eq!(template.fill(&facts).unwrap(), "t/u/c");
-        assert_eq!("{identity}".parse::<Template>().unwrap().fill(&facts), None);
-        assert!("{password}".parse::<Template>().is_err());
-        assert!("a{client_id".parse::<Template>().is_err());
+        assert_eq!(
+            "{identity}".parse::<NameTemplate>().unwrap().fill(&facts),
+            None
+        );
+        assert!("{password}".parse::<NameTemplate>().is_err());
+        assert!("a{client_id".parse::<NameTemplate>().is_err());
     }
 }

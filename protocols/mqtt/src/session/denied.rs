@@ -1,7 +1,7 @@
 //! Answers to messages that are forbidden: they keep their place among the broker's own, for
 //! acknowledgements come in the order of messages (MQTT 5, section 4.6).
 
-use crate::codec::{Fault, Kind};
+use crate::codec::{Fault, PacketType};
 
 use super::{MAX_AWAITED, Session};
 
@@ -16,14 +16,14 @@ pub(super) struct Order {
 
 /// An answer that waits for the broker's.
 struct Late {
-    kind: Kind,
+    kind: PacketType,
     after: u16,
     answer: Vec<u8>,
 }
 
 /// Where messages are kept that are acknowledged so.
-fn place(kind: Kind) -> usize {
-    usize::from(kind == Kind::Pubrec)
+fn place(kind: PacketType) -> usize {
+    usize::from(kind == PacketType::Pubrec)
 }
 
 impl Order {
@@ -35,7 +35,7 @@ impl Order {
     }
 
     /// What may follow the broker's acknowledgement of a message.
-    pub(super) fn followers(&mut self, kind: Kind, id: u16) -> Vec<u8> {
+    pub(super) fn followers(&mut self, kind: PacketType, id: u16) -> Vec<u8> {
         let open = &mut self.open[place(kind)];
         if *open == id {
             *open = 0;
@@ -57,7 +57,11 @@ impl Session {
     ///
     /// # Errors
     /// If too many wait already.
-    pub(super) fn answer_in_order(&mut self, kind: Kind, answer: Vec<u8>) -> Result<(), Fault> {
+    pub(super) fn answer_in_order(
+        &mut self,
+        kind: PacketType,
+        answer: Vec<u8>,
+    ) -> Result<(), Fault> {
         let order = &mut self.state.order;
         let after = order.open[place(kind)];
         if after == 0 {

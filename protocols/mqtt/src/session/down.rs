@@ -6,8 +6,8 @@ use finback_core::record::Ending;
 use finback_core::rejection::Rejection;
 use finback_core::text::Escaped;
 
-use crate::codec::properties::{Place, Properties};
-use crate::codec::{Delivery, Fault, Head, Kind, Reader, Side, Unreadable, write};
+use crate::codec::properties::{Properties, PropertyPlace};
+use crate::codec::{Delivery, Fault, FixedHeader, PacketType, Reader, Side, Unreadable, write};
 use crate::propagation::{Spans, propagate, reading};
 use crate::reason::Reason;
 use crate::tally::{Asked, method};
@@ -26,44 +26,52 @@ impl Session {
     pub(super) fn decide_down(
         &mut self,
         packet: &[u8],
-        head: &Head,
+        head: &FixedHeader,
     ) -> Result<Option<Fate>, Fault> {
-        if head.kind == Kind::Publish {
+        if head.kind == PacketType::Publish {
             return self.deliver(packet, head);
         }
         let packet = &packet[..head.packet()];
         let body = &packet[head.header..];
         match head.kind {
-            Kind::Puback | Kind::Pubrec | Kind::Pubcomp => {
+            PacketType::Puback | PacketType::Pubrec | PacketType::Pubcomp => {
                 let id = Reader::new(body).packet_id()?;
-                if head.kind != Kind::Pubrec || is_error(body) {
+                if head.kind != PacketType::Pubrec || is_error(body) {
                     self.tally.answered(Asked::Publish(id), !is_error(body));
                 }
-                if head.kind != Kind::Pubcomp {
+                if head.kind != PacketType::Pubcomp {
                     return Ok(Some(self.acknowledged(packet, head, id)));
                 }
             }
-            Kind::Pubrel => {
+            PacketType::Pubrel => {
                 let id = Reader::new(body).packet_id()?;
                 if self.state.swallowed.remove(&id) {
-                    let answer =
-                        write::acknowledgement(Kind::Pubcomp, self.level, id, Reason::SUCCESS);
+                    let answer = write::acknowledgement(
+                        PacketType::Pubcomp,
+                        self.level,
+                        id,
+                        Reason::SUCCESS,
+                    );
                     self.endpoint.queue(&answer);
                     return Ok(Some(Fate::Drop));
                 }
             }
-            Kind::Suback => return self.subscribed(packet, head).map(Some),
-            Kind::Unsuback => {
+            PacketType::Suback => return self.subscribed(packet, head).map(Some),
+            PacketType::Unsuback => {
                 let id = Reader::new(body).packet_id()?;
                 self.tally.answered(Asked::Packet(id), true);
             }
-            Kind::Pingresp if self.take_own_answer() => return Ok(Some(Fate::Drop)),
-            Kind::Pingresp => self.tally.answered(Asked::Ping, true),
-            Kind::Disconnect => self.state.dismissed = true,
-            Kind::Auth => {}
+            PacketType::Pingresp if self.take_own_answer() => return Ok(Some(Fate::Drop)),
+            PacketType::Pingresp => self.tally.answered(Asked::Ping, true),
+            PacketType::Disconnect => self.state.dismissed = true,
+            PacketType::Auth => {}
             // MQTT 5, section 3.2.
-            Kind::Connack => return Err(Fault::protocol("a second CONNACK")),
-            Kind::Connect | Kind::Publish | Kind::Subscribe | Kind::Unsubscribe | Kind::Pingreq => {
+            PacketType::Connack => return Err(Fault::protocol("a second CONNACK")),
+            PacketType::Connect
+            | PacketType::Publish
+            | PacketType::Subscribe
+            | PacketType::Unsubscribe
+            | PacketType::Pingreq => {
                 return Err(Fault::protocol("a packet that only clients send"));
             }
         }
@@ -71,7 +79,7 @@ impl Session {
     }
 
     /// An acknowledgement of a client's message, and what was to follow it.
-    fn acknowledged(&mut self, packet: &[u8], head: &Head, id: u16) -> Fate {
+    fn acknowledged(&mut self, packet: &[u8], head: &FixedHeader, id: u16) -> Fate {
         let followers = self.state.order.followers(head.kind, id);
         if self.holds_back(id, packet) {
             if !followers.is_empty() {
@@ -87,7 +95,7 @@ impl Session {
 
     /// What becomes of a message; `None` if more of it is needed to tell. Whatever is wrong with it
     /// costs this message and not the session: a message that is kept would end the next one too.
-    fn deliver(&mut self, packet: &[u8], head: &Head) -> Result<Option<Fate>, Fault> {
+    fn deliver(&mut self, packet: &[u8], head: &FixedHeader) -> Result<Option<Fate>, Fault> {
         let Some(message) = Delivery::read(packet, head)? else {
             return Ok(None);
         };
@@ -144,7 +152,7 @@ impl Session {
     fn pass_delivery(
         &mut self,
         packet: &[u8],
-        head: &Head,
+        head: &FixedHeader,
         message: &Delivery<'_>,
     ) -> Option<Fate> {
         let read = match self.tally.is_traced() && message.is_text {
@@ -185,7 +193,7 @@ impl Session {
     /// A message with another head; `None` if it is longer than its client takes.
     fn redelivered(
         &self,
-        head: &Head,
+        head: &FixedHeader,
         message: &Delivery<'_>,
         topic: &str,
         properties: &[u8],
@@ -195,13 +203,19 @@ impl Session {
             return None;
         }
         let payload = head.packet() - start;
-        let first = Kind::Publish.first_byte() | head.flags;
+        let first = PacketType::Publish.first_byte() | head.flags;
         let (level, id) = (self.level, message.packet_id);
         let written = write::publish_head(first, level, topic, id, properties, payload);
         (written.len() + payload <= self.client_takes).then_some(written)
     }
 
-    fn tally_delivery(&mut self, head: &Head, topic: &str, message: &Delivery<'_>, spans: Spans) {
+    fn tally_delivery(
+        &mut self,
+        head: &FixedHeader,
+        topic: &str,
+        message: &Delivery<'_>,
+        spans: Spans,
+    ) {
         let method = method::DELIVER[usize::from(head.qos()).min(2)];
         let (tally, bytes) = (&mut self.tally, head.packet());
         match message.packet_id {
@@ -215,7 +229,7 @@ impl Session {
     fn leave_out(
         &mut self,
         method: &'static str,
-        head: &Head,
+        head: &FixedHeader,
         message: &Delivery<'_>,
         (rejection, why): (Rejection, &'static str),
     ) -> Fate {
@@ -235,11 +249,11 @@ impl Session {
             return Fate::Drop;
         };
         let kind = if head.qos() == 1 {
-            Kind::Puback
+            PacketType::Puback
         } else {
             // As many as there are identifiers.
             self.state.swallowed.insert(id);
-            Kind::Pubrec
+            PacketType::Pubrec
         };
         let answer = write::acknowledgement(kind, self.level, id, Reason::SUCCESS);
         self.endpoint.queue(&answer);
@@ -247,11 +261,11 @@ impl Session {
     }
 
     /// Puts codes of filters that the broker did not see among those of the others.
-    fn subscribed(&mut self, packet: &[u8], head: &Head) -> Result<Fate, Fault> {
+    fn subscribed(&mut self, packet: &[u8], head: &FixedHeader) -> Result<Fate, Fault> {
         let mut reader = Reader::new(&packet[head.header..]);
         let id = reader.packet_id()?;
         let properties = if self.level.is_5() {
-            Properties::read_from(&mut reader, Place::Ack, Side::Server)?
+            Properties::read_from(&mut reader, PropertyPlace::Ack, Side::Server)?
         } else {
             Properties::default()
         };
@@ -267,7 +281,7 @@ impl Session {
             .map(|code| code.or_else(|| others.next()).unwrap_or(0x80))
             .collect();
         let bytes = properties.bytes();
-        let written = write::subscribed(Kind::Suback, self.level, id, bytes, &codes);
+        let written = write::subscribed(PacketType::Suback, self.level, id, bytes, &codes);
         Ok(Fate::Replace(written, packet.len()))
     }
 }

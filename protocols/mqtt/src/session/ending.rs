@@ -1,4 +1,4 @@
-//! How a session ends: what its client is told, what the record and the log say, and both goodbyes.
+//! The end of a session: what its client is told, what the record and the log say, and both goodbyes.
 
 use finback_core::driver::Caller;
 use finback_core::frame::Outcome;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use crate::channel::Channel;
-use crate::codec::{Fault, Head, Kind};
+use crate::codec::{Fault, FixedHeader, PacketType};
 
 use super::{End, Session};
 
@@ -75,13 +75,13 @@ impl Session {
 
     /// What becomes of the packet that `bytes` begin with; `None` if more of it is needed to tell.
     #[inline]
-    fn decide(&mut self, bytes: &[u8], up: bool) -> Result<Option<(Head, Fate)>, Fault> {
+    fn decide(&mut self, bytes: &[u8], up: bool) -> Result<Option<(FixedHeader, Fate)>, Fault> {
         let limit = if up { self.bounds.packet } else { usize::MAX };
-        let Some(head) = Head::read(bytes, self.level, limit)? else {
+        let Some(head) = FixedHeader::read(bytes, self.level, limit)? else {
             return Ok(None);
         };
         // Of a message the head is enough.
-        if head.kind != Kind::Publish && bytes.len() < head.packet() {
+        if head.kind != PacketType::Publish && bytes.len() < head.packet() {
             if !up && head.packet() > self.bounds.packet {
                 return Err(Fault::malformed("a packet of the broker is too long"));
             }

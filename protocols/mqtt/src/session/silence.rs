@@ -3,7 +3,7 @@
 
 use finback_core::clock::Now;
 
-use crate::codec::{Kind, write};
+use crate::codec::{PacketType, write};
 
 use super::{End, Session};
 
@@ -123,7 +123,7 @@ impl Session {
     fn ask_broker(&mut self, now: Now, blocked: bool) {
         if !blocked && !self.silence.own_ping {
             self.endpoint
-                .queue(&write::packet(Kind::Pingreq.first_byte(), &[]));
+                .queue(&write::packet(PacketType::Pingreq.first_byte(), &[]));
             self.silence.own_ping = true;
         }
         self.silence.asked = Some(now);

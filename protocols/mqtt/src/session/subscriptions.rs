@@ -1,12 +1,12 @@
-//! What a session is subscribed to: SUBSCRIBE and UNSUBSCRIBE under the route's names, rules and bounds.
+//! Subscriptions of a session: SUBSCRIBE and UNSUBSCRIBE under the route's names, rules and bounds.
 
 use std::collections::BTreeSet;
 
 use finback_core::record::Ending;
 use finback_core::rejection::Rejection;
 
-use crate::codec::properties::Place;
-use crate::codec::{Fault, Head, Kind, Subscription, write};
+use crate::codec::properties::PropertyPlace;
+use crate::codec::{Fault, FixedHeader, PacketType, TopicSubscription, write};
 use crate::reason::Reason;
 use crate::tally::{Asked, SESSION, method};
 use crate::topic;
@@ -51,9 +51,9 @@ impl Filters {
 }
 
 impl Session {
-    pub(super) fn subscribe(&mut self, packet: &[u8], head: &Head) -> Result<Fate, Fault> {
+    pub(super) fn subscribe(&mut self, packet: &[u8], head: &FixedHeader) -> Result<Fate, Fault> {
         let body = &packet[head.header..];
-        let subscription = Subscription::read(body, self.level, Place::Subscribe)?;
+        let subscription = TopicSubscription::read(body, self.level, PropertyPlace::Subscribe)?;
         let id = subscription.packet_id;
         let method = method::SUBSCRIBE;
         let codes: Vec<Option<u8>> = subscription
@@ -62,7 +62,7 @@ impl Session {
             .collect();
         if codes.iter().all(Option::is_some) {
             let codes: Vec<u8> = codes.into_iter().flatten().collect();
-            let answer = write::subscribed(Kind::Suback, self.level, id, &[], &codes);
+            let answer = write::subscribed(PacketType::Suback, self.level, id, &[], &codes);
             self.client.queue(&answer);
             let denied = Ending::Rejected(Rejection::Denied);
             self.tally.sent(method, SESSION, packet.len(), denied);
@@ -115,9 +115,9 @@ impl Session {
         reason.map(|reason| if self.level.is_5() { reason.0 } else { 0x80 })
     }
 
-    pub(super) fn unsubscribe(&mut self, packet: &[u8], head: &Head) -> Result<Fate, Fault> {
+    pub(super) fn unsubscribe(&mut self, packet: &[u8], head: &FixedHeader) -> Result<Fate, Fault> {
         let body = &packet[head.header..];
-        let subscription = Subscription::read(body, self.level, Place::Unsubscribe)?;
+        let subscription = TopicSubscription::read(body, self.level, PropertyPlace::Unsubscribe)?;
         let id = subscription.packet_id;
         for own in subscription.filters() {
             self.state.filters.remove(own.filter);

@@ -13,10 +13,10 @@ use finback_core::record::Ending;
 use finback_core::rejection::Rejection;
 use finback_core::text::Escaped;
 
-use crate::codec::{Fault, Head, Properties, Publish};
+use crate::codec::{Fault, FixedHeader, Properties, Publish};
 use crate::policy::Tap;
 use crate::reason::Reason;
-use crate::sink::{NotTaken, Outgoing, Receipt, Told};
+use crate::sink::{NotTaken, OutgoingMessage, Receipt, Told};
 use crate::tally::method;
 
 use super::Session;
@@ -93,7 +93,7 @@ impl Session {
     pub(super) fn tap(
         &mut self,
         packet: &[u8],
-        head: &Head,
+        head: &FixedHeader,
         publish: &Publish<'_>,
         topic: &str,
     ) -> Tapping {
@@ -106,7 +106,7 @@ impl Session {
         if tap.hold && head.qos() > 0 {
             return self.keep(head, publish, topic, payload);
         }
-        let message = Outgoing {
+        let message = OutgoingMessage {
             topic,
             client_id: &self.client_id,
             username: &self.username,
@@ -127,7 +127,13 @@ impl Session {
         Tapping::Done
     }
 
-    fn keep(&mut self, head: &Head, publish: &Publish<'_>, topic: &str, payload: &[u8]) -> Tapping {
+    fn keep(
+        &mut self,
+        head: &FixedHeader,
+        publish: &Publish<'_>,
+        topic: &str,
+        payload: &[u8],
+    ) -> Tapping {
         let id = publish.packet_id.unwrap_or(0);
         let tapped = &mut self.state.tapped;
         let mut waiting = tapped.waiting.iter();
@@ -266,7 +272,7 @@ impl Session {
             return true;
         };
         tapped.last += 1;
-        let message = Outgoing {
+        let message = OutgoingMessage {
             topic: &copy.topic,
             client_id: &self.client_id,
             username: &self.username,

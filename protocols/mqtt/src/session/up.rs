@@ -7,7 +7,9 @@ use finback_core::record::Ending;
 use finback_core::rejection::Rejection;
 
 use crate::codec::properties::id;
-use crate::codec::{BAD_ALIAS, Fault, Head, Kind, Properties, Publish, Reader, Side, check, write};
+use crate::codec::{
+    BAD_ALIAS, Fault, FixedHeader, PacketType, Properties, Publish, Reader, Side, check, write,
+};
 use crate::open::{MAX_ALIASES, check_auth};
 use crate::policy::Denied;
 use crate::propagation::{Spans, propagate, reading};
@@ -25,8 +27,12 @@ const AGAIN: u8 = 0x19;
 
 impl Session {
     /// What becomes of a packet of the client; `None` if more of it is needed to tell.
-    pub(super) fn decide_up(&mut self, packet: &[u8], head: &Head) -> Result<Option<Fate>, Fault> {
-        if head.kind == Kind::Publish {
+    pub(super) fn decide_up(
+        &mut self,
+        packet: &[u8],
+        head: &FixedHeader,
+    ) -> Result<Option<Fate>, Fault> {
+        if head.kind == PacketType::Publish {
             let Some(publish) = Publish::read(packet, head, self.level)? else {
                 return Ok(None);
             };
@@ -37,33 +43,37 @@ impl Session {
         let body = &packet[head.header..];
         match head.kind {
             // MQTT 5, section 3.1.
-            Kind::Connect => return Err(Fault::protocol("a second CONNECT")),
-            Kind::Subscribe => return self.subscribe(packet, head).map(Some),
-            Kind::Unsubscribe => return self.unsubscribe(packet, head).map(Some),
-            Kind::Pubrel => {
+            PacketType::Connect => return Err(Fault::protocol("a second CONNECT")),
+            PacketType::Subscribe => return self.subscribe(packet, head).map(Some),
+            PacketType::Unsubscribe => return self.unsubscribe(packet, head).map(Some),
+            PacketType::Pubrel => {
                 let id = Reader::new(body).packet_id()?;
                 if let Some(at) = self.state.taken.iter().position(|taken| *taken == id) {
                     self.state.taken.swap_remove(at);
-                    let answer =
-                        write::acknowledgement(Kind::Pubcomp, self.level, id, Reason::SUCCESS);
+                    let answer = write::acknowledgement(
+                        PacketType::Pubcomp,
+                        self.level,
+                        id,
+                        Reason::SUCCESS,
+                    );
                     self.client.queue(&answer);
                     return Ok(Some(Fate::Drop));
                 }
             }
-            Kind::Puback | Kind::Pubcomp => {
+            PacketType::Puback | PacketType::Pubcomp => {
                 let id = Reader::new(body).packet_id()?;
                 self.tally.answered(Asked::Deliver(id), !is_error(body));
             }
-            Kind::Pubrec if is_error(body) => {
+            PacketType::Pubrec if is_error(body) => {
                 let id = Reader::new(body).packet_id()?;
                 self.tally.answered(Asked::Deliver(id), false);
             }
-            Kind::Pingreq => {
+            PacketType::Pingreq => {
                 self.tally
                     .asked(Asked::Ping, method::PING, SESSION, head.packet());
             }
-            Kind::Auth => check_auth(body, self.method.as_deref(), AGAIN)?,
-            Kind::Disconnect => self.state.goodbye = true,
+            PacketType::Auth => check_auth(body, self.method.as_deref(), AGAIN)?,
+            PacketType::Disconnect => self.state.goodbye = true,
             _ => {}
         }
         Ok(Some(Fate::Pass))
@@ -72,7 +82,7 @@ impl Session {
     fn publish(
         &mut self,
         packet: &[u8],
-        head: &Head,
+        head: &FixedHeader,
         publish: &Publish<'_>,
     ) -> Result<Option<Fate>, Fault> {
         // MQTT 5, section 3.3.4: only servers say for which subscription a message is.
@@ -133,7 +143,7 @@ impl Session {
     }
 
     /// Sends a copy to the shadow, under the name that the broker knows.
-    fn copy(&self, packet: &[u8], head: &Head, publish: &Publish<'_>, topic: &str) {
+    fn copy(&self, packet: &[u8], head: &FixedHeader, publish: &Publish<'_>, topic: &str) {
         let Some(shadow) = &self.shadow else { return };
         let names = self.applied.as_ref().map(|own| &own.names);
         let topic = names.map_or(Cow::Borrowed(topic), |own| own.up(topic));
@@ -150,7 +160,7 @@ impl Session {
     /// A message as its broker shall see it: under another name, or with the context of its trace.
     fn rename(
         &self,
-        head: &Head,
+        head: &FixedHeader,
         publish: &Publish<'_>,
         topic: &str,
         spans: &mut Spans,
@@ -193,14 +203,14 @@ impl Session {
     /// A message with another head.
     fn rewritten(
         &self,
-        head: &Head,
+        head: &FixedHeader,
         publish: &Publish<'_>,
         renamed: &str,
         properties: &[u8],
     ) -> Result<Fate, Fault> {
         let payload = head.packet() - publish.head;
         let longer = renamed.len() > usize::from(u16::MAX);
-        let first = Kind::Publish.first_byte() | head.flags;
+        let first = PacketType::Publish.first_byte() | head.flags;
         let (level, id) = (self.level, publish.packet_id);
         let written = write::publish_head(first, level, renamed, id, properties, payload);
         if longer || written.len() + payload > self.endpoint_takes {
@@ -249,7 +259,12 @@ impl Session {
     }
 
     /// Answers a message in the broker's place that does not get there.
-    fn deny(&mut self, head: &Head, packet_id: Option<u16>, why: Rejection) -> Result<Fate, Fault> {
+    fn deny(
+        &mut self,
+        head: &FixedHeader,
+        packet_id: Option<u16>,
+        why: Rejection,
+    ) -> Result<Fate, Fault> {
         let reason = Reason::of_message(why);
         let Some(id) = packet_id else {
             return Ok(Fate::Drop);
@@ -263,9 +278,9 @@ impl Session {
         }
         // MQTT 5, section 3.3.4: what answers a message of each quality of service.
         let kind = if head.qos() == 1 {
-            Kind::Puback
+            PacketType::Puback
         } else {
-            Kind::Pubrec
+            PacketType::Pubrec
         };
         // MQTT 5, section 4.3.3: an error ends the exchange there; MQTT 3.1.1 has none, so PUBREL follows.
         if head.qos() == 2 && !self.level.is_5() && !self.state.taken.contains(&id) {

@@ -5,9 +5,10 @@ use std::time::Duration;
 use finback_core::record::Ending;
 use finback_core::rejection::Rejection;
 
-use crate::codec::properties::{Place, id};
+use crate::codec::properties::{PropertyPlace, id};
 use crate::codec::{
-    Fault, Head, Kind, Level, Properties, Reader, Side, Subscription, check, write,
+    Fault, FixedHeader, Level, PacketType, Properties, Reader, Side, TopicSubscription, check,
+    write,
 };
 use crate::reason::Reason;
 use crate::sink::Stage;
@@ -27,22 +28,22 @@ pub(super) fn expiry(seconds: u32) -> Option<Duration> {
 
 impl Terminal {
     /// Does what a packet asks for; whether there was room to.
-    pub(super) fn packet(&mut self, packet: &[u8], head: &Head) -> Result<bool, End> {
+    pub(super) fn packet(&mut self, packet: &[u8], head: &FixedHeader) -> Result<bool, End> {
         check(packet, head, self.level, Side::Client).map_err(End::Fault)?;
         let body = &packet[head.header..];
         match head.kind {
-            Kind::Publish => return self.publish(packet, head),
+            PacketType::Publish => return self.publish(packet, head),
             // MQTT 5, section 3.1.
-            Kind::Connect => return Err(End::Fault(Fault::protocol("a second CONNECT"))),
-            Kind::Pubrel => {
+            PacketType::Connect => return Err(End::Fault(Fault::protocol("a second CONNECT"))),
+            PacketType::Pubrel => {
                 let id = Reader::new(body).packet_id().map_err(End::Fault)?;
                 self.release(id)?;
             }
             // MQTT 5, section 3.12.4.
-            Kind::Pingreq => self.client.queue(&[Kind::Pingresp.first_byte(), 0]),
-            Kind::Subscribe | Kind::Unsubscribe => self.subscribe(packet, head)?,
-            Kind::Disconnect => self.disconnect(body)?,
-            Kind::Auth => {
+            PacketType::Pingreq => self.client.queue(&[PacketType::Pingresp.first_byte(), 0]),
+            PacketType::Subscribe | PacketType::Unsubscribe => self.subscribe(packet, head)?,
+            PacketType::Disconnect => self.disconnect(body)?,
+            PacketType::Auth => {
                 // MQTT 5, section 4.12: CONNECT named no method.
                 let why = "AUTH without an authentication method in CONNECT";
                 return Err(End::Fault(Fault::protocol(why)));
@@ -66,7 +67,7 @@ impl Terminal {
             false => Reason::UNKNOWN_PACKET_ID,
         };
         self.client.queue(&write::acknowledgement(
-            Kind::Pubcomp,
+            PacketType::Pubcomp,
             self.level,
             id,
             reason,
@@ -84,7 +85,8 @@ impl Terminal {
             return Ok(());
         }
         let mut reader = Reader::new(&body[1..]);
-        let properties = Properties::read(&mut reader, Place::Disconnect).map_err(End::Fault)?;
+        let properties =
+            Properties::read(&mut reader, PropertyPlace::Disconnect).map_err(End::Fault)?;
         let Some(seconds) = properties.number(id::SESSION_EXPIRY) else {
             return Ok(());
         };
@@ -98,15 +100,15 @@ impl Terminal {
     }
 
     /// There is nothing to subscribe to.
-    fn subscribe(&mut self, packet: &[u8], head: &Head) -> Result<(), End> {
+    fn subscribe(&mut self, packet: &[u8], head: &FixedHeader) -> Result<(), End> {
         let (place, kind) = match head.kind {
-            Kind::Subscribe => (Place::Subscribe, Kind::Suback),
-            _ => (Place::Unsubscribe, Kind::Unsuback),
+            PacketType::Subscribe => (PropertyPlace::Subscribe, PacketType::Suback),
+            _ => (PropertyPlace::Unsubscribe, PacketType::Unsuback),
         };
-        let read = Subscription::read(&packet[head.header..], self.level, place);
+        let read = TopicSubscription::read(&packet[head.header..], self.level, place);
         let subscription = read.map_err(End::Fault)?;
         let code = match (kind, self.level) {
-            (Kind::Unsuback, _) => Reason::NO_SUBSCRIPTION,
+            (PacketType::Unsuback, _) => Reason::NO_SUBSCRIPTION,
             (_, Level::V5) => Reason::IMPLEMENTATION,
             _ => Reason::UNSPECIFIED,
         };

@@ -9,11 +9,11 @@ use finback_core::record::Ending;
 use finback_core::rejection::Rejection;
 use finback_core::text::Escaped;
 
-use crate::codec::{BAD_ALIAS, Fault, Head, Properties, Publish};
+use crate::codec::{BAD_ALIAS, Fault, FixedHeader, Properties, Publish};
 use crate::open::MAX_ALIASES;
 use crate::propagation::{Spans, propagate, reading};
 use crate::reason::Reason;
-use crate::sink::{NotTaken, Outgoing, Receipt, Release, Stage};
+use crate::sink::{NotTaken, OutgoingMessage, Receipt, Release, Stage};
 use crate::tally::{Asked, method};
 
 use super::pending::Answer;
@@ -24,7 +24,7 @@ const MAX_UNRELEASED: usize = 1024;
 
 impl Terminal {
     /// Offers a message to the sink; whether there was room for it.
-    pub(super) fn publish(&mut self, packet: &[u8], head: &Head) -> Result<bool, End> {
+    pub(super) fn publish(&mut self, packet: &[u8], head: &FixedHeader) -> Result<bool, End> {
         let read = Publish::read(packet, head, self.level).map_err(End::Fault)?;
         let Some(publish) = read else { return Ok(true) };
         let topic = self.resolve(&publish).map_err(End::Fault)?;
@@ -111,7 +111,7 @@ impl Terminal {
     fn offer(
         &mut self,
         packet: &[u8],
-        head: &Head,
+        head: &FixedHeader,
         publish: &Publish<'_>,
         topic: &str,
         spans: &mut Spans,
@@ -135,7 +135,7 @@ impl Terminal {
         };
         let renamed = names.up(topic);
         let properties = self.propagated(properties, &renamed, packet.len(), spans);
-        let message = Outgoing {
+        let message = OutgoingMessage {
             topic: &renamed,
             client_id: &self.client_id,
             username: &self.username,

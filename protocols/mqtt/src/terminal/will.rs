@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::codec;
 use crate::codec::Properties;
 use crate::codec::properties::id;
-use crate::sink::{NotTaken, Outgoing, Receipt};
+use crate::sink::{NotTaken, OutgoingMessage, Receipt};
 
 use super::{AGAIN, AGAIN_MOST, Terminal};
 
@@ -55,7 +55,7 @@ impl Terminal {
             let deadline = Instant::now() + PATIENCE;
             let mut again = AGAIN;
             loop {
-                let message = Outgoing {
+                let message = OutgoingMessage {
                     topic: &will.topic,
                     client_id: &client_id,
                     username: &username,

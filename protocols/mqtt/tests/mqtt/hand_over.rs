@@ -8,7 +8,7 @@ use crate::tls;
 use finback_core::net::ServerTls;
 use finback_core::record::{Observer, Record, Series, SeriesKey};
 use finback_core::route::Treatment;
-use finback_mqtt::{Action, Config, Duplicates, Mqtt, Policy, Rule, Template};
+use finback_mqtt::{Action, Config, Duplicates, Mqtt, NameTemplate, Policy, Rule};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
@@ -38,7 +38,7 @@ fn mess(broker: &Server, tls: Option<Arc<ServerTls>>) -> (Mess, Records) {
     let rule = Rule {
         allow: true,
         action: Action::All,
-        topics: vec!["t/#".parse::<Template>().unwrap()],
+        topics: vec!["t/#".parse::<NameTemplate>().unwrap()],
     };
     let mut route = (*spec.tables[0].routes[0]).clone();
     route.treatment = Some(Treatment::new(Policy {

@@ -1,7 +1,7 @@
 //! Conditions of Dubbo's routers: `method=get* & host!=10.0.0.1 => address=10.0.0.2:20880`
 //! (Dubbo: ConditionStateRouter, Dubbo: MultiDestConditionRouter, and their matchers).
 
-use finback_core::discovery::{Condition, Destination, Pattern, Rule, Subject};
+use finback_core::discovery::{Condition, Pattern, Rule, RuleDestination, Subject};
 use finback_core::steer::{MAX_DESTINATIONS, is_glob};
 use serde_json::Value;
 
@@ -40,7 +40,7 @@ pub(super) fn read(text: &str, force: bool) -> Result<Option<Rule>, Fault> {
     };
     let then = match then.trim() {
         "" | "false" => Vec::new(),
-        then => vec![Destination {
+        then => vec![RuleDestination {
             weight: SHARE,
             conditions: conditions(then, of_provider)?.unwrap_or_default(),
         }],
@@ -86,7 +86,7 @@ pub(super) fn read_weighted(condition: &Value, force: bool) -> Result<Option<Rul
             None => i64::from(SHARE),
         };
         let weight = u32::try_from(weight).ok().filter(|weight| *weight > 0);
-        then.push(Destination {
+        then.push(RuleDestination {
             weight: weight.unwrap_or(SHARE),
             conditions,
         });

@@ -8,6 +8,7 @@ use finback_core::subset::{self, LaneWay};
 
 use super::*;
 use crate::layout::Cached;
+use crate::layout::LayoutKind;
 use crate::layout::url::{self, Url};
 use crate::offer::Offer;
 use crate::store::Entries;
@@ -129,7 +130,7 @@ impl World {
             assert_eq!(draft.name(), None);
             draft.provider
         });
-        let mut offer = Offer::new(Layout::Dubbo, true, providers.collect());
+        let mut offer = Offer::new(LayoutKind::Dubbo, true, providers.collect());
         offer.lane = rules.lane();
         offer.rules = rules.of_calls(&centre);
         offer
@@ -168,7 +169,7 @@ pub(super) fn reached(offer: &Offer, call: &Call<'_>) -> Vec<Arc<Endpoint>> {
         lane,
         rules,
         ..
-    } = offer.snapshot(Layout::Dubbo, &call.lookup());
+    } = offer.snapshot(LayoutKind::Dubbo, &call.lookup());
     let all: Vec<Arc<Endpoint>> = instances
         .into_iter()
         .map(|instance| {
@@ -605,7 +606,7 @@ fn other_applications_rules_cost_a_service_nothing() {
         "force: true\nconditions: ['=> port=2']\n",
     );
     let offer = world.offer();
-    let snapshot = offer.snapshot(Layout::Dubbo, &Call::default().lookup());
+    let snapshot = offer.snapshot(LayoutKind::Dubbo, &Call::default().lookup());
     assert_eq!(
         (snapshot.rules.first.len(), snapshot.rules.last.len()),
         (1, 0)

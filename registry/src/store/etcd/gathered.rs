@@ -1,4 +1,4 @@
-//! What is below a prefix, kept up to date change by change.
+//! A prefix of etcd, kept up to date change by change.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

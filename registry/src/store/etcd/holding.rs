@@ -1,4 +1,4 @@
-//! What is held in etcd: keys that live as long as our lease, ours alone or whoever's comes first.
+//! Leases of etcd: keys that live as long as our lease, ours alone or whoever's comes first.
 //!
 //! A shared key changes hands while it stands: those who wait look after the holder's lease, and put
 //! the key under their own when that is not renewed any more.

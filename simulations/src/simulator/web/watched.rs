@@ -7,7 +7,7 @@ use bytes::Bytes;
 use finback_core::driver::Protocol;
 use finback_core::frame::{Answer, Fit, Metadata};
 use finback_core::rejection::Rejection;
-use finback_http::{Asked, Config, Dialect, Http, Plain};
+use finback_http::{Config, Dialect, Http, Plain, RequestInfo};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
@@ -67,17 +67,17 @@ impl Dialect for Watched {
         Plain.fit(headers, fit);
     }
 
-    fn reject(&self, asked: &Asked, rejection: Rejection, text: &str) -> Response<Bytes> {
+    fn reject(&self, asked: &RequestInfo, rejection: Rejection, text: &str) -> Response<Bytes> {
         dated(Plain.reject(asked, rejection, text))
     }
 
-    fn reject_slow(&self, asked: &Asked, text: &str) -> Response<Bytes> {
+    fn reject_slow(&self, asked: &RequestInfo, text: &str) -> Response<Bytes> {
         dated(Plain.reject_slow(asked, text))
     }
 
     fn reject_as(
         &self,
-        asked: &Asked,
+        asked: &RequestInfo,
         rejection: Rejection,
         status: StatusCode,
         text: &str,

@@ -13,7 +13,7 @@ use crate::config::file;
 use crate::config::folder::Folder;
 use crate::config::units::{Placed, Time};
 use crate::filters::external_authorization::{self, ExternalAuthorization};
-use crate::filters::rate_limit_service::{self, Counted, RateLimitService, Source};
+use crate::filters::rate_limit_service::{self, Counted, DescriptorSource, RateLimitService};
 use crate::filters::sentinel::{self, Sentinel};
 use crate::filters::server::{Server, Settings, Speech};
 use crate::tls::ClientFiles;
@@ -102,7 +102,7 @@ pub(super) fn sentinel(filter: &str, from: file::Sentinel) -> Result<Converted> 
         own => own.map_or_else(|| "default".to_owned(), |own| own.value),
     };
     let values = from.values.into_iter();
-    let values = values.map(|own| Ok(Source::Call(super::per(own, Unit::Calls)?)));
+    let values = values.map(|own| Ok(DescriptorSource::Call(super::per(own, Unit::Calls)?)));
     let policy = sentinel::Policy {
         rule: from.flow_id,
         values: values.collect::<Result<_>>()?,
@@ -200,7 +200,9 @@ fn descriptor(from: Placed<Vec<Placed<file::DescriptorEntry>>>) -> Result<Counte
     from.value.into_iter().map(entry).collect()
 }
 
-fn entry(Placed { value, place }: Placed<file::DescriptorEntry>) -> Result<(Arc<str>, Source)> {
+fn entry(
+    Placed { value, place }: Placed<file::DescriptorEntry>,
+) -> Result<(Arc<str>, DescriptorSource)> {
     if value.key.value.is_empty() {
         return Err(Wrong::at(value.key.place, "an entry has to have a key"));
     }
@@ -208,12 +210,12 @@ fn entry(Placed { value, place }: Placed<file::DescriptorEntry>) -> Result<(Arc<
         (Some(text), None) if text.value.is_empty() => {
             return Err(Wrong::at(text.place, "an entry has to have a value"));
         }
-        (Some(text), None) => Source::Constant(text.value.into()),
+        (Some(text), None) => DescriptorSource::Constant(text.value.into()),
         (None, Some(own)) => match super::per(own, Unit::Calls)? {
             Per::Attribute(name) if name.is_empty() => {
                 return Err(Wrong::at(place, "an attribute has to have a name"));
             }
-            per => Source::Call(per),
+            per => DescriptorSource::Call(per),
         },
         _ => return Err(Wrong::at(place, "write exactly one of `value` and `of`")),
     };

@@ -11,7 +11,7 @@ use crate::config::file;
 use crate::config::folder::Folder;
 use crate::config::units::{Pause, Placed, Time};
 use crate::filters::jwt::{Issuer, Jwt, Policy};
-use crate::filters::keys::{KeyRing, Source};
+use crate::filters::keys::{KeyRing, KeySource};
 
 /// How often a set of keys is asked for, where nothing else is said.
 const REFRESH: Duration = Duration::from_secs(300);
@@ -65,10 +65,10 @@ pub(super) fn jwt(
     })
 }
 
-fn source(own: &file::JwtIssuer, place: (u64, u64), folder: &Folder<'_>) -> Result<Source> {
+fn source(own: &file::JwtIssuer, place: (u64, u64), folder: &Folder<'_>) -> Result<KeySource> {
     match (&own.key, &own.jwks_url) {
         (Some(file), None) => match (&own.tls, own.refresh) {
-            (None, None) => Ok(Source::File(folder.join(&file.value))),
+            (None, None) => Ok(KeySource::File(folder.join(&file.value))),
             _ => {
                 let message =
                     "`tls` and `refresh` are those of `jwks_url`; a file is read when it changes";
@@ -80,7 +80,7 @@ fn source(own: &file::JwtIssuer, place: (u64, u64), folder: &Folder<'_>) -> Resu
             let at = url.place;
             let url = Url::read(url, form)?;
             let tls = url.tls(own.tls.clone(), ("URL", at), folder)?;
-            Ok(Source::Url {
+            Ok(KeySource::Url {
                 port: url.port.unwrap_or(if url.is_secure { 443 } else { 80 }),
                 host: url.host,
                 path: url.target,

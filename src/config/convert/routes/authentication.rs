@@ -1,4 +1,4 @@
-//! How clients of MQTT are authenticated where there is no broker to ask.
+//! Authentication of clients of MQTT where there is no broker to ask.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use finback_mqtt::authentication::Authentication;
 
 use super::mqtt::{template, unknown};
 use super::{Names, Result};
-use crate::authentication::{Credentials, TokenRules};
+use crate::authentication::{ClientCredentials, TokenRules};
 use crate::config::Wrong;
 use crate::config::file;
 use crate::config::folder::Folder;
@@ -33,7 +33,7 @@ pub(super) fn authentication(
             users: Some(users),
             tokens: None,
         }) => Placed {
-            value: Credentials::users(folder.join(users.value)),
+            value: ClientCredentials::users(folder.join(users.value)),
             place: users.place,
         },
         file::MqttAuthenticate::By(file::MqttCredentials {
@@ -42,7 +42,7 @@ pub(super) fn authentication(
         }) => {
             let (key, rules) = tokens_of(tokens.value)?;
             Placed {
-                value: Credentials::tokens(folder.join(key.value), rules),
+                value: ClientCredentials::tokens(folder.join(key.value), rules),
                 place: key.place,
             }
         }

@@ -1,7 +1,7 @@
 //! What routes do with requests of HTTP beyond routing them.
 
 use ::http::{HeaderName, HeaderValue, StatusCode};
-use finback_http::{Answer, Change, HeaderChange, Treatment};
+use finback_http::{Change, DirectResponse, HeaderChange, HttpPolicy};
 use regex::Regex;
 
 use super::Result;
@@ -10,8 +10,8 @@ use crate::config::file;
 use crate::config::units::Placed;
 
 /// What a route says about HTTP, if anything.
-pub(super) fn treatment(from: &mut file::Route) -> Result<Option<Treatment>> {
-    let mut treatment = Treatment::default();
+pub(super) fn treatment(from: &mut file::Route) -> Result<Option<HttpPolicy>> {
+    let mut treatment = HttpPolicy::default();
     let mut any = false;
     treatment.answer = match (from.respond.take(), from.redirect.take()) {
         (None, None) => None,
@@ -48,7 +48,7 @@ pub(super) fn treatment(from: &mut file::Route) -> Result<Option<Treatment>> {
     Ok(any.then_some(treatment))
 }
 
-fn fixed(Placed { value, place }: Placed<file::Respond>) -> Result<Answer> {
+fn fixed(Placed { value, place }: Placed<file::Respond>) -> Result<DirectResponse> {
     let status = match value.status {
         200..600 => StatusCode::from_u16(value.status).ok(),
         _ => None,
@@ -64,7 +64,7 @@ fn fixed(Placed { value, place }: Placed<file::Respond>) -> Result<Answer> {
     let kind = value
         .content_type
         .unwrap_or_else(|| "text/plain; charset=utf-8".to_owned());
-    Ok(Answer::Fixed {
+    Ok(DirectResponse::Fixed {
         status: status.ok_or_else(|| Wrong::at(place, "`status` is a number from 200 to 599"))?,
         body: value.body.into(),
         content_type: HeaderValue::from_str(&kind)
@@ -72,7 +72,7 @@ fn fixed(Placed { value, place }: Placed<file::Respond>) -> Result<Answer> {
     })
 }
 
-fn redirect(Placed { value, place }: Placed<file::Redirect>) -> Result<Answer> {
+fn redirect(Placed { value, place }: Placed<file::Redirect>) -> Result<DirectResponse> {
     let status = value.status.unwrap_or(302);
     if !matches!(status, 301 | 302 | 303 | 307 | 308) {
         let message = "`status` of a redirect is 301, 302, 303, 307 or 308";
@@ -89,7 +89,7 @@ fn redirect(Placed { value, place }: Placed<file::Redirect>) -> Result<Answer> {
         let message = "a redirect to the same place goes round for ever; write what differs";
         return Err(Wrong::at(place, message));
     }
-    Ok(Answer::Redirect {
+    Ok(DirectResponse::Redirect {
         status: StatusCode::from_u16(status).unwrap_or(StatusCode::FOUND),
         scheme: value.scheme,
         host: value.host,

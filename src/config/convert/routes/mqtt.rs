@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use finback_mqtt::authentication::Authentication;
 use finback_mqtt::codec::Level;
-use finback_mqtt::{Action, Denied, Duplicates, Policy, Rewrite, Rule, Tap, Template, is_filter};
+use finback_mqtt::{
+    Action, Denied, Duplicates, NameTemplate, Policy, Rewrite, Rule, Tap, is_filter,
+};
 
 use super::{Names, Result, authentication};
 use crate::config::Wrong;
@@ -193,12 +195,12 @@ pub(super) fn unknown(word: &Placed<String>, instead: &str) -> Wrong {
     Wrong::at(word.place, message)
 }
 
-pub(super) fn template(text: &Placed<String>) -> Result<Template> {
-    let parsed = text.value.parse::<Template>();
+pub(super) fn template(text: &Placed<String>) -> Result<NameTemplate> {
+    let parsed = text.value.parse::<NameTemplate>();
     parsed.map_err(|error| Wrong::at(text.place, error.to_string()))
 }
 
-fn mount(text: Placed<String>) -> Result<Template> {
+fn mount(text: Placed<String>) -> Result<NameTemplate> {
     if text.value.is_empty() || text.value.contains(['+', '#']) || text.value.starts_with('$') {
         let message = format!(
             "`{}` is no beginning of topics; write one such as tenants/{{username}}/",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use finback_bridges::{Names as TopicNames, Outlet, Template};
+use finback_bridges::{Outlet, Template, TemplateNames as TopicNames};
 use finback_core::route::Treatment;
 use finback_mqtt::{Policy, Produce};
 
@@ -22,7 +22,7 @@ pub(super) fn treatment(
     route: &str,
     produce: Placed<file::Produce>,
     protocol: Option<Placed<file::Text>>,
-    request: Option<finback_http::Treatment>,
+    request: Option<finback_http::HttpPolicy>,
     session: Option<(Policy, Unbrokered)>,
     names: &Names,
 ) -> Result<Treatment> {
@@ -59,8 +59,8 @@ pub(super) fn treatment(
             }),
             ..policy
         })),
-        (false, request, None) => Ok(Treatment::new(finback_http::Treatment {
-            taker: Some(sink),
+        (false, request, None) => Ok(Treatment::new(finback_http::HttpPolicy {
+            handler: Some(sink),
             ..request.unwrap_or_default()
         })),
     }

@@ -91,7 +91,9 @@ pub(super) fn shadow(
     };
     let shadow = Shadow {
         table: name.clone(),
-        share: value.percent.map_or(Share::ALL, |units::Share(own)| own),
+        share: value
+            .percent
+            .map_or(Share::ALL, |units::FractionalPercent(own)| own),
         marks: value.mark.map_or(Ok(Arc::default()), marks)?,
     };
     let routes = vec![Arc::new(own)];

@@ -9,7 +9,7 @@ use finback_core::route::Route;
 use super::super::{Names, Result};
 use super::produce::template;
 use super::shadow::marks;
-use crate::bridges::taps::{Mirror, MirrorKey, SendTap, Shadow};
+use crate::bridges::taps::{MessageShadow, Mirror, MirrorKey, SendTap};
 use crate::config::Wrong;
 use crate::config::file;
 use crate::config::units::{self, Placed, Time};
@@ -44,7 +44,7 @@ pub(super) fn of(
     }))
 }
 
-fn shadow(from: &Placed<file::Shadow>, names: &Names) -> Result<Shadow> {
+fn shadow(from: &Placed<file::Shadow>, names: &Names) -> Result<MessageShadow> {
     let file::Shadow {
         cluster,
         rocketmq,
@@ -64,10 +64,10 @@ fn shadow(from: &Placed<file::Shadow>, names: &Names) -> Result<Shadow> {
     let marks = mark.map_or(Ok(Arc::default()), marks)?;
     let is_for_all = marks.iter().filter(|own| own.protocol.is_none());
     let marks = is_for_all.map(|own| (own.name.to_string(), own.value.to_string()));
-    Ok(Shadow {
+    Ok(MessageShadow {
         outlet: names.outlets.rocketmq(&name)?,
         topic,
-        share: percent.map_or(Share::ALL, |units::Share(own)| own),
+        share: percent.map_or(Share::ALL, |units::FractionalPercent(own)| own),
         marks: marks.collect(),
         timeout: timeout.map(|Time(own)| own),
     })

@@ -1,16 +1,17 @@
-//! What each frame from the peer does to a connection (RFC 9113, sections 5 and 6).
+//! Frames received: what each does to a connection (RFC 9113, sections 5 and 6).
 
 use http::{HeaderMap, Method};
 
 use super::super::message::{Fault, Headers};
 use super::super::{FRAME, FRAME_HEAD, MOST_WINDOW, PREFACE, Reason, flag, kind, setting};
-use super::{
-    Accepted, Block, Core, EMPTY, Expects, Goaway, Greeting, LEAVING_PING, Leaving, Lost, be32,
-};
+use super::goaway::{LEAVING_PING, Leaving};
+use super::state::StreamState;
+use super::streams::Expects;
+use super::{Accepted, Block, ConnectionState, EMPTY, Goaway, Greeting, Lost, be32};
 use crate::headers::expects_continue;
 use crate::rules;
 
-/// Streams that the peer's errors made us reset, within [`Core::tick`]s that are a second apart
+/// Streams that the peer's errors made us reset, within [`ConnectionState::tick`]s that are a second apart
 /// (CVE-2025-8671).
 const LOCAL_RESETS: u32 = 200;
 /// CONTINUATION frames of one block (CVE-2024-27316).
@@ -20,10 +21,10 @@ const INTERIM: usize = 32;
 /// A block is at most so many times as long as the headers in it may be.
 const BLOCK: usize = 2;
 
-impl Core {
+impl ConnectionState {
     /// Takes bytes from the peer.
     pub(in crate::http2) fn receive(&mut self, bytes: &[u8]) -> Result<(), Goaway> {
-        self.heard = true;
+        self.received = true;
         if self.partial.is_empty() {
             let used = self.frames(bytes)?;
             self.partial.extend_from_slice(&bytes[used..]);
@@ -84,7 +85,7 @@ impl Core {
                 return fault;
             }
             self.greeted = Greeting::Settings;
-            self.invite_all();
+            self.wake_all_waiting();
         }
         // RFC 9113, section 6.10: nothing stands between the frames of one block.
         if let Some(block) = &self.block
@@ -164,8 +165,8 @@ impl Core {
         }
         let length = payload.len();
         // RFC 9113, section 6.9.1: the padding counts, too (RFC 9113, section 6.1).
-        self.window -= length as i64;
-        if self.window < 0 {
+        self.receive_window -= length as i64;
+        if self.receive_window < 0 {
             return Err(Goaway(Reason::FLOW_CONTROL_ERROR));
         }
         self.give_back(length);
@@ -185,7 +186,7 @@ impl Core {
         let Some(stream) = self.streams.get_mut(key) else {
             return Ok(());
         };
-        stream.window -= length as i64;
+        stream.receive_window -= length as i64;
         // RFC 9113, section 8.1.1: all DATA together is as long as content-length says.
         if let Some(expected) = &mut stream.expected {
             let rest = expected.checked_sub(data.len() as u64);
@@ -195,11 +196,11 @@ impl Core {
             *expected = rest;
         }
         // RFC 9113, section 5.1: nothing follows END_STREAM. RFC 9113, section 8.1: DATA follows a head.
-        let fault = if stream.heard {
+        let fault = if stream.state.has_received_end() {
             Some(Reason::STREAM_CLOSED)
-        } else if client && !stream.begun {
+        } else if client && !stream.has_head {
             Some(Reason::PROTOCOL_ERROR)
-        } else if stream.window < 0 && length > 0 {
+        } else if stream.receive_window < 0 && length > 0 {
             // It may be less than nothing without the peer's fault, see `acknowledged`; then nothing may
             // come but an end without data.
             Some(Reason::FLOW_CONTROL_ERROR)
@@ -209,11 +210,14 @@ impl Core {
         if let Some(reason) = fault {
             return self.stream_fault(id, reason);
         }
-        stream.heard = ends;
+        if ends {
+            stream.state.receive_end();
+        }
         stream.expects = Expects::Nothing;
         if stream.unread {
             // The stream's window is not opened again.
-            if !ends && !client && stream.window < i64::from(self.limits.stream_window) / 2 {
+            if !ends && !client && stream.receive_window < i64::from(self.limits.stream_window) / 2
+            {
                 self.reset(key, Reason::NO_ERROR);
             }
         } else {
@@ -348,7 +352,7 @@ impl Core {
         });
         match read {
             Ok((head, length)) => {
-                let key = self.insert(id, length, ends);
+                let key = self.insert(id, length, StreamState::opened(ends));
                 if !ends && expects_continue(&head.headers) {
                     self.streams[key].expects = Expects::Word;
                 }
@@ -366,7 +370,7 @@ impl Core {
     /// Answers a request whose head is larger than the limit.
     fn refuse_too_large(&mut self, id: u32, ends: bool) {
         // RFC 9113, section 10.5.1; RFC 6585, section 5.
-        let key = self.insert(id, None, ends);
+        let key = self.insert(id, None, StreamState::opened(ends));
         self.send_head(
             key,
             &[(":status", b"431")],
@@ -384,13 +388,13 @@ impl Core {
             return Ok(());
         };
         let id = stream.id;
-        if stream.begun {
+        if stream.has_head {
             return self.trailers(key, ends, headers);
         }
         let read = headers.into_response().and_then(|(status, headers)| {
             let length = length(&headers)?;
             // Such responses tell the length of what does not come (RFC 9113, section 8.1.1).
-            let none = stream.bodiless || rules::is_bodiless(&Method::GET, status);
+            let none = stream.answers_head || rules::is_bodiless(&Method::GET, status);
             let expected = if none { None } else { length };
             if ends && expected.is_some_and(|length| length > 0) {
                 return Err(Fault::Malformed);
@@ -411,9 +415,11 @@ impl Core {
                 Ok(())
             }
             Ok((status, headers, expected)) if !status.is_informational() => {
-                stream.begun = true;
-                stream.heard = ends;
-                stream.bare = ends;
+                stream.has_head = true;
+                if ends {
+                    stream.state.receive_end();
+                }
+                stream.ended_by_headers = ends;
                 stream.expected = if ends { None } else { expected };
                 stream.head = Some((status, headers));
                 if let Some(reader) = stream.reader.take() {
@@ -448,14 +454,14 @@ impl Core {
         };
         let id = stream.id;
         // RFC 9113, section 5.1: the peer has said END_STREAM.
-        if stream.heard {
+        if stream.state.has_received_end() {
             return self.stream_fault(id, Reason::STREAM_CLOSED);
         }
         let short = stream.expected.is_some_and(|rest| rest > 0);
         match headers.into_trailers() {
             // RFC 9113, section 8.1: trailers end their stream. RFC 9113, section 8.1.1: the body is complete.
             Ok(trailers) if ends && !short => {
-                stream.heard = true;
+                stream.state.receive_end();
                 stream.trailers = Some(trailers);
                 if let Some(reader) = stream.reader.take() {
                     reader.wake();
@@ -523,10 +529,10 @@ impl Core {
     /// (RFC 9113, section 6.9.2), so that windows may be negative.
     fn acknowledged(&mut self) {
         let told = i64::from(self.limits.stream_window);
-        let more = told - std::mem::replace(&mut self.first_window, told);
+        let more = told - std::mem::replace(&mut self.initial_receive_window, told);
         if more != 0 {
             for (_, stream) in &mut self.streams {
-                stream.window += more;
+                stream.receive_window += more;
             }
         }
     }
@@ -543,7 +549,7 @@ impl Core {
             }
             setting::MAX_CONCURRENT_STREAMS => {
                 self.peer_streams = value;
-                self.invite_all();
+                self.wake_all_waiting();
             }
             setting::INITIAL_WINDOW_SIZE => {
                 let window = i64::from(value);
@@ -551,11 +557,11 @@ impl Core {
                     return Err(Goaway(Reason::FLOW_CONTROL_ERROR));
                 }
                 // RFC 9113, section 6.9.2: streams that are open change with it, and may be below zero then.
-                let more = window - self.peer_window;
-                self.peer_window = window;
+                let more = window - self.initial_send_window;
+                self.initial_send_window = window;
                 for (_, stream) in &mut self.streams {
-                    stream.room += more;
-                    if stream.room > MOST_WINDOW {
+                    stream.send_window += more;
+                    if stream.send_window > MOST_WINDOW {
                         return Err(Goaway(Reason::FLOW_CONTROL_ERROR));
                     }
                     if let Some(writer) = stream.writer.take() {
@@ -617,7 +623,7 @@ impl Core {
             for key in keys {
                 self.lose(key, Lost::Connection { refused: true });
             }
-            self.invite_all();
+            self.wake_all_waiting();
         }
         Ok(())
     }
@@ -630,14 +636,14 @@ impl Core {
         self.count_empty()?;
         let more = i64::from(be32(payload) & 0x7fff_ffff);
         if id == 0 {
-            self.room += more;
-            self.most_room = self.most_room.max(self.room);
+            self.send_window += more;
+            self.most_send_window = self.most_send_window.max(self.send_window);
             // RFC 9113, section 6.9: nothing is no increment.
             if more == 0 {
                 return Err(Goaway(Reason::PROTOCOL_ERROR));
             }
             // RFC 9113, section 6.9.1.
-            if self.room > MOST_WINDOW {
+            if self.send_window > MOST_WINDOW {
                 return Err(Goaway(Reason::FLOW_CONTROL_ERROR));
             }
             self.unblock();
@@ -656,10 +662,10 @@ impl Core {
         let Some(stream) = self.streams.get_mut(key) else {
             return Ok(());
         };
-        stream.room += more;
-        stream.unread_there = (stream.unread_there - more).max(0);
+        stream.send_window += more;
+        stream.unacked_there = (stream.unacked_there - more).max(0);
         // RFC 9113, section 6.9.1.
-        if stream.room > MOST_WINDOW {
+        if stream.send_window > MOST_WINDOW {
             return self.stream_fault(id, Reason::FLOW_CONTROL_ERROR);
         }
         if let Some(writer) = stream.writer.take() {

@@ -59,7 +59,7 @@ impl Body for Received {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         } else if let Some(trailers) = stream.trailers.take() {
             Some(Ok(Frame::trailers(trailers)))
-        } else if stream.heard {
+        } else if stream.state.has_received_end() {
             None
         } else if let Some(lost) = stream.lost {
             Some(Err(lost.into()))
@@ -80,8 +80,10 @@ impl Body for Received {
         // An empty frame that ends a body is passed on as such: gRPC's servers wait for it.
         let core = self.connection.get();
         let whole = |stream: &Stream| {
-            let over = stream.heard && stream.data.is_empty() && stream.trailers.is_none();
-            over && (stream.bare || self.begun)
+            let over = stream.state.has_received_end()
+                && stream.data.is_empty()
+                && stream.trailers.is_none();
+            over && (stream.ended_by_headers || self.begun)
         };
         self.ended || core.streams.get(self.key).is_some_and(whole)
     }

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use super::super::hpack::{Decoder, Encoder};
-use super::{Core, Greeting, Leaving, Limits};
+use super::goaway::Leaving;
+use super::{ConnectionState, Greeting, Limits};
 
 /// The state of a client's connection on which no stream is open. With the socket and the bytes that were read of
 /// it and not used, it is all that the peer takes for granted.
@@ -17,20 +18,20 @@ pub(crate) struct Resting {
     forgotten: VecDeque<u32>,
     /// What the client takes: streams, and bytes of a new one.
     peer_streams: u32,
-    peer_window: i64,
+    initial_send_window: i64,
     /// What we may send on the connection, and the most that this has been.
-    room: i64,
-    most_room: i64,
+    send_window: i64,
+    most_send_window: i64,
     /// What the client may send on the connection, and on a new stream; and what was taken and not given back.
-    window: i64,
-    first_window: i64,
-    taken: u32,
+    receive_window: i64,
+    initial_receive_window: i64,
+    unacked: u32,
     /// What was borne of it lately.
     empty: u32,
     resets: u32,
 }
 
-impl Core {
+impl ConnectionState {
     /// Has the driver look when no stream is open any more.
     pub(in crate::http2) fn note_moving(&mut self, moving: bool) {
         self.moving = moving;
@@ -52,12 +53,12 @@ impl Core {
             highest: self.highest,
             forgotten: std::mem::take(&mut self.forgotten),
             peer_streams: self.peer_streams,
-            peer_window: self.peer_window,
-            room: self.room,
-            most_room: self.most_room,
-            window: self.window,
-            first_window: self.first_window,
-            taken: self.taken,
+            initial_send_window: self.initial_send_window,
+            send_window: self.send_window,
+            most_send_window: self.most_send_window,
+            receive_window: self.receive_window,
+            initial_receive_window: self.initial_receive_window,
+            unacked: self.unacked,
             empty: self.empty,
             resets: self.resets,
         };
@@ -76,12 +77,12 @@ impl Core {
             highest,
             forgotten,
             peer_streams,
-            peer_window,
-            room,
-            most_room,
-            window,
-            first_window,
-            taken,
+            initial_send_window,
+            send_window,
+            most_send_window,
+            receive_window,
+            initial_receive_window,
+            unacked,
             empty,
             resets,
         } = resting;
@@ -91,12 +92,12 @@ impl Core {
             highest,
             forgotten,
             peer_streams,
-            peer_window,
-            room,
-            most_room,
-            window,
-            first_window,
-            taken,
+            initial_send_window,
+            send_window,
+            most_send_window,
+            receive_window,
+            initial_receive_window,
+            unacked,
             empty,
             resets,
             ..core

@@ -1,12 +1,14 @@
 //! Both sides of a connection, joined without a socket.
 
 use std::pin::Pin;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
-use http::HeaderValue;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, header};
 use http_body::Body;
 
 use super::super::{MOST_WINDOW, PREFACE};
+
 use super::*;
 
 fn limits() -> Limits {
@@ -37,8 +39,8 @@ struct Pair {
 impl Pair {
     fn new() -> Self {
         let pair = Self {
-            client: Shared::new(Core::new(true, limits())),
-            server: Shared::new(Core::new(false, limits())),
+            client: Shared::new(ConnectionState::new(true, limits())),
+            server: Shared::new(ConnectionState::new(false, limits())),
         };
         pair.settle(11);
         pair
@@ -121,7 +123,7 @@ fn bodies_arrive_whole_through_small_windows() {
     // Nothing is left of them.
     for side in [&pair.client, &pair.server] {
         assert!(side.get().streams.is_empty() && side.get().ids.is_empty());
-        assert!(side.get().window > 0 && side.get().blocked.is_empty());
+        assert!(side.get().receive_window > 0 && side.get().blocked.is_empty());
     }
 }
 
@@ -175,8 +177,8 @@ fn uploads_that_the_peer_does_not_read_leave_room_for_the_next() {
         connection_window: 1 << 20,
         ..limits()
     };
-    let client = Shared::new(Core::new(true, limits()));
-    let server = Shared::new(Core::new(false, generous));
+    let client = Shared::new(ConnectionState::new(true, limits()));
+    let server = Shared::new(ConnectionState::new(false, generous));
     let pair = Pair { client, server };
     pair.settle(500);
     // A peer that opens the connection's window only as it reads: not at all, that is.
@@ -195,7 +197,7 @@ fn uploads_that_the_peer_does_not_read_leave_room_for_the_next() {
     let (asked, _) = pair.ask(false);
     assert_eq!(push(&pair.client, asked, 4000), 4000);
     // As soon as the peer reads, everything goes on.
-    pair.client.get_mut().room += 100_000;
+    pair.client.get_mut().send_window += 100_000;
     assert_eq!(push(&pair.client, asked, 30_000), 30_000);
 }
 
@@ -283,7 +285,7 @@ fn who_waits_for_a_stream_is_called_when_one_ends() {
     let pair = Pair::new();
     let mut open: Vec<_> = (0..5).map(|_| pair.ask(true)).collect();
     assert_eq!(pair.client.get().room_for_stream(), Some(false));
-    let tickets = [Ticket::default(), Ticket::default()];
+    let tickets = [StreamWaiter::default(), StreamWaiter::default()];
     for ticket in &tickets {
         pair.client.get_mut().wait(ticket, &cx());
     }
@@ -348,7 +350,7 @@ fn a_peer_may_send_as_much_as_it_may_untold_until_it_has_read_our_settings() {
         &frame(0, 0, 1, &[b'.'; 2000]),
     ]
     .concat();
-    let server = Shared::new(Core::new(false, limits()));
+    let server = Shared::new(ConnectionState::new(false, limits()));
     server.get_mut().receive(&begin).expect("a beginning");
     server.get_mut().out.clear();
     // It has read them now: of 1000 bytes it has sent twice as many, and must wait.
@@ -367,7 +369,7 @@ fn a_peer_may_send_as_much_as_it_may_untold_until_it_has_read_our_settings() {
 #[test]
 fn a_peer_that_breaks_the_rules_is_told_which() {
     let server = || {
-        let core = Core::new(false, limits());
+        let core = ConnectionState::new(false, limits());
         let shared = Shared::new(core);
         let settings = [PREFACE, &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
         shared.get_mut().receive(&settings).expect("a beginning");

@@ -14,7 +14,7 @@ use std::cell::Cell;
 use bytes::{Bytes, BytesMut};
 
 use super::super::WINDOW;
-use super::{Core, Lost, Reason, Stream};
+use super::{ConnectionState, Lost, Reason, Stream};
 use crate::share::Total;
 
 /// Bytes of bodies that wait in one worker; above it, those that nobody takes are given up.
@@ -74,21 +74,21 @@ impl Drop for Held {
 impl Stream {
     /// What a stream may send now: of the connection's room what is not kept for others, or as much as is fair.
     pub(super) fn share(&self, room: i64, kept: i64) -> i64 {
-        let share = (FAIR - self.unread_there).max(room - kept).min(room);
-        match share < PIECE && self.unread_there > 0 {
+        let share = (FAIR - self.unacked_there).max(room - kept).min(room);
+        match share < PIECE && self.unacked_there > 0 {
             true => 0,
-            false => share.min(self.room).max(0),
+            false => share.min(self.send_window).max(0),
         }
     }
 }
 
-impl Core {
+impl ConnectionState {
     /// Bytes of bodies have come: the connection's window opens again, whoever takes them.
     pub(super) fn give_back(&mut self, length: usize) {
-        self.taken += u32::try_from(length).unwrap_or_default();
-        if self.taken >= self.limits.connection_window.max(WINDOW) / 2 {
-            let more = std::mem::take(&mut self.taken);
-            self.window += i64::from(more);
+        self.unacked += u32::try_from(length).unwrap_or_default();
+        if self.unacked >= self.limits.connection_window.max(WINDOW) / 2 {
+            let more = std::mem::take(&mut self.unacked);
+            self.receive_window += i64::from(more);
             self.put_window_update(0, more);
             self.wake();
         }
@@ -100,19 +100,19 @@ impl Core {
         let Some(stream) = self.streams.get_mut(key) else {
             return;
         };
-        if stream.heard {
+        if stream.state.has_received_end() {
             return self.narrow(key);
         }
-        stream.taken += u32::try_from(length).unwrap_or_default();
-        if stream.taken < stream.most / 2 {
+        stream.unacked += u32::try_from(length).unwrap_or_default();
+        if stream.unacked < stream.most / 2 {
             return;
         }
         let wider = self.limits.stream_most.saturating_sub(stream.most);
         let wider = wider.min(stream.most).min(self.spare);
         stream.most += wider;
         self.spare -= wider;
-        let more = std::mem::take(&mut stream.taken) + wider;
-        stream.window += i64::from(more);
+        let more = std::mem::take(&mut stream.unacked) + wider;
+        stream.receive_window += i64::from(more);
         let id = stream.id;
         self.put_window_update(id, more);
         self.wake();
@@ -127,8 +127,8 @@ impl Core {
     }
 
     /// What of the peer's window for the connection is kept for streams that hold little of it.
-    pub(super) fn kept_room(&self) -> i64 {
-        self.most_room / KEPT
+    pub(super) fn reserved_window(&self) -> i64 {
+        self.most_send_window / KEPT
     }
 
     /// Resets a client's streams of whose bodies nobody has taken anything for a second or more, if too

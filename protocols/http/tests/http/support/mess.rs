@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use finback_core::cluster::{ClusterPolicy, ClusterSpec, Source};
-use finback_core::discovery::{Discovery, Instance, Lookup, Sink, WatchGuard};
+use finback_core::discovery::{Discovery, Instance, Lookup, SnapshotSink, WatchGuard};
 use finback_core::driver::{ListenerSpec, Protocol, Workers};
 use finback_core::mesh::{Limits, Mesh, RoutingSpec};
 use finback_core::net::ServerTls;
@@ -31,7 +31,7 @@ impl Observer for Nothing {
 }
 
 impl Discovery for Nothing {
-    fn watch(&self, _: &Lookup, _: Arc<dyn Sink>) -> WatchGuard {
+    fn watch(&self, _: &Lookup, _: Arc<dyn SnapshotSink>) -> WatchGuard {
         Box::new(())
     }
 }

@@ -23,7 +23,7 @@ struct Queue {
 
 /// The writing side of one connection. Whoever has something for the peer appends it; the
 /// worker's flusher writes everything that gathered in a turn with one call.
-pub(crate) struct Link {
+pub(crate) struct WriteQueue {
     socket: Rc<RefCell<Socket>>,
     queue: RefCell<Queue>,
     /// In the worker's list of links to flush.
@@ -36,7 +36,7 @@ pub(crate) struct Link {
     waker: RefCell<Waker>,
 }
 
-impl Link {
+impl WriteQueue {
     pub(crate) fn new(socket: Rc<RefCell<Socket>>) -> Rc<Self> {
         Rc::new(Self {
             socket,

@@ -45,7 +45,7 @@ pub(crate) enum Claim<T> {
 }
 
 /// Calls in flight on one connection, by the id they carry on it.
-pub(crate) struct Table<T> {
+pub(crate) struct InFlight<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
     index_bits: u32,
@@ -55,7 +55,7 @@ pub(crate) struct Table<T> {
     one_ways: u32,
 }
 
-impl<T> Table<T> {
+impl<T> InFlight<T> {
     /// A table for ids of 32 or 64 bits; half of them count generations.
     pub(crate) fn new(id_bits: u8) -> Self {
         let index_bits = u32::from(id_bits.clamp(8, 64)) / 2;
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn an_answer_finds_its_call_once() {
-        let mut table = Table::new(32);
+        let mut table = InFlight::new(32);
         let id = table.insert("a").unwrap();
         assert_eq!(table.claim(id), Claim::Live("a"));
         assert_eq!(table.claim(id), Claim::Unknown);
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn the_id_of_a_call_given_up_is_not_used_again_until_answered() {
-        let mut table = Table::new(32);
+        let mut table = InFlight::new(32);
         let lost = table.insert(0).unwrap();
         assert_eq!(table.abandon_where(|_| true), vec![0]);
         for n in 1..70_000 {
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn no_answer_claims_a_one_way() {
-        let mut table: Table<()> = Table::new(32);
+        let mut table: InFlight<()> = InFlight::new(32);
         for _ in 0..100_000 {
             let id = table.one_way_id();
             assert!(id <= u64::from(u32::MAX));
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn ids_fit_the_width_and_run_out_cleanly() {
-        let mut table = Table::new(32);
+        let mut table = InFlight::new(32);
         let mut ids = std::collections::HashSet::new();
         while let Ok(id) = table.insert(()) {
             assert!(id <= u64::from(u32::MAX));
@@ -273,7 +273,7 @@ mod tests {
         /// else leads anywhere.
         #[test]
         fn no_reply_is_crossed(ops in prop::collection::vec((0_u8..4, any::<u16>()), 0..400), wide: bool) {
-            let mut table = Table::new(if wide { 64 } else { 32 });
+            let mut table = InFlight::new(if wide { 64 } else { 32 });
             let mut live: Vec<(u64, usize)> = Vec::new();
             let mut dead: Vec<u64> = Vec::new();
             let mut late: Vec<u64> = Vec::new();

@@ -32,7 +32,7 @@ pub(crate) trait Take {
 /// The reading side of one connection. Whole frames are taken straight from the thread's scratch
 /// buffer; only the beginning of an unfinished one is kept, so that an idle connection holds no
 /// buffer.
-pub(crate) struct Inbox {
+pub(crate) struct FrameReader {
     socket: Rc<RefCell<Socket>>,
     unfinished: BytesMut,
     /// When the unfinished frame began.
@@ -56,7 +56,7 @@ pub(crate) enum Read {
     Malformed(Malformed),
 }
 
-impl Inbox {
+impl FrameReader {
     /// An inbox of a socket, which may hold bytes that were read before.
     pub(crate) fn new(socket: Rc<RefCell<Socket>>, worker: &Worker) -> Self {
         let prefix = socket.borrow_mut().take_prefix();
@@ -221,7 +221,7 @@ impl Inbox {
     }
 }
 
-impl Drop for Inbox {
+impl Drop for FrameReader {
     fn drop(&mut self) {
         self.unfinished = BytesMut::new();
         self.count();

@@ -1,0 +1,76 @@
+//! Deadlines of attempts: when one is given up, and whose time that was: the caller's, the route's, or a pause of ours.
+
+use crate::clock::Now;
+use crate::outlier::is_telling;
+
+use super::super::lease::Lease;
+use super::super::stall::Stall;
+use super::super::verdict::{AttemptEnd, Deadline};
+use super::super::view::Seat;
+use super::Exchange;
+
+impl Exchange {
+    /// When the attempt that starts now is given up.
+    pub(crate) fn attempt_deadline(&self) -> Now {
+        self.per_try_deadline(self.clock.get()).min(self.deadline)
+    }
+
+    pub(super) fn per_try_deadline(&self, started: Now) -> Now {
+        let per_try = self.retry().and_then(|retry| retry.per_try_timeout);
+        per_try.map_or(Now(u64::MAX), |each| started.after(each))
+    }
+
+    /// Who set the time of the attempt under way, now that it has passed.
+    pub(crate) fn whose_deadline(&self, lease: &Lease, stall: Stall) -> Deadline {
+        if self.is_excused(lease, stall) {
+            return Deadline::OurStall;
+        }
+        let Some(own) = self.own_timeout else {
+            return Deadline::Route;
+        };
+        if self.per_try_deadline(lease.started) < self.deadline {
+            return Deadline::Route;
+        }
+        let Seat {
+            cluster, endpoint, ..
+        } = &*lease.seat;
+        let long_enough = own >= cluster.spec.policy.connect_timeout
+            && is_telling(&endpoint.health, lease.started, self.clock.get());
+        if long_enough {
+            Deadline::Caller
+        } else {
+            Deadline::TooShort
+        }
+    }
+
+    /// Whether the time of an attempt tells nothing of its endpoint.
+    pub(super) fn is_excused(&self, lease: &Lease, stall: Stall) -> bool {
+        let patience = lease.seat.cluster.spec.policy.connect_timeout;
+        stall.excuses(lease.started, self.clock.get(), patience)
+    }
+
+    /// The ending of an attempt to open a session that was neither granted nor refused in its time.
+    pub(crate) fn unopened(&self, lease: &Lease, stall: Stall) -> AttemptEnd {
+        let health = &lease.seat.endpoint.health;
+        let is_told = is_telling(health, lease.started, self.clock.get());
+        let telling = is_told && !self.is_excused(lease, stall);
+        AttemptEnd::Unopened { telling }
+    }
+
+    /// The ending of an attempt whose caller has given up waiting: it tells something of an endpoint
+    /// that was silent for longer than a connection may take, and answered nobody meanwhile. Else
+    /// callers of little patience would go on coming to an endpoint that never answers.
+    pub(crate) fn given_up(&self, lease: &Lease, stall: Stall) -> AttemptEnd {
+        let Seat {
+            cluster, endpoint, ..
+        } = &*lease.seat;
+        let now = self.clock.get();
+        let heard_since = lease.started.max(stall.until);
+        let is_long = now.since(heard_since) >= cluster.spec.policy.connect_timeout;
+        if is_long && is_telling(&endpoint.health, lease.started, now) {
+            let whose = Deadline::Caller;
+            return AttemptEnd::TimedOut { whose, sent: true };
+        }
+        AttemptEnd::Abandoned
+    }
+}
