@@ -10,7 +10,9 @@ pub mod jwt;
 pub mod keys;
 mod messages;
 pub mod rate_limit_service;
+pub mod sentinel;
 pub mod server;
+mod token_server;
 
 use std::sync::Arc;
 

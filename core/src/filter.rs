@@ -81,6 +81,16 @@ pub trait Filter: Any + fmt::Debug + Send + Sync {
     fn describe(&self) -> Vec<String>;
 }
 
+/// Whether two filters are of one type and alike; of two types they never are. The one place where a filter's type is asked
+/// for.
+#[must_use]
+pub fn same<F: Filter>(one: &F, other: &dyn Filter, alike: impl FnOnce(&F, &F) -> bool) -> bool {
+    let other: &dyn Any = other;
+    other
+        .downcast_ref::<F>()
+        .is_some_and(|other| alike(one, other))
+}
+
 /// What a filter does with calls of one kind, in one worker.
 pub trait Check {
     /// A call was opened and has a route; nothing is sent yet.

@@ -300,8 +300,12 @@ pub struct ClusterCounts {
     pub connect_failures: AtomicU64,
     /// Endpoints ejected.
     pub ejections: Ejections,
-    /// Attempts after a call's first.
+    /// Attempts after a call's first, those beside it among them.
     pub retries: AtomicU64,
+    /// Attempts beside one that takes long.
+    pub hedges: AtomicU64,
+    /// Of these, those whose answer the call ended with.
+    pub hedges_won: AtomicU64,
 }
 
 /// What had an endpoint ejected.

@@ -28,7 +28,7 @@ pub use clusters::{
 };
 pub use filters::{
     Authorization, AuthorizationRule, DescriptorEntry, ExternalAuthorization, Fault, Filter, Jwt,
-    JwtIssuer, Lane, LaneRule, Per, RateLimit, RateLimitService, Strip,
+    JwtIssuer, Lane, LaneRule, Per, RateLimit, RateLimitService, Sentinel, Strip,
 };
 pub use http::{Headers, PathChange, PathRule, Redirect, Respond, Rewrite};
 pub use kafka::{

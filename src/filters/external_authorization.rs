@@ -1,7 +1,6 @@
 //! External authorization: another server says who may call what, by Envoy's protocol
 //! (`envoy.service.auth.v3.Authorization/Check`).
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,7 +8,9 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use finback_core::filter::{Asked, Check, Decided, Edits, Filter, Flow, Refusal, Tally, Target};
+use finback_core::filter::{
+    Asked, Check, Decided, Edits, Filter, Flow, Refusal, Tally, Target, same,
+};
 use finback_core::rejection::Rejection;
 use finback_core::text::cut;
 
@@ -92,9 +93,7 @@ impl Filter for ExternalAuthorization {
     }
 
     fn is_same(&self, other: &dyn Filter) -> bool {
-        let other: &dyn Any = other;
-        let other = other.downcast_ref::<Self>();
-        other.is_some_and(|own| self.0.is_same(&own.0))
+        same(self, other, |own, other| own.0.is_same(&other.0))
     }
 
     fn describe(&self) -> Vec<String> {

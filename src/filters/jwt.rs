@@ -1,7 +1,6 @@
 //! JSON Web Tokens (RFC 7519) as bearer tokens (RFC 6750) of every protocol that has a place for one. What a good token
 //! says, filters that follow find in attributes that no caller can write.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
@@ -11,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use finback_core::filter::{
-    Asked, Check, Claims, Decided, Edits, Filter, Flow, Refusal, Tally, Target,
+    Asked, Check, Claims, Decided, Edits, Filter, Flow, Refusal, Tally, Target, same,
 };
 use finback_core::rejection::Rejection;
 
@@ -105,9 +104,7 @@ impl Filter for Jwt {
     }
 
     fn is_same(&self, other: &dyn Filter) -> bool {
-        let other: &dyn Any = other;
-        let other = other.downcast_ref::<Self>();
-        other.is_some_and(|own| own.policy == self.policy)
+        same(self, other, |own, other| other.policy == own.policy)
     }
 
     fn describe(&self) -> Vec<String> {

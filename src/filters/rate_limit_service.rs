@@ -1,7 +1,6 @@
 //! Global rate limits: another server counts the calls of many, by Envoy's protocol
 //! (`envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit`).
 
-use std::any::Any;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -9,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use finback_core::filter::rate_limit::Per;
-use finback_core::filter::{Asked, Check, Decided, Filter, Flow, Refusal, Tally, Target};
+use finback_core::filter::{Asked, Check, Decided, Filter, Flow, Refusal, Tally, Target, same};
 use finback_core::rejection::Rejection;
 use finback_core::text::cut;
 
@@ -62,12 +61,12 @@ impl RateLimitService {
 }
 
 /// A value of a descriptor for calls of one kind.
-enum Value {
+pub(super) enum Value {
     Known(String),
     Read(Per),
 }
 
-fn value(source: &DescriptorSource, target: &Target<'_>) -> Value {
+pub(super) fn value(source: &DescriptorSource, target: &Target<'_>) -> Value {
     let known = |text: &str| Value::Known(cut(text, VALUE).to_owned());
     match source {
         DescriptorSource::Constant(text) => known(text),
@@ -108,9 +107,7 @@ impl Filter for RateLimitService {
     }
 
     fn is_same(&self, other: &dyn Filter) -> bool {
-        let other: &dyn Any = other;
-        let other = other.downcast_ref::<Self>();
-        other.is_some_and(|own| self.0.is_same(&own.0))
+        same(self, other, |own, other| own.0.is_same(&other.0))
     }
 
     fn describe(&self) -> Vec<String> {
@@ -133,11 +130,21 @@ impl Filter for RateLimitService {
     }
 }
 
-fn words((key, source): &(Arc<str>, DescriptorSource)) -> String {
+pub(super) fn words((key, source): &(Arc<str>, DescriptorSource)) -> String {
     match source {
         DescriptorSource::Constant(text) => format!("{key}={text}"),
         DescriptorSource::Call(Per::Attribute(name)) => format!("{key} (attribute {name})"),
         DescriptorSource::Call(per) => format!("{key} ({})", format!("{per:?}").to_lowercase()),
+    }
+}
+
+impl Value {
+    /// What it is for a call; `None` if the call lacks it.
+    pub(super) fn of(&self, asked: &mut Asked<'_, '_>) -> Option<String> {
+        match self {
+            Self::Known(text) => Some(text.clone()).filter(|own| !own.is_empty()),
+            Self::Read(per) => read(per, asked),
+        }
     }
 }
 
@@ -162,13 +169,9 @@ impl Counting {
     /// A descriptor of a call; `None` if the call lacks a value of it.
     fn descriptor(entries: &[(Arc<str>, Value)], asked: &mut Asked<'_, '_>) -> Option<Descriptor> {
         let entries = entries.iter().map(|(key, value)| {
-            let value = match value {
-                Value::Known(text) => Some(text.clone()).filter(|own| !own.is_empty()),
-                Value::Read(per) => read(per, asked),
-            };
             Some(Entry {
                 key: key.to_string(),
-                value: value?,
+                value: value.of(asked)?,
             })
         });
         let entries: Option<Vec<Entry>> = entries.collect();

@@ -1,4 +1,5 @@
-//! A server that a filter asks by gRPC: one connection, made when it is needed, and a bound of the questions on it.
+//! A server that a filter asks, by gRPC or as a token server of Sentinel: one connection, made when it is needed, and a bound of
+//! the questions on it.
 //!
 //! Workers hand a question over and wait for nothing but its answer; sockets are the control runtime's. A server
 //! that is slow, full or gone is trouble within the question's time, never a wait without an end.
@@ -26,19 +27,19 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::Background;
 use super::dial::{chain, dial};
+use super::{Background, token_server};
 use crate::tls::ClientFiles;
 
 /// The most that is read of an answer.
 const ANSWER: usize = 256 * 1024;
 /// A connection may take so long to be made, whatever questions wait for it.
-const DIAL: Duration = Duration::from_secs(5);
+pub(super) const DIAL: Duration = Duration::from_secs(5);
 /// After one that could not be made, the next is not tried sooner: questions fail at once meanwhile.
-const PAUSE: Duration = Duration::from_millis(500);
+pub(super) const PAUSE: Duration = Duration::from_millis(500);
 /// A server that is silent for so long while questions are open is asked whether it is there, and given up after as
 /// long again.
-const SILENCE: Duration = Duration::from_secs(10);
+pub(super) const SILENCE: Duration = Duration::from_secs(10);
 
 /// How a server is asked.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +50,8 @@ pub struct Settings {
     pub host: String,
     /// Its port.
     pub port: u16,
+    /// What it speaks.
+    pub speaks: Speech,
     /// With TLS: by these files, which are read anew for each connection.
     pub tls: Option<ClientFiles>,
     /// An answer may take so long, the connection included.
@@ -57,9 +60,25 @@ pub struct Settings {
     pub in_flight: usize,
 }
 
+/// What a server speaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Speech {
+    /// gRPC.
+    Grpc,
+    /// The protocol of Sentinel's token servers.
+    Tokens {
+        /// For whom tokens are asked.
+        namespace: String,
+    },
+}
+
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let scheme = match (&self.speaks, &self.tls) {
+            (Speech::Tokens { .. }, _) => "tcp",
+            (Speech::Grpc, Some(_)) => "https",
+            (Speech::Grpc, None) => "http",
+        };
         match self.host.contains(':') {
             true => write!(f, "{scheme}://[{}]:{}", self.host, self.port),
             false => write!(f, "{scheme}://{}:{}", self.host, self.port),
@@ -88,7 +107,7 @@ impl fmt::Display for Trouble {
     }
 }
 
-fn failed(why: impl Into<Arc<str>>) -> Trouble {
+pub(super) fn failed(why: impl Into<Arc<str>>) -> Trouble {
     Trouble::Failed(why.into())
 }
 
@@ -166,12 +185,37 @@ impl Server {
         client: IpAddr,
         question: Framed,
     ) -> Result<impl Future<Output = Result<A, Trouble>> + use<A>, Trouble> {
+        let told = self.ask_bytes(path, client, question.0)?;
+        Ok(async move {
+            let unreadable = |error| failed(format!("its answer is unreadable: {error}"));
+            A::decode(told.await?).map_err(unreadable)
+        })
+    }
+
+    /// The same of a token server; the answer is what follows its number.
+    ///
+    /// # Errors
+    /// As of [`ask`](Self::ask).
+    pub(crate) fn ask_for_token(
+        &self,
+        client: IpAddr,
+        question: Bytes,
+    ) -> Result<impl Future<Output = Result<Bytes, Trouble>> + use<>, Trouble> {
+        self.ask_bytes("", client, question)
+    }
+
+    fn ask_bytes(
+        &self,
+        path: &'static str,
+        client: IpAddr,
+        body: Bytes,
+    ) -> Result<impl Future<Output = Result<Bytes, Trouble>> + use<>, Trouble> {
         let place = Place::take(&self.places, client).ok_or(Trouble::Busy)?;
         let (tell, told) = oneshot::channel();
         let until = Instant::now() + self.settings.timeout;
         let sent = self.questions.try_send(Question {
             path,
-            body: question.0,
+            body,
             until,
             answer: tell,
             place,
@@ -179,8 +223,7 @@ impl Server {
         sent.map_err(|_| failed("the process stops"))?;
         Ok(async move {
             let told = timeout_at(until, told).await.map_err(|_| Trouble::Late)?;
-            let answer = told.map_err(|_| failed("the process stops"))??;
-            A::decode(answer).map_err(|error| failed(format!("its answer is unreadable: {error}")))
+            told.map_err(|_| failed("the process stops"))?
         })
     }
 
@@ -197,7 +240,13 @@ impl Background for Server {
     fn start(self: Arc<Self>) {
         let waiting = &mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(mut waiting) = waiting.take() {
-            let link = Arc::new(Link::new(self.settings.clone()));
+            let settings = self.settings.clone();
+            let link = Arc::new(match &self.settings.speaks {
+                Speech::Grpc => AnyLink::Grpc(Link::new(settings)),
+                Speech::Tokens { namespace } => {
+                    AnyLink::Tokens(token_server::Link::new(settings, namespace.clone()))
+                }
+            });
             tokio::spawn(async move {
                 while let Some(question) = waiting.recv().await {
                     tokio::spawn(ask(link.clone(), question));
@@ -222,7 +271,27 @@ impl Framed {
     }
 }
 
-async fn ask(link: Arc<Link>, question: Question) {
+/// The connection to a server, whatever it speaks.
+enum AnyLink {
+    Grpc(Link),
+    Tokens(token_server::Link),
+}
+
+impl AnyLink {
+    async fn call(
+        &self,
+        path: &'static str,
+        body: &Bytes,
+        until: Instant,
+    ) -> Result<Bytes, Trouble> {
+        match self {
+            Self::Grpc(link) => link.call(path, body, until).await,
+            Self::Tokens(link) => link.call(body).await,
+        }
+    }
+}
+
+async fn ask(link: Arc<AnyLink>, question: Question) {
     let Question {
         path,
         body,

@@ -20,6 +20,7 @@ fn server(port: u16) -> Arc<Server> {
         filter: "f".into(),
         host: "::1".to_owned(),
         port,
+        speaks: super::server::Speech::Grpc,
         tls: None,
         timeout: Duration::from_millis(200),
         in_flight: 100,

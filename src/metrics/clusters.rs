@@ -26,6 +26,8 @@ struct Sums {
     connect_failures: u64,
     ejections: [u64; Detector::ALL.len()],
     retries: u64,
+    hedges: u64,
+    hedges_won: u64,
     endpoints: u64,
     available: u64,
     healthy: u64,
@@ -57,7 +59,7 @@ static SHED: Family = Family::counter(
     "Calls turned away by a cluster's adaptive concurrency.",
 );
 
-static FAMILIES: [(Family, Read); 9] = [
+static FAMILIES: [(Family, Read); 11] = [
     (
         Family::gauge(
             "finback_cluster_endpoints",
@@ -138,6 +140,24 @@ static FAMILIES: [(Family, Read); 9] = [
             "Attempts after a call's first.",
         ),
         |sums| sums.retries,
+    ),
+    (
+        Family::counter(
+            "finback_cluster_hedges_total",
+            "attempts",
+            CLUSTER,
+            "Attempts beside one that took long; they are retries, too.",
+        ),
+        |sums| sums.hedges,
+    ),
+    (
+        Family::counter(
+            "finback_cluster_hedges_won_total",
+            "attempts",
+            CLUSTER,
+            "Attempts beside one that took long whose answer was the call's.",
+        ),
+        |sums| sums.hedges_won,
     ),
 ];
 
@@ -220,6 +240,8 @@ impl Sums {
             *shed += own.shed;
         }
         self.retries += read(&counts.retries);
+        self.hedges += read(&counts.hedges);
+        self.hedges_won += read(&counts.hedges_won);
     }
 }
 

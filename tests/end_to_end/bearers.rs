@@ -18,25 +18,25 @@ use crate::support::policy::{Policy, decided, get, status};
 use crate::support::{eventually, free_port, host_address, web};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-const FIRST: &[u8] = b"0123456789abcdef0123456789abcdef";
+pub(crate) const FIRST: &[u8] = b"0123456789abcdef0123456789abcdef";
 const SECOND: &[u8] = b"fedcba9876543210fedcba9876543210";
 
 /// A token of this key.
-fn token(kid: &str, secret: &[u8], claims: &Value) -> String {
+pub(crate) fn token(kid: &str, secret: &[u8], claims: &Value) -> String {
     let mut header = Header::new(Algorithm::HS256);
     header.kid = Some(kid.to_owned());
     encode(&header, claims, &EncodingKey::from_secret(secret)).unwrap()
 }
 
 /// What Alice's token of the issuer `far` says, but for one claim.
-fn claims(name: &str, value: Value) -> Value {
+pub(crate) fn claims(name: &str, value: Value) -> Value {
     let ends = get_current_timestamp() + 600;
     let mut claims = json!({ "iss": "far", "aud": "mesh", "exp": ends, "sub": "alice" });
     claims[name] = value;
     claims
 }
 
-fn set(keys: &[(&str, &[u8])]) -> String {
+pub(crate) fn set(keys: &[(&str, &[u8])]) -> String {
     let keys = keys.iter().map(|(kid, secret)| {
         let k = URL_SAFE_NO_PAD.encode(secret);
         json!({ "kty": "oct", "alg": "HS256", "kid": kid, "k": k })

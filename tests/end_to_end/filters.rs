@@ -321,7 +321,7 @@ filters: {{ own: {filters} }}
     let (fine, text) = with("mqtt", messages);
     assert!(fine, "{text}");
     for (protocol, shadow, said) in [
-        ("mqtt", "s", "cannot be copied"),
+        ("tcp", "s", "cannot be copied"),
         ("bolt", "c", "leads there itself"),
         ("bolt", "nobody", "no cluster is called"),
     ] {

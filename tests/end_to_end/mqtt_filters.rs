@@ -261,6 +261,41 @@ fn a_session_is_judged_by_filters_of_another_name_as_well() {
 }
 
 #[test]
+fn messages_are_judged_by_what_the_filters_before_left_of_connect() {
+    let broker = Mosquitto::start();
+    let config = |filters: &str| {
+        format!(
+            r#"
+workers: 1
+listeners: [ {{ name: mqtt, address: "127.0.0.1:0", protocol: mqtt, routes: mqtt }} ]
+routes: {{ mqtt: [ {{ to: {{ cluster: brokers }}, filters: [ {filters} ] }} ] }}
+clusters: {{ brokers: {{ endpoints: [ "{}" ] }} }}
+filters:
+  strip: {{ strip: {{ attributes: [ x-role ], source: 203.0.113.0/24 }} }}
+  who:
+    authorization:
+      rules:
+        - {{ effect: allow, match: {{ protocol: mqtt }}, actions: [ connect ] }}
+        - {{ effect: allow, match: {{ protocol: mqtt, attributes: {{ x-role: admin }} }}, topics: [ plant ] }}
+"#,
+            broker.address()
+        )
+    };
+    let admin = [&[0x26][..], &text("x-role"), &text("admin")].concat();
+    for (filters, reasons) in [("strip, who", [0x87; 2]), ("who, strip", [0x10, 0x87])] {
+        let finback = Finback::start(&config(filters));
+        let hello = connect_with(5, "dev", None, &admin);
+        let mut own = Raw::session(&finback.local("mqtt"), &hello);
+        let before = publish(&mut own, 5, "plant");
+        // What a filter took away that is gone is not there again.
+        let renamed = config(&filters.replace("strip", "other"));
+        finback.reload(&renamed.replace("  strip: {", "  other: {"));
+        let after = publish(&mut own, 5, "plant");
+        assert_eq!([before, after], reasons, "{filters}");
+    }
+}
+
+#[test]
 fn who_publishes_too_many_bytes_is_slowed_down() {
     let broker = Mosquitto::start();
     let limit = "rate_limit: { rate: 50000/s, burst: 1000, unit: message_bytes }";

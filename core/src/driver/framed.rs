@@ -262,7 +262,6 @@ fn send_on(
     metadata: &Metadata<'_>,
     wire: &[u8],
 ) {
-    call.exchange.lingers = metadata.lingers;
     let allowed = metadata.refused.map_or(Ok(()), Err);
     match allowed.and_then(|()| call.exchange.routed()) {
         Ok(Routed::Onward) => {

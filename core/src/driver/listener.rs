@@ -1,6 +1,5 @@
 //! Listeners: accepting downstream connections and detecting what they speak.
 
-use std::any::Any;
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
@@ -19,7 +18,7 @@ use crate::log_limit::LogLimit;
 use crate::mesh::{Mesh, Origin, Pinned};
 use crate::net::{Detached, FIRST, ServerTls, Socket, Transport};
 
-use super::protocol::{Protocol, Served, Sniff};
+use super::protocol::{Protocol, Resume, Served, Sniff};
 use super::proxies::{Proxies, introduce};
 use super::shares::Shares;
 use super::worker::Worker;
@@ -109,7 +108,7 @@ pub(crate) struct Carried {
     /// Where its client connected to, as a proxy told.
     pub(crate) local: Option<SocketAddr>,
     /// What a protocol that drives itself goes on from.
-    pub(crate) state: Option<Box<dyn Any + Send>>,
+    pub(crate) state: Option<Box<dyn Resume>>,
 }
 
 /// A connection on its way to another worker.

@@ -1,11 +1,15 @@
 //! The plug of any protocol: recognising a connection and serving it.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::net::Socket;
+
 use super::listener::Connection;
+use super::streams::Caller;
 use super::worker::Worker;
 
 /// What the first bytes of a connection say.
@@ -21,6 +25,19 @@ pub enum Sniff {
 
 /// A future that stays on its worker's thread.
 pub type Served = Pin<Box<dyn Future<Output = ()>>>;
+
+/// What a protocol gives along with a connection that goes to another worker, beside its socket: it knows itself how it is
+/// gone on with.
+pub trait Resume: Send {
+    /// Serves the connection there, to its end.
+    fn resume(self: Box<Self>, caller: Rc<Caller>, socket: Socket) -> Served;
+}
+
+impl fmt::Debug for dyn Resume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Resume")
+    }
+}
 
 /// A protocol that a listener can speak.
 pub trait Protocol: Send + Sync + 'static {

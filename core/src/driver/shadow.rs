@@ -15,6 +15,7 @@ use crate::gauges::Gauges;
 use crate::mesh::{Exchange, Routed};
 use crate::rejection::Rejection;
 use crate::route::Shadow;
+use crate::trace::Field;
 
 use super::call::{self, Call};
 use super::reply::{Reply, Waiting};
@@ -29,6 +30,32 @@ const BYTES: usize = 16 * 1024 * 1024;
 pub(crate) struct Taken {
     copies: Cell<usize>,
     bytes: Cell<usize>,
+}
+
+/// The shadow of a session's messages: they are copied one by one, over a session of our own.
+#[derive(Clone, Debug)]
+pub struct MessageShadow(pub(super) Arc<Shadow>);
+
+impl MessageShadow {
+    /// What tells it from other shadows.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.0.table
+    }
+
+    /// Whether the next message is copied.
+    #[must_use]
+    pub fn holds(&self, worker: &Worker) -> bool {
+        self.0.share.holds(worker.random())
+    }
+
+    /// Names and values that tell copies of a protocol from other messages.
+    pub fn marks(&self, protocol: &str) -> impl Iterator<Item = Field> {
+        let marks = self.0.marks.iter();
+        let marks =
+            marks.filter(move |own| own.protocol.as_deref().is_none_or(|own| own == protocol));
+        marks.map(|own| (own.name.to_string().into(), own.value.to_string()))
+    }
 }
 
 /// Room for a copy; given back when dropped.

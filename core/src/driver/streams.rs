@@ -25,9 +25,9 @@ use crate::mesh::{
 use crate::net::Transport;
 use crate::rejection::Rejection;
 use crate::route::Route;
-use crate::trace::Choice;
+use crate::trace::{Choice, Field};
 
-use super::shadow::Shadowed;
+use super::shadow::{MessageShadow, Shadowed};
 use super::survey::{CallPlace, WaitsFor};
 use super::worker::Worker;
 
@@ -105,6 +105,13 @@ impl Stream {
         self.exchange.drops_answer()
     }
 
+    /// What filters change about it, by names of attributes; an empty value takes one away. What its protocol has no room for
+    /// stays as it is: whoever has none need not ask.
+    #[must_use]
+    pub fn edits(&self) -> &[Field] {
+        self.exchange.edited()
+    }
+
     /// The shadow that it is copied to, if it is.
     #[must_use]
     pub fn shadow(&self) -> Option<Shadowed> {
@@ -112,6 +119,12 @@ impl Stream {
             return None;
         }
         self.exchange.shadow(&self.worker).map(Shadowed)
+    }
+
+    /// The shadow that messages of the session that it began are copied to, if its route has one.
+    #[must_use]
+    pub fn message_shadow(&self) -> Option<MessageShadow> {
+        self.exchange.message_shadow().map(MessageShadow)
     }
 
     /// What filters do with the messages of the session that it began.

@@ -4,7 +4,6 @@
 //! [default](Policy::default) holds. Rules are found by the identity and the service that they name, and those about one client's
 //! calls of one kind are remembered: thousands of rules cost a call no more than the few that are about it.
 
-use std::any::Any;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -17,7 +16,9 @@ use crate::identity::Identity;
 use crate::rejection::Rejection;
 use crate::route::{Call, Match, Text};
 
-use super::{Action, Asked, Check, Filter, Flow, Message, MessageFlow, Refusal, Tally, Target};
+use super::{
+    Action, Asked, Check, Filter, Flow, Message, MessageFlow, Refusal, Tally, Target, same,
+};
 
 /// What a rule, or a policy where no rule is about a call, says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,9 +198,7 @@ impl Filter for Authorization {
     }
 
     fn is_same(&self, other: &dyn Filter) -> bool {
-        let other: &dyn Any = other;
-        let other = other.downcast_ref::<Self>();
-        other.is_some_and(|own| own.0.policy == self.0.policy)
+        same(self, other, |own, other| other.0.policy == own.0.policy)
     }
 
     fn describe(&self) -> Vec<String> {

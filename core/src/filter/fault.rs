@@ -1,6 +1,5 @@
 //! Fault injection: what a caller would see if something were broken.
 
-use std::any::Any;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -11,7 +10,7 @@ use crate::rejection::Rejection;
 use crate::rng::Share;
 use crate::route::Cidr;
 
-use super::{Asked, Check, Decided, Filter, Flow, Refusal, Tally, Target};
+use super::{Asked, Check, Decided, Filter, Flow, Refusal, Tally, Target, same};
 
 /// What may be wrong with a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +58,7 @@ impl Filter for Fault {
     }
 
     fn is_same(&self, other: &dyn Filter) -> bool {
-        let other: &dyn Any = other;
-        other.downcast_ref::<Self>().is_some_and(|own| own == self)
+        same(self, other, PartialEq::eq)
     }
 
     fn describe(&self) -> Vec<String> {

@@ -10,7 +10,6 @@ mod memory;
 #[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests;
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
@@ -25,7 +24,7 @@ use crate::route::{Call, Cidr, Match};
 use crate::subset::InLane;
 use crate::trace::{Field, Read};
 
-use super::{Asked, Check, Filter, Flow, Refusal, Tally, Target};
+use super::{Asked, Check, Filter, Flow, Refusal, Tally, Target, same};
 
 pub use memory::Memory;
 
@@ -133,9 +132,7 @@ impl Filter for Lanes {
     }
 
     fn is_same(&self, other: &dyn Filter) -> bool {
-        let other: &dyn Any = other;
-        let other = other.downcast_ref::<Self>();
-        other.is_some_and(|own| own.policy == self.policy)
+        same(self, other, |own, other| other.policy == own.policy)
     }
 
     fn describe(&self) -> Vec<String> {

@@ -3,7 +3,6 @@
 //! A limit is a bucket that fills at the rate and holds a burst (the generic cell rate algorithm, ITU-T I.371): one
 //! number, which all workers share and change without a lock, so that the figure holds however calls are spread.
 
-use std::any::Any;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -16,7 +15,9 @@ use std::time::Duration;
 use crate::clock::Now;
 use crate::rejection::Rejection;
 
-use super::{Action, Asked, Check, Filter, Flow, Message, MessageFlow, Refusal, Tally, Target};
+use super::{
+    Action, Asked, Check, Filter, Flow, Message, MessageFlow, Refusal, Tally, Target, same,
+};
 
 /// Buckets of one filter, at most: one for each caller, say. Those that are full again make room; where none is,
 /// further callers share one.
@@ -143,9 +144,7 @@ impl Filter for RateLimit {
     }
 
     fn is_same(&self, other: &dyn Filter) -> bool {
-        let other: &dyn Any = other;
-        let other = other.downcast_ref::<Self>();
-        other.is_some_and(|own| own.limit == self.limit)
+        same(self, other, |own, other| other.limit == own.limit)
     }
 
     fn describe(&self) -> Vec<String> {

@@ -1,6 +1,5 @@
 //! Stripping: what only some callers may say is taken away from the calls of others.
 
-use std::any::Any;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -8,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::route::Cidr;
 
-use super::{Asked, Check, Filter, Flow, Tally, Target};
+use super::{Asked, Check, Filter, Flow, Tally, Target, same};
 
 /// What is taken away.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,8 +50,7 @@ impl Filter for Strip {
     }
 
     fn is_same(&self, other: &dyn Filter) -> bool {
-        let other: &dyn Any = other;
-        other.downcast_ref::<Self>().is_some_and(|own| own == self)
+        same(self, other, PartialEq::eq)
     }
 
     fn describe(&self) -> Vec<String> {

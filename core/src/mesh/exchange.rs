@@ -18,7 +18,7 @@ use crate::frame::{Answer, Head, Lag, Metadata, Outcome, Status};
 use crate::identity::Identity;
 use crate::record::{About, Ending, Record};
 use crate::rejection::Rejection;
-use crate::route::{self, Destination, Route};
+use crate::route::{self, Destination, Route, Shadow};
 use crate::tap::{Tapped, Tapping};
 use crate::trace::{Choice, Tails, TraceId};
 
@@ -164,7 +164,7 @@ impl Exchange {
             resent: false,
             free: false,
             no_tls: false,
-            lingers: false,
+            lingers: metadata.lingers,
             looking_up: false,
             seat: None,
             mishaps: None,
@@ -223,6 +223,11 @@ impl Exchange {
             && self
                 .selected_route()
                 .is_some_and(|own| own.shadow.is_some())
+    }
+
+    /// The shadow of its route, for messages of the session that it began.
+    pub(crate) fn message_shadow(&self) -> Option<Arc<Shadow>> {
+        self.selected_route()?.shadow.clone()
     }
 
     /// Whether its route has calls copied, or somebody told of them.

@@ -27,6 +27,9 @@ pub(super) struct Filtered {
     edits: Edits,
     /// The first filter that changed something that its endpoint is to get.
     edited_by: Option<Arc<str>>,
+    /// What it had become behind each filter that changed something, by the filter's name; of calls that linger alone,
+    /// whose messages are judged by it.
+    behind: Vec<(Arc<str>, Edits)>,
     /// No filter was asked: it was refused before that, or is not over yet.
     is_unasked: bool,
     waiting: Option<Waiting>,
@@ -55,10 +58,17 @@ impl Filtered {
         self.edits
     }
 
-    /// Remembers who changed something, once something is changed.
-    fn note_edits(&mut self, filter: &Arc<str>) {
-        if self.edited_by.is_none() && !self.edits.attributes().is_empty() {
+    /// Remembers who changed something, once something is changed, and of calls that linger what that was.
+    fn note_edits(&mut self, filter: &Arc<str>, lingers: bool) {
+        if self.edits.attributes().is_empty() {
+            return;
+        }
+        if self.edited_by.is_none() {
             self.edited_by = Some(filter.clone());
+        }
+        let before = self.behind.last().map(|(_, edits)| edits);
+        if lingers && before != Some(&self.edits) {
+            self.behind.push((filter.clone(), self.edits.clone()));
         }
     }
 }
@@ -103,7 +113,7 @@ impl Exchange {
                 random: &mut || local.random(),
             };
             let flow = placed.check.open(&mut asked);
-            own.note_edits(&placed.name);
+            own.note_edits(&placed.name, self.lingers);
             match flow {
                 Flow::Continue => continue,
                 Flow::Refuse(refusal) => {
@@ -174,7 +184,7 @@ impl Exchange {
         };
         own.edits.extend(decided.edits);
         if let Some(name) = own.by.clone() {
-            own.note_edits(&name);
+            own.note_edits(&name, self.lingers);
         }
         if let Some(refusal) = decided.refusal {
             self.routed = Err(refusal.why);
@@ -293,6 +303,11 @@ impl Exchange {
             site: self.site.clone(),
             route,
             source: self.source,
+            behind: self
+                .filtered
+                .as_ref()
+                .map(|own| own.behind.clone())
+                .unwrap_or_default(),
         })
     }
 }
@@ -304,6 +319,8 @@ pub(crate) struct SessionFilters {
     source: IpAddr,
     epoch: u64,
     checks: Rc<[Placed]>,
+    /// What the session had become behind each filter that changed it, when it began.
+    behind: Vec<(Arc<str>, Edits)>,
 }
 
 impl SessionFilters {
@@ -317,6 +334,7 @@ impl SessionFilters {
             // No routing has that number.
             epoch: u64::MAX,
             checks: Rc::new([]),
+            behind: Vec::new(),
         }
     }
 
@@ -342,13 +360,30 @@ impl SessionFilters {
         client: Option<&Identity>,
         attributes: Attributes<'_, '_>,
     ) -> Option<(Arc<str>, Refusal)> {
-        let mut edits = Edits::default();
+        let mut edits = self.first();
         self.checks.iter().find_map(|placed| {
             let mut random = || local.random();
             let mut asked = self.asked(local, client, &mut edits, attributes, &mut random);
-            let refusal = placed.check.renew(&mut asked)?;
-            Some((placed.name.clone(), refusal))
+            let refusal = placed.check.renew(&mut asked);
+            self.pass(placed, &mut edits);
+            refusal.map(|own| (placed.name.clone(), own))
         })
+    }
+
+    /// What the first filter sees: all that was changed by filters that are gone. What one of them took away must not be
+    /// there again.
+    fn first(&self) -> Edits {
+        let is_gone = |name: &Arc<str>| self.checks.iter().all(|own| own.name != *name);
+        let mut gone = self.behind.iter().rev();
+        let gone = gone.find(|(name, _)| is_gone(name));
+        gone.map(|(_, edits)| edits.clone()).unwrap_or_default()
+    }
+
+    /// What those see that follow a filter.
+    fn pass(&self, placed: &Placed, edits: &mut Edits) {
+        if let Some((_, own)) = self.behind.iter().rev().find(|own| own.0 == placed.name) {
+            edits.clone_from(own);
+        }
     }
 
     /// Whether it lets everything pass.
@@ -384,12 +419,14 @@ impl SessionFilters {
         attributes: Attributes<'_, '_>,
         message: &Message<'_>,
     ) -> MessageFlow {
-        let mut edits = Edits::default();
+        let mut edits = self.first();
         let mut pause = None;
         for placed in &*self.checks {
             let mut random = || local.random();
             let mut asked = self.asked(local, client, &mut edits, &mut *attributes, &mut random);
-            match placed.check.message(&mut asked, message) {
+            let flow = placed.check.message(&mut asked, message);
+            self.pass(placed, &mut edits);
+            match flow {
                 MessageFlow::Continue => {}
                 MessageFlow::Pause(until) => pause = pause.max(Some(until)),
                 refused @ MessageFlow::Refuse(_) => return refused,

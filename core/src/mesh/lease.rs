@@ -13,9 +13,10 @@ use crate::cluster::Cluster;
 use crate::concurrency::Timed;
 use crate::endpoint::{Endpoint, Trial};
 use crate::frame::Outcome;
-use crate::gauges::Detector;
+use crate::gauges::{Detector, Gauges};
 use crate::trace::{Field, SpanTarget};
 
+use super::exchange::Exchange;
 use super::traced::Propagated;
 use super::verdict::{AttemptEnd, Deadline, Verdict, rule};
 use super::view::Seat;
@@ -32,6 +33,8 @@ pub struct Lease {
     pub(crate) deadline: Now,
     pub(super) verdict: Verdict,
     pub(super) retry: bool,
+    /// It is for an attempt beside another, and has not lost against that.
+    pub(super) hedge: bool,
     /// Which of its call's attempts it is for.
     pub(super) number: u16,
     /// It holds a place within its cluster's concurrency, and its time counts from then.
@@ -151,6 +154,12 @@ impl Lease {
             .store(until.0, Relaxed);
     }
 
+    /// Whether its answer is one that the call ends with.
+    fn is_answered(&self) -> bool {
+        let end = self.end;
+        matches!(end, Some(AttemptEnd::Answered(outcome)) if !Exchange::is_left_to_other(outcome))
+    }
+
     /// Says how it went.
     pub(crate) fn conclude(&mut self, verdict: Verdict) {
         self.verdict = verdict;
@@ -227,6 +236,9 @@ impl Drop for Lease {
         let Seat {
             cluster, endpoint, ..
         } = &*self.seat;
+        if self.hedge && self.is_answered() {
+            Gauges::add(&cluster.counts.hedges_won);
+        }
         endpoint.health.in_flight.fetch_sub(1, Relaxed);
         cluster.in_flight.fetch_sub(1, Relaxed);
         self.leave(self.timed());

@@ -12,6 +12,8 @@ use crate::toy::*;
 
 /// What an endpoint is waited for in vain.
 const QUIET: Duration = Duration::from_millis(300);
+/// Long before a call's time is over.
+const SOON: Duration = Duration::from_secs(10);
 
 fn hedged(attempts: u32) -> Retry {
     Retry {
@@ -56,7 +58,9 @@ async fn asked(mut peer: Peer) -> (Peer, Got) {
 }
 
 fn usual(servers: &[std::net::SocketAddr]) -> RoutingSpec {
-    routing(servers, policy(), hedged(2))
+    let mut spec = routing(servers, policy(), hedged(2));
+    spec.limits.call_timeout = 10 * SOON;
+    spec
 }
 
 impl Raced {
@@ -64,9 +68,14 @@ impl Raced {
     async fn answered(&mut self) -> Got {
         let got = self.client.get().await.unwrap();
         assert_eq!((got.kind, got.id), (3, 77));
-        while self.mess.mesh.status()[0].in_flight > 0 || self.mess.records.endings().is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let given_back = async {
+            while self.mess.mesh.status()[0].in_flight > 0 || self.mess.records.endings().is_empty()
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let given_back = tokio::time::timeout(SOON, given_back).await;
+        assert!(given_back.is_ok(), "whoever lost is not given up");
         let status = self.mess.mesh.status();
         let endpoints = &status[0].endpoints;
         assert!(
@@ -77,6 +86,12 @@ impl Raced {
         assert_eq!(self.mess.records.last().attempts, 2);
         got
     }
+
+    /// Hedges made, and those that won.
+    fn hedges(&self) -> [u64; 2] {
+        let counts = self.mess.mesh.status()[0].counts.clone();
+        [&counts.hedges, &counts.hedges_won].map(|own| own.load(Ordering::Relaxed))
+    }
 }
 
 #[tokio::test]
@@ -86,6 +101,7 @@ async fn the_second_attempt_answers_for_a_first_that_hangs_and_late_answers_reac
     peer.answer(&got, 0, "by the second").await;
     raced.second = (peer, got);
     assert_eq!(raced.answered().await.text, "by the second");
+    assert_eq!(raced.hedges(), [1, 1]);
     raced.first.0.answer(&raced.first.1, 0, "too late").await;
     raced.client.get_nothing(QUIET).await;
     // Its id is free again, and it is blamed for nothing: the next calls reach both.
@@ -106,6 +122,7 @@ async fn the_first_attempt_may_still_answer() {
         .answer(&raced.first.1, 0, "by the first")
         .await;
     assert_eq!(raced.answered().await.text, "by the first");
+    assert_eq!(raced.hedges(), [1, 0]);
     raced.second.0.answer(&raced.second.1, 0, "too late").await;
     raced.client.get_nothing(QUIET).await;
 }
@@ -123,6 +140,7 @@ async fn one_that_fails_leaves_the_call_to_the_other() {
             .answer(&raced.first.1, 0, "by the first")
             .await;
         assert_eq!(raced.answered().await.text, "by the first");
+        assert_eq!(raced.hedges(), [1, 0]);
         let mut raced = race(usual).await;
         raced.first.0.answer(&raced.first.1, flag, "no").await;
         raced.client.get_nothing(QUIET).await;
@@ -132,6 +150,7 @@ async fn one_that_fails_leaves_the_call_to_the_other() {
             .answer(&raced.second.1, 0, "by the second")
             .await;
         assert_eq!(raced.answered().await.text, "by the second");
+        assert_eq!(raced.hedges(), [1, 1]);
     }
 }
 
@@ -160,6 +179,7 @@ async fn where_both_fail_the_call_does_and_nothing_is_left() {
     raced.client.get_nothing(QUIET).await;
     raced.first.0.answer(&raced.first.1, 2, "neither").await;
     assert_eq!(raced.answered().await.text, "neither");
+    assert_eq!(raced.hedges(), [1, 0]);
 }
 
 #[tokio::test]

@@ -1,6 +1,5 @@
 //! Client connections of HTTP: the first bytes tell the version, then requests are served until it closes.
 
-use std::any::Any;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
@@ -12,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use finback_core::boxed::boxed;
-use finback_core::driver::{Caller, Connection, Worker};
+use finback_core::driver::{Caller, Connection, Resume, Worker};
 use finback_core::log_limit::LogLimit;
 use finback_core::net::{LINGER, Socket, Timer};
 use finback_core::text::Escaped;
@@ -57,8 +56,8 @@ pub(crate) fn serve(
     // Not in the future, which would hold all of the connection as long as it lasts.
     let (caller, io) = Caller::new(connection, worker);
     caller.set_movable(true);
-    match caller.take_carried::<Moved>() {
-        Some(moved) => Box::pin(resume_http2(http, caller, io, *moved)),
+    match caller.take_carried() {
+        Some(moved) => moved.resume(caller, io),
         None => Box::pin(begin(http, caller, io)),
     }
 }
@@ -440,6 +439,7 @@ async fn serve_http2(http: Arc<Http>, caller: Rc<Caller>, io: Socket) {
 
 /// What a connection of HTTP/2 takes along to another worker.
 struct Moved {
+    http: Arc<Http>,
     connection: Resting,
     /// Requests since it connected.
     requests: u64,
@@ -450,17 +450,26 @@ async fn move_on(client: &Client, mut socket: Socket, moved: Option<Moved>) {
     // TLS may have something to say on its own, such as that its keys are new.
     let flushed = client.timers.patiently(GOODBYE, socket.flush()).await;
     if let Some(Ok(())) = flushed {
-        let state = moved.map(|own| -> Box<dyn Any + Send> { Box::new(own) });
+        let state = moved.map(|own| -> Box<dyn Resume> { Box::new(own) });
         client.caller.hand_over(socket, NAME, state);
     }
 }
 
-/// Goes on with a connection that another worker had.
-async fn resume_http2(http: Arc<Http>, caller: Rc<Caller>, io: Socket, moved: Moved) {
-    let client = Client::new(&http, &caller, io.is_secure());
-    client.count_requests(moved.requests);
-    let server = http2::resume(io, limits(&http), moved.connection);
-    drive_http2(http, caller, client, server).await;
+impl Resume for Moved {
+    fn resume(self: Box<Self>, caller: Rc<Caller>, io: Socket) -> finback_core::driver::Served {
+        Box::pin(async move {
+            let Self {
+                http,
+                connection,
+                requests,
+            } = *self;
+            caller.set_movable(true);
+            let client = Client::new(&http, &caller, io.is_secure());
+            client.count_requests(requests);
+            let server = http2::resume(io, limits(&http), connection);
+            drive_http2(http, caller, client, server).await;
+        })
+    }
 }
 
 /// What serving came to.
@@ -511,6 +520,7 @@ async fn end_http2(client: &Client, server: http2::Server, served: Served) {
             let requests = client.requests();
             let (connection, socket) = server.pack();
             let moved = Moved {
+                http: client.http.clone(),
                 connection,
                 requests,
             };

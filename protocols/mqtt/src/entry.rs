@@ -20,7 +20,7 @@ use crate::{Mqtt, open, session, websocket};
 pub(crate) async fn serve(mqtt: Arc<Mqtt>, connection: Connection, worker: Rc<Worker>) {
     let (caller, socket) = Caller::new(connection, worker);
     if let Some(moved) = caller.take_carried() {
-        return Box::pin(session::go_on(&caller, socket, moved)).await;
+        return moved.resume(caller, socket).await;
     }
     // Each step is in a box of its own: what a connection holds while it is idle is what it costs,
     // and in one future all steps together would take the room of the largest.

@@ -18,6 +18,7 @@ mod propagation;
 mod proxied;
 mod reason;
 mod session;
+mod shadow;
 mod sink;
 mod sticky;
 mod takeover;

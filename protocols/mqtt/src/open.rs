@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use finback_core::driver::{Caller, SessionPlace};
+use finback_core::driver::{Caller, MessageShadow, SessionPlace};
 use finback_core::mesh::{Lease, Routed};
 use finback_core::rejection::Rejection;
 use finback_core::trace::Choice;
@@ -29,7 +29,7 @@ use crate::terminal::{self, Terminal};
 
 pub(crate) use admission::{attribute, metadata, readings};
 pub(crate) use introduction::check_auth;
-pub(crate) use refusal::{Refused, answer_of, count, here, reject, shortened, too_long};
+pub(crate) use refusal::{Refused, answer_of, count, here, outcome, reject, shortened, too_long};
 
 /// Topic aliases of one session that are remembered.
 pub(crate) const MAX_ALIASES: u16 = 32;
@@ -43,6 +43,8 @@ pub(crate) struct Opened {
     pub(crate) lease: Lease,
     pub(crate) applied: Option<Applied>,
     pub(crate) filters: Filters,
+    /// Where copies of its messages go.
+    pub(crate) shadow: Option<MessageShadow>,
     pub(crate) seat: Option<Seat>,
     /// The broker's CONNACK as the client shall see it.
     pub(crate) connack: Vec<u8>,

@@ -30,7 +30,8 @@ pub(crate) fn reading<'a>(properties: Properties<'a>) -> impl FnMut(&str) -> Opt
     move |name| properties.user(name).map(Cow::Borrowed)
 }
 
-/// A message's properties with a context in place of the one that came.
+/// A packet's properties with user properties in place of those of the same names that came. An empty value takes one
+/// away; names that begin with a colon are no user property's.
 pub(crate) fn propagate(properties: Properties<'_>, context: &[Field]) -> Vec<u8> {
     let mut writer = Writer::default();
     for (_, value, piece) in properties.pieces() {
@@ -42,7 +43,8 @@ pub(crate) fn propagate(properties: Properties<'_>, context: &[Field]) -> Vec<u8
             writer.raw(piece);
         }
     }
-    for (name, value) in context {
+    let is_own = |(name, value): &&Field| !value.is_empty() && !name.starts_with(':');
+    for (name, value) in context.iter().filter(is_own) {
         writer.user(name, value);
     }
     writer.into_bytes()
@@ -59,7 +61,13 @@ mod tests {
         came.user("traceparent", "came");
         came.text(id::CONTENT_TYPE, "text/plain");
         came.user("own", "kept");
-        let context = [("traceparent".into(), "ours".to_owned())];
+        came.user("secret", "one");
+        came.user("secret", "two");
+        let context = [
+            ("traceparent".into(), "ours".to_owned()),
+            ("secret".into(), String::new()),
+            (":username".into(), "nobody".to_owned()),
+        ];
         let written = propagate(Properties::of(&came), &context);
         let mut expected = Writer::default();
         expected.text(id::CONTENT_TYPE, "text/plain");

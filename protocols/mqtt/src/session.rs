@@ -33,7 +33,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use finback_core::clock::Now;
-use finback_core::driver::{Caller, SessionPlace};
+use finback_core::driver::{Caller, MessageShadow, SessionPlace};
 use finback_core::mesh::Lease;
 use finback_core::net::{READS_PER_TURN, Socket, Timer, give_way, scratch};
 
@@ -102,6 +102,8 @@ struct Session {
     applied: Option<Box<Applied>>,
     /// What filters do with what is done in it.
     filters: filtered::Filters,
+    /// Where copies of its messages go.
+    shadow: Option<MessageShadow>,
     state: State,
     tally: Tally,
     lease: Lease,
@@ -158,6 +160,7 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
         lease,
         applied,
         filters,
+        shadow,
         seat,
         connack,
         patience,
@@ -187,6 +190,7 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
         down: Lane::default(),
         applied: applied.map(Box::new),
         filters,
+        shadow,
         state: State::default(),
         seat,
         patience,
@@ -208,7 +212,7 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
 }
 
 /// Carries a session to its end that another worker had until now.
-pub(crate) async fn go_on(caller: &Rc<Caller>, socket: Socket, moved: Box<Moved>) {
+async fn go_on(caller: &Rc<Caller>, socket: Socket, moved: Box<Moved>) {
     if let Some((session, listed)) = Session::resume(caller, socket, *moved) {
         session.live(listed).await;
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use finback_core::driver::{
-    Caller, Connection, Protocol, Served, Sniff, Stream, TunnelEnd, Worker,
+    Caller, Connection, Protocol, Resume, Served, Sniff, Stream, TunnelEnd, Worker,
 };
 use finback_core::frame::{Metadata, Outcome};
 use finback_core::log_limit::LogLimit;
@@ -72,17 +72,31 @@ struct Moved {
 
 async fn serve(connection: Connection, worker: Rc<Worker>) {
     let (caller, mut client) = Caller::new(connection, worker);
-    let opened = match caller.take_carried::<Moved>() {
-        Some(moved) => go_on(&caller, *moved),
-        None => tokio::select! {
-            // In a box: what it takes is several times what carrying bytes does.
-            opened = Box::pin(open(&caller, &mut client)) => opened,
-            () = caller.cut() => return,
-        },
+    if let Some(moved) = caller.take_carried() {
+        return moved.resume(caller, client).await;
+    }
+    let opened = tokio::select! {
+        // In a box: what it takes is several times what carrying bytes does.
+        opened = Box::pin(open(&caller, &mut client)) => opened,
+        () = caller.cut() => return,
     };
-    let Some(mut session) = opened else {
-        return;
-    };
+    if let Some(session) = opened {
+        carry(caller, client, session).await;
+    }
+}
+
+impl Resume for Moved {
+    fn resume(self: Box<Self>, caller: Rc<Caller>, client: Socket) -> Served {
+        Box::pin(async move {
+            if let Some(session) = go_on(&caller, *self) {
+                carry(caller, client, session).await;
+            }
+        })
+    }
+}
+
+/// Passes bytes on both ways, until it ends or leaves.
+async fn carry(caller: Rc<Caller>, mut client: Socket, mut session: Session) {
     caller.set_movable(true);
     let Session {
         stream,

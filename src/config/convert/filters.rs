@@ -138,6 +138,7 @@ pub(super) fn filter(
     all.extend(external.map(|own| asking::external_authorization(name, own, folder)));
     let service = value.rate_limit_service;
     all.extend(service.map(|own| asking::rate_limit_service(name, own, folder)));
+    all.extend(value.sentinel.map(|own| asking::sentinel(name, own)));
     all.extend(value.jwt.map(|own| jwt::jwt(own, folder)));
     all.extend(value.lane.map(lane::lane));
     all.extend(value.strip.map(strip::strip));
@@ -145,7 +146,7 @@ pub(super) fn filter(
         (Some(only), true) => only,
         _ => {
             let message = "write exactly one of `authorization`, `external_authorization`, `jwt`, `lane`, `rate_limit`, \
-                 `rate_limit_service`, `strip` and `fault`";
+                 `rate_limit_service`, `sentinel`, `strip` and `fault`";
             Err(Wrong::at(place, message))
         }
     }

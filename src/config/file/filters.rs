@@ -26,6 +26,8 @@ pub struct Filter {
     pub jwt: Option<Placed<Jwt>>,
     /// How many calls there may be, as another server says by Envoy's rate limit service (gRPC, version 3).
     pub rate_limit_service: Option<RateLimitService>,
+    /// How many calls there may be, as a token server of Sentinel says.
+    pub sentinel: Option<Sentinel>,
     /// Which calls go to other versions of their services, from the first to the last.
     pub lane: Option<Placed<Lane>>,
     /// What only some callers may say, taken away from the calls of others.
@@ -261,6 +263,32 @@ pub struct RateLimitService {
     /// What is counted: descriptors, each a list of entries.
     pub descriptors: Placed<Vec<Placed<Vec<Placed<DescriptorEntry>>>>>,
     /// Whether calls are refused where it does not answer. Default: false.
+    #[serde(default)]
+    pub failure_mode_deny: bool,
+}
+
+/// How many calls there may be, as a token server of Sentinel says.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sentinel {
+    /// The token server: `HOST:PORT`.
+    pub server: Placed<String>,
+    /// For whom tokens are asked: a namespace that the server knows. Default: default.
+    pub namespace: Option<Placed<String>>,
+    /// The number of the rule there (`flowId`).
+    pub flow_id: i64,
+    /// Values of which each has a limit of its own there, by a rule for parameters: `listener`, `route`, `service`, `method`,
+    /// `source`, `identity`, `{ attribute: NAME }`; up to three. Default: none.
+    #[serde(default)]
+    pub values: Vec<Placed<Per>>,
+    /// Whether a call over the limit may take a token of the time to come, and waits for it. Default: false.
+    #[serde(default)]
+    pub prioritized: bool,
+    /// An answer may take so long. Default: 20ms.
+    pub timeout: Option<Time>,
+    /// Calls that may wait for an answer at a time; about more it is not asked. Default: 1000.
+    pub in_flight: Option<Placed<usize>>,
+    /// Whether calls are refused where it does not answer, or has no such rule. Default: false.
     #[serde(default)]
     pub failure_mode_deny: bool,
 }

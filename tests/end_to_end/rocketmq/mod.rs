@@ -17,7 +17,7 @@ mod outages;
 mod renamed;
 mod secured;
 mod shadows;
-mod stage;
+pub(crate) mod stage;
 mod stand_in;
 mod styles;
 mod through;

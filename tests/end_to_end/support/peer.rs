@@ -154,6 +154,14 @@ impl Peer {
         Self::java("mqtt", "com.acme.mqtt.Main")
     }
 
+    /// Sentinel's own token server.
+    pub(crate) fn sentinel() -> Self {
+        let folder = super::temporary_folder();
+        let logs = format!("-Dcsp.sentinel.log.dir={}", folder.display());
+        let name = "-Dproject.name=token-server";
+        Self::java_with("sentinel", "com.acme.sentinel.Main", &[&logs, name])
+    }
+
     /// A consumer of Dubbo 3 that reads rules of this ZooKeeper from its first reference on.
     pub(crate) fn dubbo3_governed(zookeeper: &str) -> Self {
         let centre = format!("-Ddubbo.config-center.address=zookeeper://{zookeeper}");

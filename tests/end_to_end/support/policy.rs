@@ -56,10 +56,22 @@ impl Policy {
 
     /// Calls a method by grpcio's client.
     pub(crate) fn call(&self, address: &str, method: &str, metadata: &str) -> Value {
+        self.call_within("10", address, method, metadata)
+    }
+
+    /// The same with a deadline in seconds.
+    pub(crate) fn call_within(
+        &self,
+        seconds: &str,
+        address: &str,
+        method: &str,
+        metadata: &str,
+    ) -> Value {
         let fields = [
             ("address", address),
             ("method", method),
             ("metadata", metadata),
+            ("timeout", seconds),
         ];
         self.peer.ask("call", &fields).unwrap()
     }

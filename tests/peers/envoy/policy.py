@@ -43,12 +43,13 @@ def option(name, value):
 
 
 class Authorization(auth_grpc.AuthorizationServicer):
-    """What is asked for stands in the name of the method, or in the path."""
+    """What is asked for stands in the name of the method, in the path, or in the context as `verdict`."""
 
     def Check(self, request, context):
         took(request)
         http = request.attributes.request.http
         wanted = http.path.split("?")[0].rsplit("/", 1)[-1]
+        wanted = request.attributes.context_extensions.get("verdict", wanted)
         if wanted in ("noted", "denied"):
             denied = auth.DeniedHttpResponse(
                 status=http_status_pb2.HttpStatus(code=403), body="not on a\r\nSunday"
@@ -96,14 +97,19 @@ def plain(bytes_):
 
 
 class Service(grpc.GenericRpcHandler):
-    """Says what metadata it was called with."""
+    """Says what metadata it was called with, and by which port; `sleep` takes its time."""
+
+    port = 0
 
     def service(self, details):
         if not details.method.startswith("/acme."):
             return None
 
         def echo(request, context):
-            return json.dumps(dict(context.invocation_metadata())).encode()
+            said = dict(context.invocation_metadata())
+            if details.method.endswith("/sleep"):
+                time.sleep(float(said["seconds"]))
+            return json.dumps({**said, "server-port": self.port}).encode()
 
         return grpc.unary_unary_rpc_method_handler(echo, plain, plain)
 
@@ -112,13 +118,15 @@ def serve(port, key=None, chain=None):
     server = grpc.server(ThreadPoolExecutor(max_workers=64))
     auth_grpc.add_AuthorizationServicer_to_server(Authorization(), server)
     rls_grpc.add_RateLimitServiceServicer_to_server(RateLimits(), server)
-    server.add_generic_rpc_handlers((Service(),))
+    service = Service()
+    server.add_generic_rpc_handlers((service,))
     address = "127.0.0.1:%s" % port
     if key:
         pair = (open(key, "rb").read(), open(chain, "rb").read())
         port = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
     else:
         port = server.add_insecure_port(address)
+    service.port = port
     server.start()
     return server, port
 
@@ -128,7 +136,8 @@ def call(fields):
     with grpc.insecure_channel(fields["address"]) as channel:
         method = channel.unary_unary(fields["method"], plain, plain)
         try:
-            return {"said": json.loads(method(b"", timeout=10, metadata=metadata))}
+            timeout = float(fields.get("timeout", "10"))
+            return {"said": json.loads(method(b"", timeout=timeout, metadata=metadata))}
         except grpc.RpcError as error:
             trailers = {key: str(value) for key, value in error.trailing_metadata() or ()}
             return {"code": error.code().name, "details": error.details(), "trailers": trailers}
@@ -151,7 +160,9 @@ def main():
                 value = {"asked": list(state["asked"]), "most": state["most"]}
                 state["asked"].clear()
         elif command == "call":
-            value = call(fields)
+            # Several at a time, should one take long.
+            threading.Thread(target=lambda n=number, f=fields: say(int(n), ok=True, value=call(f)), daemon=True).start()
+            continue
         say(int(number), ok=True, value=value)
 
 

@@ -1,6 +1,5 @@
 //! Callers: client connections of protocols that drive themselves, and what their workers tell them.
 
-use std::any::Any;
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
@@ -20,9 +19,10 @@ use crate::rejection::Rejection;
 use crate::trace::{Choice, Read};
 
 use super::super::listener::{Carried, Connection, Parcel, Presence};
+use super::super::protocol::Resume;
 use super::super::proxies::Proxies;
 use super::super::resident::Residence;
-use super::super::shadow::Shadowed;
+use super::super::shadow::{MessageShadow, Shadowed};
 use super::super::survey::{CallPlace, SessionPlace, WaitsFor};
 use super::super::worker::Worker;
 use super::words::Words;
@@ -40,7 +40,7 @@ pub struct Caller {
     sites: RefCell<SiteCache>,
     pub(super) words: Rc<Words>,
     /// What its protocol gave along in the worker that had it before.
-    state: Cell<Option<Box<dyn Any + Send>>>,
+    state: Cell<Option<Box<dyn Resume>>>,
     /// Until it leaves for another worker.
     place: RefCell<Option<(Residence, Option<Presence>)>>,
 }
@@ -234,7 +234,7 @@ impl Caller {
         &self,
         socket: Socket,
         protocol: &'static str,
-        state: Option<Box<dyn Any + Send>>,
+        state: Option<Box<dyn Resume>>,
     ) {
         let carried = Carried {
             last_head: None,
@@ -252,8 +252,8 @@ impl Caller {
 
     /// From what its protocol goes on here: what it [gave along](Self::hand_over) in another worker.
     #[must_use]
-    pub fn take_carried<T: 'static>(&self) -> Option<Box<T>> {
-        self.state.take()?.downcast().ok()
+    pub fn take_carried(&self) -> Option<Box<dyn Resume>> {
+        self.state.take()
     }
 
     // === Who it is ===
@@ -367,7 +367,7 @@ impl Caller {
             // What the connection remembers is for its own address.
             self.worker.site(&self.origin, protocol, source, metadata)
         };
-        let mut exchange = Exchange::open(
+        let exchange = Exchange::open(
             &self.worker,
             site,
             (source, bytes),
@@ -376,7 +376,6 @@ impl Caller {
             &mut || metadata.refused,
             &mut |name| attribute(self.transport.as_deref(), attributes, name),
         );
-        exchange.lingers = metadata.lingers;
         let routed = exchange.routed();
         let stream = Stream {
             place: CallPlace::take(&self.worker, &exchange, WaitsFor::Connection),
@@ -438,19 +437,49 @@ impl Caller {
         attributes: &mut dyn FnMut(&str) -> Option<String>,
     ) -> Option<Stream> {
         self.worker.read_clock();
-        let origin = self.worker.shadow_origin(&shadow.0.table);
-        let site = self.worker.site(&origin, protocol, source, metadata);
+        let about = (&shadow.0.table, source, protocol);
+        let mut exchange = self.shadow_exchange(about, metadata, bytes, attributes);
         let attributes = &mut |name: &str| attributes(name).map(Cow::Owned);
-        let mut exchange = Exchange::open(
+        exchange.mark(&original.exchange, &shadow.0.marks, protocol, attributes);
+        self.vanishing(exchange)
+    }
+
+    /// Opens a session of our own with the shadow of other sessions' messages. `None` if it goes nowhere.
+    #[must_use]
+    pub fn open_message_shadow(
+        &self,
+        shadow: &MessageShadow,
+        protocol: &'static str,
+        metadata: &Metadata<'_>,
+    ) -> Option<Stream> {
+        self.worker.read_clock();
+        let about = (&shadow.0.table, self.peer().ip(), protocol);
+        let exchange = self.shadow_exchange(about, metadata, 0, &mut |_| None);
+        self.vanishing(exchange)
+    }
+
+    fn shadow_exchange(
+        &self,
+        (table, source, protocol): (&Arc<str>, IpAddr, &'static str),
+        metadata: &Metadata<'_>,
+        bytes: usize,
+        attributes: &mut dyn FnMut(&str) -> Option<String>,
+    ) -> Exchange {
+        let origin = self.worker.shadow_origin(table);
+        let site = self.worker.site(&origin, protocol, source, metadata);
+        Exchange::open(
             &self.worker,
             site,
             (source, bytes),
             None,
             metadata,
             &mut || metadata.refused,
-            attributes,
-        );
-        exchange.mark(&original.exchange, &shadow.0.marks, protocol, attributes);
+            &mut |name: &str| attributes(name).map(Cow::Owned),
+        )
+    }
+
+    /// A copy as a call, whose client is nobody.
+    fn vanishing(&self, exchange: Exchange) -> Option<Stream> {
         let is_routed = exchange.routed() == Ok(Routed::Onward);
         is_routed.then(|| Stream {
             place: CallPlace::take(&self.worker, &exchange, WaitsFor::Connection),

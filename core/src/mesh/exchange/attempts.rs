@@ -236,6 +236,7 @@ impl Exchange {
             deadline,
             verdict: Verdict::Neutral,
             retry,
+            hedge: false,
             number: self.attempts,
             place: Cell::new(limited.then_some(now)),
             trial,

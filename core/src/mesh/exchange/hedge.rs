@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::concurrency::Timed;
 use crate::frame::Outcome;
+use crate::gauges::Gauges;
 
 use super::super::lease::Lease;
 use super::super::local::LocalMesh;
@@ -43,7 +44,11 @@ impl Exchange {
         // Whatever comes of it, it is the first attempt that is waited for.
         self.goes_on_with(first);
         match attempt {
-            Ok(Attempt::Go(lease)) => Some(lease),
+            Ok(Attempt::Go(mut lease)) => {
+                lease.hedge = true;
+                Gauges::add(&lease.cluster().counts.hedges);
+                Some(lease)
+            }
             Ok(Attempt::Wait(_)) | Err(_) => None,
         }
     }
@@ -62,6 +67,7 @@ impl Exchange {
         let refused = refused && self.retry().is_some_and(|own| own.refused);
         lease.conclude(rule(end, refused).verdict);
         lease.end = Some(end);
+        lease.hedge = false;
         match end {
             // That another was faster tells nothing of how many calls the cluster can take.
             AttemptEnd::Abandoned => lease.leave(Timed::Nothing),

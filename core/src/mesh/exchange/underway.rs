@@ -90,6 +90,7 @@ impl Parts {
             deadline: self.deadline,
             verdict: Verdict::Neutral,
             retry: self.retry,
+            hedge: false,
             number: self.number,
             place: Cell::new(self.place),
             settled: self.settled,

@@ -106,6 +106,7 @@ impl<'a> Sending<'a> {
         limit: Instant,
     ) -> Result<Sent, (Unmade, Box<Request<Payload>>)> {
         let mut tries = 0;
+        let voice = self.interim.voice();
         loop {
             let worker = self.client.caller.worker();
             let whose = Whose::of(&self.client.caller, self.source, lease);
@@ -126,8 +127,7 @@ impl<'a> Sending<'a> {
             };
             let mut timer = self.client.timers.set(limit);
             let most = self.client.http.config.response_head;
-            let interim = self.interim;
-            let mut hear = |status, headers| interim.pass(status, headers);
+            let mut hear = |status, headers| voice.pass(status, headers);
             let (heard, returned, reused) = match channel {
                 Channel::Single(connection, returned, reused) => {
                     let line = &connection.line;

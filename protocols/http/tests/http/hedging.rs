@@ -81,6 +81,77 @@ async fn an_endpoint_that_takes_no_body_is_helped_out_with_all_of_it() {
 }
 
 #[tokio::test]
+async fn of_two_attempts_one_passes_interim_responses_on_and_the_other_is_closed() {
+    let hint = |name: &str| format!("HTTP/1.1 103 Early Hints\r\nlink: <{name}>\r\n\r\n");
+    // Whether the first attempt says something before there is another, and whether it is the one that answers.
+    for (speaks_first, wins) in [(true, false), (true, true), (false, false)] {
+        let servers = [Server::bind().await, Server::bind().await];
+        let addresses = [servers[0].address, servers[1].address];
+        let mess = mess(retried(&addresses, "1.1", hedged()));
+        let mut client = Peer::connect(mess.address).await;
+        client.say("GET /a HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        let (mut first, other) = asked(&servers).await;
+        first.hear("\r\n\r\n").await;
+        if speaks_first {
+            first.say(&hint("first")).await;
+            let heard = client.hear("\r\n\r\n").await;
+            assert!(heard.contains("<first>"), "{heard}");
+        }
+        let mut second = other.accept().await;
+        second.hear("\r\n\r\n").await;
+        second.say(&hint("second")).await;
+        if !speaks_first {
+            let heard = client.hear("\r\n\r\n").await;
+            assert!(heard.contains("<second>"), "{heard}");
+            first.say(&hint("first")).await;
+        }
+        let (mut winner, mut loser) = if wins {
+            (first, second)
+        } else {
+            (second, first)
+        };
+        // It may go on saying something.
+        if wins == speaks_first {
+            winner.say(&hint("more")).await;
+            let heard = client.hear("\r\n\r\n").await;
+            assert!(heard.contains("<more>"), "{heard}");
+        }
+        winner.say(&response("well")).await;
+        let heard = client.hear("well").await;
+        assert!(heard.starts_with("HTTP/1.1 200"), "{heard}");
+        assert!(loser.ends(PATIENCE).await);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_the_attempt_that_lost_is_reset() {
+    let servers = [Server::bind().await, Server::bind().await];
+    let addresses = [servers[0].address, servers[1].address];
+    let mess = mess(retried(&addresses, "2", hedged()));
+    let mut client = Peer::connect(mess.address).await;
+    client.say("GET /a HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let [one, other] = &servers;
+    let (mut first, other) = tokio::select! {
+        first = Http2::accept(one) => (first, other),
+        first = Http2::accept(other) => (first, one),
+    };
+    let hung = first.head().await;
+    let mut second = Http2::accept(other).await;
+    second.head().await;
+    second.write(OK).await;
+    let heard = client.hear("\r\n\r\n").await;
+    assert!(heard.starts_with("HTTP/1.1 200"), "{heard}");
+    // RST_STREAM with CANCEL; its connection stays for others.
+    loop {
+        let (kind, _, stream, payload) = first.frame().await.unwrap();
+        if kind == 3 {
+            assert_eq!((stream, payload), (hung, vec![0, 0, 0, 8]));
+            break;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_body_whose_length_shows_on_its_way_is_sent_again() {
     let again = Retry {
         attempts: 2,

@@ -49,7 +49,8 @@ impl Admitted<'_> {
     pub(super) fn growth_of_topics(&self) -> Option<usize> {
         let applied = self.applied.as_ref().filter(|own| own.is_about_topics());
         let growth = applied.map(|own| own.names.growth());
-        growth.or_else(|| self.filters.are_any().then_some(0))
+        let is_looked_at = || self.filters.are_any() || self.stream.message_shadow().is_some();
+        growth.or_else(|| is_looked_at().then_some(0))
     }
 }
 

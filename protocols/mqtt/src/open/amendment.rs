@@ -3,11 +3,13 @@
 use bytes::Bytes;
 use finback_core::driver::Caller;
 use finback_core::rejection::Rejection;
+use finback_core::trace::Field;
 
 use crate::channel::Channel;
-use crate::codec::Connect;
 use crate::codec::properties::{Writer, id};
+use crate::codec::{Connect, Level};
 use crate::policy::{Applied, Facts};
+use crate::propagation::propagate;
 use crate::proxied;
 use crate::reason::Reason;
 use crate::topic;
@@ -23,18 +25,19 @@ pub(super) fn said(
     admitted: &mut Admitted<'_>,
 ) -> Result<Bytes, Refused> {
     let hears_by_name = !admitted.connect.clean && admitted.filters.are_any();
+    let edited = edited(&admitted.connect, admitted.stream.edits());
+    let edited = edited.as_ref().unwrap_or(&admitted.connect);
     let Some(applied) = &admitted.applied else {
-        if !hears_by_name {
-            return Ok(packet.clone());
+        let mut own = edited.clone();
+        if hears_by_name {
+            without(&mut own, id::TOPIC_ALIAS_MAXIMUM);
         }
-        let mut own = admitted.connect.clone();
-        without(&mut own, id::TOPIC_ALIAS_MAXIMUM);
         let written = written(packet, &own, &admitted.connect);
         return written.map_err(|rejection| reject(&mut admitted.stream, rejection));
     };
     let connect = &admitted.connect;
     let stream = &mut admitted.stream;
-    let mut own = amended(applied, connect, &facts(caller, connect))
+    let mut own = amended(applied, edited, &facts(caller, connect))
         .map_err(|rejection| reject(stream, rejection))?;
     if hears_by_name {
         without(&mut own, id::TOPIC_ALIAS_MAXIMUM);
@@ -59,6 +62,16 @@ pub(super) fn said(
     let header = proxied::header(caller, client.socket())
         .map_err(|_| reject(stream, Rejection::ConnectFailed))?;
     Ok([&header[..], &said].concat().into())
+}
+
+/// A CONNECT with what filters change in its user properties (MQTT 5, section 3.1.2.11.8), if they change something. Before
+/// MQTT 5 it has none.
+fn edited<'a>(connect: &Connect<'a>, edits: &[Field]) -> Option<Connect<'a>> {
+    (connect.level == Level::V5 && !edits.is_empty()).then(|| {
+        let mut own = connect.clone();
+        own.properties = propagate(connect.properties(), edits).into();
+        own
+    })
 }
 
 /// The packet of a CONNECT, which may be the client's `packet` still.

@@ -82,6 +82,7 @@ pub(super) fn opened(
         username: told(connect.username.as_deref().unwrap_or_default()),
         tracing: admitted.stream.tracing(),
         applied: admitted.applied,
+        shadow: admitted.stream.message_shadow(),
         filters: admitted.filters,
     })
 }

@@ -167,7 +167,7 @@ pub(crate) fn answer_of(reason: Reason) -> Answer {
 }
 
 /// What a CONNACK of this reason tells of its broker.
-pub(super) fn outcome(reason: Reason) -> Outcome {
+pub(crate) fn outcome(reason: Reason) -> Outcome {
     match reason {
         Reason::SUCCESS => Outcome::Success,
         Reason::SERVER_UNAVAILABLE

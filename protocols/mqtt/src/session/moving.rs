@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use finback_core::clock::Now;
-use finback_core::driver::{Caller, SessionPlace};
+use finback_core::driver::{Caller, MessageShadow, Resume, Served, SessionPlace};
 use finback_core::mesh::PartedLease;
 use finback_core::net::{Detached, Socket};
 
@@ -19,7 +19,7 @@ use crate::tally::{self, Tally};
 
 use super::lane::Lane;
 use super::silence::Silence;
-use super::{Session, State};
+use super::{Session, State, go_on};
 
 /// A session between packets: what both sides were promised, what they still owe each other, and the connection to
 /// its broker.
@@ -37,6 +37,7 @@ pub(crate) struct Moved {
     down: Lane,
     applied: Option<Box<Applied>>,
     filters: filtered::Parted,
+    shadow: Option<MessageShadow>,
     /// Aliases, packets whose exchange is not finished, subscriptions, rates.
     state: State,
     tally: tally::Parted,
@@ -51,6 +52,12 @@ pub(crate) struct Moved {
     method: Option<Box<str>>,
     client_takes: usize,
     endpoint_takes: usize,
+}
+
+impl Resume for Moved {
+    fn resume(self: Box<Self>, caller: Rc<Caller>, socket: Socket) -> Served {
+        Box::pin(async move { go_on(&caller, socket, self).await })
+    }
 }
 
 impl Session {
@@ -85,6 +92,7 @@ impl Session {
             down: self.down,
             applied: self.applied,
             filters,
+            shadow: self.shadow,
             state: self.state,
             tally: self.tally.part(),
             lease: self.lease.part(),
@@ -122,6 +130,7 @@ impl Session {
             down: moved.down,
             applied: moved.applied,
             filters: Filters::resume(caller, moved.level, moved.filters),
+            shadow: moved.shadow,
             state: moved.state,
             tally: Tally::resume(caller.clone(), moved.tally),
             lease,

@@ -14,6 +14,7 @@ use crate::open::{MAX_ALIASES, check_auth};
 use crate::policy::Denied;
 use crate::propagation::{Spans, propagate, reading};
 use crate::reason::Reason;
+use crate::shadow;
 use crate::tally::{Asked, SESSION, method};
 use crate::topic;
 
@@ -93,7 +94,8 @@ impl Session {
         let qos = usize::from(head.qos());
         let method = method::PUBLISH[qos.min(2)];
         let applied = self.applied.as_ref().filter(|own| own.is_about_topics());
-        if applied.is_none() && !self.filters.are_any() {
+        let is_looked_at = applied.is_some() || self.filters.are_any() || self.shadow.is_some();
+        if !is_looked_at {
             self.throttle(head.packet());
             let mut spans = self.tally.trace(publish.properties, publish.topic, "");
             let fate = self.rename(head, publish, publish.topic, &mut spans)?;
@@ -106,7 +108,8 @@ impl Session {
             return Ok(Some(fate));
         }
         let tapped = applied.is_some_and(|own| own.policy().tap.is_some());
-        if tapped && packet.len() < head.packet() {
+        let is_copied = self.shadow.is_some() && shadow::is_copied(head);
+        if (tapped || is_copied) && packet.len() < head.packet() {
             return Ok(None);
         }
         let topic = resolve(&mut self.state.aliases, publish)?;
@@ -126,6 +129,9 @@ impl Session {
                 return Ok(Some(Fate::Wait));
             }
         }
+        if is_copied {
+            self.copy(&packet[..head.packet()], head, publish, &topic);
+        }
         self.throttle(head.packet());
         let mut spans = self
             .tally
@@ -134,6 +140,21 @@ impl Session {
         self.state.order.passed(head.qos(), publish.packet_id);
         self.tally_publish(method, &topic, (publish.packet_id, head.packet()), spans);
         Ok(Some(renamed))
+    }
+
+    /// Sends a copy to the shadow, under the name that the broker knows.
+    fn copy(&self, packet: &[u8], head: &FixedHeader, publish: &Publish<'_>, topic: &str) {
+        let Some(shadow) = &self.shadow else { return };
+        let names = self.applied.as_ref().map(|own| &own.names);
+        let topic = names.map_or(Cow::Borrowed(topic), |own| own.up(topic));
+        let message = shadow::Message {
+            level: self.level,
+            retain: head.retain(),
+            topic: &topic,
+            properties: publish.properties,
+            payload: &packet[publish.head..],
+        };
+        shadow::copy(&self.caller, shadow, &message);
     }
 
     /// A message as its broker shall see it: under another name, or with the context of its trace.

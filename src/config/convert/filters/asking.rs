@@ -14,7 +14,8 @@ use crate::config::folder::Folder;
 use crate::config::units::{Placed, Time};
 use crate::filters::external_authorization::{self, ExternalAuthorization};
 use crate::filters::rate_limit_service::{self, Counted, DescriptorSource, RateLimitService};
-use crate::filters::server::{Server, Settings};
+use crate::filters::sentinel::{self, Sentinel};
+use crate::filters::server::{Server, Settings, Speech};
 use crate::tls::ClientFiles;
 
 /// Questions that may be open at a time, where nothing else is said, and at most.
@@ -22,6 +23,11 @@ const IN_FLIGHT: usize = 1000;
 const MOST: usize = 100_000;
 /// What is told of all calls, in bytes, and a name of it.
 const CONTEXT: usize = 4096;
+/// A token server of Sentinel reads a thousand bytes at most.
+const VALUES: usize = 3;
+const NAMESPACE: usize = 256;
+/// An answer to a question about rates may take so long.
+const USUAL: Duration = Duration::from_millis(20);
 
 /// A server that a filter asks, and the files of its TLS.
 struct Asked {
@@ -46,26 +52,77 @@ impl Reached {
             return Err(Wrong::at(self.server.place, message));
         };
         let tls = url.tls(self.tls, ("server", self.server.place), folder)?;
-        let in_flight = match self.in_flight {
-            None => IN_FLIGHT,
-            Some(Placed {
-                value: own @ 1..=MOST,
-                ..
-            }) => own,
-            Some(Placed { place, .. }) => {
-                return Err(Wrong::at(place, format!("write 1 to {MOST}")));
-            }
-        };
+        let in_flight = in_flight(self.in_flight)?;
         let server = Server::new(Settings {
             filter: filter.into(),
             host: url.host,
             port,
+            speaks: Speech::Grpc,
             tls: tls.as_ref().map(|own| own.value.clone()),
             timeout: self.timeout.map_or(usual, |Time(own)| own),
             in_flight,
         });
         Ok(Asked { server, tls })
     }
+}
+
+/// How many questions may be open.
+fn in_flight(own: Option<Placed<usize>>) -> Result<usize> {
+    match own {
+        None => Ok(IN_FLIGHT),
+        Some(Placed {
+            value: own @ 1..=MOST,
+            ..
+        }) => Ok(own),
+        Some(Placed { place, .. }) => Err(Wrong::at(place, format!("write 1 to {MOST}"))),
+    }
+}
+
+pub(super) fn sentinel(filter: &str, from: file::Sentinel) -> Result<Converted> {
+    let file::Sentinel {
+        server: Placed { value, place },
+        ..
+    } = from;
+    let address = value.rsplit_once(':');
+    let address = address.and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+    let address = address.filter(|(host, port)| !host.is_empty() && *port > 0);
+    let Some((host, port)) = address else {
+        let message = format!("`{value}` is no server; write HOST:PORT");
+        return Err(Wrong::at(place, message));
+    };
+    if let Some(own) = from.values.get(VALUES) {
+        let message = format!("a token is asked for by {VALUES} values at most");
+        return Err(Wrong::at(own.place, message));
+    }
+    let namespace = match from.namespace {
+        Some(own) if own.value.is_empty() || own.value.len() > NAMESPACE => {
+            let message = format!("write 1 to {NAMESPACE} bytes");
+            return Err(Wrong::at(own.place, message));
+        }
+        own => own.map_or_else(|| "default".to_owned(), |own| own.value),
+    };
+    let values = from.values.into_iter();
+    let values = values.map(|own| Ok(DescriptorSource::Call(super::per(own, Unit::Calls)?)));
+    let policy = sentinel::Policy {
+        rule: from.flow_id,
+        values: values.collect::<Result<_>>()?,
+        prioritized: from.prioritized,
+        failure_mode_deny: from.failure_mode_deny,
+    };
+    let server = Server::new(Settings {
+        filter: filter.into(),
+        host: host.trim_matches(['[', ']']).to_owned(),
+        port,
+        speaks: Speech::Tokens { namespace },
+        tls: None,
+        timeout: from.timeout.map_or(USUAL, |Time(own)| own),
+        in_flight: in_flight(from.in_flight)?,
+    });
+    Ok(Converted {
+        filter: Arc::new(Sentinel::new(policy, server.clone())),
+        needs: None,
+        needed: vec![Needed::Server(server, None)],
+    })
 }
 
 pub(super) fn external_authorization(
@@ -126,7 +183,7 @@ pub(super) fn rate_limit_service(
         descriptors: descriptors.collect::<Result<_>>()?,
         failure_mode_deny: from.failure_mode_deny,
     };
-    let asked = reached.server(filter, Duration::from_millis(20), folder)?;
+    let asked = reached.server(filter, USUAL, folder)?;
     let filter = RateLimitService::new(policy, asked.server.clone());
     Ok(Converted {
         filter: Arc::new(filter),

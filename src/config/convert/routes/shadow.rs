@@ -13,11 +13,7 @@ use crate::config::file;
 use crate::config::units::{self, Placed, Time};
 
 /// Protocols whose calls cannot be copied.
-const UNCOPIED: [&str; 3] = [
-    finback_mqtt::NAME,
-    finback_rocketmq::NAME,
-    finback_tcp::NAME,
-];
+const UNCOPIED: [&str; 2] = [finback_rocketmq::NAME, finback_tcp::NAME];
 
 /// Refuses a shadow of a route that no call can take which could be copied.
 pub(super) fn check(
