@@ -3,7 +3,7 @@
 
 use bytes::BytesMut;
 use finback_core::codec::Codec;
-use finback_core::conformance::{Names, check_names};
+use finback_core::conformance::{NameSamples, check_names};
 use finback_core::frame::{Malformed, NAME_LIMIT, Reading};
 use finback_core::rejection::Rejection;
 use finback_dubbo::{Config, Dubbo};
@@ -119,19 +119,19 @@ fn json_body(text: fn(&str) -> Vec<u8>, values: &[&str], attachments: &[(&str, &
 
 #[test]
 fn names_of_hessian2_are_bounded() {
-    let body = |[service, method, version, group]: Names<'_>| {
+    let body = |[service, method, version, group]: NameSamples<'_>| {
         let values = ["2.0.2", service, version, method, ""];
         frame(HESSIAN2, &hessian_body(&values, &[("group", group)]))
     };
     check_names(&codec(), "hessian2", 4, &LENGTHS, &body);
     // The interface takes the path's place, and attachments that are not plain are read too.
-    let body = |[service, method, version, group]: Names<'_>| {
+    let body = |[service, method, version, group]: NameSamples<'_>| {
         let values = ["2.0.2", "path", version, method, ""];
         let attachments = [("\u{e9}", ""), ("interface", service), ("group", group)];
         frame(HESSIAN2, &hessian_body(&values, &attachments))
     };
     check_names(&codec(), "hessian2, interface", 4, &LENGTHS, &body);
-    let body = |[service, method, version, group]: Names<'_>| {
+    let body = |[service, method, version, group]: NameSamples<'_>| {
         let values = ["2.0.2", service, version, "$invoke", GENERIC, method];
         let values: Vec<Vec<u8>> = values.iter().map(|value| hessian(value)).collect();
         let mut body = values.concat();
@@ -148,12 +148,12 @@ fn names_of_hessian2_are_bounded() {
 #[test]
 fn names_of_fastjson2_are_bounded() {
     for text in [utf8, utf16] {
-        let body = |[service, method, version, group]: Names<'_>| {
+        let body = |[service, method, version, group]: NameSamples<'_>| {
             let values = ["2.0.2", service, version, method, ""];
             frame(FASTJSON2, &json_body(text, &values, &[("group", group)]))
         };
         check_names(&codec(), "fastjson2", 4, &LENGTHS, &body);
-        let body = |[service, method, version, group]: Names<'_>| {
+        let body = |[service, method, version, group]: NameSamples<'_>| {
             let values = ["2.0.2", "path", version, method, ""];
             let attachments = [("group", group), ("interface", service)];
             frame(FASTJSON2, &json_body(text, &values, &attachments))

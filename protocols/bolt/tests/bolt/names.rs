@@ -2,7 +2,7 @@
 
 use finback_bolt::Bolt;
 use finback_core::codec::Codec;
-use finback_core::conformance::{Names, check_names};
+use finback_core::conformance::{NameSamples, check_names};
 use finback_core::frame::{NAME_LIMIT, Reading};
 
 use crate::codec::{SOFA, request};
@@ -12,7 +12,7 @@ use crate::frames::vectors;
 const SHORT: [usize; 2] = [NAME_LIMIT + 1, 20_000];
 const LONG: [usize; 3] = [NAME_LIMIT + 1, 20_000, 7 << 20];
 
-fn unique([service, _, version, group]: Names<'_>) -> String {
+fn unique([service, _, version, group]: NameSamples<'_>) -> String {
     format!("{service}:{version}:{group}")
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 use finback_core::codec::Codec;
-use finback_core::conformance::{self, Names, check_names};
+use finback_core::conformance::{self, NameSamples, check_names};
 use finback_core::filter::BARE;
 use finback_core::frame::{Edit, Kind, Lag, Malformed, Metadata, Reading};
 use finback_core::rejection::Rejection;
@@ -433,19 +433,19 @@ fn lengths_that_lie_end_the_connection() {
 
 #[test]
 fn names_are_bounded() {
-    let in_json = |[topic, _, _, group]: Names<'_>| {
+    let in_json = |[topic, _, _, group]: NameSamples<'_>| {
         let header =
             format!(r#"{{"code":11,"extFields":{{"topic":"{topic}","consumerGroup":"{group}"}}}}"#);
         json(&header, b"")
     };
-    let in_binary = |[topic, _, _, group]: Names<'_>| {
+    let in_binary = |[topic, _, _, group]: NameSamples<'_>| {
         binary(11, 0, &[("topic", topic), ("consumerGroup", group)])
     };
     let lengths = [1025, 60_000];
     check_names(&codec(), "JSON", 1, &lengths, &in_json);
     check_names(&codec(), "binary", 1, &lengths, &in_binary);
     let long = "x".repeat(1025);
-    for write in [&in_json as &dyn Fn(Names<'_>) -> Vec<u8>, &in_binary] {
+    for write in [&in_json as &dyn Fn(NameSamples<'_>) -> Vec<u8>, &in_binary] {
         assert!(call(&write(["T", "", "", "G"])).is_ok());
         assert_eq!(
             call(&write(["T", "", "", &long])).unwrap_err(),
