@@ -28,14 +28,14 @@ const OURS: &str = "rocketmq.";
 #[derive(Debug, Default)]
 pub struct SendTap {
     /// A cluster that copies go to.
-    pub shadow: Option<MessageShadow>,
+    pub shadow: Option<SendShadow>,
     /// Where in Kafka they are written.
     pub mirror: Option<Mirror>,
 }
 
 /// Copies for another RocketMQ cluster.
 #[derive(Debug)]
-pub struct MessageShadow {
+pub struct SendShadow {
     /// The cluster.
     pub outlet: Arc<RocketMqOutlet>,
     /// What stands before and after a message's own topic there.
@@ -115,7 +115,7 @@ impl Tap for SendTap {
     }
 }
 
-impl MessageShadow {
+impl SendShadow {
     /// The name of a topic there.
     #[must_use]
     pub fn topic(&self, own: &str) -> String {

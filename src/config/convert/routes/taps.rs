@@ -10,7 +10,7 @@ use finback_rocketmq::{is_system_topic, is_topic};
 use super::super::{Names, Result};
 use super::produce::template;
 use super::shadow::marks;
-use crate::bridges::taps::{MessageShadow, Mirror, MirrorKey, SendTap};
+use crate::bridges::taps::{Mirror, MirrorKey, SendShadow, SendTap};
 use crate::config::Wrong;
 use crate::config::file;
 use crate::config::units::{self, Placed, Time};
@@ -46,7 +46,7 @@ pub(super) fn of(
     }))
 }
 
-fn shadow(from: &Placed<file::Shadow>, names: &Names) -> Result<MessageShadow> {
+fn shadow(from: &Placed<file::Shadow>, names: &Names) -> Result<SendShadow> {
     let file::Shadow {
         cluster,
         rocketmq,
@@ -66,7 +66,7 @@ fn shadow(from: &Placed<file::Shadow>, names: &Names) -> Result<MessageShadow> {
     let marks = mark.map_or(Ok(Arc::default()), marks)?;
     let is_for_all = marks.iter().filter(|own| own.protocol.is_none());
     let marks = is_for_all.map(|own| (own.name.to_string(), own.value.to_string()));
-    Ok(MessageShadow {
+    Ok(SendShadow {
         outlet: names.outlets.rocketmq(&name)?,
         topic,
         share: percent.map_or(Share::ALL, |units::FractionalPercent(own)| own),
