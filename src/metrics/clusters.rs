@@ -309,7 +309,7 @@ mod tests {
         // for each detector, and nobody's concurrency is limited.
         assert_eq!(
             shown(&all).lines().count(),
-            9 * (2 + 2) + 6 + (2 + 2 * 4) + 2 * 2
+            11 * (2 + 2) + 6 + (2 + 2 * 4) + 2 * 2
         );
     }
 
