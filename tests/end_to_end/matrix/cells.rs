@@ -66,7 +66,7 @@ fn policies() -> Vec<(&'static str, [Cell; 10])> {
                 calls_count,
                 calls_count,
                 calls_count,
-                By("filters::who_publishes_too_much_is_slowed_down_and_loses_nothing"),
+                By("filters::devices::who_publishes_too_much_is_slowed_down_and_loses_nothing"),
                 By("mqtt_filters::who_publishes_too_many_bytes_is_slowed_down"),
                 calls_count,
                 tcp,

@@ -350,7 +350,15 @@ fn an_answer_that_is_dropped_is_never_heard() {
     });
     front.patience = 2;
     for protocol in others(&SESSIONS) {
-        refused(front.call(protocol, ALLOWED, &[]), protocol, Why::Silence);
+        let told = front
+            .call(protocol, ALLOWED, &[])
+            .expect_err(protocol.key());
+        // Dubbo's own clock may be the first to say so, or what the mesh says when that time is over.
+        let is_own = protocol == Protocol::Triple && told.how == "RpcException 2";
+        assert!(
+            is_own || told.how == native(protocol, Why::Silence),
+            "{protocol:?}: {told:?}"
+        );
     }
     // Where there is none, a route cannot ask for it.
     let (is_good, said) = Finback::check(&stage().configuration(Policies {
