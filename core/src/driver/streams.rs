@@ -185,6 +185,12 @@ impl Stream {
         self.instant(self.exchange.attempt_deadline())
     }
 
+    /// The time that its route gives to each attempt.
+    #[must_use]
+    pub fn per_try_timeout(&self) -> Option<Duration> {
+        self.exchange.per_try_timeout()
+    }
+
     /// The moment of the worker's last look at its clock.
     #[must_use]
     pub fn now(&self) -> tokio::time::Instant {

@@ -117,6 +117,24 @@ fn answers(front: &Front, protocol: Protocol) {
     });
 }
 
+/// Checks that one call of each protocol passes these filters, and that the next is told that it came too soon.
+fn one_call_passes(own: &str) {
+    // Whoever finds out here that its server is there would use up its share.
+    let warm = stage().front(Policies::default());
+    for protocol in Protocol::ALL {
+        answers(&warm, protocol);
+    }
+    let front = stage().front(Policies {
+        own,
+        ..Policies::default()
+    });
+    for protocol in Protocol::ALL {
+        let first = front.call(protocol, ALLOWED, &[]);
+        assert!(first.is_ok(), "{protocol:?}: {first:?}");
+        refused(front.call(protocol, ALLOWED, &[]), protocol, Why::Limited);
+    }
+}
+
 #[test]
 fn who_is_not_allowed_is_told_so() {
     let [allowed, forbidden] = stage().topics();
@@ -261,20 +279,7 @@ fn who_calls_too_often_is_told_so() {
             "matrix"
         ),
     ] {
-        // Whoever finds out here that its server is there would use up its share.
-        let warm = stage().front(Policies::default());
-        for protocol in Protocol::ALL {
-            answers(&warm, protocol);
-        }
-        let front = stage().front(Policies {
-            own: &own,
-            ..Policies::default()
-        });
-        for protocol in Protocol::ALL {
-            let first = front.call(protocol, ALLOWED, &[]);
-            assert!(first.is_ok(), "{protocol:?}: {first:?}");
-            refused(front.call(protocol, ALLOWED, &[]), protocol, Why::Limited);
-        }
+        one_call_passes(&own);
     }
 }
 
@@ -287,19 +292,7 @@ fn who_gets_no_token_is_told_so() {
          failure_mode_deny: true }} }}",
         tokens.address, tokens.namespace
     );
-    let warm = stage().front(Policies::default());
-    for protocol in Protocol::ALL {
-        answers(&warm, protocol);
-    }
-    let front = stage().front(Policies {
-        own: &own,
-        ..Policies::default()
-    });
-    for protocol in Protocol::ALL {
-        let first = front.call(protocol, ALLOWED, &[]);
-        assert!(first.is_ok(), "{protocol:?}: {first:?}");
-        refused(front.call(protocol, ALLOWED, &[]), protocol, Why::Limited);
-    }
+    one_call_passes(&own);
 }
 
 #[test]

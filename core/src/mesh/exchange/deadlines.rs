@@ -1,5 +1,7 @@
 //! Deadlines of attempts: when one is given up, and whose time that was: the caller's, the route's, or a pause of ours.
 
+use std::time::Duration;
+
 use crate::clock::Now;
 use crate::outlier::is_telling;
 
@@ -15,8 +17,13 @@ impl Exchange {
         self.per_try_deadline(self.clock.get()).min(self.deadline)
     }
 
+    /// The time that its route gives to each attempt.
+    pub(crate) fn per_try_timeout(&self) -> Option<Duration> {
+        self.retry().and_then(|retry| retry.per_try_timeout)
+    }
+
     pub(super) fn per_try_deadline(&self, started: Now) -> Now {
-        let per_try = self.retry().and_then(|retry| retry.per_try_timeout);
+        let per_try = self.per_try_timeout();
         per_try.map_or(Now(u64::MAX), |each| started.after(each))
     }
 

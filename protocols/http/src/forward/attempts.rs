@@ -111,6 +111,13 @@ impl Call {
         }
     }
 
+    /// How long an endpoint is waited for that takes the body; `None` where the caller or the route set a limit for the call.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        let each = self.stream.as_ref().and_then(Stream::per_try_timeout);
+        let usual = || self.client.caller.worker().call_timeout();
+        (!self.bounded).then(|| each.unwrap_or_else(usual))
+    }
+
     /// Whether it may be sent more than once, so that its body is worth keeping. A tunnel is not.
     fn may_be_repeated(&mut self) -> bool {
         self.wanted.is_none() && self.stream().may_need_resending()

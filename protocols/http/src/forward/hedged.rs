@@ -48,7 +48,7 @@ impl Call {
         let (bounded, prefers_http2) = (self.bounded, self.prefers_http2);
         let sending = Sending::with(
             (&self.client, &self.upload, &self.interim),
-            (self.source, bounded, self.wants_fresh),
+            (self.source, self.patience(), self.wants_fresh),
             &*self.dialect,
         );
         let shared = share(&mut request, &self.upload);

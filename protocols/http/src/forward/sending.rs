@@ -62,8 +62,8 @@ pub(super) struct Sending<'a> {
     upload: &'a Rc<Upload>,
     interim: &'a Interim,
     source: IpAddr,
-    /// As its call is.
-    bounded: bool,
+    /// How long an endpoint is waited for that has had more of the body meanwhile; `None` where somebody set a limit.
+    patience: Option<Duration>,
     /// As its call does.
     wants_fresh: bool,
     /// Both sides may say something at any time.
@@ -75,7 +75,7 @@ impl<'a> Sending<'a> {
     pub(super) fn of(call: &'a Call) -> Self {
         Self::with(
             (&call.client, &call.upload, &call.interim),
-            (call.source, call.bounded, call.wants_fresh),
+            (call.source, call.patience(), call.wants_fresh),
             &*call.dialect,
         )
     }
@@ -83,7 +83,7 @@ impl<'a> Sending<'a> {
     /// Of parts of a call, whose other parts are changed meanwhile.
     pub(super) fn with(
         (client, upload, interim): (&'a Rc<Client>, &'a Rc<Upload>, &'a Interim),
-        (source, bounded, wants_fresh): (IpAddr, bool, bool),
+        (source, patience, wants_fresh): (IpAddr, Option<Duration>, bool),
         dialect: &dyn Dialect,
     ) -> Self {
         Self {
@@ -91,7 +91,7 @@ impl<'a> Sending<'a> {
             upload,
             interim,
             source,
-            bounded,
+            patience,
             wants_fresh,
             converses: dialect.converses(),
         }
@@ -227,9 +227,12 @@ impl<'a> Sending<'a> {
                 uploads = None;
             }
             while timer.poll(cx).is_ready() {
-                let (limit, patience) = (timer.at(), self.client.caller.worker().call_timeout());
+                let Some(patience) = self.patience else {
+                    return Poll::Ready(None);
+                };
+                let limit = timer.at();
                 let later = self.upload.moved().map_or(limit, |moved| moved + patience);
-                if self.bounded || later <= limit || self.comes_too_slowly(&mut seen) {
+                if later <= limit || self.comes_too_slowly(&mut seen) {
                     return Poll::Ready(None);
                 }
                 timer.reset(later);

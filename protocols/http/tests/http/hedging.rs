@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::frames::frame;
+use crate::support::frames::{END, frame, headers, http2, next};
 use crate::support::*;
 use finback_core::mesh::RoutingSpec;
 use finback_core::route::Retry;
@@ -151,31 +151,85 @@ async fn a_stream_of_the_attempt_that_lost_is_reset() {
     }
 }
 
+/// A client whose request has a body of a length that it does not tell.
+enum Teller {
+    Http1(Peer),
+    Http2(Peer),
+}
+
+impl Teller {
+    /// Begins to say it.
+    async fn begin(mess: &Mess, is_http2: bool) -> Self {
+        if !is_http2 {
+            let mut peer = Peer::connect(mess.address).await;
+            peer.say(HEAD).await;
+            peer.say("5\r\nhello\r\n").await;
+            return Self::Http1(peer);
+        }
+        let fields = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":authority", "x"),
+            (":path", "/a"),
+        ];
+        let begun = [headers(0, 1, &fields), frame(0, 0, 1, b"hello")].concat();
+        Self::Http2(http2(mess, &begun).await)
+    }
+
+    /// Says that it was all.
+    async fn end(&mut self) {
+        match self {
+            Self::Http1(peer) => peer.say("0\r\n\r\n").await,
+            Self::Http2(peer) => peer.0.write_all(&frame(0, END, 1, b"")).await.unwrap(),
+        }
+    }
+
+    /// Hears that all is well.
+    async fn hear(&mut self) {
+        match self {
+            Self::Http1(peer) => {
+                let heard = peer.hear("well").await;
+                assert!(heard.starts_with("HTTP/1.1 200"), "{heard}");
+            }
+            Self::Http2(peer) => loop {
+                let (kind, _, payload) = next(peer, 1).await;
+                assert_ne!(kind, 3, "reset: {payload:?}");
+                if kind == 0 {
+                    assert_eq!(payload, b"well");
+                    return;
+                }
+            },
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_body_whose_length_shows_on_its_way_is_sent_again() {
-    let again = Retry {
-        attempts: 2,
-        idempotent: true,
-        refused: true,
-        ..Retry::default()
-    };
-    let servers = [Server::bind().await, Server::bind().await];
-    let addresses = [servers[0].address, servers[1].address];
-    let mess = mess(retried(&addresses, "1.1", again));
-    let mut client = Peer::connect(mess.address).await;
-    client.say(HEAD).await;
-    client.say("5\r\nhello\r\n").await;
-    let (mut refusing, other) = asked(&servers).await;
-    refusing.hear("hello\r\n").await;
-    client.say("0\r\n\r\n").await;
-    refusing.hear("0\r\n\r\n").await;
-    refusing
-        .say("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")
-        .await;
-    let mut second = other.accept().await;
-    let heard = second.hear("hello").await;
-    assert!(heard.contains("content-length: 5\r\n"), "{heard}");
-    second.say(&response("well")).await;
-    let heard = client.hear("well").await;
-    assert!(heard.starts_with("HTTP/1.1 200"), "{heard}");
+    // After a refusal, or where nothing is answered in time.
+    for (is_http2, refuses) in [(false, true), (false, false), (true, true), (true, false)] {
+        let again = Retry {
+            attempts: 2,
+            idempotent: true,
+            refused: true,
+            per_try_timeout: (!refuses).then_some(Duration::from_millis(300)),
+            ..Retry::default()
+        };
+        let servers = [Server::bind().await, Server::bind().await];
+        let addresses = [servers[0].address, servers[1].address];
+        let mess = mess(retried(&addresses, "1.1", again));
+        let mut client = Teller::begin(&mess, is_http2).await;
+        let (mut first, other) = asked(&servers).await;
+        first.hear("hello\r\n").await;
+        client.end().await;
+        first.hear("0\r\n\r\n").await;
+        if refuses {
+            let refusal = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+            first.say(refusal).await;
+        }
+        let mut second = other.accept().await;
+        let heard = second.hear("hello").await;
+        assert!(heard.contains("content-length: 5\r\n"), "{heard}");
+        second.say(&response("well")).await;
+        client.hear().await;
+    }
 }
