@@ -18,7 +18,7 @@ pub enum AttemptEnd {
     TlsFailed,
     /// Nothing was sent: the connections there are take no more, or were given up before.
     Unsent,
-    /// The endpoint said that it did not process the request, and will not: GOAWAY below its stream,
+    /// The endpoint said that it did not process the request, and will not: GOAWAY with a last stream id that is lower than its own,
     /// REFUSED_STREAM (RFC 9113, sections 6.8 and 8.7).
     NotProcessed,
     /// We lack a descriptor, a port or a buffer, or did not run in time.
@@ -248,7 +248,7 @@ const ROWS: [(&str, AttemptEnd, bool); 26] = [
         false,
     ),
     (
-        "not processed: GOAWAY below the stream, REFUSED_STREAM",
+        "not processed: GOAWAY with a last stream id lower than the stream's, REFUSED_STREAM",
         AttemptEnd::NotProcessed,
         false,
     ),

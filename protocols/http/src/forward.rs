@@ -273,7 +273,6 @@ impl Call {
         self.stream.as_mut().expect("a call is ended once")
     }
 
-    /// An answer also where its client's connection must end before there is one.
     /// What is said to the caller when we go away, if something is.
     fn parting(&mut self) -> Option<Box<Parting>> {
         let words = self.farewell.take()?;
@@ -282,6 +281,7 @@ impl Call {
         Some(Box::new(Parting::new(words, going)))
     }
 
+    /// An answer also where its client's connection must end before there is one.
     async fn answer_unless_cut(&mut self, caller: &Caller) -> Response<Payload> {
         let answered = {
             let mut attempts = pin!(self.attempts());
