@@ -183,34 +183,41 @@ impl Member {
         let group = self.of.group.clone();
         let addresses: BTreeSet<Arc<str>> = all.iter().map(|own| own.address.clone()).collect();
         let heartbeat = Request::heart_beat(&self.client, &group, &self.of.topics, self.version);
+        // A broker that cannot be asked keeps what it has, and holds up no other.
+        let (mut failing, mut went) = (BTreeSet::new(), Ok(()));
         for broker in &addresses {
-            self.ask(broker, &heartbeat).await?;
-            self.brokers.insert(broker.clone());
+            match self.ask(broker, &heartbeat).await {
+                Ok(_) => drop(self.brokers.insert(broker.clone())),
+                Err(why) => {
+                    failing.insert(broker.clone());
+                    went = went.and(Err(why));
+                }
+            }
         }
-        let Some(first) = addresses.first() else {
-            return Ok(());
+        let Some(first) = addresses.difference(&failing).next() else {
+            return went;
         };
-        let mut members = clients(&self.ask(first, &Request::consumers(&group)).await?);
+        let members = clients(&self.ask(first, &Request::consumers(&group)).await?);
+        let members = members.ok_or("a group's list of clients cannot be read");
+        let mut members = members?;
         members.sort();
         let mut wanted: BTreeSet<&Queue> = share_of(&all, &members, &self.client).collect();
         for broker in &addresses {
-            let queues = wanted.iter().filter(|own| own.address == *broker);
-            let numbers: Vec<i32> = queues.map(|own| own.id).collect();
-            let Some(name) = all.iter().find(|own| own.address == *broker) else {
-                continue;
-            };
-            let given = match numbers.is_empty() {
+            let given = match failing.contains(broker) {
                 true => Vec::new(),
-                false => {
-                    let place = (&*name.broker, topic);
-                    let lock = Request::lock(&self.client, &group, place, &numbers, false);
-                    locked(&self.ask(broker, &lock).await?)
-                }
+                false => match self.lock(broker, topic, &wanted).await {
+                    Ok(given) => given,
+                    Err(why) => {
+                        failing.insert(broker.clone());
+                        went = went.and(Err(why));
+                        Vec::new()
+                    }
+                },
             };
             // What another member still has is asked for again.
             wanted.retain(|own| own.address != *broker || given.contains(&own.id));
         }
-        self.give_back(topic, &wanted).await;
+        self.give_back(topic, &wanted, &failing).await;
         for queue in wanted {
             let held = self.queues.entry(queue.clone()).or_default();
             held.entry(topic.to_owned()).or_insert_with(|| {
@@ -225,15 +232,44 @@ impl Member {
                 Held { stop, task }
             });
         }
-        Ok(())
+        went
     }
 
-    /// Ends with the queues of a topic that are not among these, and lets others have them.
-    async fn give_back(&mut self, topic: &str, kept: &BTreeSet<&Queue>) {
+    /// Locks those of these queues that are at a broker; which of them nobody else has.
+    async fn lock(
+        &self,
+        broker: &str,
+        topic: &str,
+        wanted: &BTreeSet<&Queue>,
+    ) -> Result<Vec<i32>, String> {
+        let queues: Vec<_> = wanted
+            .iter()
+            .filter(|own| *own.address == *broker)
+            .collect();
+        let Some(first) = queues.first() else {
+            return Ok(Vec::new());
+        };
+        let numbers: Vec<i32> = queues.iter().map(|own| own.id).collect();
+        let place = (&*first.broker, topic);
+        let lock = Request::lock(&self.client, &self.of.group, place, &numbers, false);
+        Ok(locked(&self.ask(broker, &lock).await?))
+    }
+
+    /// Ends with the queues of a topic that are not among these, nor at these brokers, and lets others have them.
+    async fn give_back(
+        &mut self,
+        topic: &str,
+        kept: &BTreeSet<&Queue>,
+        failing: &BTreeSet<Arc<str>>,
+    ) {
         let gone: Vec<Queue> = self
             .queues
             .iter()
-            .filter(|(queue, held)| held.contains_key(topic) && !kept.contains(queue))
+            .filter(|(queue, held)| {
+                held.contains_key(topic)
+                    && !kept.contains(queue)
+                    && !failing.contains(&queue.address)
+            })
             .map(|(queue, _)| queue.clone())
             .collect();
         for queue in gone {
@@ -253,7 +289,8 @@ impl Member {
             let _ = held.stop.send(true);
         }
         for topic in &topics {
-            self.give_back(topic, &BTreeSet::new()).await;
+            self.give_back(topic, &BTreeSet::new(), &BTreeSet::new())
+                .await;
         }
         for broker in &self.brokers {
             let leave = Request::leave(&self.client, &self.of.group);

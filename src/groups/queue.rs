@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use finback_bridges::Failure;
 use finback_core::text::Escaped;
-use finback_rocketmq::{Answered, Ask, Fetch, Message, Queue, QueueOf, Request, Stored, stored};
+use finback_rocketmq::{
+    Answered, Ask, Fetch, Message, Queue, QueueOf, Request, Stored, is_readable, stored,
+};
 use tokio::sync::{oneshot, watch};
 use tokio::time::sleep;
 
@@ -128,9 +130,13 @@ impl Follow {
         let answer = self
             .ask(&Request::fetch(self.of(), fetch), patience)
             .await?;
-        match answer.is_fetched() {
+        if !answer.is_fetched() {
+            return Err(said(&answer));
+        }
+        // The group would go past what cannot be read.
+        match is_readable(&answer.body) {
             true => Ok(answer),
-            false => Err(said(&answer)),
+            false => Err("messages of the queue cannot be read".to_owned()),
         }
     }
 

@@ -10,11 +10,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use finback_core::clock::Now;
+use finback_core::log_limit::LogLimit;
 use finback_core::text::Escaped;
 use finback_rocketmq::lanes::{self, Board, Border, FetchPlace, Group};
 use finback_rocketmq::{
-    Answered, Ask, Fetch, QueueOf, Request, clients, properties, queues_of, stored,
+    Answered, Ask, Fetch, QueueOf, Request, clients, is_readable, properties, queues_of, stored,
 };
+use tokio::time::Instant;
 
 use crate::bridges::rocketmq::{Credentials, Servers, Unanswered, Way};
 
@@ -27,6 +30,9 @@ const MOST: u32 = 32;
 /// Where a message that is consumed again says which topic it is of (RocketMQ: MessageConst).
 const RETRY_TOPIC: &str = "RETRY_TOPIC";
 
+/// Lines of the log about one broker, a second.
+const LINES: u32 = 1;
+
 /// Asks a broker as long as its board is there.
 pub(super) async fn look_after(
     board: Weak<Board>,
@@ -34,14 +40,8 @@ pub(super) async fn look_after(
     credentials: Option<Credentials>,
     way: Way,
 ) {
-    let mut own = Keeper {
-        address: broker.to_string(),
-        servers: Servers::new(credentials.as_ref(), way),
-        turn: 0,
-        absent: HashSet::new(),
-        popped: HashMap::new(),
-        has_failed: false,
-    };
+    let servers = Servers::new(credentials.as_ref(), way);
+    let mut own = Keeper::new(broker.to_string(), servers);
     loop {
         tokio::time::sleep(TURN).await;
         let Some(board) = board.upgrade() else { return };
@@ -57,8 +57,14 @@ struct Keeper {
     absent: HashSet<String>,
     /// POP: where the consumers of a lane's group go on in each queue of a topic.
     popped: HashMap<(String, Arc<str>), Places>,
-    /// The log has been told that the broker does not answer as it should.
-    has_failed: bool,
+    /// The lane's group at which the last turn was given up: the next one begins behind it.
+    given_up: Option<String>,
+    /// The log has been told that the broker cannot be asked.
+    is_lost: bool,
+    /// What the broker refused of each lane's group the last time: said once, until it is another thing.
+    refused: HashMap<String, String>,
+    lines: LogLimit,
+    began: Instant,
 }
 
 /// One lane of a group.
@@ -77,32 +83,80 @@ struct OfLane<'a> {
 type Places = Vec<(i32, i64)>;
 
 /// Why something could not be done.
-type Wrong = String;
+#[derive(Debug)]
+enum Wrong {
+    /// The broker cannot be asked: that holds for all lanes.
+    Lost(String),
+    /// It was asked, and refused, or said what nobody understands: that is about one group.
+    Refused(String),
+}
 
 impl Keeper {
+    fn new(address: String, servers: Servers) -> Self {
+        Self {
+            address,
+            servers,
+            turn: 0,
+            absent: HashSet::new(),
+            popped: HashMap::new(),
+            given_up: None,
+            is_lost: false,
+            refused: HashMap::new(),
+            lines: LogLimit::per_second(LINES),
+            began: Instant::now(),
+        }
+    }
+
+    /// Looks at every lane of every group. What goes wrong with one of them holds up no other: when the broker cannot
+    /// be asked any more, the next turn begins behind the one that was asked about last.
     async fn turn(&mut self, board: &Board) {
         self.turn += 1;
-        for base in board.turn() {
-            for (lane, name) in board.lanes().others().iter().enumerate() {
-                let of = OfLane {
-                    board,
-                    base: &base,
-                    lane,
-                    only: board.lanes().only(name),
-                    group: lanes::group(&base.name, name),
-                };
-                if let Err(why) = self.look_at(&of).await {
-                    if !std::mem::replace(&mut self.has_failed, true) {
+        let groups = board.turn();
+        let mut all: Vec<OfLane<'_>> = groups
+            .iter()
+            .flat_map(|base| OfLane::each(board, base))
+            .collect();
+        all.sort_by(|one, other| one.group.cmp(&other.group));
+        self.refused
+            .retain(|group, _| all.iter().any(|own| own.group == *group));
+        if let Some(last) = self.given_up.take() {
+            let behind = all.partition_point(|own| own.group <= last);
+            all.rotate_left(behind);
+        }
+        for of in &all {
+            match self.look_at(of).await {
+                Ok(()) => drop(self.refused.remove(&of.group)),
+                Err(Wrong::Refused(why)) => self.warn(of, why),
+                Err(Wrong::Lost(why)) => {
+                    self.given_up = Some(of.group.clone());
+                    if !std::mem::replace(&mut self.is_lost, true) {
                         tracing::warn!(
                             broker = self.address, group = %Escaped(&of.group), %why,
-                            "cannot look after a lane of consumers; as long as that is so nothing changes about who consumes its messages"
+                            "cannot ask a broker about lanes of consumers; as long as that is so nothing changes about who consumes their messages"
                         );
                     }
                     return;
                 }
             }
         }
-        self.has_failed = false;
+        self.is_lost = false;
+    }
+
+    /// Tells the log what the broker refused of one lane's group, if that is new.
+    fn warn(&mut self, of: &OfLane<'_>, why: String) {
+        let now = Now(u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX));
+        if self.refused.get(&of.group) == Some(&why) {
+            return;
+        }
+        // What is left out now is said the next time.
+        let Some(left_out) = self.lines.admit(now) else {
+            return;
+        };
+        tracing::warn!(
+            broker = self.address, group = %Escaped(&of.group), why, left_out,
+            "cannot look after a lane of consumers; as long as that is so nothing changes about who consumes its messages"
+        );
+        self.refused.insert(of.group.clone(), why);
     }
 
     async fn ask(&self, request: &Request<'_>) -> Result<Answered, Wrong> {
@@ -110,7 +164,10 @@ impl Keeper {
             .servers
             .ask(&self.address, &Ask::Consume(request))
             .await;
-        asked.map_err(|why: Unanswered| why.to_string())
+        asked.map_err(|why| match why {
+            Unanswered::Lost(why) => Wrong::Lost(why),
+            Unanswered::TooLong => Wrong::Refused(why.to_string()),
+        })
     }
 
     async fn succeed(&self, request: &Request<'_>) -> Result<Answered, Wrong> {
@@ -122,12 +179,7 @@ impl Keeper {
     }
 
     async fn look_at(&mut self, of: &OfLane<'_>) -> Result<(), Wrong> {
-        let answer = self.ask(&Request::consumers(&of.group)).await?;
-        // Of a group that has none a broker says so with an error of its own kind.
-        if !answer.is_success() && !answer.is_system_error() {
-            return Err(said(&answer));
-        }
-        let is_live = answer.is_success() && !clients(&answer.body).is_empty();
+        let is_live = self.find_life(&of.group).await?;
         of.board.set_life(&of.base.name, of.lane, is_live);
         if is_live {
             self.absent.remove(&of.group);
@@ -138,18 +190,36 @@ impl Keeper {
             // Where its queues are is looked at when they have been fetched from since.
             return Ok(());
         }
+        // One queue that goes wrong holds up no other, and is told of afterwards.
+        let mut went = Ok(());
         for place in &of.base.places {
-            match is_live {
-                true => self.begin(of, place).await?,
-                false if of.base.is_broadcast => {}
-                false => self.end(of, place).await?,
-            }
+            let own = match is_live {
+                true => self.begin(of, place).await,
+                false if of.base.is_broadcast => Ok(()),
+                false => self.end(of, place).await,
+            };
+            went = first_wrong(went, own)?;
         }
         let is_time = self.turn.is_multiple_of(ALONG);
         if !is_live && is_time && !of.base.is_broadcast && !self.absent.contains(&of.group) {
-            self.retries(of).await?;
+            went = first_wrong(went, self.retries(of).await)?;
         }
-        Ok(())
+        went
+    }
+
+    /// Whether a group has consumers. Of one that has none a broker says so; whatever else it says is no answer to
+    /// that, for a lane that is taken for dead loses its messages to the base.
+    async fn find_life(&self, group: &str) -> Result<bool, Wrong> {
+        let answer = self.ask(&Request::consumers(group)).await?;
+        if answer.is_no_consumer() {
+            return Ok(false);
+        }
+        if !answer.is_success() {
+            return Err(said(&answer));
+        }
+        let all = clients(&answer.body);
+        let all = all.ok_or_else(|| unreadable("its list of a group's clients"))?;
+        Ok(!all.is_empty())
     }
 
     /// A lane has consumers: where do they go on?
@@ -248,10 +318,12 @@ impl Keeper {
     /// What consumers of a lane wanted to have again is for the base, too.
     async fn retries(&mut self, of: &OfLane<'_>) -> Result<(), Wrong> {
         let topic = format!("%RETRY%{}", of.group);
-        let Ok(queues) = self.queues(&topic).await else {
+        let answer = self.ask(&Request::queues(&topic)).await?;
+        if answer.is_no_topic() {
             // There is none as long as nobody wanted any.
             return Ok(());
-        };
+        }
+        let queues = places(&answer)?;
         for (queue, until) in queues {
             let own = of.queue(&topic, queue);
             let from = self.offset(own).await?.unwrap_or_default();
@@ -281,6 +353,10 @@ impl Keeper {
             let answer = self.ask(&Request::fetch(own, fetch)).await?;
             if !answer.is_fetched() {
                 return Err(said(&answer));
+            }
+            // What cannot be read is not gone past.
+            if !is_readable(&answer.body) {
+                return Err(unreadable("messages of a queue"));
             }
             for message in stored(&answer.body) {
                 if message.offset >= range.end {
@@ -351,19 +427,56 @@ impl Keeper {
     }
 
     async fn queues(&self, topic: &str) -> Result<Places, Wrong> {
-        Ok(queues_of(
-            &self.succeed(&Request::queues(topic)).await?.body,
-        ))
+        places(&self.ask(&Request::queues(topic)).await?)
+    }
+}
+
+/// The queues of an answer. A topic always has some.
+fn places(answer: &Answered) -> Result<Places, Wrong> {
+    if !answer.is_success() {
+        return Err(said(answer));
+    }
+    let all = queues_of(&answer.body);
+    match all.is_empty() {
+        true => Err(unreadable("its list of a topic's queues")),
+        false => Ok(all),
     }
 }
 
 /// What a broker said, for the log.
-fn said(answer: &Answered) -> String {
-    format!("{} {}", answer.code, Escaped(&answer.remark))
+fn said(answer: &Answered) -> Wrong {
+    Wrong::Refused(format!("{} {}", answer.code, Escaped(&answer.remark)))
 }
 
-impl OfLane<'_> {
-    fn queue<'a>(&'a self, topic: &'a str, queue: i32) -> QueueOf<'a> {
+fn unreadable(what: &str) -> Wrong {
+    Wrong::Refused(format!("{what} cannot be read"))
+}
+
+/// The first thing that went wrong about one lane; at once if the broker cannot be asked any more.
+fn first_wrong(
+    before: Result<(), Wrong>,
+    own: Result<(), Wrong>,
+) -> Result<Result<(), Wrong>, Wrong> {
+    match own {
+        Err(Wrong::Lost(why)) => Err(Wrong::Lost(why)),
+        own => Ok(before.and(own)),
+    }
+}
+
+impl<'a> OfLane<'a> {
+    /// All lanes of a group.
+    fn each(board: &'a Board, base: &'a Group) -> impl Iterator<Item = Self> {
+        let all = board.lanes().others().iter().enumerate();
+        all.map(move |(lane, name)| Self {
+            board,
+            base,
+            lane,
+            only: board.lanes().only(name),
+            group: lanes::group(&base.name, name),
+        })
+    }
+
+    fn queue<'b>(&'b self, topic: &'b str, queue: i32) -> QueueOf<'b> {
         let group = &self.group;
         QueueOf {
             group,
@@ -372,7 +485,7 @@ impl OfLane<'_> {
         }
     }
 
-    fn queue_of_base<'a>(&'a self, topic: &'a str, queue: i32) -> QueueOf<'a> {
+    fn queue_of_base<'b>(&'b self, topic: &'b str, queue: i32) -> QueueOf<'b> {
         let group = &self.base.name;
         QueueOf {
             group,
@@ -385,3 +498,7 @@ impl OfLane<'_> {
         self.board.set(&self.base.name, place, self.lane, border);
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

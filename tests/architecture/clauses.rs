@@ -72,6 +72,7 @@ const SOURCES: [(&str, &[&str]); 7] = [
         &[
             "AclUtils",
             "CompressionType",
+            "ConsumerManageProcessor",
             "ConsumerSendMsgBackRequestHeader",
             "DefaultMQProducer",
             "ExpressionType",

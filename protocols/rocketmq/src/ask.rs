@@ -19,6 +19,8 @@ pub const MAKES_TOPICS: &str = "TBW102";
 pub const QUEUES_MADE: u32 = 4;
 /// The version whose words these are: servers of it answer in JSON as others read it.
 const VERSION: &str = "513";
+/// How a broker's remark begins where a group has no consumers, in 4.x and 5.x.
+const NO_CONSUMER: &str = "no consumer for this group";
 /// The longest answer in bytes.
 const LONGEST: usize = 16 << 20;
 
@@ -89,10 +91,11 @@ impl Answered {
         self.code == answer::GROUP_NOT_EXIST
     }
 
-    /// Whether it says that something is wrong, and nothing else of it.
+    /// Whether it says that a group has no consumers. That has no code of its own (RocketMQ: ConsumerManageProcessor):
+    /// a broker in trouble answers with the same one and another remark.
     #[must_use]
-    pub fn is_system_error(&self) -> bool {
-        self.code == answer::SYSTEM_ERROR
+    pub fn is_no_consumer(&self) -> bool {
+        self.code == answer::SYSTEM_ERROR && self.remark.starts_with(NO_CONSUMER)
     }
 
     /// Whether a fetch was answered: with messages, or with the place to go on from.

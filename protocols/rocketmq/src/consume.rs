@@ -216,15 +216,12 @@ impl<'a> QueueOf<'a> {
     }
 }
 
-/// The clients of a group, as an answer lists them.
+/// The clients of a group, as an answer lists them; `None` if it is no list.
 #[must_use]
-pub fn clients(body: &[u8]) -> Vec<String> {
-    let data = route::read(body);
-    let all = data
-        .as_ref()
-        .and_then(|own| own.get("consumerIdList")?.as_array());
-    let all = all.into_iter().flatten().filter_map(Value::as_str);
-    all.map(str::to_owned).collect()
+pub fn clients(body: &[u8]) -> Option<Vec<String>> {
+    let data = route::read(body)?;
+    let all = data.get("consumerIdList")?.as_array()?.iter();
+    Some(all.filter_map(Value::as_str).map(str::to_owned).collect())
 }
 
 /// The queues that an answer gives its client.

@@ -53,7 +53,7 @@ pub use lanes::{Board, GroupLanes};
 pub use message::{Member, Message, is_system_topic, is_topic};
 pub use rename::Renaming;
 pub use route::{Queue, has_brokers, queues};
-pub use stored::{Stored, stored};
+pub use stored::{Stored, is_readable, stored};
 
 /// The protocol's name in configuration, metrics and logs.
 pub const NAME: &str = "rocketmq";

@@ -107,6 +107,19 @@ pub fn stored(mut body: &[u8]) -> Vec<Stored<'_>> {
     all
 }
 
+/// Whether an answer to a fetch can be read to its end. What stands behind what cannot be read is not lost: whoever goes
+/// on from there would leave it out.
+#[must_use]
+pub fn is_readable(mut body: &[u8]) -> bool {
+    while let Some((wire, rest)) = split(body) {
+        if Stored::read(wire).is_none() {
+            return false;
+        }
+        body = rest;
+    }
+    body.is_empty()
+}
+
 fn sized(at: usize, length: usize) -> Option<Range<usize>> {
     Some(at..at.checked_add(length)?)
 }
