@@ -14,7 +14,7 @@ pub struct Gauges {
     pub accepted: AtomicU64,
     /// Times that accepting paused, for want of descriptors or at the limit of connections.
     pub accept_pauses: AtomicU64,
-    /// Client connections closed because their bytes made no sense.
+    /// Client connections closed because their bytes were malformed.
     pub malformed: AtomicU64,
     /// Client connections that ended before they said anything: probes of a port.
     pub silent: AtomicU64,

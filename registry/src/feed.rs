@@ -252,7 +252,7 @@ impl Feeds {
     }
 }
 
-/// Whose turn it is to be read.
+/// Which services may be read at the same time; the others wait their turn.
 struct Turns {
     permits: Semaphore,
     /// When the last one was read.

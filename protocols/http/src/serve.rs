@@ -68,7 +68,9 @@ async fn begin(http: Arc<Http>, caller: Rc<Caller>, mut io: Socket) {
     let agreed = io.application() == Some(b"h2");
     match begins_with_preface(&http, &caller, &mut io).await {
         Ok(begins) if begins || agreed => {
-            Box::pin(serve_http2(http, caller, io)).await;
+            // A task of its own: this one, with its room for HTTP/1.1, would wait for it as long as it lasts.
+            let worker = caller.worker().clone();
+            worker.spawn("a client connection", serve_http2(http, caller, io));
         }
         Ok(_) => serve_http1(http, caller, io).await,
         // Gone before it said anything.

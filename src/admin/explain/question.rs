@@ -26,8 +26,8 @@ pub struct ExplainQuestion {
     /// `:will-topic`; of TLS `:sni`.
     #[arg(long = "attribute", value_name = "NAME=VALUE")]
     pub attributes: Vec<String>,
-    /// What it speaks: bolt, dubbo, grpc, triple, http, mqtt, tcp. Default: what the listener speaks, if
-    /// that is one thing only.
+    /// What it speaks: bolt, dubbo, grpc, triple, http, mqtt, rocketmq, rocketmq-grpc, tcp. Default: what the
+    /// listener speaks, if that is one thing only.
     #[arg(long)]
     pub protocol: Option<String>,
     /// The listener that it comes to. Default: the only one.

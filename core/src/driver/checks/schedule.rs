@@ -185,7 +185,7 @@ impl Known {
             health.unhealthy.store(!well, Relaxed);
             let address = self.endpoint.address;
             match went {
-                Ok(()) => tracing::info!(%address, "endpoint is well again"),
+                Ok(()) => tracing::info!(%address, "endpoint is healthy again"),
                 Err(why) => tracing::warn!(%address, why, "endpoint is unhealthy"),
             }
         }

@@ -333,7 +333,7 @@ impl Caller {
         Traced::open_apart(&self.worker, site.tracing.as_ref()?, choice, attributes)
     }
 
-    /// Counts a connection whose bytes made no sense.
+    /// Counts a connection whose bytes are malformed.
     pub fn count_malformed(&self) {
         Gauges::add(&self.worker.mesh().gauges.malformed);
     }

@@ -53,7 +53,7 @@ impl Upstream {
                 static LINES: LogLimit = LogLimit::usual();
                 if let Some(left_out) = LINES.admit(worker.now()) {
                     tracing::info!(
-                        address = %self.pool.endpoint.address, left_out, "endpoint says goodbye"
+                        address = %self.pool.endpoint.address, left_out, "endpoint goes away"
                     );
                 }
                 let until = worker.now().after(LEAVING);

@@ -272,7 +272,7 @@ impl ConnectionState {
         }
     }
 
-    /// What was borne within a second is forgotten. To be called once a second; `stalled` says that
+    /// Forgets what was counted within the last second. To be called once a second; `stalled` says that
     /// we did not run meanwhile.
     pub(super) fn tick(&mut self, stalled: bool) {
         self.empty = self.empty.saturating_sub(EMPTY.1);

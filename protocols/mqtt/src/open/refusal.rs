@@ -27,7 +27,7 @@ pub(crate) enum Refused {
         /// What the log is told besides.
         detail: String,
     },
-    /// The client's bytes made no sense.
+    /// The client's bytes are malformed.
     Malformed(Fault),
     /// The broker said so.
     There { reason: Reason, connack: Bytes },

@@ -356,6 +356,10 @@ impl ConnectionState {
                 if !ends && expects_continue(&head.headers) {
                     self.streams[key].expects = Expects::Word;
                 }
+                if self.accepted.capacity() == 0 {
+                    // Most connections have one at a time, and a vector would begin with room for four.
+                    self.accepted.reserve_exact(1);
+                }
                 self.accepted.push(Accepted { key, head });
                 Ok(())
             }

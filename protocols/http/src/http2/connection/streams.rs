@@ -256,6 +256,10 @@ impl ConnectionState {
     }
 
     pub(super) fn insert(&mut self, id: u32, expected: Option<u64>, state: StreamState) -> usize {
+        if self.streams.capacity() == 0 {
+            // Most connections have one at a time, and a slab would begin with room for four.
+            self.streams.reserve_exact(1);
+        }
         let key = self.streams.insert(Stream {
             id,
             head: None,

@@ -105,6 +105,17 @@ fn carry(pair: &Pair, from: (&Shared, usize), to: &mut Received, length: usize) 
 }
 
 #[test]
+fn a_connection_with_one_request_has_room_for_one() {
+    let pair = Pair::new();
+    pair.ask(true);
+    let server = pair.server.get_mut();
+    assert_eq!(
+        (server.streams.capacity(), server.accepted.capacity()),
+        (1, 1)
+    );
+}
+
+#[test]
 fn bodies_arrive_whole_through_small_windows() {
     let pair = Pair::new();
     for length in [1, 999, 1000, 1001, 70_000, 200_000] {
