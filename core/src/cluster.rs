@@ -38,7 +38,7 @@ pub struct ClusterPolicy {
     pub balance: Policy,
     /// Which version is spoken to its endpoints, for protocols that have several; the protocol's
     /// own word. Default: whatever the protocol prefers.
-    pub dialect: Option<Arc<str>>,
+    pub version: Option<Arc<str>>,
     /// TLS, if it is spoken to its endpoints.
     pub tls: Option<Arc<ClientTls>>,
     /// How long a connection may take to be made. Default: 1 s.
@@ -76,7 +76,7 @@ impl Default for ClusterPolicy {
     fn default() -> Self {
         Self {
             balance: Policy::default(),
-            dialect: None,
+            version: None,
             tls: None,
             connect_timeout: Duration::from_secs(1),
             connections: 4,

@@ -53,7 +53,7 @@ pub(crate) use site::{SiteCache, SiteKey};
 pub use status::{ClusterStatus, ConcurrencyStatus, EndpointState, EndpointStatus};
 pub(crate) use told::Told;
 pub use traced::{Propagated, Traced};
-pub use verdict::{AttemptEnd, Deadline, Repeat, Ruling, Verdict, rule, table};
+pub use verdict::{AttemptEnd, DeadlineOwner, Repeat, Ruling, Verdict, rule, table};
 pub(crate) use view::Seat;
 
 /// Bounds of connections and calls, whatever their route.

@@ -13,7 +13,7 @@ use crate::cluster::Cluster;
 use crate::filter::Decided;
 use crate::frame::{Answer, Edit, Head, Metadata, Reading};
 use crate::mesh::{
-    Attempt, AttemptEnd, Deadline, Exchange, Fitting, Lease, Propagated, Resend, Routed, Stall,
+    Attempt, AttemptEnd, DeadlineOwner, Exchange, Fitting, Lease, Propagated, Resend, Routed, Stall,
 };
 use crate::rejection::Rejection;
 use crate::trace::Field;
@@ -57,8 +57,8 @@ impl Call {
     }
 
     /// Who set that deadline, now that it has passed.
-    pub(crate) fn whose_deadline(&self, stall: Stall) -> Deadline {
-        self.lease.as_ref().map_or(Deadline::Route, |lease| {
+    pub(crate) fn whose_deadline(&self, stall: Stall) -> DeadlineOwner {
+        self.lease.as_ref().map_or(DeadlineOwner::Route, |lease| {
             self.exchange.whose_deadline(lease, stall)
         })
     }

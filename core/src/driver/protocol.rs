@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use crate::net::Socket;
 
+use super::driven::Caller;
 use super::listener::Connection;
-use super::streams::Caller;
 use super::worker::Worker;
 
 /// What the first bytes of a connection say.

@@ -18,7 +18,7 @@ use crate::trace::{Field, SpanTarget};
 
 use super::exchange::Exchange;
 use super::traced::Propagated;
-use super::verdict::{AttemptEnd, Deadline, Verdict, rule};
+use super::verdict::{AttemptEnd, DeadlineOwner, Verdict, rule};
 use super::view::Seat;
 
 /// The right to send one attempt to one endpoint. Dropping it frees the endpoint's place and
@@ -116,7 +116,9 @@ impl Lease {
     pub(super) fn timed(&self) -> Timed {
         match self.end {
             Some(AttemptEnd::Answered(Outcome::Success | Outcome::Exception)) => Timed::Answered,
-            Some(AttemptEnd::TimedOut { whose, sent: true }) if whose != Deadline::OurStall => {
+            Some(AttemptEnd::TimedOut { whose, sent: true })
+                if whose != DeadlineOwner::OurStall =>
+            {
                 Timed::GivenUp
             }
             None | Some(AttemptEnd::Abandoned) => Timed::GivenUp,

@@ -38,7 +38,7 @@ pub enum AttemptEnd {
     /// No answer within the time of the attempt.
     TimedOut {
         /// Who set that time.
-        whose: Deadline,
+        whose: DeadlineOwner,
         /// Whether the request was sent at all.
         sent: bool,
     },
@@ -87,7 +87,7 @@ impl AttemptEnd {
 
 /// Who set the time that an attempt may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deadline {
+pub enum DeadlineOwner {
     /// The route, or `limits.call_timeout` where neither route nor caller says anything.
     Route,
     /// The caller, and long enough that a sound endpoint would have answered.
@@ -171,15 +171,15 @@ pub const fn rule(end: AttemptEnd, retries_refused: bool) -> Ruling {
         AttemptEnd::Unreadable => row(Bad, IfIdempotent),
         AttemptEnd::TooLarge => row(Alive, Never),
         AttemptEnd::TimedOut {
-            whose: Deadline::Route | Deadline::Caller,
+            whose: DeadlineOwner::Route | DeadlineOwner::Caller,
             ..
         } => row(Bad, IfIdempotent),
         AttemptEnd::TimedOut {
-            whose: Deadline::TooShort,
+            whose: DeadlineOwner::TooShort,
             ..
         } => row(Silent, IfIdempotent),
         AttemptEnd::TimedOut {
-            whose: Deadline::OurStall,
+            whose: DeadlineOwner::OurStall,
             ..
         } => row(Neutral, IfIdempotent),
         AttemptEnd::Unopened { telling: true } => row(Bad, Free),
@@ -281,7 +281,7 @@ const ROWS: [(&str, AttemptEnd, bool); 26] = [
     (
         "no answer within the route's time",
         AttemptEnd::TimedOut {
-            whose: Deadline::Route,
+            whose: DeadlineOwner::Route,
             sent: true,
         },
         false,
@@ -289,7 +289,7 @@ const ROWS: [(&str, AttemptEnd, bool); 26] = [
     (
         "no answer within the caller's time",
         AttemptEnd::TimedOut {
-            whose: Deadline::Caller,
+            whose: DeadlineOwner::Caller,
             sent: true,
         },
         false,
@@ -297,7 +297,7 @@ const ROWS: [(&str, AttemptEnd, bool); 26] = [
     (
         "no answer within the caller's time, which is shorter than `connect_timeout`, or others were answered meanwhile",
         AttemptEnd::TimedOut {
-            whose: Deadline::TooShort,
+            whose: DeadlineOwner::TooShort,
             sent: true,
         },
         false,
@@ -305,7 +305,7 @@ const ROWS: [(&str, AttemptEnd, bool); 26] = [
     (
         "time passed while Finback did not run, or so soon after that the endpoint was not heard for `connect_timeout`",
         AttemptEnd::TimedOut {
-            whose: Deadline::OurStall,
+            whose: DeadlineOwner::OurStall,
             sent: true,
         },
         false,
@@ -313,7 +313,7 @@ const ROWS: [(&str, AttemptEnd, bool); 26] = [
     (
         "time passed before anything was sent",
         AttemptEnd::TimedOut {
-            whose: Deadline::Route,
+            whose: DeadlineOwner::Route,
             sent: false,
         },
         false,
@@ -420,7 +420,7 @@ mod tests {
             AttemptEnd::Abandoned,
             AttemptEnd::TooLarge,
             AttemptEnd::TimedOut {
-                whose: Deadline::TooShort,
+                whose: DeadlineOwner::TooShort,
                 sent: true,
             },
         ] {

@@ -14,8 +14,8 @@ use super::write::write_some;
 /// Two connections, or streams of one, whose bytes are carried as they are.
 #[derive(Default)]
 pub struct Relay {
-    up: Lane,
-    down: Lane,
+    up: Direction,
+    down: Direction,
 }
 
 /// How a relay ended by itself.
@@ -75,7 +75,7 @@ impl Relay {
 /// One direction. A buffer is held only while the receiver takes less than the sender sends; the
 /// sender is not read meanwhile.
 #[derive(Default)]
-struct Lane {
+struct Direction {
     left: BytesMut,
     carried: u64,
     moves: u64,
@@ -86,7 +86,7 @@ struct Lane {
     turn: Turn,
 }
 
-impl Lane {
+impl Direction {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use finback_core::driver::Stream;
+use finback_core::driver::DrivenExchange;
 use finback_core::frame::{Answer, Outcome};
 use finback_core::mesh::{AttemptEnd, Lease, Resend};
 use finback_core::net::{Socket, Timer};
@@ -174,7 +174,7 @@ impl Upload {
 /// A response's body with the call that it ends.
 pub(crate) struct Download {
     pub(crate) body: Incoming,
-    pub(crate) stream: Stream,
+    pub(crate) exchange: DrivenExchange,
     pub(crate) lease: Lease,
     pub(crate) dialect: Arc<dyn Dialect>,
     /// What the head said; else the trailers do.
@@ -265,8 +265,8 @@ impl Download {
                     .unwrap_or(told)
             }
         };
-        self.stream.add_request_bytes(self.upload.bytes());
-        self.stream.end(&mut self.lease, answer, self.bytes);
+        self.exchange.add_request_bytes(self.upload.bytes());
+        self.exchange.end(&mut self.lease, answer, self.bytes);
         if let Some(connection) = self.connection.take()
             && self.upload.is_done()
         {
@@ -276,10 +276,10 @@ impl Download {
 
     fn fail(&mut self, rejection: Rejection, end: AttemptEnd) -> Option<HeaderMap> {
         self.ended = true;
-        self.stream
+        self.exchange
             .conclude(&mut self.lease, end, Resend::Impossible);
-        self.stream.add_request_bytes(self.upload.bytes());
-        let text = self.stream.rejected(rejection);
+        self.exchange.add_request_bytes(self.upload.bytes());
+        let text = self.exchange.rejected(rejection);
         self.connection = None;
         let trailers = self.dialect.late_rejection(rejection, &text);
         // Where the head has said how it went, and no trailers follow, nobody is told another status.
@@ -288,7 +288,7 @@ impl Download {
             Some(self.dialect.answer_of_trailers(Some(trailers)))
         });
         if let Some(answer) = told {
-            self.stream.set_status(answer.status);
+            self.exchange.set_status(answer.status);
         }
         trailers
     }
@@ -318,7 +318,7 @@ impl Download {
         let outcome = self.answer.map(|answer| answer.outcome);
         let failed = matches!(outcome, Some(Outcome::Failed | Outcome::Refused));
         if !self.ended && !failed && !std::mem::replace(&mut self.begun, true) {
-            self.stream.begun(&mut self.lease);
+            self.exchange.begun(&mut self.lease);
         }
     }
 
@@ -351,7 +351,7 @@ impl Download {
                         parting.words.read(data);
                     }
                     if self.idle.is_some() {
-                        self.moved = self.stream.now();
+                        self.moved = self.exchange.now();
                     }
                     if self.body.is_end_stream() {
                         self.end(None);

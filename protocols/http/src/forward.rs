@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use finback_core::boxed::boxed;
-use finback_core::driver::{Caller, Stream};
+use finback_core::driver::{Caller, DrivenExchange};
 use finback_core::mesh::{Lease, Routed};
 use finback_core::rejection::Rejection;
 use http::request::Parts;
@@ -39,7 +39,7 @@ use crate::translation::{Translated, Translator};
 use crate::treatment::HttpPolicy;
 use crate::upgrade::Wanted;
 
-use attempts::{Copy, failure};
+use attempts::{Replayable, failure};
 use collect::Gathered;
 use look::{Fault, attribute, fault, metadata, weight};
 use ours::own_handler;
@@ -98,7 +98,7 @@ pub(crate) fn forward(
 struct Call {
     client: Rc<Client>,
     /// Taken by whoever ends it.
-    stream: Option<Stream>,
+    exchange: Option<DrivenExchange>,
     /// Whose request it is.
     source: IpAddr,
     dialect: Arc<dyn Dialect>,
@@ -127,11 +127,11 @@ struct Call {
     payload: Payload,
     upload: Rc<Upload>,
     /// The same, for another attempt.
-    copy: Option<Box<Copy>>,
+    replayable: Option<Box<Replayable>>,
     /// What stood where the attempt under way carries the context of its trace.
     before: Before,
     /// What it leaves for a shadow.
-    shadow: Option<Box<shadow::Copy>>,
+    shadow: Option<Box<shadow::Shadowing>>,
 }
 
 impl Call {
@@ -166,9 +166,9 @@ impl Call {
         let mut attributes = |name: &str| attribute(client, &head, name);
         let source = client.hop.source(&head.headers, client.caller.proxies());
         let caller = &client.caller;
-        let (stream, routed) =
+        let (exchange, routed) =
             caller.open_for(source, dialect.name(), &metadata, bytes, &mut attributes);
-        let treated = stream.treatment();
+        let treated = exchange.treatment();
         let (treatment, routed) = treated.map_or_else(|why| (None, Err(why)), |own| (own, routed));
         let (payload, upload) = uploaded(body, wanted.is_some());
         // Only what asks for a tunnel has lost the body that its length tells of.
@@ -177,13 +177,13 @@ impl Call {
         }
         let mut call = boxed(|| Self {
             client: client.clone(),
-            bounded: own_timeout || stream.route_timeout().is_some(),
+            bounded: own_timeout || exchange.route_timeout().is_some(),
             prefers_http2: dialect.prefers_http2(&head),
             reader: dialect.answer_reader(&head),
             farewell: dialect.farewell(&head),
             wants_fresh: false,
             treatment,
-            stream: Some(stream),
+            exchange: Some(exchange),
             source,
             dialect,
             asked,
@@ -195,7 +195,7 @@ impl Call {
             head,
             payload,
             upload,
-            copy: None,
+            replayable: None,
             before: Before::default(),
             shadow: None,
         });
@@ -235,10 +235,10 @@ impl Call {
     /// Waits until filters have decided about it; gives our own response if it goes no further.
     async fn wait_for_filters(&mut self) -> Option<Response<Payload>> {
         self.waits = false;
-        let stream = self.stream.as_mut().expect("a call is ended once");
+        let exchange = self.exchange.as_mut().expect("a call is ended once");
         let (client, head) = (&self.client, &self.head);
         let mut attributes = |name: &str| attribute(client, head, name);
-        let routed = stream.admitted(&mut attributes).await;
+        let routed = exchange.admitted(&mut attributes).await;
         self.admit(routed)
     }
 
@@ -269,8 +269,8 @@ impl Call {
         }
     }
 
-    fn stream(&mut self) -> &mut Stream {
-        self.stream.as_mut().expect("a call is ended once")
+    fn exchange(&mut self) -> &mut DrivenExchange {
+        self.exchange.as_mut().expect("a call is ended once")
     }
 
     /// What is said to the caller when we go away, if something is.
@@ -311,7 +311,7 @@ fn uploaded(body: Incoming, tunnels: bool) -> (Payload, Rc<Upload>) {
 
 /// Whether the endpoint of a lease is spoken to in HTTP/2.
 fn speaks_http2(lease: &Lease, prefers_http2: bool) -> bool {
-    match lease.cluster().spec.policy.dialect.as_deref() {
+    match lease.cluster().spec.policy.version.as_deref() {
         Some("2") => true,
         Some("1.1") => false,
         _ => prefers_http2,

@@ -13,7 +13,7 @@ use crate::body::Payload;
 const HEAD: usize = 1024;
 
 /// What a copy is made of.
-pub(crate) struct Copy {
+pub(crate) struct Shadowing {
     pub(crate) shadow: Shadowed,
     /// The request's head as it was before the first attempt.
     pub(crate) head: Parts,
@@ -21,14 +21,14 @@ pub(crate) struct Copy {
 
 /// A copy that may go. Dropped, it gives its room back.
 pub(crate) struct Ready {
-    pub(crate) copy: Box<Copy>,
+    pub(crate) copy: Box<Shadowing>,
     body: Bytes,
     _room: ShadowRoom,
 }
 
 impl Ready {
     /// The copy with its body, if there is room for it.
-    pub(crate) fn of(copy: Box<Copy>, body: Bytes, worker: &Rc<Worker>) -> Option<Self> {
+    pub(crate) fn of(copy: Box<Shadowing>, body: Bytes, worker: &Rc<Worker>) -> Option<Self> {
         let room = ShadowRoom::take(worker, body.len() + HEAD)?;
         Some(Self {
             copy,

@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use finback_core::driver::{Caller, Carried, Stream, TunnelEnd};
+use finback_core::driver::{Caller, Carried, DrivenExchange, TunnelEnd};
 use finback_core::frame::Outcome;
 use finback_core::mesh::{AttemptEnd, Lease, Resend};
 use finback_core::net::Socket;
@@ -201,11 +201,11 @@ pub(crate) async fn relay(
     caller: Rc<Caller>,
     client: Side,
     mut endpoint: Socket,
-    mut stream: Stream,
+    mut exchange: DrivenExchange,
     mut lease: Lease,
 ) {
     // It has agreed.
-    stream.begun(&mut lease);
+    exchange.begun(&mut lease);
     let nothing = || {};
     let carried = match client {
         Side::Connection(client) => match client.await {
@@ -219,18 +219,18 @@ pub(crate) async fn relay(
         },
         Side::Stream(mut client) => caller.tunnel(&mut client, &mut endpoint, nothing).await,
     };
-    stream.add_request_bytes(carried.up);
+    exchange.add_request_bytes(carried.up);
     let end = match carried.end {
         TunnelEnd::Draining => {
-            stream.rejected(Rejection::Draining);
+            exchange.rejected(Rejection::Draining);
             AttemptEnd::Draining
         }
         TunnelEnd::Closed | TunnelEnd::Broken | TunnelEnd::Idle => {
-            stream.answered(Outcome::Success, carried.down);
+            exchange.answered(Outcome::Success, carried.down);
             AttemptEnd::Answered(Outcome::Success)
         }
     };
-    stream.conclude(&mut lease, end, Resend::Impossible);
+    exchange.conclude(&mut lease, end, Resend::Impossible);
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use finback_core::driver::{Caller, PartedFilters, SessionFilters, Stream};
+use finback_core::driver::{Caller, DrivenExchange, PartedFilters, SessionFilters};
 use finback_core::filter::{Action, Message, MessageFlow, READINGS, Topics};
 
 use crate::NAME;
@@ -69,9 +69,9 @@ impl Filters {
         }))
     }
 
-    /// Those of the session that `stream` began. `key` is the client's identifier as routing knows it.
-    pub(crate) fn of(stream: &Stream, connect: &Connect<'_>, key: &str) -> Self {
-        let Some(filters) = stream.session_filters() else {
+    /// Those of the session that `exchange` began. `key` is the client's identifier as routing knows it.
+    pub(crate) fn of(exchange: &DrivenExchange, connect: &Connect<'_>, key: &str) -> Self {
+        let Some(filters) = exchange.session_filters() else {
             return Self::default();
         };
         let users = connect.properties().users();

@@ -131,20 +131,20 @@ async fn begin(
 ) -> Result<Begun, Refused> {
     let mut admitted = admission::admit(mqtt, caller, packet.len(), connect)?;
     if let Err(rejection) = admitted.routed {
-        return Err(reject(&mut admitted.stream, rejection));
+        return Err(reject(&mut admitted.exchange, rejection));
     }
     if let Some(policy) = admitted.policy.clone()
         && let Some(produce) = &policy.produce
     {
-        let (client, stream) = ((caller, client), &mut admitted.stream);
+        let (client, exchange) = ((caller, client), &mut admitted.exchange);
         let connect = &admitted.connect;
         let key = &admitted.key;
-        return terminal::connect::begin(mqtt, client, connect, (&policy, produce), stream, key)
+        return terminal::connect::begin(mqtt, client, connect, (&policy, produce), exchange, key)
             .await;
     }
     admission::pass_filters(&mut admitted).await?;
     if admitted.routed != Ok(Routed::Onward) {
-        return Err(reject(&mut admitted.stream, Rejection::Denied));
+        return Err(reject(&mut admitted.exchange, Rejection::Denied));
     }
     let client = client.as_mut().ok_or(Refused::Gone)?;
     let said = amendment::said(caller, client, packet, &mut admitted)?;

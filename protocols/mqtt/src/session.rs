@@ -17,9 +17,9 @@
 //! ```
 
 mod denied;
+mod direction;
 mod down;
 mod ending;
-mod lane;
 mod moving;
 mod silence;
 mod subscriptions;
@@ -51,7 +51,7 @@ use crate::tally::Tally;
 
 pub(crate) use moving::Moved;
 
-use lane::Lane;
+use direction::Direction;
 use silence::Silence;
 use subscriptions::Filters;
 
@@ -96,8 +96,8 @@ struct Session {
     username: String,
     client: Channel,
     endpoint: Channel,
-    up: Lane,
-    down: Lane,
+    up: Direction,
+    down: Direction,
     /// What the route does with it, where that is about single packets.
     applied: Option<Box<Applied>>,
     /// What filters do with what is done in it.
@@ -186,8 +186,8 @@ pub(crate) async fn run(caller: &Rc<Caller>, client: Channel, opened: Box<Opened
         username,
         client,
         endpoint,
-        up: Lane::default(),
-        down: Lane::default(),
+        up: Direction::default(),
+        down: Direction::default(),
         applied: applied.map(Box::new),
         filters,
         shadow,
@@ -374,19 +374,19 @@ impl Session {
     }
 
     fn pass_bytes(&mut self, cx: &mut Context<'_>, bytes: &[u8], up: bool) -> Result<(), End> {
-        let lane = if up { &mut self.up } else { &mut self.down };
-        if lane.partial.is_empty() {
+        let direction = if up { &mut self.up } else { &mut self.down };
+        if direction.partial.is_empty() {
             let used = self.split(cx, bytes, up)?;
-            let lane = if up { &mut self.up } else { &mut self.down };
-            lane.partial.extend_from_slice(&bytes[used..]);
+            let direction = if up { &mut self.up } else { &mut self.down };
+            direction.partial.extend_from_slice(&bytes[used..]);
             return Ok(());
         }
-        lane.partial.extend_from_slice(bytes);
-        let whole = std::mem::take(&mut lane.partial);
+        direction.partial.extend_from_slice(bytes);
+        let whole = std::mem::take(&mut direction.partial);
         let used = self.split(cx, &whole, up)?;
-        let lane = if up { &mut self.up } else { &mut self.down };
+        let direction = if up { &mut self.up } else { &mut self.down };
         if used < whole.len() {
-            lane.partial.extend_from_slice(&whole[used..]);
+            direction.partial.extend_from_slice(&whole[used..]);
         }
         Ok(())
     }

@@ -215,30 +215,30 @@ async fn open(
 ) -> Result<(Socket, Lease), End> {
     let level = if is_5 { Level::V5 } else { Level::V311 };
     let worker = caller.worker();
-    let stream = caller.open_message_shadow(shadow, NAME, &metadata(level));
-    let mut stream = stream.ok_or(End::Gone)?;
-    let mut lease = match stream.attempt(&mut |_| None).await {
+    let exchange = caller.open_message_shadow(shadow, NAME, &metadata(level));
+    let mut exchange = exchange.ok_or(End::Gone)?;
+    let mut lease = match exchange.attempt(&mut |_| None).await {
         Ok(lease) => lease,
         Err(rejection) => {
-            stream.rejected(rejection);
+            exchange.rejected(rejection);
             return Err(End::Broken);
         }
     };
     let ends = caller.ends(caller.peer().ip());
     let dialling = Box::pin(worker.connect_for(&lease, Some(b"mqtt"), ends, caller.known()));
-    let due = stream.attempt_deadline().min(Instant::now() + PATIENCE);
+    let due = exchange.attempt_deadline().min(Instant::now() + PATIENCE);
     let (end, why) = match worker.timers().within(due, dialling).await {
         Ok(Ok(mut socket)) => {
             let said = Box::pin(introduce(&mut socket, level));
             match worker.timers().within(due, said).await {
                 Ok(Some(reason)) => {
-                    stream.answered(answer_of(reason), 0);
+                    exchange.answered(answer_of(reason), 0);
                     if reason == Reason::SUCCESS {
-                        stream.settle(&mut lease, outcome(reason));
+                        exchange.settle(&mut lease, outcome(reason));
                         return Ok((socket, lease));
                     }
                     let end = AttemptEnd::Answered(outcome(reason));
-                    stream.conclude(&mut lease, end, Resend::Impossible);
+                    exchange.conclude(&mut lease, end, Resend::Impossible);
                     return Err(End::Broken);
                 }
                 Ok(None) => {
@@ -246,7 +246,7 @@ async fn open(
                     (end, Rejection::ConnectionLost)
                 }
                 Err(late) => (
-                    stream.unopened(&lease, late.stalled),
+                    exchange.unopened(&lease, late.stalled),
                     Rejection::DeadlineExceeded,
                 ),
             }
@@ -254,8 +254,8 @@ async fn open(
         Ok(Err(error)) => (AttemptEnd::from(&error), Rejection::ConnectFailed),
         Err(_) => (AttemptEnd::Unsent, Rejection::ConnectFailed),
     };
-    stream.conclude(&mut lease, end, Resend::Impossible);
-    stream.rejected(why);
+    exchange.conclude(&mut lease, end, Resend::Impossible);
+    exchange.rejected(why);
     Err(End::Broken)
 }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use finback_core::driver::{
-    Caller, Connection, Protocol, Resume, Served, Sniff, Stream, TunnelEnd, Worker,
+    Caller, Connection, DrivenExchange, Protocol, Resume, Served, Sniff, TunnelEnd, Worker,
 };
 use finback_core::frame::{Metadata, Outcome};
 use finback_core::log_limit::LogLimit;
@@ -56,7 +56,7 @@ impl Protocol for Tcp {
 struct Session {
     /// What its client asked for, in its TLS.
     name: Option<String>,
-    stream: Stream,
+    exchange: DrivenExchange,
     lease: Lease,
     endpoint: Socket,
     relay: Relay,
@@ -99,7 +99,7 @@ impl Resume for Moved {
 async fn carry(caller: Rc<Caller>, mut client: Socket, mut session: Session) {
     caller.set_movable(true);
     let Session {
-        stream,
+        exchange,
         lease,
         endpoint,
         relay,
@@ -107,7 +107,7 @@ async fn carry(caller: Rc<Caller>, mut client: Socket, mut session: Session) {
     } = &mut session;
     let can_leave =
         |client: &Socket, endpoint: &Socket| client.can_detach() && endpoint.can_detach();
-    let began = || stream.begun(lease);
+    let began = || exchange.begun(lease);
     let carrying = caller.carry(relay, &mut client, endpoint, began, can_leave);
     match carrying.await {
         Some(end) => session.end(end),
@@ -124,10 +124,10 @@ fn go_on(caller: &Caller, moved: Moved) -> Option<Session> {
         relay,
     } = moved;
     let endpoint = Socket::attach(endpoint).ok()?;
-    let (stream, lease) = caller.resume(NAME, &metadata(name.as_deref()), underway)?;
+    let (exchange, lease) = caller.resume(NAME, &metadata(name.as_deref()), underway)?;
     Some(Session {
         name,
-        stream,
+        exchange,
         lease,
         endpoint,
         relay,
@@ -137,28 +137,28 @@ fn go_on(caller: &Caller, moved: Moved) -> Option<Session> {
 impl Session {
     fn end(self, end: TunnelEnd) {
         let Self {
-            mut stream,
+            mut exchange,
             mut lease,
             relay,
             ..
         } = self;
-        stream.add_request_bytes(relay.up());
+        exchange.add_request_bytes(relay.up());
         let end = match end {
             // It took what the client said and ended without a word.
             TunnelEnd::Broken if relay.down() == 0 && relay.up() > 0 => {
-                stream.answered(Outcome::Failed, 0);
+                exchange.answered(Outcome::Failed, 0);
                 AttemptEnd::Lost { reused: false }
             }
             TunnelEnd::Draining => {
-                stream.rejected(Rejection::Draining);
+                exchange.rejected(Rejection::Draining);
                 AttemptEnd::Draining
             }
             TunnelEnd::Closed | TunnelEnd::Broken | TunnelEnd::Idle => {
-                stream.answered(Outcome::Success, relay.down());
+                exchange.answered(Outcome::Success, relay.down());
                 AttemptEnd::Answered(Outcome::Success)
             }
         };
-        stream.conclude(&mut lease, end, Resend::Impossible);
+        exchange.conclude(&mut lease, end, Resend::Impossible);
     }
 
     /// Leaves for another worker.
@@ -168,7 +168,7 @@ impl Session {
         };
         let moved = Moved {
             name: self.name,
-            underway: self.stream.part(self.lease),
+            underway: self.exchange.part(self.lease),
             endpoint,
             relay: self.relay,
         };
@@ -200,25 +200,25 @@ async fn open(caller: &Rc<Caller>, client: &mut Socket) -> Option<Session> {
         closed(caller, &why.to_string());
         return None;
     }
-    let (mut stream, routed) = caller.open(NAME, &metadata, 0, &mut attributes);
-    let refuse = |stream: &mut Stream, rejection| {
-        let why = stream.rejected(rejection);
+    let (mut exchange, routed) = caller.open(NAME, &metadata, 0, &mut attributes);
+    let refuse = |exchange: &mut DrivenExchange, rejection| {
+        let why = exchange.rejected(rejection);
         closed(caller, &why);
         None
     };
     let routed = match routed {
-        Ok(Routed::Waits) => stream.admitted(&mut attributes).await,
+        Ok(Routed::Waits) => exchange.admitted(&mut attributes).await,
         decided => decided,
     };
     match routed {
         Ok(Routed::Onward) => {}
-        Ok(Routed::Here | Routed::Waits) => return refuse(&mut stream, Rejection::Denied),
-        Err(rejection) => return refuse(&mut stream, rejection),
+        Ok(Routed::Here | Routed::Waits) => return refuse(&mut exchange, Rejection::Denied),
+        Err(rejection) => return refuse(&mut exchange, rejection),
     }
     loop {
-        let mut lease = match stream.attempt(&mut attributes).await {
+        let mut lease = match exchange.attempt(&mut attributes).await {
             Ok(lease) => lease,
-            Err(rejection) => return refuse(&mut stream, rejection),
+            Err(rejection) => return refuse(&mut exchange, rejection),
         };
         let ends = caller.ends(caller.peer().ip());
         let connecting = caller
@@ -229,7 +229,7 @@ async fn open(caller: &Rc<Caller>, client: &mut Socket) -> Option<Session> {
                 let relay = Relay::default();
                 return Some(Session {
                     name,
-                    stream,
+                    exchange,
                     lease,
                     endpoint,
                     relay,
@@ -238,8 +238,8 @@ async fn open(caller: &Rc<Caller>, client: &mut Socket) -> Option<Session> {
             Err(error) => {
                 tracing::debug!(endpoint = %lease.address(), %error, "cannot connect");
                 let end = AttemptEnd::from(&error);
-                if !stream.conclude(&mut lease, end, Resend::Possible) {
-                    return refuse(&mut stream, Rejection::ConnectFailed);
+                if !exchange.conclude(&mut lease, end, Resend::Possible) {
+                    return refuse(&mut exchange, Rejection::ConnectFailed);
                 }
             }
         }

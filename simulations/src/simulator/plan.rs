@@ -109,7 +109,7 @@ impl Plan {
                 name: format!("group{number}"),
                 registered: chance.one_in(3),
                 policy: ClusterPolicy {
-                    dialect: served.is_http().then(|| served.version().into()),
+                    version: served.is_http().then(|| served.version().into()),
                     ..policy(chance)
                 },
                 servers: (servers..servers + count).map(|own| (own, true)).collect(),

@@ -142,7 +142,7 @@ pub(super) fn policy(
         if !matches!(&*value, "1.1" | "2") {
             return Err(Wrong::at(place, "write \"1.1\" or \"2\", in quotes"));
         }
-        policy.dialect = Some(value.into());
+        policy.version = Some(value.into());
     }
     set_time(&mut policy.connect_timeout, from.connect_timeout);
     policy.exclusive_connections = from.connections.map(NonZeroU32::get);
@@ -174,7 +174,7 @@ pub(super) fn policy(
         );
         set(&mut policy.panic_percent, percent(outlier.panic_percent));
     }
-    let http2 = policy.dialect.as_deref() == Some("2");
+    let http2 = policy.version.as_deref() == Some("2");
     policy.health_check = from
         .health_check
         .map(|check| health_check(check, http2, folder))

@@ -7,7 +7,7 @@ use crate::outlier::is_telling;
 
 use super::super::lease::Lease;
 use super::super::stall::Stall;
-use super::super::verdict::{AttemptEnd, Deadline};
+use super::super::verdict::{AttemptEnd, DeadlineOwner};
 use super::super::view::Seat;
 use super::Exchange;
 
@@ -28,15 +28,15 @@ impl Exchange {
     }
 
     /// Who set the time of the attempt under way, now that it has passed.
-    pub(crate) fn whose_deadline(&self, lease: &Lease, stall: Stall) -> Deadline {
+    pub(crate) fn whose_deadline(&self, lease: &Lease, stall: Stall) -> DeadlineOwner {
         if self.is_excused(lease, stall) {
-            return Deadline::OurStall;
+            return DeadlineOwner::OurStall;
         }
         let Some(own) = self.own_timeout else {
-            return Deadline::Route;
+            return DeadlineOwner::Route;
         };
         if self.per_try_deadline(lease.started) < self.deadline {
-            return Deadline::Route;
+            return DeadlineOwner::Route;
         }
         let Seat {
             cluster, endpoint, ..
@@ -44,9 +44,9 @@ impl Exchange {
         let long_enough = own >= cluster.spec.policy.connect_timeout
             && is_telling(&endpoint.health, lease.started, self.clock.get());
         if long_enough {
-            Deadline::Caller
+            DeadlineOwner::Caller
         } else {
-            Deadline::TooShort
+            DeadlineOwner::TooShort
         }
     }
 
@@ -75,7 +75,7 @@ impl Exchange {
         let heard_since = lease.started.max(stall.until);
         let is_long = now.since(heard_since) >= cluster.spec.policy.connect_timeout;
         if is_long && is_telling(&endpoint.health, lease.started, now) {
-            let whose = Deadline::Caller;
+            let whose = DeadlineOwner::Caller;
             return AttemptEnd::TimedOut { whose, sent: true };
         }
         AttemptEnd::Abandoned

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::time::Duration;
 
 use finback_core::boxed::boxed;
-use finback_core::driver::Stream;
+use finback_core::driver::DrivenExchange;
 use finback_core::frame::Outcome;
 use finback_core::mesh::{AttemptEnd, Lease, Resend};
 use finback_core::rejection::Rejection;
@@ -25,13 +25,13 @@ use super::ours::own_handler;
 use super::sending::{Sending, Sent, Tried, Unmade};
 
 /// What a request is made of once more.
-pub(super) struct Copy {
+pub(super) struct Replayable {
     pub(super) head: Parts,
     /// `None`: what is kept of it on its way, if it comes to an end.
     pub(super) body: Option<Gathered>,
 }
 
-impl Copy {
+impl Replayable {
     pub(super) fn of(head: &Parts, body: Option<Gathered>) -> Box<Self> {
         let mut head = head.clone();
         // Who sends its body was told to go on.
@@ -56,13 +56,13 @@ impl Call {
             return own;
         }
         self.note_shadow();
-        let mut refusals = 0;
+        let mut unprocessed = 0;
         loop {
             self.before.restore(&mut self.head.headers);
-            let stream = self.stream.as_mut().expect("a call is ended once");
+            let exchange = self.exchange.as_mut().expect("a call is ended once");
             let head = &self.head;
             let mut attributes = |name: &str| headers::attribute(head, name);
-            let mut lease = match stream.attempt(&mut attributes).await {
+            let mut lease = match exchange.attempt(&mut attributes).await {
                 Ok(lease) => lease,
                 Err(rejection) => return self.reject(rejection),
             };
@@ -72,7 +72,7 @@ impl Call {
             let current = self.prepared(http2, &lease);
             let sent = match hedging_delay {
                 None => {
-                    let limit = self.stream().attempt_deadline();
+                    let limit = self.exchange().attempt_deadline();
                     Sending::of(self).send(current, &lease, http2, limit).await
                 }
                 Some(delay) => {
@@ -88,7 +88,7 @@ impl Call {
                         continue;
                     }
                     self.upload.sent().forget();
-                    if self.stream().drops_answer() {
+                    if self.exchange().drops_answer() {
                         return Box::pin(self.withhold(*response, lease)).await;
                     }
                     return self.pass(*response, (returned, timer), lease);
@@ -99,28 +99,31 @@ impl Call {
                 Ok(end) => end,
                 Err(own) => return *own,
             };
-            let again = self.stream().conclude(&mut lease, end, resend);
+            let again = self.exchange().conclude(&mut lease, end, resend);
             drop(lease);
             if !again {
                 return self.reject(rejection);
             }
             if end == AttemptEnd::NotProcessed {
-                refusals += 1;
-                Box::pin(self.pause_after(refusals)).await;
+                unprocessed += 1;
+                Box::pin(self.pause_after(unprocessed)).await;
             }
         }
     }
 
     /// How long an endpoint is waited for that takes the body; `None` where the caller or the route set a limit for the call.
     pub(super) fn patience(&self) -> Option<Duration> {
-        let each = self.stream.as_ref().and_then(Stream::per_try_timeout);
+        let each = self
+            .exchange
+            .as_ref()
+            .and_then(DrivenExchange::per_try_timeout);
         let usual = || self.client.caller.worker().call_timeout();
         (!self.bounded).then(|| each.unwrap_or_else(usual))
     }
 
     /// Whether it may be sent more than once, so that its body is worth keeping. A tunnel is not.
     fn may_be_repeated(&mut self) -> bool {
-        self.wanted.is_none() && self.stream().may_need_resending()
+        self.wanted.is_none() && self.exchange().may_need_resending()
     }
 
     /// Makes the request ready for another attempt if the response says that it failed, and another may follow; whether it may.
@@ -128,7 +131,8 @@ impl Call {
         let Some(end) = self.failed(response) else {
             return false;
         };
-        let again = self.may_be_restored() && self.stream().conclude(lease, end, Resend::Possible);
+        let again =
+            self.may_be_restored() && self.exchange().conclude(lease, end, Resend::Possible);
         if again {
             self.restore();
         }
@@ -155,7 +159,7 @@ impl Call {
             }
             Ok(Sent::Lost(..)) if self.upload.is_broken() => {
                 let end = AttemptEnd::RequestBroken;
-                self.stream().conclude(lease, end, Resend::Impossible);
+                self.exchange().conclude(lease, end, Resend::Impossible);
                 let why = "the body makes no sense";
                 return Err(Box::new(self.reject_for(Rejection::BadRequest, why)));
             }
@@ -166,24 +170,24 @@ impl Call {
             }
             Ok(Sent::TooLarge) => {
                 let end = AttemptEnd::TooLarge;
-                self.stream().conclude(lease, end, Resend::Impossible);
+                self.exchange().conclude(lease, end, Resend::Impossible);
                 let why = "the response's head is longer than the limit";
                 let fault = Fault::too_large(StatusCode::BAD_GATEWAY, why);
                 return Err(Box::new(self.refuse(&fault)));
             }
             Ok(Sent::Late { .. }) if self.waits_for_caller() => {
                 let end = AttemptEnd::RequestBroken;
-                self.stream().conclude(lease, end, Resend::Impossible);
+                self.exchange().conclude(lease, end, Resend::Impossible);
                 return Err(Box::new(self.reject_slow()));
             }
             Ok(Sent::Late { stalled }) => {
-                let end = self.stream().timed_out(lease, stalled, true);
+                let end = self.exchange().timed_out(lease, stalled, true);
                 let resend = self.restored();
                 (end, Rejection::DeadlineExceeded, resend)
             }
             Err((Unmade::Late { stalled }, same)) => {
                 self.take_back(*same);
-                let end = self.stream().timed_out(lease, stalled, false);
+                let end = self.exchange().timed_out(lease, stalled, false);
                 (end, Rejection::DeadlineExceeded, Resend::Safe)
             }
             Err((Unmade::Failed(end), same)) => {
@@ -193,10 +197,10 @@ impl Call {
         })
     }
 
-    /// Lets an endpoint take breath that refuses a request again and again.
-    pub(super) async fn pause_after(&self, refusals: u32) {
-        if refusals > 2 {
-            let period = Duration::from_millis(1 << refusals.min(6));
+    /// Waits a little after a request was not processed for the third time and more: its endpoint needs a rest.
+    pub(super) async fn pause_after(&self, unprocessed: u32) {
+        if unprocessed > 2 {
+            let period = Duration::from_millis(1 << unprocessed.min(6));
             let mut timer = self.client.timers.set(Instant::now() + period);
             poll_fn(|cx| timer.poll(cx)).await;
         }
@@ -233,7 +237,7 @@ impl Call {
     /// Reads a body that is short enough, for another attempt; gives our own response if there is none to send.
     pub(super) async fn keep_body(&mut self) -> Option<Response<Payload>> {
         let payload = std::mem::replace(&mut self.payload, Payload::empty());
-        let limit = self.stream().deadline();
+        let limit = self.exchange().deadline();
         let timers = self.client.timers.clone();
         if is_collected(&payload) {
             // It is asked for here, so it is us who tell the caller to send it.
@@ -243,7 +247,7 @@ impl Call {
         let collected = timers.within(limit, Box::pin(collect(payload))).await;
         match collected.unwrap_or(Collected::Late) {
             Collected::Whole(all) => {
-                self.copy = Some(Copy::of(&self.head, Some(all.clone())));
+                self.replayable = Some(Replayable::of(&self.head, Some(all.clone())));
                 self.payload = Payload::whole(all.bytes, all.trailers);
                 self.upload.sent().forget();
                 self.upload.finish();
@@ -251,7 +255,7 @@ impl Call {
             Collected::TooLong(rest) => {
                 if rest.size_hint().upper().is_none() {
                     // How long it is shows on its way.
-                    self.copy = Some(Copy::of(&self.head, None));
+                    self.replayable = Some(Replayable::of(&self.head, None));
                 }
                 self.payload = rest;
             }
@@ -264,11 +268,11 @@ impl Call {
     /// The request as the endpoint of the lease gets it.
     pub(super) fn prepared(&mut self, http2: bool, lease: &Lease) -> Box<Request<Payload>> {
         let mut current = self.aimed(http2, lease);
-        let stream = self.stream.as_ref().expect("a call is ended once");
+        let exchange = self.exchange.as_ref().expect("a call is ended once");
         if self.bounded {
-            tell_deadline(&*self.dialect, stream, current.headers_mut());
+            tell_deadline(&*self.dialect, exchange, current.headers_mut());
         }
-        fit(&*self.dialect, stream, lease, current.headers_mut());
+        fit(&*self.dialect, exchange, lease, current.headers_mut());
         self.before
             .replace(current.headers_mut(), lease.propagated());
         current
@@ -288,7 +292,7 @@ impl Call {
 
     /// Its body, if it was read whole and is kept.
     pub(super) fn kept(&self) -> Option<Gathered> {
-        let all = self.copy.as_ref().and_then(|copy| copy.body.clone());
+        let all = self.replayable.as_ref().and_then(|copy| copy.body.clone());
         all.or_else(|| {
             let bytes = self.upload.whole()?;
             let trailers = None;
@@ -297,12 +301,12 @@ impl Call {
     }
 
     pub(super) fn may_be_restored(&self) -> bool {
-        self.copy.is_some() && self.kept().is_some()
+        self.replayable.is_some() && self.kept().is_some()
     }
 
     /// Makes the request what it was before it was sent, if all of it is kept.
     pub(super) fn restore(&mut self) -> bool {
-        let (Some(copy), Some(all)) = (&self.copy, self.kept()) else {
+        let (Some(copy), Some(all)) = (&self.replayable, self.kept()) else {
             return false;
         };
         self.head = copy.head.clone();
@@ -350,15 +354,24 @@ pub(super) fn leave_out_events(lease: &Lease, headers: &HeaderMap) {
 }
 
 /// A caller's own deadline goes on to the endpoint as what is left of it.
-pub(super) fn tell_deadline(dialect: &dyn Dialect, stream: &Stream, headers: &mut HeaderMap) {
-    let left = stream.deadline();
+pub(super) fn tell_deadline(
+    dialect: &dyn Dialect,
+    exchange: &DrivenExchange,
+    headers: &mut HeaderMap,
+) {
+    let left = exchange.deadline();
     let left = left.saturating_duration_since(Instant::now());
     dialect.tell_deadline(headers, left);
 }
 
 /// Makes of the fields what the endpoint of a lease takes for its own.
-pub(super) fn fit(dialect: &dyn Dialect, stream: &Stream, lease: &Lease, headers: &mut HeaderMap) {
-    if let Some(fitting) = stream.fitting(lease) {
+pub(super) fn fit(
+    dialect: &dyn Dialect,
+    exchange: &DrivenExchange,
+    lease: &Lease,
+    headers: &mut HeaderMap,
+) {
+    if let Some(fitting) = exchange.fitting(lease) {
         dialect.fit(headers, fitting.fit());
     }
 }

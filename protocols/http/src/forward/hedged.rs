@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use finback_core::driver::Stream;
+use finback_core::driver::DrivenExchange;
 use finback_core::mesh::{AttemptEnd, Lease};
 use http::Request;
 use http::request::Parts;
@@ -31,7 +31,7 @@ enum Over {
 impl Call {
     /// After what time a second attempt is made beside the next one, where there may be one.
     pub(super) fn hedging_delay(&mut self) -> Option<Duration> {
-        let delay = self.stream().hedging_delay()?;
+        let delay = self.exchange().hedging_delay()?;
         self.wanted.is_none().then_some(delay)
     }
 
@@ -44,7 +44,7 @@ impl Call {
         first: Lease,
         http2: bool,
     ) -> (Tried, Lease) {
-        let limit = self.stream().attempt_deadline();
+        let limit = self.exchange().attempt_deadline();
         let (bounded, prefers_http2) = (self.bounded, self.prefers_http2);
         let sending = Sending::with(
             (&self.client, &self.upload, &self.interim),
@@ -60,18 +60,18 @@ impl Call {
                 return (tried, first);
             }
         };
-        if let (Some(own), Some((_, body))) = (&mut self.copy, &copy) {
+        if let (Some(own), Some((_, body))) = (&mut self.replayable, &copy) {
             own.body = Some(body.clone());
         }
-        let stream = self.stream.as_mut().expect("a call is ended once");
+        let exchange = self.exchange.as_mut().expect("a call is ended once");
         let about = (&*self.dialect, bounded, prefers_http2);
-        let again = copy.and_then(|copy| again(stream, &first, copy, about));
+        let again = copy.and_then(|copy| again(exchange, &first, copy, about));
         let Some((request, second, http2)) = again else {
             let tried = trying.as_mut().await;
             drop(trying);
             return (tried, first);
         };
-        let again = sending.send(request, &second, http2, stream.attempt_deadline());
+        let again = sending.send(request, &second, http2, exchange.attempt_deadline());
         let mut other = Box::pin(again);
         let over = poll_fn(|cx| match trying.as_mut().poll(cx) {
             Poll::Ready(tried) => Poll::Ready(Over::First(tried)),
@@ -80,12 +80,12 @@ impl Call {
         match over.await {
             Over::First(tried) => {
                 drop(trying);
-                let Some(end) = ending(stream, &*self.dialect, &tried, &first) else {
+                let Some(end) = ending(exchange, &*self.dialect, &tried, &first) else {
                     drop(other);
-                    stream.over(second, AttemptEnd::Abandoned, &first);
+                    exchange.over(second, AttemptEnd::Abandoned, &first);
                     return (tried, first);
                 };
-                stream.over(first, end, &second);
+                exchange.over(first, end, &second);
                 self.upload.finish();
                 let tried = other.as_mut().await;
                 drop(other);
@@ -93,13 +93,13 @@ impl Call {
             }
             Over::Second(tried) => {
                 drop(other);
-                let Some(end) = ending(stream, &*self.dialect, &tried, &second) else {
+                let Some(end) = ending(exchange, &*self.dialect, &tried, &second) else {
                     drop(trying);
                     self.upload.finish();
-                    stream.over(first, AttemptEnd::Abandoned, &second);
+                    exchange.over(first, AttemptEnd::Abandoned, &second);
                     return (tried, second);
                 };
-                stream.over(second, end, &first);
+                exchange.over(second, end, &first);
                 let tried = trying.as_mut().await;
                 drop(trying);
                 (tried, first)
@@ -130,7 +130,7 @@ impl Call {
             // It was us who did not run: the answer may be there already.
             due.reset(Instant::now() + delay);
         }
-        let Some(copy) = &self.copy else {
+        let Some(copy) = &self.replayable else {
             return Ok(None);
         };
         let body = match (&copy.body, shared) {
@@ -162,19 +162,19 @@ fn share(request: &mut Request<Payload>, upload: &Rc<Upload>) -> Option<Shared> 
 
 /// The request for a second attempt, if there is an endpoint for it, and whether that speaks HTTP/2.
 fn again(
-    stream: &mut Stream,
+    exchange: &mut DrivenExchange,
     first: &Lease,
     (mut head, Gathered { bytes, trailers }): (Parts, Gathered),
     (dialect, bounded, prefers_http2): (&dyn Dialect, bool, bool),
 ) -> Option<(Box<Request<Payload>>, Lease, bool)> {
-    let second = stream.hedge(first, &mut |name| headers::attribute(&head, name))?;
+    let second = exchange.hedge(first, &mut |name| headers::attribute(&head, name))?;
     leave_out_events(&second, &head.headers);
     let http2 = speaks_http2(&second, prefers_http2);
     headers::aim(&mut head, http2, second.cluster().spec.policy.tls.is_some());
     if bounded {
-        tell_deadline(dialect, stream, &mut head.headers);
+        tell_deadline(dialect, exchange, &mut head.headers);
     }
-    fit(dialect, stream, &second, &mut head.headers);
+    fit(dialect, exchange, &second, &mut head.headers);
     Before::default().replace(&mut head.headers, second.propagated());
     let request = Request::from_parts(head, Payload::whole(bytes, trailers));
     Some((Box::new(request), second, http2))
@@ -182,19 +182,19 @@ fn again(
 
 /// How an attempt ended that leaves its call to the other one; `None` if it answers the call, or it is too late for another.
 fn ending(
-    stream: &Stream,
+    exchange: &DrivenExchange,
     dialect: &dyn Dialect,
     tried: &Tried,
     lease: &Lease,
 ) -> Option<AttemptEnd> {
-    if stream.deadline() <= Instant::now() {
+    if exchange.deadline() <= Instant::now() {
         return None;
     }
     match tried {
         Ok(Sent::Response(response, ..)) => failure(dialect, response),
         Ok(Sent::TooLarge) => None,
         Ok(Sent::Unsent(end, _) | Sent::Lost(end, _)) | Err((Unmade::Failed(end), _)) => Some(*end),
-        Ok(Sent::Late { stalled }) => Some(stream.timed_out(lease, *stalled, true)),
-        Err((Unmade::Late { stalled }, _)) => Some(stream.timed_out(lease, *stalled, false)),
+        Ok(Sent::Late { stalled }) => Some(exchange.timed_out(lease, *stalled, true)),
+        Err((Unmade::Late { stalled }, _)) => Some(exchange.timed_out(lease, *stalled, false)),
     }
 }

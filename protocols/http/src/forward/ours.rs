@@ -16,12 +16,12 @@ use super::look::Fault;
 
 impl Call {
     pub(super) fn reject(&mut self, rejection: Rejection) -> Response<Payload> {
-        let text = self.stream().rejected(rejection);
+        let text = self.exchange().rejected(rejection);
         self.word(rejection, &text)
     }
 
     pub(super) fn reject_for(&mut self, rejection: Rejection, why: &str) -> Response<Payload> {
-        self.stream().rejected(rejection);
+        self.exchange().rejected(rejection);
         self.word(rejection, &format!("[finback] {why}"))
     }
 
@@ -40,7 +40,7 @@ impl Call {
         let Some(status) = fault.status else {
             return self.reject_for(fault.rejection, fault.why);
         };
-        self.stream().rejected(fault.rejection);
+        self.exchange().rejected(fault.rejection);
         let text = format!("[finback] {}", fault.why);
         let asked = &self.asked;
         let response = self
@@ -51,7 +51,7 @@ impl Call {
 
     /// The caller has not sent the body in time; the endpoint is not to blame.
     pub(super) fn reject_slow(&mut self) -> Response<Payload> {
-        self.stream().rejected(Rejection::DeadlineExceeded);
+        self.exchange().rejected(Rejection::DeadlineExceeded);
         let text = "[finback] the request's body did not come in time";
         let response = self.dialect.reject_slow(&self.asked, text);
         self.finish_rejected(response)
@@ -64,14 +64,14 @@ impl Call {
 
     /// Ends the call with the mesh's own answer, whose status stands in its record.
     pub(super) fn finish_rejected(&mut self, mut response: Response<Bytes>) -> Response<Payload> {
-        if let Some(after) = self.stream().retry_after() {
+        if let Some(after) = self.exchange().retry_after() {
             self.dialect.tell_retry(response.headers_mut(), after);
         }
         let answer = self.dialect.answer(response.status(), response.headers());
         if let Some(answer) = answer {
-            self.stream().set_status(answer.status);
+            self.exchange().set_status(answer.status);
         }
-        self.stream = None;
+        self.exchange = None;
         response.map(Payload::from)
     }
 
@@ -79,21 +79,21 @@ impl Call {
         let answer = self.dialect.answer(response.status(), response.headers());
         let answer = answer.unwrap_or(finback_core::frame::Outcome::Success.into());
         let length = response.body().len() as u64;
-        self.stream().answered(answer, length);
-        self.stream = None;
+        self.exchange().answered(answer, length);
+        self.exchange = None;
         response.map(Payload::from)
     }
 
     /// Has a request taken here.
     pub(super) async fn hand_over(&mut self, handler: Arc<dyn Handler>) -> Response<Payload> {
         let payload = std::mem::replace(&mut self.payload, Payload::empty());
-        let limit = self.stream().deadline();
+        let limit = self.exchange().deadline();
         self.interim.go_on();
         if let Some((system, destination)) = handler.destination(&self.head) {
-            let Self { stream, head, .. } = self;
-            let stream = stream.as_mut().expect("a call is ended once");
+            let Self { exchange, head, .. } = self;
+            let exchange = exchange.as_mut().expect("a call is ended once");
             let mut attributes = |name: &str| headers::attribute(head, name);
-            let context = stream.send(system, &destination, &mut attributes);
+            let context = exchange.send(system, &destination, &mut attributes);
             self.before
                 .replace(&mut self.head.headers, &context.unwrap_or_default());
         }

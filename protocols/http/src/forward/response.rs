@@ -1,7 +1,7 @@
 //! The response of an endpoint, made the one for the caller.
 
 use finback_core::boxed::boxed;
-use finback_core::driver::Stream;
+use finback_core::driver::DrivenExchange;
 use finback_core::mesh::Lease;
 use finback_core::net::Timer;
 use finback_core::rejection::Rejection;
@@ -55,10 +55,10 @@ impl Call {
             let Some(endpoint) = body.into_socket() else {
                 return self.reject(Rejection::ConnectionLost);
             };
-            let stream = self.stream.take().expect("a call is ended once");
+            let exchange = self.exchange.take().expect("a call is ended once");
             let (side, payload) = wanted.agree(chosen, &mut head.status, &mut head.headers);
             let caller = self.client.caller.clone();
-            let relay = upgrade::relay(caller, side, endpoint, stream, lease);
+            let relay = upgrade::relay(caller, side, endpoint, exchange, lease);
             self.client.caller.worker().spawn("a tunnel", relay);
             drop(returned);
             return Response::from_parts(head, payload);
@@ -69,19 +69,19 @@ impl Call {
             let why = "the endpoint does not change its protocol";
             return self.reject_for(Rejection::ConnectionLost, why);
         }
-        let stream = self.stream.take().expect("a call is ended once");
+        let exchange = self.exchange.take().expect("a call is ended once");
         if lease.is_limited() {
-            self.time(&stream, &lease, &head.headers);
+            self.time(&exchange, &lease, &head.headers);
         }
         head.version = Version::HTTP_11;
         let answer = self.dialect.answer(head.status, &head.headers);
         let idle = self.client.caller.worker().call_timeout();
         // Where nobody set a deadline, the timer may fire early: it looks what has moved.
         if self.bounded {
-            timer.reset(stream.deadline());
+            timer.reset(exchange.deadline());
         }
         let mut download = boxed(|| Download {
-            stream,
+            exchange,
             lease,
             dialect: self.dialect.clone(),
             answer,
@@ -112,12 +112,12 @@ impl Call {
 
     /// Says from when on a response's time counts, unless it is that of a stream.
     #[cold]
-    pub(super) fn time(&self, stream: &Stream, lease: &Lease, headers: &HeaderMap) {
+    pub(super) fn time(&self, exchange: &DrivenExchange, lease: &Lease, headers: &HeaderMap) {
         let events = headers::is_event_stream(headers.get(header::CONTENT_TYPE));
         if events || !self.upload.is_done() {
             lease.leave_out();
         } else if let Some(moved) = self.upload.moved() {
-            stream.sent_at(lease, moved);
+            exchange.sent_at(lease, moved);
         }
     }
 }

@@ -267,7 +267,7 @@ fn heard_shared(sent: Result<Response<http2::Received>, http2::Failure<Payload>>
     match sent {
         Ok(response) => Heard::Response(Box::new(response.map(Incoming::Http2))),
         Err(http2::Failure::Unsent(same)) => Heard::Unsent(same),
-        Err(http2::Failure::Lost { refused, again }) => Heard::Lost(refused, again),
+        Err(http2::Failure::Lost { unprocessed, again }) => Heard::Lost(unprocessed, again),
         Err(http2::Failure::Unreadable(same)) => Heard::Unreadable(same),
         Err(http2::Failure::TooLarge) => Heard::TooLarge,
     }

@@ -24,10 +24,10 @@ impl Call {
         if self.wanted.is_some() || self.translator.is_some() {
             return;
         }
-        let shadow = self.stream().shadow();
+        let shadow = self.exchange().shadow();
         self.shadow = shadow.map(|shadow| {
             let head = self.head.clone();
-            Box::new(shadow::Copy { shadow, head })
+            Box::new(shadow::Shadowing { shadow, head })
         });
     }
 
@@ -53,8 +53,8 @@ impl Call {
         let head = ready.copy.head.clone();
         let metadata = self.dialect.metadata(&head);
         let mut attributes = |name: &str| attribute(client, &head, name);
-        let original = self.stream.as_ref()?;
-        let stream = client.caller.open_shadow(
+        let original = self.exchange.as_ref()?;
+        let exchange = client.caller.open_shadow(
             (original, &ready.copy.shadow),
             self.source,
             self.dialect.name(),
@@ -72,7 +72,7 @@ impl Call {
             farewell: None,
             wants_fresh: false,
             treatment: None,
-            stream: Some(stream),
+            exchange: Some(exchange),
             source: self.source,
             dialect: self.dialect.clone(),
             asked: self.asked.clone(),
@@ -83,7 +83,7 @@ impl Call {
             translator: None,
             payload: ready.payload(),
             upload,
-            copy: None,
+            replayable: None,
             before: Before::default(),
             shadow: None,
             head,
@@ -93,7 +93,7 @@ impl Call {
     /// Carries a copy to its end, which nobody hears of.
     pub(super) async fn vanish(mut self, ready: Ready) {
         let client = self.client.clone();
-        let deadline = self.stream().deadline();
+        let deadline = self.exchange().deadline();
         let carried = async {
             let mut payload = self.attempts().await.into_body();
             while poll_fn(|cx| Pin::new(&mut payload).poll_frame(cx))
@@ -115,10 +115,10 @@ impl Call {
         mut lease: Lease,
     ) -> Response<Payload> {
         let answered = AttemptEnd::Answered(Outcome::Success);
-        self.stream()
+        self.exchange()
             .conclude(&mut lease, answered, Resend::Impossible);
         drop((response, lease));
-        let deadline = self.stream().deadline();
+        let deadline = self.exchange().deadline();
         tokio::time::sleep_until(deadline).await;
         self.reject(Rejection::DeadlineExceeded)
     }

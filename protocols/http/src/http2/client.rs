@@ -42,7 +42,7 @@ pub(crate) enum Failure<B> {
     /// It may have run; or the peer said that it has not.
     Lost {
         /// The peer has not looked at it.
-        refused: bool,
+        unprocessed: bool,
         /// Here it is again, with what is left of its body.
         again: Box<Request<B>>,
     },
@@ -207,7 +207,7 @@ impl Sender {
                     Lost::TooLarge => Failure::TooLarge,
                     Lost::Unreadable(_) => Failure::Unreadable(again),
                     _ => Failure::Lost {
-                        refused: lost.is_refused(),
+                        unprocessed: lost.is_unprocessed(),
                         again,
                     },
                 })
@@ -348,7 +348,7 @@ impl ConnectionState {
         cx: &Context<'_>,
     ) -> Poll<Result<(http::StatusCode, http::HeaderMap), Lost>> {
         let Some(stream) = self.streams.get_mut(key) else {
-            return Poll::Ready(Err(Lost::Connection { refused: false }));
+            return Poll::Ready(Err(Lost::Connection { unprocessed: false }));
         };
         for (status, headers) in stream.interim.drain(..) {
             // It goes to another connection than this one.

@@ -68,17 +68,17 @@ pub(crate) enum Lost {
     /// Reset by us: what came on it breaks the rules.
     Unreadable(Reason),
     /// The connection is gone; what the peer did not look at, it has said.
-    Connection { refused: bool },
+    Connection { unprocessed: bool },
     /// Its head or its trailers are longer than the limit.
     TooLarge,
 }
 
 impl Lost {
     /// Whether the peer did not look at the request (RFC 9113, section 8.7).
-    pub(crate) fn is_refused(self) -> bool {
+    pub(crate) fn is_unprocessed(self) -> bool {
         matches!(
             self,
-            Self::Reset(Reason::REFUSED_STREAM) | Self::Connection { refused: true }
+            Self::Reset(Reason::REFUSED_STREAM) | Self::Connection { unprocessed: true }
         )
     }
 }

@@ -18,8 +18,8 @@ fn mess(spec: RoutingSpec) -> Mess {
 }
 
 /// Routing in which a connection that hangs would be waited for in vain.
-fn retried(endpoints: &[SocketAddr], dialect: &str, retry: Retry) -> RoutingSpec {
-    let mut policy = policy(dialect);
+fn retried(endpoints: &[SocketAddr], version: &str, retry: Retry) -> RoutingSpec {
+    let mut policy = policy(version);
     policy.connect_timeout = 2 * PATIENCE;
     let mut spec = routing(endpoints, policy, 2);
     spec.limits.call_timeout = 2 * PATIENCE;

@@ -116,13 +116,13 @@ async fn a_request_that_waits_for_a_stream_goes_on_where_there_is_one() {
 
 #[tokio::test]
 async fn a_retry_that_fails_is_not_retried_unless_the_route_says_so() {
-    for dialect in ["1.1", "2"] {
+    for version in ["1.1", "2"] {
         let server = Server::bind().await;
-        let mess = mess(routing(&[server.address], policy(dialect), 5), 1);
+        let mess = mess(routing(&[server.address], policy(version), 5), 1);
         let mut client = Peer::connect(mess.address).await;
         client.say(GET).await;
         for _ in 0..2 {
-            if dialect == "2" {
+            if version == "2" {
                 Http2::accept(&server).await.request().await;
             } else {
                 server.accept().await.hear("\r\n\r\n").await;
@@ -305,9 +305,9 @@ async fn pings_that_are_answered_keep_a_slow_endpoint_and_silence_ends_a_dead_on
 
 #[tokio::test]
 async fn idle_connections_make_room_for_others() {
-    for dialect in ["1.1", "2"] {
+    for version in ["1.1", "2"] {
         let (one, other) = (Server::bind().await, Server::bind().await);
-        let mut spec = routing(&[one.address, other.address], policy(dialect), 2);
+        let mut spec = routing(&[one.address, other.address], policy(version), 2);
         spec.limits.upstream_connections = 1;
         let mess = mess(spec, 1);
         let mut client = Peer::connect(mess.address).await;
@@ -316,18 +316,18 @@ async fn idle_connections_make_room_for_others() {
             peer = one.accept() => (peer, &other),
             peer = other.accept() => (peer, &one),
         };
-        answer(dialect, &mut kept).await;
+        answer(version, &mut kept).await;
         assert!(client.hear("\r\n\r\n").await.starts_with("HTTP/1.1 2"));
         client.say(GET).await;
         let mut next = then.accept().await;
-        answer(dialect, &mut next).await;
+        answer(version, &mut next).await;
         assert!(client.hear("\r\n\r\n").await.starts_with("HTTP/1.1 2"));
         assert!(kept.ends(PATIENCE).await);
     }
 }
 
-async fn answer(dialect: &str, peer: &mut Peer) {
-    if dialect == "1.1" {
+async fn answer(version: &str, peer: &mut Peer) {
+    if version == "1.1" {
         peer.hear("\r\n\r\n").await;
         peer.say("HTTP/1.1 204 No Content\r\n\r\n").await;
         return;

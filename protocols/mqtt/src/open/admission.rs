@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use finback_core::driver::{Caller, Stream};
+use finback_core::driver::{Caller, DrivenExchange};
 use finback_core::filter::{MessageFlow, READINGS};
 use finback_core::frame::Metadata;
 use finback_core::mesh::Routed;
@@ -27,7 +27,7 @@ const MAX_CLIENT_ID: usize = 256;
 /// A CONNECT that has a route.
 pub(super) struct Admitted<'a> {
     pub(super) connect: Connect<'a>,
-    pub(super) stream: Stream,
+    pub(super) exchange: DrivenExchange,
     /// Whether its route leads anywhere.
     pub(super) routed: Result<Routed, Rejection>,
     pub(super) policy: Option<Arc<Policy>>,
@@ -49,7 +49,7 @@ impl Admitted<'_> {
     pub(super) fn growth_of_topics(&self) -> Option<usize> {
         let applied = self.applied.as_ref().filter(|own| own.is_about_topics());
         let growth = applied.map(|own| own.names.growth());
-        let is_looked_at = || self.filters.are_any() || self.stream.message_shadow().is_some();
+        let is_looked_at = || self.filters.are_any() || self.exchange.message_shadow().is_some();
         growth.or_else(|| is_looked_at().then_some(0))
     }
 }
@@ -86,13 +86,13 @@ pub(super) fn admit<'a>(
     };
     let metadata = metadata(connect.level);
     let mut attributes = |name: &str| attribute(&connect, &key, name);
-    let (mut stream, routed) = caller.open(NAME, &metadata, bytes, &mut attributes);
+    let (mut exchange, routed) = caller.open(NAME, &metadata, bytes, &mut attributes);
     if routed == Err(Rejection::NoRoute) {
-        return Err(reject(&mut stream, Rejection::NoRoute));
+        return Err(reject(&mut exchange, Rejection::NoRoute));
     }
-    let policy = match stream.treatment::<Policy>() {
+    let policy = match exchange.treatment::<Policy>() {
         Ok(policy) => policy,
-        Err(rejection) => return Err(reject(&mut stream, rejection)),
+        Err(rejection) => return Err(reject(&mut exchange, rejection)),
     };
     // Where there is no broker, it is applied to whoever has been authenticated.
     let applied = policy
@@ -100,12 +100,12 @@ pub(super) fn admit<'a>(
         .filter(|own| own.produce.is_none())
         .map(|policy| Applied::new(policy, &facts(caller, &connect)))
         .transpose()
-        .map_err(|_| reject(&mut stream, Rejection::Denied))?;
+        .map_err(|_| reject(&mut exchange, Rejection::Denied))?;
     Ok(Admitted {
         filters: Filters::default(),
         seen_as: connect.client_id.to_string(),
         connect,
-        stream,
+        exchange,
         routed,
         policy,
         applied,
@@ -119,18 +119,18 @@ pub(super) fn admit<'a>(
 pub(super) async fn pass_filters(admitted: &mut Admitted<'_>) -> Result<(), Refused> {
     let (connect, key) = (&admitted.connect, &admitted.key);
     let mut attributes = |name: &str| attribute(connect, key, name);
-    let stream = &mut admitted.stream;
+    let exchange = &mut admitted.exchange;
     if admitted.routed == Ok(Routed::Waits) {
-        admitted.routed = stream.admitted(&mut attributes).await;
+        admitted.routed = exchange.admitted(&mut attributes).await;
     }
     if let Err(rejection) = admitted.routed {
-        return Err(reject(stream, rejection));
+        return Err(reject(exchange, rejection));
     }
-    admitted.filters = Filters::of(stream, connect, key);
+    admitted.filters = Filters::of(exchange, connect, key);
     let will = connect.will.as_ref();
     let flow = will.map(|will| admitted.filters.publish(&will.topic, will.payload.len()));
     match flow {
-        Some(MessageFlow::Refuse(refusal)) => Err(reject(stream, refusal.why)),
+        Some(MessageFlow::Refuse(refusal)) => Err(reject(exchange, refusal.why)),
         _ => Ok(()),
     }
 }

@@ -25,7 +25,7 @@ pub(super) fn said(
     admitted: &mut Admitted<'_>,
 ) -> Result<Bytes, Refused> {
     let hears_by_name = !admitted.connect.clean && admitted.filters.are_any();
-    let edited = edited(&admitted.connect, admitted.stream.edits());
+    let edited = edited(&admitted.connect, admitted.exchange.edits());
     let edited = edited.as_ref().unwrap_or(&admitted.connect);
     let Some(applied) = &admitted.applied else {
         let mut own = edited.clone();
@@ -33,12 +33,12 @@ pub(super) fn said(
             without(&mut own, id::TOPIC_ALIAS_MAXIMUM);
         }
         let written = written(packet, &own, &admitted.connect);
-        return written.map_err(|rejection| reject(&mut admitted.stream, rejection));
+        return written.map_err(|rejection| reject(&mut admitted.exchange, rejection));
     };
     let connect = &admitted.connect;
-    let stream = &mut admitted.stream;
+    let exchange = &mut admitted.exchange;
     let mut own = amended(applied, edited, &facts(caller, connect))
-        .map_err(|rejection| reject(stream, rejection))?;
+        .map_err(|rejection| reject(exchange, rejection))?;
     if hears_by_name {
         without(&mut own, id::TOPIC_ALIAS_MAXIMUM);
     }
@@ -46,11 +46,11 @@ pub(super) fn said(
         && applied.is_about_topics()
         && topic::check_renamed(&will.topic, Reason::BAD_TOPIC).is_err()
     {
-        stream.rejected(Rejection::Denied);
+        exchange.rejected(Rejection::Denied);
         let why = "the topic of the will has too many levels";
         return Err(here(Reason::BAD_TOPIC, why));
     }
-    let said = written(packet, &own, connect).map_err(|rejection| reject(stream, rejection))?;
+    let said = written(packet, &own, connect).map_err(|rejection| reject(exchange, rejection))?;
     if own.client_id != connect.client_id {
         // Clients that are one to their broker belong at one broker.
         admitted.key = own.client_id.to_string();
@@ -60,7 +60,7 @@ pub(super) fn said(
         return Ok(said);
     }
     let header = proxied::header(caller, client.socket())
-        .map_err(|_| reject(stream, Rejection::ConnectFailed))?;
+        .map_err(|_| reject(exchange, Rejection::ConnectFailed))?;
     Ok([&header[..], &said].concat().into())
 }
 

@@ -57,30 +57,30 @@ pub(super) async fn reach(
         let mut attributes = |name: &str| attribute(&admitted.connect, &admitted.key, name);
         let attempt = tokio::select! {
             biased;
-            attempt = admitted.stream.attempt(&mut attributes) => attempt,
+            attempt = admitted.exchange.attempt(&mut attributes) => attempt,
             () = gone(client, level) => return Err(Refused::Gone),
         };
         let mut lease = match attempt {
             Ok(lease) => lease,
-            Err(rejection) => return Err(reject(&mut admitted.stream, rejection)),
+            Err(rejection) => return Err(reject(&mut admitted.exchange, rejection)),
         };
         if silent == Some(lease.address()) {
-            let stream = &mut admitted.stream;
-            stream.conclude(&mut lease, AttemptEnd::Unsent, Resend::Impossible);
-            return Err(reject(stream, Rejection::DeadlineExceeded));
+            let exchange = &mut admitted.exchange;
+            exchange.conclude(&mut lease, AttemptEnd::Unsent, Resend::Impossible);
+            return Err(reject(exchange, Rejection::DeadlineExceeded));
         }
         if connack::is_second(mqtt, admitted, lease.cluster().name()) {
-            let stream = &mut admitted.stream;
-            stream.conclude(&mut lease, AttemptEnd::Unsent, Resend::Impossible);
+            let exchange = &mut admitted.exchange;
+            exchange.conclude(&mut lease, AttemptEnd::Unsent, Resend::Impossible);
             return Err(connack::refuse_second(admitted));
         }
         // A hung broker fills its own places, and nobody else's.
         let broker = lease.address();
         let most = mqtt.config.connecting;
         let Some(_place) = PropertyPlace::at(caller.worker(), broker, most) else {
-            let stream = &mut admitted.stream;
-            stream.conclude(&mut lease, AttemptEnd::Unsent, Resend::Impossible);
-            stream.rejected(Rejection::Overloaded);
+            let exchange = &mut admitted.exchange;
+            exchange.conclude(&mut lease, AttemptEnd::Unsent, Resend::Impossible);
+            exchange.rejected(Rejection::Overloaded);
             let why = "too many sessions wait for their broker";
             return Err(here(Reason::SERVER_BUSY, why));
         };
@@ -118,7 +118,7 @@ async fn ask(
         config: &mqtt.config,
         level: admitted.connect.level,
         method: admitted.connect.method(),
-        due: admitted.stream.attempt_deadline(),
+        due: admitted.exchange.attempt_deadline(),
         lease: &lease,
     };
     match introduction.carry(client, &mut endpoint, said).await {
@@ -129,23 +129,23 @@ async fn ask(
 
 /// What follows from an introduction that came to nothing.
 fn failed(admitted: &mut Admitted<'_>, mut lease: Lease, failed: Failed) -> Asked {
-    let stream = &mut admitted.stream;
+    let exchange = &mut admitted.exchange;
     match failed {
         Failed::ClientGone => {
-            stream.given_up(&mut lease);
+            exchange.given_up(&mut lease);
             Asked::Refused(Refused::Gone)
         }
         Failed::ClientSilent => {
-            stream.rejected(Rejection::Denied);
+            exchange.rejected(Rejection::Denied);
             let why = "the client did not authenticate itself in time";
             Asked::Refused(here(Reason::NOT_AUTHORIZED, why))
         }
         Failed::Client(fault) => {
-            stream.rejected(Rejection::BadRequest);
+            exchange.rejected(Rejection::BadRequest);
             Asked::Refused(fault.into())
         }
         Failed::Silent(Expired { stalled }) => {
-            let end = stream.unopened(&lease, stalled);
+            let end = exchange.unopened(&lease, stalled);
             match next(admitted, &mut lease, end, Rejection::DeadlineExceeded) {
                 Asked::Again if !stalled => Asked::Silent,
                 asked => asked,
@@ -159,7 +159,7 @@ fn failed(admitted: &mut Admitted<'_>, mut lease: Lease, failed: Failed) -> Aske
         Failed::Halfway(silent) => {
             let (end, rejection) = match silent {
                 Some(Expired { stalled }) => (
-                    stream.unopened(&lease, stalled),
+                    exchange.unopened(&lease, stalled),
                     Rejection::DeadlineExceeded,
                 ),
                 // It has asked, and did not like the answer.
@@ -168,8 +168,8 @@ fn failed(admitted: &mut Admitted<'_>, mut lease: Lease, failed: Failed) -> Aske
                     Rejection::ConnectionLost,
                 ),
             };
-            stream.conclude(&mut lease, end, Resend::Impossible);
-            Asked::Refused(reject(stream, rejection))
+            exchange.conclude(&mut lease, end, Resend::Impossible);
+            Asked::Refused(reject(exchange, rejection))
         }
     }
 }
@@ -181,12 +181,12 @@ fn next(
     end: AttemptEnd,
     otherwise: Rejection,
 ) -> Asked {
-    let stream = &mut admitted.stream;
+    let exchange = &mut admitted.exchange;
     // CONNECT grants nothing until it is answered: it may be said again.
-    if stream.conclude(lease, end, Resend::Safe) {
+    if exchange.conclude(lease, end, Resend::Safe) {
         return Asked::Again;
     }
-    Asked::Refused(reject(stream, otherwise))
+    Asked::Refused(reject(exchange, otherwise))
 }
 
 /// What a broker's answer to CONNECT means.
@@ -198,8 +198,8 @@ fn answered(
 ) -> Asked {
     let outcome = outcome(answer.reason);
     let end = AttemptEnd::Answered(outcome);
-    let stream = &mut admitted.stream;
-    if stream.conclude(&mut lease, end, Resend::Safe) {
+    let exchange = &mut admitted.exchange;
+    if exchange.conclude(&mut lease, end, Resend::Safe) {
         return Asked::Again;
     }
     if answer.reason == Reason::SUCCESS {
@@ -209,7 +209,7 @@ fn answered(
             answer,
         }));
     }
-    stream.answered(answer_of(answer.reason), answer.packet.len() as u64);
+    exchange.answered(answer_of(answer.reason), answer.packet.len() as u64);
     Asked::Refused(Refused::There {
         reason: answer.reason,
         connack: answer.packet,
@@ -224,8 +224,8 @@ async fn dial(
     let worker = caller.worker();
     let ends = caller.ends(caller.peer().ip());
     let dialling = Box::pin(worker.connect_for(lease, Some(b"mqtt"), ends, caller.known()));
-    let due = match admitted.stream.is_last_attempt() {
-        true => admitted.stream.deadline(),
+    let due = match admitted.exchange.is_last_attempt() {
+        true => admitted.exchange.deadline(),
         false => Instant::now() + IMPATIENT,
     };
     match worker.timers().within(due, dialling).await {

@@ -37,11 +37,11 @@ pub(super) fn opened(
     let properties = properties(&answer.packet, level);
     let given = properties.text(id::ASSIGNED_CLIENT_ID);
     let seat = seat(mqtt, &mut admitted, lease.cluster().name(), given)?;
-    let stream = &mut admitted.stream;
+    let exchange = &mut admitted.exchange;
     count(caller, Reason::SUCCESS);
     let outcome = outcome(Reason::SUCCESS);
-    stream.answered(answer_of(Reason::SUCCESS), answer.packet.len() as u64);
-    stream.settle(&mut lease, outcome);
+    exchange.answered(answer_of(Reason::SUCCESS), answer.packet.len() as u64);
+    exchange.settle(&mut lease, outcome);
     if let (Some(drawn), Some(given)) = (admitted.drawn, given) {
         mqtt.sticky.learn(given, drawn);
     }
@@ -80,9 +80,9 @@ pub(super) fn opened(
         method: connect.method().map(Box::from),
         client_id: told(&connect.client_id),
         username: told(connect.username.as_deref().unwrap_or_default()),
-        tracing: admitted.stream.tracing(),
+        tracing: admitted.exchange.tracing(),
         applied: admitted.applied,
-        shadow: admitted.stream.message_shadow(),
+        shadow: admitted.exchange.message_shadow(),
         filters: admitted.filters,
     })
 }
@@ -122,7 +122,7 @@ pub(super) fn is_second(mqtt: &Mqtt, admitted: &Admitted<'_>, cluster: &str) -> 
 
 /// Refuses a session because there is one of its name.
 pub(super) fn refuse_second(admitted: &mut Admitted<'_>) -> Refused {
-    admitted.stream.rejected(Rejection::Denied);
+    admitted.exchange.rejected(Rejection::Denied);
     let why = "a session of this client identifier is under way";
     here(Reason::BAD_CLIENT_ID, why)
 }

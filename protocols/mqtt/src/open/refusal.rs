@@ -1,7 +1,7 @@
 //! Refusals: what a client is told whose session does not begin, and what the log and the metrics are told.
 
 use bytes::Bytes;
-use finback_core::driver::{Caller, Stream};
+use finback_core::driver::{Caller, DrivenExchange};
 use finback_core::frame::{Answer, Outcome};
 use finback_core::log_limit::LogLimit;
 use finback_core::record::{Ending, Ends, Record};
@@ -53,14 +53,14 @@ pub(crate) fn here(reason: Reason, why: &'static str) -> Refused {
 
 /// Refused by a rejection, which is recorded. What it explains names endpoints and routes: that is for
 /// the log, not for strangers.
-pub(crate) fn reject(stream: &mut Stream, rejection: Rejection) -> Refused {
-    stream.rejected(rejection);
+pub(crate) fn reject(exchange: &mut DrivenExchange, rejection: Rejection) -> Refused {
+    exchange.rejected(rejection);
     let reason = Reason::of(rejection);
-    stream.set_status(reason.status());
+    exchange.set_status(reason.status());
     Refused::Here {
         reason,
         why: told(rejection),
-        detail: stream.explain_in_full(rejection),
+        detail: exchange.explain_in_full(rejection),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::reason::Reason;
 use crate::tally::{Asked, method};
 
 use super::Session;
-use super::lane::Fate;
+use super::direction::Fate;
 use super::up::is_error;
 
 /// Why a message is left out.

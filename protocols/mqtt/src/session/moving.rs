@@ -17,7 +17,7 @@ use crate::policy::Applied;
 use crate::takeover::Seat;
 use crate::tally::{self, Tally};
 
-use super::lane::Lane;
+use super::direction::Direction;
 use super::silence::Silence;
 use super::{Session, State, go_on};
 
@@ -33,8 +33,8 @@ pub(crate) struct Moved {
     broker: Detached,
     endpoint: channel::Parted,
     /// What was read and is no whole packet yet.
-    up: Lane,
-    down: Lane,
+    up: Direction,
+    down: Direction,
     applied: Option<Box<Applied>>,
     filters: filtered::Parted,
     shadow: Option<MessageShadow>,

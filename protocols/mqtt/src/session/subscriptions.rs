@@ -11,7 +11,7 @@ use crate::reason::Reason;
 use crate::tally::{Asked, SESSION, method};
 use crate::topic;
 
-use super::lane::Fate;
+use super::direction::Fate;
 use super::{MAX_AWAITED, Session};
 
 /// What the filters of a session take together, at most: so many bytes for each that it may have.

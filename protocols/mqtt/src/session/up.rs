@@ -18,7 +18,7 @@ use crate::shadow;
 use crate::tally::{Asked, SESSION, method};
 use crate::topic;
 
-use super::lane::Fate;
+use super::direction::Fate;
 use super::tap::Tapping;
 use super::{MAX_AWAITED, Session};
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use finback_core::clock::Now;
-use finback_core::driver::{Caller, Stream};
+use finback_core::driver::{Caller, DrivenExchange};
 use finback_core::filter::MessageFlow;
 use finback_core::rejection::Rejection;
 use finback_core::trace::Choice;
@@ -44,13 +44,13 @@ pub(crate) async fn begin(
     (caller, client): (&Rc<Caller>, &mut Option<Channel>),
     connect: &Connect<'_>,
     (policy, produce): (&Arc<Policy>, &Produce),
-    stream: &mut Stream,
+    exchange: &mut DrivenExchange,
     key: &str,
 ) -> Result<Begun, Refused> {
     let user = match admit(caller, connect, produce).await {
         Ok(user) => user,
         Err(refused) => {
-            stream.rejected(Rejection::Denied);
+            exchange.rejected(Rejection::Denied);
             return Err(refused);
         }
     };
@@ -71,20 +71,20 @@ pub(crate) async fn begin(
             .unwrap_or_default(),
         claims: user.as_ref().map(|user| &user.claims),
     };
-    let filters = judged(stream, &own, user.is_some(), key).await?;
+    let filters = judged(exchange, &own, user.is_some(), key).await?;
     let Ok(applied) = Applied::new(policy, &facts) else {
-        return Err(reject(stream, Rejection::Denied));
+        return Err(reject(exchange, Rejection::Denied));
     };
     let will = own.will.as_ref();
     let forbidden = will.is_some_and(|will| !applied.may_publish(&will.topic));
     if forbidden || applied.amend(&mut own, &facts).is_err() {
-        return Err(reject(stream, Rejection::Denied));
+        return Err(reject(exchange, Rejection::Denied));
     }
     let owner = owner(produce, &identity, &own);
-    let seat = take_seat(mqtt, policy, stream, &owner)?;
+    let seat = take_seat(mqtt, policy, exchange, &owner)?;
     let channel = client.take().ok_or(Refused::Gone)?;
     count(caller, Reason::SUCCESS);
-    stream.answered(answer_of(Reason::SUCCESS), 0);
+    exchange.answered(answer_of(Reason::SUCCESS), 0);
     let held = mqtt
         .states
         .take_up(owner, connect.clean, caller.worker().now());
@@ -97,7 +97,7 @@ pub(crate) async fn begin(
         seat,
         held,
         identity,
-        tracing: stream.tracing(),
+        tracing: exchange.tracing(),
         given: connect.client_id.is_empty(),
         limit: mqtt.config.packet,
     };
@@ -107,7 +107,7 @@ pub(crate) async fn begin(
 
 /// What filters say, now that it is known who it is: a name that nobody has proved is none.
 async fn judged(
-    stream: &mut Stream,
+    exchange: &mut DrivenExchange,
     connect: &Connect<'_>,
     is_proved: bool,
     key: &str,
@@ -115,14 +115,14 @@ async fn judged(
     let mut own = connect.clone();
     own.username = own.username.filter(|_| is_proved);
     let mut attributes = |name: &str| attribute(&own, key, name);
-    if let Err(rejection) = stream.judged(&mut attributes).await {
-        return Err(reject(stream, rejection));
+    if let Err(rejection) = exchange.judged(&mut attributes).await {
+        return Err(reject(exchange, rejection));
     }
-    let filters = Filters::of(stream, &own, key);
+    let filters = Filters::of(exchange, &own, key);
     let will = own.will.as_ref();
     let will = will.map(|will| filters.publish(&will.topic, will.payload.len()));
     match will {
-        Some(MessageFlow::Refuse(refusal)) => Err(reject(stream, refusal.why)),
+        Some(MessageFlow::Refuse(refusal)) => Err(reject(exchange, refusal.why)),
         _ => Ok(filters),
     }
 }
@@ -145,7 +145,7 @@ fn known_as<'a>(caller: &Caller, connect: &Connect<'a>, user: Option<&User>) -> 
 fn take_seat(
     mqtt: &Mqtt,
     policy: &Policy,
-    stream: &mut Stream,
+    exchange: &mut DrivenExchange,
     owner: &Owner,
 ) -> Result<Option<Seat>, Refused> {
     // MQTT 5, section 3.1.4: one session of a name at a time.
@@ -153,7 +153,7 @@ fn take_seat(
         .sessions
         .enter(Key::here(&seat_key(owner)), duplicates(policy));
     entered.map_err(|_| {
-        stream.rejected(Rejection::Denied);
+        exchange.rejected(Rejection::Denied);
         let why = "a session of this client identifier is under way";
         here(Reason::BAD_CLIENT_ID, why)
     })

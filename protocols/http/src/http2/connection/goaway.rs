@@ -49,7 +49,7 @@ impl ConnectionState {
         for key in keys {
             let over = |stream: &Stream| stream.state == StreamState::Closed;
             if !self.streams.get(key).is_none_or(over) {
-                self.lose(key, Lost::Connection { refused: false });
+                self.lose(key, Lost::Connection { unprocessed: false });
             }
         }
         self.wake_all_waiting();

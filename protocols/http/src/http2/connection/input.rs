@@ -625,7 +625,7 @@ impl ConnectionState {
             let beyond = self.ids.iter().filter(|(id, _)| **id > last);
             let keys: Vec<usize> = beyond.map(|(_, key)| *key).collect();
             for key in keys {
-                self.lose(key, Lost::Connection { refused: true });
+                self.lose(key, Lost::Connection { unprocessed: true });
             }
             self.wake_all_waiting();
         }

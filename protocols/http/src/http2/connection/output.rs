@@ -261,7 +261,7 @@ impl ConnectionState {
         let kept = self.reserved_window();
         loop {
             let Some(stream) = self.streams.get_mut(key) else {
-                return Poll::Ready(Err(Lost::Connection { refused: false }));
+                return Poll::Ready(Err(Lost::Connection { unprocessed: false }));
             };
             if let Some(lost) = stream.lost {
                 return Poll::Ready(Err(lost));

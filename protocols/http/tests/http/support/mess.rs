@@ -43,10 +43,10 @@ pub(crate) struct Mess {
     pub(crate) listener: u64,
 }
 
-pub(crate) fn policy(dialect: &str) -> ClusterPolicy {
+pub(crate) fn policy(version: &str) -> ClusterPolicy {
     ClusterPolicy {
         connect_timeout: Duration::from_millis(500),
-        dialect: Some(dialect.into()),
+        version: Some(version.into()),
         ..ClusterPolicy::default()
     }
 }

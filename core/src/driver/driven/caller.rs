@@ -26,7 +26,7 @@ use super::super::shadow::{MessageShadow, Shadowed};
 use super::super::survey::{CallPlace, SessionPlace, WaitsFor};
 use super::super::worker::Worker;
 use super::words::Words;
-use super::{PartedFilters, SessionFilters, Stream};
+use super::{DrivenExchange, PartedFilters, SessionFilters};
 
 /// One client connection of a protocol that drives itself; on its worker's list until dropped.
 pub struct Caller {
@@ -346,7 +346,7 @@ impl Caller {
         metadata: &Metadata<'_>,
         bytes: usize,
         attributes: &mut dyn FnMut(&str) -> Option<String>,
-    ) -> (Stream, Result<Routed, Rejection>) {
+    ) -> (DrivenExchange, Result<Routed, Rejection>) {
         self.open_for(self.peer().ip(), protocol, metadata, bytes, attributes)
     }
 
@@ -358,7 +358,7 @@ impl Caller {
         metadata: &Metadata<'_>,
         bytes: usize,
         attributes: &mut dyn FnMut(&str) -> Option<String>,
-    ) -> (Stream, Result<Routed, Rejection>) {
+    ) -> (DrivenExchange, Result<Routed, Rejection>) {
         self.worker.read_clock();
         let site = if source == self.peer().ip() {
             let mut sites = self.sites.borrow_mut();
@@ -377,13 +377,13 @@ impl Caller {
             &mut |name| attribute(self.transport.as_deref(), attributes, name),
         );
         let routed = exchange.routed();
-        let stream = Stream {
+        let exchange = DrivenExchange {
             place: CallPlace::take(&self.worker, &exchange, WaitsFor::Connection),
             exchange,
             transport: self.transport.clone(),
             worker: self.worker.clone(),
         };
-        (stream, routed)
+        (exchange, routed)
     }
 }
 
@@ -394,18 +394,18 @@ impl Caller {
         protocol: &'static str,
         metadata: &Metadata<'_>,
         underway: Underway,
-    ) -> Option<(Stream, Lease)> {
+    ) -> Option<(DrivenExchange, Lease)> {
         self.worker.read_clock();
         let source = self.peer().ip();
         let site = self.worker.site(&self.origin, protocol, source, metadata);
         let (exchange, lease) = Exchange::resume(&self.worker, site, underway)?;
-        let stream = Stream {
+        let exchange = DrivenExchange {
             place: CallPlace::take(&self.worker, &exchange, WaitsFor::Answer),
             exchange,
             transport: self.transport.clone(),
             worker: self.worker.clone(),
         };
-        Some((stream, lease))
+        Some((exchange, lease))
     }
 
     /// Goes on with the filters of a session that another worker had, and that was opened there with the same metadata.
@@ -429,13 +429,13 @@ impl Caller {
     /// it. `None` if it goes nowhere.
     pub fn open_shadow(
         &self,
-        (original, shadow): (&Stream, &Shadowed),
+        (original, shadow): (&DrivenExchange, &Shadowed),
         source: IpAddr,
         protocol: &'static str,
         metadata: &Metadata<'_>,
         bytes: usize,
         attributes: &mut dyn FnMut(&str) -> Option<String>,
-    ) -> Option<Stream> {
+    ) -> Option<DrivenExchange> {
         self.worker.read_clock();
         let about = (&shadow.0.table, source, protocol);
         let mut exchange = self.shadow_exchange(about, metadata, bytes, attributes);
@@ -451,7 +451,7 @@ impl Caller {
         shadow: &MessageShadow,
         protocol: &'static str,
         metadata: &Metadata<'_>,
-    ) -> Option<Stream> {
+    ) -> Option<DrivenExchange> {
         self.worker.read_clock();
         let about = (&shadow.0.table, self.peer().ip(), protocol);
         let exchange = self.shadow_exchange(about, metadata, 0, &mut |_| None);
@@ -479,9 +479,9 @@ impl Caller {
     }
 
     /// A copy as a call, whose client is nobody.
-    fn vanishing(&self, exchange: Exchange) -> Option<Stream> {
+    fn vanishing(&self, exchange: Exchange) -> Option<DrivenExchange> {
         let is_routed = exchange.routed() == Ok(Routed::Onward);
-        is_routed.then(|| Stream {
+        is_routed.then(|| DrivenExchange {
             place: CallPlace::take(&self.worker, &exchange, WaitsFor::Connection),
             exchange,
             transport: None,

@@ -1,7 +1,7 @@
 //! Calls of protocols that drive themselves: streams, sessions.
 //!
 //! A [`Protocol`](super::Protocol) that is no codec makes a [`Caller`] of each accepted
-//! connection, and has it open a [`Stream`] per call. Routing, balancing, deadlines, retries, limits
+//! connection, and has it open a [`DrivenExchange`] per call. Routing, balancing, deadlines, retries, limits
 //! and records are the same as for framed calls.
 
 mod caller;
@@ -38,14 +38,14 @@ pub use tunnel::{Carried, TunnelEnd};
 
 /// One call from its request to its record, which dropping it writes; one that nobody ended was
 /// abandoned by its caller.
-pub struct Stream {
+pub struct DrivenExchange {
     exchange: Exchange,
     transport: Option<Rc<Transport>>,
     worker: Rc<Worker>,
     place: CallPlace,
 }
 
-impl Stream {
+impl DrivenExchange {
     /// Leaves its worker with its attempt, for another to [go on](Caller::resume) with it.
     #[must_use]
     pub fn part(self, lease: Lease) -> Underway {

@@ -13,7 +13,7 @@ use super::{End, Session};
 /// One direction's state between two reads. The payload of a message is never waited for: it
 /// passes as it comes.
 #[derive(Default)]
-pub(super) struct Lane {
+pub(super) struct Direction {
     /// The beginning of a packet that is not whole yet.
     pub(super) partial: BytesMut,
     /// Bytes of the packet under way that are still to be passed on, and to be dropped.
@@ -21,7 +21,7 @@ pub(super) struct Lane {
     dropping: usize,
 }
 
-impl Lane {
+impl Direction {
     /// Whether no packet is under way: of one that has begun nothing was passed on, and nothing dropped.
     pub(super) fn is_at_rest(&self) -> bool {
         self.passing == 0 && self.dropping == 0
@@ -49,7 +49,7 @@ pub(super) enum Fate {
 const AGAIN: Duration = Duration::from_millis(5);
 
 impl Session {
-    fn lane(&mut self, up: bool) -> &mut Lane {
+    fn direction(&mut self, up: bool) -> &mut Direction {
         if up { &mut self.up } else { &mut self.down }
     }
 
@@ -114,16 +114,16 @@ impl Session {
         let (mut from, mut at) = (0, 0);
         while at < bytes.len() {
             let left = bytes.len() - at;
-            let lane = self.lane(up);
-            if lane.passing > 0 {
-                let length = lane.passing.min(left);
-                lane.passing -= length;
+            let direction = self.direction(up);
+            if direction.passing > 0 {
+                let length = direction.passing.min(left);
+                direction.passing -= length;
                 at += length;
                 continue;
             }
-            if lane.dropping > 0 {
-                let length = lane.dropping.min(left);
-                lane.dropping -= length;
+            if direction.dropping > 0 {
+                let length = direction.dropping.min(left);
+                direction.dropping -= length;
                 self.send(cx, &bytes[from..at], up)?;
                 at += length;
                 from = at;
@@ -142,8 +142,8 @@ impl Session {
                 }
             };
             match fate {
-                Fate::Pass => self.lane(up).passing = head.packet(),
-                Fate::Drop => self.lane(up).dropping = head.packet(),
+                Fate::Pass => self.direction(up).passing = head.packet(),
+                Fate::Drop => self.direction(up).dropping = head.packet(),
                 Fate::Wait => {
                     self.held = true;
                     self.resume = Some(self.caller.worker().now().after(AGAIN));
@@ -154,12 +154,12 @@ impl Session {
                     self.send(cx, &written, up)?;
                     at += instead;
                     from = at;
-                    self.lane(up).passing = head.packet() - instead;
+                    self.direction(up).passing = head.packet() - instead;
                 }
             }
         }
         self.send(cx, &bytes[from..at], up)?;
-        if up && self.state.goodbye && self.lane(up).passing == 0 {
+        if up && self.state.goodbye && self.direction(up).passing == 0 {
             return Err(End::Client);
         }
         Ok(at)
