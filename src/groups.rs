@@ -45,8 +45,7 @@ pub struct ConsumerGroup {
 
 impl ConsumerGroup {
     fn is_same(&self, other: &Self) -> bool {
-        use finback_bridges::Outlet;
-        self.cluster.is_same(&*other.cluster)
+        self.cluster.is_same(&other.cluster)
             && self.group == other.group
             && self.topics == other.topics
             && self.mirror.is_same(&other.mirror)

@@ -59,8 +59,6 @@ struct Entry {
     /// Where its services are registered unless a route says otherwise.
     layout: &'static str,
     make: fn(&Settings) -> Arc<dyn Protocol>,
-    /// Whether it does what a route's treatment says.
-    treats: fn(&Treatment) -> bool,
 }
 
 const ENTRIES: &[Entry] = &[
@@ -68,40 +66,34 @@ const ENTRIES: &[Entry] = &[
         name: finback_dubbo::NAME,
         layout: "dubbo",
         make: dubbo,
-        treats: |_| false,
     },
     Entry {
         name: finback_bolt::NAME,
         layout: "sofa",
         make: bolt,
-        treats: |_| false,
     },
     // It claims one path of HTTP's, so it comes before it.
     Entry {
         name: finback_mqtt::NAME,
         layout: "native",
         make: |settings| Arc::new(finback_mqtt::Mqtt::new(settings.mqtt.clone())),
-        treats: Treatment::is::<finback_mqtt::Policy>,
     },
     Entry {
         name: finback_http::NAME,
         layout: "spring",
         make: http,
-        treats: Treatment::is::<finback_http::HttpPolicy>,
     },
     // It needs ports for brokers, so it is spoken only where it is asked for.
     Entry {
         name: finback_rocketmq::NAME,
         layout: "native",
         make: rocketmq_of,
-        treats: |_| false,
     },
     // It claims everything, so it comes last, and only where it is asked for.
     Entry {
         name: finback_tcp::NAME,
         layout: "native",
         make: |_| Arc::new(finback_tcp::Tcp),
-        treats: |_| false,
     },
 ];
 
@@ -140,8 +132,7 @@ pub fn reaching(listeners: &[ListenerSpec], table: &str, route: &Route) -> Vec<&
 /// Whether calls that routes know by this name are treated as a route says.
 #[must_use]
 pub fn treats(protocol: &str, treatment: &Treatment) -> bool {
-    let mut all = ENTRIES.iter();
-    all.any(|own| known_as(own.name).any(|name| name == protocol) && (own.treats)(treatment))
+    known_as(treatment.protocol()).any(|name| name == protocol)
 }
 
 /// The protocols whose calls may take a route of a table, and are not treated as it says.

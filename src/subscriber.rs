@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use finback_bridges::{Confirm, Failure, Outlet};
+use finback_bridges::{Confirm, Failure};
 use finback_mqtt::OutgoingMessage;
 use finback_mqtt::codec::Properties;
 use finback_mqtt::codec::properties::{Writer, id};
@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::bridges::BridgeOutlet;
 use crate::bridges::sink::BridgeSink;
 use crate::tls::ClientFiles;
 
@@ -70,12 +71,12 @@ impl Subscription {
 /// Everything that was configured of a subscription.
 struct Settings {
     own: String,
-    outlet: Arc<dyn Outlet>,
+    outlet: BridgeOutlet,
 }
 
 impl PartialEq for Settings {
     fn eq(&self, other: &Self) -> bool {
-        self.own == other.own && self.outlet.is_same(&*other.outlet)
+        self.own == other.own && self.outlet.is_same(&other.outlet)
     }
 }
 

@@ -7,7 +7,6 @@ mod template;
 mod topics;
 mod way;
 
-use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
@@ -73,7 +72,7 @@ pub enum Failure {
 pub type Confirm = Box<dyn FnOnce(Result<Place, Failure>) + Send + Sync>;
 
 /// Where messages leave for one cluster of another system.
-pub trait Outlet: Any + fmt::Debug + Send + Sync {
+pub trait Outlet: fmt::Debug + Send + Sync {
     /// What kind of system it is, as traces have it.
     fn system(&self) -> &'static str;
 
@@ -82,9 +81,6 @@ pub trait Outlet: Any + fmt::Debug + Send + Sync {
 
     /// Bytes of the longest message that it takes.
     fn limit(&self) -> usize;
-
-    /// Whether another one was configured in the same way.
-    fn is_same(&self, other: &dyn Outlet) -> bool;
 
     /// Takes a message; `confirm` is told when the brokers have it, or do not get it.
     ///

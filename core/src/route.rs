@@ -19,7 +19,7 @@ use crate::trace::Choice;
 
 pub use cidr::{Cidr, CidrError};
 pub use text::Text;
-pub use treatment::Treatment;
+pub use treatment::{ForeignPolicy, RoutePolicy, Treatment};
 
 /// Conditions on a call, all of which must hold. The default matches every call.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -139,12 +139,7 @@ pub(super) fn route(own: &Route) -> Value {
 
 /// Where messages go that a route takes in the place of an endpoint.
 fn taken(route: &Route) -> Option<String> {
-    let treatment = route.treatment.as_ref()?;
-    if let Some(own) = treatment.get::<finback_http::HttpPolicy>() {
-        return Some(own.handler.as_ref()?.explain());
-    }
-    let policy = treatment.get::<finback_mqtt::Policy>()?;
-    Some(policy.produce.as_ref()?.sink.explain())
+    route.treatment.as_ref()?.destination()
 }
 
 /// What becomes of a route's calls besides, in words.

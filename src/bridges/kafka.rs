@@ -1,6 +1,5 @@
 //! Kafka clusters of the configuration, as places where messages leave.
 
-use std::any::Any;
 use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
@@ -62,6 +61,11 @@ impl KafkaOutlet {
         }
     }
 
+    /// Whether another one was configured in the same way.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.name == other.name && self.config == other.config
+    }
+
     /// Its producer, if it has been started.
     #[must_use]
     pub fn producer(&self) -> Option<&Arc<Producer>> {
@@ -80,12 +84,6 @@ impl Outlet for KafkaOutlet {
 
     fn limit(&self) -> usize {
         self.limit
-    }
-
-    fn is_same(&self, other: &dyn Outlet) -> bool {
-        let other: &dyn Any = other;
-        let other = other.downcast_ref::<Self>();
-        other.is_some_and(|own| own.name == self.name && own.config == self.config)
     }
 
     fn send(&self, message: &Message<'_>, confirm: Option<Confirm>) -> Result<(), Failure> {

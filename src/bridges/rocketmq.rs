@@ -8,7 +8,6 @@ mod servers;
 mod signature;
 mod way;
 
-use std::any::Any;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -83,6 +82,11 @@ impl RocketMqOutlet {
         Ok(())
     }
 
+    /// Whether another one was configured in the same way.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.name == other.name && self.config == other.config
+    }
+
     /// Its producer, if it has been started.
     #[must_use]
     pub fn producer(&self) -> Option<&Arc<Producer>> {
@@ -101,12 +105,6 @@ impl Outlet for RocketMqOutlet {
 
     fn limit(&self) -> usize {
         self.config.longest
-    }
-
-    fn is_same(&self, other: &dyn Outlet) -> bool {
-        let other: &dyn Any = other;
-        let other = other.downcast_ref::<Self>();
-        other.is_some_and(|own| own.name == self.name && own.config == self.config)
     }
 
     fn send(&self, message: &Message<'_>, confirm: Option<Confirm>) -> Result<(), Failure> {

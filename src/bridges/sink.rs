@@ -1,15 +1,15 @@
 //! Messages of MQTT and bodies of HTTP for another system: what each becomes there.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use finback_bridges::{BRIDGE, Confirm, Failure, Message, Outlet, Place, Template, way};
+use finback_bridges::{BRIDGE, Confirm, Failure, Message, Place, Template, way};
 use finback_http::{Handler, Handling};
 use finback_mqtt::codec::properties::{Value, id};
 use finback_mqtt::{MessageSink, NotTaken, OutgoingMessage, Receipt};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use tokio::sync::oneshot;
+
+use super::BridgeOutlet;
 
 /// The longest body of a request; brokers take no more unless they are told to.
 const MAX_BODY: usize = 1024 * 1024;
@@ -62,7 +62,7 @@ pub enum Tag {
 #[derive(Debug)]
 pub struct BridgeSink {
     /// The cluster.
-    pub outlet: Arc<dyn Outlet>,
+    pub outlet: BridgeOutlet,
     /// The topic there.
     pub topic: Template,
     /// What decides about the partition.
@@ -101,11 +101,11 @@ impl MessageSink for BridgeSink {
     }
 
     fn limit(&self) -> usize {
-        self.outlet.limit()
+        self.outlet.get().limit()
     }
 
     fn destination(&self, topic: &str) -> Option<(&'static str, String)> {
-        Some((self.outlet.system(), self.topic.fill(topic)?))
+        Some((self.outlet.get().system(), self.topic.fill(topic)?))
     }
 
     fn explain(&self) -> String {
@@ -115,7 +115,7 @@ impl MessageSink for BridgeSink {
 
 impl BridgeSink {
     fn in_words(&self) -> String {
-        let (system, name) = (self.outlet.system(), self.outlet.name());
+        let (system, name) = (self.outlet.get().system(), self.outlet.get().name());
         format!("{system} {name}, topic {}", self.topic)
     }
 
@@ -139,7 +139,7 @@ impl BridgeSink {
     ) -> Result<(), Failure> {
         let topic = self.topic.fill(message.topic).ok_or(Failure::NoTopic)?;
         let before = message.properties.user(BRIDGE).unwrap_or_default();
-        let way = way(before, &*self.outlet, &topic)?;
+        let way = way(before, self.outlet.get(), &topic)?;
         let qos = [b'0' + message.qos];
         let mut headers: Vec<(&str, &[u8])> = vec![
             ("mqtt.topic", message.topic.as_bytes()),
@@ -190,7 +190,7 @@ impl BridgeSink {
             payload: message.payload,
             headers: &headers,
         };
-        self.outlet.send(&written, confirm)
+        self.outlet.get().send(&written, confirm)
     }
 }
 
@@ -240,7 +240,7 @@ impl BridgeSink {
         let own = |name: &str| head.headers.get(name).map(HeaderValue::as_bytes);
         let before = own(BRIDGE).map(std::str::from_utf8).transpose();
         let before = before.map_err(|_| Failure::Loop)?.unwrap_or_default();
-        let way = way(before, &*self.outlet, &topic)?;
+        let way = way(before, self.outlet.get(), &topic)?;
         let mut headers: Vec<(&str, &[u8])> =
             vec![("http.path", path.as_bytes()), (BRIDGE, way.as_bytes())];
         headers.extend(KEPT.iter().filter_map(|name| Some((*name, own(name)?))));
@@ -260,7 +260,7 @@ impl BridgeSink {
             payload: body,
             headers: &headers,
         };
-        self.outlet.send(&written, confirm)
+        self.outlet.get().send(&written, confirm)
     }
 }
 
@@ -272,7 +272,7 @@ impl Handler for BridgeSink {
     fn destination(&self, head: &Parts) -> Option<(&'static str, String)> {
         let path = head.uri.path().trim_matches('/');
         let topic = (head.method == Method::POST).then(|| self.topic.fill(path));
-        Some((self.outlet.system(), topic??))
+        Some((self.outlet.get().system(), topic??))
     }
 
     fn explain(&self) -> String {

@@ -295,7 +295,7 @@ impl Mirror {
     /// Whether another one was configured in the same way.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
-        self.outlet.is_same(&*other.outlet)
+        self.outlet.is_same(&other.outlet)
             && self.topic.to_string() == other.topic.to_string()
             && self.key == other.key
     }

@@ -8,7 +8,6 @@ mod caller;
 mod tunnel;
 mod words;
 
-use std::any::Any;
 use std::borrow::Cow;
 use std::io;
 use std::rc::Rc;
@@ -24,7 +23,7 @@ use crate::mesh::{
 };
 use crate::net::Transport;
 use crate::rejection::Rejection;
-use crate::route::Route;
+use crate::route::{ForeignPolicy, Route, RoutePolicy};
 use crate::trace::{Choice, Field};
 
 use super::shadow::{MessageShadow, Shadowed};
@@ -315,9 +314,9 @@ impl DrivenExchange {
     ///
     /// # Errors
     /// [`Rejection::Denied`] if the route's is made for another protocol: the call goes no further.
-    pub fn treatment<T: Any + Send + Sync>(&self) -> Result<Option<Arc<T>>, Rejection> {
+    pub fn treatment<T: RoutePolicy>(&self) -> Result<Option<Arc<T>>, Rejection> {
         let own = self.route().and_then(|route| route.treatment.as_ref());
-        own.map(|own| own.shared().ok_or(Rejection::Denied))
+        own.map(|own| own.shared().map_err(|ForeignPolicy| Rejection::Denied))
             .transpose()
     }
 

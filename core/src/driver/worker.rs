@@ -3,9 +3,9 @@
 mod dialling;
 mod timekeeper;
 
-use std::any::{Any, TypeId};
+use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::Deref;
 use std::rc::{Rc, Weak};
@@ -56,8 +56,8 @@ pub struct Worker {
     residents: Residents,
     /// Calls and sessions that are nowhere else to be found.
     lists: Lists,
-    /// What protocols keep per worker, by type.
-    states: RefCell<HashMap<TypeId, Rc<dyn Any>>>,
+    /// What protocols keep per worker: of each type one, a handful in all.
+    states: RefCell<Vec<Rc<dyn Any>>>,
     /// No call's deadline is earlier.
     deadline: Cell<Now>,
     deadline_moved: Notify,
@@ -176,15 +176,15 @@ impl Worker {
         });
     }
 
-    /// A protocol's own state in this worker, made when it is first asked for.
+    /// A protocol's own state in this worker, made when it is first asked for. Its type is all that it is found by, so
+    /// there is no key under which another one could stand.
     pub fn state<T: Default + 'static>(&self) -> Rc<T> {
         let mut states = self.states.borrow_mut();
-        let known = states
-            .get(&TypeId::of::<T>())
-            .and_then(|state| state.clone().downcast::<T>().ok());
+        let mut all = states.iter();
+        let known = all.find_map(|state| state.clone().downcast::<T>().ok());
         known.unwrap_or_else(|| {
             let fresh = Rc::<T>::default();
-            states.insert(TypeId::of::<T>(), fresh.clone());
+            states.push(fresh.clone());
             fresh
         })
     }

@@ -11,7 +11,7 @@ use finback_core::filter::rate_limit::{Limit, RateLimit, Unit};
 use finback_core::mesh::RoutingSpec;
 use finback_core::rejection::Rejection;
 use finback_core::rng::Share;
-use finback_core::route::{Destination, Mark, Match, Route, Shadow, Text, Treatment};
+use finback_core::route::{Destination, Mark, Match, Route, RoutePolicy, Shadow, Text, Treatment};
 use tokio::time::Instant;
 
 use crate::toy::*;
@@ -141,12 +141,22 @@ async fn a_filter_that_is_not_there_lets_nothing_pass() {
     assert_eq!(count.load(Ordering::SeqCst), 0);
 }
 
+/// A policy of a protocol that nobody speaks here.
+#[derive(Debug)]
+struct Foreign;
+
+impl RoutePolicy for Foreign {
+    fn protocol(&self) -> &'static str {
+        "foreign"
+    }
+}
+
 #[tokio::test]
 async fn what_a_route_does_beyond_routing_is_never_left_out() {
     let (server, count) = echo().await;
     let mut spec = filtered(&[server], vec![("slow", limit(1, 1, 0))]);
     let route = Route {
-        treatment: Some(Treatment::new("somebody else's")),
+        treatment: Some(Treatment::new(Foreign)),
         ..Route::clone(&spec.tables[0].routes[0])
     };
     spec.tables[0].routes = vec![Arc::new(route)];

@@ -9,5 +9,6 @@ mod filters;
 mod hand_over;
 mod hedging;
 mod sessions;
+mod states;
 mod tls;
 mod toy;

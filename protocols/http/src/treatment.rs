@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use finback_core::route::RoutePolicy;
 use http::header::{HeaderName, LOCATION};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
@@ -119,6 +120,16 @@ impl Change {
             },
             Self::Regex { from, to } => from.replace(path, to.as_str()).into_owned(),
         }
+    }
+}
+
+impl RoutePolicy for HttpPolicy {
+    fn protocol(&self) -> &'static str {
+        crate::NAME
+    }
+
+    fn destination(&self) -> Option<String> {
+        Some(self.handler.as_ref()?.explain())
     }
 }
 

@@ -7,6 +7,8 @@ mod template;
 use std::sync::Arc;
 use std::time::Duration;
 
+use finback_core::route::RoutePolicy;
+
 use crate::authentication::Authentication;
 use crate::codec::Connect;
 use crate::sink::MessageSink;
@@ -50,6 +52,20 @@ pub struct Policy {
     pub produce: Option<Produce>,
     /// Where messages go besides their broker.
     pub tap: Option<Tap>,
+}
+
+impl RoutePolicy for Policy {
+    fn protocol(&self) -> &'static str {
+        crate::NAME
+    }
+
+    fn destination(&self) -> Option<String> {
+        Some(self.produce.as_ref()?.sink.explain())
+    }
+
+    fn announces_clients(&self) -> bool {
+        self.proxy_protocol
+    }
 }
 
 /// Where messages go in the place of a broker.

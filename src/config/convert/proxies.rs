@@ -5,7 +5,7 @@ use std::sync::Arc;
 use finback_core::cluster::ClusterSpec;
 use finback_core::driver::{ListenerSpec, Protocol, Proxies, ProxyHeader};
 use finback_core::net::ProxyVersion;
-use finback_core::route::{Destination, Route, RouteTable};
+use finback_core::route::{Destination, Route, RouteTable, Treatment};
 
 use super::Result;
 use super::routes::sources;
@@ -76,9 +76,8 @@ pub(super) fn check(
 ) -> Result<()> {
     for table in tables {
         for route in table.routes.iter().filter(|own| leads_to(own, cluster)) {
-            let policy = route.treatment.as_ref();
-            let policy = policy.and_then(|own| own.get::<finback_mqtt::Policy>());
-            if policy.is_some_and(|policy| policy.proxy_protocol) {
+            let treatment = route.treatment.as_ref();
+            if treatment.is_some_and(Treatment::announces_clients) {
                 let message = format!(
                     "route `{}` has `proxy_protocol` for the brokers of cluster `{}`, too; take one away",
                     route.name, cluster.name

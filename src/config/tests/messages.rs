@@ -527,6 +527,22 @@ fn brokers_of_rocketmq_need_ports_of_their_own_and_one_policy() {
 }
 
 #[test]
+fn brokers_are_told_once_whose_a_connection_is() {
+    let told = |by_route: bool| {
+        let text = format!(
+            "listeners: [ {{ name: all, address: \"127.0.0.1:0\", protocol: mqtt, routes: all }} ]\nroutes:\n  all: [ {{ mqtt: {{ \
+             proxy_protocol: {by_route} }}, to: {{ cluster: b }} }} ]\nclusters: {{ b: {{ proxy_protocol: v2, endpoints: [ \
+             \"127.0.0.1:1\" ] }} }}\n"
+        );
+        parse(&text, Path::new("f.yaml")).map(drop)
+    };
+    assert!(told(false).is_ok());
+    let error = told(true).unwrap_err().to_string();
+    let expected = "has `proxy_protocol` for the brokers of cluster `b`, too; take one away";
+    assert!(error.contains(expected), "{error}");
+}
+
+#[test]
 fn what_only_one_protocol_does_needs_a_route_that_only_its_calls_take() {
     for (protocol, route, expected) in [
         (

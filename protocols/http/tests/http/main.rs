@@ -7,5 +7,6 @@ mod hand_over;
 mod heads;
 mod hedging;
 mod messages;
+mod policies;
 mod resending;
 mod support;

@@ -3,6 +3,7 @@
 
 mod bounds;
 mod hand_over;
+mod policies;
 #[path = "../../../http/tests/http/support/mess.rs"]
 mod support;
 #[path = "../../../../core/tests/calls/tls.rs"]

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use finback_bridges::{Outlet, Template, TemplateNames as TopicNames};
+use finback_bridges::{Template, TemplateNames as TopicNames};
 use finback_core::route::Treatment;
 use finback_mqtt::{Policy, Produce};
 
 use super::mqtt::Unbrokered;
 use super::{Names, Result};
-use crate::bridges::rocketmq;
 use crate::bridges::sink::{BridgeSink, Key, Tag};
+use crate::bridges::{BridgeOutlet, rocketmq};
 use crate::config::Wrong;
 use crate::config::file;
 use crate::config::units::Placed;
@@ -72,9 +72,15 @@ pub(in crate::config::convert) fn sink(
     messages: bool,
     names: &Names,
 ) -> Result<Arc<BridgeSink>> {
-    let (outlet, topics): (Arc<dyn Outlet>, _) = match (&value.kafka, &value.rocketmq) {
-        (Some(name), None) => (names.outlets.kafka(name)?, &finback_kafka::NAMES),
-        (None, Some(name)) => (names.outlets.rocketmq(name)?, &rocketmq::NAMES),
+    let (outlet, topics) = match (&value.kafka, &value.rocketmq) {
+        (Some(name), None) => {
+            let cluster = names.outlets.kafka(name)?;
+            (BridgeOutlet::Kafka(cluster), &finback_kafka::NAMES)
+        }
+        (None, Some(name)) => {
+            let cluster = names.outlets.rocketmq(name)?;
+            (BridgeOutlet::RocketMq(cluster), &rocketmq::NAMES)
+        }
         _ => {
             let message = "where to? write either `kafka` or `rocketmq`";
             return Err(Wrong::at(place, message));
