@@ -2,7 +2,7 @@
 //! hold for them as for all: nothing blocks a worker, and every wait has an end.
 
 mod answers;
-mod asking;
+pub mod asking;
 pub mod contexts;
 pub(crate) mod dial;
 pub mod external_authorization;

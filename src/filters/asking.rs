@@ -1,37 +1,83 @@
 //! Filters that ask a server: the question, and what no answer means.
 
+use std::fmt;
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use finback_core::filter::{Asked, Decided, Edits, Flow, Refusal, Tally, Wait};
-use prost::Message;
+use finback_core::filter::{
+    Check, Decided, Edits, Filter, Flow, Refusal, Tally, Target, Wait, same,
+};
 
-use super::server::{Framed, Server, Trouble};
+use super::server::{Server, Trouble};
+
+/// What a server is asked, as configured.
+pub trait AskingPolicy: PartialEq + fmt::Debug + Send + Sync + 'static {
+    /// What the configuration calls it.
+    const KIND: &'static str;
+
+    /// Whether calls pass where the server does not answer.
+    fn passes_unanswered(&self) -> bool;
+
+    /// What a call is told about which nothing was decided; `None` if it passes all the same.
+    fn undecided(&self) -> Option<Refusal>;
+
+    /// How it asks `server` about calls of this kind.
+    fn check(
+        self: &Arc<Self>,
+        server: &Arc<Server>,
+        target: &Target<'_>,
+        tally: &Tally,
+    ) -> Rc<dyn Check>;
+
+    /// Its rules in words, what silence means left out; `asks` says whom it asks.
+    fn describe(&self, asks: String) -> Vec<String>;
+}
 
 /// A policy, and the server that has to say what comes of it.
 #[derive(Debug)]
-pub(super) struct Asks<P> {
-    pub(super) policy: Arc<P>,
-    pub(super) server: Arc<Server>,
+pub struct Asks<P> {
+    policy: Arc<P>,
+    server: Arc<Server>,
 }
 
-impl<P: PartialEq> Asks<P> {
-    pub(super) fn new(policy: P, server: Arc<Server>) -> Self {
+impl<P: AskingPolicy> Asks<P> {
+    /// As this server says.
+    #[must_use]
+    pub fn new(policy: P, server: Arc<Server>) -> Self {
         let policy = Arc::new(policy);
         Self { policy, server }
     }
+}
 
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        self.policy == other.policy && self.server.settings() == other.server.settings()
+impl<P: AskingPolicy> Filter for Asks<P> {
+    fn kind(&self) -> &'static str {
+        P::KIND
     }
 
-    /// Whom it asks, for an operator.
-    pub(super) fn describe(&self) -> String {
+    fn at(&self, target: &Target<'_>, tally: &Tally) -> Option<Rc<dyn Check>> {
+        Some(self.policy.check(&self.server, target, tally))
+    }
+
+    fn is_same(&self, other: &dyn Filter) -> bool {
+        same(self, other, |own, other| {
+            own.policy == other.policy && own.server.settings() == other.server.settings()
+        })
+    }
+
+    fn describe(&self) -> Vec<String> {
         let settings = self.server.settings();
         let (timeout, places) = (settings.timeout, settings.in_flight);
-        format!("asks {settings}, for up to {timeout:?}, {places} calls at a time")
+        let asks = format!("asks {settings}, for up to {timeout:?}, {places} calls at a time");
+        let mut lines = self.policy.describe(asks);
+        let unanswered = match self.policy.passes_unanswered() {
+            true => "calls pass where it does not answer",
+            false => "calls are refused where it does not answer",
+        };
+        lines.push(unanswered.to_owned());
+        lines
     }
 }
 
@@ -48,20 +94,15 @@ pub(super) struct Outcomes {
 }
 
 impl Outcomes {
-    pub(super) fn new(
-        server: &Arc<Server>,
-        tally: &Tally,
-        passes: bool,
-        undecided: Option<Refusal>,
-    ) -> Self {
+    pub(super) fn new(policy: &impl AskingPolicy, server: &Arc<Server>, tally: &Tally) -> Self {
         let count = |decision| tally.count(&Arc::from(""), decision);
         Self {
             server: server.clone(),
             allowed: count("allowed"),
             error: count("error"),
             error_allowed: count("error_allowed"),
-            passes,
-            undecided,
+            passes: policy.passes_unanswered(),
+            undecided: policy.undecided(),
         }
     }
 
@@ -71,6 +112,14 @@ impl Outcomes {
         Decided {
             edits,
             refusal: None,
+        }
+    }
+
+    /// What comes of no answer, or of one that says nothing.
+    pub(super) fn silent(&self, trouble: &Trouble) -> Decided {
+        Decided {
+            refusal: self.silence(trouble),
+            ..Decided::default()
         }
     }
 
@@ -98,21 +147,21 @@ impl Outcomes {
 
 /// Makes decisions of answers.
 pub(super) trait Judge: 'static {
-    /// The method that is called (gRPC over HTTP/2, "Path").
-    const METHOD: &'static str;
-    /// What it answers.
-    type Answer: Message + Default;
+    /// What the server answers.
+    type Answer;
 
     fn outcomes(&self) -> &Outcomes;
 
-    fn judge(&self, answer: Self::Answer) -> Decided;
+    /// What comes of an answer; it may have the call wait.
+    fn judge(&self, answer: Self::Answer) -> impl Future<Output = Decided>;
 }
 
-/// Asks about a call, which waits for the answer.
-pub(super) fn ask<J: Judge>(judge: &Rc<J>, asked: &Asked<'_, '_>, question: &impl Message) -> Flow {
-    let server = &judge.outcomes().server;
-    let answer = server.ask::<J::Answer>(J::METHOD, asked.source, Framed::of(question));
-    let answer = match answer {
+/// Has a call wait for the answer to what was asked about it.
+pub(super) fn wait<J: Judge>(
+    judge: &Rc<J>,
+    asked: Result<impl Future<Output = Result<J::Answer, Trouble>> + 'static, Trouble>,
+) -> Flow {
+    let answer = match asked {
         Ok(answer) => answer,
         Err(trouble) => {
             let refusal = judge.outcomes().silence(&trouble);
@@ -122,11 +171,8 @@ pub(super) fn ask<J: Judge>(judge: &Rc<J>, asked: &Asked<'_, '_>, question: &imp
     let judge = judge.clone();
     let wait: Wait = Box::pin(async move {
         match answer.await {
-            Ok(answer) => judge.judge(answer),
-            Err(trouble) => Decided {
-                refusal: judge.outcomes().silence(&trouble),
-                ..Decided::default()
-            },
+            Ok(answer) => judge.judge(answer).await,
+            Err(trouble) => judge.outcomes().silent(&trouble),
         }
     });
     Flow::Wait(wait)

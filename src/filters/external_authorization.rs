@@ -8,20 +8,19 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use finback_core::filter::{
-    Asked, Check, Decided, Edits, Filter, Flow, Refusal, Tally, Target, same,
-};
+use finback_core::filter::{Asked, Check, Decided, Edits, Flow, Refusal, Tally, Target};
 use finback_core::rejection::Rejection;
 use finback_core::text::cut;
 
 use super::answers::edits;
-use super::asking::{self, Asks, Outcomes};
+use super::asking::{self, AskingPolicy, Asks, Outcomes};
 use super::messages::{
     Address, AttributeContext, Caller, CheckRequest, CheckResponse, DeniedResponse, HttpRequest,
     Request, Seconds, SocketAddress,
 };
-use super::server::{Server, Trouble};
+use super::server::{Framed, Server, Trouble};
 
+const METHOD: &str = "/envoy.service.auth.v3.Authorization/Check";
 /// All that a question says of attributes, in bytes. A call that has more is not asked about: what was left out might
 /// decide.
 const QUESTION: usize = 64 * 1024;
@@ -43,24 +42,25 @@ pub struct Policy {
 }
 
 /// Who may call what, as another server says.
-#[derive(Debug)]
-pub struct ExternalAuthorization(Asks<Policy>);
+pub type ExternalAuthorization = Asks<Policy>;
 
-impl ExternalAuthorization {
-    /// As this server says.
-    #[must_use]
-    pub fn new(policy: Policy, server: Arc<Server>) -> Self {
-        Self(Asks::new(policy, server))
-    }
-}
+impl AskingPolicy for Policy {
+    const KIND: &'static str = "external_authorization";
 
-impl Filter for ExternalAuthorization {
-    fn kind(&self) -> &'static str {
-        "external_authorization"
+    fn passes_unanswered(&self) -> bool {
+        self.failure_mode_allow
     }
 
-    fn at(&self, target: &Target<'_>, tally: &Tally) -> Option<Rc<dyn Check>> {
-        let Asks { policy, server } = &self.0;
+    fn undecided(&self) -> Option<Refusal> {
+        (!self.dry_run).then(|| Refusal::new(Rejection::Denied, &Arc::from("")))
+    }
+
+    fn check(
+        self: &Arc<Self>,
+        server: &Arc<Server>,
+        target: &Target<'_>,
+        tally: &Tally,
+    ) -> Rc<dyn Check> {
         let none = Arc::from("");
         let own = [
             ("protocol", target.protocol),
@@ -71,43 +71,33 @@ impl Filter for ExternalAuthorization {
             ("version", target.version),
             ("group", target.group),
         ];
-        let mut context = policy.context.clone();
+        let mut context = self.context.clone();
         let own = own.into_iter().filter(|(_, value)| !value.is_empty());
         context.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
-        let undecided = (!policy.dry_run).then(|| Refusal::new(Rejection::Denied, &none));
-        Some(Rc::new(Asking {
-            policy: policy.clone(),
+        Rc::new(Questions {
+            policy: self.clone(),
+            server: server.clone(),
             is_http: target.protocol == finback_http::NAME,
             protocol: target.protocol.into(),
             path: format!("/{}/{}", target.service, target.method),
             context,
             judge: Rc::new(Judge {
-                outcomes: Outcomes::new(server, tally, policy.failure_mode_allow, undecided),
-                policy: policy.clone(),
+                outcomes: Outcomes::new(&**self, server, tally),
+                policy: self.clone(),
                 denied: tally.count(&none, "denied"),
                 would_deny: tally.count(&none, "would_deny"),
                 limited: tally.count(&none, "limited"),
                 none,
             }),
-        }))
+        })
     }
 
-    fn is_same(&self, other: &dyn Filter) -> bool {
-        same(self, other, |own, other| own.0.is_same(&other.0))
-    }
-
-    fn describe(&self) -> Vec<String> {
-        let policy = &self.0.policy;
-        let mut lines = vec![self.0.describe()];
-        if !policy.attributes.is_empty() {
-            lines.push(format!("tells it of {}", policy.attributes.join(", ")));
+    fn describe(&self, asks: String) -> Vec<String> {
+        let mut lines = vec![asks];
+        if !self.attributes.is_empty() {
+            lines.push(format!("tells it of {}", self.attributes.join(", ")));
         }
-        let silent = match policy.failure_mode_allow {
-            true => "calls pass where it does not answer",
-            false => "calls are refused where it does not answer",
-        };
-        lines.push(silent.to_owned());
-        if policy.dry_run {
+        if self.dry_run {
             lines.push("refuses nothing (dry run)".to_owned());
         }
         lines
@@ -115,8 +105,9 @@ impl Filter for ExternalAuthorization {
 }
 
 /// What is asked about calls of one kind, in one worker.
-struct Asking {
+struct Questions {
     policy: Arc<Policy>,
+    server: Arc<Server>,
     /// Its attributes have the request line; in other protocols they are what callers make of them.
     is_http: bool,
     protocol: Box<str>,
@@ -126,7 +117,7 @@ struct Asking {
     judge: Rc<Judge>,
 }
 
-impl Asking {
+impl Questions {
     /// The question; `None` if it would be too long.
     fn question(&self, asked: &mut Asked<'_, '_>) -> Option<CheckRequest> {
         let mut headers = BTreeMap::new();
@@ -185,13 +176,15 @@ impl Asking {
     }
 }
 
-impl Check for Asking {
+impl Check for Questions {
     fn open(&self, asked: &mut Asked<'_, '_>) -> Flow {
         let Some(question) = self.question(asked) else {
             let refusal = self.judge.outcomes.misled(TOO_MUCH);
             return refusal.map_or(Flow::Continue, Flow::Refuse);
         };
-        asking::ask(&self.judge, asked, &question)
+        let question = Framed::of(&question);
+        let answer = self.server.ask(METHOD, asked.source, question);
+        asking::wait(&self.judge, answer)
     }
 }
 
@@ -206,14 +199,13 @@ struct Judge {
 }
 
 impl asking::Judge for Judge {
-    const METHOD: &'static str = "/envoy.service.auth.v3.Authorization/Check";
     type Answer = CheckResponse;
 
     fn outcomes(&self) -> &Outcomes {
         &self.outcomes
     }
 
-    fn judge(&self, answer: CheckResponse) -> Decided {
+    async fn judge(&self, answer: CheckResponse) -> Decided {
         let outcomes = &self.outcomes;
         let code = answer.status.map_or(0, |own| own.code);
         let refusal = match (code, answer.denied) {

@@ -8,15 +8,16 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use finback_core::filter::rate_limit::Per;
-use finback_core::filter::{Asked, Check, Decided, Filter, Flow, Refusal, Tally, Target, same};
+use finback_core::filter::{Asked, Check, Decided, Flow, Refusal, Tally, Target};
 use finback_core::rejection::Rejection;
 use finback_core::text::cut;
 
 use super::answers::edits;
-use super::asking::{self, Asks, Outcomes};
+use super::asking::{self, AskingPolicy, Asks, Outcomes};
 use super::messages::{Descriptor, Entry, RateLimitRequest, RateLimitResponse};
-use super::server::{Server, Trouble};
+use super::server::{Framed, Server, Trouble};
 
+const METHOD: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
 /// What is told of a value, in bytes: longer ones that begin alike are counted together.
 const VALUE: usize = 256;
 /// `envoy.service.ratelimit.v3.RateLimitResponse.Code`.
@@ -49,16 +50,7 @@ pub struct Policy {
 }
 
 /// How many calls there may be, as another server says.
-#[derive(Debug)]
-pub struct RateLimitService(Asks<Policy>);
-
-impl RateLimitService {
-    /// As this server says.
-    #[must_use]
-    pub fn new(policy: Policy, server: Arc<Server>) -> Self {
-        Self(Asks::new(policy, server))
-    }
-}
+pub type RateLimitService = Asks<Policy>;
 
 /// A value of a descriptor for calls of one kind.
 pub(super) enum Value {
@@ -78,54 +70,49 @@ pub(super) fn value(source: &DescriptorSource, target: &Target<'_>) -> Value {
     }
 }
 
-impl Filter for RateLimitService {
-    fn kind(&self) -> &'static str {
-        "rate_limit_service"
+/// What a call is told whose rate no server tells: nobody knows whether the caller used up anything.
+pub(super) fn rate_unknown() -> Refusal {
+    let mut undecided = Refusal::new(Rejection::Overloaded, &Arc::from(""));
+    undecided.text = "its rate cannot be told".into();
+    undecided
+}
+
+impl AskingPolicy for Policy {
+    const KIND: &'static str = "rate_limit_service";
+
+    fn passes_unanswered(&self) -> bool {
+        !self.failure_mode_deny
     }
 
-    fn at(&self, target: &Target<'_>, tally: &Tally) -> Option<Rc<dyn Check>> {
-        let Asks { policy, server } = &self.0;
-        let none = Arc::from("");
-        // Nobody knows whether the caller used up anything.
-        let mut undecided = Refusal::new(Rejection::Overloaded, &none);
-        undecided.text = "its rate cannot be told".into();
-        let passes = !policy.failure_mode_deny;
-        let descriptors = policy.descriptors.iter().map(|entries| {
+    fn undecided(&self) -> Option<Refusal> {
+        Some(rate_unknown())
+    }
+
+    fn check(
+        self: &Arc<Self>,
+        server: &Arc<Server>,
+        target: &Target<'_>,
+        tally: &Tally,
+    ) -> Rc<dyn Check> {
+        let descriptors = self.descriptors.iter().map(|entries| {
             let entries = entries.iter();
             let own = entries.map(|(key, source)| (key.clone(), value(source, target)));
             own.collect()
         });
-        Some(Rc::new(Counting {
-            domain: policy.domain.clone(),
+        Rc::new(Counting {
+            domain: self.domain.clone(),
+            server: server.clone(),
             descriptors: descriptors.collect(),
-            judge: Rc::new(Judge {
-                outcomes: Outcomes::new(server, tally, passes, Some(undecided)),
-                limited: tally.count(&none, "limited"),
-                none,
-            }),
-        }))
+            judge: Rc::new(Judge(Counts::new(&**self, server, tally))),
+        })
     }
 
-    fn is_same(&self, other: &dyn Filter) -> bool {
-        same(self, other, |own, other| own.0.is_same(&other.0))
-    }
-
-    fn describe(&self) -> Vec<String> {
-        let policy = &self.0.policy;
-        let mut lines = vec![format!(
-            "{}, in the domain {}",
-            self.0.describe(),
-            policy.domain
-        )];
-        lines.extend(policy.descriptors.iter().map(|entries| {
+    fn describe(&self, asks: String) -> Vec<String> {
+        let mut lines = vec![format!("{asks}, in the domain {}", self.domain)];
+        lines.extend(self.descriptors.iter().map(|entries| {
             let entries: Vec<String> = entries.iter().map(words).collect();
             format!("counts by {}", entries.join(", "))
         }));
-        let silent = match policy.failure_mode_deny {
-            true => "calls are refused where it does not answer",
-            false => "calls pass where it does not answer",
-        };
-        lines.push(silent.to_owned());
         lines
     }
 }
@@ -151,6 +138,7 @@ impl Value {
 /// What is asked about calls of one kind, in one worker.
 struct Counting {
     domain: String,
+    server: Arc<Server>,
     descriptors: Vec<Vec<(Arc<str>, Value)>>,
     judge: Rc<Judge>,
 }
@@ -181,12 +169,9 @@ impl Counting {
 
 impl Check for Counting {
     fn open(&self, asked: &mut Asked<'_, '_>) -> Flow {
-        for (_, value) in self.descriptors.iter().flatten() {
-            if let Value::Read(Per::Attribute(name)) = value
-                && let Some(refusal) = asked.doubt(name, &self.judge.none)
-            {
-                return Flow::Refuse(refusal);
-            }
+        let values = self.descriptors.iter().flatten();
+        if let Some(refusal) = doubted(values.map(|(_, value)| value), asked) {
+            return Flow::Refuse(refusal);
         }
         let descriptors = self.descriptors.iter();
         let descriptors = descriptors.filter_map(|own| Self::descriptor(own, asked));
@@ -199,51 +184,70 @@ impl Check for Counting {
             descriptors,
             hits_addend: 1,
         };
-        asking::ask(&self.judge, asked, &question)
+        let question = Framed::of(&question);
+        let answer = self.server.ask(METHOD, asked.source, question);
+        asking::wait(&self.judge, answer)
     }
 }
 
-/// Makes a decision of an answer.
-struct Judge {
-    outcomes: Outcomes,
+/// What was decided about rates, and how often.
+pub(super) struct Counts {
+    pub(super) outcomes: Outcomes,
     limited: Arc<AtomicU64>,
-    none: Arc<str>,
 }
 
-impl Judge {
-    /// One that says nothing is none.
-    fn silent(&self, why: String) -> Decided {
+impl Counts {
+    pub(super) fn new(policy: &impl AskingPolicy, server: &Arc<Server>, tally: &Tally) -> Self {
+        Self {
+            outcomes: Outcomes::new(policy, server, tally),
+            limited: tally.count(&Arc::from(""), "limited"),
+        }
+    }
+
+    /// It is over a limit, for so long.
+    pub(super) fn limited(&self, retry_after: Option<Duration>) -> Decided {
+        self.limited.fetch_add(1, Relaxed);
+        let mut refusal = Refusal::new(Rejection::Limited, &Arc::from(""));
+        refusal.retry_after = retry_after;
         Decided {
-            refusal: self.outcomes.silence(&Trouble::Failed(why.into())),
+            refusal: Some(refusal),
             ..Decided::default()
         }
     }
 }
 
+/// Why a call cannot be counted by one of these, where it says in two ways what that is.
+pub(super) fn doubted<'a>(
+    mut values: impl Iterator<Item = &'a Value>,
+    asked: &mut Asked<'_, '_>,
+) -> Option<Refusal> {
+    values.find_map(|value| match value {
+        Value::Read(Per::Attribute(name)) => asked.doubt(name, &Arc::from("")),
+        Value::Read(_) | Value::Known(_) => None,
+    })
+}
+
+/// Makes a decision of an answer.
+struct Judge(Counts);
+
 impl asking::Judge for Judge {
-    const METHOD: &'static str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
     type Answer = RateLimitResponse;
 
     fn outcomes(&self) -> &Outcomes {
-        &self.outcomes
+        &self.0.outcomes
     }
 
-    fn judge(&self, answer: RateLimitResponse) -> Decided {
+    async fn judge(&self, answer: RateLimitResponse) -> Decided {
+        let outcomes = &self.0.outcomes;
+        // One that says nothing is none.
+        let silent = |why: String| outcomes.silent(&Trouble::Failed(why.into()));
         match answer.overall_code {
             OK => match edits(answer.request_headers_to_add.iter(), [].iter()) {
-                Ok(edits) => self.outcomes.allowed(edits),
-                Err(what) => self.silent(format!("its answer has {what}")),
+                Ok(edits) => outcomes.allowed(edits),
+                Err(what) => silent(format!("its answer has {what}")),
             },
-            OVER_LIMIT => {
-                self.limited.fetch_add(1, Relaxed);
-                let mut refusal = Refusal::new(Rejection::Limited, &self.none);
-                refusal.retry_after = until_reset(&answer);
-                Decided {
-                    refusal: Some(refusal),
-                    ..Decided::default()
-                }
-            }
-            other => self.silent(format!("its answer has the code {other}")),
+            OVER_LIMIT => self.0.limited(until_reset(&answer)),
+            other => silent(format!("its answer has the code {other}")),
         }
     }
 }

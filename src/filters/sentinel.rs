@@ -2,19 +2,15 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use finback_core::filter::rate_limit::Per;
-use finback_core::filter::{
-    Asked, Check, Decided, Edits, Filter, Flow, Refusal, Tally, Target, Wait, same,
-};
-use finback_core::rejection::Rejection;
+use finback_core::filter::{Asked, Check, Decided, Edits, Flow, Refusal, Tally, Target};
 
-use super::asking::{Asks, Outcomes};
-use super::rate_limit_service::{DescriptorSource, Value, value, words};
+use super::asking::{self, AskingPolicy, Asks, Outcomes};
+use super::rate_limit_service::{
+    Counts, DescriptorSource, Value, doubted, rate_unknown, value, words,
+};
 use super::server::{Server, Trouble};
 use super::token_server::{FLOW, PARAM_FLOW, flow};
 
@@ -39,65 +35,43 @@ pub struct Policy {
 }
 
 /// How many calls there may be, as a token server of Sentinel says.
-#[derive(Debug)]
-pub struct Sentinel(Asks<Policy>);
+pub type Sentinel = Asks<Policy>;
 
-impl Sentinel {
-    /// As this server says.
-    #[must_use]
-    pub fn new(policy: Policy, server: Arc<Server>) -> Self {
-        Self(Asks::new(policy, server))
-    }
-}
+impl AskingPolicy for Policy {
+    const KIND: &'static str = "sentinel";
 
-impl Filter for Sentinel {
-    fn kind(&self) -> &'static str {
-        "sentinel"
+    fn passes_unanswered(&self) -> bool {
+        !self.failure_mode_deny
     }
 
-    fn at(&self, target: &Target<'_>, tally: &Tally) -> Option<Rc<dyn Check>> {
-        let Asks { policy, server } = &self.0;
-        let none = Arc::from("");
-        let mut undecided = Refusal::new(Rejection::Overloaded, &none);
-        undecided.text = "its rate cannot be told".into();
-        let values = policy.values.iter().map(|own| value(own, target));
-        Some(Rc::new(Counting {
-            policy: policy.clone(),
+    fn undecided(&self) -> Option<Refusal> {
+        Some(rate_unknown())
+    }
+
+    fn check(
+        self: &Arc<Self>,
+        server: &Arc<Server>,
+        target: &Target<'_>,
+        tally: &Tally,
+    ) -> Rc<dyn Check> {
+        let values = self.values.iter().map(|own| value(own, target));
+        Rc::new(Counting {
+            policy: self.clone(),
             server: server.clone(),
             values: values.collect(),
-            judge: Rc::new(Judge {
-                outcomes: Outcomes::new(server, tally, !policy.failure_mode_deny, Some(undecided)),
-                limited: tally.count(&none, "limited"),
-                none,
-            }),
-        }))
+            judge: Rc::new(Judge(Counts::new(&**self, server, tally))),
+        })
     }
 
-    fn is_same(&self, other: &dyn Filter) -> bool {
-        same(self, other, |own, other| own.0.is_same(&other.0))
-    }
-
-    fn describe(&self) -> Vec<String> {
-        let policy = &self.0.policy;
-        let mut lines = vec![format!(
-            "{}, for a token of the rule {}",
-            self.0.describe(),
-            policy.rule
-        )];
-        if !policy.values.is_empty() {
+    fn describe(&self, asks: String) -> Vec<String> {
+        let mut lines = vec![format!("{asks}, for a token of the rule {}", self.rule)];
+        if !self.values.is_empty() {
             let key = Arc::from("value");
-            let values = policy
-                .values
-                .iter()
-                .map(|own| words(&(Arc::clone(&key), own.clone())));
+            let values = self.values.iter();
+            let values = values.map(|own| words(&(Arc::clone(&key), own.clone())));
             let values: Vec<String> = values.collect();
             lines.push(format!("counts by {}", values.join(", ")));
         }
-        let silent = match policy.failure_mode_deny {
-            true => "calls are refused where it does not answer",
-            false => "calls pass where it does not answer",
-        };
-        lines.push(silent.to_owned());
         lines
     }
 }
@@ -112,12 +86,8 @@ struct Counting {
 
 impl Check for Counting {
     fn open(&self, asked: &mut Asked<'_, '_>) -> Flow {
-        for value in &self.values {
-            if let Value::Read(Per::Attribute(name)) = value
-                && let Some(refusal) = asked.doubt(name, &self.judge.none)
-            {
-                return Flow::Refuse(refusal);
-            }
+        if let Some(refusal) = doubted(self.values.iter(), asked) {
+            return Flow::Refuse(refusal);
         }
         let values: Option<Vec<String>> = self.values.iter().map(|own| own.of(asked)).collect();
         let Some(values) = values else {
@@ -126,21 +96,9 @@ impl Check for Counting {
         let policy = &self.policy;
         let values = (!values.is_empty()).then_some(&values[..]);
         let said = flow(policy.rule, 1, values, policy.prioritized);
-        let told = match self.server.ask_for_token(asked.source, said) {
-            Ok(told) => told,
-            Err(trouble) => {
-                let refusal = self.judge.outcomes.silence(&trouble);
-                return refusal.map_or(Flow::Continue, Flow::Refuse);
-            }
-        };
-        let judge = self.judge.clone();
-        let wait: Wait = Box::pin(async move {
-            match told.await.and_then(|answer| Told::read(&answer)) {
-                Ok(told) => judge.judge(told).await,
-                Err(trouble) => judge.silent(trouble),
-            }
-        });
-        Flow::Wait(wait)
+        let told = self.server.ask_for_token(asked.source, said);
+        let told = told.map(|told| async move { Told::read(&told.await?) });
+        asking::wait(&self.judge, told)
     }
 }
 
@@ -170,39 +128,28 @@ impl Told {
 }
 
 /// Makes a decision of an answer.
-struct Judge {
-    outcomes: Outcomes,
-    limited: Arc<AtomicU64>,
-    none: Arc<str>,
-}
+struct Judge(Counts);
 
-impl Judge {
+impl asking::Judge for Judge {
+    type Answer = Told;
+
+    fn outcomes(&self) -> &Outcomes {
+        &self.0.outcomes
+    }
+
     async fn judge(&self, told: Told) -> Decided {
+        let silent = |why: String| self.0.outcomes.silent(&Trouble::Failed(why.into()));
         match told.status {
-            OK => self.outcomes.allowed(Edits::default()),
+            OK => self.0.outcomes.allowed(Edits::default()),
             SHOULD_WAIT => {
                 // The call's own time bounds it.
                 tokio::time::sleep(told.wait).await;
-                self.outcomes.allowed(Edits::default())
+                self.0.outcomes.allowed(Edits::default())
             }
-            BLOCKED => {
-                self.limited.fetch_add(1, Relaxed);
-                Decided {
-                    refusal: Some(Refusal::new(Rejection::Limited, &self.none)),
-                    ..Decided::default()
-                }
-            }
-            NO_RULE => self.silent(Trouble::Failed("it has no such rule".into())),
-            TOO_MANY => self.silent(Trouble::Failed("it is asked too often".into())),
-            other => self.silent(Trouble::Failed(format!("it answers {other}").into())),
-        }
-    }
-
-    /// What is no answer.
-    fn silent(&self, trouble: Trouble) -> Decided {
-        Decided {
-            refusal: self.outcomes.silence(&trouble),
-            ..Decided::default()
+            BLOCKED => self.0.limited(None),
+            NO_RULE => silent("it has no such rule".to_owned()),
+            TOO_MANY => silent("it is asked too often".to_owned()),
+            other => silent(format!("it answers {other}")),
         }
     }
 }

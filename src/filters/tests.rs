@@ -13,6 +13,7 @@ use super::external_authorization::{self, ExternalAuthorization};
 use super::jwt::{Issuer, Jwt};
 use super::keys::{KeyRing, KeySource as Keys};
 use super::rate_limit_service::{self, DescriptorSource, RateLimitService};
+use super::sentinel::{self, Sentinel};
 use super::server::{Server, Settings};
 
 fn server(port: u16) -> Arc<Server> {
@@ -47,6 +48,16 @@ fn limits(port: u16) -> Box<dyn Filter> {
     Box::new(RateLimitService::new(policy, server(port)))
 }
 
+fn tokens(rule: i64, failure_mode_deny: bool) -> Box<dyn Filter> {
+    let policy = sentinel::Policy {
+        rule,
+        values: vec![DescriptorSource::Call(Per::Attribute("a".into()))],
+        prioritized: false,
+        failure_mode_deny,
+    };
+    Box::new(Sentinel::new(policy, server(1)))
+}
+
 fn jwt(attribute: &str) -> Box<dyn Filter> {
     let issuer = Issuer {
         name: "i".to_owned(),
@@ -67,6 +78,8 @@ fn filters_that_ask_keep_the_laws_though_nobody_sends_what_they_ask() {
     conformance::check(&|| authorization(false));
     conformance::check(&|| authorization(true));
     conformance::check(&|| limits(1));
+    conformance::check(&|| tokens(1, true));
+    conformance::check(&|| tokens(1, false));
     conformance::check(&|| jwt("authorization"));
     conformance::check(&|| jwt("token"));
 }
@@ -76,8 +89,47 @@ fn another_server_or_another_policy_is_another_filter() {
     assert!(!authorization(false).is_same(&*authorization(true)));
     assert!(!limits(1).is_same(&*limits(2)));
     assert!(!limits(1).is_same(&*authorization(true)));
+    assert!(!tokens(1, true).is_same(&*tokens(2, true)));
+    assert!(!tokens(1, true).is_same(&*tokens(1, false)));
+    assert!(!tokens(1, true).is_same(&*limits(1)));
     assert!(!jwt("a").is_same(&*jwt("b")));
     assert!(limits(1).describe()[0].starts_with("asks http://[::1]:1,"));
+}
+
+#[test]
+fn an_operator_is_told_whom_a_filter_asks_and_what_silence_means() {
+    let asks = "asks http://[::1]:1, for up to 200ms, 100 calls at a time";
+    let (pass, refused) = (
+        "calls pass where it does not answer",
+        "calls are refused where it does not answer",
+    );
+    for (filter, kind, begin, silence) in [
+        (authorization(true), "external_authorization", "", pass),
+        (authorization(false), "external_authorization", "", refused),
+        (
+            limits(1),
+            "rate_limit_service",
+            ", in the domain d",
+            refused,
+        ),
+        (
+            tokens(7, false),
+            "sentinel",
+            ", for a token of the rule 7",
+            pass,
+        ),
+        (
+            tokens(7, true),
+            "sentinel",
+            ", for a token of the rule 7",
+            refused,
+        ),
+    ] {
+        assert_eq!(filter.kind(), kind);
+        let lines = filter.describe();
+        assert_eq!(lines[0], format!("{asks}{begin}"));
+        assert_eq!(lines.last().unwrap(), silence, "{kind}");
+    }
 }
 
 #[tokio::test]

@@ -12,9 +12,10 @@ use crate::config::convert::url::Url;
 use crate::config::file;
 use crate::config::folder::Folder;
 use crate::config::units::{Placed, Time};
-use crate::filters::external_authorization::{self, ExternalAuthorization};
-use crate::filters::rate_limit_service::{self, Counted, DescriptorSource, RateLimitService};
-use crate::filters::sentinel::{self, Sentinel};
+use crate::filters::asking::{AskingPolicy, Asks};
+use crate::filters::external_authorization;
+use crate::filters::rate_limit_service::{self, Counted, DescriptorSource};
+use crate::filters::sentinel;
 use crate::filters::server::{Server, Settings, Speech};
 use crate::tls::ClientFiles;
 
@@ -29,40 +30,57 @@ const NAMESPACE: usize = 256;
 /// An answer to a question about rates may take so long.
 const USUAL: Duration = Duration::from_millis(20);
 
-/// A server that a filter asks, and the files of its TLS.
-struct Asked {
-    server: Arc<Server>,
-    tls: Option<Placed<ClientFiles>>,
-}
-
-/// How a server is reached, as written.
+/// A server that a filter asks, as written.
 struct Reached {
-    server: Placed<String>,
-    tls: Option<Placed<file::ClusterTls>>,
+    host: String,
+    port: u16,
+    speaks: Speech,
+    tls: Option<Placed<ClientFiles>>,
     timeout: Option<Time>,
     in_flight: Option<Placed<usize>>,
 }
 
 impl Reached {
-    fn server(self, filter: &str, usual: Duration, folder: &Folder<'_>) -> Result<Asked> {
+    /// One that speaks gRPC.
+    fn by_grpc(
+        server: &Placed<String>,
+        tls: Option<Placed<file::ClusterTls>>,
+        (timeout, in_flight): (Option<Time>, Option<Placed<usize>>),
+        folder: &Folder<'_>,
+    ) -> Result<Self> {
         let form = "server; write http://HOST:PORT or https://HOST:PORT";
-        let url = Url::read(&self.server, form)?;
+        let url = Url::read(server, form)?;
         let (Some(port), "/") = (url.port, &*url.target) else {
-            let message = format!("`{}` is no {form}", self.server.value);
-            return Err(Wrong::at(self.server.place, message));
+            let message = format!("`{}` is no {form}", server.value);
+            return Err(Wrong::at(server.place, message));
         };
-        let tls = url.tls(self.tls, ("server", self.server.place), folder)?;
-        let in_flight = in_flight(self.in_flight)?;
-        let server = Server::new(Settings {
-            filter: filter.into(),
+        let tls = url.tls(tls, ("server", server.place), folder)?;
+        Ok(Self {
             host: url.host,
             port,
             speaks: Speech::Grpc,
-            tls: tls.as_ref().map(|own| own.value.clone()),
-            timeout: self.timeout.map_or(usual, |Time(own)| own),
+            tls,
+            timeout,
             in_flight,
+        })
+    }
+
+    /// The filter that has it asked by this policy; an answer may take as long as is `usual` where nothing is said.
+    fn asked<P: AskingPolicy>(self, filter: &str, usual: Duration, policy: P) -> Result<Converted> {
+        let server = Server::new(Settings {
+            filter: filter.into(),
+            host: self.host,
+            port: self.port,
+            speaks: self.speaks,
+            tls: self.tls.as_ref().map(|own| own.value.clone()),
+            timeout: self.timeout.map_or(usual, |Time(own)| own),
+            in_flight: in_flight(self.in_flight)?,
         });
-        Ok(Asked { server, tls })
+        Ok(Converted {
+            filter: Arc::new(Asks::new(policy, server.clone())),
+            needs: None,
+            needed: vec![Needed::Server(server, self.tls)],
+        })
     }
 }
 
@@ -109,20 +127,15 @@ pub(super) fn sentinel(filter: &str, from: file::Sentinel) -> Result<Converted> 
         prioritized: from.prioritized,
         failure_mode_deny: from.failure_mode_deny,
     };
-    let server = Server::new(Settings {
-        filter: filter.into(),
+    let reached = Reached {
         host: host.trim_matches(['[', ']']).to_owned(),
         port,
         speaks: Speech::Tokens { namespace },
         tls: None,
-        timeout: from.timeout.map_or(USUAL, |Time(own)| own),
-        in_flight: in_flight(from.in_flight)?,
-    });
-    Ok(Converted {
-        filter: Arc::new(Sentinel::new(policy, server.clone())),
-        needs: None,
-        needed: vec![Needed::Server(server, None)],
-    })
+        timeout: from.timeout,
+        in_flight: from.in_flight,
+    };
+    reached.asked(filter, USUAL, policy)
 }
 
 pub(super) fn external_authorization(
@@ -130,19 +143,14 @@ pub(super) fn external_authorization(
     from: file::ExternalAuthorization,
     folder: &Folder<'_>,
 ) -> Result<Converted> {
-    let reached = Reached {
-        server: from.server,
-        tls: from.tls,
-        timeout: from.timeout,
-        in_flight: from.in_flight,
-    };
+    let bounds = (from.timeout, from.in_flight);
+    let reached = Reached::by_grpc(&from.server, from.tls, bounds, folder)?;
     for Placed { value, place } in from.context.values() {
         if value.len() > CONTEXT {
             let message = format!("longer than {CONTEXT} bytes");
             return Err(Wrong::at(*place, message));
         }
     }
-    let asked = reached.server(filter, Duration::from_millis(200), folder)?;
     let context = from.context.into_iter();
     let policy = external_authorization::Policy {
         attributes: from.attributes.into_iter().map(Into::into).collect(),
@@ -150,12 +158,7 @@ pub(super) fn external_authorization(
         failure_mode_allow: from.failure_mode_allow,
         dry_run: from.dry_run,
     };
-    let filter = ExternalAuthorization::new(policy, asked.server.clone());
-    Ok(Converted {
-        filter: Arc::new(filter),
-        needs: None,
-        needed: vec![Needed::Server(asked.server, asked.tls)],
-    })
+    reached.asked(filter, Duration::from_millis(200), policy)
 }
 
 pub(super) fn rate_limit_service(
@@ -163,12 +166,8 @@ pub(super) fn rate_limit_service(
     from: file::RateLimitService,
     folder: &Folder<'_>,
 ) -> Result<Converted> {
-    let reached = Reached {
-        server: from.server,
-        tls: from.tls,
-        timeout: from.timeout,
-        in_flight: from.in_flight,
-    };
+    let bounds = (from.timeout, from.in_flight);
+    let reached = Reached::by_grpc(&from.server, from.tls, bounds, folder)?;
     if from.domain.value.is_empty() {
         let message = "limits without a domain are nobody's; write one";
         return Err(Wrong::at(from.domain.place, message));
@@ -183,13 +182,7 @@ pub(super) fn rate_limit_service(
         descriptors: descriptors.collect::<Result<_>>()?,
         failure_mode_deny: from.failure_mode_deny,
     };
-    let asked = reached.server(filter, USUAL, folder)?;
-    let filter = RateLimitService::new(policy, asked.server.clone());
-    Ok(Converted {
-        filter: Arc::new(filter),
-        needs: None,
-        needed: vec![Needed::Server(asked.server, asked.tls)],
-    })
+    reached.asked(filter, USUAL, policy)
 }
 
 fn descriptor(from: Placed<Vec<Placed<file::DescriptorEntry>>>) -> Result<Counted> {
