@@ -1,12 +1,19 @@
 //! Hedging: a second attempt beside one that takes long.
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use finback_core::cluster::ClusterPolicy;
+use finback_core::frame::Names;
 use finback_core::mesh::RoutingSpec;
 use finback_core::rejection::Rejection;
 use finback_core::route::Retry;
+use finback_core::trace::{
+    Called, Choice, Field, Finished, Incoming, Note, Outgoing, Ratio, Read, Sampling, SpanTarget,
+    Spans, Tails, Tracer, Tracing,
+};
 
 use crate::toy::*;
 
@@ -32,9 +39,17 @@ struct Raced {
     second: (Peer, Got),
 }
 
-async fn race(spec: impl FnOnce(&[std::net::SocketAddr]) -> RoutingSpec) -> Raced {
+async fn race(spec: impl FnOnce(&[SocketAddr]) -> RoutingSpec) -> Raced {
+    race_traced(spec, None).await
+}
+
+async fn race_traced(
+    spec: impl FnOnce(&[SocketAddr]) -> RoutingSpec,
+    tracing: Option<Arc<Tracing>>,
+) -> Raced {
     let servers = [Server::bind().await, Server::bind().await];
     let mess = mess(spec(&[servers[0].address, servers[1].address]));
+    mess.mesh.trace(tracing);
     let mut client = Peer::connect(mess.address).await;
     client.send(1, 77, "svc get").await;
     let (first, other) = tokio::select! {
@@ -57,7 +72,7 @@ async fn asked(mut peer: Peer) -> (Peer, Got) {
     (peer, got)
 }
 
-fn usual(servers: &[std::net::SocketAddr]) -> RoutingSpec {
+fn usual(servers: &[SocketAddr]) -> RoutingSpec {
     let mut spec = routing(servers, policy(), hedged(2));
     spec.limits.call_timeout = 10 * SOON;
     spec
@@ -127,6 +142,95 @@ async fn the_first_attempt_may_still_answer() {
     raced.client.get_nothing(QUIET).await;
 }
 
+/// Whom attempts of exchanges that are over asked, and how each ended but the last.
+#[derive(Clone, Debug, Default)]
+struct Attempts(Arc<Mutex<Vec<Asked>>>);
+
+type Asked = Vec<(SocketAddr, Option<&'static str>)>;
+
+impl Attempts {
+    /// Tracing of all calls.
+    fn tracing(&self) -> Option<Arc<Tracing>> {
+        Some(Arc::new(Tracing {
+            tracer: Arc::new(self.clone()),
+            choice: Choice {
+                sampling: Sampling::Ratio(Ratio::ALL),
+                tails: Tails {
+                    slower_than: None,
+                    failed: false,
+                },
+            },
+            salt: 0,
+        }))
+    }
+
+    /// Those of the first exchange.
+    async fn of_first(&self) -> Asked {
+        let written = async {
+            loop {
+                if let Some(own) = self.0.lock().unwrap().first() {
+                    return own.clone();
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let written = tokio::time::timeout(SOON, written).await;
+        written.expect("it is written down")
+    }
+}
+
+impl Tracer for Attempts {
+    fn spans(&self, _: usize, _: &Called<'_>) -> Arc<dyn Spans> {
+        Arc::new(self.clone())
+    }
+}
+
+impl Spans for Attempts {
+    fn names(&self) -> Names {
+        Names::default()
+    }
+
+    fn read(&self, _: Read<'_, '_>) -> Incoming {
+        Incoming::default()
+    }
+
+    fn notes(&self, _: Read<'_, '_>) -> Vec<Note> {
+        Vec::new()
+    }
+
+    fn write(&self, _: &Outgoing, _: Read<'_, '_>) -> Vec<Field> {
+        Vec::new()
+    }
+
+    fn finish(&self, finished: &Finished<'_>) {
+        let asked = finished.attempts().map(|own| match own.target {
+            SpanTarget::Endpoint(address, _) => (address, own.error),
+            SpanTarget::Destination(..) => panic!("{own:?}"),
+        });
+        self.0.lock().unwrap().push(asked.collect());
+    }
+}
+
+#[tokio::test]
+async fn the_loser_is_written_down_as_given_up_and_the_winner_as_who_answered() {
+    for wins in [0, 1] {
+        let attempts = Attempts::default();
+        let mut raced = race_traced(usual, attempts.tracing()).await;
+        let both = [&raced.first.0, &raced.second.0];
+        let both = both.map(|own| own.0.local_addr().unwrap());
+        let (peer, got) = [&mut raced.first, &mut raced.second]
+            .into_iter()
+            .nth(wins)
+            .unwrap();
+        peer.answer(got, 0, "well").await;
+        assert_eq!(raced.answered().await.text, "well");
+        let (winner, loser) = (both[wins], both[1 - wins]);
+        assert_eq!(raced.mess.records.last().endpoint, Some(winner));
+        let asked = attempts.of_first().await;
+        assert_eq!(asked, [(loser, Some("abandoned")), (winner, None)]);
+    }
+}
+
 #[tokio::test]
 async fn one_that_fails_leaves_the_call_to_the_other() {
     // Flag 1 is a failure of the server's, 2 says that it is busy.
@@ -184,7 +288,7 @@ async fn where_both_fail_the_call_does_and_nothing_is_left() {
 
 #[tokio::test]
 async fn a_deadline_ends_both_with_one_answer() {
-    let limited = |servers: &[std::net::SocketAddr]| {
+    let limited = |servers: &[SocketAddr]| {
         let mut spec = usual(servers);
         spec.limits.call_timeout = Duration::from_millis(400);
         spec
@@ -204,9 +308,16 @@ async fn a_client_that_goes_takes_both_attempts_along() {
     let raced = race(usual).await;
     raced.client.0.set_zero_linger().unwrap();
     drop(raced.client);
-    while raced.mess.mesh.status()[0].in_flight > 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let given_up = async {
+        while raced.mess.mesh.status()[0].in_flight > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let given_up = tokio::time::timeout(SOON, given_up).await;
+    assert!(
+        given_up.is_ok(),
+        "they go when it goes, not in their own time"
+    );
     let status = raced.mess.mesh.status();
     assert!(
         status[0].endpoints.iter().all(|own| own.in_flight == 0),
