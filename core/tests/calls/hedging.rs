@@ -232,6 +232,28 @@ async fn the_loser_is_written_down_as_given_up_and_the_winner_as_who_answered() 
 }
 
 #[tokio::test]
+async fn a_late_answer_is_not_taken_for_that_of_the_next_call() {
+    for wins in [0, 1] {
+        let mut raced = race(usual).await;
+        let both = [&mut raced.first, &mut raced.second];
+        let (peer, got) = both.into_iter().nth(wins).unwrap();
+        peer.answer(got, 0, "well").await;
+        assert_eq!(raced.answered().await.text, "well");
+        // Nobody answers it, so that it reaches both.
+        raced.client.send(1, 78, "svc next").await;
+        let both = [raced.first, raced.second];
+        let (mut loser, late) = both.into_iter().nth(1 - wins).unwrap();
+        let next = loser.get().await.unwrap();
+        assert_eq!(next.text, "svc next");
+        loser.answer(&late, 0, "too late").await;
+        raced.client.get_nothing(QUIET).await;
+        loser.answer(&next, 0, "next").await;
+        let answer = raced.client.get().await.unwrap();
+        assert_eq!((answer.id, &*answer.text), (78, "next"));
+    }
+}
+
+#[tokio::test]
 async fn one_that_fails_leaves_the_call_to_the_other() {
     // Flag 1 is a failure of the server's, 2 says that it is busy.
     for flag in [2, 3] {
