@@ -2,7 +2,8 @@
 //!
 //! Rules have no order. One that denies wins over any that allows; where no rule is about a call, the policy's
 //! [default](Policy::default) holds. Rules are found by the identity and the service that they name, and those about one client's
-//! calls of one kind are remembered: thousands of rules cost a call no more than the few that are about it.
+//! calls of one kind are remembered: thousands of rules cost a call no more than the few that are about it. What a rule asks
+//! of addresses, attributes and topics finds none: it is compared for each call that the rule may be about.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -121,17 +122,24 @@ struct Book {
     /// Rules that name one identity, by its name.
     by_identity: BTreeMap<Box<str>, Index>,
     others: Index,
+    /// Some rule asks who somebody is.
+    asks_who: bool,
 }
 
 impl Book {
-    /// The numbers of the rules about calls of this kind by this client, their addresses and attributes aside.
-    fn about(&self, call: &Call<'_>, client: Option<&Identity>) -> Vec<usize> {
+    /// The numbers of the rules that have to be looked at for calls to this service by this client.
+    fn candidates(&self, service: &str, client: Option<&Identity>) -> impl Iterator<Item = usize> {
         let named = client.into_iter().flat_map(Identity::names);
         let named = named.filter_map(|name| self.by_identity.get(name));
-        let candidates = named
+        named
             .chain([&self.others])
-            .flat_map(|own| own.of(call.service));
-        let mut about: Vec<usize> = candidates
+            .flat_map(move |own| own.of(service))
+    }
+
+    /// The numbers of the rules about calls of this kind by this client, their addresses and attributes aside.
+    fn about(&self, call: &Call<'_>, client: Option<&Identity>) -> Vec<usize> {
+        let mut about: Vec<usize> = self
+            .candidates(call.service, client)
             .filter(|number| {
                 let when = &self.policy.rules[*number].when;
                 when.names(call) && when.identifies(client)
@@ -162,6 +170,7 @@ impl Authorization {
             index.add(number, rule);
         }
         Self(Arc::new(Book {
+            asks_who: policy.rules.iter().any(|rule| rule.when.identity.is_some()),
             policy,
             by_identity,
             others,
@@ -175,24 +184,9 @@ impl Filter for Authorization {
     }
 
     fn at(&self, target: &Target<'_>, tally: &Tally) -> Option<Rc<dyn Check>> {
-        let rules = Rules {
-            book: self.0.clone(),
-            names: [
-                target.protocol,
-                target.service,
-                target.method,
-                target.version,
-                target.group,
-            ]
-            .map(Box::from),
-            known: RefCell::default(),
-            tally: tally.clone(),
-            counts: RefCell::default(),
-        };
+        let rules = Rules::of(&self.0, target, tally);
         // Rules that ask who somebody is may be about whoever comes.
-        let asks_who = |rule: &Rule| rule.when.identity.is_some();
-        let is_about_somebody =
-            self.0.policy.rules.iter().any(asks_who) || !rules.about(None).is_empty();
+        let is_about_somebody = self.0.asks_who || !rules.about(None).is_empty();
         let is_idle = self.0.policy.default == Effect::Allow && !is_about_somebody;
         (!is_idle).then(|| Rc::new(rules) as Rc<dyn Check>)
     }
@@ -250,6 +244,23 @@ struct Rules {
 }
 
 impl Rules {
+    fn of(book: &Arc<Book>, target: &Target<'_>, tally: &Tally) -> Self {
+        Self {
+            book: book.clone(),
+            names: [
+                target.protocol,
+                target.service,
+                target.method,
+                target.version,
+                target.group,
+            ]
+            .map(Box::from),
+            known: RefCell::default(),
+            tally: tally.clone(),
+            counts: RefCell::default(),
+        }
+    }
+
     fn about(&self, client: Option<&Identity>) -> Vec<usize> {
         let [protocol, service, method, version, group] = &self.names;
         let call = Call {
@@ -365,4 +376,92 @@ fn holds(rule: &Rule, asked: &mut Asked<'_, '_>) -> bool {
                 (_, says_so) => says_so,
             }
         })
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::super::Decisions;
+    use super::*;
+    use crate::identity::IdentityKind;
+
+    /// A policy of so many rules, each of which is about something else.
+    fn of(rules: usize, when: impl Fn(usize) -> Match) -> Authorization {
+        let rules = (0..rules).map(|number| Rule {
+            name: "r".into(),
+            effect: Effect::Allow,
+            dry_run: false,
+            when: when(number),
+            messages: None,
+        });
+        Authorization::new(Policy {
+            default: Effect::Deny,
+            dry_run: false,
+            rules: rules.collect(),
+        })
+    }
+
+    fn client(number: usize) -> String {
+        format!("spiffe://acme/c{number}")
+    }
+
+    fn service(number: usize) -> Match {
+        Match {
+            service: Text::Exact(format!("S{number}").into()),
+            ..Match::default()
+        }
+    }
+
+    fn identity(number: usize) -> Match {
+        let name = Text::Exact(client(number).into());
+        Match {
+            identity: Some((IdentityKind::Spiffe, name)),
+            ..Match::default()
+        }
+    }
+
+    #[test]
+    fn ten_thousand_rules_cost_a_call_the_looks_that_ten_do() {
+        let both = |number| Match {
+            identity: identity(number).identity,
+            ..service(number)
+        };
+        let shared = |number| Match {
+            identity: identity(number).identity,
+            ..service(7)
+        };
+        let shapes: [&dyn Fn(usize) -> Match; 4] = [&service, &identity, &both, &shared];
+        let who = Identity::of(Some(&client(7)), &[], None).unwrap();
+        for (number, when) in shapes.into_iter().enumerate() {
+            for rules in [10, 10_000] {
+                let own = of(rules, when);
+                let looks = own.0.candidates("S7", Some(&who)).count();
+                assert_eq!(looks, 1, "{rules} rules of shape {number}");
+            }
+        }
+    }
+
+    #[test]
+    fn rules_are_looked_for_once_for_a_client_and_a_kind_of_call() {
+        let own = of(10_000, service);
+        let nothing = Arc::from("");
+        let target = Target {
+            protocol: "toy",
+            listener: &nothing,
+            route: &nothing,
+            service: "S7",
+            method: "get",
+            version: "",
+            group: "",
+        };
+        let decisions = Arc::new(Decisions::default());
+        let rules = Rules::of(&own.0, &target, &decisions.of(&nothing));
+        let who = Identity::of(Some(&client(7)), &[], None).unwrap();
+        let first = rules.known_about(Some(&who));
+        assert_eq!(*first, [7]);
+        assert!(Rc::ptr_eq(&first, &rules.known_about(Some(&who))));
+        // Others in between change nothing about that.
+        assert!(!Rc::ptr_eq(&first, &rules.known_about(None)));
+        assert!(Rc::ptr_eq(&first, &rules.known_about(Some(&who))));
+    }
 }

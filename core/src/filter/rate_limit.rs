@@ -418,3 +418,71 @@ impl Check for Limited {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: Now = Now(1_000_000);
+
+    /// Buckets of so many callers, all of them full.
+    fn of(callers: usize) -> Buckets {
+        let own = Buckets::default();
+        for number in 0..callers {
+            own.of(&number.to_string(), FULL);
+        }
+        own
+    }
+
+    fn known(own: &Buckets) -> usize {
+        let known = own.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.all.len()
+    }
+
+    #[test]
+    fn a_caller_without_a_bucket_has_few_others_looked_at_however_many_there_are() {
+        for callers in [10, 10_000, BUCKETS - 1] {
+            let own = of(callers);
+            own.of("new", FULL);
+            assert_eq!(known(&own), callers + 1, "none had to make room");
+        }
+        let own = of(BUCKETS);
+        for (number, left) in [(0, LOOKED_AT - 1), (1, LOOKED_AT - 2)] {
+            own.of(&format!("new {number}"), FULL);
+            assert_eq!(known(&own), BUCKETS - left, "as many as are looked at");
+        }
+    }
+
+    #[test]
+    fn a_caller_that_called_before_is_found_without_those_of_other_workers() {
+        let filter = RateLimit::new(Limit {
+            unit: Unit::Calls,
+            amount: 1,
+            period: Duration::from_secs(1),
+            burst: 1,
+            per: vec![Per::Source],
+            wait: Duration::ZERO,
+        });
+        let none: Arc<str> = Arc::from("");
+        let limited = Limited {
+            limit: filter.limit.clone(),
+            buckets: filter.buckets.clone(),
+            key: String::new(),
+            varying: Vec::new(),
+            remembered: RefCell::default(),
+            refused: Arc::default(),
+            delayed: Arc::default(),
+            none,
+        };
+        let first = limited.remembered("7", FULL);
+        for number in 100..100 + REMEMBERED / 2 {
+            limited.remembered(&number.to_string(), FULL);
+        }
+        // Whoever asks there gets another one from now on.
+        let all = &filter.buckets.known;
+        let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.all.clear();
+        drop(all);
+        assert!(Arc::ptr_eq(&first, &limited.remembered("7", FULL)));
+    }
+}

@@ -268,6 +268,41 @@ fn ten_thousand_rules_leave_a_call_only_those_that_are_about_it() {
 }
 
 #[test]
+fn conditions_are_compared_for_a_call_only_of_rules_that_may_be_about_it() {
+    let when = |n: usize| Match {
+        service: exact(&format!("S{}", n / 2)),
+        method: exact(["get", "put"][n % 2]),
+        attributes: vec![("role".to_owned(), exact("admin"))],
+        ..Match::default()
+    };
+    let looks = |rules: usize| {
+        let rules = (0..rules).map(|n| rule("r", Effect::Deny, when(n)));
+        let own = Authorization::new(policy(Effect::Allow, rules.collect()));
+        let asking = Asking::of(&own, "S3", "put");
+        let check = asking.check.unwrap();
+        let mut looks = 0;
+        for _ in 0..3 {
+            let flow = check.open(&mut Asked {
+                now: SOMEBODY.now,
+                source: "10.0.0.1".parse().unwrap(),
+                client: None,
+                edits: &mut Edits::default(),
+                clock: asking.clock,
+                trace: TraceId::default(),
+                attributes: &mut |name| {
+                    looks += usize::from(name == "role");
+                    None
+                },
+                random: &mut || 0,
+            });
+            assert!(matches!(flow, Flow::Continue));
+        }
+        looks
+    };
+    assert_eq!([looks(10), looks(10_000)], [3, 3]);
+}
+
+#[test]
 fn a_dry_run_refuses_nothing_and_is_counted() {
     let mut deny = rule("deny", Effect::Deny, Match::default());
     deny.dry_run = true;

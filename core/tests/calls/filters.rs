@@ -1,13 +1,14 @@
 //! Filters on the data path: what they refuse, what they hold up, and what a reload makes of them.
 
+use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use finback_core::filter::Filter;
 use finback_core::filter::authorization::{Authorization, Effect, Policy, Rule};
 use finback_core::filter::fault::{Fault, OnRequest, Trouble};
-use finback_core::filter::rate_limit::{Limit, RateLimit, Unit};
+use finback_core::filter::rate_limit::{Limit, Per, RateLimit, Unit};
+use finback_core::filter::{Asked, Check, Filter, Flow, Tally, Target};
 use finback_core::mesh::RoutingSpec;
 use finback_core::rejection::Rejection;
 use finback_core::rng::Share;
@@ -205,6 +206,95 @@ async fn workers_share_a_limit() {
     let expected = 50.0 + 3000.0;
     let off = (f64::from(passed) - expected).abs() / expected;
     assert!(off < 0.02, "{passed} of {expected}");
+}
+
+/// A limit that counts how often it is asked, about kinds of calls and about calls.
+#[derive(Debug)]
+struct Counted {
+    limit: Arc<dyn Filter>,
+    kinds: Arc<AtomicU64>,
+    calls: Arc<AtomicU64>,
+}
+
+struct CountedCheck {
+    check: Rc<dyn Check>,
+    calls: Arc<AtomicU64>,
+}
+
+impl Filter for Counted {
+    fn kind(&self) -> &'static str {
+        self.limit.kind()
+    }
+
+    fn at(&self, target: &Target<'_>, tally: &Tally) -> Option<Rc<dyn Check>> {
+        self.kinds.fetch_add(1, Ordering::SeqCst);
+        let check = self.limit.at(target, tally)?;
+        let calls = self.calls.clone();
+        Some(Rc::new(CountedCheck { check, calls }))
+    }
+
+    fn is_same(&self, _: &dyn Filter) -> bool {
+        false
+    }
+
+    fn describe(&self) -> Vec<String> {
+        self.limit.describe()
+    }
+}
+
+impl Check for CountedCheck {
+    fn open(&self, asked: &mut Asked<'_, '_>) -> Flow {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        self.check.open(asked)
+    }
+}
+
+#[tokio::test]
+async fn of_ten_thousand_limits_a_call_passes_only_those_of_its_route() {
+    let (server, _) = echo().await;
+    for limits in [10, 10_000] {
+        let (kinds, calls) = (Arc::default(), Arc::default());
+        // Nothing fills up again while the test runs.
+        let two: Arc<dyn Filter> = Arc::new(RateLimit::new(Limit {
+            unit: Unit::Calls,
+            amount: 1,
+            period: Duration::from_secs(3600),
+            burst: 2,
+            per: vec![Per::Service],
+            wait: Duration::ZERO,
+        }));
+        let mut spec = filtered(&[server], Vec::new());
+        let route = spec.tables[0].routes[0].clone();
+        spec.tables[0].routes.clear();
+        for number in 0..limits {
+            let name: Arc<str> = format!("limit-{number}").into();
+            spec.filters.push((
+                name.clone(),
+                Arc::new(Counted {
+                    limit: two.clone(),
+                    kinds: Arc::clone(&kinds),
+                    calls: Arc::clone(&calls),
+                }),
+            ));
+            spec.tables[0].routes.push(Arc::new(Route {
+                name: name.clone(),
+                when: Match {
+                    service: Text::Exact(format!("svc{number}").into()),
+                    ..Match::default()
+                },
+                filters: [name].into(),
+                ..Route::clone(&route)
+            }));
+        }
+        let mess = mess(spec);
+        let mut client = Peer::connect(mess.address).await;
+        for (id, refused) in [(1, None), (2, None), (3, Some(Rejection::Limited))] {
+            let answer = client.call(id, "svc7 get").await;
+            assert_eq!(answer.rejection(), refused, "call {id}, {limits} limits");
+        }
+        let asked = [&kinds, &calls].map(|own: &Arc<AtomicU64>| own.load(Ordering::SeqCst));
+        assert_eq!(asked, [1, 3], "{limits} limits");
+    }
 }
 
 #[tokio::test]
