@@ -206,6 +206,9 @@ pub(super) fn flow(rule: i64, count: u32, values: Option<&[String]>, prioritized
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
+    use tokio::net::TcpListener;
+
+    use super::super::server::Speech;
     use super::*;
 
     #[test]
@@ -225,6 +228,39 @@ mod tests {
                 2, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 1, 7, 0, 0, 0, 2, b'a', b'b'
             ]
         );
+    }
+
+    #[tokio::test]
+    async fn a_server_is_told_first_for_whom_tokens_are_asked() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let settings = Settings {
+            filter: "tokens".into(),
+            host: "127.0.0.1".to_owned(),
+            port: listener.local_addr().unwrap().port(),
+            speaks: Speech::Tokens {
+                namespace: "mesh".to_owned(),
+            },
+            tls: None,
+            timeout: DIAL,
+            in_flight: 1,
+        };
+        let link = Link::new(settings, "mesh".to_owned());
+        let said = flow(101, 1, None, false);
+        let server = async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut hello = [0; 15];
+            socket.read_exact(&mut hello).await.unwrap();
+            assert_eq!(hello[..6], [0, 13, 0, 0, 0, 1], "its length and number");
+            assert_eq!(hello[6..], *b"\0\0\0\0\x04mesh", "a PING");
+            socket.write_all(&[0, 6, 0, 0, 0, 1, 0, 0]).await.unwrap();
+            let mut asked = [0; 20];
+            socket.read_exact(&mut asked).await.unwrap();
+            assert_eq!(asked[6..], said[..], "the question comes after it");
+            socket.write_all(&[0, 6, 0, 0, 0, 2, 1, 0]).await.unwrap();
+            socket
+        };
+        let (told, _socket) = tokio::join!(link.call(&said), server);
+        assert_eq!(told.unwrap()[..], [1, 0]);
     }
 
     #[test]

@@ -91,6 +91,21 @@ fn meshes_share_the_tokens_of_a_rule_and_each_value_has_its_own() {
 }
 
 #[test]
+fn who_may_take_a_token_of_the_time_to_come_waits_for_it() {
+    let tokens = TokenServer::start();
+    tokens.rules("101", "201", "2");
+    let usual = front(&tokens.address, "flow_id: 101");
+    let first = front(&tokens.address, "flow_id: 101, prioritized: true");
+    assert_eq!([&usual, &first].map(|own| ask(own, "")), [200, 200]);
+    assert_eq!(ask(&usual, ""), 429);
+    // The server has it wait for a second.
+    let begun = std::time::Instant::now();
+    assert_eq!(ask(&first, ""), 200);
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    assert_eq!(decided(&first, "tokens", "limited"), 0);
+}
+
+#[test]
 fn calls_that_get_no_answer_pass_or_are_refused_as_configured() {
     let port = free_port();
     let address = format!("127.0.0.1:{port}");
