@@ -353,7 +353,7 @@ impl Running {
     }
 
     /// Takes back what is registered, goes on accepting and serving for `delay`, so that load balancers
-    /// see that it is not ready any more; then accepts no more, says goodbye, finishes what is in
+    /// see that it is not ready any more; then accepts no more, tells clients to go away, finishes what is in
     /// flight, and ends the workers.
     pub async fn drain(&self, delay: Duration) {
         self.begin_draining();

@@ -158,7 +158,7 @@ pub struct Limits {
     pub half_closed: Option<Pause>,
     /// Services watched because calls named them. Default: 10000.
     pub services: Option<NonZeroUsize>,
-    /// While stopping, new calls are served for this long where the protocol has no goodbye.
+    /// While stopping, new calls are served for this long where the protocol cannot tell clients to go away.
     /// Default: 5s.
     pub drain_grace: Option<Pause>,
     /// Stopping takes no longer than this, `drain_delay` apart. Default: 30s.

@@ -429,7 +429,7 @@ fn serve_found(
             if let Some(left_out) = LINES.admit(worker.now()) {
                 tracing::info!(
                     source = %peer, listener = %listening.origin.name, why, left_out,
-                    "connection speaks nothing that this listener serves"
+                    "no protocol of this listener was detected on a connection"
                 );
             }
         }

@@ -302,7 +302,7 @@ impl Workers {
         }
     }
 
-    /// Accepts no more anywhere, says goodbye to every client, finishes what is in flight
+    /// Accepts no more anywhere, tells every client to go away, finishes what is in flight
     /// (bounded by [`Limits::drain`](crate::mesh::Limits::drain)), and ends the workers.
     pub async fn drain(&self) {
         let mut waits = Vec::new();

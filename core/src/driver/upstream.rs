@@ -301,7 +301,7 @@ impl Upstream {
                     if let Some(left_out) = LINES.admit(worker.now()) {
                         tracing::warn!(
                             address = %self.pool.endpoint.address, protocol = self.pool.protocol,
-                            %why, left_out, "endpoint sent what cannot be read; its connection is closed"
+                            %why, left_out, "endpoint sent malformed bytes; its connection is closed"
                         );
                     }
                     return Poll::Ready(());

@@ -183,7 +183,7 @@ fn messages(rows: &[&Row], sink: &mut dyn MetricSink) {
                 "finback_mqtt_messages_total",
                 "messages",
                 &["listener", "topic", "kind", "qos", "outcome"],
-                "Messages by the first level of their topic: published by clients, delivered to them, or left out where they were to be copied (tap).",
+                "Messages by the first level of their topic: published by clients, delivered to them, or left out where they were to be mirrored (mirror).",
             )
         },
         own(),

@@ -37,8 +37,8 @@ use codec::PacketType;
 
 pub use exercise::{exercise, exercise_websocket};
 pub use policy::{
-    Action, Denied, Duplicates, NameTemplate, NameTemplateError, Policy, Produce, Rewrite, Rule,
-    Tap,
+    Action, Denied, Duplicates, MessageMirror, NameTemplate, NameTemplateError, Policy, Produce,
+    Rewrite, Rule,
 };
 pub use probe::MqttProbe;
 pub use reason::{Reason, status_name};

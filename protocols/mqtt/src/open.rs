@@ -59,7 +59,7 @@ pub(crate) struct Opened {
     pub(crate) is_kept: bool,
     /// How the client authenticates itself in AUTH packets, if it does.
     pub(crate) method: Option<Box<str>>,
-    /// What a tap tells of the client; empty where there is none.
+    /// What a mirror tells of the client; empty where there is none.
     pub(crate) client_id: String,
     pub(crate) username: String,
     /// Which of its messages are traced, where its route says so.

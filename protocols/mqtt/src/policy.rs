@@ -51,7 +51,7 @@ pub struct Policy {
     /// Where messages go in the place of a broker: sessions end here.
     pub produce: Option<Produce>,
     /// Where messages go besides their broker.
-    pub tap: Option<Tap>,
+    pub mirror: Option<MessageMirror>,
 }
 
 impl RoutePolicy for Policy {
@@ -87,7 +87,7 @@ pub struct Produce {
 
 /// Where messages go besides their broker.
 #[derive(Clone, Debug)]
-pub struct Tap {
+pub struct MessageMirror {
     /// Who takes them.
     pub sink: Arc<dyn MessageSink>,
     /// Whether the broker's acknowledgement is held back until it is safe there too, and a full
@@ -97,7 +97,7 @@ pub struct Tap {
     pub topics: Vec<String>,
 }
 
-impl Tap {
+impl MessageMirror {
     pub(crate) fn is_about(&self, topic: &str) -> bool {
         self.topics.is_empty() || self.topics.iter().any(|filter| covers(filter, topic))
     }
@@ -192,7 +192,7 @@ impl Applied {
 
     /// Whether packets need be looked at one by one.
     pub(crate) fn is_about_topics(&self) -> bool {
-        !self.policy.rules.is_empty() || !self.names.are_plain() || self.policy.tap.is_some()
+        !self.policy.rules.is_empty() || !self.names.are_plain() || self.policy.mirror.is_some()
     }
 
     pub(crate) fn may_publish(&self, name: &str) -> bool {

@@ -20,10 +20,10 @@ mod denied;
 mod direction;
 mod down;
 mod ending;
+mod mirror;
 mod moving;
 mod silence;
 mod subscriptions;
-mod tap;
 mod up;
 
 use std::collections::HashSet;
@@ -147,7 +147,7 @@ struct State {
     /// The broker did.
     dismissed: bool,
     filters: Filters,
-    tapped: tap::Tapped,
+    mirrored: mirror::Mirrored,
     order: denied::Order,
 }
 
@@ -299,9 +299,9 @@ impl Session {
     /// Passes on what there is.
     fn exchange(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         let mut turns = [TURN; 2];
-        let tapped = self.is_tapped();
+        let mirrored = self.is_mirrored();
         loop {
-            if tapped {
+            if mirrored {
                 self.let_go(cx.waker()).map_err(End::Fault)?;
             }
             let to_client = match self.client.poll_flush(cx) {

@@ -44,7 +44,7 @@ pub(crate) mod method {
     pub(crate) const PING: &str = "ping";
     pub(crate) const SESSION: &str = "session";
     /// A message that was left out where it was to go besides its broker.
-    pub(crate) const TAP: &str = "tap";
+    pub(crate) const MIRROR: &str = "mirror";
 }
 
 /// What a packet is about.

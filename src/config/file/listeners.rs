@@ -181,9 +181,9 @@ pub struct ListenerTls {
     /// With `client_ca`: whether clients without a certificate are served too. Default: false.
     #[serde(default)]
     pub client_optional: bool,
-    /// With `client_ca`: whether connections end when the certificate of their client does: goodbye is
-    /// said, what is in flight is finished within `limits.drain`. Default: false; then only new
-    /// connections need a certificate that has not ended.
+    /// With `client_ca`: whether connections end when the certificate of their client does: the client
+    /// is told to go away, and what is in flight is finished within `limits.drain`. Default: false; then
+    /// only new connections need a certificate that has not ended.
     #[serde(default)]
     pub close_expired: bool,
     /// Whether connections without TLS are served too, on the same port. Default: false.

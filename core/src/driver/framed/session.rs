@@ -237,7 +237,7 @@ impl Session {
         if let Some(left_out) = LINES.admit(worker.now()) {
             tracing::info!(
                 source = %client.peer.ip(), listener = %client.origin.name, left_out,
-                protocol = client.protocol, %malformed, "client sent what cannot be read"
+                protocol = client.protocol, %malformed, "client sent malformed bytes; its connection is closed"
             );
         }
         Gauges::add(&worker.mesh().gauges.malformed);

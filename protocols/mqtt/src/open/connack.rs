@@ -59,8 +59,8 @@ pub(super) fn opened(
     );
     let name = given.unwrap_or(&connect.client_id);
     let listed = caller.list_session(NAME, name, Some(lease.address()));
-    let tap = admitted.policy.as_ref().and_then(|own| own.tap.as_ref());
-    let told = |name: &str| tap.map(|_| name.to_owned()).unwrap_or_default();
+    let mirror = admitted.policy.as_ref().and_then(|own| own.mirror.as_ref());
+    let told = |name: &str| mirror.map(|_| name.to_owned()).unwrap_or_default();
     Ok(Opened {
         level,
         endpoint,

@@ -19,7 +19,7 @@ use crate::tally::{Asked, SESSION, method};
 use crate::topic;
 
 use super::direction::Fate;
-use super::tap::Tapping;
+use super::mirror::Mirroring;
 use super::{MAX_AWAITED, Session};
 
 /// AUTH that begins another authentication within a session (MQTT 5, section 4.12.1).
@@ -107,9 +107,9 @@ impl Session {
             );
             return Ok(Some(fate));
         }
-        let tapped = applied.is_some_and(|own| own.policy().tap.is_some());
+        let mirrored = applied.is_some_and(|own| own.policy().mirror.is_some());
         let is_copied = self.shadow.is_some() && shadow::is_copied(head);
-        if (tapped || is_copied) && packet.len() < head.packet() {
+        if (mirrored || is_copied) && packet.len() < head.packet() {
             return Ok(None);
         }
         let topic = resolve(&mut self.state.aliases, publish)?;
@@ -123,9 +123,9 @@ impl Session {
             self.tally.sent(method, &*topic, head.packet(), ending);
             return self.deny(head, publish.packet_id, why).map(Some);
         }
-        if tapped {
+        if mirrored {
             let whole = &packet[..head.packet()];
-            if let Tapping::Later = self.tap(whole, head, publish, &topic) {
+            if let Mirroring::Later = self.mirror(whole, head, publish, &topic) {
                 return Ok(Some(Fate::Wait));
             }
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use finback_mqtt::authentication::Authentication;
 use finback_mqtt::codec::Level;
 use finback_mqtt::{
-    Action, Denied, Duplicates, NameTemplate, Policy, Rewrite, Rule, Tap, is_filter,
+    Action, Denied, Duplicates, MessageMirror, NameTemplate, Policy, Rewrite, Rule, is_filter,
 };
 
 use super::{Names, Result, authentication};
@@ -50,7 +50,7 @@ pub(super) fn policy(
     };
     let policy = Policy {
         produce: None,
-        tap: value.mirror.map(|own| mirror(own, names)).transpose()?,
+        mirror: value.mirror.map(|own| mirror(own, names)).transpose()?,
         rules: value.acl.into_iter().map(rule).collect::<Result<_>>()?,
         mount: value.mountpoint.map(mount).transpose()?,
         rewrites: value
@@ -165,7 +165,10 @@ fn denied(word: Placed<String>) -> Result<Denied> {
     }
 }
 
-fn mirror(Placed { value, place }: Placed<file::MqttMirror>, names: &Names) -> Result<Tap> {
+fn mirror(
+    Placed { value, place }: Placed<file::MqttMirror>,
+    names: &Names,
+) -> Result<MessageMirror> {
     let mut topics = Vec::new();
     for Placed { value, place } in value.topics {
         if !is_filter(&value, Level::V311) {
@@ -183,7 +186,7 @@ fn mirror(Placed { value, place }: Placed<file::MqttMirror>, names: &Names) -> R
         headers: Vec::new(),
     };
     let value_of = |value| Placed { value, place };
-    Ok(Tap {
+    Ok(MessageMirror {
         sink: super::produce::sink(value_of(produced), true, names)?,
         hold: value.wait,
         topics,

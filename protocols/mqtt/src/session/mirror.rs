@@ -14,7 +14,7 @@ use finback_core::rejection::Rejection;
 use finback_core::text::Escaped;
 
 use crate::codec::{Fault, FixedHeader, Properties, Publish};
-use crate::policy::Tap;
+use crate::policy::MessageMirror;
 use crate::reason::Reason;
 use crate::sink::{NotTaken, OutgoingMessage, Receipt, Told};
 use crate::tally::method;
@@ -22,7 +22,7 @@ use crate::tally::method;
 use super::Session;
 
 /// Messages of one session that may wait for their broker and their second receiver.
-const MAX_TAPPED: usize = 1024;
+const MAX_MIRRORED: usize = 1024;
 /// Bytes of them that are kept meanwhile, unless it is one message alone.
 const MAX_KEPT: usize = 4 * 1024 * 1024;
 /// A second receiver without room is asked again after so long; each time after twice as long, up to the
@@ -30,9 +30,9 @@ const MAX_KEPT: usize = 4 * 1024 * 1024;
 const AGAIN: Duration = Duration::from_millis(5);
 const AGAIN_MOST: Duration = Duration::from_millis(250);
 
-/// What a session's tap remembers.
+/// What a session's mirror remembers.
 #[derive(Default)]
-pub(super) struct Tapped {
+pub(super) struct Mirrored {
     waiting: VecDeque<Waiting>,
     /// Bytes that are kept.
     kept: usize,
@@ -81,7 +81,7 @@ impl Copy {
 }
 
 /// What became of handing a message over.
-pub(super) enum Tapping {
+pub(super) enum Mirroring {
     /// It may go on to its broker.
     Done,
     /// There is no room; it is to be tried again.
@@ -90,20 +90,20 @@ pub(super) enum Tapping {
 
 impl Session {
     /// Hands a whole message over, or keeps it for when its broker has taken it.
-    pub(super) fn tap(
+    pub(super) fn mirror(
         &mut self,
         packet: &[u8],
         head: &FixedHeader,
         publish: &Publish<'_>,
         topic: &str,
-    ) -> Tapping {
+    ) -> Mirroring {
         let applied = self.applied.as_ref();
-        let tap = applied.and_then(|own| own.policy().tap.clone());
-        let Some(tap) = tap.filter(|tap| tap.is_about(topic)) else {
-            return Tapping::Done;
+        let mirror = applied.and_then(|own| own.policy().mirror.clone());
+        let Some(mirror) = mirror.filter(|mirror| mirror.is_about(topic)) else {
+            return Mirroring::Done;
         };
         let payload = &packet[publish.head..];
-        if tap.hold && head.qos() > 0 {
+        if mirror.hold && head.qos() > 0 {
             return self.keep(head, publish, topic, payload);
         }
         let message = OutgoingMessage {
@@ -116,15 +116,16 @@ impl Session {
             properties: publish.properties,
             payload,
         };
-        match tap.sink.take(&message, Receipt::unheard()) {
-            Err(NotTaken::Full) if tap.hold => return Tapping::Later,
+        match mirror.sink.take(&message, Receipt::unheard()) {
+            Err(NotTaken::Full) if mirror.hold => return Mirroring::Later,
             Err(_) => {
                 let left_out = Ending::Rejected(Rejection::Overloaded);
-                self.tally.sent(method::TAP, topic, packet.len(), left_out);
+                self.tally
+                    .sent(method::MIRROR, topic, packet.len(), left_out);
             }
             Ok(()) => {}
         }
-        Tapping::Done
+        Mirroring::Done
     }
 
     fn keep(
@@ -133,13 +134,13 @@ impl Session {
         publish: &Publish<'_>,
         topic: &str,
         payload: &[u8],
-    ) -> Tapping {
+    ) -> Mirroring {
         let id = publish.packet_id.unwrap_or(0);
-        let tapped = &mut self.state.tapped;
-        let mut waiting = tapped.waiting.iter();
+        let mirrored = &mut self.state.mirrored;
+        let mut waiting = mirrored.waiting.iter();
         if waiting.any(|own| own.id == id && !matches!(own.stage, Stage::Done)) {
             // Sent again while it is on its way.
-            return Tapping::Done;
+            return Mirroring::Done;
         }
         let copy = Box::new(Copy {
             topic: topic.to_owned(),
@@ -148,34 +149,34 @@ impl Session {
             properties: publish.properties.bytes().to_vec(),
             payload: payload.to_vec(),
         });
-        let kept = tapped.kept + copy.length();
-        if tapped.waiting.len() >= MAX_TAPPED || tapped.kept > 0 && kept > MAX_KEPT {
-            return Tapping::Later;
+        let kept = mirrored.kept + copy.length();
+        if mirrored.waiting.len() >= MAX_MIRRORED || mirrored.kept > 0 && kept > MAX_KEPT {
+            return Mirroring::Later;
         }
-        tapped.kept = kept;
-        tapped.waiting.push_back(Waiting {
+        mirrored.kept = kept;
+        mirrored.waiting.push_back(Waiting {
             id,
             stage: Stage::Asked(copy),
             acknowledgement: None,
         });
-        Tapping::Done
+        Mirroring::Done
     }
 
     /// Whether an acknowledgement of the broker, a PUBACK or PUBREC, has to wait; then it is kept here.
     pub(super) fn holds_back(&mut self, id: u16, packet: &[u8]) -> bool {
-        let tapped = &mut self.state.tapped;
-        if tapped.waiting.is_empty() {
+        let mirrored = &mut self.state.mirrored;
+        if mirrored.waiting.is_empty() {
             return false;
         }
         // Of two bytes for the length and two for the identifier at least; then its reason, if it has one.
         let refused = packet.get(4).is_some_and(|reason| *reason >= 0x80);
         // Acknowledgements keep their order (MQTT 5, section 4.6).
-        let own = tapped
+        let own = mirrored
             .waiting
             .iter_mut()
             .find(|own| own.id == id && own.acknowledgement.is_none());
         let Some(own) = own else {
-            tapped.waiting.push_back(Waiting {
+            mirrored.waiting.push_back(Waiting {
                 id,
                 stage: Stage::Done,
                 acknowledgement: Some(packet.to_vec()),
@@ -185,7 +186,7 @@ impl Session {
         own.acknowledgement = Some(packet.to_vec());
         own.stage = match std::mem::replace(&mut own.stage, Stage::Done) {
             Stage::Asked(copy) if refused => {
-                tapped.kept -= copy.length();
+                mirrored.kept -= copy.length();
                 Stage::Done
             }
             Stage::Asked(copy) => Stage::Taken(copy),
@@ -196,7 +197,7 @@ impl Session {
 
     /// Keeps an answer of ours among acknowledgements that wait; gives it back if none does.
     pub(super) fn holds_back_too(&mut self, answer: Vec<u8>) -> Option<Vec<u8>> {
-        let waiting = &mut self.state.tapped.waiting;
+        let waiting = &mut self.state.mirrored.waiting;
         if waiting.is_empty() {
             return Some(answer);
         }
@@ -214,10 +215,10 @@ impl Session {
     /// # Errors
     /// If a message is not safe: its client is to send it again.
     pub(super) fn let_go(&mut self, waker: &Waker) -> Result<(), Fault> {
-        let tapped = &mut self.state.tapped;
-        for (number, went) in tapped.told.take(waker) {
+        let mirrored = &mut self.state.mirrored;
+        for (number, went) in mirrored.told.take(waker) {
             let is = |own: &&mut Waiting| matches!(own.stage, Stage::Sent(sent) if sent == number);
-            if let Some(own) = tapped.waiting.iter_mut().find(is) {
+            if let Some(own) = mirrored.waiting.iter_mut().find(is) {
                 own.stage = match went {
                     Err(why) if !why.is_final() => Stage::Failed,
                     _ => Stage::Done,
@@ -227,8 +228,8 @@ impl Session {
         if self.resume.is_none() {
             self.write_taken();
         }
-        let tapped = &mut self.state.tapped;
-        while let Some(first) = tapped.waiting.front() {
+        let mirrored = &mut self.state.mirrored;
+        while let Some(first) = mirrored.waiting.front() {
             match (&first.stage, &first.acknowledgement) {
                 (Stage::Failed, _) => {
                     let why = "a message was not taken where it has to be besides its broker";
@@ -236,7 +237,7 @@ impl Session {
                 }
                 (Stage::Done, Some(packet)) => {
                     self.client.queue(packet);
-                    tapped.waiting.pop_front();
+                    mirrored.waiting.pop_front();
                 }
                 _ => break,
             }
@@ -248,15 +249,15 @@ impl Session {
     /// a while.
     fn write_taken(&mut self) {
         let applied = self.applied.as_ref();
-        let Some(tap) = applied.and_then(|own| own.policy().tap.clone()) else {
+        let Some(mirror) = applied.and_then(|own| own.policy().mirror.clone()) else {
             return;
         };
         let mut at = 0;
-        while at < self.state.tapped.waiting.len() {
-            if !self.write_one(&tap, at) {
-                let tapped = &mut self.state.tapped;
-                let pause = AGAIN * 2_u32.pow(tapped.refused.min(6));
-                tapped.refused += 1;
+        while at < self.state.mirrored.waiting.len() {
+            if !self.write_one(&mirror, at) {
+                let mirrored = &mut self.state.mirrored;
+                let pause = AGAIN * 2_u32.pow(mirrored.refused.min(6));
+                mirrored.refused += 1;
                 let now = self.caller.worker().now();
                 self.resume = Some(now.after(pause.min(AGAIN_MOST)));
                 return;
@@ -266,12 +267,12 @@ impl Session {
     }
 
     /// Whether there was room for the message at this place, if it is to be written.
-    fn write_one(&mut self, tap: &Tap, at: usize) -> bool {
-        let tapped = &mut self.state.tapped;
-        let Stage::Taken(copy) = &tapped.waiting[at].stage else {
+    fn write_one(&mut self, mirror: &MessageMirror, at: usize) -> bool {
+        let mirrored = &mut self.state.mirrored;
+        let Stage::Taken(copy) = &mirrored.waiting[at].stage else {
             return true;
         };
-        tapped.last += 1;
+        mirrored.last += 1;
         let message = OutgoingMessage {
             topic: &copy.topic,
             client_id: &self.client_id,
@@ -282,9 +283,9 @@ impl Session {
             properties: Properties::trusted(&copy.properties),
             payload: &copy.payload,
         };
-        let receipt = Receipt::new(&tapped.told, tapped.last, None);
-        let stage = match tap.sink.take(&message, receipt) {
-            Ok(()) => Stage::Sent(tapped.last),
+        let receipt = Receipt::new(&mirrored.told, mirrored.last, None);
+        let stage = match mirror.sink.take(&message, receipt) {
+            Ok(()) => Stage::Sent(mirrored.last),
             Err(NotTaken::Full) => return false,
             Err(why) if !why.is_final() => Stage::Failed,
             // It would be the same the next time: the broker has it, and that is all there can be.
@@ -296,19 +297,25 @@ impl Session {
                 }
                 let left_out = Ending::Rejected(Rejection::Overloaded);
                 let length = copy.length();
-                self.tally.sent(method::TAP, &*copy.topic, length, left_out);
+                self.tally
+                    .sent(method::MIRROR, &*copy.topic, length, left_out);
                 Stage::Done
             }
         };
-        tapped.kept -= copy.length();
-        tapped.refused = 0;
-        tapped.waiting[at].stage = stage;
+        mirrored.kept -= copy.length();
+        mirrored.refused = 0;
+        mirrored.waiting[at].stage = stage;
         true
     }
 
     /// Whether there is somebody to be heard.
-    pub(super) fn is_tapped(&self) -> bool {
+    pub(super) fn is_mirrored(&self) -> bool {
         let applied = self.applied.as_ref();
-        applied.is_some_and(|own| own.policy().tap.as_ref().is_some_and(|tap| tap.hold))
+        applied.is_some_and(|own| {
+            own.policy()
+                .mirror
+                .as_ref()
+                .is_some_and(|mirror| mirror.hold)
+        })
     }
 }
