@@ -2,9 +2,12 @@
 //!
 //! Rules have no order. One that denies wins over any that allows; where no rule is about a call, the policy's
 //! [default](Policy::default) holds. Rules are found by the identity and the service that they name, and those about one client's
-//! calls of one kind are remembered: thousands of rules cost a call no more than the few that are about it. What a rule asks
-//! of addresses, attributes and topics finds none: it is compared for each call that the rule may be about.
+//! calls of one kind are remembered; many rules that name values of an attribute, or networks, are found by these, call by call.
+//! Thousands of rules cost a call no more than the few that may be about it. Other texts and topics are compared.
 
+mod book;
+
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -15,7 +18,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::identity::Identity;
 use crate::rejection::Rejection;
-use crate::route::{Call, Match, Text};
+use crate::route::{Call, Match};
+
+use book::Book;
 
 use super::{
     Action, Asked, Check, Filter, Flow, Message, MessageFlow, Refusal, Tally, Target, same,
@@ -88,70 +93,6 @@ pub struct Policy {
     pub rules: Vec<Rule>,
 }
 
-/// Rules that may be about the same calls, by their numbers.
-#[derive(Debug, Default)]
-struct Index {
-    /// Those that name one service, by its name.
-    by_service: BTreeMap<Box<str>, Vec<usize>>,
-    others: Vec<usize>,
-}
-
-impl Index {
-    fn add(&mut self, number: usize, rule: &Rule) {
-        match &rule.when.service {
-            Text::Exact(name) => self
-                .by_service
-                .entry(name.clone())
-                .or_default()
-                .push(number),
-            _ => self.others.push(number),
-        }
-    }
-
-    /// The numbers of those that may be about this service.
-    fn of(&self, service: &str) -> impl Iterator<Item = usize> {
-        let named = self.by_service.get(service).into_iter().flatten();
-        named.chain(&self.others).copied()
-    }
-}
-
-/// A policy with its rules sorted out.
-#[derive(Debug)]
-struct Book {
-    policy: Policy,
-    /// Rules that name one identity, by its name.
-    by_identity: BTreeMap<Box<str>, Index>,
-    others: Index,
-    /// Some rule asks who somebody is.
-    asks_who: bool,
-}
-
-impl Book {
-    /// The numbers of the rules that have to be looked at for calls to this service by this client.
-    fn candidates(&self, service: &str, client: Option<&Identity>) -> impl Iterator<Item = usize> {
-        let named = client.into_iter().flat_map(Identity::names);
-        let named = named.filter_map(|name| self.by_identity.get(name));
-        named
-            .chain([&self.others])
-            .flat_map(move |own| own.of(service))
-    }
-
-    /// The numbers of the rules about calls of this kind by this client, their addresses and attributes aside.
-    fn about(&self, call: &Call<'_>, client: Option<&Identity>) -> Vec<usize> {
-        let mut about: Vec<usize> = self
-            .candidates(call.service, client)
-            .filter(|number| {
-                let when = &self.policy.rules[*number].when;
-                when.names(call) && when.identifies(client)
-            })
-            .collect();
-        // A client may have a name twice.
-        about.sort_unstable();
-        about.dedup();
-        about
-    }
-}
-
 /// Who may call what.
 #[derive(Debug)]
 pub struct Authorization(Arc<Book>);
@@ -160,21 +101,7 @@ impl Authorization {
     /// By this policy.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
-        let mut by_identity: BTreeMap<Box<str>, Index> = BTreeMap::new();
-        let mut others = Index::default();
-        for (number, rule) in policy.rules.iter().enumerate() {
-            let index = match &rule.when.identity {
-                Some((_, Text::Exact(name))) => by_identity.entry(name.clone()).or_default(),
-                _ => &mut others,
-            };
-            index.add(number, rule);
-        }
-        Self(Arc::new(Book {
-            asks_who: policy.rules.iter().any(|rule| rule.when.identity.is_some()),
-            policy,
-            by_identity,
-            others,
-        }))
+        Self(Arc::new(Book::new(policy)))
     }
 }
 
@@ -186,7 +113,7 @@ impl Filter for Authorization {
     fn at(&self, target: &Target<'_>, tally: &Tally) -> Option<Rc<dyn Check>> {
         let rules = Rules::of(&self.0, target, tally);
         // Rules that ask who somebody is may be about whoever comes.
-        let is_about_somebody = self.0.asks_who || !rules.about(None).is_empty();
+        let is_about_somebody = self.0.is_about_some() || !rules.about(None).is_empty();
         let is_idle = self.0.policy.default == Effect::Allow && !is_about_somebody;
         (!is_idle).then(|| Rc::new(rules) as Rc<dyn Check>)
     }
@@ -261,9 +188,10 @@ impl Rules {
         }
     }
 
-    fn about(&self, client: Option<&Identity>) -> Vec<usize> {
+    /// What is equal for all calls of its kind.
+    fn call(&self) -> Call<'_> {
         let [protocol, service, method, version, group] = &self.names;
-        let call = Call {
+        Call {
             protocol,
             service,
             method,
@@ -271,8 +199,12 @@ impl Rules {
             group,
             // Rules that ask for it do so call by call.
             source: Ipv4Addr::UNSPECIFIED.into(),
-        };
-        self.book.about(&call, client)
+        }
+    }
+
+    fn about(&self, client: Option<&Identity>) -> Vec<usize> {
+        let candidates = self.book.candidates(&self.names[1], client);
+        self.book.fit(candidates, &self.call(), client)
     }
 
     /// The same, mostly remembered.
@@ -301,7 +233,15 @@ impl Rules {
         let policy = &self.book.policy;
         let mut allowed = policy.default == Effect::Allow;
         let mut denied = None;
-        for number in &*self.known_about(asked.client) {
+        let known = self.known_about(asked.client);
+        let mut all = Cow::Borrowed(&*known);
+        if self.book.has_keys() {
+            let found = self.book.found(&self.names[1], asked).into_iter();
+            let found = self.book.fit(found, &self.call(), asked.client);
+            all.to_mut().extend(found);
+            all.to_mut().sort_unstable();
+        }
+        for number in &*all {
             let rule = &policy.rules[*number];
             if !is_about(rule) || !holds(rule, asked) {
                 continue;
@@ -381,9 +321,12 @@ fn holds(rule: &Rule, asked: &mut Asked<'_, '_>) -> bool {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
-    use super::super::Decisions;
+    use super::super::{Decisions, Edits};
     use super::*;
+    use crate::clock::{Clock, Now};
     use crate::identity::IdentityKind;
+    use crate::record::TraceId;
+    use crate::route::Text;
 
     /// A policy of so many rules, each of which is about something else.
     fn of(rules: usize, when: impl Fn(usize) -> Match) -> Authorization {
@@ -439,6 +382,69 @@ mod tests {
                 assert_eq!(looks, 1, "{rules} rules of shape {number}");
             }
         }
+    }
+
+    fn attribute(name: &str, value: &str) -> (String, Text) {
+        (name.to_owned(), Text::Exact(value.into()))
+    }
+
+    fn user(number: usize) -> Match {
+        Match {
+            // All of them have this, too.
+            attributes: vec![
+                attribute("site", "a"),
+                attribute("user", &format!("u{number}")),
+            ],
+            ..Match::default()
+        }
+    }
+
+    fn network(number: usize) -> Match {
+        let network = match number {
+            7 => "10.0.0.0/8".to_owned(),
+            number => format!("172.{}.{}.0/24", 16 + number / 256, number % 256),
+        };
+        Match {
+            sources: vec!["192.0.2.1".parse().unwrap(), network.parse().unwrap()],
+            attributes: vec![attribute("site", "a")],
+            ..Match::default()
+        }
+    }
+
+    #[test]
+    fn ten_thousand_users_or_networks_cost_a_call_what_few_do() {
+        let shapes: [&dyn Fn(usize) -> Match; 2] = [&user, &|number| Match {
+            sources: network(number).sources[1..].to_vec(),
+            ..network(number)
+        }];
+        for (number, when) in shapes.into_iter().enumerate() {
+            for rules in [100, 10_000] {
+                let own = of(rules, when);
+                let mut edits = Edits::default();
+                let found = own.0.found(
+                    "S",
+                    &mut Asked {
+                        now: Now(0),
+                        source: "::ffff:10.1.2.3".parse().unwrap(),
+                        client: None,
+                        edits: &mut edits,
+                        clock: Clock::start(),
+                        trace: TraceId::default(),
+                        attributes: &mut |name| match name {
+                            "user" => Some("u7".into()),
+                            "site" => Some("a".into()),
+                            _ => None,
+                        },
+                        random: &mut || 0,
+                    },
+                );
+                assert_eq!(found, [7], "{rules} rules of shape {number}");
+                assert_eq!(own.0.candidates("S", None).count(), 0);
+            }
+        }
+        let few = of(10, user);
+        assert_eq!(few.0.candidates("S", None).count(), 10);
+        assert!(!few.0.has_keys());
     }
 
     #[test]

@@ -731,8 +731,26 @@ fn filters_obey_their_laws() {
 
 // === Readings ===
 
+/// Rules about nobody, as many as have them looked up rather than compared.
+fn fillers(many: bool) -> impl Iterator<Item = Rule> {
+    let count = if many { 40 } else { 0 };
+    (0..count).map(|number| {
+        let when = Match {
+            attributes: vec![("filler".to_owned(), exact(&number.to_string()))],
+            ..Match::default()
+        };
+        rule("filler", Effect::Deny, when)
+    })
+}
+
 #[test]
 fn who_denies_does_so_by_any_reading_and_who_allows_by_all() {
+    for many in [false, true] {
+        any_denies_and_all_allow(many);
+    }
+}
+
+fn any_denies_and_all_allow(many: bool) {
     let by = |effect| {
         let when = Match {
             attributes: vec![("role".to_owned(), exact("admin"))],
@@ -742,7 +760,9 @@ fn who_denies_does_so_by_any_reading_and_who_allows_by_all() {
             Effect::Allow => Effect::Deny,
             Effect::Deny => Effect::Allow,
         };
-        Authorization::new(policy(other, vec![rule("r", effect, when)]))
+        let mut rules = vec![rule("r", effect, when)];
+        rules.extend(fillers(many));
+        Authorization::new(policy(other, rules))
     };
     let (allows, denies) = (by(Effect::Allow), by(Effect::Deny));
     for (value, readings, allowed, denied) in [
@@ -775,6 +795,98 @@ fn who_denies_does_so_by_any_reading_and_who_allows_by_all() {
             "{asked}"
         );
     }
+}
+
+/// One of these, or none, by what is left of a number, which it takes a part of.
+fn one_of<T: Clone>(number: &mut u64, all: &[T]) -> Option<T> {
+    let count = all.len() as u64 + 1;
+    let own = all.get((*number % count) as usize);
+    *number /= count;
+    own.cloned()
+}
+
+/// What a rule may ask for, by a number.
+fn conditions(mut number: u64) -> Match {
+    let number = &mut number;
+    let pair = |name: &str, text: Option<Text>| text.map(|text| (name.to_owned(), text));
+    let regex = Text::Regex(regex::Regex::new("^[ab]$").unwrap());
+    let texts = [
+        exact("a"),
+        exact("b"),
+        Text::Any,
+        Text::Prefix("a".into()),
+        regex,
+    ];
+    let user = pair("user", one_of(number, &texts));
+    let site = pair("site", one_of(number, &texts[..3]));
+    let networks = ["10.0.0.0/8", "10.0.0.1", "10.0.0.0/31", "2001:db8::/32"];
+    let sources = [one_of(number, &networks), one_of(number, &networks)];
+    let names = ["spiffe://acme/a", "spiffe://acme/b"].map(exact);
+    let identity = one_of(number, &names).map(|text| (IdentityKind::Spiffe, text));
+    Match {
+        attributes: user.into_iter().chain(site).collect(),
+        sources: sources
+            .into_iter()
+            .flatten()
+            .map(|own| own.parse().unwrap())
+            .collect(),
+        identity,
+        service: one_of(number, &["Pay", "Cart"].map(exact)).unwrap_or(Text::Any),
+        method: one_of(number, &["get", "put"].map(exact)).unwrap_or(Text::Any),
+        ..Match::default()
+    }
+}
+
+#[test]
+fn rules_that_are_looked_up_decide_what_they_do_when_they_are_compared() {
+    let mut random = crate::rng::Rng::new(7);
+    let (mut refused, mut passed) = (0, 0);
+    for _ in 0..400 {
+        let rules = (0..random.next() % 7).map(|number| {
+            let effect = [Effect::Allow, Effect::Deny][(random.next() % 2) as usize];
+            Rule {
+                dry_run: random.next().is_multiple_of(5),
+                ..rule(&format!("r{number}"), effect, conditions(random.next()))
+            }
+        });
+        let rules: Vec<_> = rules.collect();
+        let default = [Effect::Allow, Effect::Deny][(random.next() % 2) as usize];
+        let both = [false, true].map(|many| {
+            let all = rules.iter().cloned().chain(fillers(many)).collect();
+            let own = Authorization::new(policy(default, all));
+            Asking::of(&own, "Pay", "get")
+        });
+        for _ in 0..20 {
+            let number = &mut random.next();
+            let user = one_of(number, &["a", "b", "ab"]).map(|own| ("user", own));
+            let other = one_of(number, &["a\nb", "b\nb"]).map(|own| ("\nuser", own));
+            let site = one_of(number, &["a", "b"]).map(|own| ("site", own));
+            let attributes: Vec<_> = user.into_iter().chain(other).chain(site).collect();
+            let sources = ["10.0.0.1", "10.1.0.0", "::ffff:10.0.0.0", "2001:db8::1"];
+            let caller = Caller {
+                attributes: &attributes,
+                source: one_of(number, &sources).unwrap_or("192.0.2.1"),
+                client: one_of(number, &["spiffe://acme/a", "spiffe://acme/b", "host"]),
+                ..SOMEBODY
+            };
+            let [one, other] = both
+                .each_ref()
+                .map(|own| own.open(&caller).map(|own| own.rule));
+            assert_eq!(
+                one, other,
+                "{rules:?} of {attributes:?} from {}",
+                caller.source
+            );
+            *(if one.is_some() {
+                &mut refused
+            } else {
+                &mut passed
+            }) += 1;
+        }
+        let [one, other] = both.each_ref().map(Asking::counted);
+        assert_eq!(one, other, "{rules:?}");
+    }
+    assert!(refused > 1000 && passed > 1000, "{refused} {passed}");
 }
 
 #[test]

@@ -48,8 +48,18 @@ impl Cidr {
         }
     }
 
+    /// Whether its addresses are of IPv6.
+    pub(crate) fn is_v6(self) -> bool {
+        self.network.is_ipv6()
+    }
+
+    /// Its prefix length.
+    pub(crate) fn bits(self) -> u8 {
+        self.bits
+    }
+
     /// The network of an address and a prefix length that it has.
-    fn around(address: IpAddr, bits: u8) -> Self {
+    pub(crate) fn around(address: IpAddr, bits: u8) -> Self {
         let network = match address {
             IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits() & mask_v4(bits)).into(),
             IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & mask_v6(bits)).into(),
