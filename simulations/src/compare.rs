@@ -2,12 +2,13 @@
 //!
 //! The figure is CPU time of the proxy's process per call, which survives a noisy machine; every
 //! process runs on the same CPU, so that they alternate and no wake-up crosses CPUs. Ratios are
-//! taken round by round, then their median. Instead of other proxies, Finback that tells less may be
-//! what it is compared with: what traces, metrics and logs cost.
+//! taken round by round, then their median. Instead of other proxies, Finback that does less may be what
+//! it is compared with: what traces, metrics and logs cost, and what policies cost.
 
 mod loads;
 mod memory;
 mod observing;
+mod policies;
 mod proxies;
 
 use std::collections::BTreeMap;
@@ -52,8 +53,17 @@ pub struct Comparison {
     pub envoy: Option<PathBuf>,
     /// Whether to measure memory too.
     pub memory: bool,
-    /// Compare Finback with itself: telling nothing, a little, and all of every call.
-    pub observing: bool,
+    /// Compare Finback with itself instead of others.
+    pub itself: Option<Itself>,
+}
+
+/// In what Finback is compared with itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Itself {
+    /// Telling nothing, a little, and all of every call.
+    Observing,
+    /// Without policies, with rules and a limit, and with shadow traffic.
+    Policies,
 }
 
 const fn own(
@@ -252,15 +262,17 @@ pub fn run(comparison: &Comparison) -> anyhow::Result<()> {
     let folder = Folder::new("compare")?;
     let backends = Backends::start(folder.path())?;
     let wanted = |group: Group| comparison.groups.is_empty() || comparison.groups.contains(&group);
-    let observed = if comparison.observing {
-        Some(Observing::start(folder.path())?)
-    } else {
-        None
+    let observed = match comparison.itself {
+        Some(Itself::Observing) => Some(Observing::start(folder.path())?),
+        Some(Itself::Policies) | None => None,
     };
     let start = || -> anyhow::Result<Vec<Proxy>> {
         let own = &comparison.finback;
         if let Some(observed) = &observed {
             return observed.proxies(own, &backends);
+        }
+        if comparison.itself == Some(Itself::Policies) {
+            return policies::proxies(folder.path(), own, &backends);
         }
         let mut all = vec![proxies::haproxy(folder.path(), &backends)?];
         if let Some(envoy) = &comparison.envoy {
@@ -278,8 +290,9 @@ pub fn run(comparison: &Comparison) -> anyhow::Result<()> {
     };
     let mut proxies = vec![backends.direct()];
     proxies.extend(start()?);
-    let others: &[&str] = match observed {
-        Some(_) => &[observing::NOTHING],
+    let others: &[&str] = match comparison.itself {
+        Some(Itself::Observing) => &[observing::NOTHING],
+        Some(Itself::Policies) => &[policies::NOTHING],
         None => &["haproxy", "envoy", "before"],
     };
     let heads: Vec<_> = others.iter().map(|own| format!("against {own}")).collect();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use finback_simulations::broker::{self, Broker};
-use finback_simulations::compare::{self, Comparison, Group};
+use finback_simulations::compare::{self, Comparison, Group, Itself};
 use finback_simulations::echo::{self, Faults};
 use finback_simulations::load::{self, Load};
 use finback_simulations::mqtt::{self, MqttLoad};
@@ -166,6 +166,10 @@ enum Command {
         /// traces, or a line of every call, and nothing else; telling all of every call.
         #[arg(long)]
         observing: bool,
+        /// Compare Finback with itself instead: without policies; with authorization by 10 rules, by
+        /// 10,000, and a local limit; copying 10 % of the calls (of `rpc` and `web`).
+        #[arg(long, conflicts_with_all = ["observing", "memory"])]
+        policies: bool,
     },
     /// Simulate worlds, one for each seed: core's workers on a network in memory, with clients,
     /// servers and a registry that do what real ones do. Prints the seeds in which something went
@@ -401,6 +405,7 @@ fn main() -> anyhow::Result<()> {
             no_envoy,
             memory,
             observing,
+            policies,
         } => compare::run(&Comparison {
             groups: only,
             rounds,
@@ -409,7 +414,11 @@ fn main() -> anyhow::Result<()> {
             before,
             envoy: (!no_envoy).then_some(envoy),
             memory,
-            observing,
+            itself: match (observing, policies) {
+                (true, _) => Some(Itself::Observing),
+                (false, true) => Some(Itself::Policies),
+                (false, false) => None,
+            },
         }),
         Command::Sweep {
             seeds,

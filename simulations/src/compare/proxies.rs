@@ -97,7 +97,8 @@ impl Backends {
         }
     }
 
-    fn of(&self, door: Door) -> SocketAddr {
+    /// Where the service is that calls of a door go to.
+    pub(super) fn of(&self, door: Door) -> SocketAddr {
         let door = match door {
             Door::Tls => Door::Http1,
             Door::MqttTls => Door::MqttSink,
@@ -337,12 +338,26 @@ pub(super) fn envoy(folder: &Path, binary: &Path, backends: &Backends) -> anyhow
 }
 
 /// What is added to Finback's configuration.
-#[derive(Clone, Debug, Default)]
 pub(super) struct Extras {
     /// Whole sections.
     pub(super) top: String,
     /// Of each listener, with a comma before it.
     pub(super) listener: String,
+    /// Of the route of calls that come by a door, with a comma before it; of RPC, gRPC and HTTP alone.
+    pub(super) route: Box<dyn Fn(Door) -> String>,
+    /// More clusters, a line each.
+    pub(super) clusters: String,
+}
+
+impl Default for Extras {
+    fn default() -> Self {
+        Self {
+            top: String::new(),
+            listener: String::new(),
+            route: Box::new(|_| String::new()),
+            clusters: String::new(),
+        }
+    }
 }
 
 /// Has Finback know a broker from its start, as if it had been told of it before.
@@ -436,16 +451,19 @@ pub(super) fn finback(
             "    - {{ match: {{ service: com.acme.{other}Service, method: {{ prefix: get }} }}, to: {{ cluster: bolt }} }}\n"
         ));
     }
+    let route = &extras.route;
+    let (bolt, dubbo) = (route(Door::Bolt), route(Door::Dubbo));
+    let (grpc, web) = (route(Door::Http2), route(Door::Http1));
     text.push_str(&format!(
-        "    - {{ match: {{ service: {SERVICE}, method: {METHOD}, protocol: bolt }}, to: {{ cluster: bolt }} }}\n    \
-         - {{ match: {{ service: {SERVICE}, method: {METHOD}, protocol: dubbo }}, to: {{ cluster: dubbo }} }}\n  \
+        "    - {{ match: {{ service: {SERVICE}, method: {METHOD}, protocol: bolt }}, to: {{ cluster: bolt }}{bolt} }}\n    \
+         - {{ match: {{ service: {SERVICE}, method: {METHOD}, protocol: dubbo }}, to: {{ cluster: dubbo }}{dubbo} }}\n  \
          tcp: [ {{ to: {{ cluster: tcp }} }} ]\n  \
          mqtt: [ {{ to: {{ cluster: mqtt }} }} ]\n  \
          sink: [ {{ to: {{ cluster: mqttsink }} }} ]\n  \
-         grpc: [ {{ match: {{ service: {SERVICE}, method: {METHOD} }}, to: {{ cluster: http2 }} }} ]\n  \
-         web: [ {{ match: {{ path: {{ prefix: / }} }}, to: {{ cluster: http1 }} }} ]\n{brokers}\
-         clusters:\n{clusters}limits: {{ connections: 20000 }}\n{}",
-        extras.top
+         grpc: [ {{ match: {{ service: {SERVICE}, method: {METHOD} }}, to: {{ cluster: http2 }}{grpc} }} ]\n  \
+         web: [ {{ match: {{ path: {{ prefix: / }} }}, to: {{ cluster: http1 }}{web} }} ]\n{brokers}\
+         clusters:\n{clusters}{}limits: {{ connections: 20000 }}\n{}",
+        extras.clusters, extras.top
     ));
     let path = folder.join(format!("{name}.yaml"));
     std::fs::write(&path, text)?;
