@@ -60,6 +60,41 @@ pub enum Signal<'a> {
     },
 }
 
+/// By which bytes a call was found [to say one thing](Codec::is_ambiguous): one of the same names that has the same says
+/// it, too.
+#[derive(Debug, Default)]
+pub struct Unambiguous {
+    bytes: Vec<u8>,
+    /// So many of them stand where it begins to say it.
+    begins: usize,
+}
+
+impl Unambiguous {
+    /// More bytes are read again each time.
+    const MOST: usize = 1024;
+
+    /// Whether `from` begins with what is remembered of a beginning, and `end` is what is remembered of an end.
+    #[must_use]
+    pub fn is_of(&self, from: &[u8], end: &[u8]) -> bool {
+        let (own, own_end) = self.bytes.split_at(self.begins);
+        // What is empty is not compared: that takes long where it points nowhere.
+        !own.is_empty()
+            && own_end.len() == end.len()
+            && from.starts_with(own)
+            && (end.is_empty() || own_end == end)
+    }
+
+    /// Remembers this beginning and this end in the place of others, unless they are too long.
+    pub fn remember(&mut self, beginning: &[u8], end: &[u8]) {
+        if beginning.len() + end.len() <= Self::MOST {
+            self.bytes.clear();
+            self.bytes.extend_from_slice(beginning);
+            self.bytes.extend_from_slice(end);
+            self.begins = beginning.len();
+        }
+    }
+}
+
 /// A stateless reader and writer of one protocol's frames.
 ///
 /// Every method is a function of its arguments: no socket, clock, randomness or memory. The laws,
@@ -76,6 +111,7 @@ pub enum Signal<'a> {
 ///   longer one is [`Malformed::Content`], and is not copied to find that out; a rejection's text
 ///   is cut to [`ANSWER_LIMIT`](crate::text::ANSWER_LIMIT);
 /// * *heartbeat*: a ping reads back as a ping, its pong as a pong of the same id;
+/// * *no memory*: what is [remembered](Unambiguous) of a call changes no answer about another;
 /// * *robustness*: no bytes make it panic, recurse deeply or allocate more than they carry.
 pub trait Codec: Send + Sync + 'static {
     /// Who may share an upstream connection.
@@ -105,9 +141,16 @@ pub trait Codec: Send + Sync + 'static {
     ) -> Option<Cow<'a, str>>;
 
     /// Whether a server might run something else than `metadata` says: names that stand twice and differ, or that
-    /// cannot be read at all. Asked only of calls that filters judge by their names.
-    fn is_ambiguous(&self, head: &Head, wire: &[u8], metadata: &Metadata<'_>) -> bool {
-        let _ = (head, wire, metadata);
+    /// cannot be read at all. Asked only of calls that filters judge by their names. `known` is of calls of the same
+    /// names, and may be remembered anew; the answer does not depend on it.
+    fn is_ambiguous(
+        &self,
+        head: &Head,
+        wire: &[u8],
+        metadata: &Metadata<'_>,
+        known: &mut Unambiguous,
+    ) -> bool {
+        let _ = (head, wire, metadata, known);
         false
     }
 

@@ -5,10 +5,12 @@ mod names;
 
 pub use names::{NameSamples, check_names};
 
+use std::borrow::Cow;
+
 use bytes::BytesMut;
 
 use self::driven::{attribute, edited, exercise_frame, reject, same_reading, sole};
-use crate::codec::{Codec, Signal};
+use crate::codec::{Codec, Signal, Unambiguous};
 use crate::frame::{Head, Kind, Malformed, Reading};
 use crate::rejection::Rejection;
 
@@ -52,6 +54,7 @@ pub fn check(codec: &dyn Codec, samples: &[Sample]) {
                 new_id(codec, sample, &head);
                 if sample.kind != Kind::Response {
                     attributes(codec, sample, &head);
+                    unambiguous(codec, sample, &head);
                 }
                 rejection(codec, sample, &head);
             }
@@ -97,6 +100,38 @@ pub fn exercise(codec: &dyn Codec, bytes: &[u8]) {
 }
 
 // === The laws ===
+
+/// What is remembered of a call changes no answer about another one of the same names.
+fn unambiguous(codec: &dyn Codec, sample: &Sample, head: &Head) {
+    let names = |wire: &[u8]| match codec.read(head, wire) {
+        Ok(Reading::Call(own)) => {
+            Some([own.service, own.method, own.version, own.group].map(Cow::into_owned))
+        }
+        _ => None,
+    };
+    let mut known = Unambiguous::default();
+    let ask = |wire: &[u8], known: &mut Unambiguous| match codec.read(head, wire) {
+        Ok(Reading::Call(metadata)) => codec.is_ambiguous(head, wire, &metadata, known),
+        _ => true,
+    };
+    let name = &sample.name;
+    let alone = ask(&sample.bytes, &mut known);
+    assert_eq!(
+        ask(&sample.bytes, &mut known),
+        alone,
+        "unambiguous: {name}, asked again"
+    );
+    for at in 0..sample.bytes.len().min(FLIPPED_AT_START) {
+        let mut other = sample.bytes.clone();
+        other[at] ^= 1;
+        if names(&other) == names(&sample.bytes) {
+            let alone = ask(&other, &mut Unambiguous::default());
+            let then = ask(&other, &mut known);
+            assert_eq!(then, alone, "unambiguous: {name}, byte {at} changed");
+            ask(&sample.bytes, &mut known);
+        }
+    }
+}
 
 /// Frames one after another are found one after another.
 fn pipelining(codec: &dyn Codec, samples: &[Sample]) {

@@ -66,6 +66,15 @@ pub enum Itself {
     Policies,
 }
 
+impl Itself {
+    /// As it is asked for by two flags, of which one may be set.
+    #[must_use]
+    pub fn of(observing: bool, policies: bool) -> Option<Self> {
+        let observing = observing.then_some(Self::Observing);
+        observing.or(policies.then_some(Self::Policies))
+    }
+}
+
 const fn own(
     group: Group,
     name: &'static str,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Now;
-use crate::codec::{Codec, Signal};
+use crate::codec::{Codec, Signal, Unambiguous};
 use crate::frame::{Edit, Head, Kind, Malformed, Metadata, Names, Reading, Status};
 use crate::gauges::Gauges;
 use crate::identity::Identity;
@@ -172,10 +172,12 @@ impl Client {
                 .find(worker, &self.origin, self.protocol, source, metadata);
         let mut attributes = |name: &str| self.attribute(wire, metadata, name);
         // Whom it would be judged by may not be whom it would reach.
-        let mut refused = || {
-            let is_ambiguous = || self.codec.is_ambiguous(&head, wire, metadata);
-            let ambiguous = || is_ambiguous().then_some(Rejection::BadRequest);
-            metadata.refused.or_else(ambiguous)
+        let mut refused = |known: &mut Unambiguous| {
+            if metadata.refused.is_some() {
+                return metadata.refused;
+            }
+            let is_ambiguous = self.codec.is_ambiguous(&head, wire, metadata, known);
+            is_ambiguous.then_some(Rejection::BadRequest)
         };
         // Its place is there before it: made elsewhere, all of it would be copied.
         let place = Box::new_uninit();

@@ -129,7 +129,7 @@ pub(super) fn copy(
         (source, wire.len()),
         None,
         metadata,
-        &mut || metadata.refused,
+        &mut |_| metadata.refused,
         &mut attributes,
     );
     exchange.mark(

@@ -132,10 +132,12 @@ impl Filter for RateLimit {
             .cloned()
             .collect();
         Some(Rc::new(Limited {
-            limit: self.limit.clone(),
+            unit: self.limit.unit,
+            shape: Shape::of(&self.limit),
             buckets: self.buckets.clone(),
             key,
             varying,
+            shared: RefCell::default(),
             remembered: RefCell::default(),
             refused: tally.count(&none, "limited"),
             delayed: tally.count(&none, "delayed"),
@@ -207,22 +209,20 @@ struct Bucket {
 const NANOS: u64 = 1000;
 
 impl Bucket {
-    /// Takes `cost` from it at `now`; what takes `each` to fill up again, and all it may hold takes `most`. Gives
-    /// how long to wait, at most `patience`, which is zero if there was enough.
+    /// Takes `cost` from it at `now`, in nanoseconds of filling up. Gives how long to wait, which is zero if there was
+    /// enough; or how long that would be where it is more than the limit's patience.
     ///
     /// # Errors
     /// How long it would have to wait, where that is longer: nothing is taken.
-    fn take(&self, now: Now, cost: u64, limit: &Shape, patience: u64) -> Result<u64, u64> {
+    fn take(&self, now: Now, cost: u64, limit: &Shape) -> Result<u64, u64> {
         let now = now.0.saturating_mul(NANOS);
-        let cost = u128::from(cost) * u128::from(limit.each) / u128::from(limit.of);
-        let cost = u64::try_from(cost).unwrap_or(u64::MAX / 4);
         let mut before = self.full_at.load(Relaxed);
         loop {
             let after = before.max(now).saturating_add(cost);
             // What is larger than the burst passes when the bucket is full, and is paid for afterwards.
             let most = limit.most.max(cost);
             let wait = (after - now).saturating_sub(most);
-            if wait > patience {
+            if wait > limit.patience {
                 return Err(wait);
             }
             match self
@@ -240,24 +240,46 @@ impl Bucket {
     }
 }
 
-/// A rate and a burst in a bucket's terms.
+/// A limit in a bucket's terms, of which the division that they take is done once.
 struct Shape {
-    /// `of` of them take so many nanoseconds.
+    /// `of` of them take so many nanoseconds to fill up again.
     each: u64,
     of: u64,
+    /// One takes so many.
+    one: u64,
     /// The burst takes so many.
     most: u64,
+    /// Somebody may wait for so many.
+    patience: u64,
 }
 
 impl Shape {
     fn of(limit: &Limit) -> Self {
         let each = u64::try_from(limit.period.as_nanos()).unwrap_or(u64::MAX);
         let of = limit.amount.max(1);
-        let most = u128::from(each) * u128::from(limit.burst.max(1)) / u128::from(of);
-        Self {
+        let mut own = Self {
             each,
             of,
-            most: u64::try_from(most).unwrap_or(u64::MAX / 4),
+            one: 0,
+            most: 0,
+            patience: u64::try_from(limit.wait.as_nanos()).unwrap_or(u64::MAX),
+        };
+        own.one = own.filled(1);
+        own.most = own.filled(limit.burst.max(1));
+        own
+    }
+
+    /// How long so many take to fill up.
+    fn filled(&self, count: u64) -> u64 {
+        let filled = u128::from(count) * u128::from(self.each) / u128::from(self.of);
+        u64::try_from(filled).unwrap_or(u64::MAX / 4)
+    }
+
+    /// The same; of one, as of nearly all calls, it is known.
+    fn cost(&self, count: u64) -> u64 {
+        match count {
+            1 => self.one,
+            count => self.filled(count),
         }
     }
 }
@@ -319,12 +341,16 @@ impl Buckets {
 
 /// A limit for calls of one kind, in one worker.
 struct Limited {
-    limit: Limit,
+    unit: Unit,
+    shape: Shape,
     buckets: Arc<Buckets>,
     /// What all its calls have in common.
     key: String,
     /// What tells them apart.
     varying: Vec<Per>,
+    /// The bucket of all of them, where nothing does.
+    shared: RefCell<Option<Arc<Bucket>>>,
+    /// The buckets of some.
     remembered: RefCell<BTreeMap<Box<str>, Arc<Bucket>>>,
     refused: Arc<AtomicU64>,
     delayed: Arc<AtomicU64>,
@@ -334,9 +360,6 @@ struct Limited {
 impl Limited {
     /// The bucket of a call or message; or why it cannot be told whose it is.
     fn bucket(&self, asked: &mut Asked<'_, '_>, topic: &str) -> Result<Arc<Bucket>, Refusal> {
-        if self.varying.is_empty() {
-            return Ok(self.remembered(&self.key, asked.now));
-        }
         let mut key = self.key.clone();
         for per in &self.varying {
             match per {
@@ -371,11 +394,28 @@ impl Limited {
         bucket
     }
 
+    /// Takes so much from the bucket that all share, as [`Bucket::take`] does.
+    fn take_shared(&self, now: Now, cost: u64) -> Result<u64, u64> {
+        let mut shared = self.shared.borrow_mut();
+        match &*shared {
+            Some(bucket) if !bucket.gone.load(Relaxed) => bucket.take(now, cost, &self.shape),
+            _ => {
+                let bucket = shared.insert(self.buckets.of(&self.key, now));
+                bucket.take(now, cost, &self.shape)
+            }
+        }
+    }
+
     /// Takes so many; gives the moment at which they may go on.
-    fn take(&self, asked: &mut Asked<'_, '_>, topic: &str, cost: u64) -> Result<Now, Refusal> {
-        let bucket = self.bucket(asked, topic)?;
-        let patience = u64::try_from(self.limit.wait.as_nanos()).unwrap_or(u64::MAX);
-        match bucket.take(asked.now, cost, &Shape::of(&self.limit), patience) {
+    fn take(&self, asked: &mut Asked<'_, '_>, topic: &str, count: u64) -> Result<Now, Refusal> {
+        let cost = self.shape.cost(count);
+        let taken = match self.varying.is_empty() {
+            true => self.take_shared(asked.now, cost),
+            false => self
+                .bucket(asked, topic)?
+                .take(asked.now, cost, &self.shape),
+        };
+        match taken {
             Ok(wait) => {
                 if wait > 0 {
                     self.delayed.fetch_add(1, Relaxed);
@@ -394,7 +434,7 @@ impl Limited {
 
 impl Check for Limited {
     fn open(&self, asked: &mut Asked<'_, '_>) -> Flow {
-        if self.limit.unit != Unit::Calls {
+        if self.unit != Unit::Calls {
             return Flow::Continue;
         }
         match self.take(asked, "", 1) {
@@ -405,7 +445,7 @@ impl Check for Limited {
     }
 
     fn message(&self, asked: &mut Asked<'_, '_>, message: &Message<'_>) -> MessageFlow {
-        let cost = match self.limit.unit {
+        let cost = match self.unit {
             Unit::Calls => return MessageFlow::Continue,
             _ if message.action != Action::Publish => return MessageFlow::Continue,
             Unit::Messages => 1,
@@ -465,10 +505,12 @@ mod tests {
         });
         let none: Arc<str> = Arc::from("");
         let limited = Limited {
-            limit: filter.limit.clone(),
+            unit: Unit::Calls,
+            shape: Shape::of(&filter.limit),
             buckets: filter.buckets.clone(),
             key: String::new(),
             varying: Vec::new(),
+            shared: RefCell::default(),
             remembered: RefCell::default(),
             refused: Arc::default(),
             delayed: Arc::default(),

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crate::clock::Now;
 use crate::cluster::Cluster;
+use crate::codec::Unambiguous;
 use crate::frame::{Answer, Head, Lag, Metadata, Outcome, Status};
 use crate::identity::Identity;
 use crate::record::{About, Ending, Record};
@@ -124,7 +125,7 @@ impl Exchange {
         (source, request_bytes): (IpAddr, usize),
         client: Option<&Identity>,
         metadata: &Metadata<'_>,
-        refused: &mut dyn FnMut() -> Option<Rejection>,
+        refused: &mut dyn FnMut(&mut Unambiguous) -> Option<Rejection>,
         attributes: Attributes<'_, '_>,
     ) -> Self {
         let (timeout, names) = (metadata.timeout, metadata.names);
@@ -181,14 +182,24 @@ impl Exchange {
             return opened();
         }
         let mut exchange = opened();
-        match refused() {
-            None if metadata.proves && exchange.routed == Ok(Routed::Here) => {
-                exchange.postpone_filters();
-            }
-            None => exchange.pass_filters(local, client, attributes),
-            Some(why) => exchange.pass_by_filters(why),
-        }
+        let refused = refused(&mut exchange.site.unambiguous.borrow_mut());
+        exchange.ask_filters(local, client, metadata, refused, attributes);
         exchange
+    }
+
+    fn ask_filters(
+        &mut self,
+        local: &LocalMesh,
+        client: Option<&Identity>,
+        metadata: &Metadata<'_>,
+        refused: Option<Rejection>,
+        attributes: Attributes<'_, '_>,
+    ) {
+        match refused {
+            None if metadata.proves && self.routed == Ok(Routed::Here) => self.postpone_filters(),
+            None => self.pass_filters(local, client, attributes),
+            Some(why) => self.pass_by_filters(why),
+        }
     }
 
     /// Where it goes.
@@ -212,7 +223,7 @@ impl Exchange {
             (source, bytes),
             None,
             &Metadata::default(),
-            &mut || Some(Rejection::BadRequest),
+            &mut |_| Some(Rejection::BadRequest),
             &mut |_| None,
         )
     }

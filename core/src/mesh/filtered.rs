@@ -99,9 +99,9 @@ impl Exchange {
         attributes: Attributes<'_, '_>,
     ) {
         let checks = self.checks().cloned();
-        let checks = checks.iter().flat_map(|own| own.iter());
+        let checks = checks.as_deref().unwrap_or_default();
         self.routed = Ok(routed);
-        for (number, placed) in checks.enumerate().skip(first) {
+        for (number, placed) in checks.iter().enumerate().skip(first) {
             let mut asked = Asked {
                 now: local.now(),
                 source: self.source,

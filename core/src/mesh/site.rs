@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::codec::Unambiguous;
 use crate::filter::{self, Placed};
 use crate::frame::Metadata;
 use crate::record::{Record, Series, SeriesKey};
@@ -72,6 +73,8 @@ pub(crate) struct Site {
     pub(super) is_plain: bool,
     /// What filters do with them, by route; empty if none does anything.
     checks: Box<[Rc<[Placed]>]>,
+    /// The last of them that was found to say one thing.
+    pub(super) unambiguous: RefCell<Unambiguous>,
 }
 
 /// Whether a call's version or group stands for several: any, or those of a list.
@@ -309,9 +312,8 @@ impl Sites {
             key: &key,
             listener: &origin.name,
         };
-        let checks = candidates.routes().iter();
-        let checks = checks.map(|route| names.checks(local.mesh(), &routing, route, &[]));
-        let checks: Vec<Rc<[Placed]>> = checks.collect();
+        let checks_of = |route| names.checks(local.mesh(), &routing, route, &[]);
+        let checks: Vec<Rc<[Placed]>> = candidates.routes().iter().map(checks_of).collect();
         let checks: Box<[Rc<[Placed]>]> = match checks.iter().all(|own| own.is_empty()) {
             true => Box::default(),
             false => checks.into(),
@@ -347,6 +349,7 @@ impl Sites {
             targets: RefCell::default(),
             is_plain,
             checks,
+            unambiguous: RefCell::default(),
         });
         self.bytes += key.bytes();
         if self.sites.len() >= PER_WORKER || self.bytes > BYTES {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use finback_core::codec::Unambiguous;
 use finback_core::frame::{
     Answer, Malformed, Metadata, NAME_LIMIT, Names, Outcome, Reading, Status,
 };
@@ -120,8 +121,8 @@ pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Reading<'a>, Mal
     let form = Form::of_call(fixed, is_sofa, content);
     match form {
         _ if callee.is_complete() => {}
-        Form::SofaDraft => callee.complete_from_draft(content)?,
-        Form::SofaV2 => callee.complete_from_v2(content)?,
+        Form::SofaDraft => _ = callee.complete_from_draft(content)?,
+        Form::SofaV2 => _ = callee.complete_from_v2(content)?,
         _ => {}
     }
     let Callee { service, method } = callee;
@@ -162,30 +163,44 @@ pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Reading<'a>, Mal
     }))
 }
 
-/// Whether the body names another service or method than the header does, for servers that take the body's word
+/// Whether the body names another service or method than was read from the header, for servers that take the body's word
 /// (SOFA-RPC's hessian serializer reads both from there); or whether nobody here can read that.
-pub(crate) fn is_ambiguous(fixed: &Fixed, wire: &[u8]) -> bool {
+pub(crate) fn is_ambiguous(
+    fixed: &Fixed,
+    wire: &[u8],
+    metadata: &Metadata<'_>,
+    known: &mut Unambiguous,
+) -> bool {
     let content = &wire[fixed.content_at..fixed.content_end];
     let is_sofa = wire[fixed.class_at..fixed.header_at] == *REQUEST_CLASS;
     let mut body = Callee {
         service: None,
         method: None,
     };
-    let read = match Form::of_call(fixed, is_sofa, content) {
+    let form = Form::of_call(fixed, is_sofa, content);
+    let read = match form {
+        // It names both before anything that differs from call to call.
+        Form::SofaDraft | Form::SofaV2 if known.is_of(content, b"") => return false,
         Form::SofaDraft => body.complete_from_draft(content),
         Form::SofaV2 => body.complete_from_v2(content),
         // The header alone says it.
         Form::SofaProtobuf => return false,
         Form::PlainDraft | Form::PlainV2 | Form::Unknown => return is_sofa,
     };
-    let Ok(named) = Named::read(&wire[fixed.header_at..fixed.content_at]) else {
+    let Ok(read) = read else {
         return true;
     };
-    let differs = |own: &Option<Cow<'_, str>>, said: Option<&[u8]>| match (own, said) {
-        (Some(own), Some(said)) => own.as_bytes() != said,
-        _ => false,
-    };
-    read.is_err() || differs(&body.service, named.service) || differs(&body.method, named.method)
+    let is_complete = body.is_complete();
+    let own = [&metadata.service, &metadata.version, &metadata.group].map(|own| &**own);
+    let is_other_service = body.service.is_some_and(|said| parts(&said) != own);
+    let is_other_method = body.method.is_some_and(|said| said != metadata.method);
+    if is_other_service || is_other_method {
+        return true;
+    }
+    if is_complete {
+        known.remember(&content[..read], b"");
+    }
+    false
 }
 
 /// Reads how a response ended.
@@ -285,11 +300,12 @@ struct Callee<'a> {
 /// Ends the reading of a body that has told all that was wanted of it.
 const ENOUGH: Error = Error::Limit("what was wanted");
 
-/// Fills in what is missing from the `SofaRequest` at a body's beginning. The dialects' readers
-/// are alike in all but type.
+/// Fills in what is missing from the `SofaRequest` at a body's beginning, and tells how much of the body was read. The
+/// dialects' readers are alike in all but type.
 macro_rules! complete {
     ($callee:ident, $reader:expr) => {{
-        let read = $reader.object(&mut |field, reader| {
+        let mut reader = $reader;
+        let read = reader.object(&mut |field, reader| {
             let (missing, limit) = match field {
                 "methodName" => (&mut $callee.method, NAME_LIMIT),
                 "targetServiceUniqueName" => (&mut $callee.service, UNIQUE_NAME_LIMIT),
@@ -307,7 +323,7 @@ macro_rules! complete {
         });
         match read {
             Err(Error::LONG_TEXT) => Err(Malformed::LONG_NAME),
-            Ok(()) | Err(ENOUGH) => Ok(()),
+            Ok(()) | Err(ENOUGH) => Ok(reader.position()),
             // What is missing may stand there.
             Err(_) => Err(Malformed::Content("the request's body cannot be read")),
         }
@@ -319,11 +335,11 @@ impl<'a> Callee<'a> {
         self.service.is_some() && self.method.is_some()
     }
 
-    fn complete_from_draft(&mut self, content: &'a [u8]) -> Result<(), Malformed> {
+    fn complete_from_draft(&mut self, content: &'a [u8]) -> Result<usize, Malformed> {
         complete!(self, draft::Reader::new(content))
     }
 
-    fn complete_from_v2(&mut self, content: &'a [u8]) -> Result<(), Malformed> {
+    fn complete_from_v2(&mut self, content: &'a [u8]) -> Result<usize, Malformed> {
         complete!(self, v2::Reader::new(content))
     }
 }

@@ -39,7 +39,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use finback_core::codec::{Codec, Sharing, Signal};
+use finback_core::codec::{Codec, Sharing, Signal, Unambiguous};
 use finback_core::driver::{Connection, Protocol, Served, Sniff, Worker, serve_framed};
 use finback_core::frame::{Edit, Head, Kind, Malformed, Metadata, Reading, Status};
 use finback_core::health::{Heartbeats, Probe};
@@ -138,8 +138,15 @@ impl Codec for Bolt {
         map::find(map, name)?.value.map(String::from_utf8_lossy)
     }
 
-    fn is_ambiguous(&self, head: &Head, wire: &[u8], _: &Metadata<'_>) -> bool {
-        Fixed::of_head(head, wire).is_none_or(|fixed| call::is_ambiguous(&fixed, wire))
+    fn is_ambiguous(
+        &self,
+        head: &Head,
+        wire: &[u8],
+        metadata: &Metadata<'_>,
+        known: &mut Unambiguous,
+    ) -> bool {
+        let fixed = Fixed::of_head(head, wire);
+        fixed.is_none_or(|fixed| call::is_ambiguous(&fixed, wire, metadata, known))
     }
 
     fn encode(&self, head: &Head, wire: &[u8], edit: &Edit<'_>, out: &mut BytesMut) -> usize {

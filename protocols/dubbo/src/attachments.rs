@@ -14,7 +14,7 @@ use finback_hessian::{Error, v2};
 
 use crate::call;
 use crate::jsonb::{self, NoText};
-use crate::wire::{FASTJSON2, Fixed, HEADER};
+use crate::wire::{FASTJSON2, Fixed, HEADER, HESSIAN2};
 
 use plain::{Plain, take_plain};
 pub(crate) use rewrite::rewrite;
@@ -289,6 +289,11 @@ pub(crate) fn find<'a>(
     let at = metadata.attributes_at;
     let bytes = wire.get(at..).filter(|_| at >= HEADER)?;
     let serialization = fixed.serialization();
+    if serialization == HESSIAN2
+        && let Some([found]) = Plain::last(bytes, [name])
+    {
+        return found.map(Cow::Borrowed);
+    }
     let alone = if serialization == FASTJSON2 {
         Entries::fastjson2(bytes)
     } else {
@@ -300,6 +305,25 @@ pub(crate) fn find<'a>(
         Err(_) => last(call::parts(&fixed, wire).ok()??.1, name).ok()?,
     };
     scalar(serialization, found?, usize::MAX).ok()
+}
+
+/// The last values of two attachments of a whole request, which are scalars, and the attachments if they are texts alone: what
+/// was found then depends on nothing else.
+pub(crate) fn find_two<'a>(
+    wire: &'a [u8],
+    serialization: u8,
+    metadata: &Metadata<'_>,
+    names: [&str; 2],
+) -> ([Option<Cow<'a, str>>; 2], Option<&'a [u8]>) {
+    let at = metadata.attributes_at;
+    let bytes = wire.get(at..).filter(|_| at >= HEADER);
+    let Some(bytes) = bytes.filter(|_| serialization == HESSIAN2) else {
+        return (names.map(|name| find(wire, metadata, name)), None);
+    };
+    match Plain::last(bytes, names) {
+        Some(found) => (found.map(|own| own.map(Cow::Borrowed)), Some(bytes)),
+        None => (names.map(|name| find(wire, metadata, name)), None),
+    }
 }
 
 /// The last value of this key: what a map is left with.

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use finback_core::codec::Unambiguous;
 use finback_core::frame::{Answer, Malformed, Metadata, NAME_LIMIT, Outcome, Reading, Status};
 use finback_hessian::{Error, v2};
 
@@ -151,21 +152,22 @@ pub(crate) fn is_ambiguous(
     wire: &[u8],
     serialization: u8,
     metadata: &Metadata<'_>,
-    attachment: impl Fn(&str) -> Option<String>,
+    known: &mut Unambiguous,
 ) -> bool {
     let body = wire.get(HEADER..).unwrap_or_default();
-    let beginning = match serialization {
-        HESSIAN2 => hessian2(body, &mut v2::Reader::new(body)),
-        FASTJSON2 => fastjson2(body),
-        _ => return true,
-    };
-    let Ok(beginning) = beginning else {
+    let end = wire.get(metadata.attributes_at.max(HEADER)..);
+    let end = end.unwrap_or_default();
+    if serialization == HESSIAN2 && known.is_of(body, end) {
+        return false;
+    }
+    let Some((path, version, read)) = path_and_version(serialization, body) else {
         return true;
     };
-    let path = &*beginning.path;
-    let is_other = |name: &str, own: &str| {
-        attachment(name).is_some_and(|said| !said.is_empty() && said != own)
-    };
+    let names = ["path", "version"];
+    let (said, texts) = attachments::find_two(wire, serialization, metadata, names);
+    let [said_path, said_version] = said;
+    let path = &*path;
+    let is_other_path = said_path.is_some_and(|said| !said.is_empty() && said != path);
     // A context stands before the interface, and nothing else does.
     let is_path_of = |service: &str| {
         path == service
@@ -173,15 +175,44 @@ pub(crate) fn is_ambiguous(
                 .strip_suffix(service)
                 .is_some_and(|own| own.ends_with('/'))
     };
-    let version = match &*beginning.version {
+    let version = match &*version {
         NO_VERSION => "",
         version => version,
     };
-    let other_version = attachment("version")
+    let is_other_version = said_version
         .is_some_and(|said| said != version && !(version.is_empty() && said == NO_VERSION));
     // What is generic, and was not read as that.
     let is_hidden = matches!(&*metadata.method, "$invoke" | "$invokeAsync");
-    is_other("path", path) || !is_path_of(&metadata.service) || other_version || is_hidden
+    if is_other_path || !is_path_of(&metadata.service) || is_other_version || is_hidden {
+        return true;
+    }
+    if let Some(texts) = texts {
+        known.remember(&body[..read], texts);
+    }
+    false
+}
+
+/// What a call's body begins with, and how much of it that is; `None` if it cannot be read.
+fn path_and_version(serialization: u8, body: &[u8]) -> Option<(Cow<'_, str>, Cow<'_, str>, usize)> {
+    match serialization {
+        HESSIAN2 => {
+            let mut reader = v2::Reader::new(body);
+            let _protocol = hessian2_bytes(&mut reader, NAME_LIMIT).ok()?;
+            let path = hessian2_text(&mut reader, NAME_LIMIT).ok()?;
+            let version = hessian2_text(&mut reader, NAME_LIMIT).ok()?;
+            let read = reader.position();
+            Some((path.unwrap_or_default(), version.unwrap_or_default(), read))
+        }
+        FASTJSON2 => {
+            let mut values = jsonb::Values::new(body);
+            let _protocol = fastjson2_text(&mut values, NAME_LIMIT).ok()?;
+            let path = fastjson2_text(&mut values, NAME_LIMIT).ok()?;
+            let version = fastjson2_text(&mut values, NAME_LIMIT).ok()?;
+            let read = values.position();
+            Some((path.unwrap_or_default(), version.unwrap_or_default(), read))
+        }
+        _ => None,
+    }
 }
 
 fn hessian2_text<'a>(

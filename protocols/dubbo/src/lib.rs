@@ -21,7 +21,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
-use finback_core::codec::{Codec, Sharing, Signal};
+use finback_core::codec::{Codec, Sharing, Signal, Unambiguous};
 use finback_core::driver::{Connection, Protocol, Served, Sniff, Worker, serve_framed};
 use finback_core::frame::{Edit, Head, Kind, MARKS, Malformed, Metadata, Reading, Status};
 use finback_core::health::{Heartbeats, Probe};
@@ -144,12 +144,14 @@ impl Codec for Dubbo {
         attachments::find(wire, metadata, name)
     }
 
-    fn is_ambiguous(&self, _: &Head, wire: &[u8], metadata: &Metadata<'_>) -> bool {
-        let Ok(Some(fixed)) = Fixed::read(wire) else {
-            return true;
-        };
-        let attachment = |name: &str| attachments::find(wire, metadata, name).map(Cow::into_owned);
-        call::is_ambiguous(wire, fixed.serialization(), metadata, attachment)
+    fn is_ambiguous(
+        &self,
+        head: &Head,
+        wire: &[u8],
+        metadata: &Metadata<'_>,
+        known: &mut Unambiguous,
+    ) -> bool {
+        call::is_ambiguous(wire, head.note as u8, metadata, known)
     }
 
     fn encode(&self, head: &Head, wire: &[u8], edit: &Edit<'_>, out: &mut BytesMut) -> usize {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use finback_core::codec::Codec;
+use finback_core::codec::{Codec, Unambiguous};
 use finback_core::discovery::Terms;
 use finback_core::frame::{Edit, Fit, Malformed, Metadata, Reading};
 use finback_dubbo::Dubbo;
@@ -488,7 +488,12 @@ fn the_endpoints_own_path_takes_the_place_of_the_callers() {
 fn is_ambiguous(wire: &[u8]) -> bool {
     let codec = Dubbo::default();
     let head = codec.peek(wire).unwrap().unwrap();
-    codec.is_ambiguous(&head, wire, &read(wire).unwrap())
+    codec.is_ambiguous(
+        &head,
+        wire,
+        &read(wire).unwrap(),
+        &mut Unambiguous::default(),
+    )
 }
 
 /// What a filter judges a call by is what its provider runs.

@@ -414,11 +414,7 @@ fn main() -> anyhow::Result<()> {
             before,
             envoy: (!no_envoy).then_some(envoy),
             memory,
-            itself: match (observing, policies) {
-                (true, _) => Some(Itself::Observing),
-                (false, true) => Some(Itself::Policies),
-                (false, false) => None,
-            },
+            itself: Itself::of(observing, policies),
         }),
         Command::Sweep {
             seeds,

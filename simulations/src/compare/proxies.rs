@@ -375,6 +375,19 @@ fn remember_broker(
     Ok(std::fs::write(file, known.to_string())?)
 }
 
+/// The tables of routes of listeners for RocketMQ, a line each.
+fn broker_tables(doors: &BTreeMap<Door, SocketAddr>) -> String {
+    let of_brokers = doors
+        .keys()
+        .filter(|door| matches!(door, Door::Rocketmq | Door::RocketmqBinary));
+    let of_brokers = of_brokers.map(|door| format!("{door:?}").to_lowercase());
+    of_brokers
+        .map(|own| {
+            format!("  {own}: [ {{ match: {{ service: orders }}, to: {{ cluster: {own} }} }} ]\n")
+        })
+        .collect()
+}
+
 pub(super) fn finback(
     name: &'static str,
     folder: &Path,
@@ -389,7 +402,7 @@ pub(super) fn finback(
     }
     let admin = free_address()?;
     let mut text = format!("workers: 1\nadmin: {{ address: \"{admin}\" }}\nlisteners:\n");
-    let mut clusters = String::new();
+    let mut clusters = extras.clusters.clone();
     for (door, front) in &doors {
         let own = format!("{door:?}").to_lowercase();
         let (protocol, routes) = match door {
@@ -431,15 +444,7 @@ pub(super) fn finback(
         let back = backends.of(*door);
         clusters.push_str(&format!("  {own}: {{ endpoints: [\"{back}\"] }}\n"));
     }
-    let of_brokers = doors
-        .keys()
-        .filter(|door| matches!(door, Door::Rocketmq | Door::RocketmqBinary));
-    let of_brokers = of_brokers.map(|door| format!("{door:?}").to_lowercase());
-    let brokers: String = of_brokers
-        .map(|own| {
-            format!("  {own}: [ {{ match: {{ service: orders }}, to: {{ cluster: {own} }} }} ]\n")
-        })
-        .collect();
+    let brokers = broker_tables(&doors);
     let snapshots = folder.join(format!("{name}-snapshots"));
     text.push_str(&format!(
         "snapshots: {{ folder: \"{}\" }}\n",
@@ -451,9 +456,8 @@ pub(super) fn finback(
             "    - {{ match: {{ service: com.acme.{other}Service, method: {{ prefix: get }} }}, to: {{ cluster: bolt }} }}\n"
         ));
     }
-    let route = &extras.route;
-    let (bolt, dubbo) = (route(Door::Bolt), route(Door::Dubbo));
-    let (grpc, web) = (route(Door::Http2), route(Door::Http1));
+    let of = [Door::Bolt, Door::Dubbo, Door::Http2, Door::Http1];
+    let [bolt, dubbo, grpc, web] = of.map(&extras.route);
     text.push_str(&format!(
         "    - {{ match: {{ service: {SERVICE}, method: {METHOD}, protocol: bolt }}, to: {{ cluster: bolt }}{bolt} }}\n    \
          - {{ match: {{ service: {SERVICE}, method: {METHOD}, protocol: dubbo }}, to: {{ cluster: dubbo }}{dubbo} }}\n  \
@@ -462,8 +466,8 @@ pub(super) fn finback(
          sink: [ {{ to: {{ cluster: mqttsink }} }} ]\n  \
          grpc: [ {{ match: {{ service: {SERVICE}, method: {METHOD} }}, to: {{ cluster: http2 }}{grpc} }} ]\n  \
          web: [ {{ match: {{ path: {{ prefix: / }} }}, to: {{ cluster: http1 }}{web} }} ]\n{brokers}\
-         clusters:\n{clusters}{}limits: {{ connections: 20000 }}\n{}",
-        extras.clusters, extras.top
+         clusters:\n{clusters}limits: {{ connections: 20000 }}\n{}",
+        extras.top
     ));
     let path = folder.join(format!("{name}.yaml"));
     std::fs::write(&path, text)?;

@@ -373,7 +373,7 @@ impl Caller {
             (source, bytes),
             self.certified(),
             metadata,
-            &mut || metadata.refused,
+            &mut |_| metadata.refused,
             &mut |name| attribute(self.transport.as_deref(), attributes, name),
         );
         let routed = exchange.routed();
@@ -473,7 +473,7 @@ impl Caller {
             (source, bytes),
             None,
             metadata,
-            &mut || metadata.refused,
+            &mut |_| metadata.refused,
             &mut |name: &str| attributes(name).map(Cow::Owned),
         )
     }

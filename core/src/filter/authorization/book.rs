@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Asked, Policy, Rule};
+use super::{Asked, Effect, Policy, Rule};
 use crate::identity::Identity;
 use crate::route::{Call, Cidr, Text};
 
@@ -164,6 +164,22 @@ impl Book {
     /// Whether rules are found by what differs between calls of a kind.
     pub(super) fn has_keys(&self) -> bool {
         !self.by_attribute.is_empty() || !self.by_network.is_empty()
+    }
+
+    /// Whether calls may pass that only these rules are about, whatever else is said in them.
+    pub(super) fn passes(&self, about: &[usize]) -> bool {
+        let mut allowed = self.policy.default == Effect::Allow;
+        for number in about {
+            let rule = &self.policy.rules[*number];
+            let is_certain = rule.when.attributes.is_empty() && rule.when.sources.is_empty();
+            match rule.effect {
+                _ if !rule.is_about_opening() => {}
+                // One that only counts has to be asked, too.
+                Effect::Deny => return false,
+                Effect::Allow => allowed |= is_certain && !rule.dry_run,
+            }
+        }
+        allowed && !self.has_keys()
     }
 
     /// The numbers of the other rules that have to be looked at for calls to this service by this client.

@@ -1,7 +1,7 @@
 //! Names at their longest and beyond, wherever Bolt has them.
 
 use finback_bolt::Bolt;
-use finback_core::codec::Codec;
+use finback_core::codec::{Codec, Unambiguous};
 use finback_core::conformance::{NameSamples, check_names};
 use finback_core::frame::{NAME_LIMIT, Reading};
 
@@ -108,7 +108,10 @@ fn a_call_whose_header_and_body_differ_is_ambiguous() {
     let is_ambiguous = |wire: &[u8]| {
         let head = codec.peek(wire).unwrap().unwrap();
         match codec.read(&head, wire) {
-            Ok(Reading::Call(metadata)) => Some(codec.is_ambiguous(&head, wire, &metadata)),
+            Ok(Reading::Call(metadata)) => {
+                let known = &mut Unambiguous::default();
+                Some(codec.is_ambiguous(&head, wire, &metadata, known))
+            }
             _ => None,
         }
     };

@@ -47,6 +47,29 @@ impl<'a> Plain<'a> {
         }
     }
 
+    /// The last values of these keys in such a map, where there are any; `None` for a map of another kind.
+    pub(super) fn last<const N: usize>(
+        bytes: &'a [u8],
+        names: [&str; N],
+    ) -> Option<[Option<&'a str>; N]> {
+        let mut rest = bytes.strip_prefix(b"H")?;
+        let is_ascii = bytes.is_ascii();
+        let mut found = [None; N];
+        loop {
+            if let [b'Z', ..] = rest {
+                return Some(found);
+            }
+            let (key, after) = take_plain(rest, is_ascii)?;
+            let (value, after) = take_plain(after, is_ascii)?;
+            for (name, found) in names.iter().zip(&mut found) {
+                if key == name.as_bytes() {
+                    *found = Some(str::from_utf8(value).ok()?);
+                }
+            }
+            rest = after;
+        }
+    }
+
     #[inline]
     pub(super) fn tell(self, path: &str) -> Result<Told<'a>, Malformed> {
         if self.has_callback {
