@@ -4,6 +4,7 @@
 //! broker, so that one client has it at a time. The group goes on from behind a message only when Kafka has it: what was
 //! under way when one of the three was gone comes again.
 
+mod counts;
 mod queue;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,7 @@ use tokio::task::JoinHandle;
 use crate::bridges::rocketmq::{RocketMqOutlet, Routes, Servers, Way};
 use crate::bridges::taps::Mirror;
 
+pub use counts::{GroupCounts, GroupStatus};
 use queue::{Follow, follow};
 
 /// How often it is looked who has which queue; a broker forgets a client that it has not heard of for two minutes, and a
@@ -58,9 +60,13 @@ pub struct Groups(Vec<Working>);
 
 struct Working {
     of: Arc<ConsumerGroup>,
+    /// Its task has the other end as long as it works.
     stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
+    counts: Counted,
 }
+
+/// What is counted of each topic of a group.
+type Counted = Arc<BTreeMap<String, Arc<GroupCounts>>>;
 
 impl fmt::Debug for Groups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -91,26 +97,56 @@ impl Groups {
                 continue;
             }
             let of = Arc::new(of);
+            // A group whose configuration is another one goes on counting.
+            let before = ending
+                .iter()
+                .find(|own| own.of.cluster.name == of.cluster.name && own.of.group == of.group);
+            let counts = of.topics.iter().map(|topic| {
+                let known = before.and_then(|own| own.counts.get(topic).cloned());
+                (topic.clone(), known.unwrap_or_default())
+            });
+            let counts: Counted = Arc::new(counts.collect());
             let (stop, stopped) = watch::channel(false);
-            let task = tokio::spawn(work(of.clone(), stopped));
-            self.0.push(Working { of, stop, task });
+            tokio::spawn(work(of.clone(), counts.clone(), stopped));
+            self.0.push(Working { of, stop, counts });
         }
     }
 
-    /// Ends all of them; what is on its way is written first, if that does not take long.
-    pub async fn stop(&mut self) {
-        for own in &self.0 {
-            let _ = own.stop.send(true);
+    /// Tells all of them to end. The future is ready when they have: what is on its way is written first, if that does
+    /// not take long.
+    pub fn stop(&self) -> impl Future<Output = ()> + Send + use<> {
+        let ending: Vec<_> = self.0.iter().map(|own| own.stop.clone()).collect();
+        for stop in &ending {
+            let _ = stop.send(true);
         }
-        for own in self.0.drain(..) {
-            let _ = tokio::time::timeout(2 * LAST, own.task).await;
+        async move {
+            for stop in ending {
+                let _ = tokio::time::timeout(2 * LAST, stop.closed()).await;
+            }
         }
+    }
+
+    /// What became of the messages of each group.
+    #[must_use]
+    pub fn status(&self) -> Vec<GroupStatus> {
+        let all = self.0.iter().map(|own| {
+            let topics = own.counts.iter();
+            GroupStatus {
+                cluster: own.of.cluster.name.clone(),
+                group: own.of.group.clone(),
+                topics: topics
+                    .map(|(topic, counts)| (topic.clone(), counts.clone()))
+                    .collect(),
+            }
+        });
+        all.collect()
     }
 }
 
 /// A member of a group.
 struct Member {
     of: Arc<ConsumerGroup>,
+    counts: Counted,
     client: String,
     servers: Arc<Servers>,
     routes: Arc<Routes>,
@@ -129,7 +165,7 @@ struct Held {
     task: JoinHandle<()>,
 }
 
-async fn work(of: Arc<ConsumerGroup>, mut stopped: watch::Receiver<bool>) {
+async fn work(of: Arc<ConsumerGroup>, counts: Counted, mut stopped: watch::Receiver<bool>) {
     let config = &of.cluster.config;
     let way = Way::Files(config.tls.clone());
     let servers = Arc::new(Servers::new(config.credentials.as_ref(), way));
@@ -142,6 +178,7 @@ async fn work(of: Arc<ConsumerGroup>, mut stopped: watch::Receiver<bool>) {
         queues: BTreeMap::new(),
         brokers: BTreeSet::new(),
         has_failed: false,
+        counts,
         of: of.clone(),
     };
     loop {
@@ -223,6 +260,7 @@ impl Member {
                 let (stop, stopped) = watch::channel(false);
                 let follow_it = Follow {
                     of: self.of.clone(),
+                    counts: self.counts.get(topic).cloned().unwrap_or_default(),
                     servers: self.servers.clone(),
                     queue: queue.clone(),
                     topic: topic.to_owned(),

@@ -2,6 +2,7 @@
 
 mod clusters;
 mod filters;
+mod groups;
 mod process;
 mod registries;
 
@@ -133,6 +134,7 @@ pub fn collect(running: &Running, sink: &mut dyn MetricSink) {
     let outlets = running.outlets();
     kafka(&outlets.kafka, sink);
     rocketmq(&outlets.rocketmq, sink);
+    groups::collect(&running.groups(), sink);
     running.certificates.collect(sink);
     workers(&running.workers.status(), sink);
     access_logs(&running.access_logs.status(), sink);

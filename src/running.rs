@@ -21,7 +21,7 @@ use tokio::sync::Mutex;
 use crate::access_log::AccessLogs;
 use crate::bridges::Outlets;
 use crate::config::{Config, Lifecycle};
-use crate::groups::Groups;
+use crate::groups::{GroupStatus, Groups};
 use crate::log;
 use crate::metadata::DubboMetadata;
 use crate::orders::Orders;
@@ -84,7 +84,7 @@ pub struct Running {
     awaited: Awaited,
     lifecycle: std::sync::Mutex<Lifecycle>,
     subscribers: Mutex<Subscribers>,
-    groups: Mutex<Groups>,
+    groups: std::sync::Mutex<Groups>,
     /// Where messages leave, as the configuration in force has it.
     outlets: std::sync::Mutex<Outlets>,
     fixed: Fixed,
@@ -160,7 +160,7 @@ impl Running {
         subscribers.replace(config.subscriptions)?;
         Ok(Self {
             subscribers: Mutex::new(subscribers),
-            groups: Mutex::new(Groups::of(config.groups)),
+            groups: std::sync::Mutex::new(Groups::of(config.groups)),
             registrations: Mutex::new(config.registrations),
             mesh,
             metrics,
@@ -218,7 +218,7 @@ impl Running {
             .lock()
             .await
             .replace(config.subscriptions)?;
-        self.groups.lock().await.replace(config.groups);
+        self.lock_groups().replace(config.groups);
         let tracing = self
             .tracer
             .configure(config.tracing.as_ref(), self.mesh.clock)?;
@@ -346,6 +346,15 @@ impl Running {
         self.lock_lifecycle().drain_delay.unwrap_or(usual)
     }
 
+    /// Consumer groups of our own, and what became of their messages.
+    pub fn groups(&self) -> Vec<GroupStatus> {
+        self.lock_groups().status()
+    }
+
+    fn lock_groups(&self) -> std::sync::MutexGuard<'_, Groups> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock_lifecycle(&self) -> std::sync::MutexGuard<'_, Lifecycle> {
         self.lifecycle
             .lock()
@@ -361,7 +370,8 @@ impl Running {
         tokio::join!(self.registries.withdraw(), tokio::time::sleep(delay));
         self.workers.drain().await;
         self.subscribers.lock().await.stop().await;
-        self.groups.lock().await.stop().await;
+        let ended = self.lock_groups().stop();
+        ended.await;
         let outlets = self.outlets();
         // What clients were not told of yet, they will send again; this is for the rest.
         let flushing = tokio::task::spawn_blocking(move || outlets.flush(FLUSH));

@@ -71,7 +71,7 @@ pub(super) fn config(
     let subscriptions = subscriptions.map(|own| subscription(own, &names, folder));
     let subscriptions: Vec<_> = wrongs.all(subscriptions);
     let groups = std::mem::take(&mut file.groups).into_iter();
-    let groups = groups.map(|own| routes::taps::group(own, &names));
+    let groups = routes::taps::groups(groups, &names);
     let groups: Vec<_> = wrongs.all(groups);
     let brings = !subscriptions.is_empty() || !groups.is_empty();
     if file.listeners.value.is_empty() && !brings {

@@ -1,5 +1,6 @@
 //! One queue of a consumer group, message after message into Kafka.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio::time::sleep;
 
 use crate::bridges::rocketmq::Servers;
 
-use super::ConsumerGroup;
+use super::{ConsumerGroup, GroupCounts, LOOK};
 
 /// Messages that are fetched at a time, which is what is under way of a queue.
 const MOST: u32 = 32;
@@ -26,6 +27,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// A queue to be followed.
 pub(super) struct Follow {
     pub(super) of: Arc<ConsumerGroup>,
+    pub(super) counts: Arc<GroupCounts>,
     pub(super) servers: Arc<Servers>,
     pub(super) queue: Queue,
     pub(super) topic: String,
@@ -41,7 +43,7 @@ pub(super) async fn follow(own: Follow, mut stopped: watch::Receiver<bool>) {
                 Some(at) => at,
                 None => own.begin().await?,
             };
-            own.round(from).await
+            Ok::<_, String>((from, own.round(from).await?))
         };
         // What is under way is finished, and a fetch that only waits is not.
         let went = tokio::select! {
@@ -49,12 +51,16 @@ pub(super) async fn follow(own: Follow, mut stopped: watch::Receiver<bool>) {
             () = own.stopped_while_waiting(&mut stopped) => return,
         };
         match went {
-            Ok(fetched) => {
+            Ok((from, fetched)) => {
                 pause = PAUSE.0;
-                let next = match own.take(fetched, &stopped).await {
-                    Some(next) => next,
-                    None => return,
+                let end = fetched.end;
+                own.set_lag(from, end);
+                let taken = tokio::select! {
+                    taken = own.take(fetched, &stopped) => taken,
+                    never = own.keep_lag(from) => match never {},
                 };
+                let Some(next) = taken else { return };
+                own.set_lag(next, end);
                 if let Err(why) = own.commit(next).await {
                     own.warn(&why);
                     sleep(pause).await;
@@ -75,7 +81,19 @@ pub(super) async fn follow(own: Follow, mut stopped: watch::Receiver<bool>) {
     }
 }
 
+impl Drop for Follow {
+    fn drop(&mut self) {
+        self.counts.forget(&self.queue);
+    }
+}
+
 impl Follow {
+    fn set_lag(&self, at: i64, end: Option<i64>) {
+        if let Some(end) = end {
+            self.counts.set_lag(&self.queue, at, end);
+        }
+    }
+
     fn of(&self) -> QueueOf<'_> {
         QueueOf {
             group: &self.of.group,
@@ -144,6 +162,7 @@ impl Follow {
     async fn take(&self, fetched: Answered, stopped: &watch::Receiver<bool>) -> Option<i64> {
         let mut pause = PAUSE.0;
         let messages = stored(&fetched.body);
+        GroupCounts::add(&self.counts.taken, messages.len());
         let mut left: Vec<&Stored<'_>> = messages.iter().collect();
         while !left.is_empty() {
             let waiting: Vec<_> = left.into_iter().map(|own| (own, self.send(own))).collect();
@@ -154,12 +173,18 @@ impl Follow {
                     Err(failure) => Err(failure),
                 };
                 match went {
-                    Ok(()) => {}
-                    Err(Failure::Full | Failure::TimedOut | Failure::Failed) => left.push(own),
-                    Err(failure) => tracing::error!(
-                        group = self.of.group, topic = self.topic, queue = self.queue.id, offset = own.offset, %failure,
-                        "a message is left out: Kafka will never take it"
-                    ),
+                    Ok(()) => GroupCounts::add(&self.counts.delivered, 1),
+                    Err(Failure::Full | Failure::TimedOut | Failure::Failed) => {
+                        GroupCounts::add(&self.counts.failed, 1);
+                        left.push(own);
+                    }
+                    Err(failure) => {
+                        GroupCounts::add(&self.counts.left_out, 1);
+                        tracing::error!(
+                            group = self.of.group, topic = self.topic, queue = self.queue.id, offset = own.offset, %failure,
+                            "a message is left out: Kafka will never take it"
+                        );
+                    }
                 }
             }
             if !left.is_empty() {
@@ -193,6 +218,18 @@ impl Follow {
         });
         self.of.mirror.write(&message, confirm)?;
         Ok(told)
+    }
+
+    /// While Kafka takes nothing, more comes in.
+    async fn keep_lag(&self, at: i64) -> Infallible {
+        loop {
+            sleep(LOOK).await;
+            if let Ok(answer) = self.ask(&Request::end(self.of()), LATE).await
+                && answer.is_success()
+            {
+                self.set_lag(at, Some(answer.offset));
+            }
+        }
     }
 
     async fn commit(&self, next: i64) -> Result<(), String> {

@@ -52,6 +52,8 @@ pub struct Answered {
     pub offset: i64,
     /// Where a consumer goes on.
     pub next: i64,
+    /// Where the queue ends that was fetched from, if that is said.
+    pub end: Option<i64>,
     /// What follows the header.
     pub body: Bytes,
 }
@@ -273,6 +275,7 @@ pub fn take_answer(bytes: &mut BytesMut) -> Result<Option<Option<Answered>>, Mal
     if let Some(next) = number("nextBeginOffset") {
         own.next = next.parse().unwrap_or_default();
     }
+    own.end = number("maxOffset").and_then(|end| end.parse().ok());
     wire.advance(marks::body_at(&wire).min(length));
     own.body = wire;
     Ok(Some(Some(own)))

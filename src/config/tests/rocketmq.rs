@@ -7,6 +7,9 @@ use crate::config::parse;
 const WHOLE: &str = r#"
 kafka: { events: { brokers: "127.0.0.1:1" } }
 rocketmq: { next: { name_servers: [ "127.0.0.1:2", "names.mq.test:9876" ] } }
+groups:
+  - { rocketmq: next, group: to-kafka, topics: [ orders, bills ], mirror: { topic: "own.{topic}", kafka: events } }
+  - { rocketmq: next, group: other, topics: [ stock ], mirror: { topic: "own.{topic}", kafka: events } }
 listeners:
   - { name: mq, address: "127.0.0.1:0", protocol: rocketmq, routes: mq, rocketmq: { broker_ports: 20000-20299 } }
   - { name: in, address: "127.0.0.1:0", protocol: http, routes: in }
@@ -124,6 +127,27 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "[ X-Tenant ]",
         "[ \"x tenant\" ]",
         "`x tenant` is no name of a header",
+    ),
+    (
+        "group: other",
+        "group: to-kafka",
+        "the group `to-kafka` stands here twice",
+    ),
+    ("group: other", "group: \"a b\"", "`a b` is no group"),
+    (
+        "[ orders, bills ]",
+        "[ orders, orders ]",
+        "write the topics that it consumes, each once",
+    ),
+    (
+        "[ orders, bills ]",
+        "[]",
+        "write the topics that it consumes, each once",
+    ),
+    (
+        "[ orders, bills ]",
+        "[ \"%RETRY%g\" ]",
+        "write the topics that it consumes, each once",
     ),
     (
         "protocol: rocketmq, routes: mq, rocketmq: { broker_ports: 20000-20299 }",

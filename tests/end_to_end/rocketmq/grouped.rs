@@ -50,6 +50,36 @@ fn place(broker: &Broker, topic: &str, group: &str, queue: usize) -> (i64, i64) 
     (ask(OFFSET), ask(MAX))
 }
 
+/// How many messages a group has before it, as its broker says.
+fn behind(broker: &Broker, topic: &str, group: &str) -> i64 {
+    let places = (0..4).map(|queue| place(broker, topic, group, queue));
+    places.map(|(at, end)| end - at.max(0)).sum()
+}
+
+/// How many messages of a group came to this outcome.
+fn counted(finback: &Finback, outcome: &str) -> u64 {
+    finback.metric(
+        "finback_group_messages_total",
+        &format!("outcome=\"{outcome}\""),
+    )
+}
+
+/// Waits until a proxy says that its group has so many messages before it.
+fn await_lag(finback: &Finback, (topic, group): (&str, &str), wanted: i64) {
+    let labels = format!("{{rocketmq=\"orders\",group=\"{group}\",topic=\"{topic}\"}}");
+    eventually("the lag", PATIENCE, || {
+        let (_, page) = finback.admin("/metrics");
+        let line = format!("finback_group_lag{labels} {wanted}");
+        match page.lines().any(|own| own == line) {
+            true => Ok(()),
+            false => {
+                let own = page.lines().filter(|own| own.starts_with("finback_group_"));
+                Err(format!("{line}: {:#?}", own.collect::<Vec<_>>()))
+            }
+        }
+    });
+}
+
 /// How often each key is in Kafka.
 fn keys(kafka: &Kafka, topic: &str) -> BTreeMap<String, usize> {
     let mut found = BTreeMap::new();
@@ -134,17 +164,30 @@ fn a_group_goes_on_from_what_kafka_has() {
         }
     };
     eventually("everything consumed", PATIENCE, || all_consumed(&broker));
+    await_lag(&first, (&topic, &group), 0);
+    let counts = ["taken", "delivered", "failed", "left_out"].map(|own| counted(&first, own));
+    let all = found.len() as u64;
+    assert_eq!(counts, [all, all, 0, 0]);
 
     // Without Kafka nothing counts as consumed.
     kafka.kill();
     let later = send(&producer, &topic, "later", "20");
     first.process().await_words("Kafka cannot be reached");
     assert!(all_consumed(&broker).is_err());
+    await_lag(&first, (&topic, &group), behind(&broker, &topic, &group));
+    eventually("attempts that failed", PATIENCE, || {
+        match counted(&first, "failed") {
+            0 => Err(String::new()),
+            _ => Ok(()),
+        }
+    });
+    assert_eq!(counted(&first, "delivered"), all);
     drop(first);
     kafka.restart();
     let second = finback(&names.address, &kafka.address, &topic, &group);
     wanted.extend(later);
     await_keys(&kafka, &topic, &wanted);
+    await_lag(&second, (&topic, &group), 0);
 
     // A broker that comes back finds its consumer again.
     broker.kill();
@@ -176,5 +219,6 @@ fn a_group_goes_on_from_what_kafka_has() {
     wanted.extend(send(&producer, &topic, "alone", "20"));
     await_keys(&kafka, &topic, &wanted);
     eventually("everything consumed", PATIENCE, || all_consumed(&broker));
+    await_lag(&third, (&topic, &group), 0);
     drop(third);
 }

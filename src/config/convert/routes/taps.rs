@@ -1,5 +1,6 @@
 //! What is told of messages that clients of RocketMQ send: a shadow cluster, and Kafka.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use finback_core::driver::ListenerSpec;
@@ -93,8 +94,26 @@ fn around(topic: &Placed<String>) -> Result<(String, String)> {
     }
 }
 
-/// A consumer group of our own.
-pub(in super::super) fn group(from: file::RocketMqGroup, names: &Names) -> Result<ConsumerGroup> {
+/// Consumer groups of our own.
+pub(in super::super) fn groups(
+    all: impl Iterator<Item = file::RocketMqGroup>,
+    names: &Names,
+) -> impl Iterator<Item = Result<ConsumerGroup>> {
+    let mut known = BTreeSet::new();
+    all.map(move |own| {
+        let name = (own.rocketmq.value.clone(), own.group.value.clone());
+        if !known.insert(name) {
+            let message = format!(
+                "the group `{}` stands here twice; its members have to have the same topics, so write them into one",
+                own.group.value
+            );
+            return Err(Wrong::at(own.group.place, message));
+        }
+        group(own, names)
+    })
+}
+
+fn group(from: file::RocketMqGroup, names: &Names) -> Result<ConsumerGroup> {
     let is_topic = |own: &String| is_topic(own) && !is_system_topic(own);
     let group = from.group;
     if !is_topic(&group.value) {
