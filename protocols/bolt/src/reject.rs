@@ -4,6 +4,7 @@ use bytes::{BufMut, BytesMut};
 use finback_core::frame::Status;
 use finback_core::rejection::Rejection;
 use finback_core::text::{self, ANSWER_LIMIT};
+use finback_hessian::write::put_common_string;
 
 use crate::call::{Form, Note, key};
 use crate::map;
@@ -80,7 +81,7 @@ pub(crate) fn put(
                 &mut content,
             );
             content.put_u8(b'T');
-            put_text(text, &mut content);
+            put_common_string(text, &mut content);
             content.put_slice(b"NN");
             (status::SUCCESS, RESPONSE_CLASS)
         }
@@ -96,7 +97,7 @@ pub(crate) fn put(
                 &EXCEPTION_FIELDS,
                 &mut content,
             );
-            put_text(text, &mut content);
+            put_common_string(text, &mut content);
             (status::SERVER_EXCEPTION, EXCEPTION_CLASS)
         }
     };
@@ -127,28 +128,4 @@ fn put_class(is_v2: bool, class: &str, fields: &[&str], out: &mut BytesMut) {
         out.put_slice(field.as_bytes());
     }
     out.put_slice(if is_v2 { b"\x60" } else { b"o\x90" });
-}
-
-/// Appends a text, which both dialects write alike. What is beyond UTF-16's basic plane goes as
-/// two surrogates of three bytes each, for that is what Java's reader understands.
-fn put_text(text: &str, out: &mut BytesMut) {
-    // At most as many as the text has bytes, which are few.
-    let units = text.encode_utf16().count();
-    if units <= 31 {
-        out.put_u8(units as u8);
-    } else {
-        out.put_u8(b'S');
-        out.put_u16(units as u16);
-    }
-    for unit in text.encode_utf16() {
-        let continuation = |shift: u16| 0x80 | (unit >> shift) as u8 & 0x3f;
-        match unit {
-            0..0x80 => out.put_u8(unit as u8),
-            0x80..0x800 => out.put_slice(&[0xc0 | (unit >> 6) as u8, continuation(0)]),
-            _ => {
-                let lead = 0xe0 | (unit >> 12) as u8;
-                out.put_slice(&[lead, continuation(6), continuation(0)]);
-            }
-        }
-    }
 }

@@ -11,9 +11,11 @@
 mod attachments;
 mod call;
 mod jsonb;
+mod metadata;
 mod reject;
 mod wire;
 
+pub use metadata::{MetadataError, metadata_request, take_metadata};
 pub use wire::status_name;
 
 use std::borrow::Cow;

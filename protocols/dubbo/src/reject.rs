@@ -9,14 +9,13 @@ use bytes::{BufMut, BytesMut};
 use finback_core::frame::{Head, Status};
 use finback_core::rejection::Rejection;
 use finback_core::text::{self, ANSWER_LIMIT};
+use finback_hessian::write::put_string;
 
 use crate::jsonb;
 use crate::wire::{self, FASTJSON2, HESSIAN2};
 
 /// What consumers throw of a call that is not allowed.
 const EXCEPTION: &str = "java.lang.RuntimeException";
-/// UTF-16 units in one chunk of a text.
-const CHUNK: usize = 0x8000;
 
 /// Appends the answer to the request of `head`; returns its status.
 pub(crate) fn put(head: &Head, rejection: Rejection, text: &str, out: &mut BytesMut) -> Status {
@@ -56,7 +55,7 @@ pub(crate) fn put(head: &Head, rejection: Rejection, text: &str, out: &mut Bytes
         body.put_slice(&value);
         FASTJSON2
     } else {
-        put_hessian_text(text, &mut body);
+        put_string(text, &mut body);
         HESSIAN2
     };
     wire::put_response(serialization, status, head.id, body.len(), out);
@@ -70,11 +69,11 @@ fn put_exception(id: u64, text: &str, out: &mut BytesMut) {
     // 0: an exception follows, no attachments.
     body.put_u8(0x90);
     body.put_u8(b'C');
-    put_hessian_text(EXCEPTION, &mut body);
+    put_string(EXCEPTION, &mut body);
     body.put_u8(0x91);
-    put_hessian_text("detailMessage", &mut body);
+    put_string("detailMessage", &mut body);
     body.put_u8(0x60);
-    put_hessian_text(text, &mut body);
+    put_string(text, &mut body);
     wire::put_response(HESSIAN2, wire::OK, id, body.len(), out);
     out.put_slice(&body);
 }
@@ -97,47 +96,4 @@ fn put_json_exception(id: u64, text: &str, out: &mut BytesMut) {
     body.put_slice(&exception);
     wire::put_response(FASTJSON2, wire::OK, id, body.len(), out);
     out.put_slice(&body);
-}
-
-/// Appends a text in hessian2: its length counts UTF-16 units, and what lies beyond the basic
-/// plane is written as two surrogates, as Java does.
-pub(crate) fn put_hessian_text(text: &str, out: &mut BytesMut) {
-    // As short texts of ASCII alone mostly are: each byte is a unit, and stands as it is.
-    if text.len() < 1024 && text.is_ascii() {
-        let [high, low] = (text.len() as u16).to_be_bytes();
-        match text.len() {
-            0..=31 => out.put_u8(low),
-            _ => out.put_slice(&[0x30 + high, low]),
-        }
-        out.put_slice(text.as_bytes());
-        return;
-    }
-    let units: Vec<u16> = text.encode_utf16().collect();
-    let mut rest = &units[..];
-    while rest.len() > CHUNK {
-        // A pair of surrogates may be torn between chunks: readers join units, not characters.
-        let (chunk, after) = rest.split_at(CHUNK);
-        out.put_slice(&[b'R', 0x80, 0x00]);
-        put_units(chunk, out);
-        rest = after;
-    }
-    let len = rest.len() as u16;
-    let [high, low] = len.to_be_bytes();
-    match len {
-        0..=31 => out.put_u8(low),
-        32..=1023 => out.put_slice(&[0x30 + high, low]),
-        _ => out.put_slice(&[b'S', high, low]),
-    }
-    put_units(rest, out);
-}
-
-fn put_units(units: &[u16], out: &mut BytesMut) {
-    for unit in units {
-        let low = |shift: u16| 0x80 | (unit >> shift & 0x3f) as u8;
-        match unit {
-            0..=0x7f => out.put_u8(*unit as u8),
-            0x80..=0x7ff => out.put_slice(&[0xc0 | (unit >> 6) as u8, low(0)]),
-            _ => out.put_slice(&[0xe0 | (unit >> 12) as u8, low(6), low(0)]),
-        }
-    }
 }

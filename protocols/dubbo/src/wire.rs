@@ -99,6 +99,11 @@ impl Fixed {
         HEADER + self.body
     }
 
+    /// Whether it answers a request, and is no event.
+    pub(crate) fn is_answer(&self) -> bool {
+        self.flag & (REQUEST | EVENT) == 0
+    }
+
     /// The serialization id.
     pub(crate) fn serialization(&self) -> u8 {
         self.flag & SERIALIZATION
@@ -151,6 +156,11 @@ fn put_header(flag: u8, status: u8, id: u64, body: usize, out: &mut BytesMut) {
     out.put_u64(id);
     // Bodies of our own are far below 4 GiB; a longer one could not be announced anyway.
     out.put_u32(u32::try_from(body).unwrap_or(u32::MAX));
+}
+
+/// A header of a request in hessian2 that wants an answer, for a body of `body` bytes.
+pub(crate) fn put_request(id: u64, body: usize, out: &mut BytesMut) {
+    put_header(REQUEST | TWO_WAY | HESSIAN2, 0, id, body, out);
 }
 
 /// A response header for a body of `body` bytes.

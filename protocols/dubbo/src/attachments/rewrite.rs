@@ -2,10 +2,10 @@
 
 use bytes::{BufMut, BytesMut};
 use finback_core::frame::Edit;
+use finback_hessian::write::put_string;
 
 use crate::call::{self, Beginning, NO_VERSION};
 use crate::jsonb;
-use crate::reject::put_hessian_text;
 use crate::wire::{FASTJSON2, Fixed, HEADER, HESSIAN2, ID, LENGTH};
 
 use super::{Entries, Entry, scalar, take_plain};
@@ -112,7 +112,7 @@ fn put_text(serialization: u8, text: &str, out: &mut BytesMut) {
     if serialization == FASTJSON2 {
         jsonb::put_text(text, out);
     } else {
-        put_hessian_text(text, out);
+        put_string(text, out);
     }
 }
 
@@ -228,7 +228,7 @@ fn put_plain(bytes: &[u8], attributes: &[(&str, &str)], out: &mut BytesMut) -> O
         let named = |(own, _): &(&str, &str)| own.as_bytes() == key;
         if let Some(at) = attributes.iter().position(named) {
             copy(out, kept, value);
-            put_hessian_text(attributes[at].1, out);
+            put_string(attributes[at].1, out);
             written |= 1 << at;
             kept = after;
         }
@@ -237,8 +237,8 @@ fn put_plain(bytes: &[u8], attributes: &[(&str, &str)], out: &mut BytesMut) -> O
     copy(out, kept, rest);
     for (at, (key, value)) in attributes.iter().enumerate() {
         if written >> at & 1 == 0 {
-            put_hessian_text(key, out);
-            put_hessian_text(value, out);
+            put_string(key, out);
+            put_string(value, out);
         }
     }
     out.put_slice(rest);
