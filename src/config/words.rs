@@ -1,6 +1,7 @@
 //! Messages of the YAML parser, in the words of someone who writes a configuration: what is wrong, and what to write.
 
-use serde_saphyr::Error;
+use serde_saphyr::budget::BudgetBreach;
+use serde_saphyr::{Budget, Error};
 
 /// Where it is wrong, if that is known, and what.
 pub(super) fn explain(error: &Error, text: &str) -> (Option<(u64, u64)>, String) {
@@ -67,16 +68,37 @@ fn words(error: &Error, text: &str) -> String {
         Error::MergeValueNotMapOrSeqOfMaps { .. } => {
             "only keys can be merged; write `<<: *name` of an anchor that has keys".to_owned()
         }
-        Error::Budget { breach, .. } => {
-            let breach = format!("{breach:?}");
-            match breach.starts_with("Nodes") {
-                true => "the file has more than 250,000 values, which is the limit; keep services in a registry, or \
-                         in a `file` of one"
-                    .to_owned(),
-                false => format!("the file is too large or nested too deeply ({breach})"),
-            }
-        }
+        Error::Budget { breach, .. } => over_limit(breach),
+        Error::Message { msg, .. } | Error::ExternalMessage { msg, .. } => parsers(msg),
         other => parsers(&other.to_string()),
+    }
+}
+
+/// Which of the parser's limits the file is over, and what to do about it.
+fn over_limit(breach: &BudgetBreach) -> String {
+    let limits = Budget::default();
+    match breach {
+        BudgetBreach::Nodes { .. } | BudgetBreach::Events { .. } => format!(
+            "the file has more than {} values, which is the limit; keep services in a registry, or in a `file` of one",
+            limits.max_nodes
+        ),
+        BudgetBreach::Depth { .. } => format!(
+            "lists and keys stand within each other more than {} levels deep, which is the limit",
+            limits.max_depth
+        ),
+        BudgetBreach::AliasAnchorRatio { aliases, anchors } => format!(
+            "there are {aliases} aliases (`*name`) of {anchors} anchors (`&name`); where there are {} aliases or more, \
+             an anchor has at most {} of them on average: write some of the values out",
+            limits.alias_anchor_min_aliases, limits.alias_anchor_ratio_multiplier
+        ),
+        BudgetBreach::Aliases { .. }
+        | BudgetBreach::Anchors { .. }
+        | BudgetBreach::MergeKeys { .. }
+        | BudgetBreach::RecordedAnchorEvents { .. }
+        | BudgetBreach::RecordedAnchorBytes { .. } => {
+            "there are too many anchors (`&name`) and aliases (`*name`); write some of the values out".to_owned()
+        }
+        _ => "the file is too large; keep services in a registry, or in a `file` of one".to_owned(),
     }
 }
 
@@ -136,8 +158,8 @@ fn number(ty: &str) -> String {
         "u32" => "from 0 to 4294967295",
         "u64" | "usize" => "of 0 or more",
         "i8" | "i16" | "i32" | "i64" | "isize" => "",
-        "f32" | "f64" | "float" => return "write a number, such as 0.5".to_owned(),
-        "bool" | "boolean" => return "write true or false".to_owned(),
+        "f32" | "f64" | "floating point" => return "write a number, such as 0.5".to_owned(),
+        "boolean" => return "write true or false".to_owned(),
         other => return format!("this is no {other}"),
     };
     format!("write a whole number {range}")

@@ -56,6 +56,11 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "write a whole number from 0 to 4294967295",
     ),
     (
+        "    protocol: http\n",
+        "    protocol: http\n    access_log: { stdout: true, sample: half }\n",
+        "f.yaml:5:41: write a number, such as 0.5",
+    ),
+    (
         "attempts: 2",
         "attempts: -2",
         "write a whole number from 0 to 4294967295",
@@ -236,6 +241,30 @@ fn mistakes_are_told_in_plain_words() {
         for word in parsers {
             assert!(!error.contains(word), "a word of the parser's: {error}");
         }
+    }
+}
+
+#[test]
+fn a_file_over_a_limit_is_told_which_one() {
+    let deep = "[".repeat(80) + &"]".repeat(80);
+    let values = "[ 1 ], ".repeat(125_001);
+    let aliases = "*it, ".repeat(101);
+    for (more, expected) in [
+        (
+            format!("x-more: [ {values} ]\n"),
+            "the file has more than 250000 values, which is the limit; keep services in a registry",
+        ),
+        (
+            format!("x-more: {deep}\n"),
+            "more than 64 levels deep, which is the limit",
+        ),
+        (
+            format!("x-it: &it 1\nx-more: [ {aliases} ]\n"),
+            "there are 101 aliases (`*name`) of 1 anchors (`&name`)",
+        ),
+    ] {
+        let error = refused(&format!("{more}{BLOCK}"));
+        assert!(error.contains(expected), "{error}");
     }
 }
 
