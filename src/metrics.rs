@@ -121,7 +121,7 @@ pub fn page(running: &Running) -> String {
 /// Puts every number into a sink.
 pub fn collect(running: &Running, sink: &mut dyn MetricSink) {
     running.metrics.collect(sink);
-    for (family, value) in running.mesh.gauges.rows() {
+    for (family, value) in running.mesh.stats.rows() {
         sink.single(family, read(value));
     }
     clusters::collect(&running.mesh.status(), sink);

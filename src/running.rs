@@ -297,8 +297,8 @@ impl Running {
             protocols: own.spec.protocols.iter().map(|own| own.name()).collect(),
             routes: own.spec.routes.to_string(),
             tls: own.spec.tls.is_some(),
-            connections: own.spec.gauges.connections.load(Ordering::Relaxed),
-            accepted: own.spec.gauges.accepted.load(Ordering::Relaxed),
+            connections: own.spec.stats.connections.load(Ordering::Relaxed),
+            accepted: own.spec.stats.accepted.load(Ordering::Relaxed),
         });
         all.collect()
     }

@@ -22,11 +22,11 @@ use crate::discovery::{
     Discovery, Instance, Lane, Lookup, Rules, Snapshot, SnapshotSink, WatchGuard,
 };
 use crate::endpoint::{Endpoint, Health};
-use crate::gauges::{ClusterCounts, Detector, Gauges};
 use crate::health::HealthCheck;
 use crate::net::{ClientTls, ProxyVersion};
 use crate::outlier::{Interval, Outlier};
 use crate::own_error::is_ours;
+use crate::stats::{ClusterStats, Detector, increment};
 use crate::text::Escaped;
 
 use book::Book;
@@ -144,7 +144,7 @@ pub struct Cluster {
     /// Calls in flight to it, from all workers; those of clusters that it replaced count on.
     pub in_flight: Arc<AtomicU32>,
     /// Numbers about it, since the first of the clusters that it replaced began.
-    pub counts: Arc<ClusterCounts>,
+    pub stats: Arc<ClusterStats>,
     /// The limit that is found out, if one is.
     pub concurrency: Option<Arc<ConcurrencyLimit>>,
     /// What retries may cost.
@@ -179,7 +179,7 @@ impl Cluster {
         let cluster = Arc::new(Self {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             in_flight: former.map_or_else(Arc::default, |former| former.in_flight.clone()),
-            counts: former.map_or_else(Arc::default, |former| former.counts.clone()),
+            stats: former.map_or_else(Arc::default, |former| former.stats.clone()),
             concurrency: concurrency(spec.policy.adaptive_concurrency, former),
             budget: former.map_or_else(
                 || Budget::new(percent, RETRY_FLOOR),
@@ -252,7 +252,7 @@ impl Cluster {
         if is_ours(error) {
             return;
         }
-        Gauges::add(&self.counts.connect_failures);
+        increment(&self.stats.connect_failures);
         let outlier = &self.spec.policy.outlier;
         if outlier.connect_failed(&endpoint.health, now, &self.endpoints.load().all) {
             tracing::warn!(
@@ -289,7 +289,7 @@ impl Cluster {
     /// Notes that `endpoint`, one of its own, was ejected for calls that failed.
     #[cold]
     pub(crate) fn ejected(&self, endpoint: &Endpoint, now: Now, detector: Detector, why: String) {
-        self.counts.ejections.add(detector);
+        self.stats.ejections.add(detector);
         tracing::warn!(
             cluster = %Escaped(self.name()), endpoint = %endpoint.address, detector = detector.name(), why,
             "endpoint ejected after repeated failures"

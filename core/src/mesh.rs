@@ -30,10 +30,10 @@ use crate::clock::Clock;
 use crate::cluster::{Cluster, ClusterPolicy, ClusterSpec, Source};
 use crate::discovery::{Discovery, Lookup};
 use crate::filter::{DecisionKey, Decisions, Filter};
-use crate::gauges::Gauges;
 use crate::record::Observer;
 use crate::rejection::Rejection;
 use crate::route::{Route, RouteTable};
+use crate::stats::MeshStats;
 use crate::trace::Tracing;
 
 pub use exchange::{Attempt, Exchange, PartedLease, Resend, Routed, Underway};
@@ -210,7 +210,7 @@ pub struct Mesh {
     /// The process's clock.
     pub clock: Clock,
     /// Numbers about the mesh.
-    pub gauges: Arc<Gauges>,
+    pub stats: Arc<MeshStats>,
     /// A worker wants an upstream connection and has nothing idle: another one may have.
     pub(crate) room_wanted: AtomicBool,
     pub(crate) observer: Arc<dyn Observer>,
@@ -252,7 +252,7 @@ impl Mesh {
         };
         let mesh = Arc::new(Self {
             clock: Clock::start(),
-            gauges: Arc::default(),
+            stats: Arc::default(),
             room_wanted: AtomicBool::new(false),
             observer,
             tracing: ArcSwapOption::empty(),

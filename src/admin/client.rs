@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use finback_core::gauges::Gauges;
 use finback_core::net::{ClientTls, DialTarget, dial};
+use finback_core::stats::MeshStats;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, HOST};
@@ -114,16 +114,16 @@ impl Client {
 
     async fn ask(&self, target: &str) -> anyhow::Result<Response<Incoming>> {
         // A connection of a command's is counted nowhere.
-        let (uncounted, counts) = (Arc::<Gauges>::default(), Arc::default());
+        let (mesh_stats, cluster_stats) = (Arc::<MeshStats>::default(), Arc::default());
         let to = DialTarget {
             address: self.address,
             timeout: PATIENCE,
             tls: self.tls.as_deref(),
             header: None,
             application: None,
-            counts: &counts,
+            stats: &cluster_stats,
         };
-        let socket = dial(&uncounted, None, to).await?;
+        let socket = dial(&mesh_stats, None, to).await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
         tokio::spawn(async move {

@@ -1,7 +1,7 @@
 //! Clusters and endpoints as routing sees them, with the reason for it.
 
-use finback_core::gauges::Detector;
 use finback_core::mesh::{ClusterStatus, EndpointStatus};
+use finback_core::stats::Detector;
 use finback_core::text;
 use serde_json::{Map, Value, json};
 
@@ -54,7 +54,7 @@ fn cluster(own: &ClusterStatus) -> Value {
         })
     });
     let ejections = Detector::ALL.into_iter().map(|by| {
-        let count = own.counts.ejections.of(by);
+        let count = own.stats.ejections.of(by);
         (by.name().to_owned(), Value::from(count))
     });
     let ejections: Map<_, _> = ejections.collect();
@@ -70,7 +70,7 @@ fn cluster(own: &ClusterStatus) -> Value {
             "shed": own.shed,
             "baseline_ms": own.baseline.map(|own| own.as_secs_f64() * 1000.0),
         })),
-        "ejections": own.counts.ejections.all(),
+        "ejections": own.stats.ejections.all(),
         "ejections_by": ejections,
         "endpoints": own.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
     })
@@ -137,7 +137,7 @@ mod tests {
             known: endpoints > 0,
             in_flight: 1,
             concurrency: None,
-            counts: Arc::default(),
+            stats: Arc::default(),
             endpoints: vec![endpoint; endpoints],
         }
     }

@@ -48,7 +48,7 @@ fn alive(running: &Running) -> Result<String, String> {
     if !stuck.is_empty() {
         return Err(format!("workers {stuck:?} have not run for {STUCK:?}\n"));
     }
-    match running.mesh.gauges.panics.load(Relaxed) {
+    match running.mesh.stats.panics.load(Relaxed) {
         0 => Ok("alive\n".to_owned()),
         panics => Ok(format!(
             "alive, but {panics} tasks ended by a panic; see the log\n"

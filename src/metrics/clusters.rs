@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use finback_core::gauges::{ClusterCounts, Detector};
 use finback_core::mesh::{ClusterStatus, EndpointStatus};
 use finback_core::metric::{Family, MetricKind};
+use finback_core::stats::{ClusterStats, Detector};
 use finback_core::text;
 use finback_observability::{MetricSink, MetricValue};
 
@@ -226,22 +226,22 @@ impl Sums {
         self.healthy += endpoints(|own| !own.unhealthy);
         self.unhealthy += endpoints(|own| own.unhealthy);
         self.in_flight += u64::from(cluster.in_flight);
-        let counts: &ClusterCounts = &cluster.counts;
+        let stats: &ClusterStats = &cluster.stats;
         let read = |count: &AtomicU64| count.load(Relaxed);
-        self.connections += read(&counts.connections);
-        self.connected += read(&counts.connected);
-        self.connect_failures += read(&counts.connect_failures);
+        self.connections += read(&stats.connections);
+        self.connected += read(&stats.connected);
+        self.connect_failures += read(&stats.connect_failures);
         for (sum, detector) in self.ejections.iter_mut().zip(Detector::ALL) {
-            *sum += counts.ejections.of(detector);
+            *sum += stats.ejections.of(detector);
         }
         if let Some(own) = cluster.concurrency {
             let (limit, shed) = self.concurrency.get_or_insert_default();
             *limit += u64::from(own.limit);
             *shed += own.shed;
         }
-        self.retries += read(&counts.retries);
-        self.hedges += read(&counts.hedges);
-        self.hedges_won += read(&counts.hedges_won);
+        self.retries += read(&stats.retries);
+        self.hedges += read(&stats.hedges);
+        self.hedges_won += read(&stats.hedges_won);
     }
 }
 
@@ -285,7 +285,7 @@ mod tests {
             known: endpoints > 0,
             in_flight: 1,
             concurrency: None,
-            counts: Arc::default(),
+            stats: Arc::default(),
             endpoints: vec![endpoint; endpoints],
         }
     }
@@ -322,7 +322,7 @@ mod tests {
             shed: 5,
             baseline: None,
         });
-        limited.counts.ejections.add(Detector::SuccessRate);
+        limited.stats.ejections.add(Detector::SuccessRate);
         let text = shown(&[limited, cluster("free", false, 1)]);
         for line in [
             "finback_cluster_concurrency_limit{cluster=\"limited\"} 77",
@@ -340,8 +340,8 @@ mod tests {
         let found: Vec<_> = (0..MAX_LOOKED_UP + 10)
             .map(|n| cluster(&format!("found.{n}"), true, 1))
             .collect();
-        found[MAX_LOOKED_UP].counts.retries.store(5, Relaxed);
-        found[3].counts.retries.store(7, Relaxed);
+        found[MAX_LOOKED_UP].stats.retries.store(5, Relaxed);
+        found[3].stats.retries.store(7, Relaxed);
         let labelled = labelled(&found);
         assert_eq!(labelled.len(), MAX_LOOKED_UP + 1);
         assert_eq!(labelled[OTHER].endpoints, 10);

@@ -22,7 +22,7 @@ fn every_floor_uses_only_what_is_below() {
         ("driver", "mesh"),
         ("mesh", "cluster"),
         ("cluster", "net"),
-        ("net", "gauges"),
+        ("net", "stats"),
     ] {
         assert!(leads_to(from, to), "{from} is not seen to use {to}");
     }

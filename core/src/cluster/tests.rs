@@ -122,12 +122,12 @@ fn whatever_the_source_was_and_is_an_address_keeps_its_health() {
 fn accounts_go_on_through_a_reload() {
     let before = start(Source::Listed(instances(&[1])), None);
     before.in_flight.fetch_add(3, Relaxed);
-    before.counts.ejections.add(Detector::Trial);
-    before.counts.ejections.add(Detector::SuccessRate);
+    before.stats.ejections.add(Detector::Trial);
+    before.stats.ejections.add(Detector::SuccessRate);
     assert!(before.budget.acquire(0));
     let after = start(Source::Listed(instances(&[1, 2])), Some(&before));
     assert_eq!(after.in_flight.load(Relaxed), 3);
-    assert_eq!(after.counts.ejections.all(), 2);
+    assert_eq!(after.stats.ejections.all(), 2);
     assert_eq!(after.budget.used(), 1);
     // A lease of before that ends now.
     before.in_flight.fetch_sub(1, Relaxed);

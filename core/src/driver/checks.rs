@@ -17,11 +17,11 @@ use tokio::task::{self, AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
-use crate::gauges::Gauges;
 use crate::health::HealthCheck;
 use crate::mesh::Mesh;
 use crate::net::{DialTarget, Known, dial, proxy_header};
 use crate::own_error::is_ours;
+use crate::stats::MeshStats;
 
 use schedule::{Found, Schedule, Turn, is_late};
 
@@ -126,17 +126,17 @@ async fn ask(
     let header = policy.proxy_header;
     let header = header.map(|version| proxy_header(version, None, Known::default()));
     // These connections carry no calls, and are counted nowhere.
-    let (uncounted, counts) = (Arc::<Gauges>::default(), Arc::default());
+    let (mesh_stats, cluster_stats) = (Arc::<MeshStats>::default(), Arc::default());
     let target = DialTarget {
         header: header.as_deref(),
         address,
         timeout: policy.connect_timeout,
         tls: policy.tls.as_deref(),
         application: check.probe.application(),
-        counts: &counts,
+        stats: &cluster_stats,
     };
     let asking = async {
-        match dial(&uncounted, None, target).await {
+        match dial(&mesh_stats, None, target).await {
             Ok(socket) => check.probe.ask(socket).await.map_err(Found::Unhealthy),
             Err(error) => Err(unmet(error.cause())),
         }

@@ -14,8 +14,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 use crate::clock::Now;
 use crate::codec::Codec;
 use crate::frame::{Head, Malformed};
-use crate::gauges::Gauges;
 use crate::net::{Socket, scratch};
+use crate::stats::MeshStats;
 
 use super::worker::Worker;
 
@@ -39,7 +39,7 @@ pub(crate) struct FrameReader {
     began: Now,
     /// What of it is counted among the unfinished bytes of all.
     counted: usize,
-    gauges: Arc<Gauges>,
+    stats: Arc<MeshStats>,
     /// Bytes that still belong to a frame over the limit.
     skip: usize,
 }
@@ -65,7 +65,7 @@ impl FrameReader {
             unfinished: BytesMut::from(&prefix[..]),
             began: worker.now(),
             counted: 0,
-            gauges: worker.mesh().gauges.clone(),
+            stats: worker.mesh().stats.clone(),
             skip: 0,
         }
     }
@@ -210,7 +210,7 @@ impl FrameReader {
     }
 
     fn count(&mut self) {
-        let bytes = &self.gauges.unfinished_bytes;
+        let bytes = &self.stats.unfinished_bytes;
         let length = self.unfinished.len();
         if length > self.counted {
             bytes.fetch_add((length - self.counted) as u64, Relaxed);

@@ -12,12 +12,12 @@ use std::time::Duration;
 use crate::clock::Now;
 use crate::codec::{Codec, Signal, Unambiguous};
 use crate::frame::{Edit, Head, Kind, Malformed, Metadata, Names, Reading, Status};
-use crate::gauges::Gauges;
 use crate::identity::Identity;
 use crate::log_limit::LogLimit;
 use crate::mesh::{Exchange, Origin, Routed, SiteCache};
 use crate::net::{ConnectionEnds, Transport};
 use crate::rejection::Rejection;
+use crate::stats::increment;
 
 use super::call::{self, Call};
 use super::reply::{Reply, Waiting};
@@ -458,7 +458,7 @@ impl Client {
         });
         match by {
             Some(by) => by.pass_back(worker, wire),
-            None => Gauges::add(&worker.mesh().gauges.unknown_answers),
+            None => increment(&worker.mesh().stats.unknown_answers),
         }
     }
 }
@@ -497,7 +497,7 @@ impl Client {
                 "client does not read its answers; its connection is closed"
             );
         }
-        Gauges::add(&worker.mesh().gauges.slow_readers);
+        increment(&worker.mesh().stats.slow_readers);
         self.phase.set(Phase::Gone);
         self.link.wake_owner();
     }

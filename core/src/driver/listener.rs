@@ -13,10 +13,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use crate::frame::Head;
-use crate::gauges::{Gauges, ListenerGauges};
 use crate::log_limit::LogLimit;
 use crate::mesh::{Mesh, Origin, Pinned};
 use crate::net::{Detached, FIRST, ServerTls, Socket, Transport};
+use crate::stats::{ListenerStats, decrement, increment};
 
 use super::protocol::{Protocol, Resume, Served, Sniff};
 use super::proxies::{Proxies, introduce};
@@ -59,7 +59,7 @@ pub struct ListenerSpec {
     /// What its protocols were configured with, so that a reload notices a change.
     pub settings: Arc<str>,
     /// Its connections, for whoever asks.
-    pub gauges: Arc<ListenerGauges>,
+    pub stats: Arc<ListenerStats>,
 }
 
 impl PartialEq for ListenerSpec {
@@ -82,7 +82,7 @@ pub struct Listening {
     protocols: Vec<Arc<dyn Protocol>>,
     tls: Option<Arc<ServerTls>>,
     pub(crate) proxies: Arc<Proxies>,
-    gauges: Arc<ListenerGauges>,
+    stats: Arc<ListenerStats>,
     stop: Notify,
     stopped: Cell<bool>,
 }
@@ -162,17 +162,17 @@ struct Found {
 /// Counts a client connection for as long as it lives.
 pub(crate) struct Presence {
     mesh: Arc<Mesh>,
-    listener: Arc<ListenerGauges>,
+    listener: Arc<ListenerStats>,
     shares: Arc<Shares>,
     worker: usize,
 }
 
 impl Presence {
     /// Of a connection that the shares count already.
-    fn new(worker: &Worker, listener: &Arc<ListenerGauges>) -> Self {
+    fn new(worker: &Worker, listener: &Arc<ListenerStats>) -> Self {
         let mesh = worker.mesh();
-        Gauges::add(&mesh.gauges.connections);
-        Gauges::add(&listener.connections);
+        increment(&mesh.stats.connections);
+        increment(&listener.connections);
         Self {
             mesh: mesh.clone(),
             listener: listener.clone(),
@@ -184,8 +184,8 @@ impl Presence {
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        Gauges::sub(&self.mesh.gauges.connections);
-        Gauges::sub(&self.listener.connections);
+        decrement(&self.mesh.stats.connections);
+        decrement(&self.listener.connections);
         self.shares.leave(self.worker);
     }
 }
@@ -214,7 +214,7 @@ impl Listening {
             protocols: spec.protocols.clone(),
             tls: spec.tls.clone(),
             proxies: spec.proxies.clone(),
-            gauges: spec.gauges.clone(),
+            stats: spec.stats.clone(),
             stop: Notify::new(),
             stopped: Cell::new(false),
         })
@@ -278,8 +278,8 @@ impl Listening {
 
     /// Serves a connection here, or hands it to the worker that has the fewest.
     fn place(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, worker: &Rc<Worker>) {
-        Gauges::add(&worker.mesh().gauges.accepted);
-        Gauges::add(&self.gauges.accepted);
+        increment(&worker.mesh().stats.accepted);
+        increment(&self.stats.accepted);
         let socket = Socket::plain(stream);
         let nodelay = socket
             .options()
@@ -353,8 +353,8 @@ impl Listening {
 
     /// Serves a connection that was not accepted from a kernel's socket: of a simulated network.
     pub fn serve(self: &Rc<Self>, socket: Socket, peer: SocketAddr, worker: &Rc<Worker>) {
-        Gauges::add(&worker.mesh().gauges.accepted);
-        Gauges::add(&self.gauges.accepted);
+        increment(&worker.mesh().stats.accepted);
+        increment(&self.stats.accepted);
         worker.shares().take(worker.index());
         self.start(socket, peer, worker, Found::default());
     }
@@ -366,7 +366,7 @@ impl Listening {
             transport: found.transport.map(Rc::new),
             peer,
             listening: self.clone(),
-            presence: Presence::new(worker, &self.gauges),
+            presence: Presence::new(worker, &self.stats),
             carried: found.carried,
         };
         let spoken = match &*self.protocols {
@@ -419,13 +419,13 @@ fn serve_found(
     peer: SocketAddr,
     listening: Rc<Listening>,
 ) -> Option<Served> {
-    let gauges = &worker.mesh().gauges;
+    let stats = &worker.mesh().stats;
     match found {
         Ok((protocol, connection)) => return Some(protocol.serve(connection, worker.clone())),
         // Something that only looks whether the port is open.
-        Err(Unspoken::Silent) => Gauges::add(&gauges.silent),
+        Err(Unspoken::Silent) => increment(&stats.silent),
         Err(Unspoken::Unknown(why)) => {
-            Gauges::add(&gauges.malformed);
+            increment(&stats.malformed);
             if let Some(left_out) = LINES.admit(worker.now()) {
                 tracing::info!(
                     source = %peer, listener = %listening.origin.name, why, left_out,

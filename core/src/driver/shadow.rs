@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use crate::codec::Codec;
 use crate::frame::{Head, Metadata, Names, Reading, Status};
-use crate::gauges::Gauges;
 use crate::mesh::{Exchange, Routed};
 use crate::rejection::Rejection;
 use crate::route::Shadow;
+use crate::stats::increment;
 use crate::trace::Field;
 
 use super::call::{self, Call};
@@ -73,7 +73,7 @@ impl ShadowRoom {
             bytes: taken,
         } = worker.shadows();
         if copies.get() >= MOST || taken.get() + bytes > BYTES {
-            Gauges::add(&worker.mesh().gauges.shadows_dropped);
+            increment(&worker.mesh().stats.shadows_dropped);
             return None;
         }
         copies.set(copies.get() + 1);

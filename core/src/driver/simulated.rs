@@ -136,7 +136,7 @@ impl Crew {
             .map(|worker| tokio::task::spawn_local(async move { worker.drain().await }))
             .collect();
         for drained in draining {
-            // One that panicked is counted with the gauges.
+            // One that panicked is counted with the stats.
             let _ = drained.await;
         }
     }

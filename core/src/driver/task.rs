@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use crate::gauges::Gauges;
+use crate::stats::{MeshStats, increment};
 
 use super::protocol::Served;
 
@@ -15,7 +15,7 @@ use super::protocol::Served;
 struct Guarded {
     task: Option<Served>,
     what: &'static str,
-    gauges: Arc<Gauges>,
+    stats: Arc<MeshStats>,
 }
 
 impl Future for Guarded {
@@ -26,7 +26,7 @@ impl Future for Guarded {
             return Poll::Ready(());
         };
         let Ok(polled) = catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) else {
-            note_panic(&self.gauges, self.what);
+            note_panic(&self.stats, self.what);
             self.task = None;
             return Poll::Ready(());
         };
@@ -35,8 +35,8 @@ impl Future for Guarded {
 }
 
 /// Counts and logs a panic of `what`.
-pub(crate) fn note_panic(gauges: &Gauges, what: &'static str) {
-    Gauges::add(&gauges.panics);
+pub(crate) fn note_panic(stats: &MeshStats, what: &'static str) {
+    increment(&stats.panics);
     tracing::error!(
         task = what,
         "a task ended by a panic; this is a bug of Finback: please report it with the lines above"
@@ -44,10 +44,10 @@ pub(crate) fn note_panic(gauges: &Gauges, what: &'static str) {
 }
 
 /// Starts a task on this thread.
-pub(crate) fn spawn(gauges: &Arc<Gauges>, what: &'static str, task: Served) {
+pub(crate) fn spawn(stats: &Arc<MeshStats>, what: &'static str, task: Served) {
     tokio::task::spawn_local(Guarded {
         task: Some(task),
         what,
-        gauges: gauges.clone(),
+        stats: stats.clone(),
     });
 }

@@ -18,11 +18,11 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use crate::clock::Now;
-use crate::gauges::Gauges;
 use crate::log_limit::LogLimit;
 use crate::mesh::{LocalMesh, Mesh, Stall, Told};
 use crate::net::{Buffers, Network, Timers};
 use crate::rejection::Rejection;
+use crate::stats::increment;
 use crate::text::Escaped;
 
 use super::listener::Parcel;
@@ -155,7 +155,7 @@ impl Worker {
 
     /// The same for a task that is in a box already.
     pub fn spawn_boxed(&self, what: &'static str, task: Served) {
-        task::spawn(&self.mesh().gauges, what, task);
+        task::spawn(&self.mesh().stats, what, task);
     }
 
     /// Starts a task that the worker cannot do without: should it panic, it is begun anew.
@@ -164,14 +164,14 @@ impl Worker {
         what: &'static str,
         begin: impl Fn() -> F + 'static,
     ) {
-        let gauges = self.mesh().gauges.clone();
+        let stats = self.mesh().stats.clone();
         tokio::task::spawn_local(async move {
             loop {
                 let ended = tokio::task::spawn_local(begin()).await;
                 if ended.is_ok() {
                     return;
                 }
-                task::note_panic(&gauges, what);
+                task::note_panic(&stats, what);
             }
         });
     }
@@ -427,7 +427,7 @@ impl Worker {
 
     pub(crate) fn pause_accepting(&self, listener: &str, why: &str) {
         static LINES: LogLimit = LogLimit::per_second(1);
-        Gauges::add(&self.mesh().gauges.accept_pauses);
+        increment(&self.mesh().stats.accept_pauses);
         if let Some(left_out) = LINES.admit(self.now()) {
             tracing::warn!(listener, why, left_out, "accepting pauses; clients wait");
         }

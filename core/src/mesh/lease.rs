@@ -13,7 +13,7 @@ use crate::cluster::Cluster;
 use crate::concurrency::Timed;
 use crate::endpoint::{Endpoint, Trial};
 use crate::frame::Outcome;
-use crate::gauges::{Detector, Gauges};
+use crate::stats::{Detector, increment};
 use crate::trace::{Field, SpanTarget};
 
 use super::exchange::Exchange;
@@ -239,7 +239,7 @@ impl Drop for Lease {
             cluster, endpoint, ..
         } = &*self.seat;
         if self.hedge && self.is_answered() {
-            Gauges::add(&cluster.counts.hedges_won);
+            increment(&cluster.stats.hedges_won);
         }
         endpoint.health.in_flight.fetch_sub(1, Relaxed);
         cluster.in_flight.fetch_sub(1, Relaxed);

@@ -194,7 +194,7 @@ impl LocalMesh {
 
     /// Whether there are as many client connections as there may be.
     pub(crate) fn is_at_limit(&self) -> bool {
-        let connections = self.mesh.gauges.connections.load(Relaxed);
+        let connections = self.mesh.stats.connections.load(Relaxed);
         usize::try_from(connections).unwrap_or(usize::MAX) >= self.limits.borrow().connections
     }
 

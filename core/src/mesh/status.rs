@@ -10,7 +10,7 @@ use crate::clock::Now;
 use crate::cluster::{Cluster, Source};
 use crate::discovery::Lookup;
 use crate::endpoint::{Endpoint, Standing};
-use crate::gauges::ClusterCounts;
+use crate::stats::ClusterStats;
 
 /// One cluster as an operator sees it.
 #[derive(Clone, Debug)]
@@ -28,7 +28,7 @@ pub struct ClusterStatus {
     /// The limit that is found out for it, if one is.
     pub concurrency: Option<ConcurrencyStatus>,
     /// Numbers about it.
-    pub counts: Arc<ClusterCounts>,
+    pub stats: Arc<ClusterStats>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointStatus>,
 }
@@ -135,7 +135,7 @@ impl ClusterStatus {
                 shed: own.shed(),
                 baseline: own.baseline(),
             }),
-            counts: cluster.counts.clone(),
+            stats: cluster.stats.clone(),
             endpoints: all
                 .map(|endpoint| EndpointStatus::of(endpoint, *balance == Policy::PeakEwma, now))
                 .collect(),

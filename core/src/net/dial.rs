@@ -13,8 +13,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::gauges::{ClusterCounts, Gauges, UpstreamConnection};
 use crate::own_error::is_ours;
+use crate::stats::{ClusterStats, MeshStats, UpstreamConnection, increment};
 
 use super::socket::Socket;
 use super::timer::LATE;
@@ -46,7 +46,7 @@ pub struct DialTarget<'a> {
     /// The application protocol to agree on, where TLS is spoken.
     pub application: Option<&'static [u8]>,
     /// Where its cluster's connections are counted.
-    pub counts: &'a Arc<ClusterCounts>,
+    pub stats: &'a Arc<ClusterStats>,
 }
 
 /// Why no connection could be made.
@@ -112,12 +112,12 @@ impl std::error::Error for TlsFailure {
     }
 }
 
-/// Connects to an endpoint, counted in `gauges` whether it succeeds or not.
+/// Connects to an endpoint, counted in `stats` whether it succeeds or not.
 ///
 /// # Errors
 /// Whose failure it is.
 pub async fn dial(
-    gauges: &Arc<Gauges>,
+    stats: &Arc<MeshStats>,
     network: Option<&dyn Network>,
     target: DialTarget<'_>,
 ) -> Result<Socket, DialError> {
@@ -142,7 +142,7 @@ pub async fn dial(
     let due = Instant::now() + target.timeout;
     let failed = match tokio::time::timeout_at(due, connecting).await {
         Ok(Ok(mut socket)) => {
-            socket.count(UpstreamConnection::open(gauges, target.counts));
+            socket.count(UpstreamConnection::open(stats, target.stats));
             return Ok(socket);
         }
         Ok(Err(error)) => DialError::of(error),
@@ -161,8 +161,8 @@ pub async fn dial(
         }
     };
     match &failed {
-        DialError::Refused(_) => Gauges::add(&gauges.connect_failures),
-        DialError::Own(_) => Gauges::add(&gauges.own_failures),
+        DialError::Refused(_) => increment(&stats.connect_failures),
+        DialError::Own(_) => increment(&stats.own_failures),
     }
     Err(failed)
 }

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
-use crate::gauges::UpstreamConnection;
+use crate::stats::UpstreamConnection;
 
 use super::memory::Wire;
 

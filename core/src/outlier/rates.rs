@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clock::{Now, micros};
 use crate::endpoint::Endpoint;
-use crate::gauges::Detector;
+use crate::stats::Detector;
 
 use super::{Outlier, balanced};
 

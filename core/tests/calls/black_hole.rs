@@ -72,7 +72,7 @@ async fn who_refuses_connections_costs_none_and_is_used_again_when_it_does_not()
     let mess = beside_three(closed).await;
     let mut client = Peer::connect(mess.address).await;
     assert_eq!(failed(&mut client, 500).await, 0);
-    let tried = mess.mesh.gauges.connect_failures.load(Ordering::Relaxed);
+    let tried = mess.mesh.stats.connect_failures.load(Ordering::Relaxed);
     assert!((1..=2).contains(&tried), "{tried} connections");
     let listener = tokio::net::TcpListener::bind(closed).await.unwrap();
     let heard = tokio::spawn(async move { listener.accept().await.is_ok() });

@@ -83,11 +83,11 @@ async fn a_late_answer_is_dropped_and_its_id_not_used_again() {
     upstream.answer(&fast, 0, "right").await;
     let got = client.get().await.unwrap();
     assert_eq!((got.id, got.text.as_str()), (2, "right"));
-    assert_eq!(mess.mesh.gauges.late_answers.load(Ordering::Relaxed), 1);
+    assert_eq!(mess.mesh.stats.late_answers.load(Ordering::Relaxed), 1);
     // The same answer a second time is nobody's.
     upstream.answer(&fast, 0, "again").await;
     client.get_nothing(Duration::from_millis(100)).await;
-    assert_eq!(mess.mesh.gauges.unknown_answers.load(Ordering::Relaxed), 1);
+    assert_eq!(mess.mesh.stats.unknown_answers.load(Ordering::Relaxed), 1);
     assert_eq!(mess.records.endings(), ["deadline_exceeded", "success"]);
 }
 
@@ -194,7 +194,7 @@ async fn a_refused_call_is_tried_elsewhere_if_the_route_says_so() {
     for id in 0..6 {
         assert_eq!(client.call(id, "svc m").await.text, "svc m");
     }
-    assert!(mess.mesh.gauges.retries.load(Ordering::Relaxed) > 0);
+    assert!(mess.mesh.stats.retries.load(Ordering::Relaxed) > 0);
 }
 
 #[tokio::test]
@@ -219,7 +219,7 @@ async fn a_peer_that_falls_silent_is_found_by_heartbeats() {
         began.elapsed()
     );
     assert_eq!(
-        mess.mesh.gauges.heartbeat_failures.load(Ordering::Relaxed),
+        mess.mesh.stats.heartbeat_failures.load(Ordering::Relaxed),
         1
     );
 }
@@ -237,14 +237,11 @@ async fn a_peer_that_answers_heartbeats_is_kept() {
     tokio::time::sleep(Duration::from_millis(1500)).await;
     client.call(2, "svc m").await;
     assert_eq!(
-        mess.mesh.gauges.heartbeat_failures.load(Ordering::Relaxed),
+        mess.mesh.stats.heartbeat_failures.load(Ordering::Relaxed),
         0
     );
     assert_eq!(
-        mess.mesh
-            .gauges
-            .upstream_connections
-            .load(Ordering::Relaxed),
+        mess.mesh.stats.upstream_connections.load(Ordering::Relaxed),
         1
     );
 }
@@ -264,7 +261,7 @@ async fn a_burst_before_the_first_connection_is_made_makes_one() {
     for _ in 0..300 {
         assert_eq!(client.get().await.unwrap().text, text);
     }
-    let connections = &mess.mesh.gauges.upstream_connections;
+    let connections = &mess.mesh.stats.upstream_connections;
     assert_eq!(connections.load(Ordering::Relaxed), 1);
 }
 
@@ -344,7 +341,7 @@ async fn garbage_ends_its_connection_after_what_is_in_flight_and_disturbs_no_oth
         (3, Some(Rejection::TooLarge))
     );
     assert_eq!(lying.get().await, None);
-    assert_eq!(mess.mesh.gauges.malformed.load(Ordering::Relaxed), 2);
+    assert_eq!(mess.mesh.stats.malformed.load(Ordering::Relaxed), 2);
 }
 
 #[tokio::test]
@@ -400,7 +397,7 @@ async fn a_client_that_does_not_read_is_disconnected_and_others_are_served() {
         upstream.answer(call, 0, &text).await;
     }
     let end = Instant::now() + Duration::from_secs(5);
-    while mess.mesh.gauges.slow_readers.load(Ordering::Relaxed) == 0 {
+    while mess.mesh.stats.slow_readers.load(Ordering::Relaxed) == 0 {
         assert!(Instant::now() < end, "30 MB went somewhere");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

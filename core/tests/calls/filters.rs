@@ -538,7 +538,7 @@ async fn a_shadow_that_hangs_or_is_gone_changes_nothing_for_the_call() {
         );
     }
     // As many as there is room for wait; the others were left out.
-    let dropped = mess.mesh.gauges.shadows_dropped.load(Ordering::Relaxed);
+    let dropped = mess.mesh.stats.shadows_dropped.load(Ordering::Relaxed);
     assert_eq!(dropped, 3000 - 1024);
     let status = mess.mesh.status();
     let of = |name: &str| status.iter().find(|own| &*own.name == name).unwrap();

@@ -104,8 +104,8 @@ impl Raced {
 
     /// Hedges made, and those that won.
     fn hedges(&self) -> [u64; 2] {
-        let counts = self.mess.mesh.status()[0].counts.clone();
-        [&counts.hedges, &counts.hedges_won].map(|own| own.load(Ordering::Relaxed))
+        let stats = self.mess.mesh.status()[0].stats.clone();
+        [&stats.hedges, &stats.hedges_won].map(|own| own.load(Ordering::Relaxed))
     }
 }
 
@@ -378,11 +378,7 @@ async fn there_is_no_second_attempt_where_none_may_be() {
         assert!(second.is_err(), "{what}");
         first.answer(&got, 0, "alone").await;
         assert_eq!(client.get().await.unwrap().text, "alone", "{what}");
-        assert_eq!(
-            mess.mesh.gauges.retries.load(Ordering::Relaxed),
-            0,
-            "{what}"
-        );
+        assert_eq!(mess.mesh.stats.retries.load(Ordering::Relaxed), 0, "{what}");
     }
 }
 

@@ -212,9 +212,9 @@ async fn the_two_connections_end_together() {
     let answer = client.get().await.unwrap();
     assert_eq!(answer.rejection(), Some(Rejection::ConnectionLost));
     assert_eq!(client.get().await, None);
-    let gauges = &mess.mesh.gauges;
+    let stats = &mess.mesh.stats;
     let open = || {
-        gauges
+        stats
             .upstream_connections
             .load(std::sync::atomic::Ordering::Relaxed)
     };

@@ -46,7 +46,7 @@ async fn each_type_has_one_state_that_stays() {
         .workers
         .bind(ListenerSpec {
             pinned: None,
-            gauges: Arc::default(),
+            stats: Arc::default(),
             tls: None,
             proxies: Arc::default(),
             reveal_endpoints: false,

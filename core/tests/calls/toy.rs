@@ -438,7 +438,7 @@ fn listen(
     let bound = workers
         .bind(ListenerSpec {
             pinned,
-            gauges: Arc::default(),
+            stats: Arc::default(),
             tls,
             proxies: Arc::default(),
             reveal_endpoints: false,

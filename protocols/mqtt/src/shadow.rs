@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use finback_core::driver::{Caller, MessageShadow, ShadowRoom};
-use finback_core::gauges::Gauges;
 use finback_core::mesh::{AttemptEnd, Lease, Resend};
 use finback_core::net::Socket;
 use finback_core::rejection::Rejection;
+use finback_core::stats::increment;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
@@ -106,7 +106,7 @@ pub(crate) fn copy(caller: &Rc<Caller>, shadow: &MessageShadow, message: &Messag
     });
     let packet = packet(shadow, message);
     if !publisher.has_room(packet.len()) {
-        Gauges::add(&worker.mesh().gauges.shadows_dropped);
+        increment(&worker.mesh().stats.shadows_dropped);
         return;
     }
     if let Some(room) = ShadowRoom::take(worker, packet.len()) {

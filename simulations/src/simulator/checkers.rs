@@ -33,9 +33,9 @@ impl World {
             self.ledger
                 .fault(format!("more is queued than {most} bytes: {held:?}"));
         }
-        let gauges = &self.mesh.gauges;
-        let unfinished = gauges.unfinished_bytes.load(Relaxed) as usize;
-        let connections = self.clients.len() + gauges.upstream_connections.load(Relaxed) as usize;
+        let stats = &self.mesh.stats;
+        let unfinished = stats.unfinished_bytes.load(Relaxed) as usize;
+        let connections = self.clients.len() + stats.upstream_connections.load(Relaxed) as usize;
         if unfinished > connections * (MAX_FRAME + SMALL_CHANGE) {
             self.ledger
                 .fault(format!("{unfinished} bytes are unfinished"));
@@ -330,13 +330,13 @@ impl World {
 
     /// All is over: nothing is counted any more.
     pub(super) fn check_places(&mut self) {
-        let gauges = &self.mesh.gauges;
+        let stats = &self.mesh.stats;
         let mut left = Vec::new();
         for (name, gauge) in [
-            ("connections", &gauges.connections),
-            ("upstream connections", &gauges.upstream_connections),
-            ("unfinished bytes", &gauges.unfinished_bytes),
-            ("panics", &gauges.panics),
+            ("connections", &stats.connections),
+            ("upstream connections", &stats.upstream_connections),
+            ("unfinished bytes", &stats.unfinished_bytes),
+            ("panics", &stats.panics),
         ] {
             left.push((name.to_owned(), gauge.load(Relaxed)));
         }

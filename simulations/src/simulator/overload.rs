@@ -195,7 +195,7 @@ impl Scene {
         let crew = Crew::new(WORKERS, &mesh, chance.draw(), &dialler);
         let spec = ListenerSpec {
             pinned: None,
-            gauges: Arc::default(),
+            stats: Arc::default(),
             name: "front".into(),
             address: SocketAddr::from(([10, 1, 0, 1], 2000)),
             protocols: vec![Tongue::Toy.protocol(ReadLog::default())],

@@ -515,7 +515,7 @@ fn pace(chance: &mut Chance, is_healed: bool) -> Pace {
 fn listen(crew: &Crew) {
     let spec = |port, protocol: RocketMq, pinned| ListenerSpec {
         pinned,
-        gauges: Arc::default(),
+        stats: Arc::default(),
         name: "mq".into(),
         address: SocketAddr::from(([10, 1, 0, 1], port)),
         protocols: vec![Arc::new(protocol)],

@@ -130,7 +130,7 @@ impl World {
         let protocol = self.plan.tongue.protocol(self.log.clone());
         let spec = ListenerSpec {
             pinned: None,
-            gauges: Arc::default(),
+            stats: Arc::default(),
             name: "front".into(),
             address: SocketAddr::from(([10, 1, 0, 1], 2000)),
             protocols: vec![protocol],
@@ -424,5 +424,5 @@ impl Stopping for World {
 /// How often endpoints were ejected.
 fn ejections(mesh: &Mesh) -> u64 {
     let each = mesh.status().into_iter();
-    each.map(|own| own.counts.ejections.all()).sum()
+    each.map(|own| own.stats.ejections.all()).sum()
 }

@@ -43,9 +43,9 @@ impl Way {
                     tls: policy.tls.as_deref(),
                     header: None,
                     application: None,
-                    counts: &cluster.counts,
+                    stats: &cluster.stats,
                 };
-                let socket = dial(&mesh.gauges, None, target).await;
+                let socket = dial(&mesh.stats, None, target).await;
                 Ok(Box::new(socket.map_err(io::Error::other)?))
             }
         }

@@ -177,7 +177,7 @@ pub(super) fn listener_spec(
     let proxies = proxies::proxies(from.trusted_proxies, from.proxy_protocol, &protocols)?;
     let spec = ListenerSpec {
         pinned: None,
-        gauges: Arc::default(),
+        stats: Arc::default(),
         proxies,
         name: from.name.unwrap_or_else(|| address.to_string()).into(),
         address,

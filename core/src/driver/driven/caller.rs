@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use crate::clock::Now;
 use crate::frame::Metadata;
-use crate::gauges::Gauges;
 use crate::identity::Identity;
 use crate::mesh::{self, Exchange, Lease, Origin, Routed, SiteCache, Traced, Underway};
 use crate::net::{ConnectionEnds, Known, Socket, Transport};
 use crate::record::Series;
 use crate::rejection::Rejection;
+use crate::stats::increment;
 use crate::trace::{Choice, Read};
 
 use super::super::listener::{Carried, Connection, Parcel, Presence};
@@ -335,7 +335,7 @@ impl Caller {
 
     /// Counts a connection whose bytes are malformed.
     pub fn count_malformed(&self) {
-        Gauges::add(&self.worker.mesh().gauges.malformed);
+        increment(&self.worker.mesh().stats.malformed);
     }
 
     /// Opens a call of `protocol` (the name that routes and metrics know it by) and finds its

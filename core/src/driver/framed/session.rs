@@ -19,9 +19,9 @@ use std::task::{Context, Poll, ready};
 
 use crate::codec::Codec;
 use crate::frame::{Head, Malformed};
-use crate::gauges::Gauges;
 use crate::net::{Linger, READS_PER_TURN, Socket, Turn};
 use crate::rejection::Rejection;
+use crate::stats::increment;
 
 use super::super::frame_reader::{FrameReader, Read, Take};
 use super::super::listener::{Carried, Connection, Parcel, Presence};
@@ -240,7 +240,7 @@ impl Session {
                 protocol = client.protocol, %malformed, "client sent malformed bytes; its connection is closed"
             );
         }
-        Gauges::add(&worker.mesh().gauges.malformed);
+        increment(&worker.mesh().stats.malformed);
         if let Malformed::TooLarge { head, .. } = &malformed {
             let detail = malformed.to_string();
             client.refuse_unreadable(worker, head, Rejection::TooLarge, &detail);
@@ -269,7 +269,7 @@ impl Session {
                 protocol = client.protocol, "a frame comes too slowly; its connection is closed"
             );
         }
-        Gauges::add(&worker.mesh().gauges.slow_senders);
+        increment(&worker.mesh().stats.slow_senders);
         let detail = "the frame did not come in time";
         client.refuse_unreadable(worker, &head, Rejection::DeadlineExceeded, detail);
         client.finish();

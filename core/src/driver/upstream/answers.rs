@@ -6,10 +6,10 @@ use std::time::Duration;
 use crate::clock::Now;
 use crate::codec::Signal;
 use crate::frame::{Head, Kind, Malformed, Outcome, Reading};
-use crate::gauges::Gauges;
 use crate::log_limit::LogLimit;
 use crate::mesh::AttemptEnd;
 use crate::rejection::Rejection;
+use crate::stats::increment;
 
 use super::super::call::deliver;
 use super::super::frame_reader::Take;
@@ -110,7 +110,7 @@ impl Upstream {
         wire: &[u8],
     ) -> Result<(), Malformed> {
         let claim = self.table.borrow_mut().claim(head.id);
-        let gauges = &worker.mesh().gauges;
+        let stats = &worker.mesh().stats;
         let entry = match claim {
             Claim::Live(Entry::Ping) => {
                 self.ping.set(None);
@@ -124,11 +124,11 @@ impl Upstream {
                 } = &*self.pool;
                 let outlier = &cluster.spec.policy.outlier;
                 outlier.answered(&endpoint.health, worker.now(), None);
-                Gauges::add(&gauges.late_answers);
+                increment(&stats.late_answers);
                 return Ok(());
             }
             Claim::Unknown => {
-                Gauges::add(&gauges.unknown_answers);
+                increment(&stats.unknown_answers);
                 return Ok(());
             }
         };
@@ -152,7 +152,7 @@ impl Upstream {
 
     /// An answer that is longer than a frame may be costs its own call, and nobody else anything.
     pub(super) fn refuse_too_large(&self, worker: &Rc<Worker>, head: &Head, limit: usize) {
-        Gauges::add(&worker.mesh().gauges.skipped_answers);
+        increment(&worker.mesh().stats.skipped_answers);
         let claim = self.table.borrow_mut().claim(head.id);
         static LINES: LogLimit = LogLimit::usual();
         if let Some(left_out) = LINES.admit(worker.now()) {

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use crate::clock::Now;
 use crate::codec::Signal;
-use crate::gauges::Gauges;
 use crate::log_limit::LogLimit;
 use crate::mesh::AttemptEnd;
 use crate::rejection::Rejection;
+use crate::stats::increment;
 
 use super::super::call::settle;
 use super::super::hedge;
@@ -163,7 +163,7 @@ impl Upstream {
                         "endpoint answers no heartbeat; its connection is closed"
                     );
                 }
-                Gauges::add(&worker.mesh().gauges.heartbeat_failures);
+                increment(&worker.mesh().stats.heartbeat_failures);
                 return self.end(link);
             }
             self.send_ping(worker, link, now);

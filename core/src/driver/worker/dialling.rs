@@ -10,12 +10,12 @@ use std::time::Duration;
 use crate::clock::Now;
 use crate::cluster::Cluster;
 use crate::endpoint::{ConnectionAttempt, Endpoint};
-use crate::gauges::Gauges;
 use crate::log_limit::LogLimit;
 use crate::mesh::{AttemptEnd, Lease};
 use crate::net::{
     ConnectionEnds, DialError, DialTarget, Known, Socket, TlsFailure, dial, proxy_header,
 };
+use crate::stats::increment;
 use crate::text::Escaped;
 
 use super::super::resident::IdleConnections;
@@ -98,9 +98,9 @@ impl Worker {
             timeout: policy.connect_timeout,
             tls: policy.tls.as_deref(),
             application,
-            counts: &cluster.counts,
+            stats: &cluster.stats,
         };
-        let gauges = &self.mesh().gauges;
+        let stats = &self.mesh().stats;
         let begun = tokio::time::Instant::now();
         let _connecting = ConnectionAttempt::begin(&endpoint.health, self.mesh().clock.now());
         for tries in 0.. {
@@ -109,7 +109,7 @@ impl Worker {
                 self.make_room().await;
                 continue;
             }
-            let dialled = dial(gauges, self.network.as_deref(), target).await;
+            let dialled = dial(stats, self.network.as_deref(), target).await;
             match dialled {
                 Err(DialError::Own(_)) if !last => self.make_room().await,
                 Err(DialError::Refused(ref error)) => {
@@ -139,7 +139,7 @@ impl Worker {
     }
 
     fn is_full(&self) -> bool {
-        let open = self.mesh().gauges.upstream_connections.load(Relaxed);
+        let open = self.mesh().stats.upstream_connections.load(Relaxed);
         usize::try_from(open).unwrap_or(usize::MAX) >= self.limits().upstream_connections
     }
 
@@ -184,7 +184,7 @@ impl Worker {
             (_, Some((_, pool))) => pool.close_longest_idle(),
             (_, None) => return false,
         }
-        Gauges::add(&self.mesh().gauges.closed_for_room);
+        increment(&self.mesh().stats.closed_for_room);
         true
     }
 

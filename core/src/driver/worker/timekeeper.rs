@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::clock::Now;
-use crate::gauges::Gauges;
 use crate::net::LATE;
+use crate::stats::increment;
 
 use super::super::framed::SMALL_FRAME;
 use super::super::upstream::Upstream;
@@ -49,7 +49,7 @@ impl Worker {
             // Late: this thread did not run. What was sent to us meanwhile lies in the sockets.
             let stalled = self.now().since(wake) > LATE;
             if stalled {
-                Gauges::add(&self.mesh().gauges.stalls);
+                increment(&self.mesh().stats.stalls);
                 self.read_sockets().await;
                 self.read_clock();
                 self.stalled_until.set(self.now());
@@ -117,7 +117,7 @@ impl Worker {
     }
 
     fn frame_bytes(&self) -> usize {
-        let bytes = &self.mesh().gauges.unfinished_bytes;
+        let bytes = &self.mesh().stats.unfinished_bytes;
         usize::try_from(bytes.load(Relaxed)).unwrap_or(usize::MAX)
     }
 

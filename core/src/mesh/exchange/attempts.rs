@@ -13,9 +13,9 @@ use crate::clock::Now;
 use crate::cluster::Cluster;
 use crate::endpoint::{Endpoint, Trial};
 use crate::frame::Outcome;
-use crate::gauges::Gauges;
 use crate::rejection::Rejection;
 use crate::route::{self, Destination};
+use crate::stats::increment;
 use crate::steer::Facts;
 
 use super::super::fitting::Fitting;
@@ -219,8 +219,8 @@ impl Exchange {
         self.attempted = now;
         self.seat = Some(seat.clone());
         if again {
-            Gauges::add(&local.mesh().gauges.retries);
-            Gauges::add(&cluster.counts.retries);
+            increment(&local.mesh().stats.retries);
+            increment(&cluster.stats.retries);
         }
         let traced = self.traced.as_mut();
         let propagated = traced.and_then(|traced| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::concurrency::Timed;
 use crate::frame::Outcome;
-use crate::gauges::Gauges;
+use crate::stats::increment;
 
 use super::super::lease::Lease;
 use super::super::local::LocalMesh;
@@ -46,7 +46,7 @@ impl Exchange {
         match attempt {
             Ok(Attempt::Go(mut lease)) => {
                 lease.hedge = true;
-                Gauges::add(&lease.cluster().counts.hedges);
+                increment(&lease.cluster().stats.hedges);
                 Some(lease)
             }
             Ok(Attempt::Wait(_)) | Err(_) => None,

@@ -211,7 +211,7 @@ async fn a_client_that_has_gone_gives_its_place_back_also_if_it_had_said_much_mo
 async fn an_endpoint_that_answers_and_reads_no_further_holds_nothing() {
     let server = Server::bind().await;
     let mess = mess(routing(&[server.address], policy("1.1"), 1), 1);
-    let held = || mess.mesh.gauges.upstream_connections.load(Relaxed);
+    let held = || mess.mesh.stats.upstream_connections.load(Relaxed);
     let mut client = Peer::connect(mess.address).await;
     let much = format!(
         "POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 40000000\r\n\r\n{}",

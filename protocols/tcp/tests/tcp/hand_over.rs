@@ -106,8 +106,8 @@ async fn move_on(mess: &Mess) {
     assert_eq!(mess.workers.hand_over(from).await, 1);
     until("it has moved", || home(mess).filter(|now| *now != from)).await;
     assert_eq!(mess.mesh.status()[0].in_flight, 1);
-    let gauges = &mess.mesh.gauges;
-    let open = &gauges.upstream_connections;
+    let stats = &mess.mesh.stats;
+    let open = &stats.upstream_connections;
     assert_eq!(open.load(std::sync::atomic::Ordering::Relaxed), 1);
 }
 
@@ -120,7 +120,7 @@ async fn ends_well(mess: &Mess, records: &Records, up: u64, down: u64) {
         (mess.mesh.status()[0].in_flight == 0).then_some(())
     })
     .await;
-    let left = &mess.mesh.gauges.upstream_connections;
+    let left = &mess.mesh.stats.upstream_connections;
     assert_eq!(left.load(std::sync::atomic::Ordering::Relaxed), 0);
 }
 

@@ -113,16 +113,16 @@ impl World {
 
     /// All is over: nothing is counted any more.
     pub(super) fn check_places(&mut self) {
-        let gauges = &self.mesh.gauges;
+        let stats = &self.mesh.stats;
         let held = self.crew.held();
         let left = [
-            ("connections", gauges.connections.load(Relaxed)),
+            ("connections", stats.connections.load(Relaxed)),
             (
                 "upstream connections",
-                gauges.upstream_connections.load(Relaxed),
+                stats.upstream_connections.load(Relaxed),
             ),
-            ("unfinished bytes", gauges.unfinished_bytes.load(Relaxed)),
-            ("panics", gauges.panics.load(Relaxed)),
+            ("unfinished bytes", stats.unfinished_bytes.load(Relaxed)),
+            ("panics", stats.panics.load(Relaxed)),
             ("calls in tables", held.calls as u64),
             ("residents", held.residents as u64),
             ("bytes for clients", held.for_client as u64),

@@ -139,7 +139,7 @@ pub(crate) fn serve_seen(
     let bound = workers
         .bind(ListenerSpec {
             pinned: None,
-            gauges: Arc::default(),
+            stats: Arc::default(),
             tls,
             proxies: Arc::default(),
             reveal_endpoints: false,

@@ -1,13 +1,13 @@
-//! Counters and gauges about the mesh that are not about single calls.
+//! Counters and stats about the mesh that are not about single calls.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::metric::Family;
 
-/// Numbers about the mesh that are not about single calls.
+/// Statistics of the mesh that are not about single calls.
 #[derive(Debug, Default)]
-pub struct Gauges {
+pub struct MeshStats {
     /// Client connections open now.
     pub connections: AtomicU64,
     /// Client connections accepted since the start.
@@ -50,7 +50,7 @@ pub struct Gauges {
     pub stalls: AtomicU64,
 }
 
-impl Gauges {
+impl MeshStats {
     /// What is exported of them.
     #[must_use]
     pub fn rows(&self) -> [(&'static Family, &AtomicU64); 20] {
@@ -277,21 +277,21 @@ impl Gauges {
             ),
         ]
     }
-
-    /// Counts one more.
-    pub fn add(counter: &AtomicU64) {
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts one less.
-    pub fn sub(counter: &AtomicU64) {
-        counter.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
-/// Numbers about one cluster; those of clusters that it replaced count on.
+/// Adds one to a counter, or to a gauge.
+pub fn increment(number: &AtomicU64) {
+    number.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Takes one from a gauge.
+pub fn decrement(gauge: &AtomicU64) {
+    gauge.fetch_sub(1, Ordering::Relaxed);
+}
+
+/// Statistics of one cluster, those of the cluster that it replaced included.
 #[derive(Debug, Default)]
-pub struct ClusterCounts {
+pub struct ClusterStats {
     /// Connections open to its endpoints.
     pub connections: AtomicU64,
     /// Connections made to its endpoints.
@@ -349,7 +349,7 @@ pub struct Ejections([AtomicU64; Detector::ALL.len()]);
 impl Ejections {
     /// Counts one more.
     pub fn add(&self, detector: Detector) {
-        Gauges::add(&self.0[detector as usize]);
+        increment(&self.0[detector as usize]);
     }
 
     /// Those of one detector.
@@ -365,9 +365,9 @@ impl Ejections {
     }
 }
 
-/// The client connections of one listener.
+/// Statistics of one listener: its client connections.
 #[derive(Debug, Default)]
-pub struct ListenerGauges {
+pub struct ListenerStats {
     /// Open now.
     pub connections: AtomicU64,
     /// Since it began.
@@ -377,17 +377,17 @@ pub struct ListenerGauges {
 /// Counts as an open upstream connection for as long as it lives.
 #[derive(Debug)]
 pub(crate) struct UpstreamConnection {
-    gauges: Arc<Gauges>,
-    cluster: Arc<ClusterCounts>,
+    stats: Arc<MeshStats>,
+    cluster: Arc<ClusterStats>,
 }
 
 impl UpstreamConnection {
-    pub(crate) fn open(gauges: &Arc<Gauges>, cluster: &Arc<ClusterCounts>) -> Self {
-        Gauges::add(&gauges.upstream_connections);
-        Gauges::add(&cluster.connections);
-        Gauges::add(&cluster.connected);
+    pub(crate) fn open(stats: &Arc<MeshStats>, cluster: &Arc<ClusterStats>) -> Self {
+        increment(&stats.upstream_connections);
+        increment(&cluster.connections);
+        increment(&cluster.connected);
         Self {
-            gauges: gauges.clone(),
+            stats: stats.clone(),
             cluster: cluster.clone(),
         }
     }
@@ -395,7 +395,7 @@ impl UpstreamConnection {
 
 impl Drop for UpstreamConnection {
     fn drop(&mut self) {
-        Gauges::sub(&self.gauges.upstream_connections);
-        Gauges::sub(&self.cluster.connections);
+        decrement(&self.stats.upstream_connections);
+        decrement(&self.cluster.connections);
     }
 }
