@@ -120,8 +120,7 @@ pub(super) fn copy(
         protocol: reply.protocol(),
         room: Cell::new(Some(room)),
     });
-    let origin = worker.shadow_origin(&shadow.table);
-    let site = worker.site(&origin, copy.protocol, source, metadata);
+    let site = worker.shadow_site(&shadow.table, copy.protocol, source, metadata);
     let mut attributes = |name: &str| copy.attribute(wire, metadata, name);
     let mut exchange = Exchange::open(
         worker,

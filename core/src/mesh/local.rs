@@ -15,7 +15,7 @@ use crate::rng::Rng;
 use crate::subset::Subset;
 
 use super::origin::Origin;
-use super::site::{Site, Sites};
+use super::site::{Site, SiteCache, Sites};
 use super::view::{View, Views};
 use super::{Limits, Mesh, Routing};
 
@@ -38,7 +38,8 @@ pub struct LocalMesh {
     views: RefCell<Views>,
     waiting: RefCell<WaitingRoom>,
     /// Where copies of calls come from, by the table that they take.
-    shadows: RefCell<Vec<Rc<Origin>>>,
+    /// Where copies of calls come from, and where those went that were made last.
+    shadows: RefCell<Vec<(Rc<Origin>, SiteCache)>>,
     /// Exchanges may be traced.
     traces: Cell<bool>,
 }
@@ -138,18 +139,26 @@ impl LocalMesh {
             .of(self, origin, protocol, source, metadata)
     }
 
-    /// Where copies of calls come from that take this table.
-    pub(crate) fn shadow_origin(&self, table: &Arc<str>) -> Rc<Origin> {
+    /// The site of copies of calls that take this table.
+    pub(crate) fn shadow_site(
+        &self,
+        table: &Arc<str>,
+        protocol: &'static str,
+        source: IpAddr,
+        metadata: &Metadata<'_>,
+    ) -> Rc<Site> {
         let mut shadows = self.shadows.borrow_mut();
-        if let Some(known) = shadows.iter().find(|own| own.table == *table) {
-            return known.clone();
-        }
-        // Listeners are numbered from below.
-        let taken = shadows.iter().map(|own| own.id).min();
-        let id = taken.unwrap_or(u64::MAX) - 1;
-        let origin = Origin::new(id, &SHADOW.into(), table, false, None, self.routing());
-        shadows.push(origin.clone());
-        origin
+        let at = shadows.iter().position(|(own, _)| own.table == *table);
+        let at = at.unwrap_or_else(|| {
+            // Listeners are numbered from below.
+            let taken = shadows.iter().map(|(own, _)| own.id).min();
+            let id = taken.unwrap_or(u64::MAX) - 1;
+            let origin = Origin::new(id, &SHADOW.into(), table, false, None, self.routing());
+            shadows.push((origin, SiteCache::default()));
+            shadows.len() - 1
+        });
+        let (origin, sites) = &mut shadows[at];
+        sites.find(self, origin, protocol, source, metadata)
     }
 
     pub(crate) fn view(
@@ -218,11 +227,14 @@ impl LocalMesh {
 
     /// Lets go of what no connection uses any more.
     pub(crate) fn forget_unused(&self) {
+        let mut shadows = self.shadows.borrow_mut();
+        // Copies have no connection with which these would go.
+        for (_, sites) in &mut *shadows {
+            *sites = SiteCache::default();
+        }
         self.sites.borrow_mut().forget_unused();
         self.views.borrow_mut().forget_unused();
-        self.shadows
-            .borrow_mut()
-            .retain(|own| Rc::strong_count(own) > 1);
+        shadows.retain(|(own, _)| Rc::strong_count(own) > 1);
         self.mesh.forget_unused();
     }
 

@@ -95,13 +95,14 @@ struct SpanTarget {
 }
 
 impl Site {
-    fn is_for(&self, protocol: &'static str, metadata: &Metadata<'_>) -> bool {
+    fn is_for(&self, protocol: &'static str, source: IpAddr, metadata: &Metadata<'_>) -> bool {
         // One connection may carry several protocols, and routes tell them apart.
         (std::ptr::eq(self.protocol, protocol) || self.protocol == protocol)
             && same(&self.key.service, &metadata.service)
             && same(&self.key.method, &metadata.method)
             && same(&self.key.version, &metadata.version)
             && same(&self.key.group, &metadata.group)
+            && self.key.source.is_none_or(|own| own == source)
     }
 
     /// Where records of its calls go.
@@ -236,7 +237,7 @@ impl SiteCache {
         let found = self
             .0
             .iter()
-            .position(|site| site.is_for(protocol, metadata));
+            .position(|site| site.is_for(protocol, source, metadata));
         if let Some(at) = found {
             if self.0[at].epoch == epoch {
                 if at > 0 {

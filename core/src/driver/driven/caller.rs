@@ -360,12 +360,9 @@ impl Caller {
         attributes: &mut dyn FnMut(&str) -> Option<String>,
     ) -> (DrivenExchange, Result<Routed, Rejection>) {
         self.worker.read_clock();
-        let site = if source == self.peer().ip() {
+        let site = {
             let mut sites = self.sites.borrow_mut();
             sites.find(&self.worker, &self.origin, protocol, source, metadata)
-        } else {
-            // What the connection remembers is for its own address.
-            self.worker.site(&self.origin, protocol, source, metadata)
         };
         let exchange = Exchange::open(
             &self.worker,
@@ -465,8 +462,7 @@ impl Caller {
         bytes: usize,
         attributes: &mut dyn FnMut(&str) -> Option<String>,
     ) -> Exchange {
-        let origin = self.worker.shadow_origin(table);
-        let site = self.worker.site(&origin, protocol, source, metadata);
+        let site = self.worker.shadow_site(table, protocol, source, metadata);
         Exchange::open(
             &self.worker,
             site,
