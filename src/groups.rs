@@ -165,22 +165,28 @@ struct Held {
     task: JoinHandle<()>,
 }
 
+impl Member {
+    fn new(of: Arc<ConsumerGroup>, counts: Counted) -> Self {
+        let config = &of.cluster.config;
+        let way = Way::Files(config.tls.clone());
+        let servers = Arc::new(Servers::new(config.credentials.as_ref(), way));
+        let own = RandomState::new().hash_one(std::process::id());
+        Self {
+            client: format!("finback@{own:016x}"),
+            routes: Routes::new(servers.clone(), config.names.clone(), TOPICS),
+            servers,
+            version: crate::bridges::rocketmq::now(),
+            queues: BTreeMap::new(),
+            brokers: BTreeSet::new(),
+            has_failed: false,
+            counts,
+            of,
+        }
+    }
+}
+
 async fn work(of: Arc<ConsumerGroup>, counts: Counted, mut stopped: watch::Receiver<bool>) {
-    let config = &of.cluster.config;
-    let way = Way::Files(config.tls.clone());
-    let servers = Arc::new(Servers::new(config.credentials.as_ref(), way));
-    let own = RandomState::new().hash_one(std::process::id());
-    let mut member = Member {
-        client: format!("finback@{own:016x}"),
-        routes: Routes::new(servers.clone(), config.names.clone(), TOPICS),
-        servers,
-        version: crate::bridges::rocketmq::now(),
-        queues: BTreeMap::new(),
-        brokers: BTreeSet::new(),
-        has_failed: false,
-        counts,
-        of: of.clone(),
-    };
+    let mut member = Member::new(of.clone(), counts);
     loop {
         for topic in &of.topics {
             if let Err(why) = member.share(topic).await {
@@ -366,25 +372,5 @@ fn share_of<'a>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn members_share_all_queues_and_none_twice() {
-        let queue = |id| Queue {
-            broker: "b".into(),
-            id,
-            address: "a".into(),
-        };
-        let all: Vec<_> = (0..7).map(queue).collect();
-        for count in 1..10 {
-            let members: Vec<_> = (0..count).map(|own| format!("m{own}")).collect();
-            let shares = members
-                .iter()
-                .map(|own| share_of(&all, &members, own).collect::<Vec<_>>());
-            let together: Vec<_> = shares.flatten().collect();
-            assert_eq!(together, all.iter().collect::<Vec<_>>(), "{count}");
-        }
-        assert_eq!(share_of(&all, &["m".to_owned()], "other").count(), 0);
-    }
-}
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

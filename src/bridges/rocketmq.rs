@@ -172,4 +172,7 @@ fn unique() -> String {
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test may panic")]
+pub(crate) mod scripted;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests;
