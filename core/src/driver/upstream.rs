@@ -13,7 +13,7 @@ use crate::clock::Now;
 use crate::frame::Head;
 use crate::log_limit::LogLimit;
 use crate::mesh::{AttemptEnd, Told};
-use crate::net::{READS_PER_TURN, Socket, Turn};
+use crate::net::{LINGER, Linger, READS_PER_TURN, Socket, Turn};
 use crate::rejection::Rejection;
 
 use super::call::Call;
@@ -230,12 +230,17 @@ impl Upstream {
         self.heard.set(worker.now());
         self.state.set(State::Open);
         self.send_waiting(&worker, &link);
-        let mut inbox = FrameReader::new(socket, &worker);
+        let mut inbox = FrameReader::new(socket.clone(), &worker);
         let mut turn = Turn::new();
         std::future::poll_fn(|cx| self.poll(cx, &worker, &link, &mut inbox, &mut turn)).await;
         worker.read_clock();
         if self.load() > 0 {
             endpoint.health.connection_lost();
+        }
+        let is_left = self.pool.owner.is_some() && self.state.get() == State::Closed;
+        if is_left && self.load() == 0 && !link.failed() {
+            drop(inbox);
+            Box::pin(Self::part(&worker, &link, &socket)).await;
         }
         drop(closing);
     }
@@ -243,19 +248,35 @@ impl Upstream {
     /// Sends the one-ways of a client that went before the connection was made: it has sent them, and nobody could
     /// tell it otherwise.
     async fn say_last_words(&self, worker: &Rc<Worker>, socket: Rc<RefCell<Socket>>) {
-        let link = WriteQueue::new(socket);
+        let link = WriteQueue::new(socket.clone());
         self.send_one_ways(worker, &link);
+        Self::part(worker, &link, &socket).await;
+    }
+
+    /// Ends a connection whose client went: what that said last arrives, as a kernel would have it, also where the
+    /// endpoint still says something.
+    async fn part(worker: &Rc<Worker>, link: &Rc<WriteQueue>, socket: &Rc<RefCell<Socket>>) {
+        Self::write_out(worker, link).await;
+        if link.is_busy() || link.failed() {
+            return;
+        }
+        let mut linger = Linger::begin(worker.timers());
+        std::future::poll_fn(|cx| linger.poll(cx, &mut socket.borrow_mut())).await;
+        worker.read_clock();
+    }
+
+    /// Writes what is queued, for no longer than [`LINGER`]: what an endpoint does not read in that time is lost, for
+    /// there is nobody to wait for it.
+    async fn write_out(worker: &Rc<Worker>, link: &Rc<WriteQueue>) {
         let written = std::future::poll_fn(|cx| {
             link.owned_by(cx);
             link.flush(worker);
-            match link.queued() == 0 || link.failed() {
+            match !link.is_busy() || link.failed() {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
             }
         });
-        let patience = self.pool.cluster.spec.policy.connect_timeout;
-        // What an endpoint does not read in that time is lost: there is nobody to wait for it.
-        let _ = tokio::time::timeout(patience, written).await;
+        let _ = tokio::time::timeout(LINGER, written).await;
         worker.read_clock();
     }
 

@@ -366,3 +366,34 @@ async fn what_a_client_sends_last_arrives_though_it_went_before_the_connection_w
     }
     assert!(upstream.get().await.is_none(), "the end");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_sends_last_arrives_though_its_endpoint_reads_only_when_it_is_gone() {
+    const FRAMES: u32 = 24;
+    let server = Server::bind().await;
+    let mut spec = routing(&[server.address], policy(), retry(1));
+    // More than any kernel takes of it, and all of it is read at once.
+    spec.limits.queue_soft = 64 << 20;
+    spec.limits.queue_hard = 128 << 20;
+    let mess = mess_with(spec, 1, session(), None);
+    let mut client = Peer::connect(mess.address).await;
+    client.send(2, 0, "svc hello").await;
+    let mut upstream = server.accept().await;
+    assert_eq!(upstream.get().await.unwrap().text, "svc hello");
+    let words = |n: u32| format!("svc bye n={n} {}", "x".repeat(900_000));
+    for n in 0..FRAMES {
+        client.send(2, n, &words(n)).await;
+    }
+    drop(client);
+    let connections = &mess.mesh.stats.connections;
+    let began = Instant::now();
+    while connections.load(std::sync::atomic::Ordering::Relaxed) > 0 {
+        assert!(began.elapsed() < Duration::from_secs(10), "it is not gone");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for n in 0..FRAMES {
+        let got = upstream.get().await;
+        assert!(got.is_some_and(|own| own.text == words(n)), "{n} is lost");
+    }
+    assert!(upstream.get().await.is_none(), "the end");
+}

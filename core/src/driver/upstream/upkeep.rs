@@ -239,11 +239,10 @@ impl Upstream {
         }
     }
 
-    /// Ends it: its client is gone.
+    /// Ends it: its client is gone. What that said last is still written.
     pub(crate) fn end_with_client(&self, worker: &Worker) {
         match self.link.get() {
             Some(link) if self.state.get() != State::Gone => {
-                // The last that it said is worth one attempt.
                 link.flush(worker);
                 self.end(link);
             }
