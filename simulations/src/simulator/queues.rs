@@ -2,13 +2,16 @@
 //! what name servers say, hold a connection to each, send, wait for messages and are asked in turn, in both encodings.
 //!
 //! What must hold: a request has one answer, of its own; a message that was acknowledged is there, once, and every
-//! consumer that asks for it gets it; brokers and clients are asked for nothing that is not theirs, and learn at once
-//! when the other end of a session is gone; no address but ours is told; in the end every place is given back.
+//! consumer that asks for it gets it, of a transaction only one that was committed; brokers and clients are asked for
+//! nothing that is not theirs, and what they are asked comes, as do their answers; they learn at once when the other
+//! end of a session is gone; no address but ours is told; in the end every place is given back.
 
+mod book;
 mod broker;
 mod check;
 mod client;
 mod frame;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -32,6 +35,7 @@ use super::plan::address;
 use super::registry::{Known, Registry};
 use super::report::Report;
 
+use book::{Book, Line};
 use broker::Broker;
 use client::Client;
 
@@ -41,71 +45,18 @@ const BROKERS: usize = 3;
 /// Queues of the one topic at each broker.
 const QUEUES: usize = 2;
 const TOPIC: &str = "orders";
+/// Groups of producers.
+const GROUPS: usize = 2;
 /// The first port that clients are told for a broker.
 const PORT: u16 = 20_000;
 /// A request waits no longer for messages.
 const LONGEST_POLL: Time = 5000;
 /// Nothing takes longer than this: a long poll, and what brokers may be late by.
 const LONGEST: Time = LONGEST_POLL + 10_000 + 3000;
+/// The mesh waits so long for a broker to read what a client said that is gone.
+const LINGER: Time = 1000;
 /// Whoever is at the other end of a session that has ended has learned of it by then.
 const LEARNED: Time = 3000;
-
-/// A request that a client wrote.
-#[derive(Debug)]
-pub(super) struct Asked {
-    line: usize,
-    code: i64,
-    /// Of a message and a fetch.
-    queue: usize,
-    is_one_way: bool,
-    answers: usize,
-    arrivals: usize,
-    is_acknowledged: bool,
-}
-
-/// A question of a broker to a client.
-#[derive(Debug)]
-struct Push {
-    conn: usize,
-    broker: usize,
-    answers: usize,
-}
-
-/// One connection of a client, by its number in the network.
-#[derive(Debug)]
-struct Line {
-    client: usize,
-    /// The broker that its listener stands for; `None` for name servers.
-    broker: Option<usize>,
-    opened: Time,
-    /// Since when its client is gone, or the mesh has ended it.
-    over: Option<Time>,
-    /// Its client ended it.
-    is_left: bool,
-    /// It was cut or stalled, or its client does what nobody should.
-    is_harmed: bool,
-}
-
-/// What was asked and what became of it.
-#[derive(Debug, Default)]
-pub(super) struct Book {
-    asked: Vec<Asked>,
-    pushes: Vec<Push>,
-    lines: BTreeMap<usize, Line>,
-    faults: Vec<String>,
-}
-
-impl Book {
-    fn fault(&mut self, what: String) {
-        if self.faults.len() < 12 {
-            self.faults.push(what);
-        }
-    }
-
-    fn is_open(&self, line: usize) -> bool {
-        self.lines.get(&line).is_some_and(|own| own.over.is_none())
-    }
-}
 
 /// The port that clients are told for each broker.
 struct Ports;
@@ -148,8 +99,9 @@ struct World {
     names: BTreeMap<usize, Vec<u8>>,
     book: Book,
     endings: Endings,
-    is_healed: bool,
     is_stopped: bool,
+    /// So few requests may be under way that some are refused.
+    has_few_places: bool,
 }
 
 /// Runs the world of a seed to its end. The same seed gives the same run.
@@ -166,8 +118,13 @@ impl World {
         let network = Network::new(chance.fork());
         let registry = Registry::new(&network, chance.fork());
         let endings = Endings::default();
+        let routing = routing(&mut chance);
+        let has_few_places = routing
+            .clusters
+            .iter()
+            .any(|own| (1..1000).contains(&own.policy.max_in_flight));
         let mesh = Mesh::new(
-            routing(&mut chance),
+            routing,
             Default::default(),
             Arc::new(Known(registry)),
             Arc::new(Seen(endings.clone())),
@@ -190,8 +147,8 @@ impl World {
             clients: Vec::new(),
             names: BTreeMap::new(),
             book: Book::default(),
-            is_healed: false,
             is_stopped: false,
+            has_few_places,
             network,
             mesh,
             crew,
@@ -236,7 +193,7 @@ impl World {
     fn act(&mut self, number: usize) {
         let network = self.network.clone();
         if let Some(wanted) = self.clients[number].wants_line() {
-            let pace = pace(&mut self.chance, self.is_healed);
+            let pace = pace(&mut self.chance, self.book.is_healed);
             let listener = wanted.map_or(1, |broker| 10 + broker as u64);
             let conn = network.lock().open(number, pace);
             let socket = Socket::memory(MeshEnd::new(&network, conn));
@@ -289,7 +246,7 @@ impl World {
 
     /// Something goes wrong.
     fn befall(&mut self) {
-        if self.is_healed {
+        if self.book.is_healed {
             return;
         }
         let network = self.network.clone();
@@ -313,7 +270,10 @@ impl World {
                 if !conns.is_empty() {
                     let conn = conns[self.chance.index(conns.len())];
                     if let Peer::Server(own) = net.peer(conn) {
-                        net.cut(conn);
+                        match self.chance.one_in(3) {
+                            true => net.finish(conn),
+                            false => net.cut(conn),
+                        }
                         drop(net);
                         if let Some(own) = own.checked_sub(NAMES) {
                             self.brokers[own].hurt(&network);
@@ -331,6 +291,7 @@ impl World {
                 drop(net);
                 if let Some(own) = server.checked_sub(NAMES) {
                     self.brokers[own].hurt(&network);
+                    self.brokers[own].is_open = door == Door::Open;
                 }
             }
             5 => net.schedule(0, Event::Pause(self.chance.between(10, 2500))),
@@ -358,13 +319,17 @@ impl World {
     async fn live(mut self) -> Report {
         let busy = self.chance.between(2000, 30_000);
         self.pass(busy).await;
-        self.is_healed = true;
+        self.book.is_healed = true;
         self.network.lock().heal();
+        for broker in self.brokers.iter_mut().filter(|own| !own.is_open) {
+            broker.hurt(&self.network);
+        }
         for client in &mut self.clients {
             client.rest();
         }
         self.pass(LONGEST).await;
         self.check_answers();
+        self.check_pushes();
         self.consume_all().await;
         let stops = self.chance.one_in(2);
         for number in 0..self.clients.len() {
@@ -388,6 +353,7 @@ impl World {
         }
         self.pass(2000).await;
         self.check_messages();
+        self.check_transactions(false);
         self.check_places();
         self.report()
     }
@@ -400,6 +366,8 @@ impl World {
         }
         self.pass(LONGEST).await;
         self.check_read_all();
+        self.check_pushes();
+        self.check_transactions(true);
     }
 
     fn report(self) -> Report {
@@ -466,7 +434,7 @@ impl Passing for World {
             Event::Client(client) => self.act(client),
             Event::Server(server) => {
                 if let Some(own) = server.checked_sub(NAMES) {
-                    self.brokers[own].act(&network);
+                    self.brokers[own].act(&network, &mut self.book);
                 }
             }
             Event::Fault => self.befall(),

@@ -4,17 +4,24 @@ use std::collections::BTreeMap;
 
 use super::super::chance::Chance;
 use super::super::network::{Event, Network, Time};
+use super::book::{Asked, Book, Push};
 use super::frame::{Frame, ONE_WAY, take};
-use super::{Asked, Book, LONGEST_POLL, NAMES, Push, QUEUES};
+use super::transactions::{Halves, group_of};
+use super::{LONGEST_POLL, NAMES, QUEUES};
 
 /// Codes of requests (RocketMQ: RequestCode).
 pub(super) const PULL: i64 = 11;
 pub(super) const UPDATE_OFFSET: i64 = 15;
 pub(super) const HEART_BEAT: i64 = 34;
+pub(super) const END_TRANSACTION: i64 = 37;
+pub(super) const CHECK_TRANSACTION: i64 = 39;
 pub(super) const ROUTE: i64 = 105;
 pub(super) const SEND: i64 = 310;
 const CONSUMERS_CHANGED: i64 = 40;
 pub(super) const PUSH: i64 = 326;
+
+/// A broker asks so often what became of a transaction.
+const CHECK_EVERY: Time = 800;
 
 /// Codes of answers (RocketMQ: ResponseCode).
 pub(super) const SUCCESS: i64 = 0;
@@ -26,7 +33,10 @@ pub(super) struct Session {
     inbox: Vec<u8>,
     /// The client's connection that all of it comes from.
     pub(super) line: Option<usize>,
-    is_over: bool,
+    /// Groups of producers that it said it is of.
+    groups: Vec<String>,
+    pub(super) is_over: bool,
+    over_at: Option<Time>,
 }
 
 /// A fetch that waits.
@@ -47,9 +57,12 @@ pub(super) struct Broker {
     due: BTreeMap<(Time, u64), (usize, Vec<u8>)>,
     said: u64,
     waiting: Vec<Waiting>,
+    halves: Halves,
     next_push: i32,
     /// When something last happened to its connections, or to those that are made to it.
     pub(super) hurt_at: Option<Time>,
+    /// Connections can be made to it.
+    pub(super) is_open: bool,
 }
 
 impl Broker {
@@ -61,9 +74,11 @@ impl Broker {
             due: BTreeMap::new(),
             said: 0,
             waiting: Vec::new(),
+            halves: Halves::default(),
             // The same numbers as those of clients, now and then.
             next_push: chance.between(0, 5) as i32,
             hurt_at: None,
+            is_open: true,
             chance,
         }
     }
@@ -85,8 +100,8 @@ impl Broker {
         net.schedule(later, Event::Server(NAMES + self.number));
     }
 
-    /// Says what is due, and has fetches go that have waited long enough.
-    pub(super) fn act(&mut self, network: &Network) {
+    /// Says what is due, has fetches go that have waited long enough, and asks what became of transactions.
+    pub(super) fn act(&mut self, network: &Network, book: &mut Book) {
         let now = network.lock().now();
         while let Some(first) = self.due.first_entry() {
             if first.key().0 > now {
@@ -96,6 +111,31 @@ impl Broker {
             network.lock().send(conn, &bytes);
         }
         self.serve_waiting(network, now);
+        let next = now + CHECK_EVERY;
+        let due = self.halves.take_due(now, next);
+        if !due.is_empty() {
+            let own = Event::Server(NAMES + self.number);
+            network.lock().schedule(CHECK_EVERY, own);
+        }
+        for (half, group) in due {
+            self.check_back(network, half, &group, book);
+        }
+    }
+
+    /// Asks a producer of that group what became of a transaction.
+    fn check_back(&mut self, network: &Network, half: usize, group: &str, book: &mut Book) {
+        let is_its = |own: &Session| own.groups.iter().any(|own| own == group);
+        let open = self.sessions.iter().filter(|(_, own)| !own.is_over);
+        let all: Vec<_> = open
+            .filter(|(_, own)| is_its(own))
+            .filter_map(|(conn, own)| Some((*conn, own.line?)))
+            .collect();
+        if all.is_empty() {
+            return;
+        }
+        let asked = all[self.chance.index(all.len())];
+        let fields = vec![("transactionId".to_owned(), half.to_string())];
+        self.ask(network, asked, (CHECK_TRANSACTION, ONE_WAY), fields, book);
     }
 
     fn serve_waiting(&mut self, network: &Network, now: Time) {
@@ -136,8 +176,10 @@ impl Broker {
         if (heard.ended || heard.broken) && !self.sessions[&conn].is_over {
             network.lock().leave(conn);
             self.waiting.retain(|own| own.conn != conn);
+            let now = network.lock().now();
             if let Some(session) = self.sessions.get_mut(&conn) {
                 session.is_over = true;
+                session.over_at = Some(now);
             }
         }
     }
@@ -146,6 +188,12 @@ impl Broker {
     pub(super) fn open(&self) -> impl Iterator<Item = (usize, usize)> {
         let open = self.sessions.iter().filter(|(_, own)| !own.is_over);
         open.filter_map(|(conn, own)| Some((*conn, own.line?)))
+    }
+
+    /// When the session of a client's connection ended, if there was one.
+    pub(super) fn over_at(&self, line: usize) -> Option<Time> {
+        let own = self.sessions.values().find(|own| own.line == Some(line));
+        own?.over_at
     }
 
     fn asked(&mut self, network: &Network, conn: usize, own: Frame, book: &mut Book) {
@@ -180,28 +228,45 @@ impl Broker {
                 self.number
             ));
         }
-        self.serve(network, conn, own, number);
+        self.serve(network, conn, own, number, book);
         if self.chance.one_in(12) {
             self.push(network, conn, line, book);
         }
     }
 
-    fn serve(&mut self, network: &Network, conn: usize, own: Frame, number: usize) {
+    fn serve(
+        &mut self,
+        network: &Network,
+        conn: usize,
+        own: Frame,
+        number: usize,
+        book: &mut Book,
+    ) {
         let now = network.lock().now();
         let queue = own
             .number("queueId")
             .or(own.number("e"))
             .unwrap_or_default() as usize
             % QUEUES;
+        if own.code == END_TRANSACTION {
+            self.end_transaction(network, &own, book);
+        }
         if own.flag & ONE_WAY != 0 {
             return;
         }
         let answer = match own.code {
             SEND => {
-                self.queues[queue].push(number);
-                let answer = own.answer(SUCCESS, false, b"");
+                match group_of(own.text("i")) {
+                    Some(group) => {
+                        let first = self.chance.between(100, 1000);
+                        self.halves.keep(number, queue, group, now + first);
+                        let later = Event::Server(NAMES + self.number);
+                        network.lock().schedule(first, later);
+                    }
+                    None => self.queues[queue].push(number),
+                }
                 self.serve_waiting(network, now);
-                answer
+                own.answer(SUCCESS, false, b"")
             }
             PULL => {
                 let from = own.number("queueOffset").unwrap_or_default() as usize;
@@ -218,8 +283,31 @@ impl Broker {
                 }
                 self.fetched(&own, queue, from)
             }
+            HEART_BEAT => {
+                let session = self.sessions.entry(conn).or_default();
+                session.groups = producers(&own.body);
+                own.answer(SUCCESS, false, b"")
+            }
             _ => own.answer(SUCCESS, false, b""),
         };
+        self.say_some_time(network, conn, answer);
+    }
+
+    fn end_transaction(&mut self, network: &Network, own: &Frame, book: &mut Book) {
+        let half = own.number("transactionId").unwrap_or(u64::MAX) as usize;
+        let verdict = own.number("commitOrRollback").unwrap_or(u64::MAX);
+        match self.halves.end(half, own.text("producerGroup"), verdict) {
+            Ok(Some(queue)) => {
+                self.queues[queue].push(half);
+                let now = network.lock().now();
+                self.serve_waiting(network, now);
+            }
+            Ok(None) => {}
+            Err(what) => book.fault(what),
+        }
+    }
+
+    fn say_some_time(&mut self, network: &Network, conn: usize, answer: Vec<u8>) {
         // Late ones come when nobody waits any more; some come twice.
         let late = match self.chance.between(0, 40) {
             0 => 2500,
@@ -235,25 +323,42 @@ impl Broker {
 
     /// Asks the client something, or tells it.
     fn push(&mut self, network: &Network, conn: usize, line: usize, book: &mut Book) {
+        let asked = match self.chance.one_in(3) {
+            true => (CONSUMERS_CHANGED, ONE_WAY),
+            false => (PUSH, 0),
+        };
+        self.ask(network, (conn, line), asked, Vec::new(), book);
+    }
+
+    fn ask(
+        &mut self,
+        network: &Network,
+        (conn, line): (usize, usize),
+        (code, flag): (i64, i64),
+        mut fields: Vec<(String, String)>,
+        book: &mut Book,
+    ) {
         self.next_push += 1;
-        let is_one_way = self.chance.one_in(3);
+        fields.push(("line".to_owned(), line.to_string()));
         let own = Frame {
-            code: if is_one_way { CONSUMERS_CHANGED } else { PUSH },
+            code,
             id: self.next_push,
-            flag: if is_one_way { ONE_WAY } else { 0 },
-            token: (!is_one_way).then_some(book.pushes.len() as u64),
-            fields: vec![("line".to_owned(), line.to_string())],
+            flag,
+            token: Some(book.pushes.len() as u64),
+            fields,
             body: b"push".to_vec(),
             is_binary: self.chance.one_in(4),
         };
-        if !is_one_way {
-            book.pushes.push(Push {
-                conn,
-                broker: self.number,
-                answers: 0,
-            });
-        }
         let later = self.chance.between(0, 50);
+        book.pushes.push(Push {
+            broker: self.number,
+            conn,
+            line,
+            at: network.lock().now() + later,
+            arrivals: 0,
+            written: 0,
+            answers: 0,
+        });
         self.say(network, later, conn, own.bytes());
     }
 
@@ -277,4 +382,12 @@ impl Broker {
             book.fault(text);
         }
     }
+}
+
+/// The groups of producers that a heartbeat tells of.
+fn producers(body: &[u8]) -> Vec<String> {
+    let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let all = body["producerDataSet"].as_array().into_iter().flatten();
+    all.filter_map(|own| Some(own["groupName"].as_str()?.to_owned()))
+        .collect()
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::broker::SEND;
-use super::{LEARNED, World};
+use super::{LEARNED, LINGER, LONGEST, World};
 
 impl World {
     /// Both ends of a session end together.
@@ -13,20 +13,24 @@ impl World {
         let mut faults = Vec::new();
         for broker in &self.brokers {
             for (conn, line) in broker.open() {
-                let over = self.book.lines.get(&line).and_then(|own| own.over);
-                let is_late = over.is_some_and(|over| over + LEARNED < now);
-                if is_late && self.is_healed && alive.contains(&conn) {
+                let own = self.book.lines.get(&line);
+                let over = own.and_then(|own| own.over);
+                // Closed for one way, it is read to its end, as its calls have room.
+                let (patience, is_read) = match own.is_none_or(|own| own.is_harmed) {
+                    true => (LEARNED, true),
+                    false => (LONGEST, !self.network.lock().is_on_its_way(line)),
+                };
+                let is_late = is_read && over.is_some_and(|over| over + patience < now);
+                if is_late && self.book.is_healed && alive.contains(&conn) {
                     faults.push(format!(
                         "client line {line} is gone since {over:?}, and its broker was not told at {now}"
                     ));
                 }
             }
         }
-        for line in self.book.lines.values() {
-            let Some(broker) = line.broker else { continue };
-            let hurt = self.brokers[broker].hurt_at;
-            let is_well = !line.is_harmed && hurt.is_none_or(|at| at < line.opened);
-            if is_well && line.over.is_some() && !line.is_left && !self.is_stopped {
+        for (conn, line) in &self.book.lines {
+            let is_ended = line.over.is_some() && !line.is_left && !self.is_stopped;
+            if is_ended && line.broker.is_some() && self.is_well(*conn) {
                 let client = line.client;
                 faults.push(format!(
                     "nothing happened to {line:?} of client {client}, and the mesh ended it"
@@ -38,7 +42,7 @@ impl World {
         }
     }
 
-    /// Nobody waits any more: each request that could be answered is, once.
+    /// Nobody waits any more: each request that could be answered is, once, and those that nobody answers have come.
     pub(super) fn check_answers(&mut self) {
         let mut faults = Vec::new();
         for (number, own) in self.book.asked.iter().enumerate() {
@@ -49,10 +53,58 @@ impl World {
             if is_there && !own.is_one_way && own.answers == 0 {
                 faults.push(format!("request {number} has no answer: {own:?}"));
             }
+            let is_lost = own.is_one_way && own.arrivals == 0 && !self.has_few_places;
+            if is_lost && !self.is_stopped && self.is_well(own.line) && !self.had_its_time(own.line)
+            {
+                faults.push(format!(
+                    "request {number} has not come: {own:?} {:?}",
+                    self.book.lines[&own.line]
+                ));
+            }
         }
         for fault in faults {
             self.book.fault(fault);
         }
+    }
+
+    /// What brokers asked came to their clients, and what those answered to them, wherever both are still there.
+    pub(super) fn check_pushes(&mut self) {
+        let now = self.network.lock().now();
+        let mut faults = Vec::new();
+        for (number, own) in self.book.pushes.iter().enumerate() {
+            let session = self.brokers[own.broker].sessions.get(&own.conn);
+            let is_there = self.book.is_open(own.line)
+                && session.is_some_and(|own| !own.is_over)
+                && own.at + LEARNED < now
+                && !self.is_stopped;
+            if own.arrivals > 1 || own.answers > own.written {
+                faults.push(format!("question {number} came twice: {own:?}"));
+            }
+            if is_there && (own.arrivals == 0 || own.answers < own.written) {
+                faults.push(format!("question {number} or its answer is lost: {own:?}"));
+            }
+        }
+        for fault in faults {
+            self.book.fault(fault);
+        }
+    }
+
+    /// Whether nothing happened to a connection of a client, nor to its broker.
+    fn is_well(&self, line: usize) -> bool {
+        let Some(line) = self.book.lines.get(&line) else {
+            return false;
+        };
+        let hurt = line.broker.and_then(|own| self.brokers[own].hurt_at);
+        !line.is_harmed && hurt.is_none_or(|at| at < line.opened)
+    }
+
+    /// Whether the mesh waited for a broker to read the last of a client that had gone.
+    fn had_its_time(&self, line: usize) -> bool {
+        let line_of = self.book.lines.get(&line);
+        let over = line_of.and_then(|own| self.brokers[own.broker?].over_at(line));
+        let gone = line_of.and_then(|own| own.over);
+        let waited = over.zip(gone).map(|(over, gone)| over.saturating_sub(gone));
+        waited.is_some_and(|waited| waited >= LINGER)
     }
 
     /// Whoever reads everything has read what brokers keep, in its order.
@@ -83,7 +135,7 @@ impl World {
     pub(super) fn check_messages(&mut self) {
         let mut faults = Vec::new();
         for (number, own) in self.book.asked.iter().enumerate() {
-            if own.code != SEND {
+            if own.code != SEND || self.book.halves.contains_key(&number) {
                 continue;
             }
             let line = &self.book.lines[&own.line];

@@ -4,15 +4,24 @@ use std::collections::BTreeMap;
 
 use super::super::chance::Chance;
 use super::super::network::{Network, Time};
-use super::broker::{HEART_BEAT, NOT_FOUND, PULL, PUSH, ROUTE, SEND, SUCCESS, UPDATE_OFFSET};
+use super::book::{Asked, Book};
+use super::broker::{
+    CHECK_TRANSACTION, END_TRANSACTION, HEART_BEAT, NOT_FOUND, PULL, PUSH, ROUTE, SEND, SUCCESS,
+    UPDATE_OFFSET,
+};
 use super::frame::{Frame, ONE_WAY, take};
-use super::{Asked, BROKERS, Book, LONGEST_POLL, PORT, QUEUES, TOPIC};
+use super::transactions::{Half, name_of, properties};
+use super::{BROKERS, GROUPS, LONGEST_POLL, PORT, QUEUES, TOPIC};
 
 /// A client.
 pub(super) struct Client {
     number: usize,
     chance: Chance,
     is_binary: bool,
+    /// The groups of producers that it is of.
+    groups: Vec<usize>,
+    /// Transactions whose ends it has not told their brokers yet.
+    ends: Vec<(usize, usize)>,
     /// Brokers that a name server told of.
     known: Vec<usize>,
     /// Its connections, by broker; `None` for name servers.
@@ -36,6 +45,8 @@ impl Client {
         Self {
             number,
             is_binary: chance.one_in(2),
+            groups: vec![number % GROUPS],
+            ends: Vec::new(),
             known: Vec::new(),
             lines: BTreeMap::new(),
             inboxes: BTreeMap::new(),
@@ -66,6 +77,7 @@ impl Client {
 
     pub(super) fn read_all(&mut self) {
         self.reads_all = true;
+        self.groups = (0..GROUPS).collect();
         self.may_break = false;
         self.gap = 50;
         self.left = 100_000;
@@ -106,25 +118,48 @@ impl Client {
                 &[("topic", TOPIC.to_owned())],
                 book,
             ),
-            Some(_) => {
-                let name = format!("c{}", self.number);
-                self.ask(network, conn, (HEART_BEAT, 0), &[("clientID", name)], book);
-            }
+            Some(_) => self.beat(network, conn, book),
         }
+    }
+
+    /// Says who it is.
+    fn beat(&mut self, network: &Network, conn: usize, book: &mut Book) {
+        let groups: Vec<_> = self
+            .groups
+            .iter()
+            .map(|own| serde_json::json!({ "groupName": name_of(*own) }))
+            .collect();
+        let name = format!("c{}", self.number);
+        let body = serde_json::json!({ "clientID": name, "producerDataSet": groups });
+        let body = body.to_string().into_bytes();
+        self.write(network, conn, (HEART_BEAT, 0), (&[], body), book);
     }
 
     fn ask(
         &mut self,
         network: &Network,
         conn: usize,
-        (code, queue): (i64, usize),
+        what: (i64, usize),
         fields: &[(&str, String)],
         book: &mut Book,
     ) {
+        let body = vec![b'.'; self.chance.pick(&[0, 10, 200, 3000])];
+        self.write(network, conn, what, (fields, body), book);
+    }
+
+    /// Writes a request; gives its number.
+    fn write(
+        &mut self,
+        network: &Network,
+        conn: usize,
+        (code, queue): (i64, usize),
+        (fields, body): (&[(&str, String)], Vec<u8>),
+        book: &mut Book,
+    ) -> usize {
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1);
         let number = book.asked.len();
-        let is_one_way = code == UPDATE_OFFSET;
+        let is_one_way = [UPDATE_OFFSET, END_TRANSACTION].contains(&code);
         let own = Frame {
             code,
             id,
@@ -134,7 +169,7 @@ impl Client {
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), value.clone()))
                 .collect(),
-            body: vec![b'.'; self.chance.pick(&[0, 10, 200, 3000])],
+            body,
             is_binary: self.is_binary,
         };
         book.asked.push(Asked {
@@ -152,6 +187,7 @@ impl Client {
         let mut net = network.lock();
         net.note(&format!("client {} asks {code} as {number}", self.number));
         net.send(conn, &own.bytes());
+        number
     }
 
     /// Does the next thing.
@@ -169,18 +205,16 @@ impl Client {
         if self.may_break && self.chance.one_in(60) {
             return self.hang_up(network, conn, book);
         }
+        for (broker, half) in std::mem::take(&mut self.ends) {
+            if let Some(conn) = self.lines.get(&Some(broker)).copied() {
+                self.end_transaction(network, conn, half, false, book);
+            }
+        }
         for _ in 0..self.chance.between(1, 3) {
             self.left = self.left.saturating_sub(1);
             let queue = self.chance.index(QUEUES);
             match self.chance.between(0, 9) {
-                0..=4 => {
-                    let fields = [
-                        ("a", "group".to_owned()),
-                        ("b", TOPIC.to_owned()),
-                        ("e", queue.to_string()),
-                    ];
-                    self.ask(network, conn, (SEND, queue), &fields, book);
-                }
+                0..=4 => self.send(network, conn, queue, book),
                 5..=7 => {
                     let from = self.chance.between(0, 40);
                     let wait = self.chance.pick(&[0, 300, LONGEST_POLL]);
@@ -193,12 +227,52 @@ impl Client {
                     ];
                     self.ask(network, conn, (UPDATE_OFFSET, queue), &fields, book);
                 }
-                _ => {
-                    let fields = [("clientID", format!("c{}", self.number))];
-                    self.ask(network, conn, (HEART_BEAT, 0), &fields, book);
-                }
+                _ => self.beat(network, conn, book),
             }
         }
+    }
+
+    /// Sends a message, some of them in a transaction.
+    fn send(&mut self, network: &Network, conn: usize, queue: usize, book: &mut Book) {
+        let group = self.groups[0];
+        let mut fields = vec![
+            ("a", name_of(group)),
+            ("b", TOPIC.to_owned()),
+            ("e", queue.to_string()),
+        ];
+        let is_half = self.chance.one_in(4);
+        if is_half {
+            fields.push(("i", properties(group)));
+        }
+        let body = vec![b'.'; self.chance.pick(&[0, 10, 200, 3000])];
+        let number = self.write(network, conn, (SEND, queue), (&fields, body), book);
+        if is_half {
+            let half = Half::new(group, &mut self.chance);
+            book.halves.insert(number, half);
+        }
+    }
+
+    /// Tells a broker what became of a transaction.
+    fn end_transaction(
+        &mut self,
+        network: &Network,
+        conn: usize,
+        number: usize,
+        was_asked: bool,
+        book: &mut Book,
+    ) {
+        let Some(half) = book.halves.get_mut(&number) else {
+            return;
+        };
+        let fields = [
+            ("producerGroup", name_of(half.group)),
+            ("topic", TOPIC.to_owned()),
+            ("commitOrRollback", half.verdict().to_string()),
+            ("fromTransactionCheck", was_asked.to_string()),
+            ("transactionId", number.to_string()),
+        ];
+        let what = (END_TRANSACTION, 0);
+        self.write(network, conn, what, (&fields, Vec::new()), book);
     }
 
     fn fetch(
@@ -239,17 +313,29 @@ impl Client {
         }
     }
 
-    /// Ends one of its connections.
+    /// Ends one of its connections, at once or for one way first.
     fn hang_up(&mut self, network: &Network, conn: usize, book: &mut Book) {
         let mut net = network.lock();
-        match self.chance.one_in(2) {
-            true => net.cut(conn),
-            false => net.leave(conn),
-        }
+        let may_lose = match self.chance.between(0, 3) {
+            0 | 1 => {
+                net.cut(conn);
+                true
+            }
+            // What still comes is answered by a reset, which takes with it what it said last.
+            2 => {
+                net.leave(conn);
+                true
+            }
+            _ => {
+                net.finish(conn);
+                false
+            }
+        };
         let now = net.now();
         drop(net);
         if let Some(line) = book.lines.get_mut(&conn) {
             line.is_left = true;
+            line.is_harmed |= may_lose;
         }
         self.lose(conn, now, book);
     }
@@ -257,7 +343,14 @@ impl Client {
     /// A connection is gone: it is made anew.
     fn lose(&mut self, conn: usize, now: Time, book: &mut Book) {
         self.lines.retain(|_, own| *own != conn);
-        self.waiting.retain(|(own, _), _| *own != conn);
+        self.waiting.retain(|(own, _), number| {
+            if *own == conn
+                && let Some(half) = book.halves.get_mut(number)
+            {
+                half.learn(false);
+            }
+            *own != conn
+        });
         if let Some(line) = book.lines.get_mut(&conn) {
             line.over.get_or_insert(now);
         }
@@ -276,6 +369,7 @@ impl Client {
             drop(net);
             if let Some(line) = book.lines.get_mut(&conn) {
                 line.is_left = true;
+                line.is_harmed = true;
             }
             self.lose(conn, now, book);
         }
@@ -325,6 +419,13 @@ impl Client {
         }
         let (code, queue) = (asked.code, asked.queue);
         asked.is_acknowledged = code == SEND && own.code == SUCCESS;
+        if let Some(half) = book.halves.get_mut(&number) {
+            half.learn(own.code == SUCCESS);
+            let broker = book.lines.get(&conn).and_then(|own| own.broker);
+            // Some never say, and are asked.
+            let ends = broker.filter(|_| own.code == SUCCESS && !self.chance.one_in(4));
+            self.ends.extend(ends.map(|broker| (broker, number)));
+        }
         match (code, own.code) {
             (ROUTE, SUCCESS) => self.learn(own, book),
             (PULL, SUCCESS) if self.reads_all => self.keep(conn, queue, own, book),
@@ -363,9 +464,33 @@ impl Client {
                 own.number("line")
             ));
         }
-        if own.code == PUSH && !self.chance.one_in(20) {
-            let answer = own.answer(SUCCESS, self.is_binary, b"done");
-            network.lock().send(conn, &answer);
+        let number = own.token.unwrap_or(u64::MAX) as usize;
+        let Some(push) = book.pushes.get_mut(number) else {
+            return book.fault(format!("line {conn} is asked what nobody asked: {own:?}"));
+        };
+        push.arrivals += 1;
+        // Once nothing goes wrong any more, all of them answer.
+        if !book.is_healed && self.chance.one_in(20) {
+            return;
+        }
+        match own.code {
+            PUSH => {
+                push.written += 1;
+                let answer = own.answer(SUCCESS, self.is_binary, b"done");
+                network.lock().send(conn, &answer);
+            }
+            CHECK_TRANSACTION => {
+                let half = own.number("transactionId").unwrap_or(u64::MAX) as usize;
+                let group = book.halves.get(&half).map(|own| own.group);
+                if !group.is_some_and(|own| self.groups.contains(&own)) {
+                    let client = self.number;
+                    return book.fault(format!(
+                        "client {client} is asked about transaction {half} of group {group:?}"
+                    ));
+                }
+                self.end_transaction(network, conn, half, true, book);
+            }
+            _ => {}
         }
     }
 }

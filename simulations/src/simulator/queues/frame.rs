@@ -23,8 +23,13 @@ impl Frame {
     }
 
     pub(super) fn number(&self, name: &str) -> Option<u64> {
-        let own = self.fields.iter().find(|(own, _)| own == name)?;
-        own.1.parse().ok()
+        self.text(name).parse().ok()
+    }
+
+    /// Nothing if there is no such field.
+    pub(super) fn text(&self, name: &str) -> &str {
+        let own = self.fields.iter().find(|(own, _)| own == name);
+        own.map(|(_, value)| value.as_str()).unwrap_or_default()
     }
 
     /// The answer to it: it says whose it is.
@@ -60,7 +65,8 @@ impl Frame {
 fn json(own: &Frame, fields: &[(String, String)]) -> Vec<u8> {
     let fields: Vec<String> = fields
         .iter()
-        .map(|(name, value)| format!("\"{name}\":\"{value}\""))
+        // Properties have control characters between them.
+        .map(|(name, value)| format!("\"{name}\":{}", serde_json::json!(value)))
         .collect();
     format!(
         r#"{{"code":{},"extFields":{{{}}},"flag":{},"language":"JAVA","opaque":{},"version":513}}"#,
