@@ -156,7 +156,8 @@ struct Member {
     queues: BTreeMap<Queue, BTreeMap<String, Held>>,
     /// Each broker that it has told of itself.
     brokers: BTreeSet<Arc<str>>,
-    has_failed: bool,
+    /// Topics whose failure the log has been told of.
+    failing: BTreeSet<String>,
 }
 
 /// A queue that is followed.
@@ -178,7 +179,7 @@ impl Member {
             version: crate::bridges::rocketmq::now(),
             queues: BTreeMap::new(),
             brokers: BTreeSet::new(),
-            has_failed: false,
+            failing: BTreeSet::new(),
             counts,
             of,
         }
@@ -189,16 +190,8 @@ async fn work(of: Arc<ConsumerGroup>, counts: Counted, mut stopped: watch::Recei
     let mut member = Member::new(of.clone(), counts);
     loop {
         for topic in &of.topics {
-            if let Err(why) = member.share(topic).await {
-                if !std::mem::replace(&mut member.has_failed, true) {
-                    tracing::warn!(
-                        group = of.group, topic, %why,
-                        "a consumer group cannot find out which queues are its own; it goes on with those that it has"
-                    );
-                }
-            } else {
-                member.has_failed = false;
-            }
+            let went = member.share(topic).await;
+            member.tell(topic, went);
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
@@ -216,6 +209,22 @@ impl Member {
             true => Ok(answer.body.to_vec()),
             false => Err(format!("{} {}", answer.code, Escaped(&answer.remark))),
         }
+    }
+
+    /// Tells the log of a topic that fails, once until it is well again; whether that was now.
+    fn tell(&mut self, topic: &str, went: Result<(), String>) -> bool {
+        let Err(why) = went else {
+            self.failing.remove(topic);
+            return false;
+        };
+        let is_new = self.failing.insert(topic.to_owned());
+        if is_new {
+            tracing::warn!(
+                group = self.of.group, topic, %why,
+                "a consumer group cannot find out which queues are its own; it goes on with those that it has"
+            );
+        }
+        is_new
     }
 
     /// Takes up the queues of a topic that are its own, and gives back those that are not.
@@ -295,7 +304,8 @@ impl Member {
         let numbers: Vec<i32> = queues.iter().map(|own| own.id).collect();
         let place = (&*first.broker, topic);
         let lock = Request::lock(&self.client, &self.of.group, place, &numbers, false);
-        Ok(locked(&self.ask(broker, &lock).await?))
+        let given = locked(&self.ask(broker, &lock).await?);
+        given.ok_or_else(|| "the list of queues that a broker gives cannot be read".to_owned())
     }
 
     /// Ends with the queues of a topic that are not among these, nor at these brokers, and lets others have them.

@@ -97,11 +97,12 @@ listeners: []
 }
 
 /// Each way in which a broker may fail.
-const FAILURES: [Failing; 4] = [
+const FAILURES: [Failing; 5] = [
     (HEART_BEAT, || Some(Said::error(SYSTEM_ERROR, "busy"))),
     (HEART_BEAT, || None),
     (LOCK, || Some(Said::error(SYSTEM_ERROR, "busy"))),
     (LOCK, || None),
+    (LOCK, || Some(Said::body("{"))),
 ];
 
 #[tokio::test]
@@ -120,6 +121,24 @@ async fn a_broker_that_fails_holds_up_no_other() {
             assert_eq!(stage.queues(), [2, 2], "{failure:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn each_topic_that_fails_is_told_of_once() {
+    let mut member = Stage::start(FAILURES[0]).member;
+    let failed = || Err("no such topic".to_owned());
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        told.extend([
+            member.tell("t", failed()),
+            member.tell("u", Ok(())),
+            member.tell("v", failed()),
+        ]);
+    }
+    assert_eq!(told, [true, false, true, false, false, false]);
+    member.tell("t", Ok(()));
+    assert!(member.tell("t", failed()));
+    assert!(!member.tell("v", failed()));
 }
 
 #[tokio::test]

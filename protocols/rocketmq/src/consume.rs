@@ -224,16 +224,13 @@ pub fn clients(body: &[u8]) -> Option<Vec<String>> {
     Some(all.filter_map(Value::as_str).map(str::to_owned).collect())
 }
 
-/// The queues that an answer gives its client.
+/// The queues that an answer gives its client; `None` if it cannot be read, which does not say that it gives none.
 #[must_use]
-pub fn locked(body: &[u8]) -> Vec<i32> {
-    let data = route::read(body);
-    let all = data
-        .as_ref()
-        .and_then(|own| own.get("lockOKMQSet")?.as_array());
-    let all = all.into_iter().flatten();
-    let numbers = all.filter_map(|own| i32::try_from(own.get("queueId")?.as_i64()?).ok());
-    numbers.collect()
+pub fn locked(body: &[u8]) -> Option<Vec<i32>> {
+    let data = route::read(body)?;
+    let all = data.get("lockOKMQSet")?.as_array()?.iter();
+    all.map(|own| i32::try_from(own.get("queueId")?.as_i64()?).ok())
+        .collect()
 }
 
 /// The numbers of a topic's queues, and where each ends. Java writes a map whose keys are objects themselves, which is no
