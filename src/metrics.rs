@@ -18,6 +18,7 @@ use crate::access_log::AccessLogStatus;
 use crate::bridges::kafka::KafkaOutlet;
 use crate::bridges::rocketmq::{self, RocketMqOutlet};
 use crate::log;
+use crate::rocketmq::LANE_COUNTS;
 use crate::running::Running;
 
 /// A family, and what it shows of a `T`.
@@ -276,6 +277,14 @@ static ROCKETMQ_FULL: Family = Family::counter(
     "Messages for RocketMQ that a producer had no room for.",
 );
 
+static LANE_MESSAGES: Family = Family::counter(
+    "finback_lane_messages_total",
+    "messages",
+    &["outcome"],
+    "Messages of RocketMQ that lanes without consumers had left: `handed_back` to the base, `refused` by a broker and tried \
+     again, `left_out` after it had refused them often enough.",
+);
+
 fn rocketmq(outlets: &[Arc<RocketMqOutlet>], sink: &mut dyn MetricSink) {
     let of = |outlet: &Arc<RocketMqOutlet>| {
         Some((outlet.name.clone(), outlet.producer()?.counts.clone()))
@@ -295,5 +304,13 @@ fn rocketmq(outlets: &[Arc<RocketMqOutlet>], sink: &mut dyn MetricSink) {
     sink.family(&ROCKETMQ_FULL);
     for (name, counts) in &all {
         sink.series(&[name], read(&counts.full));
+    }
+    sink.family(&LANE_MESSAGES);
+    for (outcome, value) in [
+        ("handed_back", &LANE_COUNTS.handed_back),
+        ("refused", &LANE_COUNTS.refused),
+        ("left_out", &LANE_COUNTS.left_out),
+    ] {
+        sink.series(&[outcome], read(value));
     }
 }

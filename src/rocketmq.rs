@@ -28,6 +28,7 @@ use tokio::runtime::Handle;
 use crate::bridges::rocketmq::{Credentials, Way};
 
 use hosts::Target;
+pub use lanes::{COUNTS as LANE_COUNTS, LaneCounts};
 use remembered::Remembered;
 
 /// Ports for one broker: the one that clients are told, two below it the one that clients of versions up to 4.4 dial

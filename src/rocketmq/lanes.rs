@@ -5,8 +5,11 @@
 //! and the group is taken along; what the base had left out for a lane that is gone comes again to the base, as a
 //! message that was not consumed the first time.
 
+mod refusals;
+
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -15,11 +18,15 @@ use finback_core::log_limit::LogLimit;
 use finback_core::text::Escaped;
 use finback_rocketmq::lanes::{self, Board, Border, FetchPlace, Group};
 use finback_rocketmq::{
-    Answered, Ask, Fetch, QueueOf, Request, clients, is_readable, properties, queues_of, stored,
+    Answered, Ask, Fetch, QueueOf, Request, Stored, clients, is_readable, properties, queues_of,
+    stored,
 };
 use tokio::time::Instant;
 
 use crate::bridges::rocketmq::{Credentials, Servers, Unanswered, Way};
+
+pub use refusals::{COUNTS, LaneCounts};
+use refusals::{Refusals, TRIES};
 
 /// How often it is asked which lanes have consumers.
 const TURN: Duration = Duration::from_secs(2);
@@ -29,6 +36,8 @@ const ALONG: u64 = 5;
 const MOST: u32 = 32;
 /// Where a message that is consumed again says which topic it is of (RocketMQ: MessageConst).
 const RETRY_TOPIC: &str = "RETRY_TOPIC";
+/// What a message is told from all others by (RocketMQ: MessageConst).
+const ID: &str = "UNIQ_KEY";
 
 /// Lines of the log about one broker, a second.
 const LINES: u32 = 1;
@@ -63,6 +72,9 @@ struct Keeper {
     is_lost: bool,
     /// What the broker refused of each lane's group the last time: said once, until it is another thing.
     refused: HashMap<String, String>,
+    /// The messages at which handing back is held up.
+    refusals: Refusals,
+    counts: Arc<LaneCounts>,
     lines: LogLimit,
     began: Instant,
 }
@@ -102,6 +114,8 @@ impl Keeper {
             given_up: None,
             is_lost: false,
             refused: HashMap::new(),
+            refusals: Refusals::default(),
+            counts: COUNTS.clone(),
             lines: LogLimit::per_second(LINES),
             began: Instant::now(),
         }
@@ -119,6 +133,8 @@ impl Keeper {
         all.sort_by(|one, other| one.group.cmp(&other.group));
         self.refused
             .retain(|group, _| all.iter().any(|own| own.group == *group));
+        self.refusals
+            .retain(|group| all.iter().any(|own| own.group == group));
         if let Some(last) = self.given_up.take() {
             let behind = all.partition_point(|own| own.group <= last);
             all.rotate_left(behind);
@@ -183,6 +199,7 @@ impl Keeper {
         of.board.set_life(&of.base.name, of.lane, is_live);
         if is_live {
             self.absent.remove(&of.group);
+            self.refusals.retain(|group| *group != of.group);
         } else {
             self.popped.retain(|(group, _), _| *group != of.group);
         }
@@ -362,13 +379,9 @@ impl Keeper {
                 if message.offset >= range.end {
                     break;
                 }
-                let topic = properties::find(message.properties, RETRY_TOPIC);
-                let topic = topic.unwrap_or(message.topic);
-                let back = Request::send_back(&of.base.name, topic, message.place);
-                self.succeed(&back).await?;
+                count += u64::from(self.send_back(of, own, &message).await?);
                 // What is back does not come back once more.
                 self.set_offset(of, own, message.offset + 1).await?;
-                count += 1;
             }
             if answer.next <= at {
                 break;
@@ -382,6 +395,43 @@ impl Keeper {
             );
         }
         Ok(())
+    }
+
+    /// Has a message come to the base again. False if it is left out, since its broker has refused that often enough.
+    async fn send_back(
+        &mut self,
+        of: &OfLane<'_>,
+        own: QueueOf<'_>,
+        message: &Stored<'_>,
+    ) -> Result<bool, Wrong> {
+        if let Some(why) = self.refusals.waits(own, message.offset, self.turn) {
+            return Err(Wrong::Refused(why));
+        }
+        let topic = properties::find(message.properties, RETRY_TOPIC);
+        let topic = topic.unwrap_or(message.topic);
+        let back = Request::send_back(&of.base.name, topic, message.place);
+        let answer = self.ask(&back).await?;
+        if answer.is_success() {
+            self.refusals.forget(own);
+            self.counts.handed_back.fetch_add(1, Relaxed);
+            return Ok(true);
+        }
+        self.counts.refused.fetch_add(1, Relaxed);
+        let why = format!("{} {}", answer.code, Escaped(&answer.remark));
+        let at = (message.offset, self.turn);
+        let tries = self.refusals.add(own, at, answer.is_about_message(), &why);
+        if tries < TRIES {
+            return Err(Wrong::Refused(why));
+        }
+        self.refusals.forget(own);
+        self.counts.left_out.fetch_add(1, Relaxed);
+        let id = properties::find(message.properties, ID).unwrap_or_default();
+        tracing::error!(
+            broker = self.address, group = %Escaped(&of.base.name), topic = %Escaped(own.topic), queue = own.queue,
+            offset = message.offset, place = message.place, id = %Escaped(id), tries, why,
+            "a message of a lane that has no consumers any more is left out: its broker does not have it come again"
+        );
+        Ok(false)
     }
 
     /// Has a lane's group go on from here, and makes it first where brokers let clients make groups: else its first

@@ -70,6 +70,7 @@ const SOURCES: [(&str, &[&str]); 7] = [
     (
         "RocketMQ",
         &[
+            "AbstractSendMessageProcessor",
             "AclUtils",
             "CompressionType",
             "ConsumerManageProcessor",

@@ -100,6 +100,13 @@ impl Answered {
         self.code == answer::SYSTEM_ERROR && self.remark.starts_with(NO_CONSUMER)
     }
 
+    /// Whether a refusal may be about the one message that was sent back, and not about its broker or group. A broker
+    /// has no code for that (RocketMQ: AbstractSendMessageProcessor).
+    #[must_use]
+    pub fn is_about_message(&self) -> bool {
+        matches!(self.code, answer::SYSTEM_ERROR | answer::MESSAGE_ILLEGAL)
+    }
+
     /// Whether a fetch was answered: with messages, or with the place to go on from.
     #[must_use]
     pub fn is_fetched(&self) -> bool {

@@ -22,6 +22,7 @@ const QUEUES: i32 = 202;
 const POP: i32 = 200_050;
 /// RocketMQ: ResponseCode.
 const SYSTEM_ERROR: i32 = 1;
+const GROUP_NOT_EXIST: i32 = 26;
 const NO_PERMISSION: i32 = 16;
 const TOPIC_NOT_EXIST: i32 = 17;
 
@@ -389,4 +390,79 @@ async fn where_queues_cannot_be_read_what_a_lane_left_of_a_popped_topic_waits() 
     is_broken.store(false, SeqCst);
     keeper.turn(&board).await;
     assert_eq!(sent_back(&broker), [["g", "t", "50"]]);
+}
+
+/// A broker at which the lane's group has two messages to be handed back, the first of which it refuses like this.
+fn refusing(says: fn() -> Said) -> Scripted {
+    Scripted::start(move |asked| {
+        Some(match asked.code {
+            CONSUMERS => none(),
+            QUEUES => Said::error(TOPIC_NOT_EXIST, "no such topic"),
+            PULL => Said::body([kept("t", 5, "UNIQ_KEY\u{1}id\u{2}"), kept("t", 6, "")].concat())
+                .with("nextBeginOffset", "7"),
+            SEND_BACK if asked.field("offset") == "50" => says(),
+            _ => Said::yes(),
+        })
+    })
+}
+
+/// A keeper that finds that the lane has no consumers any more, and a board on which the base has gone on.
+async fn left(broker: &Scripted) -> (Keeper, Arc<Board>) {
+    let board = board(&["g"]);
+    let mut keeper = broker.keeper();
+    keeper.counts = Arc::default();
+    keeper.turn(&board).await;
+    fetch(&board, PULL, "g", "t");
+    (keeper, board)
+}
+
+#[tokio::test]
+async fn a_message_that_its_broker_never_takes_back_is_left_out_in_the_end_and_told_of() {
+    let broker = refusing(|| Said::error(SYSTEM_ERROR, "look message by offset failed, 50"));
+    let (mut keeper, board) = left(&broker).await;
+    for tried in 1..=TRIES {
+        keeper.turn += 150;
+        keeper.turn(&board).await;
+        let set = broker.asked_with(SET_OFFSET);
+        assert_eq!(set.is_empty(), tried < TRIES, "{tried}: {set:?}");
+    }
+    let back = sent_back(&broker);
+    let (last, refused) = back.split_last().unwrap();
+    assert_eq!(refused.len(), TRIES as usize);
+    assert!(refused.iter().all(|own| own[2] == "50"), "{back:?}");
+    assert_eq!(last[2], "60");
+    let counts = &keeper.counts;
+    let counted = [&counts.handed_back, &counts.refused, &counts.left_out];
+    assert_eq!(counted.map(|own| own.load(SeqCst)), [1, TRIES.into(), 1]);
+    assert!(keeper.refused.is_empty(), "{:?}", keeper.refused);
+}
+
+#[tokio::test]
+async fn a_message_that_is_refused_is_tried_less_and_less_often() {
+    let broker = refusing(|| Said::error(SYSTEM_ERROR, "busy"));
+    let (mut keeper, board) = left(&broker).await;
+    // In the first of these turns, and 1, 3, 7 and 15 turns later.
+    for _ in 0..16 {
+        keeper.turn(&board).await;
+        assert_eq!(keeper.refused["g-lane-gray"], "1 busy");
+    }
+    assert_eq!(sent_back(&broker).len(), 5);
+}
+
+#[tokio::test]
+async fn what_a_broker_refuses_for_its_own_sake_or_the_groups_is_never_left_out() {
+    for says in [
+        || Said::error(NO_PERMISSION, "the broker is read-only"),
+        || Said::error(GROUP_NOT_EXIST, "subscription group not exist"),
+    ] {
+        let broker = refusing(says);
+        let (mut keeper, board) = left(&broker).await;
+        for _ in 0..2 * TRIES {
+            keeper.turn += 150;
+            keeper.turn(&board).await;
+        }
+        assert_eq!(sent_back(&broker).len(), 2 * TRIES as usize);
+        assert!(broker.asked_with(SET_OFFSET).is_empty());
+        assert_eq!(keeper.counts.left_out.load(SeqCst), 0);
+    }
 }

@@ -238,7 +238,12 @@ fn played(kind: Kind, encoding: Encoding, how: &[(&str, &str)], leaves: bool) {
         false => drop(second),
     }
     let lost = play.send(true, "6");
-    all(&base, &lost);
+    let received = all(&base, &lost);
+    // What comes a second time was handed back, and is counted before.
+    let twice = received.iter().filter(|own| own.tries > 0).count() as u64;
+    let counted = |outcome: &str| finback.metric("finback_lane_messages_total", outcome);
+    assert!(counted("handed_back") >= twice, "{received:?}");
+    assert_eq!([counted("refused"), counted("left_out")], [0, 0]);
     let later = play.send(true, "4");
     all(&base, &later);
 
