@@ -1,4 +1,4 @@
-//! One file per command.
+//! Commands of the `finback` program, a file for each.
 
 pub mod check;
 pub mod demo;

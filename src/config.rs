@@ -1,4 +1,4 @@
-//! The configuration: the file's types become core's, or an error that says where and what.
+//! Configuration: a file that is checked whole becomes typed settings, or an error that says where and what.
 
 mod convert;
 pub mod file;
@@ -371,7 +371,7 @@ fn read(path: &Path) -> Result<String, ConfigError> {
             .rposition(|byte| *byte == b'\n')
             .map_or(0, |at| at + 1);
         let column = String::from_utf8_lossy(&good[begin..]).chars().count() as u64 + 1;
-        let message = "this is no text in UTF-8; save the file as UTF-8";
+        let message = "this is not UTF-8 text; save the file as UTF-8";
         ConfigError::new(path, Some((line, column)), message)
     })
 }

@@ -1,4 +1,4 @@
-//! The log: lines that nobody who serves clients waits for.
+//! The log: a thread of its own writes it, so that nobody who serves clients waits for it.
 //!
 //! A thread of its own writes them to stderr. Where its reader is stuck, or a disk is full, lines are
 //! dropped and counted; where stderr is closed, they go nowhere. Neither stops a worker, a reload or a
@@ -76,7 +76,7 @@ pub fn begin(level: LevelFilter) -> Result<WorkerGuard, String> {
                 .map_err(|why| format!("{ENVIRONMENT}: {why}"))?,
         ),
         Err(std::env::VarError::NotUnicode(_)) => {
-            return Err(format!("{ENVIRONMENT}: it is no text"));
+            return Err(format!("{ENVIRONMENT}: it is not text"));
         }
         Ok(_) | Err(std::env::VarError::NotPresent) => None,
     };

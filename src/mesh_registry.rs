@@ -223,7 +223,9 @@ fn split(name: &str) -> Result<(&str, &str), (StatusCode, String)> {
         return Err(refused("serviceName is missing"));
     }
     if !LayoutKind::Sofa.is_name(interface) {
-        return Err(refused("serviceName is no name that a registry can have"));
+        return Err(refused(
+            "serviceName is not a name that a registry can have",
+        ));
     }
     if !is_parameter(unique_id) {
         return Err(refused("the unique id is none that a registry can have"));

@@ -1,4 +1,4 @@
-//! Every number of the process, put together: one walk, which Prometheus's page and StatsD share.
+//! Metrics: every number of the process, collected by one walk that Prometheus's page and StatsD share.
 
 mod clusters;
 mod filters;

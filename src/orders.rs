@@ -1,4 +1,4 @@
-//! Orders of the admin port to the process: to stop, and to read its configuration again.
+//! Admin commands to the process: to stop, and to read its configuration again.
 
 use std::sync::{Mutex, PoisonError};
 

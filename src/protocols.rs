@@ -1,4 +1,4 @@
-//! THE list of protocols, in sniffing order.
+//! Protocols: THE list of them, in sniffing order.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -1,4 +1,4 @@
-//! Finback at work: what `run`, `demo` and tests start, reload and stop.
+//! The running proxy: what `run`, `demo` and tests start, reload and stop.
 
 mod certificates;
 mod listeners;

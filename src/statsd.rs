@@ -1,4 +1,4 @@
-//! StatsD at work: rounds of metrics on a thread that may wait, and never on a worker's.
+//! StatsD sender: sends metrics in rounds, on a thread that may wait, and never on a worker's.
 
 use std::io;
 use std::net::SocketAddr;

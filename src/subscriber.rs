@@ -1,4 +1,4 @@
-//! Subscriptions of our own at brokers, whose messages go to another system.
+//! MQTT subscriptions of our own at brokers, whose messages go to another system.
 //!
 //! A message is acknowledged to its broker when Kafka has it, in the order in which messages came;
 //! the session outlives its connection, so what was not acknowledged comes again.

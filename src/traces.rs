@@ -1,4 +1,4 @@
-//! Traces as the binary knows them: what the configuration says becomes an exporter, and core's port.
+//! Tracing as configured: starts, replaces and flushes the exporter behind core's port.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

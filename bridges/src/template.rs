@@ -47,7 +47,7 @@ pub enum TemplateError {
     )]
     Glued(String),
     /// It could never be a name.
-    #[error("`{0}` is no name for a topic of {1}; write letters, digits, {2}")]
+    #[error("`{0}` is not a name for a topic of {1}; write letters, digits, {2}")]
     Invalid(String, &'static str, &'static str),
 }
 

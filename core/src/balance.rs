@@ -1,16 +1,16 @@
 //! Load balancing: which endpoint takes the next call.
 //!
-//! A balancer proposes endpoints in the order of its policy; a gate turns down those that
+//! A balancer proposes endpoints in the order of its policy; [`Eligibility`] turns down those that
 //! may not be used now, and passes over those that have yet to show that they answer while
 //! others do. An endpoint that was ejected is first tried by one call. While all is well the
 //! first proposal is good, and no policy but consistent hashing looks at all endpoints to make it.
 
-mod choices;
-mod gate;
+mod eligibility;
 mod latency;
+mod p2c;
 mod rendezvous;
-mod rotation;
-mod urn;
+mod round_robin;
+mod sampler;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use crate::clock::Now;
 use crate::endpoint::{Endpoint, Standing, Trial};
 use crate::rng::mix;
 
-use gate::{Choosy, Gate};
+use eligibility::{Choosy, Eligibility};
 use rendezvous::Rendezvous;
-use rotation::Rotation;
-use urn::Urn;
+use round_robin::RoundRobin;
+use sampler::WeightedSampler;
 
 pub use latency::observe_latency;
 
@@ -109,13 +109,13 @@ pub struct Balancer(Method);
 
 #[derive(Debug)]
 enum Method {
-    RoundRobin(Rotation),
-    Random(Urn),
-    LeastRequest(Urn),
-    PeakEwma(Urn),
+    RoundRobin(RoundRobin),
+    Random(WeightedSampler),
+    LeastRequest(WeightedSampler),
+    PeakEwma(WeightedSampler),
     ConsistentHash {
         rendezvous: Rendezvous,
-        without_key: Urn,
+        without_key: WeightedSampler,
     },
     Primary,
 }
@@ -126,13 +126,13 @@ impl Balancer {
     #[must_use]
     pub fn new(policy: &Policy, members: &[Arc<Endpoint>], now: Now, seed: u64) -> Self {
         Self(match policy {
-            Policy::RoundRobin => Method::RoundRobin(Rotation::new(members, now, seed)),
-            Policy::Random => Method::Random(Urn::new(members)),
-            Policy::LeastRequest => Method::LeastRequest(Urn::new(members)),
-            Policy::PeakEwma => Method::PeakEwma(Urn::new(members)),
+            Policy::RoundRobin => Method::RoundRobin(RoundRobin::new(members, now, seed)),
+            Policy::Random => Method::Random(WeightedSampler::new(members)),
+            Policy::LeastRequest => Method::LeastRequest(WeightedSampler::new(members)),
+            Policy::PeakEwma => Method::PeakEwma(WeightedSampler::new(members)),
             Policy::ConsistentHash(_) => Method::ConsistentHash {
                 rendezvous: Rendezvous::new(members),
-                without_key: Urn::new(members),
+                without_key: WeightedSampler::new(members),
             },
             Policy::Primary => Method::Primary,
         })
@@ -191,33 +191,33 @@ impl Balancer {
         ask: &PickArgs<'_>,
     ) -> Result<usize, PickError> {
         for choosy in [Choosy::Most, Choosy::Less] {
-            if let Some(picked) = self.0.pick(&Gate::new(members, ask, choosy)) {
+            if let Some(picked) = self.0.pick(&Eligibility::new(members, ask, choosy)) {
                 return Ok(picked);
             }
         }
-        let gate = Gate::new(members, ask, Choosy::Least);
+        let eligible = Eligibility::new(members, ask, Choosy::Least);
         // Where nothing was tried, the last was as little choosy.
         let again = !ask.avoid.is_empty();
-        let picked = if again { self.0.pick(&gate) } else { None };
-        picked.ok_or_else(|| gate.refusal())
+        let picked = if again { self.0.pick(&eligible) } else { None };
+        picked.ok_or_else(|| eligible.refusal())
     }
 }
 
 impl Method {
-    fn pick(&mut self, gate: &Gate<'_>) -> Option<usize> {
+    fn pick(&mut self, eligible: &Eligibility<'_>) -> Option<usize> {
         match self {
-            Self::RoundRobin(rotation) => rotation.pick(gate),
-            Self::Random(urn) => choices::random(urn, gate),
-            Self::LeastRequest(urn) => choices::least_request(urn, gate),
-            Self::PeakEwma(urn) => choices::peak_ewma(urn, gate),
+            Self::RoundRobin(round_robin) => round_robin.pick(eligible),
+            Self::Random(sampler) => p2c::random(sampler, eligible),
+            Self::LeastRequest(sampler) => p2c::least_request(sampler, eligible),
+            Self::PeakEwma(sampler) => p2c::peak_ewma(sampler, eligible),
             Self::ConsistentHash {
                 rendezvous,
                 without_key,
-            } => match gate.ask.hash {
-                Some(hash) => rendezvous.pick(hash, gate),
-                None => choices::random(without_key, gate),
+            } => match eligible.ask.hash {
+                Some(hash) => rendezvous.pick(hash, eligible),
+                None => p2c::random(without_key, eligible),
             },
-            Self::Primary => choices::primary(gate),
+            Self::Primary => p2c::primary(eligible),
         }
     }
 }

@@ -159,10 +159,10 @@ pub trait Codec: Send + Sync + 'static {
     /// copy or by reference.
     fn encode(&self, head: &Head, wire: &[u8], edit: &Edit<'_>, out: &mut BytesMut) -> usize;
 
-    /// Appends a message about the connection in the dialect of `cue` (a frame seen on that
+    /// Appends a message about the connection in the version and serialization of `last_head` (a frame seen on that
     /// connection; for a pong, the ping itself). Returns false if the protocol has no such
     /// message.
-    fn signal(&self, signal: Signal<'_>, cue: &Head, out: &mut BytesMut) -> bool;
+    fn signal(&self, signal: Signal<'_>, last_head: &Head, out: &mut BytesMut) -> bool;
 
     /// Another body for the answer `wire` to the request `asked`, where clients must not read what the endpoint
     /// says: addresses that lead past the mesh. `local` is where the client connected to. `None` leaves the

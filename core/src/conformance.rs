@@ -38,7 +38,7 @@ const FLIPPED_AT_END: usize = 32;
 
 /// Checks every law that [`Codec`] states.
 ///
-/// The samples should be captured frames and cover every kind and dialect.
+/// The samples should be captured frames and cover every kind and version.
 ///
 /// # Panics
 /// If a law is broken; the message names law and sample.
@@ -181,7 +181,7 @@ fn patience(
     head
 }
 
-/// The head of a call with its note completed, of a response as it is.
+/// The head of a call with its codec data completed, of a response as it is.
 fn complete(codec: &dyn Codec, Sample { name, bytes, .. }: &Sample, mut head: Head) -> Head {
     match codec.read(&head, bytes) {
         Ok(Reading::Call(metadata)) => {
@@ -192,7 +192,7 @@ fn complete(codec: &dyn Codec, Sample { name, bytes, .. }: &Sample, mut head: He
             );
             assert!(!metadata.service.is_empty(), "{name}: a call of no service");
             assert_eq!(metadata.names_fit(), Ok(()), "bounded names: {name}");
-            head.note = metadata.note;
+            head.codec_data = metadata.codec_data;
         }
         Ok(Reading::Answer(_)) => {
             assert_eq!(
@@ -228,7 +228,7 @@ fn new_id(codec: &dyn Codec, Sample { name, bytes, .. }: &Sample, head: &Head) {
         };
         assert_eq!(now, expected, "rewriting: {name}: id {id:#x}");
         let now = Head {
-            note: head.note,
+            codec_data: head.codec_data,
             ..now
         };
         same_reading(codec, name, (head, bytes), (&now, &changed));
@@ -268,7 +268,7 @@ fn attributes(codec: &dyn Codec, sample: &Sample, head: &Head) {
     let mut wire = first.clone();
     for value in ["value", "a longer value \u{fc}\u{1f600}", "", "value"] {
         let now = Head {
-            note: head.note,
+            codec_data: head.codec_data,
             ..sole(codec, &wire, name)
         };
         wire = edited(codec, &now, &wire, id, &[(PROBE, value)]);
@@ -307,7 +307,7 @@ fn rejection(codec: &dyn Codec, Sample { name, .. }: &Sample, head: &Head) {
     }
 }
 
-/// A ping in this frame's dialect reads back as one, its pong as a pong of the same id.
+/// A ping in this frame's version reads back as one, its pong as a pong of the same id.
 fn heartbeat(
     codec: &dyn Codec,
     Sample {

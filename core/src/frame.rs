@@ -45,11 +45,11 @@ pub struct Head {
     /// Length of the whole frame in bytes, fixed header included.
     pub len: usize,
     /// Frames of different variants must not share an upstream connection (a peer that learns
-    /// its dialect from the first frame, say). 0 where the protocol has only one.
+    /// its version from the first frame, say). 0 where the protocol has only one.
     pub variant: u8,
     /// The codec's own memory of the frame: whatever `encode`, `signal` and `reject` need of it
     /// after its bytes are gone (serialization, flags). Core only carries it.
-    pub note: u32,
+    pub codec_data: u32,
     /// Where in this frame the codec found what `read` and `encode` are about, so that they need not
     /// look for it again; of no use once its bytes are gone. Zeros where a codec keeps none.
     pub marks: [u32; MARKS],
@@ -227,9 +227,9 @@ pub struct Metadata<'a> {
     pub attributes_at: usize,
     /// The names that they may have, as far as the codec saw them on its way.
     pub names: Names,
-    /// [`Head::note`] made complete by what only the body tells (its dialect, say). Takes that
+    /// [`Head::codec_data`] made complete by what only the body tells (its serialization, say). Takes that
     /// one's place from now on; a codec with nothing to add copies it.
-    pub note: u32,
+    pub codec_data: u32,
 }
 
 impl Metadata<'_> {
@@ -369,7 +369,7 @@ mod tests {
         assert_eq!(metadata.names_fit(), Err(Malformed::OWN_NAME));
         metadata.own = true;
         assert_eq!(metadata.names_fit(), Ok(()));
-        metadata.unreadable = Some("a group that is no text");
+        metadata.unreadable = Some("a group that is not text");
         assert!(metadata.names_fit().is_err());
     }
 }

@@ -86,31 +86,31 @@ impl Probe for Accepts {
 /// An endpoint is healthy if it answers heartbeats.
 pub struct Heartbeats {
     codec: Arc<dyn Codec>,
-    cue: Head,
+    last_head: Head,
 }
 
 impl Heartbeats {
-    /// Of this codec, in the dialect that frames of `variant` and `note` are in.
+    /// Of this codec, in the version and serialization that frames of `variant` and `codec_data` are in.
     #[must_use]
-    pub fn new(codec: Arc<dyn Codec>, variant: u8, note: u32) -> Self {
-        let cue = Head {
+    pub fn new(codec: Arc<dyn Codec>, variant: u8, codec_data: u32) -> Self {
+        let last_head = Head {
             kind: Kind::Request,
             id: ID,
             len: 0,
             variant,
-            note,
+            codec_data,
             marks: [0; MARKS],
         };
-        Self { codec, cue }
+        Self { codec, last_head }
     }
 }
 
 impl Probe for Heartbeats {
     fn ask(&self, mut socket: Socket) -> Asking {
-        let (codec, cue) = (self.codec.clone(), self.cue);
+        let (codec, last_head) = (self.codec.clone(), self.last_head);
         Box::pin(async move {
             let mut ping = BytesMut::new();
-            codec.signal(Signal::Ping { id: ID }, &cue, &mut ping);
+            codec.signal(Signal::Ping { id: ID }, &last_head, &mut ping);
             let failed = |error: io::Error| error.to_string();
             socket.write_all(&ping).await.map_err(failed)?;
             let mut heard = BytesMut::with_capacity(256);

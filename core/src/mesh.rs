@@ -9,7 +9,7 @@ mod learned;
 mod lease;
 mod local;
 mod origin;
-mod site;
+mod resolved;
 mod stall;
 mod status;
 mod told;
@@ -49,12 +49,12 @@ use unknown::Unknown;
 pub use local::LocalMesh;
 pub(crate) use origin::Origin;
 pub use origin::Pinned;
-pub(crate) use site::{SiteCache, SiteKey};
+pub(crate) use resolved::{CallKey, RouteCache};
 pub use status::{ClusterStatus, ConcurrencyStatus, EndpointState, EndpointStatus};
 pub(crate) use told::Told;
 pub use traced::{Propagated, Traced};
 pub use verdict::{AttemptEnd, DeadlineOwner, Repeat, Ruling, Verdict, rule, table};
-pub(crate) use view::Seat;
+pub(crate) use view::LocalEndpoint;
 
 /// Bounds of connections and calls, whatever their route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -379,15 +379,15 @@ impl Mesh {
         registry: &Arc<str>,
         layout: Option<&Arc<str>>,
         protocol: &str,
-        site: &SiteKey,
+        resolved: &CallKey,
     ) -> Result<Arc<Cluster>, Rejection> {
         let layout = layout.or_else(|| self.layouts.get(protocol));
         let lookup = Lookup {
             registry: registry.clone(),
             layout: layout.ok_or(Rejection::NoService)?.clone(),
-            service: site.service.as_ref().into(),
-            version: site.version.as_ref().into(),
-            group: site.group.as_ref().into(),
+            service: resolved.service.as_ref().into(),
+            version: resolved.version.as_ref().into(),
+            group: resolved.group.as_ref().into(),
             protocol: protocol.into(),
         };
         let now = self.clock.now();

@@ -122,7 +122,7 @@ fn stands_in(endpoint: &Endpoint, lane: &Lane, name: &str) -> bool {
 
 /// Which lane a call goes to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum LaneWay {
+pub enum LaneKey {
     /// To the endpoints without a lane.
     #[default]
     None,
@@ -134,11 +134,11 @@ pub enum LaneWay {
 
 /// The lane of a call that asks for `value`; `forced` if it says itself that it wants no other.
 #[must_use]
-pub fn lane_way(all: &[Arc<Endpoint>], lane: &Lane, value: &str, forced: bool) -> LaneWay {
+pub fn lane_key(all: &[Arc<Endpoint>], lane: &Lane, value: &str, forced: bool) -> LaneKey {
     match lane_of_call(all, lane, value, forced) {
-        Some(lane) => LaneWay::To(lane.to_owned()),
-        None if forced || is_forced(lane, value) => LaneWay::Nowhere,
-        None => LaneWay::None,
+        Some(lane) => LaneKey::To(lane.to_owned()),
+        None if forced || is_forced(lane, value) => LaneKey::Nowhere,
+        None => LaneKey::None,
     }
 }
 

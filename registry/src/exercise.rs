@@ -1,4 +1,4 @@
-//! Fuzzing: any text is read as an entry of a registry.
+//! Fuzzing of registries: any text is read as an entry of one, and nothing panics.
 
 use crate::layout;
 

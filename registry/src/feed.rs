@@ -1,5 +1,5 @@
-//! One service of one layout, followed: what its store says, guarded against what a registry in
-//! trouble says.
+//! Service watch: keeps the providers of one service in one layout up to date from its store, and guards them against what
+//! a registry in trouble says.
 //!
 //! Whatever becomes of the store, the last offer stays in force. An offer that is suddenly empty
 //! is doubted for a while; a single removal that the store reports while all is well is not.

@@ -1,4 +1,4 @@
-//! Readiness of registries, which of them have not been heard of since the start: a proxy that waits for them is not ready.
+//! Readiness of registries: which of them have not answered since the start. A proxy that waits for them is not ready.
 
 use std::time::Duration;
 

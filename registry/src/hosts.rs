@@ -1,5 +1,5 @@
-//! Endpoints that are written down by host name: the system's resolver knows their addresses, and is asked again
-//! and again. What resolved once stays until it resolves otherwise.
+//! DNS for endpoints with host names: the system's resolver is asked for their addresses again and again. Addresses stay
+//! until their name resolves to others.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Mutex;

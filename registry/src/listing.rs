@@ -1,4 +1,4 @@
-//! Registries asked by hand: which services there are, who provides one, and whether servers answer.
+//! Listing for operators: which services a registry has, who provides one, and whether its servers answer.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Files that others write while we look: when what was read is whole.
+//! Reading files that others may be writing: tells when what was read is whole.
 //!
 //! Not everybody writes a file beside and renames it. Between two writes a file is empty or ends
 //! anywhere, and may still be good YAML: of fewer services.

@@ -1,4 +1,4 @@
-//! Merge of parameters: what one entry says that stands for several providers.
+//! Merged providers: one set of parameters for an entry that stands for several providers.
 //!
 //! A consumer acts on what the entry says, and its calls may reach any of the providers. So it
 //! waits for the slowest, retries only as often as all of them bear, and sends no more than the

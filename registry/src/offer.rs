@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use finback_core::discovery::{
     Callers, Instance, Lane, Lookup, Rule, Rules, Snapshot, Subject, Terms, WarmUp,
 };
-use finback_core::steer::is_glob;
+use finback_core::traffic_rules::is_glob;
 use serde::{Deserialize, Serialize};
 
 use crate::layout::rules::NodeRule;

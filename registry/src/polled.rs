@@ -196,7 +196,7 @@ async fn ask(url: &Uri) -> Result<String, String> {
         }
         let body = Limited::new(response.into_body(), LONGEST).collect().await;
         let bytes = body.map_err(|error| error.to_string())?.to_bytes();
-        String::from_utf8(bytes.to_vec()).map_err(|_| "it is no text".to_owned())
+        String::from_utf8(bytes.to_vec()).map_err(|_| "it is not text".to_owned())
     };
     tokio::pin!(connection, asking);
     tokio::select! {
@@ -224,7 +224,7 @@ fn parse(text: &str) -> Result<Vec<(String, u16)>, String> {
             is_host.then(|| (host.to_owned(), port))
         })
         .collect::<Option<_>>()
-        .ok_or_else(|| "it is no list of host:port".to_owned())?;
+        .ok_or_else(|| "it is not a list of host:port".to_owned())?;
     // A server that has forgotten everything is no reason to forget it as well.
     if list.is_empty() {
         return Err("it is empty".to_owned());

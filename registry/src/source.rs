@@ -1,4 +1,4 @@
-//! A registry at work, of whatever kind: follows what is looked up, and says how it is.
+//! A running registry of any kind: follows the services that are looked up, and reports its status.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Names and values in one piece of memory, which copies share: providers by the hundred thousand
-//! have a dozen each, and those of one service differ in few of them.
+//! Compact parameters: the names and values of a provider in one piece of memory, which copies share. There are hundreds of
+//! thousands of providers, with a dozen parameters each, and those of one service differ in few of them.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;

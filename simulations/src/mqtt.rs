@@ -193,7 +193,7 @@ impl Client {
             if read.await?? == 0 {
                 return Err(invalid("the server has gone away"));
             }
-            let fault = |_| invalid("the server says what is no packet");
+            let fault = |_| invalid("the server sends what is not a packet");
             while let Some(head) =
                 FixedHeader::read(&received, Level::V311, usize::MAX).map_err(fault)?
             {
@@ -251,7 +251,7 @@ async fn swallow(mut stream: TcpStream) -> io::Result<()> {
     let mut received = BytesMut::with_capacity(64 * 1024);
     let mut out = Vec::new();
     while stream.read_buf(&mut received).await? > 0 {
-        let fault = |_| invalid("the client says what is no packet");
+        let fault = |_| invalid("the client sends what is not a packet");
         while let Some(head) =
             FixedHeader::read(&received, Level::V311, usize::MAX).map_err(fault)?
         {

@@ -315,7 +315,7 @@ fn bytes_split(bytes: &[u8]) -> Option<(usize, u64, Kind)> {
     ))
 }
 
-/// A text of at most 31 letters, as both hessian dialects write it.
+/// A text of at most 31 letters, as both versions of hessian write it.
 fn short(text: &str, out: &mut BytesMut) {
     out.put_u8(text.len() as u8);
     out.put_slice(text.as_bytes());

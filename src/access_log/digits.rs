@@ -1,4 +1,4 @@
-//! Numbers, addresses and the time as digits: what most of a line is made of, without the machinery of formatting.
+//! Fast formatting of numbers, addresses and times, which are most of a log line, without the machinery of `fmt`.
 
 use std::cell::RefCell;
 use std::fmt::Write;

@@ -1,4 +1,4 @@
-//! The format of access logs, what a line says of an exchange, and in which form: JSON, or a template with fields in it.
+//! Access log format: which fields of an exchange a line has, as JSON or by a template.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -155,7 +155,7 @@ impl FromStr for AccessLogFormat {
             "text" => template(TEXT),
             _ if text.contains('{') => template(text),
             _ => Err(format!(
-                "`{text}` is no format; write json, text, or a template such as \"{{time}} {{service}} {{outcome}}\""
+                "`{text}` is not a format; write json, text, or a template such as \"{{time}} {{service}} {{outcome}}\""
             )),
         }
     }
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn templates_that_cannot_be_are_refused_with_words() {
         for (text, wanted) in [
-            ("yaml", "is no format; write json, text, or a template"),
+            ("yaml", "is not a format; write json, text, or a template"),
             (
                 "{tim}",
                 "no field is called `tim`; write one of: time, listener,",

@@ -1,4 +1,4 @@
-//! THE list of what the admin port serves.
+//! Admin endpoints: THE list of what the admin port serves.
 
 use std::fmt::Write;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The way that a call would take, and why: of the process that runs, or of a file alone.
+//! Explain: which route and endpoint a call would take, and why, in the running process or by a file alone.
 
 mod question;
 

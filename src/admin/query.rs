@@ -1,4 +1,4 @@
-//! The part of a URL after its question mark.
+//! Query strings: the part of a URL after its question mark.
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 

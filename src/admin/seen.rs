@@ -1,4 +1,4 @@
-//! One exchange that ended, as tap and lists show it.
+//! An ended exchange, as tap and lists show it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -126,7 +126,7 @@ impl TapFilter {
         let text = |name: &str| query.get(name).map(str::to_owned);
         let rate = query.get("rate").map(|own| {
             let rate = own.parse().ok().filter(|own| (1..=MOST).contains(own));
-            rate.ok_or_else(|| format!("`{own}` is no rate; write 1 to {MOST}"))
+            rate.ok_or_else(|| format!("`{own}` is not a rate; write 1 to {MOST}"))
         });
         Ok(Self {
             service: text("service"),

@@ -1,4 +1,4 @@
-//! Bearer tokens, and what a set of keys proves of one that somebody else made for us: its issuer, its audience and its time.
+//! Bearer tokens: checks the signature, issuer, audience and time of a token against a set of keys.
 
 use std::collections::BTreeMap;
 

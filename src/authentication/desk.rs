@@ -1,4 +1,4 @@
-//! A few threads that check what clients say, for the whole process, and a bounded queue before them.
+//! Credential checks: a few threads for the whole process, behind a bounded queue.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};

@@ -34,7 +34,7 @@ impl Parsed for Keys {
         let text = std::str::from_utf8(bytes).unwrap_or_default();
         let text = text.trim();
         if text.starts_with('{') {
-            let set: JwkSet = serde_json::from_str(text).context("is no JSON Web Key Set")?;
+            let set: JwkSet = serde_json::from_str(text).context("is not a JSON Web Key Set")?;
             // RFC 7517, section 5: keys that are not understood are left out.
             let keys: Vec<Key> = set.keys.iter().filter_map(from_set).collect();
             if keys.is_empty() {
@@ -58,7 +58,7 @@ impl Parsed for Keys {
                 return Ok(one(Algorithm::RS256, key));
             }
             let key = DecodingKey::from_ec_pem(pem);
-            let key = key.context("is no public key of RSA, nor of P-256")?;
+            let key = key.context("is not a public key of RSA, nor of P-256")?;
             return Ok(one(Algorithm::ES256, key));
         }
         let secret = bytes.strip_suffix(b"\n").unwrap_or(bytes);

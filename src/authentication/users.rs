@@ -34,7 +34,7 @@ struct Secret {
 
 impl Parsed for Users {
     fn parse(bytes: &[u8]) -> anyhow::Result<Self> {
-        let text = std::str::from_utf8(bytes).context("is no text")?;
+        let text = std::str::from_utf8(bytes).context("is not text")?;
         let mut users = HashMap::new();
         for (number, line) in (1..).zip(text.lines()) {
             let line = line.trim_end();
@@ -62,17 +62,17 @@ fn user(line: &str) -> anyhow::Result<(&str, Secret)> {
     let (iterations, salt, hash) = match *parts {
         ["", "7", iterations, salt, hash] => (Some(iterations), salt, hash),
         ["", "6", salt, hash] => (None, salt, hash),
-        _ => bail!("the password of `{name}` is no hash that is known here; {USAGE}"),
+        _ => bail!("the password of `{name}` is not a hash that is known here; {USAGE}"),
     };
     let iterations = iterations.map(|own| {
         let parsed = own.parse::<NonZeroU32>().ok();
         let parsed = parsed.filter(|own| own.get() <= MAX_ITERATIONS);
-        parsed.with_context(|| format!("the iterations of `{name}` are no number"))
+        parsed.with_context(|| format!("the iterations of `{name}` are not a number"))
     });
     let decode = |text: &str| {
         STANDARD
             .decode(text)
-            .with_context(|| format!("the hash of `{name}` is no base64"))
+            .with_context(|| format!("the hash of `{name}` is not base64"))
     };
     let secret = Secret {
         iterations: iterations.transpose()?,
@@ -176,7 +176,7 @@ mod tests {
         for (text, why) in [
             ("", "no user"),
             ("alice", "line 1"),
-            ("alice:hunter2", "no hash that is known"),
+            ("alice:hunter2", "is not a hash that is known"),
             ("\nalice:$7$0$c2FsdA==$aGFzaA==", "line 2"),
             ("alice:$7$101$c2FsdA==$aGFzaA==", "length"),
             ("alice:$7$101$!$aGFzaA==", "base64"),

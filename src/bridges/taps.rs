@@ -1,4 +1,4 @@
-//! Copies of messages that clients of RocketMQ send through us: for a shadow cluster, and for Kafka.
+//! Message copies: what clients of RocketMQ send through us goes to a shadow cluster, and to Kafka, too.
 //!
 //! Neither holds a producer up or changes what it is told. Halves of transactions are nobody's business: whether they become
 //! messages is said later, by a request without them.

@@ -1,4 +1,4 @@
-//! `finback run`: the mesh itself.
+//! `finback run`: runs the proxy with a configuration file until it is told to stop.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

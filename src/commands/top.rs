@@ -96,7 +96,7 @@ pub async fn top(options: Options) -> anyhow::Result<ExitCode> {
     let every = units::time(&options.every).map_err(anyhow::Error::msg)?;
     ensure!(
         ["rate", "errors", "p99", "name"].contains(&options.sort.as_str()),
-        "`{}` is no order; write rate, errors, p99 or name",
+        "`{}` is not an order; write rate, errors, p99 or name",
         options.sort
     );
     let client = Client::of(&options.config, Part::Pages, &options.identity)?;

@@ -1,4 +1,4 @@
-//! The file's types become core's; what does not make sense is refused with its place.
+//! Conversion of the file's types into core's: what cannot work is refused with its place in the file.
 
 mod admin;
 mod clusters;
@@ -417,7 +417,7 @@ fn address(text: &str, place: (u64, u64)) -> Result<SocketAddr> {
             },
             _ => "write an IP address and port, such as 127.0.0.1:12220".to_owned(),
         };
-        Wrong::at(place, format!("`{text}` is no address; {remedy}"))
+        Wrong::at(place, format!("`{text}` is not an address; {remedy}"))
     })
 }
 

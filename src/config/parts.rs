@@ -1,4 +1,4 @@
-//! A file that cannot be read whole, read part by part: each part says its own first mistake.
+//! Recovery from mistakes: where a file cannot be read whole, each part is read alone and tells its own first mistake.
 
 use std::collections::BTreeMap;
 

@@ -201,7 +201,7 @@ fn mistakes_are_refused_with_place_and_remedy() {
             "weight: 0 }, { cluster: pay, weight: 0",
             "weight above 0",
         ),
-        ("\"g.*\"", "\"g(\"", "`g(` is no regular expression"),
+        ("\"g.*\"", "\"g(\"", "`g(` is not a regular expression"),
         ("10.0.0.0/8", "10.0.0.0/99", "write a number from 0 to 32"),
         ("800ms", "800", "write 800ms, 5s, 2m or 1h"),
         ("attempts: 3", "attempts: 0", "write 1 or more"),
@@ -220,10 +220,14 @@ fn mistakes_are_refused_with_place_and_remedy() {
             "registry",
             "which registry?",
         ),
-        ("\"127.0.0.1:2\"", "\"127.0.0.1\"", "is no endpoint"),
+        ("\"127.0.0.1:2\"", "\"127.0.0.1\"", "is not an endpoint"),
         ("\"127.0.0.1:2\"", "\"127.0.0.1:3\"", "listed twice"),
-        ("{ attribute: uid }", "header", "is no way to balance"),
-        ("fallback: any", "fallback: all", "is no fallback"),
+        (
+            "{ attribute: uid }",
+            "header",
+            "is not a load-balancing policy",
+        ),
+        ("fallback: any", "fallback: all", "is not a fallback"),
         ("frame: 1MiB", "frame: 1MB", "16MiB"),
         ("{ zookeeper: \"127.0.0.1:2181\" }", "{}", "exactly one of"),
         (
@@ -305,7 +309,11 @@ fn mistakes_are_refused_with_place_and_remedy() {
             "{ zookeeper: \"127.0.0.1:2181\", dns: {} }",
             "exactly one of",
         ),
-        ("2181\" }", "2181,localhost\" }", "`localhost` is no server"),
+        (
+            "2181\" }",
+            "2181,localhost\" }",
+            "`localhost` is not a server",
+        ),
         ("service: a.B,", "service: \"\",", "write its name"),
         (
             "endpoints: [ \"127.0.0.1:1\" ] } ]",
@@ -425,7 +433,7 @@ fn what_a_registration_writes_itself_is_refused_with_its_place() {
             "parameters: { x: y }",
             "an application needs its name",
         ),
-        ("dubbo-app", "application: \"a,b\"", "`a,b` is no name"),
+        ("dubbo-app", "application: \"a,b\"", "`a,b` is not a name"),
     ] {
         let error = refused(&registering(layout, keys));
         assert!(error.starts_with("dir/f.yaml:8:"), "{error}");
@@ -481,18 +489,21 @@ fn what_tracing_cannot_mean_is_refused_with_its_place() {
     };
     let table = [
         (tracing(""), "`endpoint` is missing"),
-        (tracing("endpoint: \"collector:4317\""), "is no endpoint"),
+        (
+            tracing("endpoint: \"collector:4317\""),
+            "is not an endpoint",
+        ),
         (
             tracing("endpoint: \"ftp://collector:4317\""),
             "write http://HOST:PORT",
         ),
         (
             tracing("endpoint: \"http://u:p@collector\""),
-            "is no endpoint",
+            "is not an endpoint",
         ),
         (
             tracing("endpoint: \"http://collector:0\""),
-            "is no endpoint",
+            "is not an endpoint",
         ),
         (
             tracing("endpoint: \"http://collector/x\""),
@@ -500,7 +511,7 @@ fn what_tracing_cannot_mean_is_refused_with_its_place() {
         ),
         (
             tracing("endpoint: \"http://collector?x=1\", protocol: http"),
-            "is no endpoint",
+            "is not an endpoint",
         ),
         (
             tracing(&format!("{at}, protocol: thrift")),
@@ -512,7 +523,7 @@ fn what_tracing_cannot_mean_is_refused_with_its_place() {
         ),
         (
             tracing(&format!("{at}, headers: {{ \"a b\": c }}")),
-            "no name of a header",
+            "is not a header name",
         ),
         (
             tracing(&format!("{at}, headers: {{ host: c }}")),
@@ -551,7 +562,7 @@ fn what_tracing_cannot_mean_is_refused_with_its_place() {
         ),
         (
             tracing(&format!("{at}, propagation: {{ read: [ zipkin ] }}")),
-            "no format of contexts",
+            "is not a context format",
         ),
         (
             tracing(&format!("{at}, propagation: {{ write: [ b3, b3 ] }}")),

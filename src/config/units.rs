@@ -145,7 +145,7 @@ impl<'de> Deserialize<'de> for Percent {
         match u32::deserialize(deserializer)? {
             share @ 0..=100 => Ok(Self(share)),
             other => Err(D::Error::custom(format!(
-                "{other} is no share in percent; write 0 to 100"
+                "{other} is not a share in percent; write 0 to 100"
             ))),
         }
     }
@@ -169,7 +169,7 @@ impl<'de> Deserialize<'de> for FractionalPercent {
         let share = f64::deserialize(deserializer)?;
         let parts = rng::Share::percent(share).map(Self);
         parts.ok_or_else(|| {
-            D::Error::custom(format!("{share} is no share in percent; write 0 to 100"))
+            D::Error::custom(format!("{share} is not a share in percent; write 0 to 100"))
         })
     }
 }
@@ -197,7 +197,7 @@ impl<'de> Deserialize<'de> for Rate {
         let text = String::deserialize(deserializer)?;
         parse_rate(&text).ok_or_else(|| {
             D::Error::custom(format!(
-                "`{text}` is no rate; write 100/s, 6000/m or 5/100ms"
+                "`{text}` is not a rate; write 100/s, 6000/m or 5/100ms"
             ))
         })
     }
@@ -238,7 +238,7 @@ impl<'de> Deserialize<'de> for Size {
         let text = String::deserialize(deserializer)?;
         parse_size(&text).map(Self).ok_or_else(|| {
             D::Error::custom(format!(
-                "`{text}` is no number of bytes; write 65536, 64KiB or 16MiB"
+                "`{text}` is not a number of bytes; write 65536, 64KiB or 16MiB"
             ))
         })
     }

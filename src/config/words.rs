@@ -160,7 +160,7 @@ fn number(ty: &str) -> String {
         "i8" | "i16" | "i32" | "i64" | "isize" => "",
         "f32" | "f64" | "floating point" => return "write a number, such as 0.5".to_owned(),
         "boolean" => return "write true or false".to_owned(),
-        other => return format!("this is no {other}"),
+        other => return format!("write a value of type {other}"),
     };
     format!("write a whole number {range}")
         .trim_end()
@@ -169,7 +169,7 @@ fn number(ty: &str) -> String {
 
 fn unfit(unexpected: &str, expected: &str) -> String {
     if expected.starts_with("a nonzero") {
-        return "0 makes no sense here; write 1 or more".to_owned();
+        return "0 is not allowed here; write 1 or more".to_owned();
     }
     let found = match unexpected {
         "map" => "keys stand here".to_owned(),
@@ -199,7 +199,7 @@ const FOREIGN: [&str; 6] = [
 fn unknown(key: &str, known: &[&str]) -> String {
     if FOREIGN.contains(&key) && known.contains(&"zookeeper") {
         return format!(
-            "`{key}` is no kind of registry that Finback knows; write zookeeper, etcd, file, memory, dns or http"
+            "`{key}` is not a kind of registry that Finback knows; write zookeeper, etcd, file, memory, dns or http"
         );
     }
     let nearest = known.iter().map(|own| (distance(key, own), *own)).min();

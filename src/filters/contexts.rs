@@ -1,4 +1,4 @@
-//! Contexts of traces in calls of every protocol, for filters that go by the trace.
+//! Trace contexts in calls of every protocol, for filters that decide by the trace.
 
 use std::collections::HashMap;
 

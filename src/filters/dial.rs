@@ -1,4 +1,4 @@
-//! Connections to servers of the operator's: TCP, and TLS where it is asked for.
+//! Dialling policy servers: TCP, and TLS where it is configured.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ pub(crate) async fn dial(
     };
     let name = files.server_name.clone();
     let name = name.or_else(|| ServerName::try_from(host.to_owned()).ok());
-    let name = name.ok_or("its host is no name that a certificate could be for")?;
+    let name = name.ok_or("its host is not a name that a certificate could be for")?;
     // Files may be slow.
     let config = tokio::task::spawn_blocking(move || files.config()).await;
     let config = config.map_err(|_| "the process stops")?;

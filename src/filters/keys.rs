@@ -1,5 +1,5 @@
-//! Keys that prove tokens: from a file or from a URL, read again in the background. Workers see what there is, and wait
-//! for nothing but a set that is being read.
+//! Key sets that prove tokens, from a file or a URL, read again in the background. A worker uses the keys that there are,
+//! and waits only while a set is being read.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -252,7 +252,7 @@ async fn fetch(source: &KeySource) -> Result<Keys, String> {
         ..
     } = source
     else {
-        return Err("it is no URL".to_owned());
+        return Err("it is not a URL".to_owned());
     };
     let socket = dial((host, *port), tls.as_ref(), b"http/1.1").await?;
     let made = http1::handshake(TokioIo::new(socket)).await;

@@ -1,4 +1,4 @@
-//! The log's filter, which lines are written: a level, and others for modules.
+//! Log filter: the level from which lines are written, and other levels for single modules.
 
 use std::fmt;
 use std::str::FromStr;
@@ -37,7 +37,7 @@ impl LogFilter {
         };
         if !module.split("::").all(is_part) {
             return Err(format!(
-                "`{module}` is no module; write one such as finback_http or finback_core::driver"
+                "`{module}` is not a module; write one such as finback_http or finback_core::driver"
             ));
         }
         self.modules.retain(|(own, _)| own != module);
@@ -147,10 +147,10 @@ mod tests {
                 "no level is called `inof`; write error, warn, info, debug, trace or off",
             ),
             ("finback_http=loud", "no level is called `loud`"),
-            ("a-b=info", "`a-b` is no module"),
-            ("=info", "`` is no module"),
+            ("a-b=info", "`a-b` is not a module"),
+            ("=info", "`` is not a module"),
             ("info,", "no level is called ``"),
-            ("[span]=info", "`[span]` is no module"),
+            ("[span]=info", "`[span]` is not a module"),
         ] {
             let why = text.parse::<LogFilter>().err().unwrap_or_default();
             assert!(why.contains(wanted), "{text}: {why}");

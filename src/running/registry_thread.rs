@@ -1,4 +1,4 @@
-//! The thread of registries.
+//! Registry thread: registries have a runtime and a thread of their own.
 
 use std::sync::Arc;
 

@@ -53,7 +53,7 @@ pub(super) fn roots(path: &Path) -> anyhow::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
         let added = roots.add(certificate);
-        added.with_context(|| format!("{} has what is no authority", path.display()))?;
+        added.with_context(|| format!("{} has what is not an authority", path.display()))?;
     }
     Ok(roots)
 }

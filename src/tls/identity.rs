@@ -1,4 +1,4 @@
-//! Identities of certificates, who one says its owner is: which of its names count, and what makes it unusable.
+//! Certificate identity: which of a certificate's names count, and what makes it unusable.
 
 use std::fmt;
 

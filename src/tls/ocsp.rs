@@ -40,7 +40,7 @@ impl Stapled {
     /// The file cannot be read or is no OCSP response.
     pub(super) fn with(own: CertifiedKey, file: &Path) -> Result<Self> {
         let (bytes, answers) =
-            read(file).with_context(|| format!("{} is no OCSP response", file.display()))?;
+            read(file).with_context(|| format!("{} is not an OCSP response", file.display()))?;
         let mut all = Self::without(own);
         match current(&all.bare, &answers) {
             Ok((from, to)) => {

@@ -1,4 +1,4 @@
-//! TLS to a server that is known by its very certificate: our own, asked by a command of ours.
+//! Certificate pinning: a command of ours trusts the admin port by the very certificate that it is configured with.
 
 use std::path::Path;
 use std::sync::Arc;

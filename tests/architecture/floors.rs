@@ -120,8 +120,8 @@ const FLOORS: [Floor; 5] = [
             "health",
             "outlier",
             "route",
-            "steer",
             "subset",
+            "traffic_rules",
         ],
         may_use: &["vocabulary", "net"],
         bans: &[

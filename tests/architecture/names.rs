@@ -42,7 +42,7 @@ const SHARED: [(&str, &str); 13] = [
     ),
     (
         "Reader",
-        "one of each dialect of hessian, with the same methods",
+        "one of each version of hessian, with the same methods",
     ),
     (
         "RocketMq",

@@ -189,7 +189,7 @@ fn what_would_be_open_or_without_effect_is_refused_at_load() {
         ),
         (
             r#"{ address: "127.0.0.1:1", hosts: [ "a.test:1" ] }"#,
-            "is no host name; write it without a port",
+            "is not a host name; write it without a port",
         ),
         (
             r#"{ address: "127.0.0.1:1", secret: x }"#,

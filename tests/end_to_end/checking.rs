@@ -136,7 +136,7 @@ fn bytes_that_are_no_text_are_placed() {
     let file = written(b"listeners:\n  - name: \xff\n");
     let (good, said) = check(&file, &[]);
     assert!(
-        !good && said.contains("f.yaml:2:11: this is no text in UTF-8"),
+        !good && said.contains("f.yaml:2:11: this is not UTF-8 text"),
         "{said}"
     );
 }

@@ -285,7 +285,11 @@ filters: {{ own: {filters} }}
     for (protocol, filters, said) in [
         ("bolt", messages, "only sessions of MQTT have"),
         ("tcp", drops, "no protocol there has any"),
-        ("bolt", "{ rate_limit: { rate: 0/s } }", "`0/s` is no rate"),
+        (
+            "bolt",
+            "{ rate_limit: { rate: 0/s } }",
+            "`0/s` is not a rate",
+        ),
         (
             "bolt",
             "{ rate_limit: { rate: 1/s, per: [ topic ] } }",
@@ -296,12 +300,12 @@ filters: {{ own: {filters} }}
         (
             "bolt",
             "{ fault: { refuse: { percent: 1, reason: bad_luck } } }",
-            "is no reason",
+            "is not a reason",
         ),
         (
             "bolt",
             "{ authorization: { rules: [ { effect: permit } ] } }",
-            "is no effect",
+            "is not an effect",
         ),
         (
             "mqtt",
@@ -311,7 +315,7 @@ filters: {{ own: {filters} }}
         (
             "mqtt",
             "{ authorization: { rules: [ { effect: deny, match: { protocol: mqtt }, topics: [ \"a/#/b\" ] } ] } }",
-            "is no filter of topics",
+            "is not a topic filter",
         ),
     ] {
         let (fine, text) = with(protocol, filters);

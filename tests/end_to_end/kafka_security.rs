@@ -101,7 +101,7 @@ fn messages_are_written_through_tls_by_whoever_may_log_in() {
 #[test]
 fn what_cannot_be_meant_is_refused_with_its_place() {
     for (keys, why) in [
-        ("sasl: { mechanism: GSSAPI }", "is no mechanism"),
+        ("sasl: { mechanism: GSSAPI }", "is not a mechanism"),
         (
             "sasl: { mechanism: PLAIN, username: a, password_file: b }",
             "without TLS",

@@ -255,7 +255,7 @@ filters: {{ lanes: {{ lane: {{ fallback: none, attribute: x-version }} }} }}
     assert_eq!(status("x-version: gray\r\n"), 503);
     assert_eq!(status("x-lane: gray\r\n"), 204);
     for (wrong, says) in [
-        ("rules: [ { lane: \"a b\" } ]", "no name of a lane"),
+        ("rules: [ { lane: \"a b\" } ]", "is not a lane name"),
         ("fallback: any", "no fallback of lanes"),
         ("attributes: { smtp: x }", "no protocol"),
     ] {

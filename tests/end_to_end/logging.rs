@@ -280,7 +280,7 @@ fn the_environment_goes_before_the_file_and_what_cannot_be_read_is_refused() {
             "RUST_LOG: no level is called `inof`; write error, warn, info, debug, trace or off",
         ),
         ("finback=x", "RUST_LOG: no level is called `x`"),
-        ("a b=info", "RUST_LOG: `a b` is no module"),
+        ("a b=info", "RUST_LOG: `a b` is not a module"),
     ] {
         let ended = Command::new(env!("CARGO_BIN_EXE_finback"))
             .env("RUST_LOG", wrong)

@@ -465,7 +465,7 @@ clusters: {{ b: {{ endpoints: [ "127.0.0.1:1" ], health_check: {{ {check} }} }} 
         ("connack_timeout: 0s", "protocol: mqtt", "no time at all"),
         ("answer_timeout: 0s", "protocol: mqtt", "no time at all"),
         ("auth_timeout: 0s", "protocol: mqtt", "no time at all"),
-        ("connecting: 0", "protocol: mqtt", "0 makes no sense here"),
+        ("connecting: 0", "protocol: mqtt", "0 is not allowed here"),
         (
             "connecting: 1",
             "protocol: tcp, client_id: x",

@@ -196,7 +196,7 @@ fn what_no_client_may_send_ends_its_session_with_the_reason_and_nothing_else() {
             0x82,
         ),
         (
-            "a topic that is no UTF-8",
+            "a topic that is not UTF-8",
             packet(0x30, b"\0\x02\xc3\x28\0"),
             0x81,
         ),
@@ -550,7 +550,7 @@ fn bad_policies_are_refused_with_their_place() {
     for (policy, why) in [
         (
             "{ acl: [ { allow: sing, topics: [ a ] } ] }",
-            "`sing` is no action",
+            "`sing` is not an action",
         ),
         (
             "{ acl: [ { allow: all, deny: all, topics: [ a ] } ] }",
@@ -558,13 +558,16 @@ fn bad_policies_are_refused_with_their_place() {
         ),
         (
             "{ acl: [ { allow: all, topics: [ \"a/#/b\" ] } ] }",
-            "is no topic filter",
+            "is not a topic filter",
         ),
         (
             "{ acl: [ { allow: all, topics: [ \"{password}\" ] } ] }",
-            "is no name of a session",
+            "is not a session name",
         ),
-        ("{ mountpoint: \"a/+/\" }", "is no beginning of topics"),
+        (
+            "{ mountpoint: \"a/+/\" }",
+            "cannot begin the names of topics",
+        ),
         ("{ duplicates: maybe }", "write broker, take-over or refuse"),
         ("{ password_file: word }", "needs a `username`"),
         ("{ unknown: 1 }", "unknown"),

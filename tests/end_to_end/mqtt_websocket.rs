@@ -201,7 +201,7 @@ routes: { m: [ { to: { cluster: b } } ] }
 clusters: { b: { endpoints: [ "127.0.0.1:1" ] } }
 "#;
     let (good, said) = Finback::check(bad);
-    assert!(!good && said.contains("is no origin"), "{said}");
+    assert!(!good && said.contains("is not an origin"), "{said}");
 }
 
 #[test]

@@ -223,7 +223,7 @@ routes: {{ web: [ {{ respond: {{ status: 200, body: "fine" }} }} ] }}
          routes: {{ web: [ {{ respond: {{ status: 200 }} }} ] }}\n"
     ));
     assert!(!good && said.contains(":5:"), "{said}");
-    assert!(said.contains("two.ocsp is no OCSP response"), "{said}");
+    assert!(said.contains("two.ocsp is not an OCSP response"), "{said}");
 }
 
 /// One name may have certificates of several types of keys, and every client gets one that it can

@@ -13,7 +13,7 @@ use crate::clock::Now;
 use crate::endpoint::Endpoint;
 use crate::rng::mix;
 
-use super::gate::Gate;
+use super::eligibility::Eligibility;
 use super::{hash_bytes, settled};
 
 /// The members' part in the ranking.
@@ -38,19 +38,19 @@ impl Rendezvous {
     }
 
     /// The first member of the key's ranking that may be used.
-    pub(super) fn pick(&self, hash: u64, gate: &Gate<'_>) -> Option<usize> {
-        let first = if self.equal && gate.ask.now >= self.settled {
+    pub(super) fn pick(&self, hash: u64, eligible: &Eligibility<'_>) -> Option<usize> {
+        let first = if self.equal && eligible.ask.now >= self.settled {
             // With equal weights the ranking is that of the plain draws.
             let draws = self.seeds.iter().enumerate();
             draws
                 .max_by_key(|(_, seed)| mix(**seed ^ hash))
                 .map(|(member, _)| member)
         } else {
-            self.first(hash, gate, 0..self.seeds.len())
+            self.first(hash, eligible, 0..self.seeds.len())
         };
-        first.filter(|member| gate.admits(*member)).or_else(|| {
+        first.filter(|member| eligible.admits(*member)).or_else(|| {
             // Mostly not needed, so the endpoints' states are not read to rank them.
-            self.first(hash, gate, gate.admitted())
+            self.first(hash, eligible, eligible.admitted())
         })
     }
 
@@ -60,12 +60,12 @@ impl Rendezvous {
     fn first(
         &self,
         hash: u64,
-        gate: &Gate<'_>,
+        eligible: &Eligibility<'_>,
         members: impl Iterator<Item = usize>,
     ) -> Option<usize> {
         let arrival = |member: usize| {
             let draw = mix(self.seeds.get(member)? ^ hash);
-            let weight = gate.weight(member);
+            let weight = eligible.weight(member);
             (weight > 0).then(|| (member, -ln(unit(draw)) / f64::from(weight)))
         };
         members

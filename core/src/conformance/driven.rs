@@ -34,7 +34,7 @@ pub(super) fn exercise_frame(codec: &dyn Codec, mut head: Head, wire: &[u8]) {
             for name in [PROBE, "", "timeout", "service"] {
                 codec.attribute(wire, &metadata, name);
             }
-            head.note = metadata.note;
+            head.codec_data = metadata.codec_data;
         }
         Ok(Reading::Answer(_)) => {}
         Err(Malformed::Garbage(_)) => return,

@@ -13,14 +13,14 @@ const MANY: usize = 64 * 1024;
 const WHAT: NameSamples<'static> = ["service", "method", "version", "group"];
 
 /// Checks that names of [`NAME_LIMIT`] bytes are read, and that each that is longer is refused,
-/// by itself and natively. `frame` writes a request with these names, as some dialect does that
+/// by itself and natively. `frame` writes a request with these names, as some encoding does that
 /// has as many of them as `carried` says; `lengths` are those to be refused.
 ///
 /// # Panics
-/// If the law is broken; the message names the dialect, the name and its length.
+/// If the law is broken; the message names the encoding, the name and its length.
 pub fn check_names(
     codec: &dyn Codec,
-    dialect: &str,
+    encoding: &str,
     carried: usize,
     lengths: &[usize],
     frame: &dyn Fn(NameSamples<'_>) -> Vec<u8>,
@@ -28,15 +28,15 @@ pub fn check_names(
     const SHORT: NameSamples<'static> = ["a.b.Service", "call", "1.0", "blue"];
     let read = |names: NameSamples<'_>| {
         let wire = frame(names);
-        let head = sole(codec, &wire, dialect);
+        let head = sole(codec, &wire, encoding);
         let read = codec.read(&head, &wire).map(|reading| match reading {
             Reading::Call(call) => {
                 [call.service, call.method, call.version, call.group].map(String::from)
             }
-            Reading::Answer(_) => panic!("bounded names: {dialect}: a request read as an answer"),
+            Reading::Answer(_) => panic!("bounded names: {encoding}: a request read as an answer"),
         });
         if read.is_err() {
-            reject(codec, &head, Rejection::BadRequest, "too long", dialect);
+            reject(codec, &head, Rejection::BadRequest, "too long", encoding);
         }
         read
     };
@@ -52,14 +52,14 @@ pub fn check_names(
             assert_eq!(
                 with(&longest).map(|found| found[at] == longest),
                 Ok(true),
-                "bounded names: {dialect}: {what} of {NAME_LIMIT} bytes of {char}"
+                "bounded names: {encoding}: {what} of {NAME_LIMIT} bytes of {char}"
             );
             // The longest ones take their time to write: once is enough.
             for length in lengths.iter().filter(|own| char == "x" || **own < MANY) {
                 assert_eq!(
                     with(&of_bytes(*length, char)),
                     Err(Malformed::LONG_NAME),
-                    "bounded names: {dialect}: {what} of {length} bytes of {char}"
+                    "bounded names: {encoding}: {what} of {length} bytes of {char}"
                 );
             }
         }
@@ -69,7 +69,7 @@ pub fn check_names(
     assert_eq!(
         read(names),
         Err(Malformed::OWN_NAME),
-        "bounded names: {dialect}: a service in parentheses"
+        "bounded names: {encoding}: a service in parentheses"
     );
 }
 

@@ -178,7 +178,7 @@ fn transmit(
     wire: &[u8],
 ) {
     let variant = pool_variant(&call.head, metadata);
-    let pool = pool::of(worker, &lease.seat, &call.reply, variant);
+    let pool = pool::of(worker, &lease.local_endpoint, &call.reply, variant);
     call.lease = Some(lease);
     let sent = match pool.choose(worker) {
         Some(upstream) => upstream.send(worker, call, wire),

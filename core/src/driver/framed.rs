@@ -14,7 +14,7 @@ use crate::codec::{Codec, Signal, Unambiguous};
 use crate::frame::{Edit, Head, Kind, Malformed, Metadata, Names, Reading, Status};
 use crate::identity::Identity;
 use crate::log_limit::LogLimit;
-use crate::mesh::{Exchange, Origin, Routed, SiteCache};
+use crate::mesh::{Exchange, Origin, RouteCache, Routed};
 use crate::net::{ConnectionEnds, Transport};
 use crate::rejection::Rejection;
 use crate::stats::increment;
@@ -69,7 +69,7 @@ pub(crate) struct Client {
     /// What its TLS tells.
     transport: Option<Rc<Transport>>,
     origin: Rc<Origin>,
-    sites: RefCell<SiteCache>,
+    route_cache: RefCell<RouteCache>,
     in_flight: Cell<u32>,
     /// It is not read because as many calls are in flight as may be.
     at_limit: Cell<bool>,
@@ -77,7 +77,7 @@ pub(crate) struct Client {
     holds: Cell<u32>,
     phase: Cell<Phase>,
     heard: Cell<Now>,
-    /// The last frame read: the dialect for messages of our own.
+    /// The last frame read: messages of our own have its version and serialization.
     last_head: Cell<Option<Head>>,
     /// Since it is to go away: until when new calls are still served on it.
     grace_ends: Cell<Option<Now>>,
@@ -164,12 +164,15 @@ impl Client {
             }
             Err(malformed) => return Err(malformed.clone()),
         };
-        head.note = metadata.note;
+        head.codec_data = metadata.codec_data;
         let source = self.source();
-        let site =
-            self.sites
-                .borrow_mut()
-                .find(worker, &self.origin, self.protocol, source, metadata);
+        let resolved = self.route_cache.borrow_mut().find(
+            worker,
+            &self.origin,
+            self.protocol,
+            source,
+            metadata,
+        );
         let mut attributes = |name: &str| self.attribute(wire, metadata, name);
         // Whom it would be judged by may not be whom it would reach.
         let mut refused = |known: &mut Unambiguous| {
@@ -188,7 +191,7 @@ impl Client {
                 head,
                 exchange: Exchange::open(
                     worker,
-                    site,
+                    resolved,
                     (source, wire.len()),
                     self.identity(),
                     metadata,
@@ -233,8 +236,8 @@ impl Client {
     /// Answers a request of which nothing but the fixed header can be used.
     fn refuse_unreadable(&self, worker: &Rc<Worker>, head: &Head, why: Rejection, detail: &str) {
         let nothing = Metadata::default();
-        let site = worker.site(&self.origin, self.protocol, self.source(), &nothing);
-        let mut exchange = Exchange::unreadable(worker, site, self.source(), head.len);
+        let resolved = worker.resolve(&self.origin, self.protocol, self.source(), &nothing);
+        let mut exchange = Exchange::unreadable(worker, resolved, self.source(), head.len);
         exchange.rejected(why);
         let text = format!("{}: {detail}", exchange.explain(why));
         exchange.set_status(self.append_rejection(worker, head, why, &text));
@@ -597,13 +600,13 @@ impl Resident for Client {
             return;
         }
         self.grace_ends.set(Some(grace_ends));
-        if let Some(cue) = self.last_head.get() {
+        if let Some(last_head) = self.last_head.get() {
             let codec = &self.codec;
             let goodbye = Signal::GoAway {
                 id: worker.random(),
             };
             self.link
-                .append(worker, |out| codec.signal(goodbye, &cue, out));
+                .append(worker, |out| codec.signal(goodbye, &last_head, out));
         }
         self.link.wake_owner();
     }

@@ -138,7 +138,7 @@ pub(super) fn send(worker: &Rc<Worker>, due: Due) {
         reply,
         variant,
     } = due;
-    let pool = super::pool::of(worker, &second.lease.seat, &reply, variant);
+    let pool = super::pool::of(worker, &second.lease.local_endpoint, &reply, variant);
     let pair = second.pair.clone();
     if let Some(upstream) = pool.choose(worker)
         && upstream.send_second(worker, second)

@@ -103,7 +103,7 @@ pub struct Connection {
 /// What a connection takes along besides its socket when it moves at a boundary of its messages.
 #[derive(Debug, Default)]
 pub(crate) struct Carried {
-    /// The last request's fixed header: the dialect for messages of our own.
+    /// The last request's fixed header: messages of our own have its version and serialization.
     pub(crate) last_head: Option<Head>,
     /// Where its client connected to, as a proxy told.
     pub(crate) local: Option<SocketAddr>,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::cluster::Cluster;
 use crate::codec::Codec;
 use crate::endpoint::Endpoint;
-use crate::mesh::Seat;
+use crate::mesh::LocalEndpoint;
 
 use super::reply::Reply;
 use super::upstream::Upstream;
@@ -61,20 +61,29 @@ pub(crate) struct Pool {
     upstreams: RefCell<Vec<Rc<Upstream>>>,
 }
 
-/// The worker's pool to the endpoint of a seat, for frames of one variant.
-pub(crate) fn of(worker: &Rc<Worker>, seat: &Seat, reply: &Rc<dyn Reply>, variant: u8) -> Rc<Pool> {
+/// The worker's pool to the endpoint of a local endpoint, for frames of one variant.
+pub(crate) fn of(
+    worker: &Rc<Worker>,
+    local_endpoint: &LocalEndpoint,
+    reply: &Rc<dyn Reply>,
+    variant: u8,
+) -> Rc<Pool> {
     let protocol = reply.protocol();
     let key = |owner| PoolKey {
         owner,
         // A client has one connection to an endpoint, also after a reload that changes the cluster's policy.
-        cluster: if owner == 0 { seat.cluster.number } else { 0 },
-        address: seat.endpoint.address,
+        cluster: if owner == 0 {
+            local_endpoint.cluster.number
+        } else {
+            0
+        },
+        address: local_endpoint.endpoint.address,
         protocol,
         variant,
     };
     let make = |owner| Pool {
-        cluster: seat.cluster.clone(),
-        endpoint: seat.endpoint.clone(),
+        cluster: local_endpoint.cluster.clone(),
+        endpoint: local_endpoint.endpoint.clone(),
         codec: reply.codec().clone(),
         protocol,
         variant,
@@ -84,7 +93,7 @@ pub(crate) fn of(worker: &Rc<Worker>, seat: &Seat, reply: &Rc<dyn Reply>, varian
     if let Some(owner) = reply.owner() {
         return worker.pool(key(owner), || make(Some(reply.clone())));
     }
-    let mut attached = seat.attached.borrow_mut();
+    let mut attached = local_endpoint.attached.borrow_mut();
     let known = attached.iter().find_map(|own| {
         let pool = own.downcast_ref::<Rc<Pool>>()?;
         (pool.variant == variant && pool.protocol == protocol).then_some(pool)
@@ -162,7 +171,7 @@ impl Pool {
         self.upstreams.borrow().len()
     }
 
-    /// Whether any seat still leads here, besides the worker's own list and the connections; or its client
+    /// Whether any local endpoint still leads here, besides the worker's own list and the connections; or its client
     /// is there.
     pub(crate) fn is_wanted(self: &Rc<Self>) -> bool {
         self.owner.is_some() || Rc::strong_count(self) > 1 + self.len()

@@ -120,11 +120,11 @@ pub(super) fn copy(
         protocol: reply.protocol(),
         room: Cell::new(Some(room)),
     });
-    let site = worker.shadow_site(&shadow.table, copy.protocol, source, metadata);
+    let resolved = worker.resolve_shadow(&shadow.table, copy.protocol, source, metadata);
     let mut attributes = |name: &str| copy.attribute(wire, metadata, name);
     let mut exchange = Exchange::open(
         worker,
-        site,
+        resolved,
         (source, wire.len()),
         None,
         metadata,

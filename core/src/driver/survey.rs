@@ -321,7 +321,7 @@ fn in_flight(told: &Told, waits_for: WaitsFor, now: Now) -> InFlight {
     let cut = |name: &str| text::cut(name, MAX_TEXT).to_owned();
     let (service, method) = told.names();
     InFlight {
-        protocol: told.site.protocol,
+        protocol: told.resolved.protocol,
         listener: told.listener().clone(),
         service: cut(service),
         method: cut(method),

@@ -85,7 +85,7 @@ pub(crate) struct Upstream {
     /// Heartbeats sent since anything was heard: silence while we did not ask, or did not listen,
     /// tells nothing.
     misses: Cell<u32>,
-    /// The last request sent: the dialect for messages of our own.
+    /// The last request sent: messages of our own have its version and serialization.
     last_head: Cell<Option<Head>>,
     /// When the queue was first seen full; clients that wait for it to empty.
     full_since: Cell<Option<Now>>,

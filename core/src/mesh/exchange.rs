@@ -27,10 +27,10 @@ use super::Limits;
 use super::filtered::Filtered;
 use super::lease::Lease;
 use super::local::LocalMesh;
-use super::site::Site;
+use super::resolved::ResolvedCall;
 use super::traced::Traced;
 use super::verdict::AttemptEnd;
-use super::view::Seat;
+use super::view::LocalEndpoint;
 
 /// How a call's attributes are read.
 pub(crate) type Attributes<'a, 'b> = &'a mut dyn FnMut(&str) -> Option<Cow<'b, str>>;
@@ -38,7 +38,7 @@ pub(crate) type Attributes<'a, 'b> = &'a mut dyn FnMut(&str) -> Option<Cow<'b, s
 /// One request and its answer, from open to record. Dropping it writes the record, on every
 /// path; one that nobody ended was abandoned by its caller.
 pub struct Exchange {
-    pub(super) site: Rc<Site>,
+    pub(super) resolved: Rc<ResolvedCall>,
     clock: Rc<Cell<Now>>,
     pub(super) source: IpAddr,
     pub(super) started: Now,
@@ -69,7 +69,7 @@ pub struct Exchange {
     /// The service is being looked up, and that is what is waited for.
     pub(super) looking_up: bool,
     /// Where the last attempt went.
-    pub(super) seat: Option<Rc<Seat>>,
+    pub(super) local_endpoint: Option<Rc<LocalEndpoint>>,
     /// What went wrong with it so far; nothing with most.
     pub(super) mishaps: Option<Box<Mishaps>>,
     ending: Ending,
@@ -121,7 +121,7 @@ impl Exchange {
     /// used up in a name that may not be the caller's.
     pub(crate) fn open(
         local: &LocalMesh,
-        site: Rc<Site>,
+        resolved: Rc<ResolvedCall>,
         (source, request_bytes): (IpAddr, usize),
         client: Option<&Identity>,
         metadata: &Metadata<'_>,
@@ -130,11 +130,11 @@ impl Exchange {
     ) -> Self {
         let (timeout, names) = (metadata.timeout, metadata.names);
         let now = local.now();
-        let selected = site.candidates.select(client, attributes);
-        site.hits.hit(selected);
-        let bound = selected.and_then(|number| site.route(number).timeout);
-        let traced = site.tracing.as_ref().and_then(|tracing| {
-            let route = selected.and_then(|number| site.route(number).tracing.as_ref());
+        let selected = resolved.candidates.select(client, attributes);
+        resolved.hits.hit(selected);
+        let bound = selected.and_then(|number| resolved.route(number).timeout);
+        let traced = resolved.tracing.as_ref().and_then(|tracing| {
+            let route = selected.and_then(|number| resolved.route(number).tracing.as_ref());
             Traced::open(tracing, now, route, names, attributes).map(Box::new)
         });
         let unsaid = timeout.is_none();
@@ -142,11 +142,11 @@ impl Exchange {
         // More than four thousand million routes do not fit into memory.
         let route = selected.and_then(|number| u32::try_from(number).ok());
         let (routed, destination) =
-            match choose_destination(&site, route, metadata.treats, local.random()) {
+            match choose_destination(&resolved, route, metadata.treats, local.random()) {
                 Ok((routed, destination)) => (Ok(routed), destination),
                 Err(rejection) => (Err(rejection), 0),
             };
-        let is_judged = site.checks_of(route).is_some();
+        let is_judged = resolved.checks_of(route).is_some();
         // Made where it is handed out: it is large.
         let opened = || Self {
             clock: local.shared_clock(),
@@ -167,7 +167,7 @@ impl Exchange {
             no_tls: false,
             lingers: metadata.lingers,
             looking_up: false,
-            seat: None,
+            local_endpoint: None,
             mishaps: None,
             ending: Ending::Abandoned,
             status: Status::NONE,
@@ -176,13 +176,13 @@ impl Exchange {
             traced,
             tapped: None,
             parted: false,
-            site,
+            resolved,
         };
         if !is_judged {
             return opened();
         }
         let mut exchange = opened();
-        let refused = refused(&mut exchange.site.unambiguous.borrow_mut());
+        let refused = refused(&mut exchange.resolved.unambiguous.borrow_mut());
         exchange.ask_filters(local, client, metadata, refused, attributes);
         exchange
     }
@@ -213,13 +213,13 @@ impl Exchange {
     /// An exchange that can only be rejected: its request could not be read.
     pub(crate) fn unreadable(
         local: &LocalMesh,
-        site: Rc<Site>,
+        resolved: Rc<ResolvedCall>,
         source: IpAddr,
         bytes: usize,
     ) -> Self {
         Self::open(
             local,
-            site,
+            resolved,
             (source, bytes),
             None,
             &Metadata::default(),
@@ -230,7 +230,7 @@ impl Exchange {
 
     /// Whether its route has calls copied.
     pub(crate) fn has_shadow(&self) -> bool {
-        !self.site.is_plain
+        !self.resolved.is_plain
             && self
                 .selected_route()
                 .is_some_and(|own| own.shadow.is_some())
@@ -243,7 +243,7 @@ impl Exchange {
 
     /// Whether its route has calls copied, or somebody told of them.
     pub(crate) fn is_copied(&self) -> bool {
-        !self.site.is_plain && self.selected_route().is_some_and(|own| own.is_copied())
+        !self.resolved.is_plain && self.selected_route().is_some_and(|own| own.is_copied())
     }
 
     /// Tells the tap of its route that it goes on.
@@ -279,7 +279,7 @@ impl Exchange {
 
     /// The route that it takes, unless none matched.
     pub(crate) fn selected_route(&self) -> Option<&Arc<Route>> {
-        self.site.candidates.routes().get(self.route? as usize)
+        self.resolved.candidates.routes().get(self.route? as usize)
     }
 
     #[cold]
@@ -293,8 +293,8 @@ impl Exchange {
         if self.traced.is_none() && self.tails().is_some_and(|own| own.is_any()) {
             self.traced = self.late();
         }
-        if let (Some(traced), Some(seat)) = (&mut self.traced, &self.seat) {
-            traced.failed(self.clock.get(), seat.target(), end.name());
+        if let (Some(traced), Some(local_endpoint)) = (&mut self.traced, &self.local_endpoint) {
+            traced.failed(self.clock.get(), local_endpoint.target(), end.name());
         }
     }
 
@@ -305,14 +305,14 @@ impl Exchange {
 
     /// Which exchanges like it are written down after their end, if any is traced.
     fn tails(&self) -> Option<&Tails> {
-        let tracing = self.site.tracing.as_ref()?;
+        let tracing = self.resolved.tracing.as_ref()?;
         Some(&tracing.choice(self.choice()).tails)
     }
 
     /// Spans of one that was left out when it opened.
     #[cold]
     fn late(&self) -> Option<Box<Traced>> {
-        let tracing = self.site.tracing.as_ref()?;
+        let tracing = self.resolved.tracing.as_ref()?;
         let mut traced = Traced::late(tracing, self.choice(), self.started);
         traced.catch_up(self.attempts, self.attempted);
         Some(Box::new(traced))
@@ -324,14 +324,14 @@ impl Exchange {
         self.ending = Ending::Answered(outcome);
         self.status = status;
         if matches!(outcome, Outcome::Success | Outcome::Exception) {
-            self.site.answered();
+            self.resolved.answered();
         }
         self.response_bytes = bytes as u64;
     }
 
     /// Takes note of how far behind its caller is.
     pub(crate) fn lags(&self, lag: Lag) {
-        self.site.series().lag(self, lag);
+        self.resolved.series().lag(self, lag);
     }
 
     /// Counts bytes of the request that came after it was opened.
@@ -369,7 +369,9 @@ impl Exchange {
 
     /// The endpoint of the last attempt.
     fn endpoint(&self) -> Option<SocketAddr> {
-        self.seat.as_ref().map(|seat| seat.endpoint.address)
+        self.local_endpoint
+            .as_ref()
+            .map(|local_endpoint| local_endpoint.endpoint.address)
     }
 
     /// When it was opened.
@@ -398,12 +400,12 @@ fn time_for(
 
 /// Where a call of this route goes, and to which of its destinations.
 fn choose_destination(
-    site: &Site,
+    resolved: &ResolvedCall,
     route: Option<u32>,
     treats: bool,
     random: u64,
 ) -> Result<(Routed, u32), Rejection> {
-    let route = site.route(route.ok_or(Rejection::NoRoute)? as usize);
+    let route = resolved.route(route.ok_or(Rejection::NoRoute)? as usize);
     if route.treatment.is_some() && !treats {
         return Err(Rejection::Denied);
     }
@@ -428,11 +430,11 @@ impl About for Exchange {
     }
 
     fn version(&self) -> &str {
-        &self.site.key.version
+        &self.resolved.key.version
     }
 
     fn group(&self) -> &str {
-        &self.site.key.group
+        &self.resolved.key.group
     }
 
     fn route(&self) -> &str {
@@ -440,7 +442,9 @@ impl About for Exchange {
     }
 
     fn cluster(&self) -> &str {
-        self.seat.as_ref().map_or("", |seat| seat.cluster.name())
+        self.local_endpoint
+            .as_ref()
+            .map_or("", |local_endpoint| local_endpoint.cluster.name())
     }
 
     fn filter(&self) -> &str {
@@ -470,7 +474,7 @@ impl Drop for Exchange {
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
         };
-        if let Some(tracing) = &self.site.tracing {
+        if let Some(tracing) = &self.resolved.tracing {
             if traced.is_none()
                 && tracing.has_tails
                 && self.tails().is_some_and(|own| own.keeps(&record))
@@ -481,12 +485,15 @@ impl Drop for Exchange {
                 record.trace = traced.trace(&record);
             }
         }
-        self.site.record(&record);
+        self.resolved.record(&record);
         if self.checks().is_some() {
             self.tell_filters(&record);
         }
         if let Some(traced) = traced {
-            let last = self.seat.as_ref().map(|seat| seat.target());
+            let last = self
+                .local_endpoint
+                .as_ref()
+                .map(|local_endpoint| local_endpoint.target());
             traced.finish(&record, self.clock.get(), last);
         }
     }

@@ -11,12 +11,12 @@ use crate::filter::{self, Asked, Decisions, Edits, Refusal, Target};
 use crate::identity::Identity;
 use crate::record::TraceId;
 use crate::route::{Call, Destination, Route, RouteTable};
-use crate::steer::Facts;
 use crate::subset::{Fallback, InLane, Subset, lane_names};
+use crate::traffic_rules::Facts;
 
 use super::Mesh;
 use super::status::EndpointStatus;
-use super::view::View;
+use super::view::SubsetView;
 
 /// What a call would meet.
 #[derive(Clone, Debug, Default)]
@@ -229,7 +229,7 @@ impl Led {
         let Some(cluster) = cluster else { return };
         let now = mesh.clock.now();
         self.exists = true;
-        let mut view = View::new(cluster.clone(), self.subset.clone());
+        let mut view = SubsetView::new(cluster.clone(), self.subset.clone());
         // Of several destinations of a framework's own rule one is drawn: here always the same.
         view.refresh(now, 0);
         self.ready = view.ready;
@@ -243,10 +243,10 @@ impl Led {
             attribute: &mut |name| attribute(name).map(Cow::into_owned),
             read: Vec::new(),
         };
-        let steered = view.is_steered();
+        let steered = view.has_rules();
         let chosen = if steered || placed.is_some() {
-            let way = view.way(&mut facts, placed, 0);
-            view.members(way, now, 0).endpoints.clone()
+            let rules = view.rule_key(&mut facts, placed, 0);
+            view.members(rules, now, 0).endpoints.clone()
         } else {
             view.plain().endpoints.clone()
         };

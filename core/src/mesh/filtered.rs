@@ -15,7 +15,7 @@ use crate::trace::Field;
 
 use super::exchange::{Attributes, Exchange, Routed};
 use super::local::LocalMesh;
-use super::site::Site;
+use super::resolved::ResolvedCall;
 use super::traced::Propagated;
 
 /// What filters made of an exchange.
@@ -75,7 +75,7 @@ impl Filtered {
 
 impl Exchange {
     pub(super) fn checks(&self) -> Option<&Rc<[Placed]>> {
-        self.site.checks_of(self.route)
+        self.resolved.checks_of(self.route)
     }
 
     /// Asks the filters of its route, now that it is opened.
@@ -298,9 +298,9 @@ impl Exchange {
     pub(crate) fn session_filters(&self) -> Option<SessionFilters> {
         let route = self.selected_route()?.clone();
         Some(SessionFilters {
-            epoch: self.site.epoch,
+            epoch: self.resolved.epoch,
             checks: self.checks().cloned().unwrap_or_else(|| Rc::new([])),
-            site: self.site.clone(),
+            resolved: self.resolved.clone(),
             route,
             source: self.source,
             behind: self
@@ -314,7 +314,7 @@ impl Exchange {
 
 /// The filters of one session: those of its route, as configured now.
 pub(crate) struct SessionFilters {
-    site: Rc<Site>,
+    resolved: Rc<ResolvedCall>,
     route: Arc<Route>,
     source: IpAddr,
     epoch: u64,
@@ -324,11 +324,11 @@ pub(crate) struct SessionFilters {
 }
 
 impl SessionFilters {
-    /// Those of a session that goes on in this worker, where calls like it have this site: what is configured now is
+    /// Those of a session that goes on in this worker, where calls like it have this resolved call: what is configured now is
     /// taken up before anything is asked. None of them decided about it where it was.
-    pub(crate) fn resume(site: Rc<Site>, route: Arc<Route>, source: IpAddr) -> Self {
+    pub(crate) fn resume(resolved: Rc<ResolvedCall>, route: Arc<Route>, source: IpAddr) -> Self {
         Self {
-            site,
+            resolved,
             route,
             source,
             // No routing has that number.
@@ -348,7 +348,7 @@ impl SessionFilters {
         let is_new = local.epoch() != self.epoch;
         if is_new {
             self.epoch = local.epoch();
-            self.checks = self.site.checks_now(local, &self.route, &self.checks);
+            self.checks = self.resolved.checks_now(local, &self.route, &self.checks);
         }
         is_new
     }

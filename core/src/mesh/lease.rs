@@ -19,12 +19,12 @@ use crate::trace::{Field, SpanTarget};
 use super::exchange::Exchange;
 use super::traced::Propagated;
 use super::verdict::{AttemptEnd, DeadlineOwner, Verdict, rule};
-use super::view::Seat;
+use super::view::LocalEndpoint;
 
 /// The right to send one attempt to one endpoint. Dropping it frees the endpoint's place and
 /// reports how it went.
 pub struct Lease {
-    pub(crate) seat: Rc<Seat>,
+    pub(crate) local_endpoint: Rc<LocalEndpoint>,
     /// What the attempt carries of its trace's context.
     pub(super) propagated: Option<Propagated>,
     pub(super) clock: Rc<Cell<Now>>,
@@ -53,19 +53,19 @@ impl Lease {
     /// Where to send it.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.seat.endpoint.address
+        self.local_endpoint.endpoint.address
     }
 
     /// The same, as traces have it.
     #[must_use]
     pub fn target(&self) -> SpanTarget {
-        self.seat.target()
+        self.local_endpoint.target()
     }
 
     /// The cluster whose endpoint it is.
     #[must_use]
     pub fn cluster(&self) -> &Arc<Cluster> {
-        &self.seat.cluster
+        &self.local_endpoint.cluster
     }
 
     /// The names and values by which the attempt carries the context of its trace: they stand in place
@@ -80,7 +80,7 @@ impl Lease {
     }
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.seat.endpoint
+        &self.local_endpoint.endpoint
     }
 
     /// Whether it holds a place within its cluster's adaptive concurrency.
@@ -106,7 +106,7 @@ impl Lease {
 
     pub(super) fn leave(&self, timed: Timed) {
         if let Some(since) = self.place.take()
-            && let Some(limit) = &self.seat.cluster.concurrency
+            && let Some(limit) = &self.local_endpoint.cluster.concurrency
         {
             limit.leave(timed, since, self.clock.get());
         }
@@ -138,7 +138,7 @@ impl Lease {
     /// have lost it without knowing.
     #[must_use]
     pub fn is_suspect(&self) -> bool {
-        !self.seat.endpoint.available(self.clock.get())
+        !self.local_endpoint.endpoint.available(self.clock.get())
     }
 
     /// Says that the endpoint has fallen silent within a session that it had granted.
@@ -149,7 +149,7 @@ impl Lease {
     /// The endpoint takes no new calls for a while: it said that it is going away.
     pub fn avoid(&self, period: Duration) {
         let until = self.clock.get().after(period);
-        self.seat
+        self.local_endpoint
             .endpoint
             .health
             .leaving_until
@@ -170,9 +170,9 @@ impl Lease {
     /// Says that this failure ejected the endpoint, and why.
     #[cold]
     fn ejected(&self, tried: bool, now: Now) {
-        let Seat {
+        let LocalEndpoint {
             cluster, endpoint, ..
-        } = &*self.seat;
+        } = &*self.local_endpoint;
         let last = self.end.map_or("a session failed", AttemptEnd::words);
         let (detector, why) = if tried {
             let why = format!("the call that tried it failed: {last}");
@@ -187,9 +187,9 @@ impl Lease {
 
     /// Reports how it went so far.
     fn report(&mut self) {
-        let Seat {
+        let LocalEndpoint {
             cluster, endpoint, ..
-        } = &*self.seat;
+        } = &*self.local_endpoint;
         let now = self.clock.get();
         let policy = &cluster.spec.policy;
         let verdict = std::mem::replace(&mut self.verdict, Verdict::Neutral);
@@ -223,9 +223,11 @@ impl Lease {
             }
         }
         if matches!(verdict, Verdict::Good | Verdict::Bad) {
-            self.seat
-                .cluster
-                .rate(&self.seat.endpoint, now, verdict == Verdict::Good);
+            self.local_endpoint.cluster.rate(
+                &self.local_endpoint.endpoint,
+                now,
+                verdict == Verdict::Good,
+            );
         }
     }
 }
@@ -235,9 +237,9 @@ impl Drop for Lease {
         if self.parted {
             return;
         }
-        let Seat {
+        let LocalEndpoint {
             cluster, endpoint, ..
-        } = &*self.seat;
+        } = &*self.local_endpoint;
         if self.hedge && self.is_answered() {
             increment(&cluster.stats.hedges_won);
         }

@@ -15,8 +15,8 @@ use crate::rng::Rng;
 use crate::subset::Subset;
 
 use super::origin::Origin;
-use super::site::{Site, SiteCache, Sites};
-use super::view::{View, Views};
+use super::resolved::{ResolvedCall, ResolvedCalls, RouteCache};
+use super::view::{SubsetView, SubsetViews};
 use super::{Limits, Mesh, Routing};
 
 /// The listener of copies, in records.
@@ -34,12 +34,12 @@ pub struct LocalMesh {
     rng: Rc<RefCell<Rng>>,
     routing: RefCell<Arc<Routing>>,
     limits: RefCell<Limits>,
-    sites: RefCell<Sites>,
-    views: RefCell<Views>,
+    resolved_calls: RefCell<ResolvedCalls>,
+    views: RefCell<SubsetViews>,
     waiting: RefCell<WaitingRoom>,
     /// Where copies of calls come from, by the table that they take.
     /// Where copies of calls come from, and where those went that were made last.
-    shadows: RefCell<Vec<(Rc<Origin>, SiteCache)>>,
+    shadows: RefCell<Vec<(Rc<Origin>, RouteCache)>>,
     /// Exchanges may be traced.
     traces: Cell<bool>,
 }
@@ -55,7 +55,7 @@ impl LocalMesh {
             rng: Rc::new(RefCell::new(Rng::new(seed))),
             limits: RefCell::new(routing.limits.clone()),
             routing: RefCell::new(routing),
-            sites: RefCell::default(),
+            resolved_calls: RefCell::default(),
             views: RefCell::default(),
             waiting: RefCell::new(WaitingRoom::new(WAITING)),
             shadows: RefCell::default(),
@@ -127,26 +127,26 @@ impl LocalMesh {
         self.routing.borrow().clone()
     }
 
-    pub(crate) fn site(
+    pub(crate) fn resolve(
         &self,
         origin: &Rc<Origin>,
         protocol: &'static str,
         source: IpAddr,
         metadata: &Metadata<'_>,
-    ) -> Rc<Site> {
-        self.sites
+    ) -> Rc<ResolvedCall> {
+        self.resolved_calls
             .borrow_mut()
             .of(self, origin, protocol, source, metadata)
     }
 
-    /// The site of copies of calls that take this table.
-    pub(crate) fn shadow_site(
+    /// The resolved call of copies of calls that take this table.
+    pub(crate) fn resolve_shadow(
         &self,
         table: &Arc<str>,
         protocol: &'static str,
         source: IpAddr,
         metadata: &Metadata<'_>,
-    ) -> Rc<Site> {
+    ) -> Rc<ResolvedCall> {
         let mut shadows = self.shadows.borrow_mut();
         let at = shadows.iter().position(|(own, _)| own.table == *table);
         let at = at.unwrap_or_else(|| {
@@ -154,18 +154,18 @@ impl LocalMesh {
             let taken = shadows.iter().map(|(own, _)| own.id).min();
             let id = taken.unwrap_or(u64::MAX) - 1;
             let origin = Origin::new(id, &SHADOW.into(), table, false, None, self.routing());
-            shadows.push((origin, SiteCache::default()));
+            shadows.push((origin, RouteCache::default()));
             shadows.len() - 1
         });
-        let (origin, sites) = &mut shadows[at];
-        sites.find(self, origin, protocol, source, metadata)
+        let (origin, cache) = &mut shadows[at];
+        cache.find(self, origin, protocol, source, metadata)
     }
 
     pub(crate) fn view(
         &self,
         cluster: &Arc<Cluster>,
         subset: Option<&Arc<Subset>>,
-    ) -> Rc<RefCell<View>> {
+    ) -> Rc<RefCell<SubsetView>> {
         self.views.borrow_mut().of(cluster, subset)
     }
 
@@ -229,10 +229,10 @@ impl LocalMesh {
     pub(crate) fn forget_unused(&self) {
         let mut shadows = self.shadows.borrow_mut();
         // Copies have no connection with which these would go.
-        for (_, sites) in &mut *shadows {
-            *sites = SiteCache::default();
+        for (_, cache) in &mut *shadows {
+            *cache = RouteCache::default();
         }
-        self.sites.borrow_mut().forget_unused();
+        self.resolved_calls.borrow_mut().forget_unused();
         self.views.borrow_mut().forget_unused();
         shadows.retain(|(own, _)| Rc::strong_count(own) > 1);
         self.mesh.forget_unused();

@@ -8,7 +8,7 @@ use crate::cluster::Cluster;
 use crate::endpoint::Endpoint;
 
 use super::Routing;
-use super::view::Seat;
+use super::view::LocalEndpoint;
 
 /// The one endpoint that a listener stands for.
 #[derive(Clone, Debug)]
@@ -41,7 +41,7 @@ pub(crate) struct Origin {
     /// The endpoint that all its calls go to, whatever their routes say.
     pinned: Option<Pinned>,
     /// That one with its cluster in the routing of this epoch.
-    seat: RefCell<Option<(u64, Rc<Seat>)>>,
+    local_endpoint: RefCell<Option<(u64, Rc<LocalEndpoint>)>>,
     routing: RefCell<Arc<Routing>>,
     retired: Cell<bool>,
 }
@@ -61,7 +61,7 @@ impl Origin {
             table: table.clone(),
             reveals,
             pinned,
-            seat: RefCell::default(),
+            local_endpoint: RefCell::default(),
             routing: RefCell::new(routing),
             retired: Cell::new(false),
         })
@@ -78,22 +78,22 @@ impl Origin {
     }
 
     /// That endpoint's place; `None` if its cluster is gone.
-    pub(crate) fn pinned(&self, current: &Arc<Routing>) -> Option<Rc<Seat>> {
+    pub(crate) fn pinned(&self, current: &Arc<Routing>) -> Option<Rc<LocalEndpoint>> {
         let pinned = self.pinned.as_ref()?;
         let routing = self.routing(current);
-        let mut seat = self.seat.borrow_mut();
-        if let Some((epoch, known)) = &*seat
+        let mut local_endpoint = self.local_endpoint.borrow_mut();
+        if let Some((epoch, known)) = &*local_endpoint
             && *epoch == routing.epoch
         {
             return Some(known.clone());
         }
         let cluster: &Arc<Cluster> = routing.cluster(&pinned.cluster)?;
-        let fresh = Rc::new(Seat {
+        let fresh = Rc::new(LocalEndpoint {
             cluster: cluster.clone(),
             endpoint: pinned.endpoint.clone(),
             attached: RefCell::default(),
         });
-        *seat = Some((routing.epoch, fresh.clone()));
+        *local_endpoint = Some((routing.epoch, fresh.clone()));
         Some(fresh)
     }
 

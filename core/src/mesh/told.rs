@@ -7,14 +7,14 @@ use std::sync::Arc;
 use crate::clock::Now;
 
 use super::exchange::Exchange;
-use super::site::Site;
-use super::view::Seat;
+use super::resolved::ResolvedCall;
+use super::view::LocalEndpoint;
 
 /// What is told of a call in flight.
 #[derive(Clone)]
 pub(crate) struct Told {
-    pub(crate) site: Rc<Site>,
-    seat: Option<Rc<Seat>>,
+    pub(crate) resolved: Rc<ResolvedCall>,
+    local_endpoint: Option<Rc<LocalEndpoint>>,
     route: Option<u32>,
     pub(crate) source: IpAddr,
     pub(crate) since: Now,
@@ -23,27 +23,31 @@ pub(crate) struct Told {
 
 impl Told {
     pub(crate) fn listener(&self) -> &Arc<str> {
-        &self.site.origin.name
+        &self.resolved.origin.name
     }
 
     /// Its service and its method.
     pub(crate) fn names(&self) -> (&str, &str) {
-        (&self.site.key.service, &self.site.key.method)
+        (&self.resolved.key.service, &self.resolved.key.method)
     }
 
     pub(crate) fn route(&self) -> Arc<str> {
-        let routes = self.site.candidates.routes();
+        let routes = self.resolved.candidates.routes();
         let route = self.route.and_then(|route| routes.get(route as usize));
         route.map(|route| route.name.clone()).unwrap_or_default()
     }
 
     pub(crate) fn cluster(&self) -> Arc<str> {
-        let seat = self.seat.as_ref();
-        seat.map_or_else(Arc::default, |seat| seat.cluster.name().clone())
+        let local_endpoint = self.local_endpoint.as_ref();
+        local_endpoint.map_or_else(Arc::default, |local_endpoint| {
+            local_endpoint.cluster.name().clone()
+        })
     }
 
     pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
-        self.seat.as_ref().map(|seat| seat.endpoint.address)
+        self.local_endpoint
+            .as_ref()
+            .map(|local_endpoint| local_endpoint.endpoint.address)
     }
 }
 
@@ -51,8 +55,8 @@ impl Exchange {
     /// What is told of it while it is in flight.
     pub(crate) fn told(&self) -> Told {
         Told {
-            site: self.site.clone(),
-            seat: self.seat.clone(),
+            resolved: self.resolved.clone(),
+            local_endpoint: self.local_endpoint.clone(),
             route: self.route,
             source: self.source,
             since: self.started,

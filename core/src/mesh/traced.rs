@@ -17,7 +17,7 @@ use crate::trace::{
 
 use super::local::LocalMesh;
 
-/// How exchanges of one site are traced.
+/// How exchanges of one resolved call are traced.
 pub(crate) struct Tracing {
     spans: Arc<dyn Spans>,
     /// The names that contexts come in.
@@ -30,7 +30,7 @@ pub(crate) struct Tracing {
 }
 
 impl Tracing {
-    /// As configured now; `routes` are those that the site's exchanges may take.
+    /// As configured now; `routes` are those that the resolved call's exchanges may take.
     pub(crate) fn of(
         local: &LocalMesh,
         called: &Called<'_>,
@@ -105,38 +105,38 @@ impl Traced {
     /// then it is [`late`](Self::late) that makes them. Nothing is read of a request that has none of the names
     /// that contexts come in, and nothing is kept of one that is not sampled and came without.
     pub(crate) fn open(
-        site: &Tracing,
+        resolved: &Tracing,
         now: Now,
         route: Option<&Choice>,
         names: Names,
         attributes: Read<'_, '_>,
     ) -> Option<Self> {
-        let choice = site.choice(route);
+        let choice = resolved.choice(route);
         if choice.is_nothing() {
             return None;
         }
-        let incoming = match site.names.may_share(names) {
-            true => site.spans.read(&mut *attributes),
+        let incoming = match resolved.names.may_share(names) {
+            true => resolved.spans.read(&mut *attributes),
             false => Incoming::default(),
         };
         // Who decides by the trace looks at the lower half of its name alone.
-        let low = site.random();
+        let low = resolved.random();
         let comes = incoming.trace.is_some();
         let trace = if comes { incoming.trace } else { named(0, low) };
         let sampled = choice.sampling.takes(&incoming, trace);
         if !sampled && !comes {
             return None;
         }
-        let mut own = Self::new(site, choice, now);
+        let mut own = Self::new(resolved, choice, now);
         own.trace = if comes {
             trace
         } else {
-            named(site.random() ^ site.salt, low)
+            named(resolved.random() ^ resolved.salt, low)
         };
         own.parent = incoming.span;
         own.sampled = sampled;
         if sampled {
-            let notes = site.spans.notes(attributes);
+            let notes = resolved.spans.notes(attributes);
             own.more = (!notes.is_empty()).then(|| {
                 Box::new(More {
                     notes,
@@ -150,33 +150,33 @@ impl Traced {
     /// The same of something that is no exchange of core's, so that nobody asks for late spans.
     pub(crate) fn open_apart(
         local: &LocalMesh,
-        site: &Tracing,
+        resolved: &Tracing,
         route: Option<&Choice>,
         attributes: Read<'_, '_>,
     ) -> Option<Self> {
         let now = local.now();
         let is_tail = || {
-            let tails = &site.choice(route).tails;
-            tails.is_any().then(|| Self::late(site, route, now))
+            let tails = &resolved.choice(route).tails;
+            tails.is_any().then(|| Self::late(resolved, route, now))
         };
-        Self::open(site, now, route, Names::ANY, attributes).or_else(is_tail)
+        Self::open(resolved, now, route, Names::ANY, attributes).or_else(is_tail)
     }
 
     /// Of an exchange that began then, and was left out when it opened.
     #[cold]
-    pub(crate) fn late(site: &Tracing, route: Option<&Choice>, began: Now) -> Self {
-        let mut own = Self::new(site, site.choice(route), began);
-        own.trace = named(site.random() ^ site.salt, site.random());
+    pub(crate) fn late(resolved: &Tracing, route: Option<&Choice>, began: Now) -> Self {
+        let mut own = Self::new(resolved, resolved.choice(route), began);
+        own.trace = named(resolved.random() ^ resolved.salt, resolved.random());
         own
     }
 
-    fn new(site: &Tracing, choice: &Choice, now: Now) -> Self {
+    fn new(resolved: &Tracing, choice: &Choice, now: Now) -> Self {
         Self {
-            spans: site.spans.clone(),
+            spans: resolved.spans.clone(),
             trace: TraceId::default(),
             parent: SpanId::default(),
             // Zero is no name.
-            span: site.random().max(1),
+            span: resolved.random().max(1),
             sampled: false,
             tails: choice.tails,
             began: now,

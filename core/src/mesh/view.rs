@@ -1,4 +1,4 @@
-//! A worker's own view of a cluster: the endpoints of one subset, seated for balancing.
+//! A worker's view of a subset: its endpoints, ready for balancing, and those that a framework's rules leave to a call.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -11,22 +11,22 @@ use crate::clock::Now;
 use crate::cluster::{Cluster, Endpoints};
 use crate::discovery::{Lane, Rules};
 use crate::endpoint::Endpoint;
-use crate::steer::{Deserted, Facts, Steering};
-use crate::subset::{self, InLane, LaneWay, Subset};
+use crate::subset::{self, InLane, LaneKey, Subset};
 use crate::trace::SpanTarget;
+use crate::traffic_rules::{Deserted, Facts, MatchedRules};
 
-/// Sets of endpoints kept for calls that rules tell apart.
-const MAX_WAYS: usize = 64;
+/// Sets of endpoints that a view keeps for calls that rules tell apart.
+const MAX_RULE_KEYS: usize = 64;
 
-/// One endpoint as one worker uses it.
-pub(crate) struct Seat {
+/// One endpoint of a cluster as one worker balances over it.
+pub(crate) struct LocalEndpoint {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) endpoint: Arc<Endpoint>,
     /// What drivers keep with it, so that they need not look for it with each call.
     pub(crate) attached: RefCell<Vec<Box<dyn Any>>>,
 }
 
-impl Seat {
+impl LocalEndpoint {
     /// The same as whom an attempt asks.
     pub(crate) fn target(&self) -> SpanTarget {
         SpanTarget::Endpoint(self.endpoint.address, self.cluster.name().clone())
@@ -34,14 +34,14 @@ impl Seat {
 }
 
 /// Endpoints to choose from, with the balancer's memory.
-pub(crate) struct Members {
+pub(crate) struct EndpointSet {
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
-    pub(crate) seats: Vec<Rc<Seat>>,
+    pub(crate) local_endpoints: Vec<Rc<LocalEndpoint>>,
     pub(crate) balancer: Balancer,
 }
 
 /// A worker's view of one subset of a cluster; refreshed when the cluster's version moves.
-pub(crate) struct View {
+pub(crate) struct SubsetView {
     pub(crate) cluster: Arc<Cluster>,
     subset: Option<Arc<Subset>>,
     version: Option<u64>,
@@ -49,29 +49,29 @@ pub(crate) struct View {
     pub(crate) known: bool,
     lane: Option<Lane>,
     rules: Rules,
-    plain: Members,
-    /// What calls that the framework's own rules tell apart may use, found out one by one.
-    ways: Vec<(Way, Found)>,
+    plain: EndpointSet,
+    /// The endpoints that a framework's rules leave to a call, found out key by key.
+    by_rules: Vec<(RuleKey, Found)>,
     /// The lanes that endpoints stand in, by the labels that were asked for.
     lanes: Vec<(Arc<str>, BTreeSet<String>)>,
 }
 
-/// What a way leads to: endpoints, or a destination that has none, so that another is drawn.
-type Found = Result<Members, Deserted>;
+/// The endpoints of a rule key, or a destination that has none, so that another is drawn.
+type Found = Result<EndpointSet, Deserted>;
 
-/// What a call says that decides which endpoints it may use.
+/// What a framework's rules see of a call: calls with equal keys may use the same endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Way {
-    lane: LaneWay,
+pub(crate) struct RuleKey {
+    lane: LaneKey,
     /// The lane that filters put it into, where that makes a difference.
     placed: Option<InLane>,
     /// The rules that are for it.
-    steering: Steering,
+    matched: MatchedRules,
 }
 
-impl View {
+impl SubsetView {
     pub(super) fn new(cluster: Arc<Cluster>, subset: Option<Arc<Subset>>) -> Self {
-        let plain = Members::new(&cluster, Vec::new(), &HashMap::new(), Now::default(), 0);
+        let plain = EndpointSet::new(&cluster, Vec::new(), &HashMap::new(), Now::default(), 0);
         Self {
             cluster,
             subset,
@@ -81,7 +81,7 @@ impl View {
             lane: None,
             rules: Rules::default(),
             plain,
-            ways: Vec::new(),
+            by_rules: Vec::new(),
             lanes: Vec::new(),
         }
     }
@@ -101,77 +101,82 @@ impl View {
         self.lane.clone_from(&endpoints.lane);
 
         self.rules.clone_from(&endpoints.rules);
-        let former = self.seats();
-        self.ways.clear();
+        let former = self.local_endpoints();
+        self.by_rules.clear();
         self.lanes.clear();
         // No rule applies to it: there is nothing to draw.
-        if let Ok(plain) = self.gather(&endpoints, &Way::default(), &former, now, seed) {
+        if let Ok(plain) = self.gather(&endpoints, &RuleKey::default(), &former, now, seed) {
             self.plain = plain;
         }
     }
 
-    /// The seats there are, to be kept for endpoints that stay.
-    fn seats(&self) -> HashMap<*const Endpoint, Rc<Seat>> {
+    /// The local endpoints there are, to be kept for endpoints that stay.
+    fn local_endpoints(&self) -> HashMap<*const Endpoint, Rc<LocalEndpoint>> {
         std::iter::once(&self.plain)
             .chain(
-                self.ways
+                self.by_rules
                     .iter()
                     .filter_map(|(_, found)| found.as_ref().ok()),
             )
-            .flat_map(|members| &members.seats)
-            .map(|seat| (Arc::as_ptr(&seat.endpoint), seat.clone()))
+            .flat_map(|members| &members.local_endpoints)
+            .map(|local_endpoint| {
+                (
+                    Arc::as_ptr(&local_endpoint.endpoint),
+                    local_endpoint.clone(),
+                )
+            })
             .collect()
     }
 
     fn gather(
         &self,
         endpoints: &Endpoints,
-        way: &Way,
-        former: &HashMap<*const Endpoint, Rc<Seat>>,
+        key: &RuleKey,
+        former: &HashMap<*const Endpoint, Rc<LocalEndpoint>>,
         now: Now,
         seed: u64,
     ) -> Found {
         let lane = self.lane.as_ref();
-        let chosen = match &way.lane {
-            LaneWay::Nowhere => Vec::new(),
-            LaneWay::None => {
+        let chosen = match &key.lane {
+            LaneKey::Nowhere => Vec::new(),
+            LaneKey::None => {
                 let lane = lane.map(|lane| (lane, None));
                 subset::members(&endpoints.all, self.subset.as_deref(), lane)
             }
-            LaneWay::To(value) => {
+            LaneKey::To(value) => {
                 let lane = lane.map(|lane| (lane, Some(value.as_str())));
                 subset::members(&endpoints.all, self.subset.as_deref(), lane)
             }
         };
         let mut chosen = chosen;
-        if let Some(placed) = &way.placed {
+        if let Some(placed) = &key.placed {
             subset::keep_lane(&mut chosen, placed);
         }
-        let chosen = way.steering.steer(chosen)?;
-        Ok(Members::new(&self.cluster, chosen, former, now, seed))
+        let chosen = key.matched.apply(chosen)?;
+        Ok(EndpointSet::new(&self.cluster, chosen, former, now, seed))
     }
 
     /// Whether calls are told apart by what they say.
-    pub(crate) fn is_steered(&self) -> bool {
+    pub(crate) fn has_rules(&self) -> bool {
         self.lane.is_some() || self.rules != Rules::default()
     }
 
-    /// The way of a call.
-    pub(crate) fn way(
+    /// The rule key of a call.
+    pub(crate) fn rule_key(
         &mut self,
         facts: &mut Facts<'_>,
         placed: Option<&InLane>,
         random: u64,
-    ) -> Way {
-        Way {
-            lane: self.lane_way(facts),
+    ) -> RuleKey {
+        RuleKey {
+            lane: self.lane_key(facts),
             placed: placed.and_then(|own| self.placed(own)),
-            steering: Steering::of(&self.rules, facts, random),
+            matched: MatchedRules::of(&self.rules, facts, random),
         }
     }
 
     /// What the lane of a call comes to here: nothing where no endpoint stands in any, the base where none stands in
-    /// this one. So there are no more ways than lanes that exist, whatever callers write.
+    /// this one. So there are no more keys than lanes that exist, whatever callers write.
     fn placed(&mut self, placed: &InLane) -> Option<InLane> {
         let at = self.lanes.iter().position(|(own, _)| *own == placed.label);
         let at = at.unwrap_or_else(|| {
@@ -197,80 +202,80 @@ impl View {
         })
     }
 
-    fn lane_way(&self, facts: &mut Facts<'_>) -> LaneWay {
+    fn lane_key(&self, facts: &mut Facts<'_>) -> LaneKey {
         let Some(lane) = &self.lane else {
-            return LaneWay::None;
+            return LaneKey::None;
         };
         let value = (facts.attribute)(&lane.attribute);
         let Some(value) = value.filter(|value| !value.is_empty()) else {
-            return LaneWay::None;
+            return LaneKey::None;
         };
         let wanted = lane.force_attribute.as_deref();
         let forced = wanted.and_then(|name| (facts.attribute)(name));
         let forced = forced.as_deref() == Some("true");
-        subset::lane_way(&self.cluster.endpoints().all, lane, &value, forced)
+        subset::lane_key(&self.cluster.endpoints().all, lane, &value, forced)
     }
 
     /// The endpoints of calls that are not told apart.
-    pub(crate) fn plain(&mut self) -> &mut Members {
+    pub(crate) fn plain(&mut self) -> &mut EndpointSet {
         &mut self.plain
     }
 
-    /// The endpoints of calls that go this way.
-    pub(crate) fn members(&mut self, way: Way, now: Now, seed: u64) -> &mut Members {
-        if way == Way::default() {
+    /// The endpoints of calls with this rule key.
+    pub(crate) fn members(&mut self, key: RuleKey, now: Now, seed: u64) -> &mut EndpointSet {
+        if key == RuleKey::default() {
             return &mut self.plain;
         }
-        let mut way = way;
+        let mut key = key;
         let mut empty = Vec::new();
         loop {
-            let at = match self.ways.iter().position(|(own, _)| *own == way) {
+            let at = match self.by_rules.iter().position(|(own, _)| *own == key) {
                 Some(at) => at,
-                None => self.find(way.clone(), now, seed),
+                None => self.find(key.clone(), now, seed),
             };
             // Each drawing takes a destination away, and the last says that there is none.
-            let Err(deserted) = &self.ways[at].1 else {
+            let Err(deserted) = &self.by_rules[at].1 else {
                 return self.found(at);
             };
-            way.steering.redraw(*deserted, &mut empty, seed);
+            key.matched.redraw(*deserted, &mut empty, seed);
         }
     }
 
-    fn find(&mut self, way: Way, now: Now, seed: u64) -> usize {
-        let former = self.seats();
+    fn find(&mut self, key: RuleKey, now: Now, seed: u64) -> usize {
+        let former = self.local_endpoints();
         let endpoints = self.cluster.endpoints();
-        let found = self.gather(&endpoints, &way, &former, now, seed);
-        if self.ways.len() >= MAX_WAYS {
-            self.ways.clear();
+        let found = self.gather(&endpoints, &key, &former, now, seed);
+        if self.by_rules.len() >= MAX_RULE_KEYS {
+            self.by_rules.clear();
         }
-        self.ways.push((way, found));
-        self.ways.len() - 1
+        self.by_rules.push((key, found));
+        self.by_rules.len() - 1
     }
 
-    fn found(&mut self, at: usize) -> &mut Members {
-        match self.ways.get_mut(at) {
+    fn found(&mut self, at: usize) -> &mut EndpointSet {
+        match self.by_rules.get_mut(at) {
             Some((_, Ok(members))) => members,
             _ => &mut self.plain,
         }
     }
 }
 
-impl Members {
+impl EndpointSet {
     fn new(
         cluster: &Arc<Cluster>,
         endpoints: Vec<Arc<Endpoint>>,
-        former: &HashMap<*const Endpoint, Rc<Seat>>,
+        former: &HashMap<*const Endpoint, Rc<LocalEndpoint>>,
         now: Now,
         seed: u64,
     ) -> Self {
-        let seats = endpoints
+        let local_endpoints = endpoints
             .iter()
             .map(|endpoint| {
                 former
                     .get(&Arc::as_ptr(endpoint))
                     .cloned()
                     .unwrap_or_else(|| {
-                        Rc::new(Seat {
+                        Rc::new(LocalEndpoint {
                             cluster: cluster.clone(),
                             endpoint: endpoint.clone(),
                             attached: RefCell::default(),
@@ -281,7 +286,7 @@ impl Members {
         let balancer = Balancer::new(&cluster.spec.policy.balance, &endpoints, now, seed);
         Self {
             endpoints,
-            seats,
+            local_endpoints,
             balancer,
         }
     }
@@ -290,20 +295,25 @@ impl Members {
 /// A view's identity: the addresses of its cluster and subset, both kept alive by the view.
 type ViewKey = (*const Cluster, Option<*const Subset>);
 
-/// A worker's views, shared by its sites.
+/// A worker's views, shared by its resolved calls.
 #[derive(Default)]
-pub(crate) struct Views(HashMap<ViewKey, Rc<RefCell<View>>>);
+pub(crate) struct SubsetViews(HashMap<ViewKey, Rc<RefCell<SubsetView>>>);
 
-impl Views {
+impl SubsetViews {
     pub(crate) fn of(
         &mut self,
         cluster: &Arc<Cluster>,
         subset: Option<&Arc<Subset>>,
-    ) -> Rc<RefCell<View>> {
+    ) -> Rc<RefCell<SubsetView>> {
         let key = (Arc::as_ptr(cluster), subset.map(Arc::as_ptr));
         self.0
             .entry(key)
-            .or_insert_with(|| Rc::new(RefCell::new(View::new(cluster.clone(), subset.cloned()))))
+            .or_insert_with(|| {
+                Rc::new(RefCell::new(SubsetView::new(
+                    cluster.clone(),
+                    subset.cloned(),
+                )))
+            })
             .clone()
     }
 
@@ -316,7 +326,7 @@ impl Views {
         });
     }
 
-    /// Lets go of views that no site uses.
+    /// Lets go of views that no resolved call uses.
     pub(crate) fn forget_unused(&mut self) {
         self.0.retain(|_, view| Rc::strong_count(view) > 1);
     }

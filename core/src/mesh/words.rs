@@ -13,7 +13,7 @@ impl Exchange {
     /// What the caller reads when the mesh answers: what happened, and what to look at. The endpoint's
     /// address is not among it unless the listener says so.
     pub(crate) fn explain(&self, rejection: Rejection) -> String {
-        self.describe(rejection, self.site.origin.reveals, false)
+        self.describe(rejection, self.resolved.origin.reveals, false)
     }
 
     /// The same for the log, where the endpoint's address always stands.
@@ -47,7 +47,7 @@ impl Exchange {
     }
 
     fn describe(&self, rejection: Rejection, reveals: bool, in_full: bool) -> String {
-        let key = &self.site.key;
+        let key = &self.resolved.key;
         let mut call = String::new();
         if !key.group.is_empty() {
             call.push_str(&key.group);
@@ -66,7 +66,7 @@ impl Exchange {
             Some(address) => format!("endpoint {address}"),
             None => "the endpoint".to_owned(),
         };
-        let routes = &self.site.origin.table;
+        let routes = &self.resolved.origin.table;
         let what = match rejection {
             Rejection::NoRoute => format!("no route of table '{routes}' matches {call}"),
             Rejection::NoService => {

@@ -86,7 +86,7 @@ impl Codec for Toy {
             id,
             len,
             variant: 0,
-            note: u32::from(header[5]),
+            codec_data: u32::from(header[5]),
             marks: [0; MARKS],
         };
         if len > MAX_FRAME {
@@ -103,7 +103,7 @@ impl Codec for Toy {
 
     fn read<'a>(&self, head: &Head, wire: &'a [u8]) -> Result<Reading<'a>, Malformed> {
         if head.kind == Kind::Response {
-            let outcome = match head.note {
+            let outcome = match head.codec_data {
                 0 => Outcome::Success,
                 1 => Outcome::Exception,
                 2 => Outcome::Refused,
@@ -111,7 +111,7 @@ impl Codec for Toy {
             };
             return Ok(Reading::Answer(Answer {
                 outcome,
-                status: Status(head.note as u16),
+                status: Status(head.codec_data as u16),
             }));
         }
         let text = std::str::from_utf8(&wire[HEADER..]).map_err(|_| Malformed::Content("text"))?;
@@ -123,7 +123,7 @@ impl Codec for Toy {
             method: words.next().unwrap_or_default().into(),
             timeout,
             lingers: attribute(text, "poll").is_some(),
-            note: head.note,
+            codec_data: head.codec_data,
             ..Metadata::default()
         };
         metadata.names_fit()?;

@@ -62,7 +62,7 @@ impl Form {
     ];
 
     fn of_call(fixed: &Fixed, is_sofa: bool, content: &[u8]) -> Self {
-        // Both dialects begin a body with a class definition, whose tag gives them away.
+        // Both versions begin a body with a class definition, whose tag gives them away.
         let is_v2 = content.first() == Some(&b'C');
         match (fixed.codec, is_sofa) {
             (codec::HESSIAN, true) if is_v2 => Self::SofaV2,
@@ -75,22 +75,22 @@ impl Form {
     }
 }
 
-/// What outlives a frame's bytes: [`Head::note`](finback_core::frame::Head::note), unpacked.
+/// What outlives a frame's bytes: [`Head::codec_data`](finback_core::frame::Head::codec_data), unpacked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Note {
+pub(crate) struct CodecData {
     pub(crate) codec: u8,
     pub(crate) form: Form,
 }
 
-impl Note {
+impl CodecData {
     pub(crate) fn pack(self) -> u32 {
         u32::from(self.codec) | (self.form as u32) << 8
     }
 
-    pub(crate) fn unpack(note: u32) -> Self {
-        let form = Form::ALL.get((note >> 8) as usize);
+    pub(crate) fn unpack(codec_data: u32) -> Self {
+        let form = Form::ALL.get((codec_data >> 8) as usize);
         Self {
-            codec: note as u8,
+            codec: codec_data as u8,
             form: form.copied().unwrap_or(Form::Unknown),
         }
     }
@@ -155,7 +155,7 @@ pub(crate) fn read<'a>(fixed: &Fixed, wire: &'a [u8]) -> Result<Reading<'a>, Mal
         // fields of a `SofaRequest` differently. npm's servers remember the first order they
         // see on a connection and misread the other.
         writer: u8::from(named.method.is_none()),
-        note: Note {
+        codec_data: CodecData {
             codec: fixed.codec,
             form,
         }
@@ -301,7 +301,7 @@ struct Callee<'a> {
 const ENOUGH: Error = Error::Limit("what was wanted");
 
 /// Fills in what is missing from the `SofaRequest` at a body's beginning, and tells how much of the body was read. The
-/// dialects' readers are alike in all but type.
+/// readers of both versions are alike in all but type.
 macro_rules! complete {
     ($callee:ident, $reader:expr) => {{
         let mut reader = $reader;
@@ -381,7 +381,7 @@ fn cut(text: &str, at: usize) -> Option<(&str, &str)> {
 /// The shorter of the two ways to say it.
 fn timeout(fixed: &Fixed, deadline: Option<&[u8]>) -> Result<Option<Duration>, Malformed> {
     const NO_TIME: Malformed =
-        Malformed::Content("`sofa_head_deadline_remain_time` is no number of milliseconds");
+        Malformed::Content("`sofa_head_deadline_remain_time` is not a number of milliseconds");
     let timeout = fixed.timeout().map(u64::from);
     let deadline = match deadline {
         None | Some(b"") => None,

@@ -45,8 +45,8 @@ use finback_core::frame::{Edit, Head, Kind, Malformed, Metadata, Reading, Status
 use finback_core::health::{Heartbeats, Probe};
 use finback_core::rejection::Rejection;
 
-use crate::call::{Form, Note};
-use crate::wire::{Dialect, Fixed, Version};
+use crate::call::{CodecData, Form};
+use crate::wire::{Encoding, Fixed, Version};
 
 /// The protocol's name in configuration, metrics and logs.
 pub const NAME: &str = "bolt";
@@ -84,12 +84,12 @@ impl Bolt {
 /// A health check by heartbeat (v1, hessian).
 #[must_use]
 pub fn probe() -> Arc<dyn Probe> {
-    let note = Note {
+    let codec_data = CodecData {
         codec: wire::codec::HESSIAN,
         form: Form::Unknown,
     };
     let (codec, version) = (Arc::new(Bolt::default()), Version::V1);
-    Arc::new(Heartbeats::new(codec, version.variant(), note.pack()))
+    Arc::new(Heartbeats::new(codec, version.variant(), codec_data.pack()))
 }
 
 impl Protocol for Bolt {
@@ -153,14 +153,14 @@ impl Codec for Bolt {
         edit::encode(head, wire, edit, self.config.max_frame, out)
     }
 
-    fn signal(&self, signal: Signal<'_>, cue: &Head, out: &mut BytesMut) -> bool {
-        let dialect = Dialect {
-            version: Version::of_variant(cue.variant),
-            codec: Note::unpack(cue.note).codec,
+    fn signal(&self, signal: Signal<'_>, last_head: &Head, out: &mut BytesMut) -> bool {
+        let encoding = Encoding {
+            version: Version::of_variant(last_head.variant),
+            codec: CodecData::unpack(last_head.codec_data).codec,
         };
         match signal {
-            Signal::Ping { id } => dialect.put_ping(id as u32, out),
-            Signal::Pong { .. } => dialect.put_pong(cue.id as u32, out),
+            Signal::Ping { id } => encoding.put_ping(id as u32, out),
+            Signal::Pong { .. } => encoding.put_pong(last_head.id as u32, out),
             // Bolt: RpcCommandCode has none. Some meshes have one (100), but Java closes the connection on it.
             Signal::GoAway { .. } => return false,
         }
@@ -178,7 +178,7 @@ impl Codec for Bolt {
             return None;
         }
         let version = Version::of_variant(head.variant);
-        let call = (version, Note::unpack(head.note), head.id as u32);
+        let call = (version, CodecData::unpack(head.codec_data), head.id as u32);
         Some(reject::put(call, rejection, text, out))
     }
 }

@@ -6,9 +6,9 @@ use finback_core::rejection::Rejection;
 use finback_core::text::{self, ANSWER_LIMIT};
 use finback_hessian::write::put_common_string;
 
-use crate::call::{Form, Note, key};
+use crate::call::{CodecData, Form, key};
 use crate::map;
-use crate::wire::{Dialect, Version, status};
+use crate::wire::{Encoding, Version, status};
 
 /// What SOFA-RPC answers with, also where it could not find the service.
 const RESPONSE_CLASS: &str = "com.alipay.sofa.rpc.core.response.SofaResponse";
@@ -52,17 +52,21 @@ fn answer_to(rejection: Rejection) -> Answer {
 
 /// Appends the answer to request `id`; returns its status.
 pub(crate) fn put(
-    (version, note, id): (Version, Note, u32),
+    (version, codec_data, id): (Version, CodecData, u32),
     rejection: Rejection,
     text: &str,
     out: &mut BytesMut,
 ) -> Status {
-    let dialect = Dialect {
+    let encoding = Encoding {
         version,
-        codec: note.codec,
+        codec: codec_data.codec,
     };
     let Answer { status, in_words } = answer_to(rejection);
-    let form = if in_words { note.form } else { Form::Unknown };
+    let form = if in_words {
+        codec_data.form
+    } else {
+        Form::Unknown
+    };
     let text = if text.is_empty() {
         rejection.name()
     } else {
@@ -105,7 +109,7 @@ pub(crate) fn put(
     if class == RESPONSE_CLASS {
         map::put(key::ERROR, "true", &mut header);
     }
-    dialect.put_response(id, status, (class, &header, &content), out);
+    encoding.put_response(id, status, (class, &header, &content), out);
     Status(status)
 }
 

@@ -4,11 +4,11 @@ use bytes::{BufMut, BytesMut};
 use finback_core::driver::Sniff;
 use finback_core::frame::{Head, Kind, Malformed};
 
-use crate::call::{Form, Note};
+use crate::call::{CodecData, Form};
 
 /// Serializations (`codec` byte) whose bodies we know our way in.
 pub(crate) mod codec {
-    /// Hessian, of either dialect.
+    /// Hessian, of either version.
     pub(crate) const HESSIAN: u8 = 1;
     /// Protobuf, with service and method in the header map.
     pub(crate) const PROTOBUF: u8 = 11;
@@ -217,7 +217,7 @@ fn peek_version<const SHIFT: usize>(
     let header_at = class_at + class_len;
     let content_at = header_at + header_len;
     let content_len = u32_at(header, lengths_at + 4);
-    let note = Note {
+    let codec_data = CodecData {
         codec: header[9 + SHIFT],
         form: Form::Unknown,
     };
@@ -228,7 +228,7 @@ fn peek_version<const SHIFT: usize>(
             .saturating_add(content_len as usize)
             .saturating_add(if checked { CHECKSUM } else { 0 }),
         variant: version.variant(),
-        note: note.pack(),
+        codec_data: codec_data.pack(),
         // What `Fixed` is made of. None of the places is above 65,558.
         marks: [
             class_at as u32,
@@ -264,7 +264,7 @@ impl Fixed {
             version: Version::of_variant(head.variant),
             kind: head.kind,
             id: head.id as u32,
-            codec: Note::unpack(head.note).codec,
+            codec: CodecData::unpack(head.codec_data).codec,
             tail,
             class_at: class_at as usize,
             header_at: header_at as usize,
@@ -353,12 +353,12 @@ pub(crate) fn sniff(head: &[u8]) -> Sniff {
 
 /// What the frames of our own making have in common with the frame they answer.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Dialect {
+pub(crate) struct Encoding {
     pub(crate) version: Version,
     pub(crate) codec: u8,
 }
 
-impl Dialect {
+impl Encoding {
     /// Appends a heartbeat.
     pub(crate) fn put_ping(self, id: u32, out: &mut BytesMut) {
         self.begin(kind::REQUEST, command::HEARTBEAT, id, out);

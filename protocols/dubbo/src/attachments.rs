@@ -28,9 +28,9 @@ const LONGEST_KEY: usize = 0xffff;
 const UNREADABLE: Malformed = Malformed::Content("the attachments cannot be read");
 const CALLBACKS: Malformed =
     Malformed::Content("callback arguments need a connection of their own; this one is shared");
-const NO_NAME: Malformed = Malformed::Content("the attachment `interface` or `group` is no text");
+const NO_NAME: Malformed = Malformed::Content("the attachment `interface` or `group` is not text");
 const NO_TIME: Malformed =
-    Malformed::Content("the attachment `timeout` is no number of milliseconds");
+    Malformed::Content("the attachment `timeout` is not a number of milliseconds");
 
 /// One attachment, as its bytes stand in the frame.
 pub(crate) struct Entry<'a> {

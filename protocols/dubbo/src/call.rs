@@ -92,7 +92,7 @@ pub(crate) fn read<'a>(
     wire: &'a [u8],
     opaque_service: &str,
 ) -> Result<Reading<'a>, Malformed> {
-    let note = u32::from(serialization);
+    let codec_data = u32::from(serialization);
     let body = wire.get(HEADER..).unwrap_or_default();
     let mut reader = v2::Reader::new(body);
     let Some(beginning) = Beginning::read(serialization, body, &mut reader)? else {
@@ -100,7 +100,7 @@ pub(crate) fn read<'a>(
         return Ok(Reading::Call(Metadata {
             service,
             own: true,
-            note,
+            codec_data,
             ..Metadata::default()
         }));
     };
@@ -142,7 +142,7 @@ pub(crate) fn read<'a>(
         attributes_at: if at < body.len() { HEADER + at } else { 0 },
         names: told.names,
         writer: 0,
-        note,
+        codec_data,
     }))
 }
 

@@ -114,7 +114,7 @@ impl Codec for Dubbo {
             id: fixed.id,
             len: fixed.len(),
             variant: 0,
-            note: u32::from(fixed.serialization()),
+            codec_data: u32::from(fixed.serialization()),
             marks: [0; MARKS],
         };
         let limit = self.config.max_frame;
@@ -125,7 +125,7 @@ impl Codec for Dubbo {
     }
 
     fn read<'a>(&self, head: &Head, wire: &'a [u8]) -> Result<Reading<'a>, Malformed> {
-        let serialization = head.note as u8;
+        let serialization = head.codec_data as u8;
         match head.kind {
             Kind::Response => {
                 let status = *wire
@@ -153,7 +153,7 @@ impl Codec for Dubbo {
         metadata: &Metadata<'_>,
         known: &mut Unambiguous,
     ) -> bool {
-        call::is_ambiguous(wire, head.note as u8, metadata, known)
+        call::is_ambiguous(wire, head.codec_data as u8, metadata, known)
     }
 
     fn encode(&self, head: &Head, wire: &[u8], edit: &Edit<'_>, out: &mut BytesMut) -> usize {
@@ -168,11 +168,11 @@ impl Codec for Dubbo {
         wire::LENGTH.min(wire.len())
     }
 
-    fn signal(&self, signal: Signal<'_>, cue: &Head, out: &mut BytesMut) -> bool {
+    fn signal(&self, signal: Signal<'_>, last_head: &Head, out: &mut BytesMut) -> bool {
         match signal {
-            Signal::Ping { id } => wire::put_heartbeat(cue.note, id, out),
+            Signal::Ping { id } => wire::put_heartbeat(last_head.codec_data, id, out),
             Signal::Pong { wire } => wire::put_heartbeat_answer(wire, out),
-            Signal::GoAway { id } => wire::put_readonly(cue.note, id, out),
+            Signal::GoAway { id } => wire::put_readonly(last_head.codec_data, id, out),
         }
         true
     }

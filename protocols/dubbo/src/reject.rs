@@ -34,13 +34,13 @@ pub(crate) fn put(head: &Head, rejection: Rejection, text: &str, out: &mut Bytes
         Rejection::Overloaded => wire::SERVER_THREADPOOL_EXHAUSTED_ERROR,
         Rejection::BadRequest | Rejection::TooLarge => wire::BAD_REQUEST,
         Rejection::Denied | Rejection::Unauthenticated | Rejection::Limited
-            if head.note == u32::from(HESSIAN2) =>
+            if head.codec_data == u32::from(HESSIAN2) =>
         {
             put_exception(head.id, text, out);
             return Status(wire::OK.into());
         }
         Rejection::Denied | Rejection::Unauthenticated | Rejection::Limited
-            if head.note == u32::from(FASTJSON2) =>
+            if head.codec_data == u32::from(FASTJSON2) =>
         {
             put_json_exception(head.id, text, out);
             return Status(wire::OK.into());
@@ -48,7 +48,7 @@ pub(crate) fn put(head: &Head, rejection: Rejection, text: &str, out: &mut Bytes
         Rejection::Denied | Rejection::Unauthenticated | Rejection::Limited => wire::BAD_REQUEST,
     };
     let mut body = BytesMut::new();
-    let serialization = if head.note == u32::from(FASTJSON2) {
+    let serialization = if head.codec_data == u32::from(FASTJSON2) {
         let mut value = BytesMut::new();
         jsonb::put_text(text, &mut value);
         body.put_u32(u32::try_from(value.len()).unwrap_or(u32::MAX));

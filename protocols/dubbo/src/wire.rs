@@ -137,9 +137,9 @@ impl Fixed {
     }
 }
 
-/// The serialization for a message of our own to a peer that uses `note`: one that we can write.
-fn ours(note: u32) -> u8 {
-    if note == u32::from(FASTJSON2) {
+/// The serialization for a message of our own to a peer that uses `codec_data`: one that we can write.
+fn ours(codec_data: u32) -> u8 {
+    if codec_data == u32::from(FASTJSON2) {
         FASTJSON2
     } else {
         HESSIAN2
@@ -175,8 +175,8 @@ pub(crate) fn put_response(
 }
 
 /// A heartbeat: a null that wants an answer.
-pub(crate) fn put_heartbeat(note: u32, id: u64, out: &mut BytesMut) {
-    let serialization = ours(note);
+pub(crate) fn put_heartbeat(codec_data: u32, id: u64, out: &mut BytesMut) {
+    let serialization = ours(codec_data);
     let null: &[u8] = if serialization == FASTJSON2 {
         &[0, 0, 0, 1, 0xaf]
     } else {
@@ -195,8 +195,8 @@ pub(crate) fn put_heartbeat_answer(ping: &[u8], out: &mut BytesMut) {
 }
 
 /// "Read only": choose this connection no more, but read on.
-pub(crate) fn put_readonly(note: u32, id: u64, out: &mut BytesMut) {
-    let serialization = ours(note);
+pub(crate) fn put_readonly(codec_data: u32, id: u64, out: &mut BytesMut) {
+    let serialization = ours(codec_data);
     let text: &[u8] = if serialization == FASTJSON2 {
         &[0, 0, 0, 2, 0x4a, b'R']
     } else {

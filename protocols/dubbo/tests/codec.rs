@@ -257,9 +257,9 @@ fn goodbyes_and_heartbeats_speak_the_peers_serialization() {
             "dabbb7000000000000000007000000060000000 24a52",
         ),
     ] {
-        let cue = codec.peek(&vector(name)).unwrap().unwrap();
+        let last_head = codec.peek(&vector(name)).unwrap().unwrap();
         let mut out = BytesMut::new();
-        assert!(codec.signal(Signal::GoAway { id: 7 }, &cue, &mut out));
+        assert!(codec.signal(Signal::GoAway { id: 7 }, &last_head, &mut out));
         assert_eq!(out, unhex(&goodbye.replace(' ', "")), "{name}");
     }
     let ping = vector("java_dubbo_fastjson2_heartbeat");

@@ -80,7 +80,7 @@ impl Dialect for Triple {
             }
             let text = value.and_then(|value| str::from_utf8(value.as_bytes()).ok());
             if value.is_some() && text.is_none() {
-                unreadable = Some("a version or group that is no text");
+                unreadable = Some("a version or group that is not text");
             }
             Cow::Borrowed(text.unwrap_or_default())
         };
@@ -89,7 +89,7 @@ impl Dialect for Triple {
             let value = head.headers.get(name)?;
             let millis = value.to_str().ok().and_then(|text| text.parse().ok());
             if millis.is_none() {
-                unreadable = Some("a timeout that is no number of milliseconds");
+                unreadable = Some("a timeout that is not a number of milliseconds");
             }
             millis.map(Duration::from_millis)
         };

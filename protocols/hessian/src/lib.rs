@@ -1,4 +1,4 @@
-//! Bounded readers, and a [writer](write), of the two hessian dialects that RPC bodies are written in.
+//! Bounded readers, and a [writer](write), of the two versions of hessian that RPC bodies are written in.
 //!
 //! A serialization, not a protocol: it knows values, no frames. [`v2`] is Hessian 2.0 (Dubbo, and
 //! SOFA clients that ask for hessian 4.x); [`draft`] is the older draft that SOFA-RPC's
@@ -23,7 +23,7 @@ pub enum Error {
     /// It ends within a value.
     #[error("body ends within a value")]
     Truncated,
-    /// A tag that the dialect does not have, or not here.
+    /// A tag that the version does not have, or not here.
     #[error("unexpected tag {0:#04x}")]
     Tag(u8),
     /// Over a limit of whoever reads.

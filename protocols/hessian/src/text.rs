@@ -1,4 +1,4 @@
-//! Text as both dialects carry it: counted in UTF-16 units, written in UTF-8 or Java's variant.
+//! Text as both versions carry it: counted in UTF-16 units, written in UTF-8 or Java's variant.
 
 use std::borrow::Cow;
 

@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn common_strings_are_read_as_written_in_both_dialects() {
+    fn common_strings_are_read_as_written_in_both_versions() {
         for text in texts().into_iter().chain(["😀".repeat(99)]) {
             let mut out = BytesMut::new();
             put_common_string(&text, &mut out);

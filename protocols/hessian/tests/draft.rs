@@ -1,4 +1,4 @@
-//! The draft dialect's reader against bodies as SOFA-RPC writes them, and against bombs.
+//! The reader of the draft against bodies as SOFA-RPC writes them, and against bombs.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::borrow::Cow;

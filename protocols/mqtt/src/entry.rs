@@ -87,7 +87,7 @@ async fn first_packet(
             return Some((channel, head.freeze()));
         }
         // MQTT 5, section 3.1.
-        Ok(Some(_)) => Some("the first packet is no CONNECT"),
+        Ok(Some(_)) => Some("the first packet is not a CONNECT"),
         Ok(None) => channel.broken(),
         Err(fault)
             if fault.reason == Reason::TOO_LARGE && head[0] == PacketType::Connect.first_byte() =>

@@ -8,7 +8,7 @@ use finback_core::frame::{Answer, Head, Malformed, Metadata, Outcome, Status};
 use crate::code::{answer, request, request_name};
 use crate::fields::{self, Fields};
 use crate::header::whole;
-use crate::marks::{self, Marks, Note};
+use crate::marks::{self, CodecData, Marks};
 use crate::properties;
 
 /// The service of requests that are about no topic.
@@ -33,13 +33,13 @@ pub(crate) fn read<'a>(head: &Head, wire: &'a [u8]) -> Result<Metadata<'a>, Malf
     }
     let topic = said.topic.text(wire)?;
     let own = topic.is_empty();
-    let code = Note::unpack(head.note).code;
+    let code = CodecData::unpack(head.codec_data).code;
     let timeout = fields::timeout(said.wait);
     let metadata = Metadata {
         service: if own { Cow::Borrowed(NO_TOPIC) } else { topic },
         method: match request_name(code) {
             Some(name) => Cow::Borrowed(name),
-            // The note has no room for all of them.
+            // The codec data has no room for all of them.
             None => Cow::Owned(whole(wire)?.code.to_string()),
         },
         group: said.group.text(wire)?,
@@ -48,7 +48,7 @@ pub(crate) fn read<'a>(head: &Head, wire: &'a [u8]) -> Result<Metadata<'a>, Malf
         lingers: timeout.is_some(),
         own,
         attributes_at: fields_at,
-        note: head.note,
+        codec_data: head.codec_data,
         ..Metadata::default()
     };
     metadata.names_fit()?;
@@ -66,13 +66,13 @@ pub(crate) fn attribute<'a>(
         return readings(wire, metadata, name).map(Cow::Owned);
     }
     if name == BARE {
-        let code = Note::unpack(metadata.note).code;
+        let code = CodecData::unpack(metadata.codec_data).code;
         let has_message = properties_of(code).is_some() || code == request::SEND_BATCH_MESSAGE;
         return (!has_message).then_some(Cow::Borrowed(""));
     }
     let header = || whole(wire).ok();
     let fields = marks::fields(wire, metadata.attributes_at);
-    let code = Note::unpack(metadata.note).code;
+    let code = CodecData::unpack(metadata.codec_data).code;
     match name {
         ":code" => return Some(Cow::Owned(header()?.code.to_string())),
         ":client-version" => return Some(Cow::Owned(header()?.version.to_string())),
@@ -87,7 +87,7 @@ pub(crate) fn attribute<'a>(
 
 /// What else may be read in an attribute of a batch: its messages need not agree.
 fn readings(wire: &[u8], metadata: &Metadata<'_>, name: &str) -> Option<String> {
-    if Note::unpack(metadata.note).code != request::SEND_BATCH_MESSAGE {
+    if CodecData::unpack(metadata.codec_data).code != request::SEND_BATCH_MESSAGE {
         return None;
     }
     let name = match name {
@@ -111,7 +111,7 @@ fn property<'a>(fields: Fields<'a>, code: i32, name: &str) -> Option<Cow<'a, str
 
 /// Reads how an answer ended.
 pub(crate) fn answered(head: &Head) -> Answer {
-    let code = Note::unpack(head.note).code;
+    let code = CodecData::unpack(head.codec_data).code;
     let outcome = match code {
         answer::SUCCESS => Outcome::Success,
         // Stored, though not yet as safely as it shall be.

@@ -13,7 +13,7 @@ use crate::header::{Encoding, Header, IdAt, PREFIX};
 use crate::json;
 use crate::keys::{AclKeys, SIGNATURE};
 use crate::lanes::{self, Board, GroupLanes};
-use crate::marks::{self, Marks, Note};
+use crate::marks::{self, CodecData, Marks};
 use crate::message::member;
 use crate::properties;
 use crate::rename::Renaming;
@@ -99,7 +99,7 @@ fn content<'a>(
     is_translated: bool,
     words: &Words<'_>,
 ) -> Content<'a> {
-    let code = Note::unpack(head.note).code;
+    let code = CodecData::unpack(head.codec_data).code;
     let mut changes = Vec::new();
     let mut body = None;
     let fields = marks::fields(wire, marks.fields_at);
@@ -195,7 +195,7 @@ fn put_signed(
 fn is_emptied(head: &Head, edit: &Edit<'_>) -> bool {
     head.kind == Kind::Response
         && edit.body.is_some_and(<[u8]>::is_empty)
-        && Note::unpack(head.note).code == answer::SUCCESS
+        && CodecData::unpack(head.codec_data).code == answer::SUCCESS
 }
 
 /// Has an answer say that its client should go on from behind what was found, for nothing of that is for it: clients
@@ -225,7 +225,7 @@ pub(crate) fn asked_back(head: &Head, wire: &[u8], words: &Words<'_>) -> Option<
         return None;
     }
     let marks = Marks::unpack(head.marks);
-    let code = Note::unpack(head.note).code;
+    let code = CodecData::unpack(head.codec_data).code;
     let body = words
         .topics
         .asked_back(code, wire.get(marks::body_at(wire)..)?);

@@ -23,7 +23,7 @@ use finback_core::frame::{Head, Kind, Malformed};
 
 use crate::fields::{Found, Said, long};
 use crate::json::{NoJson, Reader, Text, Value};
-use crate::marks::{Marks, Note};
+use crate::marks::{CodecData, Marks};
 
 /// The fixed part in front of the header.
 pub(crate) const PREFIX: usize = 8;
@@ -346,7 +346,7 @@ impl Header {
             id: u64::from(self.opaque.cast_unsigned()),
             len: self.len,
             variant: 0,
-            note: Note {
+            codec_data: CodecData {
                 code: self.code,
                 knows_go_away: self.version > GO_AWAY_AFTER,
             }

@@ -356,7 +356,7 @@ fn checked_lane(lane: &str) -> Result<Arc<str>, String> {
     match !lane.is_empty() && lane.len() <= LONGEST_LANE && lane.bytes().all(is_fit) {
         true => Ok(lane.into()),
         false => Err(format!(
-            "`{lane}` is no lane of consumers; write letters, digits, `_` and `-`, {LONGEST_LANE} at most"
+            "`{lane}` is not a lane of consumers; write letters, digits, `_` and `-`, {LONGEST_LANE} at most"
         )),
     }
 }
@@ -365,7 +365,7 @@ fn checked_property(name: &str) -> Result<Arc<str>, String> {
     match is_property(name) {
         true => Ok(name.into()),
         false => Err(format!(
-            "`{name}` is no property that brokers could choose by; write letters, digits and `_`, and no word of SQL"
+            "`{name}` is not a property that brokers could choose by; write letters, digits and `_`, and no word of SQL"
         )),
     }
 }

@@ -41,7 +41,7 @@ use finback_core::rejection::Rejection;
 use code::{Use, request};
 use edit::Words;
 use header::{Header, Lengths};
-use marks::{Marks, Note};
+use marks::{CodecData, Marks};
 use route::Rewriter;
 
 pub use ask::{Answered, Ask, MAKES_TOPICS, QUEUES_MADE, Signer, Taken, take_answer};
@@ -140,7 +140,7 @@ impl RocketMq {
 
     /// Why a request goes no further, if it must not.
     fn refused(&self, head: &Head, wire: &[u8], metadata: &Metadata<'_>) -> Option<Rejection> {
-        let code = Note::unpack(head.note).code;
+        let code = CodecData::unpack(head.codec_data).code;
         let is_denied = match code::asked_by(code) {
             Use::Clients => false,
             Use::Administration => !self.config.administration,
@@ -187,7 +187,7 @@ impl RocketMq {
     /// The messages of an answer to the base without those that lanes have by themselves.
     fn of_base(&self, asked: &Head, body: &[u8]) -> Option<Vec<u8>> {
         let board = self.board.as_ref()?;
-        let code = Note::unpack(asked.note).code;
+        let code = CodecData::unpack(asked.codec_data).code;
         // What POP gave is acknowledged by whoever has it.
         let is_pull = matches!(code, request::PULL_MESSAGE | request::LITE_PULL_MESSAGE);
         board
@@ -284,7 +284,7 @@ impl Codec for RocketMq {
     }
 
     fn translate(&self, asked: &Head, local: Option<SocketAddr>, wire: &[u8]) -> Option<Vec<u8>> {
-        let code = Note::unpack(asked.note).code;
+        let code = CodecData::unpack(asked.codec_data).code;
         let body = wire.get(marks::body_at(wire)..)?;
         if body.is_empty() {
             return None;
@@ -318,7 +318,7 @@ impl Codec for RocketMq {
     }
 
     fn lag(&self, asked: &Head, head: &Head) -> Option<Lag> {
-        if !fields::is_fetch(Note::unpack(asked.note).code) {
+        if !fields::is_fetch(CodecData::unpack(asked.codec_data).code) {
             return None;
         }
         Some(Lag {
@@ -328,7 +328,7 @@ impl Codec for RocketMq {
     }
 
     fn comes_again(&self, head: &Head) -> bool {
-        head.kind == Kind::Request && Note::unpack(head.note).knows_go_away
+        head.kind == Kind::Request && CodecData::unpack(head.codec_data).knows_go_away
     }
 
     fn reject(

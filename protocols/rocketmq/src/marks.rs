@@ -22,7 +22,7 @@ impl Problem {
             Self::Broken => NO_HEADER,
             Self::Twice => Malformed::Content("a field of the request stands twice"),
             Self::Long => Malformed::LONG_NAME,
-            Self::NoNumber => Malformed::Content("a field of the request is no number"),
+            Self::NoNumber => Malformed::Content("a field of the request is not a number"),
         }
     }
 }
@@ -119,16 +119,16 @@ pub(crate) fn fields(wire: &[u8], at: usize) -> Fields<'_> {
     }
 }
 
-/// What outlives a frame's bytes: [`Head::note`], unpacked.
+/// What outlives a frame's bytes: [`Head::codec_data`], unpacked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Note {
+pub(crate) struct CodecData {
     /// What is asked for, or how it ended.
     pub(crate) code: i32,
     /// The sender's library understands GO_AWAY.
     pub(crate) knows_go_away: bool,
 }
 
-impl Note {
+impl CodecData {
     const CODE: u32 = (1 << 24) - 1;
 
     /// A code beyond those that anybody uses stands for all of them.
@@ -137,10 +137,10 @@ impl Note {
         code.min(Self::CODE) | u32::from(self.knows_go_away) << 24
     }
 
-    pub(crate) fn unpack(note: u32) -> Self {
+    pub(crate) fn unpack(codec_data: u32) -> Self {
         Self {
-            code: i32::try_from(note & Self::CODE).unwrap_or_default(),
-            knows_go_away: note >> 24 & 1 != 0,
+            code: i32::try_from(codec_data & Self::CODE).unwrap_or_default(),
+            knows_go_away: codec_data >> 24 & 1 != 0,
         }
     }
 }

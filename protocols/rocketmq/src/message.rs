@@ -6,7 +6,7 @@ use finback_core::frame::{Head, Malformed};
 
 use crate::code::request;
 use crate::fields::{Field, long};
-use crate::marks::{self, Marks, Note};
+use crate::marks::{self, CodecData, Marks};
 use crate::properties;
 
 /// RocketMQ: MessageSysFlag, `COMPRESSED_FLAG`.
@@ -59,7 +59,7 @@ impl<'a> Message<'a> {
     #[must_use]
     pub fn read(head: &Head, wire: &'a [u8]) -> Option<Self> {
         // The one has names for its fields, the others a letter for each.
-        let is_long = match Note::unpack(head.note).code {
+        let is_long = match CodecData::unpack(head.codec_data).code {
             request::SEND_MESSAGE => true,
             request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE => false,
             _ => return None,

@@ -7,11 +7,11 @@ use finback_core::text::{self, ANSWER_LIMIT};
 
 use crate::code::answer;
 use crate::json;
-use crate::marks::Note;
+use crate::marks::CodecData;
 
 /// The code of an answer. Producers try another broker after SYSTEM_ERROR, SERVICE_NOT_AVAILABLE, NO_PERMISSION and
 /// TOPIC_NOT_EXIST, and after GO_AWAY the same one anew (RocketMQ: DefaultMQProducer, `retryResponseCodes`).
-fn code(note: Note, rejection: Rejection) -> i32 {
+fn code(codec_data: CodecData, rejection: Rejection) -> i32 {
     match rejection {
         Rejection::NoRoute | Rejection::NoService => answer::TOPIC_NOT_EXIST,
         Rejection::NoEndpoint | Rejection::ConnectFailed => answer::SERVICE_NOT_AVAILABLE,
@@ -22,7 +22,7 @@ fn code(note: Note, rejection: Rejection) -> i32 {
         Rejection::Limited => answer::FLOW_CONTROL,
         Rejection::Denied | Rejection::Unauthenticated => answer::NO_PERMISSION,
         Rejection::BadRequest | Rejection::TooLarge => answer::MESSAGE_ILLEGAL,
-        Rejection::Draining if note.knows_go_away => answer::GO_AWAY,
+        Rejection::Draining if codec_data.knows_go_away => answer::GO_AWAY,
         Rejection::Draining => answer::SERVICE_NOT_AVAILABLE,
     }
 }
@@ -37,7 +37,7 @@ pub(crate) fn put(
     if head.kind != Kind::Request {
         return None;
     }
-    let code = code(Note::unpack(head.note), rejection);
+    let code = code(CodecData::unpack(head.codec_data), rejection);
     let id = (head.id as u32).cast_signed();
     let mut header = Vec::with_capacity(160 + text.len());
     header.extend_from_slice(b"{\"code\":");

@@ -40,7 +40,7 @@ impl Renaming {
         for name in [own, there] {
             if !is_topic(name) || is_system_topic(name) {
                 return Err(format!(
-                    "`{name}` is no topic that can be renamed; write letters, digits, `_` and `-`"
+                    "`{name}` is not a topic that can be renamed; write letters, digits, `_` and `-`"
                 ));
             }
             if self.there.contains_key(name) || self.here.contains_key(name) {

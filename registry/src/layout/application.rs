@@ -1,5 +1,5 @@
-//! Dubbo's application level as it is written: an instance of an application, what its revision
-//! provides, and the application among those of each service.
+//! Dubbo's application level, as we write it: an instance of an application, what its revision provides, and which
+//! application provides each service.
 //!
 //! The instance lives as long as our session; the others stay, as Dubbo's own do.
 

@@ -1,4 +1,4 @@
-//! A service followed in a store, and the names of all: what a layout reads, as its places change.
+//! Layout reader: reads one service, or the names of all services, again whenever their entries in the store change.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

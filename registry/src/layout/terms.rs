@@ -1,4 +1,4 @@
-//! Terms of a provider, which its registration asks of its callers, as its framework's own consumers do it.
+//! Provider settings: what a provider's registration asks of its callers, read as its framework's own consumers read it.
 
 use std::time::Duration;
 

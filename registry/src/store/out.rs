@@ -1,4 +1,4 @@
-//! Answers of a query: where a store puts them, and what it says when it can get no more.
+//! Answers of a query: where a store puts them, and what it reports when it gets no more.
 //!
 //! A failure to read is no answer: what was answered last stays.
 

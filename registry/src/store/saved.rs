@@ -1,4 +1,4 @@
-//! The snapshot of an earlier run, as a store: for as long as they say nothing.
+//! Snapshot store: answers with what an earlier run knew, until the servers answer.
 
 use super::{Answer, Out, Query};
 use crate::disk::{Disk, Place};

@@ -224,8 +224,8 @@ impl Codec for Watched {
         self.codec.encode(head, wire, edit, out)
     }
 
-    fn signal(&self, signal: Signal<'_>, cue: &Head, out: &mut BytesMut) -> bool {
-        self.codec.signal(signal, cue, out)
+    fn signal(&self, signal: Signal<'_>, last_head: &Head, out: &mut BytesMut) -> bool {
+        self.codec.signal(signal, last_head, out)
     }
 
     fn reject(

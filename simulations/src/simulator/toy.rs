@@ -79,7 +79,7 @@ impl Codec for Toy {
             id: number(&header[6..]),
             len: number(&header[..4]) as usize,
             variant: 0,
-            note: u32::from(header[5]),
+            codec_data: u32::from(header[5]),
             marks: [0; MARKS],
         };
         if head.len > MAX_FRAME {
@@ -94,7 +94,7 @@ impl Codec for Toy {
 
     fn read<'a>(&self, head: &Head, wire: &'a [u8]) -> Result<Reading<'a>, Malformed> {
         if head.kind == Kind::Response {
-            return Ok(Reading::Answer(outcome(head.note).into()));
+            return Ok(Reading::Answer(outcome(head.codec_data).into()));
         }
         let text = std::str::from_utf8(&wire[HEADER..]).map_err(|_| Malformed::Content("text"))?;
         let mut words = text.split(' ').skip(1);
@@ -102,7 +102,7 @@ impl Codec for Toy {
         let metadata = Metadata {
             service: words.next().unwrap_or_default().into(),
             timeout: millis.map(Duration::from_millis),
-            note: head.note,
+            codec_data: head.codec_data,
             ..Metadata::default()
         };
         metadata.names_fit()?;

@@ -1,4 +1,4 @@
-//! What is asked: a call, as far as it decides about its way.
+//! The call to explain: the parts of a call that decide about its route.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -157,7 +157,7 @@ impl ExplainQuestion {
             let pair = own.split_once('=');
             let (name, value) = pair
                 .filter(|(name, _)| !name.is_empty())
-                .ok_or_else(|| format!("`{own}` is no attribute; write NAME=VALUE"))?;
+                .ok_or_else(|| format!("`{own}` is not an attribute; write NAME=VALUE"))?;
             all.push((name.to_owned(), value.to_owned()));
         }
         if is_http(protocol) {
@@ -183,7 +183,7 @@ impl ExplainQuestion {
             IdentityKind::Dns => Identity::of(None, &[text], None),
             IdentityKind::CommonName => Identity::of(None, &[], text.strip_prefix("cn:")),
         };
-        let none = || format!("`{text}` is no name of a certificate");
+        let none = || format!("`{text}` is not a certificate name");
         identity.map(Some).ok_or_else(none)
     }
 }

@@ -1,4 +1,4 @@
-//! The way of one message to a broker: which queue, how often, and what its answer means.
+//! Delivery of one message to a broker: which queue, how many attempts, and what the answer means.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};

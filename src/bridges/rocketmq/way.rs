@@ -1,4 +1,4 @@
-//! How servers of RocketMQ are connected to: as a cluster of messages is configured, or as one of the mesh is.
+//! Dialling RocketMQ servers: as a cluster for messages is configured, or as a cluster of the mesh is.
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ impl Way {
             Self::Files(tls) => {
                 let parts = address.rsplit_once(':');
                 let parts = parts.and_then(|(host, port)| Some((host, port.parse().ok()?)));
-                let host = parts.ok_or_else(|| io::Error::other("it is no host and port"))?;
+                let host = parts.ok_or_else(|| io::Error::other("it is not a host and port"))?;
                 let socket = files::dial(host, tls.as_ref(), b"").await;
                 socket.map_err(io::Error::other)
             }

@@ -1,4 +1,4 @@
-//! `finback top --clusters`: which clusters are called, what bounds them, and who is left alone.
+//! `finback top --clusters`: which clusters are called, what limits them, and which endpoints are ejected.
 
 use finback_core::text::Escaped;
 use serde_json::Value;

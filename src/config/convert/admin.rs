@@ -57,10 +57,10 @@ pub(in crate::config) fn settings(mut from: file::Admin, folder: &Folder<'_>) ->
                        `client_ca`; for probes and Prometheus write `health` and `metrics`, which need none";
         return Err(Wrong::at(place, message));
     }
-    for host in &from.hosts {
-        if !is_host(&host.value) {
-            let message = format!("`{}` is no host name; write it without a port", host.value);
-            return Err(Wrong::at(host.place, message));
+    for Placed { value, place } in &from.hosts {
+        if !is_host(value) {
+            let message = format!("`{value}` is not a host name; write it without a port");
+            return Err(Wrong::at(*place, message));
         }
     }
     if let Some(url) = &from.trace_url {

@@ -215,7 +215,7 @@ fn health_check(
     }
     let path = value.path.clone().unwrap_or_else(|| "/".to_owned());
     if !path.starts_with('/') || path.contains([' ', '#']) {
-        return refuse(format!("`{path}` is no path; write one such as /health"));
+        return refuse(format!("`{path}` is not a path; write one such as /health"));
     }
     let question = protocols::Question {
         http2,
@@ -264,7 +264,7 @@ pub(super) fn client_files(
         Some(name) => Some(name.clone().try_into().map_err(|_| {
             Wrong::at(
                 place,
-                format!("`{name}` is no name that a certificate could be for"),
+                format!("`{name}` is not a name that a certificate could be for"),
             )
         })?),
     };
@@ -282,7 +282,7 @@ fn balance(Placed { value, place }: Placed<file::Balance>) -> Result<balance::Po
     use balance::Policy;
     let wrong = |word: &str| {
         let message = format!(
-            "`{word}` is no way to balance; write round-robin, random, least-request, peak-ewma, primary, \
+            "`{word}` is not a load-balancing policy; write round-robin, random, least-request, peak-ewma, primary, \
              {{ consistent-hash: source }} or {{ consistent-hash: {{ attribute: NAME }} }}"
         );
         Wrong::at(place, message)
@@ -344,13 +344,13 @@ fn at(text: &str, place: (u64, u64)) -> Result<At> {
     };
     match host {
         Some((_, 0)) => {
-            let message = format!("`{text}`: nobody listens on port 0; write another");
+            let message = format!("`{text}`: port 0 cannot be connected to; write another");
             Err(Wrong::at(place, message))
         }
         Some((host, port)) if is_host(host) => Ok(At::Host(host.to_owned(), port)),
         _ => {
             let message = format!(
-                "`{text}` is no endpoint; write IP:PORT, such as 127.0.0.1:12200, or HOST:PORT, such as \
+                "`{text}` is not an endpoint; write IP:PORT, such as 127.0.0.1:12200, or HOST:PORT, such as \
                  db.internal:5432"
             );
             Err(Wrong::at(place, message))

@@ -19,7 +19,8 @@ pub(super) fn priority(Placed { value, place }: Placed<String>) -> Result<Priori
         "default" => Ok(Priority::Default),
         "sheddable" => Ok(Priority::Sheddable),
         _ => {
-            let message = format!("`{value}` is no priority; write critical, default or sheddable");
+            let message =
+                format!("`{value}` is not a priority; write critical, default or sheddable");
             Err(Wrong::at(place, message))
         }
     }
@@ -80,7 +81,7 @@ fn success_rate(from: &file::SuccessRate) -> Result<outlier::SuccessRate> {
     set(&mut rule.volume, from.volume.map(NonZeroU32::get));
     if let Some(Placed { value, place }) = from.stdev_factor {
         if !(0.0..=100.0).contains(&value) {
-            let message = format!("{value} is no factor; write 0 to 100, such as 1.9");
+            let message = format!("{value} is not a factor; write 0 to 100, such as 1.9");
             return Err(Wrong::at(place, message));
         }
         rule.stdev_factor = (value * 1000.0).round() as u32;

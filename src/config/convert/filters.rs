@@ -157,7 +157,7 @@ fn effect(word: Placed<String>) -> Result<Effect> {
         "allow" => Ok(Effect::Allow),
         "deny" => Ok(Effect::Deny),
         other => {
-            let message = format!("`{other}` is no effect; write allow or deny");
+            let message = format!("`{other}` is not an effect; write allow or deny");
             Err(Wrong::at(word.place, message))
         }
     }
@@ -277,7 +277,7 @@ fn requests(
             "send" => Ok(SENDS),
             "consume" => Ok(CONSUMES),
             other => {
-                let message = format!("`{other}` is no action of RocketMQ; write send or consume");
+                let message = format!("`{other}` is not a RocketMQ action; write send or consume");
                 Err(Wrong::at(own.place, message))
             }
         });
@@ -294,7 +294,7 @@ fn requests(
         }
         let bad = |topic: &&String| topic.is_empty() || topic.contains(|c: char| !is_of_topic(c));
         if let Some(bad) = own.value.iter().find(bad) {
-            let message = format!("`{bad}` is no topic of RocketMQ");
+            let message = format!("`{bad}` is not a RocketMQ topic");
             return Err(Wrong::at(own.place, message));
         }
         if own.value.is_empty() {
@@ -340,7 +340,7 @@ fn messages(
             "subscribe" => own.actions.push(Action::Subscribe),
             other => {
                 let message =
-                    format!("`{other}` is no action; write connect, publish or subscribe");
+                    format!("`{other}` is not an action; write connect, publish or subscribe");
                 return Err(Wrong::at(actions.place, message));
             }
         }
@@ -365,7 +365,7 @@ fn filters_of_topics(topics: Option<Placed<Vec<String>>>) -> Result<Vec<Arc<str>
     let is_bad = |own: &&String| !is_filter(own, Level::V5) || own.starts_with("$share/");
     if let Some(bad) = topics.value.iter().find(is_bad) {
         let message =
-            format!("`{bad}` is no filter of topics; write one such as plant/+/state or plant/#");
+            format!("`{bad}` is not a topic filter; write one such as plant/+/state or plant/#");
         return Err(Wrong::at(topics.place, message));
     }
     Ok(topics.value.into_iter().map(Into::into).collect())
@@ -440,7 +440,7 @@ fn fault(Placed { value, place }: Placed<file::Fault>) -> Result<Converted> {
         let mut reasons = Rejection::ALL.into_iter();
         let Some(why) = reasons.find(|own| own.name() == reason.value) else {
             let all = Rejection::ALL.map(Rejection::name).join(", ");
-            let message = format!("`{}` is no reason; write one of: {all}", reason.value);
+            let message = format!("`{}` is not a reason; write one of: {all}", reason.value);
             return Err(Wrong::at(reason.place, message));
         };
         troubles.push((own.value.percent.0, Trouble::Refuse(why)));

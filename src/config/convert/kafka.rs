@@ -95,7 +95,7 @@ fn sasl(
         }
         other => {
             let message = format!(
-                "`{other}` is no mechanism here; write PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER"
+                "`{other}` is not a mechanism here; write PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER"
             );
             return Err(Wrong::at(value.mechanism.place, message));
         }

@@ -239,7 +239,7 @@ pub(super) fn origin(Placed { value, place }: Placed<String>) -> Result<String> 
     if is_origin {
         return Ok(value);
     }
-    let message = format!("`{value}` is no origin; write one such as https://app.acme.test");
+    let message = format!("`{value}` is not an origin; write one such as https://app.acme.test");
     Err(Wrong::at(place, message))
 }
 

@@ -1,4 +1,4 @@
-//! Logging, what and how: the log of the process itself, and access logs.
+//! Logging: the log of the process itself, and access logs.
 
 use super::Result;
 use crate::access_log::{AccessLogConfig, AccessLogFormat, LogTarget, Rotation};
@@ -81,7 +81,7 @@ pub(super) fn access_log(
         Some(Placed { value, .. }) if value > 0.0 && value <= 1.0 => value,
         Some(Placed { value, place }) => {
             let message =
-                format!("{value} is no share; write one above 0 and up to 1, such as 0.01");
+                format!("{value} is not a share; write one above 0 and up to 1, such as 0.01");
             return Err(Wrong::at(place, message));
         }
     };

@@ -1,4 +1,4 @@
-//! Clusters that messages leave for, by name.
+//! Kafka and RocketMQ clusters that messages go to, by name.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -125,7 +125,7 @@ fn cluster(
         Some(group) if finback_rocketmq::is_topic(&group.value) => group.value,
         Some(group) => {
             let message = format!(
-                "`{}` is no group; write letters, digits, `_` and `-`",
+                "`{}` is not a group; write letters, digits, `_` and `-`",
                 group.value
             );
             return Err(Wrong::at(group.place, message));

@@ -1,4 +1,4 @@
-//! Proxies in front of listeners, and endpoints that are told whose connections they get.
+//! PROXY protocol: accepted from proxies in front of listeners, and sent to endpoints.
 
 use std::sync::Arc;
 
@@ -60,7 +60,7 @@ pub(super) fn version(Placed { value, place }: Placed<String>) -> Result<ProxyVe
         "v1" => Ok(ProxyVersion::V1),
         "v2" => Ok(ProxyVersion::V2),
         _ => {
-            let message = format!("`{value}` is no version; write v1 or v2");
+            let message = format!("`{value}` is not a version; write v1 or v2");
             Err(Wrong::at(place, message))
         }
     }

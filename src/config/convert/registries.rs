@@ -79,7 +79,7 @@ fn list(from: file::HttpList) -> Result<RegistryConfig> {
     let url = url.filter(|url| url.scheme_str() == Some("http") && url.host().is_some());
     let Some(url) = url else {
         let message = format!(
-            "`{value}` is no address of a list; write one such as http://10.0.0.9:8080/rocketmq/nsaddr"
+            "`{value}` is not the URL of a list; write one such as http://10.0.0.9:8080/rocketmq/nsaddr"
         );
         return Err(Wrong::at(place, message));
     };
@@ -201,7 +201,7 @@ fn zookeeper(servers: Placed<String>) -> Result<ZooKeeperConfig> {
     for server in hosts.split(',') {
         let port = server.rsplit_once(':').filter(|(host, _)| !host.is_empty());
         if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
-            let message = format!("`{server}` is no server; write host:port,host:port/chroot");
+            let message = format!("`{server}` is not a server; write host:port,host:port/chroot");
             return Err(Wrong::at(servers.place, message));
         }
     }
@@ -220,7 +220,8 @@ fn etcd(servers: Placed<file::Servers>) -> Result<Vec<String>> {
             .unwrap_or(server);
         let port = bare.rsplit_once(':').filter(|(host, _)| !host.is_empty());
         if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
-            let message = format!("`{server}` is no server; write host:port or https://host:port");
+            let message =
+                format!("`{server}` is not a server; write host:port or https://host:port");
             return Err(Wrong::at(servers.place, message));
         }
     }
@@ -241,7 +242,10 @@ fn base_paths(from: file::BasePaths) -> Result<Roots> {
     ] {
         let Some(from) = from else { continue };
         if !from.value.starts_with('/') || from.value.ends_with('/') || from.value.contains("//") {
-            let message = format!("`{}` is no path; write one such as /acme/dubbo", from.value);
+            let message = format!(
+                "`{}` is not a path; write one such as /acme/dubbo",
+                from.value
+            );
             return Err(Wrong::at(from.place, message));
         }
         *to = from.value;
@@ -332,7 +336,7 @@ fn registration(from: file::Register, names: &Names) -> Result<Registration> {
         let name = from.application.as_deref();
         let name = name.ok_or_else(|| Wrong::at(from.layout.place, message))?;
         if !LayoutKind::DubboApp.is_name(name) || name.contains(',') {
-            let message = format!("`{name}` is no name that an application can have");
+            let message = format!("`{name}` is not a name that an application can have");
             return Err(Wrong::at(from.layout.place, message));
         }
     }

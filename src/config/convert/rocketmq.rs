@@ -62,7 +62,7 @@ pub(super) fn settings(
         // Clients take addresses apart at colons and commas.
         Some(host) if host.value.is_empty() || host.value.contains([':', ',', ' ', '"']) => {
             let message = format!(
-                "`{}` is no host that clients could dial; write a name or an IPv4 address, without a port",
+                "`{}` is not a host that clients could dial; write a name or an IPv4 address, without a port",
                 host.value
             );
             return Err(Wrong::at(host.place, message));
@@ -106,7 +106,7 @@ fn range(ports: &Placed<String>) -> Result<RangeInclusive<u16>> {
     });
     range.ok_or_else(|| {
         let message = format!(
-            "`{}` is no range of ports; write FIRST-LAST, three for each broker, such as 20000-20299",
+            "`{}` is not a port range; write FIRST-LAST, three for each broker, such as 20000-20299",
             ports.value
         );
         Wrong::at(ports.place, message)
@@ -144,7 +144,7 @@ fn keys(from: Vec<Placed<file::AclKey>>, folder: &Folder<'_>) -> Result<Vec<Cred
     for Placed { value, place } in from {
         let access_key = value.access_key;
         if access_key.is_empty() || all.iter().any(|own| own.access_key == access_key) {
-            let message = format!("`{access_key}` is no access key, or stands there twice");
+            let message = format!("`{access_key}` is not an access key, or stands there twice");
             return Err(Wrong::at(place, message));
         }
         let secret_key = folder.secret(&value.secret_key_file)?;

@@ -161,7 +161,7 @@ fn no_idle_bounds(from: &file::Route, is_produced: bool, is_mqtt: bool) -> Resul
     }
     let at_once = from.respond.is_some() || from.redirect.is_some();
     if let (true, Some(retry)) = (at_once, &from.retry) {
-        let message = "nobody else is asked, so nothing is tried again; take `retry` away";
+        let message = "no endpoint is called here, so nothing can be retried; take `retry` away";
         return Err(Wrong::at(retry.place, message));
     }
     if let (true, Some(timeout)) = (at_once, &from.timeout) {
@@ -264,7 +264,10 @@ fn text(Placed { value, place }: Placed<file::Text>) -> Result<Text> {
         }) => Text::regex(&text).map_err(|error| {
             let error = error.to_string();
             let last = error.lines().last().unwrap_or_default().trim().to_owned();
-            Wrong::at(place, format!("`{text}` is no regular expression: {last}"))
+            Wrong::at(
+                place,
+                format!("`{text}` is not a regular expression: {last}"),
+            )
         }),
         file::Text::Rule(_) => Err(Wrong::at(
             place,
@@ -311,7 +314,7 @@ fn destination(Placed { value, place }: Placed<file::To>, names: &Names) -> Resu
         },
         file::To::Word(word) => {
             let message = format!(
-                "`{word}` is no destination; write registry, {{ registry: NAME }} or {{ cluster: NAME }}"
+                "`{word}` is not a destination; write registry, {{ registry: NAME }} or {{ cluster: NAME }}"
             );
             Err(Wrong::at(place, message))
         }
@@ -423,7 +426,7 @@ fn fallback(Placed { value, place }: Placed<file::Fallback>) -> Result<subset::F
             "any" => Ok(subset::Fallback::Any),
             _ => Err(Wrong::at(
                 place,
-                format!("`{word}` is no fallback; write none, any, or {{ LABEL: VALUE }}"),
+                format!("`{word}` is not a fallback; write none, any, or {{ LABEL: VALUE }}"),
             )),
         },
         file::Fallback::Labels(labels) => Ok(subset::Fallback::Labels(labels)),

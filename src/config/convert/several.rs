@@ -1,4 +1,4 @@
-//! Registries that are asked together.
+//! Combined registries: several that are asked as one.
 
 use finback_registry::Several;
 

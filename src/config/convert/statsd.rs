@@ -65,7 +65,7 @@ fn destination(address: &Placed<String>) -> Result<StatsdServer> {
         return Ok(StatsdServer::Udp(text.clone()));
     }
     let message = format!(
-        "`{text}` is no StatsD server; write HOST:PORT, such as 127.0.0.1:8125, or unix:/PATH"
+        "`{text}` is not a StatsD server; write HOST:PORT, such as 127.0.0.1:8125, or unix:/PATH"
     );
     Err(Wrong::at(address.place, message))
 }
@@ -77,7 +77,7 @@ fn format(given: Option<&Placed<String>>) -> Result<StatsdFormat> {
             "plain" => Ok(StatsdFormat::Plain),
             "dogstatsd" => Ok(StatsdFormat::Dogstatsd),
             other => {
-                let message = format!("`{other}` is no format; write plain or dogstatsd");
+                let message = format!("`{other}` is not a format; write plain or dogstatsd");
                 Err(Wrong::at(given.place, message))
             }
         },
@@ -126,7 +126,7 @@ fn tags(
         let good = |text: &str| !text.is_empty() && is_plain(text);
         if !good(&name) || !good(&value) {
             let message = format!(
-                "`{name}: {value}` is no tag; name and value have letters, digits, `_`, `-` and dots"
+                "`{name}: {value}` is not a tag; name and value have letters, digits, `_`, `-` and dots"
             );
             return Err(Wrong::at(place, message));
         }
@@ -184,11 +184,11 @@ mod tests {
             ("interval: 1s", "`address` is missing"),
             (
                 "address: \"127.0.0.1\"",
-                ":2:22: `127.0.0.1` is no StatsD server",
+                ":2:22: `127.0.0.1` is not a StatsD server",
             ),
-            ("address: \":8125\"", "`:8125` is no StatsD server"),
-            ("address: \"h:0\"", "`h:0` is no StatsD server"),
-            ("address: \"unix:run\"", "`unix:run` is no StatsD server"),
+            ("address: \":8125\"", "`:8125` is not a StatsD server"),
+            ("address: \"h:0\"", "`h:0` is not a StatsD server"),
+            ("address: \"unix:run\"", "`unix:run` is not a StatsD server"),
             (
                 "address: \"h:1\", format: datadog",
                 "write plain or dogstatsd",
@@ -209,7 +209,7 @@ mod tests {
             ),
             (
                 "address: \"h:1\", format: dogstatsd, tags: { a: \"b,c\" }",
-                "`a: b,c` is no tag",
+                "`a: b,c` is not a tag",
             ),
             ("address: \"h:1\", port: 1", "no key is called `port`"),
         ] {

@@ -16,7 +16,7 @@ pub(super) fn subscription(
     let broker = broker.and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
     let Some(broker) = broker.filter(|(host, _): &(String, u16)| !host.is_empty()) else {
         let message = format!(
-            "`{}` is no broker; write HOST:PORT, such as 127.0.0.1:1883",
+            "`{}` is not a broker; write HOST:PORT, such as 127.0.0.1:1883",
             value.broker.value
         );
         return Err(Wrong::at(value.broker.place, message));

@@ -22,7 +22,7 @@ pub(super) fn tracing(
     folder: &Folder<'_>,
 ) -> Result<TracingSpec> {
     let encoding = encoding(value.protocol.as_ref())?;
-    let form = "endpoint; write http://HOST:PORT or https://HOST:PORT";
+    let form = "an endpoint; write http://HOST:PORT or https://HOST:PORT";
     let url = Url::read(&value.endpoint, form)?;
     let tls = url.tls(value.tls, ("endpoint", place), folder)?;
     let address = address(url, &value.endpoint, form, encoding)?;
@@ -92,7 +92,7 @@ fn sampling(
         None => None,
         Some(Placed { value, place }) => {
             let share = Ratio::new(*value);
-            let wrong = || Wrong::at(*place, format!("{value} is no share; write 0 to 1"));
+            let wrong = || Wrong::at(*place, format!("{value} is not a share; write 0 to 1"));
             Some(share.ok_or_else(wrong)?)
         }
     };
@@ -113,9 +113,8 @@ fn sampling(
         ("ratio", _) => Ok(Sampling::Ratio(share.unwrap_or(usual))),
         ("parent-based", _) => Ok(Sampling::ParentBased(share.unwrap_or(usual))),
         (other, _) => {
-            let message = format!(
-                "`{other}` is no way to sample; write always, never, ratio or parent-based"
-            );
+            let message =
+                format!("`{other}` is not a sampler; write always, never, ratio or parent-based");
             Err(Wrong::at(word.place, message))
         }
     }
@@ -133,7 +132,7 @@ fn encoding(protocol: Option<&Placed<String>>) -> Result<Encoding> {
         None | Some(("grpc", _)) => Ok(Encoding::Grpc),
         Some(("http", _)) => Ok(Encoding::Http),
         Some((other, place)) => {
-            let message = format!("`{other}` is no protocol of OTLP's; write grpc or http");
+            let message = format!("`{other}` is not an OTLP protocol; write grpc or http");
             Err(Wrong::at(place, message))
         }
     }
@@ -147,7 +146,7 @@ fn address(
     encoding: Encoding,
 ) -> Result<(String, u16, String)> {
     if url.target.contains('?') {
-        return Err(Wrong::at(*place, format!("`{value}` is no {form}")));
+        return Err(Wrong::at(*place, format!("`{value}` is not {form}")));
     }
     let (port, usual) = match encoding {
         Encoding::Grpc => (4317, ""),
@@ -172,7 +171,7 @@ fn header(
     let wrong = |message: String| Wrong::at(place, message);
     let known: HeaderName = name
         .parse()
-        .map_err(|_| wrong(format!("`{name}` is no name of a header")))?;
+        .map_err(|_| wrong(format!("`{name}` is not a header name")))?;
     if OURS.contains(&known.as_str()) {
         return Err(wrong(format!("`{name}` is written by us")));
     }
@@ -244,7 +243,7 @@ fn formats(own: file::Propagation) -> Result<Formats> {
             let Some((_, format)) = known.find(|(own, _)| *own == name) else {
                 let names: Vec<&str> = ContextFormat::ALL.iter().map(|(own, _)| *own).collect();
                 let names = names.join(", ");
-                let message = format!("`{name}` is no format of contexts; write some of {names}");
+                let message = format!("`{name}` is not a context format; write some of {names}");
                 return Err(Wrong::at(place, message));
             };
             if formats.contains(format) {

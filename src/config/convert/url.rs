@@ -25,7 +25,7 @@ pub(super) struct Url {
 impl Url {
     /// Reads one. `form` says what it has to be, and how that is written.
     pub(super) fn read(Placed { value, place }: &Placed<String>, form: &str) -> Result<Self> {
-        let wrong = || Wrong::at(*place, format!("`{value}` is no {form}"));
+        let wrong = || Wrong::at(*place, format!("`{value}` is not {form}"));
         let uri: Uri = value.parse().map_err(|_| wrong())?;
         let is_secure = match uri.scheme_str() {
             Some("http") => false,

@@ -1,4 +1,4 @@
-//! What a route changes in requests and responses of HTTP.
+//! HTTP settings of a route as they may be written: changes to requests and responses.
 
 use std::collections::BTreeMap;
 

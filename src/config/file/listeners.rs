@@ -1,4 +1,4 @@
-//! Addresses to accept on, and what is spoken there.
+//! Listeners as they may be written: addresses to accept on, and the protocols spoken there.
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};

@@ -1,4 +1,4 @@
-//! What a route does with sessions of MQTT and their messages.
+//! MQTT settings of a route as they may be written: its sessions, and their messages.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;

@@ -1,4 +1,4 @@
-//! What is told of calls and of the process: traces, metrics, logs.
+//! Observability as it may be written: traces, metrics and logs.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;

@@ -1,4 +1,4 @@
-//! Registries, what is written to them, and what is kept of them.
+//! Registries as they may be written: what is followed, registered, bridged and kept on disk.
 
 use std::collections::BTreeMap;
 

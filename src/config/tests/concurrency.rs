@@ -124,7 +124,7 @@ fn what_makes_no_sense_is_refused_with_its_place() {
             "bolt",
             "to: { cluster: pay }, priority: urgent",
             on,
-            "f.yaml:5:41: `urgent` is no priority; write critical, default or sheddable",
+            "f.yaml:5:41: `urgent` is not a priority; write critical, default or sheddable",
         ),
         (
             "bolt",
@@ -149,7 +149,7 @@ fn what_makes_no_sense_is_refused_with_its_place() {
             "bolt",
             to,
             "outlier: { success_rate: { stdev_factor: -1.0 } }",
-            "-1 is no factor; write 0 to 100",
+            "-1 is not a factor; write 0 to 100",
         ),
         // What could have no effect.
         (

@@ -34,7 +34,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "broker_ports: 20000-20299",
         "broker_ports: 20000-20299, rename: { a: \"%RETRY%g\" }",
-        "`%RETRY%g` is no topic that can be renamed",
+        "`%RETRY%g` is not a topic that can be renamed",
     ),
     (
         "names.mq.test:9876",
@@ -49,7 +49,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "\"names.mq.test:9876\" ]",
         "\"a:1\" ], group: \"a b\"",
-        "`a b` is no group",
+        "`a b` is not a group",
     ),
     (
         "\"names.mq.test:9876\" ]",
@@ -84,13 +84,17 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "SHADOW_{topic}",
         "SHADOW",
-        "`SHADOW` is no topic for copies",
+        "`SHADOW` is not a topic for copies",
     ),
-    ("SHADOW_{topic}", "shadow.{topic}", "is no topic for copies"),
+    (
+        "SHADOW_{topic}",
+        "shadow.{topic}",
+        "is not a topic for copies",
+    ),
     (
         "mq.{topic}",
         "mq/{topic}",
-        "is no name for a topic of Kafka",
+        "is not a name for a topic of Kafka",
     ),
     (
         "key: queue",
@@ -116,24 +120,24 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "topic: \"x-{1}\"",
         "topic: \"x.{1}\"",
-        "is no name for a topic of RocketMQ; write letters, digits, `_` and `-`",
+        "is not a name for a topic of RocketMQ; write letters, digits, `_` and `-`",
     ),
     (
         "tag: red",
         "tag: \"a || b\"",
-        "is no tag that a consumer could ask for",
+        "is not a tag that a consumer could ask for",
     ),
     (
         "[ X-Tenant ]",
         "[ \"x tenant\" ]",
-        "`x tenant` is no name of a header",
+        "`x tenant` is not a header name",
     ),
     (
         "group: other",
         "group: to-kafka",
         "the group `to-kafka` stands here twice",
     ),
-    ("group: other", "group: \"a b\"", "`a b` is no group"),
+    ("group: other", "group: \"a b\"", "`a b` is not a group"),
     (
         "[ orders, bills ]",
         "[ orders, orders ]",

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::clock::Now;
 use crate::frame::Metadata;
 use crate::identity::Identity;
-use crate::mesh::{self, Exchange, Lease, Origin, Routed, SiteCache, Traced, Underway};
+use crate::mesh::{self, Exchange, Lease, Origin, RouteCache, Routed, Traced, Underway};
 use crate::net::{ConnectionEnds, Known, Socket, Transport};
 use crate::record::Series;
 use crate::rejection::Rejection;
@@ -37,7 +37,7 @@ pub struct Caller {
     local: Option<SocketAddr>,
     proxies: Arc<Proxies>,
     transport: Option<Rc<Transport>>,
-    sites: RefCell<SiteCache>,
+    route_cache: RefCell<RouteCache>,
     pub(super) words: Rc<Words>,
     /// What its protocol gave along in the worker that had it before.
     state: Cell<Option<Box<dyn Resume>>>,
@@ -71,7 +71,7 @@ impl Caller {
             local,
             proxies: listening.proxies.clone(),
             transport,
-            sites: RefCell::default(),
+            route_cache: RefCell::default(),
             words,
             state: Cell::new(carried.state),
             place: RefCell::new(Some((residence, Some(presence)))),
@@ -92,7 +92,7 @@ impl Caller {
             local: self.local,
             proxies: self.proxies.clone(),
             transport: self.transport.clone(),
-            sites: RefCell::default(),
+            route_cache: RefCell::default(),
             words,
             state: Cell::new(None),
             place: RefCell::new(Some((residence, None))),
@@ -292,9 +292,11 @@ impl Caller {
             ..Metadata::default()
         };
         let source = self.peer().ip();
-        let site = self.worker.site(&self.origin, protocol, source, &metadata);
-        site.learn();
-        site.series()
+        let resolved = self
+            .worker
+            .resolve(&self.origin, protocol, source, &metadata);
+        resolved.learn();
+        resolved.series()
     }
 
     /// Lists its session for operators under a name, until what is returned is dropped: with `endpoint`,
@@ -329,8 +331,10 @@ impl Caller {
             ..Metadata::default()
         };
         let source = self.peer().ip();
-        let site = self.worker.site(&self.origin, protocol, source, &metadata);
-        Traced::open_apart(&self.worker, site.tracing.as_ref()?, choice, attributes)
+        let resolved = self
+            .worker
+            .resolve(&self.origin, protocol, source, &metadata);
+        Traced::open_apart(&self.worker, resolved.tracing.as_ref()?, choice, attributes)
     }
 
     /// Counts a connection whose bytes are malformed.
@@ -360,13 +364,13 @@ impl Caller {
         attributes: &mut dyn FnMut(&str) -> Option<String>,
     ) -> (DrivenExchange, Result<Routed, Rejection>) {
         self.worker.read_clock();
-        let site = {
-            let mut sites = self.sites.borrow_mut();
-            sites.find(&self.worker, &self.origin, protocol, source, metadata)
+        let resolved = {
+            let mut route_cache = self.route_cache.borrow_mut();
+            route_cache.find(&self.worker, &self.origin, protocol, source, metadata)
         };
         let exchange = Exchange::open(
             &self.worker,
-            site,
+            resolved,
             (source, bytes),
             self.certified(),
             metadata,
@@ -394,8 +398,10 @@ impl Caller {
     ) -> Option<(DrivenExchange, Lease)> {
         self.worker.read_clock();
         let source = self.peer().ip();
-        let site = self.worker.site(&self.origin, protocol, source, metadata);
-        let (exchange, lease) = Exchange::resume(&self.worker, site, underway)?;
+        let resolved = self
+            .worker
+            .resolve(&self.origin, protocol, source, metadata);
+        let (exchange, lease) = Exchange::resume(&self.worker, resolved, underway)?;
         let exchange = DrivenExchange {
             place: CallPlace::take(&self.worker, &exchange, WaitsFor::Answer),
             exchange,
@@ -414,9 +420,11 @@ impl Caller {
         filters: PartedFilters,
     ) -> SessionFilters {
         let source = self.peer().ip();
-        let site = self.worker.site(&self.origin, protocol, source, metadata);
+        let resolved = self
+            .worker
+            .resolve(&self.origin, protocol, source, metadata);
         SessionFilters {
-            own: mesh::SessionFilters::resume(site, filters.0, source),
+            own: mesh::SessionFilters::resume(resolved, filters.0, source),
             transport: self.transport.clone(),
             worker: self.worker.clone(),
         }
@@ -462,10 +470,12 @@ impl Caller {
         bytes: usize,
         attributes: &mut dyn FnMut(&str) -> Option<String>,
     ) -> Exchange {
-        let site = self.worker.shadow_site(table, protocol, source, metadata);
+        let resolved = self
+            .worker
+            .resolve_shadow(table, protocol, source, metadata);
         Exchange::open(
             &self.worker,
-            site,
+            resolved,
             (source, bytes),
             None,
             metadata,

@@ -117,7 +117,7 @@ impl Session {
             peer,
             transport,
             origin: listening.origin.clone(),
-            sites: RefCell::default(),
+            route_cache: RefCell::default(),
             in_flight: Cell::new(0),
             at_limit: Cell::new(false),
             holds: Cell::new(0),

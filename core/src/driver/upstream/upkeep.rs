@@ -177,7 +177,7 @@ impl Upstream {
     }
 
     pub(super) fn send_ping(&self, worker: &Worker, link: &Rc<WriteQueue>, now: Now) {
-        let Some(cue) = self.last_head.get() else {
+        let Some(last_head) = self.last_head.get() else {
             return;
         };
         self.pinged.set(now);
@@ -191,7 +191,9 @@ impl Upstream {
         };
         self.ping.set(Some(id));
         let codec = &self.pool.codec;
-        link.append(worker, |out| codec.signal(Signal::Ping { id }, &cue, out));
+        link.append(worker, |out| {
+            codec.signal(Signal::Ping { id }, &last_head, out)
+        });
     }
 
     /// Has the connection's task end.

@@ -16,13 +16,13 @@ use crate::frame::Outcome;
 use crate::rejection::Rejection;
 use crate::route::{self, Destination};
 use crate::stats::increment;
-use crate::steer::Facts;
+use crate::traffic_rules::Facts;
 
 use super::super::fitting::Fitting;
 use super::super::lease::Lease;
 use super::super::local::LocalMesh;
 use super::super::verdict::{AttemptEnd, MOVES, Repeat, Ruling, Verdict, rule};
-use super::super::view::{Seat, View};
+use super::super::view::{LocalEndpoint, SubsetView};
 use super::{Attempt, Attributes, Exchange, Resend};
 
 impl Exchange {
@@ -107,10 +107,13 @@ impl Exchange {
         spills: bool,
     ) -> Result<Attempt, Rejection> {
         let (route, destination) = (self.route.ok_or(Rejection::NoRoute)?, self.destination);
-        if self.site.origin.is_pinned() {
+        if self.resolved.origin.is_pinned() {
             return self.attempt_pinned(local, attributes);
         }
-        let view = match self.site.view(local, route as usize, destination as usize) {
+        let view = match self
+            .resolved
+            .view(local, route as usize, destination as usize)
+        {
             Ok(view) => view,
             Err(rejection) => {
                 return self.attempt_elsewhere(Err(rejection), spills, local, attributes);
@@ -127,13 +130,13 @@ impl Exchange {
             drop(view);
             return self.attempt_elsewhere(wait, spills, local, attributes);
         }
-        let to = &self.site.route(route as usize).to;
+        let to = &self.resolved.route(route as usize).to;
         let is_looked_up = matches!(to, Destination::Registry { .. });
         if !view.known {
             let cluster = view.cluster.clone();
             drop(view);
             if local.mesh().forget_unknown(&cluster) {
-                self.site.forget(route as usize, destination as usize);
+                self.resolved.forget(route as usize, destination as usize);
                 local.forget_view(&cluster);
             }
             self.mishaps().lacking = Some(cluster);
@@ -146,20 +149,20 @@ impl Exchange {
         }
         // A cluster of the configuration has endpoints whatever service a caller writes.
         if is_looked_up {
-            self.site.learn();
+            self.resolved.learn();
         }
         let deadline = self.attempt_deadline();
-        let (seat, trial) = match self.pick(&mut view, local.random(), (now, deadline), attributes)
-        {
-            Ok(picked) => picked,
-            Err(rejection) => {
-                self.mishaps().lacking = Some(view.cluster.clone());
-                drop(view);
-                return self.attempt_elsewhere(Err(rejection), spills, local, attributes);
-            }
-        };
+        let (local_endpoint, trial) =
+            match self.pick(&mut view, local.random(), (now, deadline), attributes) {
+                Ok(picked) => picked,
+                Err(rejection) => {
+                    self.mishaps().lacking = Some(view.cluster.clone());
+                    drop(view);
+                    return self.attempt_elsewhere(Err(rejection), spills, local, attributes);
+                }
+            };
         drop(view);
-        self.take(local, seat, trial, deadline, attributes)
+        self.take(local, local_endpoint, trial, deadline, attributes)
     }
 
     /// Asks for an attempt at the one endpoint that its listener stands for. Whatever is known of that
@@ -169,33 +172,34 @@ impl Exchange {
         local: &LocalMesh,
         attributes: Attributes<'_, '_>,
     ) -> Result<Attempt, Rejection> {
-        let seat = self.site.origin.pinned(&local.routing());
-        let seat = seat.filter(|_| self.attempts == 0);
-        let seat = seat.ok_or(Rejection::NoEndpoint)?;
+        let local_endpoint = self.resolved.origin.pinned(&local.routing());
+        let local_endpoint = local_endpoint.filter(|_| self.attempts == 0);
+        let local_endpoint = local_endpoint.ok_or(Rejection::NoEndpoint)?;
         let deadline = self.attempt_deadline();
-        self.take(local, seat, None, deadline, attributes)
+        self.take(local, local_endpoint, None, deadline, attributes)
     }
 
     /// Takes the places of an attempt at an endpoint.
     pub(super) fn take(
         &mut self,
         local: &LocalMesh,
-        seat: Rc<Seat>,
+        local_endpoint: Rc<LocalEndpoint>,
         trial: Option<Trial>,
         deadline: Now,
         attributes: Attributes<'_, '_>,
     ) -> Result<Attempt, Rejection> {
         let now = local.now();
-        let deadline = if self.unsaid && seat.endpoint.terms.is_some() {
-            self.take_timeout_of(&seat.endpoint, local.limits().call_timeout_max);
+        let deadline = if self.unsaid && local_endpoint.endpoint.terms.is_some() {
+            self.take_timeout_of(&local_endpoint.endpoint, local.limits().call_timeout_max);
             self.attempt_deadline()
         } else {
             deadline
         };
-        let cluster = &seat.cluster;
+        let cluster = &local_endpoint.cluster;
+        let health = &local_endpoint.endpoint.health;
         let again = self.attempts > 0;
-        if again && self.has_asked(&seat) {
-            seat.endpoint.health.excuse();
+        if again && self.has_asked(&local_endpoint) {
+            health.excuse();
             return Err(Rejection::NoEndpoint);
         }
         let retry = again && !std::mem::take(&mut self.free);
@@ -203,7 +207,7 @@ impl Exchange {
         let active = cluster.in_flight.fetch_add(1, Relaxed);
         if limit > 0 && active >= limit || retry && !cluster.budget.acquire(active) {
             cluster.in_flight.fetch_sub(1, Relaxed);
-            seat.endpoint.health.excuse();
+            health.excuse();
             return Err(Rejection::Overloaded);
         }
         let Ok(limited) = self.admit(cluster) else {
@@ -211,25 +215,25 @@ impl Exchange {
             if retry {
                 cluster.budget.release();
             }
-            seat.endpoint.health.excuse();
+            health.excuse();
             return Err(Rejection::Overloaded);
         };
-        seat.endpoint.health.in_flight.fetch_add(1, Relaxed);
+        health.in_flight.fetch_add(1, Relaxed);
         self.attempts += 1;
         self.attempted = now;
-        self.seat = Some(seat.clone());
+        self.local_endpoint = Some(local_endpoint.clone());
         if again {
             increment(&local.mesh().stats.retries);
             increment(&cluster.stats.retries);
         }
         let traced = self.traced.as_mut();
         let propagated = traced.and_then(|traced| {
-            let endpoint = Some(seat.endpoint.address);
+            let endpoint = Some(local_endpoint.endpoint.address);
             traced.attempt(now, endpoint, attributes)
         });
         let propagated = self.with_edits(propagated);
         Ok(Attempt::Go(Lease {
-            seat,
+            local_endpoint,
             propagated,
             clock: self.clock.clone(),
             started: now,
@@ -267,7 +271,7 @@ impl Exchange {
     pub(super) fn take_timeout_of(&mut self, endpoint: &Endpoint, most: Duration) {
         self.unsaid = false;
         let terms = endpoint.terms.as_ref();
-        if let Some(timeout) = terms.and_then(|terms| terms.timeout_of(&self.site.key.method)) {
+        if let Some(timeout) = terms.and_then(|terms| terms.timeout_of(&self.resolved.key.method)) {
             let bound = self.selected_route().and_then(|route| route.timeout);
             let bound = self.started.after(bound.unwrap_or(most));
             self.deadline = self.clock.get().after(timeout).min(bound);
@@ -276,25 +280,25 @@ impl Exchange {
 
     /// What a call has to say at the endpoint of this lease beside its own words.
     pub(crate) fn fitting(&self, lease: &Lease) -> Option<Fitting> {
-        let terms = lease.seat.endpoint.terms.as_ref()?;
-        Fitting::of(terms, self.site.open)
+        let terms = lease.local_endpoint.endpoint.terms.as_ref()?;
+        Fitting::of(terms, self.resolved.open)
     }
 
     pub(super) fn pick(
         &self,
-        view: &mut View,
+        view: &mut SubsetView,
         random: u64,
         (now, deadline): (Now, Now),
         attributes: Attributes<'_, '_>,
-    ) -> Result<(Rc<Seat>, Option<Trial>), Rejection> {
+    ) -> Result<(Rc<LocalEndpoint>, Option<Trial>), Rejection> {
         // What filters changed is what its endpoint gets, and what decides which one that is.
         let mut attributes = |name: &str| match self.edit_of(name) {
             None => attributes(name),
             Some(edited) => (!edited.is_empty()).then(|| Cow::Owned(edited.to_owned())),
         };
         let placed = self.placed();
-        let way = (placed.is_some() || view.is_steered()).then(|| {
-            let key = &self.site.key;
+        let rules = (placed.is_some() || view.has_rules()).then(|| {
+            let key = &self.resolved.key;
             let mut facts = Facts {
                 method: &key.method,
                 service: &key.service,
@@ -304,7 +308,7 @@ impl Exchange {
                 attribute: &mut |name| attributes(name).map(Cow::into_owned),
                 read: Vec::new(),
             };
-            view.way(&mut facts, placed, random)
+            view.rule_key(&mut facts, placed, random)
         });
         let policy = &view.cluster.spec.policy;
         let hash = match &policy.balance {
@@ -325,12 +329,12 @@ impl Exchange {
             panic_percent: policy.panic_percent,
             deadline,
         };
-        let members = match way {
+        let members = match rules {
             None => view.plain(),
-            Some(way) => view.members(way, now, random),
+            Some(key) => view.members(key, now, random),
         };
         match members.balancer.pick(&members.endpoints, &ask) {
-            Ok(Pick { place, trial }) => Ok((members.seats[place].clone(), trial)),
+            Ok(Pick { place, trial }) => Ok((members.local_endpoints[place].clone(), trial)),
             Err(PickError::Empty) => Err(Rejection::NoEndpoint),
             Err(PickError::Busy) => Err(Rejection::Overloaded),
         }

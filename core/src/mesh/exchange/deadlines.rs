@@ -8,7 +8,7 @@ use crate::outlier::is_telling;
 use super::super::lease::Lease;
 use super::super::stall::Stall;
 use super::super::verdict::{AttemptEnd, DeadlineOwner};
-use super::super::view::Seat;
+use super::super::view::LocalEndpoint;
 use super::Exchange;
 
 impl Exchange {
@@ -38,9 +38,9 @@ impl Exchange {
         if self.per_try_deadline(lease.started) < self.deadline {
             return DeadlineOwner::Route;
         }
-        let Seat {
+        let LocalEndpoint {
             cluster, endpoint, ..
-        } = &*lease.seat;
+        } = &*lease.local_endpoint;
         let long_enough = own >= cluster.spec.policy.connect_timeout
             && is_telling(&endpoint.health, lease.started, self.clock.get());
         if long_enough {
@@ -52,13 +52,13 @@ impl Exchange {
 
     /// Whether the time of an attempt tells nothing of its endpoint.
     pub(super) fn is_excused(&self, lease: &Lease, stall: Stall) -> bool {
-        let patience = lease.seat.cluster.spec.policy.connect_timeout;
+        let patience = lease.local_endpoint.cluster.spec.policy.connect_timeout;
         stall.excuses(lease.started, self.clock.get(), patience)
     }
 
     /// The ending of an attempt to open a session that was neither granted nor refused in its time.
     pub(crate) fn unopened(&self, lease: &Lease, stall: Stall) -> AttemptEnd {
-        let health = &lease.seat.endpoint.health;
+        let health = &lease.local_endpoint.endpoint.health;
         let is_told = is_telling(health, lease.started, self.clock.get());
         let telling = is_told && !self.is_excused(lease, stall);
         AttemptEnd::Unopened { telling }
@@ -68,9 +68,9 @@ impl Exchange {
     /// that was silent for longer than a connection may take, and answered nobody meanwhile. Else
     /// callers of little patience would go on coming to an endpoint that never answers.
     pub(crate) fn given_up(&self, lease: &Lease, stall: Stall) -> AttemptEnd {
-        let Seat {
+        let LocalEndpoint {
             cluster, endpoint, ..
-        } = &*lease.seat;
+        } = &*lease.local_endpoint;
         let now = self.clock.get();
         let heard_since = lease.started.max(stall.until);
         let is_long = now.since(heard_since) >= cluster.spec.policy.connect_timeout;

@@ -10,7 +10,7 @@ use crate::stats::increment;
 use super::super::lease::Lease;
 use super::super::local::LocalMesh;
 use super::super::verdict::{AttemptEnd, rule};
-use super::super::view::Seat;
+use super::super::view::LocalEndpoint;
 use super::{Attempt, Attributes, Exchange};
 
 impl Exchange {
@@ -55,9 +55,9 @@ impl Exchange {
 
     /// Whether an attempt is to be made beside another, and its endpoint has that one.
     #[cold]
-    pub(super) fn has_asked(&self, other: &Rc<Seat>) -> bool {
+    pub(super) fn has_asked(&self, other: &Rc<LocalEndpoint>) -> bool {
         let hedges = self.mishaps.as_ref().is_some_and(|own| own.hedges);
-        let own = self.seat.as_ref().filter(|_| hedges);
+        let own = self.local_endpoint.as_ref().filter(|_| hedges);
         own.is_some_and(|own| own.endpoint.address == other.endpoint.address)
     }
 
@@ -77,7 +77,7 @@ impl Exchange {
             self.traced = self.late();
         }
         if let Some(traced) = &mut self.traced {
-            let (now, target) = (self.clock.get(), lease.seat.target());
+            let (now, target) = (self.clock.get(), lease.local_endpoint.target());
             traced.over((lease.number, lease.started), now, target, end.name());
         }
         self.goes_on_with(stays);
@@ -85,7 +85,7 @@ impl Exchange {
 
     /// The attempt of this lease is the one that is waited for.
     fn goes_on_with(&mut self, lease: &Lease) {
-        self.seat = Some(lease.seat.clone());
+        self.local_endpoint = Some(lease.local_endpoint.clone());
         self.attempted = lease.started;
         if let Some(traced) = &mut self.traced {
             traced.goes_on_with(lease.number, lease.started);

@@ -17,10 +17,10 @@ use crate::route::Route;
 use super::super::filtered::Filtered;
 use super::super::lease::Lease;
 use super::super::local::LocalMesh;
-use super::super::site::Site;
+use super::super::resolved::ResolvedCall;
 use super::super::traced::Traced;
 use super::super::verdict::Verdict;
-use super::super::view::Seat;
+use super::super::view::LocalEndpoint;
 use super::{Exchange, Routed};
 
 /// A call that has its endpoint and leaves its worker: another goes on with it, and writes its record. One that
@@ -64,8 +64,8 @@ impl Parts {
     fn of(mut lease: Lease) -> Self {
         lease.parted = true;
         Self {
-            cluster: lease.seat.cluster.clone(),
-            endpoint: lease.seat.endpoint.clone(),
+            cluster: lease.local_endpoint.cluster.clone(),
+            endpoint: lease.local_endpoint.endpoint.clone(),
             left: lease.clock.get(),
             started: lease.started,
             deadline: lease.deadline,
@@ -79,7 +79,7 @@ impl Parts {
 
     fn lease(self, clock: Rc<Cell<Now>>) -> Lease {
         Lease {
-            seat: Rc::new(Seat {
+            local_endpoint: Rc::new(LocalEndpoint {
                 cluster: self.cluster,
                 endpoint: self.endpoint,
                 attached: RefCell::default(),
@@ -147,15 +147,15 @@ impl Exchange {
         }
     }
 
-    /// Goes on in this worker, where calls like it have this site. No filter is asked again.
+    /// Goes on in this worker, where calls like it have this resolved call. No filter is asked again.
     pub(crate) fn resume(
         local: &LocalMesh,
-        site: Rc<Site>,
+        resolved: Rc<ResolvedCall>,
         underway: Underway,
     ) -> Option<(Self, Lease)> {
         let lease = underway.lease.resume(local)?;
         // A reload may have changed the routes since; what is gone has no name any more.
-        let routes = site.candidates.routes().iter();
+        let routes = resolved.candidates.routes().iter();
         let is_own = |own: &Arc<Route>| {
             let before = underway.route.as_ref();
             before.is_some_and(|before| before.name == own.name)
@@ -180,7 +180,7 @@ impl Exchange {
             no_tls: false,
             lingers: underway.lingers,
             looking_up: false,
-            seat: Some(lease.seat.clone()),
+            local_endpoint: Some(lease.local_endpoint.clone()),
             mishaps: None,
             ending: Ending::Abandoned,
             status: Status::NONE,
@@ -190,7 +190,7 @@ impl Exchange {
             // Only framed calls are tapped, and those do not move.
             tapped: None,
             parted: false,
-            site,
+            resolved,
         };
         Some((exchange, lease))
     }

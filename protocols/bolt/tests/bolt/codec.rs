@@ -136,14 +136,14 @@ fn captured_responses_end_as_their_status_and_flag_say() {
 
 #[test]
 fn every_captured_hessian_body_is_passed_to_its_last_byte() {
-    let mut dialects = [0, 0];
+    let mut versions = [0, 0];
     for vector in vectors()
         .iter()
         .filter(|vector| vector.number("codec") == 1)
     {
         let content = vector.content();
         let is_v2 = content.first() == Some(&b'C');
-        dialects[usize::from(is_v2)] += 1;
+        versions[usize::from(is_v2)] += 1;
         // `remaining` and `skip` of either reader.
         let left = if is_v2 {
             let mut reader = v2::Reader::new(content);
@@ -164,7 +164,7 @@ fn every_captured_hessian_body_is_passed_to_its_last_byte() {
         };
         assert_eq!(left, 0);
     }
-    assert!(dialects[0] > 50 && dialects[1] == 7, "{dialects:?}");
+    assert!(versions[0] > 50 && versions[1] == 7, "{versions:?}");
 }
 
 #[test]
@@ -453,15 +453,15 @@ fn heartbeats_are_byte_for_byte_those_of_java_and_node() {
         ),
     ] {
         let (ping, pong) = (vector(ping).bytes, vector(pong).bytes);
-        let cue = head(&ping);
+        let last_head = head(&ping);
         let mut out = BytesMut::new();
-        assert!(codec.signal(Signal::Ping { id: cue.id }, &cue, &mut out));
+        assert!(codec.signal(Signal::Ping { id: last_head.id }, &last_head, &mut out));
         assert_eq!(out, ping);
         out.clear();
-        assert!(codec.signal(Signal::Pong { wire: &ping }, &cue, &mut out));
+        assert!(codec.signal(Signal::Pong { wire: &ping }, &last_head, &mut out));
         assert_eq!(out, pong);
         out.clear();
-        assert!(!codec.signal(Signal::GoAway { id: 1 }, &cue, &mut out));
+        assert!(!codec.signal(Signal::GoAway { id: 1 }, &last_head, &mut out));
     }
 }
 

@@ -8,12 +8,12 @@ use finback_core::frame::{Answer, Head, Kind, Malformed, Outcome, Reading, Statu
 use finback_core::rejection::Rejection;
 use finback_hessian::{draft, v2};
 
-/// The head of a call, its note completed as a driver completes it.
+/// The head of a call, its codec data completed as a driver completes it.
 fn head(wire: &[u8]) -> Head {
     let codec = Bolt::default();
     let mut head = codec.peek(wire).unwrap().unwrap();
     if let Ok(Reading::Call(metadata)) = codec.read(&head, wire) {
-        head.note = metadata.note;
+        head.codec_data = metadata.codec_data;
     }
     head
 }
@@ -25,7 +25,7 @@ fn rejected(wire: &[u8], rejection: Rejection, text: &str) -> Vec<u8> {
     out.to_vec()
 }
 
-/// The text of an answer's body in either dialect.
+/// The text of an answer's body in either version.
 fn error_text(content: &[u8], field: &str) -> String {
     let mut text = None;
     let wanted = field;
@@ -73,15 +73,15 @@ fn hessian_3_callers_get_what_a_java_server_says() {
 }
 
 #[test]
-fn both_dialects_bodies_are_those_that_node_writes() {
-    for dialect in ["3x", "4x"] {
+fn both_versions_bodies_are_those_that_node_writes() {
+    for version in ["3x", "4x"] {
         let server = vector(&format!(
-            "bolt_v1_response_framework_error_hessian{dialect}"
+            "bolt_v1_response_framework_error_hessian{version}"
         ));
         let text = error_text(server.content(), "errorMsg");
-        let request = vector(&format!("bolt_v1_request_hessian{dialect}"));
+        let request = vector(&format!("bolt_v1_request_hessian{version}"));
         let answer = rejected(&request.bytes, Rejection::NoEndpoint, &text);
-        assert!(answer.ends_with(server.content()), "{dialect}");
+        assert!(answer.ends_with(server.content()), "{version}");
     }
 }
 
@@ -165,7 +165,7 @@ fn who_cannot_be_told_in_words_gets_a_status_that_java_knows() {
         assert_eq!((answer.len(), answer[9]), (20, 12), "{rejection:?}");
         assert_eq!(answer[10..12], [0, status], "{rejection:?}");
     }
-    // A frame that was never read, for its length: its dialect is not known.
+    // A frame that was never read, for its length: its version is not known.
     let mut request = vector("java_bolt_v1_request_sofa_sayHello").bytes;
     request[18] = 0x70;
     let Err(Malformed::TooLarge { head, .. }) = Bolt::default().peek(&request) else {

@@ -109,7 +109,7 @@ impl<'a> Reader<'a> {
         let bytes = self.binary()?;
         let text =
             // MQTT 5, section 1.5.4.
-            std::str::from_utf8(bytes).map_err(|_| Fault::malformed("a text is no UTF-8"))?;
+            std::str::from_utf8(bytes).map_err(|_| Fault::malformed("a text is not UTF-8"))?;
         // MQTT 5, section 1.5.4.
         if bytes.contains(&0) {
             return Err(Fault::malformed("a text has the character U+0000 in it"));

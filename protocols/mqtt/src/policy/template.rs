@@ -47,7 +47,7 @@ impl std::fmt::Display for NameTemplateError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "`{}` is no name of a session; write {{client_id}}, {{username}}, {{identity}}, \
+            "`{}` is not a session name; write {{client_id}}, {{username}}, {{identity}}, \
              {{common_name}} or {{claims.NAME}}",
             self.0
         )

@@ -2,7 +2,7 @@
 //! (Dubbo: ConditionStateRouter, Dubbo: MultiDestConditionRouter, and their matchers).
 
 use finback_core::discovery::{Condition, Pattern, Rule, RuleDestination, Subject};
-use finback_core::steer::{MAX_DESTINATIONS, is_glob};
+use finback_core::traffic_rules::{MAX_DESTINATIONS, is_glob};
 use serde_json::Value;
 
 use super::matching::text_of;
@@ -64,7 +64,7 @@ pub(super) fn read_weighted(condition: &Value, force: bool) -> Result<Option<Rul
         .as_object()
         .ok_or(invalid("`from` has no parts"))?;
     let to = condition.get("to").and_then(Value::as_array);
-    let to = to.ok_or(invalid("`to` is no list"))?;
+    let to = to.ok_or(invalid("`to` is not a list"))?;
     if to.len() > MAX_DESTINATIONS {
         let why = format!("more than {MAX_DESTINATIONS} destinations");
         return Err(Fault::Unsupported(why));
@@ -82,7 +82,7 @@ pub(super) fn read_weighted(condition: &Value, force: bool) -> Result<Option<Rul
         let weight = match text_of(&to["weight"]) {
             Some(text) => text
                 .parse::<i64>()
-                .map_err(|_| invalid("a weight that is no number"))?,
+                .map_err(|_| invalid("a weight that is not a number"))?,
             None => i64::from(SHARE),
         };
         let weight = u32::try_from(weight).ok().filter(|weight| *weight > 0);

@@ -96,7 +96,7 @@ pub(super) fn read(key: &str, value: &[u8], complaints: &mut Vec<String>) -> Vec
     let text = match std::str::from_utf8(value) {
         Ok(text) if text.len() <= MAX_DOCUMENT => text,
         _ => {
-            complaints.push(format!("{key}: it is no text of at most 256 KiB"));
+            complaints.push(format!("{key}: it is not text of at most 256 KiB"));
             return Vec::new();
         }
     };
@@ -168,7 +168,7 @@ fn urls(text: &str, faults: &mut Vec<String>) -> Result<Vec<Override>, String> {
     let texts: Vec<String> = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let mut all = Vec::new();
     for text in texts {
-        let url = Url::parse_any(&text).ok_or_else(|| format!("{text}: it is no URL"))?;
+        let url = Url::parse_any(&text).ok_or_else(|| format!("{text}: it is not a URL"))?;
         if !url.flag("enabled", true) {
             continue;
         }

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use finback_core::steer::is_glob;
+use finback_core::traffic_rules::is_glob;
 use regex::Regex;
 use serde_json::Value;
 
@@ -46,11 +46,11 @@ impl TextMatch {
     /// If it has a part that is not known, or none at all.
     pub(super) fn read(value: &Value) -> Result<Self, String> {
         let Value::Object(parts) = value else {
-            return Err(format!("`{value}` is no match of a text"));
+            return Err(format!("`{value}` is not a text match"));
         };
         let mut own = Self::default();
         for (name, value) in parts.iter().filter(|(_, value)| !value.is_null()) {
-            let text = text_of(value).ok_or_else(|| format!("`{name}` is no text"))?;
+            let text = text_of(value).ok_or_else(|| format!("`{name}` is not text"))?;
             match &**name {
                 "exact" => own.exact = Some(text),
                 "prefix" => own.prefix = Some(text),
@@ -89,7 +89,7 @@ fn regex(text: &str) -> Result<Regex, String> {
     regex::RegexBuilder::new(&format!("^(?:{text})$"))
         .size_limit(MAX_PROGRAM)
         .build()
-        .map_err(|_| format!("`{text}` is no regular expression that is understood"))
+        .map_err(|_| format!("`{text}` is not a regular expression that is understood"))
 }
 
 /// One of several texts (`oneof`).
@@ -158,7 +158,7 @@ impl AddressMatch {
     /// If it has a part that is not known.
     pub(super) fn read(value: &Value) -> Result<Self, String> {
         let Value::Object(parts) = value else {
-            return Err(format!("`{value}` is no match of an address"));
+            return Err(format!("`{value}` is not an address match"));
         };
         let mut own = Self::default();
         for (name, value) in parts.iter().filter(|(_, value)| !value.is_null()) {

@@ -69,7 +69,7 @@ impl Nodes {
 
     fn add(&mut self, service: &str, name: &str) {
         let Some(url) = url::decode(name).as_deref().and_then(Url::parse_any) else {
-            return self.complaints.push(format!("{name}: it is no URL"));
+            return self.complaints.push(format!("{name}: it is not a URL"));
         };
         let interface = url.get("interface").unwrap_or(&url.path);
         let is_ours = interface == service || interface == ANY;

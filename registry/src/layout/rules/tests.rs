@@ -3,8 +3,8 @@
 
 use finback_core::discovery::{Lookup, Snapshot};
 use finback_core::endpoint::Endpoint;
-use finback_core::steer::{Facts, Steering as Way};
-use finback_core::subset::{self, LaneWay};
+use finback_core::subset::{self, LaneKey};
+use finback_core::traffic_rules::{Facts, MatchedRules};
 
 use super::*;
 use crate::layout::Cached;
@@ -190,13 +190,13 @@ pub(super) fn reached(offer: &Offer, call: &Call<'_>) -> Vec<Arc<Endpoint>> {
     let lane = lane.unwrap();
     let tag = attribute(&lane.attribute).filter(|tag| !tag.is_empty());
     let forced = attribute("dubbo.force.tag").as_deref() == Some("true");
-    let way = tag.map_or(LaneWay::None, |tag| {
-        subset::lane_way(&all, &lane, &tag, forced)
+    let key = tag.map_or(LaneKey::None, |tag| {
+        subset::lane_key(&all, &lane, &tag, forced)
     });
-    let chosen = match &way {
-        LaneWay::Nowhere => Vec::new(),
-        LaneWay::None => subset::members(&all, None, Some((&lane, None))),
-        LaneWay::To(name) => subset::members(&all, None, Some((&lane, Some(name)))),
+    let chosen = match &key {
+        LaneKey::Nowhere => Vec::new(),
+        LaneKey::None => subset::members(&all, None, Some((&lane, None))),
+        LaneKey::To(name) => subset::members(&all, None, Some((&lane, Some(name)))),
     };
     let mut facts = Facts {
         method: call.method,
@@ -207,12 +207,12 @@ pub(super) fn reached(offer: &Offer, call: &Call<'_>) -> Vec<Arc<Endpoint>> {
         attribute: &mut attribute,
         read: Vec::new(),
     };
-    let mut way = Way::of(&rules, &mut facts, call.random);
+    let mut matched = MatchedRules::of(&rules, &mut facts, call.random);
     let mut empty = Vec::new();
     loop {
-        match way.steer(chosen.clone()) {
+        match matched.apply(chosen.clone()) {
             Ok(left) => return left,
-            Err(deserted) => way.redraw(deserted, &mut empty, call.random),
+            Err(deserted) => matched.redraw(deserted, &mut empty, call.random),
         }
     }
 }

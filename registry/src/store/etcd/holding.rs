@@ -1,4 +1,4 @@
-//! Leases of etcd: keys that live as long as our lease, ours alone or whoever's comes first.
+//! Keys under an etcd lease, which live as long as it: a key is ours alone, or belongs to whoever wrote it first.
 //!
 //! A shared key changes hands while it stands: those who wait look after the holder's lease, and put
 //! the key under their own when that is not renewed any more.

@@ -1,5 +1,5 @@
-//! Places below a root, of which one watch tells: since 3.6 a server tells of everything below a path
-//! for as long as the session lasts, and names what came or went.
+//! ZooKeeper trees: all nodes below a root, followed by one persistent recursive watch. Since version 3.6 a server
+//! tells of everything below a path for as long as the session lasts, and names the node that came or went.
 //!
 //! So a change costs one message from the server: no list is read again, and no watch is set again. The
 //! values of entries are not followed so: who follows those does so alone.

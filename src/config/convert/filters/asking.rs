@@ -48,10 +48,10 @@ impl Reached {
         (timeout, in_flight): (Option<Time>, Option<Placed<usize>>),
         folder: &Folder<'_>,
     ) -> Result<Self> {
-        let form = "server; write http://HOST:PORT or https://HOST:PORT";
+        let form = "a server; write http://HOST:PORT or https://HOST:PORT";
         let url = Url::read(server, form)?;
         let (Some(port), "/") = (url.port, &*url.target) else {
-            let message = format!("`{}` is no {form}", server.value);
+            let message = format!("`{}` is not {form}", server.value);
             return Err(Wrong::at(server.place, message));
         };
         let tls = url.tls(tls, ("server", server.place), folder)?;
@@ -105,7 +105,7 @@ pub(super) fn sentinel(filter: &str, from: file::Sentinel) -> Result<Converted> 
     let address = address.and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
     let address = address.filter(|(host, port)| !host.is_empty() && *port > 0);
     let Some((host, port)) = address else {
-        let message = format!("`{value}` is no server; write HOST:PORT");
+        let message = format!("`{value}` is not a server; write HOST:PORT");
         return Err(Wrong::at(place, message));
     };
     if let Some(own) = from.values.get(VALUES) {
@@ -169,7 +169,7 @@ pub(super) fn rate_limit_service(
     let bounds = (from.timeout, from.in_flight);
     let reached = Reached::by_grpc(&from.server, from.tls, bounds, folder)?;
     if from.domain.value.is_empty() {
-        let message = "limits without a domain are nobody's; write one";
+        let message = "`domain` is missing; write the domain of the limits";
         return Err(Wrong::at(from.domain.place, message));
     }
     if from.descriptors.value.is_empty() {

@@ -1,4 +1,4 @@
-//! Bearer tokens: who makes them, and what proves them.
+//! JWT filter: who issues the bearer tokens, and which keys prove them.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Lanes: which calls go to which, and how it travels with them.
+//! Lane filter: which calls go to which lane, and how the lane travels with them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub(super) fn lane(Placed { value, place }: Placed<file::Lane>) -> Result<Conver
         [(finback_dubbo::NAME.into(), IN_DUBBO.into())].into();
     for (protocol, attribute) in value.attributes {
         if !protocols::traced().contains_key(&*protocol) {
-            let message = format!("`{protocol}` is no protocol");
+            let message = format!("`{protocol}` is not a protocol");
             return Err(Wrong::at(attribute.place, message));
         }
         attributes.insert(protocol.into(), own(attribute)?);
@@ -71,7 +71,7 @@ fn rule(from: Placed<file::LaneRule>) -> Result<Rule> {
     let Placed { value, .. } = from;
     if !lane::is_name(&value.lane.value) {
         let message = format!(
-            "`{}` is no name of a lane; write up to {} letters, digits, `-`, `_` and `.`",
+            "`{}` is not a lane name; write up to {} letters, digits, `-`, `_` and `.`",
             value.lane.value,
             lane::LONGEST
         );
@@ -89,7 +89,7 @@ fn strictness(word: Placed<String>) -> Result<bool> {
         "base" => Ok(false),
         "none" => Ok(true),
         other => {
-            let message = format!("`{other}` is no fallback of lanes; write base or none");
+            let message = format!("`{other}` is not a fallback for lanes; write base or none");
             Err(Wrong::at(word.place, message))
         }
     }

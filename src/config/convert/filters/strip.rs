@@ -1,4 +1,4 @@
-//! Stripping: what only some callers may say.
+//! Strip filter: marks that only some callers may send.
 
 use std::sync::Arc;
 
@@ -61,7 +61,7 @@ fn marks(word: &Placed<String>) -> Result<Vec<Stripped>> {
         "triple-pressure" => Ok(vec![in_header()]),
         "takin" => Ok(vec![stripped(None, "p-pradar-cluster-test", None)]),
         other => {
-            let message = format!("`{other}` is no mark; write sofa, takin or triple-pressure");
+            let message = format!("`{other}` is not a mark; write sofa, takin or triple-pressure");
             Err(Wrong::at(word.place, message))
         }
     }

@@ -1,4 +1,4 @@
-//! What routes do with requests of HTTP beyond routing them.
+//! HTTP settings of routes: what they do with requests and responses beyond routing.
 
 use ::http::{HeaderName, HeaderValue, StatusCode};
 use finback_http::{Change, DirectResponse, HeaderChange, HttpPolicy};
@@ -31,7 +31,7 @@ pub(super) fn treatment(from: &mut file::Route) -> Result<Option<HttpPolicy>> {
             Some(host) => Some(host.parse().map_err(|_| {
                 Wrong::at(
                     place,
-                    format!("`{host}` is no host; write HOST or HOST:PORT"),
+                    format!("`{host}` is not a host; write HOST or HOST:PORT"),
                 )
             })?),
         };
@@ -68,7 +68,7 @@ fn fixed(Placed { value, place }: Placed<file::Respond>) -> Result<DirectRespons
         status: status.ok_or_else(|| Wrong::at(place, "`status` is a number from 200 to 599"))?,
         body: value.body.into(),
         content_type: HeaderValue::from_str(&kind)
-            .map_err(|_| Wrong::at(place, format!("`{kind}` is no content type")))?,
+            .map_err(|_| Wrong::at(place, format!("`{kind}` is not a content type")))?,
     })
 }
 
@@ -111,7 +111,7 @@ fn change(from: file::PathChange, place: (u64, u64)) -> Result<Change> {
             with,
         }) => Change::Regex {
             from: Regex::new(&from)
-                .map_err(|_| Wrong::at(place, format!("`{from}` is no regular expression")))?,
+                .map_err(|_| Wrong::at(place, format!("`{from}` is not a regular expression")))?,
             to: with,
         },
         file::PathChange::Change(_) => {
@@ -159,7 +159,7 @@ fn header(name: &str, place: (u64, u64)) -> Result<HeaderName> {
     const FRAMING: [&str; 4] = ["content-length", "transfer-encoding", "connection", "host"];
     let known: HeaderName = name
         .parse()
-        .map_err(|_| Wrong::at(place, format!("`{name}` is no header's name")))?;
+        .map_err(|_| Wrong::at(place, format!("`{name}` is not a header name")))?;
     if FRAMING.contains(&known.as_str()) {
         let message =
             format!("`{known}` cannot be changed by a route; for the host, use `rewrite`");

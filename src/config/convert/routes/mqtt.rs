@@ -1,4 +1,4 @@
-//! What routes do with sessions of MQTT beyond routing them.
+//! MQTT settings of routes: what they do with sessions beyond routing.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -127,7 +127,7 @@ fn stand_in(
     names: &Names,
 ) -> Result<Unbrokered> {
     let Some(asked) = value.authenticate.take() else {
-        let message = "nobody would ask who the clients are; write `authenticate`, with `none` if that is meant";
+        let message = "clients would not be authenticated; write `authenticate`, with `none` if that is meant";
         return Err(Wrong::at(place, message));
     };
     let tokens = matches!(&asked.value, file::MqttAuthenticate::By(own) if own.tokens.is_some());
@@ -172,7 +172,7 @@ fn mirror(
     let mut topics = Vec::new();
     for Placed { value, place } in value.topics {
         if !is_filter(&value, Level::V311) {
-            let message = format!("`{value}` is no topic filter; write one such as a/+/b/#");
+            let message = format!("`{value}` is not a topic filter; write one such as a/+/b/#");
             return Err(Wrong::at(place, message));
         }
         topics.push(value);
@@ -206,7 +206,7 @@ pub(super) fn template(text: &Placed<String>) -> Result<NameTemplate> {
 fn mount(text: Placed<String>) -> Result<NameTemplate> {
     if text.value.is_empty() || text.value.contains(['+', '#']) || text.value.starts_with('$') {
         let message = format!(
-            "`{}` is no beginning of topics; write one such as tenants/{{username}}/",
+            "`{}` cannot begin the names of topics; write one such as tenants/{{username}}/",
             text.value
         );
         return Err(Wrong::at(text.place, message));
@@ -235,7 +235,7 @@ fn rule(Placed { value, place }: Placed<file::MqttRule>) -> Result<Rule> {
         "subscribe" => Action::Subscribe,
         "all" => Action::All,
         _ => {
-            let message = format!("`{word}` is no action; write publish, subscribe or all");
+            let message = format!("`{word}` is not an action; write publish, subscribe or all");
             return Err(Wrong::at(place, message));
         }
     };
@@ -248,7 +248,7 @@ fn rule(Placed { value, place }: Placed<file::MqttRule>) -> Result<Rule> {
     }
     let topics = value.into_iter().map(|topic| {
         if !is_filter(&topic, Level::V311) {
-            let message = format!("`{topic}` is no topic filter; write one such as a/+/b/#");
+            let message = format!("`{topic}` is not a topic filter; write one such as a/+/b/#");
             return Err(Wrong::at(place, message));
         }
         template(&Placed {

@@ -46,7 +46,7 @@ pub(super) fn treatment(
         (true, Some(_), _) => other("MQTT"),
         (false, _, Some(_)) => other("HTTP"),
         (true, None, None) => {
-            let message = "nobody would ask who the clients are; write `mqtt: { authenticate: ... }`, or `none` there";
+            let message = "clients would not be authenticated; write `mqtt: { authenticate: ... }`, or `none` there";
             Err(Wrong::at(place, message))
         }
         (true, None, Some((policy, own))) => Ok(Treatment::new(Policy {
@@ -102,7 +102,7 @@ pub(in crate::config::convert) fn sink(
                 "none" => Key::None,
                 _ => {
                     let message = format!(
-                        "`{word}` is no key; write client-id (MQTT), topic, none or {{ property: NAME }}"
+                        "`{word}` is not a key; write client-id (MQTT), topic, none or {{ property: NAME }}"
                     );
                     return Err(Wrong::at(place, message));
                 }
@@ -128,7 +128,7 @@ fn tag(Placed { value, place }: Placed<file::ProduceTag>) -> Result<Tag> {
         file::ProduceTag::Property(own) => Ok(Tag::Property(own.property)),
         // Consumers write several tags as `a || b`, and `*` for all.
         file::ProduceTag::Word(word) if word.contains(['|', '*', '\u{1}', '\u{2}']) => {
-            let message = format!("`{word}` is no tag that a consumer could ask for");
+            let message = format!("`{word}` is not a tag that a consumer could ask for");
             Err(Wrong::at(place, message))
         }
         file::ProduceTag::Word(word) => Ok(Tag::Fixed(word)),
@@ -144,10 +144,7 @@ fn headers(from: Vec<Placed<String>>, messages: bool) -> Result<Vec<String>> {
         }
         match http::HeaderName::try_from(&value) {
             Ok(name) => Ok(name.as_str().to_owned()),
-            Err(_) => Err(Wrong::at(
-                place,
-                format!("`{value}` is no name of a header"),
-            )),
+            Err(_) => Err(Wrong::at(place, format!("`{value}` is not a header name"))),
         }
     });
     each.collect()

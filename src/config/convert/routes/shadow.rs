@@ -131,7 +131,7 @@ pub(super) fn marks(from: Placed<file::ShadowMark>) -> Result<Arc<[Mark]>> {
         "takin" => Ok(Arc::new([mark(None, "p-pradar-cluster-test", "1", false)])),
         other => {
             let message = format!(
-                "`{other}` is no mark; write sofa, takin, triple-pressure or {{ NAME: VALUE }}"
+                "`{other}` is not a mark; write sofa, takin, triple-pressure or {{ NAME: VALUE }}"
             );
             Err(Wrong::at(from.place, message))
         }

@@ -1,4 +1,4 @@
-//! What is told of messages that clients of RocketMQ send: a shadow cluster, and Kafka.
+//! Copies of RocketMQ messages: to a shadow cluster, and to Kafka.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -86,7 +86,7 @@ fn around(topic: &Placed<String>) -> Result<(String, String)> {
         }
         _ => {
             let message = format!(
-                "`{}` is no topic for copies; write letters, digits, `_` and `-` around {TOPIC}",
+                "`{}` is not a topic for copies; write letters, digits, `_` and `-` around {TOPIC}",
                 topic.value
             );
             Err(Wrong::at(topic.place, message))
@@ -118,7 +118,7 @@ fn group(from: file::RocketMqGroup, names: &Names) -> Result<ConsumerGroup> {
     let group = from.group;
     if !is_topic(&group.value) {
         let message = format!(
-            "`{}` is no group; write letters, digits, `_` and `-`",
+            "`{}` is not a group; write letters, digits, `_` and `-`",
             group.value
         );
         return Err(Wrong::at(group.place, message));
@@ -153,7 +153,7 @@ fn mirror(Placed { value, .. }: Placed<file::RocketMqMirror>, names: &Names) -> 
                 "none" => MirrorKey::None,
                 _ => {
                     let message = format!(
-                        "`{word}` is no key; write keys, queue, none or {{ property: NAME }}"
+                        "`{word}` is not a key; write keys, queue, none or {{ property: NAME }}"
                     );
                     return Err(Wrong::at(place, message));
                 }

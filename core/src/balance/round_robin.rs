@@ -10,7 +10,7 @@ use crate::clock::Now;
 use crate::endpoint::Endpoint;
 use crate::rng::{Rng, below};
 
-use super::gate::Gate;
+use super::eligibility::Eligibility;
 use super::settled;
 
 /// Virtual time between two turns of a member of weight 1.
@@ -23,7 +23,7 @@ const REWEIGH: Duration = Duration::from_millis(100);
 
 /// The order of turns.
 #[derive(Debug)]
-pub(super) struct Rotation {
+pub(super) struct RoundRobin {
     /// The next member of the round robin while all weights are equal.
     next: usize,
     /// The order while they are not.
@@ -33,7 +33,7 @@ pub(super) struct Rotation {
     settled: Now,
 }
 
-impl Rotation {
+impl RoundRobin {
     pub(super) fn new(members: &[Arc<Endpoint>], now: Now, seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let next = usize::try_from(below(rng.next(), members.len() as u64)).unwrap_or(0);
@@ -52,19 +52,19 @@ impl Rotation {
 
     /// The next member whose turn it is. Members that are passed over lose their turn, so that
     /// it does not fall to a neighbour but to all others.
-    pub(super) fn pick(&mut self, gate: &Gate<'_>) -> Option<usize> {
+    pub(super) fn pick(&mut self, eligible: &Eligibility<'_>) -> Option<usize> {
         if let Some(schedule) = &mut self.schedule {
-            let now = gate.ask.now;
+            let now = eligible.ask.now;
             if !self.equal || now < self.settled {
-                return schedule.pick(gate, (now < self.settled).then_some(now));
+                return schedule.pick(eligible, (now < self.settled).then_some(now));
             }
             self.schedule = None;
         }
-        let count = gate.members.len();
+        let count = eligible.members.len();
         for _ in 0..count {
             let member = self.next;
             self.next = if member + 1 < count { member + 1 } else { 0 };
-            if gate.admits(member) {
+            if eligible.admits(member) {
                 return Some(member);
             }
         }
@@ -105,9 +105,9 @@ impl Schedule {
         }
     }
 
-    fn pick(&mut self, gate: &Gate<'_>, warming: Option<Now>) -> Option<usize> {
+    fn pick(&mut self, eligible: &Eligibility<'_>, warming: Option<Now>) -> Option<usize> {
         if let Some(now) = warming.filter(|now| *now >= self.reweigh) {
-            self.reweigh(gate, now);
+            self.reweigh(eligible, now);
         }
         if self.time > REBASE {
             self.rebase();
@@ -117,8 +117,8 @@ impl Schedule {
                 break None;
             };
             let (deadline, member) = first.0;
-            if gate.admits(member) {
-                let weight = gate.weight(member);
+            if eligible.admits(member) {
+                let weight = eligible.weight(member);
                 first.0.0 = deadline.saturating_add(interval(weight));
                 drop(first);
                 self.time = deadline;
@@ -150,11 +150,11 @@ impl Schedule {
 
     /// Shortens the wait of members that gained weight since their deadline was made: at weight
     /// 1 among hundreds, the next turn may be hours away.
-    fn reweigh(&mut self, gate: &Gate<'_>, now: Now) {
+    fn reweigh(&mut self, eligible: &Eligibility<'_>, now: Now) {
         self.reweigh = now.after(REWEIGH);
         let mut turns = std::mem::take(&mut self.turns).into_vec();
         for Reverse((deadline, member)) in &mut turns {
-            let weight = gate.weight(*member).max(1);
+            let weight = eligible.weight(*member).max(1);
             let before = self.weights.get(*member).copied().unwrap_or(weight);
             let wait = u128::from(deadline.saturating_sub(self.time));
             let wait = wait * u128::from(before) / u128::from(weight);
@@ -185,7 +185,7 @@ fn interval(weight: u32) -> u64 {
 mod tests {
     use super::*;
     use crate::balance::PickArgs;
-    use crate::balance::gate::Choosy;
+    use crate::balance::eligibility::Choosy;
 
     #[test]
     fn shares_survive_the_end_of_virtual_time() {
@@ -200,8 +200,8 @@ mod tests {
             })
         };
         let members: Vec<_> = [(1, 3), (2, 1)].into_iter().map(endpoint).collect();
-        let mut rotation = Rotation::new(&members, Now(1), 7);
-        let Some(schedule) = &mut rotation.schedule else {
+        let mut round_robin = RoundRobin::new(&members, Now(1), 7);
+        let Some(schedule) = &mut round_robin.schedule else {
             panic!("weights are unequal")
         };
         // As after a million turns of a member of weight 1.
@@ -223,11 +223,11 @@ mod tests {
         };
         let mut light = 0;
         for pick in 1..400_i32 {
-            let gate = Gate::new(&members, &ask, Choosy::Least);
-            light += i32::from(rotation.pick(&gate) == Some(1));
+            let eligible = Eligibility::new(&members, &ask, Choosy::Least);
+            light += i32::from(round_robin.pick(&eligible) == Some(1));
             assert!((light - pick / 4).abs() <= 1, "{light} of {pick}");
         }
-        let time = rotation.schedule.map(|schedule| schedule.time);
+        let time = round_robin.schedule.map(|schedule| schedule.time);
         assert!(
             time.is_some_and(|time| time < REBASE / 2),
             "brought down: {time:?}"

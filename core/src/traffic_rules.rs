@@ -73,7 +73,7 @@ impl Facts<'_> {
 
 /// The rules that are for one call, and what the call says that endpoints are compared with.
 #[derive(Clone, Debug, Default)]
-pub struct Steering {
+pub struct MatchedRules {
     rules: Vec<Arc<Rule>>,
     /// By rule and pattern, in their order.
     compared: Vec<Option<String>>,
@@ -83,7 +83,7 @@ pub struct Steering {
 }
 
 /// Rules are the same if they are the same object: those of a former snapshot are not.
-impl PartialEq for Steering {
+impl PartialEq for MatchedRules {
     fn eq(&self, other: &Self) -> bool {
         let same = |(one, two): (&Arc<Rule>, &Arc<Rule>)| Arc::ptr_eq(one, two);
         self.rules.len() == other.rules.len()
@@ -93,17 +93,17 @@ impl PartialEq for Steering {
     }
 }
 
-impl Eq for Steering {}
+impl Eq for MatchedRules {}
 
 /// A destination that was drawn and has no endpoints: the position of the drawing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deserted(usize);
 
-impl Steering {
+impl MatchedRules {
     /// The rules that are for a call; `random` draws their destinations.
     pub fn of(rules: &Rules, facts: &mut Facts<'_>, random: u64) -> Self {
-        let mut steering = Self::default();
-        steering.add(&rules.first, facts);
+        let mut matched = Self::default();
+        matched.add(&rules.first, facts);
         if let Some(callers) = &rules.callers {
             let by_caller = callers.rules();
             if !by_caller.is_empty()
@@ -111,12 +111,12 @@ impl Steering {
                     .attribute(&callers.attribute)
                     .and_then(|caller| by_caller.get(caller))
             {
-                steering.add(own, facts);
+                matched.add(own, facts);
             }
         }
-        steering.add(&rules.last, facts);
-        steering.prepare(facts, random);
-        steering
+        matched.add(&rules.last, facts);
+        matched.prepare(facts, random);
+        matched
     }
 
     fn add(&mut self, rules: &[Arc<Rule>], facts: &mut Facts<'_>) {
@@ -161,7 +161,7 @@ impl Steering {
     ///
     /// # Errors
     /// If a destination that was drawn has none: another is to be drawn.
-    pub fn steer(&self, mut endpoints: Vec<Arc<Endpoint>>) -> Result<Vec<Arc<Endpoint>>, Deserted> {
+    pub fn apply(&self, mut endpoints: Vec<Arc<Endpoint>>) -> Result<Vec<Arc<Endpoint>>, Deserted> {
         let mut rest = &*self.compared;
         let mut drawing = 0;
         for rule in &self.rules {

@@ -74,12 +74,12 @@ fn left(rules: &Rules, method: &str, attributes: &[(&str, &str)], random: u64) -
         },
         read: Vec::new(),
     };
-    let mut steering = Steering::of(rules, &mut facts, random);
+    let mut matched = MatchedRules::of(rules, &mut facts, random);
     let mut empty = Vec::new();
     loop {
-        match steering.steer(all.clone()) {
+        match matched.apply(all.clone()) {
             Ok(left) => return left.iter().map(|each| each.address.port()).collect(),
-            Err(deserted) => steering.redraw(deserted, &mut empty, random),
+            Err(deserted) => matched.redraw(deserted, &mut empty, random),
         }
     }
 }
@@ -222,7 +222,7 @@ fn an_attribute_is_looked_for_once_a_call() {
     };
     let when = || vec![is(Subject::Attribute("user".to_owned()), "1")];
     let many = rules((0..50).map(|_| rule(when(), vec![], true)).collect());
-    let steering = Steering::of(&many, &mut facts, 0);
-    assert_eq!(steering, Steering::default());
+    let matched = MatchedRules::of(&many, &mut facts, 0);
+    assert_eq!(matched, MatchedRules::default());
     assert_eq!(reads, 1);
 }

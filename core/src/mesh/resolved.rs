@@ -1,4 +1,4 @@
-//! A resolved call key: what all calls to one service and method through one listener have in common.
+//! Route cache: what all calls to one service and method through one listener share, resolved once and remembered.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -18,19 +18,19 @@ use super::hits::Counts;
 use super::local::LocalMesh;
 use super::origin::Origin;
 use super::traced::Tracing;
-use super::view::View;
+use super::view::SubsetView;
 use super::{Mesh, Routing};
 
-/// Sites that one connection remembers.
+/// Resolved calls that one connection remembers.
 const PER_CONNECTION: usize = 16;
-/// Sites that one worker remembers.
+/// Resolved calls that one worker remembers.
 const PER_WORKER: usize = 16_384;
-/// Bytes of the names of these sites, at most.
+/// Bytes of the names of these resolved calls, at most.
 const BYTES: usize = 8 * 1024 * 1024;
 
-/// What tells sites apart.
+/// The key of the route cache.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct SiteKey {
+pub(crate) struct CallKey {
     pub(crate) service: Box<str>,
     pub(crate) method: Box<str>,
     pub(crate) version: Box<str>,
@@ -41,16 +41,16 @@ pub(crate) struct SiteKey {
     protocol: &'static str,
 }
 
-impl SiteKey {
+impl CallKey {
     /// What its names take in memory.
     fn bytes(&self) -> usize {
         self.service.len() + self.method.len() + self.version.len() + self.group.len()
     }
 }
 
-/// A resolved call key: its routes, its series, and the views its calls went to.
-pub(crate) struct Site {
-    pub(crate) key: Rc<SiteKey>,
+/// What calls with the same key share: routes, series, and the views that they went to.
+pub(crate) struct ResolvedCall {
+    pub(crate) key: Rc<CallKey>,
     pub(crate) epoch: u64,
     pub(crate) protocol: &'static str,
     pub(crate) origin: Rc<Origin>,
@@ -66,7 +66,7 @@ pub(crate) struct Site {
     pub(crate) hits: Counts,
     /// Its calls leave the version, or the group, open.
     pub(crate) open: (bool, bool),
-    targets: RefCell<Vec<SpanTarget>>,
+    targets: RefCell<Vec<Resolved>>,
     /// How its calls are traced, if they are.
     pub(crate) tracing: Option<Tracing>,
     /// No filter, shadow or tap has to do with its calls.
@@ -88,13 +88,13 @@ fn same(a: &str, b: &str) -> bool {
     a.len() == b.len() && (a.is_empty() || a == b)
 }
 
-struct SpanTarget {
+struct Resolved {
     route: usize,
     destination: usize,
-    view: Rc<RefCell<View>>,
+    view: Rc<RefCell<SubsetView>>,
 }
 
-impl Site {
+impl ResolvedCall {
     fn is_for(&self, protocol: &'static str, source: IpAddr, metadata: &Metadata<'_>) -> bool {
         // One connection may carry several protocols, and routes tell them apart.
         (std::ptr::eq(self.protocol, protocol) || self.protocol == protocol)
@@ -176,7 +176,7 @@ impl Site {
         local: &LocalMesh,
         route: usize,
         destination: usize,
-    ) -> Result<Rc<RefCell<View>>, Rejection> {
+    ) -> Result<Rc<RefCell<SubsetView>>, Rejection> {
         let mut targets = self.targets.borrow_mut();
         let known = targets
             .iter()
@@ -204,7 +204,7 @@ impl Site {
             }
         };
         let view = local.view(&cluster, subset);
-        targets.push(SpanTarget {
+        targets.push(Resolved {
             route,
             destination,
             view: view.clone(),
@@ -219,12 +219,12 @@ impl Site {
     }
 }
 
-/// The sites that one connection used last.
+/// The resolved calls that one connection used last.
 #[derive(Default)]
-pub(crate) struct SiteCache(Vec<Rc<Site>>);
+pub(crate) struct RouteCache(Vec<Rc<ResolvedCall>>);
 
-impl SiteCache {
-    /// The site of a call. Mostly the same as for the call before: four comparisons.
+impl RouteCache {
+    /// The resolved call of a call. Mostly the same as for the call before: four comparisons.
     pub(crate) fn find(
         &mut self,
         local: &LocalMesh,
@@ -232,12 +232,12 @@ impl SiteCache {
         protocol: &'static str,
         source: IpAddr,
         metadata: &Metadata<'_>,
-    ) -> Rc<Site> {
+    ) -> Rc<ResolvedCall> {
         let epoch = local.epoch();
         let found = self
             .0
             .iter()
-            .position(|site| site.is_for(protocol, source, metadata));
+            .position(|resolved| resolved.is_for(protocol, source, metadata));
         if let Some(at) = found {
             if self.0[at].epoch == epoch {
                 if at > 0 {
@@ -248,24 +248,24 @@ impl SiteCache {
             }
             self.0.clear();
         }
-        let site = local.site(origin, protocol, source, metadata);
+        let resolved = local.resolve(origin, protocol, source, metadata);
         if self.0.len() >= PER_CONNECTION {
             self.0.pop();
         }
-        self.0.push(site.clone());
-        site
+        self.0.push(resolved.clone());
+        resolved
     }
 }
 
-/// All sites of one local.
+/// All resolved calls of one local.
 #[derive(Default)]
-pub(crate) struct Sites {
-    sites: HashMap<Rc<SiteKey>, Rc<Site>>,
+pub(crate) struct ResolvedCalls {
+    calls: HashMap<Rc<CallKey>, Rc<ResolvedCall>>,
     /// What their names take.
     bytes: usize,
 }
 
-impl Sites {
+impl ResolvedCalls {
     pub(crate) fn of(
         &mut self,
         local: &LocalMesh,
@@ -273,12 +273,12 @@ impl Sites {
         protocol: &'static str,
         source: IpAddr,
         metadata: &Metadata<'_>,
-    ) -> Rc<Site> {
+    ) -> Rc<ResolvedCall> {
         let epoch = local.epoch();
         let routing = origin.routing(&local.routing());
         let table = routing.table(&origin.table);
         let by_source = table.is_some_and(|table| table.matches_on_source());
-        let key = SiteKey {
+        let key = CallKey {
             service: metadata.service.as_ref().into(),
             method: metadata.method.as_ref().into(),
             version: metadata.version.as_ref().into(),
@@ -287,10 +287,10 @@ impl Sites {
             listener: origin.id,
             protocol,
         };
-        if let Some(site) = self.sites.get(&key)
-            && site.epoch == epoch
+        if let Some(resolved) = self.calls.get(&key)
+            && resolved.epoch == epoch
         {
-            return site.clone();
+            return resolved.clone();
         }
         let call = Call {
             protocol,
@@ -329,7 +329,7 @@ impl Sites {
             version: &key.version,
             group: &key.group,
         };
-        let site = Rc::new(Site {
+        let resolved = Rc::new(ResolvedCall {
             tracing: Tracing::of(local, &called, candidates.routes()),
             open: (is_open(&key.version), is_open(&key.group)),
             key: key.clone(),
@@ -353,25 +353,26 @@ impl Sites {
             unambiguous: RefCell::default(),
         });
         self.bytes += key.bytes();
-        if self.sites.len() >= PER_WORKER || self.bytes > BYTES {
-            self.sites.clear();
+        if self.calls.len() >= PER_WORKER || self.bytes > BYTES {
+            self.calls.clear();
             self.bytes = key.bytes();
         }
-        self.sites.insert(key, site.clone());
-        site
+        self.calls.insert(key, resolved.clone());
+        resolved
     }
 
-    /// Lets go of sites that no connection remembers.
+    /// Lets go of resolved calls that no connection remembers.
     pub(crate) fn forget_unused(&mut self) {
-        self.sites.retain(|_, site| Rc::strong_count(site) > 1);
-        self.bytes = self.sites.keys().map(|key| key.bytes()).sum();
+        self.calls
+            .retain(|_, resolved| Rc::strong_count(resolved) > 1);
+        self.bytes = self.calls.keys().map(|key| key.bytes()).sum();
     }
 }
 
 /// What filters are asked about.
 struct Names<'a> {
     protocol: &'static str,
-    key: &'a SiteKey,
+    key: &'a CallKey,
     listener: &'a Arc<str>,
 }
 
@@ -413,7 +414,7 @@ impl Names<'_> {
     }
 }
 
-fn learned(mesh: &Mesh, origin: &Origin, key: &SiteKey, answered: bool) -> bool {
+fn learned(mesh: &Mesh, origin: &Origin, key: &CallKey, answered: bool) -> bool {
     let learned = &mesh.learned;
     learned.learn(
         &origin.name,
@@ -427,7 +428,7 @@ fn learned(mesh: &Mesh, origin: &Origin, key: &SiteKey, answered: bool) -> bool 
 fn series(
     mesh: &Mesh,
     worker: usize,
-    key: &SiteKey,
+    key: &CallKey,
     origin: &Origin,
     known: bool,
 ) -> Arc<dyn Series> {

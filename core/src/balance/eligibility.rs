@@ -7,7 +7,7 @@ use crate::endpoint::{Endpoint, Standing};
 
 use super::{PickArgs, PickError};
 
-/// How choosy a gate is. A call is offered each in turn until an endpoint is found.
+/// How choosy eligibility is. The kinds are tried in turn until an endpoint is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Choosy {
     /// Passes over the tried, and those in doubt: none waits for an endpoint to show that it
@@ -20,7 +20,7 @@ pub(super) enum Choosy {
 }
 
 /// The rules that hold whatever the policy.
-pub(super) struct Gate<'a> {
+pub(super) struct Eligibility<'a> {
     pub(super) members: &'a [Arc<Endpoint>],
     pub(super) ask: &'a PickArgs<'a>,
     choosy: Choosy,
@@ -39,7 +39,7 @@ enum Panic {
     All,
 }
 
-impl<'a> Gate<'a> {
+impl<'a> Eligibility<'a> {
     pub(super) fn new(members: &'a [Arc<Endpoint>], ask: &'a PickArgs<'a>, choosy: Choosy) -> Self {
         Self {
             members,
