@@ -256,8 +256,8 @@ filters: {{ lanes: {{ lane: {{ fallback: none, attribute: x-version }} }} }}
     assert_eq!(status("x-lane: gray\r\n"), 204);
     for (wrong, says) in [
         ("rules: [ { lane: \"a b\" } ]", "is not a lane name"),
-        ("fallback: any", "no fallback of lanes"),
-        ("attributes: { smtp: x }", "no protocol"),
+        ("fallback: any", "not a fallback for lanes"),
+        ("attributes: { smtp: x }", "not a protocol"),
     ] {
         let (is_fine, said) = Finback::check(&format!(
             r#"
