@@ -1,6 +1,6 @@
 //! Load balancing: which endpoint takes the next call.
 //!
-//! A balancer proposes endpoints in the order of its policy; [`Eligibility`] turns down those that
+//! A balancer proposes endpoints in the order of its policy; `Eligibility` turns down those that
 //! may not be used now, and passes over those that have yet to show that they answer while
 //! others do. An endpoint that was ejected is first tried by one call. While all is well the
 //! first proposal is good, and no policy but consistent hashing looks at all endpoints to make it.
