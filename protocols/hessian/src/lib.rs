@@ -1,4 +1,4 @@
-//! Bounded readers, and a [writer](write), of the two versions of hessian that RPC bodies are written in.
+//! Bounded readers, and a [writer](mod@write), of the two versions of hessian that RPC bodies are written in.
 //!
 //! A serialization, not a protocol: it knows values, no frames. [`v2`] is Hessian 2.0 (Dubbo, and
 //! SOFA clients that ask for hessian 4.x); [`draft`] is the older draft that SOFA-RPC's
