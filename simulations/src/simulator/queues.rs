@@ -2,7 +2,8 @@
 //! what name servers say, hold a connection to each, send, wait for messages and are asked in turn, in both encodings.
 //!
 //! What must hold: a request has one answer, of its own; a message that was acknowledged is there, once, and every
-//! consumer that asks for it gets it, of a transaction only one that was committed; brokers and clients are asked for
+//! consumer that asks for it gets it, of a transaction only one that was committed, by POP nobody while another has it,
+//! and nobody once it is acknowledged; brokers and clients are asked for
 //! nothing that is not theirs, and what they are asked comes, as do their answers; they learn at once when the other
 //! end of a session is gone; no address but ours is told; in the end every place is given back.
 
@@ -11,6 +12,7 @@ mod broker;
 mod check;
 mod client;
 mod frame;
+mod popped;
 mod transactions;
 
 use std::collections::BTreeMap;
@@ -42,9 +44,12 @@ use client::Client;
 /// Name servers, which come first among the servers; then brokers.
 const NAMES: usize = 2;
 const BROKERS: usize = 3;
-/// Queues of the one topic at each broker.
+/// Queues of the first topic at each broker.
 const QUEUES: usize = 2;
 const TOPIC: &str = "orders";
+/// The topic whose messages are given by POP; it has one queue, which comes after those of the other.
+const TASKS: usize = QUEUES;
+const TASKS_TOPIC: &str = "tasks";
 /// Groups of producers.
 const GROUPS: usize = 2;
 /// The first port that clients are told for a broker.
@@ -368,6 +373,7 @@ impl World {
         self.check_read_all();
         self.check_pushes();
         self.check_transactions(true);
+        self.check_tasks();
     }
 
     fn report(self) -> Report {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::network::Time;
+use super::popped::Tasks;
 use super::transactions::Half;
 
 /// A request that a client wrote.
@@ -16,6 +17,10 @@ pub(super) struct Asked {
     pub(super) answers: usize,
     pub(super) arrivals: usize,
     pub(super) is_acknowledged: bool,
+    /// It waits for messages.
+    pub(super) is_poll: bool,
+    /// The mesh said that it took too long.
+    pub(super) is_given_up: bool,
 }
 
 /// A request of a broker to a client.
@@ -49,13 +54,15 @@ pub(super) struct Line {
 }
 
 /// What was asked and what became of it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Book {
     pub(super) asked: Vec<Asked>,
     pub(super) pushes: Vec<Push>,
     pub(super) lines: BTreeMap<usize, Line>,
     /// Messages of transactions, by the numbers of their requests.
     pub(super) halves: BTreeMap<usize, Half>,
+    /// What is known of messages that are given by POP.
+    pub(super) tasks: Tasks,
     /// Nothing goes wrong any more.
     pub(super) is_healed: bool,
     pub(super) faults: Vec<String>,

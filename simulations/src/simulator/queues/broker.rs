@@ -6,8 +6,9 @@ use super::super::chance::Chance;
 use super::super::network::{Event, Network, Time};
 use super::book::{Asked, Book, Push};
 use super::frame::{Frame, ONE_WAY, take};
+use super::popped::{Given, Popped};
 use super::transactions::{Halves, group_of};
-use super::{LONGEST_POLL, NAMES, QUEUES};
+use super::{LONGEST_POLL, NAMES, QUEUES, TASKS, TASKS_TOPIC};
 
 /// Codes of requests (RocketMQ: RequestCode).
 pub(super) const PULL: i64 = 11;
@@ -18,6 +19,9 @@ pub(super) const CHECK_TRANSACTION: i64 = 39;
 pub(super) const ROUTE: i64 = 105;
 pub(super) const SEND: i64 = 310;
 const CONSUMERS_CHANGED: i64 = 40;
+pub(super) const POP: i64 = 200_050;
+pub(super) const ACKNOWLEDGE: i64 = 200_051;
+pub(super) const CHANGE_INVISIBLE_TIME: i64 = 200_053;
 pub(super) const PUSH: i64 = 326;
 
 /// A broker asks so often what became of a transaction.
@@ -25,7 +29,10 @@ const CHECK_EVERY: Time = 800;
 
 /// Codes of answers (RocketMQ: ResponseCode).
 pub(super) const SUCCESS: i64 = 0;
+pub(super) const SYSTEM_ERROR: i64 = 1;
 pub(super) const NOT_FOUND: i64 = 19;
+pub(super) const NO_MESSAGE: i64 = 208;
+pub(super) const POLLING_TIMEOUT: i64 = 210;
 
 /// What a broker knows of a connection.
 #[derive(Default)]
@@ -51,7 +58,8 @@ pub(super) struct Broker {
     number: usize,
     chance: Chance,
     /// The messages of each queue, by the number of their request.
-    pub(super) queues: [Vec<usize>; QUEUES],
+    pub(super) queues: [Vec<usize>; QUEUES + 1],
+    pub(super) popped: Popped,
     pub(super) sessions: BTreeMap<usize, Session>,
     /// What it says, and when.
     due: BTreeMap<(Time, u64), (usize, Vec<u8>)>,
@@ -70,6 +78,7 @@ impl Broker {
         Self {
             number,
             queues: Default::default(),
+            popped: Popped::default(),
             sessions: BTreeMap::new(),
             due: BTreeMap::new(),
             said: 0,
@@ -140,16 +149,94 @@ impl Broker {
 
     fn serve_waiting(&mut self, network: &Network, now: Time) {
         for own in std::mem::take(&mut self.waiting) {
-            let queue = own.asked.number("queueId").unwrap_or_default() as usize % QUEUES;
-            let from = own.asked.number("queueOffset").unwrap_or_default() as usize;
-            if self.queues[queue].len() > from || own.until <= now {
-                let answer = self.fetched(&own.asked, queue, from);
-                let later = self.chance.between(0, 30);
-                self.say(network, later, own.conn, answer);
-            } else {
-                self.waiting.push(own);
+            match self.fetch(network, &own.asked, now, own.until <= now) {
+                Some(answer) => {
+                    let later = self.chance.between(0, 30);
+                    self.say(network, later, own.conn, answer);
+                }
+                None => self.waiting.push(own),
             }
         }
+    }
+
+    /// What is there for a fetch; `None` if it is to wait, which it is not when its time is over.
+    fn fetch(
+        &mut self,
+        network: &Network,
+        asked: &Frame,
+        now: Time,
+        is_over: bool,
+    ) -> Option<Vec<u8>> {
+        if asked.code == POP {
+            return self.pop(network, asked, now, is_over);
+        }
+        let queue = queue_of(asked);
+        let from = asked.number("queueOffset").unwrap_or_default() as usize;
+        let is_there = self.queues[queue].len() > from;
+        (is_there || is_over).then(|| self.fetched(asked, queue, from))
+    }
+
+    fn pop(
+        &mut self,
+        network: &Network,
+        asked: &Frame,
+        now: Time,
+        is_over: bool,
+    ) -> Option<Vec<u8>> {
+        let invisible = asked.number("invisibleTime").unwrap_or_default();
+        let count = self.queues[TASKS].len();
+        let given = self.popped.take(count, (self.number, invisible), now);
+        if given.is_empty() {
+            return is_over.then(|| asked.answer(POLLING_TIMEOUT, false, b""));
+        }
+        // Whoever waits then gets those that come back.
+        let again = Event::Server(NAMES + self.number);
+        network.lock().schedule(invisible, again);
+        let offsets: Vec<String> = given.iter().map(|own| own.offset.to_string()).collect();
+        let fields = [
+            ("popTime", now),
+            ("invisibleTime", invisible),
+            ("reviveQid", 0),
+            ("restNum", 0),
+        ];
+        Some(asked.answer_with(SUCCESS, false, &fields, offsets.join(",").as_bytes()))
+    }
+
+    /// Takes an acknowledgement, or gives a message another time.
+    fn settle(&mut self, network: &Network, asked: &Frame, now: Time, book: &mut Book) -> Vec<u8> {
+        let given = Given::of_receipt(asked.text("extraInfo"));
+        let is_ours = |own: &Given| {
+            own.broker == self.number && own.offset < self.queues[TASKS].len() && own.at <= now
+        };
+        let Some(given) = given.filter(is_ours) else {
+            let broker = self.number;
+            book.fault(format!(
+                "broker {broker} was shown what it gave nobody: {asked:?}"
+            ));
+            return asked.answer(NO_MESSAGE, false, b"");
+        };
+        let anew = match asked.code {
+            CHANGE_INVISIBLE_TIME => Some(Given {
+                at: now,
+                invisible: asked.number("invisibleTime").unwrap_or_default(),
+                ..given
+            }),
+            _ => None,
+        };
+        if !self.popped.settle(&given, anew) {
+            return asked.answer(NO_MESSAGE, false, b"");
+        }
+        let Some(Given { at, invisible, .. }) = anew else {
+            return asked.answer(SUCCESS, false, b"");
+        };
+        let again = Event::Server(NAMES + self.number);
+        network.lock().schedule(invisible, again);
+        let fields = [
+            ("popTime", at),
+            ("invisibleTime", invisible),
+            ("reviveQid", 0),
+        ];
+        asked.answer_with(SUCCESS, false, &fields, b"")
     }
 
     /// The answer to a fetch: the numbers of its messages.
@@ -243,11 +330,6 @@ impl Broker {
         book: &mut Book,
     ) {
         let now = network.lock().now();
-        let queue = own
-            .number("queueId")
-            .or(own.number("e"))
-            .unwrap_or_default() as usize
-            % QUEUES;
         if own.code == END_TRANSACTION {
             self.end_transaction(network, &own, book);
         }
@@ -256,6 +338,7 @@ impl Broker {
         }
         let answer = match own.code {
             SEND => {
+                let queue = queue_of(&own);
                 match group_of(own.text("i")) {
                     Some(group) => {
                         let first = self.chance.between(100, 1000);
@@ -268,11 +351,12 @@ impl Broker {
                 self.serve_waiting(network, now);
                 own.answer(SUCCESS, false, b"")
             }
-            PULL => {
-                let from = own.number("queueOffset").unwrap_or_default() as usize;
-                let wait = own.number("suspendTimeoutMillis").unwrap_or_default();
-                if self.queues[queue].len() <= from && wait > 0 {
-                    let wait = wait.min(LONGEST_POLL);
+            PULL | POP => {
+                let wait = own
+                    .number("suspendTimeoutMillis")
+                    .or(own.number("pollTime"));
+                let wait = wait.unwrap_or_default().min(LONGEST_POLL);
+                let Some(answer) = self.fetch(network, &own, now, wait == 0) else {
                     let later = Event::Server(NAMES + self.number);
                     network.lock().schedule(wait, later);
                     return self.waiting.push(Waiting {
@@ -280,9 +364,10 @@ impl Broker {
                         asked: own,
                         until: now + wait,
                     });
-                }
-                self.fetched(&own, queue, from)
+                };
+                answer
             }
+            ACKNOWLEDGE | CHANGE_INVISIBLE_TIME => self.settle(network, &own, now, book),
             HEART_BEAT => {
                 let session = self.sessions.entry(conn).or_default();
                 session.groups = producers(&own.body);
@@ -382,6 +467,15 @@ impl Broker {
             book.fault(text);
         }
     }
+}
+
+/// Which of a broker's queues a request is about.
+fn queue_of(asked: &Frame) -> usize {
+    if asked.text("b") == TASKS_TOPIC {
+        return TASKS;
+    }
+    let number = asked.number("queueId").or(asked.number("e"));
+    number.unwrap_or_default() as usize % QUEUES
 }
 
 /// The groups of producers that a heartbeat tells of.

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::broker::SEND;
-use super::{LEARNED, LINGER, LONGEST, World};
+use super::{LEARNED, LINGER, LONGEST, QUEUES, World};
 
 impl World {
     /// Both ends of a session end together.
@@ -52,6 +52,9 @@ impl World {
             let is_there = self.book.is_open(own.line) && !self.is_stopped;
             if is_there && !own.is_one_way && own.answers == 0 {
                 faults.push(format!("request {number} has no answer: {own:?}"));
+            }
+            if own.is_given_up && own.is_poll && self.is_well(own.line) {
+                faults.push(format!("request {number} could have waited: {own:?}"));
             }
             let is_lost = own.is_one_way && own.arrivals == 0 && !self.has_few_places;
             if is_lost && !self.is_stopped && self.is_well(own.line) && !self.had_its_time(own.line)
@@ -114,7 +117,7 @@ impl World {
         };
         let mut faults = Vec::new();
         for (number, broker) in self.brokers.iter().enumerate() {
-            for (queue, kept) in broker.queues.iter().enumerate() {
+            for (queue, kept) in broker.queues[..QUEUES].iter().enumerate() {
                 let read = reader.read.get(&(number, queue));
                 let read = read.map(Vec::as_slice).unwrap_or_default();
                 if read != kept {

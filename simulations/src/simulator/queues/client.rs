@@ -6,12 +6,13 @@ use super::super::chance::Chance;
 use super::super::network::{Network, Time};
 use super::book::{Asked, Book};
 use super::broker::{
-    CHECK_TRANSACTION, END_TRANSACTION, HEART_BEAT, NOT_FOUND, PULL, PUSH, ROUTE, SEND, SUCCESS,
-    UPDATE_OFFSET,
+    ACKNOWLEDGE, CHANGE_INVISIBLE_TIME, CHECK_TRANSACTION, END_TRANSACTION, HEART_BEAT, NO_MESSAGE,
+    NOT_FOUND, POLLING_TIMEOUT, POP, PULL, PUSH, ROUTE, SEND, SUCCESS, SYSTEM_ERROR, UPDATE_OFFSET,
 };
 use super::frame::{Frame, ONE_WAY, take};
+use super::popped::Given;
 use super::transactions::{Half, name_of, properties};
-use super::{BROKERS, GROUPS, LONGEST_POLL, PORT, QUEUES, TOPIC};
+use super::{BROKERS, GROUPS, LONGEST_POLL, PORT, QUEUES, TASKS, TASKS_TOPIC, TOPIC};
 
 /// A client.
 pub(super) struct Client {
@@ -22,6 +23,8 @@ pub(super) struct Client {
     groups: Vec<usize>,
     /// Transactions whose ends it has not told their brokers yet.
     ends: Vec<(usize, usize)>,
+    /// Messages that it has by POP, and has done nothing about.
+    given: Vec<Given>,
     /// Brokers that a name server told of.
     known: Vec<usize>,
     /// Its connections, by broker; `None` for name servers.
@@ -47,6 +50,7 @@ impl Client {
             is_binary: chance.one_in(2),
             groups: vec![number % GROUPS],
             ends: Vec::new(),
+            given: Vec::new(),
             known: Vec::new(),
             lines: BTreeMap::new(),
             inboxes: BTreeMap::new(),
@@ -170,8 +174,13 @@ impl Client {
                 .map(|(name, value)| ((*name).to_owned(), value.clone()))
                 .collect(),
             body,
-            is_binary: self.is_binary,
+            // A binary header has no room for the codes of POP.
+            is_binary: self.is_binary && code <= i64::from(i16::MAX),
         };
+        let waits = ["suspendTimeoutMillis", "pollTime"];
+        let is_poll = waits
+            .iter()
+            .any(|name| own.number(name).is_some_and(|own| own > 0));
         book.asked.push(Asked {
             line: conn,
             code,
@@ -180,6 +189,8 @@ impl Client {
             answers: 0,
             arrivals: 0,
             is_acknowledged: false,
+            is_poll,
+            is_given_up: false,
         });
         if !is_one_way {
             self.waiting.insert((conn, id), number);
@@ -210,11 +221,15 @@ impl Client {
                 self.end_transaction(network, conn, half, false, book);
             }
         }
+        self.settle(network, book);
         for _ in 0..self.chance.between(1, 3) {
             self.left = self.left.saturating_sub(1);
             let queue = self.chance.index(QUEUES);
-            match self.chance.between(0, 9) {
-                0..=4 => self.send(network, conn, queue, book),
+            match self.chance.between(0, 12) {
+                0..=4 => {
+                    let queue = self.chance.index(QUEUES + 1);
+                    self.send(network, conn, queue, book);
+                }
                 5..=7 => {
                     let from = self.chance.between(0, 40);
                     let wait = self.chance.pick(&[0, 300, LONGEST_POLL]);
@@ -227,8 +242,93 @@ impl Client {
                     ];
                     self.ask(network, conn, (UPDATE_OFFSET, queue), &fields, book);
                 }
-                _ => self.beat(network, conn, book),
+                9 => self.beat(network, conn, book),
+                _ => {
+                    let wait = self.chance.pick(&[0, 300, LONGEST_POLL]);
+                    self.pop(network, conn, wait, book);
+                }
             }
+        }
+    }
+
+    /// Asks for messages that nobody else has.
+    fn pop(&mut self, network: &Network, conn: usize, wait: Time, book: &mut Book) {
+        let invisible: Time = self.chance.pick(&[300, 1000, 4000]);
+        let fields = [
+            ("consumerGroup", "workers".to_owned()),
+            ("topic", TASKS_TOPIC.to_owned()),
+            ("queueId", "-1".to_owned()),
+            ("maxMsgNums", "8".to_owned()),
+            ("invisibleTime", invisible.to_string()),
+            ("pollTime", wait.to_string()),
+        ];
+        self.ask(network, conn, (POP, TASKS), &fields, book);
+    }
+
+    /// Acknowledges what it got by POP, or asks for another time, or forgets it.
+    fn settle(&mut self, network: &Network, book: &mut Book) {
+        for given in std::mem::take(&mut self.given) {
+            let Some(conn) = self.lines.get(&Some(given.broker)).copied() else {
+                continue;
+            };
+            let mut fields = vec![
+                ("consumerGroup", "workers".to_owned()),
+                ("topic", TASKS_TOPIC.to_owned()),
+                ("queueId", "0".to_owned()),
+                ("offset", given.offset.to_string()),
+                ("extraInfo", given.receipt()),
+            ];
+            let code = match self.chance.between(0, 9) {
+                _ if self.reads_all => ACKNOWLEDGE,
+                0..=5 => ACKNOWLEDGE,
+                6 | 7 => {
+                    let invisible: Time = self.chance.pick(&[300, 2000, 4000]);
+                    fields.push(("invisibleTime", invisible.to_string()));
+                    let until = network.lock().now() + invisible;
+                    book.tasks.bound(&given, until);
+                    CHANGE_INVISIBLE_TIME
+                }
+                _ => continue,
+            };
+            let number = self.write(network, conn, (code, TASKS), (&fields, Vec::new()), book);
+            book.tasks.asked.insert(number, given);
+        }
+    }
+
+    /// An answer about messages that are given by POP.
+    fn popped(
+        &mut self,
+        number: usize,
+        own: &Frame,
+        (broker, now): (usize, Time),
+        book: &mut Book,
+    ) {
+        let about = book.tasks.asked.get(&number).copied();
+        match (about, own.code) {
+            (None, SUCCESS) => {
+                for given in Given::of_answer(broker, own) {
+                    if let Err(what) = book.tasks.given(&given) {
+                        book.fault(what);
+                    }
+                    self.given.push(given);
+                }
+            }
+            (Some(given), SUCCESS) if own.number("popTime").is_some() => {
+                let anew = Given {
+                    at: own.number("popTime").unwrap_or_default(),
+                    invisible: own.number("invisibleTime").unwrap_or_default(),
+                    ..given
+                };
+                book.tasks.changed(&anew);
+                self.given.push(anew);
+            }
+            (Some(given), SUCCESS) => book.tasks.acknowledged(&given, now),
+            (Some(given), NO_MESSAGE) if now < given.until() => {
+                book.fault(format!(
+                    "request {number} is about {given:?}, and was refused"
+                ));
+            }
+            _ => {}
         }
     }
 
@@ -237,8 +337,8 @@ impl Client {
         let group = self.groups[0];
         let mut fields = vec![
             ("a", name_of(group)),
-            ("b", TOPIC.to_owned()),
-            ("e", queue.to_string()),
+            ("b", topic_of(queue).to_owned()),
+            ("e", (queue % TASKS).to_string()),
         ];
         let is_half = self.chance.one_in(4);
         if is_half {
@@ -266,7 +366,7 @@ impl Client {
         };
         let fields = [
             ("producerGroup", name_of(half.group)),
-            ("topic", TOPIC.to_owned()),
+            ("topic", topic_of(book.asked[number].queue).to_owned()),
             ("commitOrRollback", half.verdict().to_string()),
             ("fromTransactionCheck", was_asked.to_string()),
             ("transactionId", number.to_string()),
@@ -296,10 +396,18 @@ impl Client {
 
     /// One fetch of each queue at a time, from where it is.
     fn fetch_everything(&mut self, network: &Network, book: &mut Book) {
+        self.settle(network, book);
         for broker in self.known.clone() {
             let Some(conn) = self.lines.get(&Some(broker)).copied() else {
                 continue;
             };
+            let pops = self
+                .waiting
+                .iter()
+                .any(|((line, _), number)| *line == conn && book.asked[*number].code == POP);
+            if !pops {
+                self.pop(network, conn, 300, book);
+            }
             for queue in 0..QUEUES {
                 let waits = self.waiting.iter().any(|((line, _), number)| {
                     let asked = &book.asked[*number];
@@ -378,7 +486,9 @@ impl Client {
     // === Hearing ===
 
     pub(super) fn hear(&mut self, network: &Network, conn: usize, book: &mut Book) {
-        let heard = network.lock().hear(conn, usize::MAX);
+        let mut net = network.lock();
+        let (heard, now) = (net.hear(conn, usize::MAX), net.now());
+        drop(net);
         if !book.is_open(conn) {
             return;
         }
@@ -386,7 +496,7 @@ impl Client {
         inbox.extend_from_slice(&heard.bytes);
         for own in take(inbox) {
             match own.is_answer() {
-                true => self.answered(conn, &own, book),
+                true => self.answered(conn, &own, now, book),
                 false => self.asked(network, conn, &own, book),
             }
         }
@@ -399,7 +509,7 @@ impl Client {
         }
     }
 
-    fn answered(&mut self, conn: usize, own: &Frame, book: &mut Book) {
+    fn answered(&mut self, conn: usize, own: &Frame, now: Time, book: &mut Book) {
         let Some(number) = self.waiting.remove(&(conn, own.id)) else {
             let client = self.number;
             return book.fault(format!(
@@ -412,19 +522,24 @@ impl Client {
             return book.fault(format!("request {number} got the answer of {other}"));
         }
         // What has no token is the mesh's own, and never says that all is well.
-        if own.token.is_none() && [SUCCESS, NOT_FOUND].contains(&own.code) {
+        let is_fine = [SUCCESS, NOT_FOUND, NO_MESSAGE, POLLING_TIMEOUT].contains(&own.code);
+        if own.token.is_none() && is_fine {
             return book.fault(format!(
                 "request {number} got an answer of nobody's: {own:?}"
             ));
         }
         let (code, queue) = (asked.code, asked.queue);
         asked.is_acknowledged = code == SEND && own.code == SUCCESS;
+        asked.is_given_up = own.token.is_none() && own.code == SYSTEM_ERROR;
+        let broker = book.lines.get(&conn).and_then(|own| own.broker);
         if let Some(half) = book.halves.get_mut(&number) {
             half.learn(own.code == SUCCESS);
-            let broker = book.lines.get(&conn).and_then(|own| own.broker);
             // Some never say, and are asked.
             let ends = broker.filter(|_| own.code == SUCCESS && !self.chance.one_in(4));
             self.ends.extend(ends.map(|broker| (broker, number)));
+        }
+        if let Some(broker) = broker.filter(|_| queue == TASKS && code != SEND) {
+            self.popped(number, own, (broker, now), book);
         }
         match (code, own.code) {
             (ROUTE, SUCCESS) => self.learn(own, book),
@@ -492,5 +607,12 @@ impl Client {
             }
             _ => {}
         }
+    }
+}
+
+fn topic_of(queue: usize) -> &'static str {
+    match queue {
+        TASKS => TASKS_TOPIC,
+        _ => TOPIC,
     }
 }

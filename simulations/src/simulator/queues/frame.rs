@@ -34,12 +34,26 @@ impl Frame {
 
     /// The answer to it: it says whose it is.
     pub(super) fn answer(&self, code: i64, is_binary: bool, body: &[u8]) -> Vec<u8> {
+        self.answer_with(code, is_binary, &[], body)
+    }
+
+    /// The same, with fields that are numbers.
+    pub(super) fn answer_with(
+        &self,
+        code: i64,
+        is_binary: bool,
+        fields: &[(&str, u64)],
+        body: &[u8],
+    ) -> Vec<u8> {
         Self {
             code,
             id: self.id,
             flag: ANSWER,
             token: self.token,
-            fields: Vec::new(),
+            fields: fields
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.to_string()))
+                .collect(),
             body: body.to_vec(),
             is_binary,
         }
