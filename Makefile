@@ -1,6 +1,6 @@
 # What a developer types. Each target does its own set-up on a Debian with Rust.
 
-.PHONY: demo test sweep fuzz packages peers check deny
+.PHONY: demo test sweep fuzz packages peers optimized check deny
 
 # A first build is done sooner without what only a second one uses; cargo typed by hand has it.
 export CARGO_INCREMENTAL ?= 0
@@ -31,6 +31,10 @@ packages:
 # The third-party clients and servers that the end-to-end tests run.
 peers:
 	scripts/peers.sh
+
+# The fastest program: built to count what it runs through, run under load, and built again, laid out by these counts.
+optimized: packages
+	scripts/optimized.sh
 
 # What CI asks for besides the tests.
 check: packages

@@ -6,8 +6,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
-/// A process of ours; dropping it kills it.
+/// How long a process has to end by itself.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A process of ours; dropping it asks it to end, and kills it when it does not. One that is built to count what it runs
+/// through writes that as it ends.
 pub(crate) struct Process(pub(crate) Child);
 
 impl Process {
@@ -18,7 +23,15 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended by itself, which is as good.
+        // It may have ended by itself, which is as good; its number is not another's before it is waited for.
+        let mut asked = false;
+        let end = Instant::now() + GRACE;
+        while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < end {
+            if !asked {
+                asked = kill_process(Pid::from_child(&self.0), Signal::INT).is_ok();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
