@@ -364,10 +364,13 @@ impl Caller {
         attributes: &mut dyn FnMut(&str) -> Option<String>,
     ) -> (DrivenExchange, Result<Routed, Rejection>) {
         self.worker.read_clock();
-        let resolved = {
-            let mut route_cache = self.route_cache.borrow_mut();
-            route_cache.find(&self.worker, &self.origin, protocol, source, metadata)
-        };
+        let resolved = self.route_cache.borrow_mut().find(
+            &self.worker,
+            &self.origin,
+            protocol,
+            source,
+            metadata,
+        );
         let exchange = Exchange::open(
             &self.worker,
             resolved,

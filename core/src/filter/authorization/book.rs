@@ -114,20 +114,16 @@ impl Book {
                 ..policy
             },
         };
+        let all: Vec<_> = policy.rules.iter().map(keys).collect();
         let mut uses: HashMap<Key<'_>, usize> = HashMap::new();
-        for key in policy.rules.iter().flat_map(keys).flatten() {
-            *uses.entry(key).or_default() += 1;
+        for key in all.iter().flatten().flatten() {
+            *uses.entry(*key).or_default() += 1;
         }
-        let is_few = policy
-            .rules
-            .iter()
-            .filter(|rule| !keys(rule).is_empty())
-            .count()
-            <= FEW;
-        for (number, rule) in policy.rules.iter().enumerate() {
+        let is_few = all.iter().filter(|own| !own.is_empty()).count() <= FEW;
+        for ((number, rule), keys) in policy.rules.iter().enumerate().zip(all) {
             let most = |keys: &Vec<Key<'_>>| keys.iter().map(|key| uses[key]).max();
             // What few others are found by, too, leaves the fewest to be compared.
-            match keys(rule).into_iter().min_by_key(most) {
+            match keys.into_iter().min_by_key(most) {
                 Some(keys) if !is_few => own.add_by(&keys, number, rule),
                 _ => own.general.add(number, rule),
             }
